@@ -1,0 +1,22 @@
+# `make help` lists what can be asked for. Nothing but Python 3.11 with venv is expected of a machine.
+export UV_PYTHON_DOWNLOADS := never
+PYTHON ?= python3
+BIN    := .venv/bin
+# uv lives in an environment of its own, since `pip sync` removes what the lock does not name.
+UV     := $(shell command -v uv || echo .venv-uv/bin/uv)
+
+.PHONY: help setup demo check test bench lock clean
+help:  ## what can be asked for
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready  ## the environment alone, in .venv
+
+.venv/.ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .venv-uv && .venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv; }
+	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+lock:  ## compile requirements.lock anew from pyproject.toml
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
