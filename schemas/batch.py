@@ -1,0 +1,160 @@
+"""The batch, as the API shows it.
+
+Fields and states are those of the OpenAI Batch API; what is beyond it sits under the one key `tidemill`.
+"""
+
+import re
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+
+_WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])\Z")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Status(StrEnum):
+    """The eight states of a batch."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing changes any more."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED})
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class BatchError(_Shape):
+    """One fault of the input file."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+    """Line of the input file, the first is 1; null where the fault is the whole file's."""
+
+
+class BatchErrors(_Shape):
+    """The faults that made a batch fail."""
+
+    object: Literal["list"] = "list"
+    data: tuple[BatchError, ...]
+
+
+class RequestCounts(_Shape):
+    """Lines in all, and those that are final."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class InputTokensDetails(_Shape):
+    """What the input tokens were."""
+
+    cached_tokens: int = 0
+
+
+class OutputTokensDetails(_Shape):
+    """What the output tokens were."""
+
+    reasoning_tokens: int = 0
+
+
+class Usage(_Shape):
+    """Tokens of the lines that succeeded."""
+
+    input_tokens: int = 0
+    input_tokens_details: InputTokensDetails = InputTokensDetails()
+    output_tokens: int = 0
+    output_tokens_details: OutputTokensDetails = OutputTokensDetails()
+    total_tokens: int = 0
+
+
+class FileReceipt(_Shape):
+    """What a file of a batch holds."""
+
+    lines: int
+    bytes: int
+    sha256: str
+
+
+class Receipt(_Shape):
+    """The reconciliation of a finished batch: `lines` = `output.lines` + `errors.lines`."""
+
+    lines: int
+    output: FileReceipt | None
+    errors: FileReceipt | None
+    missing: int
+    double: int
+
+
+class Extras(_Shape):
+    """What Tidemill says beyond OpenAI's fields."""
+
+    receipt: Receipt | None = None
+
+
+class ExpiresAfter(_Shape):
+    """When a file is deleted, counted from its creation."""
+
+    anchor: Literal["created_at"]
+    seconds: int
+
+
+class Batch(_Shape):
+    """A batch. Times are Unix seconds."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None = None
+    errors: BatchErrors | None = None
+    input_file_id: str
+    completion_window: str
+    status: Status
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts()
+    usage: Usage | None = None
+    metadata: dict[str, str] | None = None
+    tidemill: Extras = Extras()
+
+
+def window_seconds(window: str) -> int:
+    """The length of a completion window.
+
+    Args:
+        window: A number and one of `s`, `m`, `h`, `d`: `24h`.
+
+    Raises:
+        ValueError: It is written in another way.
+    """
+    if (match := _WINDOW.match(window)) is None:
+        raise ValueError(f"a window is a number and one of s, m, h, d; got {window!r}")
+    return int(match[1]) * _UNIT_SECONDS[match[2]]

@@ -1,0 +1,197 @@
+"""Bytes to messages and back: the one place that knows how a record is written.
+
+Lines travel as they are, many to a record; what is said about them stands in the record's headers:
+
+| header | on | holds |
+|---|---|---|
+| `tidemill-kind` | `commands`, `outcomes` | the message's kind; `lines` for result lines |
+| `tidemill-batch` | `requests`, `outcomes` with lines | the batch id |
+| `tidemill-first` | `requests` | index of the first line, the first line of a batch is 0 |
+| `tidemill-project` | `requests` | the project |
+| `tidemill-deadline` | `requests` | Unix seconds |
+| `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
+| `tidemill-ref` | `requests` | JSON of a `LineRef`: the one line is in the store, the value is empty |
+| `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value, in its order |
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tidemill.schemas.messages import BatchRecord, Command, Fact, FileRecord
+
+Headers = list[tuple[str, bytes]]
+
+KIND: Final = "tidemill-kind"
+LINES: Final = b"lines"
+
+
+class DecodeError(Exception):
+    """A record cannot be read; the text says why."""
+
+
+class LineRef(msgspec.Struct, frozen=True):
+    """A line that is too large for a record: `length` bytes at `offset` of the object `key`."""
+
+    key: str
+    offset: int
+    length: int
+
+
+class LineMark(msgspec.Struct, frozen=True, array_like=True):
+    """What the fold needs to know of one result line."""
+
+    index: int
+    """Place of the line in its batch, from 0."""
+    size: int
+    """Bytes of the result line, its newline included."""
+    failed: bool
+    """Whether it belongs into the error file."""
+    usage: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Tokens: input, cached of these, output, reasoning of these."""
+    attempts: int = 1
+    """Calls that were made for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestHead:
+    """What a record of `requests` says about its lines."""
+
+    batch_id: str
+    project: str
+    first: int
+    deadline: int
+    url: str
+    ref: LineRef | None = None
+
+
+T = TypeVar("T")
+
+_commands: TypeAdapter[Command] = TypeAdapter(Command)
+_facts: TypeAdapter[Fact] = TypeAdapter(Fact)
+_batches = TypeAdapter(BatchRecord)
+_files = TypeAdapter(FileRecord)
+_marks = msgspec.json.Decoder(list[LineMark])
+_refs = msgspec.json.Decoder(LineRef)
+_encoder = msgspec.json.Encoder()
+
+
+def encode(message: BaseModel) -> bytes:
+    """A message as the value of a record."""
+    return message.model_dump_json(exclude_none=True).encode()
+
+
+def decode_command(value: bytes | None) -> Command:
+    """The value of a record of `commands`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_commands, value)
+
+
+def decode_fact(value: bytes | None) -> Fact:
+    """The value of a record of `outcomes` that holds no lines.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_facts, value)
+
+
+def decode_batch(value: bytes) -> BatchRecord:
+    """The value of a record of `batches`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_batches, value)
+
+
+def decode_file(value: bytes) -> FileRecord:
+    """The value of a record of `files`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_files, value)
+
+
+def request_headers(head: RequestHead) -> Headers:
+    """The headers of a record of `requests`."""
+    headers = [
+        ("tidemill-batch", head.batch_id.encode()),
+        ("tidemill-project", head.project.encode()),
+        ("tidemill-first", b"%d" % head.first),
+        ("tidemill-deadline", b"%d" % head.deadline),
+        ("tidemill-url", head.url.encode()),
+    ]
+    if head.ref is not None:
+        headers.append(("tidemill-ref", _encoder.encode(head.ref)))
+    return headers
+
+
+def request_head(headers: Iterable[tuple[str, bytes]]) -> RequestHead:
+    """Read the headers of a record of `requests`.
+
+    Raises:
+        DecodeError: One is missing or malformed.
+    """
+    found = dict(headers)
+    try:
+        return RequestHead(
+            batch_id=found["tidemill-batch"].decode(),
+            project=found["tidemill-project"].decode(),
+            first=int(found["tidemill-first"]),
+            deadline=int(found["tidemill-deadline"]),
+            url=found["tidemill-url"].decode(),
+            ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
+        )
+    except KeyError as error:
+        raise DecodeError(f"the header {error.args[0]} is missing") from error
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise DecodeError(f"a header is malformed: {error}") from error
+
+
+def lines_headers(batch_id: str, marks: list[LineMark]) -> Headers:
+    """The headers of a record of `outcomes` that holds result lines."""
+    return [(KIND, LINES), ("tidemill-batch", batch_id.encode()), ("tidemill-marks", _encoder.encode(marks))]
+
+
+def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, list[LineMark]]:
+    """Read the headers of a record of result lines.
+
+    Args:
+        headers: The record's headers.
+        size: The length of its value in bytes, which the marks must add up to.
+
+    Returns:
+        The batch id and one mark a line.
+
+    Raises:
+        DecodeError: They are missing, malformed, or do not fit the value.
+    """
+    found = dict(headers)
+    try:
+        batch_id = found["tidemill-batch"].decode()
+        marks = _marks.decode(found["tidemill-marks"])
+    except KeyError as error:
+        raise DecodeError(f"the header {error.args[0]} is missing") from error
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise DecodeError(f"a header is malformed: {error}") from error
+    if sum(mark.size for mark in marks) != size:
+        raise DecodeError("the marks do not add up to the value's length")
+    return batch_id, marks
+
+
+def _decoded(adapter: TypeAdapter[T], value: bytes | None) -> T:
+    if value is None:
+        raise DecodeError("the record has no value")
+    try:
+        return adapter.validate_json(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise DecodeError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error

@@ -1,0 +1,55 @@
+"""Identifiers: how they are made and what they look like."""
+
+import hashlib
+import re
+import secrets
+import string
+
+_BASE62 = string.digits + string.ascii_letters
+_BATCH = re.compile(r"batch_[0-9a-f]{32}\Z")
+_FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
+
+
+def new_batch_id() -> str:
+    """`batch_` and 32 hex digits, random."""
+    return f"batch_{secrets.token_hex(16)}"
+
+
+def new_file_id() -> str:
+    """`file-` and 22 characters of base 62, random."""
+    return "file-" + "".join(secrets.choice(_BASE62) for _ in range(22))
+
+
+def new_request_id() -> str:
+    """`req_` and 32 hex digits, random: names one HTTP request to the API."""
+    return f"req_{secrets.token_hex(16)}"
+
+
+def derived_file_id(batch_id: str, part: str) -> str:
+    """The id of a file that a batch makes: the same each time it is made, so making it twice makes one file.
+
+    Args:
+        batch_id: The batch.
+        part: Which of its files: `output` or `errors`.
+    """
+    number = int.from_bytes(hashlib.blake2b(f"{batch_id}/{part}".encode(), digest_size=17).digest(), "big")
+    digits = []
+    for _ in range(22):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "file-" + "".join(digits)
+
+
+def line_id(batch_id: str, index: int) -> str:
+    """The id of a line of an output or error file: a function of its place, so that it is stable over replays."""
+    return "batch_req_" + hashlib.blake2b(f"{batch_id}/{index}".encode(), digest_size=12).hexdigest()
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether the text has the form of a batch id."""
+    return _BATCH.match(text) is not None
+
+
+def is_file_id(text: str) -> bool:
+    """Whether the text has the form of a file id."""
+    return _FILE.match(text) is not None

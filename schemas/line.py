@@ -1,0 +1,66 @@
+"""The three JSONL shapes: a line of the input, of the output file and of the error file.
+
+A body passes through as the bytes it came in. Where a shape is written, it is put together from such bytes.
+"""
+
+import msgspec
+import orjson
+
+from tidemill.schemas import ids
+
+EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")
+CANCELLED = ("batch_cancelled", "This request was not executed because the batch was cancelled.")
+
+
+class InputLine(msgspec.Struct, frozen=True):
+    """An input line that ingest has checked; `custom_id` and `body` are the JSON text as it was written."""
+
+    custom_id: msgspec.Raw
+    body: msgspec.Raw
+
+
+_inputs = msgspec.json.Decoder(InputLine)
+
+
+def parse(line: bytes) -> InputLine:
+    """Take a checked input line apart without decoding its body.
+
+    Raises:
+        msgspec.MsgspecError: It is no JSON object, or a field is missing.
+    """
+    return _inputs.decode(line)
+
+
+def answered(batch_id: str, index: int, custom_id: bytes, *, status: int, request_id: str, body: bytes) -> bytes:
+    """The line of a call that was answered, whatever the status: for the output file where it is 2xx.
+
+    Args:
+        batch_id: The batch.
+        index: The line's place in it, from 0.
+        custom_id: The JSON string as the user wrote it, quotes included.
+        status: The HTTP status of the answer.
+        request_id: The id of the request at the backend.
+        body: The JSON object that was answered.
+
+    Returns:
+        One line, its newline included. A newline inside `body` can only stand between two tokens, so it is
+        made a space.
+    """
+    if b"\n" in body or b"\r" in body:
+        body = body.replace(b"\n", b" ").replace(b"\r", b" ")
+    return b'{"id":"%b","custom_id":%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}\n' % (
+        ids.line_id(batch_id, index).encode(),
+        custom_id,
+        status,
+        orjson.dumps(request_id),
+        body,
+    )
+
+
+def unanswered(batch_id: str, index: int, custom_id: bytes, *, code: str, message: str) -> bytes:
+    """The line of a request that has no answer: it was never run, or every try broke off. For the error file."""
+    return b'{"id":"%b","custom_id":%b,"response":null,"error":%b}\n' % (
+        ids.line_id(batch_id, index).encode(),
+        custom_id,
+        orjson.dumps({"code": code, "message": message}),
+    )

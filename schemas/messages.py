@@ -1,0 +1,106 @@
+"""What travels on the log, apart from lines: commands, facts about a batch, and the two compacted records.
+
+Each message is JSON with `kind` and the version `v`. A reader takes any message of its own major version and
+ignores fields it does not know.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, FileReceipt
+from tidemill.schemas.file import File
+
+VERSION = 1
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    v: Literal[1] = 1
+
+
+class InputRef(BaseModel):
+    """Where the input of a batch lies in the store."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    bytes: int
+
+
+class BatchCreated(_Message):
+    """The api took a batch: `batch` is its first state, `validating`."""
+
+    kind: Literal["batch_created"] = "batch_created"
+    project: str
+    batch: Batch
+    input: InputRef | None
+    """None where the input file does not exist, which is for ingest to say, as OpenAI does."""
+    output_expires_after: ExpiresAfter | None = None
+
+
+class CancelRequested(_Message):
+    """Somebody asked to cancel."""
+
+    kind: Literal["cancel_requested"] = "cancel_requested"
+    batch_id: str
+    at: int
+
+
+Command = Annotated[BatchCreated | CancelRequested, Field(discriminator="kind")]
+
+
+class Accepted(_Message):
+    """Ingest found no fault and publishes the lines: from now on there is `total` to wait for."""
+
+    kind: Literal["accepted"] = "accepted"
+    batch_id: str
+    total: int
+    model: str
+    at: int
+
+
+class Rejected(_Message):
+    """Ingest found faults; no line is run."""
+
+    kind: Literal["rejected"] = "rejected"
+    batch_id: str
+    errors: tuple[BatchError, ...]
+    at: int
+
+
+class Compacted(_Message):
+    """Results wrote the files of a batch that is over; None stands for a file without a line."""
+
+    kind: Literal["compacted"] = "compacted"
+    batch_id: str
+    output: FileReceipt | None
+    errors: FileReceipt | None
+    at: int
+
+
+class Tick(_Message):
+    """Results reminds one of its own partitions that something is due."""
+
+    kind: Literal["tick"] = "tick"
+
+
+Fact = Annotated[Accepted | Rejected | Compacted | Tick, Field(discriminator="kind")]
+
+
+class BatchRecord(_Message):
+    """The value of `tidemill.batches`: the batch, whose it is, and what a reader needs to act on it."""
+
+    project: str
+    batch: Batch
+
+
+class FileRecord(_Message):
+    """The value of `tidemill.files`; a deleted file's record is a tombstone."""
+
+    project: str
+    file: File
+    key: str
+    """Where the bytes lie in the store."""
+    sha256: str

@@ -1,0 +1,57 @@
+"""The doors as the stages see them: what an object store and a clock must do."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Protocol
+
+Clock = Callable[[], float]
+"""Unix time in seconds."""
+
+READ_BYTES = 1 << 20
+"""The most that `Store.read` hands over at a time."""
+
+
+class NotFound(Exception):
+    """The store holds no object of that key."""
+
+
+class Store(Protocol):
+    """Objects under keys like `files/file-…`; a key is made of ids, never of what a user wrote.
+
+    An object is whole or not there: a write that breaks off leaves nothing to be read. Any call may be made
+    again after a failure. Failures of the store itself are `OSError`.
+    """
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """Store the chunks as one object and return its size in bytes; replaces what was there.
+
+        Durable on return. An exception out of `chunks` passes through, and nothing is stored.
+        """
+        ...
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, not including, `end`, in chunks of at most `READ_BYTES`.
+
+        Raises:
+            NotFound: At the first chunk, where there is no such object.
+        """
+        ...
+
+    async def size(self, key: str) -> int:
+        """Size in bytes.
+
+        Raises:
+            NotFound: There is no such object.
+        """
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the object; one that is not there is fine."""
+        ...
+
+    def keys(self, prefix: str) -> AsyncIterator[str]:
+        """The keys that start with the prefix, in order."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the door holds open."""
+        ...

@@ -1,0 +1,66 @@
+"""The topics: one table that the broker is set up from and the docs are checked against."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """One row of the table."""
+
+    name: str
+    key: str
+    value: str
+    written_by: tuple[str, ...]
+    read_by: tuple[str, ...]
+    spread: bool = True
+    """Whether it has the set number of partitions, rather than one."""
+    compacted: bool = False
+    """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
+    retention_ms: int = 7 * DAY_MS
+
+
+COMMANDS = Topic(
+    name="tidemill.commands", key="batch id", value="BatchCreated, CancelRequested",
+    written_by=("api",), read_by=("ingest", "results"),
+)  # fmt: skip
+OUTCOMES = Topic(
+    name="tidemill.outcomes", key="batch id", value="Accepted, Rejected, Compacted, Tick, or result lines",
+    written_by=("ingest", "processors", "results"), read_by=("results", "processors"),
+)  # fmt: skip
+BATCHES = Topic(
+    name="tidemill.batches", key="batch id", value="BatchRecord",
+    written_by=("results",), read_by=("api", "processors"), spread=False, compacted=True,
+)  # fmt: skip
+FILES = Topic(
+    name="tidemill.files", key="file id", value="FileRecord",
+    written_by=("api", "results"), read_by=("api",), spread=False, compacted=True,
+)  # fmt: skip
+DEAD = Topic(
+    name="tidemill.dead", key="source", value="a record nothing could read, the reason in headers",
+    written_by=("ingest", "processors", "results"), read_by=("operator",), spread=False,
+    retention_ms=14 * DAY_MS,
+)  # fmt: skip
+REQUESTS_PREFIX = "tidemill.requests."
+
+TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD)
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
+
+
+def requests(model: str) -> Topic:
+    """The topic of the requests to one model.
+
+    A name that Kafka does not take (`Qwen/Qwen3-8B`) is made plain, with a hash that keeps it apart from others.
+    """
+    name = model
+    if _PLAIN.match(model) is None:
+        plain = re.sub(r"[^A-Za-z0-9._-]", "_", model)[:150]
+        name = f"{plain}-{hashlib.blake2b(model.encode(), digest_size=4).hexdigest()}"
+    return Topic(
+        name=REQUESTS_PREFIX + name, key="batch id / run of lines", value="one or more JSONL lines",
+        written_by=("ingest",), read_by=("processors",),
+    )  # fmt: skip

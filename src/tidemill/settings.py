@@ -1,0 +1,155 @@
+"""Every setting of Tidemill, with its unit, its default and where it is read from.
+
+A setting comes from the environment (`TIDEMILL_…`, nested names joined by two underscores), else from
+`tidemill.toml`, else from the default below. Every process of one installation reads the same ones.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tidemill.schemas.batch import ENDPOINTS
+
+MIB = 1 << 20
+
+
+class SettingsError(Exception):
+    """A setting has a value that cannot be used; the text names it, one fault a line."""
+
+
+class Backend(BaseModel):
+    """One OpenAI-compatible inference server."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: AnyHttpUrl
+    """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the server's key."""
+
+    @property
+    def base(self) -> str:
+        """The address without a final slash."""
+        return str(self.url).rstrip("/")
+
+    @property
+    def api_key(self) -> str | None:
+        """The key, read at the time of asking."""
+        return os.environ.get(self.api_key_env) if self.api_key_env else None
+
+
+class Price(BaseModel):
+    """What a model costs at the base price, in currency units."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_per_million: Annotated[float, Field(ge=0)] = 0.0
+    output_per_million: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Model(BaseModel):
+    """A model that batches may name, and who serves it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
+    endpoints: tuple[str, ...] = ENDPOINTS
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Calls to the model's backends at one time, of one processor process."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600
+    """A call that takes longer is given up and tried again."""
+    price: Price = Price()
+
+    @field_validator("endpoints")
+    @classmethod
+    def _known(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        for endpoint in endpoints:
+            if endpoint not in ENDPOINTS:
+                raise ValueError(f"unknown endpoint {endpoint!r}; known are {', '.join(ENDPOINTS)}")
+        return endpoints
+
+
+class Settings(BaseSettings):
+    """All settings; immutable once loaded."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TIDEMILL_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    kafka: str | None = None
+    """`host:port[,host:port…]` of an external Kafka; without it `tidemill up` starts its own."""
+    store: str | None = None
+    """Where files are kept: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
+    data: Path = Path(".tidemill")
+    """Folder of everything one machine keeps: broker, store, state, logs."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    """Address of the API; port 0 takes a free one."""
+    api_key: SecretStr | None = None
+    """Key of the default project; `tidemill up` makes one and keeps it where none is set."""
+    models: dict[str, Model] = {}
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Partitions of `commands`, `outcomes` and each `requests` topic that does not exist yet."""
+    replication: Annotated[int, Field(ge=1, le=7)] = 1
+    """Copies of each topic's records that is created."""
+    windows: tuple[str, ...] = ("24h",)
+    """The completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
+    file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
+    upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB
+    """A larger upload is refused at once; one between the two limits fails its batch, as at OpenAI."""
+    file_lines_max: Annotated[int, Field(ge=1)] = 50_000
+    part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
+    """Finished lines of a batch are gathered up to this size before they are written to the store."""
+    part_age_seconds: Annotated[float, Field(gt=0)] = 10
+    """…or up to this age, whichever comes first."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 5
+    """How long after a deadline or a cancel a line in flight may still land."""
+    batch_discount: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    @property
+    def store_url(self) -> str:
+        """The store's address, the default filled in."""
+        return self.store or (self.data / "store").resolve().as_uri()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file, whose content arrives as init arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load(config: Path | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: The file to read; without it `$TIDEMILL_CONFIG`, else `tidemill.toml` of the current folder
+            where there is one.
+
+    Raises:
+        SettingsError: A file cannot be read, or a value cannot be used.
+    """
+    named = config or (Path(path) if (path := os.environ.get("TIDEMILL_CONFIG")) else None)
+    file = named or Path("tidemill.toml")
+    content: dict[str, Any] = {}
+    if named or file.exists():
+        try:
+            content = tomllib.loads(file.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{file}: {error}") from error
+    try:
+        return Settings(**content)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise SettingsError("\n".join(f"{file}: {fault}" for fault in faults)) from error
