@@ -1,0 +1,25 @@
+"""Which store an address means."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from tidemill.directory import DirectoryStore
+from tidemill.schemas.ports import Store
+from tidemill.settings import SettingsError
+
+
+def open_store(url: str) -> Store:
+    """Open the store of an address; the caller closes it.
+
+    Args:
+        url: `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest.
+
+    Raises:
+        SettingsError: The address is of another kind, or incomplete.
+        OSError: The folder cannot be made.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+        return DirectoryStore(Path(url2pathname(parts.path)))
+    raise SettingsError("store: an address is file:///dir or s3://bucket/prefix")
