@@ -1,0 +1,237 @@
+"""The door of a batch service over HTTP, as the commands `run`, `watch`, `list` and `cancel` use it.
+
+Uploads and downloads are streams: what is held in memory is one chunk. Reads are tried again, within bounds;
+what makes or changes something is sent once, because a lost answer does not tell whether it was done.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+
+from tidemill.schemas.batch import Batch, FileReceipt
+from tidemill.schemas.error import ErrorEnvelope
+
+CHUNK_BYTES = 256 << 10
+TRIES_MAX = 9
+"""Tries of one read, about half a minute with the pauses between them: a service that starts anew is back."""
+PAUSE_SECONDS_MAX = 8.0
+CONNECT_SECONDS_MAX = 5.0
+SILENCE_SECONDS_MAX = 120.0
+"""A connection on which nothing moves for so long is given up."""
+ERROR_BYTES_MAX = 64 << 10
+PAGES_MAX = 10_000
+
+Moved = Callable[[int], None]
+"""Is told how many more bytes have gone by."""
+
+T = TypeVar("T")
+
+
+class Unreachable(Exception):
+    """The service does not answer, or answers that it cannot work now (5xx)."""
+
+
+class Refused(Exception):
+    """The service answered that it will not do it.
+
+    Attributes:
+        status: The HTTP status, 4xx.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Page(BaseModel):
+    data: tuple[Batch, ...]
+    has_more: bool
+
+
+class Client:
+    """One service and one key; an asynchronous context manager.
+
+    Every method may raise `Unreachable` and `Refused`.
+    """
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"authorization": f"Bearer {api_key}"}
+        # Before the first answer a refused connection means a wrong address, and waiting is of no use.
+        self._reached = False
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX
+        )
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def upload(self, path: Path, moved: Moved) -> str:
+        """Upload a batch's input as it is read from disk; sent once. Returns the file's id."""
+        with path.open("rb") as file, aiohttp.MultipartWriter("form-data") as form:
+            form.append("batch").set_content_disposition("form-data", name="purpose")
+            part = form.append(_chunks(file, moved), {"content-type": "application/jsonl"})
+            part.set_content_disposition("form-data", name="file", filename=path.name)
+            answer = await self._send("POST", "/files", data=form)
+        return str(answer["id"])
+
+    async def create(self, input_file_id: str, endpoint: str, window: str) -> Batch:
+        """Make a batch of an uploaded file; sent once, with an idempotency key."""
+        body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
+        answer = await self._send("POST", "/batches", json=body, headers={"idempotency-key": uuid.uuid4().hex})
+        return self._batch(answer)
+
+    async def cancel(self, batch_id: str) -> Batch:
+        """Ask for a batch to be cancelled; asking twice does no harm."""
+        return self._batch(await self._send("POST", f"/batches/{batch_id}/cancel"))
+
+    async def batch(self, batch_id: str) -> Batch:
+        """Read a batch."""
+        return self._batch(await self._read(lambda: self._send("GET", f"/batches/{batch_id}")))
+
+    async def batches(self, *, limit: int) -> AsyncIterator[Batch]:
+        """Read the newest batches, the newest first.
+
+        Args:
+            limit: How many at most.
+        """
+        after: dict[str, str] = {}
+        for _ in range(PAGES_MAX):
+            params = {"limit": str(min(limit, 100)), **after}
+            page = _Page.model_validate(
+                await self._read(lambda params=params: self._send("GET", "/batches", params=params))  # type: ignore[misc]
+            )
+            for batch in page.data[:limit]:
+                yield batch
+            limit -= len(page.data)
+            if not page.has_more or not page.data or limit <= 0:
+                return
+            after = {"after": page.data[-1].id}
+
+    async def download(self, file_id: str, target: Path, moved: Moved) -> FileReceipt:
+        """Fetch a file's content; `target` has all of it or is left as it was.
+
+        A transfer that breaks off goes on where it broke, where the service can do that.
+
+        Args:
+            file_id: The file.
+            target: Where to put it; it is replaced in one step. A file of the same folder is used on the way.
+            moved: Is told of each chunk; a negative number takes back what has to be fetched anew.
+        """
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with partial.open("w+b") as file:
+                transfer = _Transfer(file, moved)
+                await self._read(lambda: self._fetch(f"/files/{file_id}/content", transfer))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return transfer.receipt
+
+    def _batch(self, answer: dict[str, Any]) -> Batch:
+        try:
+            return Batch.model_validate(answer)
+        except ValidationError as error:
+            raise Unreachable(f"{self._base_url} does not speak the Batch API: {error}") from error
+
+    async def _send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            async with self._session.request(method, self._base_url + path, **options) as answer:
+                self._reached = True
+                if not answer.ok:
+                    raise await _error(answer)
+                content = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise Unreachable(f"{self._base_url}: {error or type(error).__name__}") from error
+        if not isinstance(content, dict):
+            raise Unreachable(f"{self._base_url} does not speak the Batch API")
+        return content
+
+    async def _fetch(self, path: str, transfer: "_Transfer") -> None:
+        # Compressed bytes could not be gone on with in the middle.
+        headers = {"accept-encoding": "identity"}
+        if transfer.size:
+            headers["range"] = f"bytes={transfer.size}-"
+        try:
+            async with self._session.get(self._base_url + path, headers=headers) as answer:
+                self._reached = True
+                if not answer.ok:
+                    raise await _error(answer)
+                if answer.status != 206:  # noqa: PLR2004 - partial content
+                    transfer.restart()
+                async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                    transfer.take(chunk)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unreachable(f"{self._base_url}: {error or type(error).__name__}") from error
+
+    async def _read(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Try a read until it is answered; a refusal is an answer."""
+        for tried in range(TRIES_MAX):
+            try:
+                return await send()
+            except Unreachable:
+                if not self._reached or tried == TRIES_MAX - 1:
+                    raise
+            await asyncio.sleep(random.uniform(0.5, 1) * min(PAUSE_SECONDS_MAX, 0.25 * 2**tried))  # noqa: S311
+        raise AssertionError("the last try returns or raises")
+
+
+class _Transfer:
+    """A download on its way: the bytes so far, in a file, and their hash."""
+
+    def __init__(self, file: BinaryIO, moved: Moved) -> None:
+        self._file = file
+        self._moved = moved
+        self._hash = hashlib.sha256()
+        self._lines = 0
+        self.size = 0
+
+    @property
+    def receipt(self) -> FileReceipt:
+        return FileReceipt(lines=self._lines, bytes=self.size, sha256=self._hash.hexdigest())
+
+    def take(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self._lines += chunk.count(b"\n")
+        self.size += len(chunk)
+        self._moved(len(chunk))
+
+    def restart(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self._moved(-self.size)
+        self._hash, self._lines, self.size = hashlib.sha256(), 0, 0
+
+
+async def _chunks(file: BinaryIO, moved: Moved) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk
+        moved(len(chunk))
+
+
+async def _error(answer: aiohttp.ClientResponse) -> Exception:
+    """Turn an answer that is an error into the exception that says it."""
+    body = await answer.content.read(ERROR_BYTES_MAX)
+    try:
+        message = ErrorEnvelope.model_validate_json(body).error.message
+    except ValidationError:
+        message = f"{answer.reason or 'error'} ({answer.url.path})"
+    if answer.status >= 500:  # noqa: PLR2004 - the service's own fault
+        return Unreachable(f"the service cannot do it now: {answer.status} {message}")
+    return Refused(answer.status, message)

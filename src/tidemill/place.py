@@ -1,0 +1,80 @@
+"""Where a batch's lines come from and where its results go, on this machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tidemill.reconciliation import BOM, LINE_BYTES_MAX
+from tidemill.schemas.batch import ENDPOINTS
+
+
+class InputFault(Exception):
+    """A file cannot be used as it was named; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sink:
+    """Where results go.
+
+    Attributes:
+        output: The output file; None is stdout.
+        errors: The error file; None is not kept.
+        receipt: Where the receipt is written; None is nowhere.
+    """
+
+    output: Path | None = None
+    errors: Path | None = None
+    receipt: Path | None = None
+
+    def checked(self, source: Path | None) -> "Sink":
+        """Fill in where the errors go, and see that the files can be written.
+
+        Raises:
+            InputFault: Two of the files are the same, or a folder is not there.
+        """
+        errors = self.errors
+        if errors is None and self.output is not None:
+            errors = self.output.with_name(f"{self.output.stem}.errors{self.output.suffix or '.jsonl'}")
+        paths = [path for path in (source, self.output, errors, self.receipt) if path]
+        if len({path.resolve() for path in paths}) < len(paths):
+            raise InputFault(f"the same file is named twice: {', '.join(map(str, paths))}")
+        for path in paths:
+            if path.is_dir() or not path.absolute().parent.is_dir():
+                raise InputFault(f"{path}: no file can be there")
+        return Sink(output=self.output, errors=errors, receipt=self.receipt)
+
+
+class _First(msgspec.Struct, frozen=True):
+    url: str
+
+
+def endpoint_of(source: Path) -> str:
+    """Look at the first line of an input, and read from it what the batch asks for.
+
+    Raises:
+        InputFault: There is no file, nothing in it, or its first line is no request.
+    """
+    try:
+        with source.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
+                if text := line.removeprefix(BOM).strip():
+                    return _endpoint(f"{source}, line {number}", text)
+    except OSError as error:
+        raise InputFault(f"{source}: {error.strerror}") from error
+    raise InputFault(f"{source} is empty")
+
+
+def size_of(source: Path) -> int:
+    """The length of a file in bytes."""
+    return source.stat().st_size
+
+
+def _endpoint(place: str, text: bytes) -> str:
+    try:
+        url = msgspec.json.decode(text, type=_First).url
+    except ValueError as error:
+        raise InputFault(f"{place} is no request of a batch: {error}") from error
+    if url not in ENDPOINTS:
+        raise InputFault(f"{place}: the url {url!r} is none of {', '.join(ENDPOINTS)}")
+    return url

@@ -1,0 +1,70 @@
+"""Which service a command speaks to, and with which key."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+
+class NoTarget(Exception):
+    """No service is named, and none runs here; the text says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A service's address, `/v1` included, and the key to it."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+
+
+class _Running(msgspec.Struct, frozen=True):
+    """What is read of the file by which `tidemill up` tells where it listens."""
+
+    api: str
+
+
+def find(*, base_url: str | None, api_key: str | None, data: Path | None, environ: Mapping[str, str]) -> Target:
+    """Find the service: what the command line says, else the environment, else the local one.
+
+    Args:
+        base_url: The option `--base-url`.
+        api_key: The option `--api-key`.
+        data: The option `--data`: the folder of the local service.
+        environ: The environment.
+
+    Raises:
+        NoTarget: An address or a key is missing.
+    """
+    folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
+    running = _running(folder)
+    # A folder that is named on the command line goes before the environment.
+    order = (running, environ.get("TIDEMILL_BASE_URL")) if data else (environ.get("TIDEMILL_BASE_URL"), running)
+    url = base_url or order[0] or order[1]
+    # The local key is for the local service: it is never shown to another address.
+    local = _key(folder) if url == running else None
+    keys = (local, environ.get("TIDEMILL_API_KEY")) if data else (environ.get("TIDEMILL_API_KEY"), local)
+    key = api_key or keys[0] or keys[1]
+    if url is None:
+        raise NoTarget(
+            f"no service runs on {folder}: start one with `tidemill up`, "
+            "or name one with --base-url or TIDEMILL_BASE_URL"
+        )
+    if key is None:
+        raise NoTarget(f"no key for {url}: give it with --api-key or TIDEMILL_API_KEY")
+    return Target(base_url=url.rstrip("/"), api_key=key)
+
+
+def _running(folder: Path) -> str | None:
+    try:
+        return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Running).api
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _key(folder: Path) -> str | None:
+    try:
+        return (folder / "api_key").read_text("utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
