@@ -1,0 +1,274 @@
+"""The door to Kafka for whoever does not need Faust: send a record, follow a compacted topic."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+REQUEST_MS_MAX = 10_000
+"""How long one request to a broker may take before it is sent again."""
+SEND_SECONDS_MAX = 10.0
+"""How long `Log.send` waits for the acknowledgement."""
+CONNECT_SECONDS_MAX = 20.0
+STOP_SECONDS_MAX = 5.0
+RECORD_BYTES_MAX = 1 << 20
+BACKOFF_SECONDS_MIN = 0.2
+BACKOFF_SECONDS_MAX = 10.0
+POLL_MS = 500
+"""How long a follower waits for a record at a time; a record that arrives ends the wait at once."""
+POLL_RECORDS_MAX = 500
+"""Records applied in a row without giving way to other tasks."""
+
+_log = logging.getLogger(__name__)
+
+Apply = Callable[[str, bytes | None, int], object]
+"""Takes a record: key, value (None is a tombstone), offset."""
+
+
+class LogUnavailable(Exception):
+    """The broker did not acknowledge in time. The record may still land later, or not at all."""
+
+
+def producer(bootstrap: str, *, compression: str | None = None, linger_ms: int = 0) -> AIOKafkaProducer:
+    """A producer that loses and doubles nothing: all replicas acknowledge, and it is idempotent. Not yet started.
+
+    Args:
+        bootstrap: `host:port[,host:port…]`.
+        compression: `lz4` pays off where records are large; none for small ones.
+        linger_ms: How long a record waits for others to share its request.
+    """
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap.split(","),
+        acks="all",
+        enable_idempotence=True,
+        request_timeout_ms=REQUEST_MS_MAX,
+        max_request_size=RECORD_BYTES_MAX,
+        compression_type=compression,
+        linger_ms=linger_ms,
+    )
+
+
+class Log:
+    """Appends records to topics. Starts and restarts its producer by itself; any number of tasks may use it."""
+
+    def __init__(self, bootstrap: str, *, send_seconds_max: float = SEND_SECONDS_MAX) -> None:
+        self._bootstrap = bootstrap
+        self._send_seconds_max = send_seconds_max
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            LogUnavailable: No broker answers; the next `send` tries again.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                await self._started()
+        except (KafkaError, OSError) as error:
+            raise LogUnavailable(type(error).__name__) from error
+
+    async def send(
+        self,
+        topic: str,
+        key: str,
+        value: bytes | None,
+        *,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> int:
+        """Append a record; on return every in-sync replica has it.
+
+        Returns:
+            Its offset; -1 where the broker had it already and did not say.
+
+        Raises:
+            LogUnavailable: There was no acknowledgement in time. The record may still land.
+            MessageSizeTooLargeError: It is above `RECORD_BYTES_MAX`.
+        """
+        current = None
+        try:
+            async with asyncio.timeout(self._send_seconds_max):
+                current = await self._started()
+                record = await current.send_and_wait(topic, value, key=key.encode(), headers=list(headers))
+        except MessageSizeTooLargeError:
+            raise
+        except KafkaError as error:
+            # An idempotent producer that met a fault it may not repeat is of no use any more.
+            await self._drop(current)
+            raise LogUnavailable(type(error).__name__) from error
+        except OSError as error:
+            raise LogUnavailable(type(error).__name__) from error
+        return int(record.offset)
+
+    async def stop(self) -> None:
+        """Send what is under way and disconnect; waits at most `STOP_SECONDS_MAX`."""
+        await self._drop(self._producer)
+
+    async def _started(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                fresh = producer(self._bootstrap)
+                try:
+                    await fresh.start()
+                except BaseException:
+                    await _stop(fresh)
+                    raise
+                self._producer = fresh
+            return self._producer
+
+    async def _drop(self, current: AIOKafkaProducer | None) -> None:
+        if current is None:
+            return
+        if self._producer is current:
+            self._producer = None
+        await _stop(current)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """Where a topic ends, and in which cluster."""
+
+    cluster: str
+    end: int
+    """The offset that the next record will get."""
+
+
+class Follower:
+    """Reads a topic of one partition from an offset on, without a consumer group, for as long as it lives.
+
+    A broker that is away is waited for; a record whose `apply` raises is tried again after the same wait.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        apply: Apply,
+        *,
+        start: int = 0,
+        resume: Callable[[Tail], int] | None = None,
+        applied: Callable[[], object] | None = None,
+    ) -> None:
+        """Nothing is read before `start()`.
+
+        Args:
+            bootstrap: `host:port[,host:port…]`.
+            topic: Its name.
+            apply: Called for each record, in order.
+            start: The first offset to read. A topic that ends before it is another one, and read from 0.
+            resume: Asked at each connection for the first offset to read; undoes what was not yet `applied`.
+            applied: Called after each run of at most `POLL_RECORDS_MAX` records, for who commits in batches.
+        """
+        self._bootstrap = bootstrap
+        self._partition = TopicPartition(topic, 0)
+        self._apply = apply
+        self._applied = applied
+        self._resume = resume or self._from_position
+        self._position = start
+        self._end = 0
+        self._caught_up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to read, in a task of its own."""
+        self._task = asyncio.create_task(self._run(), name=f"follow {self._partition.topic}")
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def caught_up(self) -> None:
+        """Wait until everything was applied that the topic held when it was first connected to."""
+        await self._caught_up.wait()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether `caught_up()` would return at once."""
+        return self._caught_up.is_set()
+
+    @property
+    def position(self) -> int:
+        """The offset after the last record that was applied."""
+        return self._position
+
+    async def _run(self) -> None:
+        pause_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            before = self._position
+            try:
+                await self._follow()
+            except Exception as error:  # noqa: BLE001  whatever it was, a follower goes on
+                if self._position != before:
+                    pause_seconds = BACKOFF_SECONDS_MIN
+                _log.warning(
+                    "following %s broke off at %d (%s); again in %.1f s",
+                    self._partition.topic, self._position, type(error).__name__, pause_seconds,
+                )  # fmt: skip
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
+
+    async def _follow(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap.split(","),
+            request_timeout_ms=REQUEST_MS_MAX,
+            fetch_max_wait_ms=POLL_MS,
+            max_poll_records=POLL_RECORDS_MAX,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                await consumer.start()
+                consumer.assign([self._partition])
+                self._end = (await consumer.end_offsets([self._partition]))[self._partition]
+                self._position = self._resume(Tail(cluster=await _cluster(self._bootstrap), end=self._end))
+            consumer.seek(self._partition, self._position)
+            while True:
+                await self._poll(consumer)
+        finally:
+            await _stop(consumer)
+
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+        if not self._caught_up.is_set() and self._position >= self._end:
+            self._caught_up.set()
+        position = self._position
+        for record in (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, ()):
+            if record.offset < position:
+                self._position = 0
+                raise LogUnavailable("the topic was made anew")
+            self._apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+            position = record.offset + 1
+        if position > self._position:
+            if self._applied is not None:
+                self._applied()
+            self._position = position
+        elif not self._caught_up.is_set():
+            # The last offsets of a topic may hold no record: compaction and transactions leave gaps.
+            self._position = max(position, await consumer.position(self._partition))
+
+    def _from_position(self, tail: Tail) -> int:
+        return self._position if self._position <= tail.end else 0
+
+
+async def _cluster(bootstrap: str) -> str:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","), request_timeout_ms=REQUEST_MS_MAX)
+    try:
+        await admin.start()
+        return str((await admin.describe_cluster()).get("cluster_id") or "")
+    finally:
+        await admin.close()
+
+
+async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Close a client, bounded: one whose broker is away would wait for it."""
+    with suppress(KafkaError, OSError):
+        async with asyncio.timeout(STOP_SECONDS_MAX):
+            await client.stop()
