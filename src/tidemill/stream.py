@@ -1,0 +1,191 @@
+"""The door to Faust: how every stage's app is set up, started and stopped.
+
+What is set here, and what the classes add, answers to defects and habits of Faust 0.15.3 and aiokafka 0.14:
+
+- a stage iterates over `stream.noack().events()` and acknowledges in order (`tidemill.gate`);
+- a flush of Faust's producer can return before everything is sent, so a table keeps its changelog futures
+  (`DeliveredTable`) and a stage awaits them before it acknowledges;
+- on a rebalance the stage's own `drain` runs before Faust takes anything apart, since Faust's own way of waiting
+  for events has no bound.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faust
+import uvloop
+
+from tidemill import notify
+from tidemill.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS_MAX = 9.0
+"""A stage that is asked to stop and has not done so by then is left to its supervisor."""
+SESSION_SECONDS = 6.0
+"""A process that is gone is noticed after this time, and its partitions go to another: the broker's least."""
+COMMIT_SECONDS = 1.0
+BUFFER_EVENTS_MAX = 1024
+"""Records that Faust may hold for an agent beyond the one it works on."""
+
+Drain = Callable[[set[Any]], Awaitable[None]]
+
+
+class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped here
+    """A table that knows which of its changelog records the broker has."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._undelivered: list[asyncio.Future[Any]] = []
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:
+        """Send as Faust does, and remember the future."""
+        future = super().send_changelog(*args, **kwargs)
+        self._undelivered.append(future)
+        return future
+
+    async def delivered(self) -> None:
+        """Wait until the broker has every change made so far; raises what the broker says against one."""
+        pending, self._undelivered = self._undelivered, []
+        for future in pending:
+            await future
+
+
+class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
+    """A Faust app whose stage gets time to finish before its partitions go."""
+
+    drain: Drain | None = None
+    """Called with the revoked partitions before they go; it must end within a bound of its own."""
+
+    async def _on_partitions_revoked(self, revoked: set[Any]) -> None:
+        if self.drain is not None and revoked and not self.should_stop:
+            await self.drain(revoked)
+            await self.consumer.commit()
+        await super()._on_partitions_revoked(revoked)
+
+
+def create_app(name: str, settings: Settings, *, kafka: str, state: Path, tables: bool = False) -> StageApp:
+    """Make the app of a stage.
+
+    Args:
+        name: Its id, which is its consumer group as well.
+        settings: Partitions and copies of the changelogs are taken from here.
+        kafka: `host:port[,host:port…]`.
+        state: Folder of the app's tables, of no other process.
+        tables: Whether it has tables, which are kept in RocksDB.
+    """
+    app = StageApp(
+        name,
+        broker=[f"aiokafka://{server}" for server in kafka.split(",")],
+        store="rocksdb://" if tables else "memory://",
+        datadir=str(state),
+        Table=DeliveredTable,
+        processing_guarantee="at_least_once",
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        stream_buffer_maxsize=BUFFER_EVENTS_MAX,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        consumer_auto_offset_reset="earliest",
+        broker_commit_interval=COMMIT_SECONDS,
+        broker_session_timeout=SESSION_SECONDS,
+        broker_heartbeat_interval=SESSION_SECONDS / 3,
+        broker_rebalance_timeout=60.0,
+        # An idle consumer whose partitions are all paused would leave the group otherwise.
+        broker_max_poll_interval=7 * 86_400.0,
+        producer_acks=-1,
+        web_enabled=False,
+        web_tables_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+    app.conf.broker_check_crcs = False
+    return app
+
+
+def raw_topic(app: StageApp, *names: str) -> Any:
+    """Topics whose keys and values are bytes, created elsewhere (`schemas/topics.py`)."""
+    return app.topic(
+        *names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", internal=False
+    )
+
+
+def run(start: Callable[[], Awaitable[Sequence[StageApp]]], *, stop: Callable[[], Awaitable[None]]) -> None:
+    """Run the apps of a process until SIGTERM or SIGINT.
+
+    Args:
+        start: Makes doors and apps; called on the event loop.
+        stop: Called on the event loop before the apps are stopped: finish what is under way, within a bound of
+            its own, and close the doors afterwards.
+
+    Raises:
+        SystemExit: An app crashed; its traceback is in the log.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("faust", "mode", "aiokafka"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        crashed = runner.run(_run(start, stop))
+    if crashed:
+        raise SystemExit(1)
+
+
+async def _run(start: Callable[[], Awaitable[Sequence[StageApp]]], stop: Callable[[], Awaitable[None]]) -> bool:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    apps = await start()
+    waits = [asyncio.ensure_future(asked.wait())]
+    try:
+        assigned = [_assigned(app) for app in apps]
+        starts = [asyncio.ensure_future(app.start()) for app in apps]
+        waits += [asyncio.ensure_future(app._crashed.wait()) for app in apps]  # noqa: SLF001
+        ready = asyncio.ensure_future(_ready([*starts, *assigned]))
+        await asyncio.wait([*waits, ready], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done() and not ready.exception():
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        crashed = not asked.is_set()
+        try:
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await _leave(apps, stop, crashed=crashed)
+        except TimeoutError:
+            log.warning("not everything had stopped after %s s", STOP_SECONDS_MAX)
+        for wait in waits:
+            wait.cancel()
+    return crashed
+
+
+async def _leave(apps: Sequence[StageApp], stop: Callable[[], Awaitable[None]], *, crashed: bool) -> None:
+    for app in apps:
+        if app.drain is not None and not crashed:
+            await app.drain(set(app.consumer.assignment()))
+            await app.consumer.commit()
+    await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True)
+    await stop()
+
+
+async def _ready(waits: Sequence[Awaitable[Any]]) -> None:
+    await asyncio.gather(*waits)
+    notify.ready()
+    log.info("ready")
+
+
+def _assigned(app: StageApp) -> "asyncio.Future[None]":
+    """Done at the app's first assignment, its tables recovered."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def first(*_: Any, **__: Any) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    app.on_partitions_assigned.connect(first, weak=False)
+    return future
