@@ -28,6 +28,7 @@ CONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS_MAX = 120.0
 """A connection on which nothing moves for so long is given up."""
 ERROR_BYTES_MAX = 64 << 10
+PAGE_LINES_MAX = 100
 PAGES_MAX = 10_000
 
 Moved = Callable[[int], None]
@@ -112,7 +113,7 @@ class Client:
         """
         after: dict[str, str] = {}
         for _ in range(PAGES_MAX):
-            params = {"limit": str(min(limit, 100)), **after}
+            params = {"limit": str(min(limit, PAGE_LINES_MAX)), **after}
             page = _Page.model_validate(
                 await self._read(lambda params=params: self._send("GET", "/batches", params=params))  # type: ignore[misc]
             )

@@ -1,0 +1,155 @@
+"""A stand-in of the batch service, for tests of the client alone: real HTTP, and its replies are set by hand."""
+
+import hashlib
+import itertools
+from typing import Any, Self
+
+import orjson
+from aiohttp import web
+
+KEY = "sk-client-test"
+
+
+def receipt_of(content: bytes | None) -> dict[str, Any] | None:
+    """What a receipt says of a file."""
+    if content is None:
+        return None
+    digest = hashlib.sha256(content).hexdigest()
+    return {"lines": content.count(b"\n"), "bytes": len(content), "sha256": digest}
+
+
+class Service:
+    """One batch service with one batch; an asynchronous context manager.
+
+    Attributes:
+        files: Contents by file id; the upload is `file-in`.
+        states: What changes in the batch from one look to the next; the last one stays.
+        breaks: How many more downloads break off, each after `break_bytes`.
+        down: How many more reads are answered with 503.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.states: list[dict[str, Any]] = [{"status": "completed"}]
+        self.breaks = 0
+        self.break_bytes = 100
+        self.down = 0
+        self.ranges = True
+        self.created: list[dict[str, Any]] = []
+        self.looks = 0
+        self.cancels = 0
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_post("/v1/files", self._upload)
+        app.router.add_get("/v1/files/{id}/content", self._content)
+        app.router.add_post("/v1/batches", self._create)
+        app.router.add_get("/v1/batches", self._list)
+        app.router.add_get("/v1/batches/{id}", self._batch)
+        app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    def finish(self, output: bytes | None, errors: bytes | None = None, **fields: Any) -> None:
+        """Let the batch be over, with these files and a receipt of them."""
+        if output is not None:
+            self.files["file-out"] = output
+        if errors is not None:
+            self.files["file-err"] = errors
+        receipts = {"output": receipt_of(output), "errors": receipt_of(errors)}
+        lines = sum(file["lines"] for file in receipts.values() if file)
+        receipt = {"lines": lines, **receipts, "missing": 0, "double": 0}
+        self.states = [
+            {
+                "status": "completed",
+                "output_file_id": None if output is None else "file-out",
+                "error_file_id": None if errors is None else "file-err",
+                "tidemill": {"receipt": receipt},
+                **fields,
+            }
+        ]
+
+    def batch(self, **fields: Any) -> dict[str, Any]:
+        """The batch as the service shows it."""
+        shape = {"id": "batch_1", "object": "batch", "endpoint": "/v1/embeddings", "input_file_id": "file-in"}
+        return {**shape, "completion_window": "24h", "created_at": 1, "expires_at": 86_401, **fields}
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        file = form["file"]
+        assert form["purpose"] == "batch"
+        assert isinstance(file, web.FileField)
+        self.files["file-in"] = file.file.read()
+        return web.json_response({"id": "file-in", "object": "file", "filename": file.filename})
+
+    async def _create(self, request: web.Request) -> web.Response:
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            error = {"message": "Incorrect API key provided.", "type": "invalid_request_error"}
+            return web.json_response({"error": error}, status=401)
+        self.created.append(await request.json())
+        return web.json_response(self.batch(status="validating"))
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        del request
+        if self.down:
+            self.down -= 1
+            return web.json_response({}, status=503)
+        self.looks += 1
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return web.json_response(self.batch(**state))
+
+    async def _list(self, request: web.Request) -> web.Response:
+        limit = int(request.query["limit"])
+        ids = [f"batch_{number}" for number in range(7)]
+        after = request.query.get("after")
+        ids = ids[ids.index(after) + 1 :] if after else ids
+        page = list(itertools.islice(ids, limit))
+        data = [self.batch(status="completed") | {"id": name} for name in page]
+        return web.json_response({"object": "list", "data": data, "has_more": len(page) < len(ids)})
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        del request
+        self.cancels += 1
+        return web.json_response(self.batch(status="cancelling"))
+
+    async def _content(self, request: web.Request) -> web.StreamResponse:
+        content = self.files[request.match_info["id"]]
+        start = 0
+        if self.ranges and (wanted := request.headers.get("range")):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        response = web.StreamResponse(status=206 if start else 200)
+        response.content_length = len(content) - start
+        await response.prepare(request)
+        if self.breaks:
+            self.breaks -= 1
+            await response.write(content[start : start + self.break_bytes])
+            assert request.transport
+            # Closed, not aborted: what was written still arrives, and then the stream ends too soon.
+            request.transport.close()
+            return response
+        await response.write(content[start:])
+        return response
+
+
+def request_lines(count: int) -> bytes:
+    """An input of `count` embedding requests."""
+    lines = (
+        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "x"}}
+        for n in range(count)
+    )
+    return b"".join(orjson.dumps(line) + b"\n" for line in lines)
+
+
+def result_lines(*ids: str) -> bytes:
+    """An output of one line for each id."""
+    return b"".join(
+        orjson.dumps({"id": f"batch_req_{name}", "custom_id": name, "response": {}, "error": None}) + b"\n"
+        for name in ids
+    )
