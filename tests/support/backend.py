@@ -1,0 +1,214 @@
+"""An inference server to test against: real HTTP, answers at once or as it is told to, and counts.
+
+It runs on a thread of the test's process, so a test sees each call as it comes in.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from aiohttp import web
+from support.until import until
+
+DIMENSIONS = 8
+START_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """How one call is answered.
+
+    Attributes:
+        status: The HTTP status; from 400 on the body is an error in OpenAI's shape, if `body` says no other.
+        latency_seconds: How long the call takes.
+        headers: More headers, `retry-after` for example.
+        body: Bytes to answer with instead of a proper answer.
+        cut: Close the connection without an answer.
+    """
+
+    status: int = 200
+    latency_seconds: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    cut: bool = False
+
+
+Rule = Callable[[dict[str, Any], int], Behaviour]
+"""Decides on a call by its body and by how often the same body came, the first time is 1."""
+
+
+def well(body: dict[str, Any], nth: int) -> Behaviour:
+    """Every call succeeds at once."""
+    del body, nth
+    return Behaviour()
+
+
+class Backend:
+    """The server; a context manager. `url` ends in `/v1`.
+
+    Attributes:
+        rule: How calls are answered; may be set at any time.
+        bodies: How often each body came, by its JSON text with sorted keys.
+        paths: How many calls each path had.
+        keys: The `authorization` headers that came.
+        in_flight_max: The most calls there ever were at one time.
+    """
+
+    def __init__(self, rule: Rule = well) -> None:
+        self.rule = rule
+        self.bodies: Counter[str] = Counter()
+        self.paths: Counter[str] = Counter()
+        self.keys: Counter[str] = Counter()
+        self.in_flight = 0
+        self.in_flight_max = 0
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
+        self._stopped = asyncio.Event()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        until(lambda: self.url, seconds_max=START_SECONDS_MAX, what="backend")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(START_SECONDS_MAX)
+
+    @property
+    def calls(self) -> int:
+        """Calls in all."""
+        return self.bodies.total()
+
+    @property
+    def repeats(self) -> int:
+        """Calls whose body had come before."""
+        return self.calls - len(self.bodies)
+
+    def hold(self) -> None:
+        """Let every call wait, from now on, before it is judged."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def release(self) -> None:
+        """Let the waiting calls go on."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    def reset(self, rule: Rule = well) -> None:
+        """Forget what was counted, and answer by another rule."""
+        self.rule = rule
+        self.release()
+        self.bodies.clear()
+        self.paths.clear()
+        self.keys.clear()
+        self.in_flight_max = 0
+
+    def models(self, *names: str, max_in_flight: int = 64) -> dict[str, dict[str, Any]]:
+        """The table `models` of a configuration in which this server has all of `names`."""
+        return {name: {"backends": [{"url": self.url}], "max_in_flight": max_in_flight} for name in names}
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        app = web.Application(client_max_size=64 << 20)
+        app.router.add_post("/v1/{path:.*}", self._answer)
+        app.router.add_get("/v1/models", self._models)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        await self._stopped.wait()
+        await runner.cleanup()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        del request
+        return web.json_response({"object": "list", "data": []})
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.read())
+        key = json.dumps(body, sort_keys=True)
+        self.bodies[key] += 1
+        nth = self.bodies[key]
+        self.paths[request.path] += 1
+        self.keys[request.headers.get("authorization", "")] += 1
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight_max, self.in_flight)
+        try:
+            await self._open.wait()
+            how = self.rule(body, nth)
+            if how.latency_seconds:
+                await asyncio.sleep(how.latency_seconds)
+        finally:
+            self.in_flight -= 1
+        if how.cut and request.transport:
+            request.transport.abort()
+        content = how.body if how.body is not None else json.dumps(_content(request.path, body, how)).encode()
+        return web.Response(status=how.status, body=content, content_type="application/json", headers=how.headers)
+
+
+def _content(path: str, body: dict[str, Any], how: Behaviour) -> dict[str, Any]:
+    if how.status >= 400:
+        error = {"message": f"The test wants {how.status}.", "type": "test", "param": None, "code": "test"}
+        return {"error": error}
+    common = {"id": "x-1", "created": 1_700_000_000, "model": body.get("model")}
+    match path.removeprefix("/v1/"):
+        case "chat/completions":
+            text = str(body["messages"][-1]["content"])
+            message = {"role": "assistant", "content": f"echo: {text}"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            return {**common, "object": "chat.completion", "choices": [choice], "usage": _usage(text)}
+        case "completions":
+            text = str(body["prompt"])
+            choice = {"index": 0, "text": f"echo: {text}", "finish_reason": "stop", "logprobs": None}
+            return {**common, "object": "text_completion", "choices": [choice], "usage": _usage(text)}
+        case "embeddings":
+            return _embeddings(body)
+        case "responses":
+            return _response(body, common)
+        case other:
+            raise web.HTTPNotFound(text=other)
+
+
+def _usage(text: str) -> dict[str, int]:
+    words = len(text.split())
+    return {"prompt_tokens": words, "completion_tokens": words + 1, "total_tokens": 2 * words + 1}
+
+
+def _embeddings(body: dict[str, Any]) -> dict[str, Any]:
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    data = [{"object": "embedding", "index": n, "embedding": _vector(t, body)} for n, t in enumerate(texts)]
+    tokens = sum(len(str(text).split()) for text in texts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "model": body.get("model"), "data": data, "usage": usage}
+
+
+def _vector(text: object, body: dict[str, Any]) -> list[float] | str:
+    numbers = [byte / 255 for byte in hashlib.sha256(str(text).encode()).digest()[:DIMENSIONS]]
+    if body.get("encoding_format") == "base64":
+        return base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *numbers)).decode()
+    return numbers
+
+
+def _response(body: dict[str, Any], common: dict[str, Any]) -> dict[str, Any]:
+    text = f"echo: {body['input']}"
+    part = {"type": "output_text", "text": text, "annotations": []}
+    item = {"type": "message", "id": "msg-1", "role": "assistant", "status": "completed", "content": [part]}
+    usage = {
+        "input_tokens": 3,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 4,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 7,
+    }
+    return {**common, "object": "response", "status": "completed", "output": [item], "usage": usage}

@@ -1,0 +1,131 @@
+"""The whole of Tidemill on this machine, started by `tidemill up` as anyone would start it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+import psutil
+from support.until import until
+
+KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
+"""What a machine has set about where packages are, which a test leaves alone."""
+KEY = "sk-test-0123456789"
+START_SECONDS_MAX = 180.0
+"""The first start on a machine fetches the broker."""
+STOP_SECONDS_MAX = 60.0
+LOG_BYTES_SHOWN = 8_000
+
+
+class Stack:
+    """One running installation; a context manager, and it can be stopped and started again.
+
+    Attributes:
+        data: Its folder; what lies there outlives a stop.
+        models: The table `models` of its configuration.
+        environ: More variables for it.
+    """
+
+    def __init__(
+        self, data: Path, models: dict[str, dict[str, Any]], environ: dict[str, str] | None = None
+    ) -> None:
+        self.data = data
+        self.models = models
+        self.environ = environ or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def api(self) -> str:
+        """Where the API listens, `/v1` included."""
+        return str(self._running["api"])
+
+    @property
+    def kafka(self) -> str:
+        """Where the broker listens, `host:port`."""
+        return str(self._running["kafka"])
+
+    @property
+    def log(self) -> Path:
+        """What the installation wrote on stdout and stderr."""
+        return self.data / "up.log"
+
+    def pids(self, stage: str) -> list[int]:
+        """The processes of a stage, as they are now; a stage that was killed comes back under new ones."""
+        return list(self._running["processes"].get(stage, []))
+
+    def kill(self, stage: str) -> list[int]:
+        """End the processes of a stage as a power cut would, and return which they were."""
+        pids = self.pids(stage)
+        assert pids, f"{stage} does not run"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        until(
+            lambda: not any(_runs(pid) for pid in pids),
+            seconds_max=STOP_SECONDS_MAX,
+            what=f"end of {stage}",
+        )
+        return pids
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it is ready."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        (self.data / "run.json").unlink(missing_ok=True)
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self._environ())
+        until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
+
+    def stop(self) -> int:
+        """End it as an operator would; returns its exit code. A second time does nothing."""
+        if self._process is None:
+            return 0
+        process, self._process = self._process, None
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.terminate()
+        try:
+            return process.wait(STOP_SECONDS_MAX)
+        finally:
+            # What has not ended by itself must not live on beside the next test.
+            for child in [process, *children]:
+                if _runs(child.pid):
+                    child.kill()
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_bytes()[-LOG_BYTES_SHOWN:].decode("utf-8", "replace")
+
+    @property
+    def _running(self) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads((self.data / "run.json").read_bytes())
+        return found
+
+    def _environ(self) -> dict[str, str]:
+        own = {
+            name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT
+        }
+        models = {"TIDEMILL_MODELS": json.dumps(self.models)}
+        return {**own, "TIDEMILL_API_KEY": KEY, **models, **self.environ}
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"`tidemill up` ended with {self._process.returncode}:\n{self.tail()}")
+        return b"Tidemill is ready at " in self.log.read_bytes() and (self.data / "run.json").exists()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
