@@ -23,7 +23,7 @@ from tidemill.place import InputFault, Sink, endpoint_of, size_of
 from tidemill.progress import Display, display, duration
 from tidemill.reconciliation import Damaged, reconcile
 from tidemill.schemas.batch import Batch, Status
-from tidemill.target import NoTarget, Target
+from tidemill.target import NoTarget, Target, find
 
 POLL_SECONDS_MIN = 0.1
 POLL_SECONDS_MAX = 1.0
@@ -55,13 +55,22 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
+def found(talk: Console, **options: Any) -> Target:
+    """Find the service (see `tidemill.target.find`), or end with a sentence about what is missing."""
+    try:
+        return find(**options)
+    except NoTarget as error:
+        talk.print(f"tidemill: {error}", style="red")
+        raise SystemExit(Exit.USAGE) from error
+
+
 def ended(talk: Console, command: Coroutine[Any, Any, Exit]) -> Exit:
     """Run a command to its end, and say in one line why it could not go on, if so."""
     try:
         return asyncio.run(command)
     except KeyboardInterrupt:
         return Exit.DETACHED
-    except (InputFault, NoTarget, Refused) as error:
+    except (InputFault, Refused) as error:
         talk.print(f"tidemill: {printable(str(error))}", style="red")
         return Exit.USAGE
     except Unreachable as error:
