@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
-from support.until import until
+from support.waiting import wait_until
 
 DIMENSIONS = 8
 START_SECONDS_MAX = 10.0
@@ -77,7 +77,7 @@ class Backend:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        until(lambda: self.url, seconds_max=START_SECONDS_MAX, what="backend")
+        wait_until(lambda: self.url, seconds_max=START_SECONDS_MAX, what="backend")
         return self
 
     def __exit__(self, *_: object) -> None:

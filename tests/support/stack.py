@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import orjson
 import psutil
-from support.until import until
+from support.waiting import wait_until
 
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
 """What a machine has set about where packages are, which a test leaves alone."""
@@ -70,7 +70,7 @@ class Stack:
         assert pids, f"{stage} does not run"
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        until(
+        wait_until(
             lambda: not any(_runs(pid) for pid in pids),
             seconds_max=STOP_SECONDS_MAX,
             what=f"end of {stage}",
@@ -84,7 +84,7 @@ class Stack:
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self._environ())
-        until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
+        wait_until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
 
     def stop(self) -> int:
         """End it as an operator would; returns its exit code. A second time does nothing."""
