@@ -51,8 +51,7 @@ def reply(request: EmbeddingRequest, vectors: list[Any], tokens: int) -> bytes:
         return vector
 
     data = [
-        {"object": "embedding", "index": index, "embedding": shown(vector)}
-        for index, vector in enumerate(vectors)
+        {"object": "embedding", "index": index, "embedding": shown(vector)} for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     answer = {"object": "list", "model": request.model, "data": data, "usage": usage}
