@@ -18,5 +18,8 @@ setup: .venv/.ready  ## the environment alone, in .venv
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
+demo: setup  ## from nothing to a finished batch, with real models; results in .tidemill/demo/results
+	@$(BIN)/python examples/demo.py
+
 lock:  ## compile requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock

@@ -1,0 +1,146 @@
+# ruff: noqa: INP001, S603, T201 - a script, and it talks
+
+"""Runs the examples on a Tidemill of their own, from nothing to results: `make demo`.
+
+Everything is real: `tidemill up` starts broker, stages, store and the demo's models on `.tidemill/demo`, and
+`tidemill run` is what anyone would type. At the end all of it is stopped; the results stay.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / ".tidemill" / "demo"
+RESULTS = DATA / "results"
+READY_SECONDS_MAX = 170
+"""The first start fetches the broker; afterwards it takes seconds."""
+STOP_SECONDS_MAX = 60
+RUN_SECONDS_MAX = 170
+KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
+"""Settings of the machine that the demo takes over; others speak of another installation."""
+SHOWN = 4
+CHARS_SHOWN = 76
+
+
+def tidemill(*words: str) -> list[str]:
+    """The command line of this environment's Tidemill."""
+    return [sys.executable, "-m", "tidemill", *words]
+
+
+def environ() -> dict[str, str]:
+    """This process's environment, without what it says of another Tidemill."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT}
+
+
+@contextlib.contextmanager
+def up() -> Iterator[None]:
+    """Tidemill, from the line that says it is ready to its last process.
+
+    Raises:
+        SystemExit: It did not come up.
+    """
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    # A file without a model: the demo's own are started, whatever the current folder configures.
+    config = DATA / "tidemill.toml"
+    config.write_text("", "utf-8")
+    command = tidemill("up", "--port", "0", "--data", str(DATA), "--config", str(config))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ())
+    ready = threading.Event()
+    reader = threading.Thread(target=echo, args=(process, ready), daemon=True)
+    reader.start()
+    try:
+        if not ready.wait(READY_SECONDS_MAX) or process.poll() is not None:
+            raise SystemExit("demo: tidemill up did not get ready")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS_MAX)
+        process.kill()
+        print(f"Tidemill has stopped (exit code {process.wait()}).")
+
+
+def echo(process: "subprocess.Popen[str]", ready: threading.Event) -> None:
+    """Pass on what Tidemill says, and notice when it is ready or gone."""
+    for line in process.stdout or ():
+        print(line, end="", flush=True)
+        if "Tidemill is ready at" in line:
+            ready.set()
+    ready.set()
+
+
+def run(name: str) -> int:
+    """Run an example as a batch; its files are left under the example's name. Returns the exit code."""
+    output = RESULTS / f"{name}.jsonl"
+    receipt = RESULTS / f"{name}.receipt.json"
+    words = ("run", f"examples/{name}.jsonl", "-o", str(output), "--receipt", str(receipt), "--data", str(DATA))
+    print(f"\n$ tidemill {' '.join(word.replace(f'{ROOT}/', '') for word in words)}", flush=True)
+    return subprocess.run(
+        tidemill(*words), cwd=ROOT, env=environ(), timeout=RUN_SECONDS_MAX, check=False
+    ).returncode
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def likeness(one: list[float], other: list[float]) -> float:
+    """How much two texts have in common: the cosine, since the vectors have length 1."""
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def show_neighbours() -> None:
+    """Say which texts are nearest to a few of them, by the embeddings that came back."""
+    vectors = {
+        line["custom_id"]: line["response"]["body"]["data"][0]["embedding"]
+        for line in lines(RESULTS / "embed-docs.jsonl")
+    }
+    print("\nNearest to each other, by their embeddings:")
+    for name in list(vectors)[:: max(1, len(vectors) // SHOWN)][:SHOWN]:
+        others = (other for other in vectors if other != name)
+        nearest = max(others, key=lambda other: likeness(vectors[name], vectors[other]))
+        print(f"  {name}  ~  {nearest}")
+
+
+def show_answers() -> None:
+    """Say what the chat model made of a few texts."""
+    questions = {line["custom_id"]: line["body"] for line in lines(ROOT / "examples" / "classify-docs.jsonl")}
+    print("\nWhat the chat model said (135 million parameters know little):")
+    for line in lines(RESULTS / "classify-docs.jsonl")[:SHOWN]:
+        text = questions[line["custom_id"]]["messages"][-1]["content"].split("\n")[0]
+        answer = line["response"]["body"]["choices"][0]["message"]["content"]
+        print(f"  {text[:CHARS_SHOWN]}…  →  {answer.strip()!r}")
+
+
+def show_files() -> None:
+    """Say where everything is."""
+    print("\nResults and receipts:")
+    for path in sorted(RESULTS.iterdir()):
+        print(f"  {path.relative_to(ROOT)}  {path.stat().st_size:,} bytes")
+
+
+def main() -> int:
+    """Run both examples; the exit code is the first that is not 0."""
+    # Ctrl-C and a stop from outside take the way of an exception, so that nothing is left running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with up():
+        codes = [run("embed-docs"), run("classify-docs")]
+        if any(codes):
+            return next(code for code in codes if code)
+    show_neighbours()
+    show_answers()
+    show_files()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

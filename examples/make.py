@@ -1,0 +1,119 @@
+# ruff: noqa: INP001 - a script
+
+"""Makes the example inputs anew from Tidemill's own words: `python examples/make.py`, from the root.
+
+The text is that of the README, of the docs, and of what the code says about itself.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = ROOT / "examples"
+WORDS_MIN = 15
+EMBEDDED_MAX = 200
+CLASSIFIED = 16
+CLASSIFIED_CHARS = 240
+"""The chat model of the demo reads some 200 tokens a second on one core, so its texts are short."""
+
+
+def sections(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield heading and text of each section of a Markdown file; code blocks and tables are left out."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for part in re.split(r"^#+ ", text, flags=re.MULTILINE)[1:]:
+        heading, _, body = part.partition("\n")
+        prose = " ".join(line for line in body.splitlines() if not line.startswith("|"))
+        yield heading.strip(), " ".join(prose.split())
+
+
+def docstrings(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and docstring of a module and of what is defined at its top."""
+    module = ast.parse(path.read_text("utf-8"))
+    for node in (module, *module.body):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = "" if isinstance(node, ast.Module) else node.name
+            yield name, " ".join((ast.get_docstring(node) or "").split())
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Yield an id and a text, the docs before the code, none of them twice or too short to say anything."""
+    seen: set[str] = set()
+    markdown = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    folders = ("schemas", "api", "ingest", "processors", "results", "src/tidemill")
+    code = [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    for paths, parts in ((markdown, sections), (code, docstrings)):
+        for path in paths:
+            for name, text in parts(path):
+                if len(text.split()) >= WORDS_MIN and text not in seen:
+                    seen.add(text)
+                    slug = re.sub(r"\W+", "-", name.lower()).strip("-")
+                    yield f"{path.relative_to(ROOT).as_posix()}#{slug}".rstrip("#"), text
+
+
+def request(custom_id: str, url: str, **body: Any) -> dict[str, Any]:
+    """One line of an input."""
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+
+def embedding(custom_id: str, text: str) -> dict[str, Any]:
+    """Ask for the embedding of a text."""
+    return request(custom_id, "/v1/embeddings", model="wordllama-256", input=text)
+
+
+def classification(custom_id: str, text: str) -> dict[str, Any]:
+    """Ask what a text is about, in a word or two."""
+    question = f"{text[:CLASSIFIED_CHARS]}\n\nIs this text about storage, network, time or errors? One word:"
+    return request(
+        custom_id,
+        "/v1/chat/completions",
+        model="smollm2-135m-instruct",
+        messages=[{"role": "user", "content": question}],
+        max_tokens=4,
+        temperature=0,
+    )
+
+
+def mistaken(custom_id: str, text: str) -> list[str]:
+    """Lines of which some cannot be run: what is wrong stands in their ids."""
+    well = embedding(custom_id, text)
+    lines = [
+        well,
+        well,  # the same custom_id twice
+        {**well, "custom_id": "wrong-method", "method": "GET"},
+        {**well, "custom_id": "wrong-url", "url": "/v1/chat/completions"},
+        {"custom_id": "no-body", "method": "POST", "url": "/v1/embeddings"},
+        embedding("fine", text),
+        request("no-model", "/v1/embeddings", input=text),
+    ]
+    return [*map(shown, lines), '{"custom_id": "torn-off", "method": "POST", "url": "/v1/emb\n']
+
+
+def shown(line: dict[str, Any]) -> str:
+    """A request as a line of JSON."""
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Write an example, and say so."""
+    (HERE / name).write_text("".join(lines), "utf-8")
+    print(f"examples/{name}: {len(lines)} lines")  # noqa: T201 - a script's output
+
+
+def main() -> None:
+    """Write all examples."""
+    found: dict[str, str] = {}
+    for custom_id, text in texts():
+        found.setdefault(custom_id, text)
+    items = list(found.items())
+    step = max(1, len(items) // CLASSIFIED)
+    write("embed-docs.jsonl", [shown(embedding(*item)) for item in items[:EMBEDDED_MAX]])
+    write("classify-docs.jsonl", [shown(classification(*item)) for item in items[::step][:CLASSIFIED]])
+    write("with-mistakes.jsonl", mistaken(*items[0]))
+
+
+if __name__ == "__main__":
+    main()
