@@ -1,0 +1,1 @@
+"""The stage that checks input files and publishes their lines as requests."""

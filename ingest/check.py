@@ -1,0 +1,290 @@
+"""What a line of an input file must be, and what is said of one that is not.
+
+The faults, their order, codes and texts are those that clients of OpenAI's service know. Of each faulty line the
+first fault is told, of a file all faulty lines, up to a bound.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from tidemill.schemas.batch import BatchError
+from tidemill.schemas.lines import LINE_BYTES_MAX, Line
+
+FAULTS_MAX: Final = 1000
+"""Entries of `errors.data`; the last one says how many more there are."""
+DEPTH_MAX: Final = 128
+CUSTOM_ID_CHARS_MAX: Final = 512
+EMBEDDING_INPUTS_MAX: Final = 50_000
+SHOWN_CHARS_MAX: Final = 64
+"""What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
+
+_KEPT_CHARS_MAX = 64
+"""A longer `custom_id` is remembered by its hash, so that the memory for them is bounded."""
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
+_ONE_KIND = bytes.maketrans(b"[]", b"{}")
+
+_EMBEDDINGS = "/v1/embeddings"
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("custom_id", str, "a string"),
+    ("method", str, "a string"),
+    ("url", str, "a string"),
+    ("body", dict, "an object"),
+)
+_REQUIRED = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/responses": "input",
+}
+_FACES = {
+    "/v1/chat/completions": "Chat Completions",
+    "/v1/completions": "Completions",
+    "/v1/embeddings": "Embeddings",
+    "/v1/responses": "Responses",
+}
+_KINDS = {
+    type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string",
+    list: "an array", dict: "an object",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What one batch is checked against."""
+
+    endpoint: str
+    models: Mapping[str, Collection[str]]
+    """The models that may be named, each with its endpoints."""
+    lines_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """The file is without fault."""
+
+    total: int
+    """Its lines, the blank ones left out."""
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The file has faults."""
+
+    errors: tuple[BatchError, ...]
+
+
+class Fault(Exception):
+    """What is wrong with a line."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+class Checker:
+    """Takes the lines of one file in their order, then gives the verdict."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._required = _REQUIRED[rules.endpoint]
+        self._ids: set[str | bytes] = set()
+        self._errors: list[BatchError] = []
+        self._faults = 0
+        self._total = 0
+        self._inputs = 0
+        self.model: str | None = None
+        """The model of the batch, once a line has named one that may be used."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more lines than allowed, so that further ones need not be taken."""
+        return self._total > self._rules.lines_max
+
+    def take(self, line: Line) -> None:
+        """Check the next line."""
+        self._total += 1
+        if self.is_full:
+            return
+        try:
+            self._examine(line.data)
+        except Fault as fault:
+            self._faults += 1
+            if self._faults <= FAULTS_MAX:
+                self._errors.append(_entry(fault, line.number))
+
+    def verdict(self) -> Passed | Failed:
+        """Say what has come of the lines taken."""
+        whole = [_entry(fault) for fault in self._faults_of_the_whole()]
+        count = len(whole) + self._faults
+        if not count:
+            assert self.model is not None
+            return Passed(total=self._total, model=self.model)
+        errors = whole + self._errors
+        if count > FAULTS_MAX:
+            more = Fault("too_many_errors", f"{count - FAULTS_MAX + 1} more errors are not listed.")
+            errors = [*errors[: FAULTS_MAX - 1], _entry(more)]
+        return Failed(errors=tuple(errors))
+
+    def too_large(self) -> Failed:
+        """The verdict on a file above `bytes_max`, of which the first line at most has been taken."""
+        of_model = f" for the {_shown(self.model)} model" if self.model is not None else ""
+        message = f"The batch input file is larger than the {self._rules.bytes_max} maximum{of_model}"
+        return Failed(errors=(BatchError(code="file_too_large", message=message),))
+
+    def _faults_of_the_whole(self) -> list[Fault]:
+        if not self._total:
+            text = "The input file is empty. Please ensure that the batch contains at least one request."
+            return [Fault("empty_file", text)]
+        if self.is_full:
+            text = f"The input file has more requests than the maximum of {self._rules.lines_max}."
+            return [Fault("too_many_tasks", text)]
+        if self._inputs > EMBEDDING_INPUTS_MAX:
+            text = f"The batch has {self._inputs} embedding inputs; the maximum is {EMBEDDING_INPUTS_MAX}."
+            return [Fault("too_many_embedding_inputs", text, "body.input")]
+        return []
+
+    def _examine(self, data: bytes | None) -> None:
+        if data is None:
+            raise Fault("line_too_long", f"This line is longer than the maximum of {LINE_BYTES_MAX} bytes.")
+        request = _parsed(data)
+        for name, kind, expected in _FIELDS:
+            if type(request.get(name)) is not kind:
+                raise _field_fault(request, name, kind, expected)
+        self._unique(request["custom_id"])
+        if request["method"] != "POST":
+            raise Fault("invalid_method", "Invalid method for this request. Only POST is supported.", "method")
+        if request["url"] != self._rules.endpoint:
+            text = "The URL provided for this request does not match the batch endpoint."
+            raise Fault("invalid_url", text, "url")
+        self._examine_body(request["body"])
+
+    def _unique(self, custom_id: str) -> None:
+        size = len(custom_id)
+        if not size:
+            text = "Invalid 'custom_id': empty string. Expected a string with minimum length 1."
+            raise Fault("string_below_min_length", text, "custom_id")
+        if size > CUSTOM_ID_CHARS_MAX:
+            text = (
+                f"Invalid 'custom_id': string too long. Expected a string with maximum length "
+                f"{CUSTOM_ID_CHARS_MAX}, but got a string with length {size} instead."
+            )
+            raise Fault("string_above_max_length", text, "custom_id")
+        kept = (
+            custom_id if size <= _KEPT_CHARS_MAX else hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
+        )
+        if kept in self._ids:
+            text = (
+                f"The custom_id '{_shown(custom_id)}' for this request is a duplicate of another request. "
+                "The custom_id parameter must be unique for each request in a batch."
+            )
+            raise Fault("duplicate_custom_id", text, "custom_id")
+        self._ids.add(kept)
+
+    def _examine_body(self, body: dict[str, Any]) -> None:
+        if stream := body.get("stream"):
+            if stream is not True:
+                raise _type_fault("body.stream", "a boolean", stream)
+            face = _FACES[self._rules.endpoint]
+            text = f"{face}: Streaming is not supported in the Batch API."
+            raise Fault("streaming_unsupported", text, "body.stream")
+        model = body.get("model")
+        if model != self.model or model is None:
+            self._examine_model(model)
+        required = self._required
+        if body.get(required) is None:
+            text = f"{required.capitalize()} parameter is required."
+            raise Fault("invalid_request", text, f"body.{required}")
+        if self._rules.endpoint == _EMBEDDINGS:
+            self._inputs += _count_of_inputs(body["input"])
+
+    def _examine_model(self, model: object) -> None:
+        if model is None or model == "":
+            raise Fault("invalid_request", "Model parameter is required.", "body.model")
+        if type(model) is not str:
+            raise _type_fault("body.model", "a string", model)
+        endpoints = self._rules.models.get(model)
+        if endpoints is None:
+            text = f"The provided model '{_shown(model)}' is not supported by the Batch API."
+            raise Fault("model_not_found", text, "body.model")
+        if self._rules.endpoint not in endpoints:
+            text = (
+                f"The model '{_shown(model)}' does not serve {self._rules.endpoint}; "
+                f"it serves {', '.join(endpoints)}."
+            )
+            raise Fault("model_not_supported", text, "body.model")
+        if self.model is not None:
+            text = (
+                f"The model '{_shown(model)}' for this request does not match the rest of the batch. "
+                "Each batch must contain requests for a single model."
+            )
+            raise Fault("mismatched_model", text, "body.model")
+        self.model = model
+
+
+def missing_file(file_id: str, project: str) -> Failed:
+    """The verdict on a file that is not there, or not the project's."""
+    text = f"Cannot find file {_shown(file_id)}, or organization {_shown(project)} does not have access to it."
+    return Failed(errors=(BatchError(code="invalid_request", message=text, param="file_id"),))
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    # Counting brackets is a fraction of the cost of parsing; only lines full of them are looked at closely.
+    if data.count(b"{") + data.count(b"[") > DEPTH_MAX and _depth_exceeds(data, DEPTH_MAX):
+        raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
+    try:
+        request = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # The parser's own text may quote the line.
+        raise Fault("invalid_json_line", "This line is not parseable as valid JSON.") from None
+    if type(request) is not dict:
+        raise Fault("invalid_request", "Each line must be a JSON dictionary object")
+    return request
+
+
+def _depth_exceeds(data: bytes, depth_max: int) -> bool:
+    """Whether JSON text has more levels: each turn takes the innermost pair of brackets off everywhere."""
+    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
+    for _ in range(depth_max):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"{}", b"")
+    return bool(brackets)
+
+
+def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:
+    """The fault of the first wrong field; a missing one goes before one of the wrong type."""
+    for field, _, _ in _FIELDS:
+        if field not in request:
+            return Fault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
+    assert type(request[name]) is not kind
+    return _type_fault(name, expected, request[name])
+
+
+def _type_fault(param: str, expected: str, found: object) -> Fault:
+    text = f"Invalid type for '{param}': expected {expected}, but got {_KINDS[type(found)]} instead."
+    return Fault("invalid_type", text, param)
+
+
+def _count_of_inputs(given: object) -> int:
+    """How many texts are to be embedded: a list of integers is one text, as tokens."""
+    if type(given) is list and given and type(given[0]) is not int:
+        return len(given)
+    return 1
+
+
+def _entry(fault: Fault, line: int | None = None) -> BatchError:
+    return BatchError(code=fault.code, message=fault.message, param=fault.param, line=line)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "…"

@@ -1,0 +1,110 @@
+"""Split a stream of bytes into numbered lines, however it is cut into chunks.
+
+Lines end at a newline and nowhere else. The whitespace around a line (of the JSON kind, so a carriage return
+too) and a byte order mark at the start of the file are no part of it; a line of whitespace alone is counted and
+left out. The last line needs no newline.
+"""
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+LINE_BYTES_MAX = 8 << 20
+BOM = b"\xef\xbb\xbf"
+
+_WHITESPACE = b" \t\r"
+_SPACE = 0x20
+_BLANKS = re.compile(rb"[ \t\r\n]*+")
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A line that is not blank."""
+
+    number: int
+    """Its physical number in the file, the first is 1."""
+    offset: int
+    """Where its first byte stands in the file."""
+    data: bytes | None
+    """Its bytes without the whitespace around it; None where they are more than the bound."""
+
+
+class Splitter:
+    """Takes chunks and gives lines; holds at most one line, and of a line beyond the bound nothing."""
+
+    def __init__(self, line_bytes_max: int = LINE_BYTES_MAX) -> None:
+        self._line_bytes_max = line_bytes_max
+        self._number = 1
+        self._offset = 0
+        """Where the next chunk starts in the file."""
+        self._head: bytes | None = b""
+        """The first bytes, as long as they may be a byte order mark."""
+        self._open: list[bytes] = []
+        """The pieces of the line that has begun and not ended."""
+        self._open_bytes = 0
+        self._open_offset = 0
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
+        """The lines that end in this chunk; to be exhausted before the next one is fed."""
+        if self._head is not None:
+            chunk = self._head + chunk
+            if len(chunk) < len(BOM) and BOM.startswith(chunk):
+                self._head = chunk
+                return
+            self._head = None
+            if chunk.startswith(BOM):
+                self._offset = len(BOM)
+                chunk = chunk[len(BOM) :]
+        at = 0
+        if self._open_bytes:
+            end = chunk.find(b"\n")
+            self._extend(chunk if end < 0 else chunk[:end])
+            if end < 0:
+                self._offset += len(chunk)
+                return
+            yield self._closed()
+            self._number += 1
+            at = end + 1
+        yield from self._inside(chunk, at)
+        self._offset += len(chunk)
+
+    def finish(self) -> Iterator[Line]:
+        """The last line, where no newline ended it."""
+        if self._head:
+            head, self._head = self._head, None
+            yield from self.feed(head)
+        if self._open_bytes:
+            yield self._closed()
+
+    def _inside(self, chunk: bytes, at: int) -> Iterator[Line]:
+        """The lines from `at` on; what follows the last newline is kept open."""
+        size = len(chunk)
+        while at < size:
+            if chunk[at] <= _SPACE:
+                # A run of blank lines is passed over at once: a file may hold a hundred million of them.
+                begin = _BLANKS.match(chunk, at).end()  # type: ignore[union-attr]
+                self._number += chunk.count(b"\n", at, begin)
+                at = begin
+            end = chunk.find(b"\n", at)
+            if end < 0:
+                if at < size:
+                    self._open_offset = self._offset + at
+                    self._extend(chunk[at:])
+                return
+            data = chunk[at:end].rstrip(_WHITESPACE) if end - at <= self._line_bytes_max else None
+            yield Line(self._number, self._offset + at, data)
+            self._number += 1
+            at = end + 1
+
+    def _extend(self, piece: bytes) -> None:
+        self._open_bytes += len(piece)
+        if self._open_bytes <= self._line_bytes_max:
+            self._open.append(piece)
+        else:
+            self._open.clear()
+
+    def _closed(self) -> Line:
+        data = b"".join(self._open).rstrip(_WHITESPACE) if self._open_bytes <= self._line_bytes_max else None
+        self._open.clear()
+        self._open_bytes = 0
+        return Line(self._number, self._open_offset, data)

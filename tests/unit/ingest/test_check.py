@@ -1,0 +1,426 @@
+"""The checks of an input file: one test for each row of the specification's table, and hostile lines."""
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.ingest import check
+from tidemill.ingest.check import Checker, Failed, Passed, Rules
+from tidemill.schemas.batch import ENDPOINTS, BatchError
+from tidemill.schemas.lines import Splitter
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+MODELS = {"m": ENDPOINTS, "other": ENDPOINTS, "embed": (EMBEDDINGS,)}
+ABSENT = object()
+
+
+def rules(endpoint: str = CHAT, *, lines_max: int = 50_000, bytes_max: int = 209_715_200) -> Rules:
+    """The rules of a batch."""
+    return Rules(endpoint=endpoint, models=MODELS, lines_max=lines_max, bytes_max=bytes_max)
+
+
+def line(custom_id: object = "a", *, body: object = None, **fields: object) -> bytes:
+    """A line without fault, except for what is given."""
+    request = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body or request_body(), **fields}
+    return orjson.dumps({name: value for name, value in request.items() if value is not ABSENT})
+
+
+def request_body(**fields: object) -> dict[str, object]:
+    """A body without fault, except for what is given."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+    return {name: value for name, value in body.items() if value is not ABSENT}
+
+
+def verdict(*lines: bytes, of: Rules | None = None) -> Passed | Failed:
+    """What is said of a file."""
+    checker, splitter = Checker(of or rules()), Splitter()
+    for found in [*splitter.feed(b"\n".join(lines)), *splitter.finish()]:
+        checker.take(found)
+    return checker.verdict()
+
+
+def fault(*lines: bytes, of: Rules | None = None) -> BatchError:
+    """The only fault of a file."""
+    found = verdict(*lines, of=of)
+    assert isinstance(found, Failed)
+    (error,) = found.errors
+    return error
+
+
+def test_a_file_without_fault():
+    """Its lines are counted, its model is known."""
+    assert verdict(line("a"), b"", line("b"), b"\r", line("c")) == Passed(total=3, model="m")
+
+
+def test_row_1_a_missing_file():
+    """The text is OpenAI's."""
+    assert check.missing_file("file-x", "org-x").errors == (
+        BatchError(
+            code="invalid_request",
+            message="Cannot find file file-x, or organization org-x does not have access to it.",
+            param="file_id",
+        ),
+    )
+
+
+@pytest.mark.parametrize("lines", [[], [b"", b" ", b"\r"]])
+def test_row_2_an_empty_file(lines):
+    """A file of blank lines is empty as well."""
+    assert fault(*lines) == BatchError(
+        code="empty_file",
+        message="The input file is empty. Please ensure that the batch contains at least one request.",
+    )
+
+
+def test_row_3_too_many_lines():
+    """The bound itself is fine, one more is not."""
+    lines = [line(str(number)) for number in range(6)]
+    assert verdict(*lines[:5], of=rules(lines_max=5)) == Passed(total=5, model="m")
+    error = fault(*lines, of=rules(lines_max=5))
+    assert (error.code, error.line) == ("too_many_tasks", None)
+
+
+@pytest.mark.parametrize(("first", "name"), [(line(), " for the m model"), (b"x", "")])
+def test_row_4_too_large_a_file(first, name):
+    """The model is named where the first line tells it."""
+    checker, splitter = Checker(rules()), Splitter()
+    checker.take(next(iter(splitter.feed(first + b"\n"))))
+    assert checker.too_large().errors == (
+        BatchError(
+            code="file_too_large", message=f"The batch input file is larger than the 209715200 maximum{name}"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"x", b"{", b'{"a":1}}', b"NaN", b'{"a":NaN}', b'{"a":Infinity}', b'{"a":1e400}', b'{"a":"\\ud800"}',
+        b'{"a":"\xff"}', b'{"a":"\x00"}', b"{'a':1}", b'{"a":01}', b'{"a":1,}', b"\xef\xbb\xbf{}", b"\x00",
+        b'{"a":' + b"9" * 10_000 + b"}", b'{"a":"' + b"\xed\xa0\x80" + b'"}', b'"\\', b'{"a":"\\"',
+    ],
+)  # fmt: skip
+def test_row_5_not_json(broken):
+    """Whatever Python or another parser would let through, only JSON is JSON."""
+    assert fault(line(), broken) == BatchError(
+        code="invalid_json_line", message="This line is not parseable as valid JSON.", line=2
+    )
+
+
+@pytest.mark.parametrize("value", [b"[]", b'"text"', b"1", b"null", b"true"])
+def test_row_6_not_an_object(value):
+    """JSON of another kind."""
+    assert fault(line(), b"", value) == BatchError(
+        code="invalid_request", message="Each line must be a JSON dictionary object", line=3
+    )
+
+
+@pytest.mark.parametrize("field", ["custom_id", "method", "url", "body"])
+def test_row_7_a_missing_field(field):
+    """It is named."""
+    assert fault(line(**{field: ABSENT})) == BatchError(
+        code="missing_required_parameter", message=f"Missing required parameter: '{field}'.", param=field, line=1
+    )
+
+
+def test_row_7_a_missing_field_goes_before_a_wrong_one():
+    """The order of the rows is the order of the checks."""
+    assert fault(line(1, url=ABSENT)).param == "url"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("custom_id", 1, "expected a string, but got an integer instead."),
+        ("custom_id", None, "expected a string, but got null instead."),
+        ("method", ["POST"], "expected a string, but got an array instead."),
+        ("url", 1.5, "expected a string, but got a number instead."),
+        ("body", "x", "expected an object, but got a string instead."),
+        ("body", [1], "expected an object, but got an array instead."),
+    ],
+)
+def test_row_8_a_field_of_another_type(field, value, text):
+    """What was expected and what was found are told."""
+    assert fault(line(**{field: value})) == BatchError(
+        code="invalid_type", message=f"Invalid type for '{field}': {text}", param=field, line=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("custom_id", "code"),
+    [
+        ("", "string_below_min_length"),
+        ("x" * 513, "string_above_max_length"),
+        ("x" * 10_000, "string_above_max_length"),
+    ],
+)
+def test_row_8_a_custom_id_of_another_length(custom_id, code):
+    """One to 512 characters."""
+    error = fault(line(custom_id))
+    assert (error.code, error.param, error.line) == (code, "custom_id", 1)
+
+
+@pytest.mark.parametrize(
+    "custom_id", ["x" * 512, "😀" * 512, "../../etc/passwd", "\r\nX: y", "=cmd()", "\x00", "\u2028", " "]
+)
+def test_any_other_custom_id_is_fine(custom_id):
+    """Characters are the user's choice."""
+    assert verdict(line(custom_id)) == Passed(total=1, model="m")
+
+
+def test_row_9_a_duplicate():
+    """It is told at the later line; ids written differently are the same id."""
+    twin = line("xy").replace(b'"xy"', b'"\\u0078y"')
+    found = verdict(line("xy"), line("z"), twin, line("xy"))
+    assert isinstance(found, Failed)
+    assert [error.line for error in found.errors] == [3, 4]
+    assert found.errors[0] == BatchError(
+        code="duplicate_custom_id",
+        message="The custom_id 'xy' for this request is a duplicate of another request. "
+        "The custom_id parameter must be unique for each request in a batch.",
+        param="custom_id",
+        line=3,
+    )
+
+
+def test_row_9_a_long_duplicate():
+    """Long ids are compared as a whole, and quoted in part."""
+    error = fault(line("x" * 511 + "a"), line("x" * 511 + "b"), line("x" * 511 + "a"))
+    assert error.line == 3
+    assert "'" + "x" * check.SHOWN_CHARS_MAX + "…'" in error.message
+
+
+@pytest.mark.parametrize("method", ["GET", "post", ""])
+def test_row_10_another_method(method):
+    """Only POST."""
+    error = fault(line(method=method))
+    assert (error.code, error.param, error.line) == ("invalid_method", "method", 1)
+
+
+@pytest.mark.parametrize("url", [EMBEDDINGS, CHAT + "/", "https://x" + CHAT, ""])
+def test_row_11_another_url(url):
+    """It must be the batch's endpoint to the letter."""
+    assert fault(line(url=url)) == BatchError(
+        code="invalid_url",
+        message="The URL provided for this request does not match the batch endpoint.",
+        param="url",
+        line=1,
+    )
+
+
+def test_row_12_streaming():
+    """It is refused where it is asked for, and only there."""
+    assert fault(line(body=request_body(stream=True))) == BatchError(
+        code="streaming_unsupported",
+        message="Chat Completions: Streaming is not supported in the Batch API.",
+        param="body.stream",
+        line=1,
+    )
+    assert isinstance(
+        verdict(line("a", body=request_body(stream=False)), line("b", body=request_body(stream=None))), Passed
+    )
+
+
+@pytest.mark.parametrize("value", [1, "true", {"a": 1}])
+def test_row_12_streaming_in_disguise(value):
+    """What a lenient backend might take for true is refused too."""
+    error = fault(line(body=request_body(stream=value)))
+    assert (error.code, error.param) == ("invalid_type", "body.stream")
+
+
+@pytest.mark.parametrize("model", [ABSENT, None, ""])
+def test_row_13_no_model(model):
+    """Null is none."""
+    assert fault(line(body=request_body(model=model))) == BatchError(
+        code="invalid_request", message="Model parameter is required.", param="body.model", line=1
+    )
+
+
+@pytest.mark.parametrize("model", [1, ["m"], {"m": 1}, True])
+def test_row_13_a_model_of_another_type(model):
+    """A model is named by a string."""
+    error = fault(line(body=request_body(model=model)))
+    assert (error.code, error.param) == ("invalid_type", "body.model")
+
+
+def test_row_14_an_unknown_model():
+    """It is quoted."""
+    assert fault(line(body=request_body(model="nonexistent-model-xyz"))) == BatchError(
+        code="model_not_found",
+        message="The provided model 'nonexistent-model-xyz' is not supported by the Batch API.",
+        param="body.model",
+        line=1,
+    )
+
+
+def test_row_14_a_model_of_another_endpoint():
+    """The user learns what the model can do."""
+    assert fault(line(body=request_body(model="embed"))) == BatchError(
+        code="model_not_supported",
+        message="The model 'embed' does not serve /v1/chat/completions; it serves /v1/embeddings.",
+        param="body.model",
+        line=1,
+    )
+
+
+def test_row_15_mixed_models():
+    """The first usable model is the batch's; an unknown one before it does not count."""
+    unknown, other = request_body(model="x"), request_body(model="other")
+    found = verdict(line("a", body=unknown), line("b"), line("c", body=other), line("d"))
+    assert isinstance(found, Failed)
+    assert [(error.code, error.line) for error in found.errors] == [
+        ("model_not_found", 1),
+        ("mismatched_model", 3),
+    ]
+    assert found.errors[1].message == (
+        "The model 'other' for this request does not match the rest of the batch. "
+        "Each batch must contain requests for a single model."
+    )
+    assert found.errors[1].param == "body.model"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "param", "text"),
+    [
+        (CHAT, "messages", "Messages parameter is required."),
+        ("/v1/completions", "prompt", "Prompt parameter is required."),
+        (EMBEDDINGS, "input", "Input parameter is required."),
+        ("/v1/responses", "input", "Input parameter is required."),
+    ],
+)
+def test_row_16_no_messages(endpoint, param, text):
+    """Each endpoint has its parameter; null is none; nothing else in a body is looked at."""
+    for body in ({"model": "m"}, {"model": "m", param: None}):
+        assert fault(line(url=endpoint, body=body), of=rules(endpoint)) == BatchError(
+            code="invalid_request", message=text, param=f"body.{param}", line=1
+        )
+    body = {"model": "m", param: [], "temperature": "hot"}
+    assert verdict(line(url=endpoint, body=body), of=rules(endpoint)) == Passed(total=1, model="m")
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [("one", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1, 2], [3], [4]], 3), ([], 1)]
+)
+def test_row_17_embedding_inputs(given, count, monkeypatch):
+    """Texts are counted over the file; a list of tokens is one text."""
+    lines = [line(str(number), url=EMBEDDINGS, body={"model": "m", "input": given}) for number in range(4)]
+    monkeypatch.setattr(check, "EMBEDDING_INPUTS_MAX", 4 * count)
+    assert verdict(*lines, of=rules(EMBEDDINGS)) == Passed(total=4, model="m")
+    monkeypatch.setattr(check, "EMBEDDING_INPUTS_MAX", 4 * count - 1)
+    error = fault(*lines, of=rules(EMBEDDINGS))
+    assert (error.code, error.param, error.line) == ("too_many_embedding_inputs", "body.input", None)
+
+
+def test_a_line_beyond_the_bound():
+    """It is a fault of its number, and the next line is checked."""
+    checker, splitter = Checker(rules()), Splitter(200)
+    for found in splitter.feed(line("a", body=request_body(x="x" * 200)) + b"\n" + line("b") + b"\nx\n"):
+        checker.take(found)
+    found = checker.verdict()
+    assert isinstance(found, Failed)
+    assert [(error.code, error.line) for error in found.errors] == [("line_too_long", 1), ("invalid_json_line", 3)]
+
+
+@pytest.mark.parametrize(("levels", "fine"), [(126, True), (127, False), (1_000, False), (100_000, False)])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+def test_nesting_is_bounded(levels, fine, pair):
+    """The line and its body are two levels; a deeper line is a fault, never a crash."""
+    opening, closing = pair
+    deep = line(body=request_body(x="X")).replace(b'"X"', opening * levels + b"1" + closing * levels)
+    if fine:
+        assert verdict(deep) == Passed(total=1, model="m")
+    else:
+        error = fault(deep)
+        assert (error.code, error.line) == ("invalid_json_line", 1)
+        assert "128 levels" in error.message
+
+
+@settings(deadline=None)
+@given(
+    value=st.recursive(
+        st.sampled_from([0, "", "[[[", "}{", '"', '\\"', "\\", "a"]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["[", "\\", '"']), inner, max_size=2)
+        ),
+    )
+)
+def test_depth_is_that_of_the_values(value):
+    """Brackets inside strings are none."""
+
+    def depth(value: object) -> int:
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    levels = depth(value)
+    data = orjson.dumps(value)
+    assert not check._depth_exceeds(data, levels)
+    assert levels == 0 or check._depth_exceeds(data, levels - 1)
+
+
+@pytest.mark.parametrize(
+    "hostile", [b'"' + b'\\"' * 500_000, b'{"a":"' + b"[" * 1_000_000, b"]" * 1_000_000, b"[{" * 500_000]
+)
+def test_a_hostile_line_costs_no_more_than_its_length(hostile):
+    """Neither escapes without end nor brackets without partners take the check out of its stride."""
+    assert fault(hostile).code == "invalid_json_line"
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_give_a_verdict(data):
+    """No line, whatever it holds, is more than a fault."""
+    found = verdict(data)
+    assert isinstance(found, Failed)
+    for error in found.errors:
+        error.model_dump_json()
+
+
+@settings(deadline=None)
+@given(
+    value=st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3), st.lists),
+    field=st.sampled_from(["custom_id", "method", "url", "body", "model", "messages", "stream"]),
+)
+def test_any_value_gives_a_verdict(value, field):
+    """No value of a field is more than a fault."""
+    body = request_body(**{field: value})
+    request = (
+        line(body=body)
+        if field in body and field not in {"custom_id", "method", "url", "body"}
+        else line(**{field: value})
+    )
+    assert isinstance(verdict(request), Passed | Failed)
+
+
+def test_one_fault_a_line_and_all_lines():
+    """Of a line the first fault is told, of a file every faulty line."""
+    found = verdict(b"x", line(1), line("a", method="GET", url="/x"), line("b"), line("b"))
+    assert isinstance(found, Failed)
+    assert [(error.line, error.code) for error in found.errors] == [
+        (1, "invalid_json_line"), (2, "invalid_type"), (3, "invalid_method"), (5, "duplicate_custom_id"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("faulty", "listed", "unlisted"), [(999, 999, 0), (1000, 1000, 0), (1001, 999, 2), (5000, 999, 4001)]
+)
+def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
+    """The last entry says how many more there are."""
+    found = verdict(*[b"x"] * faulty)
+    assert isinstance(found, Failed)
+    assert len(found.errors) <= check.FAULTS_MAX
+    assert sum(error.code == "invalid_json_line" for error in found.errors) == listed
+    if unlisted:
+        assert found.errors[-1] == BatchError(
+            code="too_many_errors", message=f"{unlisted} more errors are not listed."
+        )
+
+
+def test_the_largest_verdict_fits_into_a_record():
+    """A thousand faults that quote the user at length stay below a record's bound."""
+    lines = [line("\x01" * 511 + str(number)) for number in range(1, 10) for _ in range(200)]
+    found = verdict(*lines)
+    assert isinstance(found, Failed)
+    assert len(found.errors) == 1000
+    assert sum(len(error.model_dump_json()) for error in found.errors) < 900_000
