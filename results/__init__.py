@@ -1,0 +1,1 @@
+"""The stage that owns batch state: outcomes are folded into counts, and compacted into files."""

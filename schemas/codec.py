@@ -12,9 +12,10 @@ Lines travel as they are, many to a record; what is said about them stands in th
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
 | `tidemill-ref` | `requests` | JSON of a `LineRef`: the one line is in the store, the value is empty |
 | `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value, in its order |
+| `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the one result line is in the store, the value is empty |
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -23,7 +24,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tidemill.schemas.messages import BatchRecord, Command, Fact, FileRecord
 
-Headers = list[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes]]
 
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
@@ -156,9 +157,32 @@ def request_head(headers: Iterable[tuple[str, bytes]]) -> RequestHead:
         raise DecodeError(f"a header is malformed: {error}") from error
 
 
-def lines_headers(batch_id: str, marks: list[LineMark]) -> Headers:
-    """The headers of a record of `outcomes` that holds result lines."""
-    return [(KIND, LINES), ("tidemill-batch", batch_id.encode()), ("tidemill-marks", _encoder.encode(marks))]
+def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None = None) -> Headers:
+    """The headers of a record of `outcomes` that holds result lines.
+
+    Args:
+        batch_id: The batch.
+        marks: One a line.
+        ref: Where the one line is in the store, if it is too large for the record, whose value is then empty.
+    """
+    headers = [(KIND, LINES), ("tidemill-batch", batch_id.encode()), ("tidemill-marks", _encoder.encode(marks))]
+    if ref is not None:
+        headers.append(("tidemill-ref", _encoder.encode(ref)))
+    return headers
+
+
+def lines_ref(headers: Iterable[tuple[str, bytes]]) -> LineRef | None:
+    """Where the one result line of a record is in the store; None where it is in the record's value.
+
+    Raises:
+        DecodeError: The header is malformed.
+    """
+    if (ref := dict(headers).get("tidemill-ref")) is None:
+        return None
+    try:
+        return _refs.decode(ref)
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise DecodeError(f"a header is malformed: {error}") from error
 
 
 def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, list[LineMark]]:
@@ -166,7 +190,7 @@ def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, l
 
     Args:
         headers: The record's headers.
-        size: The length of its value in bytes, which the marks must add up to.
+        size: The length of its value in bytes. The marks must add up to it, or to the line that is referred to.
 
     Returns:
         The batch id and one mark a line.
@@ -182,6 +206,10 @@ def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, l
         raise DecodeError(f"the header {error.args[0]} is missing") from error
     except (ValueError, msgspec.MsgspecError) as error:
         raise DecodeError(f"a header is malformed: {error}") from error
+    if (ref := lines_ref(found.items())) is not None:
+        if size or len(marks) != 1:
+            raise DecodeError("a record that refers to a line holds none")
+        size = ref.length
     if sum(mark.size for mark in marks) != size:
         raise DecodeError("the marks do not add up to the value's length")
     return batch_id, marks

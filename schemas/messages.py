@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, FileReceipt
+from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, Receipt, Usage
 from tidemill.schemas.file import File
 
 VERSION = 1
@@ -71,12 +71,14 @@ class Rejected(_Message):
 
 
 class Compacted(_Message):
-    """Results wrote the files of a batch that is over; None stands for a file without a line."""
+    """Results wrote the files of a batch that is over; a file without a line is None."""
 
     kind: Literal["compacted"] = "compacted"
     batch_id: str
-    output: FileReceipt | None
-    errors: FileReceipt | None
+    receipt: Receipt
+    failed: int
+    """Lines of the error file that were run; the others were not."""
+    usage: Usage
     at: int
 
 
@@ -94,6 +96,8 @@ class BatchRecord(_Message):
 
     project: str
     batch: Batch
+    files_offset: int | None = None
+    """Offset in `tidemill.files` of the last of the batch's file records: who shows the batch shows them first."""
 
 
 class FileRecord(_Message):

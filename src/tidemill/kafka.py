@@ -30,7 +30,7 @@ Apply = Callable[[str, bytes | None, int], object]
 """Takes a record: key, value (None is a tombstone), offset."""
 
 
-class LogUnavailable(Exception):
+class LogUnavailable(OSError):
     """The broker did not acknowledge in time. The record may still land later, or not at all."""
 
 
@@ -81,8 +81,11 @@ class Log:
         value: bytes | None,
         *,
         headers: Sequence[tuple[str, bytes]] = (),
+        partition: int | None = None,
     ) -> int:
         """Append a record; on return every in-sync replica has it.
+
+        Without a partition the key chooses it, as in every other client of Kafka.
 
         Returns:
             Its offset; -1 where the broker had it already and did not say.
@@ -95,7 +98,9 @@ class Log:
         try:
             async with asyncio.timeout(self._send_seconds_max):
                 current = await self._started()
-                record = await current.send_and_wait(topic, value, key=key.encode(), headers=list(headers))
+                record = await current.send_and_wait(
+                    topic, value, key=key.encode(), headers=list(headers), partition=partition
+                )
         except MessageSizeTooLargeError:
             raise
         except KafkaError as error:

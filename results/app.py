@@ -1,0 +1,269 @@
+"""The door to Faust: one app whose tables are the batches, fed by `commands` and `outcomes`.
+
+Faust starts an actor for each partition of each topic. Both actors of one number work on the same batches, so
+they take turns (`_Seat.turn`). A table write belongs to the partition of the event that is being handled, and a
+timer has no event; so a timer sends a `Tick` into the partition where something is due.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Final
+
+from tidemill import stream
+from tidemill.dead import bury
+from tidemill.gate import AckGate
+from tidemill.kafka import Log
+from tidemill.results.compaction import stubborn
+from tidemill.results.fold import State
+from tidemill.results.stage import Limits, Partition
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.messages import Tick
+from tidemill.schemas.ports import Store
+from tidemill.settings import Settings
+from tidemill.store import open_store
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "tidemill-results"
+TICK_SECONDS: Final = 0.1
+COMPACTIONS_MAX: Final = 4
+"""Batches of one process that are compacted at one time."""
+DRAIN_SECONDS_MAX: Final = 4.0
+
+
+class FaustTables:
+    """The tables, as the partition of the current event sees them (`ports.Tables`)."""
+
+    def __init__(self, app: stream.StageApp, partitions: int) -> None:
+        def table(name: str) -> Any:
+            # Faust takes options out of the mapping it is given, so each table gets its own.
+            options = {"block_cache_size": 32 << 20, "write_buffer_size": 16 << 20, "max_open_files": 256}
+            return app.Table(name, partitions=partitions, key_type=bytes, value_type=bytes, options=options)
+
+        self._states = table("batches")
+        self._chunks = table("lines")
+
+    def of(self, number: int) -> "PartitionTables":
+        """The tables of one partition."""
+        return PartitionTables(self._states, self._chunks, number)
+
+
+class PartitionTables:
+    """One partition's share of the tables."""
+
+    def __init__(self, states: Any, chunks: Any, number: int) -> None:
+        self._states = states
+        self._chunks = chunks
+        self._number = number
+
+    def states(self) -> Iterable[State]:
+        """See `ports.Tables`."""
+        for value in self._states.values():
+            state = State.model_validate_json(value)
+            if state.partition == self._number:
+                yield state
+
+    def state(self, batch_id: str) -> State | None:
+        """See `ports.Tables`."""
+        value = self._states.get(batch_id.encode())
+        return None if value is None else State.model_validate_json(value)
+
+    def put_state(self, state: State) -> None:
+        """See `ports.Tables`."""
+        self._states[state.id.encode()] = state.model_dump_json(exclude_none=True).encode()
+
+    def chunks(self, batch_id: str, count: int) -> Iterable[tuple[int, bytes]]:
+        """See `ports.Tables`."""
+        for number in range(count):
+            if (chunk := self._chunks.get(b"%b/%d" % (batch_id.encode(), number))) is not None:
+                yield number, chunk
+
+    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
+        """See `ports.Tables`."""
+        self._chunks[b"%b/%d" % (batch_id.encode(), number)] = chunk
+
+    async def delivered(self) -> None:
+        """See `ports.Tables`."""
+        await self._states.delivered()
+        await self._chunks.delivered()
+
+
+class _Seat:
+    """A partition and what its two actors share."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self.turn = asyncio.Lock()
+        self.tick_sent = False
+        self.ticking: asyncio.Future[int] | None = None
+        """Held, since the event loop alone would let go of it."""
+
+
+class Results:
+    """The stage's app and its doors."""
+
+    def __init__(self, settings: Settings, kafka: str) -> None:
+        """Set up the app; nothing is connected yet."""
+        self._settings = settings
+        self._log = Log(kafka)
+        self._store: Store = open_store(settings.store_url)
+        self.app = stream.create_app(
+            NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
+        )
+        self._tables = FaustTables(self.app, settings.partitions)
+        self._seats: dict[int, _Seat] = {}
+        self._gates: defaultdict[Any, AckGate[Any]] = defaultdict(AckGate)
+        self._compactions = asyncio.Semaphore(COMPACTIONS_MAX)
+        self._limits = Limits(
+            part_bytes=settings.part_bytes,
+            part_age_seconds=settings.part_age_seconds,
+            grace_seconds=settings.grace_seconds,
+        )
+        self._ticking: asyncio.Task[None] | None = None
+        self._agent = self.app.agent(
+            stream.raw_topic(self.app, topics.COMMANDS.name, topics.OUTCOMES.name), isolated_partitions=True
+        )(self._fold)
+        self.app.drain = self._leave
+        self.app.on_partitions_assigned.connect(self._assigned, weak=False)
+
+    async def start(self) -> list[stream.StageApp]:
+        """Connect, and give the app to run."""
+        await self._log.start()
+        self._ticking = asyncio.create_task(self._tick())
+        return [self.app]
+
+    async def stop(self) -> None:
+        """Close the doors."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        await self._log.stop()
+        await self._store.close()
+
+    async def _fold(self, events: Any) -> None:
+        async for event in events.noack().events():
+            if event.message.generation_id == self.app.consumer_generation_id:
+                try:
+                    await self._handle(event)
+                except Exception as error:
+                    # What is not known to be right is not gone on with: the process ends, its successor reads again.
+                    log.exception("a record of %s could not be folded", event.message.tp)
+                    await self.app.crash(error)
+                    raise
+
+    async def _handle(self, event: Any) -> None:
+        message = event.message
+        gate = self._gates[message.tp]
+        ticket = gate.admit(event)
+
+        def ack() -> None:
+            for done in gate.finish(ticket):
+                done.ack()
+
+        seat = self._seat(message.partition)
+        async with seat.turn:
+            await seat.partition.load()
+            try:
+                await self._dispatch(seat, message, ack)
+            except DecodeError as error:
+                await stubborn(
+                    "burying a record", functools.partial(bury, self._log, message, stage="results", reason=error)
+                )
+                ack()
+
+    async def _dispatch(self, seat: _Seat, message: Any, ack: Any) -> None:
+        if message.topic == topics.COMMANDS.name:
+            await seat.partition.command(codec.decode_command(message.value), ack)
+        elif dict(message.headers or ()).get(codec.KIND) == codec.LINES:
+            value = message.value or b""
+            batch_id, marks = codec.lines_marks(message.headers, len(value))
+            if (ref := codec.lines_ref(message.headers)) is not None:
+                value = await stubborn("reading a large result", functools.partial(self._read, ref))
+            await seat.partition.lines(batch_id, marks, value, ack)
+        else:
+            fact = codec.decode_fact(message.value)
+            if isinstance(fact, Tick):
+                seat.tick_sent = False
+            await seat.partition.fact(fact, ack)
+
+    async def _read(self, ref: codec.LineRef) -> bytes:
+        return b"".join([chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)])
+
+    def _seat(self, number: int) -> _Seat:
+        if (seat := self._seats.get(number)) is None:
+            partition = Partition(
+                number,
+                tables=self._tables.of(number),
+                sender=self._log,
+                store=self._store,
+                clock=time.time,
+                limits=self._limits,
+                compactions=self._compactions,
+            )
+            seat = self._seats[number] = _Seat(partition)
+        return seat
+
+    async def _assigned(self, *_: Any, assigned: Iterable[Any] = (), **__: Any) -> None:
+        """A tick into each new partition makes it take up the batches that were at work."""
+        for tp in assigned:
+            if tp.topic == topics.OUTCOMES.name:
+                self._start_tick(tp.partition, self._seat(tp.partition))
+
+    async def _leave(self, revoked: set[Any]) -> None:
+        """Let go of partitions: no event of theirs is under way then, and what waits comes again."""
+        numbers = {tp.partition for tp in revoked}
+        for number in numbers & self._seats.keys():
+            seat = self._seats[number]
+            try:
+                async with asyncio.timeout(DRAIN_SECONDS_MAX), seat.turn:
+                    seat.partition.abandon()
+            except TimeoutError:
+                log.warning("partition %s was left in the middle of an event", number)
+                seat.partition.abandon()
+            del self._seats[number]
+        for tp in revoked:
+            self._gates.pop(tp, None)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.time()
+            for number, seat in self._seats.items():
+                if (alarm := seat.partition.alarm) is not None and alarm <= now:
+                    self._start_tick(number, seat)
+
+    def _start_tick(self, number: int, seat: _Seat) -> None:
+        """Send a tick into a partition, unless one is on its way."""
+        if seat.tick_sent:
+            return
+        seat.tick_sent = True
+        tick = Tick()
+        send = functools.partial(
+            self._log.send,
+            topics.OUTCOMES.name,
+            "tick",
+            codec.encode(tick),
+            headers=[(codec.KIND, tick.kind.encode())],
+            partition=number,
+        )
+        seat.ticking = asyncio.ensure_future(stubborn("sending a tick", send))
+
+
+def main(settings: Settings) -> None:
+    """Run the stage until SIGTERM."""
+    if settings.kafka is None:
+        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
+    results: list[Results] = []
+
+    async def start() -> list[stream.StageApp]:
+        results.append(Results(settings, str(settings.kafka)))
+        return await results[0].start()
+
+    async def stop() -> None:
+        await results[0].stop()
+
+    stream.run(start, stop=stop)

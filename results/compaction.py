@@ -1,0 +1,208 @@
+"""Compaction: when a batch is over, its parts become its output file and its error file.
+
+1. Lines that were not run get an error line, taken from the input; these make parts of their own.
+2. The parts of the output are merged into the output file, those of the errors into the error file.
+3. The receipt is made of what was written, not of what was counted before.
+
+Every step may be repeated after a crash: the files have the same ids, the same bytes and the same receipt.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from tidemill.results.fold import PartRef, State
+from tidemill.results.merge import Sums, merged
+from tidemill.results.part import Shelf
+from tidemill.results.tally import Tally
+from tidemill.schemas import ids, line
+from tidemill.schemas.batch import (
+    FileReceipt,
+    InputTokensDetails,
+    OutputTokensDetails,
+    Receipt,
+    Status,
+    Usage,
+)
+from tidemill.schemas.codec import LineMark
+from tidemill.schemas.lines import Splitter
+from tidemill.schemas.messages import Compacted
+from tidemill.schemas.ports import Clock, Store
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+WRITE_BYTES: Final = 1 << 20
+"""Pieces of a file are gathered up to this size before they go to the store."""
+WAITS_SECONDS: Final = (0.2, 0.5, 1, 2, 5, 10)
+"""Waits before something that failed is tried again; the last one repeats."""
+FILL_PARTS_FROM: Final = 1 << 30
+"""Numbers of the parts of lines that were not run: above any number a finished line's part can have."""
+
+
+def part_key(batch_id: str, number: int) -> str:
+    """Where a part lies in the store."""
+    return f"parts/{batch_id}/{number:010d}"
+
+
+def file_key(file_id: str) -> str:
+    """Where a file lies in the store."""
+    return f"files/{file_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compactor:
+    """Writes the files of batches that are over."""
+
+    store: Store
+    clock: Clock
+    part_bytes: int
+
+    async def compact(self, state: State, tally: Tally) -> Compacted:
+        """Write the files of a batch.
+
+        Args:
+            state: The batch, closed.
+            tally: Its lines that are final; not changed.
+
+        Returns:
+            The fact that ends the batch.
+
+        Raises:
+            OSError: The store failed; the call may be made again.
+        """
+        assert state.batch is not None
+        total = state.batch.request_counts.total
+        parts = list(state.parts)
+        if tally.done < total:
+            parts += [part async for part in self._fill(state, tally)]
+        output, output_sums = await self._write(state.id, parts, failed=False)
+        errors, error_sums = await self._write(state.id, parts, failed=True)
+        double = output_sums.lines.common(error_sums.lines)
+        receipt = Receipt(
+            lines=total,
+            output=output,
+            errors=errors,
+            missing=total - (output_sums.lines.done + error_sums.lines.done - double),
+            double=double,
+        )
+        if receipt.missing or receipt.double:
+            log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
+        return Compacted(
+            batch_id=state.id,
+            receipt=receipt,
+            failed=tally.failed,
+            usage=_usage(output_sums.usage),
+            at=int(self.clock()),
+        )
+
+    async def clear(self, batch_id: str) -> None:
+        """Remove the parts of a batch whose files are written."""
+        for prefix in (f"parts/{batch_id}/", f"results-large/{batch_id}/"):
+            async for key in self.store.keys(prefix):
+                await self.store.delete(key)
+
+    async def _fill(self, state: State, tally: Tally) -> AsyncIterator[PartRef]:
+        assert state.batch is not None
+        assert state.input is not None
+        code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
+        shelf = Shelf()
+        number = FILL_PARTS_FROM
+        index = -1
+        async for data in _input_lines(self.store, state.input.key):
+            index += 1
+            if index in tally:
+                continue
+            text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
+            shelf.add(LineMark(index=index, size=len(text), failed=True), text)
+            if shelf.size >= self.part_bytes:
+                yield await write_part(self.store, state.id, number, shelf, failed=True)
+                number += 1
+        if shelf.lines:
+            yield await write_part(self.store, state.id, number, shelf, failed=True)
+
+    async def _write(
+        self, batch_id: str, parts: list[PartRef], *, failed: bool
+    ) -> tuple[FileReceipt | None, Sums]:
+        sums = Sums()
+        mine = [(part, part_key(batch_id, part.number)) for part in parts if part.failed is failed]
+        if not mine:
+            return None, sums
+        digest = hashlib.sha256()
+        file_id = ids.derived_file_id(batch_id, "errors" if failed else "output")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async for chunk in _gathered(merged(self.store, mine, sums)):
+                digest.update(chunk)
+                yield chunk
+
+        size = await self.store.write(file_key(file_id), chunks())
+        return FileReceipt(lines=sums.lines.done, bytes=size, sha256=digest.hexdigest()), sums
+
+
+async def write_part(store: Store, batch_id: str, number: int, shelf: Shelf, *, failed: bool) -> PartRef:
+    """Write what waits on a shelf as a part, and empty it; a store that fails is tried again until it does not."""
+    first, pieces = shelf.take()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    await stubborn(f"part {number} of {batch_id}", lambda: store.write(part_key(batch_id, number), chunks()))
+    return PartRef(number=number, failed=failed, first=first)
+
+
+async def stubborn(what: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Do what has to be done before anything else can be: again after each failure, until it succeeds.
+
+    Args:
+        what: Named in the log.
+        call: Begins one try.
+    """
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except OSError:
+            wait = WAITS_SECONDS[min(tries, len(WAITS_SECONDS) - 1)]
+            tries += 1
+            log.warning("%s failed, next try in %s s", what, wait, exc_info=True)
+            await asyncio.sleep(wait)
+
+
+async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
+    """The lines of a checked input in the order that ingest counted them."""
+    splitter = Splitter()
+    async for chunk in store.read(key):
+        for found in splitter.feed(chunk):
+            yield found.data or b""
+    for found in splitter.finish():
+        yield found.data or b""
+
+
+async def _gathered(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
+    waiting: list[memoryview] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _usage(sums: list[int]) -> Usage:
+    read, cached, written, reasoning = sums
+    return Usage(
+        input_tokens=read,
+        input_tokens_details=InputTokensDetails(cached_tokens=cached),
+        output_tokens=written,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
+        total_tokens=read + written,
+    )

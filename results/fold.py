@@ -1,0 +1,205 @@
+"""The fold: what each fact makes of a batch. Pure; the only place where batch state changes.
+
+Facts come at least once and, from two topics, in any order: a fact that was folded before changes nothing, and
+one that comes too early waits in the state.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+from tidemill.results.lifecycle import MOVES, move
+from tidemill.schemas import ids
+from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, Extras, RequestCounts, Status
+from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Rejected
+
+_OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
+
+
+class PartRef(BaseModel):
+    """A part in the store: lines of one batch that belong into one of its files, sorted by index."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    failed: bool
+    """Whether its lines belong into the error file."""
+    first: int
+    """Index of its first line."""
+
+
+class State(BaseModel):
+    """All that is kept of a batch, apart from the tally of its lines."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    partition: int
+    """Partition of `outcomes` that the batch belongs to."""
+    project: str = ""
+    batch: Batch | None = None
+    """None until the command that created it was read."""
+    input: InputRef | None = None
+    output_expires_after: ExpiresAfter | None = None
+    early: tuple[Accepted | Rejected | CancelRequested, ...] = ()
+    """Facts that came before the batch was created."""
+    ending: Status | None = None
+    """What the batch will be in the end, once that is decided before all lines are done."""
+    close_at: float | None = None
+    """When an ending batch takes no more lines, Unix seconds."""
+    closed: bool = False
+    """Whether no line is taken any more and the files are being written."""
+    parts: tuple[PartRef, ...] = ()
+    chunks: int = 0
+    """How many chunks of the batch's tally may be in their table."""
+    files_offset: int | None = None
+
+    @property
+    def takes_lines(self) -> bool:
+        """Whether a result line still counts."""
+        return not self.closed and (self.batch is None or self.batch.status in _OPEN)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the batch is in its last state."""
+        return self.batch is not None and self.batch.status.is_terminal
+
+
+def created(state: State, command: BatchCreated, grace: float) -> State:
+    """The batch begins, with what came before its beginning."""
+    if state.batch is not None:
+        return state
+    early, state = (
+        state.early,
+        state.model_copy(
+            update={
+                "project": command.project,
+                "batch": command.batch,
+                "input": command.input,
+                "output_expires_after": command.output_expires_after,
+                "early": (),
+            }
+        ),
+    )
+    for fact in early:
+        match fact:
+            case Accepted():
+                state = accepted(state, fact)
+            case Rejected():
+                state = rejected(state, fact)
+            case CancelRequested():
+                state = cancelled(state, fact, grace)
+    return state
+
+
+def accepted(state: State, fact: Accepted) -> State:
+    """Ingest found the input good: it is known how many lines there are to wait for."""
+    if state.batch is None:
+        return _early(state, fact)
+    counts = state.batch.request_counts.model_copy(update={"total": fact.total})
+    if state.batch.status is Status.VALIDATING:
+        batch = move(state.batch, Status.IN_PROGRESS, fact.at, model=fact.model, request_counts=counts)
+    elif state.batch.status is Status.CANCELLING and state.batch.in_progress_at is None and not state.closed:
+        batch = state.batch.model_copy(
+            update={"in_progress_at": fact.at, "model": fact.model, "request_counts": counts}
+        )
+    else:
+        return state
+    return state.model_copy(update={"batch": batch})
+
+
+def rejected(state: State, fact: Rejected) -> State:
+    """Ingest found faults."""
+    if state.batch is None:
+        return _early(state, fact)
+    if state.batch.status is not Status.VALIDATING:
+        return state
+    batch = move(state.batch, Status.FAILED, fact.at, errors=BatchErrors(data=fact.errors))
+    return state.model_copy(update={"batch": batch})
+
+
+def cancelled(state: State, command: CancelRequested, grace: float) -> State:
+    """Somebody asked to cancel: lines in flight may land for `grace` seconds more."""
+    if state.batch is None:
+        return _early(state, command)
+    if state.ending is not None or Status.CANCELLING not in MOVES[state.batch.status]:
+        return state
+    return state.model_copy(
+        update={
+            "batch": move(state.batch, Status.CANCELLING, command.at),
+            "ending": Status.CANCELLED,
+            "close_at": command.at + grace,
+        }
+    )
+
+
+def overdue(state: State, now: float, grace: float) -> State:
+    """Past its deadline a batch ends as expired: lines in flight may land for `grace` seconds more."""
+    batch = state.batch
+    if batch is None or state.ending is not None or now < batch.expires_at:
+        return state
+    if batch.status is Status.VALIDATING:
+        return state.model_copy(update={"batch": move(batch, Status.EXPIRED, int(now))})
+    if batch.status is not Status.IN_PROGRESS:
+        return state
+    return state.model_copy(update={"ending": Status.EXPIRED, "close_at": batch.expires_at + grace})
+
+
+def may_close(state: State, done: int, now: float) -> bool:
+    """Whether it is time to write the batch's files: every line is final, or an ending batch takes no more."""
+    if state.closed or state.batch is None or state.batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
+        return False
+    known = state.batch.in_progress_at is not None
+    return (known and done >= state.batch.request_counts.total) or (
+        state.close_at is not None and now >= state.close_at
+    )
+
+
+def close(state: State, now: float) -> State:
+    """From here on no line is taken and the files are written."""
+    update: dict[str, object] = {"closed": True, "ending": state.ending or Status.COMPLETED}
+    if state.batch is not None and state.batch.status is Status.IN_PROGRESS:
+        update["batch"] = move(state.batch, Status.FINALIZING, int(now))
+    return state.model_copy(update=update)
+
+
+def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
+    """The files are written: the last state, with files, counts and usage in the same step."""
+    if state.batch is None or state.ending is None or state.is_over:
+        return state
+    receipt = fact.receipt
+    batch = move(
+        state.batch,
+        state.ending,
+        fact.at,
+        output_file_id=ids.derived_file_id(state.id, "output") if receipt.output else None,
+        error_file_id=ids.derived_file_id(state.id, "errors") if receipt.errors else None,
+        request_counts=RequestCounts(
+            total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
+        ),
+        usage=fact.usage,
+        tidemill=Extras(receipt=receipt),
+    )
+    return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})
+
+
+def counted(state: State, completed: int, failed: int) -> State:
+    """Show how far a batch is; a count never goes back, also where lines are folded again after a crash."""
+    if state.batch is None or state.batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
+        return state
+    counts = state.batch.request_counts
+    shown = counts.model_copy(
+        update={"completed": max(counts.completed, completed), "failed": max(counts.failed, failed)}
+    )
+    if shown == counts:
+        return state
+    return state.model_copy(update={"batch": state.batch.model_copy(update={"request_counts": shown})})
+
+
+def next_alarm(state: State) -> float | None:
+    """When time alone changes the batch, Unix seconds."""
+    if state.closed or state.batch is None or state.batch.status not in _OPEN:
+        return None
+    return state.close_at if state.close_at is not None else float(state.batch.expires_at)
+
+
+def _early(state: State, fact: Accepted | Rejected | CancelRequested) -> State:
+    return state if fact in state.early else state.model_copy(update={"early": (*state.early, fact)})

@@ -1,0 +1,38 @@
+"""The life of a batch: one table of states and the moves between them.
+
+validating ──► in_progress ──► finalizing ──► completed
+    │               │              └────────► expired
+    ├──► failed     └──► cancelling ──► cancelled
+    ├──► cancelling
+    └──► expired
+"""
+
+from typing import Final
+
+from tidemill.schemas.batch import Batch, Status
+
+MOVES: Final[dict[Status, frozenset[Status]]] = {
+    Status.VALIDATING: frozenset({Status.IN_PROGRESS, Status.FAILED, Status.CANCELLING, Status.EXPIRED}),
+    Status.IN_PROGRESS: frozenset({Status.FINALIZING, Status.CANCELLING}),
+    Status.FINALIZING: frozenset({Status.COMPLETED, Status.EXPIRED}),
+    Status.CANCELLING: frozenset({Status.CANCELLED}),
+    Status.FAILED: frozenset(),
+    Status.COMPLETED: frozenset(),
+    Status.EXPIRED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+
+
+class IllegalMove(Exception):
+    """A batch was asked to move where the table has no way."""
+
+
+def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
+    """The batch in its next state, the time of the move and all other changes set in the same step.
+
+    Raises:
+        IllegalMove: The table has no such move.
+    """
+    if to not in MOVES[batch.status]:
+        raise IllegalMove(f"{batch.id} cannot go from {batch.status} to {to}")
+    return batch.model_copy(update={"status": to, f"{to.value}_at": at, **changes})

@@ -1,0 +1,66 @@
+"""A batch in memory while it is at work: its state, its tally and the lines that wait for a part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tidemill.results.fold import State
+from tidemill.results.part import Shelf
+from tidemill.results.tally import Tally
+from tidemill.schemas.codec import LineMark
+
+Ack = Callable[[], None]
+"""Says that an event needs no second reading."""
+
+
+@dataclass(slots=True)
+class Live:
+    """One batch at work."""
+
+    state: State
+    tally: Tally
+    output: Shelf = field(default_factory=Shelf)
+    errors: Shelf = field(default_factory=Shelf)
+    acks: list[Ack] = field(default_factory=list)
+    """Of the events whose lines wait on the shelves."""
+    waiting_since: float | None = None
+    """When the oldest of these lines came, Unix seconds."""
+    published_at: float = 0.0
+    compacting: bool = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the lines that wait."""
+        return self.output.size + self.errors.size
+
+    @property
+    def next_part(self) -> int:
+        """Number of the next part."""
+        return max((part.number for part in self.state.parts), default=-1) + 1
+
+    @property
+    def total(self) -> int:
+        """Lines of the batch, 0 while it is not known."""
+        return self.state.batch.request_counts.total if self.state.batch else 0
+
+    def take(self, marks: list[LineMark], value: bytes, now: float) -> int:
+        """Put the lines on the shelves that were not final before.
+
+        Args:
+            marks: What is known of each line.
+            value: The lines, one after the other.
+            now: Unix seconds.
+
+        Returns:
+            How many lines were new.
+        """
+        view = memoryview(value)
+        mark_line = self.tally.mark
+        new = end = 0
+        for mark in marks:
+            start, end = end, end + mark.size
+            if mark_line(mark.index, failed=mark.failed):
+                (self.errors if mark.failed else self.output).add(mark, view[start:end])
+                new += 1
+        if new and self.waiting_since is None:
+            self.waiting_since = now
+        return new

@@ -1,0 +1,139 @@
+"""The merge: the parts of a batch, each sorted, become one file in input order, each line once.
+
+A part is opened when the merge reaches its first line and closed after its last, and lines of one part that
+follow each other are handed on together; so memory is a chunk for each part that is open at one time.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final
+
+from tidemill.results.fold import PartRef
+from tidemill.results.part import HEAD_BYTES, Index, PartError, index_bytes, parse_index
+from tidemill.results.tally import Tally
+from tidemill.schemas.ports import Store
+
+_NO_LIMIT: Final = 1 << 62
+
+
+@dataclass(slots=True)
+class Sums:
+    """What went into a file."""
+
+    lines: Tally = field(default_factory=Tally)
+    double: int = 0
+    """Lines that a part held although they had been written before; they are left out."""
+    usage: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+
+
+class _Reader:
+    """One open part."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], index: Index, rest: bytes) -> None:
+        self._chunks = chunks
+        self._buffer = memoryview(rest)
+        self._start = 0
+        """Where the buffer begins, counted from the first line's beginning."""
+        self.index = index
+        self.place = 0
+
+    @classmethod
+    async def open(cls, store: Store, key: str) -> "_Reader":
+        chunks = store.read(key)
+        got = bytearray()
+        needed = HEAD_BYTES
+        async for chunk in chunks:
+            got += chunk
+            if needed == HEAD_BYTES and len(got) >= HEAD_BYTES:
+                needed += index_bytes(bytes(got[:HEAD_BYTES]))
+            if needed > HEAD_BYTES and len(got) >= needed:
+                return cls(chunks, parse_index(bytes(got[HEAD_BYTES:needed])), bytes(got[needed:]))
+        raise PartError(f"{key} is cut short")
+
+    @property
+    def head(self) -> int:
+        return self.index.indices[self.place]
+
+    @property
+    def is_empty(self) -> bool:
+        return self.place >= len(self.index.indices)
+
+    async def take(self, start: int, end: int) -> AsyncIterator[memoryview]:
+        """The bytes of the lines at the places from `start` up to `end`, which follow what was taken before."""
+        begin = self.index.ends[start - 1] if start else 0
+        finish = self.index.ends[end - 1]
+        while begin < finish:
+            offset = begin - self._start
+            if offset >= len(self._buffer):
+                self._start += len(self._buffer)
+                self._buffer = memoryview(await self._next())
+                continue
+            piece = self._buffer[offset : finish - self._start]
+            begin += len(piece)
+            yield piece
+
+    async def _next(self) -> bytes:
+        async for chunk in self._chunks:
+            return chunk
+        raise PartError("a part is cut short")
+
+    async def close(self) -> None:
+        if hasattr(self._chunks, "aclose"):
+            await self._chunks.aclose()
+
+
+async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums) -> AsyncIterator[memoryview]:
+    """The lines of all parts in input order.
+
+    Args:
+        store: Where the parts are.
+        parts: Each with its key.
+        sums: Told of each line that is handed on.
+
+    Yields:
+        A piece of the file.
+
+    Raises:
+        PartError: A part is not what it should be.
+        NotFound: A part is not there.
+    """
+    waiting = sorted(parts, key=lambda part: part[0].first, reverse=True)
+    heap: list[tuple[int, int, _Reader]] = []
+    readers = 0
+    try:
+        while heap or waiting:
+            while waiting and (not heap or waiting[-1][0].first <= heap[0][0]):
+                reader = await _Reader.open(store, waiting.pop()[1])
+                readers += 1
+                heappush(heap, (reader.head, readers, reader))
+            _, number, reader = heappop(heap)
+            limit = min(heap[0][0] if heap else _NO_LIMIT, waiting[-1][0].first if waiting else _NO_LIMIT)
+            async for piece in _run(reader, limit, sums):
+                yield piece
+            if reader.is_empty:
+                await reader.close()
+            else:
+                heappush(heap, (reader.head, number, reader))
+    finally:
+        for _, _, reader in heap:
+            await reader.close()
+
+
+async def _run(reader: _Reader, limit: int, sums: Sums) -> AsyncIterator[memoryview]:
+    """Lines of one part up to the next line of another; at least one line is consumed."""
+    index, start = reader.index, reader.place
+    end = start
+    while end < len(index.indices) and (end == start or index.indices[end] <= limit):
+        if not sums.lines.mark(index.indices[end], failed=False):
+            break
+        for kind, tokens in enumerate(index.usage_of(end)):
+            sums.usage[kind] += tokens
+        end += 1
+    if end > start:
+        reader.place = end
+        async for piece in reader.take(start, end):
+            yield piece
+    else:
+        sums.double += 1
+        reader.place += 1

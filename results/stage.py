@@ -1,0 +1,361 @@
+"""The stage of one partition: the only owner of the batches whose facts come there.
+
+The order of steps decides what a crash can do (design.md section 4.4, invariants 1 to 5):
+
+1. a fact is folded in memory;
+2. lines are flushed to the store as a part;
+3. the state, which names the part, is written to its table, then the chunks of the tally;
+4. the changelog has these writes;
+5. the batch is published;
+6. the events are acknowledged.
+
+Whatever breaks off, the events come again. A part that no state names is an orphan and harmless. A part that a
+state names although the tally lacks its lines is followed by a second one with the same lines; the merge takes
+each line once. The calls of one partition never overlap; the caller sees to it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final, assert_never
+
+from tidemill.results import fold
+from tidemill.results.compaction import Compactor, file_key, stubborn, write_part
+from tidemill.results.fold import State
+from tidemill.results.live import Ack, Live
+from tidemill.results.ports import Sender, Tables
+from tidemill.results.tally import Tally
+from tidemill.schemas import ids, topics
+from tidemill.schemas.batch import FileReceipt
+from tidemill.schemas.codec import KIND, Headers, LineMark, encode
+from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.messages import (
+    Accepted,
+    BatchCreated,
+    BatchRecord,
+    CancelRequested,
+    Command,
+    Compacted,
+    Fact,
+    FileRecord,
+    Rejected,
+    Tick,
+)
+from tidemill.schemas.ports import Clock, Store
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS: Final = 0.5
+"""A batch at work is published at most this often."""
+WAITING_BYTES_MAX: Final = 64 << 20
+"""Lines of all batches of a partition that may wait for their parts."""
+BATCH_LINES_MAX: Final = 10_000_000
+"""A mark beyond this index is no line of any batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The stage's settings; see `settings.py`."""
+
+    part_bytes: int
+    part_age_seconds: float
+    grace_seconds: float
+
+
+class Partition:
+    """The batches of one partition."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        tables: Tables,
+        sender: Sender,
+        store: Store,
+        clock: Clock,
+        limits: Limits,
+        compactions: asyncio.Semaphore,
+    ) -> None:
+        """Take over a partition.
+
+        Args:
+            number: Its number in `outcomes` and `commands`.
+            tables: Its tables.
+            sender: The log.
+            store: Where parts and files are written.
+            clock: Unix time.
+            limits: Sizes and times.
+            compactions: Bounds how many batches of the process are compacted at one time.
+        """
+        self.number = number
+        self._tables = tables
+        self._sender = sender
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._compactor = Compactor(store=store, clock=clock, part_bytes=limits.part_bytes)
+        self._compactions = compactions
+        self._live: dict[str, Live] = {}
+        self._alarms: list[tuple[float, str]] = []
+        self._set: dict[str, float] = {}
+        """The earliest alarm of each batch that is set."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loaded = False
+
+    @property
+    def alarm(self) -> float | None:
+        """When the next thing is due, Unix seconds."""
+        return self._alarms[0][0] if self._alarms else None
+
+    async def load(self) -> None:
+        """Take up the batches that were at work; to be called within an event, before all else."""
+        if self._loaded:
+            return
+        self._loaded = True
+        for state in self._tables.states():
+            if state.is_over:
+                continue
+            live = self._wake(state)
+            await self._publish(live)
+            if state.closed:
+                self._start_compaction(live)
+            else:
+                self._ring(live)
+
+    async def command(self, command: Command, ack: Ack) -> None:
+        """Fold a command."""
+        match command:
+            case BatchCreated():
+                live = self._get(command.batch.id)
+                after = fold.created(live.state, command, self._limits.grace_seconds)
+            case CancelRequested():
+                live = self._get(command.batch_id)
+                after = fold.cancelled(live.state, command, self._limits.grace_seconds)
+            case _:
+                assert_never(command)
+        await self._turn(live, after, self._clock())
+        ack()
+
+    async def fact(self, fact: Fact, ack: Ack) -> None:
+        """Fold a fact that is not about lines."""
+        match fact:
+            case Accepted():
+                live = self._get(fact.batch_id)
+                await self._turn(live, fold.accepted(live.state, fact), self._clock())
+            case Rejected():
+                live = self._get(fact.batch_id)
+                await self._turn(live, fold.rejected(live.state, fact), self._clock())
+                await self._publish_again(live)
+            case Compacted():
+                await self._compacted(fact)
+            case Tick():
+                await self._tick()
+            case _:
+                assert_never(fact)
+        ack()
+
+    async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
+        """Fold result lines; they are acknowledged once they are in a part."""
+        live = self._get(batch_id)
+        if any(mark.index >= BATCH_LINES_MAX for mark in marks):
+            raise ValueError(f"{batch_id} has no such line")
+        now = self._clock()
+        if not live.state.takes_lines or not live.take(marks, value, now):
+            ack()
+            return
+        live.acks.append(ack)
+        if live.waiting_bytes >= self._limits.part_bytes:
+            await self._flush(live)
+        await self._bound()
+        await self._turn(live, live.state, now)
+
+    def abandon(self) -> None:
+        """Let go of the partition: what is not acknowledged comes again to its next owner."""
+        for task in self._tasks:
+            task.cancel()
+        self._live.clear()
+        self._alarms.clear()
+
+    def _get(self, batch_id: str) -> Live:
+        if (live := self._live.get(batch_id)) is not None:
+            return live
+        return self._wake(self._tables.state(batch_id) or State(id=batch_id, partition=self.number))
+
+    def _wake(self, state: State) -> Live:
+        chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
+        live = Live(state=state, tally=Tally.of(chunks))
+        if not state.is_over:
+            self._live[state.id] = live
+        return live
+
+    async def _turn(self, live: Live, after: State, now: float) -> None:
+        """Bring a batch to its state after an event, and to what follows from it and the time."""
+        before = live.state
+        live.state = fold.overdue(after, now, self._limits.grace_seconds)
+        closing = fold.may_close(live.state, live.tally.done, now)
+        if closing or live.state is not before or now - live.published_at >= PUBLISH_SECONDS:
+            live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
+        if closing:
+            await self._flush(live, keep=False)
+            live.state = fold.close(live.state, now)
+        if live.state is not before:
+            await self._keep(live)
+            await self._publish(live)
+        if live.state.closed:
+            self._release(live)
+            self._start_compaction(live)
+        elif live.state.is_over:
+            self._live.pop(live.state.id, None)
+        else:
+            self._ring(live)
+
+    async def _tick(self) -> None:
+        """Do what is due."""
+        now = self._clock()
+        while self._alarms and self._alarms[0][0] <= now:
+            _, batch_id = heappop(self._alarms)
+            self._set.pop(batch_id, None)
+            if (live := self._live.get(batch_id)) is None or live.state.closed:
+                continue
+            since = live.waiting_since
+            if since is not None and now >= since + self._limits.part_age_seconds:
+                await self._flush(live)
+            await self._turn(live, live.state, now)
+
+    async def _bound(self) -> None:
+        while sum(live.waiting_bytes for live in self._live.values()) > WAITING_BYTES_MAX:
+            await self._flush(max(self._live.values(), key=lambda live: live.waiting_bytes))
+
+    async def _flush(self, live: Live, *, keep: bool = True) -> None:
+        """Write the waiting lines as parts; with `keep`, also the state, and acknowledge their events."""
+        live.waiting_since = None
+        for shelf, failed in ((live.output, False), (live.errors, True)):
+            if shelf.lines:
+                number = live.next_part
+                part = await write_part(self._store, live.state.id, number, shelf, failed=failed)
+                live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
+        if keep:
+            await self._keep(live)
+            self._release(live)
+
+    async def _keep(self, live: Live) -> None:
+        """Write the tables.
+
+        The tally is kept only while no line waits on a shelf, since its chunks may not know more than the parts.
+        """
+        touched = [] if live.waiting_bytes else live.tally.take_touched()
+        if touched:
+            chunks = max(live.state.chunks, touched[-1][0] + 1)
+            live.state = live.state.model_copy(update={"chunks": chunks})
+        self._tables.put_state(live.state)
+        for number, chunk in touched:
+            self._tables.put_chunk(live.state.id, number, chunk)
+        await self._tables.delivered()
+
+    @staticmethod
+    def _release(live: Live) -> None:
+        acks, live.acks = live.acks, []
+        for ack in acks:
+            ack()
+
+    async def _send(
+        self, topic: str, key: str, value: bytes, *, headers: Headers = (), partition: int | None = None
+    ) -> int:
+        return await stubborn(
+            f"sending to {topic}",
+            lambda: self._sender.send(topic, key, value, headers=headers, partition=partition),
+        )
+
+    async def _publish(self, live: Live) -> None:
+        if (batch := live.state.batch) is None:
+            return
+        record = BatchRecord(project=live.state.project, batch=batch, files_offset=live.state.files_offset)
+        await self._send(topics.BATCHES.name, batch.id, encode(record))
+        live.published_at = self._clock()
+
+    async def _publish_again(self, live: Live) -> None:
+        """A fact that ends a batch came again: what it led to may not have been published before the crash."""
+        if live.state.is_over:
+            await self._publish(live)
+
+    def _ring(self, live: Live) -> None:
+        """Set the alarm of a batch for the next thing that is due."""
+        due = [fold.next_alarm(live.state)]
+        if live.waiting_since is not None:
+            due.append(live.waiting_since + self._limits.part_age_seconds)
+        counts = live.state.batch.request_counts if live.state.batch else None
+        if counts is not None and counts.completed + counts.failed < live.tally.done:
+            due.append(live.published_at + PUBLISH_SECONDS)
+        at = min((time for time in due if time is not None), default=None)
+        if at is not None and at < self._set.get(live.state.id, float("inf")):
+            self._set[live.state.id] = at
+            heappush(self._alarms, (at, live.state.id))
+
+    def _start_compaction(self, live: Live) -> None:
+        if not live.compacting:
+            live.compacting = True
+            self._start(self._compact(live))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _compact(self, live: Live) -> None:
+        """Write the files and send the fact that they are there."""
+        async with self._compactions:
+            fact = await stubborn(
+                f"the compaction of {live.state.id}", lambda: self._compactor.compact(live.state, live.tally)
+            )
+        await self._send(
+            topics.OUTCOMES.name,
+            live.state.id,
+            encode(fact),
+            headers=[(KIND, fact.kind.encode())],
+            partition=self.number,
+        )
+
+    async def _compacted(self, fact: Compacted) -> None:
+        live = self._get(fact.batch_id)
+        if live.state.is_over:
+            await self._publish_again(live)
+            return
+        offset = await self._publish_files(live.state, fact)
+        live.state = fold.compacted(live.state, fact, offset)
+        self._tables.put_state(live.state)
+        await self._tables.delivered()
+        await self._publish(live)
+        if live.state.is_over:
+            self._live.pop(fact.batch_id, None)
+            self._start(self._clear(fact.batch_id))
+
+    async def _publish_files(self, state: State, fact: Compacted) -> int | None:
+        offset = None
+        for part, found in (("output", fact.receipt.output), ("errors", fact.receipt.errors)):
+            if found is not None:
+                record = _file_record(state, part, found, fact.at)
+                offset = await self._send(topics.FILES.name, record.file.id, encode(record))
+        return offset
+
+    async def _clear(self, batch_id: str) -> None:
+        try:
+            await self._compactor.clear(batch_id)
+        except OSError:
+            log.exception("the parts of %s could not be removed", batch_id)
+
+
+def _file_record(state: State, part: str, found: FileReceipt, at: int) -> FileRecord:
+    life = state.output_expires_after.seconds if state.output_expires_after else BATCH_FILE_LIFE_SECONDS
+    file_id = ids.derived_file_id(state.id, part)
+    name = f"{state.id}_{'output' if part == 'output' else 'errors'}.jsonl"
+    file = File(
+        id=file_id,
+        bytes=found.bytes,
+        created_at=at,
+        expires_at=at + life,
+        filename=name,
+        purpose="batch_output",
+    )
+    return FileRecord(project=state.project, file=file, key=file_key(file_id), sha256=found.sha256)
