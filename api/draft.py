@@ -1,0 +1,143 @@
+"""What a client asks for when it creates a batch, checked as OpenAI checks it: field by field, at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from tidemill.api import errors
+from tidemill.schemas.batch import ENDPOINTS, Batch, ExpiresAfter, Status, window_seconds
+from tidemill.schemas.file import EXPIRES_AFTER_SECONDS
+
+PAIRS_MAX = 16
+KEY_CHARS_MAX = 64
+VALUE_CHARS_MAX = 512
+
+
+class Draft(BaseModel):
+    """A batch as it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+    def batch(self, batch_id: str, now: int) -> Batch:
+        """The batch in its first state; its deadline is `now` and the window."""
+        return Batch(
+            id=batch_id,
+            endpoint=self.endpoint,
+            input_file_id=self.input_file_id,
+            completion_window=self.completion_window,
+            status=Status.VALIDATING,
+            created_at=now,
+            expires_at=now + window_seconds(self.completion_window),
+            metadata=self.metadata,
+        )
+
+
+def parse(body: bytes, windows: Sequence[str]) -> Draft:
+    """Read the body of a create; fields that are not known are let pass.
+
+    Args:
+        body: JSON.
+        windows: The completion windows that may be asked for.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    fields = json_object(body)
+    return Draft(
+        endpoint=_choice(fields, "endpoint", ENDPOINTS),
+        completion_window=_choice(fields, "completion_window", windows),
+        input_file_id=_text(fields, "input_file_id"),
+        metadata=metadata(fields.get("metadata")),
+        output_expires_after=_expires_after(fields.get("output_expires_after")),
+    )
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A body that must be a JSON object; an empty one has no fields.
+
+    Raises:
+        ApiError: 400, it is something else.
+    """
+    try:
+        content = orjson.loads(body) if body.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise errors.invalid("We could not parse the JSON body of your request.") from error
+    if not isinstance(content, dict):
+        raise errors.invalid("The JSON body of your request must be an object.")
+    return content
+
+
+def metadata(value: Any) -> dict[str, str] | None:
+    """Check the metadata of an object: at most 16 pairs of strings.
+
+    Raises:
+        ApiError: 400, it is something else or too large.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise errors.wrong_type("metadata", "an object", value)
+    if len(value) > PAIRS_MAX:
+        raise errors.too_many("metadata", PAIRS_MAX, len(value))
+    for key, text in value.items():
+        param = f"metadata.{errors.shorten(key)}"
+        if not isinstance(text, str):
+            raise errors.wrong_type(param, "a string", text)
+        if len(key) > KEY_CHARS_MAX:
+            raise errors.too_long(param, KEY_CHARS_MAX, len(key))
+        if len(text) > VALUE_CHARS_MAX:
+            raise errors.too_long(param, VALUE_CHARS_MAX, len(text))
+    return dict(value)
+
+
+def seconds(param: str, value: int) -> int:
+    """Check how long a file is to be kept.
+
+    Raises:
+        ApiError: 400, it is out of range.
+    """
+    low, high = EXPIRES_AFTER_SECONDS
+    if value < low:
+        raise errors.too_small(param, low, value)
+    if value > high:
+        raise errors.too_large(param, high, value)
+    return value
+
+
+def _expires_after(value: Any) -> ExpiresAfter | None:
+    param = "output_expires_after"
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise errors.wrong_type(param, "an object", value)
+    _choice(value, "anchor", ("created_at",), prefix=f"{param}.")
+    if (length := value.get("seconds")) is None:
+        raise errors.missing(f"{param}.seconds")
+    if not isinstance(length, int) or isinstance(length, bool):
+        raise errors.wrong_type(f"{param}.seconds", "an integer", length)
+    return ExpiresAfter(anchor="created_at", seconds=seconds(f"{param}.seconds", length))
+
+
+def _text(fields: dict[str, Any], name: str, *, prefix: str = "") -> str:
+    param = prefix + name
+    value = fields.get(name)
+    if value is None:
+        raise errors.missing(param)
+    if not isinstance(value, str):
+        raise errors.wrong_type(param, "a string", value)
+    return value
+
+
+def _choice(fields: dict[str, Any], name: str, values: Sequence[str], *, prefix: str = "") -> str:
+    value = _text(fields, name, prefix=prefix)
+    if value not in values:
+        raise errors.wrong_value(prefix + name, value, values)
+    return value

@@ -1,0 +1,157 @@
+"""The errors of the API in OpenAI's words, and how one is written."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tidemill.schemas.error import ApiError, ErrorBody, ErrorEnvelope
+
+RETRY_SECONDS = 2
+"""What a client is told to wait when a door does not answer."""
+ECHO_CHARS_MAX = 200
+"""The most that an answer repeats of what was sent."""
+
+
+def encode(body: ErrorBody) -> bytes:
+    """The JSON of an answer."""
+    return ErrorEnvelope(error=body).model_dump_json().encode()
+
+
+def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
+    """The request cannot be taken as it is."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def missing(param: str) -> ApiError:
+    """A field is not there."""
+    return invalid(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
+def wrong_type(param: str, expected: str, value: Any) -> ApiError:
+    """A field has another JSON type; `expected` comes with its article: `a string`."""
+    message = f"Invalid type for '{param}': expected {expected}, but got {_type_name(value)} instead."
+    return invalid(message, param=param, code="invalid_type")
+
+
+def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
+    """A field is none of the values it may have."""
+    message = f"Invalid value: '{shorten(value)}'. Supported values are: {_listed(tuple(supported))}."
+    return invalid(message, param=param, code="invalid_value")
+
+
+def too_large(param: str, maximum: int, value: int) -> ApiError:
+    """A number is above its range."""
+    return invalid(
+        f"Invalid '{param}': integer above maximum value. Expected a value <= {maximum}, but got {value} instead.",
+        param=param,
+        code="integer_above_max_value",
+    )
+
+
+def too_small(param: str, minimum: int, value: int) -> ApiError:
+    """A number is below its range."""
+    return invalid(
+        f"Invalid '{param}': integer below minimum value. Expected a value >= {minimum}, but got {value} instead.",
+        param=param,
+        code="integer_below_min_value",
+    )
+
+
+def too_long(param: str, maximum: int, length: int) -> ApiError:
+    """A string has too many characters."""
+    return invalid(
+        f"Invalid '{param}': string too long. Expected a string with maximum length {maximum}, "
+        f"but got a string with length {length} instead.",
+        param=param,
+        code="string_above_max_length",
+    )
+
+
+def too_many(param: str, maximum: int, count: int) -> ApiError:
+    """An object has too many fields."""
+    return invalid(
+        f"Invalid '{param}': too many properties. Expected an object with at most {maximum} properties, "
+        f"but got an object with {count} properties instead.",
+        param=param,
+        code="object_above_max_properties",
+    )
+
+
+def no_file(file_id: str) -> ApiError:
+    """No file of this project has the id."""
+    return ApiError(404, f"No such File object: {shorten(file_id)}", param="id")
+
+
+def no_batch(batch_id: str) -> ApiError:
+    """No batch of this project has the id."""
+    return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.")
+
+
+def no_model(model: str) -> ApiError:
+    """No such model is configured."""
+    return ApiError(404, f"The model '{shorten(model)}' does not exist", param="model", code="model_not_found")
+
+
+def no_key() -> ApiError:
+    """The request came without a key."""
+    return ApiError(
+        401,
+        "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+        "Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def wrong_key(key: str) -> ApiError:
+    """The key belongs to no project; only its ends are repeated, and those only of a long one."""
+    shown = f"{key[:5]}***{key[-2:]}" if len(key) > 16 else "***"  # noqa: PLR2004  half of it stays hidden
+    return ApiError(
+        401,
+        f"Incorrect API key provided: {shown}. Ask whoever runs this server for a key.",
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def conflict(message: str) -> ApiError:
+    """The object's state forbids it, and will go on doing so: the SDKs, which repeat a 409, are told not to."""
+    return ApiError(409, message, headers={"x-should-retry": "false"})
+
+
+def unavailable(what: str) -> ApiError:
+    """A door does not answer; the same request may do in a moment."""
+    return ApiError(
+        503,
+        f"The {what} is not available at the moment. Please try again.",
+        kind="server_error",
+        headers={"retry-after": str(RETRY_SECONDS)},
+    )
+
+
+def internal() -> ApiError:
+    """A fault of the server's own."""
+    return ApiError(500, "The server had an error while processing your request.", kind="server_error")
+
+
+def shorten(text: str) -> str:
+    """What an answer repeats of a text that may be of any length."""
+    return text if len(text) <= ECHO_CHARS_MAX else f"{text[:ECHO_CHARS_MAX]}…"
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    quoted = [f"'{value}'" for value in values]
+    if len(quoted) < 3:  # noqa: PLR2004  the comma before "and" is for three or more
+        return " and ".join(quoted)
+    return f"{', '.join(quoted[:-1])}, and {quoted[-1]}"
+
+
+def _type_name(value: Any) -> str:
+    # A bool is an int to Python, so it comes first.
+    names: tuple[tuple[type | tuple[type, ...], str], ...] = (
+        (bool, "a boolean"),
+        (int, "an integer"),
+        (float, "a decimal"),
+        (str, "a string"),
+        (dict, "an object"),
+        (list, "an array"),
+    )
+    return next((name for kind, name in names if isinstance(value, kind)), "null")

@@ -1,0 +1,58 @@
+"""How what the log says of a batch meets what this process knows already: nothing ever goes back.
+
+The api shows its own writes before `results` has published them, and a record may be older than what is shown:
+the one that was on its way while a cancel was asked for, or one that is read once more. So a batch is shown as
+the furthest state seen, and its counts as the highest.
+"""
+
+from tidemill.schemas.batch import Batch, RequestCounts, Status
+
+# Finalizing may be told of after a cancel was sent that comes too late: what follows both decides.
+_RANK = {
+    Status.VALIDATING: 0,
+    Status.IN_PROGRESS: 1,
+    Status.FINALIZING: 2,
+    Status.CANCELLING: 3,
+    Status.FAILED: 4,
+    Status.COMPLETED: 4,
+    Status.EXPIRED: 4,
+    Status.CANCELLED: 4,
+}
+_TIMES = ("in_progress_at", "finalizing_at", "cancelling_at")
+
+
+def merge(shown: Batch | None, told: Batch) -> Batch:
+    """The batch to show, given the one shown and one that the log tells of."""
+    if shown is None:
+        return told
+    if told.status.is_terminal:
+        # The last record has its counts, times and files from one step, and stands as it is.
+        return told
+    if shown.status.is_terminal:
+        return shown
+    ahead, behind = (told, shown) if _RANK[told.status] >= _RANK[shown.status] else (shown, told)
+    known = {name: getattr(behind, name) for name in _TIMES if getattr(ahead, name) is None}
+    return ahead.model_copy(
+        update=known
+        | {
+            "request_counts": _highest(shown.request_counts, told.request_counts),
+            "model": ahead.model or behind.model,
+            "usage": told.usage or shown.usage,
+            "tidemill": told.tidemill,
+        }
+    )
+
+
+def cancelled(shown: Batch, at: int) -> Batch:
+    """The batch after a cancel was asked for: one that is over, or being cancelled, stays as it is."""
+    if _RANK[shown.status] >= _RANK[Status.CANCELLING]:
+        return shown
+    return shown.model_copy(update={"status": Status.CANCELLING, "cancelling_at": at})
+
+
+def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:
+    return RequestCounts(
+        total=max(left.total, right.total),
+        completed=max(left.completed, right.completed),
+        failed=max(left.failed, right.failed),
+    )

@@ -1,0 +1,122 @@
+"""The door to the file that a process keeps its view in: one file, one process."""
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PROCESSES_MAX = 256
+"""Api processes that may share one folder."""
+LAYOUT = 1
+"""Number of the tables' layout; a file of another one is made anew."""
+
+_TABLES = """
+CREATE TABLE origin (cluster TEXT NOT NULL);
+CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
+    over INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX batches_listed ON batches (project, created_at, id);
+CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
+CREATE TABLE files (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
+    expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
+    place INTEGER NOT NULL, deleted_at INTEGER
+);
+CREATE INDEX files_listed ON files (project, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX files_deleted ON files (deleted_at) WHERE deleted_at IS NOT NULL;
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class Database:
+    """An open file, held by this process until `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the first file of the folder that no other process holds; an unreadable one is made anew.
+
+        Raises:
+            OSError: The folder cannot be written, or `PROCESSES_MAX` processes are there already.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock, self.path = _take(folder)
+        try:
+            self._connection = _open(self.path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def read(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        """The rows of a query."""
+        return self._connection.execute(statement, values).fetchall()
+
+    def write(self, statement: str, *values: object) -> None:
+        """Change rows; on its own it is a transaction."""
+        self._connection.execute(statement, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block's writes, or none. Nothing may be awaited in it."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file and let another process have it."""
+        self._connection.close()
+        os.close(self._lock)
+
+
+def _take(folder: Path) -> tuple[int, Path]:
+    for number in range(PROCESSES_MAX):
+        lock = os.open(folder / f"view-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return lock, folder / f"view-{number}.sqlite"
+    raise OSError(f"{folder}: all of its {PROCESSES_MAX} views are in use")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = None
+    try:
+        connection = _connect(path)
+        if _is_sound(connection):
+            return connection
+    except sqlite3.DatabaseError as error:
+        _log.warning("the view %s cannot be read (%s) and is made anew", path.name, type(error).__name__)
+    if connection is not None:
+        connection.close()
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).unlink()
+    connection = _connect(path)
+    connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)
+    connection = sqlite3.connect(path, isolation_level=None)
+    # A commit that a power cut takes back takes its offset back too, so it need not reach the disk at once.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
+    if connection.execute("PRAGMA user_version").fetchone() != (LAYOUT,):
+        return False
+    return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
