@@ -1,0 +1,124 @@
+"""The door to Kafka's administration: topics are made from the table, and what exists is left as it is."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
+
+from tidemill.schemas import topics
+from tidemill.schemas.topics import Topic
+from tidemill.settings import MIB, Settings
+
+RECORD_BYTES_MAX = 2 * MIB
+"""Records are kept below 1 MiB; a batch of them, which is what the broker measures, may be larger."""
+SEGMENT_BYTES_COMPACTED = 64 * MIB
+"""Only what has left the newest segment is compacted, so that one is kept small."""
+ATTEMPTS_MAX = 5
+SECONDS_MAX = 30.0
+POLL_SECONDS = 0.05
+REQUEST_SECONDS_MAX = 20.0
+
+
+class TopicError(Exception):
+    """The topics are not as Tidemill needs them and cannot be made so; the text says which and why."""
+
+
+def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
+    """The whole table: the fixed topics, and one of requests for each model."""
+    return (*topics.TOPICS, *(topics.requests(model) for model in models))
+
+
+async def ensure_topics(settings: Settings, kafka: str) -> None:
+    """Have every topic of the table and of the configured models; several may do this at one time.
+
+    Args:
+        settings: Models, and the partitions and copies of a topic that is made.
+        kafka: `host:port[,host:port…]`.
+
+    Raises:
+        TopicError: The broker is out of reach or refuses, or `commands` and `outcomes`, whose tables belong
+            together, exist with different numbers of partitions.
+    """
+    rows = wanted(settings.models)
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=kafka, client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            await admin.start()
+            found = await _partitions(admin, rows)
+            missing = [row for row in rows if row.name not in found]
+            _check_copartitioned(found, settings.partitions)
+            if missing:
+                await _create(admin, missing, settings)
+                await _wait_for(admin, rows)
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise TopicError(f"The topics of {kafka} cannot be set up: {error or 'no answer in time'}") from error
+    finally:
+        await admin.close()
+
+
+def _check_copartitioned(found: dict[str, int], partitions: int) -> None:
+    """A batch's commands and outcomes have to meet in one process, so both are spread alike."""
+    commands = found.get(topics.COMMANDS.name, partitions)
+    outcomes = found.get(topics.OUTCOMES.name, partitions)
+    if commands != outcomes:
+        raise TopicError(
+            f"{topics.COMMANDS.name} has or would get {commands} partitions and {topics.OUTCOMES.name} {outcomes}"
+            "; they must have the same number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the "
+            "number of the one that exists."
+        )
+
+
+async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict[str, int]:
+    """The number of partitions of each topic that exists and whose partitions all have a leader."""
+    names = {row.name for row in rows}
+    return {
+        topic["topic"]: len(topic["partitions"])
+        # To ask for all of them is the one question whose answer has no errors for those that are missing.
+        for topic in await admin.describe_topics()
+        if topic["topic"] in names
+        and topic["partitions"]
+        and all(partition["leader"] >= 0 for partition in topic["partitions"])
+    }
+
+
+async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Settings) -> None:
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        answer = await admin.create_topics([_new(row, settings) for row in missing])
+        errors = {
+            name: (for_code(code), message)
+            for name, code, message in answer.topic_errors
+            if for_code(code) not in {NoError, TopicAlreadyExistsError}
+        }
+        if not errors:
+            return
+        if attempt == ATTEMPTS_MAX or not all(kind.retriable for kind, _ in errors.values()):
+            told = "; ".join(f"{name}: {message or kind.__name__}" for name, (kind, message) in errors.items())
+            raise TopicError(f"Topics cannot be made: {told}")
+        await asyncio.sleep(POLL_SECONDS * 2**attempt)
+
+
+def _new(row: Topic, settings: Settings) -> NewTopic:
+    configs: dict[str, object] = {"max.message.bytes": RECORD_BYTES_MAX}
+    if row.compacted:
+        configs |= {"cleanup.policy": "compact", "segment.bytes": SEGMENT_BYTES_COMPACTED}
+    else:
+        configs |= {"cleanup.policy": "delete", "retention.ms": row.retention_ms}
+    return NewTopic(
+        name=row.name,
+        num_partitions=settings.partitions if row.spread else 1,
+        replication_factor=settings.replication,
+        topic_configs={name: str(value) for name, value in configs.items()},
+    )
+
+
+async def _wait_for(admin: AIOKafkaAdminClient, rows: tuple[Topic, ...]) -> None:
+    """A topic that was just made is not known at once; without it a first producer would fail."""
+    patience = time.monotonic() + SECONDS_MAX
+    while len(await _partitions(admin, rows)) < len(rows):
+        if time.monotonic() > patience:
+            raise TopicError(f"The topics that were made did not appear in {SECONDS_MAX} s.")
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,89 @@
+"""Setting up the topics, on a real broker."""
+
+from dataclasses import replace
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from tidemill import admin
+from tidemill.schemas import topics
+from tidemill.settings import Settings
+
+pytestmark = pytest.mark.kafka
+
+MODELS = {name: {"backends": [{"url": "http://127.0.0.1:9/v1"}]} for name in ("small", "org/large")}
+
+
+@pytest.fixture
+def apart(monkeypatch, request):
+    """A table whose names are this test's own, since the broker is everybody's."""
+
+    def own(row):
+        return replace(row, name=f"{request.node.name}.{row.name}")
+
+    monkeypatch.setattr(topics, "COMMANDS", own(topics.COMMANDS))
+    monkeypatch.setattr(topics, "OUTCOMES", own(topics.OUTCOMES))
+    rest = [own(row) for row in topics.TOPICS[2:]]
+    monkeypatch.setattr(topics, "TOPICS", (topics.COMMANDS, topics.OUTCOMES, *rest))
+    monkeypatch.setattr(topics, "REQUESTS_PREFIX", f"{request.node.name}.{topics.REQUESTS_PREFIX}")
+
+
+@pytest.fixture
+async def client(kafka):
+    """An administrator's client."""
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def partitions(client, names):
+    """Partitions by topic."""
+    return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics(names)}
+
+
+@pytest.mark.usefixtures("apart")
+async def test_makes_the_table(kafka, client):
+    """Every row becomes a topic with its partitions, policy and retention; a second time changes nothing."""
+    settings = Settings(models=MODELS, partitions=3)
+    await admin.ensure_topics(settings, kafka)
+    await admin.ensure_topics(Settings(models=MODELS, partitions=3), kafka)
+
+    rows = admin.wanted(MODELS)
+    expected = {row.name: 3 if row.spread else 1 for row in rows}
+    assert await partitions(client, list(expected)) == expected
+    answers = await client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in expected])
+    configs = {
+        resource[3]: {entry[0]: entry[1] for entry in resource[4]}
+        for answer in answers
+        for resource in answer.resources
+    }
+    for row in rows:
+        config = configs[row.name]
+        assert config["cleanup.policy"] == ("compact" if row.compacted else "delete")
+        assert row.compacted or config["retention.ms"] == str(row.retention_ms)
+
+
+@pytest.mark.usefixtures("apart")
+async def test_a_new_model_gets_its_topic(kafka, client):
+    """A model that is configured later finds its topic at the next start; the others stay as they are."""
+    await admin.ensure_topics(Settings(partitions=2), kafka)
+    await admin.ensure_topics(Settings(models=MODELS, partitions=2), kafka)
+    name = topics.requests("org/large").name
+    assert await partitions(client, [name]) == {name: 2}
+
+
+@pytest.mark.usefixtures("apart")
+async def test_partitions_that_differ_are_told(kafka, client):
+    """Commands and outcomes with different partitions are an error that names both."""
+    await admin.ensure_topics(Settings(partitions=2), kafka)
+    await client.create_partitions({topics.OUTCOMES.name: NewPartitions(total_count=5)})
+    with pytest.raises(admin.TopicError, match=r"commands has .* 2 partitions and .*outcomes 5"):
+        await admin.ensure_topics(Settings(partitions=2), kafka)
+
+
+async def test_nobody_there(unused_tcp_port):
+    """A broker out of reach is told with its address."""
+    with pytest.raises(admin.TopicError, match=f"127.0.0.1:{unused_tcp_port}"):
+        await admin.ensure_topics(Settings(), f"127.0.0.1:{unused_tcp_port}")
