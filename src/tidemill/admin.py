@@ -60,28 +60,27 @@ async def ensure_topics(settings: Settings, kafka: str) -> None:
         await admin.close()
 
 
-def _check_copartitioned(found: dict[str, int], partitions: int) -> None:
+def _check_copartitioned(found: dict[str, list[int]], partitions: int) -> None:
     """A batch's commands and outcomes have to meet in one process, so both are spread alike."""
-    commands = found.get(topics.COMMANDS.name, partitions)
-    outcomes = found.get(topics.OUTCOMES.name, partitions)
+    commands, outcomes = (
+        len(found[row.name]) if row.name in found else partitions for row in (topics.COMMANDS, topics.OUTCOMES)
+    )
     if commands != outcomes:
         raise TopicError(
-            f"{topics.COMMANDS.name} has or would get {commands} partitions and {topics.OUTCOMES.name} {outcomes}"
-            "; they must have the same number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the "
-            "number of the one that exists."
+            f"{topics.COMMANDS.name} has or would get {commands} partitions and {topics.OUTCOMES.name} "
+            f"{outcomes}; they must have the same number. Give one of them more partitions, or set "
+            "TIDEMILL_PARTITIONS to the number of the one that exists."
         )
 
 
-async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict[str, int]:
-    """The number of partitions of each topic that exists and whose partitions all have a leader."""
+async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict[str, list[int]]:
+    """The leaders of the partitions of each topic that exists; where there is none yet it is negative."""
     names = {row.name for row in rows}
     return {
-        topic["topic"]: len(topic["partitions"])
+        topic["topic"]: [partition["leader"] for partition in topic["partitions"]]
         # To ask for all of them is the one question whose answer has no errors for those that are missing.
         for topic in await admin.describe_topics()
         if topic["topic"] in names
-        and topic["partitions"]
-        and all(partition["leader"] >= 0 for partition in topic["partitions"])
     }
 
 
@@ -118,7 +117,12 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
 async def _wait_for(admin: AIOKafkaAdminClient, rows: tuple[Topic, ...]) -> None:
     """A topic that was just made is not known at once; without it a first producer would fail."""
     patience = time.monotonic() + SECONDS_MAX
-    while len(await _partitions(admin, rows)) < len(rows):
+    while not await _all_led(admin, rows):
         if time.monotonic() > patience:
             raise TopicError(f"The topics that were made did not appear in {SECONDS_MAX} s.")
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def _all_led(admin: AIOKafkaAdminClient, rows: tuple[Topic, ...]) -> bool:
+    found = await _partitions(admin, rows)
+    return all(found.get(row.name) and min(found[row.name]) >= 0 for row in rows)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from support.waiting import until
 
 from tidemill import admin
 from tidemill.schemas import topics
@@ -43,6 +44,10 @@ async def partitions(client, names):
     return {topic["topic"]: len(topic["partitions"]) for topic in await client.describe_topics(names)}
 
 
+async def _is(client, name, count):
+    return await partitions(client, [name]) == {name: count}
+
+
 @pytest.mark.usefixtures("apart")
 async def test_makes_the_table(kafka, client):
     """Every row becomes a topic with its partitions, policy and retention; a second time changes nothing."""
@@ -79,6 +84,7 @@ async def test_partitions_that_differ_are_told(kafka, client):
     """Commands and outcomes with different partitions are an error that names both."""
     await admin.ensure_topics(Settings(partitions=2), kafka)
     await client.create_partitions({topics.OUTCOMES.name: NewPartitions(total_count=5)})
+    await until(lambda: _is(client, topics.OUTCOMES.name, 5), "the new partitions")
     with pytest.raises(admin.TopicError, match=r"commands has .* 2 partitions and .*outcomes 5"):
         await admin.ensure_topics(Settings(partitions=2), kafka)
 
