@@ -76,6 +76,26 @@ def too_many(param: str, maximum: int, count: int) -> ApiError:
     )
 
 
+def wrong_purpose(param: str, purpose: str) -> ApiError:
+    """A file was uploaded for something else."""
+    message = f"Invalid value for '{param}': the file's purpose must be 'batch', but it is '{purpose}'."
+    return invalid(message, param=param, code="invalid_value")
+
+
+def unknown_cursor(after: str) -> ApiError:
+    """`after` names nothing that could be gone on from."""
+    return invalid(f"Invalid 'after': no object with id '{shorten(after)}'.", param="after", code="invalid_value")
+
+
+def unsatisfiable(size: int) -> ApiError:
+    """A range lies beyond the file."""
+    return ApiError(
+        416,
+        f"The requested range is not satisfiable: the file has {size} bytes.",
+        headers={"content-range": f"bytes */{size}"},
+    )
+
+
 def no_file(file_id: str) -> ApiError:
     """No file of this project has the id."""
     return ApiError(404, f"No such File object: {shorten(file_id)}", param="id")
@@ -115,6 +135,16 @@ def wrong_key(key: str) -> ApiError:
 def conflict(message: str) -> ApiError:
     """The object's state forbids it, and will go on doing so: the SDKs, which repeat a 409, are told not to."""
     return ApiError(409, message, headers={"x-should-retry": "false"})
+
+
+def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
+    """The body, or the file in it, has more bytes than may be."""
+    return ApiError(413, f"The request is too large: the maximum is {maximum} bytes.", param=param)
+
+
+def silent() -> ApiError:
+    """The client stopped sending in the middle of its body."""
+    return ApiError(408, "The request body did not arrive in time.", headers={"connection": "close"})
 
 
 def unavailable(what: str) -> ApiError:

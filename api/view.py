@@ -207,8 +207,8 @@ class Feed:
     """One topic on its way into the view: gathers the records of a run and folds them at once."""
 
     def __init__(self, view: View, topic: str) -> None:
+        self.topic = topic
         self._view = view
-        self._topic = topic
         self._records: list[Record] = []
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
@@ -218,12 +218,12 @@ class Feed:
     def applied(self) -> None:
         """The run is over."""
         records, self._records = self._records, []
-        self._view.fold(self._topic, records)
+        self._view.fold(self.topic, records)
 
     def resume(self, cluster: str, end: int) -> int:
         """Begin anew, at the offset that is returned."""
         self._records.clear()
-        return self._view.resume(self._topic, Origin(cluster=cluster, end=end))
+        return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
 
 
 def _bytes(value: object) -> bytes:

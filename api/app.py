@@ -1,0 +1,160 @@
+"""The door to HTTP: composes the stage and serves it."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from tidemill import notify
+from tidemill.api import auth, batches, exchange, files, health, models
+from tidemill.api.doors import Doors
+from tidemill.api.sqlite import Database
+from tidemill.api.view import Feed, View
+from tidemill.kafka import Follower, Log, LogUnavailable, Tail
+from tidemill.schemas import topics
+from tidemill.settings import Settings, SettingsError
+from tidemill.store import open_store
+
+STOP_SECONDS_MAX = 10
+"""How long requests under way may take to end when the process is told to stop."""
+KEEP_ALIVE_SECONDS = 75
+BACKLOG_CONNECTIONS_MAX = 1024
+
+
+def create_app(doors: Doors) -> FastAPI:
+    """Compose the app; it opens and closes none of its doors."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.doors = doors
+    exchange.install(app)
+    for routes in (files, batches, models, health):
+        app.include_router(routes.router)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower]]]:
+    """Open the doors that the settings name, and close them in the end.
+
+    Yields:
+        The doors, and the followers that feed the view, which have begun.
+
+    Raises:
+        SettingsError: A setting is missing or cannot be used.
+        OSError: The folder of the state or the store cannot be written.
+    """
+    if settings.kafka is None:
+        raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
+    keys = auth.keys(settings)
+    async with contextlib.AsyncExitStack() as stack:
+        store = open_store(settings.store_url)
+        stack.push_async_callback(store.close)
+        view = View(Database(settings.data / "state" / "api"), time.time)
+        stack.callback(view.close)
+        log = Log(settings.kafka)
+        stack.push_async_callback(log.stop)
+        followers = [_follower(settings.kafka, Feed(view, topic.name)) for topic in (topics.BATCHES, topics.FILES)]
+        for follower in followers:
+            await follower.start()
+            stack.push_async_callback(follower.stop)
+        with contextlib.suppress(LogUnavailable):
+            await log.start()
+        yield (
+            Doors(
+                settings=settings,
+                keys=keys,
+                log=log,
+                store=store,
+                view=view,
+                clock=time.time,
+                is_ready=lambda: all(follower.is_caught_up for follower in followers),
+            ),
+            followers,
+        )
+
+
+def _follower(bootstrap: str, feed: Feed) -> Follower:
+    def resume(tail: Tail) -> int:
+        return feed.resume(tail.cluster, tail.end)
+
+    return Follower(bootstrap, feed.topic, feed.apply, resume=resume, applied=feed.applied)
+
+
+class Server(uvicorn.Server):
+    """A server that leaves signals to `serve`: uvicorn would die of the one that it was stopped by."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def server(app: FastAPI) -> Server:
+    """The server of an app; it listens where its sockets do."""
+    return Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS_MAX,
+        )
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM, and say so once the view is whole.
+
+    Raises:
+        SettingsError: A setting is missing or cannot be used.
+        OSError: The address is taken, or a folder cannot be written.
+    """
+    async with opened(settings) as (doors, followers):
+        serving = server(create_app(doors))
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopped.set)
+        with listen(settings.host, settings.port) as listening:
+            task = asyncio.create_task(serving.serve(sockets=[listening]))
+            telling = asyncio.create_task(_tell(followers))
+            await asyncio.wait(
+                [task, stopping := asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED
+            )
+            telling.cancel()
+            stopping.cancel()
+            serving.should_exit = True
+            await task
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS_MAX)
+
+
+async def _tell(followers: list[Follower]) -> None:
+    for follower in followers:
+        await follower.caught_up()
+    notify.ready()
+
+
+def main(settings: Settings) -> None:
+    """Run the stage until it is told to stop.
+
+    Raises:
+        SettingsError: A setting is missing or cannot be used.
+        OSError: The address is taken, or a folder cannot be written.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))

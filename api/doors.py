@@ -1,0 +1,111 @@
+"""What the routes reach the world through, and how a route gets at it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, TypeVar
+
+from fastapi import Depends, Request, Response
+
+from tidemill.api import errors
+from tidemill.api.auth import Keys, Principal
+from tidemill.api.view import View
+from tidemill.schemas.ports import Clock, Store
+from tidemill.settings import Settings
+
+STORE_SECONDS_MAX = 30.0
+"""How long the store may take for one step before a request is given up."""
+UPLOADS_AT_ONCE_MAX = 32
+"""Further uploads wait, unread: each one holds some MiB."""
+BODY_BYTES_MAX = 1 << 20
+"""The largest JSON body."""
+
+T = TypeVar("T")
+
+
+class Sender(Protocol):
+    """What appends to the log; see `tidemill.kafka.Log.send`."""
+
+    async def send(self, topic: str, key: str, value: bytes | None, *, headers: list[tuple[str, bytes]]) -> int:
+        """Append a record and return its offset once the log has it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doors:
+    """Everything that an app is composed of."""
+
+    settings: Settings
+    keys: Keys
+    log: Sender
+    store: Store
+    view: View
+    clock: Clock
+    is_ready: Callable[[], bool]
+    """Whether the view holds all that the log held when this process started."""
+    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE_MAX))
+
+
+async def doors(request: Request) -> Doors:
+    """The doors of the app that answers."""
+    found = request.app.state.doors
+    assert isinstance(found, Doors)
+    return found
+
+
+async def principal(request: Request) -> Principal:
+    """Whom the request stands for.
+
+    Raises:
+        ApiError: 401 without a valid key; 503 while the view is not yet whole.
+    """
+    opened = await doors(request)
+    asking = opened.keys.principal(request.headers.get("authorization"))
+    if not opened.is_ready():
+        raise errors.unavailable("server's view of the log")
+    return asking
+
+
+Opened = Annotated[Doors, Depends(doors)]
+Asking = Annotated[Principal, Depends(principal)]
+
+
+def json(content: bytes) -> Response:
+    """A successful answer."""
+    return Response(content, media_type="application/json")
+
+
+async def body(request: Request) -> bytes:
+    """The body of a request that is not an upload.
+
+    Raises:
+        ApiError: 413, it is above `BODY_BYTES_MAX`.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > BODY_BYTES_MAX:
+            raise errors.body_too_large(BODY_BYTES_MAX)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def from_store(step: Awaitable[T]) -> T:
+    """Wait for one step of the store.
+
+    Raises:
+        ApiError: 503, it failed or took longer than `STORE_SECONDS_MAX`.
+        NotFound: As the step says.
+    """
+    try:
+        async with asyncio.timeout(STORE_SECONDS_MAX):
+            return await step
+    except OSError as error:
+        raise errors.unavailable("file store") from error
+
+
+async def chunks_from_store(reading: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What the store reads, each chunk waited for within bounds."""
+    while chunk := await from_store(anext(reading, b"")):
+        yield chunk

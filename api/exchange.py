@@ -1,0 +1,101 @@
+"""One request and its answer: every answer has a request id, and every fault OpenAI's error body."""
+
+import logging
+import traceback
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tidemill.api import errors
+from tidemill.kafka import LogUnavailable
+from tidemill.schemas import ids
+from tidemill.schemas.error import ApiError
+
+NOT_FOUND = 404
+METHOD_NOT_ALLOWED = 405
+
+_log = logging.getLogger(__name__)
+
+
+class Exchange:
+    """Names each request, and answers one that met a fault of the server's own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = ids.new_request_id()
+        begun = False
+
+        async def named(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        except ClientDisconnect:
+            _log.info("%s: the client went away", request_id)
+        except Exception as error:  # noqa: BLE001  the last resort of every request
+            # The text of an exception may quote what a user sent, so only the places are logged.
+            places = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s: %s\n%s", request_id, type(error).__name__, places)
+            # An answer that has begun can only be cut short: the server closes the connection.
+            if not begun:
+                await answer(errors.internal())(scope, receive, named)
+
+
+def answer(error: ApiError) -> Response:
+    """An error as an answer."""
+    return Response(
+        errors.encode(error.body), status_code=error.status, headers=error.headers, media_type="application/json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Give an app these answers in place of its framework's."""
+    app.add_middleware(Exchange)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(LogUnavailable, _on_log_unavailable)
+
+
+async def _on_api_error(request: Request, error: Any) -> Response:
+    del request
+    return answer(error)
+
+
+async def _on_log_unavailable(request: Request, error: Any) -> Response:
+    del request
+    _log.warning("the log does not acknowledge (%s)", error)
+    return answer(errors.unavailable("message log"))
+
+
+async def _on_http_exception(request: Request, error: Any) -> Response:
+    where = f"({request.method} {errors.shorten(request.url.path)})"
+    if error.status_code == NOT_FOUND:
+        return answer(ApiError(NOT_FOUND, f"Invalid URL {where}"))
+    if error.status_code == METHOD_NOT_ALLOWED:
+        message = f"Invalid method for URL {where}"
+        return answer(ApiError(METHOD_NOT_ALLOWED, message, headers=dict(error.headers or {})))
+    return answer(ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+
+
+async def _on_validation_error(request: Request, error: Any) -> Response:
+    del request
+    first = error.errors()[0]
+    # The first element says where the field is: in the path, the query, a header or the body.
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return answer(errors.invalid(f"Invalid '{param}': {first['msg']}.", param=param, code=code))

@@ -1,0 +1,125 @@
+"""The routes of files."""
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from tidemill.api import errors, paging, span, upload
+from tidemill.api.auth import Principal
+from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, from_store, json
+from tidemill.api.view import UnknownCursor
+from tidemill.schemas import codec, topics
+from tidemill.schemas.error import ApiError
+from tidemill.schemas.messages import FileRecord
+from tidemill.schemas.ports import NotFound
+
+LIMIT_DEFAULT = LIMIT_MAX = 10_000
+
+_log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/v1/files")
+
+
+@router.post("")
+async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+    """Upload a file."""
+    record = await upload.receive(request, doors, asking.project)
+    # Where the log does not answer, the record may still land; so the bytes stay, and no file lacks its content.
+    offset = await doors.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
+    doors.view.put_file(record, offset)
+    return json(record.file.model_dump_json().encode())
+
+
+@router.get("")
+async def index(request: Request, doors: Opened, asking: Asking) -> Response:
+    """List files."""
+    query = request.query_params
+    page = paging.parse(query, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
+    try:
+        rows = doors.view.files(asking.project, page, query.get("purpose") or None)
+    except UnknownCursor as error:
+        raise errors.unknown_cursor(page.after or "") from error
+    return json(paging.write(page, rows))
+
+
+@router.get("/{file_id}")
+async def retrieve(file_id: str, doors: Opened, asking: Asking) -> Response:
+    """Get a file object."""
+    return json(_record(doors, asking, file_id).file.model_dump_json().encode())
+
+
+@router.delete("/{file_id}")
+async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
+    """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
+    record = _record(doors, asking, file_id)
+    offset = await doors.log.send(topics.FILES.name, file_id, None, headers=[])
+    doors.view.drop_file(file_id, offset)
+    if not doors.view.is_input(file_id):
+        try:
+            await from_store(doors.store.delete(record.key))
+        except ApiError:
+            # The file is gone for its owner, which is what was asked for.
+            _log.warning("the bytes of the deleted file %s could not be removed", file_id)
+    return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
+
+
+@router.get("/{file_id}/content")
+async def content(file_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+    """Download a file, or a part of it."""
+    record = _record(doors, asking, file_id)
+    size = record.file.bytes
+    etag = f'"{record.sha256}"'
+    headers = {
+        "etag": etag,
+        "accept-ranges": "bytes",
+        "content-disposition": span.disposition(record.file.filename),
+        "x-content-type-options": "nosniff",
+    }
+    if span.matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    part = _part(request, etag, size)
+    headers["content-length"] = str(part.size if part else size)
+    if part:
+        headers["content-range"] = part.content_range(size)
+    return StreamingResponse(
+        await _begun(doors, record, part or span.Span(start=0, end=size)),
+        status_code=206 if part else 200,
+        headers=headers,
+        media_type="application/octet-stream",
+    )
+
+
+def _record(doors: Doors, asking: Principal, file_id: str) -> FileRecord:
+    if (record := doors.view.file(asking.project, file_id)) is None:
+        raise errors.no_file(file_id)
+    return record
+
+
+def _part(request: Request, etag: str, size: int) -> span.Span | None:
+    condition = request.headers.get("if-range")
+    if condition is not None and condition.strip() != etag:
+        return None
+    try:
+        return span.parse(request.headers.get("range"), size)
+    except span.Unsatisfiable as error:
+        raise errors.unsatisfiable(size) from error
+
+
+async def _begun(doors: Doors, record: FileRecord, part: span.Span) -> AsyncIterator[bytes]:
+    """The bytes, the first of them already read: what fails before them can still be answered with an error."""
+    chunks = chunks_from_store(doors.store.read(record.key, part.start, part.end))
+    try:
+        first = [chunk] if (chunk := await anext(chunks, b"")) else []
+    except NotFound as error:
+        _log.warning("the bytes of the file %s are not in the store", record.file.id)
+        raise errors.no_file(record.file.id) from error
+    return _chained(first, chunks)
+
+
+async def _chained(first: Iterable[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for chunk in first:
+        yield chunk
+    async for chunk in rest:
+        yield chunk

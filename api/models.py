@@ -1,0 +1,32 @@
+"""The routes of models."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Response
+
+from tidemill.api import errors
+from tidemill.api.doors import Asking, Opened, json
+
+router = APIRouter(prefix="/v1/models")
+
+
+@router.get("")
+async def index(doors: Opened, asking: Asking) -> Response:
+    """List the models that batches may name."""
+    del asking
+    return json(orjson.dumps({"object": "list", "data": [_model(name) for name in doors.settings.models]}))
+
+
+@router.get("/{model:path}")
+async def retrieve(model: str, doors: Opened, asking: Asking) -> Response:
+    """Get a model; its name may have slashes."""
+    del asking
+    if model not in doors.settings.models:
+        raise errors.no_model(model)
+    return json(orjson.dumps(_model(model)))
+
+
+def _model(name: str) -> dict[str, Any]:
+    # Settings do not say since when a model is there, and a time that changes with each start would mislead.
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tidemill"}
