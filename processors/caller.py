@@ -1,0 +1,106 @@
+"""One call of one line: fetch it if it lies in the store, choose a backend, ask, and judge the answer."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from tidemill.processors import call
+from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.lane import Line
+from tidemill.processors.retry import Kind
+from tidemill.processors.upstream import Upstream
+from tidemill.schemas import line as shapes
+from tidemill.schemas.codec import LineRef
+from tidemill.schemas.ports import Clock, NotFound, Store
+
+LARGE_CALLS_MAX: Final = 16
+"""Calls in flight at one time whose lines lie in the store: a line may have 8 MiB."""
+WARN_SECONDS: Final = 30.0
+NO_CUSTOM_ID: Final = b"null"
+
+_log = logging.getLogger(__name__)
+
+_UNREADABLE: Final = call.Failure(Kind.FINAL, "invalid_line", "The line cannot be read.")
+_GONE: Final = call.Failure(Kind.FINAL, "input_gone", "The input of this line is no longer in the store.")
+_STORE_AWAY: Final = call.Failure(Kind.OUTAGE, "store_unavailable", "The store could not be read.")
+_FAULTY: Final = call.Failure(Kind.SUSPECT, "internal_error", "The call could not be made.")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A call that was made, or could not be; `custom_id` is JSON text."""
+
+    custom_id: bytes
+    end: call.Success | call.Failure
+
+
+class Caller:
+    """Makes the calls of one model."""
+
+    def __init__(self, *, fleet: Fleet, upstream: Upstream, store: Store, clock: Clock, seconds_max: float) -> None:
+        """Take the doors.
+
+        Args:
+            fleet: The model's backends.
+            upstream: The HTTP client.
+            store: Where large lines lie.
+            clock: Unix time.
+            seconds_max: How long a call may take.
+        """
+        self.fleet = fleet
+        self._upstream = upstream
+        self._store = store
+        self._clock = clock
+        self._seconds_max = seconds_max
+        self._large = asyncio.Semaphore(LARGE_CALLS_MAX)
+
+    async def make(self, line: Line) -> Made:
+        """Call once. Never raises."""
+        try:
+            if line.head.ref is None:
+                return await self._make(line, line.text)
+            async with self._large:
+                return await self._make(line, await self._fetched(line.head.ref))
+        except NotFound:
+            return Made(NO_CUSTOM_ID, _GONE)
+        except OSError as error:
+            _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
+            return Made(NO_CUSTOM_ID, _STORE_AWAY)
+        except Exception:
+            _log.exception("a call for line %d of %s broke off", line.index, line.head.batch_id)
+            return Made(NO_CUSTOM_ID, _FAULTY)
+
+    async def _make(self, line: Line, text: bytes) -> Made:
+        try:
+            parsed = shapes.parse(text)
+        except (msgspec.MsgspecError, RecursionError):
+            return Made(NO_CUSTOM_ID, _UNREADABLE)
+        now = self._clock()
+        backend = self.fleet.pick(now)
+        url = backend.base + line.head.url.removeprefix("/v1")
+        seconds = min(self._seconds_max, max(line.head.deadline - now, 0.0))
+        backend.in_flight += 1
+        try:
+            outcome = await self._upstream.post(url, backend.headers, bytes(parsed.body), seconds)
+        finally:
+            backend.in_flight -= 1
+        end = call.judge(outcome)
+        self._learn(backend, end)
+        return Made(bytes(parsed.custom_id), end)
+
+    def _learn(self, backend: Backend, end: call.Success | call.Failure) -> None:
+        now = self._clock()
+        if isinstance(end, call.Success):
+            self.fleet.answered(backend, now)
+        elif end.kind in {Kind.OUTAGE, Kind.FAULT}:
+            self.fleet.failed(backend, now)
+            if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
+                backend.warned_at = now
+                _log.warning("backend %s does not take our calls: %s Check its key and model.", backend.base, end.message)
+
+    async def _fetched(self, ref: LineRef) -> bytes:
+        chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]
+        return b"".join(chunks)

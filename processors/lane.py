@@ -1,0 +1,147 @@
+"""The lane of a partition: its records under way, their lines, and how many of them there may be.
+
+Lines are done in any order; a record is done with its last line, and is acknowledged once all before it are.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from tidemill.gate import AckGate, Ticket
+from tidemill.schemas.codec import RequestHead
+
+LINES_MAX: Final = 8_192
+BYTES_MAX: Final = 16 << 20
+
+
+class Tap(Protocol):
+    """Where a lane's records come from."""
+
+    def ack(self, token: Any) -> None:
+        """The record of this token, and all before it, are done."""
+        ...
+
+    def pause(self) -> None:
+        """Bring no more for now; may be said again."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+
+class Window:
+    """How much a lane holds: full at a bound, and with room again at half of it."""
+
+    __slots__ = ("bytes", "bytes_max", "lines", "lines_max")
+
+    def __init__(self, lines_max: int = LINES_MAX, bytes_max: int = BYTES_MAX) -> None:
+        self.lines_max = lines_max
+        self.bytes_max = bytes_max
+        self.lines = 0
+        self.bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should come."""
+        return self.lines >= self.lines_max or self.bytes >= self.bytes_max
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is worth going on."""
+        return 2 * self.lines <= self.lines_max and 2 * self.bytes <= self.bytes_max
+
+
+class Entry:
+    """A record in its lane."""
+
+    __slots__ = ("lane", "left", "lines", "size", "ticket", "token")
+
+    def __init__(self, lane: "Lane", token: Any, lines: int, size: int) -> None:
+        self.lane = lane
+        self.token = token
+        self.lines = lines
+        self.size = size
+        self.left = lines
+        self.ticket: Ticket[Entry] | None = None
+
+
+class Line:
+    """One line on its way through the stage."""
+
+    __slots__ = ("attempts", "entries", "head", "index", "since", "text")
+
+    def __init__(self, head: RequestHead, index: int, text: bytes, entry: Entry) -> None:
+        self.head = head
+        self.index = index
+        self.text = text
+        """The input line; empty where it lies in the store (`head.ref`)."""
+        self.entries = [entry]
+        """The records that wait for it: more than one where the log holds it twice."""
+        self.attempts = 0
+        self.since = 0.0
+        """Unix time of its first call."""
+
+
+class Lane:
+    """The records of one partition, from their arrival to their acknowledgement."""
+
+    def __init__(self, tap: Tap, window: Window | None = None) -> None:
+        self.is_closed = False
+        self.is_paused = False
+        self._tap = tap
+        self._window = window or Window()
+        self._gate: AckGate[Entry] = AckGate()
+
+    def __len__(self) -> int:
+        return len(self._gate)
+
+    def admit(self, token: Any, lines: int, size: int) -> Entry:
+        """Take in the partition's next record.
+
+        Args:
+            token: What the tap knows it by.
+            lines: Lines it holds; a record of none is done at once.
+            size: Its bytes.
+        """
+        entry = Entry(self, token, lines, size)
+        entry.ticket = self._gate.admit(entry)
+        self._window.lines += lines
+        self._window.bytes += size
+        if not lines:
+            self._finish(entry)
+        elif self._window.is_full and not self.is_paused:
+            self.is_paused = True
+            self._tap.pause()
+        return entry
+
+    def done(self, entry: Entry, lines: int = 1) -> None:
+        """So many lines of a record are done: their outcomes are delivered, or none is wanted."""
+        entry.left -= lines
+        assert entry.left >= 0, "a line was done twice"
+        if not entry.left:
+            self._finish(entry)
+
+    def hold(self) -> None:
+        """Pause again where it is paused: the tap may have forgotten."""
+        if self.is_paused and not self.is_closed:
+            self._tap.pause()
+
+    def close(self) -> None:
+        """The partition is gone: nothing is acknowledged any more."""
+        self.is_closed = True
+
+    def _finish(self, entry: Entry) -> None:
+        if self.is_closed:
+            return
+        for finished in self._finished(entry):
+            self._tap.ack(finished.token)
+        if self.is_paused and self._window.has_room:
+            self.is_paused = False
+            self._tap.resume()
+
+    def _finished(self, entry: Entry) -> Iterator[Entry]:
+        assert entry.ticket is not None, "it was admitted"
+        for finished in self._gate.finish(entry.ticket):
+            self._window.lines -= finished.lines
+            self._window.bytes -= finished.size
+            yield finished

@@ -1,0 +1,122 @@
+"""Results on their way to the log: gathered, sent, and reported once they have arrived."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Final, Protocol
+
+from tidemill.processors.lane import Line
+from tidemill.processors.packer import LINE_BYTES_MAX, Packer, Parcel
+from tidemill.schemas.codec import Headers, LineMark, LineRef, lines_headers
+from tidemill.schemas.ports import READ_BYTES, Store
+
+UNDELIVERED_BYTES_MAX: Final = 64 << 20
+"""Results that the log does not have yet; beyond it no call is started."""
+STORE_WAIT_SECONDS: Final = 1.0
+"""Between two tries to store a large result."""
+LARGE_PREFIX: Final = "results-large"
+
+_log = logging.getLogger(__name__)
+
+
+class Outbox(Protocol):
+    """The log of outcomes."""
+
+    async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
+        """Append a record; returns once the log has it, however long the log is away."""
+        ...
+
+
+class Shipper:
+    """Takes results to the outbox."""
+
+    def __init__(
+        self, outbox: Outbox, store: Store, arrived: Callable[[list[Line]], None], *, packer: Packer[Line] | None = None
+    ) -> None:
+        """Take the doors.
+
+        Args:
+            outbox: Where results go.
+            store: Where a result goes that is too large for a record.
+            arrived: Called with the lines whose results the log has.
+            packer: How results gather.
+        """
+        self._outbox = outbox
+        self._store = store
+        self._arrived = arrived
+        self._packer: Packer[Line] = packer or Packer()
+        self._bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: set[str] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is on its way that nothing should be added."""
+        return self._bytes >= UNDELIVERED_BYTES_MAX
+
+    def ship(self, line: Line, text: bytes, mark: LineMark, *, more: bool) -> None:
+        """Take a result on its way; `more` says that other lines of its batch are at work here."""
+        batch_id = line.head.batch_id
+        self._bytes += len(text)
+        if len(text) > LINE_BYTES_MAX:
+            self._start(self._ship_large(Parcel(batch_id, [text], [mark], [line], len(text))))
+            return
+        for parcel in self._packer.add(batch_id, text, mark, line, self._loop.time(), more=more):
+            self._start(self._ship(parcel))
+        self._await_due(batch_id)
+
+    async def close(self) -> None:
+        """Give up what is on its way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: "asyncio.coroutines.Coroutine[None, None, None]") -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ship(self, parcel: Parcel[Line]) -> None:
+        await self._send(parcel, b"".join(parcel.lines))
+        for following in self._packer.arrived(parcel.batch_id, self._loop.time()):
+            self._start(self._ship(following))
+        self._await_due(parcel.batch_id)
+
+    async def _ship_large(self, parcel: Parcel[Line]) -> None:
+        """A result above the record's limit is stored first; its record says where it lies."""
+        (text,) = parcel.lines
+        digest = hashlib.blake2b(text, digest_size=8).hexdigest()
+        # With the digest, a second result of the same line does not overwrite what a record refers to.
+        key = f"{LARGE_PREFIX}/{parcel.batch_id}/{parcel.receipts[0].index}-{digest}"
+        while True:
+            try:
+                await self._store.write(key, _chunks(text))
+                break
+            except OSError as error:
+                _log.warning("a result of %s cannot be stored: %s", parcel.batch_id, type(error).__name__)
+                await asyncio.sleep(STORE_WAIT_SECONDS)
+        parcel.ref = LineRef(key, 0, len(text))
+        await self._send(parcel, b"")
+
+    async def _send(self, parcel: Parcel[Line], value: bytes) -> None:
+        await self._outbox.send(parcel.batch_id, value, lines_headers(parcel.batch_id, parcel.marks, ref=parcel.ref))
+        self._bytes -= parcel.size
+        self._arrived(parcel.receipts)
+
+    def _await_due(self, batch_id: str) -> None:
+        if batch_id not in self._timers and (at := self._packer.due_at(batch_id)) is not None:
+            self._timers.add(batch_id)
+            self._loop.call_at(at, self._due, batch_id)
+
+    def _due(self, batch_id: str) -> None:
+        self._timers.discard(batch_id)
+        for parcel in self._packer.due(batch_id, self._loop.time()):
+            self._start(self._ship(parcel))
+        self._await_due(batch_id)
+
+
+async def _chunks(text: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(text), READ_BYTES):
+        yield text[start : start + READ_BYTES]

@@ -1,0 +1,321 @@
+"""The dispatcher of one model: lines come in with their records, calls go out, results go to the log.
+
+It knows no Kafka: records come through the `Tap` of their lane, results leave through an `Outbox`.
+
+A line is *pending* from its arrival until the log has its outcome. Meanwhile it waits in the order, is in flight,
+waits for its next try, or waits for its outcome to arrive. A second copy of a pending line joins the first, and one
+of a line that is done is done at once: neither is called. A line is *dropped*, which is done without an outcome,
+where its batch is over or its deadline has passed: the owner of the batch writes its line then.
+
+To let go of its partitions a stage stops starting calls, lets those in flight finish, waits for their outcomes to
+arrive, and forgets the rest, which comes again. Calls that outlast this wait go on: if their lines come back to
+this stage, they find them pending.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
+from typing import assert_never
+
+from tidemill.processors import call, retry
+from tidemill.processors.caller import Caller, Made
+from tidemill.processors.ended import Ended
+from tidemill.processors.lane import Entry, Line
+from tidemill.processors.ledger import Ledger
+from tidemill.processors.order import Order
+from tidemill.processors.shipping import Outbox, Shipper
+from tidemill.schemas.codec import LineMark, RequestHead
+from tidemill.schemas.ports import Clock, Store
+
+_log = logging.getLogger(__name__)
+
+
+class _Batch:
+    """The pending lines of a batch by their index, and how many of them have no result yet."""
+
+    __slots__ = ("lines", "open")
+
+    def __init__(self) -> None:
+        self.lines: dict[int, Line] = {}
+        self.open = 0
+
+
+class Stage:
+    """Works on the lines of one model."""
+
+    def __init__(
+        self,
+        *,
+        caller: Caller,
+        outbox: Outbox,
+        store: Store,
+        ended: Ended,
+        clock: Clock,
+        chance: Callable[[], float],
+        in_flight_max: int,
+        policy: retry.Policy = retry.POLICY,
+    ) -> None:
+        """Take the doors; needs a running event loop.
+
+        Args:
+            caller: Makes the calls.
+            outbox: Takes the results.
+            store: For results too large for a record.
+            ended: The batches that are over.
+            clock: Unix time.
+            chance: Random numbers, 0 <= x < 1.
+            in_flight_max: Calls at one time.
+            policy: The bounds of retries.
+        """
+        self.ledger = Ledger()
+        self._caller = caller
+        self._shipper = Shipper(outbox, store, self._arrived)
+        self._ended = ended
+        self._clock = clock
+        self._chance = chance
+        self._in_flight_max = in_flight_max
+        self._policy = policy
+        self._loop = asyncio.get_running_loop()
+        self._order: Order[Line] = Order()
+        self._batches: dict[str, _Batch] = {}
+        self._waits: list[tuple[float, int, Line]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._working = 0
+        self._sequence = 0
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_stopped = False
+        ended.listen(self.drop)
+
+    @property
+    def pending(self) -> int:
+        """Lines that are not done."""
+        return sum(len(batch.lines) for batch in self._batches.values())
+
+    @property
+    def busy(self) -> int:
+        """Lines in flight, and those whose outcome is on its way."""
+        return self._busy
+
+    def enqueue(self, entry: Entry, head: RequestHead, texts: Sequence[bytes]) -> None:
+        """Take in the lines of a record that its lane has admitted.
+
+        Args:
+            entry: The record in its lane.
+            head: What it says about its lines.
+            texts: The lines in order; one empty text where the line lies in the store.
+        """
+        if head.batch_id in self._ended or self._clock() >= head.deadline:
+            entry.lane.done(entry, len(texts))
+            return
+        batch = self._batches.setdefault(head.batch_id, _Batch())
+        fresh, done = self._sorted(batch, entry, head, texts)
+        batch.open += len(fresh)
+        self._order.add(fresh, project=head.project, batch_id=head.batch_id, deadline=head.deadline)
+        if not batch.lines:
+            del self._batches[head.batch_id]
+        if done:
+            entry.lane.done(entry, done)
+        self.fill()
+
+    def drop(self, batch_id: str) -> None:
+        """The batch is over: its lines that are not in flight are done without an outcome."""
+        lines = self._order.drop(batch_id)
+        lines += [line for _, _, line in self._waits if line.head.batch_id == batch_id]
+        self._waits = [wait for wait in self._waits if wait[2].head.batch_id != batch_id]
+        heapify(self._waits)
+        for line in lines:
+            self._done(line)
+        self.ledger.forget(batch_id)
+        self.fill()
+
+    def fill(self) -> None:
+        """Start as many calls as may be."""
+        while self._working < self._in_flight_max and (line := self._next()) is not None:
+            self._working += 1
+            task = self._loop.create_task(self._work(line))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def drain(self, seconds: float) -> bool:
+        """Start nothing more, and wait for what is under way; `resume` undoes it.
+
+        Args:
+            seconds: The longest to wait.
+
+        Returns:
+            Whether all that was under way has arrived.
+        """
+        self._is_stopped = True
+        for line in (*self._order.clear(), *(wait[2] for wait in self._waits)):
+            self._forget(line)
+        self._waits.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("%d calls or their outcomes were under way for longer than %.0f s", self._busy, seconds)
+            return False
+        return True
+
+    def resume(self) -> None:
+        """Start calls again."""
+        self._is_stopped = False
+        self.fill()
+
+    async def close(self) -> None:
+        """Break off what is under way."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._shipper.close()
+
+    def _sorted(
+        self, batch: _Batch, entry: Entry, head: RequestHead, texts: Sequence[bytes]
+    ) -> tuple[list[Line], int]:
+        """The lines of a record that are new, and how many are done already; the rest joins pending ones."""
+        fresh = []
+        done = 0
+        knows = self.ledger.touch(head.batch_id)
+        for index, text in enumerate(texts, head.first):
+            if (twin := batch.lines.get(index)) is not None:
+                twin.entries.append(entry)
+            elif knows and self.ledger.is_done(head.batch_id, index):
+                done += 1
+            else:
+                line = batch.lines[index] = Line(head, index, text, entry)
+                fresh.append(line)
+        return fresh, done
+
+    def _next(self) -> Line | None:
+        """The next line to call, out of the order and into flight."""
+        while not self._is_stopped and not self._shipper.is_full and (line := self._order.take()) is not None:
+            if self._is_wanted(line):
+                self._busy += 1
+                self._idle.clear()
+                return line
+            self._done(line)
+        return None
+
+    def _is_wanted(self, line: Line) -> bool:
+        return self._clock() < line.head.deadline and line.head.batch_id not in self._ended
+
+    async def _work(self, line: Line | None) -> None:
+        """One of the tasks that call: a line after the other, until none is left."""
+        try:
+            while line is not None:
+                await self._call(line)
+                line = self._next()
+        finally:
+            self._working -= 1
+
+    async def _call(self, line: Line) -> None:
+        if not line.attempts:
+            line.since = self._clock()
+        line.attempts += 1
+        made = await self._caller.make(line)
+        match made.end:
+            case call.Success() as end:
+                self._settle(line, *call.result(line.head.batch_id, line.index, made.custom_id, end, line.attempts))
+            case call.Failure() as end:
+                self._failed(line, made, end)
+            case _:
+                assert_never(made.end)
+
+    def _failed(self, line: Line, made: Made, end: call.Failure) -> None:
+        now = self._clock()
+        verdict = retry.decide(
+            end.kind,
+            attempt=line.attempts,
+            now=now,
+            since=line.since,
+            well=self._caller.fleet.answered_at > line.since,
+            deadline=line.head.deadline,
+            chance=self._chance(),
+            retry_after=call.wait_seconds(end.answer.retry_after, now) if end.answer else None,
+            policy=self._policy,
+        )
+        match verdict:
+            case retry.GiveUp():
+                self._settle(line, *call.failed(line.head.batch_id, line.index, made.custom_id, end, line.attempts))
+            case retry.RetryAt(at) if line.head.batch_id not in self._ended:
+                self._landed(1)
+                self._wait(line, at)
+            case retry.RetryAt() | retry.Lapse():
+                self._landed(1)
+                self._done(line)
+            case _:
+                assert_never(verdict)
+
+    def _wait(self, line: Line, at: float) -> None:
+        """Let a line wait for its next try, without a slot; one that is to leave with its partition is forgotten."""
+        if self._is_stopped:
+            self._forget(line)
+            return
+        self._sequence += 1
+        heappush(self._waits, (at, self._sequence, line))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._waits and (self._timer is None or self._waits[0][0] < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._waits[0][0]
+            self._timer = self._loop.call_later(max(0.0, self._timer_at - self._clock()), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        now = self._clock()
+        while self._waits and self._waits[0][0] <= now:
+            line = heappop(self._waits)[2]
+            head = line.head
+            self._order.add(
+                [line], project=head.project, batch_id=head.batch_id, deadline=head.deadline, first=True
+            )
+        self._set_timer()
+        self.fill()
+
+    def _settle(self, line: Line, text: bytes, mark: LineMark) -> None:
+        """A line has its result."""
+        batch = self._batches[line.head.batch_id]
+        batch.open -= 1
+        self._shipper.ship(line, text, mark, more=batch.open > 0)
+
+    def _arrived(self, lines: list[Line]) -> None:
+        """The log has the results of these lines: only now are they done."""
+        for line in lines:
+            self.ledger.mark(line.head.batch_id, line.index)
+            self._remove(line)
+            for entry in line.entries:
+                entry.lane.done(entry)
+        self._landed(len(lines))
+        self.fill()
+
+    def _landed(self, lines: int) -> None:
+        self._busy -= lines
+        if not self._busy:
+            self._idle.set()
+
+    def _done(self, line: Line) -> None:
+        """No outcome of a pending line is wanted any more."""
+        self._forget(line)
+        for entry in line.entries:
+            entry.lane.done(entry)
+
+    def _forget(self, line: Line) -> None:
+        """A line that has no result leaves."""
+        self._batches[line.head.batch_id].open -= 1
+        self._remove(line)
+
+    def _remove(self, line: Line) -> None:
+        batch = self._batches[line.head.batch_id]
+        del batch.lines[line.index]
+        if not batch.lines:
+            del self._batches[line.head.batch_id]
