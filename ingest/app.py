@@ -1,0 +1,155 @@
+"""The door to Faust: one app with one agent over `commands`."""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tidemill import stream
+from tidemill.dead import bury
+from tidemill.gate import AckGate, Ticket
+from tidemill.ingest.kafka import Outlet
+from tidemill.ingest.stage import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Stage
+from tidemill.kafka import Log
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError
+from tidemill.settings import Settings
+from tidemill.store import open_store
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "tidemill-ingest"
+COMMANDS_MAX: Final = 1000
+"""Commands that are under way in one process; beyond it none is taken from the log."""
+DRAIN_SECONDS_MAX: Final = 3.0
+"""How long work may go on when partitions are taken away; what is not done then is done anew elsewhere."""
+
+
+class Ingest:
+    """The stage's app and its doors."""
+
+    def __init__(self, settings: Settings, kafka: str) -> None:
+        """Set up the app; nothing is connected yet."""
+        self._log = Log(kafka)
+        self._store = open_store(settings.store_url)
+        self._outlet = Outlet(kafka, self._log)
+        self._stage = Stage(settings, store=self._store, outlet=self._outlet, clock=time.time)
+        state = Path(settings.data) / "state" / "ingest"
+        self.app = stream.create_app(NAME, settings, kafka=kafka, state=state)
+        self._room = asyncio.Semaphore(COMMANDS_MAX)
+        self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
+        """By partition and generation: what a partition was before a rebalance is another one after it."""
+        self._left: dict[Any, int] = {}
+        """The generation in which a partition was let go of: its later events are not begun."""
+        self._tasks: dict[asyncio.Task[None], Any] = {}
+        """What is under way, and in which partition."""
+        self._agent = self.app.agent(stream.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
+        self.app.drain = self._drain
+
+    async def start(self) -> list[stream.StageApp]:
+        """Connect, and give the app to run."""
+        await self._log.start()
+        return [self.app]
+
+    async def stop(self) -> None:
+        """Close the doors."""
+        await self._outlet.stop()
+        await self._log.stop()
+        await self._store.close()
+
+    async def _consume(self, events: Any) -> None:
+        async for event in events.noack().events():
+            message = event.message
+            await self._room.acquire()
+            if not self._is_held(message):
+                self._room.release()
+                continue
+            ticket = self._gates[message.tp, message.generation_id].admit(event)
+            task = asyncio.create_task(self._handle(event, ticket))
+            self._tasks[task] = message.tp
+            task.add_done_callback(self._forget)
+
+    def _is_held(self, message: Any) -> bool:
+        """Whether the record's partition is this process's, since before the record was fetched."""
+        generation: int = message.generation_id
+        return generation == self.app.consumer_generation_id and self._left.get(message.tp) != generation
+
+    async def _handle(self, event: Any, ticket: Ticket[Any]) -> None:
+        message = event.message
+        try:
+            await self._do(message)
+        except Exception as error:
+            # Nothing is acknowledged past what failed: the process ends and its successor reads again.
+            log.error("a command could not be handled: %s", type(error).__name__)  # noqa: TRY400
+            await self.app.crash(error)
+            raise
+        if message.generation_id == self.app.consumer_generation_id:
+            for done in self._gates[message.tp, message.generation_id].finish(ticket):
+                done.ack()
+
+    async def _do(self, message: Any) -> None:
+        try:
+            command = codec.decode_command(message.value)
+        except DecodeError as error:
+            await self._bury(message, error)
+        else:
+            await self._stage.handle(command)
+
+    async def _bury(self, message: Any, reason: DecodeError) -> None:
+        pause_seconds = PAUSE_SECONDS_MIN
+        while True:  # until the log takes it: without the log there is nothing else to do either
+            try:
+                await bury(self._log, message, stage="ingest", reason=reason)
+            except OSError as error:
+                log.warning(
+                    "a dead letter was not taken (%s); again in %.1f s", type(error).__name__, pause_seconds
+                )
+            else:
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+
+    async def _drain(self, revoked: set[Any]) -> None:
+        """Let what is under way in these partitions come to its end, within a bound, then let go of it."""
+        for tp in revoked:
+            self._left[tp] = self.app.consumer_generation_id
+        tasks = [task for task, tp in self._tasks.items() if tp in revoked]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        for tp, generation in list(self._gates):
+            if tp in revoked:
+                del self._gates[tp, generation]
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._room.release()
+        del self._tasks[task]
+        if not task.cancelled():
+            task.exception()  # which `_handle` has told already
+
+
+def main(settings: Settings) -> None:
+    """Run the stage until SIGTERM.
+
+    Raises:
+        SystemExit: It crashed, or a setting is missing.
+    """
+    if settings.kafka is None:
+        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
+    kafka = settings.kafka
+    stages: list[Ingest] = []
+
+    async def start() -> Sequence[stream.StageApp]:
+        stages.append(Ingest(settings, kafka))
+        return await stages[0].start()
+
+    async def stop() -> None:
+        await stages[0].stop()
+
+    stream.run(start, stop=stop)
