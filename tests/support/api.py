@@ -1,0 +1,86 @@
+"""The stage `api` as a process of its own, on a real broker and a folder."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tidemill.settings import Settings
+
+KEY = "sk-api-test-0123456789"
+STARTER = """
+import logging, sys
+from tidemill.api.app import main
+from tidemill.settings import Settings
+logging.basicConfig(level=logging.INFO)
+main(Settings.model_validate_json(sys.stdin.read()))
+"""
+READY_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 30
+
+
+class Api:
+    """A context manager; `url` ends in `/v1`. `stop` and `start` again keep the data."""
+
+    def __init__(self, data: Path, kafka: str, **settings: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.root = f"http://127.0.0.1:{port}"
+        self.url = f"{self.root}/v1"
+        self.data = data
+        self.kafka = kafka
+        self.settings = Settings(data=data, kafka=kafka, port=port, **settings)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        """What the process has written."""
+        return (self.data / "api.log").read_text()
+
+    def start(self) -> None:
+        """Start, and wait until it says that it is ready."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        reading, writing = os.pipe()
+        with (self.data / "api.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", STARTER],
+                env={**os.environ, "TIDEMILL_API_KEY": KEY, "TIDEMILL_NOTIFY_FD": str(writing)},
+                pass_fds=[writing],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        os.close(writing)
+        self.process.stdin.write(self.settings.model_dump_json(exclude={"api_key"}).encode())
+        self.process.stdin.close()
+        began = time.monotonic()
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.readline()
+        assert said == b"ready\n", self.log
+        assert time.monotonic() - began < READY_SECONDS_MAX
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Tell it to stop, and return its exit status."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(number)
+        status = self.process.wait(STOP_SECONDS_MAX)
+        self.process = None
+        return status
+
+    def client(self, key: str = KEY) -> httpx.Client:
+        """A plain client with the key."""
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=30)

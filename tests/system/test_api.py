@@ -1,0 +1,419 @@
+"""The stage `api` on a real broker and a folder: what the SDK and plain HTTP see."""
+
+import asyncio
+import hashlib
+import http.client
+import json
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import pytest
+from support.api import KEY, Api
+from support.waiting import wait_until
+
+from tidemill.admin import ensure_topics
+from tidemill.kafka import Log
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.messages import BatchRecord
+from tidemill.settings import Settings
+
+pytestmark = pytest.mark.kafka
+
+UPLOAD_BYTES_MAX = 4 << 20
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}\n'
+MODELS = {"Qwen/Qwen3-8B": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def api(kafka, tmp_path_factory):
+    """One api process for all tests of this module."""
+    asyncio.run(ensure_topics(Settings(), kafka))
+    folder = tmp_path_factory.mktemp("api")
+    with Api(folder, kafka, models=MODELS, upload_bytes_max=UPLOAD_BYTES_MAX, windows=("24h", "1h")) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def sdk(api):
+    """The official client."""
+    with openai.OpenAI(base_url=api.url, api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def plain(api):
+    """A plain client."""
+    with api.client() as client:
+        yield client
+
+
+def publish(api: Api, batch: Batch, project: str = "default") -> None:
+    """Say of a batch what `results` would."""
+
+    async def send() -> None:
+        log = Log(api.kafka)
+        await log.send(topics.BATCHES.name, batch.id, codec.encode(BatchRecord(project=project, batch=batch)))
+        await log.stop()
+
+    asyncio.run(send())
+
+
+def new_batch(sdk: openai.OpenAI) -> Batch:
+    """A batch with a real input file, as the api shows it."""
+    file = sdk.files.create(file=LINE, purpose="batch")
+    made = sdk.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    return Batch.model_validate(made.model_dump())
+
+
+def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
+    """Status, param and code, after a look at the envelope."""
+    error = answer.json()["error"]
+    assert set(answer.json()) == {"error"}
+    assert set(error) == {"message", "type", "param", "code"}
+    assert answer.headers["x-request-id"].startswith("req_")
+    return answer.status_code, error["param"], error["code"]
+
+
+def stored(api: Api) -> set[str]:
+    """The objects in the store."""
+    return {path.name for path in (api.data / "store").rglob("*") if path.is_file()}
+
+
+def test_a_file_comes_back_as_it_was_sent(sdk):
+    """Upload, retrieve, list, download, delete, as the SDK does it."""
+    file = sdk.files.create(file=("in.jsonl", LINE * 3), purpose="batch")
+    assert (file.bytes, file.filename, file.purpose, file.status) == (
+        len(LINE) * 3,
+        "in.jsonl",
+        "batch",
+        "processed",
+    )
+    assert file.expires_at - file.created_at == 30 * 86_400
+    assert file._request_id.startswith("req_")
+    assert sdk.files.retrieve(file.id) == file
+    assert file.id in [found.id for found in sdk.files.list(purpose="batch")]
+    assert sdk.files.content(file.id).read() == LINE * 3
+    assert sdk.files.wait_for_processing(file.id).id == file.id
+    assert sdk.files.delete(file.id).deleted
+    with pytest.raises(openai.NotFoundError, match="No such File object") as caught:
+        sdk.files.retrieve(file.id)
+    assert caught.value.param == "id"
+    with pytest.raises(openai.NotFoundError):
+        sdk.files.content(file.id)
+
+
+def test_uploads_of_every_kind(sdk, tmp_path):
+    """A path, bytes without a name, an expiry of one's own, a BOM, CRLF, no final newline, another purpose."""
+    path = tmp_path / 'größe "1".jsonl'
+    path.write_bytes(b"\xef\xbb\xbf" + LINE.replace(b"\n", b"\r\n"))
+    assert sdk.files.create(file=path, purpose="batch").bytes == path.stat().st_size
+    assert sdk.files.create(file=LINE.strip(), purpose="batch").filename == "upload"
+    file = sdk.files.create(file=LINE, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600})
+    assert file.expires_at - file.created_at == 3600
+    assert sdk.files.create(file=b"anything", purpose="user_data").expires_at is None
+
+
+def test_a_file_before_its_purpose_and_without_a_length(plain):
+    """As Node sends it: the file first, chunked."""
+    parts = [
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n',
+        *[LINE] * 1000,
+        b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n',
+    ]
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    answer = plain.post("/files", content=iter(parts), headers=kind)
+    assert (answer.status_code, answer.json()["bytes"]) == (200, len(LINE) * 1000)
+    content = plain.get(f"/files/{answer.json()['id']}/content")
+    assert content.headers["etag"] == f'"{hashlib.sha256(LINE * 1000).hexdigest()}"'
+    assert content.content == LINE * 1000
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "expected", "message"),
+    [
+        ({"purpose": "batch"}, b"", (400, None, None), "Must be .jsonl"),
+        ({"purpose": "batch"}, b"not json\n", (400, None, None), "Must be .jsonl"),
+        ({"purpose": "batch"}, '{"a":"ä"}'.encode("latin-1"), (400, None, None), "Must be utf-8 encoded"),
+        ({}, LINE, (400, "purpose", "missing_required_parameter"), "'purpose'"),
+        ({"purpose": "batch_output"}, LINE, (400, "purpose", "invalid_value"), "batch_output"),
+        ({"purpose": "batch"}, None, (400, "file", "missing_required_parameter"), "'file'"),
+        (
+            {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "1"},
+            LINE, (400, "expires_after[seconds]", "integer_below_min_value"), "3600",
+        ),
+        ({"purpose": "x" * 2000}, LINE, (400, None, None), "bytes"),
+        ({"purpose": "batch"}, LINE * (UPLOAD_BYTES_MAX // len(LINE) + 1), (413, "file", None), "too large"),
+    ],
+    ids=["empty", "text", "latin-1", "no purpose", "purpose", "no file", "expiry", "long field", "size"],
+)  # fmt: skip
+def test_uploads_that_are_refused(api, plain, fields, content, expected, message):  # noqa: PLR0917
+    """Each one is answered with its error, and leaves nothing in the store."""
+    before = stored(api)
+    files = {"file": ("in.jsonl", content)} if content is not None else {"other": ("x", b"x")}
+    answer = plain.post("/files", data=fields, files=files)
+    assert fault(answer) == expected
+    assert message in answer.json()["error"]["message"]
+    assert stored(api) == before
+
+
+def test_an_upload_of_unknown_length_that_is_too_large_is_read_to_its_end(api, plain):
+    """A client that is still sending gets the 413, not a broken connection."""
+    before = stored(api)
+
+    def parts():
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+        for _ in range(12):
+            yield b"x" * (1 << 20)
+
+    answer = plain.post("/files", content=parts(), headers={"content-type": "multipart/form-data; boundary=b"})
+    assert fault(answer)[0] == 413
+    assert stored(api) == before
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(api, plain):
+    """The connection goes away in the middle of the file."""
+    before, total = stored(api), len(plain.get("/files").json()["data"])
+    address = urlsplit(api.url)
+    connection = http.client.HTTPConnection(address.hostname, address.port)
+    connection.putrequest("POST", "/v1/files")
+    connection.putheader("authorization", f"Bearer {KEY}")
+    connection.putheader("content-type", "multipart/form-data; boundary=b")
+    connection.putheader("content-length", str(3 << 20))
+    connection.endheaders()
+    connection.send(b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' + LINE * 20_000)
+    wait_until(lambda: stored(api) != before, "a partial file")
+    connection.close()
+    wait_until(lambda: stored(api) == before, "the partial file to go")
+    assert len(plain.get("/files").json()["data"]) == total
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"--b\r\n", b"--b\r\n\r\n\r\n--b--", b"nonsense", b"--b\r\nX: " + b"y" * 9000]
+)
+def test_a_malformed_form_is_an_error_of_the_client(plain, body):
+    """It is never a fault of the server."""
+    answer = plain.post("/files", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert fault(answer)[0] == 400
+    assert fault(plain.post("/files", content=body))[0] == 400
+
+
+def test_parts_of_a_file(sdk, plain):
+    """One range is served; one beyond the file is refused; a version that is known is not sent again."""
+    file = sdk.files.create(file=('na"me\r\n.jsonl', LINE * 2), purpose="batch")
+    path = f"/files/{file.id}/content"
+    whole = plain.get(path)
+    assert whole.headers["content-length"] == str(len(LINE) * 2)
+    assert whole.headers["content-disposition"].startswith("attachment; ")
+    part = plain.get(path, headers={"range": "bytes=5-9"})
+    assert (part.status_code, part.content) == (206, (LINE * 2)[5:10])
+    assert part.headers["content-range"] == f"bytes 5-9/{len(LINE) * 2}"
+    assert plain.get(path, headers={"range": "bytes=-3"}).content == LINE[-3:]
+    assert plain.get(path, headers={"range": "bytes=5-9", "if-range": '"other"'}).status_code == 200
+    beyond = plain.get(path, headers={"range": "bytes=999999-"})
+    assert (fault(beyond)[0], beyond.headers["content-range"]) == (416, f"bytes */{len(LINE) * 2}")
+    assert plain.get(path, headers={"if-none-match": whole.headers["etag"]}).status_code == 304
+
+
+def test_lists_page_by_page(sdk, plain):
+    """Both directions, a cursor that was deleted, limits, and the shape of the last page."""
+    ids = [sdk.files.create(file=LINE, purpose="evals").id for _ in range(5)]
+    listed = [file.id for file in sdk.files.list(purpose="evals", limit=2)]
+    assert sorted(listed) == sorted(ids)
+    assert [file.id for file in sdk.files.list(purpose="evals", limit=1, order="asc")] == listed[::-1]
+    walked = []
+    for file in sdk.files.list(purpose="evals", limit=2):
+        sdk.files.delete(file.id)
+        walked.append(file.id)
+    assert walked == listed
+    assert plain.get("/files", params={"purpose": "evals"}).json() == {
+        "object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False,
+    }  # fmt: skip
+    for limit, code in (
+        ("0", "integer_below_min_value"),
+        ("10001", "integer_above_max_value"),
+        ("x", "invalid_type"),
+    ):
+        assert fault(plain.get("/files", params={"limit": limit})) == (400, "limit", code)
+    assert fault(plain.get("/batches", params={"limit": 101})) == (400, "limit", "integer_above_max_value")
+    assert fault(plain.get("/files", params={"order": "up"})) == (400, "order", "invalid_value")
+    assert fault(plain.get("/files", params={"after": "file-none"})) == (400, "after", "invalid_value")
+
+
+def test_a_batch_is_there_at_once(sdk, plain):
+    """Create, retrieve, list; the deadline is the window's end."""
+    file = sdk.files.create(file=LINE, purpose="batch")
+    made = sdk.batches.create(
+        input_file_id=file.id, endpoint=CHAT, completion_window="1h", metadata={"a": "b"},
+        output_expires_after={"anchor": "created_at", "seconds": 3600},
+    )  # fmt: skip
+    assert (made.status, made.expires_at - made.created_at, made.metadata) == ("validating", 3600, {"a": "b"})
+    assert made.request_counts.model_dump() == {"total": 0, "completed": 0, "failed": 0}
+    assert sdk.batches.retrieve(made.id) == made
+    made_ids = [made.id, *(new_batch(sdk).id for _ in range(2))]
+    assert set(made_ids) <= {batch.id for batch in sdk.batches.list(limit=1)}
+    page = plain.get("/batches", params={"limit": 2}).json()
+    assert (len(page["data"]), page["has_more"], page["last_id"]) == (2, True, page["data"][-1]["id"])
+
+
+def test_a_batch_without_its_input_is_taken(sdk):
+    """As at OpenAI: that the file is missing is found later, by ingest."""
+    made = sdk.batches.create(input_file_id="file-none", endpoint=CHAT, completion_window="24h")
+    assert made.status == "validating"
+
+
+GOOD = {"input_file_id": "file-none", "endpoint": CHAT, "completion_window": "24h"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "message"),
+    [
+        ({"input_file_id": None}, ("input_file_id", "missing_required_parameter"), "'input_file_id'."),
+        ({"input_file_id": 1}, ("input_file_id", "invalid_type"), "but got an integer instead."),
+        ({"endpoint": "/v1/x"}, ("endpoint", "invalid_value"), "'/v1/embeddings', and '/v1/responses'."),
+        ({"completion_window": "48h"}, ("completion_window", "invalid_value"), "'48h'. Supported values"),
+        ({"completion_window": ""}, ("completion_window", "invalid_value"), "Invalid value: ''"),
+        ({"metadata": []}, ("metadata", "invalid_type"), "expected an object, but got an array"),
+        ({"metadata": {"tags": []}}, ("metadata.tags", "invalid_type"), "expected a string, but got an array"),
+        ({"metadata": {"k": "v" * 513}}, ("metadata.k", "string_above_max_length"), "512"),
+        ({"metadata": {str(n): "" for n in range(17)}}, ("metadata", "object_above_max_properties"), "16"),
+        (
+            {"output_expires_after": {"anchor": "created_at", "seconds": 2_592_001}},
+            ("output_expires_after.seconds", "integer_above_max_value"), "2592000",
+        ),
+        (
+            {"output_expires_after": {"seconds": 3600}},
+            ("output_expires_after.anchor", "missing_required_parameter"), "'output_expires_after.anchor'",
+        ),
+    ],
+)  # fmt: skip
+def test_batches_that_are_refused(plain, change, expected, message):
+    """Each fault of the request is told at once, with its field."""
+    answer = plain.post("/batches", json=GOOD | change)
+    assert fault(answer) == (400, *expected)
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_batch_of_a_file_for_something_else_is_refused(sdk):
+    """The purpose must be `batch`."""
+    file = sdk.files.create(file=LINE, purpose="user_data")
+    with pytest.raises(openai.BadRequestError) as caught:
+        sdk.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    assert caught.value.param == "input_file_id"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"input_file_id":"\\ud800"}', b" " * (2 << 20)])
+def test_a_body_that_is_no_object_is_an_error_of_the_client(plain, body):
+    """Whatever it is; one that is too large is refused by its size."""
+    answer = plain.post("/batches", content=body, headers={"content-type": "application/json"})
+    assert fault(answer)[0] == (413 if len(body) > 1 << 20 else 400)
+
+
+def test_cancel_holds_against_older_records(api, sdk):
+    """A batch stays `cancelling` whatever was on its way, and its counts never go back."""
+    batch = new_batch(sdk)
+    counted = RequestCounts(total=9, completed=5)
+    publish(api, batch.model_copy(update={"status": Status.IN_PROGRESS, "request_counts": counted}))
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "in_progress", "the record")
+    cancelled = sdk.batches.cancel(batch.id)
+    assert cancelled.status == "cancelling"
+    assert cancelled.cancelling_at is not None
+    assert sdk.batches.cancel(batch.id) == cancelled
+    late = {"status": Status.IN_PROGRESS, "request_counts": RequestCounts(total=9, completed=4, failed=1)}
+    publish(api, batch.model_copy(update=late))
+    seen = wait_until(lambda: (b := sdk.batches.retrieve(batch.id)).request_counts.failed and b, "the late record")
+    assert (seen.status, seen.cancelling_at) == ("cancelling", cancelled.cancelling_at)
+    assert seen.request_counts.completed == 5
+    over = {"status": Status.CANCELLED, "cancelled_at": 5, "output_file_id": "file-o", "request_counts": counted}
+    publish(api, batch.model_copy(update=over))
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "cancelled", "the end")
+    assert sdk.batches.cancel(batch.id).output_file_id == "file-o"
+
+
+@pytest.mark.parametrize("status", [Status.FINALIZING, Status.COMPLETED, Status.FAILED, Status.EXPIRED])
+def test_a_batch_that_is_over_is_not_cancelled(api, sdk, plain, status):
+    """409, and the SDK is told not to try again."""
+    batch = new_batch(sdk)
+    publish(api, batch.model_copy(update={"status": status}))
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == status, "the record")
+    answer = plain.post(f"/batches/{batch.id}/cancel")
+    assert fault(answer) == (409, None, None)
+    assert answer.headers["x-should-retry"] == "false"
+    assert answer.json()["error"]["message"] == f"Cannot cancel a batch with status '{status}'."
+
+
+def test_the_bytes_of_a_deleted_input_stay_while_its_batch_runs(api, sdk):
+    """A batch pins its input; without a batch, or after it, the bytes go with the file."""
+    batch = new_batch(sdk)
+    sdk.files.delete(batch.input_file_id)
+    assert batch.input_file_id in stored(api)
+    loose = sdk.files.create(file=LINE, purpose="batch")
+    sdk.files.delete(loose.id)
+    assert loose.id not in stored(api)
+
+
+def test_what_is_not_there(plain):
+    """Unknown objects, routes and methods, in OpenAI's words."""
+    answer = plain.get("/batches/batch_x")
+    assert fault(answer) == (404, None, None)
+    assert answer.json()["error"]["message"] == "No batch found with id 'batch_x'."
+    assert fault(plain.post("/batches/batch_x/cancel")) == (404, None, None)
+    answer = plain.get("/nothing/here")
+    assert fault(answer) == (404, None, None)
+    assert answer.json()["error"]["message"] == "Invalid URL (GET /v1/nothing/here)"
+    assert fault(plain.put("/batches")) == (405, None, None)
+    assert fault(plain.get("/models/gpt-4")) == (404, "model", "model_not_found")
+    assert fault(plain.delete("/files/file-x%00%ff")) == (404, "id", None)
+
+
+def test_models(sdk):
+    """The configured ones, by any name."""
+    assert [model.id for model in sdk.models.list()] == list(MODELS)
+    assert sdk.models.retrieve("Qwen/Qwen3-8B").object == "model"
+
+
+def test_keys(api):
+    """Without the right key nothing is said, except that the process lives."""
+    with openai.OpenAI(base_url=api.url, api_key="sk-wrong-key-0123456789", max_retries=0) as stranger:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            stranger.files.list()
+    assert caught.value.code == "invalid_api_key"
+    assert "wrong-key" not in str(caught.value)
+    for path in ("/files", "/batches", "/models"):
+        assert fault(httpx.get(api.url + path)) == (401, None, None)
+    assert fault(httpx.get(f"{api.url}/files", headers={"authorization": "Basic x"})) == (401, None, None)
+    assert httpx.get(f"{api.root}/livez").json() == {"status": "ok"}
+    assert httpx.get(f"{api.root}/readyz").status_code == 200
+
+
+def test_another_projects_objects_are_not_there(api, sdk, plain):
+    """They are neither read, nor listed, nor cancelled."""
+    batch = new_batch(sdk).model_copy(update={"id": "batch_" + "f" * 32, "metadata": {"of": "other"}})
+    publish(api, batch, project="other")
+    marker = new_batch(sdk)
+    publish(api, marker.model_copy(update={"status": Status.IN_PROGRESS}))
+    wait_until(lambda: sdk.batches.retrieve(marker.id).status == "in_progress", "the later record")
+    assert fault(plain.get(f"/batches/{batch.id}"))[0] == 404
+    assert fault(plain.post(f"/batches/{batch.id}/cancel"))[0] == 404
+    assert batch.id not in [found.id for found in sdk.batches.list(limit=100)]
+    assert fault(plain.get("/batches", params={"after": batch.id}))[0] == 400
+
+
+def test_a_body_of_json_type_without_content_is_let_pass(sdk, plain):
+    """The Python SDK sends it with cancel and delete."""
+    kind = {"content-type": "application/json", "content-length": "0"}
+    assert plain.post(f"/batches/{new_batch(sdk).id}/cancel", headers=kind).json()["status"] == "cancelling"
+
+
+def test_no_user_text_in_the_log(api, plain):
+    """What a user sends is not written down."""
+    for path in ("/files/needle-1", "/needle-2", "/batches?after=needle-3"):
+        plain.get(path, headers={"authorization": "Bearer needle-4"})
+    plain.post("/batches", content=json.dumps({"needle-5": "x"}).encode())
+    plain.post(
+        "/files", content=b"--b\r\nne\x00edle-6: x", headers={"content-type": "multipart/form-data; boundary=b"}
+    )
+    assert "needle" not in api.log
+    assert KEY not in api.log
