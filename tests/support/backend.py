@@ -19,6 +19,7 @@ from support.waiting import wait_until
 
 DIMENSIONS = 8
 START_SECONDS_MAX = 10.0
+WAIT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,18 @@ def well(body: dict[str, Any], nth: int) -> Behaviour:
     """Every call succeeds at once."""
     del body, nth
     return Behaviour()
+
+
+def as_told(body: dict[str, Any], nth: int) -> Behaviour:
+    """A line says by its `stop` what becomes of it: `refuse` is a 400, `wait` outlasts every test."""
+    del nth
+    match body.get("stop"):
+        case "refuse":
+            return Behaviour(status=400)
+        case "wait":
+            return Behaviour(latency_seconds=WAIT_SECONDS)
+        case _:
+            return Behaviour()
 
 
 class Backend:

@@ -1,0 +1,209 @@
+# ruff: noqa: T201 - what it prints is read when it fails
+
+"""What a user of the official Python SDK does, from upload to deletion; run with each version of it.
+
+`python scenario.py BASE_URL KEY FOLDER`: exits with 0 if all went as it should, and prints what it did. It
+imports nothing but the SDK, since it runs in environments that hold nothing else.
+"""
+
+import asyncio
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+ENDED = ("completed", "failed", "expired", "cancelled")
+BATCH_SECONDS_MAX = 60
+POLL_SECONDS = 0.2
+FILES_MAX = 1000
+MESSAGES = [{"role": "user", "content": "hello"}]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "chat", "messages": MESSAGES},
+    "/v1/completions": {"model": "chat", "prompt": "hello"},
+    "/v1/embeddings": {"model": "embed", "input": ["hello", "you"]},
+    "/v1/responses": {"model": "chat", "input": "hello"},
+}
+
+
+def lines(endpoint: str, *ids: str, **body: Any) -> bytes:
+    """An input with one request for each id."""
+    requests = [
+        {"custom_id": name, "method": "POST", "url": endpoint, "body": {**BODIES[endpoint], "user": name, **body}}
+        for name in ids
+    ]
+    return b"".join(json.dumps(request).encode() + b"\n" for request in requests)
+
+
+def ended(client: OpenAI, batch_id: str) -> Any:
+    """Poll a batch until nothing changes any more."""
+    give_up = time.monotonic() + BATCH_SECONDS_MAX
+    while time.monotonic() < give_up:
+        batch = client.batches.retrieve(batch_id)
+        if batch.status in ENDED:
+            return batch
+        time.sleep(POLL_SECONDS)
+    raise AssertionError(f"{batch_id} has not ended: {batch}")
+
+
+def started(client: OpenAI, content: bytes, endpoint: str = "/v1/chat/completions", **options: Any) -> Any:
+    """Upload an input and make a batch of it."""
+    file = client.files.create(file=content, purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **options)
+
+
+def refused(kind: type[openai.APIStatusError], call: Any, *args: Any, **options: Any) -> openai.APIStatusError:
+    """Make a call that must be refused with a kind of error."""
+    try:
+        answer = call(*args, **options)
+    except kind as error:
+        refusal = error
+    else:
+        raise AssertionError(f"it was not refused: {answer}")
+    assert refusal.request_id, refusal
+    return refusal
+
+
+def uploads(client: OpenAI, folder: Path) -> None:
+    """Bytes, a path, a stream and a named pair all become the same kind of file."""
+    content = lines("/v1/embeddings", "a")
+    path = folder / "named.jsonl"
+    path.write_bytes(content)
+    ways: dict[str, Any] = {
+        "upload": content,
+        "named.jsonl": path,
+        "pair.txt": ("pair.txt", io.BytesIO(content)),
+    }
+    for name, way in ways.items():
+        file = client.files.create(file=way, purpose="batch")
+        assert (file.filename, file.bytes, file.purpose, file.object) == (name, len(content), "batch", "file")
+        assert client.files.wait_for_processing(file.id).status == "processed"
+        assert client.files.content(file.id).read() == content
+        assert file._request_id
+    expiring = client.files.create(
+        file=content, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+    )
+    assert expiring.expires_at == expiring.created_at + 3600
+
+
+def endpoints(client: OpenAI, folder: Path) -> None:
+    """A batch of each endpoint runs to its end, and its output holds each id once."""
+    batches = {
+        endpoint: started(client, lines(endpoint, "a", "b", "c"), endpoint, metadata={"for": endpoint})
+        for endpoint in BODIES
+    }
+    for endpoint, created in batches.items():
+        batch = ended(client, created.id)
+        assert batch.status == "completed", batch
+        assert (batch.request_counts.total, batch.request_counts.completed) == (3, 3), batch
+        assert (batch.endpoint, batch.metadata, batch.error_file_id) == (endpoint, {"for": endpoint}, None)
+        assert batch.usage.total_tokens > 0, batch
+        target = folder / "output.jsonl"
+        client.files.content(batch.output_file_id).write_to_file(target)
+        found = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
+        assert [line["custom_id"] for line in found] == ["a", "b", "c"]
+        assert all(line["response"]["status_code"] == 200 and line["error"] is None for line in found)
+        assert client.files.retrieve(batch.output_file_id).purpose == "batch_output"
+
+
+def failures(client: OpenAI, folder: Path) -> None:
+    """A line that its backend refuses is in the error file; a faulty input fails the batch, line by line."""
+    del folder
+    mixed = lines("/v1/chat/completions", "a") + lines("/v1/chat/completions", "b", stop="refuse")
+    batch = ended(client, started(client, mixed).id)
+    counts = batch.request_counts
+    assert (batch.status, counts.completed, counts.failed) == ("completed", 1, 1), batch
+    (line,) = client.files.content(batch.error_file_id).text.splitlines()
+    error = json.loads(line)
+    assert (error["custom_id"], error["response"]["status_code"]) == ("b", 400), error
+    twice = lines("/v1/chat/completions", "a", "a", "b") + b"{\n"
+    batch = ended(client, started(client, twice).id)
+    assert batch.status == "failed", batch
+    faults = [(fault.line, fault.code) for fault in batch.errors.data]
+    assert faults == [(2, "duplicate_custom_id"), (4, "invalid_json_line")], faults
+
+
+def pages(client: OpenAI, folder: Path) -> None:
+    """Lists are walked one by one, the newest first, without a gap and without an end that never comes."""
+    del folder
+    made = [started(client, lines("/v1/completions", "a"), "/v1/completions") for _ in range(3)]
+    listed = [batch.id for batch in client.batches.list(limit=1)]
+    assert listed[:3] == [batch.id for batch in reversed(made)], listed[:3]
+    assert len(set(listed)) == len(listed)
+    files = [file.id for file in client.files.list(limit=1, purpose="batch")]
+    assert {batch.input_file_id for batch in made} <= set(files)
+    assert len(set(files)) == len(files) < FILES_MAX
+
+
+def cancelling(client: OpenAI, folder: Path) -> None:
+    """A batch that runs is cancelled, again without harm; one that is done is not."""
+    del folder
+    created = started(client, lines("/v1/chat/completions", "a", "b", stop="wait"))
+    cancelled = client.batches.cancel(created.id)
+    assert cancelled.status in {"cancelling", "cancelled"}, cancelled
+    assert cancelled.cancelling_at, cancelled
+    batch = ended(client, created.id)
+    assert batch.status == "cancelled", batch
+    assert client.batches.cancel(created.id).status == "cancelled"
+    errors = [json.loads(line) for line in client.files.content(batch.error_file_id).text.splitlines()]
+    assert [line["error"]["code"] for line in errors] == ["batch_cancelled"] * 2, errors
+    done = ended(client, started(client, lines("/v1/chat/completions", "a")).id)
+    refused(openai.ConflictError, client.batches.cancel, done.id)
+
+
+def deletion(client: OpenAI, folder: Path) -> None:
+    """A deleted file is not found any more."""
+    del folder
+    file = client.files.create(file=lines("/v1/embeddings", "a"), purpose="batch")
+    assert client.files.delete(file.id).deleted
+    refused(openai.NotFoundError, client.files.retrieve, file.id)
+    refused(openai.NotFoundError, client.files.content, file.id)
+
+
+def refusals(client: OpenAI, folder: Path) -> None:
+    """Each kind of error is the SDK's exception of that kind."""
+    del folder
+    stranger = OpenAI(base_url=client.base_url, api_key="sk-wrong")
+    assert refused(openai.AuthenticationError, stranger.batches.list).code == "invalid_api_key"
+    refused(openai.NotFoundError, client.batches.retrieve, "batch_none")
+    refused(openai.NotFoundError, client.files.retrieve, "file-none")
+    file = client.files.create(file=lines("/v1/embeddings", "a"), purpose="batch")
+    options = {"input_file_id": file.id, "completion_window": "24h", "endpoint": "/v1/none"}
+    error = refused(openai.BadRequestError, client.batches.create, **options)
+    assert (error.param, error.code) == ("endpoint", "invalid_value"), error
+    error = refused(openai.BadRequestError, client.files.create, file=b"", purpose="batch")
+    stranger.close()
+
+
+def concurrently(client: OpenAI, folder: Path) -> None:
+    """The asynchronous client does the same."""
+    del folder
+
+    async def run() -> None:
+        async with AsyncOpenAI(base_url=client.base_url, api_key=client.api_key) as other:
+            content = lines("/v1/embeddings", "a")
+            uploads = (other.files.create(file=content, purpose="batch") for _ in range(3))
+            files = await asyncio.gather(*uploads)
+            assert len({file.id for file in files}) == 3
+            content = await other.files.content(files[0].id)
+            assert content.text.startswith("{")
+
+    asyncio.run(run())
+
+
+def main() -> None:
+    """Do it all."""
+    base_url, key, folder = sys.argv[1:]
+    print(f"openai {openai.__version__}")
+    with OpenAI(base_url=base_url, api_key=key) as client:
+        for step in (uploads, endpoints, failures, pages, cancelling, deletion, refusals, concurrently):
+            step(client, Path(folder))
+            print(f"{step.__name__}: as it should be", flush=True)
+
+
+if __name__ == "__main__":
+    main()
