@@ -229,9 +229,9 @@ def _mapped(usage: _Usage) -> Tokens:
     made_details = usage.output_tokens_details or usage.completion_tokens_details
     return (
         _count(given),
-        _count(given_details and given_details.cached_tokens),
+        _count(given_details.cached_tokens if given_details else None),
         _count(made),
-        _count(made_details and made_details.reasoning_tokens),
+        _count(made_details.reasoning_tokens if made_details else None),
     )
 
 

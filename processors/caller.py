@@ -40,7 +40,9 @@ class Made:
 class Caller:
     """Makes the calls of one model."""
 
-    def __init__(self, *, fleet: Fleet, upstream: Upstream, store: Store, clock: Clock, seconds_max: float) -> None:
+    def __init__(
+        self, *, fleet: Fleet, upstream: Upstream, store: Store, clock: Clock, seconds_max: float
+    ) -> None:
         """Take the doors.
 
         Args:
@@ -69,7 +71,7 @@ class Caller:
         except OSError as error:
             _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
             return Made(NO_CUSTOM_ID, _STORE_AWAY)
-        except Exception:
+        except Exception:  # noqa: BLE001  a line is never lost to a fault of ours
             _log.exception("a call for line %d of %s broke off", line.index, line.head.batch_id)
             return Made(NO_CUSTOM_ID, _FAULTY)
 
@@ -99,7 +101,9 @@ class Caller:
             self.fleet.failed(backend, now)
             if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
                 backend.warned_at = now
-                _log.warning("backend %s does not take our calls: %s Check its key and model.", backend.base, end.message)
+                _log.warning(
+                    "backend %s does not take our calls: %s Check its key and model.", backend.base, end.message
+                )
 
     async def _fetched(self, ref: LineRef) -> bytes:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-BATCHES_MAX: Final = 2_000
+BATCHES_MAX: Final = 50_000
 """Batches remembered at one time; the one that was longest out of use goes first."""
 CHUNK_LINES: Final = 512
 

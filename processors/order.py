@@ -1,8 +1,8 @@
 """Which line is next.
 
-Projects take turns. Within a project one turn goes to the batch whose deadline is earliest, the next to the batches
-in rotation. So an urgent batch gets at least half of its project's calls, and a batch of ten lines behind one of
-fifty thousand is done after a few dozen calls.
+Projects take turns. Within a project one turn goes to the batch whose deadline is earliest, the next to the
+batches in rotation. So an urgent batch gets at least half of its project's calls, and a batch of ten lines behind
+one of fifty thousand is done after a few dozen calls.
 
 Within a batch lines keep their order; one that comes back from a wait goes first.
 """
@@ -77,7 +77,9 @@ class Order(Generic[T]):
     def __len__(self) -> int:
         return self._lines
 
-    def add(self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float, first: bool = False) -> None:
+    def add(
+        self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float, first: bool = False
+    ) -> None:
         """Let lines of one batch wait.
 
         Args:

@@ -52,7 +52,9 @@ class Packer(Generic[T]):
         """Lines gathered and not sent."""
         return sum(len(batch.gathered.lines) for batch in self._batches.values())
 
-    def add(self, batch_id: str, line: bytes, mark: LineMark, receipt: T, now: float, *, more: bool) -> list[Parcel[T]]:
+    def add(
+        self, batch_id: str, line: bytes, mark: LineMark, receipt: T, now: float, *, more: bool
+    ) -> list[Parcel[T]]:
         """Take in a result.
 
         Args:

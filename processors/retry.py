@@ -114,7 +114,11 @@ def decide(
     """
     if kind is Kind.FINAL:
         return GiveUp()
-    if kind is Kind.SUSPECT and attempt >= policy.attempts_min and (well or now - since >= policy.patience_seconds):
+    if (
+        kind is Kind.SUSPECT
+        and attempt >= policy.attempts_min
+        and (well or now - since >= policy.patience_seconds)
+    ):
         return GiveUp()
     # The exponent is bounded, as a line may be tried for days.
     wait = chance * min(policy.wait_seconds_max, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))

@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final, Protocol
 
 from tidemill.processors.lane import Line
 from tidemill.processors.packer import LINE_BYTES_MAX, Packer, Parcel
@@ -32,7 +32,12 @@ class Shipper:
     """Takes results to the outbox."""
 
     def __init__(
-        self, outbox: Outbox, store: Store, arrived: Callable[[list[Line]], None], *, packer: Packer[Line] | None = None
+        self,
+        outbox: Outbox,
+        store: Store,
+        arrived: Callable[[list[Line]], None],
+        *,
+        packer: Packer[Line] | None = None,
     ) -> None:
         """Take the doors.
 
@@ -73,7 +78,7 @@ class Shipper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, work: "asyncio.coroutines.Coroutine[None, None, None]") -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -101,7 +106,9 @@ class Shipper:
         await self._send(parcel, b"")
 
     async def _send(self, parcel: Parcel[Line], value: bytes) -> None:
-        await self._outbox.send(parcel.batch_id, value, lines_headers(parcel.batch_id, parcel.marks, ref=parcel.ref))
+        await self._outbox.send(
+            parcel.batch_id, value, lines_headers(parcel.batch_id, parcel.marks, ref=parcel.ref)
+        )
         self._bytes -= parcel.size
         self._arrived(parcel.receipts)
 

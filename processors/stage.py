@@ -3,8 +3,8 @@
 It knows no Kafka: records come through the `Tap` of their lane, results leave through an `Outbox`.
 
 A line is *pending* from its arrival until the log has its outcome. Meanwhile it waits in the order, is in flight,
-waits for its next try, or waits for its outcome to arrive. A second copy of a pending line joins the first, and one
-of a line that is done is done at once: neither is called. A line is *dropped*, which is done without an outcome,
+waits for its next try, or waits for its outcome to arrive. A second copy of a pending line joins the first, and a
+copy of one that is done is done at once: neither is called. A line is *dropped*, which is done without an outcome,
 where its batch is over or its deadline has passed: the owner of the batch writes its line then.
 
 To let go of its partitions a stage stops starting calls, lets those in flight finish, waits for their outcomes to
@@ -151,9 +151,6 @@ class Stage:
             Whether all that was under way has arrived.
         """
         self._is_stopped = True
-        for line in (*self._order.clear(), *(wait[2] for wait in self._waits)):
-            self._forget(line)
-        self._waits.clear()
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -161,6 +158,12 @@ class Stage:
             _log.warning("%d calls or their outcomes were under way for longer than %.0f s", self._busy, seconds)
             return False
         return True
+
+    def forget_waiting(self) -> None:
+        """The lanes are closed: what waits for a call comes again with its records."""
+        for line in (*self._order.clear(), *(wait[2] for wait in self._waits)):
+            self._forget(line)
+        self._waits.clear()
 
     def resume(self) -> None:
         """Start calls again."""
@@ -223,7 +226,9 @@ class Stage:
         made = await self._caller.make(line)
         match made.end:
             case call.Success() as end:
-                self._settle(line, *call.result(line.head.batch_id, line.index, made.custom_id, end, line.attempts))
+                self._settle(
+                    line, *call.result(line.head.batch_id, line.index, made.custom_id, end, line.attempts)
+                )
             case call.Failure() as end:
                 self._failed(line, made, end)
             case _:
@@ -244,7 +249,9 @@ class Stage:
         )
         match verdict:
             case retry.GiveUp():
-                self._settle(line, *call.failed(line.head.batch_id, line.index, made.custom_id, end, line.attempts))
+                self._settle(
+                    line, *call.failed(line.head.batch_id, line.index, made.custom_id, end, line.attempts)
+                )
             case retry.RetryAt(at) if line.head.batch_id not in self._ended:
                 self._landed(1)
                 self._wait(line, at)
@@ -255,7 +262,7 @@ class Stage:
                 assert_never(verdict)
 
     def _wait(self, line: Line, at: float) -> None:
-        """Let a line wait for its next try, without a slot; one that is to leave with its partition is forgotten."""
+        """Let a line wait for its next try, without a slot; while the stage lets go it is forgotten."""
         if self._is_stopped:
             self._forget(line)
             return

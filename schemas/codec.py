@@ -11,8 +11,8 @@ Lines travel as they are, many to a record; what is said about them stands in th
 | `tidemill-deadline` | `requests` | Unix seconds |
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
 | `tidemill-ref` | `requests` | JSON of a `LineRef`: the one line is in the store, the value is empty |
-| `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value, in its order |
-| `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the one result line is in the store, the value is empty |
+| `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one a line of the value, in order |
+| `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,0 +1,363 @@
+"""The door to Faust: one app per model, each with its stage, several in one process.
+
+The agent's body never waits: it admits a record to its lane and hands its lines to the stage. A record is
+acknowledged by its lane, in order, after the log has the outcomes of all its lines.
+
+At an assignment:
+
+1. each partition gets a new lane, and the stage may start calls;
+2. the ends of the partitions are asked for: records beyond are new to everybody, and are called at once;
+3. a record before its partition's end is held until the outcomes of its batch have been read (`recall.py`).
+
+At a revocation, and at a stop:
+
+1. no call is started any more;
+2. calls in flight finish, and their outcomes arrive, within a bound;
+3. what may be acknowledged is, and is committed (`tidemill.stream` does that);
+4. the lanes are closed: an outcome that arrives later acknowledges nothing.
+"""
+
+import asyncio
+import functools
+import logging
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tidemill import stream
+from tidemill.dead import bury
+from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, LogUnavailable
+from tidemill.processors.caller import Caller
+from tidemill.processors.ended import Ended
+from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.kafka import KafkaOutbox, Reader, partition_of
+from tidemill.processors.lane import Entry, Lane
+from tidemill.processors.recall import Recall
+from tidemill.processors.stage import Stage
+from tidemill.processors.upstream import AiohttpUpstream, Upstream
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.codec import DecodeError, RequestHead
+from tidemill.schemas.ports import Store
+from tidemill.settings import Model, Settings
+from tidemill.store import open_store
+
+REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
+STOP_DRAIN_SECONDS_MAX: Final = 7.0
+"""Less than the process is given to stop."""
+HOLD_SECONDS: Final = 1.0
+"""How often pauses are said again, since Faust may forget them."""
+GATHER_SECONDS: Final = 0.05
+"""How long records of other lanes are awaited before outcomes are read back for all of them."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doors:
+    """What all models of a process share."""
+
+    kafka: str
+    log: Log
+    outbox: KafkaOutbox
+    upstream: Upstream
+    store: Store
+    ended: Ended
+
+
+class _Tap:
+    """A partition as its lane sees it."""
+
+    def __init__(self, app: stream.StageApp, tp: Any) -> None:
+        self._app = app
+        self._tp = tp
+
+    def ack(self, token: Any) -> None:
+        if token.message.generation_id == self._app.consumer_generation_id:
+            token.ack()
+
+    def pause(self) -> None:
+        self._app.consumer.pause_partitions({self._tp})
+
+    def resume(self) -> None:
+        self._app.consumer.resume_partitions({self._tp})
+
+
+@dataclass(slots=True)
+class _Seat:
+    """A partition of ours."""
+
+    lane: Lane
+    end: int | None = None
+    """Where its log ended at the assignment; None until that is known."""
+    held: list[tuple[Entry, RequestHead, list[bytes], Any]] = field(default_factory=list)
+    """Records whose past is not known yet; the lane's window bounds them."""
+
+
+class ModelApp:
+    """One model: its app, its stage, and its partitions."""
+
+    def __init__(self, name: str, model: Model, settings: Settings, doors: Doors) -> None:
+        """Set up the app; needs a running event loop."""
+        topic = topics.requests(name).name
+        plain = topic.removeprefix(topics.REQUESTS_PREFIX)
+        self.app = stream.create_app(
+            f"tidemill-processors-{plain}",
+            settings,
+            kafka=doors.kafka,
+            state=settings.data / "state" / f"processors-{plain}",
+        )
+        fleet = Fleet([Backend(backend.base, _headers(backend.api_key)) for backend in model.backends])
+        self.stage = Stage(
+            caller=Caller(
+                fleet=fleet,
+                upstream=doors.upstream,
+                store=doors.store,
+                clock=time.time,
+                seconds_max=model.timeout_seconds,
+            ),
+            outbox=doors.outbox,
+            store=doors.store,
+            ended=doors.ended,
+            clock=time.time,
+            chance=random.random,
+            in_flight_max=model.max_in_flight,
+        )
+        self._doors = doors
+        self._seats: dict[Any, _Seat] = {}
+        self._recall = Recall()
+        self._outcome_partitions = 1
+        self._wanted = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._learning: asyncio.Task[None] | None = None
+        self._agent = self.app.agent(stream.raw_topic(self.app, topic))(self._take_all)
+        self.app.timer(HOLD_SECONDS)(self._hold)
+        self.app.drain = self._leave
+        self.app.on_partitions_assigned.connect(self._assigned, weak=False)
+
+    async def close(self) -> None:
+        """Break off what is under way."""
+        for task in (*self._tasks, *([self._learning] if self._learning else ())):
+            task.cancel()
+        await self.stage.close()
+
+    async def _take_all(self, events: Any) -> None:
+        async for event in events.noack().events():
+            seat = self._seats.get(event.message.tp)
+            # Without a seat the partition is leaving: the record comes again.
+            if seat is not None and event.message.generation_id == self.app.consumer_generation_id:
+                self._take(seat, event)
+
+    def _take(self, seat: _Seat, event: Any) -> None:
+        message = event.message
+        value = message.value or b""
+        try:
+            head = _checked(codec.request_head(message.headers or ()))
+            texts = [b""] if head.ref is not None else _lines(value)
+        except DecodeError as error:
+            entry = seat.lane.admit(event, 1, len(value))
+            self._start(self._bury(entry, message, error))
+            return
+        entry = seat.lane.admit(event, len(texts), len(value))
+        if not texts:
+            return
+        if self._is_known(seat, head, message):
+            self.stage.enqueue(entry, head, texts)
+        else:
+            seat.held.append((entry, head, texts, message))
+
+    def _is_known(self, seat: _Seat, head: RequestHead, message: Any) -> bool:
+        """Whether the past of a record is known; if not, it will be."""
+        if seat.end is None:
+            return False
+        if message.offset >= seat.end or head.batch_id in self._doors.ended:
+            return True
+        if self._recall.knows(partition_of(head.batch_id, self._outcome_partitions), message.timestamp):
+            return True
+        self._wanted.set()
+        return False
+
+    def _release(self) -> None:
+        """Hand over the records whose past has become known."""
+        for seat in self._seats.values():
+            held, seat.held = seat.held, []
+            for record in held:
+                entry, head, texts, message = record
+                if self._is_known(seat, head, message):
+                    self.stage.enqueue(entry, head, texts)
+                else:
+                    seat.held.append(record)
+
+    async def _assigned(self, *_: Any, assigned: Iterable[Any] = (), **__: Any) -> None:
+        for seat in self._seats.values():
+            seat.lane.close()
+        if self._learning is not None:
+            self._learning.cancel()
+        self._seats = {tp: _Seat(Lane(_Tap(self.app, tp))) for tp in assigned}
+        self._recall.reset()
+        self._wanted.clear()
+        self.stage.resume()
+        self._learning = asyncio.create_task(self._learn())
+
+    async def _learn(self) -> None:
+        """Find out where the partitions end, then read back outcomes whenever a record needs them."""
+        await self._stubborn(self._find_ends)
+        while True:
+            self._release()
+            await self._wanted.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            await self._stubborn(self._read_back)
+
+    async def _find_ends(self) -> None:
+        async with Reader(self._doors.kafka) as reader:
+            self._outcome_partitions = await reader.outcome_partitions()
+            ends = await reader.ends((tp.topic, tp.partition) for tp in self._seats)
+        for tp, seat in self._seats.items():
+            seat.end = ends[tp.topic, tp.partition]
+
+    async def _read_back(self) -> None:
+        self._wanted.clear()
+        wanted = self._recall.wanted()
+        async with Reader(self._doors.kafka) as reader:
+            await reader.recall(wanted, self._mark)
+        self._recall.read(wanted)
+
+    def _mark(self, batch_id: str, index: int) -> None:
+        if batch_id not in self._doors.ended:
+            self.stage.ledger.mark(batch_id, index)
+
+    async def _stubborn(self, work: Any) -> None:
+        wait_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001  whatever it was, held records must not be held for ever
+                _log.warning("the log cannot be read (%s); again in %.1f s", type(error).__name__, wait_seconds)
+                await asyncio.sleep(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
+            else:
+                return
+
+    async def _bury(self, entry: Entry, message: Any, reason: DecodeError) -> None:
+        bury_it = functools.partial(bury, self._doors.log, message, stage="processors", reason=reason)
+        wait_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            try:
+                await bury_it()
+            except (LogUnavailable, OSError):
+                await asyncio.sleep(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
+            else:
+                break
+        entry.lane.done(entry)
+
+    async def _leave(self, revoked: set[Any]) -> None:
+        """Let go of all partitions: a rebalance takes all of an app's at once."""
+        del revoked
+        await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else STOP_DRAIN_SECONDS_MAX)
+        for seat in self._seats.values():
+            seat.lane.close()
+        self._seats = {}
+        self.stage.forget_waiting()
+
+    async def _hold(self) -> None:
+        for seat in self._seats.values():
+            seat.lane.hold()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Processors:
+    """The models of a process, and the doors they share."""
+
+    def __init__(self, settings: Settings, kafka: str, models: Iterable[str]) -> None:
+        """Nothing is connected before `start()`."""
+        self._settings = settings
+        self._kafka = kafka
+        self._names = list(models)
+        self._ended = Ended()
+        self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
+        self._doors: Doors | None = None
+        self._models: list[ModelApp] = []
+
+    async def start(self) -> list[stream.StageApp]:
+        """Connect the doors, learn which batches are over, and give the apps to run."""
+        doors = self._doors = Doors(
+            kafka=self._kafka,
+            log=Log(self._kafka),
+            outbox=KafkaOutbox(self._kafka),
+            upstream=AiohttpUpstream(),
+            store=open_store(self._settings.store_url),
+            ended=self._ended,
+        )
+        await doors.outbox.start()
+        await self._follower.start()
+        await self._follower.caught_up()
+        self._models = [ModelApp(name, self._settings.models[name], self._settings, doors) for name in self._names]
+        return [model.app for model in self._models]
+
+    async def stop(self) -> None:
+        """Close the doors."""
+        await self._follower.stop()
+        for model in self._models:
+            await model.close()
+        if self._doors is not None:
+            await self._doors.upstream.close()
+            await self._doors.outbox.stop()
+            await self._doors.log.stop()
+            await self._doors.store.close()
+
+    def _apply(self, key: str, value: bytes | None, offset: int) -> None:
+        del key
+        if value is None:
+            return
+        try:
+            self._ended.apply(codec.decode_batch(value))
+        except DecodeError as error:
+            _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
+
+
+def main(settings: Settings, models: list[str] | None = None) -> None:
+    """Run the stage until SIGTERM.
+
+    Args:
+        settings: All settings.
+        models: Names of the models to work for; without it all.
+    """
+    if settings.kafka is None:
+        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
+    names = list(settings.models) if models is None else models
+    if unknown := [name for name in names if name not in settings.models]:
+        raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
+    processors = Processors(settings, settings.kafka, names)
+    stream.run(processors.start, stop=processors.stop)
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _lines(value: bytes) -> list[bytes]:
+    lines = value.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _checked(head: RequestHead) -> RequestHead:
+    """A head that may be acted upon: its batch id becomes part of a key of the store, its endpoint of a URL."""
+    if not ids.is_batch_id(head.batch_id):
+        raise DecodeError("the batch id has not the form of one")
+    if head.url not in ENDPOINTS:
+        raise DecodeError("the endpoint is not one of those known")
+    if head.first < 0:
+        raise DecodeError("the first line's index is negative")
+    return head

@@ -1,0 +1,192 @@
+"""The door to Kafka beside Faust: outcomes are appended, and read back when partitions change hands."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, REQUEST_MS_MAX, STOP_SECONDS_MAX, producer
+from tidemill.schemas import codec
+from tidemill.schemas.topics import OUTCOMES
+
+LINGER_MS: Final = 1
+STALL_SECONDS_MAX: Final = 20.0
+"""Reading back that makes no progress for so long is begun anew."""
+POLL_MS: Final = 200
+
+_log = logging.getLogger(__name__)
+
+Mark = Callable[[str, int], None]
+"""Told of each outcome: batch id, index of the line."""
+
+
+class KafkaOutbox:
+    """Appends to `outcomes`. Any number of tasks may send; one producer serves them all."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect, so that the first result need not wait for it.
+
+        Raises:
+            KafkaError: No broker answers.
+        """
+        await self._started()
+
+    async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
+        """Append a record and return once all replicas have it; tries for as long as it takes.
+
+        What is sent again after a doubtful failure may be on the log twice; the fold counts each line once.
+        """
+        wait_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            current = None
+            try:
+                current = await self._started()
+                await current.send_and_wait(OUTCOMES.name, value, key=batch_id.encode(), headers=headers)
+            except (KafkaError, OSError) as error:
+                _log.warning("outcomes are not taken (%s); again in %.1f s", type(error).__name__, wait_seconds)
+                await self._drop(current)
+                await asyncio.sleep(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
+            else:
+                return
+
+    async def stop(self) -> None:
+        """Disconnect; what was sent has been waited for by whoever sent it."""
+        await self._drop(self._producer)
+
+    async def _started(self) -> AIOKafkaProducer:
+        if self._producer is not None:
+            return self._producer
+        async with self._starting:
+            if self._producer is None:
+                fresh = producer(self._bootstrap, compression="lz4", linger_ms=LINGER_MS)
+                try:
+                    await fresh.start()
+                except BaseException:
+                    await _stop(fresh)
+                    raise
+                self._producer = fresh
+            return self._producer
+
+    async def _drop(self, current: AIOKafkaProducer | None) -> None:
+        """Give a producer up: an idempotent one that has met a fault may not go on."""
+        if current is not None:
+            if self._producer is current:
+                self._producer = None
+            await _stop(current)
+
+
+class Reader:
+    """Looks at the log without a consumer group; an async context manager, for one look."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap.split(","),
+            request_timeout_ms=REQUEST_MS_MAX,
+            fetch_max_wait_ms=POLL_MS,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._consumer.start()
+        except BaseException:
+            await _stop(self._consumer)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _stop(self._consumer)
+
+    async def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The offsets that the next records will get.
+
+        Raises:
+            KafkaError: No broker answers.
+        """
+        found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
+        return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
+
+    async def outcome_partitions(self) -> int:
+        """How many partitions `outcomes` has.
+
+        Raises:
+            KafkaError: No broker answers.
+        """
+        await self.ends([(OUTCOMES.name, 0)])
+        return len(self._consumer.partitions_for_topic(OUTCOMES.name) or (0,))
+
+    async def recall(self, since: dict[int, float], mark: Mark) -> None:
+        """Tell all outcomes from a time on up to the present end.
+
+        Args:
+            since: Unix time by partition of `outcomes`.
+            mark: Told of each.
+
+        Raises:
+            KafkaError: No broker answers.
+            TimeoutError: There was no progress for `STALL_SECONDS_MAX`.
+        """
+        times = {TopicPartition(OUTCOMES.name, number): max(0, int(time * 1000)) for number, time in since.items()}
+        self._consumer.assign(list(times))
+        starts = await self._consumer.offsets_for_times(times)
+        ends = await self._consumer.end_offsets(list(times))
+        left = {tp: ends[tp] for tp, start in starts.items() if start is not None and start.offset < ends[tp]}
+        if not left:
+            return
+        self._consumer.assign(list(left))
+        for tp in left:
+            self._consumer.seek(tp, starts[tp].offset)
+        await self._read(left, mark)
+
+    async def _read(self, left: dict[TopicPartition, int], mark: Mark) -> None:
+        while left:
+            async with asyncio.timeout(STALL_SECONDS_MAX):
+                moved = False
+                while not moved:
+                    batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS)
+                    for tp, end in list(left.items()):
+                        moved = moved or bool(batches.get(tp))
+                        # The position moves over offsets that hold no record as well.
+                        if await self._consumer.position(tp) >= end:
+                            del left[tp]
+                            moved = True
+            for records in batches.values():
+                for record in records:
+                    _tell(record, mark)
+
+
+def partition_of(batch_id: str, partitions: int) -> int:
+    """The partition of `outcomes` that a batch falls into: Kafka's default partitioner."""
+    return int(murmur2(batch_id.encode()) & 0x7FFFFFFF) % partitions
+
+
+def _tell(record: Any, mark: Mark) -> None:
+    if dict(record.headers).get(codec.KIND) != codec.LINES:
+        return
+    try:
+        batch_id, marks = codec.lines_marks(record.headers, len(record.value or b""))
+    except codec.DecodeError as error:
+        _log.warning("an outcome at %d/%d cannot be read: %s", record.partition, record.offset, error)
+        return
+    for line in marks:
+        mark(batch_id, line.index)
+
+
+async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Close a client, bounded: one whose broker is away would wait for it."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS_MAX):
+            await client.stop()
+    except (KafkaError, OSError) as error:
+        _log.debug("a client did not close well: %s", type(error).__name__)
