@@ -52,9 +52,11 @@ async def delivered(
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
         output = sink.output or Path(folder) / "output.jsonl"
         errors = sink.errors or Path(folder) / "errors.jsonl"
+        receipt = batch.tidemill.receipt
+        promised = (receipt.output, receipt.errors) if receipt else (None, None)
         fetched = (
-            await _fetched(client, "output", batch.output_file_id, output, display),
-            await _fetched(client, "errors", batch.error_file_id, errors, display),
+            await _fetched(client, "output", batch.output_file_id, promised[0], output, display),
+            await _fetched(client, "errors", batch.error_file_id, promised[1], errors, display),
         )
         told, faults = await asyncio.to_thread(_checked, batch, source, (output, errors), fetched)
         if sink.output is None and fetched[0]:
@@ -64,12 +66,12 @@ async def delivered(
 
 
 async def _fetched(
-    client: Client, name: str, file_id: str | None, path: Path, display: Display
+    client: Client, name: str, file_id: str | None, promised: FileReceipt | None, path: Path, display: Display
 ) -> FileReceipt | None:
     if file_id is None:
         _forget(path)
         return None
-    display.transfer(name, None)
+    display.transfer(name, promised.bytes if promised else None)
     return await client.download(file_id, path, display.moved)
 
 

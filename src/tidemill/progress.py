@@ -96,14 +96,14 @@ class Bars:
         common = {"console": console, "transient": False, "expand": False}
         self._bytes = Progress(
             TextColumn("{task.description:<10}", markup=False),
-            BarColumn(30),
+            BarColumn(30, finished_style="green"),
             DownloadColumn(),
             TransferSpeedColumn(),
             **common,  # type: ignore[arg-type]
         )
         self._lines = Progress(
             TextColumn("{task.description:<10}", markup=False),
-            BarColumn(30),
+            BarColumn(30, finished_style="green"),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[state]}", markup=False),
             **common,  # type: ignore[arg-type]

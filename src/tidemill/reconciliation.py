@@ -69,14 +69,20 @@ class Reconciliation:
         output, errors = (file.lines if file else 0 for file in (self.output, self.errors))
         foreign = f", {self.foreign:,} foreign" if self.foreign else ""
         return (
-            f"{self.lines:,} lines in = {output:,} out + {errors:,} errors, "
+            f"{_lines_of(self.lines)} in = {output:,} out + {errors:,} errors, "
             f"{self.missing:,} missing, {self.double:,} double{foreign}"
         )
 
 
 def shown(file: FileReceipt | None) -> str:
     """A file in a few words."""
-    return f"{file.lines:,} lines, {file.bytes:,} bytes, SHA-256 {file.sha256}" if file else "no file"
+    if file is None:
+        return "no file"
+    return f"{_lines_of(file.lines)}, {file.bytes:,} bytes, SHA-256 {file.sha256}"
+
+
+def _lines_of(count: int) -> str:
+    return f"{count:,} {'line' if count == 1 else 'lines'}"
 
 
 def reconcile(source: Path, output: Path | None, errors: Path | None) -> Reconciliation:

@@ -1,11 +1,15 @@
 """What `tidemill run` and its sisters do, against a stand-in of the service."""
 
+import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from support.service import KEY, Service, request_lines, result_lines
+from support.waiting import until
 
 from tidemill.place import InputFault, Sink
 from tidemill.run import Exit, cancel, ended, printable, run, show, verify, watch
@@ -209,3 +213,17 @@ def test_printable_keeps_words() -> None:
     """Only what a terminal would obey is shown as its number."""
     assert printable("naïve 日本 ok") == "naïve 日本 ok"
     assert printable("a\x1b]0;b\n") == "a\\x1b]0;b\\x0a"
+
+
+async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:
+    """Ctrl-C ends the command, says how to go on, and the batch is none the wiser."""
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
+    command = ["-m", "tidemill", "run", str(source), "--base-url", service.url, "--api-key", KEY]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+    await until(lambda: service.looks > 0, "a look at the batch")
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert process.returncode == Exit.DETACHED
+    assert f"tidemill watch batch_1 --input {source}".encode() in said
+    assert b"Traceback" not in said
+    assert service.cancels == 0
