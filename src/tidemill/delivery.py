@@ -55,8 +55,8 @@ async def delivered(
         receipt = batch.tidemill.receipt
         promised = (receipt.output, receipt.errors) if receipt else (None, None)
         fetched = (
-            await _fetched(client, "output", batch.output_file_id, promised[0], output, display),
-            await _fetched(client, "errors", batch.error_file_id, promised[1], errors, display),
+            await _fetched(client, batch.output_file_id, output, display, name="output", promised=promised[0]),
+            await _fetched(client, batch.error_file_id, errors, display, name="errors", promised=promised[1]),
         )
         told, faults = await asyncio.to_thread(_checked, batch, source, (output, errors), fetched)
         if sink.output is None and fetched[0]:
@@ -66,7 +66,13 @@ async def delivered(
 
 
 async def _fetched(
-    client: Client, name: str, file_id: str | None, promised: FileReceipt | None, path: Path, display: Display
+    client: Client,
+    file_id: str | None,
+    path: Path,
+    display: Display,
+    *,
+    name: str,
+    promised: FileReceipt | None,
 ) -> FileReceipt | None:
     if file_id is None:
         _forget(path)
