@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from tidemill.settings import Settings
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
@@ -22,6 +25,69 @@ DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the l
 OutputFile = Annotated[Path | None, typer.Option("-o", "--output", help="Where results go; else to stdout.")]
 ErrorsFile = Annotated[Path | None, typer.Option("--errors", help="Where failed lines go; else beside -o.")]
 ReceiptFile = Annotated[Path | None, typer.Option("--receipt", help="Where the receipt is written.")]
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The file of settings; by default tidemill.toml, where there is one."),
+]
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Of the API: 8080 unless set; 0 takes a free one.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of all that is kept: .tidemill unless set.", show_default=False)
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Start everything on this machine: Kafka, the stages, the API. Ctrl-C stops it."""
+    from tidemill import up as command
+
+    raise typer.Exit(command.main(_settings(config, port=port, data=data), config))
+
+
+@app.command()
+def api(config: Config = None) -> None:
+    """One stage, for a cluster: the REST API."""
+    from tidemill.api.app import main as stage
+
+    stage(_settings(config))
+
+
+@app.command()
+def ingest(config: Config = None) -> None:
+    """One stage, for a cluster: checks inputs and publishes their lines."""
+    from tidemill.ingest.app import main as stage
+
+    stage(_settings(config))
+
+
+@app.command()
+def processors(
+    config: Config = None,
+    models: Annotated[str | None, typer.Option(help="Only these, with commas between them.")] = None,
+) -> None:
+    """One stage, for a cluster: calls the backends."""
+    from tidemill.processors.app import main as stage
+
+    settings = _settings(config)
+    if models is not None:
+        named = [name.strip() for name in models.split(",")]
+        if unknown := [name for name in named if name not in settings.models]:
+            _refuse(f"no such model is configured: {', '.join(unknown)}")
+        settings = settings.model_copy(update={"models": {name: settings.models[name] for name in named}})
+    stage(settings)
+
+
+@app.command()
+def results(config: Config = None) -> None:
+    """One stage, for a cluster: keeps the state of batches and writes their files."""
+    from tidemill.results.app import main as stage
+
+    stage(_settings(config))
 
 
 @app.command("backend-demo")
@@ -129,6 +195,22 @@ def verify(
     from tidemill import run as command
 
     raise typer.Exit(command.verify(command.console(), file, output, errors))
+
+
+def _settings(config: Path | None, **options: object) -> "Settings":
+    """The settings of a command; an option that is given goes before everything else."""
+    from tidemill import settings
+
+    try:
+        loaded = settings.load(config)
+    except settings.SettingsError as error:
+        _refuse(str(error))
+    return loaded.model_copy(update={name: value for name, value in options.items() if value is not None})
+
+
+def _refuse(text: str) -> NoReturn:
+    typer.echo(f"tidemill: {text}", err=True)
+    raise typer.Exit(2)
 
 
 def main() -> None:

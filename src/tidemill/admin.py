@@ -30,18 +30,19 @@ def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
     return (*topics.TOPICS, *(topics.requests(model) for model in models))
 
 
-async def ensure_topics(settings: Settings, kafka: str) -> None:
+async def ensure_topics(settings: Settings, kafka: str, models: Iterable[str] | None = None) -> None:
     """Have every topic of the table and of the configured models; several may do this at one time.
 
     Args:
-        settings: Models, and the partitions and copies of a topic that is made.
+        settings: Partitions and copies of a topic that is made.
         kafka: `host:port[,host:port…]`.
+        models: Each gets a topic of requests; by default those of the settings.
 
     Raises:
         TopicError: The broker is out of reach or refuses, or `commands` and `outcomes`, whose tables belong
             together, exist with different numbers of partitions.
     """
-    rows = wanted(settings.models)
+    rows = wanted(settings.models if models is None else models)
     admin = AIOKafkaAdminClient(
         bootstrap_servers=kafka, client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
     )

@@ -210,7 +210,7 @@ class Broker:
         are not enough, or anything else is amiss, a later stop tries again.
         """
         training, self._training = self._training, None
-        if training is None or self._aot is None:
+        if training is None or self._aot is None or not training.exists():
             return
         made = training.with_suffix(".made")
         try:

@@ -1,0 +1,85 @@
+"""The data folder of one installation: who holds it, its key, and the file that tells scripts where all is.
+
+DATA/lock      held while it is in use     DATA/api_key   made once, readable by its owner alone
+DATA/run.json  there while it runs         DATA/logs/     what each process prints
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+KEY_BYTES = 24
+
+
+class FolderError(Exception):
+    """The folder cannot be used; the text says why."""
+
+
+@contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Make the folder where it is missing and hold it; the kernel lets go of it however the process ends.
+
+    Raises:
+        FolderError: Another process holds it, or it cannot be made.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        (data / "logs").mkdir(exist_ok=True)
+        file = (data / "lock").open("a+", encoding="ascii")
+    except OSError as error:
+        raise FolderError(f"the folder {data} cannot be used: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise FolderError(
+                f"the folder {data} is in use by another `tidemill up` (process {holder}); "
+                "stop that one, or choose another folder with --data."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def kept_key(data: Path) -> str:
+    """The installation's own key; made when it is first asked for."""
+    file = data / "api_key"
+    try:
+        if key := file.read_text("ascii").strip():
+            return key
+    except FileNotFoundError:
+        pass
+    key = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
+    _write(file, f"{key}\n")
+    return key
+
+
+def write_run(data: Path, content: dict[str, Any]) -> None:
+    """Replace `run.json` as a whole."""
+    _write(data / "run.json", json.dumps(content, indent=1) + "\n")
+
+
+def remove_run(data: Path) -> None:
+    """Remove `run.json`: nothing runs here."""
+    (data / "run.json").unlink(missing_ok=True)
+
+
+def _write(file: Path, text: str) -> None:
+    """Put a file in place as a whole, readable by its owner alone."""
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as new:
+            new.write(text)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,43 @@
+"""The log of one process: a file of bounded size, and the one before it."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+LOG_BYTES_MAX = 8 * 1024 * 1024
+TAIL_BYTES = 16 * 1024
+
+
+class LogFile:
+    """Appends what it is given; a full file moves to `NAME.1`, in place of the older one.
+
+    Args:
+        path: The file; its folder exists.
+        bytes_max: The size at which a file is full. A write may take it past that once.
+    """
+
+    def __init__(self, path: Path, *, bytes_max: int = LOG_BYTES_MAX) -> None:
+        self.path = path
+        self._bytes_max = bytes_max
+        self._file: BinaryIO = path.open("ab", buffering=0)
+
+    def write(self, chunk: bytes) -> None:
+        """Append the bytes."""
+        if self._file.tell() >= self._bytes_max:
+            self._file.close()
+            self.path.replace(f"{self.path}.1")
+            self._file = self.path.open("ab", buffering=0)
+        self._file.write(chunk)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def tail(path: Path, lines_max: int) -> str:
+    """The last lines of a file, fewer where they are long; empty where there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines_max:])
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,83 @@
+"""All processes of one installation: started together, kept running, stopped in order."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+from tidemill.child import Child, Program, Tell
+
+STOP_SECONDS_MAX = 15.0
+STAGES_STOP_SECONDS_MAX = 10.0
+BASE_STOP_SECONDS_MIN = 3.0
+"""What is left to the broker however long the stages have taken."""
+
+
+class Supervisor:
+    """Runs programs in two layers: the base, which the stages need, and the stages.
+
+    Args:
+        tell: Takes what an operator should know.
+        changed: Called when a process has come or gone.
+    """
+
+    def __init__(self, *, tell: Tell, changed: Callable[[], None] = lambda: None) -> None:
+        self._tell = tell
+        self._changed = changed
+        self._base: dict[Child, asyncio.Task[None]] = {}
+        self._stages: dict[Child, asyncio.Task[None]] = {}
+
+    @property
+    def processes(self) -> dict[str, list[int]]:
+        """The processes that live now, by the name of their program."""
+        children = [*self._stages, *self._base]
+        return {child.name: [child.pid] if child.pid else [] for child in children}
+
+    async def start(self, programs: Iterable[Program], *, base: bool = False) -> None:
+        """Start programs side by side and return when all are ready; from then on they are kept running.
+
+        Raises:
+            ChildError: One of them cannot be started; the others go on until `stop`.
+        """
+        layer = self._base if base else self._stages
+        started = []
+        for program in programs:
+            child = Child(program, tell=self._tell, changed=self._changed)
+            layer[child] = asyncio.get_running_loop().create_task(child.run())
+            started.append((child, layer[child]))
+        await _all_ready(started)
+
+    async def stop(self) -> float:
+        """Stop the stages, then the base, each by force when its time is up.
+
+        Returns:
+            The seconds that are left of `STOP_SECONDS_MAX`.
+        """
+        stop_by = time.monotonic() + STOP_SECONDS_MAX
+        await _stop(self._stages, STAGES_STOP_SECONDS_MAX)
+        left = stop_by - time.monotonic()
+        await _stop(self._base, max(left - 1, BASE_STOP_SECONDS_MIN))
+        return stop_by - time.monotonic()
+
+    def kill(self) -> None:
+        """End everything at once."""
+        for child in (*self._stages, *self._base):
+            child.kill()
+
+
+async def _all_ready(started: list[tuple[Child, asyncio.Task[None]]]) -> None:
+    tasks = [task for _, task in started]
+    ready = asyncio.gather(*(child.ready.wait() for child, _ in started))
+    try:
+        # A child's task ends here only with an error, or because everything is being stopped.
+        await asyncio.wait([ready, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        ready.cancel()
+        await asyncio.wait([ready])
+
+
+async def _stop(layer: dict[Child, asyncio.Task[None]], seconds_max: float) -> None:
+    await asyncio.gather(*(child.stop(seconds_max) for child in layer))
+    await asyncio.gather(*layer.values(), return_exceptions=True)

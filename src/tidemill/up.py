@@ -1,0 +1,236 @@
+"""`tidemill up`: the broker, the stages and, for want of other models, a demo backend; all in one folder."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tidemill import datafolder, demo, kraft, notify
+from tidemill.admin import TopicError, ensure_topics
+from tidemill.broker import Broker, BrokerError
+from tidemill.child import ChildError, Program
+from tidemill.datafolder import FolderError
+from tidemill.settings import Settings
+from tidemill.supervisor import Supervisor
+
+STAGES = ("api", "ingest", "processors", "results")
+KAFKA = "kafka"
+DEMO = "backend-demo"
+AOT_SECONDS_MAX = 6.0
+AOT_SECONDS_MIN = 1.0
+"""With less time left the broker's start cache is made at another stop."""
+FAILED = 1
+WRONG = 2
+"""Exit code where the operator has to change something first."""
+
+
+class UpError(Exception):
+    """It cannot be started; `code` is the exit code."""
+
+    def __init__(self, text: str, *, code: int = FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def main(settings: Settings, config: Path | None) -> int:
+    """Run everything until a signal comes; returns the exit code.
+
+    Args:
+        settings: Those of the command line, the environment and the file.
+        config: The file, where one was named.
+    """
+    try:
+        with datafolder.locked(settings.data.absolute()):
+            asyncio.run(Up(settings, config).run())
+    except FolderError as error:
+        _tell(str(error))
+        return WRONG
+    except UpError as error:
+        _tell(str(error))
+        return error.code
+    return 0
+
+
+class Up:
+    """One run of everything.
+
+    Args:
+        settings: All settings.
+        config: The file they are from, where one was named.
+    """
+
+    def __init__(self, settings: Settings, config: Path | None) -> None:
+        self._settings = settings
+        self._data = settings.data.absolute()
+        self._config = config
+        self._supervisor = Supervisor(tell=_tell, changed=self._write_run)
+        self._broker: Broker | None = None
+        self._kafka = settings.kafka
+        self._api = ""
+        self._is_ready = False
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start, tell, wait for a signal, stop.
+
+        Raises:
+            UpError: It cannot be started; nothing is left running.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+        datafolder.remove_run(self._data)
+        starting = loop.create_task(self._start())
+        asked = loop.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await asked
+        finally:
+            self._stopping.set()
+            starting.cancel()
+            await asyncio.gather(starting, asked, return_exceptions=True)
+            await self._stop()
+
+    def _on_signal(self) -> None:
+        if not self._stopping.is_set():
+            _tell("stopping; a second time ends everything at once.")
+            self._stopping.set()
+            return
+        self._supervisor.kill()
+        datafolder.remove_run(self._data)
+        # Whatever this process waits for, nobody wants to wait for it any more.
+        os._exit(FAILED)
+
+    async def _start(self) -> None:
+        settings = self._settings
+        port = settings.port or kraft.free_port()
+        if not kraft.is_free(port, settings.host):
+            raise UpError(f"port {port} of {settings.host} is in use; choose another with --port.", code=WRONG)
+        self._api = f"http://{_reachable(settings.host)}:{port}/v1"
+        key = settings.api_key.get_secret_value() if settings.api_key else datafolder.kept_key(self._data)
+        environ = self._environ(key, port)
+        try:
+            below = [self._start_kafka(environ)]
+            if not settings.models:
+                below.append(self._start_demo(environ, other_than=port))
+            await _side_by_side(below)
+            assert self._kafka is not None
+            environ["TIDEMILL_KAFKA"] = self._kafka
+            await self._supervisor.start([self._program(stage, [stage], environ) for stage in STAGES])
+        except (BrokerError, ChildError, TopicError) as error:
+            raise UpError(str(error)) from error
+        self._is_ready = True
+        self._write_run()
+        shown = "$TIDEMILL_API_KEY" if settings.api_key else key
+        sys.stdout.write(f"Tidemill is ready at {self._api} (API key: {shown})\n")
+        sys.stdout.flush()
+
+    async def _start_kafka(self, environ: dict[str, str]) -> None:
+        """Have a broker, and the topics on it."""
+        if self._kafka is None:
+            began = time.monotonic()
+            broker = Broker(self._data)
+            await broker.prepare()
+            self._broker = broker
+            program = Program(
+                name=KAFKA,
+                command=broker.command,
+                log=broker.output,
+                environ=environ,
+                answers=broker.answers,
+                last_words=broker.last_words,
+            )
+            await self._supervisor.start([program], base=True)
+            self._kafka = broker.bootstrap
+            _tell(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
+        models = self._settings.models or demo.models("")
+        await ensure_topics(self._settings, self._kafka, models)
+
+    async def _start_demo(self, environ: dict[str, str], *, other_than: int) -> None:
+        """Have a backend with two small models, since none is configured, and tell the stages of it."""
+        if missing := demo.missing():
+            raise UpError(
+                "no model is configured, and those of the demo are not installed: name your inference server in "
+                f"tidemill.toml, or install {' '.join(missing)}.",
+                code=WRONG,
+            )
+        port = kraft.free_port(other_than=other_than)
+        address = f"http://{kraft.LOOPBACK}:{port}/v1"
+        program = self._program(DEMO, [DEMO, "--port", str(port)], dict(environ))
+        environ["TIDEMILL_MODELS"] = json.dumps(demo.models(address))
+        await self._supervisor.start([program], base=True)
+        _tell(f"no model is configured, so two small ones for a first try are served at {address}.")
+
+    def _environ(self, key: str, port: int) -> dict[str, str]:
+        """What every process is told; a variable goes before what the file says."""
+        environ = {name: value for name, value in os.environ.items() if name != notify.VARIABLE}
+        environ |= {
+            "TIDEMILL_DATA": str(self._data),
+            "TIDEMILL_STORE": self._settings.store or (self._data / "store").as_uri(),
+            "TIDEMILL_API_KEY": key,
+            "TIDEMILL_PORT": str(port),
+            # A log is of use while it is being written.
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self._config is not None:
+            environ["TIDEMILL_CONFIG"] = str(self._config.absolute())
+        return environ
+
+    def _program(self, name: str, arguments: list[str], environ: dict[str, str]) -> Program:
+        command = [sys.executable, "-m", "tidemill", *arguments]
+        return Program(
+            name=name, command=lambda: command, log=self._data / "logs" / f"{name}.log", environ=environ
+        )
+
+    def _write_run(self) -> None:
+        if not self._is_ready or self._stopping.is_set():
+            return
+        # A full disk is no reason to end what runs.
+        with suppress(OSError):
+            datafolder.write_run(
+                self._data,
+                {
+                    "api": self._api,
+                    "kafka": self._kafka,
+                    "pid": os.getpid(),
+                    "processes": self._supervisor.processes,
+                },
+            )
+
+    async def _stop(self) -> None:
+        left = await self._supervisor.stop()
+        if self._broker is not None and left > AOT_SECONDS_MIN:
+            await asyncio.to_thread(self._broker.keep_aot_cache, min(left, AOT_SECONDS_MAX))
+        datafolder.remove_run(self._data)
+        _tell("stopped.")
+
+
+async def _side_by_side(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Await all of them; the first error ends the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+def _reachable(host: str) -> str:
+    """The address to call where a server listens on `host`."""
+    if host in {"0.0.0.0", "::"}:  # noqa: S104  it is compared, not listened on
+        return kraft.LOOPBACK
+    return f"[{host}]" if ":" in host else host
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"tidemill: {line}\n")
+    sys.stderr.flush()
