@@ -35,7 +35,7 @@ class BatchCreated(_Message):
     kind: Literal["batch_created"] = "batch_created"
     project: str
     batch: Batch
-    input: InputRef | None
+    input: InputRef | None = None
     """None where the input file does not exist, which is for ingest to say, as OpenAI does."""
     output_expires_after: ExpiresAfter | None = None
 
