@@ -69,7 +69,9 @@ class Api:
         began = time.monotonic()
         with os.fdopen(reading, "rb") as pipe:
             said = pipe.readline()
-        assert said == b"ready\n", self.log
+        if said != b"ready\n":
+            self.stop()
+            raise AssertionError(self.log)
         assert time.monotonic() - began < READY_SECONDS_MAX
 
     def stop(self, number: int = signal.SIGTERM) -> int:

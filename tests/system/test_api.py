@@ -376,9 +376,9 @@ def test_models(sdk):
 
 def test_keys(api):
     """Without the right key nothing is said, except that the process lives."""
-    with openai.OpenAI(base_url=api.url, api_key="sk-wrong-key-0123456789", max_retries=0) as stranger:
-        with pytest.raises(openai.AuthenticationError) as caught:
-            stranger.files.list()
+    stranger = openai.OpenAI(base_url=api.url, api_key="sk-wrong-key-0123456789", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError) as caught:
+        stranger.files.list()
     assert caught.value.code == "invalid_api_key"
     assert "wrong-key" not in str(caught.value)
     for path in ("/files", "/batches", "/models"):
