@@ -1,0 +1,53 @@
+"""The bodies of errors."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.api import errors
+
+
+def test_all_four_keys_are_always_there():
+    """Clients look each of them up."""
+    assert json.loads(errors.encode(errors.no_batch("x").body)) == {
+        "error": {
+            "message": "No batch found with id 'x'.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        }
+    }
+
+
+def test_the_words_of_openai():
+    """Clients match on them."""
+    wrong = errors.wrong_value("endpoint", "/v1/invalid/endpoint", ("/v1/a", "/v1/b", "/v1/c"))
+    assert wrong.body.message == (
+        "Invalid value: '/v1/invalid/endpoint'. Supported values are: '/v1/a', '/v1/b', and '/v1/c'."
+    )
+    array = errors.wrong_type("metadata.tags", "a string", [])
+    assert array.body.message == "Invalid type for 'metadata.tags': expected a string, but got an array instead."
+    assert errors.missing("input_file_id").body.message == "Missing required parameter: 'input_file_id'."
+    assert errors.no_file("file-abc123").body.message == "No such File object: file-abc123"
+
+
+def test_names_of_types():
+    """A boolean is no integer."""
+    named = [errors.wrong_type("x", "a", value).body.message for value in (True, 1, 1.5, "", {}, [], None)]
+    ends = ["a boolean", "an integer", "a decimal", "a string", "an object", "an array", "null"]
+    assert [message.removesuffix(" instead.").split("got ")[1] for message in named] == ends
+
+
+@given(st.text(max_size=60))
+def test_a_key_is_never_repeated_whole(key):
+    """Nor most of it."""
+    message = errors.wrong_key(key).body.message
+    shown = message.removeprefix("Incorrect API key provided: ").split(". Ask")[0]
+    assert len(shown.replace("***", "", 1)) <= 7
+    assert len(key) <= 16 or key not in message
+
+
+def test_an_answer_repeats_little():
+    """Whatever the length of what was sent."""
+    assert len(errors.no_file("x" * 100_000).body.message) < 300

@@ -1,0 +1,180 @@
+"""The view on a real file, without a log."""
+
+import sqlite3
+
+import pytest
+
+from tidemill.api.paging import Page
+from tidemill.api.sqlite import Database
+from tidemill.api.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import BatchRecord, FileRecord
+
+FILES, BATCHES = topics.FILES.name, topics.BATCHES.name
+NOW = 1_800_000_000
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        """Unix time in seconds."""
+        return self.now
+
+
+@pytest.fixture
+def time():
+    """The view's clock."""
+    return Time()
+
+
+@pytest.fixture
+def view(tmp_path, time):
+    """A new view."""
+    view = View(Database(tmp_path), time)
+    yield view
+    view.close()
+
+
+def file_record(file_id: str, *, created_at: int = NOW, purpose: str = "batch", **fields: object) -> FileRecord:
+    """A file of the project `p`."""
+    file = File(id=file_id, bytes=1, created_at=created_at, filename="f", purpose=purpose, **fields)
+    return FileRecord(project="p", file=file, key=f"files/{file_id}", sha256="0" * 64)
+
+
+def batch(batch_id: str = "b", status: Status = Status.VALIDATING, created_at: int = NOW) -> Batch:
+    """A batch of the file `f`."""
+    return Batch(
+        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
+        created_at=created_at, expires_at=created_at + 86_400,
+    )  # fmt: skip
+
+
+def ids(rows) -> list[str]:
+    """What a list holds."""
+    return [row.id for row in rows]
+
+
+def test_an_older_record_does_not_undo_ones_own_delete(view):
+    """The upload's record may be read after the tombstone was written."""
+    view.put_file(file_record("f"), 10)
+    view.drop_file("f", 11)
+    view.fold(FILES, [("f", codec.encode(file_record("f")), 10)])
+    assert view.file("p", "f") is None
+    view.fold(FILES, [("f", None, 11)])
+    assert view.file("p", "f") is None
+    view.fold(FILES, [("f", codec.encode(file_record("f")), 12)])
+    assert view.file("p", "f") == file_record("f")
+
+
+@pytest.mark.parametrize("offset", [-1, 11])
+def test_a_delete_is_seen_at_once(view, offset):
+    """Whether or not the broker said where it stands."""
+    view.fold(FILES, [("f", codec.encode(file_record("f")), 10)])
+    view.drop_file("f", offset)
+    assert view.file("p", "f") is None
+
+
+def test_an_expired_file_is_not_shown(view, time):
+    """Neither alone nor in a list."""
+    view.put_file(file_record("f", expires_at=NOW + 10), 0)
+    assert view.file("p", "f") is not None
+    time.now += 10
+    assert view.file("p", "f") is None
+    assert view.files("p", Page(limit=10), None) == []
+
+
+def test_files_in_order(view, time):
+    """By time, then id; by purpose; from a cursor that is deleted, until that is forgotten."""
+    for number, (file_id, created_at) in enumerate([("a", 1), ("c", 2), ("b", 2), ("d", 3)]):
+        view.put_file(file_record(file_id, created_at=created_at, purpose="batch" if number else "evals"), number)
+    assert ids(view.files("p", Page(limit=9), None)) == ["d", "c", "b", "a"]
+    assert ids(view.files("p", Page(limit=9, newest_first=False), None)) == ["a", "b", "c", "d"]
+    assert ids(view.files("p", Page(limit=9), "evals")) == ["a"]
+    assert ids(view.files("p", Page(limit=1, after="c"), None)) == ["b", "a"]
+    view.drop_file("c", 9)
+    assert ids(view.files("p", Page(limit=9, after="c"), None)) == ["b", "a"]
+    time.now += DELETED_SECONDS_MAX + 1
+    view.fold(FILES, [("x", None, 10)])
+    with pytest.raises(UnknownCursor):
+        view.files("p", Page(limit=9, after="c"), None)
+
+
+def test_a_project_sees_its_own(view):
+    """Files, batches, lists and cursors."""
+    view.put_file(file_record("f"), 0)
+    view.put_batch(BatchRecord(project="p", batch=batch()))
+    assert view.file("q", "f") is None
+    assert view.batch("q", "b") is None
+    assert view.files("q", Page(limit=9), None) == []
+    assert view.batches("q", Page(limit=9)) == []
+    with pytest.raises(UnknownCursor):
+        view.batches("q", Page(limit=9, after="b"))
+
+
+def test_an_input_is_in_use_until_its_batch_is_over(view):
+    """So its bytes are kept."""
+    view.put_batch(BatchRecord(project="p", batch=batch()))
+    assert view.is_input("f")
+    view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch("b", Status.FAILED))), 0)])
+    assert not view.is_input("f")
+    view.fold(BATCHES, [("b", None, 1)])
+    assert view.batch("p", "b") is None
+
+
+def test_a_record_that_cannot_be_read_is_passed_over(view, caplog):
+    """It stops nothing, and its text is not logged."""
+    view.fold(FILES, [("x", b'{"needle":1}', 0), ("f", codec.encode(file_record("f")), 1)])
+    assert view.file("p", "f") is not None
+    assert view.resume(FILES, Origin(cluster="k", end=2)) == 2
+    assert "needle" not in caplog.text
+
+
+def test_offsets_are_kept_with_the_rows(tmp_path, time):
+    """A new process goes on; another cluster, or a topic that was cut, begins anew."""
+    feed = Feed(view := View(Database(tmp_path), time), FILES)
+    assert feed.resume("k", 5) == 0
+    for offset in range(5):
+        feed.apply(f"f{offset}", codec.encode(file_record(f"f{offset}")), offset)
+    feed.applied()
+    view.put_batch(BatchRecord(project="p", batch=batch()))
+    view.close()
+    view = View(Database(tmp_path), time)
+    assert view.resume(FILES, Origin(cluster="k", end=9)) == 5
+    assert view.resume(FILES, Origin(cluster="k", end=4)) == 0
+    assert view.file("p", "f0") is None
+    assert view.batch("p", "b") is not None
+    assert view.resume(BATCHES, Origin(cluster="other", end=0)) == 0
+    assert view.batch("p", "b") is None
+    view.close()
+
+
+def test_a_file_that_is_held_is_not_shared(tmp_path):
+    """The next process takes the next one; a free one is taken again."""
+    first, second = Database(tmp_path), Database(tmp_path)
+    assert [first.path.name, second.path.name] == ["view-0.sqlite", "view-1.sqlite"]
+    first.close()
+    third = Database(tmp_path)
+    assert third.path == first.path
+    second.close()
+    third.close()
+
+
+def test_all_or_nothing(tmp_path):
+    """A transaction that fails leaves no write."""
+    database = Database(tmp_path)
+    database.write("INSERT INTO topics VALUES ('t', 1)")
+
+    def write_twice() -> None:
+        with database.transaction():
+            database.write("INSERT INTO origin VALUES ('k')")
+            database.write("INSERT INTO topics VALUES ('t', 2)")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        write_twice()
+    assert database.read("SELECT * FROM origin") == []
+    database.close()
