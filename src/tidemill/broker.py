@@ -269,7 +269,8 @@ class Broker:
         shutil.rmtree(self._records, ignore_errors=True)
         config = self._write_properties("format.properties", new, clean=True)
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(config)]
+        # One word, since one id in 64 starts with a dash and would be taken for an option.
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config)]
         process = await asyncio.create_subprocess_exec(
             *tether.command([*self._java, *tool]),
             stdin=asyncio.subprocess.DEVNULL,
