@@ -5,10 +5,11 @@ import os
 import random
 import signal
 import time
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +123,19 @@ class Child:
             try:
                 log = logfile.LogFile(self._program.log)
                 given_back.callback(log.close)
-                reading, writing = os.pipe()
-                given_back.callback(os.close, reading)
-                try:
-                    process = self._process = await self._spawn(writing)
-                finally:
-                    os.close(writing)
+                # A pipe of asyncio's own would make `process.wait` wait for all who have inherited it.
+                said, saying = _pipe(given_back)
+                word, notifying = _pipe(given_back)
+                process = self._process = await self._spawn(saying, notifying)
             except OSError as error:
                 return f"could not be run: {error}"
+            saying.close()
+            notifying.close()
             self._now(process.pid)
             # Whoever asked for a stop while the process was being made has not seen it.
             if self._stopping.is_set():
                 _kill_group(process.pid)
-            helpers = (_task(_pump(process, log)), _task(process.wait()), _task(self._see_ready(reading)))
+            helpers = (_task(_pump(said, log)), _task(process.wait()), _task(self._see_ready(word)))
             try:
                 return await self._watch(helpers[1], helpers[2])
             finally:
@@ -151,15 +152,15 @@ class Child:
         self._process = None
         self._now(None)
 
-    async def _spawn(self, notify_descriptor: int) -> Process:
-        environ = {**self._program.environ, notify.VARIABLE: str(notify_descriptor)}
+    async def _spawn(self, saying: FileIO, notifying: FileIO) -> Process:
+        environ = {**self._program.environ, notify.VARIABLE: str(notifying.fileno())}
         return await asyncio.create_subprocess_exec(
             *tether.command(self._program.command()),
             stdin=DEVNULL,
-            stdout=PIPE,
+            stdout=saying,
             stderr=STDOUT,
             env=environ,
-            pass_fds=(notify_descriptor,),
+            pass_fds=(notifying.fileno(),),
             # Ctrl-C goes to the supervisor alone, which knows the order of things.
             process_group=0,
         )
@@ -175,25 +176,14 @@ class Child:
             self.ready.set()
         return _how(await ended)
 
-    async def _see_ready(self, reading: int) -> None:
+    async def _see_ready(self, word: FileIO) -> None:
         if self._program.answers is not None:
             await self._program.answers()
             return
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[bytes] = loop.create_future()
-
-        def read() -> None:
-            loop.remove_reader(reading)
-            if not told.done():
-                told.set_result(os.read(reading, CHUNK_BYTES))
-
-        loop.add_reader(reading, read)
-        try:
-            # A pipe that is closed without a word belongs to a process that has ended or will not speak.
-            if not await told:
-                await loop.create_future()
-        finally:
-            loop.remove_reader(reading)
+        if await _read(word):
+            return
+        # A pipe that is closed without a word belongs to a process that has ended or will not speak.
+        await asyncio.get_running_loop().create_future()
 
     def _now(self, pid: int | None) -> None:
         self.pid = pid
@@ -211,9 +201,27 @@ def _task(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return asyncio.get_running_loop().create_task(coroutine)
 
 
-async def _pump(process: Process, log: logfile.LogFile) -> None:
-    assert process.stdout is not None
-    while chunk := await process.stdout.read(CHUNK_BYTES):
+def _pipe(given_back: ExitStack) -> tuple[FileIO, FileIO]:
+    """The reading and the writing end; both are closed with the stack at the latest."""
+    reading, writing = (FileIO(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+    os.set_blocking(reading.fileno(), False)
+    return given_back.enter_context(reading), given_back.enter_context(writing)
+
+
+async def _read(pipe: FileIO) -> bytes:
+    """The next bytes; none at the end."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(pipe, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(pipe)
+    return pipe.read(CHUNK_BYTES) or b""
+
+
+async def _pump(said: FileIO, log: logfile.LogFile) -> None:
+    while chunk := await _read(said):
         # A full disk must not hold up the process: what cannot be written is lost.
         with suppress(OSError):
             log.write(chunk)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from tidemill.child import Child, Program, Tell
 
@@ -69,7 +70,8 @@ async def _all_ready(started: list[tuple[Child, asyncio.Task[None]]]) -> None:
     ready = asyncio.gather(*(child.ready.wait() for child, _ in started))
     try:
         # A child's task ends here only with an error, or because everything is being stopped.
-        await asyncio.wait([ready, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [ready, *tasks]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
                 task.result()

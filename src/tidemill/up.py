@@ -118,7 +118,7 @@ class Up:
         key = settings.api_key.get_secret_value() if settings.api_key else datafolder.kept_key(self._data)
         environ = self._environ(key, port)
         try:
-            below = [self._start_kafka(environ)]
+            below = [self._start_kafka()]
             if not settings.models:
                 below.append(self._start_demo(environ, other_than=port))
             await _side_by_side(below)
@@ -133,7 +133,7 @@ class Up:
         sys.stdout.write(f"Tidemill is ready at {self._api} (API key: {shown})\n")
         sys.stdout.flush()
 
-    async def _start_kafka(self, environ: dict[str, str]) -> None:
+    async def _start_kafka(self) -> None:
         """Have a broker, and the topics on it."""
         if self._kafka is None:
             began = time.monotonic()
@@ -144,7 +144,7 @@ class Up:
                 name=KAFKA,
                 command=broker.command,
                 log=broker.output,
-                environ=environ,
+                environ=os.environ,
                 answers=broker.answers,
                 last_words=broker.last_words,
             )

@@ -1,0 +1,187 @@
+"""The supervisor with little programs in place of the stages."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import psutil
+import pytest
+from support.waiting import until, wait_until
+
+from tidemill import backoff, supervisor
+from tidemill.child import ChildError, Program
+from tidemill.supervisor import Supervisor
+
+READY = "import signal, sys, time\nfrom tidemill import notify\nprint('hello', flush=True)\nnotify.ready()\n"
+OBEYS = READY + "signal.pause()"
+IGNORES = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "while True: signal.pause()"
+FAILS = "print('no such model'); raise SystemExit(3)"
+HAS_A_CHILD = (
+    "import subprocess, sys\n"
+    "other = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+    "print(other.pid, flush=True)\n" + OBEYS
+)
+SUPERVISOR = """
+import asyncio, sys
+from pathlib import Path
+from tidemill.broker import Broker
+from tidemill.child import Program
+from tidemill.supervisor import Supervisor
+
+async def main(folder, script):
+    boss = Supervisor(tell=print)
+    broker = Broker(folder)
+    await broker.prepare()
+    await boss.start([Program(name="kafka", command=broker.command, log=broker.output, environ={},
+                              answers=broker.answers)], base=True)
+    await boss.start([Program(name="stage", command=lambda: [sys.executable, "-c", script],
+                              log=folder / "stage.log", environ={})])
+    print(*(pid for pids in boss.processes.values() for pid in pids), flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+@pytest.fixture
+async def boss():
+    """A supervisor that leaves nothing behind; `told` has what it has said."""
+    told = []
+    boss = Supervisor(tell=told.append)
+    boss.told = told
+    yield boss
+    boss.kill()
+    await boss.stop()
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Makes a program of a script."""
+
+    def make(name, script, **more):
+        command = [sys.executable, "-c", script]
+        return Program(
+            name=name, command=lambda: command, log=tmp_path / f"{name}.log", environ=os.environ, **more
+        )
+
+    return make
+
+
+def lives(pid):
+    """Whether a process is there and not just waiting to be buried."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_starts_and_stops(boss, program, tmp_path):
+    """All are ready when `start` returns; what they print is in their logs; a stop leaves none."""
+    await boss.start([program("a", OBEYS), program("b", OBEYS)])
+    await boss.start([program("kafka", OBEYS)], base=True)
+    pids = boss.processes
+    assert sorted(pids) == ["a", "b", "kafka"]
+    assert all(lives(pid) for (pid,) in pids.values())
+    await until(lambda: (tmp_path / "a.log").read_text() == "hello\n", "the log")
+    left = await boss.stop()
+    assert left > 0
+    assert boss.processes == {"a": [], "b": [], "kafka": []}
+    assert not any(lives(pid) for (pid,) in pids.values())
+
+
+async def test_a_killed_program_comes_back(boss, program):
+    """After kill -9 it runs again under another pid, and the others are left alone."""
+    await boss.start([program("a", OBEYS), program("b", OBEYS)])
+    before = boss.processes
+    os.kill(before["a"][0], signal.SIGKILL)
+    await until(lambda: boss.processes["a"] not in ([], before["a"]), "a new process")
+    assert boss.processes["b"] == before["b"]
+    assert "a was ended by Killed; it is started again in" in boss.told[0]
+
+
+async def test_what_a_program_has_started_goes_with_it(boss, program, tmp_path):
+    """A helper of a killed program does not stay."""
+    await boss.start([program("a", HAS_A_CHILD)])
+    pid = int(await until(lambda: (tmp_path / "a.log").read_text().partition("\n")[0], "the pid"))
+    assert lives(pid)
+    os.kill(boss.processes["a"][0], signal.SIGKILL)
+    await until(lambda: not lives(pid), "the end of the helper")
+
+
+async def test_says_why_one_cannot_start(boss, program):
+    """The error has the exit code and the end of the log."""
+    with pytest.raises(ChildError, match=r"(?s)b cannot be started: it ended with exit code 3.*no such model"):
+        await boss.start([program("a", OBEYS), program("b", FAILS)])
+    assert len(boss.told) == backoff.STARTS_MAX - 1
+
+
+async def test_one_that_is_never_ready(boss, program):
+    """It is not waited for without end."""
+    with pytest.raises(ChildError, match=r"it was not ready in 0 s"):
+        await boss.start([program("a", "import signal; signal.pause()", start_seconds_max=0.2)])
+
+
+async def test_a_command_that_is_not_there(boss, tmp_path):
+    """That is an error like any other."""
+    with pytest.raises(ChildError, match=r"a cannot be started"):
+        await boss.start(
+            [Program(name="a", command=lambda: ["/no/such"], log=tmp_path / "a.log", environ=os.environ)]
+        )
+
+
+async def test_one_that_does_not_stop_is_killed(boss, program, monkeypatch):
+    """The others have ended by then."""
+    monkeypatch.setattr(supervisor, "STAGES_STOP_SECONDS_MAX", 0.2)
+    await boss.start([program("a", IGNORES), program("b", OBEYS)])
+    pids = boss.processes
+    await boss.stop()
+    assert not any(lives(pid) for (pid,) in pids.values())
+    assert any("a did not stop in" in line for line in boss.told)
+
+
+async def test_a_stop_while_starting(boss, program):
+    """What is not ready yet is stopped too."""
+    starting = asyncio.ensure_future(boss.start([program("a", "import signal; signal.pause()")]))
+    (pid,) = await until(lambda: boss.processes.get("a"), "the process")
+    starting.cancel()
+    await boss.stop()
+    assert not lives(pid)
+
+
+async def test_kill_ends_all_at_once(boss, program):
+    """Even what ignores SIGTERM."""
+    await boss.start([program("a", IGNORES)])
+    (pid,) = boss.processes["a"]
+    boss.kill()
+    await until(lambda: not lives(pid), "the end")
+
+
+async def test_the_base_is_stopped_last(boss, program, tmp_path):
+    """The stages have the broker until they have ended."""
+    script = READY + (
+        "def end(*_):\n"
+        "    open({path!r}, 'a').write({name!r})\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "while True: signal.pause()"
+    )
+    write = partial(script.format, path=str(tmp_path / "order"))
+    await boss.start([program("kafka", write(name="base"))], base=True)
+    await boss.start([program("a", write(name="stage "))])
+    await boss.stop()
+    assert (tmp_path / "order").read_text() == "stage base"
+
+
+@pytest.mark.kafka
+def test_nothing_outlives_a_killed_supervisor(tmp_path):
+    """After kill -9 of the supervisor neither a stage nor the broker is there."""
+    command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), OBEYS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(lives(pid) for pid in pids)
+        process.kill()
+    wait_until(lambda: not any(lives(pid) for pid in pids), "the end of all")

@@ -1,0 +1,65 @@
+"""The folder of an installation: one holder, one key."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tidemill import datafolder
+from tidemill.datafolder import FolderError
+
+HOLDER = """
+import sys
+from pathlib import Path
+from tidemill import datafolder
+with datafolder.locked(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_holder(tmp_path):
+    """A second process is told who holds the folder; once that one is killed, the folder is free."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "data")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with (
+            pytest.raises(FolderError, match=rf"in use by another .*process {holder.pid}\b.*--data"),
+            datafolder.locked(tmp_path / "data"),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+        with datafolder.locked(tmp_path / "data"):
+            assert (tmp_path / "data" / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    """The error names it."""
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(FolderError, match="file/data cannot be used"),
+        datafolder.locked(tmp_path / "file" / "data"),
+    ):
+        pass
+
+
+def test_the_key_is_made_once(tmp_path):
+    """It is the same every time, and nobody else on the machine can read it."""
+    key = datafolder.kept_key(tmp_path)
+    assert key.startswith("sk-")
+    assert len(key) > 30
+    assert datafolder.kept_key(tmp_path) == key
+    assert (tmp_path / "api_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_run_file_is_replaced_whole(tmp_path):
+    """What a script reads is one state or the next; nothing else is left in the folder."""
+    for content in ({"pid": 1}, {"pid": 2}):
+        datafolder.write_run(tmp_path, content)
+        assert json.loads((tmp_path / "run.json").read_text()) == content
+    datafolder.remove_run(tmp_path)
+    datafolder.remove_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
