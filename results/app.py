@@ -150,7 +150,7 @@ class Results:
                 try:
                     await self._handle(event)
                 except Exception as error:
-                    # What is not known to be right is not gone on with: the process ends, its successor reads again.
+                    # Nothing is built on what may be wrong: the process ends and its successor reads again.
                     log.exception("a record of %s could not be folded", event.message.tp)
                     await self.app.crash(error)
                     raise
@@ -241,7 +241,7 @@ class Results:
         if seat.tick_sent:
             return
         seat.tick_sent = True
-        tick = Tick()
+        tick = Tick(at=time.time())
         send = functools.partial(
             self._log.send,
             topics.OUTCOMES.name,

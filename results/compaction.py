@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tidemill.results.fold import PartRef, State
-from tidemill.results.merge import Sums, merged
+from tidemill.results.merge import Sums, merged, read_index
 from tidemill.results.part import Shelf
 from tidemill.results.tally import Tally
 from tidemill.schemas import ids, line
@@ -67,7 +67,7 @@ class Compactor:
 
         Args:
             state: The batch, closed.
-            tally: Its lines that are final; not changed.
+            tally: Its lines that are final, as far as the table knows: after a crash the parts may hold more.
 
         Returns:
             The fact that ends the batch.
@@ -78,8 +78,12 @@ class Compactor:
         assert state.batch is not None
         total = state.batch.request_counts.total
         parts = list(state.parts)
+        filled = 0
         if tally.done < total:
-            parts += [part async for part in self._fill(state, tally)]
+            run = await self._indices(state)
+            filled = total - run.done
+            if filled:
+                parts += [part async for part in self._fill(state, run)]
         output, output_sums = await self._write(state.id, parts, failed=False)
         errors, error_sums = await self._write(state.id, parts, failed=True)
         double = output_sums.lines.common(error_sums.lines)
@@ -95,7 +99,7 @@ class Compactor:
         return Compacted(
             batch_id=state.id,
             receipt=receipt,
-            failed=tally.failed,
+            failed=error_sums.lines.done - filled,
             usage=_usage(output_sums.usage),
             at=int(self.clock()),
         )
@@ -106,7 +110,15 @@ class Compactor:
             async for key in self.store.keys(prefix):
                 await self.store.delete(key)
 
-    async def _fill(self, state: State, tally: Tally) -> AsyncIterator[PartRef]:
+    async def _indices(self, state: State) -> Tally:
+        """The lines that the parts hold."""
+        found = Tally()
+        for part in state.parts:
+            for index in (await read_index(self.store, part_key(state.id, part.number))).indices:
+                found.mark(index, failed=part.failed)
+        return found
+
+    async def _fill(self, state: State, run: Tally) -> AsyncIterator[PartRef]:
         assert state.batch is not None
         assert state.input is not None
         code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
@@ -115,7 +127,7 @@ class Compactor:
         index = -1
         async for data in _input_lines(self.store, state.input.key):
             index += 1
-            if index in tally:
+            if index in run:
                 continue
             text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
             shelf.add(LineMark(index=index, size=len(text), failed=True), text)

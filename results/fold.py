@@ -143,14 +143,19 @@ def overdue(state: State, now: float, grace: float) -> State:
     return state.model_copy(update={"ending": Status.EXPIRED, "close_at": batch.expires_at + grace})
 
 
-def may_close(state: State, done: int, now: float) -> bool:
-    """Whether it is time to write the batch's files: every line is final, or an ending batch takes no more."""
-    if state.closed or state.batch is None or state.batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
-        return False
-    known = state.batch.in_progress_at is not None
-    return (known and done >= state.batch.request_counts.total) or (
-        state.close_at is not None and now >= state.close_at
+def is_complete(state: State, done: int) -> bool:
+    """Whether every line of a batch at work is final."""
+    return (
+        _may_close(state)
+        and state.batch is not None
+        and state.batch.in_progress_at is not None
+        and done >= state.batch.request_counts.total
     )
+
+
+def is_due(state: State, now: float) -> bool:
+    """Whether an ending batch takes no more lines."""
+    return _may_close(state) and state.close_at is not None and now >= state.close_at
 
 
 def close(state: State, now: float) -> State:
@@ -199,6 +204,14 @@ def next_alarm(state: State) -> float | None:
     if state.closed or state.batch is None or state.batch.status not in _OPEN:
         return None
     return state.close_at if state.close_at is not None else float(state.batch.expires_at)
+
+
+def _may_close(state: State) -> bool:
+    return (
+        not state.closed
+        and state.batch is not None
+        and state.batch.status in (Status.IN_PROGRESS, Status.CANCELLING)
+    )
 
 
 def _early(state: State, fact: Accepted | Rejected | CancelRequested) -> State:

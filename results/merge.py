@@ -41,15 +41,7 @@ class _Reader:
     @classmethod
     async def open(cls, store: Store, key: str) -> "_Reader":
         chunks = store.read(key)
-        got = bytearray()
-        needed = HEAD_BYTES
-        async for chunk in chunks:
-            got += chunk
-            if needed == HEAD_BYTES and len(got) >= HEAD_BYTES:
-                needed += index_bytes(bytes(got[:HEAD_BYTES]))
-            if needed > HEAD_BYTES and len(got) >= needed:
-                return cls(chunks, parse_index(bytes(got[HEAD_BYTES:needed])), bytes(got[needed:]))
-        raise PartError(f"{key} is cut short")
+        return cls(chunks, *await _opened(chunks, key))
 
     @property
     def head(self) -> int:
@@ -81,6 +73,18 @@ class _Reader:
     async def close(self) -> None:
         if hasattr(self._chunks, "aclose"):
             await self._chunks.aclose()
+
+
+async def read_index(store: Store, key: str) -> Index:
+    """What a part holds, without its lines.
+
+    Raises:
+        PartError: It is no part.
+        NotFound: It is not there.
+    """
+    reader = await _Reader.open(store, key)
+    await reader.close()
+    return reader.index
 
 
 async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums) -> AsyncIterator[memoryview]:
@@ -118,6 +122,19 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
     finally:
         for _, _, reader in heap:
             await reader.close()
+
+
+async def _opened(chunks: AsyncIterator[bytes], key: str) -> tuple[Index, bytes]:
+    """The index of a part that is read from its beginning, and what was read beyond it."""
+    got = bytearray()
+    needed = HEAD_BYTES
+    async for chunk in chunks:
+        got += chunk
+        if needed == HEAD_BYTES and len(got) >= HEAD_BYTES:
+            needed += index_bytes(bytes(got[:HEAD_BYTES]))
+        if needed > HEAD_BYTES and len(got) >= needed:
+            return parse_index(bytes(got[HEAD_BYTES:needed])), bytes(got[needed:])
+    raise PartError(f"{key} is cut short")
 
 
 async def _run(reader: _Reader, limit: int, sums: Sums) -> AsyncIterator[memoryview]:

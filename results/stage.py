@@ -110,14 +110,20 @@ class Partition:
         return self._alarms[0][0] if self._alarms else None
 
     async def load(self) -> None:
-        """Take up the batches that were at work; to be called within an event, before all else."""
+        """Take up the batches that were at work; to be called within an event, before all else.
+
+        A crash can leave the local tables ahead of their changelog. What is built on from here has to be in both,
+        or losing the disk later would lose lines whose events were acknowledged; so it is written again.
+        """
         if self._loaded:
             return
         self._loaded = True
-        for state in self._tables.states():
+        for state in list(self._tables.states()):
             if state.is_over:
                 continue
             live = self._wake(state)
+            live.tally.touch_all()
+            await self._keep(live)
             await self._publish(live)
             if state.closed:
                 self._start_compaction(live)
@@ -135,7 +141,7 @@ class Partition:
                 after = fold.cancelled(live.state, command, self._limits.grace_seconds)
             case _:
                 assert_never(command)
-        await self._turn(live, after, self._clock())
+        await self._turn(live, after)
         ack()
 
     async def fact(self, fact: Fact, ack: Ack) -> None:
@@ -143,15 +149,15 @@ class Partition:
         match fact:
             case Accepted():
                 live = self._get(fact.batch_id)
-                await self._turn(live, fold.accepted(live.state, fact), self._clock())
+                await self._turn(live, fold.accepted(live.state, fact))
             case Rejected():
                 live = self._get(fact.batch_id)
-                await self._turn(live, fold.rejected(live.state, fact), self._clock())
+                await self._turn(live, fold.rejected(live.state, fact))
                 await self._publish_again(live)
             case Compacted():
                 await self._compacted(fact)
             case Tick():
-                await self._tick()
+                await self._tick(fact.at)
             case _:
                 assert_never(fact)
         ack()
@@ -169,7 +175,7 @@ class Partition:
         if live.waiting_bytes >= self._limits.part_bytes:
             await self._flush(live)
         await self._bound()
-        await self._turn(live, live.state, now)
+        await self._turn(live, live.state)
 
     def abandon(self) -> None:
         """Let go of the partition: what is not acknowledged comes again to its next owner."""
@@ -190,11 +196,11 @@ class Partition:
             self._live[state.id] = live
         return live
 
-    async def _turn(self, live: Live, after: State, now: float) -> None:
-        """Bring a batch to its state after an event, and to what follows from it and the time."""
-        before = live.state
-        live.state = fold.overdue(after, now, self._limits.grace_seconds)
-        closing = fold.may_close(live.state, live.tally.done, now)
+    async def _turn(self, live: Live, after: State, *, due: bool = False) -> None:
+        """Bring a batch to its state after an event, and to what follows from it."""
+        now = self._clock()
+        before, live.state = live.state, after
+        closing = due or fold.is_complete(after, live.tally.done)
         if closing or live.state is not before or now - live.published_at >= PUBLISH_SECONDS:
             live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
         if closing:
@@ -211,18 +217,18 @@ class Partition:
         else:
             self._ring(live)
 
-    async def _tick(self) -> None:
-        """Do what is due."""
-        now = self._clock()
-        while self._alarms and self._alarms[0][0] <= now:
+    async def _tick(self, at: float) -> None:
+        """Do what was due at that time."""
+        while self._alarms and self._alarms[0][0] <= at:
             _, batch_id = heappop(self._alarms)
             self._set.pop(batch_id, None)
             if (live := self._live.get(batch_id)) is None or live.state.closed:
                 continue
             since = live.waiting_since
-            if since is not None and now >= since + self._limits.part_age_seconds:
+            if since is not None and at >= since + self._limits.part_age_seconds:
                 await self._flush(live)
-            await self._turn(live, live.state, now)
+            after = fold.overdue(live.state, at, self._limits.grace_seconds)
+            await self._turn(live, after, due=fold.is_due(after, at))
 
     async def _bound(self) -> None:
         while sum(live.waiting_bytes for live in self._live.values()) > WAITING_BYTES_MAX:
@@ -276,8 +282,10 @@ class Partition:
         live.published_at = self._clock()
 
     async def _publish_again(self, live: Live) -> None:
-        """A fact that ends a batch came again: what it led to may not have been published before the crash."""
+        """A fact that ended a batch came again: what it led to may not be in the changelog, nor published."""
         if live.state.is_over:
+            self._tables.put_state(live.state)
+            await self._tables.delivered()
             await self._publish(live)
 
     def _ring(self, live: Live) -> None:

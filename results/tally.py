@@ -63,6 +63,10 @@ class Tally:
         """The lines that are final, as a number: line 0 is its lowest bit."""
         return int.from_bytes(self._done, "little")
 
+    def touch_all(self) -> None:
+        """Let every chunk be taken next."""
+        self._touched.update(range(len(self._done) // _HALF))
+
     def take_touched(self) -> list[tuple[int, bytes]]:
         """The chunks that changed since they were last taken: number and content, in order."""
         touched, self._touched = sorted(self._touched), set()

@@ -99,10 +99,10 @@ class Receipt(_Shape):
     """The reconciliation of a finished batch: `lines` = `output.lines` + `errors.lines`."""
 
     lines: int
-    output: FileReceipt | None
-    errors: FileReceipt | None
-    missing: int
-    double: int
+    output: FileReceipt | None = None
+    errors: FileReceipt | None = None
+    missing: int = 0
+    double: int = 0
 
 
 class Extras(_Shape):

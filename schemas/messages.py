@@ -83,9 +83,14 @@ class Compacted(_Message):
 
 
 class Tick(_Message):
-    """Results reminds one of its own partitions that something is due."""
+    """Results reminds one of its own partitions that something is due.
+
+    What time decides is decided by the time in here, at its place in the log: every line that came before it
+    counts, also where the stage was down when the time came.
+    """
 
     kind: Literal["tick"] = "tick"
+    at: float
 
 
 Fact = Annotated[Accepted | Rejected | Compacted | Tick, Field(discriminator="kind")]

@@ -22,7 +22,8 @@ import uvloop
 from tidemill import notify
 from tidemill.settings import Settings
 
-log = logging.getLogger(__name__)
+# Not named after this module: mode logs each step of `StageApp` under that name.
+log = logging.getLogger("tidemill.stage")
 
 STOP_SECONDS_MAX = 9.0
 """A stage that is asked to stop and has not done so by then is left to its supervisor."""
@@ -78,6 +79,7 @@ def create_app(name: str, settings: Settings, *, kafka: str, state: Path, tables
         state: Folder of the app's tables, of no other process.
         tables: Whether it has tables, which are kept in RocksDB.
     """
+    state.mkdir(parents=True, exist_ok=True)
     app = StageApp(
         name,
         broker=[f"aiokafka://{server}" for server in kafka.split(",")],
@@ -129,7 +131,7 @@ def run(start: Callable[[], Awaitable[Sequence[StageApp]]], *, stop: Callable[[]
         SystemExit: An app crashed; its traceback is in the log.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("faust", "mode", "aiokafka"):
+    for chatty in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         crashed = runner.run(_run(start, stop))
@@ -137,31 +139,44 @@ def run(start: Callable[[], Awaitable[Sequence[StageApp]]], *, stop: Callable[[]
         raise SystemExit(1)
 
 
-async def _run(start: Callable[[], Awaitable[Sequence[StageApp]]], stop: Callable[[], Awaitable[None]]) -> bool:
+async def _run(
+    start: Callable[[], Awaitable[Sequence[StageApp]]], stop: Callable[[], Awaitable[None]]
+) -> bool:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     apps = await start()
-    waits = [asyncio.ensure_future(asked.wait())]
+    tasks = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(_serve(apps))}
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        if (error := task.exception()) is not None:
+            log.error("the stage broke off", exc_info=error)
+    crashed = not asked.is_set()
     try:
-        assigned = [_assigned(app) for app in apps]
-        starts = [asyncio.ensure_future(app.start()) for app in apps]
-        waits += [asyncio.ensure_future(app._crashed.wait()) for app in apps]  # noqa: SLF001
-        ready = asyncio.ensure_future(_ready([*starts, *assigned]))
-        await asyncio.wait([*waits, ready], return_when=asyncio.FIRST_COMPLETED)
-        if ready.done() and not ready.exception():
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        crashed = not asked.is_set()
-        try:
-            async with asyncio.timeout(STOP_SECONDS_MAX):
-                await _leave(apps, stop, crashed=crashed)
-        except TimeoutError:
-            log.warning("not everything had stopped after %s s", STOP_SECONDS_MAX)
-        for wait in waits:
-            wait.cancel()
+        async with asyncio.timeout(STOP_SECONDS_MAX):
+            await _leave(apps, stop, crashed=crashed)
+    except TimeoutError:
+        log.warning("not everything had stopped after %s s", STOP_SECONDS_MAX)
+    for task in tasks:
+        task.cancel()
     return crashed
+
+
+async def _serve(apps: Sequence[StageApp]) -> None:
+    """Start the apps, say when they are ready, and return or raise when one of them has crashed."""
+    assigned = [_assigned(app) for app in apps]
+    await asyncio.gather(*(app.start() for app in apps))
+    crashes = [asyncio.ensure_future(app._crashed.wait()) for app in apps]  # noqa: SLF001
+    ready = asyncio.gather(*assigned)
+    await asyncio.wait([*crashes, ready], return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        notify.ready()
+        log.info("ready")
+        await asyncio.wait(crashes, return_when=asyncio.FIRST_COMPLETED)
+    for app in apps:
+        if app._crash_reason is not None:  # noqa: SLF001
+            raise app._crash_reason  # noqa: SLF001
 
 
 async def _leave(apps: Sequence[StageApp], stop: Callable[[], Awaitable[None]], *, crashed: bool) -> None:
@@ -171,12 +186,6 @@ async def _leave(apps: Sequence[StageApp], stop: Callable[[], Awaitable[None]], 
             await app.consumer.commit()
     await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True)
     await stop()
-
-
-async def _ready(waits: Sequence[Awaitable[Any]]) -> None:
-    await asyncio.gather(*waits)
-    notify.ready()
-    log.info("ready")
 
 
 def _assigned(app: StageApp) -> "asyncio.Future[None]":

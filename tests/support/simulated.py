@@ -1,0 +1,217 @@
+"""A partition of results on a simulated log, store and clock, which may break off at every await.
+
+A run is a function of its seed: the events, their order, their repetition, and the crashes.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterable, AsyncIterator
+
+from tidemill.gate import AckGate
+from tidemill.results.fold import State
+from tidemill.results.stage import Limits, Partition
+from tidemill.schemas import codec, topics
+from tidemill.schemas.messages import BatchRecord, Tick
+from tidemill.schemas.ports import NotFound
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Fuse:
+    """Breaks off at one of the next awaits, once it is lit."""
+
+    def __init__(self) -> None:
+        self.left = -1
+        self.burnt = False
+
+    def light(self, steps: int) -> None:
+        self.left, self.burnt = steps, False
+
+    def step(self) -> None:
+        if self.burnt:
+            raise Crash
+        self.left -= 1
+        if self.left == 0:
+            self.burnt = True
+            raise Crash
+
+
+class SimulatedStore:
+    """Objects in memory."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._fuse = fuse
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        self._fuse.step()
+        content = b"".join([chunk async for chunk in chunks])
+        self._fuse.step()
+        self.objects[key] = content
+        self._fuse.step()
+        return len(content)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        if key not in self.objects:
+            raise NotFound(key)
+        content = self.objects[key][start:end]
+        for at in range(0, len(content), 64):
+            yield content[at : at + 64]
+
+    async def size(self, key: str) -> int:
+        return len(self.objects[key])
+
+    async def delete(self, key: str) -> None:
+        self._fuse.step()
+        self.objects.pop(key, None)
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        for key in sorted(self.objects):
+            if key.startswith(prefix):
+                yield key
+
+    async def close(self) -> None: ...
+
+
+class SimulatedTables:
+    """Tables whose local content may be ahead of their changelog, as Faust's may."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self.local: dict[str, bytes | State] = {}
+        self.changelog: dict[str, bytes | State] = {}
+        self._pending: list[tuple[str, bytes | State]] = []
+        self._fuse = fuse
+
+    def states(self) -> list[State]:
+        return [value for value in self.local.values() if isinstance(value, State)]
+
+    def state(self, batch_id: str) -> State | None:
+        return self.local.get(batch_id)
+
+    def put_state(self, state: State) -> None:
+        self._put(state.id, State.model_validate_json(state.model_dump_json(exclude_none=True)))
+
+    def chunks(self, batch_id: str, count: int) -> list[tuple[int, bytes]]:
+        keys = ((number, f"{batch_id}/{number}") for number in range(count))
+        return [(number, self.local[key]) for number, key in keys if key in self.local]
+
+    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
+        self._put(f"{batch_id}/{number}", chunk)
+
+    async def delivered(self) -> None:
+        while self._pending:
+            self._fuse.step()
+            key, value = self._pending.pop(0)
+            self.changelog[key] = value
+
+    def crash(self, chance: random.Random) -> None:
+        """Keep what a crash keeps: the local writes up to some point, or, with the disk gone, the changelog."""
+        if chance.random() < 0.5:
+            self.local = dict(self.changelog)
+        else:
+            self.local = dict(self.changelog) | dict(self._pending[: chance.randint(0, len(self._pending))])
+        self._pending.clear()
+
+    def _put(self, key: str, value: bytes | State) -> None:
+        self.local[key] = value
+        self._pending.append((key, value))
+
+
+class SimulatedLog:
+    """The partition's events, and what is published."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self.events: list[tuple[str, tuple[tuple[str, bytes], ...], bytes]] = []
+        self.published: list[BatchRecord] = []
+        self._fuse = fuse
+
+    async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
+        self._fuse.step()
+        await asyncio.sleep(0)
+        if topic == topics.BATCHES.name:
+            self.published.append(codec.decode_batch(value))
+        elif topic == topics.OUTCOMES.name:
+            self.events.append((topic, tuple(headers), value))
+        self._fuse.step()
+        return len(self.events)
+
+
+class Simulation:
+    """One partition, started again after each crash."""
+
+    def __init__(self, seed: int, *, part_bytes: int = 2_000) -> None:
+        self.chance = random.Random(seed)
+        self.fuse = Fuse()
+        self.store = SimulatedStore(self.fuse)
+        self.tables = SimulatedTables(self.fuse)
+        self.log = SimulatedLog(self.fuse)
+        self.now = 1_790_000_000.0
+        self.committed = 0
+        self.crashes = 0
+        self._limits = Limits(part_bytes=part_bytes, part_age_seconds=10, grace_seconds=5)
+
+    async def run(self, *, crashes_max: int) -> None:
+        """Until every event is acknowledged and nothing is left to do."""
+        while True:
+            self.fuse.left, self.fuse.burnt = -1, False
+            if self.crashes < crashes_max:
+                self.fuse.light(self.chance.randint(1, 60))
+            try:
+                await self._life()
+            except Crash:
+                self.crashes += 1
+                self.tables.crash(self.chance)
+                continue
+            return
+
+    async def _life(self) -> None:
+        partition = Partition(
+            0,
+            tables=self.tables,
+            sender=self.log,
+            store=self.store,
+            clock=lambda: self.now,
+            limits=self._limits,
+            compactions=asyncio.Semaphore(1),
+        )
+        gate: AckGate[int] = AckGate()
+        at = self.committed
+        try:
+            await partition.load()
+            while True:
+                while at < len(self.log.events):
+                    await self._handle(partition, gate, at)
+                    at += 1
+                    self.now += self.chance.random()
+                while partition._tasks and at == len(self.log.events):
+                    done, _ = await asyncio.wait(partition._tasks, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                if at == len(self.log.events):
+                    if partition.alarm is None:
+                        return
+                    self.now = max(self.now, partition.alarm)
+                    tick = Tick(at=self.now)
+                    self.log.events.append(
+                        (topics.OUTCOMES.name, ((codec.KIND, tick.kind.encode()),), codec.encode(tick))
+                    )
+        finally:
+            partition.abandon()
+
+    async def _handle(self, partition: Partition, gate: AckGate[int], at: int) -> None:
+        topic, headers, value = self.log.events[at]
+        ticket = gate.admit(at)
+
+        def ack() -> None:
+            for done in gate.finish(ticket):
+                self.committed = done + 1
+
+        if topic == topics.COMMANDS.name:
+            await partition.command(codec.decode_command(value), ack)
+        elif dict(headers).get(codec.KIND) == codec.LINES:
+            batch_id, marks = codec.lines_marks(headers, len(value))
+            await partition.lines(batch_id, marks, value, ack)
+        else:
+            await partition.fact(codec.decode_fact(value), ack)

@@ -1,0 +1,161 @@
+"""The stage under crashes: wherever it breaks off, a batch ends with each line once and a true receipt."""
+
+import hashlib
+import json
+
+import pytest
+from support.simulated import Simulation
+
+from tidemill.results.lifecycle import MOVES
+from tidemill.schemas import codec, ids, line, topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.codec import LineMark
+from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, InputRef
+
+SEEDS = range(150)
+NOW = 1_790_000_000
+BODY = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+
+
+def batch_id(number):
+    return f"batch_{number:032x}"
+
+
+def commands(number, total):
+    batch = Batch(
+        id=batch_id(number),
+        endpoint="/v1/chat/completions",
+        input_file_id="file-x",
+        completion_window="24h",
+        status=Status.VALIDATING,
+        created_at=NOW,
+        expires_at=NOW + 3600,
+    )
+    created = BatchCreated(project="default", batch=batch, input=InputRef(key=f"files/in{number}", bytes=1))
+    accepted = Accepted(batch_id=batch.id, total=total, model="m", at=NOW + 1)
+    return [
+        (topics.COMMANDS.name, (), codec.encode(created)),
+        (topics.OUTCOMES.name, ((codec.KIND, b"accepted"),), codec.encode(accepted)),
+    ]
+
+
+def lines(chance, number, total):
+    """Result lines in any order, some of them twice, many to a record."""
+    indices = [*range(total), *chance.choices(range(total), k=total // 3)]
+    chance.shuffle(indices)
+    while indices:
+        some, indices = indices[: (size := chance.randint(1, 8))], indices[size:]
+        marks, texts = [], []
+        for index in some:
+            failed = index % 7 == 3
+            text = line.answered(
+                batch_id(number),
+                index,
+                b'"id-%d"' % index,
+                status=400 if failed else 200,
+                request_id="r",
+                body=BODY,
+            )
+            marks.append(
+                LineMark(
+                    index=index, size=len(text), failed=failed, usage=(0, 0, 0, 0) if failed else (3, 0, 2, 0)
+                )
+            )
+            texts.append(text)
+        yield (topics.OUTCOMES.name, tuple(codec.lines_headers(batch_id(number), marks)), b"".join(texts))
+
+
+def input_file(total):
+    return b"".join(
+        b'{"custom_id":"id-%d","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}\n' % index
+        for index in range(total)
+    )
+
+
+def interleaved(chance, streams):
+    streams = [list(stream) for stream in streams]
+    while streams:
+        stream = chance.choice(streams)
+        yield stream.pop(0)
+        if not stream:
+            streams.remove(stream)
+
+
+def final(simulation, number):
+    """The last record of a batch, after a look at all that was published of it."""
+    records = [record.batch for record in simulation.log.published if record.batch.id == batch_id(number)]
+    for before, after in zip(records, records[1:], strict=False):
+        assert after.status is before.status or after.status in MOVES[before.status]
+        assert after.request_counts.completed >= before.request_counts.completed
+        assert after.request_counts.failed >= before.request_counts.failed
+    return records[-1]
+
+
+def file_of(simulation, file_id, receipt):
+    if file_id is None:
+        assert receipt is None
+        return []
+    content = simulation.store.objects[f"files/{file_id}"]
+    assert hashlib.sha256(content).hexdigest() == receipt.sha256
+    assert (len(content), content.count(b"\n")) == (receipt.bytes, receipt.lines)
+    return [json.loads(text) for text in content.splitlines()]
+
+
+def check(simulation, number, total, status):
+    batch = final(simulation, number)
+    assert batch.status is status
+    receipt = batch.tidemill.receipt
+    output = file_of(simulation, batch.output_file_id, receipt.output)
+    errors = file_of(simulation, batch.error_file_id, receipt.errors)
+    for found in (output, errors):
+        places = [int(entry["custom_id"][3:]) for entry in found]
+        assert places == sorted(places)
+    assert sorted(entry["custom_id"] for entry in output + errors) == sorted(f"id-{i}" for i in range(total))
+    assert (receipt.lines, receipt.missing, receipt.double) == (total, 0, 0)
+    assert batch.request_counts.completed == len(output)
+    assert batch.usage.input_tokens == 3 * len(output)
+    assert batch.usage.output_tokens == 2 * len(output)
+    assert not [key for key in simulation.store.objects if key.startswith(f"parts/{batch.id}/0000000000")] or (
+        simulation.crashes
+    )
+    return output, errors
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_crashes_lose_and_double_nothing(seed):
+    """Invariants 1 to 4, with crashes at any await and the disk lost at half of them."""
+    simulation = Simulation(seed)
+    totals = [1, 40, 90]
+    simulation.log.events += interleaved(
+        simulation.chance,
+        [
+            [*commands(number, total), *lines(simulation.chance, number, total)]
+            for number, total in enumerate(totals)
+        ],
+    )
+    await simulation.run(crashes_max=simulation.chance.randint(0, 12))
+    for number, total in enumerate(totals):
+        _, errors = check(simulation, number, total, Status.COMPLETED)
+        assert len(errors) == len([index for index in range(total) if index % 7 == 3])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED])
+async def test_what_was_not_run_gets_its_error_line(seed, status):
+    """A batch that is cancelled or expires has all its lines in its two files too."""
+    simulation = Simulation(seed)
+    total = 60
+    simulation.store.objects["files/in0"] = input_file(total)
+    events = [*commands(0, total), *lines(simulation.chance, 0, total)]
+    kept = simulation.chance.randint(2, len(events) - 8)
+    simulation.log.events += events[:kept]
+    if status is Status.CANCELLED:
+        cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
+        simulation.log.events.append((topics.COMMANDS.name, (), codec.encode(cancel)))
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    output, errors = check(simulation, 0, total, status)
+    not_run = [entry for entry in errors if entry["response"] is None]
+    assert {entry["error"]["code"] for entry in not_run} <= {f"batch_{status}"}
+    assert final(simulation, 0).request_counts.failed == len(errors) - len(not_run)
+    assert ids.is_file_id(final(simulation, 0).error_file_id)
+    assert len(output) + len(errors) == total
