@@ -31,7 +31,7 @@ Apply = Callable[[str, bytes | None, int], object]
 
 
 class LogUnavailable(OSError):
-    """The broker did not acknowledge in time. The record may still land later, or not at all."""
+    """The broker did not acknowledge in time. The record may have landed, or not; later it will not."""
 
 
 def producer(bootstrap: str, *, compression: str | None = None, linger_ms: int = 0) -> AIOKafkaProducer:
@@ -61,6 +61,7 @@ class Log:
         self._send_seconds_max = send_seconds_max
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
+        self._abandoned: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect.
@@ -91,29 +92,34 @@ class Log:
             Its offset; -1 where the broker had it already and did not say.
 
         Raises:
-            LogUnavailable: There was no acknowledgement in time. The record may still land.
+            LogUnavailable: There was no acknowledgement in time. The record may have landed, or not.
             MessageSizeTooLargeError: It is above `RECORD_BYTES_MAX`.
         """
-        current = None
+        current = sent = None
         try:
             async with asyncio.timeout(self._send_seconds_max):
                 current = await self._started()
-                record = await current.send_and_wait(
+                sent = await current.send(
                     topic, value, key=key.encode(), headers=list(headers), partition=partition
                 )
+                record = await sent
         except MessageSizeTooLargeError:
             raise
-        except KafkaError as error:
-            # An idempotent producer that met a fault it may not repeat is of no use any more.
-            await self._drop(current)
-            raise LogUnavailable(type(error).__name__) from error
-        except OSError as error:
+        except (KafkaError, OSError) as error:
+            # An idempotent producer never gives up a record by itself: one that its sender was told is refused
+            # would land when the broker is back, beside the sender's second try. So it goes with its producer.
+            if current is not None and (sent is not None or _is_broken(current)):
+                self._abandon(current)
             raise LogUnavailable(type(error).__name__) from error
         return int(record.offset)
 
     async def stop(self) -> None:
-        """Send what is under way and disconnect; waits at most `STOP_SECONDS_MAX`."""
-        await self._drop(self._producer)
+        """Send what is under way and disconnect; waits at most `STOP_SECONDS_MAX` for each."""
+        current, self._producer = self._producer, None
+        if current is not None:
+            await _stop(current)
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=STOP_SECONDS_MAX)
 
     async def _started(self) -> AIOKafkaProducer:
         async with self._starting:
@@ -127,12 +133,15 @@ class Log:
                 self._producer = fresh
             return self._producer
 
-    async def _drop(self, current: AIOKafkaProducer | None) -> None:
-        if current is None:
+    def _abandon(self, current: AIOKafkaProducer) -> None:
+        """Stop a producer without sending what it holds; other senders of it run into their time limit."""
+        if self._producer is not current:
             return
-        if self._producer is current:
-            self._producer = None
-        await _stop(current)
+        self._producer = None
+        _cancel_sending(current)
+        stopping = asyncio.create_task(_stop(current), name="stop a producer")
+        self._abandoned.add(stopping)
+        stopping.add_done_callback(self._abandoned.discard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +279,16 @@ async def _cluster(bootstrap: str) -> str:
         return str((await admin.describe_cluster()).get("cluster_id") or "")
     finally:
         await admin.close()
+
+
+def _cancel_sending(current: AIOKafkaProducer) -> None:
+    # There is no public way to stop one without sending first.
+    current._sender.sender_task.cancel()  # noqa: SLF001
+
+
+def _is_broken(current: AIOKafkaProducer) -> bool:
+    """Whether a producer has met a fault that it may not go on after."""
+    return bool(current._sender.sender_task.done())  # noqa: SLF001  it says so nowhere else
 
 
 async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

@@ -1,0 +1,159 @@
+"""The door to Kafka, on a real broker."""
+
+import asyncio
+import secrets
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from support.waiting import until
+
+from tidemill.broker import Broker
+from tidemill.kafka import Follower, Log, LogUnavailable, Tail
+
+pytestmark = pytest.mark.kafka
+
+
+async def new_topic(bootstrap: str) -> str:
+    """A compacted topic of one partition."""
+    name = f"test-{secrets.token_hex(4)}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, 1, 1, topic_configs={"cleanup.policy": "compact"})])
+    await admin.close()
+    return name
+
+
+async def values(bootstrap: str, topic: str) -> list[bytes]:
+    """All values of a topic."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        partition = TopicPartition(topic, 0)
+        consumer.assign([partition])
+        end = (await consumer.end_offsets([partition]))[partition]
+        found = []
+        while await consumer.position(partition) < end:
+            batches = await consumer.getmany(partition, timeout_ms=1000)
+            found += [record.value for record in batches.get(partition, [])]
+        return found
+    finally:
+        await consumer.stop()
+
+
+@pytest.fixture
+async def log(kafka):
+    """A log that is stopped in the end."""
+    log = Log(kafka)
+    await log.start()
+    yield log
+    await log.stop()
+
+
+async def test_a_follower_sees_everything_in_order(kafka, log):
+    """What was there, what comes later, and tombstones."""
+    topic, seen = await new_topic(kafka), []
+    assert [await log.send(topic, f"k{n}", b"v") for n in range(3)] == [0, 1, 2]
+    follower = Follower(kafka, topic, lambda *record: seen.append(record))
+    await follower.start()
+    await follower.caught_up()
+    assert seen == [(f"k{n}", b"v", n) for n in range(3)]
+    await log.send(topic, "k0", None)
+    await until(lambda: seen[-1] == ("k0", None, 3))
+    assert follower.position == 4
+    await follower.stop()
+
+
+async def test_a_follower_starts_where_it_is_told(kafka, log):
+    """At an offset; or, once it knows where the topic ends, where `resume` says."""
+    topic, seen, tails = await new_topic(kafka), [], []
+    for number in range(3):
+        await log.send(topic, f"k{number}", b"v")
+    for arguments in ({"start": 2}, {"resume": lambda tail: tails.append(tail) or 2}):
+        seen.clear()
+        follower = Follower(kafka, topic, lambda *record: seen.append(record[2]), **arguments)
+        await follower.start()
+        await follower.caught_up()
+        await follower.stop()
+        assert seen == [2]
+    assert [tail.end for tail in tails] == [3]
+    assert isinstance(tails[0], Tail)
+    assert tails[0].cluster
+
+
+async def test_an_empty_topic_is_caught_up_with(kafka):
+    """At once, and so is an offset beyond another topic's end."""
+    topic = await new_topic(kafka)
+    for start in (0, 7):
+        follower = Follower(kafka, topic, print, start=start)
+        await follower.start()
+        await follower.caught_up()
+        assert follower.position == 0
+        await follower.stop()
+
+
+async def test_a_record_whose_apply_raises_is_tried_again(kafka, log):
+    """And is not passed over."""
+    topic, seen = await new_topic(kafka), []
+    await log.send(topic, "k", b"v")
+
+    def apply(key: str, value: bytes | None, offset: int) -> None:
+        seen.append((key, value, offset))
+        if len(seen) == 1:
+            raise ValueError
+
+    follower = Follower(kafka, topic, apply)
+    await follower.start()
+    await follower.caught_up()
+    assert seen == [("k", b"v", 0)] * 2
+    await follower.stop()
+
+
+async def test_a_topic_that_comes_later_is_waited_for(kafka, log):
+    """A stage may start before the topics are made."""
+    name, seen = f"test-{secrets.token_hex(4)}", []
+    follower = Follower(kafka, name, lambda *record: seen.append(record))
+    await follower.start()
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, 1, 1)])
+    await admin.close()
+    await log.send(name, "k", b"v")
+    await until(lambda: seen, seconds_max=60)
+    await follower.stop()
+
+
+async def test_what_was_refused_does_not_land_later(tmp_path):
+    """A sender that was told so sends again: with a broker that was away, the record is there once."""
+    broker = Broker(tmp_path)
+    log = None
+    try:
+        kafka = await broker.start()
+        topic, seen = await new_topic(kafka), []
+        log = Log(kafka, send_seconds_max=2)
+        await log.send(topic, "k", b"before")
+        follower = Follower(kafka, topic, lambda *record: seen.append(record[1]))
+        await follower.start()
+        await follower.caught_up()
+        broker.kill()
+        for number in range(3):
+            with pytest.raises(LogUnavailable):
+                await log.send(topic, "k", b"refused %d" % number)
+        assert await broker.start() == kafka
+
+        async def taken() -> bool:
+            try:
+                await log.send(topic, "k", b"after")
+            except LogUnavailable:
+                return False
+            return True
+
+        await until(taken, seconds_max=60)
+        await until(lambda: seen[-1] == b"after", seconds_max=60)
+        assert seen == [b"before", b"after"]
+        assert await values(kafka, topic) == seen
+        await follower.stop()
+    finally:
+        if log is not None:
+            await asyncio.wait_for(log.stop(), 30)
+        broker.stop()
