@@ -190,7 +190,7 @@ class ModelApp:
                 else:
                     seat.held.append(record)
 
-    async def _assigned(self, *_: Any, assigned: Iterable[Any] = (), **__: Any) -> None:
+    async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         for seat in self._seats.values():
             seat.lane.close()
         if self._learning is not None:
