@@ -1,0 +1,151 @@
+"""`tidemill up` as an operator meets it: starts, faults, stops."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import psutil
+import pytest
+from support.stack import KEPT, KEY, Stack
+from support.waiting import wait_until
+
+from tidemill import datafolder
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+COMMAND = (sys.executable, "-m", "tidemill", "up")
+RESTART_SECONDS_MAX = 60.0
+REFUSAL_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 15.0
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory, inference):
+    """One installation for this file: the tests below go through its life in their order."""
+    with Stack(tmp_path_factory.mktemp("up") / "data", inference.models("chat")) as stack:
+        yield stack
+
+
+def environ():
+    """This process's environment, without settings of Tidemill."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT}
+
+
+def refused(data, *options):
+    """The exit code and the words of an `up` that does not come to anything."""
+    done = subprocess.run(
+        [*COMMAND, "--data", str(data), *options],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=REFUSAL_SECONDS_MAX,
+        env=environ(),
+        cwd=data.parent,
+    )
+    return done.returncode, done.stderr
+
+
+def lives(pid):
+    """Whether a process is there and not just waiting to be buried."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def running(stack):
+    """What `run.json` says."""
+    return json.loads((stack.data / "run.json").read_text())
+
+
+def every_pid(stack):
+    """Every process of the installation, the supervisor first."""
+    now = running(stack)
+    return [now["pid"], *(pid for pids in now["processes"].values() for pid in pids)]
+
+
+def test_a_second_up_is_refused(tmp_path):
+    """It names the process that holds the folder, and leaves everything as it is."""
+    with datafolder.locked(tmp_path / "data"):
+        code, words = refused(tmp_path / "data")
+    assert code == 2
+    assert f"process {os.getpid()}" in words
+    assert "Traceback" not in words
+
+
+def test_a_port_in_use_is_told_before_anything_starts(tmp_path):
+    """Nothing is fetched and no process is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, words = refused(tmp_path / "data", "--port", str(port))
+    assert code == 2
+    assert f"port {port}" in words
+    assert not (tmp_path / "data" / "kafka").exists()
+
+
+def test_settings_that_cannot_be_used(tmp_path):
+    """The fault is named, without a traceback."""
+    (tmp_path / "bad.toml").write_text("partitions = 0\n")
+    code, words = refused(tmp_path / "data", "--config", str(tmp_path / "bad.toml"))
+    assert code == 2
+    assert "partitions" in words
+    assert "Traceback" not in words
+
+
+def test_says_where_everything_is(up):
+    """One line on stdout when ready; `run.json` names all processes; the API answers there."""
+    assert up.log.read_text().count("Tidemill is ready at ") == 1
+    now = running(up)
+    assert set(now["processes"]) == {"api", "ingest", "processors", "results", "kafka"}
+    assert all(lives(pid) for pid in every_pid(up))
+    request = urllib.request.Request(f"{now['api']}/models", headers={"authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("name", ["api", "results", "kafka"])
+def test_a_killed_process_comes_back(up, name):
+    """`run.json` follows, and the address stays."""
+    before = running(up)
+    os.kill(before["processes"][name][0], signal.SIGKILL)
+    after = wait_until(
+        lambda: (now := running(up))["processes"][name] not in ([], before["processes"][name]) and now,
+        f"a new {name}",
+        seconds_max=RESTART_SECONDS_MAX,
+    )
+    assert (after["api"], after["kafka"]) == (before["api"], before["kafka"])
+
+
+def test_nothing_outlives_a_kill(up):
+    """After kill -9 of `up` no process is left, and the folder can be used again."""
+    pids = every_pid(up)
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: not any(lives(pid) for pid in pids), "the end of all")
+    up.stop()
+    up.start()
+    assert running(up)["pid"] != pids[0]
+
+
+def test_a_stop_leaves_nothing(up):
+    """Neither a process nor `run.json`."""
+    pids = every_pid(up)
+    assert up.stop() == 0
+    assert not any(lives(pid) for pid in pids)
+    assert not (up.data / "run.json").exists()
+
+
+def test_a_signal_while_starting(tmp_path):
+    """It stops in order, with nothing left."""
+    command = [*COMMAND, "--port", "0", "--data", str(tmp_path / "data")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environ(), cwd=tmp_path) as process:
+        supervisor = psutil.Process(process.pid)
+        children = wait_until(lambda: supervisor.children(recursive=True), "a first child")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_SECONDS_MAX) == 0
+    assert not any(lives(child.pid) for child in children)
