@@ -12,12 +12,13 @@ import uvloop
 from fastapi import FastAPI
 
 from tidemill import notify
-from tidemill.api import auth, batches, exchange, files, health, models
+from tidemill.api import auth, batches, exchange, files, health, models, removal
 from tidemill.api.doors import Doors
 from tidemill.api.sqlite import Database
 from tidemill.api.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
 from tidemill.schemas import topics
+from tidemill.schemas.batch import window_seconds
 from tidemill.settings import Settings, SettingsError
 from tidemill.store import open_store
 
@@ -51,6 +52,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
     if settings.kafka is None:
         raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
     keys = auth.keys(settings)
+    _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.store_url)
         stack.push_async_callback(store.close)
@@ -76,6 +78,14 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
             ),
             followers,
         )
+
+
+def _check_windows(settings: Settings) -> None:
+    try:
+        for window in settings.windows:
+            window_seconds(window)
+    except ValueError as error:
+        raise SettingsError(f"windows: {error}") from error
 
 
 def _follower(bootstrap: str, feed: Feed) -> Follower:
@@ -127,7 +137,7 @@ async def serve(settings: Settings) -> None:
             loop.add_signal_handler(number, stopped.set)
         with listen(settings.host, settings.port) as listening:
             task = asyncio.create_task(serving.serve(sockets=[listening]))
-            telling = asyncio.create_task(_tell(followers))
+            telling = asyncio.create_task(_tell(doors, followers))
             await asyncio.wait(
                 [task, stopping := asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED
             )
@@ -143,10 +153,12 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS_MAX)
 
 
-async def _tell(followers: list[Follower]) -> None:
+async def _tell(doors: Doors, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
     notify.ready()
+    # Only a view that is whole knows which files are read by a batch.
+    await removal.sweep_always(doors)
 
 
 def main(settings: Settings) -> None:

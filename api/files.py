@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Iterable
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from tidemill.api import errors, paging, span, upload
+from tidemill.api import errors, paging, removal, span, upload
 from tidemill.api.auth import Principal
-from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, from_store, json
+from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, json
 from tidemill.api.view import UnknownCursor
 from tidemill.schemas import codec, topics
-from tidemill.schemas.error import ApiError
 from tidemill.schemas.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 
@@ -26,7 +25,7 @@ router = APIRouter(prefix="/v1/files")
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Upload a file."""
     record = await upload.receive(request, doors, asking.project)
-    # Where the log does not answer, the record may still land; so the bytes stay, and no file lacks its content.
+    # Where the log does not answer, the record may have landed; so the bytes stay, and no file lacks its content.
     offset = await doors.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
     doors.view.put_file(record, offset)
     return json(record.file.model_dump_json().encode())
@@ -54,14 +53,7 @@ async def retrieve(file_id: str, doors: Opened, asking: Asking) -> Response:
 async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = _record(doors, asking, file_id)
-    offset = await doors.log.send(topics.FILES.name, file_id, None, headers=[])
-    doors.view.drop_file(file_id, offset)
-    if not doors.view.is_input(file_id):
-        try:
-            await from_store(doors.store.delete(record.key))
-        except ApiError:
-            # The file is gone for its owner, which is what was asked for.
-            _log.warning("the bytes of the deleted file %s could not be removed", file_id)
+    await removal.remove(doors, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 
 

@@ -35,8 +35,7 @@ class Sink:
     def __init__(self, store: Store, key: str, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._size = 0
-        self._gathered: list[bytes] = []
-        self._gathered_bytes = 0
+        self._gathered = bytearray()
         self._digest = hashlib.sha256()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_CHUNKS_MAX)
         self._writing = asyncio.create_task(store.write(key, self._chunks()), name="write an upload")
@@ -53,9 +52,8 @@ class Sink:
             raise errors.body_too_large(self._bytes_max, param="file")
         if not self.opening.is_done:
             self.opening.feed(data)
-        self._gathered.append(data)
-        self._gathered_bytes += len(data)
-        if self._gathered_bytes >= CHUNK_BYTES:
+        self._gathered += data
+        if len(self._gathered) >= CHUNK_BYTES:
             await self._hand(self._take())
 
     async def commit(self) -> Stored:
@@ -80,9 +78,8 @@ class Sink:
             await self._writing
 
     def _take(self) -> bytes:
-        chunk = b"".join(self._gathered)
+        chunk = bytes(self._gathered)
         self._gathered.clear()
-        self._gathered_bytes = 0
         return chunk
 
     async def _hand(self, chunk: bytes | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 1
+LAYOUT = 2
 """Number of the tables' layout; a file of another one is made anew."""
 
 _TABLES = """
@@ -25,11 +25,13 @@ CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
     expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
-    place INTEGER NOT NULL, deleted_at INTEGER
+    place INTEGER NOT NULL, deleted_at INTEGER, held INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX files_listed ON files (project, created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX files_deleted ON files (deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE INDEX files_expiring ON files (expires_at) WHERE deleted_at IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX files_held ON files (id) WHERE held;
 """
 
 _log = logging.getLogger(__name__)

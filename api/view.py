@@ -21,6 +21,8 @@ from tidemill.schemas.ports import Clock
 DELETED_SECONDS_MAX = 86_400
 """How long a deleted file's row still serves as a cursor, for who deletes while paging."""
 
+_IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over)"
+
 _log = logging.getLogger(__name__)
 
 Record = tuple[str, bytes | None, int]
@@ -86,9 +88,26 @@ class View:
         where += f" AND (expires_at IS NULL OR expires_at > {int(self._clock())})"
         return self._rows("files", where, values, project, page)
 
-    def is_input(self, file_id: str) -> bool:
-        """Whether a batch that is not over has the file as its input."""
-        return bool(self._database.read("SELECT 1 FROM batches WHERE input_file_id = ? AND NOT over", file_id))
+    def is_held(self, file_id: str) -> bool:
+        """Whether a deleted file was the input of a batch that was not over, so that its bytes are still there."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND held", file_id))
+
+    def expired(self, limit: int) -> list[tuple[str, str]]:
+        """Files whose time is over, though they are not deleted: id and key."""
+        rows = self._database.read(
+            "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
+            int(self._clock()), limit,
+        )  # fmt: skip
+        return [(str(file_id), str(key)) for file_id, key in rows]
+
+    def releasable(self, limit: int) -> list[tuple[str, str]]:
+        """Deleted files whose bytes were held for a batch that is over by now: id and key."""
+        rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
+        return [(str(file_id), str(key)) for file_id, key in rows]
+
+    def release(self, file_id: str) -> None:
+        """The bytes of a deleted file are gone."""
+        self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
 
     def put_batch(self, record: BatchRecord) -> Batch:
         """Show a batch that the log tells of, or a command of this process, unless more is known already.
@@ -110,9 +129,9 @@ class View:
         """Show a file that stands at this offset of the log, unless a later record is known already."""
         file = record.file
         self._database.write(
-            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0)"
             " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, key = excluded.key,"
-            " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL"
+            " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0"
             " WHERE excluded.place > place",
             file.id, record.project, file.created_at, file.purpose, file.expires_at, record.key, record.sha256,
             file.model_dump_json().encode(), offset,
@@ -121,8 +140,8 @@ class View:
     def drop_file(self, file_id: str, offset: int) -> None:
         """No longer show a file whose tombstone stands at this offset; -1 where the broker did not say."""
         self._database.write(
-            "UPDATE files SET deleted_at = ?, place = max(place, ?) WHERE id = ? AND deleted_at IS NULL"
-            " AND (? = -1 OR ? > place)",
+            f"UPDATE files SET deleted_at = ?, place = max(place, ?), held = {_IS_INPUT}"  # noqa: S608
+            " WHERE id = ? AND deleted_at IS NULL AND (? = -1 OR ? > place)",
             int(self._clock()), offset, file_id, offset, offset,
         )  # fmt: skip
 
@@ -197,7 +216,8 @@ class View:
         return int(str(rows[0][0]))
 
     def _purge(self) -> None:
-        self._database.write("DELETE FROM files WHERE deleted_at < ?", int(self._clock()) - DELETED_SECONDS_MAX)
+        oldest = int(self._clock()) - DELETED_SECONDS_MAX
+        self._database.write("DELETE FROM files WHERE deleted_at < ? AND NOT held", oldest)
 
 
 _TABLES = {topics.BATCHES.name: "batches", topics.FILES.name: "files"}

@@ -352,6 +352,12 @@ def test_the_bytes_of_a_deleted_input_stay_while_its_batch_runs(api, sdk):
     loose = sdk.files.create(file=LINE, purpose="batch")
     sdk.files.delete(loose.id)
     assert loose.id not in stored(api)
+    publish(api, batch.model_copy(update={"status": Status.FAILED, "failed_at": 1}))
+    wait_until(lambda: sdk.batches.retrieve(batch.id).status == "failed", "the end")
+    # A sweep comes with each start, too.
+    api.stop()
+    api.start()
+    wait_until(lambda: batch.input_file_id not in stored(api), "the bytes to go")
 
 
 def test_what_is_not_there(plain):

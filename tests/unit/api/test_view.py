@@ -86,6 +86,9 @@ def test_an_expired_file_is_not_shown(view, time):
     time.now += 10
     assert view.file("p", "f") is None
     assert view.files("p", Page(limit=10), None) == []
+    assert view.expired(9) == [("f", "files/f")]
+    view.drop_file("f", 1)
+    assert view.expired(9) == []
 
 
 def test_files_in_order(view, time):
@@ -116,12 +119,25 @@ def test_a_project_sees_its_own(view):
         view.batches("q", Page(limit=9, after="b"))
 
 
-def test_an_input_is_in_use_until_its_batch_is_over(view):
-    """So its bytes are kept."""
+def test_the_bytes_of_a_deleted_input_are_held_until_its_batch_is_over(view):
+    """Then they are given up once."""
+    view.put_file(file_record("f"), 0)
+    view.put_file(file_record("g"), 1)
     view.put_batch(BatchRecord(project="p", batch=batch()))
-    assert view.is_input("f")
+    view.drop_file("f", 2)
+    view.drop_file("g", 3)
+    assert (view.is_held("f"), view.is_held("g")) == (True, False)
+    assert view.releasable(9) == []
     view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch("b", Status.FAILED))), 0)])
-    assert not view.is_input("f")
+    assert view.releasable(9) == [("f", "files/f")]
+    view.release("f")
+    assert view.releasable(9) == []
+
+
+def test_a_batch_that_is_deleted_is_gone(view):
+    """By its tombstone."""
+    view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch())), 0)])
+    assert view.batch("p", "b") is not None
     view.fold(BATCHES, [("b", None, 1)])
     assert view.batch("p", "b") is None
 

@@ -1,0 +1,106 @@
+"""Files that go by themselves, with a real view and a real folder; the log is a list."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tidemill.api import removal
+from tidemill.api.auth import Keys
+from tidemill.api.doors import Doors
+from tidemill.api.sqlite import Database
+from tidemill.api.view import View
+from tidemill.directory import DirectoryStore
+from tidemill.kafka import LogUnavailable
+from tidemill.schemas import topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import BatchRecord, FileRecord
+from tidemill.schemas.ports import NotFound
+from tidemill.settings import Settings
+
+NOW = 1_800_000_000
+
+
+class ListLog:
+    """A log in memory; away when it is told so."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, str, bytes | None]] = []
+        self.away = False
+
+    async def send(self, topic, key, value, *, headers) -> int:
+        """Append a record."""
+        del headers
+        if self.away:
+            raise LogUnavailable
+        self.records.append((topic, key, value))
+        return len(self.records) - 1
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """Doors onto a folder, with the files `f` and `g` that expire at `NOW`."""
+    view = View(Database(tmp_path / "view"), lambda: NOW)
+    store = DirectoryStore(tmp_path / "store")
+    for name in ("f", "g"):
+        await store.write(f"files/{name}", content())
+        file = File(id=name, bytes=1, created_at=1, expires_at=NOW, filename="f", purpose="batch")
+        view.put_file(FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64), -1)
+    yield Doors(
+        settings=Settings(), keys=Keys({}), log=ListLog(), store=store, view=view,
+        clock=lambda: NOW, is_ready=lambda: True,
+    )  # fmt: skip
+    view.close()
+    await store.close()
+
+
+async def content() -> AsyncIterator[bytes]:
+    """One byte."""
+    yield b"x"
+
+
+async def is_stored(doors: Doors, name: str) -> bool:
+    """Whether the store has a file's bytes."""
+    try:
+        return await doors.store.size(f"files/{name}") > 0
+    except NotFound:
+        return False
+
+
+def batch(status: Status) -> BatchRecord:
+    """A batch that reads `f`."""
+    return BatchRecord(
+        project="p",
+        batch=Batch(
+            id="b", endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
+            created_at=1, expires_at=2,
+        ),
+    )  # fmt: skip
+
+
+async def test_expired_files_go(doors):
+    """Their records, their rows and their bytes; a second look finds none."""
+    assert await removal.sweep(doors) == 2
+    assert sorted(doors.log.records) == [(topics.FILES.name, "f", None), (topics.FILES.name, "g", None)]
+    assert not await is_stored(doors, "f")
+    assert await removal.sweep(doors) == 0
+
+
+async def test_bytes_that_a_batch_reads_stay_until_it_is_over(doors):
+    """Though the file is gone for its owner."""
+    doors.view.put_batch(batch(Status.IN_PROGRESS))
+    await removal.sweep(doors)
+    assert (await is_stored(doors, "f"), await is_stored(doors, "g")) == (True, False)
+    doors.view.put_batch(batch(Status.COMPLETED))
+    await removal.sweep(doors)
+    assert not await is_stored(doors, "f")
+
+
+async def test_a_file_stays_while_the_log_is_away(doors):
+    """Nothing is removed that the log does not know of."""
+    doors.log.away = True
+    with pytest.raises(LogUnavailable):
+        await removal.sweep(doors)
+    assert await is_stored(doors, "f")
+    doors.log.away = False
+    assert await removal.sweep(doors) == 2
