@@ -26,7 +26,7 @@ STOP_SECONDS_MAX = 60
 RUN_SECONDS_MAX = 170
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
 """Settings of the machine that the demo takes over; others speak of another installation."""
-SHOWN = 4
+SHOWN = 5
 CHARS_SHOWN = 76
 
 
@@ -116,9 +116,9 @@ def show_answers() -> None:
     questions = {line["custom_id"]: line["body"] for line in lines(ROOT / "examples" / "classify-docs.jsonl")}
     print("\nWhat the chat model said (135 million parameters know little):")
     for line in lines(RESULTS / "classify-docs.jsonl")[:SHOWN]:
-        text = questions[line["custom_id"]]["messages"][-1]["content"].split("\n")[0]
+        text = questions[line["custom_id"]]["messages"][-1]["content"].split("\n")[0].removeprefix("Text: ")
         answer = line["response"]["body"]["choices"][0]["message"]["content"]
-        print(f"  {text[:CHARS_SHOWN]}…  →  {answer.strip()!r}")
+        print(f"  {text[:CHARS_SHOWN]}…  →  {json.loads(answer)}")
 
 
 def show_files() -> None:
