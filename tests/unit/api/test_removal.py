@@ -3,55 +3,28 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from support.doors import NOW, open_doors
 
 from tidemill.api import removal
-from tidemill.api.auth import Keys
 from tidemill.api.doors import Doors
-from tidemill.api.sqlite import Database
-from tidemill.api.view import View
-from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import topics
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.file import File
 from tidemill.schemas.messages import BatchRecord, FileRecord
 from tidemill.schemas.ports import NotFound
-from tidemill.settings import Settings
-
-NOW = 1_800_000_000
-
-
-class ListLog:
-    """A log in memory; away when it is told so."""
-
-    def __init__(self) -> None:
-        self.records: list[tuple[str, str, bytes | None]] = []
-        self.away = False
-
-    async def send(self, topic, key, value, *, headers) -> int:
-        """Append a record."""
-        del headers
-        if self.away:
-            raise LogUnavailable
-        self.records.append((topic, key, value))
-        return len(self.records) - 1
 
 
 @pytest.fixture
 async def doors(tmp_path):
     """Doors onto a folder, with the files `f` and `g` that expire at `NOW`."""
-    view = View(Database(tmp_path / "view"), lambda: NOW)
-    store = DirectoryStore(tmp_path / "store")
-    for name in ("f", "g"):
-        await store.write(f"files/{name}", content())
-        file = File(id=name, bytes=1, created_at=1, expires_at=NOW, filename="f", purpose="batch")
-        view.put_file(FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64), -1)
-    yield Doors(
-        settings=Settings(), keys=Keys({}), log=ListLog(), store=store, view=view,
-        clock=lambda: NOW, is_ready=lambda: True,
-    )  # fmt: skip
-    view.close()
-    await store.close()
+    async with open_doors(tmp_path) as doors:
+        for name in ("f", "g"):
+            await doors.store.write(f"files/{name}", content())
+            file = File(id=name, bytes=1, created_at=1, expires_at=NOW, filename="f", purpose="batch")
+            record = FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64)
+            doors.view.put_file(record, -1)
+        yield doors
 
 
 async def content() -> AsyncIterator[bytes]:

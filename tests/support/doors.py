@@ -1,0 +1,45 @@
+"""Doors of the api onto a folder: a real view and a real store; the log is a list, and the clock stands still."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tidemill.api.auth import Keys
+from tidemill.api.doors import Doors
+from tidemill.api.sqlite import Database
+from tidemill.api.view import View
+from tidemill.directory import DirectoryStore
+from tidemill.kafka import LogUnavailable
+from tidemill.settings import Settings
+
+NOW = 1_800_000_000
+PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
+
+
+class ListLog:
+    """A log in memory; away when it is told so."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, str, bytes | None]] = []
+        self.away = False
+
+    async def send(self, topic, key, value, *, headers) -> int:
+        """Append a record."""
+        del headers
+        if self.away:
+            raise LogUnavailable
+        self.records.append((topic, key, value))
+        return len(self.records) - 1
+
+
+@asynccontextmanager
+async def open_doors(folder: Path) -> AsyncIterator[Doors]:
+    """Doors that are closed in the end; the projects are `p` and `q`."""
+    view = View(Database(folder / "view"), lambda: NOW)
+    store = DirectoryStore(folder / "store")
+    yield Doors(
+        settings=Settings(), keys=Keys(PROJECTS), log=ListLog(), store=store, view=view,
+        clock=lambda: NOW, is_ready=lambda: True,
+    )  # fmt: skip
+    view.close()
+    await store.close()

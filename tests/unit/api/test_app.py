@@ -1,0 +1,126 @@
+"""The app on its doors, without a broker: faults of the doors, and what one project sees of another."""
+
+import shutil
+from dataclasses import replace
+
+import httpx
+import pytest
+from support.doors import open_doors
+
+from tidemill.api.app import create_app
+from tidemill.schemas import codec
+from tidemill.schemas.messages import BatchCreated
+
+LINE = b'{"custom_id":"a"}\n'
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    async with client_of(doors, "key-of-p") as client:
+        yield client
+
+
+def client_of(doors, key: str) -> httpx.AsyncClient:
+    """A client with a key."""
+    transport = httpx.ASGITransport(create_app(doors))
+    return httpx.AsyncClient(
+        transport=transport, base_url="http://api/v1", headers={"authorization": f"Bearer {key}"}
+    )
+
+
+async def upload(client: httpx.AsyncClient) -> httpx.Response:
+    """A small file."""
+    return await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", LINE)})
+
+
+def is_refused(answer: httpx.Response) -> bool:
+    """Whether it is a 503 in OpenAI's shape, with a time to wait."""
+    assert answer.json()["error"]["type"] == "server_error"
+    return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_fault_of_the_server_is_answered_in_shape_and_logged_without_its_text(doors, caplog):
+    """The client gets the request's id, under which the log has the places."""
+    text = "nee" + "dle"
+
+    def fail() -> bool:
+        raise ValueError(text)
+
+    async with client_of(replace(doors, is_ready=fail), "key-of-p") as client:
+        answer = await client.get("/files")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert answer.headers["x-request-id"] in caplog.text
+    assert "ValueError" in caplog.text
+    assert text not in caplog.text
+
+
+async def test_a_view_that_is_not_whole_answers_nothing(doors):
+    """It would say that things are not there."""
+    async with client_of(replace(doors, is_ready=lambda: False), "key-of-p") as client:
+        assert is_refused(await client.get("/files"))
+        assert is_refused(await client.get("http://api/readyz"))
+        assert (await client.get("http://api/livez")).status_code == 200
+
+
+async def test_without_the_log_nothing_is_taken(doors, client):
+    """Neither a file, nor a batch, nor a cancel, nor a delete; and nothing of them is seen."""
+    file_id = (await upload(client)).json()["id"]
+    body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch = (await client.post("/batches", json=body)).json()
+    doors.log.away = True
+    assert is_refused(await upload(client))
+    assert is_refused(await client.post("/batches", json=body))
+    assert is_refused(await client.post(f"/batches/{batch['id']}/cancel"))
+    assert is_refused(await client.delete(f"/files/{file_id}"))
+    assert [file["id"] for file in (await client.get("/files")).json()["data"]] == [file_id]
+    assert (await client.get("/batches")).json()["data"] == [batch]
+
+
+async def test_without_the_store_no_file_moves(tmp_path, client):
+    """503 where it fails, 404 where the bytes are gone."""
+    file_id = (await upload(client)).json()["id"]
+    path = f"/files/{file_id}/content"
+    stored = tmp_path / "store" / "files" / file_id
+    stored.unlink()
+    assert (await client.get(path)).status_code == 404
+    stored.symlink_to(stored)
+    assert is_refused(await client.get(path))
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_bytes(b"no folder")
+    assert is_refused(await upload(client))
+
+
+async def test_a_command_says_where_the_input_is(doors, client):
+    """For ingest; another project's file is as one that is not there."""
+    file_id = (await upload(client)).json()["id"]
+    body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    async with client_of(doors, "key-of-q") as other:
+        for asking, project in ((client, "p"), (other, "q")):
+            made = (await asking.post("/batches", json=body)).json()
+            command = codec.decode_command(doors.log.records[-1][2])
+            assert isinstance(command, BatchCreated)
+            assert (command.project, command.batch.id) == (project, made["id"])
+            assert (command.input and command.input.key) == (f"files/{file_id}" if project == "p" else None)
+
+
+async def test_one_project_sees_nothing_of_another(doors, client):
+    """Neither files nor batches, by any route."""
+    file_id = (await upload(client)).json()["id"]
+    body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch_id = (await client.post("/batches", json=body)).json()["id"]
+    async with client_of(doors, "key-of-q") as other:
+        for path in (f"/files/{file_id}", f"/files/{file_id}/content", f"/batches/{batch_id}"):
+            assert (await other.get(path)).status_code == 404
+        assert (await other.delete(f"/files/{file_id}")).status_code == 404
+        assert (await other.post(f"/batches/{batch_id}/cancel")).status_code == 404
+        for path in ("/files", "/batches"):
+            assert (await other.get(path)).json()["data"] == []
+    assert (await client.get(f"/files/{file_id}/content")).content == LINE
