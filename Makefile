@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # uv lives in an environment of its own, since `pip sync` removes what the lock does not name.
 UV     := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help setup demo check test bench lock clean
+.PHONY: help setup demo check test docs lock
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -20,6 +20,19 @@ setup: .venv/.ready  ## the environment alone, in .venv
 
 demo: setup  ## from nothing to a finished batch, with real models; results in .tidemill/demo/results
 	@$(BIN)/python examples/demo.py
+
+check: setup  ## format, lint, types, imports, unit tests: seconds, no broker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit
+
+test: setup  ## everything: a real Kafka, a real S3, the real SDKs
+	$(BIN)/pytest -q
+
+docs: setup  ## write the pages that are made from the code
+	$(BIN)/python docs/generate.py
 
 lock:  ## compile requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock

@@ -24,7 +24,7 @@ class SettingsError(Exception):
 class Backend(BaseModel):
     """One OpenAI-compatible inference server."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     url: AnyHttpUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
@@ -45,24 +45,29 @@ class Backend(BaseModel):
 class Price(BaseModel):
     """What a model costs at the base price, in currency units."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     input_per_million: Annotated[float, Field(ge=0)] = 0.0
+    """For a million input tokens."""
     output_per_million: Annotated[float, Field(ge=0)] = 0.0
+    """For a million output tokens."""
 
 
 class Model(BaseModel):
     """A model that batches may name, and who serves it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
+    """The servers; the least loaded one is called first."""
     endpoints: tuple[str, ...] = ENDPOINTS
+    """What it can be asked for."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Calls to the model's backends at one time, of one processor process."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
     """A call that takes longer is given up and tried again."""
     price: Price = Price()
+    """Base price; a batch pays it less the discount."""
 
     @field_validator("endpoints")
     @classmethod
@@ -77,7 +82,12 @@ class Settings(BaseSettings):
     """All settings; immutable once loaded."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TIDEMILL_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+        env_prefix="TIDEMILL_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
     )
 
     kafka: str | None = None
@@ -87,11 +97,13 @@ class Settings(BaseSettings):
     data: Path = Path(".tidemill")
     """Folder of everything one machine keeps: broker, store, state, logs."""
     host: str = "127.0.0.1"
+    """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-    """Address of the API; port 0 takes a free one."""
+    """Port of the API; 0 takes a free one."""
     api_key: SecretStr | None = None
     """Key of the default project; `tidemill up` makes one and keeps it where none is set."""
     models: dict[str, Model] = {}
+    """The models by name."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     """Partitions of `commands`, `outcomes` and each `requests` topic that does not exist yet."""
@@ -100,16 +112,19 @@ class Settings(BaseSettings):
     windows: tuple[str, ...] = ("24h",)
     """The completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
     file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
+    """A batch whose input is larger fails."""
     upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB
     """A larger upload is refused at once; one between the two limits fails its batch, as at OpenAI."""
     file_lines_max: Annotated[int, Field(ge=1)] = 50_000
+    """A batch whose input has more lines fails."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """Finished lines of a batch are gathered up to this size before they are written to the store."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
-    """…or up to this age, whichever comes first."""
+    """They are written at this age too, if they are fewer."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
     """How long after a deadline or a cancel a line in flight may still land."""
     batch_discount: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the base price that a batch does not pay."""
 
     @property
     def store_url(self) -> str:

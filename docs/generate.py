@@ -1,0 +1,73 @@
+# ruff: noqa: INP001 - a script
+"""Writes the pages that are made from the code: `make docs`."""
+
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from tidemill.schemas import topics
+from tidemill.schemas.topics import DAY_MS, Topic
+from tidemill.settings import Backend, Model, Price, Settings
+
+DOCS = Path(__file__).resolve().parent
+
+_HEAD = """# Settings
+
+<!-- made from src/tidemill/settings.py by `make docs` -->
+
+A setting comes from the environment (`TIDEMILL_` and its name in capitals; two underscores between the names of nested
+ones), else from `tidemill.toml` (its name), else from the default. The options of a command go before all of these. The
+file is the one that `--config` or `TIDEMILL_CONFIG` names, else `tidemill.toml` of the current folder.
+
+Besides these, `TIDEMILL_CACHE` names the folder where the embedded broker's files are kept (`~/.cache/tidemill`), and
+the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
+"""
+
+_SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("All", Settings),
+    ('A model: `[models."name"]`', Model),
+    ("A backend of a model", Backend),
+    ("A price", Price),
+)
+
+
+def settings_page() -> str:
+    """The page of settings."""
+    return _HEAD + "".join(f"\n## {title}\n\n{_table(model)}" for title, model in _SECTIONS)
+
+
+def topics_rows() -> list[str]:
+    """The rows of the table of topics, as docs/architecture.md has them."""
+    return [_row(topic) for topic in (*topics.TOPICS, topics.requests("<model>"))]
+
+
+def _row(topic: Topic) -> str:
+    kept = "compacted" if topic.compacted else f"{topic.retention_ms // DAY_MS} d"
+    name = topic.name if topic in topics.TOPICS else topics.REQUESTS_PREFIX + "<model>"
+    cells = (f"`{name}`", topic.key, topic.value, ", ".join(topic.written_by), ", ".join(topic.read_by), kept)
+    return f"| {' | '.join(cells)} |"
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = ["| name | default | meaning |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        default = "needed" if field.default is PydanticUndefined else f"`{_shown(field.default)}`"
+        rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
+    return "\n".join(rows) + "\n"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "none"
+        case tuple():
+            return ", ".join(map(str, value))
+        case BaseModel():
+            return ", ".join(f"{name} {content}" for name, content in value)
+        case _:
+            return str(value)
+
+
+if __name__ == "__main__":
+    (DOCS / "settings.md").write_text(settings_page(), "utf-8")

@@ -1,0 +1,51 @@
+"""The docs say what the code does."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_page_is_current(generate):
+    """`make docs` was run, and every setting says what it means."""
+    assert (ROOT / "docs" / "settings.md").read_text("utf-8") == generate.settings_page()
+    assert "|  |" not in generate.settings_page()
+
+
+def test_the_table_of_topics_is_current(generate):
+    """docs/architecture.md has the rows of schemas/topics.py, and no others."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert [row for row in text.splitlines() if row.startswith("| `tidemill.")] == generate.topics_rows()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """A relative link names a file that is there."""
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_files_are_there(page):
+    """A path in backquotes is a file of the repository."""
+    for path in re.findall(r"`((?:api|ingest|processors|results|schemas|src|tests|docs|examples)/[^`\s]+)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+def test_make_targets_of_the_readme_exist():
+    """What the README tells to type can be typed."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,0 +1,102 @@
+"""The house in order: what a reviewer would have to say again and again is said here."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("api", "ingest", "processors", "results", "schemas", "src/tidemill")
+MODULE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 50
+BLOB_BYTES_MAX = 600_000
+DOORS = {
+    "aiokafka": {"kafka.py", "admin.py", "broker.py"},
+    "faust": {"stream.py"},
+    "aioboto3": {"s3.py"},
+    "aiohttp": {"s3.py", "upstream.py", "client.py", "app.py", "jars.py"},
+    "sqlite3": {"sqlite.py"},
+    "fastapi": None,
+}
+"""Which file may import what talks to the outside; fastapi is the api's own."""
+# In pieces, so that this file does not hold what it looks for.
+MARKERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, check=True)
+    paths = (ROOT / name for name in listing.stdout.decode().split("\0") if name)
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) if not path.is_symlink()]
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in SOURCES}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_modules_and_functions_are_short(path):
+    """A module is at most 400 lines, a function at most 50 without its docstring."""
+    assert len(path.read_text("utf-8").splitlines()) <= MODULE_LINES_MAX
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= FUNCTION_LINES_MAX, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_only_doors_import_client_libraries(path):
+    """I/O is visible in the name of the file."""
+    for node in ast.walk(TREES[path]):
+        match node:
+            case ast.Import():
+                modules = [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(module)):
+                modules = [module]
+            case _:
+                continue
+        for module in modules:
+            allowed = DOORS.get(module.split(".")[0], {path.name})
+            if allowed is None:
+                assert path.parts[-2] == "api", f"{module} belongs to the api"
+            else:
+                assert path.name in allowed, f"{module} belongs to {sorted(allowed)}"
+
+
+def test_no_module_is_dead():
+    """Each module is imported by another, or is where a process begins."""
+    text = "\n".join(path.read_text("utf-8") for path in SOURCES)
+    for path in SOURCES:
+        if path.name in ("__init__.py", "__main__.py"):
+            continue
+        package = path.parent.relative_to(ROOT / "src") if "src" in path.parts else Path("tidemill") / path.parent.name
+        dotted = ".".join(package.parts)
+        imported = rf"(from|import) {dotted}\.{path.stem}\b|from {dotted} import [^\n]*\b{path.stem}\b"
+        started = rf'"{dotted}\.{path.stem}"'
+        assert re.search(f"{imported}|{started}", text), f"nobody imports {name(path)}"
+
+
+def test_nothing_is_left_for_later():
+    """No marker of unfinished work."""
+    for path in tracked("*.py", "*.toml", "*.md", "Makefile"):
+        assert not MARKERS.search(path.read_text("utf-8")), f"{name(path)} has a marker of unfinished work"
+
+
+def test_no_large_file_is_tracked():
+    """Data is made, not kept."""
+    for path in tracked():
+        assert path.stat().st_size <= BLOB_BYTES_MAX, name(path)
+
+
+def test_lock_files_name_no_registry():
+    """A lock file says what, not from where."""
+    for path in tracked("*.lock", "*lock.json"):
+        text = path.read_text("utf-8")
+        assert "resolved" not in text, name(path)
+        assert not re.search(r"https?://", text), name(path)
