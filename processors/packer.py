@@ -15,7 +15,7 @@ PARCEL_BYTES_MAX: Final = 512 << 10
 PARCEL_LINES_MAX: Final = 256
 LINE_BYTES_MAX: Final = 900 << 10
 """A larger result travels by reference: a record takes 1 MiB with its headers."""
-LINGER_SECONDS: Final = 0.01
+LINGER_SECONDS: Final = 0.005
 
 T = TypeVar("T")
 
@@ -44,8 +44,9 @@ class _Batch(Generic[T]):
 class Packer(Generic[T]):
     """Gathers the results of all batches; time is any clock in seconds that does not go back."""
 
-    def __init__(self, linger_seconds: float = LINGER_SECONDS) -> None:
+    def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = PARCEL_LINES_MAX) -> None:
         self._batches: dict[str, _Batch[T]] = {}
+        self._lines_max = lines_max
         self._linger = linger_seconds
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class Packer(Generic[T]):
         parcel.marks.append(mark)
         parcel.receipts.append(receipt)
         parcel.size += len(line)
-        full = len(parcel.lines) >= PARCEL_LINES_MAX or parcel.size >= PARCEL_BYTES_MAX
+        full = len(parcel.lines) >= self._lines_max or parcel.size >= PARCEL_BYTES_MAX
         if full or not more or (not batch.under_way and now >= batch.sent_at + self._linger):
             parcels.append(self._send(batch, now))
         return parcels

@@ -32,25 +32,20 @@ class Shipper:
     """Takes results to the outbox."""
 
     def __init__(
-        self,
-        outbox: Outbox,
-        store: Store,
-        arrived: Callable[[list[Line]], None],
-        *,
-        packer: Packer[Line] | None = None,
+        self, outbox: Outbox, store: Store, packer: Packer[Line], arrived: Callable[[list[Line]], None]
     ) -> None:
-        """Take the doors.
+        """Take the doors; needs a running event loop.
 
         Args:
             outbox: Where results go.
             store: Where a result goes that is too large for a record.
-            arrived: Called with the lines whose results the log has.
             packer: How results gather.
+            arrived: Called with the lines whose results the log has.
         """
         self._outbox = outbox
         self._store = store
+        self._packer = packer
         self._arrived = arrived
-        self._packer: Packer[Line] = packer or Packer()
         self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[str] = set()

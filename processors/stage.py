@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
-from typing import assert_never
+from typing import Final, assert_never
 
 from tidemill.processors import call, retry
 from tidemill.processors.caller import Caller, Made
@@ -24,9 +24,13 @@ from tidemill.processors.ended import Ended
 from tidemill.processors.lane import Entry, Line
 from tidemill.processors.ledger import Ledger
 from tidemill.processors.order import Order
+from tidemill.processors.packer import PARCEL_LINES_MAX, Packer
 from tidemill.processors.shipping import Outbox, Shipper
 from tidemill.schemas.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Store
+
+PARCELS: Final = 4
+"""Results wait for others to share their record only as long as these take up one part in so many of the calls."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +74,8 @@ class Stage:
         """
         self.ledger = Ledger()
         self._caller = caller
-        self._shipper = Shipper(outbox, store, self._arrived)
+        packer: Packer[Line] = Packer(lines_max=max(1, min(PARCEL_LINES_MAX, in_flight_max // PARCELS)))
+        self._shipper = Shipper(outbox, store, packer, self._arrived)
         self._ended = ended
         self._clock = clock
         self._chance = chance
@@ -83,7 +88,6 @@ class Stage:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._working = 0
         self._sequence = 0
         self._busy = 0
         self._idle = asyncio.Event()
@@ -135,8 +139,7 @@ class Stage:
 
     def fill(self) -> None:
         """Start as many calls as may be."""
-        while self._working < self._in_flight_max and (line := self._next()) is not None:
-            self._working += 1
+        while (line := self._next()) is not None:
             task = self._loop.create_task(self._work(line))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -199,7 +202,7 @@ class Stage:
 
     def _next(self) -> Line | None:
         """The next line to call, out of the order and into flight."""
-        while not self._is_stopped and not self._shipper.is_full and (line := self._order.take()) is not None:
+        while self._is_free and (line := self._order.take()) is not None:
             if self._is_wanted(line):
                 self._busy += 1
                 self._idle.clear()
@@ -207,17 +210,20 @@ class Stage:
             self._done(line)
         return None
 
+    @property
+    def _is_free(self) -> bool:
+        # A result that the log does not have yet counts as in flight, so that a process that is killed makes its
+        # successor repeat no more calls than may be in flight.
+        return self._busy < self._in_flight_max and not self._is_stopped and not self._shipper.is_full
+
     def _is_wanted(self, line: Line) -> bool:
         return self._clock() < line.head.deadline and line.head.batch_id not in self._ended
 
     async def _work(self, line: Line | None) -> None:
         """One of the tasks that call: a line after the other, until none is left."""
-        try:
-            while line is not None:
-                await self._call(line)
-                line = self._next()
-        finally:
-            self._working -= 1
+        while line is not None:
+            await self._call(line)
+            line = self._next()
 
     async def _call(self, line: Line) -> None:
         if not line.attempts:

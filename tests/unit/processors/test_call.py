@@ -1,0 +1,157 @@
+"""A reply becomes a result line."""
+
+import json
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.processors import call
+from tidemill.processors.call import Answer, Broken, Failure, Success
+from tidemill.processors.retry import Kind
+
+BATCH = "batch_" + 32 * "0"
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=4),
+    max_leaves=20,
+)
+json_objects = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=10), json_values, max_size=5)
+
+
+@given(json_objects, st.booleans(), st.integers(200, 299), st.integers(1, 20))
+def test_a_reply_passes_through(reply: dict[str, Any], indented: bool, status: int, attempts: int) -> None:
+    """The line holds the reply as it was, on one line, and its mark says how long it is."""
+    body = orjson.dumps(reply, option=orjson.OPT_INDENT_2 if indented else 0)
+    end = call.judge(Answer(status, body, "abc-1"))
+    assert isinstance(end, Success)
+    text, mark = call.result(BATCH, 7, b'"r-1"', end, attempts)
+    assert text.count(b"\n") == 1
+    assert text.endswith(b"\n")
+    line = json.loads(text)
+    assert line["response"] == {"status_code": status, "request_id": "abc-1", "body": reply}
+    assert (line["custom_id"], line["error"]) == ("r-1", None)
+    assert (mark.index, mark.size, mark.failed, mark.attempts) == (7, len(text), False, attempts)
+
+
+@given(st.binary(max_size=40) | json_values.map(orjson.dumps))
+def test_only_an_object_is_a_reply(body: bytes) -> None:
+    """As strict as a strict reader: what is taken, orjson takes too."""
+    try:
+        is_object = isinstance(orjson.loads(body), dict)
+    except orjson.JSONDecodeError:
+        is_object = False
+    end = call.judge(Answer(200, body))
+    assert isinstance(end, Success) == is_object
+    assert call.is_object(body) == is_object
+
+
+@given(json_objects.map(orjson.dumps), st.data())
+def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
+    """No beginning of a JSON object is one."""
+    cut = body[: data.draw(st.integers(0, len(body) - 1))]
+    end = call.judge(Answer(200, cut))
+    assert isinstance(end, Failure)
+    assert (end.kind, end.code) == (Kind.SUSPECT, "backend_reply_invalid")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a":"\xff"}', b'{"a":"x\ny"}', b"[1]", b"", b"null", b'{"a":1}x', b'{"a":' + b"[" * 100_000]
+)
+def test_what_is_no_json_object(body: bytes) -> None:
+    """Bad UTF-8, raw control characters, arrays, nothing, endless depth."""
+    assert isinstance(call.judge(Answer(200, body)), Failure)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}, (5, 0, 7, 0)),
+        (
+            {
+                "prompt_tokens": 5,
+                "completion_tokens": 7,
+                "prompt_tokens_details": {"cached_tokens": 3},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+            (5, 3, 7, 2),
+        ),
+        ({"prompt_tokens": 9, "total_tokens": 9}, (9, 0, 0, 0)),
+        (
+            {
+                "input_tokens": 4,
+                "input_tokens_details": {"cached_tokens": 1},
+                "output_tokens": 6,
+                "output_tokens_details": {"reasoning_tokens": 5},
+            },
+            (4, 1, 6, 5),
+        ),
+        (None, (0, 0, 0, 0)),
+        ("much", (0, 0, 0, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 1 << 60}, (0, 0, 0, 0)),
+        ({"prompt_tokens": 1.5}, (0, 0, 0, 0)),
+    ],
+)
+def test_tokens_of_each_endpoint(usage: object, tokens: call.Tokens) -> None:
+    """Chat, embeddings and responses say it in their own words; what is odd counts nothing and harms nothing."""
+    end = call.judge(Answer(200, orjson.dumps({"usage": usage})))
+    assert isinstance(end, Success)
+    assert end.tokens == tokens
+
+
+def test_a_refusal_is_an_answer() -> None:
+    """A 400 goes into the error file as it came; one without a body gets one in OpenAI's shape."""
+    end = call.judge(Answer(400, b'{"error":{"message":"too long"}}'))
+    assert isinstance(end, Success)
+    text, mark = call.result(BATCH, 0, b'"a"', end, 1)
+    assert json.loads(text)["response"]["body"] == {"error": {"message": "too long"}}
+    assert mark.failed
+    bare = call.judge(Answer(422, b"<html>"))
+    assert isinstance(bare, Success)
+    assert set(orjson.loads(bare.body)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_a_failed_line_says() -> None:
+    """A status with a JSON body is handed on; anything else has a code and a message."""
+    end = call.judge(Answer(500, b'{"error":{"message":"no"}}'))
+    assert isinstance(end, Failure)
+    text, mark = call.failed(BATCH, 0, b'"a"', end, 10)
+    line = json.loads(text)
+    assert (line["response"]["status_code"], line["error"], mark.failed, mark.attempts) == (500, None, True, 10)
+    for broken in Broken:
+        end = call.judge(broken)
+        assert isinstance(end, Failure)
+        text, mark = call.failed(BATCH, 0, b'"a"', end, 3)
+        line = json.loads(text)
+        assert line["response"] is None
+        assert line["error"]["code"] == broken.value
+        assert mark.failed
+
+
+@given(st.text() | st.none())
+def test_a_request_id_is_sane(given_id: str | None) -> None:
+    """What a backend sends is taken only if it can do no harm."""
+    name = call.request_id(given_id, BATCH, 3)
+    assert name == given_id or name == call.request_id(None, BATCH, 3)
+    assert all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
+
+
+@given(st.integers(0, 80_000))
+def test_retry_after_in_seconds_and_as_a_date(seconds: int) -> None:
+    """Both forms mean the same; a date in the past means now."""
+    now = 1_800_000_000.0
+    date = format_datetime(datetime.fromtimestamp(now + seconds, UTC), usegmt=True)
+    assert call.wait_seconds(str(seconds), now) == seconds
+    assert call.wait_seconds(date, now) == seconds
+    assert call.wait_seconds(date, now + 100_000) == 0
+
+
+@given(st.text())
+def test_retry_after_may_be_anything(text: str) -> None:
+    """It never raises, and never asks for more than a day."""
+    wait = call.wait_seconds(text, 0.0)
+    assert wait is None or 0 <= wait <= 86_400
