@@ -18,6 +18,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from pathlib import Path
 
 from tidemill import jars, java, kraft, tether
@@ -30,7 +31,8 @@ POLL_SECONDS = 0.05
 REQUEST_SECONDS_MAX = 5
 TAIL_LINES = 15
 AOT_NICENESS = 10
-AOT_TRAININGS_KEPT_SECONDS = 3600
+AOT_TRAINING_SECONDS_MAX = 24 * 3600
+AOT_UNUSED_SECONDS_MAX = 30 * 24 * 3600
 JVM_OPTIONS = (
     "-Xmx512m",
     "-XX:+UseSerialGC",
@@ -96,7 +98,8 @@ class Broker:
             self._ports = kraft.keep_ports(self._folder / "ports")
             if found.has_aot_cache:
                 self._aot = self._cache / "aot" / f"kafka-{self._aot_key(found, paths)}.aot"
-                self._aot.parent.mkdir(exist_ok=True)
+                with suppress(OSError):
+                    self._aot.parent.mkdir(exist_ok=True)
             (self._folder / "log4j2.xml").write_text(kraft.log4j2(self._logs / "kafka.log"))
             if not (self._records / "meta.properties").exists():
                 await self._format()
@@ -251,7 +254,12 @@ class Broker:
         if self._aot is None:
             return []
         if self._aot.exists():
+            with suppress(OSError):
+                os.utime(self._aot)
             return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off"]
+        # The cache may be part of an image that nobody writes to.
+        if not os.access(self._aot.parent, os.W_OK):
+            return []
         _remove_old(self._aot.parent)
         self._training = self._aot.parent / f"training-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         return ["-XX:AOTMode=record", f"-XX:AOTConfiguration={self._training}", "-Xlog:aot*=off"]
@@ -292,10 +300,9 @@ class Broker:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove what runs that were killed have left."""
-    for file in folder.glob("training-*"):
-        try:
-            if time.time() - file.stat().st_mtime > AOT_TRAININGS_KEPT_SECONDS:
-                file.unlink()
-        except FileNotFoundError:
-            continue
+    """Remove what runs that were killed have left, and caches that nothing has used for long."""
+    for pattern, seconds in (("training-*", AOT_TRAINING_SECONDS_MAX), ("kafka-*", AOT_UNUSED_SECONDS_MAX)):
+        for file in folder.glob(pattern):
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > seconds:
+                    file.unlink()

@@ -84,7 +84,9 @@ class Up:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._on_signal)
+            # Under nohup a terminal that goes is to be ignored; the two others end it wherever it runs.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal)
         datafolder.remove_run(self._data)
         starting = loop.create_task(self._start())
         asked = loop.create_task(self._stopping.wait())
@@ -232,5 +234,7 @@ def _reachable(host: str) -> str:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"tidemill: {line}\n")
-    sys.stderr.flush()
+    # Nobody may be listening any more.
+    with suppress(OSError):
+        sys.stderr.write(f"tidemill: {line}\n")
+        sys.stderr.flush()

@@ -1,6 +1,7 @@
 """The embedded broker, for real."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import wait_until
 
+from tidemill import broker as broker_module
+from tidemill import jars, java
 from tidemill.broker import Broker, BrokerError
 
 pytestmark = pytest.mark.kafka
@@ -18,6 +21,8 @@ pytestmark = pytest.mark.kafka
 STARTER = """
 import asyncio, sys, time
 from pathlib import Path
+from tidemill import broker as broker_module
+from tidemill import jars, java
 from tidemill.broker import Broker
 broker = Broker(Path(sys.argv[1]))
 asyncio.run(broker.start())
@@ -65,6 +70,30 @@ async def test_records_and_address_survive_a_crash_and_a_stop(tmp_path):
 
         assert await broker.start() == bootstrap
         assert await first_value(bootstrap, "kept") == b"still here"
+    finally:
+        broker.stop()
+
+
+async def test_start_cache(tmp_path, monkeypatch):
+    """The first stop makes it, later starts use it, and one that is spoilt does no harm."""
+    monkeypatch.setattr(broker_module, "AOT_SECONDS_MAX", 60)
+    if not java.find().has_aot_cache:
+        pytest.skip("this Java has none")
+    cache = tmp_path / "cache"
+    await jars.fetch(jars.pinned(), jars.cache_folder())
+    shutil.copytree(jars.cache_folder() / "jars", cache / "jars")
+    broker = Broker(tmp_path / "data", cache=cache)
+    try:
+        await broker.start()
+        broker.stop()
+        (made,) = (cache / "aot").iterdir()
+        for _ in ("whole", "spoilt"):
+            await broker.start()
+            assert f"-XX:AOTCache={made}" in psutil.Process(broker.pid).cmdline()
+            broker.stop()
+            # In place of it, not into it: another broker may have it mapped.
+            made.unlink()
+            made.write_bytes(b"no cache at all")
     finally:
         broker.stop()
 
