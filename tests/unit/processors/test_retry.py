@@ -35,11 +35,15 @@ def test_jitter_is_full_and_bounded(attempt: int, chance: float, kind: Kind) -> 
     assert verdict == RetryAt(NOW + chance * bound)
 
 
-@given(attempts, chances, st.floats(0, 1e6), st.floats(0, 1e6), st.sampled_from(list(Kind)), st.booleans())
+waits = st.tuples(st.floats(0, 1e6), st.floats(0, 1e6))
+
+
+@given(attempts, chances, waits, st.sampled_from(list(Kind)), st.booleans())
 def test_no_try_at_or_after_the_deadline(
-    attempt: int, chance: float, left: float, retry_after: float, kind: Kind, well: bool
+    attempt: int, chance: float, wait: tuple[float, float], kind: Kind, well: bool
 ) -> None:
     """A wait that reaches the deadline is none: the line lapses."""
+    left, retry_after = wait
     deadline = NOW + left
     verdict = retry.decide(
         kind, attempt=attempt, now=NOW, since=NOW, well=well, deadline=deadline, chance=chance,

@@ -1,0 +1,90 @@
+"""The lane of a partition."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.processors.lane import Lane, Window
+
+
+class Partition:
+    """A tap that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.acked: list[Any] = []
+        self.pauses: list[bool] = []
+
+    def ack(self, token: Any) -> None:
+        self.acked.append(token)
+
+    def pause(self) -> None:
+        self.pauses.append(True)
+
+    def resume(self) -> None:
+        self.pauses.append(False)
+
+
+@given(st.lists(st.integers(0, 5), max_size=30), st.randoms())
+def test_an_ack_never_passes_unfinished_work(sizes: list[int], random: Any) -> None:
+    """In whatever order lines are done: records are acknowledged in theirs, and only behind finished ones."""
+    tap = Partition()
+    lane = Lane(tap)
+    entries = [lane.admit(number, lines, 10) for number, lines in enumerate(sizes)]
+    work = [entry for entry in entries for _ in range(entry.lines)]
+    random.shuffle(work)
+    for entry in work:
+        lane.done(entry)
+        unfinished = [number for number, entry in enumerate(entries) if entry.left]
+        assert tap.acked == list(range(unfinished[0] if unfinished else len(sizes)))
+    assert tap.acked == list(range(len(sizes)))
+    assert len(lane) == 0
+
+
+@given(st.lists(st.integers(1, 5), max_size=30), st.data())
+def test_a_closed_lane_acknowledges_nothing(sizes: list[int], data: st.DataObject) -> None:
+    """Work that ends after its partition has gone is no news to it."""
+    tap = Partition()
+    lane = Lane(tap)
+    entries = [lane.admit(number, lines, 10) for number, lines in enumerate(sizes)]
+    stop = data.draw(st.integers(0, len(entries)))
+    for entry in entries[:stop]:
+        lane.done(entry, entry.lines)
+    lane.close()
+    for entry in entries[stop:]:
+        lane.done(entry, entry.lines)
+    assert tap.acked == list(range(stop))
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=40), st.data())
+def test_the_window_is_bounded(records: list[tuple[int, int]], data: st.DataObject) -> None:
+    """A lane that is full pauses its partition once, and resumes it at half; nothing is ever stuck paused."""
+    tap = Partition()
+    lane = Lane(tap, Window(lines_max=8, bytes_max=12))
+    open_entries = []
+    for number, (lines, size) in enumerate(records):
+        while lane.is_paused:
+            entry = open_entries.pop(data.draw(st.integers(0, len(open_entries) - 1)))
+            lane.done(entry, entry.lines)
+        open_entries.append(lane.admit(number, lines, size))
+        held = [entry for entry in open_entries if entry.token not in tap.acked]
+        full = sum(e.lines for e in held) >= 8 or sum(e.size for e in held) >= 12
+        assert lane.is_paused or not full
+    for entry in open_entries:
+        lane.done(entry, entry.lines)
+    assert not lane.is_paused
+    assert tap.pauses == [bool(1 - n % 2) for n in range(len(tap.pauses))]
+
+
+def test_a_pause_is_said_again() -> None:
+    """Only while it holds."""
+    tap = Partition()
+    lane = Lane(tap, Window(lines_max=1))
+    lane.hold()
+    assert tap.pauses == []
+    entry = lane.admit(0, 1, 1)
+    lane.hold()
+    assert tap.pauses == [True, True]
+    lane.done(entry)
+    lane.hold()
+    assert tap.pauses == [True, True, False]

@@ -1,0 +1,108 @@
+"""Which line is next."""
+
+from collections import Counter, defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.processors.order import Order
+
+Item = tuple[str, str, int]
+"""Project, batch, number."""
+
+
+def add(order: Order[Item], project: str, batch: str, numbers: range, deadline: float = 0.0) -> None:
+    order.add([(project, batch, n) for n in numbers], project=project, batch_id=batch, deadline=deadline)
+
+
+batches = st.dictionaries(
+    st.tuples(st.sampled_from("pqr"), st.sampled_from("abcd")),
+    st.tuples(st.integers(0, 30), st.integers(0, 3)),
+    max_size=8,
+)
+
+
+@given(batches)
+def test_every_line_is_taken_once_and_in_order(sizes: dict[tuple[str, str], tuple[int, int]]) -> None:
+    """None is lost, and a batch keeps its order."""
+    order: Order[Item] = Order()
+    for (project, name), (lines, deadline) in sizes.items():
+        add(order, project, project + name, range(lines), deadline)
+    taken = defaultdict(list)
+    while (item := order.take()) is not None:
+        taken[item[1]].append(item[2])
+    assert taken == {p + b: list(range(lines)) for (p, b), (lines, _) in sizes.items() if lines}
+    assert len(order) == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "take", "drop", "back", "clear"]), st.integers(0, 5)), max_size=80)
+)
+def test_any_use_keeps_the_count(steps: list[tuple[str, int]]) -> None:
+    """Lines come and go, batches are dropped and come again; what goes in comes out once."""
+    order: Order[int] = Order()
+    waiting: set[int] = set()
+    taken: list[int] = []
+    for number, (step, which) in enumerate(steps):
+        where = {"project": f"p{which % 2}", "batch_id": f"b{which}", "deadline": float(which)}
+        if step == "add":
+            order.add([number], **where)
+            waiting.add(number)
+        elif step == "back" and taken:
+            order.add([taken[-1]], **where, first=True)
+            waiting.add(taken.pop())
+        elif step == "take":
+            line = order.take()
+            assert (line is None) == (not waiting)
+            if line is not None:
+                waiting.remove(line)
+                taken.append(line)
+        elif step in {"drop", "clear"}:
+            lines = order.drop(f"b{which}") if step == "drop" else order.clear()
+            assert set(lines) <= waiting
+            waiting -= set(lines)
+        assert len(order) == len(waiting)
+    while (line := order.take()) is not None:
+        waiting.remove(line)
+    assert not waiting
+    assert len(order._batches) <= 6
+
+
+@given(st.integers(2, 5), st.integers(1, 50))
+def test_projects_share_equally(projects: int, rounds: int) -> None:
+    """After any number of turns no project is more than one call ahead, however many lines and batches it has."""
+    order: Order[Item] = Order()
+    for n in range(projects):
+        for batch in range(n + 1):
+            add(order, f"p{n}", f"p{n}b{batch}", range(rounds))
+    counts = Counter(order.take()[0] for _ in range(rounds))  # type: ignore[index]
+    assert max(counts.values()) - min(counts[f"p{n}"] for n in range(projects)) <= 1
+
+
+def test_a_small_batch_is_not_stuck() -> None:
+    """Ten lines behind fifty thousand with an earlier deadline are done within forty calls."""
+    order: Order[Item] = Order()
+    add(order, "p", "big", range(50_000), deadline=1)
+    add(order, "p", "small", range(10), deadline=2)
+    first = Counter(order.take()[1] for _ in range(40))  # type: ignore[index]
+    assert first["small"] == 10
+
+
+@given(st.integers(1, 20))
+def test_the_urgent_batch_has_half_the_calls(others: int) -> None:
+    """However many batches wait beside it."""
+    order: Order[Item] = Order()
+    for n in range(others):
+        add(order, "p", f"b{n}", range(100), deadline=5)
+    add(order, "p", "urgent", range(100), deadline=1)
+    assert Counter(order.take()[1] for _ in range(100))["urgent"] >= 50  # type: ignore[index]
+
+
+def test_a_line_that_comes_back_goes_first() -> None:
+    """It is the oldest of its batch."""
+    order: Order[int] = Order()
+    order.add([1, 2, 3], project="p", batch_id="b", deadline=0)
+    line = order.take()
+    assert line == 1
+    order.add([line], project="p", batch_id="b", deadline=0, first=True)
+    assert [order.take() for _ in range(4)] == [1, 2, 3, None]
