@@ -101,7 +101,8 @@ def endpoints(client: OpenAI, folder: Path) -> None:
         assert batch.status == "completed", batch
         assert (batch.request_counts.total, batch.request_counts.completed) == (3, 3), batch
         assert (batch.endpoint, batch.metadata, batch.error_file_id) == (endpoint, {"for": endpoint}, None)
-        assert batch.usage.total_tokens > 0, batch
+        # The oldest SDK has no type for it, but passes it on.
+        assert batch.model_dump()["usage"]["total_tokens"] > 0, batch
         target = folder / "output.jsonl"
         client.files.content(batch.output_file_id).write_to_file(target)
         found = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
@@ -131,9 +132,12 @@ def pages(client: OpenAI, folder: Path) -> None:
     """Lists are walked one by one, the newest first, without a gap and without an end that never comes."""
     del folder
     made = [started(client, lines("/v1/completions", "a"), "/v1/completions") for _ in range(3)]
-    listed = [batch.id for batch in client.batches.list(limit=1)]
-    assert listed[:3] == [batch.id for batch in reversed(made)], listed[:3]
-    assert len(set(listed)) == len(listed)
+    listed = list(client.batches.list(limit=1))
+    times = [batch.created_at for batch in listed]
+    assert times == sorted(times, reverse=True), times
+    names = [batch.id for batch in listed]
+    assert {batch.id for batch in made} <= set(names)
+    assert len(set(names)) == len(names)
     files = [file.id for file in client.files.list(limit=1, purpose="batch")]
     assert {batch.input_file_id for batch in made} <= set(files)
     assert len(set(files)) == len(files) < FILES_MAX

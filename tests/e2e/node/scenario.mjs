@@ -110,9 +110,12 @@ async function pages() {
   const made = [];
   for (let number = 0; number < 3; number += 1) made.push((await started(lines(CHAT, ["a"]))).id);
   const listed = [];
-  for await (const batch of client.batches.list({ limit: 1 })) listed.push(batch.id);
-  assert.deepEqual(listed.slice(0, 3), made.reverse());
-  assert.equal(new Set(listed).size, listed.length);
+  for await (const batch of client.batches.list({ limit: 1 })) listed.push(batch);
+  const times = listed.map((batch) => batch.created_at);
+  assert.deepEqual(times, [...times].sort((one, other) => other - one));
+  const names = new Set(listed.map((batch) => batch.id));
+  assert.ok(made.every((id) => names.has(id)));
+  assert.equal(names.size, listed.length);
   const files = [];
   for await (const file of client.files.list({ limit: 1, purpose: "batch" })) files.push(file.id);
   assert.equal(new Set(files).size, files.length);
