@@ -77,7 +77,7 @@ async def _all_ready(started: list[tuple[Child, asyncio.Task[None]]]) -> None:
                 task.result()
     finally:
         ready.cancel()
-        await asyncio.wait([ready])
+        await asyncio.gather(ready, return_exceptions=True)
 
 
 async def _stop(layer: dict[Child, asyncio.Task[None]], seconds_max: float) -> None:

@@ -147,6 +147,8 @@ async def test_a_stop_while_starting(boss, program):
     starting = asyncio.ensure_future(boss.start([program("a", "import signal; signal.pause()")]))
     (pid,) = await until(lambda: boss.processes.get("a"), "the process")
     starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
     await boss.stop()
     assert not lives(pid)
 
