@@ -49,7 +49,7 @@ class Store(Protocol):
         ...
 
     def keys(self, prefix: str) -> AsyncIterator[str]:
-        """The keys that start with the prefix, in order."""
+        """The keys that start with the prefix; those of one folder in order, the folders in any."""
         ...
 
     async def close(self) -> None:

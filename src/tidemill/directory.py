@@ -7,7 +7,6 @@ not there. What a crash leaves in `.partial` is read by nobody and is collected 
 import asyncio
 import itertools
 import os
-import re
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from tidemill.schemas.keys import checked_key, checked_prefix
 from tidemill.schemas.ports import READ_BYTES, NotFound
 
 HOP_BYTES = 1 << 20
@@ -23,10 +23,6 @@ HOP_KEYS = 1000
 PARTIAL = ".partial"
 PARTIAL_AGE_SECONDS_MAX = 86_400
 RENAME_TRIES_MAX = 5
-
-# A segment never starts with a dot: neither `..` nor the folder of the partial files can be named.
-_KEY = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/){0,7}[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}\Z")
-_PREFIX = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}/){0,7}[A-Za-z0-9._-]{0,200}\Z")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,9 +76,7 @@ class DirectoryStore:
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         """See `Store.keys`."""
-        if _PREFIX.match(prefix) is None:
-            raise ValueError("not a prefix of keys of the store")
-        folder = prefix.rpartition("/")[0]
+        folder = checked_prefix(prefix).rpartition("/")[0]
         found = (key for key in _walk(self._root, folder) if key.startswith(prefix))
         while batch := await _hop(_some, found):
             for key in batch:
@@ -92,9 +86,7 @@ class DirectoryStore:
         """Nothing is held open between calls."""
 
     def _path(self, key: str) -> Path:
-        if _KEY.match(key) is None:
-            raise ValueError("not a key of the store")
-        return self._root / key
+        return self._root / checked_key(key)
 
 
 class _Draft:

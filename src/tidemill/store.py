@@ -22,4 +22,9 @@ def open_store(url: str) -> Store:
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
         return DirectoryStore(Path(url2pathname(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        # The client library takes half a second to import, which a store in a folder need not wait for.
+        from tidemill.s3 import S3Store  # noqa: PLC0415
+
+        return S3Store(bucket=parts.netloc, prefix=parts.path.strip("/"))
     raise SettingsError("store: an address is file:///dir or s3://bucket/prefix")

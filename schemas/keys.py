@@ -1,0 +1,32 @@
+"""Keys of objects: segments of ids, joined by slashes.
+
+No segment starts with a dot, so that in a folder neither `..` nor a hidden file can be named.
+"""
+
+import re
+
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}"
+_KEY = re.compile(rf"(?:{_SEGMENT}/){{0,7}}{_SEGMENT}\Z")
+_PREFIX = re.compile(rf"(?:{_SEGMENT}/){{0,7}}(?:{_SEGMENT})?\Z")
+
+
+def checked_key(key: str) -> str:
+    """The key itself.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if _KEY.match(key) is None:
+        raise ValueError("not a key of the store")
+    return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """The beginning of keys itself.
+
+    Raises:
+        ValueError: No key begins like that.
+    """
+    if _PREFIX.match(prefix) is None:
+        raise ValueError("not a prefix of keys of the store")
+    return prefix
