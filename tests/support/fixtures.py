@@ -24,7 +24,11 @@ def backend(inference: Backend) -> Iterator[Backend]:
 
 @pytest.fixture(scope="session")
 def stack(inference: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Tidemill as `tidemill up` starts it, with the models `chat` and `embed` on the test's backend."""
+    """Tidemill as `tidemill up` starts it, with the models `chat` and `embed` on the test's backend.
+
+    Besides a day a batch may take four seconds, so that one can be seen to expire.
+    """
     data = tmp_path_factory.mktemp("stack")
-    with Stack(data, inference.models("chat", "embed")) as stack:
+    environ = {"TIDEMILL_WINDOWS": '["24h", "4s"]'}
+    with Stack(data, inference.models("chat", "embed"), environ) as stack:
         yield stack

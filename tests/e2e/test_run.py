@@ -1,0 +1,129 @@
+"""`tidemill run` and its sisters against the whole service: every way a batch can end, by its exit code."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.backend import Backend, as_told
+from support.stack import KEY, Stack
+from support.waiting import wait_until
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RUN_SECONDS_MAX = 120.0
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+Tidemill = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def tidemill(stack: Stack, backend: Backend) -> Tidemill:
+    """Starts a command of the command line against the service."""
+    backend.rule = as_told
+
+    def start(*words: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "tidemill", *words, "--base-url", stack.api, "--api-key", KEY]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def finished(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command that ends by itself."""
+    out, err = process.communicate(timeout=RUN_SECONDS_MAX)
+    return process.returncode, out, err
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def chats(path: Path, *stops: str | None) -> Path:
+    """Write an input with one chat for each of `stops`, which say what becomes of it."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, stop in enumerate(stops):
+            message = {"role": "user", "content": f"{path.name} {number} äöü \u2028"}
+            body = {"model": "chat", "messages": [message]} | ({"stop": stop} if stop else {})
+            line = {"custom_id": f"r{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return path
+
+
+def test_a_batch_goes_through(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
+    """Exit code 0: every line is answered once, in the order of the input, and the receipt says so."""
+    source, output = chats(tmp_path / "well.jsonl", *[None] * 1000), tmp_path / "out.jsonl"
+    receipt = tmp_path / "receipt.json"
+    code, out, err = finished(tidemill("run", str(source), "-o", str(output), "--receipt", str(receipt)))
+    assert (code, out) == (0, ""), err
+    assert "1,000 lines in = 1,000 out + 0 errors, 0 missing, 0 double" in err
+    assert [line["custom_id"] for line in lines(output)] == [line["custom_id"] for line in lines(source)]
+    assert json.loads(receipt.read_text())["output"]["lines"] == 1000
+    assert (backend.calls, backend.repeats) == (1000, 0)
+
+
+def test_results_go_to_stdout(tidemill: Tidemill, tmp_path: Path) -> None:
+    """And nothing else does."""
+    code, out, err = finished(tidemill("run", str(chats(tmp_path / "stdout.jsonl", None))))
+    assert code == 0, err
+    (line,) = out.splitlines()
+    assert json.loads(line)["custom_id"] == "r0"
+
+
+def test_some_lines_fail(tidemill: Tidemill, tmp_path: Path) -> None:
+    """Exit code 3: what failed lies beside what succeeded."""
+    source, output = chats(tmp_path / "some.jsonl", None, "refuse", None), tmp_path / "out.jsonl"
+    code, _, err = finished(tidemill("run", str(source), "-o", str(output)))
+    assert code == 3, err
+    assert [line["custom_id"] for line in lines(output)] == ["r0", "r2"]
+    assert [line["custom_id"] for line in lines(tmp_path / "out.errors.jsonl")] == ["r1"]
+
+
+def test_a_faulty_input_is_told_line_by_line(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
+    """Exit code 4: nothing was run, and each faulty line is named."""
+    source = tmp_path / "with-mistakes.jsonl"
+    source.write_text((EXAMPLES / source.name).read_text("utf-8").replace("wordllama-256", "embed"), "utf-8")
+    code, out, err = finished(tidemill("run", str(source)))
+    assert (code, out, backend.calls) == (4, "", 0), err
+    named = [line.split()[1].rstrip(":") for line in err.splitlines() if line.startswith("  line ")]
+    assert named == ["2", "3", "4", "5", "7", "8"], err
+
+
+def test_a_batch_is_cancelled_from_outside(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
+    """Exit code 6: the lines that were done are there, and the others say that they were cancelled."""
+    source, output = chats(tmp_path / "cancel.jsonl", None, "wait", "wait"), tmp_path / "out.jsonl"
+    running = tidemill("run", str(source), "-o", str(output))
+    wait_until(lambda: backend.calls == 3, "calls", seconds_max=RUN_SECONDS_MAX)
+    _, listed, _ = finished(tidemill("list", "--json", "--limit", "5"))
+    (batch,) = [one for one in map(json.loads, listed.splitlines()) if one["status"] == "in_progress"]
+    assert finished(tidemill("cancel", batch["id"]))[0] == 0
+    code, _, err = finished(running)
+    assert code == 6, err
+    errors = lines(tmp_path / "out.errors.jsonl")
+    assert [line["error"]["code"] for line in errors] == ["batch_cancelled"] * 2
+    assert [line["custom_id"] for line in lines(output)] == ["r0"]
+    watched = finished(tidemill("watch", batch["id"], "--input", str(source), "-o", str(tmp_path / "again.jsonl")))
+    assert watched[0] == 6
+    assert (tmp_path / "again.jsonl").read_bytes() == output.read_bytes()
+
+
+def test_a_batch_expires(tidemill: Tidemill, tmp_path: Path) -> None:
+    """Exit code 5: what was done in time is kept."""
+    source, output = chats(tmp_path / "late.jsonl", None, "wait"), tmp_path / "out.jsonl"
+    code, _, err = finished(tidemill("run", str(source), "-o", str(output), "--window", "4s"))
+    assert code == 5, err
+    assert [line["custom_id"] for line in lines(output)] == ["r0"]
+    (late,) = lines(tmp_path / "out.errors.jsonl")
+    assert (late["custom_id"], late["error"]["code"]) == ("r1", "batch_expired")
+
+
+def test_a_window_that_is_not_offered_is_refused(tidemill: Tidemill, tmp_path: Path) -> None:
+    """Exit code 2, with the service's own words."""
+    code, _, err = finished(tidemill("run", str(chats(tmp_path / "w.jsonl", None)), "--window", "99d"))
+    assert code == 2
+    assert "24h" in err
