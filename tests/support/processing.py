@@ -1,0 +1,197 @@
+"""A process of processors on a real broker: lines go in by record, outcomes are collected as they arrive."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from support.backend import Backend
+from support.waiting import until
+
+from tidemill.admin import ensure_topics
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.messages import BatchRecord
+from tidemill.settings import Settings
+
+MAIN = "from tidemill.settings import load; from tidemill.processors.app import main; main(load())"
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 20.0
+
+
+class Process:
+    """`tidemill processors`; `ready` comes as its supervisor would see it."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._ready, end = os.pipe()
+        environment = {**os.environ, **environment, "TIDEMILL_NOTIFY_FD": str(end)}
+        self._process = subprocess.Popen([sys.executable, "-c", MAIN], env=environment, pass_fds=[end])
+        os.close(end)
+        os.set_blocking(self._ready, False)
+
+    async def ready(self) -> Self:
+        """Wait until it has its partitions."""
+        await until(self._has_said_so, "the processors' readiness", seconds_max=START_SECONDS_MAX)
+        return self
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait(STOP_SECONDS_MAX)
+
+    def terminate(self) -> int:
+        """Ask it to end; returns its exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(STOP_SECONDS_MAX)
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        if self._process.poll() is None:
+            self.kill()
+        os.close(self._ready)
+
+    def _has_said_so(self) -> bool:
+        assert self._process.poll() is None, "the process ended before it was ready"
+        try:
+            return bool(os.read(self._ready, 16))
+        except BlockingIOError:
+            return False
+
+
+class Rig:
+    """One model of its own, its topic, and the outcomes of its batches."""
+
+    def __init__(self, kafka: str, settings: Settings, environment: dict[str, str]) -> None:
+        self.model = next(iter(settings.models))
+        self.store = Path(settings.data) / "store"
+        self.lines: dict[tuple[str, int], dict[str, Any]] = {}
+        self.marks: dict[tuple[str, int], codec.LineMark] = {}
+        self.times: Counter[tuple[str, int]] = Counter()
+        self.refs: list[codec.LineRef] = []
+        self._environment = environment
+        self._processes: list[Process] = []
+        self._producer = AIOKafkaProducer(bootstrap_servers=kafka)
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=kafka, enable_auto_commit=False)
+
+    async def start(self) -> None:
+        """Listen to what is produced from now on."""
+        await self._producer.start()
+        await self._consumer.start()
+        count = len(await self._producer.partitions_for(topics.OUTCOMES.name))
+        partitions = [TopicPartition(topics.OUTCOMES.name, number) for number in range(count)]
+        self._consumer.assign(partitions)
+        for partition, end in (await self._consumer.end_offsets(partitions)).items():
+            self._consumer.seek(partition, end)
+
+    async def stop(self) -> None:
+        """End the processes, then the clients."""
+        for process in self._processes:
+            process.close()
+        await self._producer.stop()
+        await self._consumer.stop()
+
+    def process(self) -> Process:
+        """Start a process."""
+        self._processes.append(Process(self._environment))
+        return self._processes[-1]
+
+    async def send(self, value: bytes, headers: codec.Headers, key: str = "") -> None:
+        """Publish a record of requests."""
+        await self._producer.send_and_wait(
+            topics.requests(self.model).name, value, key=key.encode(), headers=headers
+        )
+
+    async def batch(
+        self, lines: int, *, pack: int = 8, seconds: float = 600, url: str = "/v1/chat/completions"
+    ) -> str:
+        """Publish a batch whose line `n` says `<batch> n`; returns its id."""
+        batch_id = ids.new_batch_id()
+        for first in range(0, lines, pack):
+            texts = [self.line(f"{batch_id} {n}", f"r-{n}") for n in range(first, min(first + pack, lines))]
+            await self.send(
+                b"".join(texts), self.head(batch_id, first, seconds, url), key=f"{batch_id}/{first // 64}"
+            )
+        return batch_id
+
+    def line(self, text: str, custom_id: str) -> bytes:
+        """An input line."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": text}]}
+        return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": "", "body": body}) + b"\n"
+
+    def head(
+        self,
+        batch_id: str,
+        first: int,
+        seconds: float = 600,
+        url: str = "/v1/chat/completions",
+        ref: codec.LineRef | None = None,
+    ) -> codec.Headers:
+        """The headers of a record."""
+        deadline = int(time.time() + seconds)
+        head = codec.RequestHead(batch_id=batch_id, project="p", first=first, deadline=deadline, url=url, ref=ref)
+        return codec.request_headers(head)
+
+    async def say(self, batch_id: str, status: Status) -> None:
+        """Publish the state of a batch, as results would."""
+        batch = Batch(
+            id=batch_id, endpoint="/v1/chat/completions", input_file_id=ids.new_file_id(), completion_window="24h",
+            status=status, created_at=0, expires_at=1,
+        )  # fmt: skip
+        record = BatchRecord(project="p", batch=batch)
+        await self._producer.send_and_wait(topics.BATCHES.name, codec.encode(record), key=batch_id.encode())
+
+    async def collect(self, batch_id: str, lines: int, *, seconds_max: float = 60) -> list[dict[str, Any]]:
+        """Wait for so many outcomes of a batch; returns its lines in order of their indexes."""
+
+        async def arrived() -> bool:
+            await self.poll()
+            return sum(1 for place in self.lines if place[0] == batch_id) >= lines
+
+        await until(arrived, f"{lines} outcomes", seconds_max=seconds_max)
+        return [self.lines[place] for place in sorted(self.lines) if place[0] == batch_id]
+
+    async def poll(self) -> None:
+        """Take in the outcomes that are there."""
+        for records in (await self._consumer.getmany(timeout_ms=50)).values():
+            for record in records:
+                if dict(record.headers).get(codec.KIND) == codec.LINES:
+                    self._take(record)
+
+    def _take(self, record: Any) -> None:
+        value = record.value
+        batch_id, marks = codec.lines_marks(record.headers, len(value))
+        if (ref := codec.lines_ref(record.headers)) is not None:
+            self.refs.append(ref)
+            value = (self.store / ref.key).read_bytes()
+        for mark in marks:
+            place = batch_id, mark.index
+            self.lines[place] = json.loads(value[: mark.size])
+            self.marks[place] = mark
+            self.times[place] += 1
+            value = value[mark.size :]
+        assert not value
+
+
+@asynccontextmanager
+async def rig(kafka: str, backend: Backend, folder: Path, *, max_in_flight: int = 64) -> AsyncIterator[Rig]:
+    """A rig whose model is served by the backend; several rigs share the broker."""
+    models = backend.models(f"m-{secrets.token_hex(4)}", max_in_flight=max_in_flight)
+    settings = Settings(models=models, data=folder, kafka=kafka)  # type: ignore[arg-type]
+    await ensure_topics(settings, kafka)
+    environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder), "TIDEMILL_MODELS": json.dumps(models)}
+    made = Rig(kafka, settings, environment)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()

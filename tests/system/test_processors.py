@@ -1,0 +1,206 @@
+"""Processors as they are run: their own process, a real broker, a real HTTP backend."""
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from support.backend import Behaviour, well
+from support.processing import rig
+from support.waiting import until
+
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.batch import Status
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+async def few(kafka, backend, tmp_path):
+    """A model that takes eight calls at one time."""
+    async with rig(kafka, backend, tmp_path, max_in_flight=8) as made:
+        yield made
+
+
+@pytest.fixture
+async def many(kafka, backend, tmp_path):
+    """A model that takes 64 calls at one time."""
+    async with rig(kafka, backend, tmp_path) as made:
+        yield made
+
+
+def word(body):
+    """What a line of `Rig.batch` says: its batch and its number."""
+    batch_id, number = body["messages"][0]["content"].split()
+    return batch_id, int(number)
+
+
+async def test_each_line_has_its_outcome(many, backend):
+    """Once, with the reply as it came, the tokens counted, and one call made."""
+    await many.process().ready()
+    batch_id = await many.batch(300)
+    lines = await many.collect(batch_id, 300)
+    assert [line["custom_id"] for line in lines] == [f"r-{n}" for n in range(300)]
+    assert all(line["response"]["body"]["choices"][0]["message"]["content"].startswith("echo") for line in lines)
+    assert {(mark.failed, mark.usage, mark.attempts) for mark in many.marks.values()} == {(False, (2, 0, 3, 0), 1)}
+    assert set(many.times.values()) == {1}
+    assert (backend.calls, backend.repeats) == (300, 0)
+    assert backend.in_flight_max <= 64
+
+
+async def test_faults_pass(many, backend):
+    """Refusals, errors, closed connections and cut replies are tried again; a 400 is an answer."""
+    faults = {
+        0: Behaviour(status=429, headers={"retry-after": "0"}),
+        1: Behaviour(status=500),
+        2: Behaviour(cut=True),
+        3: Behaviour(body=b'{"id":"x", "choices":['),
+        4: Behaviour(status=503),
+        5: Behaviour(body=b'"a string"'),
+        6: Behaviour(status=429, headers={"retry-after": "1"}),
+    }
+
+    def rule(body, nth):
+        number = word(body)[1]
+        if number == 7:
+            return Behaviour(status=400)
+        return faults.get(number, Behaviour()) if nth == 1 else Behaviour()
+
+    backend.rule = rule
+    await many.process().ready()
+    batch_id = await many.batch(10)
+    lines = await many.collect(batch_id, 10)
+    assert [line["response"]["status_code"] for line in lines] == [200] * 7 + [400] + [200] * 2
+    assert [many.marks[batch_id, n].attempts for n in range(10)] == [2] * 7 + [1] * 3
+    assert [many.marks[batch_id, n].failed for n in range(10)] == [False] * 7 + [True] + [False] * 2
+    assert lines[7]["response"]["body"]["error"]["message"] == "The test wants 400."
+
+
+async def test_a_kill_repeats_no_more_than_was_in_flight(few, backend):
+    """All lines have outcomes after a `kill -9` in the middle and a restart."""
+    held = few.process()
+    await held.ready()
+    backend.rule = lambda body, _: Behaviour(latency_seconds=0.02 if word(body)[1] < 150 else 0.2)
+    batch_id = await few.batch(300)
+    await few.collect(batch_id, 100)
+    held.kill()
+    backend.rule = well
+    await few.process().ready()
+    lines = await few.collect(batch_id, 300)
+    assert len({line["custom_id"] for line in lines}) == 300
+    assert backend.repeats <= 8
+
+
+async def test_a_stop_repeats_no_call(few, backend):
+    """SIGTERM in the middle: the calls in flight end, their outcomes arrive, and the successor makes the rest."""
+    first = few.process()
+    await first.ready()
+    backend.rule = lambda *_: Behaviour(latency_seconds=0.05)
+    batch_id = await few.batch(300)
+    await few.collect(batch_id, 50)
+    assert await asyncio.to_thread(first.terminate) == 0
+    assert backend.calls < 300
+    await few.process().ready()
+    await few.collect(batch_id, 300)
+    assert (backend.calls, backend.repeats) == (300, 0)
+
+
+async def test_a_rebalance_repeats_no_call(few, backend):
+    """A second process joins in the middle, and takes over a part without a call made twice."""
+    await few.process().ready()
+    backend.rule = lambda *_: Behaviour(latency_seconds=0.1)
+    batch_id = await few.batch(1200)
+    await few.collect(batch_id, 50)
+    await few.process().ready()
+    await few.collect(batch_id, 1200)
+    assert (backend.calls, backend.repeats) == (1200, 0)
+    assert backend.in_flight_max > 8
+
+
+async def test_a_cancelled_batch_is_called_no_more(few, backend):
+    """What waits is dropped; what is in flight ends; another batch goes on."""
+    await few.process().ready()
+    backend.rule = lambda *_: Behaviour(latency_seconds=0.3)
+    batch_id = await few.batch(400)
+    await until(lambda: backend.in_flight == 8, "calls in flight")
+    await few.say(batch_id, Status.CANCELLING)
+    other = await few.batch(40)
+    await few.collect(other, 40)
+    calls = Counter(word(json.loads(body))[0] for body in backend.bodies)
+    # Eight calls in 0.3 s, and at most 2 s until the news is in.
+    assert calls[batch_id] <= 80
+    assert calls[other] == 40
+    assert backend.repeats == 0
+
+
+async def test_a_line_past_its_deadline_is_not_called(few, backend):
+    """It has no outcome here: the owner of the batch writes it."""
+    await few.process().ready()
+    late = await few.batch(20, seconds=-1)
+    batch_id = await few.batch(20)
+    await few.collect(batch_id, 20)
+    assert not any(place[0] == late for place in few.lines)
+    assert backend.calls == 20
+
+
+async def test_a_line_that_comes_twice_is_called_once(few, backend):
+    """As ingest may publish it after a crash: while the first is waiting, in flight, or done."""
+    await few.process().ready()
+    batch_id = ids.new_batch_id()
+    for _ in range(3):
+        for number in range(20):
+            line = few.line(f"{batch_id} {number}", f"r-{number}")
+            await few.send(line, few.head(batch_id, number), key=batch_id)
+    await few.collect(batch_id, 20)
+    marker = ids.new_batch_id()
+    await few.send(few.line(f"{marker} 0", "m"), few.head(marker, 0), key=batch_id)
+    await few.collect(marker, 1)
+    assert backend.calls == 21
+
+
+async def test_large_lines_travel_by_reference(few, backend):
+    """An input line out of the store, and a reply of 2 MiB that is too large for a record."""
+    reply = json.dumps({"text": "x" * (2 << 20), "usage": {"prompt_tokens": 1}}).encode()
+    backend.rule = lambda *_: Behaviour(body=reply)
+    await few.process().ready()
+    batch_id = ids.new_batch_id()
+    line = few.line(f"{batch_id} 0", "large")
+    stored = few.store / "files" / "input"
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(b"before" + line + b"after")
+    ref = codec.LineRef("files/input", len("before"), len(line))
+    await few.send(b"", few.head(batch_id, 0, ref=ref), key=batch_id)
+    (outcome,) = await few.collect(batch_id, 1)
+    assert outcome["custom_id"] == "large"
+    assert outcome["response"]["body"] == json.loads(reply)
+    assert few.marks[batch_id, 0].usage == (1, 0, 0, 0)
+    assert [ref.length for ref in few.refs] == [few.marks[batch_id, 0].size]
+
+
+async def test_what_cannot_be_read_is_kept_and_passed(few, kafka):
+    """A record without a readable head goes to the dead letters; a line that is no JSON gets an error line."""
+    await few.process().ready()
+    await few.send(b"whatever\n", [("tidemill-batch", b"../../etc")], key="k")
+    batch_id = ids.new_batch_id()
+    await few.send(b"no json\n" + few.line(f"{batch_id} 1", "r-1"), few.head(batch_id, 0), key="k")
+    lines = await few.collect(batch_id, 2)
+    assert lines[0]["error"]["code"] == "invalid_line"
+    assert lines[1]["response"]["status_code"] == 200
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign([TopicPartition(topics.DEAD.name, 0)])
+    found = []
+    source = topics.requests(few.model).name
+
+    async def buried():
+        for records in (await consumer.getmany(timeout_ms=50)).values():
+            found.extend(record for record in records if record.key.decode().startswith(source))
+        return found
+
+    try:
+        await until(buried, "a dead letter")
+    finally:
+        await consumer.stop()
+    assert found[0].value == b"whatever\n"
+    assert dict(found[0].headers)["tidemill-dead-stage"] == b"processors"
