@@ -52,7 +52,7 @@ class Place:
             **os.environ,
             "TIDEMILL_KAFKA": self.kafka,
             "TIDEMILL_STORE": (self.folder / "store").as_uri(),
-            "TIDEMILL_DATA": str(self.folder),
+            "TIDEMILL_DATA": str(self.folder / f"data-{len(self.processes)}"),
             "TIDEMILL_MODELS": orjson.dumps({MODEL: {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}).decode(),
             "TIDEMILL_NOTIFY_FD": str(writing),
         }
@@ -278,3 +278,20 @@ async def test_a_stop_is_clean_and_nothing_is_done_twice(place):
     async with Reader(place.kafka, topics.OUTCOMES.name) as reader:
         records = await reader.until(lambda found: any(record.key == later.encode() for record in found))
     assert sum(record.key == batch_id.encode() for record in records) == 1
+
+
+async def test_processes_share_the_commands(place):
+    """Batches come while a second process joins and while the first one leaves; each is published whole."""
+    lines = input_lines(700)
+    data = b"\n".join(lines)
+    batches = [await place.create(data) for _ in range(10)]
+    second = place.start()
+    batches += [await place.create(data) for _ in range(10)]
+    place.processes[0].terminate()
+    batches += [await place.create(data) for _ in range(10)]
+    async with Reader(place.kafka, topics.requests(MODEL).name) as reader:
+        records = await reader.until(lambda found: all(len(lines_of(of(found, one))) == 700 for one in batches))
+    for batch_id in batches:
+        assert lines_of(of(records, batch_id)) == dict(enumerate(lines))
+    assert place.processes[0].wait(STOP_SECONDS_MAX) == 0
+    assert second.poll() is None
