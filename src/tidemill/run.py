@@ -90,10 +90,14 @@ async def run(
     read = endpoint_of(source)
     asked = endpoint or read
     async with Client(target.base_url, target.api_key) as client:
-        with display(talk) as shown:
-            shown.transfer("upload", size_of(source))
-            file_id = await client.upload(source, shown.moved)
-            batch = await client.create(file_id, asked, window)
+        try:
+            with display(talk) as shown:
+                shown.transfer("upload", size_of(source))
+                file_id = await client.upload(source, shown.moved)
+                batch = await client.create(file_id, asked, window)
+        except asyncio.CancelledError:
+            talk.print("broken off before there was a batch")
+            raise
         return await _followed(talk, client, batch.id, sink, source, wants_results=True)
 
 
@@ -152,7 +156,7 @@ async def _followed(
         with display(talk) as shown:
             batch = await _terminal(client, batch_id, shown)
             done = await delivered(client, batch, sink, source, shown) if wants_results else None
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Unreachable):
         talk.print(f"{batch_id} goes on without you. To see it again: {_again(batch_id, sink, source)}")
         raise
     return _summary(talk, batch, done, time.monotonic() - began)
