@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +41,7 @@ class Ingest:
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: what a partition was before a rebalance is another one after it."""
-        self._left: dict[Any, int] = {}
+        self._tenure = stream.Tenure(self.app)
         """The generation in which a partition was let go of: its later events are not begun."""
         self._tasks: dict[asyncio.Task[None], Any] = {}
         """What is under way, and in which partition."""
@@ -64,18 +63,13 @@ class Ingest:
         async for event in events.noack().events():
             message = event.message
             await self._room.acquire()
-            if not self._is_held(message):
+            if not self._tenure.holds(message):
                 self._room.release()
                 continue
             ticket = self._gates[message.tp, message.generation_id].admit(event)
             task = asyncio.create_task(self._handle(event, ticket))
             self._tasks[task] = message.tp
             task.add_done_callback(self._forget)
-
-    def _is_held(self, message: Any) -> bool:
-        """Whether the record's partition is this process's, since before the record was fetched."""
-        generation: int = message.generation_id
-        return generation == self.app.consumer_generation_id and self._left.get(message.tp) != generation
 
     async def _handle(self, event: Any, ticket: Ticket[Any]) -> None:
         message = event.message
@@ -114,8 +108,7 @@ class Ingest:
 
     async def _drain(self, revoked: set[Any]) -> None:
         """Let what is under way in these partitions come to its end, within a bound, then let go of it."""
-        for tp in revoked:
-            self._left[tp] = self.app.consumer_generation_id
+        self._tenure.leave(revoked)
         tasks = [task for task, tp in self._tasks.items() if tp in revoked]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
@@ -140,16 +133,4 @@ def main(settings: Settings) -> None:
     Raises:
         SystemExit: It crashed, or a setting is missing.
     """
-    if settings.kafka is None:
-        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
-    kafka = settings.kafka
-    stages: list[Ingest] = []
-
-    async def start() -> Sequence[stream.StageApp]:
-        stages.append(Ingest(settings, kafka))
-        return await stages[0].start()
-
-    async def stop() -> None:
-        await stages[0].stop()
-
-    stream.run(start, stop=stop)
+    stream.run(settings, Ingest)

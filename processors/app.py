@@ -36,7 +36,7 @@ from tidemill.processors.kafka import KafkaOutbox, Reader, partition_of
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.recall import Recall
 from tidemill.processors.stage import Stage
-from tidemill.processors.upstream import AiohttpUpstream, Upstream
+from tidemill.processors.upstream import HttpUpstream, Upstream
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import DecodeError, RequestHead
@@ -291,7 +291,7 @@ class Processors:
             kafka=self._kafka,
             log=Log(self._kafka),
             outbox=KafkaOutbox(self._kafka),
-            upstream=AiohttpUpstream(),
+            upstream=HttpUpstream(),
             store=open_store(self._settings.store_url),
             ended=self._ended,
         )
@@ -329,13 +329,10 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
         settings: All settings.
         models: Names of the models to work for; without it all.
     """
-    if settings.kafka is None:
-        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
     names = list(settings.models) if models is None else models
     if unknown := [name for name in names if name not in settings.models]:
         raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
-    processors = Processors(settings, settings.kafka, names)
-    stream.run(processors.start, stop=processors.stop)
+    stream.run(settings, functools.partial(Processors, models=names))
 
 
 def _headers(key: str | None) -> dict[str, str]:

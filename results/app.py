@@ -116,6 +116,7 @@ class Results:
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
         self._tables = FaustTables(self.app, settings.partitions)
+        self._tenure = stream.Tenure(self.app)
         self._seats: dict[int, _Seat] = {}
         self._gates: defaultdict[Any, AckGate[Any]] = defaultdict(AckGate)
         self._compactions = asyncio.Semaphore(COMPACTIONS_MAX)
@@ -146,7 +147,7 @@ class Results:
 
     async def _fold(self, events: Any) -> None:
         async for event in events.noack().events():
-            if event.message.generation_id == self.app.consumer_generation_id:
+            if self._tenure.holds(event.message):
                 try:
                     await self._handle(event)
                 except Exception as error:
@@ -215,6 +216,7 @@ class Results:
 
     async def _leave(self, revoked: set[Any]) -> None:
         """Let go of partitions: no event of theirs is under way then, and what waits comes again."""
+        self._tenure.leave(revoked)
         numbers = {tp.partition for tp in revoked}
         for number in numbers & self._seats.keys():
             seat = self._seats[number]
@@ -255,15 +257,4 @@ class Results:
 
 def main(settings: Settings) -> None:
     """Run the stage until SIGTERM."""
-    if settings.kafka is None:
-        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
-    results: list[Results] = []
-
-    async def start() -> list[stream.StageApp]:
-        results.append(Results(settings, str(settings.kafka)))
-        return await results[0].start()
-
-    async def stop() -> None:
-        await results[0].stop()
-
-    stream.run(start, stop=stop)
+    stream.run(settings, Results)

@@ -44,9 +44,18 @@ DEAD = Topic(
     written_by=("ingest", "processors", "results"), read_by=("operator",), spread=False,
     retention_ms=14 * DAY_MS,
 )  # fmt: skip
+STATES = Topic(
+    name="tidemill-results-batches-changelog", key="batch id", value="a batch's state (results/fold.py)",
+    written_by=("results",), read_by=("results",), compacted=True,
+)  # fmt: skip
+TALLIES = Topic(
+    name="tidemill-results-lines-changelog", key="batch id / chunk", value="two bitmaps (results/tally.py)",
+    written_by=("results",), read_by=("results",), compacted=True,
+)  # fmt: skip
 REQUESTS_PREFIX = "tidemill.requests."
 
-TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD)
+TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD, STATES, TALLIES)
+"""All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
 

@@ -10,11 +10,12 @@ What is set here, and what the classes add, answers to defects and habits of Fau
 """
 
 import asyncio
+import functools
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faust
 import uvloop
@@ -119,34 +120,67 @@ def raw_topic(app: StageApp, *names: str) -> Any:
     )
 
 
-def run(start: Callable[[], Awaitable[Sequence[StageApp]]], *, stop: Callable[[], Awaitable[None]]) -> None:
-    """Run the apps of a process until SIGTERM or SIGINT.
+class Stage(Protocol):
+    """A stage as its process runs it."""
+
+    async def start(self) -> Sequence[StageApp]:
+        """Connect the doors, and give the apps to run."""
+        ...
+
+    async def stop(self) -> None:
+        """Close the doors; the apps have stopped."""
+        ...
+
+
+class Tenure:
+    """Which partitions a process holds.
+
+    Faust may hand over records of partitions that the stage has let go of; they are not the stage's any more.
+    """
+
+    def __init__(self, app: StageApp) -> None:
+        self._app = app
+        self._left: dict[Any, int] = {}
+
+    def leave(self, revoked: set[Any]) -> None:
+        """Let go of partitions until they are assigned anew."""
+        for tp in revoked:
+            self._left[tp] = self._app.consumer_generation_id
+
+    def holds(self, message: Any) -> bool:
+        """Whether the record's partition is this process's, since before the record was fetched."""
+        generation: int = message.generation_id
+        return generation == self._app.consumer_generation_id and self._left.get(message.tp) != generation
+
+
+def run(settings: Settings, make: Callable[[Settings, str], Stage]) -> None:
+    """Run a stage until SIGTERM or SIGINT.
 
     Args:
-        start: Makes doors and apps; called on the event loop.
-        stop: Called on the event loop before the apps are stopped: finish what is under way, within a bound of
-            its own, and close the doors afterwards.
+        settings: All settings.
+        make: Makes the stage from these and Kafka's address; called on the event loop.
 
     Raises:
-        SystemExit: An app crashed; its traceback is in the log.
+        SystemExit: An app crashed, and its traceback is in the log; or no broker is named.
     """
+    if settings.kafka is None:
+        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        crashed = runner.run(_run(start, stop))
+        crashed = runner.run(_run(functools.partial(make, settings, settings.kafka)))
     if crashed:
         raise SystemExit(1)
 
 
-async def _run(
-    start: Callable[[], Awaitable[Sequence[StageApp]]], stop: Callable[[], Awaitable[None]]
-) -> bool:
+async def _run(make: Callable[[], Stage]) -> bool:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    apps = await start()
+    stage = make()
+    apps = await stage.start()
     tasks = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(_serve(apps))}
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
@@ -155,7 +189,7 @@ async def _run(
     crashed = not asked.is_set()
     try:
         async with asyncio.timeout(STOP_SECONDS_MAX):
-            await _leave(apps, stop, crashed=crashed)
+            await _leave(apps, stage, crashed=crashed)
     except TimeoutError:
         log.warning("not everything had stopped after %s s", STOP_SECONDS_MAX)
     for task in tasks:
@@ -179,13 +213,13 @@ async def _serve(apps: Sequence[StageApp]) -> None:
             raise app._crash_reason  # noqa: SLF001
 
 
-async def _leave(apps: Sequence[StageApp], stop: Callable[[], Awaitable[None]], *, crashed: bool) -> None:
+async def _leave(apps: Sequence[StageApp], stage: Stage, *, crashed: bool) -> None:
     for app in apps:
         if app.drain is not None and not crashed:
             await app.drain(set(app.consumer.assignment()))
             await app.consumer.commit()
     await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True)
-    await stop()
+    await stage.stop()
 
 
 def _assigned(app: StageApp) -> "asyncio.Future[None]":

@@ -128,6 +128,7 @@ class SimulatedLog:
         self._fuse = fuse
 
     async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
+        del key, partition
         self._fuse.step()
         await asyncio.sleep(0)
         if topic == topics.BATCHES.name:

@@ -1,6 +1,7 @@
 """The stage under crashes: wherever it breaks off, a batch ends with each line once and a true receipt."""
 
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -84,7 +85,7 @@ def interleaved(chance, streams):
 def final(simulation, number):
     """The last record of a batch, after a look at all that was published of it."""
     records = [record.batch for record in simulation.log.published if record.batch.id == batch_id(number)]
-    for before, after in zip(records, records[1:], strict=False):
+    for before, after in itertools.pairwise(records):
         assert after.status is before.status or after.status in MOVES[before.status]
         assert after.request_counts.completed >= before.request_counts.completed
         assert after.request_counts.failed >= before.request_counts.failed
