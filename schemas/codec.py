@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tidemill.schemas.messages import BatchRecord, Command, Fact, FileRecord
+from tidemill.schemas.messages import BatchRecord, Claim, Command, Fact, FileRecord, Piece
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -75,6 +75,8 @@ _commands: TypeAdapter[Command] = TypeAdapter(Command)
 _facts: TypeAdapter[Fact] = TypeAdapter(Fact)
 _batches = TypeAdapter(BatchRecord)
 _files = TypeAdapter(FileRecord)
+_claims = TypeAdapter(Claim)
+_pieces: TypeAdapter[Piece] = TypeAdapter(Piece)
 _marks = msgspec.json.Decoder(list[LineMark])
 _refs = msgspec.json.Decoder(LineRef)
 _encoder = msgspec.json.Encoder()
@@ -119,6 +121,24 @@ def decode_file(value: bytes) -> FileRecord:
         DecodeError: It is not one.
     """
     return _decoded(_files, value)
+
+
+def decode_claim(value: bytes | None) -> Claim:
+    """The value of a record of `claims`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_claims, value)
+
+
+def decode_piece(value: bytes) -> Piece:
+    """The value of a record of `uploads`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_pieces, value)
 
 
 def request_headers(head: RequestHead) -> Headers:

@@ -15,6 +15,22 @@ def new_batch_id() -> str:
     return f"batch_{secrets.token_hex(16)}"
 
 
+def derived_batch_id(project: str, key: str) -> str:
+    """The id of the batch that a project creates under an idempotency key: the same in every process."""
+    # A project's name has no NUL, so no two pairs read alike.
+    return "batch_" + hashlib.blake2b(f"{project}\0{key}".encode(), digest_size=16).hexdigest()
+
+
+def new_upload_id() -> str:
+    """`upload_` and 32 hex digits, random."""
+    return f"upload_{secrets.token_hex(16)}"
+
+
+def new_part_id() -> str:
+    """`part_` and 32 hex digits, random."""
+    return f"part_{secrets.token_hex(16)}"
+
+
 def new_file_id() -> str:
     """`file-` and 22 characters of base 62, random."""
     return "file-" + "".join(secrets.choice(_BASE62) for _ in range(22))
@@ -25,14 +41,14 @@ def new_request_id() -> str:
     return f"req_{secrets.token_hex(16)}"
 
 
-def derived_file_id(batch_id: str, part: str) -> str:
-    """The id of a file that a batch makes: the same each time it is made, so making it twice makes one file.
+def derived_file_id(maker_id: str, part: str) -> str:
+    """The id of a file that a batch or an upload makes: the same each time it is made, so that it is one file.
 
     Args:
-        batch_id: The batch.
-        part: Which of its files: `output` or `errors`.
+        maker_id: The batch, or the upload.
+        part: Which of its files: `output` or `errors` of a batch; what an upload was put together from.
     """
-    number = int.from_bytes(hashlib.blake2b(f"{batch_id}/{part}".encode(), digest_size=17).digest(), "big")
+    number = int.from_bytes(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), "big")
     digits = []
     for _ in range(22):
         number, digit = divmod(number, 62)

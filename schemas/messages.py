@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, Receipt, Usage
 from tidemill.schemas.file import File
+from tidemill.schemas.upload import Upload, UploadPart
 
 VERSION = 1
 
@@ -113,3 +114,43 @@ class FileRecord(_Message):
     key: str
     """Where the bytes lie in the store."""
     sha256: str
+
+
+class Claim(_Message):
+    """The value of `tidemill.claims`: what an api process is about to create, said before the command is sent.
+
+    The topic has one partition, so all api processes see the claims in one order: the first claim of a batch id
+    is the batch, and a repeated request finds the claim of its first try whichever process took that.
+    """
+
+    kind: Literal["claim"] = "claim"
+    command: BatchCreated
+    fingerprint: str
+    """A hash of what was asked for; equal requests have equal ones."""
+    is_retry: bool = False
+    """Whether a client said that it had tried before."""
+
+
+class UploadRecord(_Message):
+    """The value of `tidemill.uploads` under an upload's id; one that is forgotten has a tombstone."""
+
+    kind: Literal["upload"] = "upload"
+    project: str
+    upload: Upload
+    life_seconds: int | None = None
+    """How long the file is kept that it becomes; None is for good."""
+    part_ids: tuple[str, ...] = ()
+    """What a completed one was put together from, in order."""
+
+
+class PartRecord(_Message):
+    """The value of `tidemill.uploads` under `<upload id>/<part id>`."""
+
+    kind: Literal["part"] = "part"
+    part: UploadPart
+    bytes: int
+    key: str
+    """Where the bytes lie in the store."""
+
+
+Piece = Annotated[UploadRecord | PartRecord, Field(discriminator="kind")]

@@ -44,6 +44,14 @@ DEAD = Topic(
     written_by=("ingest", "processors", "results"), read_by=("operator",), spread=False,
     retention_ms=14 * DAY_MS,
 )  # fmt: skip
+CLAIMS = Topic(
+    name="tidemill.claims", key="batch id", value="Claim",
+    written_by=("api",), read_by=("api",), spread=False,
+)  # fmt: skip
+UPLOADS = Topic(
+    name="tidemill.uploads", key="upload id, or upload id / part id", value="UploadRecord, PartRecord",
+    written_by=("api",), read_by=("api",), spread=False, compacted=True,
+)  # fmt: skip
 STATES = Topic(
     name="tidemill-results-batches-changelog", key="batch id", value="a batch's state (results/fold.py)",
     written_by=("results",), read_by=("results",), compacted=True,
@@ -54,7 +62,7 @@ TALLIES = Topic(
 )  # fmt: skip
 REQUESTS_PREFIX = "tidemill.requests."
 
-TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD, STATES, TALLIES)
+TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, STATES, TALLIES)
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
