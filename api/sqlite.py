@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 2
+LAYOUT = 3
 """Number of the tables' layout; a file of another one is made anew."""
 
 _TABLES = """
@@ -22,6 +22,7 @@ CREATE TABLE batches (
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
+CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
     expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,

@@ -151,7 +151,7 @@ class View:
             known = self._database.read("SELECT cluster FROM origin")
             if known and known[0][0] != origin.cluster:
                 _log.warning("the view is of another cluster and is folded anew")
-                for table in ("origin", "topics", "batches", "files"):
+                for table in ("origin", "topics", "batches", "waiting", "files"):
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the line above
                 known = []
             if not known:
@@ -176,6 +176,8 @@ class View:
                     # The text names fields and faults; it may quote a value, so it is not logged.
                     _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
             self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
+            if topic == topics.FILES.name:
+                self._settle()
 
     def close(self) -> None:
         """Close the file."""
@@ -185,8 +187,24 @@ class View:
         del offset
         if value is None:
             self._database.write("DELETE FROM batches WHERE id = ?", key)
+        elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
+            self._database.write("DELETE FROM waiting WHERE id = ?", key)
+            self.put_batch(record)
         else:
-            self.put_batch(codec.decode_batch(value))
+            # Whoever sees the batch is over can get its files: they are on the way, on the other topic.
+            self._database.write("INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", key, record.files_offset, value)
+
+    @property
+    def _files_next(self) -> int:
+        rows = self._database.read("SELECT next FROM topics WHERE name = ?", topics.FILES.name)
+        return int(str(rows[0][0])) if rows else 0
+
+    def _settle(self) -> None:
+        """Show the batches whose files have arrived."""
+        ready = self._database.read("SELECT id, value FROM waiting WHERE files_offset < ?", self._files_next)
+        for batch_id, value in ready:
+            self.put_batch(codec.decode_batch(_bytes(value)))
+            self._database.write("DELETE FROM waiting WHERE id = ?", batch_id)
 
     def _fold_file(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:

@@ -194,3 +194,17 @@ def test_all_or_nothing(tmp_path):
         write_twice()
     assert database.read("SELECT * FROM origin") == []
     database.close()
+
+
+def test_a_batch_that_is_over_is_shown_with_its_files(view):
+    """The topics are read apart: the last record of a batch waits for the records of its files."""
+    running = BatchRecord(project="p", batch=batch(status=Status.FINALIZING))
+    over = BatchRecord(project="p", batch=batch(status=Status.COMPLETED), files_offset=1)
+    view.fold(BATCHES, [("b", codec.encode(running), 0), ("b", codec.encode(over), 1)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.FINALIZING
+    view.fold(FILES, [("f0", codec.encode(file_record("f0")), 0)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.FINALIZING
+    view.fold(FILES, [("f1", codec.encode(file_record("f1")), 1)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.COMPLETED
+    view.fold(BATCHES, [("b", codec.encode(over), 2)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.COMPLETED
