@@ -5,12 +5,17 @@ on where it stopped. What this process has written to the log itself is put into
 and the column `place`, the offset a file's row stems from, keep an older record from undoing it.
 """
 
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import Any
 
 from tidemill.api import overlay
+from tidemill.api.claims import Claims
+from tidemill.api.filters import ALL, Filter
+from tidemill.api.news import News
 from tidemill.api.paging import Page, Row
+from tidemill.api.pieces import Pieces
 from tidemill.api.sqlite import Database
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch
@@ -47,6 +52,10 @@ class View:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self.claims = Claims(database, clock)
+        self.pieces = Pieces(database, clock)
+        self.news = News()
+        """Told after each fold."""
         self._purge()
 
     def batch(self, project: str, batch_id: str) -> bytes | None:
@@ -54,13 +63,14 @@ class View:
         rows = self._database.read("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
         return _bytes(rows[0][0]) if rows else None
 
-    def batches(self, project: str, page: Page) -> list[Row]:
-        """Up to `page.limit` + 1 batches.
+    def batches(self, project: str, page: Page, wanted: Filter = ALL) -> list[Row]:
+        """Up to `page.limit` + 1 batches of those that are wanted.
 
         Raises:
-            UnknownCursor: `page.after` is not one of them.
+            UnknownCursor: `page.after` is no batch of the project.
         """
-        return self._rows("batches", "project = ?", [project], project, page)
+        condition, values = wanted.condition()
+        return self._rows("batches", f"project = ?{condition}", [project, *values], project, page)
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
@@ -105,6 +115,10 @@ class View:
         rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
         return [(str(file_id), str(key)) for file_id, key in rows]
 
+    def is_named(self, key: str) -> bool:
+        """Whether a file's record, of one that is deleted too, names this key of the store."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE key = ? LIMIT 1", key))
+
     def release(self, file_id: str) -> None:
         """The bytes of a deleted file are gone."""
         self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
@@ -118,11 +132,15 @@ class View:
         shown = self.batch(record.project, record.batch.id)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET over = excluded.over, body = excluded.body",
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET over = excluded.over, status = excluded.status, body = excluded.body",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
-            batch.model_dump_json().encode(),
+            batch.status, batch.model_dump_json().encode(),
         )  # fmt: skip
+        if not shown:
+            # What a batch was given when it was created never changes.
+            for name, value in (batch.metadata or {}).items():
+                self._database.write("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", name, value, batch.id)
         return batch
 
     def put_file(self, record: FileRecord, offset: int) -> None:
@@ -161,13 +179,19 @@ class View:
             if offset > origin.end:
                 _log.warning("%s ends before what was folded of it and is folded anew", topic)
                 self._database.write("DELETE FROM topics WHERE name = ?", topic)
-                self._database.write(f"DELETE FROM {_TABLES[topic]}")  # noqa: S608  a name of the table below
+                for table in _TABLES[topic]:
+                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the table below
                 offset = 0
         return offset
 
     def fold(self, topic: str, records: list[Record]) -> None:
         """Take records of a topic, in order, and remember the offset after them: all of it or nothing."""
-        put = self._fold_batch if topic == topics.BATCHES.name else self._fold_file
+        put = {
+            topics.BATCHES.name: self._fold_batch,
+            topics.FILES.name: self._fold_file,
+            topics.CLAIMS.name: self.claims.fold,
+            topics.UPLOADS.name: self.pieces.fold,
+        }[topic]
         with self._database.transaction():
             for record in records:
                 try:
@@ -187,12 +211,15 @@ class View:
         del offset
         if value is None:
             self._database.write("DELETE FROM batches WHERE id = ?", key)
+            self._database.write("DELETE FROM labels WHERE batch_id = ?", key)
         elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
             self._database.write("DELETE FROM waiting WHERE id = ?", key)
             self.put_batch(record)
         else:
             # Whoever sees the batch is over can get its files: they are on the way, on the other topic.
-            self._database.write("INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", key, record.files_offset, value)
+            self._database.write(
+                "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", key, record.files_offset, value
+            )
 
     @property
     def _files_next(self) -> int:
@@ -238,7 +265,13 @@ class View:
         self._database.write("DELETE FROM files WHERE deleted_at < ? AND NOT held", oldest)
 
 
-_TABLES = {topics.BATCHES.name: "batches", topics.FILES.name: "files"}
+_TABLES = {
+    topics.BATCHES.name: ("batches", "labels"),
+    topics.FILES.name: ("files",),
+    topics.CLAIMS.name: ("claims",),
+    topics.UPLOADS.name: ("uploads", "parts"),
+}
+"""What each topic is folded into."""
 
 
 class Feed:
