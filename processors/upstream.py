@@ -1,15 +1,20 @@
 """The door to the model servers: one POST, one answer or the reason why there is none."""
 
 import asyncio
+import ssl
+from collections import defaultdict, deque
+from dataclasses import dataclass
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
-import aiohttp
-
-from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
+from tidemill.processors.call import Answer, Broken
+from tidemill.processors.wire import Connection
 
 CONNECT_SECONDS_MAX: Final = 10.0
-KEEPALIVE_SECONDS: Final = 4.0
+IDLE_SECONDS_MAX: Final = 4.0
 """Shorter than the 5 s after which common servers close an idle connection, so that no call meets one closing."""
+ROUTES_MAX: Final = 1_000
+"""Addresses whose request heads are remembered; there are as many as backends and endpoints."""
 
 
 class Upstream(Protocol):
@@ -24,57 +29,95 @@ class Upstream(Protocol):
         ...
 
 
-class AiohttpUpstream:
-    """The door on aiohttp."""
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where a call goes, and its head up to the value of `content-length`."""
+
+    host: str
+    port: int
+    is_tls: bool
+    head: bytes
+
+
+class HttpUpstream:
+    """Calls over HTTP/1.1, on connections that are kept for the next call. It opens as many as there are calls."""
 
     def __init__(self) -> None:
-        """Needs a running event loop."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, keepalive_timeout=KEEPALIVE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
-            skip_auto_headers=("User-Agent",),
-            trust_env=False,
-        )
+        self._routes: dict[tuple[str, str], _Route] = {}
+        self._idle: defaultdict[tuple[str, int, bool], deque[Connection]] = defaultdict(deque)
+        self._tls: ssl.SSLContext | None = None
 
     async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
-        """See `Upstream`."""
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS_MAX))
-        try:
-            async with self._session.post(
-                url, headers=headers, data=body, timeout=timeout, allow_redirects=False
-            ) as response:
-                content = await _read(response)
-                return content if isinstance(content, Broken) else _answer(response, content)
-        except aiohttp.ClientConnectorError:
-            return Broken.UNREACHABLE
-        except aiohttp.ConnectionTimeoutError:
-            return Broken.UNREACHABLE
-        except TimeoutError:
-            return Broken.TIMEOUT
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError):
-            return Broken.CONNECTION
+        """See `Upstream`.
+
+        Raises:
+            ValueError: The address or a header cannot be written.
+        """
+        route = self._route(url, headers)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        idle = self._idle[route.host, route.port, route.is_tls]
+        if (connection := self._kept(idle, start)) is None:
+            opened = await self._connect(route, min(seconds, CONNECT_SECONDS_MAX))
+            if isinstance(opened, Broken):
+                return opened
+            connection = opened
+            seconds -= loop.time() - start
+        outcome = await connection.call(b"%b%d\r\n\r\n%b" % (route.head, len(body), body), seconds)
+        if connection.is_usable:
+            connection.idle_since = loop.time()
+            idle.append(connection)
+        else:
+            connection.close()
+        return outcome
 
     async def close(self) -> None:
         """See `Upstream`."""
-        await self._session.close()
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+        self._idle.clear()
+
+    @staticmethod
+    def _kept(idle: deque[Connection], now: float) -> Connection | None:
+        """The connection that was used last, if it is fresh; the oldest are given up meanwhile."""
+        while idle and (not idle[0].is_usable or idle[0].idle_since < now - IDLE_SECONDS_MAX):
+            idle.popleft().close()
+        while idle:
+            if (connection := idle.pop()).is_usable:
+                return connection
+        return None
+
+    async def _connect(self, route: _Route, seconds: float) -> Connection | Broken:
+        if route.is_tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        try:
+            async with asyncio.timeout(seconds):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    Connection, route.host, route.port, ssl=self._tls if route.is_tls else None
+                )
+        except OSError:
+            # A time-out, a name that is not found and a failed handshake are all of this kind.
+            return Broken.UNREACHABLE
+        return connection
+
+    def _route(self, url: str, headers: dict[str, str]) -> _Route:
+        # Two backends at one address may differ by their keys.
+        key = (url, headers.get("authorization", ""))
+        if (route := self._routes.get(key)) is None:
+            if len(self._routes) >= ROUTES_MAX:
+                self._routes.clear()
+            route = self._routes[key] = _made(url, headers)
+        return route
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes | Broken:
-    """The body, bounded."""
-    if (response.content_length or 0) > REPLY_BYTES_MAX:
-        return Broken.TOO_LARGE
-    chunks = []
-    size = 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > REPLY_BYTES_MAX:
-            response.close()
-            return Broken.TOO_LARGE
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
-    headers = response.headers
-    return Answer(response.status, body, headers.get("x-request-id"), headers.get("retry-after"))
+def _made(url: str, headers: dict[str, str]) -> _Route:
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    fields = {"host": parts.netloc.rpartition("@")[2], **headers, "content-length": ""}
+    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    if any(not line.isprintable() for line in lines):
+        raise ValueError("an address or a header holds what a request may not hold")
+    head = "\r\n".join(lines).encode("latin-1")
+    return _Route(parts.hostname or "", parts.port or (443 if is_tls else 80), is_tls, head)

@@ -1,0 +1,153 @@
+"""HTTP/1.1 as far as a POST needs it: one call on one connection, the reply parsed by llhttp.
+
+A general client spends most of its time on what is not needed here: redirects, cookies, proxies, streams. This one
+costs a third of it (see `upstream.py`, which keeps the connections).
+"""
+
+import asyncio
+from typing import Final, cast
+
+import httptools
+
+from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
+
+HEAD_BYTES_MAX: Final = 64 << 10
+
+_INFORMATIONAL: Final = 200
+
+
+class Connection(asyncio.Protocol):
+    """A connection to a server, used for one call at a time."""
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        """When its last call ended, by the clock of the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._call: asyncio.Future[Answer | Broken] | None = None
+        self._keeps_alive = False
+        self._request_id: str | None = None
+        self._retry_after: str | None = None
+        self._body: list[bytes] = []
+        self._begin()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another call may be made."""
+        return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
+
+    async def call(self, request: bytes, seconds: float) -> Answer | Broken:
+        """Send a request and wait for its reply.
+
+        Args:
+            request: All of it.
+            seconds: How long that may take.
+        """
+        if self._transport is None or self._transport.is_closing():
+            return Broken.CONNECTION
+        self._begin()
+        call: asyncio.Future[Answer | Broken] = self._loop.create_future()
+        self._call = call
+        timer = self._loop.call_later(seconds, self._end, Broken.TIMEOUT)
+        try:
+            self._transport.write(request)
+            return await call
+        finally:
+            timer.cancel()
+            if not call.done() or call.cancelled():
+                self.close()
+
+    def close(self) -> None:
+        """Close at once."""
+        self._keeps_alive = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        # The transports of uvloop are of no class of asyncio.
+        self._transport = cast("asyncio.Transport", transport)
+        self._keeps_alive = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`. A reply of no stated length ends with its connection."""
+        self._keeps_alive = False
+        self._transport = None
+        if exc is None and self._has_head and not self._is_framed:
+            self._end(self._answer())
+        else:
+            self._end(Broken.CONNECTION)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if not self._has_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._end(Broken.CONNECTION)
+            return
+        if not self._has_head and self._head_bytes > HEAD_BYTES_MAX:
+            self._end(Broken.CONNECTION)
+
+    def on_message_begin(self) -> None:
+        """See `httptools`."""
+        if self._call is None:
+            # Nobody asked: what follows could not be told from the reply to the next call.
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See `httptools`; only what is needed is kept."""
+        name = name.lower()
+        if name in {b"content-length", b"transfer-encoding"}:
+            self._is_framed = True
+        elif name == b"x-request-id":
+            self._request_id = value.decode("latin-1")
+        elif name == b"retry-after":
+            self._retry_after = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """See `httptools`."""
+        self._status = self._parser.get_status_code()
+        self._has_head = self._status >= _INFORMATIONAL
+
+    def on_body(self, body: bytes) -> None:
+        """See `httptools`."""
+        self._size += len(body)
+        if self._size > REPLY_BYTES_MAX:
+            self._end(Broken.TOO_LARGE)
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """See `httptools`."""
+        if self._status < _INFORMATIONAL:
+            # `100 Continue` and its like go before the reply.
+            self._begin()
+        else:
+            self._keeps_alive = self._keeps_alive and self._parser.should_keep_alive()
+            self._end(self._answer())
+
+    def _begin(self) -> None:
+        self._status = 0
+        self._has_head = False
+        self._is_framed = False
+        self._head_bytes = 0
+        self._size = 0
+        self._body = []
+        self._request_id = None
+        self._retry_after = None
+
+    def _answer(self) -> Answer:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        return Answer(self._status, body, self._request_id, self._retry_after)
+
+    def _end(self, outcome: Answer | Broken) -> None:
+        """Hand over how the call ended; a connection whose call broke off is of no use any more."""
+        call, self._call = self._call, None
+        self._body = []
+        if isinstance(outcome, Broken):
+            self.close()
+        if call is not None and not call.done():
+            call.set_result(outcome)

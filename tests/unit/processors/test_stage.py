@@ -1,0 +1,271 @@
+"""The dispatcher, with a scripted backend and a log that takes outcomes when it is told to."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.waiting import until
+
+from tidemill.directory import DirectoryStore
+from tidemill.processors.call import Answer, Broken
+from tidemill.processors.caller import Caller
+from tidemill.processors.ended import Ended
+from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.lane import Lane
+from tidemill.processors.retry import Policy
+from tidemill.processors.stage import Stage
+from tidemill.schemas import codec, ids
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.messages import BatchRecord
+
+QUICK = Policy(
+    wait_seconds_base=0.0001, wait_seconds_max=0.001, fault_wait_seconds_min=0.0001, patience_seconds=0.0
+)
+FAULTS = (
+    Broken.CONNECTION,
+    Broken.UNREACHABLE,
+    Answer(500, b"{}"),
+    Answer(503, b""),
+    Answer(200, b"{"),
+    Answer(429, b"{}"),
+)
+
+
+class Inference:
+    """An `Upstream` that lets each call wait for some turns of the event loop, and counts."""
+
+    def __init__(self, rng: random.Random, faults: float = 0.0) -> None:
+        self.calls: Counter[bytes] = Counter()
+        self.good: Counter[bytes] = Counter()
+        self.in_flight = 0
+        self.in_flight_max = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._rng = rng
+        self._faults = faults
+
+    async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
+        del url, headers, seconds
+        self.calls[body] += 1
+        self.in_flight += 1
+        self.in_flight_max = max(self.in_flight, self.in_flight_max)
+        await self.gate.wait()
+        for _ in range(self._rng.randrange(4)):
+            await asyncio.sleep(0)
+        self.in_flight -= 1
+        if self._rng.random() < self._faults:
+            return self._rng.choice(FAULTS)
+        self.good[body] += 1
+        return Answer(200, b'{"n":1}')
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Log:
+    """An `Outbox` that appends after some turns of the event loop."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.lines: Counter[tuple[str, int]] = Counter()
+        self.failed: set[tuple[str, int]] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._rng = rng
+
+    async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
+        await self.gate.wait()
+        for _ in range(self._rng.randrange(4)):
+            await asyncio.sleep(0)
+        for mark in codec.lines_marks(headers, len(value))[1]:
+            self.lines[batch_id, mark.index] += 1
+            if mark.failed:
+                self.failed.add((batch_id, mark.index))
+
+
+class Partition:
+    """A `Tap` that checks each acknowledgement against the log."""
+
+    def __init__(self, log: Log) -> None:
+        self.acked: list[int] = []
+        self.records: list[tuple[str, int, int]] = []
+        self.dropped: set[str] = set()
+        self._log = log
+
+    def ack(self, token: Any) -> None:
+        assert token == len(self.acked), "an acknowledgement out of order"
+        batch_id, first, lines = self.records[token]
+        if batch_id not in self.dropped:
+            for index in range(first, first + lines):
+                assert self._log.lines[batch_id, index], "acknowledged before the log has its outcome"
+        self.acked.append(token)
+
+    def pause(self) -> None:
+        """The window is not this test's matter."""
+
+    def resume(self) -> None:
+        """As above."""
+
+
+class World:
+    """A stage among them."""
+
+    def __init__(self, folder: Path, *, seed: int = 0, faults: float = 0.0, limit: int = 4) -> None:
+        rng = random.Random(seed)
+        self.inference = Inference(rng, faults)
+        self.log = Log(rng)
+        self.ended = Ended()
+        store = DirectoryStore(folder)
+        fleet = Fleet([Backend("http://a"), Backend("http://b")])
+        self.stage = Stage(
+            caller=Caller(
+                fleet=fleet, upstream=self.inference, store=store, clock=time.time, seconds_max=5
+            ),
+            outbox=self.log,
+            store=store,
+            ended=self.ended,
+            clock=time.time,
+            chance=rng.random,
+            in_flight_max=limit,
+            policy=QUICK,
+        )  # fmt: skip
+        self.assign()
+
+    def assign(self) -> None:
+        """A new lane, as after an assignment."""
+        self.tap = Partition(self.log)
+        self.lane = Lane(self.tap)
+        self.stage.resume()
+
+    def publish(self, batch_id: str, first: int, lines: int, seconds: float = 600) -> None:
+        """A record arrives."""
+        texts = [
+            b'{"custom_id":"%d","body":{"b":"%b","n":%d}}' % (n, batch_id.encode(), n)
+            for n in range(first, first + lines)
+        ]
+        token = len(self.tap.records)
+        self.tap.records.append((batch_id, first, lines))
+        head = codec.RequestHead(
+            batch_id=batch_id, project="p", first=first, deadline=int(time.time() + seconds), url="/v1/embeddings"
+        )
+        if seconds <= 0:
+            self.tap.dropped.add(batch_id)
+        self.stage.enqueue(self.lane.admit(token, lines, 1), head, texts)
+
+    def end(self, batch_id: str) -> None:
+        """The log of batches says that one is cancelled."""
+        self.tap.dropped.add(batch_id)
+        batch = Batch(
+            id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
+            status=Status.CANCELLING, created_at=0, expires_at=1,
+        )  # fmt: skip
+        self.ended.apply(BatchRecord(project="p", batch=batch))
+
+    async def finish(self) -> None:
+        """All records are acknowledged, and nothing is left."""
+        await until(lambda: len(self.tap.acked) == len(self.tap.records) and not self.stage.busy, "all acks")
+        assert self.stage.pending == 0
+        await self.stage.close()
+
+
+records = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(1, 8)), min_size=1, max_size=25)
+
+
+@given(
+    records, st.integers(0, 2**32), st.sampled_from([0.0, 0.3]), st.integers(1, 12), st.sets(st.integers(0, 24))
+)
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_each_line_once_whatever_happens(
+    tmp_path: Path, published: list[tuple[int, int, int]], seed: int, faults: float, limit: int, moves: set[int]
+) -> None:
+    """Overlapping records, faults and rebalances in between: one good call and one outcome a line, acks in order."""
+    world = World(tmp_path, seed=seed, faults=faults, limit=limit)
+    batches = [ids.new_batch_id() for _ in range(3)]
+    wanted = set()
+    for number, (which, first, lines) in enumerate(published):
+        world.publish(batches[which], first, lines)
+        wanted |= {(batches[which], n) for n in range(first, first + lines)}
+        await asyncio.sleep(0)
+        if number in moves:
+            assert await world.stage.drain(20)
+            acked, known = len(world.tap.acked), world.tap.records
+            world.lane.close()
+            world.stage.forget_waiting()
+            world.assign()
+            for batch_id, start, count in known[acked:]:
+                world.publish(batch_id, start, count)
+    await world.finish()
+    assert set(world.log.lines) == wanted
+    assert set(world.log.lines.values()) == {1}
+    assert not faults or set(world.inference.good.values()) <= {1}
+    assert world.inference.in_flight_max <= limit
+
+
+async def test_a_cancelled_batch_is_dropped_at_once(tmp_path: Path) -> None:
+    """Its calls in flight end and count; nothing of it is called afterwards, now or when it is published again."""
+    world = World(tmp_path)
+    batch_id = ids.new_batch_id()
+    world.inference.gate.clear()
+    world.publish(batch_id, 0, 100)
+    await until(lambda: world.inference.in_flight == 4, "calls")
+    world.end(batch_id)
+    assert world.stage.pending == 4
+    world.inference.gate.set()
+    world.publish(batch_id, 100, 10)
+    await world.finish()
+    assert len(world.log.lines) == world.inference.calls.total() == 4
+
+
+async def test_what_is_late_is_dropped(tmp_path: Path) -> None:
+    """No call, no outcome, and the record is acknowledged."""
+    world = World(tmp_path)
+    world.publish(ids.new_batch_id(), 0, 10, seconds=-5)
+    await world.finish()
+    assert world.inference.calls.total() == 0
+
+
+async def test_a_log_that_is_away_holds_the_calls(tmp_path: Path) -> None:
+    """What the log does not have yet counts as in flight."""
+    world = World(tmp_path)
+    world.log.gate.clear()
+    world.publish(ids.new_batch_id(), 0, 50)
+    await until(lambda: world.stage.busy == 4 and not world.inference.in_flight, "a full outbox")
+    assert world.inference.calls.total() == 4
+    assert world.tap.acked == []
+    world.log.gate.set()
+    await world.finish()
+    assert world.inference.calls.total() == 50
+
+
+async def test_a_call_that_outlasts_the_drain_is_not_repeated(tmp_path: Path) -> None:
+    """Its line comes back and finds it: the record waits for its outcome."""
+    world = World(tmp_path)
+    batch_id = ids.new_batch_id()
+    world.inference.gate.clear()
+    world.publish(batch_id, 0, 4)
+    await until(lambda: world.inference.in_flight == 4, "calls")
+    assert not await world.stage.drain(0.01)
+    world.lane.close()
+    world.stage.forget_waiting()
+    world.assign()
+    world.publish(batch_id, 0, 4)
+    assert world.tap.acked == []
+    world.inference.gate.set()
+    await world.finish()
+    assert world.inference.calls.total() == 4
+
+
+async def test_a_line_that_always_fails_gets_an_error_line(tmp_path: Path) -> None:
+    """After ten tries, with what the backend said last."""
+    world = World(tmp_path, faults=1.0)
+    batch_id = ids.new_batch_id()
+    world.inference._faults = 2.0
+    world.inference._rng = random.Random(1)
+    world.publish(batch_id, 0, 1)
+    await world.finish()
+    assert world.log.failed == {(batch_id, 0)}
+    assert world.inference.calls.total() >= 10

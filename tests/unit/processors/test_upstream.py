@@ -1,0 +1,180 @@
+"""The HTTP client, against a server that sends the bytes it is told to."""
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
+from tidemill.processors.upstream import HttpUpstream
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
+SECONDS = 20.0
+
+
+class Server:
+    """Answers each request with the next of its scripts: bytes to send one after the other; None closes."""
+
+    def __init__(self, *scripts: list[bytes | None]) -> None:
+        self.scripts = list(scripts)
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.url = ""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                self.requests.append(head + await reader.readexactly(length))
+                for piece in self.scripts.pop(0):
+                    if piece is None:
+                        return
+                    writer.write(piece)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(*scripts: list[bytes | None]):
+    """A server and a client."""
+    server = Server(*scripts)
+    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1/x?y=1"
+    client = HttpUpstream()
+    try:
+        yield server, client
+    finally:
+        await client.close()
+        listener.close()
+        await listener.wait_closed()
+
+
+async def post(server: Server, client: HttpUpstream, seconds: float = SECONDS) -> Answer | Broken:
+    return await client.post(server.url, {"authorization": "Bearer k"}, b'{"a":1}', seconds)
+
+
+async def test_a_call_and_its_answer() -> None:
+    """The request is whole, the headers that matter are read, and the connection is kept."""
+    async with serving([OK], [OK]) as (server, client):
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
+        assert server.connections == 1
+        host = server.url.split("/")[2].encode()
+        assert server.requests[0] == (
+            b"POST /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer k\r\ncontent-length: 7\r\n\r\n" % host
+            + b'{"a":1}'
+        )
+
+
+REPLIES = [
+    (OK, Answer(200, b"{}", "abc", None)),
+    (
+        b'HTTP/1.1 429 No\r\nRetry-After: 7\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n3\r\n"a"\r\n0\r\n\r\n',
+        Answer(429, b'{"a"', None, "7"),
+    ),
+    (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, Answer(200, b"{}", "abc", None)),
+    (b"HTTP/1.1 204 None\r\n\r\n", Answer(204, b"", None, None)),
+    (
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        Answer(302, b"", None, None),
+    ),
+]
+
+
+@given(st.sampled_from(REPLIES), st.lists(st.integers(0, 150), max_size=6))
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+async def test_a_reply_in_any_pieces(reply: tuple[bytes, Answer], cuts: list[int]) -> None:
+    """However its bytes arrive."""
+    text, answer = reply
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces: list[bytes | None] = [text[a:b] for a, b in itertools.pairwise(places)]
+    async with serving(pieces, [OK]) as (server, client):
+        assert await post(server, client) == answer
+        assert await post(server, client) == REPLIES[0][1]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [None],
+        [OK[:-1], None],
+        [OK[:20], None],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", None],
+        [b"what?\r\n\r\n"],
+        [b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"],
+    ],
+)
+async def test_a_connection_that_breaks(script: list[bytes | None]) -> None:
+    """A reply that is cut, or is none, is no answer; the next call has a connection of its own."""
+    async with serving(script, [OK]) as (server, client):
+        assert await post(server, client) is Broken.CONNECTION
+        assert await post(server, client) == REPLIES[0][1]
+        assert server.connections == 2
+
+
+async def test_a_reply_that_ends_with_its_connection() -> None:
+    """As HTTP/1.0 has it; and a server that asks to close gets no second call on that connection."""
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    async with serving([b"HTTP/1.0 200 OK\r\n\r\n{", b"}", None], [closing], [OK]) as (server, client):
+        assert await post(server, client) == Answer(200, b"{}", None, None)
+        assert isinstance(await post(server, client), Answer)
+        assert isinstance(await post(server, client), Answer)
+        assert server.connections == 3
+
+
+async def test_what_nobody_asked_for_is_not_taken_for_a_reply() -> None:
+    """Bytes after a reply spoil the connection."""
+    async with serving([OK + OK.replace(b"{}", b"[]")], [OK]) as (server, client):
+        first = await post(server, client)
+        second = await post(server, client)
+        assert second == REPLIES[0][1]
+        assert first in {REPLIES[0][1], Broken.CONNECTION}
+        assert server.connections == 2
+
+
+async def test_a_reply_above_the_bound() -> None:
+    """It is given up, not gathered."""
+    async with serving(
+        [b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * (1 << 20)] * (1 + (REPLY_BYTES_MAX >> 20)), None]
+    ) as (
+        server,
+        client,
+    ):
+        assert await post(server, client) is Broken.TOO_LARGE
+
+
+async def test_a_call_ends_in_time() -> None:
+    """A server that says nothing, and a call that its caller gives up."""
+    async with serving([], [], [OK]) as (server, client):
+        assert await post(server, client, 0.05) is Broken.TIMEOUT
+        call = asyncio.ensure_future(post(server, client))
+        await asyncio.wait([call], timeout=0.05)
+        call.cancel()
+        await asyncio.wait([call])
+        assert call.cancelled()
+        assert await post(server, client) == REPLIES[0][1]
+        assert server.connections == 3
+
+
+async def test_nobody_there() -> None:
+    """A refused connection, a name that does not exist, a server that speaks no TLS."""
+    async with serving([]) as (server, client):
+        url = server.url
+        assert await client.post(url.replace("http:", "https:"), {}, b"", SECONDS) is Broken.UNREACHABLE
+    client = HttpUpstream()
+    assert await client.post(url, {}, b"", SECONDS) is Broken.UNREACHABLE
+    assert await client.post("http://name.invalid/v1", {}, b"", SECONDS) is Broken.UNREACHABLE
+
+
+async def test_a_key_cannot_break_the_request() -> None:
+    """A newline in a header is refused before anything is sent."""
+    with pytest.raises(ValueError, match="may not hold"):
+        await HttpUpstream().post("http://127.0.0.1:1/", {"authorization": "a\r\nb: c"}, b"", SECONDS)
