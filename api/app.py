@@ -26,6 +26,8 @@ STOP_SECONDS_MAX = 10
 """How long requests under way may take to end when the process is told to stop."""
 KEEP_ALIVE_SECONDS = 75
 BACKLOG_CONNECTIONS_MAX = 1024
+FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS)
+"""The topics that the view is folded from."""
 
 
 def create_app(doors: Doors) -> FastAPI:
@@ -60,7 +62,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
         stack.callback(view.close)
         log = Log(settings.kafka)
         stack.push_async_callback(log.stop)
-        followers = [_follower(settings.kafka, Feed(view, topic.name)) for topic in (topics.BATCHES, topics.FILES)]
+        followers = [_follower(settings.kafka, Feed(view, topic.name)) for topic in FOLDED]
         for follower in followers:
             await follower.start()
             stack.push_async_callback(follower.stop)

@@ -2,12 +2,12 @@
 
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import draft, errors, overlay, paging
+from tidemill.api import creation, draft, errors, filters, lookup, overlay, paging
 from tidemill.api.doors import Asking, Doors, Opened, body, json
 from tidemill.api.view import UnknownCursor
-from tidemill.schemas import codec, ids, topics
+from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.messages import BatchCreated, BatchRecord, CancelRequested, InputRef
+from tidemill.schemas.messages import BatchRecord, CancelRequested, InputRef
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
@@ -21,24 +21,24 @@ router = APIRouter(prefix="/v1/batches")
 @router.post("")
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
+    repeats = creation.repetition(request.headers)
     asked = draft.parse(await body(request), doors.settings.windows)
-    batch = asked.batch(ids.new_batch_id(), int(doors.clock()))
-    command = BatchCreated(
-        project=asking.project,
-        batch=batch,
-        input=_input(doors, asking.project, asked.input_file_id),
-        output_expires_after=asked.output_expires_after,
-    )
-    await _send(doors, batch.id, command)
-    return json(_shown(doors, asking.project, batch))
+    project = asking.project
+
+    def source() -> InputRef | None:
+        return _input(doors, project, asked.input_file_id)
+
+    batch = await creation.create(doors, project, asked, source, repeats)
+    return json(batch.model_dump_json().encode())
 
 
 @router.get("")
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List batches, the newest first."""
     page = paging.parse(request.query_params, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
+    wanted = filters.parse(request.query_params.multi_items())
     try:
-        rows = doors.view.batches(asking.project, page)
+        rows = doors.view.batches(asking.project, page, wanted)
     except UnknownCursor as error:
         raise errors.unknown_cursor(page.after or "") from error
     return json(paging.write(page, rows))
@@ -47,13 +47,13 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.get("/{batch_id}")
 async def retrieve(batch_id: str, doors: Opened, asking: Asking) -> Response:
     """Get a batch."""
-    return json(_body(doors, asking.project, batch_id))
+    return json(await lookup.batch(doors, asking.project, batch_id))
 
 
 @router.post("/{batch_id}/cancel")
 async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
-    shown = _body(doors, asking.project, batch_id)
+    shown = await lookup.batch(doors, asking.project, batch_id)
     status = Batch.model_validate_json(shown).status
     if status in _ALREADY:
         return json(shown)
@@ -62,14 +62,8 @@ async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
     at = int(doors.clock())
     await _send(doors, batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have gone on while the log was waited for.
-    current = Batch.model_validate_json(_body(doors, asking.project, batch_id))
+    current = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
     return json(_shown(doors, asking.project, overlay.cancelled(current, at)))
-
-
-def _body(doors: Doors, project: str, batch_id: str) -> bytes:
-    if (found := doors.view.batch(project, batch_id)) is None:
-        raise errors.no_batch(batch_id)
-    return found
 
 
 def _input(doors: Doors, project: str, file_id: str) -> InputRef | None:
@@ -81,7 +75,7 @@ def _input(doors: Doors, project: str, file_id: str) -> InputRef | None:
     return InputRef(key=record.key, bytes=record.file.bytes)
 
 
-async def _send(doors: Doors, batch_id: str, command: BatchCreated | CancelRequested) -> None:
+async def _send(doors: Doors, batch_id: str, command: CancelRequested) -> None:
     headers = [(codec.KIND, command.kind.encode())]
     await doors.log.send(topics.COMMANDS.name, batch_id, codec.encode(command), headers=headers)
 

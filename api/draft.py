@@ -39,6 +39,12 @@ class Draft(BaseModel):
             metadata=self.metadata,
         )
 
+    def is_like(self, batch: Batch) -> bool:
+        """Whether the batch is what was asked for, as far as a batch shows it."""
+        return (self.endpoint, self.input_file_id, self.completion_window, self.metadata) == (
+            batch.endpoint, batch.input_file_id, batch.completion_window, batch.metadata,
+        )  # fmt: skip
+
 
 def parse(body: bytes, windows: Sequence[str]) -> Draft:
     """Read the body of a create; fields that are not known are let pass.

@@ -132,9 +132,15 @@ def wrong_key(key: str) -> ApiError:
     )
 
 
-def conflict(message: str) -> ApiError:
+def conflict(message: str, *, code: str | None = None) -> ApiError:
     """The object's state forbids it, and will go on doing so: the SDKs, which repeat a 409, are told not to."""
-    return ApiError(409, message, headers={"x-should-retry": "false"})
+    return ApiError(409, message, code=code, headers={"x-should-retry": "false"})
+
+
+def key_reused() -> ApiError:
+    """An idempotency key came with another request than before."""
+    message = "The 'Idempotency-Key' was used for another request before. Use a new key for a new batch."
+    return conflict(message, code="idempotency_key_reused")
 
 
 def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 3
+LAYOUT = 4
 """Number of the tables' layout; a file of another one is made anew."""
 
 _TABLES = """
@@ -18,10 +18,29 @@ CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
-    over INTEGER NOT NULL, body BLOB NOT NULL
+    over INTEGER NOT NULL, status TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
+CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
+CREATE TABLE labels (
+    name TEXT NOT NULL, value TEXT NOT NULL, batch_id TEXT NOT NULL, PRIMARY KEY (name, value, batch_id)
+) WITHOUT ROWID;
+CREATE TABLE claims (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, fingerprint TEXT NOT NULL, created_at INTEGER NOT NULL,
+    is_retry INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX claims_alike ON claims (project, fingerprint, created_at);
+CREATE INDEX claims_old ON claims (created_at);
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, expires_at INTEGER NOT NULL, pending INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX uploads_ending ON uploads (expires_at);
+CREATE TABLE parts (
+    id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, bytes INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX parts_of ON parts (upload_id);
 CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
@@ -33,6 +52,7 @@ CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id)
 CREATE INDEX files_deleted ON files (deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE INDEX files_expiring ON files (expires_at) WHERE deleted_at IS NULL AND expires_at IS NOT NULL;
 CREATE INDEX files_held ON files (id) WHERE held;
+CREATE INDEX files_keys ON files (key);
 """
 
 _log = logging.getLogger(__name__)

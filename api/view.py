@@ -169,8 +169,8 @@ class View:
             known = self._database.read("SELECT cluster FROM origin")
             if known and known[0][0] != origin.cluster:
                 _log.warning("the view is of another cluster and is folded anew")
-                for table in ("origin", "topics", "batches", "waiting", "files"):
-                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the line above
+                for table in ("origin", "topics", *itertools.chain(*_TABLES.values())):
+                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
                 known = []
             if not known:
                 self._database.write("INSERT INTO origin VALUES (?)", origin.cluster)
@@ -202,6 +202,7 @@ class View:
             self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
             if topic == topics.FILES.name:
                 self._settle()
+        self.news.tell()
 
     def close(self) -> None:
         """Close the file."""
@@ -266,7 +267,7 @@ class View:
 
 
 _TABLES = {
-    topics.BATCHES.name: ("batches", "labels"),
+    topics.BATCHES.name: ("batches", "labels", "waiting"),
     topics.FILES.name: ("files",),
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),

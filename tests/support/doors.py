@@ -10,6 +10,7 @@ from tidemill.api.sqlite import Database
 from tidemill.api.view import View
 from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
+from tidemill.schemas import topics
 from tidemill.settings import Settings
 
 NOW = 1_800_000_000
@@ -17,11 +18,12 @@ PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
 
 
 class ListLog:
-    """A log in memory; away when it is told so."""
+    """A log in memory that the view hears of claims from; away when it is told so."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: View) -> None:
         self.records: list[tuple[str, str, bytes | None]] = []
         self.away = False
+        self._view = view
 
     async def send(self, topic, key, value, *, headers) -> int:
         """Append a record."""
@@ -29,6 +31,8 @@ class ListLog:
         if self.away:
             raise LogUnavailable
         self.records.append((topic, key, value))
+        if topic == topics.CLAIMS.name:
+            self._view.fold(topic, [(key, value, len(self.records) - 1)])
         return len(self.records) - 1
 
 
@@ -38,7 +42,7 @@ async def open_doors(folder: Path) -> AsyncIterator[Doors]:
     view = View(Database(folder / "view"), lambda: NOW)
     store = DirectoryStore(folder / "store")
     yield Doors(
-        settings=Settings(), keys=Keys(PROJECTS), log=ListLog(), store=store, view=view,
+        settings=Settings(), keys=Keys(PROJECTS), log=ListLog(view), store=store, view=view,
         clock=lambda: NOW, is_ready=lambda: True,
     )  # fmt: skip
     view.close()
