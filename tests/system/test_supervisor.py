@@ -163,12 +163,12 @@ async def test_kill_ends_all_at_once(boss, program):
 
 async def test_the_base_is_stopped_last(boss, program, tmp_path):
     """The stages have the broker until they have ended."""
-    script = READY + (
+    script = (
+        "import signal, sys\n"
         "def end(*_):\n"
         "    open({path!r}, 'a').write({name!r})\n"
         "    sys.exit()\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        "while True: signal.pause()"
+        "signal.signal(signal.SIGTERM, end)\n" + READY + "while True: signal.pause()"
     )
     write = partial(script.format, path=str(tmp_path / "order"))
     await boss.start([program("kafka", write(name="base"))], base=True)
