@@ -14,9 +14,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from tidemill.results.fold import PartRef, State
+from tidemill.results.fold import State
 from tidemill.results.merge import Sums, merged, read_index
-from tidemill.results.part import Shelf
+from tidemill.results.shelf import Shelf
 from tidemill.results.tally import Tally
 from tidemill.schemas import ids, line
 from tidemill.schemas.batch import (
@@ -30,6 +30,7 @@ from tidemill.schemas.batch import (
 from tidemill.schemas.codec import LineMark
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import Compacted
+from tidemill.schemas.part import PartRef, file_key, file_kind, index_key, part_key, part_prefix
 from tidemill.schemas.ports import Clock, Store
 
 T = TypeVar("T")
@@ -42,16 +43,6 @@ WAITS_SECONDS: Final = (0.2, 0.5, 1, 2, 5, 10)
 """Waits before something that failed is tried again; the last one repeats."""
 FILL_PARTS_FROM: Final = 1 << 30
 """Numbers of the parts of lines that were not run: above any number a finished line's part can have."""
-
-
-def part_key(batch_id: str, number: int) -> str:
-    """Where a part lies in the store."""
-    return f"parts/{batch_id}/{number:010d}"
-
-
-def file_key(file_id: str) -> str:
-    """Where a file lies in the store."""
-    return f"files/{file_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +97,7 @@ class Compactor:
 
     async def clear(self, batch_id: str) -> None:
         """Remove the parts of a batch whose files are written."""
-        for prefix in (f"parts/{batch_id}/", f"results-large/{batch_id}/"):
+        for prefix in (part_prefix(batch_id), f"results-large/{batch_id}/"):
             async for key in self.store.keys(prefix):
                 await self.store.delete(key)
 
@@ -114,7 +105,7 @@ class Compactor:
         """The lines that the parts hold."""
         found = Tally()
         for part in state.parts:
-            for index in (await read_index(self.store, part_key(state.id, part.number))).indices:
+            for index in (await read_index(self.store, part_key(state.id, part))).indices:
                 found.mark(index, failed=part.failed)
         return found
 
@@ -141,11 +132,11 @@ class Compactor:
         self, batch_id: str, parts: list[PartRef], *, failed: bool
     ) -> tuple[FileReceipt | None, Sums]:
         sums = Sums()
-        mine = [(part, part_key(batch_id, part.number)) for part in parts if part.failed is failed]
+        mine = [(part, part_key(batch_id, part)) for part in parts if part.failed is failed]
         if not mine:
             return None, sums
         digest = hashlib.sha256()
-        file_id = ids.derived_file_id(batch_id, "errors" if failed else "output")
+        file_id = ids.derived_file_id(batch_id, file_kind(failed=failed))
 
         async def chunks() -> AsyncIterator[bytes]:
             async for chunk in _gathered(merged(self.store, mine, sums)):
@@ -153,19 +144,16 @@ class Compactor:
                 yield chunk
 
         size = await self.store.write(file_key(file_id), chunks())
+        await self.store.write(index_key(batch_id, failed=failed), _once(sums.index()))
         return FileReceipt(lines=sums.lines.done, bytes=size, sha256=digest.hexdigest()), sums
 
 
 async def write_part(store: Store, batch_id: str, number: int, shelf: Shelf, *, failed: bool) -> PartRef:
     """Write what waits on a shelf as a part, and empty it; a store that fails is tried again until it does not."""
     first, pieces = shelf.take()
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for piece in pieces:
-            yield piece
-
-    await stubborn(f"part {number} of {batch_id}", lambda: store.write(part_key(batch_id, number), chunks()))
-    return PartRef(number=number, failed=failed, first=first)
+    part = PartRef(number=number, failed=failed, first=first)
+    await stubborn(f"part {number} of {batch_id}", lambda: store.write(part_key(batch_id, part), _once(*pieces)))
+    return part
 
 
 async def stubborn(what: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -196,6 +184,11 @@ async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
         yield found.data or b""
 
 
+async def _once(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
 async def _gathered(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
     waiting: list[memoryview] = []
     size = 0
@@ -209,7 +202,7 @@ async def _gathered(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
         yield b"".join(waiting)
 
 
-def _usage(sums: list[int]) -> Usage:
+def _usage(sums: tuple[int, int, int, int]) -> Usage:
     read, cached, written, reasoning = sums
     return Usage(
         input_tokens=read,

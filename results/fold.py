@@ -10,20 +10,9 @@ from tidemill.results.lifecycle import MOVES, move
 from tidemill.schemas import ids
 from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, Extras, RequestCounts, Status
 from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Rejected
+from tidemill.schemas.part import PartRef
 
 _OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
-
-
-class PartRef(BaseModel):
-    """A part in the store: lines of one batch that belong into one of its files, sorted by index."""
-
-    model_config = ConfigDict(frozen=True)
-
-    number: int
-    failed: bool
-    """Whether its lines belong into the error file."""
-    first: int
-    """Index of its first line."""
 
 
 class State(BaseModel):

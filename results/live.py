@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidemill.results.fold import State
-from tidemill.results.part import Shelf
+from tidemill.results.pace import Pace
+from tidemill.results.shelf import Shelf
 from tidemill.results.tally import Tally
+from tidemill.schemas.batch import Progress, Status
 from tidemill.schemas.codec import LineMark
 
 Ack = Callable[[], None]
@@ -25,6 +27,8 @@ class Live:
     waiting_since: float | None = None
     """When the oldest of these lines came, Unix seconds."""
     published_at: float = 0.0
+    pace: Pace | None = None
+    """Observed once lines come."""
     compacting: bool = False
 
     @property
@@ -41,6 +45,16 @@ class Live:
     def total(self) -> int:
         """Lines of the batch, 0 while it is not known."""
         return self.state.batch.request_counts.total if self.state.batch else 0
+
+    def progress(self, now: float) -> Progress | None:
+        """How far the batch is, if it is at work."""
+        batch = self.state.batch
+        if batch is None or batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
+            return None
+        if self.pace is None:
+            self.pace = Pace.start(now, self.tally.done)
+        self.pace.observe(now, self.tally.done)
+        return self.pace.progress(batch.request_counts.total, batch.expires_at)
 
     def take(self, marks: list[LineMark], value: bytes, now: float) -> int:
         """Put the lines on the shelves that were not final before.

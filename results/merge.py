@@ -4,14 +4,14 @@ A part is opened when the merge reaches its first line and closed after its last
 follow each other are handed on together; so memory is a chunk for each part that is open at one time.
 """
 
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
-from tidemill.results.fold import PartRef
-from tidemill.results.part import HEAD_BYTES, Index, PartError, index_bytes, parse_index
 from tidemill.results.tally import Tally
+from tidemill.schemas.part import HEAD_BYTES, Index, PartError, PartRef, encode_index, index_bytes, parse_index
 from tidemill.schemas.ports import Store
 
 _NO_LIMIT: Final = 1 << 62
@@ -24,7 +24,27 @@ class Sums:
     lines: Tally = field(default_factory=Tally)
     double: int = 0
     """Lines that a part held although they had been written before; they are left out."""
-    usage: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    indices: "array[int]" = field(default_factory=lambda: array("I"))
+    sizes: "array[int]" = field(default_factory=lambda: array("I"))
+    usages: "array[int]" = field(default_factory=lambda: array("I"))
+
+    @property
+    def usage(self) -> tuple[int, int, int, int]:
+        """Tokens of all lines: input, cached of these, output, reasoning of these."""
+        return sum(self.usages[0::4]), sum(self.usages[1::4]), sum(self.usages[2::4]), sum(self.usages[3::4])
+
+    def index(self) -> bytes:
+        """The file's columns, as an object of their own."""
+        return encode_index(self.indices, self.sizes, self.usages)
+
+    def add(self, index: Index, start: int, end: int) -> None:
+        """Note the lines at the places from `start` up to `end` of a part."""
+        self.indices += index.indices[start:end]
+        self.usages += index.usage[4 * start : 4 * end]
+        begin = index.ends[start - 1] if start else 0
+        for place in range(start, end):
+            self.sizes.append(index.ends[place] - begin)
+            begin = index.ends[place]
 
 
 class _Reader:
@@ -144,11 +164,10 @@ async def _run(reader: _Reader, limit: int, sums: Sums) -> AsyncIterator[memoryv
     while end < len(index.indices) and (end == start or index.indices[end] <= limit):
         if not sums.lines.mark(index.indices[end], failed=False):
             break
-        for kind, tokens in enumerate(index.usage_of(end)):
-            sums.usage[kind] += tokens
         end += 1
     if end > start:
         reader.place = end
+        sums.add(index, start, end)
         async for piece in reader.take(start, end):
             yield piece
     else:

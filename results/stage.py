@@ -22,7 +22,7 @@ from heapq import heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.results import fold
-from tidemill.results.compaction import Compactor, file_key, stubborn, write_part
+from tidemill.results.compaction import Compactor, stubborn, write_part
 from tidemill.results.fold import State
 from tidemill.results.live import Ack, Live
 from tidemill.results.ports import Sender, Tables
@@ -43,6 +43,7 @@ from tidemill.schemas.messages import (
     Rejected,
     Tick,
 )
+from tidemill.schemas.part import file_key
 from tidemill.schemas.ports import Clock, Store
 
 log = logging.getLogger(__name__)
@@ -277,6 +278,9 @@ class Partition:
     async def _publish(self, live: Live) -> None:
         if (batch := live.state.batch) is None:
             return
+        if (progress := live.progress(self._clock())) is not None:
+            extras = batch.tidemill.model_copy(update={"progress": progress})
+            batch = batch.model_copy(update={"tidemill": extras})
         record = BatchRecord(project=live.state.project, batch=batch, files_offset=live.state.files_offset)
         await self._send(topics.BATCHES.name, batch.id, encode(record))
         live.published_at = self._clock()

@@ -105,9 +105,22 @@ class Receipt(_Shape):
     double: int = 0
 
 
+class Progress(_Shape):
+    """How far a batch at work is, and when it will be done; what is not known yet is null."""
+
+    percent: float
+    lines_per_second: float | None = None
+    done_earliest_at: int | None = None
+    """Unix seconds; the end is expected between this and the next."""
+    done_latest_at: int | None = None
+    slack_seconds: int | None = None
+    """From the latest expected end to the deadline; below zero the batch is at risk."""
+
+
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
+    progress: Progress | None = None
     receipt: Receipt | None = None
 
 

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.directory import DirectoryStore
-from tidemill.results.fold import PartRef
 from tidemill.results.merge import Sums, merged
-from tidemill.results.part import PartError, Shelf
+from tidemill.results.shelf import Shelf
 from tidemill.schemas.codec import LineMark
+from tidemill.schemas.part import PartError, PartRef
 from tidemill.schemas.ports import NotFound
 
 parts_of_lines = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=30), max_size=6)
@@ -49,7 +49,9 @@ async def test_each_line_once_and_in_order(tmp_path_factory, parts):
     assert got == b"".join(map(text, expected))
     assert sums.lines.done == len(expected)
     assert sums.double == sum(len(set(part)) for part in parts) - len(expected)
-    assert sums.usage == [len(expected), 0, 2 * len(expected), 0]
+    assert sums.usage == (len(expected), 0, 2 * len(expected), 0)
+    assert list(sums.indices) == expected
+    assert list(sums.sizes) == [len(text(index)) for index in expected]
 
 
 async def test_a_part_larger_than_a_chunk(tmp_path, monkeypatch):

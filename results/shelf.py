@@ -1,0 +1,32 @@
+"""The shelf: finished lines of one batch and one file that wait in memory for their part."""
+
+from array import array
+from dataclasses import dataclass, field
+
+from tidemill.schemas.codec import LineMark
+from tidemill.schemas.part import encode_index
+
+
+@dataclass(slots=True)
+class Shelf:
+    """Lines in the order they came; a part sorts them."""
+
+    lines: list[tuple[int, bytes | memoryview, tuple[int, int, int, int]]] = field(default_factory=list)
+    size: int = 0
+    """Bytes of the lines."""
+
+    def add(self, mark: LineMark, line: bytes | memoryview) -> None:
+        """Take in a line."""
+        self.lines.append((mark.index, line, mark.usage))
+        self.size += mark.size
+
+    def take(self) -> tuple[int, list[bytes]]:
+        """Empty the shelf: the first index, and the part's content in pieces."""
+        lines, self.lines, self.size = self.lines, [], 0
+        lines.sort(key=lambda line: line[0])
+        columns = encode_index(
+            array("I", [index for index, _, _ in lines]),
+            array("I", [len(line) for _, line, _ in lines]),
+            array("I", [number for _, _, usage in lines for number in usage]),
+        )
+        return lines[0][0], [columns, b"".join(line for _, line, _ in lines)]

@@ -1,0 +1,112 @@
+"""Parts: the finished lines of a batch on their way into one of its files.
+
+A part is one object: `TMP1`, the number of its lines, three columns of unsigned 32-bit little-endian integers
+(index, size in bytes, and four of usage), then the lines, sorted by index. A finished file has the same columns in
+an object of their own, so that any line of it can be found.
+"""
+
+import struct
+import sys
+from array import array
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+_HEAD: Final = struct.Struct("<4sI")
+_MAGIC: Final = b"TMP1"
+_COLUMNS: Final = 6
+HEAD_BYTES: Final = _HEAD.size
+
+
+class PartError(Exception):
+    """An object is no part, or a cut one."""
+
+
+class PartRef(BaseModel):
+    """A part in the store: lines of one batch that belong into one of its files, sorted by index."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    failed: bool
+    """Whether its lines belong into the error file."""
+    first: int
+    """Index of its first line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What a part says of its lines, in their order."""
+
+    indices: "array[int]"
+    ends: "array[int]"
+    """Where each line ends, in bytes from the first line's beginning."""
+    usage: "array[int]"
+    """Four numbers a line."""
+
+
+def index_bytes(head: bytes) -> int:
+    """Length of a part's columns.
+
+    Args:
+        head: Its first `HEAD_BYTES`.
+
+    Raises:
+        PartError: It does not begin as a part does.
+    """
+    if len(head) != HEAD_BYTES or not head.startswith(_MAGIC):
+        raise PartError("the object does not begin as a part does")
+    count: int = _HEAD.unpack(head)[1]
+    return 4 * _COLUMNS * count
+
+
+def parse_index(columns: bytes) -> Index:
+    """Read a part's columns."""
+    values = array("I")
+    values.frombytes(columns)
+    if sys.byteorder == "big":
+        values.byteswap()
+    count = len(values) // _COLUMNS
+    ends = array("Q", accumulate(values[count : 2 * count]))
+    return Index(indices=values[:count], ends=ends, usage=values[2 * count :])
+
+
+def encode_index(indices: "array[int]", sizes: "array[int]", usage: "array[int]") -> bytes:
+    """The head and the columns of a part.
+
+    Args:
+        indices: Index of each line, in order.
+        sizes: Bytes of each line.
+        usage: Four numbers a line.
+    """
+    columns = indices + sizes + usage
+    if sys.byteorder == "big":
+        columns.byteswap()
+    return _HEAD.pack(_MAGIC, len(indices)) + columns.tobytes()
+
+
+def part_prefix(batch_id: str) -> str:
+    """Beginning of the keys of a batch's parts."""
+    return f"parts/{batch_id}/"
+
+
+def part_key(batch_id: str, part: PartRef) -> str:
+    """Where a part lies in the store."""
+    return f"{part_prefix(batch_id)}{part.number:010d}.{file_kind(failed=part.failed)}"
+
+
+def index_key(batch_id: str, *, failed: bool) -> str:
+    """Where the columns of a finished file lie in the store."""
+    return f"indices/{batch_id}.{file_kind(failed=failed)}"
+
+
+def file_kind(*, failed: bool) -> str:
+    """Which of a batch's files."""
+    return "errors" if failed else "output"
+
+
+def file_key(file_id: str) -> str:
+    """Where a file lies in the store."""
+    return f"files/{file_id}"
