@@ -8,7 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
-from tidemill.settings import Backend, Model, Price, Settings
+from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Settings
 
 DOCS = Path(__file__).resolve().parent
 
@@ -30,6 +30,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ('A model: `[models."name"]`', Model),
     ("A backend of a model", Backend),
     ("A price", Price),
+    ("What a project may have: `[limits]`", Limits),
+    ('What one project may have: `[projects."name".limits]`', OwnLimits),
 )
 
 

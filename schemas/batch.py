@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tidemill.schemas.bill import Cost
+
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 
 _WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])\Z")
@@ -122,6 +124,8 @@ class Extras(_Shape):
 
     progress: Progress | None = None
     receipt: Receipt | None = None
+    cost: Cost | None = None
+    """Known once the batch is over."""
 
 
 class ExpiresAfter(_Shape):

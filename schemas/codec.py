@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tidemill.schemas.messages import BatchRecord, Claim, Command, Fact, FileRecord, Piece
+from tidemill.schemas.messages import BatchRecord, Claim, Command, Fact, FileRecord, KeyRecord, LedgerRecord, Piece
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -76,6 +76,8 @@ _facts: TypeAdapter[Fact] = TypeAdapter(Fact)
 _batches = TypeAdapter(BatchRecord)
 _files = TypeAdapter(FileRecord)
 _claims = TypeAdapter(Claim)
+_keys = TypeAdapter(KeyRecord)
+_ledger = TypeAdapter(LedgerRecord)
 _pieces: TypeAdapter[Piece] = TypeAdapter(Piece)
 _marks = msgspec.json.Decoder(list[LineMark])
 _refs = msgspec.json.Decoder(LineRef)
@@ -121,6 +123,24 @@ def decode_file(value: bytes) -> FileRecord:
         DecodeError: It is not one.
     """
     return _decoded(_files, value)
+
+
+def decode_key(value: bytes) -> KeyRecord:
+    """The value of a record of `keys`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_keys, value)
+
+
+def decode_ledger(value: bytes) -> LedgerRecord:
+    """The value of a record of `ledger`.
+
+    Raises:
+        DecodeError: It is not one.
+    """
+    return _decoded(_ledger, value)
 
 
 def decode_claim(value: bytes | None) -> Claim:

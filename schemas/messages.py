@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, Receipt, Usage
+from tidemill.schemas.access import ApiKey
+from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, Receipt, Status, Usage
+from tidemill.schemas.bill import Bill
 from tidemill.schemas.file import File
 from tidemill.schemas.upload import Upload, UploadPart
 
@@ -80,6 +82,8 @@ class Compacted(_Message):
     failed: int
     """Lines of the error file that were run; the others were not."""
     usage: Usage
+    bill: Bill | None = None
+    """At the price in force when the files were written, which is so the price for good."""
     at: int
 
 
@@ -114,6 +118,35 @@ class FileRecord(_Message):
     key: str
     """Where the bytes lie in the store."""
     sha256: str
+    lines: int | None = None
+    """Newlines in it, counted while it was uploaded, with one more for a last line that has none."""
+
+
+class KeyRecord(_Message):
+    """The value of `tidemill.keys`: a key, and what its secret is known by."""
+
+    key: ApiKey
+    sha256: str
+    """Of the secret, in hex; see `schemas/access.py`."""
+
+
+class LedgerRecord(_Message):
+    """The value of `tidemill.ledger`: what a batch that is over is billed, whatever the price becomes."""
+
+    batch_id: str
+    project: str
+    model: str | None
+    """None where the batch ended before its lines were looked at; then nothing was run."""
+    endpoint: str
+    status: Status
+    ended_at: int
+    day: str
+    """Of `ended_at`, in UTC: `2026-11-23`."""
+    lines: int
+    """Those that succeeded: the others cost nothing."""
+    usage: Usage
+    """The sum over the lines of the output file."""
+    bill: Bill
 
 
 class Claim(_Message):

@@ -52,6 +52,14 @@ UPLOADS = Topic(
     name="tidemill.uploads", key="upload id, or upload id / part id", value="UploadRecord, PartRecord",
     written_by=("api",), read_by=("api",), spread=False, compacted=True,
 )  # fmt: skip
+KEYS = Topic(
+    name="tidemill.keys", key="key id", value="KeyRecord",
+    written_by=("api",), read_by=("api",), spread=False, compacted=True,
+)  # fmt: skip
+LEDGER = Topic(
+    name="tidemill.ledger", key="batch id", value="LedgerRecord",
+    written_by=("results",), read_by=("api",), spread=False, compacted=True,
+)  # fmt: skip
 STATES = Topic(
     name="tidemill-results-batches-changelog", key="batch id", value="a batch's state (results/fold.py)",
     written_by=("results",), read_by=("results",), compacted=True,
@@ -62,7 +70,7 @@ TALLIES = Topic(
 )  # fmt: skip
 REQUESTS_PREFIX = "tidemill.requests."
 
-TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, STATES, TALLIES)
+TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, LEDGER, STATES, TALLIES)
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")

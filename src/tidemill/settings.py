@@ -6,6 +6,7 @@ A setting comes from the environment (`TIDEMILL_…`, nested names joined by two
 
 import os
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, Valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.bill import Tariff
 
 MIB = 1 << 20
 
@@ -47,9 +49,9 @@ class Price(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    input_per_million: Annotated[float, Field(ge=0)] = 0.0
+    input_per_million: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
     """For a million input tokens."""
-    output_per_million: Annotated[float, Field(ge=0)] = 0.0
+    output_per_million: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
     """For a million output tokens."""
 
 
@@ -76,6 +78,41 @@ class Model(BaseModel):
             if endpoint not in ENDPOINTS:
                 raise ValueError(f"unknown endpoint {endpoint!r}; known are {', '.join(ENDPOINTS)}")
         return endpoints
+
+
+class Limits(BaseModel):
+    """What a project may have at one time; what goes beyond is refused when it is asked for, with a 429."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
+    """Batches that are not over."""
+    lines_enqueued_max: Annotated[int, Field(ge=0)] = 5_000_000
+    """Lines of such batches that are not final."""
+    bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
+    """Bytes of its files, inputs and results. Results are written beyond it, too; uploads are not taken."""
+
+
+class OwnLimits(BaseModel):
+    """The limits of one project; each that is not set is the one of `[limits]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    batches_in_progress_max: Annotated[int, Field(ge=0)] | None = None
+    """Batches that are not over."""
+    lines_enqueued_max: Annotated[int, Field(ge=0)] | None = None
+    """Lines of such batches that are not final."""
+    bytes_stored_max: Annotated[int, Field(ge=0)] | None = None
+    """Bytes of its files."""
+
+
+class Project(BaseModel):
+    """One project; one that is not named here has the general limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    limits: OwnLimits = OwnLimits()
+    """Its own limits."""
 
 
 class Settings(BaseSettings):
@@ -123,8 +160,27 @@ class Settings(BaseSettings):
     """They are written at this age too, if they are fewer."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
     """How long after a deadline or a cancel a line in flight may still land."""
-    batch_discount: Annotated[float, Field(ge=0, le=1)] = 0.5
+    batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
     """Share of the base price that a batch does not pay."""
+    limits: Limits = Limits()
+    """What one project may have, where nothing else is said of it."""
+    projects: dict[str, Project] = {}
+    """What is said of single projects, by name."""
+
+    def limits_of(self, project: str) -> Limits:
+        """What a project may have."""
+        if (own := self.projects.get(project)) is None:
+            return self.limits
+        return self.limits.model_copy(update=own.limits.model_dump(exclude_none=True))
+
+    def tariff_of(self, model: str | None) -> Tariff:
+        """The price of a batch of the model; of one that is not configured, nothing."""
+        price = self.models[model].price if model in self.models else Price()
+        return Tariff(
+            input_per_million=price.input_per_million,
+            output_per_million=price.output_per_million,
+            discount=self.batch_discount,
+        )
 
     @property
     def store_url(self) -> str:

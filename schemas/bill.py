@@ -1,0 +1,73 @@
+"""What a batch costs: exact decimals, never floats, and the price it was made at stays with it.
+
+Amounts have no currency: they are in the unit that the operator's prices are in.
+"""
+
+import datetime as dt
+from decimal import Context, Decimal, localcontext
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+DIGITS_MAX: Final = 200
+"""Digits that a sum or a product may have: more than any prices and tokens make, so that nothing is rounded."""
+_MILLION: Final = 1_000_000
+
+
+def plain(amount: Decimal) -> str:
+    """An amount as digits, without an exponent and without zeros at its end."""
+    text = f"{amount:f}"
+    return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
+
+
+Amount = Annotated[Decimal, PlainSerializer(plain, return_type=str, when_used="json")]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Tariff(_Shape):
+    """The price in force when a batch ended."""
+
+    input_per_million: Amount = Decimal(0)
+    output_per_million: Amount = Decimal(0)
+    discount: Amount = Decimal(0)
+    """Share of the price that is not paid."""
+
+
+class Cost(_Shape):
+    """What a batch costs, the discount taken off: `total` = `input` + `output`."""
+
+    total: Amount
+    input: Amount
+    output: Amount
+    discount: Amount
+    """Share of the base price that was taken off."""
+
+
+class Bill(_Shape):
+    """The cost of a batch and how it came about."""
+
+    tariff: Tariff
+    cost: Cost
+
+
+def exact() -> Context:
+    """A context in which sums and products of amounts are not rounded."""
+    return Context(prec=DIGITS_MAX)
+
+
+def bill(input_tokens: int, output_tokens: int, tariff: Tariff) -> Bill:
+    """What these tokens cost at this price. Cached and reasoning tokens are part of them, and paid as such."""
+    with localcontext(exact()):
+        share = 1 - tariff.discount
+        read = input_tokens * tariff.input_per_million * share / _MILLION
+        written = output_tokens * tariff.output_per_million * share / _MILLION
+        cost = Cost(total=read + written, input=read, output=written, discount=tariff.discount)
+    return Bill(tariff=tariff, cost=cost)
+
+
+def day_of(at: int) -> str:
+    """The day of a time in UTC, `2026-11-23`."""
+    return dt.datetime.fromtimestamp(at, dt.UTC).date().isoformat()
