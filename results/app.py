@@ -124,6 +124,7 @@ class Results:
             part_bytes=settings.part_bytes,
             part_age_seconds=settings.part_age_seconds,
             grace_seconds=settings.grace_seconds,
+            tariff_of=settings.tariff_of,
         )
         self._ticking: asyncio.Task[None] | None = None
         self._agent = self.app.agent(

@@ -27,6 +27,7 @@ from tidemill.schemas.batch import (
     Status,
     Usage,
 )
+from tidemill.schemas.bill import Tariff, bill
 from tidemill.schemas.codec import LineMark
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import Compacted
@@ -34,6 +35,9 @@ from tidemill.schemas.part import PartRef, file_key, file_kind, index_key, part_
 from tidemill.schemas.ports import Clock, Store
 
 T = TypeVar("T")
+
+TariffOf = Callable[[str | None], Tariff]
+"""The price, at the time of asking, of a batch of a model; None where the batch ended before it had one."""
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class Compactor:
     store: Store
     clock: Clock
     part_bytes: int
+    tariff_of: TariffOf
 
     async def compact(self, state: State, tally: Tally) -> Compacted:
         """Write the files of a batch.
@@ -87,11 +92,14 @@ class Compactor:
         )
         if receipt.missing or receipt.double:
             log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
+        usage = _usage(output_sums.usage)
         return Compacted(
             batch_id=state.id,
             receipt=receipt,
             failed=error_sums.lines.done - filled,
-            usage=_usage(output_sums.usage),
+            usage=usage,
+            # In the fact, so that whoever reads it again bills the same, whatever the price is by then.
+            bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
             at=int(self.clock()),
         )
 

@@ -9,7 +9,16 @@ from pydantic import BaseModel, ConfigDict
 from tidemill.results.lifecycle import MOVES, move
 from tidemill.schemas import ids
 from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, Extras, RequestCounts, Status
-from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Rejected
+from tidemill.schemas.bill import day_of
+from tidemill.schemas.messages import (
+    Accepted,
+    BatchCreated,
+    CancelRequested,
+    Compacted,
+    InputRef,
+    LedgerRecord,
+    Rejected,
+)
 from tidemill.schemas.part import PartRef
 
 _OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
@@ -170,9 +179,27 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
             total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
         ),
         usage=fact.usage,
-        tidemill=Extras(receipt=receipt),
+        tidemill=Extras(receipt=receipt, cost=fact.bill.cost if fact.bill else None),
     )
     return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})
+
+
+def billed(state: State, fact: Compacted) -> LedgerRecord | None:
+    """What the ledger says of a batch that this fact ended: the same each time, as all of it is in the two."""
+    if state.batch is None or not state.is_over or fact.bill is None:
+        return None
+    return LedgerRecord(
+        batch_id=state.id,
+        project=state.project,
+        model=state.batch.model,
+        endpoint=state.batch.endpoint,
+        status=state.batch.status,
+        ended_at=fact.at,
+        day=day_of(fact.at),
+        lines=state.batch.request_counts.completed,
+        usage=fact.usage,
+        bill=fact.bill,
+    )
 
 
 def counted(state: State, completed: int, failed: int) -> State:

@@ -22,7 +22,7 @@ from heapq import heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.results import fold
-from tidemill.results.compaction import Compactor, stubborn, write_part
+from tidemill.results.compaction import Compactor, TariffOf, stubborn, write_part
 from tidemill.results.fold import State
 from tidemill.results.live import Ack, Live
 from tidemill.results.ports import Sender, Tables
@@ -63,6 +63,7 @@ class Limits:
     part_bytes: int
     part_age_seconds: float
     grace_seconds: float
+    tariff_of: TariffOf
 
 
 class Partition:
@@ -87,7 +88,7 @@ class Partition:
             sender: The log.
             store: Where parts and files are written.
             clock: Unix time.
-            limits: Sizes and times.
+            limits: Sizes, times and prices.
             compactions: Bounds how many batches of the process are compacted at one time.
         """
         self.number = number
@@ -96,7 +97,9 @@ class Partition:
         self._store = store
         self._clock = clock
         self._limits = limits
-        self._compactor = Compactor(store=store, clock=clock, part_bytes=limits.part_bytes)
+        self._compactor = Compactor(
+            store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of
+        )
         self._compactions = compactions
         self._live: dict[str, Live] = {}
         self._alarms: list[tuple[float, str]] = []
@@ -336,6 +339,9 @@ class Partition:
             return
         offset = await self._publish_files(live.state, fact)
         live.state = fold.compacted(live.state, fact, offset)
+        # Before the state says that the batch is over: from then on nothing would bill it any more.
+        if (entry := fold.billed(live.state, fact)) is not None:
+            await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
         self._tables.put_state(live.state)
         await self._tables.delivered()
         await self._publish(live)

@@ -6,12 +6,14 @@ A run is a function of its seed: the events, their order, their repetition, and 
 import asyncio
 import random
 from collections.abc import AsyncIterable, AsyncIterator
+from decimal import Decimal
 
 from tidemill.gate import AckGate
 from tidemill.results.fold import State
 from tidemill.results.stage import Limits, Partition
 from tidemill.schemas import codec, topics
-from tidemill.schemas.messages import BatchRecord, Tick
+from tidemill.schemas.bill import Tariff
+from tidemill.schemas.messages import BatchRecord, LedgerRecord, Tick
 from tidemill.schemas.ports import NotFound
 
 
@@ -125,6 +127,7 @@ class SimulatedLog:
     def __init__(self, fuse: Fuse) -> None:
         self.events: list[tuple[str, tuple[tuple[str, bytes], ...], bytes]] = []
         self.published: list[BatchRecord] = []
+        self.ledger: list[LedgerRecord] = []
         self._fuse = fuse
 
     async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
@@ -133,6 +136,8 @@ class SimulatedLog:
         await asyncio.sleep(0)
         if topic == topics.BATCHES.name:
             self.published.append(codec.decode_batch(value))
+        elif topic == topics.LEDGER.name:
+            self.ledger.append(codec.decode_ledger(value))
         elif topic == topics.OUTCOMES.name:
             self.events.append((topic, tuple(headers), value))
         self._fuse.step()
@@ -151,7 +156,7 @@ class Simulation:
         self.now = 1_790_000_000.0
         self.committed = 0
         self.crashes = 0
-        self._limits = Limits(part_bytes=part_bytes, part_age_seconds=10, grace_seconds=5)
+        self._limits = Limits(part_bytes=part_bytes, part_age_seconds=10, grace_seconds=5, tariff_of=self._tariff)
 
     async def run(self, *, crashes_max: int) -> None:
         """Until every event is acknowledged and nothing is left to do."""
@@ -166,6 +171,11 @@ class Simulation:
                 self.tables.crash(self.chance)
                 continue
             return
+
+    def _tariff(self, model: str | None) -> Tariff:
+        """Another price after each crash."""
+        del model
+        return Tariff(input_per_million=Decimal(self.crashes + 1), output_per_million=Decimal("0.3"))
 
     async def _life(self) -> None:
         partition = Partition(

@@ -102,6 +102,22 @@ def file_of(simulation, file_id, receipt):
     return [json.loads(text) for text in content.splitlines()]
 
 
+def check_ledger(simulation, batch, output):
+    """One entry a batch, whatever the price was when it was sent again, that equals the output and the batch."""
+    entries = [entry for entry in simulation.log.ledger if entry.batch_id == batch.id]
+    assert entries
+    assert all(entry == entries[0] for entry in entries)
+    entry = entries[0]
+    used = [found["response"]["body"]["usage"] for found in output]
+    assert entry.usage.input_tokens == sum(usage["prompt_tokens"] for usage in used)
+    assert entry.usage.output_tokens == sum(usage["completion_tokens"] for usage in used)
+    assert (entry.lines, entry.usage, entry.status) == (len(output), batch.usage, batch.status)
+    cost, price = entry.bill.cost, entry.bill.tariff
+    assert cost == batch.tidemill.cost
+    assert cost.input * 1_000_000 == entry.usage.input_tokens * price.input_per_million
+    assert cost.total == cost.input + cost.output
+
+
 def check(simulation, number, total, status):
     batch = final(simulation, number)
     assert batch.status is status
@@ -116,6 +132,7 @@ def check(simulation, number, total, status):
     assert batch.request_counts.completed == len(output)
     assert batch.usage.input_tokens == 3 * len(output)
     assert batch.usage.output_tokens == 2 * len(output)
+    check_ledger(simulation, batch, output)
     assert not [key for key in simulation.store.objects if key.startswith(f"parts/{batch.id}/0000000000")] or (
         simulation.crashes
     )
