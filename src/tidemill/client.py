@@ -1,7 +1,8 @@
 """The door of a batch service over HTTP, as the commands `run`, `watch`, `list` and `cancel` use it.
 
-Uploads and downloads are streams: what is held in memory is one chunk. Reads are tried again, within bounds;
-what makes or changes something is sent once, because a lost answer does not tell whether it was done.
+Uploads and downloads are streams: what is held in memory is one chunk. What can be said twice without harm is
+tried again, within bounds: reads, and the making of a batch, which carries an idempotency key. An upload is
+sent once.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from tidemill.schemas.error import ErrorEnvelope
 
 CHUNK_BYTES = 256 << 10
 TRIES_MAX = 9
-"""Tries of one read, about half a minute with the pauses between them: a service that starts anew is back."""
+"""Tries of one request, about half a minute with the pauses between them: a service that starts anew is back."""
 PAUSE_SECONDS_MAX = 8.0
 CONNECT_SECONDS_MAX = 5.0
 SILENCE_SECONDS_MAX = 120.0
@@ -92,18 +93,18 @@ class Client:
         return str(answer["id"])
 
     async def create(self, input_file_id: str, endpoint: str, window: str) -> Batch:
-        """Make a batch of an uploaded file; sent once, with an idempotency key."""
+        """Make a batch of an uploaded file: one batch, also where an answer is lost and the request repeated."""
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
-        answer = await self._send("POST", "/batches", json=body, headers={"idempotency-key": uuid.uuid4().hex})
-        return self._batch(answer)
+        headers = {"idempotency-key": uuid.uuid4().hex}
+        return self._batch(await self._tried(lambda: self._send("POST", "/batches", json=body, headers=headers)))
 
     async def cancel(self, batch_id: str) -> Batch:
         """Ask for a batch to be cancelled; asking twice does no harm."""
-        return self._batch(await self._send("POST", f"/batches/{batch_id}/cancel"))
+        return self._batch(await self._tried(lambda: self._send("POST", f"/batches/{batch_id}/cancel")))
 
     async def batch(self, batch_id: str) -> Batch:
         """Read a batch."""
-        return self._batch(await self._read(lambda: self._send("GET", f"/batches/{batch_id}")))
+        return self._batch(await self._tried(lambda: self._send("GET", f"/batches/{batch_id}")))
 
     async def batches(self, *, limit: int) -> AsyncIterator[Batch]:
         """Read the newest batches, the newest first.
@@ -115,7 +116,7 @@ class Client:
         for _ in range(PAGES_MAX):
             params = {"limit": str(min(limit, PAGE_LINES_MAX)), **after}
             page = _Page.model_validate(
-                await self._read(lambda params=params: self._send("GET", "/batches", params=params))  # type: ignore[misc]
+                await self._tried(lambda params=params: self._send("GET", "/batches", params=params))  # type: ignore[misc]
             )
             for batch in page.data[:limit]:
                 yield batch
@@ -138,7 +139,7 @@ class Client:
         try:
             with partial.open("w+b") as file:
                 transfer = _Transfer(file, moved)
-                await self._read(lambda: self._fetch(f"/files/{file_id}/content", transfer))
+                await self._tried(lambda: self._fetch(f"/files/{file_id}/content", transfer))
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -180,8 +181,8 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(f"{self._base_url}: {error or type(error).__name__}") from error
 
-    async def _read(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Try a read until it is answered; a refusal is an answer."""
+    async def _tried(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Send until there is an answer; a refusal is one."""
         for tried in range(TRIES_MAX):
             try:
                 return await send()

@@ -26,6 +26,8 @@ class Service:
         states: What changes in the batch from one look to the next; the last one stays.
         breaks: How many more downloads break off, each after `break_bytes`.
         down: How many more reads are answered with 503.
+        lost: How many more batches are made without an answer.
+        keys: The idempotency keys that came.
     """
 
     def __init__(self) -> None:
@@ -34,6 +36,8 @@ class Service:
         self.breaks = 0
         self.break_bytes = 100
         self.down = 0
+        self.lost = 0
+        self.keys: set[str] = set()
         self.ranges = True
         self.created: list[dict[str, Any]] = []
         self.looks = 0
@@ -94,6 +98,10 @@ class Service:
             error = {"message": "Incorrect API key provided.", "type": "invalid_request_error"}
             return web.json_response({"error": error}, status=401)
         self.created.append(await request.json())
+        self.keys.add(request.headers["idempotency-key"])
+        if self.lost and request.transport:
+            self.lost -= 1
+            request.transport.abort()
         return web.json_response(self.batch(status="validating"))
 
     async def _batch(self, request: web.Request) -> web.Response:

@@ -56,6 +56,16 @@ async def test_create_names_endpoint_and_window(service: Service, client: Client
     ]
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_lost_answer_to_create_is_asked_for_again(service: Service, client: Client) -> None:
+    """Under the same idempotency key, by which the service knows the request."""
+    await client.batch("batch_1")
+    service.lost = 2
+    assert (await client.create("file-in", "/v1/embeddings", "24h")).id == "batch_1"
+    assert len(service.created) == 3
+    assert len(service.keys) == 1
+
+
 async def test_a_wrong_key_is_refused_once(service: Service) -> None:
     """The message of the service is passed on."""
     async with Client(service.url, "wrong") as client:
