@@ -22,7 +22,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -99,8 +99,18 @@ class _Seat:
 class ModelApp:
     """One model: its app, its stage, and its partitions."""
 
-    def __init__(self, name: str, model: Model, settings: Settings, doors: Doors) -> None:
-        """Set up the app; needs a running event loop."""
+    def __init__(
+        self, name: str, model: Model, settings: Settings, doors: Doors, *, stop_seconds: Callable[[], float]
+    ) -> None:
+        """Set up the app; needs a running event loop.
+
+        Args:
+            name: The model's name.
+            model: Its settings.
+            settings: All settings.
+            doors: What it shares with others.
+            stop_seconds: Called when the process stops; says how long calls in flight may still take.
+        """
         topic = topics.requests(name).name
         plain = topic.removeprefix(topics.REQUESTS_PREFIX)
         self.app = stream.create_app(
@@ -126,6 +136,7 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
         )
         self._doors = doors
+        self._stop_seconds = stop_seconds
         self._seats: dict[Any, _Seat] = {}
         self._recall = Recall()
         self._outcome_partitions = 1
@@ -256,7 +267,7 @@ class ModelApp:
     async def _leave(self, revoked: set[Any]) -> None:
         """Let go of all partitions: a rebalance takes all of an app's at once."""
         del revoked
-        await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else STOP_DRAIN_SECONDS_MAX)
+        await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
         for seat in self._seats.values():
             seat.lane.close()
         self._seats = {}
@@ -284,6 +295,7 @@ class Processors:
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
         self._doors: Doors | None = None
         self._models: list[ModelApp] = []
+        self._stopping_until: float | None = None
 
     async def start(self) -> list[stream.StageApp]:
         """Connect the doors, learn which batches are over, and give the apps to run."""
@@ -298,7 +310,10 @@ class Processors:
         await doors.outbox.start()
         await self._follower.start()
         await self._follower.caught_up()
-        self._models = [ModelApp(name, self._settings.models[name], self._settings, doors) for name in self._names]
+        self._models = [
+            ModelApp(name, self._settings.models[name], self._settings, doors, stop_seconds=self._stop_seconds)
+            for name in self._names
+        ]
         return [model.app for model in self._models]
 
     async def stop(self) -> None:
@@ -311,6 +326,15 @@ class Processors:
             await self._doors.outbox.stop()
             await self._doors.log.stop()
             await self._doors.store.close()
+
+    def _stop_seconds(self) -> float:
+        """The models are drained one after the other, so they share one bound and halt together."""
+        now = asyncio.get_running_loop().time()
+        if self._stopping_until is None:
+            self._stopping_until = now + STOP_DRAIN_SECONDS_MAX
+            for model in self._models:
+                model.stage.halt()
+        return max(0.0, self._stopping_until - now)
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         del key

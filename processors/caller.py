@@ -31,10 +31,13 @@ _FAULTY: Final = call.Failure(Kind.SUSPECT, "internal_error", "The call could no
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A call that was made, or could not be; `custom_id` is JSON text."""
+    """A call that was made, or could not be."""
 
     custom_id: bytes
+    """JSON text."""
     end: call.Success | call.Failure
+    answered_at: float = 0.0
+    """When the backend that was asked last answered a line, in Unix time."""
 
 
 class Caller:
@@ -52,7 +55,7 @@ class Caller:
             clock: Unix time.
             seconds_max: How long a call may take.
         """
-        self.fleet = fleet
+        self._fleet = fleet
         self._upstream = upstream
         self._store = store
         self._clock = clock
@@ -81,7 +84,7 @@ class Caller:
         except (msgspec.MsgspecError, RecursionError):
             return Made(NO_CUSTOM_ID, _UNREADABLE)
         now = self._clock()
-        backend = self.fleet.pick(now)
+        backend = self._fleet.pick(now)
         url = backend.base + line.head.url.removeprefix("/v1")
         seconds = min(self._seconds_max, max(line.head.deadline - now, 0.0))
         backend.in_flight += 1
@@ -91,19 +94,19 @@ class Caller:
             backend.in_flight -= 1
         end = call.judge(outcome)
         self._learn(backend, end)
-        return Made(bytes(parsed.custom_id), end)
+        return Made(bytes(parsed.custom_id), end, backend.answered_at)
 
     def _learn(self, backend: Backend, end: call.Success | call.Failure) -> None:
         now = self._clock()
         if isinstance(end, call.Success):
-            self.fleet.answered(backend, now)
-        elif end.kind in {Kind.OUTAGE, Kind.FAULT}:
-            self.fleet.failed(backend, now)
-            if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
-                backend.warned_at = now
-                _log.warning(
-                    "backend %s does not take our calls: %s Check its key and model.", backend.base, end.message
-                )
+            self._fleet.answered(backend, now)
+            return
+        self._fleet.failed(backend, end.kind, now)
+        if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
+            backend.warned_at = now
+            _log.warning(
+                "backend %s does not take our calls: %s Check its key and model.", backend.base, end.message
+            )
 
     async def _fetched(self, ref: LineRef) -> bytes:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]

@@ -3,9 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Final
 
+from tidemill.processors.retry import Kind
+
 COOLING_SECONDS_BASE: Final = 0.5
 COOLING_SECONDS_MAX: Final = 30.0
 DOUBLINGS_MAX: Final = 10
+SUSPECTS_IN_A_ROW: Final = 3
+"""One line may make a backend stumble; so many calls in a row that break off are the backend's own fault."""
 
 
 @dataclass(slots=True, eq=False)
@@ -15,8 +19,10 @@ class Backend:
     base: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     in_flight: int = 0
-    outages: int = 0
-    """Outages in a row."""
+    failures: int = 0
+    """Calls in a row that it did not answer."""
+    answered_at: float = 0.0
+    """When it last answered a line, in Unix time."""
     cool_until: float = 0.0
     warned_at: float = 0.0
 
@@ -27,8 +33,6 @@ class Fleet:
     def __init__(self, backends: list[Backend]) -> None:
         assert backends, "a model has a backend"
         self.backends = backends
-        self.answered_at = 0.0
-        """When a backend last answered a line."""
 
     def pick(self, now: float) -> Backend:
         """The backend of the next call; among backends that all cool off, the one that is done first."""
@@ -38,13 +42,16 @@ class Fleet:
 
     def answered(self, backend: Backend, now: float) -> None:
         """It answered a line."""
-        backend.outages = 0
+        backend.failures = 0
         backend.cool_until = 0.0
-        self.answered_at = now
+        backend.answered_at = now
 
-    def failed(self, backend: Backend, now: float) -> None:
-        """It was away, full, or would not take us."""
-        if now < backend.cool_until:
+    def failed(self, backend: Backend, kind: Kind, now: float) -> None:
+        """A call to it failed. While it cools off, other backends are asked first."""
+        if kind is Kind.FINAL or now < backend.cool_until:
             return
-        backend.outages = min(backend.outages + 1, DOUBLINGS_MAX)
-        backend.cool_until = now + min(COOLING_SECONDS_MAX, COOLING_SECONDS_BASE * 2.0 ** (backend.outages - 1))
+        backend.failures += 1
+        doublings = backend.failures - (SUSPECTS_IN_A_ROW if kind is Kind.SUSPECT else 1)
+        if doublings >= 0:
+            seconds = COOLING_SECONDS_BASE * 2.0 ** min(doublings, DOUBLINGS_MAX)
+            backend.cool_until = now + min(COOLING_SECONDS_MAX, seconds)

@@ -7,7 +7,7 @@ Two kinds of failure are told apart, since only one of them can be the line's ow
   for it; only its deadline ends the tries.
 - a *suspect* failure may come from the line itself: 500 and other 5xx, 408, 409, 425, a timeout, a connection that
   breaks during the call, a reply that is not the JSON object it claims to be. The line is failed after
-  `attempts_min` tries, and only once the backend is known to be well: it has answered another line since this one
+  `attempts_min` tries, and only once its backend is known to be well: it has answered another line since this one
   was first tried. With no other answer to go by, `patience_seconds` must have passed as well, so an outage of
   minutes that shows as 500 fails nothing.
 
@@ -106,7 +106,7 @@ def decide(
         attempt: Calls made for the line so far, this one included.
         now: Unix time.
         since: When the line was first called.
-        well: Whether a backend of the model has answered another line since then.
+        well: Whether the backend that failed has answered another line since then.
         deadline: Unix time after which no call is made.
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
         retry_after: Seconds the backend asked us to wait.

@@ -144,8 +144,12 @@ class Stage:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def halt(self) -> None:
+        """Start no more calls; `resume` undoes it."""
+        self._is_stopped = True
+
     async def drain(self, seconds: float) -> bool:
-        """Start nothing more, and wait for what is under way; `resume` undoes it.
+        """Start no more calls, and wait for what is under way.
 
         Args:
             seconds: The longest to wait.
@@ -153,7 +157,7 @@ class Stage:
         Returns:
             Whether all that was under way has arrived.
         """
-        self._is_stopped = True
+        self.halt()
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -247,7 +251,7 @@ class Stage:
             attempt=line.attempts,
             now=now,
             since=line.since,
-            well=self._caller.fleet.answered_at > line.since,
+            well=made.answered_at > line.since,
             deadline=line.head.deadline,
             chance=self._chance(),
             retry_after=call.wait_seconds(end.answer.retry_after, now) if end.answer else None,
