@@ -12,7 +12,7 @@ import uvloop
 from fastapi import FastAPI
 
 from tidemill import notify
-from tidemill.api import auth, batches, exchange, files, health, models, removal
+from tidemill.api import auth, batches, exchange, files, health, models, removal, results, uploads
 from tidemill.api.doors import Doors
 from tidemill.api.sqlite import Database
 from tidemill.api.view import Feed, View
@@ -35,7 +35,7 @@ def create_app(doors: Doors) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.doors = doors
     exchange.install(app)
-    for routes in (files, batches, models, health):
+    for routes in (files, uploads, batches, results, models, health):
         app.include_router(routes.router)
     return app
 
@@ -53,7 +53,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
     """
     if settings.kafka is None:
         raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
-    keys = auth.keys(settings)
+    auth.bootstrap(settings)
     _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.store_url)
@@ -71,7 +71,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
         yield (
             Doors(
                 settings=settings,
-                keys=keys,
+                keys=auth.keys(settings, view.keyring, time.time),
                 log=log,
                 store=store,
                 view=view,

@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request, Response
 
 from tidemill.api import errors
 from tidemill.api.auth import Keys, Principal
+from tidemill.api.lines import Lines
 from tidemill.api.view import View
+from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
 from tidemill.settings import Settings
 
@@ -19,6 +22,8 @@ UPLOADS_AT_ONCE_MAX = 32
 """Further uploads wait, unread: each one holds some MiB."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+"""What a key with the role `read` may use."""
 
 T = TypeVar("T")
 
@@ -45,6 +50,11 @@ class Doors:
     """Whether the view holds all that the log held when this process started."""
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE_MAX))
 
+    @cached_property
+    def lines(self) -> Lines:
+        """Reads the finished lines of batches."""
+        return Lines(self.store)
+
 
 async def doors(request: Request) -> Doors:
     """The doors of the app that answers."""
@@ -54,20 +64,39 @@ async def doors(request: Request) -> Doors:
 
 
 async def principal(request: Request) -> Principal:
-    """Whom the request stands for.
+    """Whom the request stands for, if its key may do what the method says.
 
     Raises:
-        ApiError: 401 without a valid key; 503 while the view is not yet whole.
+        ApiError: 401 without a valid key, 403 where its role is too small; 503 while the view is not yet whole.
     """
+    return await _able(request, Role.READ if request.method in SAFE_METHODS else Role.WRITE)
+
+
+async def reader(request: Request) -> Principal:
+    """As `principal`, for what changes nothing whatever its method."""
+    return await _able(request, Role.READ)
+
+
+async def administrator(request: Request) -> Principal:
+    """As `principal`, for what only the role `admin` may do."""
+    return await _able(request, Role.ADMIN)
+
+
+async def _able(request: Request, needed: Role) -> Principal:
     opened = await doors(request)
-    asking = opened.keys.principal(request.headers.get("authorization"))
-    if not opened.is_ready():
+    is_ready = opened.is_ready()
+    asking = opened.keys.principal(request.headers.get("authorization"), is_whole=is_ready)
+    if not asking.role.covers(needed):
+        raise errors.forbidden(asking.role, needed)
+    if not is_ready:
         raise errors.unavailable("server's view of the log")
     return asking
 
 
 Opened = Annotated[Doors, Depends(doors)]
 Asking = Annotated[Principal, Depends(principal)]
+Reading = Annotated[Principal, Depends(reader)]
+Administering = Annotated[Principal, Depends(administrator)]
 
 
 def json(content: bytes) -> Response:

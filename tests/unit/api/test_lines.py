@@ -1,0 +1,92 @@
+"""Pages of finished lines, from parts and from a file with its columns."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.api.lines import PAGE_BYTES_MAX, Found, Lines, bounded
+from tidemill.directory import DirectoryStore
+from tidemill.results.compaction import write_part
+from tidemill.results.merge import Sums, merged
+from tidemill.results.shelf import Shelf
+from tidemill.schemas.codec import LineMark
+from tidemill.schemas.part import index_key, part_key
+
+BATCH = "batch_" + "1" * 32
+
+
+def text(index):
+    return b'{"n":%d,"pad":"%s"}\n' % (index, b"x" * (index % 5))
+
+
+async def parts_of(store, groups):
+    refs = []
+    for number, (indices, failed) in enumerate(groups):
+        shelf = Shelf()
+        for index in dict.fromkeys(indices):
+            shelf.add(LineMark(index=index, size=len(text(index)), failed=failed), text(index))
+        refs.append(await write_part(store, BATCH, number, shelf, failed=failed))
+    return refs
+
+
+async def walk(lines, sources, limit):
+    after, got = -1, []
+    while found := await lines.page(sources, after, limit):
+        got += zip((line.index for line in found), [line async for line in lines.read(found)], strict=True)
+        after = found[-1].index
+    return got
+
+
+groups = st.lists(
+    st.tuples(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.just(False)), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(groups=groups, limit=st.integers(1, 9))
+async def test_pages_of_a_running_batch_have_each_line_once(tmp_path_factory, groups, limit):
+    """Whatever the parts and the page size, all lines come, in order and once."""
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    await parts_of(store, groups)
+    lines = Lines(store)
+    sources = await lines.sources(BATCH, None, None, over=False)
+    expected = sorted({index for indices, _ in groups for index in indices})
+    assert await walk(lines, sources, limit) == [(index, text(index).rstrip()) for index in expected]
+
+
+async def test_pages_of_a_finished_file(tmp_path):
+    """The columns beside a file find its lines; the kinds of both files are told apart."""
+    store = DirectoryStore(tmp_path)
+    refs = await parts_of(store, [([5, 1, 9], False), ([2, 3], False)])
+    sums = Sums()
+
+    async def content():
+        async for piece in merged(store, [(ref, part_key(BATCH, ref)) for ref in refs], sums):
+            yield bytes(piece)
+
+    async def columns():
+        yield sums.index()
+
+    await store.write("files/out", content())
+    await store.write(index_key(BATCH, failed=False), columns())
+    lines = Lines(store)
+    sources = await lines.sources(BATCH, "files/out", None, over=True)
+    assert [index for index, _ in await walk(lines, sources, 2)] == [1, 2, 3, 5, 9]
+
+
+async def test_failed_lines_are_told_apart(tmp_path):
+    """By the kind of part they are in."""
+    store = DirectoryStore(tmp_path)
+    await parts_of(store, [([0, 2], False), ([1], True)])
+    lines = Lines(store)
+    found = await lines.page(await lines.sources(BATCH, None, None, over=False), -1, 10)
+    assert [(line.index, line.failed) for line in found] == [(0, False), (1, True), (2, False)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept"), [([1, 1], 2), ([PAGE_BYTES_MAX + 1, 1], 1), ([1, PAGE_BYTES_MAX, 1], 1)]
+)
+def test_a_page_is_bounded_but_never_empty(sizes, kept):
+    """One line too large for a page is a page of its own."""
+    found = [Found(index, False, "k", 0, size) for index, size in enumerate(sizes)]
+    assert len(bounded(found)) == kept
