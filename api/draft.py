@@ -1,6 +1,6 @@
 """What a client asks for when it creates a batch, checked as OpenAI checks it: field by field, at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -58,11 +58,11 @@ def parse(body: bytes, windows: Sequence[str]) -> Draft:
     """
     fields = json_object(body)
     return Draft(
-        endpoint=_choice(fields, "endpoint", ENDPOINTS),
-        completion_window=_choice(fields, "completion_window", windows),
-        input_file_id=_text(fields, "input_file_id"),
+        endpoint=choice(fields, "endpoint", ENDPOINTS),
+        completion_window=choice(fields, "completion_window", windows),
+        input_file_id=text(fields, "input_file_id"),
         metadata=metadata(fields.get("metadata")),
-        output_expires_after=_expires_after(fields.get("output_expires_after")),
+        output_expires_after=expires_after(fields, "output_expires_after"),
     )
 
 
@@ -93,14 +93,14 @@ def metadata(value: Any) -> dict[str, str] | None:
         raise errors.wrong_type("metadata", "an object", value)
     if len(value) > PAIRS_MAX:
         raise errors.too_many("metadata", PAIRS_MAX, len(value))
-    for key, text in value.items():
+    for key, content in value.items():
         param = f"metadata.{errors.shorten(key)}"
-        if not isinstance(text, str):
-            raise errors.wrong_type(param, "a string", text)
+        if not isinstance(content, str):
+            raise errors.wrong_type(param, "a string", content)
         if len(key) > KEY_CHARS_MAX:
             raise errors.too_long(param, KEY_CHARS_MAX, len(key))
-        if len(text) > VALUE_CHARS_MAX:
-            raise errors.too_long(param, VALUE_CHARS_MAX, len(text))
+        if len(content) > VALUE_CHARS_MAX:
+            raise errors.too_long(param, VALUE_CHARS_MAX, len(content))
     return dict(value)
 
 
@@ -118,21 +118,27 @@ def seconds(param: str, value: int) -> int:
     return value
 
 
-def _expires_after(value: Any) -> ExpiresAfter | None:
-    param = "output_expires_after"
-    if value is None:
+def expires_after(fields: Mapping[str, Any], param: str) -> ExpiresAfter | None:
+    """Check how long a file is to be kept, where that is said.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    if (value := fields.get(param)) is None:
         return None
     if not isinstance(value, dict):
         raise errors.wrong_type(param, "an object", value)
-    _choice(value, "anchor", ("created_at",), prefix=f"{param}.")
-    if (length := value.get("seconds")) is None:
-        raise errors.missing(f"{param}.seconds")
-    if not isinstance(length, int) or isinstance(length, bool):
-        raise errors.wrong_type(f"{param}.seconds", "an integer", length)
+    choice(value, "anchor", ("created_at",), prefix=f"{param}.")
+    length = integer(value, "seconds", prefix=f"{param}.")
     return ExpiresAfter(anchor="created_at", seconds=seconds(f"{param}.seconds", length))
 
 
-def _text(fields: dict[str, Any], name: str, *, prefix: str = "") -> str:
+def text(fields: Mapping[str, Any], name: str, *, prefix: str = "") -> str:
+    """A field that must be there and be a string.
+
+    Raises:
+        ApiError: 400, it is not.
+    """
     param = prefix + name
     value = fields.get(name)
     if value is None:
@@ -142,8 +148,28 @@ def _text(fields: dict[str, Any], name: str, *, prefix: str = "") -> str:
     return value
 
 
-def _choice(fields: dict[str, Any], name: str, values: Sequence[str], *, prefix: str = "") -> str:
-    value = _text(fields, name, prefix=prefix)
+def integer(fields: Mapping[str, Any], name: str, *, prefix: str = "") -> int:
+    """A field that must be there and be a whole number.
+
+    Raises:
+        ApiError: 400, it is not.
+    """
+    param = prefix + name
+    value = fields.get(name)
+    if value is None:
+        raise errors.missing(param)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise errors.wrong_type(param, "an integer", value)
+    return value
+
+
+def choice(fields: Mapping[str, Any], name: str, values: Sequence[str], *, prefix: str = "") -> str:
+    """A field that must be there and be one of some strings.
+
+    Raises:
+        ApiError: 400, it is not.
+    """
+    value = text(fields, name, prefix=prefix)
     if value not in values:
         raise errors.wrong_value(prefix + name, value, values)
     return value

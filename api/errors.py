@@ -76,6 +76,16 @@ def too_many(param: str, maximum: int, count: int) -> ApiError:
     )
 
 
+def array_too_long(param: str, maximum: int, length: int) -> ApiError:
+    """A list has too many items."""
+    return invalid(
+        f"Invalid '{param}': array too long. Expected an array with maximum length {maximum}, "
+        f"but got an array with length {length} instead.",
+        param=param,
+        code="array_above_max_length",
+    )
+
+
 def wrong_purpose(param: str, purpose: str) -> ApiError:
     """A file was uploaded for something else."""
     message = f"Invalid value for '{param}': the file's purpose must be 'batch', but it is '{purpose}'."
@@ -106,6 +116,16 @@ def no_batch(batch_id: str) -> ApiError:
     return ApiError(404, f"No batch found with id '{shorten(batch_id)}'.")
 
 
+def no_upload(upload_id: str) -> ApiError:
+    """No upload of this project has the id."""
+    return ApiError(404, f"No such Upload object: {shorten(upload_id)}", param="upload_id")
+
+
+def no_part(part_id: str) -> ApiError:
+    """The upload has no such part."""
+    return invalid(f"No such part of the upload: '{shorten(part_id)}'.", param="part_ids", code="invalid_value")
+
+
 def no_model(model: str) -> ApiError:
     """No such model is configured."""
     return ApiError(404, f"The model '{shorten(model)}' does not exist", param="model", code="model_not_found")
@@ -129,6 +149,52 @@ def wrong_key(key: str) -> ApiError:
         f"Incorrect API key provided: {shown}. Ask whoever runs this server for a key.",
         code="invalid_api_key",
         headers={"www-authenticate": "Bearer"},
+    )
+
+
+def dead_key(hint: str, how: str) -> ApiError:
+    """The key was good once; `how` is `revoked` or `expired`."""
+    return ApiError(
+        401,
+        f"The API key {hint} is {how}. Ask whoever runs this server for a new one.",
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def forbidden(role: str, needed: str) -> ApiError:
+    """The key is good, but not for this."""
+    return ApiError(
+        403,
+        f"Your API key has the role '{role}'; this needs the role '{needed}'.",
+        code="insufficient_permissions",
+    )
+
+
+def unknown_parameter(param: str) -> ApiError:
+    """The body has a field that is none."""
+    shown = shorten(param)
+    return invalid(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
+
+
+def no_key_with(key_id: str) -> ApiError:
+    """No key has the id."""
+    return ApiError(404, f"No key found with id '{shorten(key_id)}'.")
+
+
+def beyond(limit: str, message: str) -> ApiError:
+    """A limit of the project is reached, and will be for a while: the SDKs, which repeat a 429, are told not to.
+
+    Args:
+        limit: The setting's name.
+        message: What is full and how to make room.
+    """
+    return ApiError(
+        429,
+        f"{message} (limit: {limit})",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"x-should-retry": "false"},
     )
 
 

@@ -1,11 +1,14 @@
-"""A batch by its id, which another api process may just have created."""
+"""Objects by their ids, which another api process may just have made: word of them may be on its way."""
+
+from collections.abc import Sequence
 
 from tidemill.api import errors
 from tidemill.api.doors import Doors
 from tidemill.schemas import ids
+from tidemill.schemas.messages import PartRecord, UploadRecord
 
 SEEN_SECONDS_MAX = 1.0
-"""How long a batch that this process has not heard of is waited for: word of it may be on its way."""
+"""How long an object is waited for that this process has not heard of."""
 
 
 async def batch(doors: Doors, project: str, batch_id: str) -> bytes:
@@ -19,6 +22,42 @@ async def batch(doors: Doors, project: str, batch_id: str) -> bytes:
         found = await doors.view.news.until(lambda: _find(doors, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_batch(batch_id)
+    return found
+
+
+async def upload(doors: Doors, project: str, upload_id: str) -> UploadRecord:
+    """An upload in parts.
+
+    Raises:
+        ApiError: 404, the project has no such upload.
+    """
+
+    def find() -> UploadRecord | None:
+        return doors.view.pieces.upload(project, upload_id)
+
+    found = find()
+    if found is None and ids.is_upload_id(upload_id):
+        found = await doors.view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+    if found is None:
+        raise errors.no_upload(upload_id)
+    return found
+
+
+async def parts(doors: Doors, upload_id: str, part_ids: Sequence[str]) -> list[PartRecord]:
+    """Parts of an upload, in the order asked for.
+
+    Raises:
+        ApiError: 400, one is not there.
+    """
+
+    def find() -> list[PartRecord] | None:
+        known = doors.view.pieces.parts(upload_id)
+        return [known[part_id] for part_id in part_ids] if known.keys() >= set(part_ids) else None
+
+    found = await doors.view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+    if found is None:
+        known = doors.view.pieces.parts(upload_id)
+        raise errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
     return found
 
 

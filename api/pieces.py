@@ -18,9 +18,8 @@ class Due:
     """An upload that has parts or a record to be rid of."""
 
     upload_id: str
-    keys: tuple[str, ...]
-    """Keys of its parts' bytes."""
-    part_ids: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...]
+    """Id of each part, and the key of its bytes."""
     is_forgotten: bool
     """Whether its own record goes too."""
 
@@ -103,9 +102,9 @@ class Pieces:
         found = []
         for upload_id, expires_at in rows:
             parts = self.parts(str(upload_id))
-            keys = tuple(part.key for part in parts.values())
+            keys = tuple((part_id, part.key) for part_id, part in parts.items())
             forgotten = int(str(expires_at)) + KEPT_SECONDS <= now
-            found.append(Due(upload_id=str(upload_id), keys=keys, part_ids=tuple(parts), is_forgotten=forgotten))
+            found.append(Due(upload_id=str(upload_id), parts=keys, is_forgotten=forgotten))
         return found
 
 

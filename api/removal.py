@@ -11,6 +11,9 @@ from tidemill.schemas.error import ApiError
 ROUND_SECONDS = 30.0
 """How often expired files, and bytes that were held for a batch, are looked for."""
 ROUND_FILES_MAX = 1000
+ROUND_UPLOADS_MAX = 50
+STRAYS_SECONDS = 3600.0
+"""How often objects that no record names are looked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,14 +45,54 @@ async def sweep(doors: Doors) -> int:
     expired = doors.view.expired(ROUND_FILES_MAX)
     for file_id, key in expired:
         await remove(doors, file_id, key)
+    await _sweep_uploads(doors)
     return max(len(released), len(expired))
 
 
+async def _sweep_uploads(doors: Doors) -> None:
+    """Delete the parts of uploads that are over, and forget uploads that nobody asks for any more."""
+    for due in doors.view.pieces.due(ROUND_UPLOADS_MAX):
+        for part_id, key in due.parts:
+            if await _delete(doors, due.upload_id, key):
+                await _forget(doors, f"{due.upload_id}/{part_id}")
+        if due.is_forgotten:
+            await _forget(doors, due.upload_id)
+
+
+async def _forget(doors: Doors, key: str) -> None:
+    await doors.log.send(topics.UPLOADS.name, key, None, headers=[])
+    doors.view.pieces.drop(key)
+
+
+async def collect(doors: Doors) -> int:
+    """Delete objects that no record names: what a crash left between the store and the log.
+
+    One goes only where it was met a day ago too, so that whatever is being written has long got its record.
+
+    Returns:
+        How many it deleted.
+    """
+    strays, count = doors.view.strays, 0
+    for prefix in strays.PREFIXES:
+        async for key in doors.store.keys(prefix):
+            if strays.is_old(key):
+                _log.warning("%s is named by no record and goes", key)
+                if await _delete(doors, "-", key):
+                    strays.forget(key)
+                    count += 1
+    strays.forget_named()
+    return count
+
+
 async def sweep_always(doors: Doors) -> None:
-    """Sweep every `ROUND_SECONDS`, whatever happens."""
+    """Sweep every `ROUND_SECONDS`, whatever happens, and collect every `STRAYS_SECONDS`."""
+    collect_at = 0.0
     while True:
         try:
             await sweep(doors)
+            if doors.clock() >= collect_at:
+                await collect(doors)
+                collect_at = doors.clock() + STRAYS_SECONDS
         except LogUnavailable:
             _log.warning("expired files could not be deleted; the log does not answer")
         except Exception as error:  # noqa: BLE001  the next round may do better

@@ -32,8 +32,9 @@ class Sink:
     writing go on side by side, and a slow store slows down the client.
     """
 
-    def __init__(self, store: Store, key: str, *, bytes_max: int) -> None:
+    def __init__(self, store: Store, key: str, *, bytes_max: int, param: str) -> None:
         self._bytes_max = bytes_max
+        self._param = param
         self._size = 0
         self._gathered = bytearray()
         self._digest = hashlib.sha256()
@@ -49,7 +50,7 @@ class Sink:
         """
         self._size += len(data)
         if self._size > self._bytes_max:
-            raise errors.body_too_large(self._bytes_max, param="file")
+            raise errors.body_too_large(self._bytes_max, param=self._param)
         if not self.opening.is_done:
             self.opening.feed(data)
         self._gathered += data

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 4
+LAYOUT = 5
 """Number of the tables' layout; a file of another one is made anew."""
 
 _TABLES = """
@@ -41,6 +41,8 @@ CREATE TABLE parts (
     id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, bytes INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX parts_of ON parts (upload_id);
+CREATE INDEX parts_keys ON parts (key);
+CREATE TABLE strays (key TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,

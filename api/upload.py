@@ -1,32 +1,17 @@
 """An upload: a form, of which the file goes to the store while it arrives and the other fields are small."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
-
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
-from tidemill.api import errors, paging
+from tidemill.api import errors, paging, reception
 from tidemill.api.doors import Doors
-from tidemill.api.multipart import Form, MultipartError, PartBegan, PartData
+from tidemill.api.multipart import MultipartError, PartBegan
 from tidemill.api.sink import Sink
 from tidemill.schemas import ids
-from tidemill.schemas.error import ApiError
 from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
 from tidemill.schemas.messages import FileRecord
 
 FIELD_BYTES_MAX = 1024
-FORM_BYTES_MAX = 64 * 1024
-"""What a form may hold beside the file."""
 FILENAME_CHARS_MAX = 1024
-SILENCE_SECONDS_MAX = 60.0
-"""How long a client may send nothing."""
-WAIT_SECONDS_MAX = 30.0
-"""How long an upload waits for others to end."""
-DRAIN_BYTES_MAX = 1 << 30
-"""A client that is still sending learns of an error only once it is done, so the rest is read up to here."""
-DRAIN_SECONDS_MAX = 60.0
 
 BATCH = "batch"
 _ANCHOR = "expires_after[anchor]"
@@ -43,55 +28,16 @@ async def receive(request: Request, doors: Doors, project: str) -> FileRecord:
         ApiError: It cannot be taken; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            await doors.uploads.acquire()
-    except TimeoutError as error:
-        raise errors.unavailable("upload") from error
-    stream = request.stream()
-    try:
-        return await _receive(request, stream, doors, project)
-    except ApiError as error:
-        if not await _drain(stream):
-            error.headers["connection"] = "close"
-        raise
-    finally:
-        doors.uploads.release()
-
-
-async def _receive(request: Request, stream: AsyncIterator[bytes], doors: Doors, project: str) -> FileRecord:
-    maximum = doors.settings.upload_bytes_max
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > maximum + FORM_BYTES_MAX:
-        raise errors.body_too_large(maximum, param="file")
-    upload = _Upload(doors)
-    try:
-        await _read(Form(request.headers.get("content-type")), stream, upload)
-        return await upload.finish(project)
-    except MultipartError as error:
-        raise errors.invalid(f"Could not read the upload: {error}.") from error
-    finally:
-        await upload.discard()
-
-
-async def _read(form: Form, stream: AsyncIterator[bytes], upload: "_Upload") -> None:
-    while not form.is_whole:
-        if not (chunk := await _next(stream)):
-            raise MultipartError("the multipart body ends before its closing boundary")
-        for event in form.feed(chunk):
-            if isinstance(event, PartData):
-                await upload.data(event.data)
-            elif isinstance(event, PartBegan):
-                upload.begin(event)
-            else:
-                upload.end()
+    upload = _Upload(doors, project)
+    return await reception.receive(request, doors, upload, bytes_max=doors.settings.upload_bytes_max, param="file")
 
 
 class _Upload:
     """What an upload has brought so far."""
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: Doors, project: str) -> None:
         self._doors = doors
+        self._project = project
         self._id = ids.new_file_id()
         self._key = f"files/{self._id}"
         self._fields: dict[str, str] = {}
@@ -109,7 +55,9 @@ class _Upload:
         if self._sink is not None:
             raise errors.invalid("The form has more than one 'file'.", param="file")
         self._filename = (part.filename or "upload")[:FILENAME_CHARS_MAX]
-        self._sink = Sink(self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max)
+        self._sink = Sink(
+            self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max, param="file"
+        )
 
     async def data(self, data: bytes) -> None:
         """The part goes on."""
@@ -133,7 +81,7 @@ class _Upload:
             if self._name == "purpose":
                 self._purpose()
 
-    async def finish(self, project: str) -> FileRecord:
+    async def finish(self) -> FileRecord:
         """The form is whole."""
         purpose = self._purpose()
         life_seconds = self._life_seconds(purpose)
@@ -151,7 +99,7 @@ class _Upload:
             filename=self._filename,
             purpose=purpose,
         )
-        return FileRecord(project=project, file=file, key=self._key, sha256=stored.sha256)
+        return FileRecord(project=self._project, file=file, key=self._key, sha256=stored.sha256)
 
     async def discard(self) -> None:
         """Leave nothing, unless it is finished."""
@@ -180,25 +128,3 @@ class _Upload:
         purpose = self._fields.get("purpose")
         if purpose == BATCH and (fault := sink.opening.fault()) is not None:
             raise errors.invalid(fault)
-
-
-async def _next(stream: AsyncIterator[bytes]) -> bytes:
-    """The next bytes of a body; none at its end."""
-    try:
-        async with asyncio.timeout(SILENCE_SECONDS_MAX):
-            return await anext(stream, b"")
-    except TimeoutError as error:
-        raise errors.silent() from error
-
-
-async def _drain(stream: AsyncIterator[bytes]) -> bool:
-    """Read the rest of a body; False where there is more of it than is read."""
-    left = DRAIN_BYTES_MAX
-    with suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(DRAIN_SECONDS_MAX):
-            async for chunk in stream:
-                left -= len(chunk)
-                if left < 0:
-                    return False
-            return True
-    return False

@@ -13,10 +13,12 @@ from typing import Any
 from tidemill.api import overlay
 from tidemill.api.claims import Claims
 from tidemill.api.filters import ALL, Filter
+from tidemill.api.keyring import Keyring
 from tidemill.api.news import News
 from tidemill.api.paging import Page, Row
 from tidemill.api.pieces import Pieces
 from tidemill.api.sqlite import Database
+from tidemill.api.strays import Strays
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch
 from tidemill.schemas.file import File
@@ -54,6 +56,8 @@ class View:
         self._clock = clock
         self.claims = Claims(database, clock)
         self.pieces = Pieces(database, clock)
+        self.keyring = Keyring(database)
+        self.strays = Strays(database, clock)
         self.news = News()
         """Told after each fold."""
         self._purge()
@@ -115,10 +119,6 @@ class View:
         rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
         return [(str(file_id), str(key)) for file_id, key in rows]
 
-    def is_named(self, key: str) -> bool:
-        """Whether a file's record, of one that is deleted too, names this key of the store."""
-        return bool(self._database.read("SELECT 1 FROM files WHERE key = ? LIMIT 1", key))
-
     def release(self, file_id: str) -> None:
         """The bytes of a deleted file are gone."""
         self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
@@ -169,7 +169,7 @@ class View:
             known = self._database.read("SELECT cluster FROM origin")
             if known and known[0][0] != origin.cluster:
                 _log.warning("the view is of another cluster and is folded anew")
-                for table in ("origin", "topics", *itertools.chain(*_TABLES.values())):
+                for table in ("origin", "topics", "strays", *itertools.chain(*_TABLES.values())):
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
                 known = []
             if not known:
@@ -191,6 +191,7 @@ class View:
             topics.FILES.name: self._fold_file,
             topics.CLAIMS.name: self.claims.fold,
             topics.UPLOADS.name: self.pieces.fold,
+            topics.KEYS.name: self.keyring.fold,
         }[topic]
         with self._database.transaction():
             for record in records:
@@ -271,6 +272,7 @@ _TABLES = {
     topics.FILES.name: ("files",),
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),
+    topics.KEYS.name: ("keys",),
 }
 """What each topic is folded into."""
 

@@ -7,6 +7,7 @@ import string
 
 _BASE62 = string.digits + string.ascii_letters
 _BATCH = re.compile(r"batch_[0-9a-f]{32}\Z")
+_UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
 _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
 
@@ -64,6 +65,11 @@ def line_id(batch_id: str, index: int) -> str:
 def is_batch_id(text: str) -> bool:
     """Whether the text has the form of a batch id."""
     return _BATCH.match(text) is not None
+
+
+def is_upload_id(text: str) -> bool:
+    """Whether the text has the form of an upload's id."""
+    return _UPLOAD.match(text) is not None
 
 
 def is_file_id(text: str) -> bool:

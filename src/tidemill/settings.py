@@ -152,6 +152,8 @@ class Settings(BaseSettings):
     """A batch whose input is larger fails."""
     upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB
     """A larger upload is refused at once; one between the two limits fails its batch, as at OpenAI."""
+    assembled_bytes_max: Annotated[int, Field(ge=1)] = 8192 * MIB
+    """An upload in parts that declares more is refused; a batch's input has its own limit all the same."""
     file_lines_max: Annotated[int, Field(ge=1)] = 50_000
     """A batch whose input has more lines fails."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB

@@ -4,17 +4,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tidemill.api.auth import Keys
+from tidemill.api.auth import Keys, Principal
 from tidemill.api.doors import Doors
 from tidemill.api.sqlite import Database
 from tidemill.api.view import View
 from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import topics
+from tidemill.schemas.access import Role
 from tidemill.settings import Settings
 
 NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
+ADMIN = "key-of-admin"
 
 
 class ListLog:
@@ -41,8 +43,10 @@ async def open_doors(folder: Path) -> AsyncIterator[Doors]:
     """Doors that are closed in the end; the projects are `p` and `q`."""
     view = View(Database(folder / "view"), lambda: NOW)
     store = DirectoryStore(folder / "store")
+    fixed = {key: Principal(project=project, role=Role.WRITE) for key, project in PROJECTS.items()}
+    fixed[ADMIN] = Principal(project="default", role=Role.ADMIN)
     yield Doors(
-        settings=Settings(), keys=Keys(PROJECTS), log=ListLog(view), store=store, view=view,
+        settings=Settings(), keys=Keys(fixed, view.keyring, lambda: NOW), log=ListLog(view), store=store, view=view,
         clock=lambda: NOW, is_ready=lambda: True,
     )  # fmt: skip
     view.close()
