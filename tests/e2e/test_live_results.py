@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from support.backend import Behaviour
 from support.stack import KEY
 from support.waiting import wait_until
@@ -14,27 +14,28 @@ LINES = 40
 HELD = range(30, 40)
 
 
-def answers(body, nth):
-    """The last lines wait for the test, one in ten is refused."""
-    del nth
-    number = int(body["input"])
-    if number in HELD:
-        return Behaviour(latency_seconds=2.0)
-    return Behaviour(status=400 if number % 10 == 5 else 200)
+class Answers:
+    """The last lines are put off until the test lets them go, one in ten is refused."""
+
+    are_held = True
+
+    def __call__(self, body, nth):
+        del nth
+        number = int(body["input"])
+        if number in HELD and self.are_held:
+            return Behaviour(status=429, headers={"retry-after": "1"})
+        return Behaviour(status=400 if number % 10 == 5 and number not in HELD else 200)
 
 
 def test_results_are_there_before_the_end(stack, backend):
     """Pages, receipt, errors and timeline of a running batch, and the same once it has completed."""
+    answers = Answers()
     backend.reset(answers)
     client = OpenAI(base_url=stack.api, api_key=KEY)
+    bodies = ({"model": "embed", "input": str(number)} for number in range(LINES))
     lines = (
-        {
-            "custom_id": f"l{n}",
-            "method": "POST",
-            "url": "/v1/embeddings",
-            "body": {"model": "embed", "input": str(n)},
-        }
-        for n in range(LINES)
+        {"custom_id": f"l{number}", "method": "POST", "url": "/v1/embeddings", "body": body}
+        for number, body in enumerate(bodies)
     )
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
     file = client.files.create(file=("in.jsonl", content), purpose="batch")
@@ -55,6 +56,7 @@ def test_results_are_there_before_the_end(stack, backend):
     assert get("errors")["data"][0]["count"] == 3
     assert [event["event"] for event in get("timeline")["data"]] == ["created", "in_progress", "deadline"]
 
+    answers.are_held = False
     wait_until(lambda: client.batches.retrieve(batch.id).status == "completed", "completion")
     page = get("results?limit=1000")
     assert [entry["index"] for entry in page["data"]] == list(range(LINES))
@@ -74,6 +76,6 @@ def test_a_bad_query_is_told(stack, query, param):
     """In the envelope, by its name."""
     client = OpenAI(base_url=stack.api, api_key=KEY, max_retries=0)
     batch = client.batches.create(input_file_id="file-none", endpoint="/v1/embeddings", completion_window="24h")
-    with pytest.raises(Exception, match=param) as caught:
+    with pytest.raises(BadRequestError) as caught:
         client.get(f"/batches/{batch.id}/results?{query}", cast_to=object)
-    assert (caught.value.status_code, caught.value.param) == (400, param)
+    assert caught.value.param == param
