@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api import errors
@@ -17,6 +18,7 @@ from tidemill.schemas.error import ApiError
 
 NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 _log = logging.getLogger(__name__)
 
@@ -88,8 +90,18 @@ async def _on_http_exception(request: Request, error: Any) -> Response:
         return answer(ApiError(NOT_FOUND, f"Invalid URL {where}"))
     if error.status_code == METHOD_NOT_ALLOWED:
         message = f"Invalid method for URL {where}"
-        return answer(ApiError(METHOD_NOT_ALLOWED, message, headers=dict(error.headers or {})))
+        return answer(ApiError(METHOD_NOT_ALLOWED, message, headers={"allow": _allowed(request)}))
     return answer(ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {})))
+
+
+def _allowed(request: Request) -> str:
+    """The methods that the routes of a path have between them; the framework names at most those of one."""
+    return ", ".join(method for method in METHODS if _takes(request, method))
+
+
+def _takes(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _on_validation_error(request: Request, error: Any) -> Response:

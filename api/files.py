@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from tidemill.api import errors, paging, removal, span, upload
+from tidemill.api import compression, errors, paging, removal, span, upload
 from tidemill.api.auth import Principal
+from tidemill.api.compression import GZIP_BYTES_MIN
 from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, json
 from tidemill.api.view import UnknownCursor
 from tidemill.schemas import codec, topics
@@ -66,20 +67,24 @@ async def content(file_id: str, request: Request, doors: Opened, asking: Asking)
     headers = {
         "etag": etag,
         "accept-ranges": "bytes",
+        "vary": "accept-encoding",
         "content-disposition": span.disposition(record.file.filename),
         "x-content-type-options": "nosniff",
     }
     if span.matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     part = _part(request, etag, size)
-    headers["content-length"] = str(part.size if part else size)
+    chunks = await _begun(doors, record, part or span.Span(start=0, end=size))
+    if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):
+        # The same content in other bytes: a weak tag, with which no range can be asked for.
+        headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
+        chunks = compression.compressed(chunks)
+    else:
+        headers["content-length"] = str(part.size if part else size)
     if part:
         headers["content-range"] = part.content_range(size)
     return StreamingResponse(
-        await _begun(doors, record, part or span.Span(start=0, end=size)),
-        status_code=206 if part else 200,
-        headers=headers,
-        media_type="application/octet-stream",
+        chunks, status_code=206 if part else 200, headers=headers, media_type="application/octet-stream"
     )
 
 
