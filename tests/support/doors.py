@@ -12,6 +12,7 @@ from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import topics
 from tidemill.schemas.access import Role
+from tidemill.schemas.ports import Clock
 from tidemill.settings import Settings
 
 NOW = 1_800_000_000
@@ -39,15 +40,15 @@ class ListLog:
 
 
 @asynccontextmanager
-async def open_doors(folder: Path) -> AsyncIterator[Doors]:
+async def open_doors(folder: Path, clock: Clock = lambda: NOW) -> AsyncIterator[Doors]:
     """Doors that are closed in the end; the projects are `p` and `q`."""
-    view = View(Database(folder / "view"), lambda: NOW)
+    view = View(Database(folder / "view"), clock)
     store = DirectoryStore(folder / "store")
     fixed = {key: Principal(project=project, role=Role.WRITE) for key, project in PROJECTS.items()}
     fixed[ADMIN] = Principal(project="default", role=Role.ADMIN)
     yield Doors(
-        settings=Settings(), keys=Keys(fixed, view.keyring, lambda: NOW), log=ListLog(view), store=store, view=view,
-        clock=lambda: NOW, is_ready=lambda: True,
+        settings=Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
+        view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip
     view.close()
     await store.close()

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import http.client
 import json
+import socket
 from urllib.parse import urlsplit
 
 import httpx
@@ -372,6 +373,21 @@ def test_what_is_not_there(plain):
     assert fault(plain.put("/batches")) == (405, None, None)
     assert fault(plain.get("/models/gpt-4")) == (404, "model", "model_not_found")
     assert fault(plain.delete("/files/file-x%00%ff")) == (404, "id", None)
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nneedle-6 x\r\n\r\n"])
+def test_what_is_no_http_is_answered_like_any_fault(api, sent):
+    """In the envelope, with a request id."""
+    address = urlsplit(api.url)
+    with socket.create_connection((address.hostname, address.port), 10) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while chunk := connection.recv(4096):
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"x-request-id: req_" in head
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
 def test_models(sdk):

@@ -1,0 +1,207 @@
+"""Downloads and what is left of files, on a folder and without a broker."""
+
+import gzip
+import zlib
+from dataclasses import replace
+
+import httpx
+import pytest
+from support.doors import NOW, open_doors
+
+from tidemill.api import compression, removal
+from tidemill.api.app import create_app
+from tidemill.api.compression import GZIP_BYTES_MIN
+from tidemill.api.pieces import GRACE_SECONDS, KEPT_SECONDS
+from tidemill.api.strays import STRAY_SECONDS_MIN
+from tidemill.schemas import topics
+from tidemill.schemas.ports import NotFound
+
+LINE = b'{"custom_id":"a"}\n'
+LARGE = LINE * (GZIP_BYTES_MIN // len(LINE) + 1)
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app that asks for nothing special."""
+    transport = httpx.ASGITransport(create_app(doors))
+    headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        yield client
+
+
+class Later:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        """Unix time in seconds."""
+        return self.now
+
+
+async def upload(client: httpx.AsyncClient, content: bytes = LINE) -> str:
+    """The path of a new file's content."""
+    answer = await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", content)})
+    return f"/files/{answer.json()['id']}/content"
+
+
+async def is_stored(doors, key: str) -> bool:
+    """Whether the store has an object."""
+    try:
+        await doors.store.size(key)
+    except NotFound:
+        return False
+    return True
+
+
+async def content():
+    """One byte."""
+    yield b"x"
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, False), ("", False), ("identity", False), ("br, deflate", False), ("gzip;q=0", False),
+        ("*;q=0, gzip", True), ("gzip", True), ("br, GZIP ; q=0.5", True), ("*", True), ("gzip;q=x", False),
+    ],
+)  # fmt: skip
+def test_who_asks_for_gzip(header, expected):
+    """As HTTP has it."""
+    assert compression.is_wanted(header) is expected
+
+
+async def test_a_large_file_is_compressed_where_asked(client):
+    """It has a tag that no range can be asked for with, and the plain one has its length."""
+    path = await upload(client, LARGE)
+    plain = await client.get(path)
+    assert (plain.content, plain.headers["content-length"]) == (LARGE, str(len(LARGE)))
+    assert "content-encoding" not in plain.headers
+    async with client.stream("GET", path, headers={"accept-encoding": "gzip"}) as answer:
+        packed = b"".join([chunk async for chunk in answer.aiter_raw()])
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["etag"] == f"W/{plain.headers['etag']}"
+        assert answer.headers["vary"] == "accept-encoding"
+        assert "content-length" not in answer.headers
+    assert gzip.decompress(packed) == LARGE
+    assert len(packed) < len(LARGE) / 10
+    for tag in (plain.headers["etag"], answer.headers["etag"]):
+        known = await client.get(path, headers={"accept-encoding": "gzip", "if-none-match": tag})
+        assert known.status_code == 304
+
+
+async def test_neither_a_range_nor_a_small_file_is_compressed(client):
+    """A range is one of the bytes themselves."""
+    path = await upload(client, LARGE)
+    part = await client.get(path, headers={"accept-encoding": "gzip", "range": "bytes=0-70000"})
+    assert (part.status_code, part.content) == (206, LARGE[:70_001])
+    assert "content-encoding" not in part.headers
+    small = await client.get(await upload(client), headers={"accept-encoding": "gzip"})
+    assert (small.content, small.headers["content-length"]) == (LINE, str(len(LINE)))
+
+
+async def test_compression_holds_one_chunk():
+    """Whatever the size of the file, it asks for the next chunk when the last has gone."""
+    asked = 0
+
+    async def chunks():
+        nonlocal asked
+        for _ in range(100):
+            asked += 1
+            yield bytes(range(256)) * 4096
+
+    unpack = zlib.decompressobj(31)
+    size = 0
+    async for packed in compression.compressed(chunks()):
+        size += len(unpack.decompress(packed))
+        assert size >= (asked - 2) << 20
+    assert size == 100 << 20
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/files", "GET, POST"), ("POST", "/files/x", "DELETE, GET"), ("DELETE", "/batches", "GET, POST"),
+        ("GET", "/batches/x/cancel", "POST"), ("DELETE", "/models", "GET"), ("GET", "/uploads", "POST"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_method_is_told_the_right_ones(client, method, path, allow):
+    """All of the path's."""
+    answer = await client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+
+
+async def test_objects_without_a_record_go_after_a_day(tmp_path):
+    """Those that a record names stay, whatever their age; what was met a moment ago stays too."""
+    clock = Later()
+    async with open_doors(tmp_path, clock) as doors:
+        transport = httpx.ASGITransport(create_app(doors))
+        headers = {"authorization": "Bearer key-of-p"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
+            kept = (await upload(other)).split("/")[2]
+        for key in ("files/stray", "uploads/u/stray", "parts/of-results"):
+            await doors.store.write(key, content())
+        assert await removal.collect(doors) == 0
+        clock.now += STRAY_SECONDS_MIN - 1
+        await doors.store.write("files/late", content())
+        assert await removal.collect(doors) == 0
+        clock.now += 1
+        assert await removal.collect(doors) == 2
+        assert not await is_stored(doors, "files/stray")
+        assert not await is_stored(doors, "uploads/u/stray")
+        for key in (f"files/{kept}", "files/late", "parts/of-results"):
+            assert await is_stored(doors, key)
+
+
+async def test_uploads_end_with_their_hour(tmp_path):
+    """No more parts then; their bytes go after a grace, their records a day later."""
+    clock = Later()
+    async with open_doors(tmp_path, clock) as doors:
+        transport = httpx.ASGITransport(create_app(doors))
+        headers = {"authorization": "Bearer key-of-p"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+            begin = {"filename": "f", "purpose": "batch", "bytes": len(LINE), "mime_type": "text/plain"}
+            upload_id = (await client.post("/uploads", json=begin)).json()["id"]
+            path = f"/uploads/{upload_id}"
+            part = (await client.post(f"{path}/parts", files={"data": ("f", LINE)})).json()
+            key = f"uploads/{upload_id}/{part['id']}"
+            clock.now += 3600
+            late = await client.post(f"{path}/parts", files={"data": ("f", LINE)})
+            assert (late.status_code, "'expired'" in late.text) == (400, True)
+            late = await client.post(f"{path}/complete", json={"part_ids": [part["id"]]})
+            assert (late.status_code, "'expired'" in late.text) == (400, True)
+            await removal.sweep(doors)
+            assert await is_stored(doors, key)
+            clock.now += GRACE_SECONDS
+            await removal.sweep(doors)
+            assert not await is_stored(doors, key)
+            assert doors.log.records[-1] == (topics.UPLOADS.name, f"{upload_id}/{part['id']}", None)
+            assert (await client.post(f"{path}/cancel")).status_code == 400
+            clock.now += KEPT_SECONDS
+            await removal.sweep(doors)
+            assert doors.log.records[-1] == (topics.UPLOADS.name, upload_id, None)
+            assert (await client.post(f"{path}/cancel")).status_code == 404
+
+
+async def test_uploads_belong_to_a_project(doors):
+    """Another one's is not there."""
+    app = create_app(replace(doors))
+    transport = httpx.ASGITransport(app)
+    begin = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1") as client:
+        made = await client.post("/uploads", json=begin, headers={"authorization": "Bearer key-of-p"})
+        for step in ("parts", "complete", "cancel"):
+            answer = await client.post(
+                f"/uploads/{made.json()['id']}/{step}",
+                json={"part_ids": ["part_x"]},
+                headers={"authorization": "Bearer key-of-q"},
+            )
+            assert (answer.status_code, answer.json()["error"]["param"]) == (404, "upload_id")
