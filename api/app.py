@@ -12,7 +12,20 @@ import uvloop
 from fastapi import FastAPI
 
 from tidemill import notify
-from tidemill.api import auth, batches, exchange, files, health, models, removal, results, uploads
+from tidemill.api import (
+    admin,
+    auth,
+    batches,
+    exchange,
+    files,
+    health,
+    http,
+    models,
+    removal,
+    results,
+    uploads,
+    usage,
+)
 from tidemill.api.doors import Doors
 from tidemill.api.sqlite import Database
 from tidemill.api.view import Feed, View
@@ -26,7 +39,7 @@ STOP_SECONDS_MAX = 10
 """How long requests under way may take to end when the process is told to stop."""
 KEEP_ALIVE_SECONDS = 75
 BACKLOG_CONNECTIONS_MAX = 1024
-FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS)
+FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.LEDGER)
 """The topics that the view is folded from."""
 
 
@@ -35,7 +48,7 @@ def create_app(doors: Doors) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.doors = doors
     exchange.install(app)
-    for routes in (files, uploads, batches, results, models, health):
+    for routes in (files, uploads, batches, results, usage, admin, models, health):
         app.include_router(routes.router)
     return app
 
@@ -112,7 +125,7 @@ def server(app: FastAPI) -> Server:
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=http.Protocol,
             ws="none",
             lifespan="off",
             access_log=False,

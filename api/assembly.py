@@ -44,7 +44,7 @@ async def assemble(doors: Doors, record: UploadRecord, parts: Sequence[PartRecor
         filename=upload.filename,
         purpose=upload.purpose,
     )
-    return FileRecord(project=record.project, file=file, key=key, sha256=stored.sha256)
+    return FileRecord(project=record.project, file=file, key=key, sha256=stored.sha256, lines=stored.lines)
 
 
 async def _copied(

@@ -1,10 +1,15 @@
-"""Who is asking: a key stands for a project."""
+"""Who is asking: a key stands for a project, and for what may be done to it."""
 
-import hashlib
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidemill.api import errors
+from tidemill.api.keyring import Keyring
+from tidemill.schemas import access
+from tidemill.schemas.access import Role
+from tidemill.schemas.messages import KeyRecord
+from tidemill.schemas.ports import Clock
 from tidemill.settings import Settings, SettingsError
 
 DEFAULT_PROJECT = "default"
@@ -15,47 +20,71 @@ class Principal:
     """On whose behalf a request is answered: everything read and written is the project's."""
 
     project: str
+    role: Role
 
 
 class Keys:
     """The keys that are known, as digests: what a comparison takes says nothing about a key."""
 
-    def __init__(self, projects: dict[str, str]) -> None:
+    def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
         """Take the keys.
 
         Args:
-            projects: Key to project.
+            fixed: Those that the settings name, which nobody can revoke: secret to principal.
+            keyring: Those that were made.
+            clock: Unix time, for those that expire.
         """
-        self._projects = {_digest(key): project for key, project in projects.items()}
+        self._fixed = {access.digest(secret): principal for secret, principal in fixed.items()}
+        self._keyring = keyring
+        self._clock = clock
 
-    def principal(self, authorization: str | None) -> Principal:
+    def principal(self, authorization: str | None, *, is_whole: bool) -> Principal:
         """Whom an `Authorization` header stands for.
 
+        Args:
+            authorization: The header.
+            is_whole: Whether the keyring holds all that the log held when the process started.
+
         Raises:
-            ApiError: 401, there is no key or it is not known.
+            ApiError: 401, there is no key, it is not known, revoked or expired; 503, it may become known.
         """
-        scheme, _, key = (authorization or "").strip().partition(" ")
-        key = key.strip()
-        if scheme.lower() != "bearer" or not key:
+        scheme, _, secret = (authorization or "").strip().partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret:
             raise errors.no_key()
-        digest = _digest(key)
-        for known, project in self._projects.items():
+        digest = access.digest(secret)
+        for known, principal in self._fixed.items():
             if hmac.compare_digest(known, digest):
-                return Principal(project=project)
-        raise errors.wrong_key(key)
+                return principal
+        if not access.is_secret(secret):
+            raise errors.wrong_key(secret)
+        if not is_whole:
+            raise errors.unavailable("server's view of the log")
+        return self._opened(secret, self._keyring.by_digest(digest), digest)
+
+    def _opened(self, secret: str, record: KeyRecord | None, digest: str) -> Principal:
+        if record is None or not hmac.compare_digest(record.sha256, digest):
+            raise errors.wrong_key(secret)
+        if not record.key.opens(self._clock()):
+            raise errors.dead_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
+        return Principal(project=record.key.project, role=record.key.role)
 
 
-def keys(settings: Settings) -> Keys:
-    """The keys of an installation.
+def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:
+    """The keys of an installation: the one of the settings is the admin of the default project.
 
     Raises:
-        SettingsError: None is set, and a server without a key would be open to anybody.
+        SettingsError: None is set, and a server without a key would be open to nobody.
     """
-    secret = settings.api_key.get_secret_value() if settings.api_key else ""
-    if not secret:
+    return Keys({bootstrap(settings): Principal(project=DEFAULT_PROJECT, role=Role.ADMIN)}, keyring, clock)
+
+
+def bootstrap(settings: Settings) -> str:
+    """The key that the settings name.
+
+    Raises:
+        SettingsError: There is none, and without it no other one could be made.
+    """
+    if not (secret := settings.api_key.get_secret_value() if settings.api_key else ""):
         raise SettingsError("api_key: not set; the api needs one (TIDEMILL_API_KEY)")
-    return Keys({secret: DEFAULT_PROJECT})
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+    return secret

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from tidemill.api import creation, draft, errors, filters, lookup, overlay, paging
 from tidemill.api.doors import Asking, Doors, Opened, body, json
+from tidemill.api.loads import Booking
 from tidemill.api.view import UnknownCursor
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Status
@@ -25,10 +26,12 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     asked = draft.parse(await body(request), doors.settings.windows)
     project = asking.project
 
-    def source() -> InputRef | None:
-        return _input(doors, project, asked.input_file_id)
+    with doors.booking(project) as booking:
 
-    batch = await creation.create(doors, project, asked, source, repeats)
+        def source() -> InputRef | None:
+            return _input(doors, project, asked.input_file_id, booking)
+
+        batch = await creation.create(doors, project, asked, source, repeats)
     return json(batch.model_dump_json().encode())
 
 
@@ -66,12 +69,18 @@ async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
     return json(_shown(doors, asking.project, overlay.cancelled(current, at)))
 
 
-def _input(doors: Doors, project: str, file_id: str) -> InputRef | None:
-    """Where the input lies; None where there is no such file, which fails the batch later, as at OpenAI."""
+def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> InputRef | None:
+    """Where the input lies; None where there is no such file, which fails the batch later, as at OpenAI.
+
+    Raises:
+        ApiError: 400, the file is for something else; 429, the project has no room for the batch.
+    """
     if (record := doors.view.file(project, file_id)) is None:
+        booking.batch(0)
         return None
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
+    booking.batch(record.lines or 0)
     return InputRef(key=record.key, bytes=record.file.bytes)
 
 

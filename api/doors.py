@@ -11,6 +11,7 @@ from fastapi import Depends, Request, Response
 from tidemill.api import errors
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.lines import Lines
+from tidemill.api.loads import Booking
 from tidemill.api.view import View
 from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
@@ -49,6 +50,10 @@ class Doors:
     is_ready: Callable[[], bool]
     """Whether the view holds all that the log held when this process started."""
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE_MAX))
+
+    def booking(self, project: str) -> Booking:
+        """Room for what a request brings to a project."""
+        return Booking(self.view.loads, self.settings.limits_of(project), project)
 
     @cached_property
     def lines(self) -> Lines:

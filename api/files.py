@@ -25,10 +25,12 @@ router = APIRouter(prefix="/v1/files")
 @router.post("")
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Upload a file."""
-    record = await upload.receive(request, doors, asking.project)
-    # Where the log does not answer, the record may have landed; so the bytes stay, and no file lacks its content.
-    offset = await doors.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
-    doors.view.put_file(record, offset)
+    with doors.booking(asking.project) as booking:
+        record = await upload.receive(request, doors, asking.project, booking)
+        # Where the log does not answer, the record may have landed; so the bytes stay, and no file lacks its
+        # content.
+        offset = await doors.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
+        doors.view.put_file(record, offset)
     return json(record.file.model_dump_json().encode())
 
 

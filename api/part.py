@@ -4,6 +4,7 @@ from fastapi import Request
 
 from tidemill.api import errors, reception
 from tidemill.api.doors import Doors
+from tidemill.api.loads import Booking
 from tidemill.api.multipart import PartBegan
 from tidemill.api.sink import Sink
 from tidemill.schemas import ids
@@ -14,8 +15,8 @@ PART_BYTES_MAX = 64 << 20
 FIELD = "data"
 
 
-async def receive(request: Request, doors: Doors, upload_id: str) -> PartRecord:
-    """Take a part into the store.
+async def receive(request: Request, doors: Doors, upload_id: str, booking: Booking) -> PartRecord:
+    """Take a part into the store; room is asked for once its size is known, and before it is kept.
 
     Returns:
         Its record, which is not yet on the log.
@@ -24,14 +25,16 @@ async def receive(request: Request, doors: Doors, upload_id: str) -> PartRecord:
         ApiError: It cannot be taken; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
-    return await reception.receive(request, doors, _Part(doors, upload_id), bytes_max=PART_BYTES_MAX, param=FIELD)
+    taker = _Part(doors, upload_id, booking)
+    return await reception.receive(request, doors, taker, bytes_max=PART_BYTES_MAX, param=FIELD)
 
 
 class _Part:
     """What a part has brought so far."""
 
-    def __init__(self, doors: Doors, upload_id: str) -> None:
+    def __init__(self, doors: Doors, upload_id: str, booking: Booking) -> None:
         self._doors = doors
+        self._booking = booking
         self._upload_id = upload_id
         self._id = ids.new_part_id()
         self._key = f"uploads/{upload_id}/{self._id}"
@@ -60,6 +63,7 @@ class _Part:
         """The form is whole."""
         if self._sink is None:
             raise errors.missing(FIELD)
+        self._booking.bytes(self._sink.size)
         stored = await self._sink.commit()
         self._stored = True
         part = UploadPart(id=self._id, created_at=int(self._doors.clock()), upload_id=self._upload_id)

@@ -23,6 +23,8 @@ class Stored:
 
     bytes: int
     sha256: str
+    lines: int
+    """Newlines, and one more for a last line that has none."""
 
 
 class Sink:
@@ -38,9 +40,16 @@ class Sink:
         self._size = 0
         self._gathered = bytearray()
         self._digest = hashlib.sha256()
+        self._newlines = 0
+        self._last = b"\n"
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_CHUNKS_MAX)
         self._writing = asyncio.create_task(store.write(key, self._chunks()), name="write an upload")
         self.opening = Opening()
+
+    @property
+    def size(self) -> int:
+        """Bytes taken so far."""
+        return self._size
 
     async def put(self, data: bytes) -> None:
         """Take bytes.
@@ -70,7 +79,8 @@ class Sink:
         if not done:
             raise errors.unavailable("file store")
         self._check_writing()
-        return Stored(bytes=self._size, sha256=self._digest.hexdigest())
+        lines = self._newlines + (self._last != b"\n")
+        return Stored(bytes=self._size, sha256=self._digest.hexdigest(), lines=lines)
 
     async def discard(self) -> None:
         """Leave nothing of a file that was not committed."""
@@ -109,4 +119,6 @@ class Sink:
         while (chunk := await self._queue.get()) is not None:
             # The hash lets go of the interpreter, so the next bytes arrive meanwhile.
             await asyncio.to_thread(self._digest.update, chunk)
+            self._newlines += chunk.count(b"\n")
+            self._last = chunk[-1:]
             yield chunk

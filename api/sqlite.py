@@ -6,7 +6,11 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
+from typing import Any, cast
+
+from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
@@ -18,11 +22,12 @@ CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
-    over INTEGER NOT NULL, status TEXT NOT NULL, body BLOB NOT NULL
+    over INTEGER NOT NULL, status TEXT NOT NULL, body BLOB NOT NULL, lines_left INTEGER NOT NULL
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
+CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE TABLE labels (
     name TEXT NOT NULL, value TEXT NOT NULL, batch_id TEXT NOT NULL, PRIMARY KEY (name, value, batch_id)
 ) WITHOUT ROWID;
@@ -47,7 +52,8 @@ CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value 
 CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
     expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
-    place INTEGER NOT NULL, deleted_at INTEGER, held INTEGER NOT NULL DEFAULT 0
+    place INTEGER NOT NULL, deleted_at INTEGER, held INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL, lines INTEGER
 );
 CREATE INDEX files_listed ON files (project, created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id) WHERE deleted_at IS NULL;
@@ -55,6 +61,21 @@ CREATE INDEX files_deleted ON files (deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE INDEX files_expiring ON files (expires_at) WHERE deleted_at IS NULL AND expires_at IS NOT NULL;
 CREATE INDEX files_held ON files (id) WHERE held;
 CREATE INDEX files_keys ON files (key);
+CREATE INDEX files_stored ON files (project, bytes) WHERE deleted_at IS NULL OR held;
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    revoked INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX keys_by_digest ON keys (sha256);
+CREATE INDEX keys_listed ON keys (created_at, id);
+CREATE TABLE ledger (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
+    lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL
+);
+CREATE INDEX ledger_of ON ledger (project, ended_at);
+CREATE INDEX ledger_by_time ON ledger (ended_at);
+CREATE INDEX uploads_of ON uploads (project);
 """
 
 _log = logging.getLogger(__name__)
@@ -102,6 +123,20 @@ class Database:
         os.close(self._lock)
 
 
+class _ExactSum:
+    """The sum of decimals that are kept as text; none of them is a float on the way."""
+
+    def __init__(self) -> None:
+        self._sum = Decimal(0)
+        self._add = exact().add
+
+    def step(self, amount: str) -> None:
+        self._sum = self._add(self._sum, Decimal(amount))
+
+    def finalize(self) -> str:
+        return plain(self._sum)
+
+
 def _take(folder: Path) -> tuple[int, Path]:
     for number in range(PROCESSES_MAX):
         lock = os.open(folder / f"view-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -138,6 +173,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A commit that a power cut takes back takes its offset back too, so it need not reach the disk at once.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+    # That an aggregate may also return a text, its type does not say.
+    connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
     return connection
 
 

@@ -4,6 +4,7 @@ from fastapi import Request
 
 from tidemill.api import errors, paging, reception
 from tidemill.api.doors import Doors
+from tidemill.api.loads import Booking
 from tidemill.api.multipart import MultipartError, PartBegan
 from tidemill.api.sink import Sink
 from tidemill.schemas import ids
@@ -18,8 +19,14 @@ _ANCHOR = "expires_after[anchor]"
 _SECONDS = "expires_after[seconds]"
 
 
-async def receive(request: Request, doors: Doors, project: str) -> FileRecord:
+async def receive(request: Request, doors: Doors, project: str, booking: Booking) -> FileRecord:
     """Take an upload into the store.
+
+    Args:
+        request: The request.
+        doors: The doors.
+        project: Whose file it is.
+        booking: Where room is asked for: for what the request says that it brings, then for what it brought.
 
     Returns:
         The record of the new file, which is not yet on the log.
@@ -28,15 +35,20 @@ async def receive(request: Request, doors: Doors, project: str) -> FileRecord:
         ApiError: It cannot be taken; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
-    upload = _Upload(doors, project)
+    length = request.headers.get("content-length", "")
+    declared = max(0, int(length) - reception.FORM_BYTES_MAX) if length.isdecimal() else 0
+    upload = _Upload(doors, project, booking, declared)
     return await reception.receive(request, doors, upload, bytes_max=doors.settings.upload_bytes_max, param="file")
 
 
 class _Upload:
     """What an upload has brought so far."""
 
-    def __init__(self, doors: Doors, project: str) -> None:
+    def __init__(self, doors: Doors, project: str, booking: Booking, declared: int) -> None:
         self._doors = doors
+        self._booking = booking
+        self._declared = declared
+        """Bytes that the file has at least, by the request's length."""
         self._project = project
         self._id = ids.new_file_id()
         self._key = f"files/{self._id}"
@@ -54,6 +66,7 @@ class _Upload:
             return
         if self._sink is not None:
             raise errors.invalid("The form has more than one 'file'.", param="file")
+        self._booking.bytes(self._declared)
         self._filename = (part.filename or "upload")[:FILENAME_CHARS_MAX]
         self._sink = Sink(
             self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max, param="file"
@@ -88,6 +101,7 @@ class _Upload:
         if self._sink is None:
             raise errors.missing("file")
         self._check_opening(self._sink)
+        self._booking.bytes(self._sink.size)
         stored = await self._sink.commit()
         self._stored = True
         created_at = int(self._doors.clock())
@@ -99,7 +113,9 @@ class _Upload:
             filename=self._filename,
             purpose=purpose,
         )
-        return FileRecord(project=self._project, file=file, key=self._key, sha256=stored.sha256)
+        return FileRecord(
+            project=self._project, file=file, key=self._key, sha256=stored.sha256, lines=stored.lines
+        )
 
     async def discard(self) -> None:
         """Leave nothing, unless it is finished."""

@@ -15,6 +15,9 @@ router = APIRouter(prefix="/v1/uploads")
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Begin an upload; it takes parts for an hour."""
     asked = deposit.parse(await body(request), bytes_max=doors.settings.assembled_bytes_max)
+    with doors.booking(asking.project) as booking:
+        # It is only looked at: the room is taken part by part.
+        booking.bytes(asked.bytes)
     now = int(doors.clock())
     upload = Upload(
         id=ids.new_upload_id(),
@@ -38,10 +41,11 @@ async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -
     # A part that is sent again after a lost answer is another one, so there may be more than was declared.
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
-    taken = await part.receive(request, doors, upload_id)
-    _pending(await lookup.upload(doors, asking.project, upload_id))
-    await doors.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
-    doors.view.pieces.put(taken)
+    with doors.booking(asking.project) as booking:
+        taken = await part.receive(request, doors, upload_id, booking)
+        _pending(await lookup.upload(doors, asking.project, upload_id))
+        await doors.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
+        doors.view.pieces.put(taken)
     return json(taken.part.model_dump_json().encode())
 
 

@@ -14,6 +14,8 @@ from tidemill.api import overlay
 from tidemill.api.claims import Claims
 from tidemill.api.filters import ALL, Filter
 from tidemill.api.keyring import Keyring
+from tidemill.api.ledger import Ledger
+from tidemill.api.loads import Loads
 from tidemill.api.news import News
 from tidemill.api.paging import Page, Row
 from tidemill.api.pieces import Pieces
@@ -57,6 +59,8 @@ class View:
         self.claims = Claims(database, clock)
         self.pieces = Pieces(database, clock)
         self.keyring = Keyring(database)
+        self.ledger = Ledger(database)
+        self.loads = Loads(database)
         self.strays = Strays(database, clock)
         self.news = News()
         """Told after each fold."""
@@ -79,16 +83,17 @@ class View:
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
         rows = self._database.read(
-            "SELECT body, key, sha256 FROM files WHERE id = ? AND project = ? AND deleted_at IS NULL"
+            "SELECT body, key, sha256, lines FROM files WHERE id = ? AND project = ? AND deleted_at IS NULL"
             " AND (expires_at IS NULL OR expires_at > ?)",
             file_id, project, int(self._clock()),
         )  # fmt: skip
         if not rows:
             return None
-        body, key, sha256 = rows[0]
+        body, key, sha256, lines = rows[0]
         return FileRecord(
-            project=project, file=File.model_validate_json(_bytes(body)), key=str(key), sha256=str(sha256)
-        )
+            project=project, file=File.model_validate_json(_bytes(body)), key=str(key), sha256=str(sha256),
+            lines=None if lines is None else int(str(lines)),
+        )  # fmt: skip
 
     def files(self, project: str, page: Page, purpose: str | None) -> list[Row]:
         """Up to `page.limit` + 1 files, of one purpose or of all.
@@ -132,10 +137,11 @@ class View:
         shown = self.batch(record.project, record.batch.id)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-            " SET over = excluded.over, status = excluded.status, body = excluded.body",
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " over = excluded.over, status = excluded.status, body = excluded.body,"
+            " lines_left = excluded.lines_left",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
-            batch.status, batch.model_dump_json().encode(),
+            batch.status, batch.model_dump_json().encode(), self.loads.lines_left(batch),
         )  # fmt: skip
         if not shown:
             # What a batch was given when it was created never changes.
@@ -147,12 +153,13 @@ class View:
         """Show a file that stands at this offset of the log, unless a later record is known already."""
         file = record.file
         self._database.write(
-            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0)"
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, key = excluded.key,"
-            " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0"
+            " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0,"
+            " bytes = excluded.bytes, lines = excluded.lines"
             " WHERE excluded.place > place",
             file.id, record.project, file.created_at, file.purpose, file.expires_at, record.key, record.sha256,
-            file.model_dump_json().encode(), offset,
+            file.model_dump_json().encode(), offset, file.bytes, record.lines,
         )  # fmt: skip
 
     def drop_file(self, file_id: str, offset: int) -> None:
@@ -192,6 +199,7 @@ class View:
             topics.CLAIMS.name: self.claims.fold,
             topics.UPLOADS.name: self.pieces.fold,
             topics.KEYS.name: self.keyring.fold,
+            topics.LEDGER.name: self.ledger.fold,
         }[topic]
         with self._database.transaction():
             for record in records:
@@ -273,6 +281,7 @@ _TABLES = {
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),
     topics.KEYS.name: ("keys",),
+    topics.LEDGER.name: ("ledger",),
 }
 """What each topic is folded into."""
 
