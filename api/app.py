@@ -16,11 +16,13 @@ from tidemill.api import (
     admin,
     auth,
     batches,
+    estimate,
     exchange,
     files,
     health,
     http,
     models,
+    openapi,
     removal,
     results,
     uploads,
@@ -48,8 +50,9 @@ def create_app(doors: Doors) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.doors = doors
     exchange.install(app)
-    for routes in (files, uploads, batches, results, usage, admin, models, health):
+    for routes in (files, uploads, batches, estimate, results, usage, admin, models, health, openapi):
         app.include_router(routes.router)
+    openapi.install(app)
     return app
 
 

@@ -1,8 +1,10 @@
 """The routes of batches."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import creation, draft, errors, filters, lookup, overlay, paging
+from tidemill.api import creation, draft, errors, filters, lookup, overlay, paging, shapes
 from tidemill.api.doors import Asking, Doors, Opened, body, json
 from tidemill.api.loads import Booking
 from tidemill.api.view import UnknownCursor
@@ -16,10 +18,44 @@ LIMIT_MAX = 100
 _CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
 _ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
 
-router = APIRouter(prefix="/v1/batches")
+KEY_REUSED = "The `Idempotency-Key` was used for another request."
+LIMITED = "A limit of the project is reached."
+
+_CREATE: dict[str, Any] = {
+    "requestBody": shapes.body(shapes.NewBatch),
+    "parameters": [
+        shapes.parameter(
+            "Idempotency-Key", "string", "Requests of one key make one batch, whoever takes them and how often.",
+            where="header", minLength=1, maxLength=creation.KEY_CHARS_MAX, pattern="^[ -~]+$",
+        )
+    ],
+}  # fmt: skip
+_INDEX: dict[str, Any] = {
+    "parameters": [
+        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX),
+        shapes.parameter("status", "string", "Only those of this status.", enum=list(Status)),
+        shapes.parameter("created_after", "integer", "Only those created later, Unix seconds.", minimum=0),
+        shapes.parameter("created_before", "integer", "Only those created earlier, Unix seconds.", minimum=0),
+        {
+            **shapes.parameter(
+                "metadata", "object", "`metadata[key]=value`: only those with this pair, and with all of several.",
+                additionalProperties={"type": "string", "maxLength": draft.VALUE_CHARS_MAX},
+                propertyNames={"maxLength": draft.KEY_CHARS_MAX}, maxProperties=draft.PAIRS_MAX,
+            ),
+            "style": "deepObject",
+        },
+    ]
+}  # fmt: skip
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 
-@router.post("")
+@router.post(
+    "",
+    response_model=Batch,
+    responses={409: {"description": KEY_REUSED}, 429: {"description": LIMITED}},
+    openapi_extra=_CREATE,
+)
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
     repeats = creation.repetition(request.headers)
@@ -35,7 +71,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(batch.model_dump_json().encode())
 
 
-@router.get("")
+@router.get("", response_model=shapes.BatchPage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List batches, the newest first."""
     page = paging.parse(request.query_params, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
@@ -47,13 +83,13 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(paging.write(page, rows))
 
 
-@router.get("/{batch_id}")
+@router.get("/{batch_id}", response_model=Batch)
 async def retrieve(batch_id: str, doors: Opened, asking: Asking) -> Response:
     """Get a batch."""
     return json(await lookup.batch(doors, asking.project, batch_id))
 
 
-@router.post("/{batch_id}/cancel")
+@router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
 async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
     shown = await lookup.batch(doors, asking.project, batch_id)

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from tidemill.api import compression, errors, paging, removal, span, upload
+from tidemill.api import compression, errors, paging, removal, shapes, span, upload
 from tidemill.api.auth import Principal
 from tidemill.api.compression import GZIP_BYTES_MIN
 from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, json
 from tidemill.api.view import UnknownCursor
 from tidemill.schemas import codec, topics
+from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
 from tidemill.schemas.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 
@@ -19,10 +21,43 @@ LIMIT_DEFAULT = LIMIT_MAX = 10_000
 
 _log = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/v1/files")
+_LOW, _HIGH = EXPIRES_AFTER_SECONDS
+_CREATE: dict[str, Any] = {
+    "requestBody": shapes.form(
+        ["file", "purpose"],
+        {
+            "file": shapes.BINARY,
+            "purpose": {"type": "string", "enum": list(PURPOSES_UPLOADED)},
+            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+            "expires_after[seconds]": {"type": "integer", "minimum": _LOW, "maximum": _HIGH},
+        },
+    )
+}
+_INDEX: dict[str, Any] = {
+    "parameters": [
+        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX),
+        shapes.parameter("purpose", "string", "Only those of this purpose."),
+    ]
+}
+_BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": shapes.BINARY}}}
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", **_BYTES},
+    206: {"description": "The part that was asked for.", **_BYTES},
+    304: {"description": "The client has it."},
+    416: {"description": "No byte of the file is in the range."},
+}
+_RANGE: dict[str, Any] = {
+    "parameters": [
+        shapes.parameter("Range", "string", "`bytes=FIRST-LAST`: one part of the file.", where="header"),
+        shapes.parameter("If-Range", "string", "The tag that the part must be of.", where="header"),
+        shapes.parameter("If-None-Match", "string", "Tags that the client has.", where="header"),
+    ]
+}
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("")
+@router.post("", response_model=File, openapi_extra=_CREATE)
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Upload a file."""
     with doors.booking(asking.project) as booking:
@@ -34,7 +69,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(record.file.model_dump_json().encode())
 
 
-@router.get("")
+@router.get("", response_model=shapes.FilePage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List files."""
     query = request.query_params
@@ -46,13 +81,13 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(paging.write(page, rows))
 
 
-@router.get("/{file_id}")
+@router.get("/{file_id}", response_model=File)
 async def retrieve(file_id: str, doors: Opened, asking: Asking) -> Response:
     """Get a file object."""
     return json(_record(doors, asking, file_id).file.model_dump_json().encode())
 
 
-@router.delete("/{file_id}")
+@router.delete("/{file_id}", response_model=shapes.DeletedFile)
 async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = _record(doors, asking, file_id)
@@ -60,7 +95,7 @@ async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_model=None, responses=_CONTENT, openapi_extra=_RANGE)
 async def content(file_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
     """Download a file, or a part of it."""
     record = _record(doors, asking, file_id)

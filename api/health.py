@@ -4,17 +4,18 @@ from fastapi import APIRouter, Response
 
 from tidemill.api import errors
 from tidemill.api.doors import Opened, json
+from tidemill.api.shapes import Health
 
-router = APIRouter()
+router = APIRouter(tags=["health"])
 
 
-@router.get("/livez")
+@router.get("/livez", response_model=Health)
 async def live() -> Response:
     """The process answers."""
     return json(b'{"status":"ok"}')
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Health)
 async def ready(doors: Opened) -> Response:
     """The process can serve."""
     if not doors.is_ready():

@@ -5,20 +5,20 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
-from tidemill.api import errors
+from tidemill.api import errors, shapes
 from tidemill.api.doors import Asking, Opened, json
 
-router = APIRouter(prefix="/v1/models")
+router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("")
+@router.get("", response_model=shapes.ModelList)
 async def index(doors: Opened, asking: Asking) -> Response:
     """List the models that batches may name."""
     del asking
     return json(orjson.dumps({"object": "list", "data": [_model(name) for name in doors.settings.models]}))
 
 
-@router.get("/{model:path}")
+@router.get("/{model:path}", response_model=shapes.ModelObject)
 async def retrieve(model: str, doors: Opened, asking: Asking) -> Response:
     """Get a model; its name may have slashes."""
     del asking

@@ -2,16 +2,18 @@
 
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import assembly, deposit, errors, lookup, part
+from tidemill.api import assembly, deposit, errors, lookup, part, shapes
 from tidemill.api.doors import Asking, Doors, Opened, body, json
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.messages import PartRecord, UploadRecord
-from tidemill.schemas.upload import LIFE_SECONDS, Upload
+from tidemill.schemas.upload import LIFE_SECONDS, Upload, UploadPart
 
-router = APIRouter(prefix="/v1/uploads")
+_PART = {"requestBody": shapes.form([part.FIELD], {part.FIELD: shapes.BINARY})}
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 
-@router.post("")
+@router.post("", response_model=Upload, openapi_extra={"requestBody": shapes.body(shapes.NewUpload)})
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Begin an upload; it takes parts for an hour."""
     asked = deposit.parse(await body(request), bytes_max=doors.settings.assembled_bytes_max)
@@ -31,7 +33,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return await _put(doors, record)
 
 
-@router.post("/{upload_id}/parts")
+@router.post("/{upload_id}/parts", response_model=UploadPart, openapi_extra=_PART)
 async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
     record = _pending(await lookup.upload(doors, asking.project, upload_id))
@@ -49,7 +51,9 @@ async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -
     return json(taken.part.model_dump_json().encode())
 
 
-@router.post("/{upload_id}/complete")
+@router.post(
+    "/{upload_id}/complete", response_model=Upload, openapi_extra={"requestBody": shapes.body(shapes.Completion)}
+)
 async def complete(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
     """Put the parts together in the order given; the same once more is answered the same."""
     asked = deposit.order(await body(request))
@@ -68,7 +72,7 @@ async def complete(upload_id: str, request: Request, doors: Opened, asking: Aski
     return await _put(doors, record.model_copy(update={"upload": upload, "part_ids": asked.part_ids}))
 
 
-@router.post("/{upload_id}/cancel")
+@router.post("/{upload_id}/cancel", response_model=Upload)
 async def cancel(upload_id: str, doors: Opened, asking: Asking) -> Response:
     """Give an upload up; a body is not read."""
     record = await lookup.upload(doors, asking.project, upload_id)
