@@ -10,6 +10,7 @@ from support.backend import Behaviour, well
 from support.processing import rig
 from support.waiting import until
 
+from tidemill.processors.lane import LINES_MAX
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import Status
 
@@ -204,3 +205,16 @@ async def test_what_cannot_be_read_is_kept_and_passed(few, kafka):
         await consumer.stop()
     assert found[0].value == b"whatever\n"
     assert dict(found[0].headers)["tidemill-dead-stage"] == b"processors"
+
+
+async def test_a_full_window_loses_nothing(many, backend):
+    """One partition holds more lines than its lane: fetching is held, and what was fetched already still comes."""
+    batch_id = ids.new_batch_id()
+    pack, records = 100, 120
+    for first in range(0, pack * records, pack):
+        value = b"".join(many.line(f"{batch_id} {n}", f"r-{n}") for n in range(first, first + pack))
+        await many.send(value, many.head(batch_id, first), key="one")
+    assert pack * records > LINES_MAX
+    await many.process().ready()
+    await many.collect(batch_id, pack * records, seconds_max=120)
+    assert (backend.calls, backend.repeats) == (pack * records, 0)
