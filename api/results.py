@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from tidemill.api import errors, lookup, paging, report
+from tidemill.api import errors, lookup, paging, report, shapes
 from tidemill.api.doors import Asking, Doors, Opened, from_store
 from tidemill.api.lines import Found, Source, bounded
 from tidemill.schemas.batch import Batch, Status
@@ -42,7 +42,18 @@ class ResultPage(BaseModel):
     next_after: int | None
 
 
-@router.get("/results", response_model=ResultPage)
+_PARAMETERS: Final = {
+    "parameters": [
+        shapes.parameter(
+            "limit", "integer", "How many a page has.", default=LIMIT_DEFAULT, minimum=1, maximum=LIMIT_MAX
+        ),
+        shapes.parameter("after", "integer", "`next_after` of the page before.", minimum=-1, maximum=INDEX_MAX),
+        shapes.parameter("status", "string", "Only those lines.", enum=list(STATUSES)),
+    ]
+}
+
+
+@router.get("/results", response_model=ResultPage, openapi_extra=_PARAMETERS)
 async def results(batch_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
     """Page through the finished lines, also while the batch runs; lines appear some seconds after they end."""
     query = request.query_params

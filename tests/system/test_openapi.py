@@ -1,0 +1,82 @@
+"""The description of the API is true: requests made from it meet no fault, and no answer that it does not name."""
+
+import asyncio
+from unittest import SkipTest
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from support.api import KEY, Api
+
+from tidemill.admin import ensure_topics
+from tidemill.settings import Settings
+
+pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore::Warning:schemathesis.*")]
+
+EXAMPLES = 25
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+OPERATIONS_MIN = 20
+SECONDS_MAX = 30
+HEADERS = {"authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture(scope="module")
+def api(kafka, tmp_path_factory):
+    """An api process with one model."""
+    asyncio.run(ensure_topics(Settings(), kafka))
+    models = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
+    with Api(tmp_path_factory.mktemp("openapi"), kafka, models=models) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def described(api):
+    """The description as it is served."""
+    return schemathesis.openapi.from_url(f"{api.root}/openapi.json")
+
+
+def test_everything_is_described(api):
+    """Each route has words, answers, and whether it wants a key; nobody needs one to read it."""
+    described = httpx.get(f"{api.root}/openapi.json").raise_for_status().json()
+    operations = [each for path in described["paths"].values() for each in path.values()]
+    assert len(operations) >= OPERATIONS_MIN
+    for each in operations:
+        assert each["summary"]
+        assert {"200", "500"} <= set(each["responses"])
+        assert "422" not in each["responses"]
+    assert "$defs" not in str(described)
+    assert httpx.get(f"{api.root}/docs").status_code == 404
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
+def test_answers_are_as_described(described, mode):
+    """Whatever is asked, made from the description or against it, with a fixed seed."""
+    checks = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) >= OPERATIONS_MIN
+    with requests.Session() as session:
+        for operation in operations:
+
+            @given(case=operation.as_strategy(generation_mode=mode))
+            @settings(
+                max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+                suppress_health_check=list(HealthCheck),
+            )  # fmt: skip
+            def ask(case: schemathesis.Case) -> None:
+                case.call_and_validate(session=session, headers=HEADERS, checks=checks, timeout=SECONDS_MAX)
+
+            try:
+                ask()
+            except (Unsatisfiable, SkipTest):
+                # A route without parameters cannot be asked for wrongly.
+                assert mode is GenerationMode.NEGATIVE, operation.label
