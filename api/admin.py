@@ -1,12 +1,12 @@
 """The routes of keys, for who has the role `admin`."""
 
 import logging
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api import draft, errors, paging
+from tidemill.api import draft, errors, paging, shapes
 from tidemill.api.auth import Principal
 from tidemill.api.doors import Administering, Doors, Opened, body, json
 from tidemill.schemas import access, codec, topics
@@ -28,15 +28,15 @@ router = APIRouter(prefix="/v1/admin/keys", tags=["admin"])
 class KeyWish(BaseModel):
     """What a key is made of."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: str
+    name: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
     """What it is for, 1 to 100 characters; shown in lists."""
-    project: str | None = None
+    project: Annotated[str, Field(pattern=access.PROJECT)] | None = None
     """Whose it is: letters, digits, `.`, `_` and `-`, at most 64; by default the project of the key that asks."""
     role: Role = Role.WRITE
     """What it may do."""
-    expires_in_seconds: int | None = None
+    expires_in_seconds: Annotated[int, Field(ge=LIFE_SECONDS_MIN, le=LIFE_SECONDS_MAX)] | None = None
     """How long it lives; by default until it is revoked."""
 
 
@@ -64,11 +64,12 @@ class Revoked(BaseModel):
     deleted: Literal[True] = True
 
 
-_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": KeyWish.model_json_schema()}},
-    }
+_BODY: Final = {"requestBody": shapes.body(KeyWish)}
+_INDEX: Final = {
+    "parameters": [
+        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX)[:2],
+        shapes.parameter("project", "string", "Only the keys of this project."),
+    ]
 }
 
 
@@ -92,7 +93,7 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
 
 
-@router.get("", response_model=KeyPage)
+@router.get("", response_model=KeyPage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Administering) -> Response:
     """List keys, also those that are revoked: of all projects, or of the one that `project` names."""
     del asking

@@ -21,6 +21,8 @@ STORE_SECONDS_MAX = 30.0
 """How long the store may take for one step before a request is given up."""
 UPLOADS_AT_ONCE_MAX = 32
 """Further uploads wait, unread: each one holds some MiB."""
+ESTIMATES_AT_ONCE_MAX = 2
+"""Each one parses a whole input."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -49,6 +51,7 @@ class Doors:
     clock: Clock
     is_ready: Callable[[], bool]
     """Whether the view holds all that the log held when this process started."""
+    estimates: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ESTIMATES_AT_ONCE_MAX))
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE_MAX))
 
     def booking(self, project: str) -> Booking:

@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from tidemill.api import errors, paging
+from tidemill.api import errors, paging, shapes
 from tidemill.api.auth import Principal
 from tidemill.api.doors import Asking, Opened, json
 from tidemill.api.ledger import ALL_PROJECTS, DIMENSIONS, Query, Sum
@@ -64,19 +64,24 @@ class UsagePage(BaseModel):
     has_more: bool
 
 
-_PARAMETERS: Final[dict[str, Any]] = {
+_TIME: Final[dict[str, Any]] = {"minimum": 0, "maximum": TIME_MAX}
+_GROUPS: Final = "|".join(DIMENSIONS)
+_PARAMETERS: Final = {
     "parameters": [
-        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": kind}}
-        for name, kind, text in (
-            ("start_time", "integer", "Batches that ended then or later, Unix seconds; 30 days ago unless given."),
-            ("end_time", "integer", "Batches that ended before, Unix seconds."),
-            ("group_by", "string", f"Of {', '.join(DIMENSIONS)}, with commas between them; without it one sum."),
-            ("project", "string", f"Another project, or {ALL_PROJECTS} for all; for the role admin."),
-            ("limit", "integer", f"At most {LIMIT_MAX}; {LIMIT_DEFAULT} unless given."),
-            ("after", "string", "The id of the sum that the page comes after."),
-        )
+        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX)[:2],
+        shapes.parameter(
+            "start_time", "integer", "Batches that ended then or later, Unix seconds; else of 30 days.", **_TIME
+        ),
+        shapes.parameter("end_time", "integer", "Batches that ended before, Unix seconds.", **_TIME),
+        shapes.parameter(
+            "group_by", "string", "Which sums are told apart, with commas between them; without it there is one.",
+            pattern=f"^(({_GROUPS})(,({_GROUPS}))*)?$",
+        ),
+        shapes.parameter(
+            "project", "string", f"Another project, or {ALL_PROJECTS} for all; for a key with the role admin."
+        ),
     ]
-}
+}  # fmt: skip
 
 
 @router.get("", response_model=UsagePage, openapi_extra=_PARAMETERS)

@@ -20,7 +20,9 @@ _BASE62 = string.digits + string.ascii_letters
 _RANDOM_CHARS = 43
 _CHECK_CHARS = 6
 _SECRET = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_CHARS}}})([0-9A-Za-z]{{{_CHECK_CHARS}}})\Z")
-_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+PROJECT = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What the name of a project looks like: it travels in headers and stands in tables."""
+_PROJECT = re.compile(PROJECT)
 _HINT_CHARS = (len(PREFIX) + 2, 4)
 
 
@@ -90,8 +92,8 @@ def hint(secret: str) -> str:
 
 
 def is_project(text: str) -> bool:
-    """Whether the text can name a project: it travels in headers and stands in tables."""
-    return _PROJECT.match(text) is not None
+    """Whether the text can name a project; see `PROJECT`."""
+    return _PROJECT.fullmatch(text) is not None
 
 
 def _check(random: str) -> str:

@@ -19,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, /v1 included.", show_default=False)]
 ApiKey = Annotated[str | None, typer.Option(help="Key to the service.", show_default=False)]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the local service.")]
@@ -183,6 +186,92 @@ def cancel(
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
     raise typer.Exit(command.ended(talk, command.cancel(talk, target, batch)))
+
+
+@app.command()
+def usage(
+    since: Annotated[
+        str | None, typer.Option(help="The first day, like 2026-11-23, in UTC; else 30 days.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The first day that is left out.")] = None,
+    by: Annotated[str | None, typer.Option(help="Of project, model, day, batch, with commas between.")] = "model",
+    project: Annotated[
+        str | None, typer.Option(help="Another project, or * for all; with an admin's key.")
+    ] = None,
+    *,
+    as_csv: Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data: DataFolder = None,
+) -> None:
+    """Show tokens and cost of the batches that are over."""
+    from tidemill import run as command
+    from tidemill import usage as report
+    from tidemill.place import InputFault
+
+    talk = command.console()
+    try:
+        query = report.query(since=since, until=until, by=by, project=project)
+    except InputFault as error:
+        _refuse(str(error))
+    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
+    raise typer.Exit(command.ended(talk, report.show(target, query, as_csv=as_csv, as_json=as_json)))
+
+
+@keys_app.command("create")
+def create_key(
+    *,
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    project: Annotated[str | None, typer.Option(help="Whose it is; by default the asking key's project.")] = None,
+    role: Annotated[str, typer.Option(help="read, write or admin.")] = "write",
+    life_seconds: Annotated[int | None, typer.Option("--expires-in", help="Seconds; else until revoked.")] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data: DataFolder = None,
+) -> None:
+    """Make a key; its secret is printed on stdout, once."""
+    from tidemill import keys as work
+    from tidemill import run as command
+
+    talk = command.console()
+    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
+    making = work.create(talk, target, name=name, project=project, role=role, life_seconds=life_seconds)
+    raise typer.Exit(command.ended(talk, making))
+
+
+@keys_app.command("list")
+def list_keys(
+    project: Annotated[str | None, typer.Option(help="Only its keys.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data: DataFolder = None,
+) -> None:
+    """Show the keys, without their secrets."""
+    from tidemill import keys as work
+    from tidemill import run as command
+
+    talk = command.console()
+    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
+    raise typer.Exit(command.ended(talk, work.show(target, project=project, as_json=as_json)))
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="Id of the key.")],
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data: DataFolder = None,
+) -> None:
+    """Revoke a key: within seconds it opens nothing any more."""
+    from tidemill import keys as work
+    from tidemill import run as command
+
+    talk = command.console()
+    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
+    raise typer.Exit(command.ended(talk, work.revoke(talk, target, key)))
 
 
 @app.command()

@@ -145,6 +145,31 @@ class Client:
             partial.unlink(missing_ok=True)
         return transfer.receipt
 
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Make something; sent once."""
+        return await self._send("POST", path, json=body)
+
+    async def delete(self, path: str) -> dict[str, Any]:
+        """Delete something, which does no harm the second time."""
+        return await self._tried(lambda: self._send("DELETE", path))
+
+    async def pages(self, path: str, params: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """Read the objects of a list, page by page.
+
+        Args:
+            path: Where the list is.
+            params: What of it is wanted.
+        """
+        after: dict[str, str] = {}
+        for _ in range(PAGES_MAX):
+            query = {"limit": str(PAGE_LINES_MAX), **params, **after}
+            page = await self._tried(lambda query=query: self._send("GET", path, params=query))  # type: ignore[misc]
+            for found in page["data"]:
+                yield found
+            if not page["has_more"] or not page["last_id"]:
+                return
+            after = {"after": str(page["last_id"])}
+
     def _batch(self, answer: dict[str, Any]) -> Batch:
         try:
             return Batch.model_validate(answer)

@@ -1,0 +1,75 @@
+"""The commands `keys create`, `keys list` and `keys revoke`, for who has a key with the role `admin`."""
+
+import sys
+import time
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tidemill.client import Client
+from tidemill.run import Exit, printable
+from tidemill.schemas.access import ApiKey
+from tidemill.target import Target
+
+PATH = "/admin/keys"
+
+
+async def create(
+    talk: Console, target: Target, *, name: str, project: str | None, role: str, life_seconds: int | None
+) -> Exit:
+    """Make a key; its secret goes to stdout, all else to stderr, so that a script can keep it."""
+    wish = {"name": name, "project": project, "role": role, "expires_in_seconds": life_seconds}
+    async with Client(target.base_url, target.api_key) as client:
+        answer = await client.post(PATH, {field: value for field, value in wish.items() if value is not None})
+    key = ApiKey.model_validate(answer)
+    talk.print(f"{key.id}: a key of the project {printable(key.project)} with the role {key.role}.")
+    talk.print("This is its secret. It is shown once; keep it now:")
+    sys.stdout.write(f"{answer['secret']}\n")
+    return Exit.OK
+
+
+async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
+    """Print the keys on stdout, as a table or as one JSON object a line."""
+    table = Table("key", "name", "project", "role", "secret", "created", "state", box=None)
+    async with Client(target.base_url, target.api_key) as client:
+        async for found in client.pages(PATH, {"project": project} if project else {}):
+            if as_json:
+                sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
+                continue
+            key = ApiKey.model_validate(found)
+            words = (
+                key.id,
+                key.name,
+                key.project,
+                key.role,
+                key.hint,
+                _day(key.created_at),
+                state(key, time.time()),
+            )
+            table.add_row(*(Text(printable(word)) for word in words))
+    if not as_json:
+        Console(soft_wrap=True).print(table)
+    return Exit.OK
+
+
+async def revoke(talk: Console, target: Target, key_id: str) -> Exit:
+    """Revoke a key; doing it twice does no harm."""
+    async with Client(target.base_url, target.api_key) as client:
+        await client.delete(f"{PATH}/{key_id}")
+    talk.print(f"{printable(key_id)} is revoked: within seconds it opens nothing any more.")
+    return Exit.OK
+
+
+def state(key: ApiKey, now: float) -> str:
+    """What has become of a key, in a word and a day."""
+    if key.revoked_at is not None:
+        return f"revoked {_day(key.revoked_at)}"
+    if key.expires_at is not None:
+        return f"{'expired' if key.expires_at <= now else 'until'} {_day(key.expires_at)}"
+    return "good"
+
+
+def _day(at: int) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(at))
