@@ -1,0 +1,215 @@
+"""Keys of projects: how they are made and revoked, and what each role may do."""
+
+import logging
+from dataclasses import replace
+
+import httpx
+import pytest
+from support.doors import ADMIN, NOW, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.api.openapi import describe
+from tidemill.schemas import access, codec, topics
+from tidemill.schemas.messages import KeyRecord
+
+MADE = {"name": "ci", "project": "team", "role": "write"}
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+@pytest.fixture
+async def admin(doors):
+    """A client with the key of an admin."""
+    async with client_of(doors, ADMIN) as client:
+        yield client
+
+
+def client_of(doors, key: str) -> httpx.AsyncClient:
+    """A client with a key."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(doors)),
+        base_url="http://api",
+        headers={"authorization": f"Bearer {key}"},
+    )
+
+
+async def made(admin, **fields) -> dict[str, object]:
+    """A new key, with its secret."""
+    answer = await admin.post("/v1/admin/keys", json=MADE | fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
+    error = answer.json()["error"]
+    return answer.status_code, error["param"], error["code"]
+
+
+async def test_a_secret_is_shown_once_and_kept_nowhere(doors, admin, caplog):
+    """Not on the log, not in the log files, not in a list, not in the view."""
+    caplog.set_level(logging.DEBUG)
+    key = await made(admin)
+    secret = key.pop("secret")
+    assert access.is_secret(secret)
+    assert key == {
+        "id": key["id"], "object": "key", "name": "ci", "project": "team", "role": "write",
+        "hint": access.hint(secret), "created_at": NOW, "expires_at": None, "revoked_at": None,
+    }  # fmt: skip
+    assert (await admin.get("/v1/admin/keys")).json()["data"] == [key]
+    assert (await admin.get(f"/v1/admin/keys/{key['id']}")).json() == key
+    ((topic, name, value),) = doors.log.records
+    assert (topic, name) == (topics.KEYS.name, key["id"])
+    assert codec.decode_key(value).sha256 == access.digest(secret)
+    rows = doors.view._database.read("SELECT body FROM keys")
+    for place in (str(value), caplog.text, str(rows)):
+        assert secret not in place
+        assert secret[5:-4] not in place
+
+
+async def test_a_key_opens_its_project_until_it_is_revoked(doors, admin):
+    """From then on it is a 401 that says so, and a second revocation changes nothing."""
+    key = await made(admin)
+    async with client_of(doors, key["secret"]) as client:
+        assert (await client.get("/v1/files")).status_code == 200
+        for _ in range(2):
+            answer = await admin.delete(f"/v1/admin/keys/{key['id']}")
+            assert answer.json() == {"id": key["id"], "object": "key", "deleted": True}
+        answer = await client.get("/v1/files")
+        assert fault(answer) == (401, None, "invalid_api_key")
+        assert "is revoked" in answer.json()["error"]["message"]
+        assert key["secret"] not in answer.text
+    assert (await admin.get(f"/v1/admin/keys/{key['id']}")).json()["revoked_at"] == NOW
+    assert len(doors.log.records) == 2
+
+
+async def test_a_key_expires(doors, admin):
+    """By the clock of the process that is asked."""
+    key = await made(admin, expires_in_seconds=60)
+    assert key["expires_at"] == NOW + 60
+    record = doors.view.keyring.by_id(key["id"])
+    old = record.key.model_copy(update={"id": "key_old", "expires_at": NOW})
+    doors.view.keyring.put(KeyRecord(key=old, sha256=access.digest(secret := access.new_secret())))
+    async with client_of(doors, key["secret"]) as client, client_of(doors, secret) as late:
+        assert (await client.get("/v1/files")).status_code == 200
+        answer = await late.get("/v1/files")
+    assert fault(answer) == (401, None, "invalid_api_key")
+    assert "is expired" in answer.json()["error"]["message"]
+
+
+async def test_a_revocation_is_not_undone_by_an_older_record(doors, admin):
+    """The record of the creation may be read after this process has revoked the key."""
+    key = await made(admin)
+    await admin.delete(f"/v1/admin/keys/{key['id']}")
+    for offset, (_, name, value) in enumerate(list(doors.log.records)):
+        doors.view.fold(topics.KEYS.name, [(name, value, offset)])
+        assert doors.view.keyring.by_id(key["id"]).key.revoked_at == NOW
+
+
+async def test_a_key_is_not_unknown_while_the_view_is_not_whole(doors, admin):
+    """A process that has just started does not know all keys; a client that is told 401 gives up."""
+    secret = (await made(admin))["secret"]
+    starting = replace(doors, is_ready=lambda: False)
+    for key, status in ((secret, 503), (access.new_secret(), 503), ("sk-wrong", 401), (ADMIN, 503)):
+        async with client_of(starting, key) as client:
+            assert (await client.get("/v1/files")).status_code == status
+
+
+@pytest.mark.parametrize(
+    "key", ["", "sk-wrong-key-0123456789", "sk-" + "a" * 49, "ö", access.new_secret()], ids=range(5)
+)
+async def test_what_is_no_key_opens_nothing(doors, key):
+    """Whatever it is."""
+    async with client_of(doors, "") as client:
+        answer = await client.get("/v1/files", headers={"authorization": f"Bearer {key}".encode()})
+    assert answer.status_code == 401
+    assert not key or len(key) < 16 or key not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": None}, ("name", "missing_required_parameter")),
+        ({"name": "x" * 101}, ("name", "string_above_max_length")),
+        ({"name": 1}, ("name", "invalid_type")),
+        ({"project": "a/b"}, ("project", "invalid_value")),
+        ({"project": "x\r\ny: z"}, ("project", "invalid_value")),
+        ({"role": "root"}, ("role", "invalid_value")),
+        ({"expires_in_seconds": 1}, ("expires_in_seconds", "integer_below_min_value")),
+        ({"expires_in_seconds": True}, ("expires_in_seconds", "invalid_type")),
+        ({"expires_in_seconds": 10**12}, ("expires_in_seconds", "integer_above_max_value")),
+        ({"expires_at": 5}, ("expires_at", "unknown_parameter")),
+        ({"sha256": "0"}, ("sha256", "unknown_parameter")),
+    ],
+)
+async def test_keys_that_are_refused(doors, admin, change, expected):
+    """Each with the field that is wrong; nothing is made."""
+    body = {name: value for name, value in (MADE | change).items() if value is not None}
+    assert fault(await admin.post("/v1/admin/keys", json=body)) == (400, *expected)
+    assert doors.log.records == []
+
+
+async def test_lists_of_keys(admin):
+    """Of all projects or one, page by page, the newest first."""
+    keys = [await made(admin, project=project) for project in ("a", "b", "a")]
+    ids = sorted((key["id"] for key in keys), reverse=True)
+    listed, after = [], None
+    while True:
+        query = {"limit": 1} | ({"after": after} if after else {})
+        page = (await admin.get("/v1/admin/keys", params=query)).json()
+        listed += [key["id"] for key in page["data"]]
+        if not page["has_more"]:
+            break
+        after = page["last_id"]
+    assert listed == ids
+    page = (await admin.get("/v1/admin/keys", params={"project": "a"})).json()
+    assert {key["id"] for key in page["data"]} == {keys[0]["id"], keys[2]["id"]}
+    assert fault(await admin.get("/v1/admin/keys", params={"after": "key_x"})) == (400, "after", "invalid_value")
+    assert fault(await admin.get("/v1/admin/keys/key_x")) == (404, None, None)
+    assert fault(await admin.delete("/v1/admin/keys/key_x")) == (404, None, None)
+
+
+async def test_without_the_log_no_key_is_made_or_revoked(doors, admin):
+    """503, and the key goes on."""
+    key = await made(admin)
+    doors.log.away = True
+    assert (await admin.post("/v1/admin/keys", json=MADE)).status_code == 503
+    assert (await admin.delete(f"/v1/admin/keys/{key['id']}")).status_code == 503
+    assert len((await admin.get("/v1/admin/keys")).json()["data"]) == 1
+
+
+def operations(doors):
+    """Every route of the API that wants a key: method and path."""
+    described = describe(create_app(doors))
+    return [
+        (method.upper(), path)
+        for path, found in described["paths"].items()
+        for method in found
+        if path.startswith("/v1")
+    ]
+
+
+async def test_what_each_role_may_do(doors, admin):
+    """By every route: reading keys change nothing, and only admins reach the routes of admins."""
+    clients = {role: client_of(doors, (await made(admin, role=role))["secret"]) for role in access.Role}
+    found = operations(doors)
+    assert len(found) > 20
+    for method, path in found:
+        needed = access.Role.READ if method == "GET" or path.endswith("/estimate") else access.Role.WRITE
+        if "/admin/" in path:
+            needed = access.Role.ADMIN
+        for role, client in clients.items():
+            if role.covers(needed):
+                continue
+            answer = await client.request(method, path, json={})
+            assert fault(answer) == (403, None, "insufficient_permissions"), (method, path, role)
+            assert f"'{needed}'" in answer.json()["error"]["message"]
+    for method, path in found:
+        async with client_of(doors, "") as stranger:
+            assert (await stranger.request(method, path)).status_code == 401, (method, path)
+    for client in clients.values():
+        await client.aclose()

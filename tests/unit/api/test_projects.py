@@ -1,0 +1,119 @@
+"""Invariant 7: for one project, what another has is as what is not there. Generated from the routes."""
+
+import asyncio
+import re
+
+import httpx
+import pytest
+from support.doors import open_doors
+
+from tidemill.api.app import create_app
+from tidemill.api.openapi import describe
+from tidemill.schemas import access, ids
+from tidemill.schemas.messages import KeyRecord
+
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
+UPLOAD = {"filename": "f", "purpose": "batch", "bytes": len(LINE), "mime_type": "application/jsonl"}
+UNKNOWN = {
+    "batch_id": ids.new_batch_id(),
+    "file_id": ids.new_file_id(),
+    "upload_id": ids.new_upload_id(),
+    "key_id": access.new_key_id(),
+}
+BODIES = {
+    "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part_x"]}},
+    "/v1/uploads/{upload_id}/parts": {"files": {"data": ("d", LINE)}},
+}
+"""What a route wants to be sent before it looks for the object."""
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+def client_of(doors, key: str) -> httpx.AsyncClient:
+    """A client with a key."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(doors)),
+        base_url="http://api",
+        headers={"authorization": f"Bearer {key}"},
+    )
+
+
+async def owned(doors) -> dict[str, str]:
+    """One object of each kind of the project `p`: the name of the parameter, and the id."""
+    async with client_of(doors, "key-of-p") as client:
+        form = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
+        file_id = (await client.post("/v1/files", **form)).json()["id"]
+        batch = await client.post("/v1/batches", json=BATCH | {"input_file_id": file_id})
+        upload = await client.post("/v1/uploads", json=UPLOAD)
+    key = access.ApiKey(
+        id=access.new_key_id(), name="n", project="p", role="read", hint="sk-ab…wxyz", created_at=1
+    )
+    doors.view.keyring.put(KeyRecord(key=key, sha256="0" * 64))
+    return {
+        "file_id": file_id,
+        "batch_id": batch.json()["id"],
+        "upload_id": upload.json()["id"],
+        "key_id": key.id,
+    }
+
+
+def told(answer: httpx.Response, object_id: str) -> tuple[int, str, list[str]]:
+    """All that an answer says, but the id that was asked for."""
+    return answer.status_code, answer.text.replace(object_id, "ID"), sorted(answer.headers)
+
+
+async def test_every_route_with_an_id(doors):
+    """The answer to another's id is the answer to an id that nobody has, byte for byte."""
+    own = await owned(doors)
+    paths = describe(create_app(doors))["paths"]
+    routes = [
+        (method, path, found[1])
+        for path, methods in paths.items()
+        for method in methods
+        if (found := re.search(r"\{(\w+_id)\}", path))
+    ]
+    assert {name for _, _, name in routes} == set(own) == set(UNKNOWN), "a new kind of object needs a line above"
+    assert len(routes) >= 14
+
+    async def asked(client, method, path, name, object_id):
+        path_asked = path.replace(f"{{{name}}}", object_id)
+        return told(await client.request(method, path_asked, **BODIES.get(path, {})), object_id)
+
+    async with client_of(doors, "key-of-q") as client:
+        answers = await asyncio.gather(
+            *(asked(client, *route, which[route[2]]) for route in routes for which in (own, UNKNOWN))
+        )
+    for route, others, nobodys in zip(routes, answers[::2], answers[1::2], strict=True):
+        assert others == nobodys, route
+        assert others[0] == (403 if "/admin/" in route[1] else 404), (route, others)
+    # And nothing has become of what was asked for.
+    async with client_of(doors, "key-of-p") as client:
+        assert (await client.get(f"/v1/files/{own['file_id']}/content")).content == LINE
+        assert (await client.get(f"/v1/batches/{own['batch_id']}")).json()["status"] == "validating"
+
+
+async def test_ids_in_bodies_and_cursors(doors):
+    """A file that is named in a body, and a cursor of a list, too."""
+    own = await owned(doors)
+    async with client_of(doors, "key-of-q") as client:
+        pairs = []
+        for which in (own, UNKNOWN):
+            file_id = which["file_id"]
+            wish = {"input_file_id": file_id, "endpoint": "/v1/embeddings"}
+            pairs.append(
+                [
+                    told(await client.post("/v1/batches/estimate", json=wish), file_id),
+                    told(await client.get("/v1/files", params={"after": file_id}), file_id),
+                    told(await client.get("/v1/batches", params={"after": which["batch_id"]}), which["batch_id"]),
+                ]
+            )
+            made = await client.post("/v1/batches", json=BATCH | {"input_file_id": file_id})
+            assert (made.status_code, made.json()["status"]) == (200, "validating")
+    assert pairs[0] == pairs[1]
+    assert [status for status, _, _ in pairs[0]] == [404, 400, 400]
