@@ -52,7 +52,6 @@ def create_app(doors: Doors) -> FastAPI:
     exchange.install(app)
     for routes in (files, uploads, batches, estimate, results, usage, admin, models, health, openapi):
         app.include_router(routes.router)
-    openapi.install(app)
     return app
 
 

@@ -40,12 +40,11 @@ router = APIRouter()
 @router.get(PATH, response_model=dict[str, Any])
 async def show(request: Request) -> Response:
     """Describe the API; it needs no key."""
-    return json(request.app.state.openapi)
-
-
-def install(app: FastAPI) -> None:
-    """Describe the routes that the app has now."""
-    app.state.openapi = orjson.dumps(describe(app))
+    app = request.app
+    # Few ask for it, and it takes a tenth of a second to make.
+    if not hasattr(app.state, "openapi"):
+        app.state.openapi = orjson.dumps(describe(app))
+    return json(app.state.openapi)
 
 
 def describe(app: FastAPI) -> Node:
