@@ -66,7 +66,9 @@ class Ledger:
             f"SELECT {''.join(f'{column}, ' for column in columns)}"  # noqa: S608  columns of the table above
             " count(*), coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
             " coalesce(sum(output), 0), coalesce(sum(reasoning), 0),"
-            " exact_sum(cost), exact_sum(cost_input), exact_sum(cost_output)"
+            # Of no rows an aggregate of one's own is null.
+            " coalesce(exact_sum(cost), '0'), coalesce(exact_sum(cost_input), '0'),"
+            " coalesce(exact_sum(cost_output), '0')"
             f" FROM ledger WHERE {where} {f'GROUP BY {named} ORDER BY {named}' if columns else ''} LIMIT ?",
             *values, query.limit,
         )  # fmt: skip

@@ -135,7 +135,7 @@ class LedgerRecord(_Message):
 
     batch_id: str
     project: str
-    model: str | None
+    model: str | None = None
     """None where the batch ended before its lines were looked at; then nothing was run."""
     endpoint: str
     status: Status

@@ -1,0 +1,162 @@
+"""Limits of projects: what goes beyond is refused at once, and nothing that was taken fails for it."""
+
+import asyncio
+from dataclasses import replace
+
+import httpx
+import pytest
+from support.doors import NOW, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.messages import BatchRecord
+from tidemill.settings import Settings
+
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors, where the project `p` may have 2 batches, 10 lines and 10 files of a line; `q` has more room."""
+    settings = Settings(
+        limits={"batches_in_progress_max": 2, "lines_enqueued_max": 10, "bytes_stored_max": 10 * len(LINE)},
+        projects={"q": {"limits": {"batches_in_progress_max": 3}}},
+    )
+    async with open_doors(tmp_path) as doors:
+        yield replace(doors, settings=settings)
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    async with client_of(doors, "key-of-p") as client:
+        yield client
+
+
+def client_of(doors, key: str) -> httpx.AsyncClient:
+    """A client with a key."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(doors)),
+        base_url="http://api/v1",
+        headers={"authorization": f"Bearer {key}"},
+    )
+
+
+async def upload(client, lines: int = 1, content: bytes = LINE) -> httpx.Response:
+    """A file of so many lines."""
+    return await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", content * lines)})
+
+
+async def create(client, file_id: str, **headers: str) -> httpx.Response:
+    """A batch of the file."""
+    return await client.post("/batches", json=BATCH | {"input_file_id": file_id}, headers=headers)
+
+
+def is_beyond(answer: httpx.Response, limit: str, *words: str) -> bool:
+    """Whether it is a 429 that names the limit, in which the SDKs see no reason to try again."""
+    error = answer.json()["error"]
+    assert answer.status_code == 429, answer.text
+    assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+    assert answer.headers["x-should-retry"] == "false"
+    return all(word in error["message"] for word in (f"(limit: {limit})", *words))
+
+
+def report(doors, batch_id: str, **changes: object) -> None:
+    """Say of a batch what `results` would."""
+    batch = Batch.model_validate_json(doors.view.batch("p", batch_id)).model_copy(update=changes)
+    value = codec.encode(BatchRecord(project="p", batch=batch))
+    doors.view.fold(topics.BATCHES.name, [(batch.id, value, 0)])
+
+
+async def test_batches_in_progress(doors, client):
+    """The third is refused, until one is over; another project has its own."""
+    file_id = (await upload(client)).json()["id"]
+    first = (await create(client, file_id)).json()["id"]
+    assert (await create(client, file_id)).status_code == 200
+    before = len(doors.log.records)
+    assert is_beyond(await create(client, file_id), "batches_in_progress_max", "'p' has 2 batches", "may have 2")
+    assert is_beyond(await create(client, "file-none"), "batches_in_progress_max")
+    assert len(doors.log.records) == before
+    async with client_of(doors, "key-of-q") as other:
+        answers = [await create(other, "file-none") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    report(doors, first, status=Status.COMPLETED, completed_at=NOW)
+    assert (await create(client, file_id)).status_code == 200
+
+
+async def test_a_create_that_is_repeated_is_not_another_batch(client):
+    """It is answered with the batch that it made, however full the project is."""
+    file_id = (await upload(client)).json()["id"]
+    made = await create(client, file_id, **{"idempotency-key": "k"})
+    await create(client, file_id)
+    assert (await create(client, file_id, **{"idempotency-key": "k"})).json() == made.json()
+
+
+async def test_requests_at_one_time(client):
+    """What is under way counts: of ten at once, two are taken."""
+    file_id = (await upload(client)).json()["id"]
+    answers = await asyncio.gather(*(create(client, file_id) for _ in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 2 + [429] * 8
+
+
+async def test_lines_enqueued(doors, client):
+    """Those of the file count until ingest has counted them, and go as they are done."""
+    six = (await upload(client, 6)).json()["id"]
+    five = (await upload(client, 1, b"{}\n" * 5)).json()["id"]
+    first = (await create(client, six)).json()["id"]
+    words = ("6 lines enqueued", "may have 10", "6 more")
+    assert is_beyond(await create(client, six), "lines_enqueued_max", *words)
+    report(doors, first, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=6, completed=1))
+    assert is_beyond(await create(client, six), "lines_enqueued_max", "5 lines enqueued")
+    report(doors, first, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=6, completed=1, failed=1))
+    second = (await create(client, six)).json()["id"]
+    report(doors, first, status=Status.COMPLETED, completed_at=NOW)
+    assert is_beyond(await create(client, five), "lines_enqueued_max", "6 lines enqueued", "5 more")
+    report(doors, second, status=Status.CANCELLED, cancelled_at=NOW)
+    assert (await create(client, five)).status_code == 200
+
+
+async def test_bytes_stored(tmp_path, client):
+    """Files of all kinds count, until they are deleted; what is refused leaves nothing."""
+    file_id = (await upload(client, 9)).json()["id"]
+    assert is_beyond(await upload(client, 2), "bytes_stored_max", f"stores {9 * len(LINE)} bytes", "Delete files")
+    assert [path.name for path in (tmp_path / "store" / "files").iterdir()] == [file_id]
+    assert (await upload(client)).status_code == 200
+    assert (await client.delete(f"/files/{file_id}")).status_code == 200
+    assert (await upload(client, 9)).status_code == 200
+
+
+async def test_uploads_in_parts_count(client):
+    """When they are announced, and part by part."""
+    wish = {"filename": "f", "purpose": "batch", "bytes": 8 * len(LINE), "mime_type": "application/jsonl"}
+    upload_id = (await client.post("/uploads", json=wish)).json()["id"]
+    part = {"files": {"data": ("d", LINE * 8)}}
+    taken = await client.post(f"/uploads/{upload_id}/parts", **part)
+    assert taken.status_code == 200
+    assert is_beyond(await client.post(f"/uploads/{upload_id}/parts", **part), "bytes_stored_max")
+    assert is_beyond(await client.post("/uploads", json=wish), "bytes_stored_max")
+    done = await client.post(f"/uploads/{upload_id}/complete", json={"part_ids": [taken.json()["id"]]})
+    assert done.status_code == 200
+    assert (await upload(client, 2)).status_code == 200
+    assert is_beyond(await upload(client), "bytes_stored_max")
+
+
+async def test_what_a_request_did_not_bring_gives_its_room_back(doors, client):
+    """The log is away, the file is none: nothing stays booked."""
+    doors.log.away = True
+    assert (await upload(client, 9)).status_code == 503
+    assert (await create(client, "file-none")).status_code == 503
+    doors.log.away = False
+    assert (await upload(client, 9, b"no json\n")).status_code == 400
+    assert (await upload(client, 10)).status_code == 200
+    assert [(await create(client, "file-none")).status_code for _ in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize(("content", "lines"), [(LINE, 1), (LINE * 3, 3), (LINE * 2 + LINE.strip(), 3)])
+async def test_the_lines_of_a_file_are_counted_while_it_is_uploaded(doors, client, content, lines):
+    """The last one needs no newline."""
+    file_id = (await upload(client, 1, content)).json()["id"]
+    assert doors.view.file("p", file_id).lines == lines
+    assert codec.decode_file(doors.log.records[-1][2]).lines == lines

@@ -1,0 +1,172 @@
+"""Usage out of the ledger: sums that are exact, pages without a gap, and nobody else's."""
+
+from decimal import Decimal
+from itertools import product
+
+import httpx
+import pytest
+from support.doors import ADMIN, NOW, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import InputTokensDetails, OutputTokensDetails, Status, Usage
+from tidemill.schemas.bill import Tariff, bill, day_of
+from tidemill.schemas.messages import LedgerRecord
+
+DAY = 86_400
+
+
+def entry(
+    number: int, project: str = "p", model: str | None = "m", at: int = NOW, tokens: int = 1
+) -> LedgerRecord:
+    """An entry of a batch with three lines; a million input tokens cost 0.1, output 0.3."""
+    usage = Usage(
+        input_tokens=10 * tokens, input_tokens_details=InputTokensDetails(cached_tokens=4 * tokens),
+        output_tokens=tokens, output_tokens_details=OutputTokensDetails(reasoning_tokens=tokens),
+        total_tokens=11 * tokens,
+    )  # fmt: skip
+    tariff = Tariff(input_per_million="0.1", output_per_million="0.3", discount="0.5")
+    return LedgerRecord(
+        batch_id=f"batch_{number:032x}", project=project, model=model, endpoint="/v1/embeddings",
+        status=Status.COMPLETED, ended_at=at, day=day_of(at), lines=3, usage=usage,
+        bill=bill(usage.input_tokens, usage.output_tokens, tariff),
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+def client_of(doors, key: str) -> httpx.AsyncClient:
+    """A client with a key."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(doors)),
+        base_url="http://api/v1",
+        headers={"authorization": f"Bearer {key}"},
+    )
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    async with client_of(doors, "key-of-p") as client:
+        yield client
+
+
+def fold(doors, *entries: LedgerRecord) -> None:
+    """The log tells of these."""
+    doors.view.fold(
+        topics.LEDGER.name, [(entry.batch_id, codec.encode(entry), place) for place, entry in enumerate(entries)]
+    )
+
+
+async def usage(client, **query: object) -> list[dict]:
+    """The sums of a page."""
+    answer = await client.get("/usage", params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+async def test_one_sum_of_all(doors, client):
+    """Tokens and cost; an entry that comes again counts once."""
+    fold(doors, entry(1), entry(2, tokens=2), entry(1), entry(3, project="q"), entry(4, at=NOW - 31 * DAY))
+    (found,) = await usage(client)
+    assert found == {
+        "object": "usage", "id": found["id"], "project": None, "model": None, "day": None, "batch_id": None,
+        "batches": 2, "lines": 6, "input_tokens": 30, "cached_tokens": 12, "output_tokens": 3,
+        "reasoning_tokens": 3, "total_tokens": 33,
+        "cost": {"total": "0.00000195", "input": "0.0000015", "output": "0.00000045"},
+    }  # fmt: skip
+
+
+async def test_without_a_batch_the_sum_is_nothing(client):
+    """Zeros, and with groups no rows."""
+    (found,) = await usage(client)
+    assert (found["batches"], found["cost"]) == (0, {"total": "0", "input": "0", "output": "0"})
+    assert await usage(client, group_by="day") == []
+
+
+async def test_sums_of_many_are_exact(doors, client):
+    """A thousand times a tenth of a millionth: a float would be off."""
+    fold(doors, *(entry(number, tokens=number) for number in range(1, 1001)))
+    (found,) = await usage(client)
+    tokens = sum(range(1, 1001))
+    assert Decimal(found["cost"]["input"]) == Decimal(10 * tokens) * Decimal("0.1") / 2 / 1_000_000
+    assert Decimal(found["cost"]["total"]) == Decimal(found["cost"]["input"]) + Decimal(found["cost"]["output"])
+
+
+async def test_groups_and_pages(doors, client):
+    """By each set of dimensions; the pages of one row add up to the whole."""
+    entries = [
+        entry(number, model=model, at=NOW - day * DAY)
+        for number, (model, day) in enumerate(product(("a", "b/c", "=x", None), range(3)))
+    ]
+    fold(doors, *entries)
+    for by, rows in (
+        ("model", 4),
+        ("day", 3),
+        ("model,day", 12),
+        ("day,model", 12),
+        ("batch", 12),
+        ("project", 1),
+    ):
+        whole = await usage(client, group_by=by)
+        assert len(whole) == rows
+        assert sum(found["batches"] for found in whole) == 12
+        walked, after = [], None
+        for _ in range(rows):
+            (found,) = await usage(client, group_by=by, limit=1, **({"after": after} if after else {}))
+            walked.append(found)
+            after = found["id"]
+        assert walked == whole
+        assert await usage(client, group_by=by, after=after) == []
+    assert [found["model"] for found in await usage(client, group_by="model")] == [None, "=x", "a", "b/c"]
+    assert {found["batch_id"] for found in await usage(client, group_by="batch")} == {e.batch_id for e in entries}
+
+
+async def test_times(doors, client):
+    """From the start on, and before the end."""
+    fold(doors, entry(1, at=NOW), entry(2, at=NOW - 1), entry(3, at=NOW - 40 * DAY))
+    for query, batches in (
+        ({"start_time": NOW}, 1),
+        ({"end_time": NOW}, 1),
+        ({"start_time": 0}, 3),
+        ({"start_time": NOW - 1, "end_time": NOW}, 1),
+    ):
+        assert (await usage(client, **query))[0]["batches"] == batches
+
+
+async def test_whose_usage(doors, client):
+    """A project sees its own; an admin any, or all."""
+    fold(doors, entry(1), entry(2, project="q"), entry(3, project="default"))
+    assert (await usage(client, project="p"))[0]["batches"] == 1
+    for other in ("q", "*"):
+        answer = await client.get("/usage", params={"project": other})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")
+    async with client_of(doors, ADMIN) as admin:
+        assert (await usage(admin))[0]["batches"] == 1
+        assert (await usage(admin, project="q"))[0]["batches"] == 1
+        rows = await usage(admin, project="*", group_by="project")
+        assert [(row["project"], row["batches"]) for row in rows] == [("default", 1), ("p", 1), ("q", 1)]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"group_by": "secret"}, "group_by"),
+        ({"start_time": "yesterday"}, "start_time"),
+        ({"end_time": "-1"}, "end_time"),
+        ({"limit": "0"}, "limit"),
+        ({"after": "usage_x"}, "after"),
+        ({"after": "usage_WyJhIl0", "group_by": ""}, "after"),
+        ({"after": "usage_W10", "group_by": "day"}, "after"),
+        ({"after": "ä"}, "after"),
+    ],
+)
+async def test_queries_that_are_refused(client, query, param):
+    """Each with the parameter that is wrong."""
+    answer = await client.get("/usage", params=query)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
