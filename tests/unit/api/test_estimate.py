@@ -1,0 +1,85 @@
+"""Estimates of batches: sums over a file, and what they would cost."""
+
+from dataclasses import replace
+
+import httpx
+import orjson
+import pytest
+from support.doors import open_doors
+
+from tidemill.api.app import create_app
+from tidemill.settings import Settings
+
+CHAT = "/v1/chat/completions"
+BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]
+
+
+def line(model: str, text: str, **more: object) -> bytes:
+    """A line that asks a model."""
+    body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
+    return orjson.dumps({"custom_id": "a", "method": "POST", "url": CHAT, "body": body}) + b"\n"
+
+
+@pytest.fixture
+async def client(tmp_path):
+    """A client of the app, as the project `p`; a million tokens of `m` cost 1 and 3, at half the price."""
+    price = {"input_per_million": 1, "output_per_million": 3}
+    settings = Settings(models={"m": {"backends": BACKENDS, "price": price}})
+    async with open_doors(tmp_path) as doors:
+        transport = httpx.ASGITransport(create_app(replace(doors, settings=settings)))
+        headers = {"authorization": "Bearer key-of-p"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+            yield client
+
+
+async def estimate(client, content: bytes, **more: object) -> httpx.Response:
+    """The estimate of a file."""
+    form = {"data": {"purpose": "batch"}, "files": {"file": ("f", content)}}
+    file_id = (await client.post("/files", **form)).json()["id"]
+    return await client.post("/batches/estimate", json={"input_file_id": file_id, "endpoint": CHAT, **more})
+
+
+async def test_what_a_file_would_cost(client):
+    """Between no output and all that the lines allow."""
+    found = (await estimate(client, line("m", "x" * 400, max_tokens=50) * 100)).json()
+    assert (found["lines"], found["unreadable_lines"]) == (100, 0)
+    assert (found["input_tokens"], found["output_tokens_max"]) == (10_400, 5_000)
+    assert found["cost"] == {"min": "0.0052", "max": "0.0127"}
+    assert (found["confidence"], "4 bytes" in found["method"]) == ("low", True)
+    (model,) = found["models"]
+    assert (model["model"], model["is_configured"], model["lines"]) == ("m", True, 100)
+
+
+async def test_a_line_without_a_maximum_leaves_the_end_open(client):
+    """And a model that is not there is told."""
+    content = line("m", "x", max_tokens=5) + b"\n \n" + line("other", "x") + b'{"half":'
+    found = (await estimate(client, content)).json()
+    assert (found["lines"], found["unreadable_lines"]) == (3, 1)
+    assert (found["output_tokens_max"], found["cost"]["max"]) == (None, None)
+    configured, other = found["models"]
+    assert (configured["output_tokens_max"], configured["cost"]["max"]) == (5, "0.00001")
+    assert (other["is_configured"], other["lines_without_max"], other["cost"]["min"]) == (False, 1, "0")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "input_file_id"),
+        ({"input_file_id": "file-x"}, 400, "endpoint"),
+        ({"input_file_id": "file-x", "endpoint": "/v1/x"}, 400, "endpoint"),
+        ({"input_file_id": "file-x", "endpoint": CHAT}, 404, "id"),
+    ],
+)
+async def test_estimates_that_are_refused(client, body, status, param):
+    """Each with the field that is wrong."""
+    answer = await client.post("/batches/estimate", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+async def test_a_file_whose_bytes_are_gone(tmp_path, client):
+    """Is as one that is not there."""
+    form = {"data": {"purpose": "batch"}, "files": {"file": ("f", line("m", "x"))}}
+    file_id = (await client.post("/files", **form)).json()["id"]
+    (tmp_path / "store" / "files" / file_id).unlink()
+    answer = await client.post("/batches/estimate", json={"input_file_id": file_id, "endpoint": CHAT})
+    assert answer.status_code == 404
