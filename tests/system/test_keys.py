@@ -1,0 +1,155 @@
+"""Keys and usage on a real broker: every api process knows of them, and so do the commands."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from decimal import Decimal
+
+import openai
+import pytest
+from support.api import KEY, Api
+from support.waiting import wait_until
+
+from tidemill.admin import ensure_topics
+from tidemill.kafka import Log
+from tidemill.schemas import access, codec, ids, topics
+from tidemill.schemas.batch import Status, Usage
+from tidemill.schemas.bill import Tariff, bill, day_of
+from tidemill.schemas.messages import LedgerRecord
+from tidemill.settings import Settings
+
+pytestmark = pytest.mark.kafka
+
+LIVE_SECONDS_MAX = 5.0
+"""What is promised of a key that is made or revoked."""
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}\n'
+
+
+@pytest.fixture(scope="module")
+def api(kafka, tmp_path_factory):
+    """An api process."""
+    asyncio.run(ensure_topics(Settings(), kafka))
+    with Api(tmp_path_factory.mktemp("keys"), kafka) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def second(api, kafka, tmp_path_factory):
+    """Another one, with a folder of its own."""
+    del api
+    with Api(tmp_path_factory.mktemp("keys-too"), kafka) as second:
+        yield second
+
+
+def command(api: Api, *arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+    """A command of the command line, asked of a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "tidemill", *arguments],
+        env={**os.environ, "TIDEMILL_BASE_URL": api.url, "TIDEMILL_API_KEY": key, "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def status(api: Api, key: str, path: str = "/files") -> int:
+    """How a GET with a key is answered."""
+    with api.client(key) as client:
+        return client.get(path).status_code
+
+
+def test_a_key_lives_and_dies_on_every_process(api, second):
+    """Within five seconds, also on one that starts anew; and what it opened belongs to its project."""
+    with api.client() as admin:
+        key = admin.post("/admin/keys", json={"name": "ci", "project": "team"}).raise_for_status().json()
+    secret = key["secret"]
+    assert status(api, secret) == 200
+    wait_until(lambda: status(second, secret) == 200, "the key", seconds_max=LIVE_SECONDS_MAX)
+    with openai.OpenAI(base_url=second.url, api_key=secret, max_retries=0) as sdk:
+        file = sdk.files.create(file=LINE, purpose="batch")
+    assert status(second, KEY, f"/files/{file.id}") == 404
+    with second.client() as admin:
+        admin.delete(f"/admin/keys/{key['id']}").raise_for_status()
+    assert status(second, secret) == 401
+    wait_until(lambda: status(api, secret) == 401, "the end of the key", seconds_max=LIVE_SECONDS_MAX)
+    api.stop()
+    api.start()
+    assert status(api, secret) == 401
+    assert secret not in api.log + second.log
+
+
+def test_the_sdk_is_told_what_a_key_may_not_do(api):
+    """Its exception of a permission, once: it does not try again."""
+    with api.client() as admin:
+        secret = admin.post("/admin/keys", json={"name": "reader", "role": "read"}).json()["secret"]
+    with openai.OpenAI(base_url=api.url, api_key=secret) as sdk:
+        assert sdk.batches.list().data is not None
+        with pytest.raises(openai.PermissionDeniedError) as caught:
+            sdk.files.create(file=LINE, purpose="batch")
+    assert caught.value.code == "insufficient_permissions"
+
+
+def test_the_commands_of_keys(api):
+    """The secret alone is on stdout; the list has its hint; the last word is that it is revoked."""
+    made = command(api, "keys", "create", "--project", "cli", "--role", "write", "--name", "a [b]\u202e")
+    secret = made.stdout.strip()
+    assert (made.returncode, access.is_secret(secret)) == (0, True), made.stderr
+    assert secret not in made.stderr
+    assert status(api, secret) == 200
+    listed = command(api, "keys", "list", "--project", "cli")
+    assert access.hint(secret) in listed.stdout
+    assert "\u202e" not in listed.stdout
+    (found,) = map(json.loads, command(api, "keys", "list", "--project", "cli", "--json").stdout.splitlines())
+    assert (found["project"], found["role"], found["name"]) == ("cli", "write", "a [b]\u202e")
+    assert command(api, "keys", "revoke", found["id"]).returncode == 0
+    assert status(api, secret) == 401
+    refused = command(api, "keys", "list", key=secret)
+    assert (refused.returncode, secret in refused.stderr) == (2, False)
+    assert command(api, "keys", "revoke", "key_none").returncode == 2
+    assert command(api, "keys", "create", "--name", "x", "--role", "root").returncode == 2
+
+
+def publish(kafka: str, project: str, models: list[str]) -> None:
+    """Say of a batch a model what `results` would."""
+
+    async def send() -> None:
+        log = Log(kafka)
+        now = int(time.time())
+        tariff = Tariff(input_per_million="0.1", output_per_million="0.2", discount="0.5")
+        for model in models:
+            entry = LedgerRecord(
+                batch_id=ids.new_batch_id(), project=project, model=model, endpoint="/v1/embeddings",
+                status=Status.COMPLETED, ended_at=now, day=day_of(now), lines=1,
+                usage=Usage(input_tokens=3, output_tokens=2, total_tokens=5), bill=bill(3, 2, tariff),
+            )  # fmt: skip
+            await log.send(topics.LEDGER.name, entry.batch_id, codec.encode(entry))
+        await log.stop()
+
+    asyncio.run(send())
+
+
+def test_the_command_of_usage(api, kafka):
+    """A table, CSV that no spreadsheet runs, JSON; page by page, and exact."""
+    project = f"usage-{time.time_ns()}"
+    models = ["=1+1", "@x", *(f"m{number:03d}" for number in range(150))]
+    publish(kafka, project, models)
+    asked = ("usage", "--project", project, "--by", "model")
+
+    def rows() -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(command(api, *asked, "--csv").stdout)))
+
+    found = wait_until(lambda: (got := rows()) and len(got) == len(models) and got, "all entries")
+    assert [row["model"] for row in found] == ["'=1+1", "'@x", *models[2:]]
+    assert sum(Decimal(row["cost_total"]) for row in found) == Decimal("0.00000035") * len(models)
+    assert {row["input_tokens"] for row in found} == {"3"}
+    lines = command(api, *asked, "--json").stdout.splitlines()
+    assert [json.loads(line)["model"] for line in lines] == models
+    assert "m149" in command(api, *asked).stdout
+    assert command(api, "usage", "--by", "colour").returncode == 2
+    assert command(api, "usage", "--project", "*", "--by", "project").returncode == 0
