@@ -177,6 +177,8 @@ class ModelApp:
             self._start(self._bury(entry, message, error))
             return
         entry = seat.lane.admit(event, len(texts), len(value))
+        # The lines were copied out; the event is kept until the last of them is done, and its value need not be.
+        event.value = message.value = None
         if not texts:
             return
         if self._is_known(seat, head, message):

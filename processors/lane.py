@@ -10,7 +10,8 @@ from tidemill.gate import AckGate, Ticket
 from tidemill.schemas.codec import RequestHead
 
 LINES_MAX: Final = 8_192
-BYTES_MAX: Final = 16 << 20
+BYTES_MAX: Final = 4 << 20
+"""Enough for hundreds of calls in flight; a process has a lane for each partition of each of its models."""
 
 
 class Tap(Protocol):

@@ -209,7 +209,7 @@ class Results:
             seat = self._seats[number] = _Seat(partition)
         return seat
 
-    async def _assigned(self, *_: Any, assigned: Iterable[Any] = (), **__: Any) -> None:
+    async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         """A tick into each new partition makes it take up the batches that were at work."""
         for tp in assigned:
             if tp.topic == topics.OUTCOMES.name:

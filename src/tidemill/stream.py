@@ -31,8 +31,10 @@ STOP_SECONDS_MAX = 9.0
 SESSION_SECONDS = 6.0
 """A process that is gone is noticed after this time, and its partitions go to another: the broker's least."""
 COMMIT_SECONDS = 1.0
-BUFFER_EVENTS_MAX = 1024
-"""Records that Faust may hold for an agent beyond the one it works on."""
+BUFFER_EVENTS_MAX = 64
+"""Records that Faust may hold for an agent beyond the one it works on; one has up to 64 KiB of lines."""
+FETCH_BYTES_MAX = 256 * 1024
+"""Of a partition at one time, compressed."""
 
 Drain = Callable[[set[Any]], Awaitable[None]]
 
@@ -98,6 +100,8 @@ def create_app(name: str, settings: Settings, *, kafka: str, state: Path, tables
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=FETCH_BYTES_MAX,
+        broker_max_poll_records=BUFFER_EVENTS_MAX,
         broker_commit_interval=COMMIT_SECONDS,
         broker_session_timeout=SESSION_SECONDS,
         broker_heartbeat_interval=SESSION_SECONDS / 3,
