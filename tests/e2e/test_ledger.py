@@ -1,0 +1,175 @@
+"""Invariant 4: the ledger is the sum of `usage` over the output lines, to the token, whatever is killed."""
+
+import asyncio
+import json
+from collections import defaultdict
+from decimal import Decimal
+
+import pytest
+from openai import OpenAI
+from support.backend import Behaviour
+from support.stack import KEY, Stack
+from support.waiting import wait_until
+
+from tidemill.kafka import Follower
+from tidemill.schemas import codec, topics
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+LINES = 3_000
+KILL_AFTER = (600, LINES)
+"""Calls made when results is killed: in the middle, and as the files are about to be written."""
+END_SECONDS_MAX = 120.0
+FAILS_EVERY = 97
+PRICES = {
+    "chat": {"input_per_million": 0.1, "output_per_million": 0.37},
+    "embed": {"input_per_million": 0.013, "output_per_million": 0},
+}
+DISCOUNT = Decimal("0.25")
+
+
+def answers(body, nth):
+    """Every 97th line is refused, one that says so outlasts the batch, each other takes a moment."""
+    del nth
+    text = body["input"] if "input" in body else body["messages"][0]["content"]
+    *_, what, number = text.split()
+    if what == "wait":
+        return Behaviour(latency_seconds=600)
+    return Behaviour(status=400 if int(number) % FAILS_EVERY == 0 else 200, latency_seconds=0.02)
+
+
+def lines(endpoint, count, *, waiting=0):
+    """Requests of different lengths, the last ones of which are not answered in time."""
+    for number in range(count):
+        what = "wait" if number >= count - waiting else "go"
+        text = f"{'word ' * (number % 7)}{what} {number}"
+        model = "embed" if endpoint == EMBED else "chat"
+        body = {"input": text} if endpoint == EMBED else {"messages": [{"role": "user", "content": text}]}
+        line = {"custom_id": f"l{number}", "method": "POST", "url": endpoint, "body": {"model": model, **body}}
+        yield json.dumps(line).encode() + b"\n"
+
+
+@pytest.fixture(scope="module")
+def billed(tmp_path_factory, inference):
+    """An installation with prices."""
+    models = {name: model | {"price": PRICES[name]} for name, model in inference.models("chat", "embed").items()}
+    environ = {"TIDEMILL_WINDOWS": '["24h", "4s"]', "TIDEMILL_BATCH_DISCOUNT": str(DISCOUNT)}
+    with Stack(tmp_path_factory.mktemp("billed"), models, environ) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def client(billed):
+    """The SDK with a key of a project of its own."""
+    admin = OpenAI(base_url=billed.api, api_key=KEY)
+    body = {"name": "test", "project": "acme", "role": "write"}
+    secret = admin.post("/admin/keys", body=body, cast_to=object)["secret"]
+    return OpenAI(base_url=billed.api, api_key=secret, max_retries=10)
+
+
+def create(client, content, endpoint=CHAT, window="24h"):
+    file = client.files.create(file=("in.jsonl", b"".join(content)), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window).id
+
+
+def ended(client, batch_id):
+    """The batch, once nothing changes any more."""
+    over = ("completed", "failed", "expired", "cancelled")
+    return wait_until(
+        lambda: (batch := client.batches.retrieve(batch_id)).status in over and batch,
+        f"end of {batch_id}",
+        seconds_max=END_SECONDS_MAX,
+    )
+
+
+def used(client, batch):
+    """What the output file of a batch says was used: lines, input and output tokens."""
+    if batch.output_file_id is None:
+        return 0, 0, 0
+    answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    usages = [answer["response"]["body"]["usage"] for answer in answers]
+    return (
+        len(answers),
+        sum(usage["prompt_tokens"] for usage in usages),
+        sum(usage.get("completion_tokens", 0) for usage in usages),
+    )
+
+
+def ledger(kafka):
+    """Every record of the topic, by its key."""
+    found = defaultdict(list)
+
+    async def read():
+        follower = Follower(
+            kafka, topics.LEDGER.name, lambda key, value, _: found[key].append(codec.decode_ledger(value))
+        )
+        await follower.start()
+        await follower.caught_up()
+        await follower.stop()
+
+    asyncio.run(read())
+    return found
+
+
+def price(model, read, written):
+    each = {name: Decimal(str(amount)) for name, amount in PRICES[model].items()}
+    base = read * each["input_per_million"] + written * each["output_per_million"]
+    return base * (1 - DISCOUNT) / 1_000_000
+
+
+def batches(client, billed, backend):
+    """Batches of every end, with results killed twice while the first is at work; by their ids."""
+    large = create(client, lines(CHAT, LINES))
+    made = [
+        large,
+        create(client, lines(EMBED, 200), EMBED),
+        create(client, lines(CHAT, 100, waiting=3), window="4s"),
+        create(client, [*lines(CHAT, 3), b"no json\n"]),
+    ]
+    for calls in KILL_AFTER:
+        wait_until(lambda calls=calls: backend.calls >= calls, f"{calls} calls", seconds_max=END_SECONDS_MAX)
+        billed.kill("results")
+    cancelled = create(client, lines(CHAT, 50, waiting=5))
+    made.append(cancelled)
+    wait_until(lambda: client.batches.retrieve(cancelled).request_counts.completed, "a finished line")
+    client.batches.cancel(cancelled)
+    return {batch_id: ended(client, batch_id) for batch_id in made}
+
+
+def test_the_ledger_is_the_sum_of_the_outputs(client, billed, backend):
+    """One entry a batch that ran, equal to its output, its own cost and the usage that is shown."""
+    backend.reset(answers)
+    made = batches(client, billed, backend)
+    assert sorted(batch.status for batch in made.values()) == [
+        "cancelled", "completed", "completed", "expired", "failed",
+    ]  # fmt: skip
+    entries = {key: found for key, found in ledger(billed.kafka).items() if key in made}
+    assert set(entries) == {batch_id for batch_id, batch in made.items() if batch.status != "failed"}
+    sums = defaultdict(lambda: [0, 0, 0, Decimal(0)])
+    for batch_id, found in entries.items():
+        batch = made[batch_id]
+        # A record that was sent again is the same record, of which compaction keeps one.
+        assert all(entry == found[0] for entry in found)
+        entry = found[0]
+        count, read, written = used(client, batch)
+        assert count, "each of these batches has done something"
+        assert (entry.project, entry.status, entry.model) == ("acme", batch.status, batch.model)
+        assert (entry.lines, entry.usage.input_tokens, entry.usage.output_tokens) == (count, read, written)
+        assert (batch.usage.input_tokens, batch.usage.output_tokens) == (read, written)
+        assert entry.bill.cost.total == price(batch.model, read, written)
+        cost = batch.tidemill["cost"]
+        assert Decimal(cost["total"]) == entry.bill.cost.total == Decimal(cost["input"]) + Decimal(cost["output"])
+        assert Decimal(cost["discount"]) == DISCOUNT
+        for place, amount in enumerate((count, read, written, entry.bill.cost.total)):
+            sums[batch.model][place] += amount
+
+    def shown(by):
+        return client.get(f"/usage?group_by={by}", cast_to=object)["data"]
+
+    rows = wait_until(lambda: (found := shown("batch")) and len(found) == len(entries) and found, "all entries")
+    assert {row["batch_id"] for row in rows} == set(entries)
+    for row in shown("model"):
+        got = (row["lines"], row["input_tokens"], row["output_tokens"], Decimal(row["cost"]["total"]))
+        assert got == tuple(sums[row["model"]])
+    assert {row["model"] for row in shown("model")} == set(sums)
