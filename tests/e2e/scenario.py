@@ -7,6 +7,7 @@ imports nothing but the SDK, since it runs in environments that hold nothing els
 """
 
 import asyncio
+import hashlib
 import io
 import json
 import sys
@@ -88,6 +89,28 @@ def uploads(client: OpenAI, folder: Path) -> None:
         file=content, purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
     )
     assert expiring.expires_at == expiring.created_at + 3600
+
+
+def parts(client: OpenAI, folder: Path) -> None:
+    """A file in parts is a file; a batch runs on it, and downloads of size come back whole."""
+    del folder
+    content = lines("/v1/embeddings", *(f"line-{n}" for n in range(1000)))
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    upload = client.uploads.upload_file_chunked(
+        file=content, filename="large.jsonl", bytes=len(content), mime_type="application/jsonl", purpose="batch",
+        part_size=50_000, md5=md5,
+    )  # fmt: skip
+    assert (upload.status, upload.file.bytes) == ("completed", len(content)), upload
+    assert client.files.content(upload.file.id).read() == content
+    created = client.batches.create(
+        input_file_id=upload.file.id, endpoint="/v1/embeddings", completion_window="24h"
+    )
+    assert ended(client, created.id).request_counts.completed == 1000
+    other = client.uploads.create(filename="x", bytes=9, mime_type="text/plain", purpose="batch")
+    piece = client.uploads.parts.create(other.id, data=b"four")
+    error = refused(openai.BadRequestError, client.uploads.complete, other.id, part_ids=[piece.id])
+    assert error.param == "part_ids", error
+    assert client.uploads.cancel(other.id).status == "cancelled"
 
 
 def endpoints(client: OpenAI, folder: Path) -> None:
@@ -204,7 +227,7 @@ def main() -> None:
     base_url, key, folder = sys.argv[1:]
     print(f"openai {openai.__version__}")
     with OpenAI(base_url=base_url, api_key=key) as client:
-        for step in (uploads, endpoints, failures, pages, cancelling, deletion, refusals, concurrently):
+        for step in (uploads, parts, endpoints, failures, pages, cancelling, deletion, refusals, concurrently):
             step(client, Path(folder))
             print(f"{step.__name__}: as it should be", flush=True)
 
