@@ -9,9 +9,9 @@ from support.simulated import Simulation
 
 from tidemill.results.lifecycle import MOVES
 from tidemill.schemas import codec, ids, line, topics
-from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.batch import Batch, BatchError, Status
 from tidemill.schemas.codec import LineMark
-from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, InputRef
+from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
 
 SEEDS = range(150)
 NOW = 1_790_000_000
@@ -177,3 +177,24 @@ async def test_what_was_not_run_gets_its_error_line(seed, status):
     assert final(simulation, 0).request_counts.failed == len(errors) - len(not_run)
     assert ids.is_file_id(final(simulation, 0).error_file_id)
     assert len(output) + len(errors) == total
+
+
+@pytest.mark.parametrize("seed", SEEDS[:20])
+async def test_what_never_ran_costs_nothing(seed):
+    """A batch that is cancelled before ingest looks at it has an entry of zeros, one that is refused has none."""
+    simulation = Simulation(seed)
+    cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
+    fault = BatchError(code="empty_file", message="x")
+    rejected = Rejected(batch_id=batch_id(1), errors=(fault,), at=NOW + 1)
+    simulation.log.events += [
+        commands(0, 0)[0],
+        commands(1, 0)[0],
+        (topics.COMMANDS.name, (), codec.encode(cancel)),
+        (topics.OUTCOMES.name, ((codec.KIND, b"rejected"),), codec.encode(rejected)),
+    ]
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    assert final(simulation, 0).status is Status.CANCELLED
+    assert final(simulation, 1).status is Status.FAILED
+    assert {entry.batch_id for entry in simulation.log.ledger} == {batch_id(0)}
+    entry = simulation.log.ledger[0]
+    assert (entry.model, entry.lines, entry.bill.cost.total) == (None, 0, 0)
