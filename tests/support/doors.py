@@ -26,12 +26,14 @@ class ListLog:
     def __init__(self, view: View) -> None:
         self.records: list[tuple[str, str, bytes | None]] = []
         self.away = False
+        self.refused: set[str] = set()
+        """Topics that nothing gets into."""
         self._view = view
 
     async def send(self, topic, key, value, *, headers) -> int:
         """Append a record."""
         del headers
-        if self.away:
+        if self.away or topic in self.refused:
             raise LogUnavailable
         self.records.append((topic, key, value))
         if topic == topics.CLAIMS.name:
