@@ -47,7 +47,7 @@ def up(
     config: Config = None,
 ) -> None:
     """Start everything on this machine: Kafka, the stages, the API. Ctrl-C stops it."""
-    from tidemill import up as command
+    from tidemill.local import up as command
 
     raise typer.Exit(command.main(_settings(config, port=port, data=data), config))
 
@@ -125,8 +125,8 @@ def run(
     data: DataFolder = None,
 ) -> None:
     """Run a file as a batch: upload, follow, download, check. Ctrl-C leaves it running."""
-    from tidemill import run as command
-    from tidemill.place import Sink
+    from tidemill.client import run as command
+    from tidemill.client.place import Sink
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -148,8 +148,8 @@ def watch(
     data: DataFolder = None,
 ) -> None:
     """Follow a batch to its end; with -o, fetch and check its results."""
-    from tidemill import run as command
-    from tidemill.place import Sink
+    from tidemill.client import run as command
+    from tidemill.client.place import Sink
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -166,7 +166,7 @@ def list_batches(
     data: DataFolder = None,
 ) -> None:
     """Show the newest batches."""
-    from tidemill import run as command
+    from tidemill.client import run as command
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -181,7 +181,7 @@ def cancel(
     data: DataFolder = None,
 ) -> None:
     """Cancel a batch; what it has done by then is kept."""
-    from tidemill import run as command
+    from tidemill.client import run as command
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -206,9 +206,9 @@ def usage(
     data: DataFolder = None,
 ) -> None:
     """Show tokens and cost of the batches that are over."""
-    from tidemill import run as command
-    from tidemill import usage as report
-    from tidemill.place import InputFault
+    from tidemill.client import run as command
+    from tidemill.client import usage as report
+    from tidemill.client.place import InputFault
 
     talk = command.console()
     try:
@@ -231,8 +231,8 @@ def create_key(
     data: DataFolder = None,
 ) -> None:
     """Make a key; its secret is printed on stdout, once."""
-    from tidemill import keys as work
-    from tidemill import run as command
+    from tidemill.client import keys as work
+    from tidemill.client import run as command
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -250,8 +250,8 @@ def list_keys(
     data: DataFolder = None,
 ) -> None:
     """Show the keys, without their secrets."""
-    from tidemill import keys as work
-    from tidemill import run as command
+    from tidemill.client import keys as work
+    from tidemill.client import run as command
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -266,8 +266,8 @@ def revoke_key(
     data: DataFolder = None,
 ) -> None:
     """Revoke a key: within seconds it opens nothing any more."""
-    from tidemill import keys as work
-    from tidemill import run as command
+    from tidemill.client import keys as work
+    from tidemill.client import run as command
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
@@ -281,7 +281,7 @@ def verify(
     errors: Annotated[Path | None, typer.Argument(help="Its error file.")] = None,
 ) -> None:
     """Check files, without a service: each input line has exactly one result line."""
-    from tidemill import run as command
+    from tidemill.client import run as command
 
     raise typer.Exit(command.verify(command.console(), file, output, errors))
 

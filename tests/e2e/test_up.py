@@ -13,7 +13,7 @@ import pytest
 from support.stack import KEPT, KEY, Stack
 from support.waiting import wait_until
 
-from tidemill import datafolder
+from tidemill.local import datafolder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tidemill.broker import Broker
+from tidemill.embedded.broker import Broker
 
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2

@@ -10,7 +10,7 @@ from support.api import Api
 from support.waiting import wait_until
 
 from tidemill.admin import ensure_topics
-from tidemill.broker import Broker
+from tidemill.embedded.broker import Broker
 from tidemill.settings import Settings
 
 pytestmark = pytest.mark.kafka

@@ -12,18 +12,18 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import wait_until
 
-from tidemill import broker as broker_module
-from tidemill import jars, java
-from tidemill.broker import Broker, BrokerError
+from tidemill.embedded import broker as broker_module
+from tidemill.embedded import jars, java
+from tidemill.embedded.broker import Broker, BrokerError
 
 pytestmark = pytest.mark.kafka
 
 STARTER = """
 import asyncio, sys, time
 from pathlib import Path
-from tidemill import broker as broker_module
-from tidemill import jars, java
-from tidemill.broker import Broker
+from tidemill.embedded import broker as broker_module
+from tidemill.embedded import jars, java
+from tidemill.embedded.broker import Broker
 broker = Broker(Path(sys.argv[1]))
 asyncio.run(broker.start())
 print(broker.pid, flush=True)

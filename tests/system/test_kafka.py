@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import until
 
-from tidemill.broker import Broker
+from tidemill.embedded.broker import Broker
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
 
 pytestmark = pytest.mark.kafka

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from support.waiting import until, wait_until
 
-from tidemill import backoff, supervisor
-from tidemill.child import ChildError, Program
-from tidemill.supervisor import Supervisor
+from tidemill.local import backoff, supervisor
+from tidemill.local.child import ChildError, Program
+from tidemill.local.supervisor import Supervisor
 
 READY = "import signal, sys, time\nfrom tidemill import notify\nprint('hello', flush=True)\nnotify.ready()\n"
 OBEYS = READY + "signal.pause()"
@@ -27,9 +27,9 @@ HAS_A_CHILD = (
 SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
-from tidemill.broker import Broker
-from tidemill.child import Program
-from tidemill.supervisor import Supervisor
+from tidemill.embedded.broker import Broker
+from tidemill.local.child import Program
+from tidemill.local.supervisor import Supervisor
 
 async def main(folder, script):
     boss = Supervisor(tell=print)

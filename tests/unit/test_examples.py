@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tidemill import demo
-from tidemill.place import endpoint_of
-from tidemill.run import Exit, verify
-from tidemill.run import console as stderr
+from tidemill.client.place import endpoint_of
+from tidemill.client.run import Exit, verify
+from tidemill.client.run import console as stderr
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

@@ -16,7 +16,8 @@ DOORS = {
     "aiokafka": {"kafka.py", "admin.py", "broker.py"},
     "faust": {"stream.py"},
     "aioboto3": {"s3.py"},
-    "aiohttp": {"s3.py", "upstream.py", "client.py", "app.py", "jars.py"},
+    "aiohttp": {"s3.py", "upstream.py", "service.py", "app.py", "jars.py"},
+    "httptools": {"wire.py"},
     "sqlite3": {"sqlite.py"},
     "fastapi": None,
 }

@@ -73,7 +73,7 @@ def parse(text: str) -> tuple[Jar, ...]:
 
 def pinned() -> tuple[Jar, ...]:
     """The list that this version of Tidemill was tried with."""
-    return parse(resources.files("tidemill").joinpath(LIST).read_text("utf-8"))
+    return parse(resources.files("tidemill.embedded").joinpath(LIST).read_text("utf-8"))
 
 
 def key(jars: tuple[Jar, ...]) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tidemill.child import Child, Program, Tell
+from tidemill.local.child import Child, Program, Tell
 
 STOP_SECONDS_MAX = 15.0
 STAGES_STOP_SECONDS_MAX = 10.0

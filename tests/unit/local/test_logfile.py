@@ -1,6 +1,6 @@
 """The log of a process stays small."""
 
-from tidemill.logfile import LogFile, tail
+from tidemill.local.logfile import LogFile, tail
 
 
 def test_keeps_one_old_file(tmp_path):

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from tidemill import datafolder
-from tidemill.datafolder import FolderError
+from tidemill.local import datafolder
+from tidemill.local.datafolder import FolderError
 
 HOLDER = """
 import sys
 from pathlib import Path
-from tidemill import datafolder
+from tidemill.local import datafolder
 with datafolder.locked(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import Client
-from tidemill.place import InputFault
-from tidemill.run import Exit, printable
-from tidemill.target import Target
+from tidemill.client.place import InputFault
+from tidemill.client.run import Exit, printable
+from tidemill.client.service import Client
+from tidemill.client.target import Target
 
 PATH = "/usage"
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}

@@ -7,10 +7,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.client import Client
-from tidemill.place import Sink
-from tidemill.progress import Display
-from tidemill.reconciliation import Damaged, reconcile, shown
+from tidemill.client.place import Sink
+from tidemill.client.progress import Display
+from tidemill.client.reconciliation import Damaged, reconcile, shown
+from tidemill.client.service import Client
 from tidemill.schemas.batch import Batch, FileReceipt, Receipt, Status
 
 

@@ -11,13 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tidemill import datafolder, demo, kraft, notify
+from tidemill import demo, notify
 from tidemill.admin import TopicError, ensure_topics
-from tidemill.broker import Broker, BrokerError
-from tidemill.child import ChildError, Program
-from tidemill.datafolder import FolderError
+from tidemill.embedded import kraft
+from tidemill.embedded.broker import Broker, BrokerError
+from tidemill.local import datafolder
+from tidemill.local.child import ChildError, Program
+from tidemill.local.datafolder import FolderError
+from tidemill.local.supervisor import Supervisor
 from tidemill.settings import Settings
-from tidemill.supervisor import Supervisor
 
 STAGES = ("api", "ingest", "processors", "results")
 KAFKA = "kafka"

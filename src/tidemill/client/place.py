@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.reconciliation import BOM, LINE_BYTES_MAX
+from tidemill.client.reconciliation import BOM, LINE_BYTES_MAX
 from tidemill.schemas.batch import ENDPOINTS
 
 

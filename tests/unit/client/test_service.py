@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.service import KEY, Service, receipt_of, request_lines
 
-from tidemill import client as module
-from tidemill.client import Client, Refused, Unreachable
+from tidemill.client.service import Client, Refused, Unreachable
+from tidemill.client import service as module
 
 
 def names(folder: Path) -> list[str]:

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill import backoff
-from tidemill.backoff import Again, GiveUp, decide
+from tidemill.local import backoff
+from tidemill.local.backoff import Again, GiveUp, decide
 
 CHANCES = st.floats(0, 1)
 FAILURES = st.integers(0, 10_000)

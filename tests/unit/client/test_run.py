@@ -11,9 +11,9 @@ from rich.console import Console
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
-from tidemill.place import InputFault, Sink
-from tidemill.run import Exit, cancel, ended, printable, run, show, verify, watch
-from tidemill.target import Target
+from tidemill.client.place import InputFault, Sink
+from tidemill.client.run import Exit, cancel, ended, printable, run, show, verify, watch
+from tidemill.client.target import Target
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import Client, Refused, Unreachable
-from tidemill.delivery import Delivery, delivered
-from tidemill.place import InputFault, Sink, endpoint_of, size_of
-from tidemill.progress import Display, display, duration
-from tidemill.reconciliation import Damaged, reconcile
+from tidemill.client.delivery import Delivery, delivered
+from tidemill.client.place import InputFault, Sink, endpoint_of, size_of
+from tidemill.client.progress import Display, display, duration
+from tidemill.client.reconciliation import Damaged, reconcile
+from tidemill.client.service import Client, Refused, Unreachable
+from tidemill.client.target import NoTarget, Target, find
 from tidemill.schemas.batch import Batch, Status
-from tidemill.target import NoTarget, Target, find
 
 POLL_SECONDS_MIN = 0.1
 POLL_SECONDS_MAX = 1.0
@@ -56,7 +56,7 @@ def printable(text: str) -> str:
 
 
 def found(talk: Console, **options: Any) -> Target:
-    """Find the service (see `tidemill.target.find`), or end with a sentence about what is missing."""
+    """Find the service (see `tidemill.client.target.find`), or end with a sentence about what is missing."""
     try:
         return find(**options)
     except NoTarget as error:

@@ -8,8 +8,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from support.waiting import until
 
-from tidemill import jars
-from tidemill.jars import Jar, JarError
+from tidemill.embedded import jars
+from tidemill.embedded.jars import Jar, JarError
 
 CONTENT = {"a": b"first" * 50_000, "b": b"second" * 40_000}
 

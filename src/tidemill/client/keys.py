@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import Client
-from tidemill.run import Exit, printable
+from tidemill.client.run import Exit, printable
+from tidemill.client.service import Client
+from tidemill.client.target import Target
 from tidemill.schemas.access import ApiKey
-from tidemill.target import Target
 
 PATH = "/admin/keys"
 

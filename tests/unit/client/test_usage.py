@@ -2,8 +2,8 @@
 
 import pytest
 
-from tidemill import keys, usage
-from tidemill.place import InputFault
+from tidemill.client import keys, usage
+from tidemill.client.place import InputFault
 from tidemill.schemas.access import ApiKey
 
 DAY = 86_400

@@ -13,7 +13,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tidemill import backoff, logfile, notify, tether
+from tidemill import notify
+from tidemill.embedded import tether
+from tidemill.local import backoff, logfile
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0

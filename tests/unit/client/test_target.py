@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.target import NoTarget, Target, find
+from tidemill.client.target import NoTarget, Target, find
 
 LOCAL = "http://127.0.0.1:8080/v1"
 

@@ -21,7 +21,7 @@ from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
 
-from tidemill import jars, java, kraft, tether
+from tidemill.embedded import jars, java, kraft, tether
 
 START_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 10

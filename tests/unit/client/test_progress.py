@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tidemill.progress import PACE_SECONDS, Bars, Lines, Pace, display, duration, state
+from tidemill.client.progress import PACE_SECONDS, Bars, Lines, Pace, display, duration, state
 from tidemill.schemas.batch import Batch, RequestCounts, Status
 
 

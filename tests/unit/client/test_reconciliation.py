@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.reconciliation import Damaged, reconcile
+from tidemill.client.reconciliation import Damaged, reconcile
 from tidemill.schemas.batch import FileReceipt, Receipt
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)

@@ -1,0 +1,1 @@
+"""Everything on one machine: what `tidemill up` starts, watches and stops."""
