@@ -19,7 +19,6 @@ _CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
 _ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
 
 KEY_REUSED = "The `Idempotency-Key` was used for another request."
-LIMITED = "A limit of the project is reached."
 
 _CREATE: dict[str, Any] = {
     "requestBody": shapes.body(shapes.NewBatch),
@@ -53,7 +52,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 @router.post(
     "",
     response_model=Batch,
-    responses={409: {"description": KEY_REUSED}, 429: {"description": LIMITED}},
+    responses={409: {"description": KEY_REUSED}, **shapes.LIMITED},
     openapi_extra=_CREATE,
 )
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:

@@ -57,7 +57,7 @@ _RANGE: dict[str, Any] = {
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("", response_model=File, openapi_extra=_CREATE)
+@router.post("", response_model=File, responses=shapes.LIMITED, openapi_extra=_CREATE)
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Upload a file."""
     with doors.booking(asking.project) as booking:

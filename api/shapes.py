@@ -147,3 +147,5 @@ def form(required: list[str], fields: Mapping[str, object]) -> dict[str, Any]:
 
 
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+LIMITED: dict[int | str, dict[str, Any]] = {429: {"description": "A limit of the project is reached."}}
+"""What a route may answer that brings something new."""

@@ -13,7 +13,12 @@ _PART = {"requestBody": shapes.form([part.FIELD], {part.FIELD: shapes.BINARY})}
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
 
-@router.post("", response_model=Upload, openapi_extra={"requestBody": shapes.body(shapes.NewUpload)})
+@router.post(
+    "",
+    response_model=Upload,
+    responses=shapes.LIMITED,
+    openapi_extra={"requestBody": shapes.body(shapes.NewUpload)},
+)
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Begin an upload; it takes parts for an hour."""
     asked = deposit.parse(await body(request), bytes_max=doors.settings.assembled_bytes_max)
@@ -33,7 +38,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return await _put(doors, record)
 
 
-@router.post("/{upload_id}/parts", response_model=UploadPart, openapi_extra=_PART)
+@router.post("/{upload_id}/parts", response_model=UploadPart, responses=shapes.LIMITED, openapi_extra=_PART)
 async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
     record = _pending(await lookup.upload(doors, asking.project, upload_id))
