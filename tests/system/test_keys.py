@@ -97,16 +97,17 @@ def test_the_sdk_is_told_what_a_key_may_not_do(api):
 
 def test_the_commands_of_keys(api):
     """The secret alone is on stdout; the list has its hint; the last word is that it is revoked."""
-    made = command(api, "keys", "create", "--project", "cli", "--role", "write", "--name", "a [b]\u202e")
+    project = f"cli-{time.time_ns()}"
+    made = command(api, "keys", "create", "--project", project, "--role", "write", "--name", "a [b]\u202e")
     secret = made.stdout.strip()
     assert (made.returncode, access.is_secret(secret)) == (0, True), made.stderr
     assert secret not in made.stderr
     assert status(api, secret) == 200
-    listed = command(api, "keys", "list", "--project", "cli")
+    listed = command(api, "keys", "list", "--project", project)
     assert access.hint(secret) in listed.stdout
     assert "\u202e" not in listed.stdout
-    (found,) = map(json.loads, command(api, "keys", "list", "--project", "cli", "--json").stdout.splitlines())
-    assert (found["project"], found["role"], found["name"]) == ("cli", "write", "a [b]\u202e")
+    (found,) = map(json.loads, command(api, "keys", "list", "--project", project, "--json").stdout.splitlines())
+    assert (found["project"], found["role"], found["name"]) == (project, "write", "a [b]\u202e")
     assert command(api, "keys", "revoke", found["id"]).returncode == 0
     assert status(api, secret) == 401
     refused = command(api, "keys", "list", key=secret)
