@@ -9,13 +9,13 @@ from typing import Any, Final, Protocol
 from tidemill.processors.lane import Line
 from tidemill.processors.packer import LINE_BYTES_MAX, Packer, Parcel
 from tidemill.schemas.codec import Headers, LineMark, LineRef, lines_headers
+from tidemill.schemas.part import LARGE_PREFIX
 from tidemill.schemas.ports import READ_BYTES, Store
 
 UNDELIVERED_BYTES_MAX: Final = 64 << 20
 """Results that the log does not have yet; beyond it no call is started."""
 STORE_WAIT_SECONDS: Final = 1.0
 """Between two tries to store a large result."""
-LARGE_PREFIX: Final = "results-large"
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Shipper:
         (text,) = parcel.lines
         digest = hashlib.blake2b(text, digest_size=8).hexdigest()
         # With the digest, a second result of the same line does not overwrite what a record refers to.
-        key = f"{LARGE_PREFIX}/{parcel.batch_id}/{parcel.receipts[0].index}-{digest}"
+        key = f"{LARGE_PREFIX}{parcel.batch_id}/{parcel.receipts[0].index}-{digest}"
         while True:
             try:
                 await self._store.write(key, _chunks(text))

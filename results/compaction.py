@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -31,7 +32,7 @@ from tidemill.schemas.bill import Tariff, bill
 from tidemill.schemas.codec import LineMark
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import Compacted
-from tidemill.schemas.part import PartRef, file_key, file_kind, index_key, part_key, part_prefix
+from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX, PartRef, file_key, file_kind, index_key, part_key
 from tidemill.schemas.ports import Clock, Store
 
 T = TypeVar("T")
@@ -103,11 +104,13 @@ class Compactor:
             at=int(self.clock()),
         )
 
-    async def clear(self, batch_id: str) -> None:
-        """Remove the parts of a batch whose files are written."""
-        for prefix in (part_prefix(batch_id), f"results-large/{batch_id}/"):
-            async for key in self.store.keys(prefix):
-                await self.store.delete(key)
+    async def clear(self, over: AbstractSet[str]) -> None:
+        """Remove what batches have left that are over: parts, and results that were too large for a record."""
+        only = f"{next(iter(over))}/" if len(over) == 1 else ""
+        for prefix in (PARTS_PREFIX, LARGE_PREFIX):
+            async for key in self.store.keys(prefix + only):
+                if key.split("/")[1] in over:
+                    await self.store.delete(key)
 
     async def _indices(self, state: State) -> Tally:
         """The lines that the parts hold."""

@@ -122,8 +122,10 @@ class Partition:
         if self._loaded:
             return
         self._loaded = True
+        over = set()
         for state in list(self._tables.states()):
             if state.is_over:
+                over.add(state.id)
                 continue
             live = self._wake(state)
             live.tally.touch_all()
@@ -133,6 +135,8 @@ class Partition:
                 self._start_compaction(live)
             else:
                 self._ring(live)
+        if over:
+            self._start(self._clear(over))
 
     async def command(self, command: Command, ack: Ack) -> None:
         """Fold a command."""
@@ -347,7 +351,7 @@ class Partition:
         await self._publish(live)
         if live.state.is_over:
             self._live.pop(fact.batch_id, None)
-            self._start(self._clear(fact.batch_id))
+            self._start(self._clear({fact.batch_id}))
 
     async def _publish_files(self, state: State, fact: Compacted) -> int | None:
         offset = None
@@ -357,11 +361,12 @@ class Partition:
                 offset = await self._send(topics.FILES.name, record.file.id, encode(record))
         return offset
 
-    async def _clear(self, batch_id: str) -> None:
+    async def _clear(self, over: set[str]) -> None:
+        """Remove the parts of batches whose files are written; what fails here is left to the next take-over."""
         try:
-            await self._compactor.clear(batch_id)
+            await self._compactor.clear(over)
         except OSError:
-            log.exception("the parts of %s could not be removed", batch_id)
+            log.exception("parts of batches that are over could not be removed")
 
 
 def _file_record(state: State, part: str, found: FileReceipt, at: int) -> FileRecord:

@@ -18,6 +18,9 @@ _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
 _COLUMNS: Final = 6
 HEAD_BYTES: Final = _HEAD.size
+PARTS_PREFIX: Final = "parts/"
+LARGE_PREFIX: Final = "results-large/"
+"""Of a batch's results that are too large for a record of the log."""
 
 
 class PartError(Exception):
@@ -89,7 +92,7 @@ def encode_index(indices: "array[int]", sizes: "array[int]", usage: "array[int]"
 
 def part_prefix(batch_id: str) -> str:
     """Beginning of the keys of a batch's parts."""
-    return f"parts/{batch_id}/"
+    return f"{PARTS_PREFIX}{batch_id}/"
 
 
 def part_key(batch_id: str, part: PartRef) -> str:
