@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.service import KEY, Service, receipt_of, request_lines
 
-from tidemill.client.service import Client, Refused, Unreachable
 from tidemill.client import service as module
+from tidemill.client.service import Client, Refused, Unreachable
 
 
 def names(folder: Path) -> list[str]:
