@@ -10,6 +10,7 @@ from tidemill.api.loads import Booking
 from tidemill.api.view import UnknownCursor
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.error import ApiError
 from tidemill.schemas.messages import BatchRecord, CancelRequested, InputRef
 
 LIMIT_DEFAULT = 20
@@ -63,8 +64,8 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
 
     with doors.booking(project) as booking:
 
-        def source() -> InputRef | None:
-            return _input(doors, project, asked.input_file_id, booking)
+        async def source() -> InputRef | None:
+            return await _input(doors, project, asked.input_file_id, booking)
 
         batch = await creation.create(doors, project, asked, source, repeats)
     return json(batch.model_dump_json().encode())
@@ -104,13 +105,15 @@ async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
     return json(_shown(doors, asking.project, overlay.cancelled(current, at)))
 
 
-def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> InputRef | None:
+async def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> InputRef | None:
     """Where the input lies; None where there is no such file, which fails the batch later, as at OpenAI.
 
     Raises:
         ApiError: 400, the file is for something else; 429, the project has no room for the batch.
     """
-    if (record := doors.view.file(project, file_id)) is None:
+    try:
+        record = await lookup.file(doors, project, file_id)
+    except ApiError:
         booking.batch(0)
         return None
     if record.file.purpose != "batch":

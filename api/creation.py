@@ -11,7 +11,7 @@ A command that is sent twice is the same command, which changes nothing.
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -62,7 +62,7 @@ def repetition(headers: Mapping[str, str]) -> Repetition:
 
 
 async def create(
-    doors: Doors, project: str, asked: Draft, source: Callable[[], InputRef | None], repeats: Repetition
+    doors: Doors, project: str, asked: Draft, source: Callable[[], Awaitable[InputRef | None]], repeats: Repetition
 ) -> Batch:
     """Create a batch, or find the one that the same request has created.
 
@@ -81,7 +81,7 @@ async def create(
     if (known := _known(doors, project, asked, fingerprint, repeats)) is None:
         batch = asked.batch(_id(project, repeats), int(doors.clock()))
         command = BatchCreated(
-            project=project, batch=batch, input=source(), output_expires_after=asked.output_expires_after
+            project=project, batch=batch, input=await source(), output_expires_after=asked.output_expires_after
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
         await doors.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])

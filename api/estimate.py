@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from tidemill.api import draft, errors, reckoning, shapes
+from tidemill.api import draft, errors, lookup, reckoning, shapes
 from tidemill.api.doors import Doors, Opened, Reading, body, chunks_from_store, json
 from tidemill.api.reckoning import Reckoning, Sum
 from tidemill.schemas.batch import ENDPOINTS
@@ -81,8 +81,7 @@ async def estimate(request: Request, doors: Opened, asking: Reading) -> Response
     fields = draft.json_object(await body(request))
     file_id = draft.text(fields, "input_file_id")
     endpoint = draft.choice(fields, "endpoint", ENDPOINTS)
-    if (record := doors.view.file(asking.project, file_id)) is None:
-        raise errors.no_file(file_id)
+    record = await lookup.file(doors, asking.project, file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
     try:

@@ -7,8 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from tidemill.api import compression, errors, paging, removal, shapes, span, upload
-from tidemill.api.auth import Principal
+from tidemill.api import compression, errors, lookup, paging, removal, shapes, span, upload
 from tidemill.api.compression import GZIP_BYTES_MIN
 from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, json
 from tidemill.api.view import UnknownCursor
@@ -84,13 +83,14 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.get("/{file_id}", response_model=File)
 async def retrieve(file_id: str, doors: Opened, asking: Asking) -> Response:
     """Get a file object."""
-    return json(_record(doors, asking, file_id).file.model_dump_json().encode())
+    record = await lookup.file(doors, asking.project, file_id)
+    return json(record.file.model_dump_json().encode())
 
 
 @router.delete("/{file_id}", response_model=shapes.DeletedFile)
 async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
-    record = _record(doors, asking, file_id)
+    record = await lookup.file(doors, asking.project, file_id)
     await removal.remove(doors, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 
@@ -98,7 +98,7 @@ async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
 @router.get("/{file_id}/content", response_model=None, responses=_CONTENT, openapi_extra=_RANGE)
 async def content(file_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
     """Download a file, or a part of it."""
-    record = _record(doors, asking, file_id)
+    record = await lookup.file(doors, asking.project, file_id)
     size = record.file.bytes
     etag = f'"{record.sha256}"'
     headers = {
@@ -123,12 +123,6 @@ async def content(file_id: str, request: Request, doors: Opened, asking: Asking)
     return StreamingResponse(
         chunks, status_code=206 if part else 200, headers=headers, media_type="application/octet-stream"
     )
-
-
-def _record(doors: Doors, asking: Principal, file_id: str) -> FileRecord:
-    if (record := doors.view.file(asking.project, file_id)) is None:
-        raise errors.no_file(file_id)
-    return record
 
 
 def _part(request: Request, etag: str, size: int) -> span.Span | None:

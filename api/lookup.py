@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tidemill.api import errors
 from tidemill.api.doors import Doors
 from tidemill.schemas import ids
-from tidemill.schemas.messages import PartRecord, UploadRecord
+from tidemill.schemas.messages import FileRecord, PartRecord, UploadRecord
 
 SEEN_SECONDS_MAX = 1.0
 """How long an object is waited for that this process has not heard of."""
@@ -22,6 +22,25 @@ async def batch(doors: Doors, project: str, batch_id: str) -> bytes:
         found = await doors.view.news.until(lambda: _find(doors, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_batch(batch_id)
+    return found
+
+
+async def file(doors: Doors, project: str, file_id: str) -> FileRecord:
+    """A file.
+
+    Raises:
+        ApiError: 404, the project has no such file.
+    """
+
+    def find() -> FileRecord | None:
+        return doors.view.file(project, file_id)
+
+    found = find()
+    # One that was there, and is deleted or expired, does not come back.
+    if found is None and ids.is_file_id(file_id) and not doors.view.has_known(project, file_id):
+        found = await doors.view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+    if found is None:
+        raise errors.no_file(file_id)
     return found
 
 

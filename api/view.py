@@ -95,6 +95,10 @@ class View:
             lines=None if lines is None else int(str(lines)),
         )  # fmt: skip
 
+    def has_known(self, project: str, file_id: str) -> bool:
+        """Whether a file is there, or was there of late."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND project = ?", file_id, project))
+
     def files(self, project: str, page: Page, purpose: str | None) -> list[Row]:
         """Up to `page.limit` + 1 files, of one purpose or of all.
 

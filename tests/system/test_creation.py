@@ -53,8 +53,13 @@ def body(request):
 
 def commands(api: Api, metadata: dict[str, str]) -> set[str]:
     """The ids of the batches with this metadata that `commands` has been told to create."""
+    return {command.batch.id for command in created(api) if command.batch.metadata == metadata}
 
-    async def read() -> set[str]:
+
+def created(api: Api) -> list[BatchCreated]:
+    """All that `commands` has been told to create."""
+
+    async def read() -> list[BatchCreated]:
         consumer = AIOKafkaConsumer(
             topics.COMMANDS.name, bootstrap_servers=api.kafka, auto_offset_reset="earliest"
         )
@@ -62,15 +67,11 @@ def commands(api: Api, metadata: dict[str, str]) -> set[str]:
         try:
             partitions = consumer.assignment()
             ends = await consumer.end_offsets(partitions)
-            found = set()
+            found = []
             while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     decoded = (codec.decode_command(record.value) for record in records)
-                    found |= {
-                        each.batch.id
-                        for each in decoded
-                        if isinstance(each, BatchCreated) and each.batch.metadata == metadata
-                    }
+                    found += [command for command in decoded if isinstance(command, BatchCreated)]
             return found
         finally:
             await consumer.stop()
@@ -176,6 +177,20 @@ def test_what_one_process_makes_the_other_shows(apis, clients, body):
             ).json()["data"]
         )
         assert [each["id"] for each in found] == [batch["id"]]
+
+
+def test_a_file_serves_at_once_through_any_process(apis, clients, body):
+    """A batch that is created where its input was not uploaded has it; a file that is gone is not waited for."""
+    one, other = clients
+    for _ in range(5):
+        file_id = one.post("/files", data={"purpose": "batch"}, files={"file": ("f", b"{}\n")}).json()["id"]
+        body["input_file_id"] = file_id
+        made = other.post("/batches", json=body).json()["id"]
+        (command,) = [command for command in created(apis[0]) if command.batch.id == made]
+        assert command.input is not None
+    loose = one.post("/files", data={"purpose": "batch"}, files={"file": ("f", b"{}\n")}).json()["id"]
+    assert other.delete(f"/files/{loose}").json()["deleted"]
+    assert other.get(f"/files/{loose}").status_code == 404
 
 
 def test_lists_with_filters(clients, body):
