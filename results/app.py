@@ -8,6 +8,7 @@ timer has no event; so a timer sends a `Tick` into the partition where something
 import asyncio
 import functools
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -34,6 +35,8 @@ TICK_SECONDS: Final = 0.1
 COMPACTIONS_MAX: Final = 4
 """Batches of one process that are compacted at one time."""
 DRAIN_SECONDS_MAX: Final = 4.0
+WRITER_BYTES: Final = 4
+"""Of the token that tells the owners of a partition apart."""
 
 
 class FaustTables:
@@ -205,6 +208,7 @@ class Results:
                 clock=time.time,
                 limits=self._limits,
                 compactions=self._compactions,
+                writer=secrets.token_hex(WRITER_BYTES),
             )
             seat = self._seats[number] = _Seat(partition)
         return seat

@@ -159,10 +159,12 @@ class Compactor:
         return FileReceipt(lines=sums.lines.done, bytes=size, sha256=digest.hexdigest()), sums
 
 
-async def write_part(store: Store, batch_id: str, number: int, shelf: Shelf, *, failed: bool) -> PartRef:
+async def write_part(
+    store: Store, batch_id: str, number: int, shelf: Shelf, *, failed: bool, writer: str = ""
+) -> PartRef:
     """Write what waits on a shelf as a part, and empty it; a store that fails is tried again until it does not."""
     first, pieces = shelf.take()
-    part = PartRef(number=number, failed=failed, first=first)
+    part = PartRef(number=number, failed=failed, first=first, writer=writer)
     await stubborn(f"part {number} of {batch_id}", lambda: store.write(part_key(batch_id, part), _once(*pieces)))
     return part
 

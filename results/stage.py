@@ -79,6 +79,7 @@ class Partition:
         clock: Clock,
         limits: Limits,
         compactions: asyncio.Semaphore,
+        writer: str,
     ) -> None:
         """Take over a partition.
 
@@ -90,6 +91,7 @@ class Partition:
             clock: Unix time.
             limits: Sizes, times and prices.
             compactions: Bounds how many batches of the process are compacted at one time.
+            writer: Of no other owner of a partition, now or before; part of the keys of its parts.
         """
         self.number = number
         self._tables = tables
@@ -101,6 +103,7 @@ class Partition:
             store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of
         )
         self._compactions = compactions
+        self._writer = writer
         self._live: dict[str, Live] = {}
         self._alarms: list[tuple[float, str]] = []
         self._set: dict[str, float] = {}
@@ -248,7 +251,9 @@ class Partition:
         for shelf, failed in ((live.output, False), (live.errors, True)):
             if shelf.lines:
                 number = live.next_part
-                part = await write_part(self._store, live.state.id, number, shelf, failed=failed)
+                part = await write_part(
+                    self._store, live.state.id, number, shelf, failed=failed, writer=self._writer
+                )
                 live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
         if keep:
             await self._keep(live)

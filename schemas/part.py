@@ -37,6 +37,8 @@ class PartRef(BaseModel):
     """Whether its lines belong into the error file."""
     first: int
     """Index of its first line."""
+    writer: str = ""
+    """Whoever wrote it: what a process that has lost its partition still writes replaces no part of its successor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def part_prefix(batch_id: str) -> str:
 
 def part_key(batch_id: str, part: PartRef) -> str:
     """Where a part lies in the store."""
-    return f"{part_prefix(batch_id)}{part.number:010d}.{file_kind(failed=part.failed)}"
+    writer = f"-{part.writer}" if part.writer else ""
+    return f"{part_prefix(batch_id)}{part.number:010d}{writer}.{file_kind(failed=part.failed)}"
 
 
 def index_key(batch_id: str, *, failed: bool) -> str:

@@ -16,6 +16,9 @@ from tidemill.schemas.bill import Tariff
 from tidemill.schemas.messages import BatchRecord, LedgerRecord, Tick
 from tidemill.schemas.ports import NotFound
 
+LATE_CHANCE = 0.1
+"""How likely a late write lands before the next event."""
+
 
 class Crash(BaseException):
     """The process is gone."""
@@ -41,16 +44,25 @@ class Fuse:
 
 
 class SimulatedStore:
-    """Objects in memory."""
+    """Objects in memory.
+
+    What a process was writing when it ended may be written yet, at any later time: it may have been no more than
+    frozen, or its request be on its way still.
+    """
 
     def __init__(self, fuse: Fuse) -> None:
         self.objects: dict[str, bytes] = {}
+        self.late: list[tuple[str, bytes]] = []
         self._fuse = fuse
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         self._fuse.step()
         content = b"".join([chunk async for chunk in chunks])
-        self._fuse.step()
+        try:
+            self._fuse.step()
+        except Crash:
+            self.late.append((key, content))
+            raise
         self.objects[key] = content
         self._fuse.step()
         return len(content)
@@ -186,6 +198,7 @@ class Simulation:
             clock=lambda: self.now,
             limits=self._limits,
             compactions=asyncio.Semaphore(1),
+            writer=f"{self.crashes:08x}",
         )
         gate: AckGate[int] = AckGate()
         at = self.committed
@@ -193,6 +206,9 @@ class Simulation:
             await partition.load()
             while True:
                 while at < len(self.log.events):
+                    if self.store.late and self.chance.random() < LATE_CHANCE:
+                        key, content = self.store.late.pop()
+                        self.store.objects[key] = content
                     await self._handle(partition, gate, at)
                     at += 1
                     self.now += self.chance.random()
