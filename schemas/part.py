@@ -38,7 +38,7 @@ class PartRef(BaseModel):
     first: int
     """Index of its first line."""
     writer: str = ""
-    """Whoever wrote it: what a process that has lost its partition still writes replaces no part of its successor."""
+    """Who wrote it: what a process that has lost its partition still writes replaces no part of its successor."""
 
 
 @dataclass(frozen=True, slots=True)

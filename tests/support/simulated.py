@@ -168,7 +168,9 @@ class Simulation:
         self.now = 1_790_000_000.0
         self.committed = 0
         self.crashes = 0
-        self._limits = Limits(part_bytes=part_bytes, part_age_seconds=10, grace_seconds=5, tariff_of=self._tariff)
+        # With parts that end by time, a successor's parts are not those of the process before it.
+        age = self.chance.choice((1, 3, 10))
+        self._limits = Limits(part_bytes=part_bytes, part_age_seconds=age, grace_seconds=5, tariff_of=self._tariff)
 
     async def run(self, *, crashes_max: int) -> None:
         """Until every event is acknowledged and nothing is left to do."""
