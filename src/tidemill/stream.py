@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import faust
 import uvloop
 
-from tidemill import notify
+from tidemill import folder, notify
 from tidemill.settings import Settings
 
 # Not named after this module: mode logs each step of `StageApp` under that name.
@@ -79,10 +79,10 @@ def create_app(name: str, settings: Settings, *, kafka: str, state: Path, tables
         name: Its id, which is its consumer group as well.
         settings: Partitions and copies of the changelogs are taken from here.
         kafka: `host:port[,host:port…]`.
-        state: Folder of the app's tables, of no other process.
+        state: Folder of the app's tables; another process of the stage on this machine takes one beside it.
         tables: Whether it has tables, which are kept in RocksDB.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    state = folder.take(state)
     app = StageApp(
         name,
         broker=[f"aiokafka://{server}" for server in kafka.split(",")],
