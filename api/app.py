@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ import uvloop
 from fastapi import FastAPI
 
 from tidemill import notify
+from tidemill.admin import TopicError, ensure_topics
 from tidemill.api import (
     admin,
     auth,
@@ -34,12 +36,17 @@ from tidemill.api.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
 from tidemill.schemas import topics
 from tidemill.schemas.batch import window_seconds
+from tidemill.security import Cluster
 from tidemill.settings import Settings, SettingsError
 from tidemill.store import open_store
+
+log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX = 10
 """How long requests under way may take to end when the process is told to stop."""
 KEEP_ALIVE_SECONDS = 75
+TOPICS_SECONDS = 5.0
+"""Between tries to make the topics."""
 BACKLOG_CONNECTIONS_MAX = 1024
 FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.LEDGER)
 """The topics that the view is folded from."""
@@ -66,8 +73,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
         SettingsError: A setting is missing or cannot be used.
         OSError: The folder of the state or the store cannot be written.
     """
-    if settings.kafka is None:
-        raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
+    cluster = settings.cluster
     auth.bootstrap(settings)
     _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
@@ -75,19 +81,21 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
         stack.push_async_callback(store.close)
         view = View(Database(settings.data / "state" / "api"), time.time)
         stack.callback(view.close)
-        log = Log(settings.kafka)
-        stack.push_async_callback(log.stop)
-        followers = [_follower(settings.kafka, Feed(view, topic.name)) for topic in FOLDED]
+        sender = Log(cluster)
+        stack.push_async_callback(sender.stop)
+        ensuring = asyncio.create_task(_ensure_topics(settings, cluster))
+        stack.callback(ensuring.cancel)
+        followers = [_follower(cluster, Feed(view, topic.name)) for topic in FOLDED]
         for follower in followers:
             await follower.start()
             stack.push_async_callback(follower.stop)
         with contextlib.suppress(LogUnavailable):
-            await log.start()
+            await sender.start()
         yield (
             Doors(
                 settings=settings,
                 keys=auth.keys(settings, view.keyring, time.time),
-                log=log,
+                log=sender,
                 store=store,
                 view=view,
                 clock=time.time,
@@ -105,11 +113,23 @@ def _check_windows(settings: Settings) -> None:
         raise SettingsError(f"windows: {error}") from error
 
 
-def _follower(bootstrap: str, feed: Feed) -> Follower:
+async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:
+    """Make the topics that are missing; what can be served without a broker is served meanwhile."""
+    while True:
+        try:
+            await ensure_topics(settings, cluster)
+        except TopicError as error:
+            log.warning("%s; again in %.0f s", error, TOPICS_SECONDS)
+            await asyncio.sleep(TOPICS_SECONDS)
+        else:
+            return
+
+
+def _follower(cluster: Cluster, feed: Feed) -> Follower:
     def resume(tail: Tail) -> int:
         return feed.resume(tail.cluster, tail.end)
 
-    return Follower(bootstrap, feed.topic, feed.apply, resume=resume, applied=feed.applied)
+    return Follower(cluster, feed.topic, feed.apply, resume=resume, applied=feed.applied)
 
 
 class Server(uvicorn.Server):

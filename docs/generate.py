@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
+from tidemill.security import Security
 from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Settings
 
 DOCS = Path(__file__).resolve().parent
@@ -27,6 +28,7 @@ and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("All", Settings),
+    ("How to get into an external Kafka: `[kafka_security]`", Security),
     ('A model: `[models."name"]`', Model),
     ("A backend of a model", Backend),
     ("A price", Price),

@@ -15,6 +15,7 @@ from tidemill.ingest.stage import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Stage
 from tidemill.kafka import Log
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
+from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
 
@@ -30,7 +31,7 @@ DRAIN_SECONDS_MAX: Final = 3.0
 class Ingest:
     """The stage's app and its doors."""
 
-    def __init__(self, settings: Settings, kafka: str) -> None:
+    def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._log = Log(kafka)
         self._store = open_store(settings.store_url)

@@ -14,6 +14,7 @@ from tidemill.kafka import CONNECT_SECONDS_MAX, RECORD_BYTES_MAX, REQUEST_MS_MAX
 from tidemill.schemas import topics
 from tidemill.schemas.codec import KIND, encode, request_headers
 from tidemill.schemas.messages import Accepted, Rejected
+from tidemill.security import Kafka, client_options
 
 UNACKED_BYTES_MAX: Final = 4 << 20
 """Of one batch; with `UNACKED_RECORDS_MAX`, what may be sent ahead of the broker's acknowledgement."""
@@ -32,8 +33,8 @@ _RECORD_BYTES_BASE = 200
 class Outlet:
     """What ingest tells the rest of Tidemill. Producers are started when needed and replaced after a failure."""
 
-    def __init__(self, bootstrap: str, log: Log) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: Kafka, log: Log) -> None:
+        self._kafka = kafka
         self._log = log
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
@@ -93,7 +94,7 @@ class Outlet:
         async with self._starting:
             if self._producer is None:
                 fresh = AIOKafkaProducer(
-                    bootstrap_servers=self._bootstrap.split(","),
+                    **client_options(self._kafka),
                     acks="all",
                     enable_idempotence=True,
                     request_timeout_ms=REQUEST_MS_MAX,

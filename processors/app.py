@@ -41,6 +41,7 @@ from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import DecodeError, RequestHead
 from tidemill.schemas.ports import Store
+from tidemill.security import Kafka
 from tidemill.settings import Model, Settings
 from tidemill.store import open_store
 
@@ -59,7 +60,7 @@ _log = logging.getLogger(__name__)
 class Doors:
     """What all models of a process share."""
 
-    kafka: str
+    kafka: Kafka
     log: Log
     outbox: KafkaOutbox
     upstream: Upstream
@@ -293,7 +294,7 @@ class ModelApp:
 class Processors:
     """The models of a process, and the doors they share."""
 
-    def __init__(self, settings: Settings, kafka: str, models: Iterable[str]) -> None:
+    def __init__(self, settings: Settings, kafka: Kafka, models: Iterable[str]) -> None:
         """Nothing is connected before `start()`."""
         self._settings = settings
         self._kafka = kafka

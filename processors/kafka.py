@@ -12,6 +12,7 @@ from aiokafka.partitioner import murmur2
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, REQUEST_MS_MAX, STOP_SECONDS_MAX, producer
 from tidemill.schemas import codec
 from tidemill.schemas.topics import OUTCOMES
+from tidemill.security import Kafka, client_options
 
 LINGER_MS: Final = 1
 STALL_SECONDS_MAX: Final = 20.0
@@ -27,8 +28,8 @@ Mark = Callable[[str, int], None]
 class KafkaOutbox:
     """Appends to `outcomes`. Any number of tasks may send; one producer serves them all."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
@@ -68,7 +69,7 @@ class KafkaOutbox:
             return self._producer
         async with self._starting:
             if self._producer is None:
-                fresh = producer(self._bootstrap, compression="lz4", linger_ms=LINGER_MS)
+                fresh = producer(self._kafka, compression="lz4", linger_ms=LINGER_MS)
                 try:
                     await fresh.start()
                 except BaseException:
@@ -88,9 +89,9 @@ class KafkaOutbox:
 class Reader:
     """Looks at the log without a consumer group; an async context manager, for one look."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, kafka: Kafka) -> None:
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap.split(","),
+            **client_options(kafka),
             request_timeout_ms=REQUEST_MS_MAX,
             fetch_max_wait_ms=POLL_MS,
             enable_auto_commit=False,

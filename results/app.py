@@ -25,6 +25,7 @@ from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.ports import Store
+from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
 
@@ -110,7 +111,7 @@ class _Seat:
 class Results:
     """The stage's app and its doors."""
 
-    def __init__(self, settings: Settings, kafka: str) -> None:
+    def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
         self._log = Log(kafka)

@@ -9,12 +9,16 @@ from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_co
 
 from tidemill.schemas import topics
 from tidemill.schemas.topics import Topic
+from tidemill.security import Kafka, client_options
 from tidemill.settings import MIB, Settings
 
 RECORD_BYTES_MAX = 2 * MIB
 """Records are kept below 1 MiB; a batch of them, which is what the broker measures, may be larger."""
 SEGMENT_BYTES_COMPACTED = 64 * MIB
 """Only what has left the newest segment is compacted, so that one is kept small."""
+REPLICATION_SAFE = 3
+"""From so many copies on a record has to be on `IN_SYNC_MIN` brokers before it is acknowledged."""
+IN_SYNC_MIN = 2
 ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
@@ -30,48 +34,55 @@ def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
     return (*topics.TOPICS, *(topics.requests(model) for model in models))
 
 
-async def ensure_topics(settings: Settings, kafka: str, models: Iterable[str] | None = None) -> None:
+async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] | None = None) -> int:
     """Have every topic of the table and of the configured models; several may do this at one time.
 
     Args:
         settings: Partitions and copies of a topic that is made.
-        kafka: `host:port[,host:port…]`.
+        kafka: Where, and how to get in.
         models: Each gets a topic of requests; by default those of the settings.
 
+    Returns:
+        How many partitions `commands` and `outcomes` have.
+
     Raises:
-        TopicError: The broker is out of reach or refuses, or `commands` and `outcomes`, whose tables belong
-            together, exist with different numbers of partitions.
+        TopicError: The broker is out of reach or refuses, or `commands`, `outcomes` and the changelogs of their
+            tables, which belong together, exist with different numbers of partitions.
     """
     rows = wanted(settings.models if models is None else models)
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=kafka, client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
+        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
     )
     try:
         async with asyncio.timeout(SECONDS_MAX):
             await admin.start()
             found = await _partitions(admin, rows)
             missing = [row for row in rows if row.name not in found]
-            _check_copartitioned(found, settings.partitions)
+            partitions = _copartitions(rows, found, settings.partitions)
             if missing:
                 await _create(admin, missing, settings)
                 await _wait_for(admin, rows)
+                # Another process, with another number set, may have been the first.
+                partitions = _copartitions(rows, await _partitions(admin, rows), settings.partitions)
+            return partitions
     except (KafkaError, TimeoutError, OSError) as error:
         raise TopicError(f"The topics of {kafka} cannot be set up: {error or 'no answer in time'}") from error
     finally:
         await admin.close()
 
 
-def _check_copartitioned(found: dict[str, list[int]], partitions: int) -> None:
-    """A batch's commands and outcomes have to meet in one process, so both are spread alike."""
-    commands, outcomes = (
-        len(found[row.name]) if row.name in found else partitions for row in (topics.COMMANDS, topics.OUTCOMES)
-    )
-    if commands != outcomes:
-        raise TopicError(
-            f"{topics.COMMANDS.name} has or would get {commands} partitions and {topics.OUTCOMES.name} "
-            f"{outcomes}; they must have the same number. Give one of them more partitions, or set "
-            "TIDEMILL_PARTITIONS to the number of the one that exists."
-        )
+def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
+    """How many partitions has what belongs to one batch: all of it has to meet in one process."""
+    together = [row.name for row in rows if row.spread and not row.name.startswith(topics.REQUESTS_PREFIX)]
+    first, *others = [(name, len(found[name]) if name in found else partitions) for name in together]
+    for name, count in others:
+        if count != first[1]:
+            raise TopicError(
+                f"{first[0]} has or would get {first[1]} partitions and {name} {count}; they must have the same "
+                "number. Give one of them more partitions, or set TIDEMILL_PARTITIONS to the number of the one "
+                "that exists."
+            )
+    return first[1]
 
 
 async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict[str, list[int]]:
@@ -107,6 +118,9 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
         configs |= {"cleanup.policy": "compact", "segment.bytes": SEGMENT_BYTES_COMPACTED}
     else:
         configs |= {"cleanup.policy": "delete", "retention.ms": row.retention_ms}
+    if settings.replication >= REPLICATION_SAFE:
+        # What is acknowledged is on two disks at least, and one broker may be away all the same.
+        configs["min.insync.replicas"] = IN_SYNC_MIN
     return NewTopic(
         name=row.name,
         num_partitions=settings.partitions if row.spread else 1,

@@ -10,6 +10,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from tidemill.security import Kafka, client_options
+
 REQUEST_MS_MAX = 10_000
 """How long one request to a broker may take before it is sent again."""
 SEND_SECONDS_MAX = 10.0
@@ -34,16 +36,16 @@ class LogUnavailable(OSError):
     """The broker did not acknowledge in time. The record may have landed, or not; later it will not."""
 
 
-def producer(bootstrap: str, *, compression: str | None = None, linger_ms: int = 0) -> AIOKafkaProducer:
+def producer(kafka: Kafka, *, compression: str | None = None, linger_ms: int = 0) -> AIOKafkaProducer:
     """A producer that loses and doubles nothing: all replicas acknowledge, and it is idempotent. Not yet started.
 
     Args:
-        bootstrap: `host:port[,host:port…]`.
+        kafka: Where, and how to get in.
         compression: `lz4` pays off where records are large; none for small ones.
         linger_ms: How long a record waits for others to share its request.
     """
     return AIOKafkaProducer(
-        bootstrap_servers=bootstrap.split(","),
+        **client_options(kafka),
         acks="all",
         enable_idempotence=True,
         request_timeout_ms=REQUEST_MS_MAX,
@@ -56,8 +58,8 @@ def producer(bootstrap: str, *, compression: str | None = None, linger_ms: int =
 class Log:
     """Appends records to topics. Starts and restarts its producer by itself; any number of tasks may use it."""
 
-    def __init__(self, bootstrap: str, *, send_seconds_max: float = SEND_SECONDS_MAX) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, kafka: Kafka, *, send_seconds_max: float = SEND_SECONDS_MAX) -> None:
+        self._kafka = kafka
         self._send_seconds_max = send_seconds_max
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
@@ -124,7 +126,7 @@ class Log:
     async def _started(self) -> AIOKafkaProducer:
         async with self._starting:
             if self._producer is None:
-                fresh = producer(self._bootstrap)
+                fresh = producer(self._kafka)
                 try:
                     await fresh.start()
                 except BaseException:
@@ -161,7 +163,7 @@ class Follower:
 
     def __init__(
         self,
-        bootstrap: str,
+        kafka: Kafka,
         topic: str,
         apply: Apply,
         *,
@@ -172,14 +174,14 @@ class Follower:
         """Nothing is read before `start()`.
 
         Args:
-            bootstrap: `host:port[,host:port…]`.
+            kafka: Where, and how to get in.
             topic: Its name.
             apply: Called for each record, in order.
             start: The first offset to read. A topic that ends before it is another one, and read from 0.
             resume: Asked at each connection for the first offset to read; undoes what was not yet `applied`.
             applied: Called after each run of at most `POLL_RECORDS_MAX` records, for who commits in batches.
         """
-        self._bootstrap = bootstrap
+        self._kafka = kafka
         self._partition = TopicPartition(topic, 0)
         self._apply = apply
         self._applied = applied
@@ -231,7 +233,7 @@ class Follower:
 
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap.split(","),
+            **client_options(self._kafka),
             request_timeout_ms=REQUEST_MS_MAX,
             fetch_max_wait_ms=POLL_MS,
             max_poll_records=POLL_RECORDS_MAX,
@@ -243,7 +245,7 @@ class Follower:
                 await consumer.start()
                 consumer.assign([self._partition])
                 self._end = (await consumer.end_offsets([self._partition]))[self._partition]
-                self._position = self._resume(Tail(cluster=await _cluster(self._bootstrap), end=self._end))
+                self._position = self._resume(Tail(cluster=await _cluster(self._kafka), end=self._end))
             consumer.seek(self._partition, self._position)
             while True:
                 await self._poll(consumer)
@@ -272,8 +274,8 @@ class Follower:
         return self._position if self._position <= tail.end else 0
 
 
-async def _cluster(bootstrap: str) -> str:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap.split(","), request_timeout_ms=REQUEST_MS_MAX)
+async def _cluster(kafka: Kafka) -> str:
+    admin = AIOKafkaAdminClient(**client_options(kafka), request_timeout_ms=REQUEST_MS_MAX)
     try:
         await admin.start()
         return str((await admin.describe_cluster()).get("cluster_id") or "")

@@ -8,13 +8,23 @@ import os
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.bill import Tariff
+from tidemill.security import Cluster, Security
 
 MIB = 1 << 20
 
@@ -129,6 +139,8 @@ class Settings(BaseSettings):
 
     kafka: str | None = None
     """`host:port[,host:port…]` of an external Kafka; without it `tidemill up` starts its own."""
+    kafka_security: Security = Security()
+    """How to get into it; by default it asks for nothing."""
     store: str | None = None
     """Where files are kept: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
     data: Path = Path(".tidemill")
@@ -168,6 +180,23 @@ class Settings(BaseSettings):
     """What one project may have, where nothing else is said of it."""
     projects: dict[str, Project] = {}
     """What is said of single projects, by name."""
+
+    @model_validator(mode="after")
+    def _secured(self) -> Self:
+        if self.kafka is None and self.kafka_security != Security():
+            raise ValueError("kafka_security: it is for an external Kafka, and kafka is not set")
+        return self
+
+    @property
+    def cluster(self) -> Cluster:
+        """The external Kafka, and how to get into it.
+
+        Raises:
+            SettingsError: None is set.
+        """
+        if self.kafka is None:
+            raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
+        return Cluster(servers=self.kafka, security=self.kafka_security)
 
     def limits_of(self, project: str) -> Limits:
         """What a project may have."""

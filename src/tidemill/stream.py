@@ -21,6 +21,7 @@ import faust
 import uvloop
 
 from tidemill import folder, notify
+from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
 
 # Not named after this module: mode logs each step of `StageApp` under that name.
@@ -72,20 +73,21 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         await super()._on_partitions_revoked(revoked)
 
 
-def create_app(name: str, settings: Settings, *, kafka: str, state: Path, tables: bool = False) -> StageApp:
+def create_app(name: str, settings: Settings, *, kafka: Kafka, state: Path, tables: bool = False) -> StageApp:
     """Make the app of a stage.
 
     Args:
         name: Its id, which is its consumer group as well.
         settings: Partitions and copies of the changelogs are taken from here.
-        kafka: `host:port[,host:port…]`.
+        kafka: Where, and how to get in.
         state: Folder of the app's tables; another process of the stage on this machine takes one beside it.
         tables: Whether it has tables, which are kept in RocksDB.
     """
     state = folder.take(state)
     app = StageApp(
         name,
-        broker=[f"aiokafka://{server}" for server in kafka.split(",")],
+        broker=[f"aiokafka://{server}" for server in cluster(kafka).servers.split(",")],
+        broker_credentials=_credentials(cluster(kafka).security),
         store="rocksdb://" if tables else "memory://",
         datadir=str(state),
         Table=DeliveredTable,
@@ -115,6 +117,18 @@ def create_app(name: str, settings: Settings, *, kafka: str, state: Path, tables
     )
     app.conf.broker_check_crcs = False
     return app
+
+
+def _credentials(security: Security) -> Any:
+    """The same as `security.client_options` in Faust's words; None where the broker asks for nothing."""
+    if security.has_password:
+        return faust.SASLCredentials(
+            mechanism=security.sasl_mechanism,
+            username=security.username,
+            password=security.password,
+            ssl_context=security.tls(),
+        )
+    return faust.SSLCredentials(security.tls()) if security.is_encrypted else None
 
 
 def raw_topic(app: StageApp, *names: str) -> Any:
@@ -157,12 +171,13 @@ class Tenure:
         return generation == self._app.consumer_generation_id and self._left.get(message.tp) != generation
 
 
-def run(settings: Settings, make: Callable[[Settings, str], Stage]) -> None:
-    """Run a stage until SIGTERM or SIGINT.
+def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
+    """Run a stage until SIGTERM or SIGINT; the topics are made first, where they are not there yet.
 
     Args:
         settings: All settings.
-        make: Makes the stage from these and Kafka's address; called on the event loop.
+        make: Makes the stage from these, with the number of partitions that there really are, and Kafka's
+            address; called on the event loop.
 
     Raises:
         SystemExit: An app crashed, and its traceback is in the log; or no broker is named.

@@ -156,7 +156,9 @@ class Up:
             self._kafka = broker.bootstrap
             _tell(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
         models = self._settings.models or demo.models("")
-        await ensure_topics(self._settings, self._kafka, models)
+        # One of its own asks for nothing.
+        cluster = self._settings.cluster if self._broker is None else self._kafka
+        await ensure_topics(self._settings, cluster, models)
 
     async def _start_demo(self, environ: dict[str, str], *, other_than: int) -> None:
         """Have a backend with two small models, since none is configured, and tell the stages of it."""
