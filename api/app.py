@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -12,7 +13,8 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from tidemill import notify
+from tidemill import health as vital
+from tidemill import kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
 from tidemill.api import (
     admin,
@@ -34,6 +36,7 @@ from tidemill.api.doors import Doors
 from tidemill.api.sqlite import Database
 from tidemill.api.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
+from tidemill.pulse import Pulse
 from tidemill.schemas import topics
 from tidemill.schemas.batch import window_seconds
 from tidemill.security import Cluster
@@ -159,14 +162,14 @@ def server(app: FastAPI) -> Server:
     )
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, pulse: Pulse) -> None:
     """Serve until SIGINT or SIGTERM, and say so once the view is whole.
 
     Raises:
         SettingsError: A setting is missing or cannot be used.
         OSError: The address is taken, or a folder cannot be written.
     """
-    async with opened(settings) as (doors, followers):
+    async with opened(settings) as (doors, followers), _watched(doors, followers, pulse):
         serving = server(create_app(doors))
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -182,6 +185,32 @@ async def serve(settings: Settings) -> None:
             stopping.cancel()
             serving.should_exit = True
             await task
+
+
+@contextlib.asynccontextmanager
+async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> AsyncIterator[None]:
+    """Beat, and tell the process's health beside the API."""
+
+    async def whole() -> None:
+        if not doors.is_ready():
+            behind = sum(not follower.is_caught_up for follower in followers)
+            raise vital.Unwell(f"{behind} of {len(followers)} topics are still being read")
+
+    state = vital.Health(
+        ill=pulse.ill,
+        probes={
+            "kafka": functools.partial(kafka.reachable, doors.settings.kafka or ""),
+            "store": functools.partial(vital.writable, doors.store, "api"),
+            "view": whole,
+        },
+        metrics=metrics.text,
+    )
+    beating = asyncio.create_task(pulse.run())
+    try:
+        async with vital.served(state, doors.settings.health_host, doors.settings.health_port):
+            yield
+    finally:
+        beating.cancel()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -205,5 +234,6 @@ def main(settings: Settings) -> None:
         SettingsError: A setting is missing or cannot be used.
         OSError: The address is taken, or a folder cannot be written.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings))
+    pulse = Pulse()
+    with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, pulse))

@@ -15,6 +15,7 @@ from tidemill.ingest.stage import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Stage
 from tidemill.kafka import Log
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
@@ -48,6 +49,11 @@ class Ingest:
         """What is under way, and in which partition."""
         self._agent = self.app.agent(stream.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
         self.app.drain = self._drain
+
+    @property
+    def store(self) -> Store:
+        """The store of inputs."""
+        return self._store
 
     async def start(self) -> list[stream.StageApp]:
         """Connect, and give the app to run."""

@@ -29,9 +29,9 @@ from typing import Any, Final
 from tidemill import stream
 from tidemill.dead import bury
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, LogUnavailable
+from tidemill.processors import roster
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
-from tidemill.processors.fleet import Backend, Fleet
 from tidemill.processors.kafka import KafkaOutbox, Reader, partition_of
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.recall import Recall
@@ -125,8 +125,9 @@ class ModelApp:
             kafka=doors.kafka,
             state=settings.data / "state" / f"processors-{plain}",
         )
-        fleet = Fleet([Backend(backend.base, _headers(backend.api_key)) for backend in model.backends])
+        fleet = roster.fleet(model)
         self.stage = Stage(
+            fleet=fleet,
             caller=Caller(
                 fleet=fleet,
                 upstream=doors.upstream,
@@ -305,6 +306,12 @@ class Processors:
         self._models: list[ModelApp] = []
         self._stopping_until: float | None = None
 
+    @property
+    def store(self) -> Store:
+        """The store of large lines, once started."""
+        assert self._doors is not None
+        return self._doors.store
+
     async def start(self) -> list[stream.StageApp]:
         """Connect the doors, learn which batches are over, and give the apps to run."""
         doors = self._doors = Doors(
@@ -365,13 +372,6 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
     if unknown := [name for name in names if name not in settings.models]:
         raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
     stream.run(settings, functools.partial(Processors, models=names))
-
-
-def _headers(key: str | None) -> dict[str, str]:
-    headers = {"content-type": "application/json", "accept": "application/json"}
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    return headers
 
 
 def _lines(value: bytes) -> list[bytes]:

@@ -137,6 +137,11 @@ class Results:
         self.app.drain = self._leave
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
+    @property
+    def store(self) -> Store:
+        """The store of files."""
+        return self._store
+
     async def start(self) -> list[stream.StageApp]:
         """Connect, and give the app to run."""
         await self._log.start()

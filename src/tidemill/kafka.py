@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from tidemill.security import Kafka, client_options
@@ -272,6 +273,19 @@ class Follower:
 
     def _from_position(self, tail: Tail) -> int:
         return self._position if self._position <= tail.end else 0
+
+
+async def reachable(kafka: Kafka) -> None:
+    """Ask any broker for the cluster's metadata, over a connection of its own.
+
+    Raises:
+        KafkaError: No broker answers.
+    """
+    client = AIOKafkaClient(**client_options(kafka), request_timeout_ms=REQUEST_MS_MAX)
+    try:
+        await client.bootstrap()
+    finally:
+        await client.close()
 
 
 async def _cluster(kafka: Kafka) -> str:

@@ -42,6 +42,10 @@ class Backend(BaseModel):
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key."""
+    drain: bool = False
+    """Whether it gets no more calls; what it has is awaited."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What part of the calls that it takes at one time is for batches; the rest is left to others."""
 
     @property
     def base(self) -> str:
@@ -149,6 +153,10 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
+    health_host: str = "127.0.0.1"
+    """Address on which a stage answers `/livez`, `/readyz` and `/metrics`."""
+    health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Its port; 0 is none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
     api_key: SecretStr | None = None
     """Key of the default project; `tidemill up` makes one and keeps it where none is set."""
     models: dict[str, Model] = {}

@@ -20,9 +20,14 @@ from typing import Any, Protocol
 import faust
 import uvloop
 
-from tidemill import folder, notify
+from tidemill import folder, health, kafka, metrics, notify
+from tidemill.admin import TopicError, ensure_topics
+from tidemill.pulse import Pulse
+from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
+from tidemill.vitals import Vitals
+from tidemill.watchdog import Watch
 
 # Not named after this module: mode logs each step of `StageApp` under that name.
 log = logging.getLogger("tidemill.stage")
@@ -141,6 +146,11 @@ def raw_topic(app: StageApp, *names: str) -> Any:
 class Stage(Protocol):
     """A stage as its process runs it."""
 
+    @property
+    def store(self) -> Store:
+        """The store that it works with, once it is started."""
+        ...
+
     async def start(self) -> Sequence[StageApp]:
         """Connect the doors, and give the apps to run."""
         ...
@@ -187,20 +197,84 @@ def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        crashed = runner.run(_run(functools.partial(make, settings, settings.kafka)))
+    watched = Watched()
+    pulse = Pulse(watched.look)
+    with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        crashed = runner.run(_run(settings, make, watched, pulse))
     if crashed:
         raise SystemExit(1)
 
 
-async def _run(make: Callable[[], Stage]) -> bool:
+class Watched:
+    """The apps of a process, as its pulse looks at them."""
+
+    def __init__(self) -> None:
+        self._apps: list[tuple[str, Vitals, Watch]] = []
+
+    def add(self, app: StageApp) -> None:
+        """Look at this one, too; it is not started yet."""
+        vitals = Vitals(app)
+        vitals.start()
+        self._apps.append((app.conf.id, vitals, Watch()))
+
+    def look(self, seconds: float) -> str | None:
+        """What is wrong with one of them for too long, `seconds` after the last look."""
+        for name, vitals, watch in self._apps:
+            if (symptom := watch.look(vitals.marks(), seconds)) is not None:
+                return f"{name}: {symptom}"
+        return None
+
+    async def assigned(self) -> None:
+        """Return where all of them have their place in their group and their tables.
+
+        Raises:
+            health.Unwell: One has not.
+        """
+        if waiting := [name for name, vitals, _ in self._apps if not vitals.is_assigned]:
+            raise health.Unwell(f"without an assignment or its tables: {', '.join(waiting)}")
+        if not self._apps:
+            raise health.Unwell("not started yet")
+
+
+async def _run(
+    settings: Settings, make: Callable[[Settings, Cluster], Stage], watched: Watched, pulse: Pulse
+) -> bool:
+    """Run the stage; says whether it crashed."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    stage = make()
+    beating = loop.create_task(pulse.run())
+    stage = make(await _with_topics(settings), settings.cluster)
+    state = health.Health(
+        ill=pulse.ill,
+        probes={
+            "kafka": functools.partial(kafka.reachable, settings.cluster),
+            "store": lambda: health.writable(stage.store, type(stage).__name__.lower()),
+            "assignment": watched.assigned,
+        },
+        metrics=metrics.text,
+    )
+    async with health.served(state, settings.health_host, settings.health_port):
+        return await _until_asked(stage, asked, watched, beating)
+
+
+async def _with_topics(settings: Settings) -> Settings:
+    """Have the topics. Their partitions are what counts from then on, whatever was set before they were made."""
+    try:
+        partitions = await ensure_topics(settings, settings.cluster)
+    except TopicError as error:
+        raise SystemExit(str(error)) from error
+    return settings.model_copy(update={"partitions": partitions})
+
+
+async def _until_asked(
+    stage: Stage, asked: asyncio.Event, watched: Watched, beating: "asyncio.Task[None]"
+) -> bool:
     apps = await stage.start()
-    tasks = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(_serve(apps))}
+    for app in apps:
+        watched.add(app)
+    tasks = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(_serve(apps)), beating}
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         if (error := task.exception()) is not None:

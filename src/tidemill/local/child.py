@@ -16,11 +16,14 @@ from typing import Any
 from tidemill import notify
 from tidemill.embedded import tether
 from tidemill.local import backoff, logfile
+from tidemill.watchdog import LOOK_SECONDS, Silence
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 PUMP_SECONDS_MAX = 1.0
 """How long the last words of a process that has ended are waited for."""
+SILENCE_SECONDS_MAX = 30.0
+"""A process that has said that it is alive and then says nothing for so long is ended, and started again."""
 CHUNK_BYTES = 64 * 1024
 TAIL_LINES = 15
 
@@ -139,7 +142,7 @@ class Child:
                 _kill_group(process.pid)
             helpers = (_task(_pump(said, log)), _task(process.wait()), _task(self._see_ready(word)))
             try:
-                return await self._watch(helpers[1], helpers[2])
+                return await self._watch(helpers[1], helpers[2], word)
             finally:
                 await self._bury(process, helpers)
 
@@ -167,7 +170,7 @@ class Child:
             process_group=0,
         )
 
-    async def _watch(self, ended: asyncio.Task[int], readiness: asyncio.Task[None]) -> str:
+    async def _watch(self, ended: asyncio.Task[int], readiness: asyncio.Task[None], word: FileIO) -> str:
         patience = self._program.start_seconds_max
         await asyncio.wait([ended, readiness], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
@@ -176,6 +179,13 @@ class Child:
             readiness.result()
             self._ever_ready = True
             self.ready.set()
+            silence = _task(_silence(word))
+            try:
+                await asyncio.wait([ended, silence], return_when=asyncio.FIRST_COMPLETED)
+                if not ended.done():
+                    return f"has not been heard of for {SILENCE_SECONDS_MAX:.0f} s"
+            finally:
+                silence.cancel()
         return _how(await ended)
 
     async def _see_ready(self, word: FileIO) -> None:
@@ -220,6 +230,26 @@ async def _read(pipe: FileIO) -> bytes:
     finally:
         loop.remove_reader(pipe)
     return pipe.read(CHUNK_BYTES) or b""
+
+
+async def _silence(word: FileIO) -> None:
+    """Return once a process that has said that it is alive has said nothing for too long."""
+    silence = Silence()
+    has_spoken = False
+    while True:
+        began = time.monotonic()
+        said = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                said = await _read(word)
+                if not said:
+                    # It has closed the pipe: it has ended, or will not speak any more.
+                    await asyncio.get_running_loop().create_future()
+        if said:
+            has_spoken = has_spoken or b"alive" in said
+            silence.heard()
+        elif has_spoken and silence.pass_(time.monotonic() - began) >= SILENCE_SECONDS_MAX:
+            return
 
 
 async def _pump(said: FileIO, log: logfile.LogFile) -> None:

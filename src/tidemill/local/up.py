@@ -75,6 +75,7 @@ class Up:
         self._broker: Broker | None = None
         self._kafka = settings.kafka
         self._api = ""
+        self._health: dict[str, str] = {}
         self._is_ready = False
         self._stopping = asyncio.Event()
 
@@ -128,7 +129,7 @@ class Up:
             await _side_by_side(below)
             assert self._kafka is not None
             environ["TIDEMILL_KAFKA"] = self._kafka
-            await self._supervisor.start([self._program(stage, [stage], environ) for stage in STAGES])
+            await self._supervisor.start([self._stage(stage, environ) for stage in STAGES])
         except (BrokerError, ChildError, TopicError) as error:
             raise UpError(str(error)) from error
         self._is_ready = True
@@ -190,6 +191,14 @@ class Up:
             environ["TIDEMILL_CONFIG"] = str(self._config.absolute())
         return environ
 
+    def _stage(self, name: str, environ: dict[str, str]) -> Program:
+        """A stage, with a port of its own to tell its health on."""
+        # The kernel hands out its ports in turn, so it does not give one of a moment ago again.
+        port = kraft.free_port()
+        self._health[name] = f"http://{kraft.LOOPBACK}:{port}"
+        own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
+        return self._program(name, [name], {**environ, **own})
+
     def _program(self, name: str, arguments: list[str], environ: dict[str, str]) -> Program:
         command = [sys.executable, "-m", "tidemill", *arguments]
         return Program(
@@ -208,6 +217,7 @@ class Up:
                     "kafka": self._kafka,
                     "pid": os.getpid(),
                     "processes": self._supervisor.processes,
+                    "health": self._health,
                 },
             )
 

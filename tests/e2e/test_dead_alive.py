@@ -1,0 +1,182 @@
+"""Processes that are alive and dead all the same come back; the health of each stage is told truthfully."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+from openai import OpenAI
+from support.stack import KEY, Stack
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+BACK_SECONDS_MAX = 90.0
+"""A silence of 30 s, a start, and a busy machine."""
+GIVEN_UP_SECONDS_MAX = 90.0
+READY_SECONDS_MAX = 60.0
+STAGES = ("api", "ingest", "processors", "results")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, inference):
+    """One installation for this file."""
+    with Stack(tmp_path_factory.mktemp("watched") / "data", inference.models("chat")) as stack:
+        yield stack
+
+
+def health(stack, stage, path):
+    """Status and faults; None where nobody answers."""
+    address = json.loads((stack.data / "run.json").read_text())["health"][stage]
+    try:
+        with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+    except OSError:
+        return None
+
+
+def is_well(stack, stage):
+    return all((health(stack, stage, path) or (0,))[0] == 200 for path in ("/livez", "/readyz"))
+
+
+def run_one(stack):
+    """A batch of one line, to its end."""
+    client = OpenAI(base_url=stack.api, api_key=KEY, max_retries=5)
+    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    wait_until(
+        lambda: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=READY_SECONDS_MAX
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_is_well(watched, stage):
+    """Alive, ready, and with metrics."""
+    wait_until(lambda: is_well(watched, stage), f"health of {stage}")
+    status, text = health(watched, stage, "/metrics")
+    assert status == 200
+    assert b"tidemill_" in text
+
+
+@pytest.mark.parametrize("stage", ["results", "api"])
+def test_a_stopped_stage_comes_back(watched, stage):
+    """SIGSTOP stands for a loop that no longer turns: the supervisor hears nothing and starts another."""
+    (pid,) = watched.pids(stage)
+    os.kill(pid, signal.SIGSTOP)
+    assert health(watched, stage, "/livez") is None
+    wait_until(lambda: watched.pids(stage) not in ([], [pid]), f"another {stage}", seconds_max=BACK_SECONDS_MAX)
+    wait_until(lambda: is_well(watched, stage), f"health of {stage}", seconds_max=READY_SECONDS_MAX)
+    run_one(watched)
+    assert f"{stage} has not been heard of for" in watched.log.read_text()
+
+
+def test_a_stopped_supervisor_ends_nobody(watched):
+    """`up` that was stopped for longer than a silence may last finds all of them as they were."""
+    before = {stage: watched.pids(stage) for stage in STAGES}
+    pid = json.loads((watched.data / "run.json").read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    began = psutil.Process(before["api"][0]).cpu_times().user
+    # The stages go on meanwhile; what is waited for is that they have done so.
+    for _ in range(3):
+        run_one(watched)
+    assert psutil.Process(before["api"][0]).cpu_times().user >= began
+    os.kill(pid, signal.SIGCONT)
+    run_one(watched)
+    assert {stage: watched.pids(stage) for stage in STAGES} == before
+
+
+def test_without_its_broker_a_stage_lives_and_is_not_ready(watched):
+    """And is ready again, the same process, when the broker is back."""
+    before = {stage: watched.pids(stage) for stage in STAGES}
+    (broker,) = watched.pids("kafka")
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        for stage in STAGES:
+            wait_until(lambda stage=stage: health(watched, stage, "/readyz")[0] == 503, f"{stage} is not ready")
+            assert health(watched, stage, "/livez")[0] == 200
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    for stage in STAGES:
+        wait_until(lambda stage=stage: is_well(watched, stage), f"{stage}", seconds_max=READY_SECONDS_MAX)
+    run_one(watched)
+    assert {stage: watched.pids(stage) for stage in STAGES} == before
+
+
+HARMED = """
+import asyncio, signal, sys, threading, time
+from aiokafka.errors import GroupAuthorizationFailedError
+from tidemill import settings, stream
+from tidemill.results.app import Results
+
+HARM = sys.argv[1]
+
+class Harmed(Results):
+    async def start(self):
+        apps = await super().start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self.harm)
+        return apps
+
+    def harm(self):
+        thread = self.app.consumer._thread
+        coordinator = thread._consumer._coordinator
+        if HARM == "block":
+            time.sleep(3600)
+        if HARM == "end":
+            thread.thread_loop.call_soon_threadsafe(coordinator._coordination_task.cancel)
+        if HARM == "park":
+            # As when a broker's access rules change: the coordinator meets an error that it leaves to the user.
+            async def refused():
+                raise GroupAuthorizationFailedError(coordinator.group_id)
+            coordinator.ensure_coordinator_known = refused
+            thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
+
+stream.run(settings.load(), Harmed)
+"""
+
+
+@pytest.mark.parametrize("harm", ["park", "end", "block"])
+def test_a_stage_that_is_dead_ends_itself(watched, tmp_path, harm):
+    """Without a supervisor, as in a cluster: the exit code is not 0, and the log says why."""
+    environ = {
+        **os.environ, "TIDEMILL_KAFKA": watched.kafka, "TIDEMILL_DATA": str(tmp_path), "TIDEMILL_REPLICATION": "1",
+        "TIDEMILL_STORE": (watched.data / "store").as_uri(),
+    }  # fmt: skip
+    log = tmp_path / "log"
+    reading, writing = os.pipe()
+    environ["TIDEMILL_NOTIFY_FD"] = str(writing)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HARMED, harm], env=environ, stdout=output, stderr=output, pass_fds=[writing]
+        )
+    os.close(writing)
+    os.set_blocking(reading, False)
+    try:
+        wait_until(lambda: _said(reading), "its readiness", seconds_max=READY_SECONDS_MAX)
+        process.send_signal(signal.SIGUSR1)
+        code = wait_until(lambda: process.poll() is not None and [process.returncode], "its end",
+                          seconds_max=GIVEN_UP_SECONDS_MAX)[0]  # fmt: skip
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
+    assert code > 0, log.read_text()
+    words = {"park": "waits for its error", "end": "has ended", "block": "the event loop is blocked"}
+    assert words[harm] in log.read_text()
+    run_one(watched)
+
+
+def _said(reading):
+    try:
+        return os.read(reading, 64)
+    except BlockingIOError:
+        return b""
