@@ -1,0 +1,132 @@
+"""Stages as processes of their own, as a cluster has them: started, killed, and started again when they end."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from support.stack import KEPT, KEY
+from support.waiting import wait_until
+
+from tidemill.embedded import kraft, tether
+
+READY_SECONDS_MAX = 90.0
+STOP_SECONDS_MAX = 20.0
+LOG_BYTES_SHOWN = 3_000
+
+
+@dataclass(kw_only=True)
+class Member:
+    """One process of a stage."""
+
+    stage: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    port: int
+    """Where the API listens; other stages have none."""
+    wanted: bool = True
+    """Whether it is to be there; one that ends all the same is started again."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process is there."""
+        return self.process.poll() is None
+
+
+class Fleet:
+    """The processes of all stages; a context manager that ends them.
+
+    They share one data folder, each with a folder of its own in it, and are tended as an orchestrator would: what
+    ends without being asked to is started again.
+
+    Args:
+        folder: Of logs and state.
+        environ: The settings of all of them, as variables.
+        models: The table `models` of the configuration.
+    """
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], models: dict[str, dict[str, Any]]) -> None:
+        self._folder = folder
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_") or k in KEPT}
+        self._environ = {
+            **kept,
+            "TIDEMILL_API_KEY": KEY,
+            "TIDEMILL_DATA": str(folder / "data"),
+            "TIDEMILL_MODELS": json.dumps(models),
+            **environ,
+        }
+        self.members: list[Member] = []
+        self.restarts = 0
+        """How many processes ended without being asked to."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self.members:
+            if member.runs:
+                member.process.kill()
+                member.process.wait()
+
+    def start(self, stage: str, *arguments: str) -> Member:
+        """Start one more process of a stage; it is not waited for."""
+        port = kraft.free_port()
+        log = self._folder / f"{stage}-{len(self.members)}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                tether.command([sys.executable, "-m", "tidemill", stage, *arguments]),
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env={**self._environ, "TIDEMILL_PORT": str(port)},
+            )  # fmt: skip
+        member = Member(stage=stage, process=process, log=log, port=port)
+        self.members.append(member)
+        return member
+
+    def url(self, member: Member) -> str:
+        """The address of an api process, waited for until it can serve."""
+
+        def answers() -> bool:
+            self.tend()
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://{kraft.LOOPBACK}:{member.port}/readyz", timeout=5).close()
+                return True
+            return False
+
+        wait_until(answers, f"readiness of {member.stage}", seconds_max=READY_SECONDS_MAX)
+        return f"http://{kraft.LOOPBACK}:{member.port}/v1"
+
+    def kill(self, member: Member) -> None:
+        """End it as a power cut would; the next `tend` starts it again."""
+        member.process.kill()
+        member.process.wait()
+        self.restarts -= 1
+
+    def stop(self, member: Member) -> int:
+        """End it as an orchestrator would, for good; returns the exit code."""
+        member.wanted = False
+        member.process.send_signal(signal.SIGTERM)
+        return member.process.wait(STOP_SECONDS_MAX)
+
+    def tend(self) -> None:
+        """Start again what has ended without being asked to; the new ones have other ports."""
+        for member in self.members:
+            if member.wanted and not member.runs:
+                member.wanted = False
+                self.restarts += 1
+                self.start(member.stage)
+
+    def tails(self) -> str:
+        """The ends of all logs."""
+        parts = [f"--- {member.log.name}\n{_tail(member.log)}" for member in self.members]
+        return "\n".join(parts)
+
+
+def _tail(log: Path) -> str:
+    return log.read_bytes()[-LOG_BYTES_SHOWN:].decode("utf-8", "replace")

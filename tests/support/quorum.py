@@ -1,0 +1,124 @@
+"""A Kafka of several brokers on this machine, made of the embedded broker's jars: what a cluster really runs on."""
+
+import asyncio
+import re
+import shutil
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from tidemill.embedded import kraft
+from tidemill.embedded.broker import Broker
+
+HEAP = "-Xmx256m"
+SESSION_MS = 3_000
+"""A broker that was killed is missed after this time, and its partitions get other leaders."""
+
+
+class Node(Broker):
+    """One of the brokers, and a controller as well.
+
+    Args:
+        folder: Of its records and logs.
+        number: Its id, from 1 on.
+        more: What its configuration has beyond that of the embedded broker.
+    """
+
+    def __init__(self, folder: Path, number: int, more: Mapping[str, object] | None = None) -> None:
+        super().__init__(folder)
+        self.number = number
+        self.peers: tuple[Node, ...] = (self,)
+        self._more = dict(more or {})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(exist_ok=True)
+        self._ports = kraft.keep_ports(self._folder / "ports")
+
+    @property
+    def voter(self) -> str:
+        """As the others find its controller."""
+        return f"{self.number}@{kraft.LOOPBACK}:{self._ports.controller}"
+
+    def command(self) -> list[str]:
+        """As the embedded broker's, with a smaller heap."""
+        return [HEAP if word.startswith("-Xmx") else word for word in super().command()]
+
+    def _aot_options(self) -> list[str]:
+        # Use the start cache where there is one, and leave it to others to make one.
+        return super()._aot_options() if self._aot is not None and self._aot.exists() else []
+
+    def _write_properties(self, name: str, records: Path, *, clean: bool) -> Path:
+        file = super()._write_properties(name, records, clean=clean)
+        copies = len(self.peers)
+        in_sync = max(1, copies - 1)
+        more = {
+            "node.id": self.number,
+            "controller.quorum.voters": ",".join(peer.voter for peer in self.peers),
+            "default.replication.factor": copies,
+            "min.insync.replicas": in_sync,
+            "offsets.topic.replication.factor": copies,
+            "offsets.topic.num.partitions": copies,
+            "transaction.state.log.replication.factor": copies,
+            "transaction.state.log.min.isr": in_sync,
+            "broker.session.timeout.ms": SESSION_MS,
+            "broker.heartbeat.interval.ms": SESSION_MS // kraft.HEARTBEATS_A_SESSION,
+            **self._more,
+        }
+        # Of two values of one name the last one counts.
+        with file.open("a") as properties:
+            properties.writelines(f"{key}={value}\n" for key, value in more.items())
+        return file
+
+    async def _format(self) -> None:
+        """Format the first one's folder; the others get copies, with an id of their own."""
+        first = self.peers[0]
+        if first is self:
+            await super()._format()
+            return
+        shutil.rmtree(self._records, ignore_errors=True)
+        shutil.copytree(first._records, self._records)
+        file = self._records / "meta.properties"
+        directory = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        text = re.sub(r"(?m)^node\.id=.*$", f"node.id={self.number}", file.read_text())
+        file.write_text(re.sub(r"(?m)^directory\.id=.*$", f"directory.id={directory}", text))
+
+
+class Quorum:
+    """The brokers of one cluster; a context manager that starts and stops them.
+
+    Every topic has as many copies as there are brokers, and takes records as long as all but one are there.
+    """
+
+    def __init__(self, folder: Path, brokers: int = 3) -> None:
+        self.nodes = tuple(Node(folder / f"broker-{number}", number) for number in range(1, brokers + 1))
+        for node in self.nodes:
+            node.peers = self.nodes
+
+    def __enter__(self) -> Self:
+        # `asyncio.run` would leave this thread without the loop that belongs to pytest.
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(self._start())
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            loop.close()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # None needs to leave in order: the folder goes with the test.
+        for node in self.nodes:
+            node.kill()
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port,…` of all of them."""
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    async def _start(self) -> None:
+        for node in self.nodes:
+            await node.prepare()
+        # One alone has no majority and would not answer.
+        await asyncio.gather(*(node.start() for node in self.nodes))
