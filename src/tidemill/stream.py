@@ -22,7 +22,6 @@ import uvloop
 
 from tidemill import folder, health, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
-from tidemill.admin import TopicError, ensure_topics
 from tidemill.pulse import Pulse
 from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
@@ -258,15 +257,6 @@ async def _run(
     )
     async with health.served(state, settings.health_host, settings.health_port):
         return await _until_asked(stage, asked, watched, beating)
-
-
-async def _with_topics(settings: Settings) -> Settings:
-    """Have the topics. Their partitions are what counts from then on, whatever was set before they were made."""
-    try:
-        partitions = await ensure_topics(settings, settings.cluster)
-    except TopicError as error:
-        raise SystemExit(str(error)) from error
-    return settings.model_copy(update={"partitions": partitions})
 
 
 async def _with_topics(settings: Settings) -> Settings:

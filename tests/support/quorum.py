@@ -1,4 +1,4 @@
-"""A Kafka of several brokers on this machine, made of the embedded broker's jars: what a cluster really runs on."""
+"""A Kafka of several brokers on this machine, made of the embedded broker's jars: what a cluster runs on."""
 
 import asyncio
 import re
