@@ -51,6 +51,14 @@ def ended(client: OpenAI, batch_id: str) -> Any:
     raise AssertionError(f"{batch_id} has not ended: {batch}")
 
 
+def running(client: OpenAI, batch_id: str) -> None:
+    """Wait until a batch's lines are published: one that is cancelled before has no files."""
+    give_up = time.monotonic() + BATCH_SECONDS_MAX
+    while client.batches.retrieve(batch_id).status == "validating":
+        assert time.monotonic() < give_up, batch_id
+        time.sleep(POLL_SECONDS)
+
+
 def started(client: OpenAI, content: bytes, endpoint: str = "/v1/chat/completions", **options: Any) -> Any:
     """Upload an input and make a batch of it."""
     file = client.files.create(file=content, purpose="batch")
@@ -170,6 +178,7 @@ def cancelling(client: OpenAI, folder: Path) -> None:
     """A batch that runs is cancelled, again without harm; one that is done is not."""
     del folder
     created = started(client, lines("/v1/chat/completions", "a", "b", stop="wait"))
+    running(client, created.id)
     cancelled = client.batches.cancel(created.id)
     assert cancelled.status in {"cancelling", "cancelled"}, cancelled
     assert cancelled.cancelling_at, cancelled

@@ -140,6 +140,21 @@ def test_a_cancelled_batch_keeps_what_was_done(sdk, backend):
     assert [(line["response"], line["error"]["code"]) for line in errors] == [(None, "batch_cancelled")] * 2
 
 
+def test_a_batch_is_cancelled_before_it_is_checked(sdk, backend):
+    """Whether it was checked just before or not: every line that was taken is in a file, and again is fine."""
+    backend.rule = as_told
+    made = started(sdk, [chat(n, stop="wait") for n in range(5)])
+    assert sdk.batches.cancel(made.id).status in {"cancelling", "cancelled"}
+    assert sdk.batches.cancel(made.id).status in {"cancelling", "cancelled"}
+    batch = history(sdk, made.id)[-1]
+    assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("cancelled", 0, 0)
+    if batch.request_counts.total:
+        is_reconciled(sdk, batch, 5)
+    else:
+        assert (batch.output_file_id, batch.error_file_id) == (None, None)
+    assert sdk.batches.cancel(made.id).status == "cancelled"
+
+
 def test_an_expired_batch_keeps_what_was_done(sdk, backend):
     """It is paid for; the other lines say that the window was over."""
     backend.rule = as_told

@@ -39,6 +39,15 @@ async function ended(id) {
   throw new Error(`${id} has not ended`);
 }
 
+// One that is cancelled before its lines are published has no files.
+async function running(id) {
+  const giveUp = performance.now() + BATCH_MS_MAX;
+  while ((await client.batches.retrieve(id)).status === "validating") {
+    assert.ok(performance.now() < giveUp, id);
+    await pause(POLL_MS);
+  }
+}
+
 async function started(content, endpoint = CHAT, more = {}) {
   const file = await client.files.create({ file: await toFile(Buffer.from(content), "in.jsonl"), purpose: "batch" });
   return client.batches.create({ input_file_id: file.id, endpoint, completion_window: "24h", ...more });
@@ -123,6 +132,7 @@ async function pages() {
 
 async function cancelling() {
   const { id } = await started(lines(CHAT, ["a", "b"], { stop: "wait" }));
+  await running(id);
   const cancelled = await client.batches.cancel(id);
   assert.ok(["cancelling", "cancelled"].includes(cancelled.status));
   assert.ok(cancelled.cancelling_at);
