@@ -23,13 +23,8 @@ KEY_REUSED = "The `Idempotency-Key` was used for another request."
 
 _CREATE: dict[str, Any] = {
     "requestBody": shapes.body(shapes.NewBatch),
-    "parameters": [
-        shapes.parameter(
-            "Idempotency-Key", "string", "Requests of one key make one batch, whoever takes them and how often.",
-            where="header", minLength=1, maxLength=creation.KEY_CHARS_MAX, pattern="^[ -~]+$",
-        )
-    ],
-}  # fmt: skip
+    **creation.DESCRIBED,
+}
 _INDEX: dict[str, Any] = {
     "parameters": [
         *shapes.page(LIMIT_DEFAULT, LIMIT_MAX),

@@ -13,10 +13,11 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 import orjson
 
-from tidemill.api import errors
+from tidemill.api import errors, shapes
 from tidemill.api.doors import Doors
 from tidemill.api.draft import Draft
 from tidemill.schemas import codec, ids, topics
@@ -28,6 +29,16 @@ CLAIM_SECONDS_MAX = 10.0
 KEY_CHARS_MAX = 255
 KEY_HEADER = "idempotency-key"
 RETRY_HEADER = "x-stainless-retry-count"
+
+DESCRIBED: Final[dict[str, Any]] = {
+    "parameters": [
+        shapes.parameter(
+            "Idempotency-Key", "string", "Requests of one key make one batch, whoever takes them and how often.",
+            where="header", minLength=1, maxLength=KEY_CHARS_MAX, pattern="^[ -~]+$",
+        )
+    ]
+}  # fmt: skip
+"""The headers of a request that creates a batch, for the description of the API."""
 
 _KEY = re.compile(r"[\x20-\x7e]+\Z")
 

@@ -7,7 +7,15 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from tidemill.api import errors
-from tidemill.schemas.batch import ENDPOINTS, Batch, ExpiresAfter, Status, window_seconds
+from tidemill.schemas.batch import (
+    ENDPOINTS,
+    Batch,
+    ExpiresAfter,
+    Extras,
+    ReplayRange,
+    Status,
+    window_seconds,
+)
 from tidemill.schemas.file import EXPIRES_AFTER_SECONDS
 
 PAIRS_MAX = 16
@@ -25,6 +33,8 @@ class Draft(BaseModel):
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
+    replay_of: str | None = None
+    replay_range: ReplayRange | None = None
 
     def batch(self, batch_id: str, now: int) -> Batch:
         """The batch in its first state; its deadline is `now` and the window."""
@@ -37,6 +47,7 @@ class Draft(BaseModel):
             created_at=now,
             expires_at=now + window_seconds(self.completion_window),
             metadata=self.metadata,
+            tidemill=Extras(replay_of=self.replay_of, replay_range=self.replay_range),
         )
 
     def is_like(self, batch: Batch) -> bool:

@@ -118,12 +118,8 @@ class Tally:
     def add(self, index: int, text: bytes) -> None:
         """Count a line of the error file."""
         line = _lines.decode(text)
-        error, status = line.error, None
-        if line.response is not None:
-            status = line.response.status_code
-            error = _error(line.response.body)
-        code = _code(error, status)
-        key = (code, status)
+        error, status = _judged(line)
+        key = (_code(error, status), status)
         if key not in self._groups and len(self._groups) >= GROUPS_MAX:
             key = ("other", None)
         group = self._groups.setdefault(key, Group(code=key[0], status_code=key[1], count=0, samples=[]))
@@ -138,6 +134,12 @@ class Tally:
         """The groups."""
         groups = sorted(self._groups.values(), key=lambda group: (-group.count, group.code))
         return ErrorReport(total=self.total, data=groups)
+
+
+def fault(text: bytes) -> tuple[str, int | None]:
+    """What a line of an error file failed with: its code, and the HTTP status, if there was an answer."""
+    error, status = _judged(_lines.decode(text))
+    return _code(error, status), status
 
 
 def receipt(batch: Batch) -> ReceiptReport:
@@ -177,6 +179,12 @@ def refused(batch: Batch) -> ErrorReport:
             group.samples.append(Sample(index=index, custom_id="", message=fault.message))
     found = sorted(groups.values(), key=lambda group: (-group.count, group.code))
     return ErrorReport(total=sum(group.count for group in found), data=found)
+
+
+def _judged(line: _Line) -> tuple[_Error | None, int | None]:
+    if line.response is None:
+        return line.error, None
+    return _error(line.response.body), line.response.status_code
 
 
 def _error(body: msgspec.Raw) -> _Error | None:

@@ -15,6 +15,10 @@ from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
 
 Purpose = Annotated[str, Field(json_schema_extra={"enum": list(PURPOSES_UPLOADED)})]
 _LOW, _HIGH = EXPIRES_AFTER_SECONDS
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=KEY_CHARS_MAX)], Annotated[str, Field(max_length=VALUE_CHARS_MAX)]],
+    Field(max_length=PAIRS_MAX),
+]
 
 
 class _Shape(BaseModel):
@@ -37,12 +41,7 @@ class NewBatch(_Shape):
     """What every line of the file asks for."""
     completion_window: Annotated[str, Field(examples=["24h"])]
     """How long the batch may take; the installation says which windows there are."""
-    metadata: Annotated[
-        dict[
-            Annotated[str, Field(max_length=KEY_CHARS_MAX)], Annotated[str, Field(max_length=VALUE_CHARS_MAX)]
-        ] | None,
-        Field(max_length=PAIRS_MAX),
-    ] = None  # fmt: skip
+    metadata: Metadata | None = None
     """Up to 16 pairs of one's own, which lists can be filtered by."""
     output_expires_after: Expiry | None = None
     """How long the output and error files are kept."""

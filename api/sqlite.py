@@ -14,7 +14,7 @@ from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 5
+LAYOUT = 6
 """Number of the tables' layout; a file of another one is made anew."""
 
 _TABLES = """
@@ -31,6 +31,8 @@ CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE TABLE labels (
     name TEXT NOT NULL, value TEXT NOT NULL, batch_id TEXT NOT NULL, PRIMARY KEY (name, value, batch_id)
 ) WITHOUT ROWID;
+CREATE TABLE replays (source TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT PRIMARY KEY);
+CREATE INDEX replays_of ON replays (source, created_at);
 CREATE TABLE claims (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, fingerprint TEXT NOT NULL, created_at INTEGER NOT NULL,
     is_retry INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL

@@ -15,6 +15,7 @@ from tidemill.api.claims import Claims
 from tidemill.api.filters import ALL, Filter
 from tidemill.api.keyring import Keyring
 from tidemill.api.ledger import Ledger
+from tidemill.api.links import Links
 from tidemill.api.loads import Loads
 from tidemill.api.news import News
 from tidemill.api.paging import Page, Row
@@ -60,6 +61,7 @@ class View:
         self.pieces = Pieces(database, clock)
         self.keyring = Keyring(database)
         self.ledger = Ledger(database)
+        self.links = Links(database)
         self.loads = Loads(database)
         self.strays = Strays(database, clock)
         self.news = News()
@@ -69,7 +71,7 @@ class View:
     def batch(self, project: str, batch_id: str) -> bytes | None:
         """A batch as JSON."""
         rows = self._database.read("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
-        return _bytes(rows[0][0]) if rows else None
+        return self.links.shown(batch_id, _bytes(rows[0][0])) if rows else None
 
     def batches(self, project: str, page: Page, wanted: Filter = ALL) -> list[Row]:
         """Up to `page.limit` + 1 batches of those that are wanted.
@@ -78,7 +80,8 @@ class View:
             UnknownCursor: `page.after` is no batch of the project.
         """
         condition, values = wanted.condition()
-        return self._rows("batches", f"project = ?{condition}", [project, *values], project, page)
+        rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page)
+        return [Row(id=row.id, body=self.links.shown(row.id, row.body)) for row in rows]
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
@@ -149,6 +152,7 @@ class View:
         )  # fmt: skip
         if not shown:
             # What a batch was given when it was created never changes.
+            self.links.put(batch)
             for name, value in (batch.metadata or {}).items():
                 self._database.write("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", name, value, batch.id)
         return batch
@@ -226,6 +230,7 @@ class View:
         if value is None:
             self._database.write("DELETE FROM batches WHERE id = ?", key)
             self._database.write("DELETE FROM labels WHERE batch_id = ?", key)
+            self.links.drop(key)
         elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
             self._database.write("DELETE FROM waiting WHERE id = ?", key)
             self.put_batch(record)
@@ -280,7 +285,7 @@ class View:
 
 
 _TABLES = {
-    topics.BATCHES.name: ("batches", "labels", "waiting"),
+    topics.BATCHES.name: ("batches", "labels", "waiting", "replays"),
     topics.FILES.name: ("files",),
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),

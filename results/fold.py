@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tidemill.results.lifecycle import MOVES, move
 from tidemill.schemas import ids
-from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, Extras, RequestCounts, Status
+from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, RequestCounts, Status
 from tidemill.schemas.bill import day_of
 from tidemill.schemas.messages import (
     Accepted,
@@ -179,7 +179,9 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
             total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
         ),
         usage=fact.usage,
-        tidemill=Extras(receipt=receipt, cost=fact.bill.cost if fact.bill else None),
+        tidemill=state.batch.tidemill.model_copy(
+            update={"receipt": receipt, "cost": fact.bill.cost if fact.bill else None}
+        ),
     )
     return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})
 

@@ -119,9 +119,25 @@ class Progress(_Shape):
     """From the latest expected end to the deadline; below zero the batch is at risk."""
 
 
+class ReplayRange(_Shape):
+    """The part of a model's requests that a batch is made of, as it was asked for."""
+
+    model: str
+    start: str
+    """A time (ISO 8601) or an offset of each partition; the first that is in it."""
+    end: str | None = None
+    """As `start`, the first that is not in it; null is what the end was when it was asked for."""
+
+
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
+    replay_of: str | None = None
+    """The batch whose lines these are once more."""
+    replay_range: ReplayRange | None = None
+    """The part of the log whose lines these are once more."""
+    replays: tuple[str, ...] = ()
+    """The newest batches that are made of this one's lines. The api finds them; no record holds them."""
     progress: Progress | None = None
     receipt: Receipt | None = None
     cost: Cost | None = None

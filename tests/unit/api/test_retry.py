@@ -1,0 +1,255 @@
+"""Lines of a batch that is over, once more: which, as what bytes, and how often."""
+
+from array import array
+from dataclasses import replace
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.doors import NOW, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.api.recast import recast
+from tidemill.api.selection import Kind, Selection
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas import line as lines
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import BatchCreated, BatchRecord, FileRecord
+from tidemill.schemas.part import encode_index, index_key
+from tidemill.settings import Settings
+
+CHAT = "/v1/chat/completions"
+BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]
+OLD = "batch_" + "0" * 32
+FATES = ["ok", "429", "ok", "context", "expired", "cancelled", "ok", "429"]
+"""What became of each line of the old batch."""
+
+
+def request_line(number: int) -> bytes:
+    """A line whose text says more than its value: spaces, a long number, an escape."""
+    return (
+        b'{"custom_id": "r%d", "method": "POST", "url": "%b", '
+        b'"body": {"model": "m", "seed": 12345678901234567890123, "t": 1.0, "messages": [{"content": "\\u00e4"}]}}'
+        % (number, CHAT.encode())
+    )
+
+
+def error_line(index: int, fate: str) -> bytes:
+    """The line of the error file."""
+    custom_id = b'"r%d"' % index
+    if fate in {"expired", "cancelled"}:
+        code, message = lines.EXPIRED if fate == "expired" else lines.CANCELLED
+        return lines.unanswered(OLD, index, custom_id, code=code, message=message)
+    status, code = (429, "slow_down") if fate == "429" else (400, "context_length_exceeded")
+    body = orjson.dumps({"error": {"message": "no", "code": code}})
+    return lines.answered(OLD, index, custom_id, status=status, request_id="r", body=body)
+
+
+async def once(data: bytes):
+    """One chunk."""
+    yield data
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """Doors with the models `m` and `n`, of which `e` makes embeddings only."""
+    models = {name: {"backends": BACKENDS} for name in "mn"}
+    models["e"] = {"backends": BACKENDS, "endpoints": ["/v1/embeddings"]}
+    async with open_doors(tmp_path) as doors:
+        yield replace(doors, settings=Settings(models=models))
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    transport = httpx.ASGITransport(create_app(doors))
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+async def old(doors, client):
+    """A batch that is over, with its input and its error file."""
+    content = b"\xef\xbb\xbf" + b"\n\n".join(map(request_line, range(len(FATES))))
+    form = {"data": {"purpose": "batch"}, "files": {"file": ("f", content)}}
+    file_id = (await client.post("/files", **form)).json()["id"]
+    failed = [(index, error_line(index, fate)) for index, fate in enumerate(FATES) if fate != "ok"]
+    error_id = ids.derived_file_id(OLD, "errors")
+    record = FileRecord(
+        project="p", file=File(id=error_id, bytes=1, created_at=NOW, filename="e", purpose="batch_output"),
+        key=f"files/{error_id}", sha256="",
+    )  # fmt: skip
+    await doors.store.write(record.key, once(b"".join(text for _, text in failed)))
+    indices, sizes = array("I", [index for index, _ in failed]), array("I", [len(text) for _, text in failed])
+    columns = encode_index(indices, sizes, array("I", [0] * 4 * len(failed)))
+    await doors.store.write(index_key(OLD, failed=True), once(columns))
+    doors.view.put_file(record, 1_000)
+    batch = Batch(
+        id=OLD, endpoint=CHAT, input_file_id=file_id, completion_window="24h", status=Status.COMPLETED,
+        created_at=NOW, expires_at=NOW + 86_400, error_file_id=error_id, metadata={"team": "a"},
+    )  # fmt: skip
+    doors.view.put_batch(BatchRecord(project="p", batch=batch))
+    return batch
+
+
+def commands(doors) -> list[BatchCreated]:
+    """What was to be created."""
+    return [codec.decode_command(value) for topic, _, value in doors.log.records if topic == topics.COMMANDS.name]
+
+
+async def retry(client, old, headers=None, **fields) -> httpx.Response:
+    """Ask for a retry."""
+    return await client.post(f"/batches/{old.id}/retry", json=fields, headers=headers or {})
+
+
+async def content(client, batch) -> list[bytes]:
+    """The lines of a batch's input."""
+    answer = await client.get(f"/files/{batch['input_file_id']}/content")
+    assert answer.status_code == 200, answer.text
+    return answer.content.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "indices"),
+    [
+        ("failed", [1, 3, 7]),
+        ("expired", [4]),
+        ("cancelled", [5]),
+        ({"codes": [429]}, [1, 7]),
+        ({"codes": ["context_length_exceeded", "batch_expired"]}, [3, 4]),
+        ({"codes": ["429", "400", "slow_down"]}, [1, 3, 7]),
+    ],
+)
+async def test_just_these_lines(doors, client, old, wanted, indices):
+    """As the bytes they were; the new batch says whose they are, and the old one by whom they were taken."""
+    new = (await retry(client, old, lines=wanted)).json()
+    assert await content(client, new) == [request_line(index) for index in indices]
+    (command,) = commands(doors)
+    assert (command.batch.id, command.input.key) == (new["id"], f"files/{new['input_file_id']}")
+    assert (new["status"], new["endpoint"], new["completion_window"]) == ("validating", CHAT, "24h")
+    assert (new["metadata"], new["tidemill"]["replay_of"]) == ({"team": "a"}, old.id)
+    shown = (await client.get(f"/batches/{old.id}")).json()
+    assert shown["tidemill"]["replays"] == [new["id"]]
+    listed = (await client.get("/batches", params={"status": "completed"})).json()["data"]
+    assert [each["tidemill"]["replays"] for each in listed] == [[new["id"]]]
+    file = (await client.get(f"/files/{new['input_file_id']}")).json()
+    assert (file["filename"], file["purpose"]) == (f"retry-of-{old.id}.jsonl", "batch")
+
+
+async def test_all_lines_need_no_new_file(client, old):
+    """The input is there already."""
+    new = (await retry(client, old, lines="all", metadata={}, completion_window="24h")).json()
+    assert (new["input_file_id"], new["metadata"]) == (old.input_file_id, {})
+
+
+async def test_another_model(client, old):
+    """In the body, and nothing else changes but the space between the fields."""
+    new = (await retry(client, old, lines="all", model="n")).json()
+    found = await content(client, new)
+    assert found == [recast(request_line(index), model="n") for index in range(len(FATES))]
+    assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"content": "\\u00e4"}]' in found[0]
+
+
+async def test_the_same_request_makes_one_batch(doors, client, old):
+    """By its key, or as the SDK repeats it; without either it is another batch of the same file."""
+    keyed = [(await retry(client, old, {"idempotency-key": "k"}, lines="failed")).json() for _ in range(2)]
+    assert keyed[0] == keyed[1]
+    conflict = await retry(client, old, {"idempotency-key": "k"}, lines="expired")
+    assert (conflict.status_code, conflict.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    first = (await retry(client, old, lines="failed")).json()
+    again = (await retry(client, old, {"x-stainless-retry-count": "1"}, lines="failed")).json()
+    assert first["id"] == again["id"] != keyed[0]["id"]
+    assert first["input_file_id"] == keyed[0]["input_file_id"]
+    assert len(commands(doors)) == 2
+    assert len([None for topic, _, _ in doors.log.records if topic == topics.FILES.name]) == 2
+
+
+async def test_files_that_are_gone(doors, client, old):
+    """A clear answer, and nothing is begun."""
+    await client.delete(f"/files/{old.error_file_id}")
+    answer = await retry(client, old, lines="failed")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
+    assert (await retry(client, old, lines="all", model="n")).status_code == 200
+    await client.delete(f"/files/{old.input_file_id}")
+    for fields in ({"lines": "all"}, {"lines": "failed"}):
+        answer = await retry(client, old, **fields)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
+        assert answer.headers["x-should-retry"] == "false"
+    assert len(commands(doors)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({}, 400, "lines"),
+        ({"lines": 5}, 400, "lines"),
+        ({"lines": "some"}, 400, "lines"),
+        ({"lines": "codes"}, 400, "lines"),
+        ({"lines": {}}, 400, "lines.codes"),
+        ({"lines": {"codes": []}}, 400, "lines.codes"),
+        ({"lines": {"codes": "429"}}, 400, "lines.codes"),
+        ({"lines": {"codes": [True]}}, 400, "lines.codes[0]"),
+        ({"lines": {"codes": ["x"] * 101}}, 400, "lines.codes"),
+        ({"lines": "all", "model": 5}, 400, "model"),
+        ({"lines": "all", "model": "none"}, 404, "model"),
+        ({"lines": "all", "model": "e"}, 400, "model"),
+        ({"lines": "all", "completion_window": "1y"}, 400, "completion_window"),
+        ({"lines": "all", "metadata": 5}, 400, "metadata"),
+        ({"lines": {"codes": ["none"]}}, 409, None),
+    ],
+)
+async def test_retries_that_are_refused(doors, client, old, *, fields, status, param):
+    """Each with the field that is wrong."""
+    answer = await retry(client, old, **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+    assert commands(doors) == []
+
+
+async def test_another_projects_batch_is_not_there(client, old):
+    """Nor one that is not over."""
+    answer = await retry(client, old, {"authorization": "Bearer key-of-q"}, lines="all")
+    assert answer.status_code == 404
+    new = Batch.model_validate((await retry(client, old, lines="all")).json())
+    assert (await retry(client, new, lines="all")).status_code == 409
+
+
+async def test_what_expired_before_it_was_looked_at(doors, client, old):
+    """All of it has expired."""
+    late = old.model_copy(update={"id": ids.new_batch_id(), "status": Status.EXPIRED, "error_file_id": None})
+    doors.view.put_batch(BatchRecord(project="p", batch=late))
+    new = (await retry(client, late, lines="expired")).json()
+    assert len(await content(client, new)) == len(FATES)
+    assert (await retry(client, late, lines="failed")).status_code == 409
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(),
+    st.lists,
+    max_leaves=5,
+)
+
+
+@given(body=st.dictionaries(st.text(), values), custom_id=st.text(min_size=1), model=st.text(min_size=1))
+def test_a_line_recast_differs_in_what_was_asked(body, custom_id, model):
+    """Whatever else it holds; and what is no line stays as it is."""
+    line = {"custom_id": "old", "method": "POST", "url": CHAT, "body": body}
+    found = orjson.loads(recast(orjson.dumps(line), model=model, custom_id=custom_id))
+    assert found == line | {"custom_id": custom_id, "body": body | {"model": model}}
+    for broken in (b"{", b"[]", b'{"body": 5}', b"\xff"):
+        assert recast(broken, model=model) == broken
+
+
+@given(
+    code=st.sampled_from(["batch_expired", "batch_cancelled", "x"]), status=st.none() | st.sampled_from([400, 429])
+)
+def test_each_failure_has_one_name(code, status):
+    """Of failed, expired and cancelled; a backend's own word for it does not count."""
+    named = [
+        kind for kind in (Kind.FAILED, Kind.EXPIRED, Kind.CANCELLED) if Selection(kind=kind).takes(code, status)
+    ]
+    assert len(named) == 1
+    assert named == [Kind.FAILED] or status is None
