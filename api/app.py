@@ -223,7 +223,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def _tell(doors: Doors, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
-    notify.ready()
+    notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.
     await removal.sweep_always(doors)
 

@@ -11,7 +11,7 @@ from tidemill import stream
 from tidemill.dead import bury
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.kafka import Outlet
-from tidemill.ingest.stage import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, Stage
+from tidemill.ingest.stage import Stage
 from tidemill.kafka import Log
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
@@ -95,23 +95,9 @@ class Ingest:
         try:
             command = codec.decode_command(message.value)
         except DecodeError as error:
-            await self._bury(message, error)
+            await bury(self._log, message, stage="ingest", reason=error)
         else:
             await self._stage.handle(command)
-
-    async def _bury(self, message: Any, reason: DecodeError) -> None:
-        pause_seconds = PAUSE_SECONDS_MIN
-        while True:  # until the log takes it: without the log there is nothing else to do either
-            try:
-                await bury(self._log, message, stage="ingest", reason=reason)
-            except OSError as error:
-                log.warning(
-                    "a dead letter was not taken (%s); again in %.1f s", type(error).__name__, pause_seconds
-                )
-            else:
-                return
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
     async def _drain(self, revoked: set[Any]) -> None:
         """Let what is under way in these partitions come to its end, within a bound, then let go of it."""

@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from tidemill import stream
 from tidemill.dead import bury
-from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, LogUnavailable
+from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log
 from tidemill.processors import roster
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
@@ -36,6 +36,7 @@ from tidemill.processors.kafka import KafkaOutbox, Reader, partition_of
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.recall import Recall
 from tidemill.processors.stage import Stage
+from tidemill.processors.unreadable import refusals
 from tidemill.processors.upstream import HttpUpstream, Upstream
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import ENDPOINTS
@@ -176,13 +177,11 @@ class ModelApp:
             texts = [b""] if head.ref is not None else _lines(value)
         except DecodeError as error:
             entry = seat.lane.admit(event, 1, len(value))
-            self._start(self._bury(entry, message, error))
+            self._start(self._give_up(entry, message, value, error))
             return
         entry = seat.lane.admit(event, len(texts), len(value))
         # The lines were copied out; the event is kept until the last of them is done, and its value need not be.
         event.value = message.value = None
-        if not texts:
-            return
         if self._is_known(seat, head, message):
             self.stage.enqueue(entry, head, texts)
         else:
@@ -260,17 +259,12 @@ class ModelApp:
             else:
                 return
 
-    async def _bury(self, entry: Entry, message: Any, reason: DecodeError) -> None:
-        bury_it = functools.partial(bury, self._doors.log, message, stage="processors", reason=reason)
-        wait_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            try:
-                await bury_it()
-            except (LogUnavailable, OSError):
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
-            else:
-                break
+    async def _give_up(self, entry: Entry, message: Any, value: bytes, reason: DecodeError) -> None:
+        """A record that cannot be read: first its letter, then an error line for each line that can be told."""
+        await bury(self._doors.log, message, stage="processors", reason=reason)
+        for batch_id, lines, headers in refusals(message.headers or (), value):
+            if batch_id not in self._doors.ended:
+                await self._doors.outbox.send(batch_id, lines, headers)
         entry.lane.done(entry)
 
     async def _leave(self, revoked: set[Any]) -> None:
@@ -378,6 +372,8 @@ def _lines(value: bytes) -> list[bytes]:
     lines = value.split(b"\n")
     if not lines[-1]:
         lines.pop()
+    if not lines:
+        raise DecodeError("it has no line")
     return lines
 
 

@@ -21,10 +21,10 @@ from tidemill.kafka import Log
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
 from tidemill.results.stage import Limits, Partition
-from tidemill.schemas import codec, topics
+from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import NotFound, Store
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
@@ -181,9 +181,7 @@ class Results:
             try:
                 await self._dispatch(seat, message, ack)
             except DecodeError as error:
-                await stubborn(
-                    "burying a record", functools.partial(bury, self._log, message, stage="results", reason=error)
-                )
+                await bury(self._log, message, stage="results", reason=error)
                 ack()
 
     async def _dispatch(self, seat: _Seat, message: Any, ack: Any) -> None:
@@ -192,6 +190,8 @@ class Results:
         elif dict(message.headers or ()).get(codec.KIND) == codec.LINES:
             value = message.value or b""
             batch_id, marks = codec.lines_marks(message.headers, len(value))
+            if not ids.is_batch_id(batch_id):
+                raise DecodeError("the batch id has not the form of one")
             if (ref := codec.lines_ref(message.headers)) is not None:
                 value = await stubborn("reading a large result", functools.partial(self._read, ref))
             await seat.partition.lines(batch_id, marks, value, ack)
@@ -202,7 +202,14 @@ class Results:
             await seat.partition.fact(fact, ack)
 
     async def _read(self, ref: codec.LineRef) -> bytes:
-        return b"".join([chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)])
+        try:
+            reading = self._store.read(ref.key, ref.offset, ref.offset + ref.length)
+            value = b"".join([chunk async for chunk in reading])
+        except (NotFound, ValueError) as error:
+            raise DecodeError("what it refers to is not in the store") from error
+        if len(value) != ref.length:
+            raise DecodeError("what it refers to is cut short")
+        return value
 
     def _seat(self, number: int) -> _Seat:
         if (seat := self._seats.get(number)) is None:

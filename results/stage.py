@@ -29,7 +29,7 @@ from tidemill.results.ports import Sender, Tables
 from tidemill.results.tally import Tally
 from tidemill.schemas import ids, topics
 from tidemill.schemas.batch import FileReceipt
-from tidemill.schemas.codec import KIND, Headers, LineMark, encode
+from tidemill.schemas.codec import KIND, DecodeError, Headers, LineMark, encode
 from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
 from tidemill.schemas.messages import (
     Accepted,
@@ -177,7 +177,7 @@ class Partition:
         """Fold result lines; they are acknowledged once they are in a part."""
         live = self._get(batch_id)
         if any(mark.index >= BATCH_LINES_MAX for mark in marks):
-            raise ValueError(f"{batch_id} has no such line")
+            raise DecodeError("its batch has no such line")
         now = self._clock()
         if not live.state.takes_lines or not live.take(marks, value, now):
             ack()

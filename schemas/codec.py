@@ -17,7 +17,7 @@ Lines travel as they are, many to a record; what is said about them stands in th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -34,26 +34,30 @@ class DecodeError(Exception):
     """A record cannot be read; the text says why."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+"""What has its place in a column of 32 bits."""
+
+
 class LineRef(msgspec.Struct, frozen=True):
     """A line that is too large for a record: `length` bytes at `offset` of the object `key`."""
 
     key: str
-    offset: int
-    length: int
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    length: Count
 
 
 class LineMark(msgspec.Struct, frozen=True, array_like=True):
     """What the fold needs to know of one result line."""
 
-    index: int
+    index: Count
     """Place of the line in its batch, from 0."""
-    size: int
+    size: Count
     """Bytes of the result line, its newline included."""
     failed: bool
     """Whether it belongs into the error file."""
-    usage: tuple[int, int, int, int] = (0, 0, 0, 0)
+    usage: tuple[Count, Count, Count, Count] = (0, 0, 0, 0)
     """Tokens: input, cached of these, output, reasoning of these."""
-    attempts: int = 1
+    attempts: Count = 1
     """Calls that were made for it."""
 
 

@@ -9,21 +9,27 @@ _pipe: list[int] = []
 """The descriptor that the supervisor left open, once it was taken from the environment."""
 
 
-def ready() -> None:
-    """Say so; without a supervisor nothing happens."""
+BEATS = b"beats"
+"""In the first word of a process that goes on to say that it is alive."""
+
+
+def ready(*, beats: bool = False) -> None:
+    """Say so; without a supervisor nothing happens.
+
+    Args:
+        beats: Whether `alive` will be called from now on: a process that promised it and then says nothing for
+            long is taken for dead.
+    """
     if descriptor := os.environ.pop(VARIABLE, None):
         _pipe[:] = [int(descriptor)]
         # What this process starts has nothing to say there.
         os.set_inheritable(_pipe[0], False)
         os.set_blocking(_pipe[0], False)
-    _say(b"ready\n")
+    _say(b"ready %b\n" % BEATS if beats else b"ready\n")
 
 
 def alive() -> None:
-    """Say that the event loop turns; to be called on it, about each second, once the process is ready.
-
-    Whoever has said so once is taken for dead when it says nothing for long.
-    """
+    """Say that the event loop turns; to be called on it, about each second."""
     _say(b"alive\n")
 
 

@@ -298,7 +298,7 @@ async def _serve(apps: Sequence[StageApp]) -> None:
     ready = asyncio.gather(*assigned)
     await asyncio.wait([*crashes, ready], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
-        notify.ready()
+        notify.ready(beats=True)
         log.info("ready")
         await asyncio.wait(crashes, return_when=asyncio.FIRST_COMPLETED)
     for app in apps:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support.waiting import until, wait_until
 
-from tidemill.local import backoff, supervisor
+from tidemill.local import backoff, child, supervisor
 from tidemill.local.child import ChildError, Program
 from tidemill.local.supervisor import Supervisor
 
@@ -23,6 +23,10 @@ HAS_A_CHILD = (
     "import subprocess, sys\n"
     "other = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
     "print(other.pid, flush=True)\n" + OBEYS
+)
+BEATS = (
+    "import signal, time\nfrom tidemill import notify\nnotify.ready(beats=True)\n"
+    "signal.signal(signal.SIGTERM, lambda *_: exit())\nwhile True:\n    notify.alive()\n    time.sleep(0.05)"
 )
 SUPERVISOR = """
 import asyncio, sys
@@ -100,6 +104,17 @@ async def test_a_killed_program_comes_back(boss, program):
     await until(lambda: boss.processes["a"] not in ([], before["a"]), "a new process")
     assert boss.processes["b"] == before["b"]
     assert "a was ended by Killed; it is started again in" in boss.told[0]
+
+
+async def test_one_that_falls_silent_is_started_again(boss, program, monkeypatch):
+    """A process that is stopped, or whose loop is blocked, says no more that it is alive."""
+    monkeypatch.setattr(child, "SILENCE_SECONDS_MAX", 1.0)
+    await boss.start([program("a", BEATS), program("b", OBEYS)])
+    before = boss.processes
+    os.kill(before["a"][0], signal.SIGSTOP)
+    await until(lambda: boss.processes["a"] not in ([], before["a"]), "a new process")
+    assert boss.processes["b"] == before["b"], "one that never promised anything may be silent"
+    assert "a has not been heard of for 1 s; it is started again in" in boss.told[0]
 
 
 async def test_what_a_program_has_started_goes_with_it(boss, program, tmp_path):

@@ -23,7 +23,7 @@ STOP_SECONDS_MAX = 10.0
 PUMP_SECONDS_MAX = 1.0
 """How long the last words of a process that has ended are waited for."""
 SILENCE_SECONDS_MAX = 30.0
-"""A process that has said that it is alive and then says nothing for so long is ended, and started again."""
+"""A process that promised to say that it is alive and says nothing for so long is ended, and started again."""
 CHUNK_BYTES = 64 * 1024
 TAIL_LINES = 15
 
@@ -74,6 +74,7 @@ class Child:
         self._changed = changed
         self._stopping = asyncio.Event()
         self._ever_ready = False
+        self._beats = False
         self._process: Process | None = None
 
     async def run(self) -> None:
@@ -179,7 +180,7 @@ class Child:
             readiness.result()
             self._ever_ready = True
             self.ready.set()
-            silence = _task(_silence(word))
+            silence = _task(_silence(word) if self._beats else asyncio.Event().wait())
             try:
                 await asyncio.wait([ended, silence], return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
@@ -192,7 +193,8 @@ class Child:
         if self._program.answers is not None:
             await self._program.answers()
             return
-        if await _read(word):
+        if said := await _read(word):
+            self._beats = notify.BEATS in said
             return
         # A pipe that is closed without a word belongs to a process that has ended or will not speak.
         await asyncio.get_running_loop().create_future()
@@ -233,9 +235,8 @@ async def _read(pipe: FileIO) -> bytes:
 
 
 async def _silence(word: FileIO) -> None:
-    """Return once a process that has said that it is alive has said nothing for too long."""
+    """Return once a process that promised to say that it is alive has said nothing for too long."""
     silence = Silence()
-    has_spoken = False
     while True:
         began = time.monotonic()
         said = b""
@@ -246,9 +247,8 @@ async def _silence(word: FileIO) -> None:
                     # It has closed the pipe: it has ended, or will not speak any more.
                     await asyncio.get_running_loop().create_future()
         if said:
-            has_spoken = has_spoken or b"alive" in said
             silence.heard()
-        elif has_spoken and silence.pass_(time.monotonic() - began) >= SILENCE_SECONDS_MAX:
+        elif silence.pass_(time.monotonic() - began) >= SILENCE_SECONDS_MAX:
             return
 
 

@@ -1,0 +1,46 @@
+"""What becomes of the lines of a record that cannot be read as a whole.
+
+As far as batch, first index and lines can still be made out, each line gets an error line at once, so that its
+batch need not wait for its deadline. A line whose own `custom_id` cannot be read gets none here: at the deadline
+results writes it, with the `custom_id` of the input.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from tidemill.schemas import codec, ids, line
+from tidemill.schemas.codec import Headers, LineMark
+
+CODE: Final = "unreadable_request"
+MESSAGE: Final = "The record of this request was damaged in the log, so it was not run. Please send it again."
+PARCEL_LINES_MAX: Final = 256
+"""Error lines of one record of outcomes: some hundred bytes each, beside a `custom_id` of 512 characters."""
+PARCEL_BYTES_MAX: Final = 512 * 1024
+
+
+def refusals(headers: Iterable[tuple[str, bytes]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
+    """The outcomes of a record's lines: batch id, value and headers, for as many records as it takes."""
+    found = dict(headers)
+    batch_id = (found.get("tidemill-batch") or b"").decode("ascii", "replace")
+    first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
+    if not ids.is_batch_id(batch_id) or not first.isdecimal():
+        return
+    texts: list[bytes] = []
+    marks: list[LineMark] = []
+    size = 0
+    for index, data in enumerate(value.split(b"\n"), int(first)):
+        try:
+            custom_id = bytes(line.parse(data).custom_id)
+        except (msgspec.MsgspecError, RecursionError):
+            continue
+        text = line.unanswered(batch_id, index, custom_id, code=CODE, message=MESSAGE)
+        if texts and (len(texts) >= PARCEL_LINES_MAX or size + len(text) > PARCEL_BYTES_MAX):
+            yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)
+            texts, marks, size = [], [], 0
+        texts.append(text)
+        marks.append(LineMark(index, len(text), failed=True, attempts=0))
+        size += len(text)
+    if texts:
+        yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)
