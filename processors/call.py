@@ -27,6 +27,7 @@ Tokens = tuple[int, int, int, int]
 """Input, cached of these, output, reasoning of these."""
 NO_TOKENS: Final = (0, 0, 0, 0)
 
+_FULL: Final = frozenset({429, 503})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
@@ -85,6 +86,13 @@ class Failure:
     message: str
     answer: Answer | None = None
     body: bytes | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the backend says by it that it has too many calls."""
+        if self.answer is None:
+            return self.code == Broken.TIMEOUT
+        return self.answer.status in _FULL
 
 
 class _Details(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""One call of one line: fetch it if it lies in the store, choose a backend, ask, and judge the answer."""
+"""One call of one line: fetch it if it lies in the store, ask its backend, and judge the answer."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from tidemill.processors import call
-from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.fleet import Fleet, Pass
 from tidemill.processors.lane import Line
 from tidemill.processors.retry import Kind
 from tidemill.processors.upstream import Upstream
@@ -38,6 +38,12 @@ class Made:
     end: call.Success | call.Failure
     answered_at: float = 0.0
     """When the backend that was asked last answered a line, in Unix time."""
+    alone: bool = True
+    """Whether that backend has failed no other line since."""
+    spread: bool = False
+    """Whether its budget of retries is spent."""
+    wait_seconds: float | None = None
+    """How long it asked us to wait, where that is to be taken as said to this line."""
 
 
 class Caller:
@@ -62,13 +68,26 @@ class Caller:
         self._seconds_max = seconds_max
         self._large = asyncio.Semaphore(LARGE_CALLS_MAX)
 
-    async def make(self, line: Line) -> Made:
-        """Call once. Never raises."""
+    async def make(self, line: Line, place: Pass) -> Made:
+        """Call once. Never raises.
+
+        Args:
+            line: What is to be called.
+            place: Where; it is given back when this returns.
+        """
+        is_left = False
         try:
+            text = line.text
             if line.head.ref is None:
-                return await self._make(line, line.text)
+                parsed = shapes.parse(text)
+                is_left = True
+                return await self._make(line, parsed, place)
             async with self._large:
-                return await self._make(line, await self._fetched(line.head.ref))
+                parsed = shapes.parse(await self._fetched(line.head.ref))
+                is_left = True
+                return await self._make(line, parsed, place)
+        except (msgspec.MsgspecError, RecursionError):
+            return Made(NO_CUSTOM_ID, _UNREADABLE)
         except NotFound:
             return Made(NO_CUSTOM_ID, _GONE)
         except OSError as error:
@@ -77,36 +96,48 @@ class Caller:
         except Exception:  # noqa: BLE001  a line is never lost to a fault of ours
             _log.exception("a call for line %d of %s broke off", line.index, line.head.batch_id)
             return Made(NO_CUSTOM_ID, _FAULTY)
+        finally:
+            if not is_left:
+                self._fleet.leave(place)
 
-    async def _make(self, line: Line, text: bytes) -> Made:
-        try:
-            parsed = shapes.parse(text)
-        except (msgspec.MsgspecError, RecursionError):
-            return Made(NO_CUSTOM_ID, _UNREADABLE)
-        now = self._clock()
-        backend = self._fleet.pick(now)
+    async def _make(self, line: Line, parsed: shapes.InputLine, place: Pass) -> Made:
+        backend = place.backend
         url = backend.base + line.head.url.removeprefix("/v1")
-        seconds = min(self._seconds_max, max(line.head.deadline - now, 0.0))
-        backend.in_flight += 1
+        seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         try:
             outcome = await self._upstream.post(url, backend.headers, bytes(parsed.body), seconds)
-        finally:
-            backend.in_flight -= 1
+        except BaseException:
+            self._fleet.leave(place)
+            raise
         end = call.judge(outcome)
-        self._learn(backend, end)
-        return Made(bytes(parsed.custom_id), end, backend.answered_at)
-
-    def _learn(self, backend: Backend, end: call.Success | call.Failure) -> None:
+        custom_id = bytes(parsed.custom_id)
         now = self._clock()
-        if isinstance(end, call.Success):
-            self._fleet.answered(backend, now)
-            return
-        self._fleet.failed(backend, end.kind, now)
+        if isinstance(end, call.Success) or end.kind is Kind.FINAL:
+            self._fleet.answered(place, now)
+            return Made(custom_id, end, backend.answered_at)
+        return self._failed(line, custom_id, place, end, now)
+
+    def _failed(self, line: Line, custom_id: bytes, place: Pass, end: call.Failure, now: float) -> Made:
+        backend = place.backend
+        asked = call.wait_seconds(end.answer.retry_after, now) if end.answer else None
+        full = end.is_full
+        # Where most calls are answered, it is not this line that was asked to wait but one call among many; the
+        # next line in its place would be the same load.
+        heeds = not full or backend.limit.is_pressed
+        self._fleet.failed(place, end.kind, (line.head.batch_id, line.index), now, full=full, asked=asked)
         if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
             backend.warned_at = now
             _log.warning(
                 "backend %s does not take our calls: %s Check its key and model.", backend.base, end.message
             )
+        return Made(
+            custom_id,
+            end,
+            backend.answered_at,
+            alone=not backend.fails_all,
+            spread=not self._fleet.may_retry(place),
+            wait_seconds=asked if heeds else None,
+        )
 
     async def _fetched(self, ref: LineRef) -> bytes:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]

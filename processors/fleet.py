@@ -1,15 +1,28 @@
-"""Which of a model's backends takes the next call: the least loaded one that has not failed just now."""
+"""The backends of a model: which of them takes the next call, and whether one does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+from tidemill.processors.breaker import Breaker
+from tidemill.processors.limit import Limit, Slot
 from tidemill.processors.retry import Kind
 
-COOLING_SECONDS_BASE: Final = 0.5
-COOLING_SECONDS_MAX: Final = 30.0
-DOUBLINGS_MAX: Final = 10
-SUSPECTS_IN_A_ROW: Final = 3
-"""One line may make a backend stumble; so many calls in a row that break off are the backend's own fault."""
+RETRIES_PER_ANSWER: Final = 0.15
+"""What is tried again, as a part of what is answered, before tries are spread out further."""
+RETRIES_SAVED_MAX: Final = 100.0
+
+
+class Pass(NamedTuple):
+    """A call that may be made, or is under way."""
+
+    backend: "Backend"
+    slot: Slot
+    is_probe: bool
+
+
+def _always(now: float) -> None:
+    del now
 
 
 @dataclass(slots=True, eq=False)
@@ -17,41 +30,122 @@ class Backend:
     """One backend; `headers` go with each call and hold its key."""
 
     base: str
+    limit: Limit
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+    breaker: Breaker = field(default_factory=Breaker)
+    ceiling: Callable[[float], int | None] = _always
+    """Calls that it may have at a Unix time; None where only the limit counts."""
+    drain: bool = False
+    """It gets no call any more."""
     in_flight: int = 0
-    failures: int = 0
-    """Calls in a row that it did not answer."""
+    calls: int = 0
+    refused: int = 0
+    """Of all calls, those that were answered with 429 or 503, or not in time."""
     answered_at: float = 0.0
     """When it last answered a line, in Unix time."""
-    cool_until: float = 0.0
     warned_at: float = 0.0
+    failed_line: tuple[str, int] | None = None
+    """The line that failed last, since it last answered."""
+    fails_all: bool = False
+    """Whether it has failed more than one line since it last answered."""
+    retries: float = RETRIES_SAVED_MAX
+
+    def allowed(self, now: float) -> int:
+        """Calls that it may have in flight."""
+        ceiling = self.ceiling(now)
+        return self.limit.allowed if ceiling is None else min(self.limit.allowed, ceiling)
+
+    def has_room(self, now: float) -> bool:
+        """Whether a call may go out to it."""
+        return not self.drain and self.breaker.admits(now) and self.in_flight < self.allowed(now)
 
 
 class Fleet:
-    """The backends of one model. A backend that refuses calls has few in flight, so load alone would choose it."""
+    """The backends of one model."""
 
     def __init__(self, backends: list[Backend]) -> None:
         assert backends, "a model has a backend"
         self.backends = backends
 
-    def pick(self, now: float) -> Backend:
-        """The backend of the next call; among backends that all cool off, the one that is done first."""
-        if len(self.backends) == 1:
-            return self.backends[0]
-        return min(self.backends, key=lambda backend: (max(0.0, backend.cool_until - now), backend.in_flight))
+    def enter(self, now: float) -> Pass | None:
+        """Take a place at the least loaded backend that has one, measured by what it may have.
 
-    def answered(self, backend: Backend, now: float) -> None:
-        """It answered a line."""
-        backend.failures = 0
-        backend.cool_until = 0.0
+        Each pass must be given back by `answered`, `failed` or `leave`.
+        """
+        best = None
+        load = 0.0
+        for backend in self.backends:
+            backend.limit.tick(backend.in_flight, now)
+            if not backend.has_room(now):
+                continue
+            weight = backend.in_flight / backend.allowed(now)
+            if best is None or weight < load:
+                best, load = backend, weight
+        if best is None:
+            return None
+        best.in_flight += 1
+        best.calls += 1
+        return Pass(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
+
+    def opens_at(self, now: float) -> float | None:
+        """When to look again, where no backend has a place; None where only the end of a call can make one."""
+        times = []
+        for backend in self.backends:
+            if backend.drain:
+                continue
+            if backend.breaker.failures:
+                times.append(backend.breaker.until)
+            elif (at := backend.limit.ripe_at) is not None:
+                times.append(at)
+        return min((at for at in times if at > now), default=None)
+
+    def leave(self, call: Pass) -> None:
+        """The call was not made after all."""
+        call.backend.in_flight -= 1
+
+    def answered(self, call: Pass, now: float) -> None:
+        """The backend answered a line."""
+        backend = call.backend
+        backend.in_flight -= 1
+        backend.limit.answered(call.slot, now)
+        backend.breaker.answered()
         backend.answered_at = now
+        backend.failed_line = None
+        backend.fails_all = False
+        backend.retries = min(RETRIES_SAVED_MAX, backend.retries + RETRIES_PER_ANSWER)
 
-    def failed(self, backend: Backend, kind: Kind, now: float) -> None:
-        """A call to it failed. While it cools off, other backends are asked first."""
-        if kind is Kind.FINAL or now < backend.cool_until:
-            return
-        backend.failures += 1
-        doublings = backend.failures - (SUSPECTS_IN_A_ROW if kind is Kind.SUSPECT else 1)
-        if doublings >= 0:
-            seconds = COOLING_SECONDS_BASE * 2.0 ** min(doublings, DOUBLINGS_MAX)
-            backend.cool_until = now + min(COOLING_SECONDS_MAX, seconds)
+    def failed(
+        self, call: Pass, kind: Kind, line: tuple[str, int], now: float, *, full: bool, asked: float | None
+    ) -> None:
+        """The call failed.
+
+        Args:
+            call: The call.
+            kind: What the failure says.
+            line: Which line it was made for.
+            now: Unix time.
+            full: Whether it says that the backend has too many calls: 429, 503, no answer in time.
+            asked: Seconds the backend asked us to wait.
+        """
+        backend = call.backend
+        backend.in_flight -= 1
+        if full:
+            backend.refused += 1
+            backend.limit.refused(call.slot, backend.in_flight, now, late=kind is Kind.SUSPECT)
+        # One refusal among many answers holds nobody up, and that of a trial only until the next answer.
+        if call.is_probe or not full or backend.limit.is_pressed or (call.slot.trial and backend.in_flight):
+            was_open = backend.breaker.is_open
+            backend.breaker.failed(kind, now, is_probe=call.is_probe, asked=asked)
+            if backend.breaker.is_open and not was_open:
+                backend.limit.halve()
+        if backend.failed_line not in {None, line}:
+            backend.fails_all = True
+        backend.failed_line = line
+
+    def may_retry(self, call: Pass) -> bool:
+        """Take a retry out of the budget of a backend; False where that is spent."""
+        backend = call.backend
+        if backend.retries < 1:
+            return False
+        backend.retries -= 1
+        return True

@@ -8,8 +8,11 @@ Two kinds of failure are told apart, since only one of them can be the line's ow
 - a *suspect* failure may come from the line itself: 500 and other 5xx, 408, 409, 425, a timeout, a connection that
   breaks during the call, a reply that is not the JSON object it claims to be. The line is failed after
   `attempts_min` tries, and only once its backend is known to be well: it has answered another line since this one
-  was first tried. With no other answer to go by, `patience_seconds` must have passed as well, so an outage of
-  minutes that shows as 500 fails nothing.
+  was first tried. With no other answer to go by, `patience_seconds` must have passed, and it must be the only line
+  that fails: a backend that fails them all is at fault itself, whatever it says and for how long.
+
+Tries are few beside what is answered: a backend has a budget of them, and where that is spent, the next one comes
+`spread_seconds_min` later or more.
 
 Any other status is an answer, and is no business of this module.
 """
@@ -24,6 +27,7 @@ FAULT_WAIT_SECONDS_MIN: Final = 5.0
 """A backend that refuses our key or does not know our model is asked again no sooner."""
 ATTEMPTS_MIN: Final = 10
 PATIENCE_SECONDS: Final = 300.0
+SPREAD_SECONDS_MIN: Final = 5.0
 
 _OUTAGES: Final = frozenset({429, 502, 503, 504})
 _SUSPECTS: Final = frozenset({408, 409, 425})
@@ -52,6 +56,7 @@ class Policy:
     fault_wait_seconds_min: float = FAULT_WAIT_SECONDS_MIN
     attempts_min: int = ATTEMPTS_MIN
     patience_seconds: float = PATIENCE_SECONDS
+    spread_seconds_min: float = SPREAD_SECONDS_MIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ def decide(
     now: float,
     since: float,
     well: bool,
+    alone: bool = True,
+    spread: bool = False,
     deadline: float,
     chance: float,
     retry_after: float | None = None,
@@ -107,6 +114,8 @@ def decide(
         now: Unix time.
         since: When the line was first called.
         well: Whether the backend that failed has answered another line since then.
+        alone: Whether the backend has failed no other line since it last answered one.
+        spread: Whether the budget of tries is spent.
         deadline: Unix time after which no call is made.
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
         retry_after: Seconds the backend asked us to wait.
@@ -117,12 +126,14 @@ def decide(
     if (
         kind is Kind.SUSPECT
         and attempt >= policy.attempts_min
-        and (well or now - since >= policy.patience_seconds)
+        and (well or (alone and now - since >= policy.patience_seconds))
     ):
         return GiveUp()
     # The exponent is bounded, as a line may be tried for days.
     wait = chance * min(policy.wait_seconds_max, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
     if kind is Kind.FAULT:
         wait = max(wait, policy.fault_wait_seconds_min * (1 + chance))
+    elif spread:
+        wait = max(wait, policy.spread_seconds_min * (1 + chance))
     at = now + max(wait, retry_after or 0.0)
     return RetryAt(at) if at < deadline else Lapse()

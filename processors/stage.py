@@ -21,6 +21,7 @@ from typing import Final, assert_never
 from tidemill.processors import call, retry
 from tidemill.processors.caller import Caller, Made
 from tidemill.processors.ended import Ended
+from tidemill.processors.fleet import Fleet, Pass
 from tidemill.processors.lane import Entry, Line
 from tidemill.processors.ledger import Ledger
 from tidemill.processors.order import Order
@@ -51,6 +52,7 @@ class Stage:
     def __init__(
         self,
         *,
+        fleet: Fleet,
         caller: Caller,
         outbox: Outbox,
         store: Store,
@@ -63,7 +65,8 @@ class Stage:
         """Take the doors; needs a running event loop.
 
         Args:
-            caller: Makes the calls.
+            fleet: The model's backends.
+            caller: Makes the calls to them.
             outbox: Takes the results.
             store: For results too large for a record.
             ended: The batches that are over.
@@ -73,6 +76,7 @@ class Stage:
             policy: The bounds of retries.
         """
         self.ledger = Ledger()
+        self._fleet = fleet
         self._caller = caller
         packer: Packer[Line] = Packer(lines_max=max(1, min(PARCEL_LINES_MAX, in_flight_max // PARCELS)))
         self._shipper = Shipper(outbox, store, packer, self._arrived)
@@ -87,6 +91,8 @@ class Stage:
         self._waits: list[tuple[float, int, Line]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._opening: asyncio.TimerHandle | None = None
+        self._opening_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sequence = 0
         self._busy = 0
@@ -139,8 +145,8 @@ class Stage:
 
     def fill(self) -> None:
         """Start as many calls as may be."""
-        while (line := self._next()) is not None:
-            task = self._loop.create_task(self._work(line))
+        while (found := self._next()) is not None:
+            task = self._loop.create_task(self._work(*found))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -180,8 +186,9 @@ class Stage:
     async def close(self) -> None:
         """Break off what is under way."""
         self._is_stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._opening):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -204,15 +211,34 @@ class Stage:
                 fresh.append(line)
         return fresh, done
 
-    def _next(self) -> Line | None:
-        """The next line to call, out of the order and into flight."""
-        while self._is_free and (line := self._order.take()) is not None:
-            if self._is_wanted(line):
-                self._busy += 1
-                self._idle.clear()
-                return line
-            self._done(line)
+    def _next(self) -> tuple[Line, Pass] | None:
+        """The next line to call, out of the order and into flight, and where to."""
+        while self._is_free and self._order:
+            now = self._clock()
+            if (place := self._fleet.enter(now)) is None:
+                self._set_opening(now)
+                return None
+            while (line := self._order.take()) is not None:
+                if self._is_wanted(line):
+                    self._busy += 1
+                    self._idle.clear()
+                    return line, place
+                self._done(line)
+            self._fleet.leave(place)
         return None
+
+    def _set_opening(self, now: float) -> None:
+        """Look again when a backend may have a place; the end of a call looks by itself."""
+        if (at := self._fleet.opens_at(now)) is None or (self._opening is not None and self._opening_at <= at):
+            return
+        if self._opening is not None:
+            self._opening.cancel()
+        self._opening_at = at
+        self._opening = self._loop.call_later(at - now, self._open)
+
+    def _open(self) -> None:
+        self._opening = None
+        self.fill()
 
     @property
     def _is_free(self) -> bool:
@@ -223,17 +249,21 @@ class Stage:
     def _is_wanted(self, line: Line) -> bool:
         return self._clock() < line.head.deadline and line.head.batch_id not in self._ended
 
-    async def _work(self, line: Line | None) -> None:
+    async def _work(self, line: Line, place: Pass) -> None:
         """One of the tasks that call: a line after the other, until none is left."""
-        while line is not None:
-            await self._call(line)
-            line = self._next()
+        found: tuple[Line, Pass] | None = (line, place)
+        while found is not None:
+            await self._call(*found)
+            found = self._next()
+            if found is not None:
+                # An answer may have opened more than its own place.
+                self.fill()
 
-    async def _call(self, line: Line) -> None:
+    async def _call(self, line: Line, place: Pass) -> None:
         if not line.attempts:
             line.since = self._clock()
         line.attempts += 1
-        made = await self._caller.make(line)
+        made = await self._caller.make(line, place)
         match made.end:
             case call.Success() as end:
                 self._settle(
@@ -252,9 +282,11 @@ class Stage:
             now=now,
             since=line.since,
             well=made.answered_at > line.since,
+            alone=made.alone,
+            spread=made.spread,
             deadline=line.head.deadline,
             chance=self._chance(),
-            retry_after=call.wait_seconds(end.answer.retry_after, now) if end.answer else None,
+            retry_after=made.wait_seconds,
             policy=self._policy,
         )
         match verdict:

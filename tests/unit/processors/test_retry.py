@@ -84,3 +84,19 @@ def test_a_backend_set_up_wrongly_is_asked_slowly(attempt: int, chance: float) -
     verdict = retry.decide(Kind.FAULT, **{**OPEN, "attempt": attempt, "chance": chance})
     assert isinstance(verdict, RetryAt)
     assert verdict.at >= NOW + 5
+
+
+def test_a_backend_that_fails_every_line_fails_none() -> None:
+    """However long it says 500, or answers with pages for people."""
+    for attempt, past in ((10, 300), (1000, 1e6)):
+        case = {**OPEN, "attempt": attempt, "since": NOW - past}
+        assert isinstance(retry.decide(Kind.SUSPECT, **case, alone=False), RetryAt)
+        assert isinstance(retry.decide(Kind.SUSPECT, **case, alone=True), GiveUp)
+
+
+@given(attempts, chances, st.sampled_from([Kind.OUTAGE, Kind.SUSPECT]))
+def test_beyond_the_budget_tries_are_spread(attempt: int, chance: float, kind: Kind) -> None:
+    """Five seconds at least."""
+    verdict = retry.decide(kind, **{**OPEN, "attempt": min(attempt, 9), "chance": chance}, spread=True)
+    assert isinstance(verdict, RetryAt)
+    assert verdict.at >= NOW + 5

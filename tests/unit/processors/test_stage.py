@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from support.waiting import until
 
 from tidemill.directory import DirectoryStore
+from tidemill.processors.breaker import Breaker, Pauses
 from tidemill.processors.call import Answer, Broken
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Backend, Fleet
 from tidemill.processors.lane import Lane
+from tidemill.processors.limit import Limit
 from tidemill.processors.retry import Policy
 from tidemill.processors.stage import Stage
 from tidemill.schemas import codec, ids
@@ -24,8 +26,13 @@ from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.messages import BatchRecord
 
 QUICK = Policy(
-    wait_seconds_base=0.0001, wait_seconds_max=0.001, fault_wait_seconds_min=0.0001, patience_seconds=0.0
+    wait_seconds_base=0.0001,
+    wait_seconds_max=0.001,
+    fault_wait_seconds_min=0.0001,
+    patience_seconds=0.0,
+    spread_seconds_min=0.0001,
 )
+PAUSES = Pauses(base=0.0001, longest=0.001, fault=0.0001, probe=1.0)
 FAULTS = (
     Broken.CONNECTION,
     Broken.UNREACHABLE,
@@ -120,8 +127,9 @@ class World:
         self.log = Log(rng)
         self.ended = Ended()
         store = DirectoryStore(folder)
-        fleet = Fleet([Backend("http://a"), Backend("http://b")])
+        fleet = Fleet([Backend(url, Limit(limit), breaker=Breaker(PAUSES)) for url in ("http://a", "http://b")])
         self.stage = Stage(
+            fleet=fleet,
             caller=Caller(
                 fleet=fleet, upstream=self.inference, store=store, clock=time.time, seconds_max=5
             ),

@@ -1,0 +1,230 @@
+"""How many calls a backend takes at one time, found out by trying.
+
+Refusals (429, 503, a timeout) are the only sign: how long a call takes says how long its answer is. The limit is a
+*sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and the two just
+below it, are counted apart. That tells a full backend from one that refuses at random: a full one refuses nearly
+all of the highest calls, the other as many of these as of all.
+
+| what is seen | then |
+|---|---|
+| trial calls are answered, or are not refused for a second | they become sure, the next trial is twice as large |
+| three trial calls are refused, and a quarter of the trial | it ends, the next one has a quarter of its size |
+| ten of the last 32 calls, or of the highest, are refused | the limit falls to what is in flight, or to half |
+
+The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. Later each
+answer earns a hundredth of a refusal, and a trial is made when what it may cost has been earned: so at most about
+one in a hundred calls is refused for the sake of trials.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+START_CALLS: Final = 8
+"""Sure at the beginning."""
+SETTLED_SECONDS: Final = 1.0
+"""A call that is not refused for so long has been taken in, however long its answer is."""
+TRIAL_CALLS_MIN: Final = 3
+"""Answers, or refusals, that decide a trial, whatever its size."""
+REFUSED_PART: Final = 4
+"""One in so many refused is too many for a trial."""
+WINDOW_CALLS: Final = 32
+WINDOW_REFUSED_MAX: Final = 10
+"""With one call in twenty refused at random, this happens once in half a million windows."""
+EDGE_CALLS: Final = 2
+"""The highest calls below the sure number: with one call too many, the last of them is refused each time."""
+PRESSED_CALLS_MIN: Final = 8
+KEPT_PART: Final = 0.8
+"""Of the limit, where calls are not answered in time or the backend itself says that it has too many."""
+CREDIT_PER_ANSWER: Final = 0.01
+CREDIT_REFUSALS_MAX: Final = 16.0
+"""At the beginning there is as much, so that the first trials go fast."""
+
+_WINDOW_MASK: Final = (1 << WINDOW_CALLS) - 1
+
+
+class Slot(NamedTuple):
+    """What the limit remembers of a call that was sent."""
+
+    cut: int
+    """How often the limit had been cut by then."""
+    trial: int
+    """The number of the trial it belongs to; 0 where it is below the sure number."""
+    is_edge: bool
+    """Whether it is one of the highest below the sure number."""
+
+
+@dataclass(slots=True)
+class _Trial:
+    number: int
+    since: float
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+
+
+class _Window:
+    """Which of the last calls were refused."""
+
+    __slots__ = ("bits", "seen")
+
+    def __init__(self) -> None:
+        self.bits = 0
+        self.seen = 0
+
+    def note(self, refused: int) -> None:
+        self.bits = (self.bits << 1 | refused) & _WINDOW_MASK
+        self.seen += 1
+
+    @property
+    def refused(self) -> int:
+        return self.bits.bit_count()
+
+
+class Limit:
+    """The limit of one backend."""
+
+    def __init__(self, calls_max: int, *, share: float = 1.0) -> None:
+        """Start low.
+
+        Args:
+            calls_max: It never rises above.
+            share: What part of the limit is for us, 0 < share <= 1; the rest is for whoever else calls it.
+        """
+        self._calls_max = calls_max
+        self._share = share
+        self.sure = min(START_CALLS, calls_max)
+        self._step = self.sure
+        self._trial: _Trial | None = None
+        self._trials = 0
+        self._cuts = 0
+        self._all = _Window()
+        self._edge = _Window()
+        self._credit = CREDIT_REFUSALS_MAX
+        self._is_held = False
+
+    @property
+    def allowed(self) -> int:
+        """Calls that may be in flight."""
+        calls = self.sure if self._trial is None else min(self.sure + self._step, self._calls_max)
+        return self._ours(calls)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether so many calls are refused that it is no accident; so too while little is known."""
+        seen = self._all
+        return seen.seen < PRESSED_CALLS_MIN or REFUSED_PART * seen.refused > min(seen.seen, WINDOW_CALLS)
+
+    def sent(self, level: int) -> Slot:
+        """A call goes out; `level` calls are in flight with it."""
+        sure = self._ours(self.sure)
+        if level <= sure or self._trial is None:
+            return Slot(self._cuts, 0, level > sure - EDGE_CALLS)
+        self._trial.sent += 1
+        return Slot(self._cuts, self._trial.number, is_edge=False)
+
+    def answered(self, slot: Slot, now: float) -> None:
+        """A call was answered: with a result, or with an error that is the line's own."""
+        self._credit = min(CREDIT_REFUSALS_MAX, self._credit + CREDIT_PER_ANSWER)
+        self._note(slot, refused=0)
+        if self._trial is not None and slot.trial == self._trial.number:
+            self._trial.answered += 1
+            self._judge(now)
+
+    def refused(self, slot: Slot, in_flight: int, now: float, *, late: bool = False) -> None:
+        """A call was refused, or had no answer in time.
+
+        Args:
+            slot: What `sent` gave.
+            in_flight: Calls that are still in flight.
+            now: Seconds of any clock that goes forward.
+            late: Whether it had no answer in time.
+        """
+        if slot.trial:
+            # One that comes in late, when its trial has ended, says nothing new.
+            if self._trial is not None and slot.trial == self._trial.number:
+                self._trial.refused += 1
+                self._judge(now)
+            return
+        self._note(slot, refused=1)
+        if max(self._all.refused, self._edge.refused) >= WINDOW_REFUSED_MAX:
+            left = int(in_flight / self._share)
+            self._cut(max(self.sure // 2, min(int(self.sure * KEPT_PART) if late else self.sure - 1, left)))
+
+    def tick(self, in_flight: int, now: float) -> None:
+        """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
+        if self._trial is not None:
+            self._judge(now)
+        if self._trial is None and in_flight >= self._ours(self.sure):
+            self._trial = self._begun(now)
+
+    @property
+    def ripe_at(self) -> float | None:
+        """When a trial that is under way may be judged by time alone."""
+        return None if self._trial is None else self._trial.since + SETTLED_SECONDS
+
+    def halve(self) -> None:
+        """The backend was away: begin with less, and find the rest again."""
+        self._cut(self.sure // 2)
+        self._step = self.sure
+        self._credit = CREDIT_REFUSALS_MAX
+
+    def hold(self, is_full: bool, *, excess: bool = False) -> None:
+        """Take in what the backend says of itself.
+
+        Args:
+            is_full: Nothing is to be added for now.
+            excess: It is to be less, too.
+        """
+        self._is_held = is_full
+        if is_full and self._trial is not None:
+            self._trial = None
+            self._step = 1
+        if excess:
+            self._cut(int(self.sure * KEPT_PART))
+
+    def _ours(self, calls: int) -> int:
+        return math.ceil(calls * self._share)
+
+    def _begun(self, now: float) -> _Trial | None:
+        """A new trial, where one may be made."""
+        if self._is_held or self.sure >= self._calls_max or self._credit < TRIAL_CALLS_MIN:
+            return None
+        # A share of a step may be less than one call.
+        self._step = max(self._step, math.ceil(1 / self._share))
+        self._trials += 1
+        self._trial = _Trial(self._trials, now)
+        return self._trial
+
+    def _judge(self, now: float) -> None:
+        trial = self._trial
+        assert trial is not None, "it is under way"
+        needed = max(TRIAL_CALLS_MIN, self._ours(self._step) // 2)
+        is_settled = trial.sent >= needed and now >= trial.since + SETTLED_SECONDS
+        is_refused = REFUSED_PART * trial.refused > trial.sent
+        if trial.refused >= TRIAL_CALLS_MIN and is_refused:
+            self._trial = None
+            self._credit -= TRIAL_CALLS_MIN
+            self._step = max(1, self._step // 4)
+        elif (trial.answered >= needed and REFUSED_PART * trial.refused <= trial.answered) or (
+            is_settled and not is_refused
+        ):
+            self.sure = min(self.sure + self._step, self._calls_max)
+            self._step = min(2 * self._step, self.sure)
+            self._trial = None
+
+    def _note(self, slot: Slot, refused: int) -> None:
+        if slot.cut != self._cuts:
+            # What was sent under a higher limit says nothing of this one.
+            return
+        self._all.note(refused)
+        if slot.is_edge:
+            self._edge.note(refused)
+
+    def _cut(self, calls: int) -> None:
+        self.sure = max(1, calls)
+        self._step = 1
+        self._trial = None
+        self._cuts += 1
+        self._all = _Window()
+        self._edge = _Window()

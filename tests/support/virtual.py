@@ -1,0 +1,100 @@
+"""A backend in virtual time: the limit and the breaker meet it without a second passing."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from tidemill.processors.fleet import Backend, Fleet, Pass
+from tidemill.processors.retry import Kind
+
+REFUSAL_SECONDS = 0.001
+
+
+@dataclass
+class Sample:
+    """What happened in a stretch of time."""
+
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    limits: list[int] = field(default_factory=list)
+
+    @property
+    def refused_share(self) -> float:
+        return self.refused / max(1, self.sent)
+
+
+class Server:
+    """Takes as many calls as its capacity at the time; refuses the others at once, and some at random at the end.
+
+    `capacity` and `latency_seconds` are functions of the time; a capacity of 0 is a server that is down.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        capacity: Callable[[float], int],
+        latency_seconds: Callable[[random.Random], float] = lambda _: 0.1,
+        refused_share: float = 0.0,
+        retry_after: float | None = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.now = 1000.0
+        self.in_flight = 0
+        self._fleet = fleet
+        self._capacity = capacity
+        self._latency_seconds = latency_seconds
+        self._refused_share = refused_share
+        self._retry_after = retry_after
+        self._rng = random.Random(seed)
+        self._ends: list[tuple[float, int, Pass, bool, bool]] = []
+        self._number = 0
+
+    def run(self, seconds: float) -> Sample:
+        """Always more lines than places; tells what came of `seconds`."""
+        sample = Sample()
+        until = self.now + seconds
+        while True:
+            while (call := self._fleet.enter(self.now)) is not None:
+                sample.sent += 1
+                self._send(call)
+            sample.limits.append(sum(backend.allowed(self.now) for backend in self._fleet.backends))
+            times = [self._ends[0][0]] if self._ends else []
+            if (at := self._fleet.opens_at(self.now)) is not None:
+                times.append(at)
+            if not times or min(times) > until:
+                self.now = until
+                return sample
+            self.now = max(self.now, min(times))
+            while self._ends and self._ends[0][0] <= self.now:
+                self._end(sample)
+
+    def _send(self, call: Pass) -> None:
+        self._number += 1
+        taken = self.in_flight < self._capacity(self.now)
+        if taken:
+            self.in_flight += 1
+            at = self.now + self._latency_seconds(self._rng)
+        else:
+            at = self.now + REFUSAL_SECONDS
+        good = taken and self._rng.random() >= self._refused_share
+        heappush(self._ends, (at, self._number, call, taken, good))
+
+    def _end(self, sample: Sample) -> None:
+        _, number, call, taken, good = heappop(self._ends)
+        self.in_flight -= taken
+        if good:
+            sample.answered += 1
+            self._fleet.answered(call, self.now)
+            return
+        sample.refused += 1
+        self._fleet.failed(
+            call, Kind.OUTAGE, ("batch", number), self.now, full=True, asked=self._retry_after
+        )  # fmt: skip
+
+
+def lone(limit: object, **more: object) -> Fleet:
+    """A fleet of one backend."""
+    return Fleet([Backend("http://a", limit, **more)])  # type: ignore[arg-type]

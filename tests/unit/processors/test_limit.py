@@ -1,0 +1,119 @@
+"""How many calls a backend takes at one time, against a backend in virtual time."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.virtual import Server, lone
+
+from tidemill.processors.limit import CREDIT_REFUSALS_MAX, Limit
+
+STEADY_REFUSED_MAX = 0.02
+latencies = st.sampled_from(
+    [lambda _: 0.1, lambda rng: 0.05 + rng.expovariate(10), lambda rng: 2 * rng.expovariate(1)]
+)
+
+
+@given(st.integers(4, 64), latencies, st.integers(0, 1000))
+@settings(max_examples=12, deadline=None)
+def test_the_capacity_is_found_and_kept_to(capacity: int, latency: object, seed: int) -> None:
+    """After twenty seconds nine tenths of it are used, and at most one call in fifty is refused."""
+    server = Server(lone(Limit(128)), capacity=lambda _: capacity, latency_seconds=latency, seed=seed)
+    server.run(20)
+    steady = server.run(40)
+    assert steady.refused_share <= STEADY_REFUSED_MAX
+    assert server.in_flight >= 0.9 * capacity
+
+
+@pytest.mark.parametrize("latency", [0.1, 20.0])
+def test_it_is_found_within_seconds(latency: float) -> None:
+    """Also where calls take far longer than that: what is not refused at once has been taken."""
+    server = Server(lone(Limit(256)), capacity=lambda _: 1000, latency_seconds=lambda _: latency)
+    server.run(6)
+    assert server.in_flight == 256
+
+
+@pytest.mark.parametrize(("before", "after"), [(64, 32), (32, 64), (80, 10), (10, 80)])
+def test_it_follows_a_change(before: int, after: int) -> None:
+    """Ten seconds later it is used as if it had always been so."""
+    server = Server(lone(Limit(256)), capacity=lambda now: before if now < 1020 else after)
+    server.run(30)
+    steady = server.run(20)
+    assert steady.refused_share <= STEADY_REFUSED_MAX
+    assert 0.9 * after * 10 <= steady.answered / 20 <= after * 10 * 1.02
+
+
+@given(st.floats(0, 0.06), st.integers(0, 1000))
+@settings(max_examples=5, deadline=None)
+def test_refusals_at_random_are_no_limit(share: float, seed: int) -> None:
+    """They say nothing of how many calls there may be; nobody waits for the `Retry-After` of one in twenty."""
+    server = Server(lone(Limit(100)), capacity=lambda _: 1000, refused_share=share, seed=seed)
+    server.run(5)
+    steady = server.run(10)
+    assert steady.sent >= 0.95 * 1000 * 10
+
+
+def test_it_never_starves() -> None:
+    """A backend that refuses nearly everything is asked again and again, and comes back."""
+    server = Server(lone(Limit(64)), capacity=lambda now: 0 if now < 1060 else 64, retry_after=None)
+    assert server.run(60).sent <= 30
+    server.run(10)
+    assert server.run(10).answered >= 0.9 * 6400
+
+
+def test_a_ceiling_is_a_ceiling() -> None:
+    """However much the backend would take."""
+    limit = Limit(10)
+    server = Server(lone(limit), capacity=lambda _: 1000)
+    assert max(server.run(30).limits) == 10
+
+
+@given(st.floats(0.05, 1.0))
+@settings(max_examples=5, deadline=None)
+def test_a_share_leaves_the_rest(share: float) -> None:
+    """Of what is found we take our part: a backend that takes all of it shows no limit below the ceiling."""
+    limit = Limit(100, share=share)
+    server = Server(lone(limit), capacity=lambda _: 1000)
+    server.run(30)
+    assert server.in_flight == math.ceil(100 * share)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["sent", "answered", "refused", "late", "tick", "halve", "hold"]),
+                          st.floats(0, 2)), max_size=200))  # fmt: skip
+def test_whatever_happens_it_stays_in_bounds(steps: list[tuple[str, float]]) -> None:
+    """At least one call, at most the ceiling; the credit within its bounds."""
+    limit = Limit(50)
+    now, slots = 0.0, []
+    for step, seconds in steps:
+        now += seconds
+        if step == "tick":
+            limit.tick(len(slots), now)
+        elif step == "halve":
+            limit.halve()
+        elif step == "hold":
+            limit.hold(seconds > 1, excess=seconds > 1.5)
+        elif step == "sent" and len(slots) < limit.allowed:
+            slots.append(limit.sent(len(slots) + 1))
+        elif step == "answered" and slots:
+            limit.answered(slots.pop(), now)
+        elif step in {"refused", "late"} and slots:
+            limit.refused(slots.pop(), len(slots), now, late=step == "late")
+        assert 1 <= limit.sure <= 50
+        assert 1 <= limit.allowed <= 50
+        assert 0 <= limit._credit <= CREDIT_REFUSALS_MAX
+
+
+def test_a_held_limit_does_not_grow() -> None:
+    """The backend said that calls wait there."""
+    limit = Limit(256)
+    limit.hold(True)
+    server = Server(lone(limit), capacity=lambda _: 1000)
+    server.run(10)
+    assert server.in_flight == 8
+    limit.hold(True, excess=True)
+    server.run(1)
+    assert server.in_flight < 8
+    limit.hold(False)
+    server.run(10)
+    assert server.in_flight == 256
