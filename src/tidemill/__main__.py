@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tidemill.ops import commands as operator
+
 if TYPE_CHECKING:
     from tidemill.settings import Settings
 
@@ -21,6 +23,7 @@ app = typer.Typer(
 
 keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(operator.dead_app, name="dead")
 
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, /v1 included.", show_default=False)]
 ApiKey = Annotated[str | None, typer.Option(help="Key to the service.", show_default=False)]
@@ -186,6 +189,35 @@ def cancel(
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
     raise typer.Exit(command.ended(talk, command.cancel(talk, target, batch)))
+
+
+@app.command()
+def retry(
+    batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")],
+    *,
+    only: Annotated[str, typer.Option(help="failed, expired, cancelled, all, or code=429,…")] = "failed",
+    model: Annotated[str | None, typer.Option(help="Another model than before.")] = None,
+    window: Annotated[str | None, typer.Option(help="How long it may take; else as before.")] = None,
+    output: OutputFile = None,
+    errors: ErrorsFile = None,
+    receipt: ReceiptFile = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data: DataFolder = None,
+) -> None:
+    """Run lines of a batch once more, as a batch of their own, and follow it as `run` does."""
+    from tidemill.client import again
+    from tidemill.client import run as command
+    from tidemill.client.place import InputFault, Sink
+
+    talk = command.console()
+    try:
+        wish = again.wished(only=only, model=model, window=window)
+    except InputFault as error:
+        _refuse(str(error))
+    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
+    sink = Sink(output=output, errors=errors, receipt=receipt)
+    raise typer.Exit(command.ended(talk, again.retry(talk, target, batch, wish, sink)))
 
 
 @app.command()

@@ -98,14 +98,14 @@ async def run(
         except asyncio.CancelledError:
             talk.print("broken off before there was a batch")
             raise
-        return await _followed(talk, client, batch.id, sink, source, wants_results=True)
+        return await followed(talk, client, batch.id, sink, source, wants_results=True)
 
 
 async def watch(talk: Console, target: Target, batch_id: str, sink: Sink, source: Path | None) -> Exit:
     """Follow a batch to its end; with a place for its results, fetch and check them."""
     sink = sink.checked(source)
     async with Client(target.base_url, target.api_key) as client:
-        return await _followed(talk, client, batch_id, sink, source, wants_results=sink.output is not None)
+        return await followed(talk, client, batch_id, sink, source, wants_results=sink.output is not None)
 
 
 async def cancel(talk: Console, target: Target, batch_id: str) -> Exit:
@@ -148,9 +148,10 @@ def verify(talk: Console, source: Path, output: Path | None, errors: Path | None
     return Exit.INEXACT
 
 
-async def _followed(
+async def followed(
     talk: Console, client: Client, batch_id: str, sink: Sink, source: Path | None, *, wants_results: bool
 ) -> Exit:
+    """Follow a batch to its end, fetch and check its results where they are wanted, and say what came of it."""
     began = time.monotonic()
     try:
         with display(talk) as shown:

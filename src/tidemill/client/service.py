@@ -95,8 +95,22 @@ class Client:
     async def create(self, input_file_id: str, endpoint: str, window: str) -> Batch:
         """Make a batch of an uploaded file: one batch, also where an answer is lost and the request repeated."""
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
-        headers = {"idempotency-key": uuid.uuid4().hex}
-        return self._batch(await self._tried(lambda: self._send("POST", "/batches", json=body, headers=headers)))
+        return self._batch(await self.make("/batches", body))
+
+    async def retry(self, batch_id: str, wish: dict[str, Any]) -> Batch:
+        """Make a batch of lines of another one that is over; one batch, as `create`."""
+        return self._batch(await self.make(f"/batches/{batch_id}/retry", wish))
+
+    async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
+        """Make something under an idempotency key: one thing, also where the request is repeated.
+
+        Args:
+            path: Where.
+            body: Of what.
+            key: Requests of one key are one; by default no other request has it.
+        """
+        headers = {"idempotency-key": key or uuid.uuid4().hex}
+        return await self._tried(lambda: self._send("POST", path, json=body, headers=headers))
 
     async def cancel(self, batch_id: str) -> Batch:
         """Ask for a batch to be cancelled; asking twice does no harm."""
