@@ -44,7 +44,7 @@ from tidemill.schemas.messages import (
     Tick,
 )
 from tidemill.schemas.part import file_key
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, NotFound, Store
 
 log = logging.getLogger(__name__)
 
@@ -220,11 +220,12 @@ class Partition:
         if live.state is not before:
             await self._keep(live)
             await self._publish(live)
-        if live.state.closed:
+        # A batch that is over is closed too, and a fact about it may come again; its files are written for good.
+        if live.state.is_over:
+            self._live.pop(live.state.id, None)
+        elif live.state.closed:
             self._release(live)
             self._start_compaction(live)
-        elif live.state.is_over:
-            self._live.pop(live.state.id, None)
         else:
             self._ring(live)
 
@@ -328,11 +329,21 @@ class Partition:
         task.add_done_callback(self._tasks.discard)
 
     async def _compact(self, live: Live) -> None:
-        """Write the files and send the fact that they are there."""
+        """Write the files and send the fact that they are there.
+
+        After a crash the fact may be on the log already, and be folded while the files are written again: then the
+        state names no parts any more, so it is taken as it was, and the parts themselves may go at any time.
+        """
+        state = live.state
         async with self._compactions:
-            fact = await stubborn(
-                f"the compaction of {live.state.id}", lambda: self._compactor.compact(live.state, live.tally)
-            )
+            try:
+                fact = await stubborn(
+                    f"the compaction of {state.id}", lambda: self._compactor.compact(state, live.tally)
+                )
+            except NotFound:
+                if live.state.is_over:
+                    return
+                raise
         await self._send(
             topics.OUTCOMES.name,
             live.state.id,

@@ -16,6 +16,8 @@ from tidemill.schemas.bill import Tariff
 from tidemill.schemas.messages import BatchRecord, LedgerRecord, Tick
 from tidemill.schemas.ports import NotFound
 
+COMMIT_CHANCE = 0.2
+"""How likely a commit follows an event: what was acknowledged since the last one comes again after a crash."""
 LATE_CHANCE = 0.1
 """How likely a late write lands before the next event."""
 
@@ -167,6 +169,7 @@ class Simulation:
         self.log = SimulatedLog(self.fuse)
         self.now = 1_790_000_000.0
         self.committed = 0
+        self._acked = 0
         self.crashes = 0
         # With parts that end by time, a successor's parts are not those of the process before it.
         age = self.chance.choice((1, 3, 10))
@@ -182,6 +185,7 @@ class Simulation:
                 await self._life()
             except Crash:
                 self.crashes += 1
+                self._acked = self.committed
                 self.tables.crash(self.chance)
                 continue
             return
@@ -213,6 +217,8 @@ class Simulation:
                         self.store.objects[key] = content
                     await self._handle(partition, gate, at)
                     at += 1
+                    if self.chance.random() < COMMIT_CHANCE:
+                        self.committed = self._acked
                     self.now += self.chance.random()
                 while partition._tasks and at == len(self.log.events):
                     done, _ = await asyncio.wait(partition._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -235,7 +241,7 @@ class Simulation:
 
         def ack() -> None:
             for done in gate.finish(ticket):
-                self.committed = done + 1
+                self._acked = done + 1
 
         if topic == topics.COMMANDS.name:
             await partition.command(codec.decode_command(value), ack)

@@ -144,6 +144,8 @@ async def test_crashes_lose_and_double_nothing(seed):
     """Invariants 1 to 4, with crashes at any await and the disk lost at half of them."""
     simulation = Simulation(seed)
     totals = [1, 40, 90]
+    for number, total in enumerate(totals):
+        simulation.store.objects[f"files/in{number}"] = input_file(total)
     simulation.log.events += interleaved(
         simulation.chance,
         [
