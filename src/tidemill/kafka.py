@@ -81,7 +81,7 @@ class Log:
     async def send(
         self,
         topic: str,
-        key: str,
+        key: str | bytes | None,
         value: bytes | None,
         *,
         headers: Sequence[tuple[str, bytes]] = (),
@@ -103,7 +103,11 @@ class Log:
             async with asyncio.timeout(self._send_seconds_max):
                 current = await self._started()
                 sent = await current.send(
-                    topic, value, key=key.encode(), headers=list(headers), partition=partition
+                    topic,
+                    value,
+                    key=key.encode() if isinstance(key, str) else key,
+                    headers=list(headers),
+                    partition=partition,
                 )
                 record = await sent
         except MessageSizeTooLargeError:

@@ -207,6 +207,20 @@ async def test_what_cannot_be_read_is_kept_and_passed(few, kafka):
     assert dict(found[0].headers)["tidemill-dead-stage"] == b"processors"
 
 
+async def test_a_damaged_record_fails_its_lines_at_once(few, backend):
+    """Its batch need not wait for the deadline, and the partition goes on."""
+    await few.process().ready()
+    batch_id = ids.new_batch_id()
+    damaged = [(name, b"x" if name == "tidemill-deadline" else text) for name, text in few.head(batch_id, 0)]
+    await few.send(few.line("a", "r-0") + few.line("b", "r-1"), damaged, key="k")
+    await few.send(few.line(f"{batch_id} 2", "r-2"), few.head(batch_id, 2), key="k")
+    await few.send(b"", few.head(batch_id, 3), key="k")
+    lines = await few.collect(batch_id, 3)
+    assert [line["custom_id"] for line in lines] == ["r-0", "r-1", "r-2"]
+    assert [line["error"] and line["error"]["code"] for line in lines] == ["unreadable_request"] * 2 + [None]
+    assert backend.calls == 1
+
+
 async def test_a_full_window_loses_nothing(many, backend):
     """One partition holds more lines than its lane: fetching is held, and what was fetched already still comes."""
     batch_id = ids.new_batch_id()

@@ -1,0 +1,112 @@
+"""The operator's commands on the command line; each imports what it needs when it is called."""
+
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from tidemill.security import Kafka
+    from tidemill.settings import Settings
+
+# ruff: noqa: PLC0415 - what one command needs, the others need not wait for
+
+T = TypeVar("T")
+
+FAILED = 1
+WRONG = 2
+"""Exit code where a name or a setting is wrong."""
+UNREACHABLE = 7
+
+dead_app = typer.Typer(help="Records that a stage could not read.", no_args_is_help=True)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The file of settings; by default tidemill.toml, where there is one."),
+]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the local service.")]
+
+
+@dead_app.command("list")
+def list_dead(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were sent again.")] = False,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Show what nothing could read."""
+    from tidemill.ops import letters
+
+    run(letters.show_all(place(config, data)[1], typer.echo, everything=everything))
+
+
+@dead_app.command("show")
+def show_dead(
+    letter: Annotated[str, typer.Argument(help="Its id, as `list` shows it.")],
+    *,
+    value_bytes: Annotated[int, typer.Option("--bytes", min=0, help="How much of the value.")] = 2_000,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Show one of them, with its headers and its value."""
+    from tidemill.ops import letters
+
+    run(letters.show(place(config, data)[1], letter, typer.echo, value_bytes=value_bytes))
+
+
+@dead_app.command("requeue")
+def requeue_dead(
+    chosen: Annotated[list[str] | None, typer.Argument(help="Ids, as `list` shows them.")] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="All that wait.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also what was sent again already.")] = False,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Send records to the topics they came from again, after what could not read them was mended."""
+    from tidemill.ops import letters
+
+    if bool(chosen) == everything:
+        refuse("name letters, or say --all")
+    run(letters.requeue(place(config, data)[1], None if everything else chosen, typer.echo, again=again))
+
+
+def place(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
+    """The settings, and the Kafka that a command speaks to: the one that is set, else that of a local service."""
+    from tidemill import settings
+    from tidemill.ops import local
+
+    try:
+        loaded = settings.load(config)
+    except settings.SettingsError as error:
+        refuse(str(error))
+    if data is not None:
+        loaded = loaded.model_copy(update={"data": data})
+    if loaded.kafka is not None and data is None:
+        return loaded, loaded.cluster
+    if (running := local.kafka(loaded.data)) is None:
+        refuse(f"no Kafka is set (TIDEMILL_KAFKA), and no `tidemill up` runs on {loaded.data}")
+    return loaded, running
+
+
+def run(work: "Coroutine[Any, Any, T]") -> T:
+    """Do the work of a command; an error that is expected becomes a line on stderr and an exit code."""
+    import asyncio
+
+    from tidemill.kafka import LogUnavailable
+    from tidemill.ops.letters import LetterError
+
+    try:
+        return asyncio.run(work)
+    except LogUnavailable as error:
+        typer.echo(f"tidemill: Kafka does not answer: {error}", err=True)
+        raise typer.Exit(UNREACHABLE) from error
+    except LetterError as error:
+        refuse(str(error))
+
+
+def refuse(text: str) -> NoReturn:
+    """End the command: something was asked for that is not there."""
+    typer.echo(f"tidemill: {text}", err=True)
+    raise typer.Exit(WRONG)

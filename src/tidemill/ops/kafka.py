@@ -1,0 +1,117 @@
+"""The door to Kafka for commands: a topic is read from end to end without a group, and nothing is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tidemill.kafka import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable
+from tidemill.security import Kafka, client_options
+
+POLL_MS: Final = 200
+STALL_SECONDS_MAX: Final = 20.0
+"""A reading that gets no further for so long is given up."""
+
+
+class Reader:
+    """Reads topics up to where they end when the reading begins."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, cluster: Any) -> None:
+        self._consumer = consumer
+        self._cluster = cluster
+
+    def partitions(self, topic: str) -> list[int]:
+        """The partitions of a topic; none where it does not exist."""
+        return sorted(self._cluster.partitions_for_topic(topic) or ())
+
+    async def ends(self, topic: str, numbers: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """The first offset that is still there and the next one to be written, by partition.
+
+        Raises:
+            LogUnavailable: The broker does not answer.
+        """
+        tps = [TopicPartition(topic, number) for number in numbers]
+        with _told():
+            first, end = await self._consumer.beginning_offsets(tps), await self._consumer.end_offsets(tps)
+        return {tp.partition: (first[tp], end[tp]) for tp in tps}
+
+    async def records(self, topic: str, numbers: Iterable[int] | None = None) -> AsyncIterator[Any]:
+        """All records of a topic, each partition in order.
+
+        Args:
+            topic: Its name; one that does not exist has no records.
+            numbers: Its partitions; by default all.
+
+        Raises:
+            LogUnavailable: The broker does not answer, or there was no progress for `STALL_SECONDS_MAX`.
+        """
+        numbers = list(self.partitions(topic) if numbers is None else numbers)
+        left = {
+            TopicPartition(topic, number): end
+            for number, (first, end) in (await self.ends(topic, numbers)).items()
+            if first < end
+        }
+        if not left:
+            return
+        self._consumer.assign(list(left))
+        with _told():
+            await self._consumer.seek_to_beginning(*left)
+            while left:
+                for record in await self._next(left):
+                    yield record
+
+    async def _next(self, left: dict[TopicPartition, int]) -> list[Any]:
+        """Some records, or none where a partition has come to its end."""
+        async with asyncio.timeout(STALL_SECONDS_MAX):
+            while True:
+                batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS)
+                ends = dict(left)
+                for tp, end in ends.items():
+                    if await self._consumer.position(tp) >= end:
+                        del left[tp]
+                found = [
+                    record for tp, records in batches.items() for record in records if record.offset < ends[tp]
+                ]
+                if found or len(left) < len(ends):
+                    return found
+
+
+@asynccontextmanager
+async def reading(kafka: Kafka) -> AsyncIterator[Reader]:
+    """Connect a reader.
+
+    Raises:
+        LogUnavailable: No broker answers.
+    """
+    consumer = AIOKafkaConsumer(
+        **client_options(kafka),
+        request_timeout_ms=REQUEST_MS_MAX,
+        fetch_max_wait_ms=POLL_MS,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    try:
+        with _told():
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                await consumer.start()
+                # The consumer's own picture has only the topics that it reads already.
+                cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
+        yield Reader(consumer, cluster)
+    finally:
+        with suppress(KafkaError, OSError):
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await consumer.stop()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turns errors of the client into the one that callers know."""
+    try:
+        yield
+    except LogUnavailable:
+        raise
+    except (KafkaError, TimeoutError) as error:
+        raise LogUnavailable(type(error).__name__) from error

@@ -1,0 +1,84 @@
+"""Dead letters on a real broker: from the stage that could not read a record back into its topic."""
+
+import secrets
+from types import SimpleNamespace
+
+import pytest
+
+from tidemill.admin import ensure_topics
+from tidemill.dead import bury
+from tidemill.kafka import Log
+from tidemill.ops import letters
+from tidemill.ops.letters import LetterError
+from tidemill.schemas import topics
+from tidemill.schemas.letters import REQUEUED, VALUE_BYTES_MAX
+from tidemill.settings import Settings
+
+pytestmark = pytest.mark.kafka
+
+HEADERS = (("tidemill-batch", b"b"), ("x", b"\x1b[31m"))
+
+
+@pytest.fixture
+async def place(kafka):
+    """A topic of requests with one dead letter of a record that has everything."""
+    model = f"m-{secrets.token_hex(4)}"
+    await ensure_topics(Settings(kafka=kafka), kafka, [model])
+    topic = topics.requests(model).name
+    log = Log(kafka)
+    await log.start()
+    message = SimpleNamespace(topic=topic, partition=0, offset=7, key=b"k", value=b"a\nb\x1b[0m", headers=HEADERS)
+    await bury(log, message, stage="processors", reason=ValueError("odd"))
+    yield SimpleNamespace(kafka=kafka, log=log, topic=topic, message=message, id=f"{topic}/0/7")
+    await log.stop()
+
+
+async def records(kafka, topic):
+    """All records of a topic."""
+    async with letters.kafka.reading(kafka) as reader:
+        return [record async for record in reader.records(topic)]
+
+
+async def test_a_letter_is_listed_shown_and_sent_again(place):
+    """With its own key, value and headers, once; a second time only on demand."""
+    said = []
+    await letters.show_all(place.kafka, said.append, everything=False)
+    (line,) = [line for line in said if line.startswith(place.id)]
+    assert "processors: odd" in line
+    said.clear()
+    await letters.show(place.kafka, place.id, said.append)
+    assert "  b\\x1b[0m" in said
+    assert not any("\x1b" in line for line in said)
+    assert await letters.requeue(place.kafka, [place.id], said.append) == 1
+    assert await letters.requeue(place.kafka, [place.id], said.append) == 0
+    (record,) = await records(place.kafka, place.topic)
+    assert (record.key, record.value) == (b"k", b"a\nb\x1b[0m")
+    assert record.headers == (*HEADERS, (REQUEUED, place.id.encode()))
+    assert await letters.requeue(place.kafka, [place.id], said.append, again=True) == 1
+    said.clear()
+    await letters.show_all(place.kafka, said.append, everything=False)
+    assert not any(line.startswith(place.id) for line in said)
+
+
+async def test_buried_twice_is_one_letter(place):
+    """A stage that died between burying and acknowledging buries once more."""
+    await bury(place.log, place.message, stage="processors", reason=ValueError("odd"))
+    yard = await letters.opened(place.kafka)
+    assert [letter.id for letter in yard.waiting if letter.topic == place.topic] == [place.id]
+
+
+async def test_a_value_too_large_for_a_letter(place):
+    """It stays in the log, is told so, and stops nobody."""
+    place.message.value, place.message.offset = b"x" * (VALUE_BYTES_MAX + 1), 8
+    await bury(place.log, place.message, stage="processors", reason=ValueError("large"))
+    said = []
+    await letters.show(place.kafka, f"{place.topic}/0/8", said.append)
+    assert any("too large" in line for line in said)
+    with pytest.raises(LetterError, match="does not hold"):
+        await letters.requeue(place.kafka, [f"{place.topic}/0/8"], said.append)
+
+
+async def test_an_id_that_is_none(place):
+    """It is named, with nothing that a terminal would obey."""
+    with pytest.raises(LetterError, match=r"no dead letter \\x1b"):
+        await letters.show(place.kafka, "\x1b[31m", print)
