@@ -326,7 +326,13 @@ class Partition:
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A part that is gone or cut stays so: the other batches go on, and `tidemill rebuild` is for this one.
+            log.error("work on a batch broke off for good", exc_info=error)
 
     async def _compact(self, live: Live) -> None:
         """Write the files and send the fact that they are there.
