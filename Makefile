@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # uv lives in an environment of its own, since `pip sync` removes what the lock does not name.
 UV     := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help setup demo check test docs lock
+.PHONY: help setup demo check test chaos docs lock
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -30,6 +30,11 @@ check: setup  ## format, lint, types, imports, unit tests: seconds, no broker
 
 test: setup  ## everything: a real Kafka, a real S3, the real SDKs
 	$(BIN)/pytest -q
+
+SECONDS ?= 60
+FAULTS  ?=
+chaos: setup  ## a real installation under faults; SEED, SECONDS and FAULTS choose them, ARGS adds more
+	@PYTHONPATH=tests $(BIN)/python -m chaos --seconds $(SECONDS) --faults "$(FAULTS)" $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 docs: setup  ## write the pages that are made from the code
 	$(BIN)/python docs/generate.py

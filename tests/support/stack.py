@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +58,17 @@ class Stack:
         return str(self._running["kafka"])
 
     @property
+    def supervisor(self) -> int:
+        """The process of `tidemill up` itself."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def environ_of_all(self) -> dict[str, str]:
+        """What every process of it is told by its environment, apart from the addresses."""
+        return self._environ()
+
+    @property
     def log(self) -> Path:
         """What the installation wrote on stdout and stderr."""
         return self.data / "up.log"
@@ -76,6 +89,22 @@ class Stack:
             what=f"end of {stage}",
         )
         return pids
+
+    def crash(self, pids: Iterable[int] = ()) -> None:
+        """End the supervisor, and the processes of `pids`, at once; returns when nothing of it runs any more."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        doomed = {process.pid, *pids, *(child.pid for child in children)}
+        for pid in (process.pid, *pids):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(STOP_SECONDS_MAX)
+        wait_until(
+            lambda: not any(_runs(pid) for pid in doomed),
+            seconds_max=STOP_SECONDS_MAX,
+            what="end of what the supervisor had started",
+        )
 
     def start(self) -> None:
         """Start it, and wait until it says that it is ready."""

@@ -1,0 +1,52 @@
+"""`make chaos`: a real installation under faults. The exit code is 1 where anything was lost, double or wrong."""
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from chaos.faults import KINDS
+from chaos.harness import Plan, run
+
+SEEDS = 1 << 31
+
+
+def main() -> int:
+    """Run once; prints the seed first and the table last."""
+    arguments = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    arguments.add_argument("--seed", type=int, default=random.randrange(SEEDS))
+    arguments.add_argument("--seconds", type=float, default=60.0, help="how long faults come")
+    arguments.add_argument(
+        "--faults", default="", help=f"of {', '.join(KINDS)}; NAME or NAME:VICTIM, commas between"
+    )
+    arguments.add_argument("--every", type=float, default=5.0, help="seconds between two faults")
+    arguments.add_argument("--batches", type=int, default=16)
+    arguments.add_argument("--lines", type=int, default=8_000, help="of all batches")
+    arguments.add_argument("--in-flight", type=int, default=32, help="calls to one model at one time")
+    arguments.add_argument("--latency", type=float, default=0.2, help="seconds that the backend takes")
+    arguments.add_argument("--whole", action="store_true", help="no batch is cancelled or expires")
+    arguments.add_argument("--mock", help="address of a backend that runs elsewhere")
+    arguments.add_argument("--data", type=Path, help="folder to keep; without it a passing one")
+    given = arguments.parse_args()
+    plan = Plan(
+        seed=given.seed,
+        seconds=given.seconds,
+        faults=tuple(given.faults.split(",")) if given.faults else tuple(KINDS),
+        every_seconds=given.every,
+        batches=given.batches,
+        lines=given.lines,
+        max_in_flight=given.in_flight,
+        latency_seconds=given.latency,
+        ends=not given.whole,
+    )
+    with tempfile.TemporaryDirectory(prefix="tidemill-chaos-") as folder:
+        report = run(plan, given.data or Path(folder) / "data", mock=given.mock)
+    sys.stdout.write(f"\n{report}\n")
+    for failure in report.failures:
+        sys.stdout.write(f"FAILED: {failure}\n")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

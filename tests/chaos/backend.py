@@ -1,0 +1,65 @@
+"""The backend as the harness sees it: its address, its counters, its behaviour."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+CALL_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 10.0
+
+
+class Backend:
+    """A context manager: starts a mock of its own (`mock.py`), or uses one that runs at `url`."""
+
+    def __init__(self, seed: int, url: str | None = None) -> None:
+        self._seed = seed
+        self._process: subprocess.Popen[bytes] | None = None
+        self.base = (url or "").rstrip("/").removesuffix("/v1")
+
+    def __enter__(self) -> Self:
+        if not self.base:
+            command = [sys.executable, str(Path(__file__).with_name("mock.py")), "--seed", str(self._seed)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert self._process.stdout is not None
+            self.base = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.communicate(timeout=STOP_SECONDS_MAX)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it knows every fault, and says which lines it refuses."""
+        return self._process is not None
+
+    def stats(self) -> dict[str, Any]:
+        """Its counters."""
+        found: dict[str, Any] = json.loads(_fetch(f"{self.base}/stats"))
+        return {**found, "in_flight": found.get("in_flight", found.get("inflight", 0))}
+
+    def set(self, **behaviour: float | str) -> None:
+        """Change its behaviour; see there."""
+        query = "&".join(f"{name}={value}" for name, value in behaviour.items())
+        _fetch(f"{self.base}/set?{query}", method="POST")
+
+    def models(self, *names: str, max_in_flight: int, timeout_seconds: float) -> dict[str, dict[str, Any]]:
+        """The table `models` of a configuration."""
+        return {
+            name: {
+                "backends": [{"url": f"{self.base}/v1"}],
+                "max_in_flight": max_in_flight,
+                "timeout_seconds": timeout_seconds,
+                "price": {"input_per_million": 0.3, "output_per_million": 1.1},
+            }
+            for name in names
+        }
+
+
+def _fetch(url: str, method: str = "GET") -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=CALL_SECONDS_MAX) as reply:
+        content: bytes = reply.read()
+    return content

@@ -1,0 +1,197 @@
+"""The faults, each a function of the world, chance, and a victim. Each returns once it is over."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from chaos import world as worlds
+from chaos.traffic import MODELS
+from chaos.world import World
+
+from tidemill.schemas import codec, ids, topics
+
+FREEZE_SECONDS = 8.0
+"""Longer than a session lasts: by then the partitions of a frozen process are another one's."""
+READY_SECONDS = 6.0
+"""An extra process gets about so long to take its place in its group before its neighbour is frozen."""
+AWAY_SECONDS = (2.0, 8.0)
+STORM_SECONDS = 5.0
+STORM_SHARES = {
+    "429": 0.1,
+    "500": 0.05,
+    "cut": 0.02,
+    "html": 0.02,
+    "huge": 0.0005,
+    "nothing": 0.002,
+    "close": 0.03,
+}
+COPIED_RECORDS_MAX = 400
+READ_MS = 500
+
+Fault = Callable[[World, random.Random, str], None]
+
+
+def kill(world: World, chance: random.Random, victim: str) -> None:
+    """SIGKILL of all processes of a stage, or of the supervisor alone, which is then started again."""
+    del chance
+    if victim == "supervisor":
+        world.note_in_flight(len(world.pids("processors")))
+        world.hard[victim] += 1
+        world.stack.crash()
+        world.stack.start()
+    else:
+        world.end(world.wait_for(victim), victim, signal.SIGKILL)
+
+
+def terminate(world: World, chance: random.Random, victim: str) -> None:
+    """SIGTERM, as an operator or an orchestrator sends it."""
+    del chance
+    if victim == "supervisor":
+        world.soft[victim] += 1
+        world.stack.stop()
+        world.stack.start()
+    else:
+        world.end(world.wait_for(victim), victim, signal.SIGTERM)
+
+
+def freeze(world: World, chance: random.Random, victim: str) -> None:
+    """SIGSTOP until another process of the stage has what it had, then SIGCONT: it is a zombie for a moment."""
+    pids = world.wait_for(victim)
+    if victim in worlds.STAGES and len(pids) == 1:
+        world.start_extra(victim)
+        worlds.sleep(READY_SECONDS)
+    frozen = [chance.choice(pids)]
+    if victim == "processors":
+        world.note_in_flight(1)
+    world.hard[f"{victim} frozen"] += 1
+    worlds.send(frozen, signal.SIGSTOP)
+    worlds.sleep(FREEZE_SECONDS)
+    worlds.send(frozen, signal.SIGCONT)
+
+
+def power_cut(world: World, chance: random.Random, victim: str) -> None:
+    """Everything at once, and everything again."""
+    del chance, victim
+    world.hard["power cut"] += 1
+    world.crash()
+
+
+def rebalance(world: World, chance: random.Random, victim: str) -> None:
+    """A process more, or one less."""
+    if chance.random() < 0.5:
+        world.wait_for("kafka")
+        world.start_extra(victim)
+    else:
+        world.stop_extra()
+    world.soft["rebalance"] += 1
+
+
+def store_away(world: World, chance: random.Random, victim: str) -> None:
+    """Every call of the store fails for a while."""
+    del victim
+    world.soft["store away"] += 1
+    worlds.break_store(world.stack.data)
+    try:
+        worlds.sleep(chance.uniform(*AWAY_SECONDS))
+    finally:
+        worlds.mend_store(world.stack.data)
+
+
+def backend_away(world: World, chance: random.Random, victim: str) -> None:
+    """The backend answers 503 for a while."""
+    del victim
+    world.soft["backend away"] += 1
+    world.backend.set(down="true")
+    worlds.sleep(chance.uniform(*AWAY_SECONDS))
+    world.backend.set(down="false")
+
+
+def storm(world: World, chance: random.Random, victim: str) -> None:
+    """The backend does everything a backend can do wrong, for a while."""
+    del chance, victim
+    world.soft["storm"] += 1
+    world.backend.set(**STORM_SHARES)
+    worlds.sleep(STORM_SECONDS)
+    world.backend.set(**dict.fromkeys(STORM_SHARES, 0))
+
+
+def poison(world: World, chance: random.Random, victim: str) -> None:
+    """Records that nobody can read, and lines that are none."""
+    del victim
+    world.soft["poison"] += 1
+    model = topics.requests(chance.choice(list(MODELS))).name
+    head = codec.RequestHead(
+        batch_id=ids.new_batch_id(), project="default", first=0, deadline=1 << 33, url="/v1/chat/completions"
+    )
+    rubbish = bytes(chance.getrandbits(8) for _ in range(64)).replace(b"\n", b" ")
+    records = [
+        (model, b"x", [], rubbish),
+        (model, b"x", codec.request_headers(head), rubbish),
+        (topics.COMMANDS.name, b"x", [], rubbish),
+        (topics.OUTCOMES.name, b"x", [], rubbish),
+        (topics.OUTCOMES.name, b"x", [(codec.KIND, codec.LINES)], rubbish),
+    ]
+    world.wait_for("kafka")
+    asyncio.run(_produce(world.stack.kafka, records))
+
+
+def duplicate(world: World, chance: random.Random, victim: str) -> None:
+    """A range of a topic of requests is produced a second time."""
+    del victim
+    world.soft["duplicate"] += 1
+    world.wait_for("kafka")
+    asyncio.run(_copy(world.stack.kafka, topics.requests(chance.choice(list(MODELS))).name, chance))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A fault, whom it may meet, and how often it comes in comparison to others."""
+
+    fault: Fault
+    victims: tuple[str, ...] = ("",)
+    weight: int = 1
+
+
+KINDS = {
+    "kill": Kind(fault=kill, victims=worlds.PROCESSES, weight=6),
+    "terminate": Kind(fault=terminate, victims=(*worlds.STAGES, "supervisor"), weight=2),
+    "freeze": Kind(fault=freeze, victims=worlds.STAGES, weight=2),
+    "power": Kind(fault=power_cut),
+    "rebalance": Kind(fault=rebalance, victims=("ingest", "processors", "results"), weight=3),
+    "store": Kind(fault=store_away),
+    "backend": Kind(fault=backend_away),
+    "storm": Kind(fault=storm),
+    "poison": Kind(fault=poison),
+    "duplicate": Kind(fault=duplicate, weight=2),
+}
+"""By the name that `--faults` knows."""
+
+
+async def _produce(bootstrap: str, records: list[tuple[str, bytes | None, Any, bytes]]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        for topic, key, headers, value in records:
+            await producer.send_and_wait(topic, value, key=key, headers=headers)
+    finally:
+        await producer.stop()
+
+
+async def _copy(bootstrap: str, topic: str, chance: random.Random) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    await consumer.start()
+    copies: list[tuple[str, bytes | None, Any, bytes]] = []
+    try:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        consumer.assign(partitions)
+        for partition, end in (await consumer.end_offsets(partitions)).items():
+            consumer.seek(partition, chance.randint(max(0, end - COPIED_RECORDS_MAX), end))
+        for records in (await consumer.getmany(timeout_ms=READ_MS, max_records=COPIED_RECORDS_MAX)).values():
+            copies += [(topic, record.key, list(record.headers), record.value) for record in records]
+    finally:
+        await consumer.stop()
+    await _produce(bootstrap, copies)

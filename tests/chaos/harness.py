@@ -1,0 +1,272 @@
+"""A run: batches flow, faults come in the order that the seed gives them, and in the end everything is counted."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from chaos import checker
+from chaos.backend import Backend
+from chaos.checker import Verdict, Watcher
+from chaos.faults import KINDS
+from chaos.traffic import MODELS, WINDOW_SHORT, Job, jobs
+from chaos.world import World
+from openai import OpenAIError
+from support.stack import Stack
+from support.waiting import wait_until
+
+T = TypeVar("T")
+
+AWAY = (OpenAIError, httpx.HTTPError, OSError, ValueError)
+"""What the harness meets while the api is away; it tries again, as any client does."""
+TRY_SECONDS_MAX = 120.0
+LOOK_SECONDS = 0.5
+FEEDERS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run does.
+
+    Attributes:
+        seed: Decides on everything that is left to chance.
+        seconds: How long faults come.
+        faults: Names of the kinds of faults, as in `faults.KINDS`, each `NAME` or `NAME:VICTIM`.
+        every_seconds: Between two faults, on average.
+        batches: How many.
+        lines: Of all of them.
+        max_in_flight: Calls of one process to one model.
+        latency_seconds: Of the backend.
+        timeout_seconds: After which a call is given up.
+        ends: Whether some batches are cancelled and some expire.
+        end_seconds_max: How long the batches may take once the faults are over.
+    """
+
+    seed: int
+    seconds: float = 60.0
+    faults: tuple[str, ...] = tuple(KINDS)
+    every_seconds: float = 5.0
+    batches: int = 16
+    lines: int = 8_000
+    max_in_flight: int = 32
+    latency_seconds: float = 0.2
+    timeout_seconds: float = 8.0
+    ends: bool = True
+    end_seconds_max: float = 240.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blow:
+    """A fault in the schedule."""
+
+    at: float
+    kind: str
+    victim: str
+
+    def __str__(self) -> str:
+        return f"{self.at:6.1f} s  {self.kind} {self.victim}".rstrip()
+
+
+@dataclass
+class Report:
+    """What came out."""
+
+    verdict: Verdict
+    table: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.table)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in self.table)
+
+
+def schedule(plan: Plan) -> Iterator[Blow]:
+    """The faults of a run and their times: a function of the plan alone."""
+    chance = random.Random(plan.seed)
+    chosen = [name.partition(":") for name in plan.faults]
+    weights = [KINDS[kind].weight for kind, _, _ in chosen]
+    at = plan.every_seconds
+    while chosen and at < plan.seconds:
+        kind, _, victim = chance.choices(chosen, weights)[0]
+        yield Blow(at=at, kind=kind, victim=victim or chance.choice(KINDS[kind].victims))
+        at += chance.uniform(0.5, 1.5) * plan.every_seconds
+
+
+class Harness:
+    """One run over a world."""
+
+    def __init__(self, plan: Plan, world: World, tell: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._world = world
+        self._tell = tell
+        self._jobs = list(jobs(plan.seed, batches=plan.batches, lines=plan.lines, ends=plan.ends))
+        self._ids: dict[int, str] = {}
+        self._watcher = Watcher()
+        self._stopped = threading.Event()
+        self._stall = 0.0
+        self._errors: list[str] = []
+        self.blows = 0
+
+    def run(self) -> Report:
+        """Feed, strike, wait, check."""
+        threads = [threading.Thread(target=self._guarded, args=(self._feed, place)) for place in range(FEEDERS)]
+        threads.append(threading.Thread(target=self._guarded, args=(self._watch,)))
+        for thread in threads:
+            thread.start()
+        try:
+            began = time.monotonic()
+            self._strike(began)
+            self._world.heal()
+            self._tell(f"{time.monotonic() - began:6.1f} s  the faults are over")
+            wait_until(self._is_over, "end of all batches", seconds_max=self._plan.end_seconds_max)
+        except AssertionError as error:
+            self._errors.append(str(error))
+        finally:
+            self._stopped.set()
+            for thread in threads:
+                thread.join()
+        return self._report()
+
+    def _guarded(self, work: Callable[..., None], *arguments: int) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:  # noqa: BLE001  a thread that ends must be heard of
+            self._errors.append(f"{work.__name__}: {type(error).__name__}: {error}")
+
+    def _strike(self, began: float) -> None:
+        chance = random.Random(self._plan.seed + 1)
+        for blow in schedule(self._plan):
+            while (left := began + blow.at - time.monotonic()) > 0:
+                time.sleep(min(left, LOOK_SECONDS))
+            self._tell(f"{blow}   ({time.monotonic() - began:.1f} s)")
+            KINDS[blow.kind].fault(self._world, chance, blow.victim)
+            self.blows += 1
+
+    def _feed(self, place: int) -> None:
+        """Create every so many-th batch, over the time of the faults, and cancel what is to be cancelled."""
+        began = time.monotonic()
+        run = f"chaos-{self._plan.seed}"
+        for job in self._jobs[place::FEEDERS]:
+            at = began + 0.7 * self._plan.seconds * job.number / len(self._jobs)
+            while time.monotonic() < at and not self._stopped.is_set():
+                time.sleep(LOOK_SECONDS)
+            file_id = self._steadily(lambda job=job: job.upload(self._world.client))
+            batch_id = self._steadily(lambda job=job, file=file_id: job.create(self._world.client, run, file))
+            self._ids[job.number] = batch_id
+            if job.is_cancelled:
+                time.sleep(LOOK_SECONDS)
+                self._cancel(batch_id)
+
+    def _cancel(self, batch_id: str) -> None:
+        def cancel() -> object:
+            batch = self._world.client.batches.retrieve(batch_id)
+            if batch.status in {"validating", "in_progress"}:
+                return self._world.client.batches.cancel(batch_id)
+            return batch
+
+        self._steadily(cancel)
+
+    def _steadily(self, call: Callable[[], T]) -> T:
+        until = time.monotonic() + TRY_SECONDS_MAX + self._plan.seconds
+        while True:
+            try:
+                return call()
+            except AWAY:
+                if time.monotonic() > until or self._stopped.is_set():
+                    raise
+                time.sleep(LOOK_SECONDS)
+
+    def _watch(self) -> None:
+        moved, lines = time.monotonic(), -1
+        while not self._stopped.is_set():
+            time.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            try:
+                final = self._watcher.look(self._world.batches())
+            except AWAY:
+                continue
+            if final != lines or self._nothing_is_open():
+                self._stall = max(self._stall, now - moved)
+                moved, lines = now, final
+
+    def _nothing_is_open(self) -> bool:
+        return all(batch["status"] in checker.OVER for batch in self._watcher.seen.values())
+
+    def _is_over(self) -> bool:
+        if self._errors:
+            raise AssertionError("; ".join(self._errors))
+        return len(self._ids) == len(self._jobs) and all(
+            self._watcher.seen.get(batch_id, {}).get("status") in checker.OVER for batch_id in self._ids.values()
+        )
+
+    def _report(self) -> Report:
+        verdict = Verdict()
+        for told in self._watcher.told:
+            verdict.say(told, wrong=1)
+        by_number = {job.number: job for job in self._jobs}
+        for number, batch_id in self._ids.items():
+            status = self._watcher.seen.get(batch_id, {}).get("status", "unknown")
+            if status in checker.OVER:
+                self._check(by_number[number], batch_id, verdict)
+            else:
+                verdict.say(f"job {number} ({batch_id}) hangs in {status}", lost=by_number[number].lines)
+        checker.check_ledger(self._world.client, self._world.batches(), verdict)
+        return self._judged(Report(verdict=verdict, failures=[*self._errors, *verdict.told]))
+
+    def _check(self, job: Job, batch_id: str, verdict: Verdict) -> None:
+        try:
+            checker.check(self._world.client.with_options(max_retries=5), job, batch_id, verdict)
+        except (*AWAY, KeyError, TypeError) as error:
+            told = f"job {job.number} ({batch_id}) cannot be checked: {type(error).__name__}: {error}"
+            verdict.say(told, lost=job.lines)
+
+    def _judged(self, report: Report) -> Report:
+        world, verdict = self._world, report.verdict
+        stats = world.backend.stats()
+        repeats_max = world.in_flight_max
+        if stats["repeats"] > repeats_max:
+            report.failures.append(f"{stats['repeats']} calls were repeated, {repeats_max} may be")
+        kills = ", ".join(f"{name} {count}" for name, count in sorted(world.hard.items()))
+        soft = ", ".join(f"{name} {count}" for name, count in sorted(world.soft.items()))
+        report.table = [
+            ("seed", str(self._plan.seed)),
+            ("batches", str(len(self._ids))),
+            ("lines", f"{sum(job.lines for job in self._jobs):,}"),
+            ("kills", f"{world.hard.total()} ({kills})"),
+            ("other faults", f"{world.soft.total()} ({soft})"),
+            ("calls", f"{stats['calls']:,} ({sum(stats.get('spoilt', {}).values()):,} spoilt by the backend)"),
+            ("calls repeated", str(stats["repeats"])),
+            ("in flight at kills", f"{world.in_flight} at the backend, {repeats_max} at most by the limits"),
+            ("lost", str(verdict.lost)),
+            ("double", str(verdict.double)),
+            ("wrong bill", str(verdict.wrong_bill)),
+            ("otherwise wrong", str(verdict.wrong)),
+            ("longest stall", f"{self._stall:.1f} s"),
+        ]  # fmt: skip
+        return report
+
+
+def run(plan: Plan, data: Path, *, mock: str | None = None, tell: Callable[[str], None] = print) -> Report:
+    """Start an installation in a folder, run the plan on it, and stop it.
+
+    Args:
+        plan: What to do.
+        data: An empty folder, or one that does not exist.
+        mock: Address of a backend that runs elsewhere; without it one is started.
+        tell: Takes what happens.
+    """
+    tell(f"seed {plan.seed}")
+    with Backend(plan.seed, mock) as backend:
+        backend.set(latency=plan.latency_seconds if backend.is_own else f"{plan.latency_seconds}s")
+        models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)
+        environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW_SHORT}"]', "TIDEMILL_GRACE_SECONDS": "2"}
+        with Stack(data, models, environ) as stack:
+            world = World(stack, backend, per_process=plan.max_in_flight * len(MODELS))
+            try:
+                return Harness(plan, world, tell).run()
+            finally:
+                world.heal()

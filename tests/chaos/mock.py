@@ -1,0 +1,235 @@
+"""The backend of the fault runs: a process of its own that answers, counts, and misbehaves as a seed says.
+
+`GET /stats` gives its counters, `POST /set?NAME=VALUE` changes its behaviour. What becomes of a call is decided by
+the seed, the line and how often the line came, so a run can be repeated. A call that was answered well, or was
+about to be, counts; one that a fault of this server spoilt does not, since its line has to come again.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import sys
+from collections import Counter
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httptools
+import orjson
+import uvloop
+
+REFUSED_EVERY = 97
+"""Each line whose number is a multiple of it is answered with a 400, every time."""
+HUGE_BYTES = 100 << 20
+CHUNK_BYTES = 1 << 20
+FAULTY_TRIES_MAX = 3
+"""From the next try on a line is answered well."""
+FAULTS = ("429", "500", "cut", "html", "huge", "nothing", "close")
+PHRASES = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Down"}
+
+
+def usage_of(text: str) -> tuple[int, int]:
+    """Tokens of a line, input and output: known to whoever knows the line."""
+    digest = hashlib.blake2b(text.encode(), digest_size=2).digest()
+    return 1 + digest[0] % 50, 1 + digest[1] % 20
+
+
+def answer_of(text: str) -> str:
+    """What a line is answered with."""
+    return f"echo: {text}"
+
+
+class Mock:
+    """Behaviour and counters; `shares` says for each fault which part of the calls it meets."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.latency_seconds = 0.0
+        self.is_down = False
+        self.shares: dict[str, float] = {}
+        self.came: Counter[bytes] = Counter()
+        self.good: Counter[bytes] = Counter()
+        self.spoilt: Counter[str] = Counter()
+        self.in_flight = 0
+
+    def stats(self) -> dict[str, Any]:
+        """What was counted; `repeats` are calls for a line after one that was not spoilt."""
+        good = self.good.total()
+        return {
+            "calls": self.came.total(),
+            "good": good,
+            "lines": len(self.good),
+            "repeats": good - len(self.good),
+            "in_flight": self.in_flight,
+            "spoilt": dict(self.spoilt),
+        }
+
+    def set(self, query: str) -> None:
+        """Change the behaviour."""
+        for name, value in parse_qsl(query):
+            if name == "latency":
+                self.latency_seconds = float(value)
+            elif name == "down":
+                self.is_down = value == "true"
+            else:
+                self.shares[name] = float(value)
+
+    def fate(self, text: bytes) -> str:
+        """What becomes of this call: `well`, or the name of a fault."""
+        self.came[text] += 1
+        if self.is_down:
+            return "down"
+        nth = self.came[text]
+        if nth > FAULTY_TRIES_MAX:
+            return "well"
+        digest = hashlib.blake2b(b"%d %d %b" % (self.seed, nth, text), digest_size=8).digest()
+        dice = int.from_bytes(digest, "big") / (1 << 64)
+        for name, share in self.shares.items():
+            if dice < share:
+                return name
+            dice -= share
+        return "well"
+
+
+class Connection(asyncio.Protocol):
+    """One connection; calls on it come one after the other."""
+
+    def __init__(self, mock: Mock) -> None:
+        self._mock = mock
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._body: list[bytes] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        del error
+        for task in self._tasks:
+            task.cancel()
+        self._room.set()
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self._url, self._body = b"", []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        parts = urlsplit(self._url.decode())
+        match parts.path:
+            case "/stats":
+                self._send(200, orjson.dumps(self._mock.stats()))
+            case "/set":
+                self._mock.set(parts.query)
+                self._send(200, b"{}")
+            case path if path.startswith("/v1/") and self._parser.get_method() == b"POST":
+                task = asyncio.ensure_future(self._answer(path, b"".join(self._body)))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case _:
+                self._send(200, b'{"object":"list","data":[]}')
+
+    def _send(self, status: int, body: bytes, *, kind: str = "application/json", more: str = "") -> None:
+        assert self._transport is not None
+        head = f"HTTP/1.1 {status} {PHRASES[status]}\r\ncontent-type: {kind}\r\n{more}"
+        self._transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+    async def _answer(self, path: str, body: bytes) -> None:
+        mock = self._mock
+        asked = orjson.loads(body)
+        text = asked["input"] if path.endswith("embeddings") else asked["messages"][-1]["content"]
+        fate = mock.fate(text.encode())
+        if fate == "well":
+            mock.good[text.encode()] += 1
+        else:
+            mock.spoilt[fate] += 1
+        mock.in_flight += 1
+        try:
+            if mock.latency_seconds:
+                await asyncio.sleep(mock.latency_seconds)
+            await self._fulfil(fate, path, text)
+        finally:
+            mock.in_flight -= 1
+
+    async def _fulfil(self, fate: str, path: str, text: str) -> None:
+        assert self._transport is not None
+        match fate:
+            case "well" if int(text.rpartition(" ")[2]) % REFUSED_EVERY == 0:
+                self._send(400, b'{"error":{"message":"Refused.","type":"test","param":null,"code":"refused"}}')
+            case "well":
+                self._send(200, orjson.dumps(_content(path, text)))
+            case "429":
+                self._send(429, _error("slow down"), more="retry-after: 0.3\r\n")
+            case "500":
+                self._send(500, _error("stumbled"))
+            case "down":
+                self._send(503, _error("down"))
+            case "cut":
+                whole = orjson.dumps(_content(path, text))
+                self._send(200, whole[: len(whole) // 2])
+            case "html":
+                self._send(200, b"<html><body>502 Bad Gateway</body></html>", kind="text/html")
+            case "huge":
+                await self._pour()
+            case "nothing":
+                await asyncio.get_running_loop().create_future()
+            case _:
+                self._transport.abort()
+
+    async def _pour(self) -> None:
+        """A reply of `HUGE_BYTES`, for as long as anybody takes it."""
+        assert self._transport is not None
+        self._transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % HUGE_BYTES
+        )
+        for _ in range(HUGE_BYTES // CHUNK_BYTES):
+            await self._room.wait()
+            if self._transport.is_closing():
+                return
+            self._transport.write(b" " * CHUNK_BYTES)
+
+
+def _error(text: str) -> bytes:
+    return orjson.dumps({"error": {"message": text, "type": "test", "param": None, "code": None}})
+
+
+def _content(path: str, text: str) -> dict[str, Any]:
+    read, written = usage_of(text)
+    if path.endswith("embeddings"):
+        usage = {"prompt_tokens": read, "total_tokens": read}
+        data = [{"object": "embedding", "index": 0, "embedding": [read, written]}]
+        return {"object": "list", "data": data, "usage": usage}
+    message = {"role": "assistant", "content": answer_of(text)}
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return {"id": "x", "object": "chat.completion", "created": 1, "choices": [choice], "usage": usage}
+
+
+async def _serve(mock: Mock) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(mock), "127.0.0.1", 0, backlog=2048)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    # Whoever started this process ends it by closing its stdin, also where it is killed.
+    await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seed", type=int, default=0)
+    uvloop.run(_serve(Mock(arguments.parse_args().seed)))

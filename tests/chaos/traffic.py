@@ -1,0 +1,117 @@
+"""What a run asks for: batches of mixed size for several models, and some that are cancelled or expire."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from chaos.mock import REFUSED_EVERY, answer_of, usage_of
+from openai import OpenAI
+
+MODELS = {"chat-a": "/v1/chat/completions", "chat-b": "/v1/chat/completions", "embed": "/v1/embeddings"}
+WINDOW_SHORT = "20s"
+CANCELLED_EVERY = 7
+EXPIRING_EVERY = 11
+SIZES = (1, 7, 60, 400)
+"""Of small batches; the rest share what is left of the lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One batch that is asked for.
+
+    Attributes:
+        number: Its place in the run.
+        model: What it asks.
+        lines: How many.
+        window: Its completion window.
+        is_cancelled: Whether it is cancelled on the way.
+        padding: Bytes added to one of its lines, which makes that one travel by reference.
+    """
+
+    number: int
+    model: str
+    lines: int
+    window: str = "24h"
+    is_cancelled: bool = False
+    padding: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every line is to be run."""
+        return self.window != WINDOW_SHORT and not self.is_cancelled
+
+    @property
+    def endpoint(self) -> str:
+        """Where its lines go."""
+        return MODELS[self.model]
+
+    def text(self, index: int) -> str:
+        """What line `index` asks; no two lines of a run ask the same."""
+        padding = "x" * self.padding if index == self.lines // 2 else ""
+        return f"{padding}job {self.number} line {index}"
+
+    def content(self) -> bytes:
+        """The input file."""
+        return b"".join(orjson.dumps(self._line(index)) + b"\n" for index in range(self.lines))
+
+    def is_refused(self, index: int) -> bool:
+        """Whether the backend refuses a line."""
+        return index % REFUSED_EVERY == 0
+
+    def is_answer(self, index: int, body: dict[str, Any]) -> bool:
+        """Whether this is what the backend says to a line."""
+        text = self.text(index)
+        if self.endpoint.endswith("embeddings"):
+            return bool(body["data"][0]["embedding"] == list(usage_of(text)))
+        return bool(body["choices"][0]["message"]["content"] == answer_of(text))
+
+    def upload(self, client: OpenAI) -> str:
+        """Upload the input; returns the file's id. Each call makes a file."""
+        return client.files.create(file=("in.jsonl", self.content()), purpose="batch").id
+
+    def create(self, client: OpenAI, run: str, file_id: str) -> str:
+        """Create the batch and return its id; however often it is called it is one batch."""
+        batch: dict[str, Any] = client.post(
+            "/batches",
+            cast_to=dict,
+            body={"input_file_id": file_id, "endpoint": self.endpoint, "completion_window": self.window},
+            options={"headers": {"Idempotency-Key": f"{run}-{self.number}"}},
+        )
+        return str(batch["id"])
+
+    def _line(self, index: int) -> dict[str, Any]:
+        text = self.text(index)
+        asked = (
+            {"input": text}
+            if self.endpoint.endswith("embeddings")
+            else {"messages": [{"role": "user", "content": text}]}
+        )
+        body = {"model": self.model, **asked}
+        return {"custom_id": f"l-{index}", "method": "POST", "url": self.endpoint, "body": body}
+
+
+def jobs(seed: int, *, batches: int, lines: int, ends: bool = True) -> Iterator[Job]:
+    """The batches of a run.
+
+    Args:
+        seed: Decides on sizes, models and order.
+        batches: How many.
+        lines: Of all of them together, at least.
+        ends: Whether some are cancelled and some expire.
+    """
+    chance = random.Random(seed)
+    small = [chance.choice(SIZES) for _ in range(batches // 2)]
+    rest = batches - len(small)
+    sizes = [*small, *(max(1, (lines - sum(small)) // rest) for _ in range(rest))]
+    chance.shuffle(sizes)
+    for number, size in enumerate(sizes):
+        yield Job(
+            number=number,
+            model=chance.choice(list(MODELS)),
+            lines=size,
+            window=WINDOW_SHORT if ends and number % EXPIRING_EVERY == EXPIRING_EVERY - 1 else "24h",
+            is_cancelled=ends and number % CANCELLED_EVERY == CANCELLED_EVERY - 1,
+            padding=300_000 if size in (60, 400) else 0,
+        )
