@@ -26,24 +26,19 @@ from tidemill.results.compaction import Compactor, TariffOf, stubborn, write_par
 from tidemill.results.fold import State
 from tidemill.results.live import Ack, Live
 from tidemill.results.ports import Sender, Tables
+from tidemill.results.publisher import Publisher
 from tidemill.results.tally import Tally
-from tidemill.schemas import ids, topics
-from tidemill.schemas.batch import FileReceipt
-from tidemill.schemas.codec import KIND, DecodeError, Headers, LineMark, encode
-from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.codec import DecodeError, LineMark
 from tidemill.schemas.messages import (
     Accepted,
     BatchCreated,
-    BatchRecord,
     CancelRequested,
     Command,
     Compacted,
     Fact,
-    FileRecord,
     Rejected,
     Tick,
 )
-from tidemill.schemas.part import file_key
 from tidemill.schemas.ports import Clock, NotFound, Store
 
 log = logging.getLogger(__name__)
@@ -95,7 +90,7 @@ class Partition:
         """
         self.number = number
         self._tables = tables
-        self._sender = sender
+        self._publisher = Publisher(sender)
         self._store = store
         self._clock = clock
         self._limits = limits
@@ -280,22 +275,8 @@ class Partition:
         for ack in acks:
             ack()
 
-    async def _send(
-        self, topic: str, key: str, value: bytes, *, headers: Headers = (), partition: int | None = None
-    ) -> int:
-        return await stubborn(
-            f"sending to {topic}",
-            lambda: self._sender.send(topic, key, value, headers=headers, partition=partition),
-        )
-
     async def _publish(self, live: Live) -> None:
-        if (batch := live.state.batch) is None:
-            return
-        if (progress := live.progress(self._clock())) is not None:
-            extras = batch.tidemill.model_copy(update={"progress": progress})
-            batch = batch.model_copy(update={"tidemill": extras})
-        record = BatchRecord(project=live.state.project, batch=batch, files_offset=live.state.files_offset)
-        await self._send(topics.BATCHES.name, batch.id, encode(record))
+        await self._publisher.batch(live.state, live.progress(self._clock()))
         live.published_at = self._clock()
 
     async def _publish_again(self, live: Live) -> None:
@@ -350,24 +331,17 @@ class Partition:
                 if live.state.is_over:
                     return
                 raise
-        await self._send(
-            topics.OUTCOMES.name,
-            live.state.id,
-            encode(fact),
-            headers=[(KIND, fact.kind.encode())],
-            partition=self.number,
-        )
+        await self._publisher.compacted(fact, self.number)
 
     async def _compacted(self, fact: Compacted) -> None:
         live = self._get(fact.batch_id)
         if live.state.is_over:
             await self._publish_again(live)
             return
-        offset = await self._publish_files(live.state, fact)
+        offset = await self._publisher.files(live.state, fact)
         live.state = fold.compacted(live.state, fact, offset)
         # Before the state says that the batch is over: from then on nothing would bill it any more.
-        if (entry := fold.billed(live.state, fact)) is not None:
-            await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
+        await self._publisher.bill(live.state, fact)
         self._tables.put_state(live.state)
         await self._tables.delivered()
         await self._publish(live)
@@ -375,32 +349,9 @@ class Partition:
             self._live.pop(fact.batch_id, None)
             self._start(self._clear({fact.batch_id}))
 
-    async def _publish_files(self, state: State, fact: Compacted) -> int | None:
-        offset = None
-        for part, found in (("output", fact.receipt.output), ("errors", fact.receipt.errors)):
-            if found is not None:
-                record = _file_record(state, part, found, fact.at)
-                offset = await self._send(topics.FILES.name, record.file.id, encode(record))
-        return offset
-
     async def _clear(self, over: set[str]) -> None:
         """Remove the parts of batches whose files are written; what fails here is left to the next take-over."""
         try:
             await self._compactor.clear(over)
         except OSError:
             log.exception("parts of batches that are over could not be removed")
-
-
-def _file_record(state: State, part: str, found: FileReceipt, at: int) -> FileRecord:
-    life = state.output_expires_after.seconds if state.output_expires_after else BATCH_FILE_LIFE_SECONDS
-    file_id = ids.derived_file_id(state.id, part)
-    name = f"{state.id}_{'output' if part == 'output' else 'errors'}.jsonl"
-    file = File(
-        id=file_id,
-        bytes=found.bytes,
-        created_at=at,
-        expires_at=at + life,
-        filename=name,
-        purpose="batch_output",
-    )
-    return FileRecord(project=state.project, file=file, key=file_key(file_id), sha256=found.sha256)

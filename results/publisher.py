@@ -1,0 +1,70 @@
+"""What the stage tells the others: a batch as it is, its files, its bill, and to itself that files are written."""
+
+from tidemill.results import fold
+from tidemill.results.compaction import stubborn
+from tidemill.results.fold import State
+from tidemill.results.ports import Sender
+from tidemill.schemas import ids, topics
+from tidemill.schemas.batch import FileReceipt, Progress
+from tidemill.schemas.codec import KIND, Headers, encode
+from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.messages import BatchRecord, Compacted, FileRecord
+from tidemill.schemas.part import file_key
+
+
+class Publisher:
+    """Appends to the log, however long that takes: nothing goes on before the others can know of it."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    async def batch(self, state: State, progress: Progress | None) -> None:
+        """Publish a batch, once it is known what it is."""
+        if (batch := state.batch) is None:
+            return
+        if progress is not None:
+            extras = batch.tidemill.model_copy(update={"progress": progress})
+            batch = batch.model_copy(update={"tidemill": extras})
+        record = BatchRecord(project=state.project, batch=batch, files_offset=state.files_offset)
+        await self._send(topics.BATCHES.name, batch.id, encode(record))
+
+    async def files(self, state: State, fact: Compacted) -> int | None:
+        """Publish the files of a batch; returns the offset of the last record, None if it has no file."""
+        offset = None
+        for part, found in (("output", fact.receipt.output), ("errors", fact.receipt.errors)):
+            if found is not None:
+                record = _file_record(state, part, found, fact.at)
+                offset = await self._send(topics.FILES.name, record.file.id, encode(record))
+        return offset
+
+    async def bill(self, state: State, fact: Compacted) -> None:
+        """Publish what a batch costs, if anything of it was run."""
+        if (entry := fold.billed(state, fact)) is not None:
+            await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
+
+    async def compacted(self, fact: Compacted, partition: int) -> None:
+        """Say that a batch's files are written."""
+        headers = [(KIND, fact.kind.encode())]
+        await self._send(topics.OUTCOMES.name, fact.batch_id, encode(fact), headers=headers, partition=partition)
+
+    async def _send(
+        self, topic: str, key: str, value: bytes, *, headers: Headers = (), partition: int | None = None
+    ) -> int:
+        return await stubborn(
+            f"sending to {topic}",
+            lambda: self._sender.send(topic, key, value, headers=headers, partition=partition),
+        )
+
+
+def _file_record(state: State, part: str, found: FileReceipt, at: int) -> FileRecord:
+    life = state.output_expires_after.seconds if state.output_expires_after else BATCH_FILE_LIFE_SECONDS
+    file_id = ids.derived_file_id(state.id, part)
+    file = File(
+        id=file_id,
+        bytes=found.bytes,
+        created_at=at,
+        expires_at=at + life,
+        filename=f"{state.id}_{part}.jsonl",
+        purpose="batch_output",
+    )
+    return FileRecord(project=state.project, file=file, key=file_key(file_id), sha256=found.sha256)
