@@ -135,9 +135,11 @@ class Harmed(Results):
             thread.thread_loop.call_soon_threadsafe(coordinator._coordination_task.cancel)
         if HARM == "park":
             # As when a broker's access rules change: the coordinator meets an error that it leaves to the user.
-            async def refused():
+            async def refused(*_):
                 raise GroupAuthorizationFailedError(coordinator.group_id)
-            coordinator.ensure_coordinator_known = refused
+            coordinator.ensure_active_group = refused
+            # And at a moment when no fetch waits, as under backpressure: a fetch that waits is told, and raises.
+            coordinator._subscription.abort_waiters = lambda error: None
             thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 
 stream.run(settings.load(), Harmed)
