@@ -42,6 +42,8 @@ class Made:
     """Whether that backend has failed no other line since."""
     spread: bool = False
     """Whether its budget of retries is spent."""
+    brisk: bool = False
+    """Whether it refused this call while it answers most."""
     wait_seconds: float | None = None
     """How long it asked us to wait, where that is to be taken as said to this line."""
 
@@ -123,7 +125,7 @@ class Caller:
         full = end.is_full
         # Where most calls are answered, it is not this line that was asked to wait but one call among many; the
         # next line in its place would be the same load.
-        heeds = not full or backend.limit.is_pressed
+        is_chance = full and not backend.limit.is_pressed
         self._fleet.failed(place, end.kind, (line.head.batch_id, line.index), now, full=full, asked=asked)
         if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
             backend.warned_at = now
@@ -136,7 +138,8 @@ class Caller:
             backend.answered_at,
             alone=not backend.fails_all,
             spread=not self._fleet.may_retry(place),
-            wait_seconds=asked if heeds else None,
+            brisk=is_chance,
+            wait_seconds=None if is_chance else asked,
         )
 
     async def _fetched(self, ref: LineRef) -> bytes:

@@ -12,13 +12,15 @@ all of the highest calls, the other as many of these as of all.
 | ten of the last 32 calls, or of the highest, are refused | the limit falls to what is in flight, or to half |
 
 The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. Later each
-answer earns a hundredth of a refusal, and a trial is made when what it may cost has been earned: so at most about
-one in a hundred calls is refused for the sake of trials.
+answer earns a part of a refusal, and a trial is made when what it may cost has been earned: so at most about one
+in two hundred calls is refused for the sake of trials. A few refusals near the limit are `relief.py`'s matter.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from tidemill.processors.relief import Relief
 
 START_CALLS: Final = 8
 """Sure at the beginning."""
@@ -36,7 +38,7 @@ EDGE_CALLS: Final = 2
 PRESSED_CALLS_MIN: Final = 8
 KEPT_PART: Final = 0.8
 """Of the limit, where calls are not answered in time or the backend itself says that it has too many."""
-CREDIT_PER_ANSWER: Final = 0.01
+CREDIT_PER_ANSWER: Final = 0.005
 CREDIT_REFUSALS_MAX: Final = 16.0
 """At the beginning there is as much, so that the first trials go fast."""
 
@@ -100,6 +102,7 @@ class Limit:
         self._cuts = 0
         self._all = _Window()
         self._edge = _Window()
+        self._relief = Relief()
         self._credit = CREDIT_REFUSALS_MAX
         self._is_held = False
 
@@ -188,8 +191,12 @@ class Limit:
 
     def _begun(self, now: float) -> _Trial | None:
         """A new trial, where one may be made."""
-        if self._is_held or self.sure >= self._calls_max or self._credit < TRIAL_CALLS_MIN:
+        if self._is_held or not self._relief.allows(self.sure + 1) or self.sure >= self._calls_max:
             return None
+        if self._credit < TRIAL_CALLS_MIN:
+            return None
+        while self._step > 1 and not self._relief.allows(self.sure + self._step):
+            self._step //= 2
         # A share of a step may be less than one call.
         self._step = max(self._step, math.ceil(1 / self._share))
         self._trials += 1
@@ -211,6 +218,7 @@ class Limit:
         ):
             self.sure = min(self.sure + self._step, self._calls_max)
             self._step = min(2 * self._step, self.sure)
+            self._relief.begin()
             self._trial = None
 
     def _note(self, slot: Slot, refused: int) -> None:
@@ -220,6 +228,11 @@ class Limit:
         self._all.note(refused)
         if slot.is_edge:
             self._edge.note(refused)
+        if not slot.trial and (calls := self._relief.note(self.sure, refused=bool(refused))) is not None:
+            self.sure = min(calls, self._calls_max)
+            self._step = 1
+            self._trial = None
+            self._cuts += 1
 
     def _cut(self, calls: int) -> None:
         self.sure = max(1, calls)
@@ -228,3 +241,4 @@ class Limit:
         self._cuts += 1
         self._all = _Window()
         self._edge = _Window()
+        self._relief.reset()

@@ -28,6 +28,8 @@ FAULT_WAIT_SECONDS_MIN: Final = 5.0
 ATTEMPTS_MIN: Final = 10
 PATIENCE_SECONDS: Final = 300.0
 SPREAD_SECONDS_MIN: Final = 5.0
+BRISK_PART: Final = 0.2
+"""Of a wait, where one call was refused among many that are answered."""
 
 _OUTAGES: Final = frozenset({429, 502, 503, 504})
 _SUSPECTS: Final = frozenset({408, 409, 425})
@@ -101,6 +103,7 @@ def decide(
     well: bool,
     alone: bool = True,
     spread: bool = False,
+    brisk: bool = False,
     deadline: float,
     chance: float,
     retry_after: float | None = None,
@@ -116,6 +119,7 @@ def decide(
         well: Whether the backend that failed has answered another line since then.
         alone: Whether the backend has failed no other line since it last answered one.
         spread: Whether the budget of tries is spent.
+        brisk: Whether it was refused while most calls are answered.
         deadline: Unix time after which no call is made.
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
         retry_after: Seconds the backend asked us to wait.
@@ -131,6 +135,8 @@ def decide(
         return GiveUp()
     # The exponent is bounded, as a line may be tried for days.
     wait = chance * min(policy.wait_seconds_max, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
+    if brisk:
+        wait *= BRISK_PART
     if kind is Kind.FAULT:
         wait = max(wait, policy.fault_wait_seconds_min * (1 + chance))
     elif spread:

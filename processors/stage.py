@@ -284,6 +284,7 @@ class Stage:
             well=made.answered_at > line.since,
             alone=made.alone,
             spread=made.spread,
+            brisk=made.brisk,
             deadline=line.head.deadline,
             chance=self._chance(),
             retry_after=made.wait_seconds,

@@ -28,6 +28,7 @@ class Sample:
 class Server:
     """Takes as many calls as its capacity at the time; refuses the others at once, and some at random at the end.
 
+    `crowded` says from how many calls in flight on a part of them is refused at once, and which part.
     `capacity` and `latency_seconds` are functions of the time; a capacity of 0 is a server that is down.
     """
 
@@ -38,6 +39,7 @@ class Server:
         capacity: Callable[[float], int],
         latency_seconds: Callable[[random.Random], float] = lambda _: 0.1,
         refused_share: float = 0.0,
+        crowded: tuple[int, float] | None = None,
         retry_after: float | None = 1.0,
         seed: int = 0,
     ) -> None:
@@ -47,6 +49,7 @@ class Server:
         self._capacity = capacity
         self._latency_seconds = latency_seconds
         self._refused_share = refused_share
+        self._crowded = crowded
         self._retry_after = retry_after
         self._rng = random.Random(seed)
         self._ends: list[tuple[float, int, Pass, bool, bool]] = []
@@ -74,6 +77,8 @@ class Server:
     def _send(self, call: Pass) -> None:
         self._number += 1
         taken = self.in_flight < self._capacity(self.now)
+        if self._crowded is not None and self.in_flight >= self._crowded[0]:
+            taken = taken and self._rng.random() >= self._crowded[1]
         if taken:
             self.in_flight += 1
             at = self.now + self._latency_seconds(self._rng)

@@ -51,7 +51,7 @@ def test_refusals_at_random_are_no_limit(share: float, seed: int) -> None:
     server = Server(lone(Limit(100)), capacity=lambda _: 1000, refused_share=share, seed=seed)
     server.run(5)
     steady = server.run(10)
-    assert steady.sent >= 0.95 * 1000 * 10
+    assert steady.sent >= 0.9 * 1000 * 10
 
 
 def test_it_never_starves() -> None:
@@ -117,3 +117,12 @@ def test_a_held_limit_does_not_grow() -> None:
     limit.hold(False)
     server.run(10)
     assert server.in_flight == 256
+
+
+def test_a_few_refusals_near_the_limit_are_relieved() -> None:
+    """A server whose count lags refuses some calls below its capacity; with a little less in flight it does not."""
+    server = Server(lone(Limit(128)), capacity=lambda _: 64, crowded=(60, 0.2))
+    server.run(20)
+    steady = server.run(40)
+    assert steady.refused_share <= STEADY_REFUSED_MAX
+    assert steady.answered >= 0.88 * 640 * 40
