@@ -24,6 +24,7 @@ app = typer.Typer(
 keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(operator.dead_app, name="dead")
+app.command()(operator.rebuild)
 
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, /v1 included.", show_default=False)]
 ApiKey = Annotated[str | None, typer.Option(help="Key to the service.", show_default=False)]
@@ -123,18 +124,21 @@ def run(
     receipt: ReceiptFile = None,
     endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
     window: Annotated[str, typer.Option(help="How long the batch may take.")] = "24h",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=64, help="Batches at one time, where the file is more than one holds.")
+    ] = 4,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data: DataFolder = None,
 ) -> None:
-    """Run a file as a batch: upload, follow, download, check. Ctrl-C leaves it running."""
+    """Run a file of any size: upload, follow, download, check. Ctrl-C leaves it running."""
     from tidemill.client import run as command
     from tidemill.client.place import Sink
 
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
     sink = Sink(output=output, errors=errors, receipt=receipt)
-    job = command.run(talk, target, file, sink, endpoint=endpoint, window=window)
+    job = command.run(talk, target, file, sink, endpoint=endpoint, window=window, parallel=parallel)
     raise typer.Exit(command.ended(talk, job))
 
 

@@ -72,6 +72,23 @@ def requeue_dead(
     run(letters.requeue(place(config, data)[1], None if everything else chosen, typer.echo, again=again))
 
 
+def rebuild(
+    batches: Annotated[list[str], typer.Argument(help="Ids of batches that are over.")],
+    *,
+    write: Annotated[bool, typer.Option("--write", help="Replace files that are missing or damaged.")] = False,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Make the files of batches again from the log, without a call, and compare them with their receipts."""
+    from tidemill.ops import rebuild as work
+    from tidemill.store import open_store
+
+    loaded, where = place(config, data)
+    store = open_store(loaded.store_url)
+    is_well = run(work.rebuild(where, store, batches[: work.BATCHES_MAX], typer.echo, write=write))
+    raise typer.Exit(0 if is_well else FAILED)
+
+
 def place(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
     """The settings, and the Kafka that a command speaks to: the one that is set, else that of a local service."""
     from tidemill import settings

@@ -1,12 +1,13 @@
 """The door to Kafka for commands: a topic is read from end to end without a group, and nothing is left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
 
 from tidemill.kafka import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable
 from tidemill.security import Kafka, client_options
@@ -38,7 +39,7 @@ class Reader:
             first, end = await self._consumer.beginning_offsets(tps), await self._consumer.end_offsets(tps)
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
-    async def records(self, topic: str, numbers: Iterable[int] | None = None) -> AsyncIterator[Any]:
+    async def records(self, topic: str, numbers: Iterable[int] | None = None) -> AsyncGenerator[Any, None]:
         """All records of a topic, each partition in order.
 
         Args:
@@ -77,6 +78,11 @@ class Reader:
                 ]
                 if found or len(left) < len(ends):
                     return found
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that a key falls into: Kafka's default partitioner."""
+    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 @asynccontextmanager

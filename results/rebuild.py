@@ -1,0 +1,181 @@
+"""The files of a batch that is over are made again, from the log alone and without a call to a backend.
+
+1. Read the outcomes of the batch in the order of the log. The first result of a line counts, as it did then; once
+   as many lines are there as the batch had when it closed, nothing more is taken, as then.
+2. Write them as parts into a scratch store, and compact these: lines that were not run come from the input again.
+3. Compare the receipt with the one that was published.
+
+What is no longer in the log, or in the store where it was too large for the log, is missed and told.
+"""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from tidemill.results.compaction import Compactor, write_part
+from tidemill.results.fold import State
+from tidemill.results.live import Live
+from tidemill.results.scratch import Scratch
+from tidemill.results.tally import Tally
+from tidemill.schemas import codec
+from tidemill.schemas.batch import Batch, Receipt, Status
+from tidemill.schemas.bill import Tariff
+from tidemill.schemas.codec import DecodeError, Headers
+from tidemill.schemas.messages import InputRef
+from tidemill.schemas.part import PartError, PartRef, file_key
+from tidemill.schemas.ports import NotFound
+
+PART_BYTES: Final = 8 << 20
+
+
+class RebuildError(Exception):
+    """The files cannot be made again; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What came out."""
+
+    receipt: Receipt
+    published: Receipt
+    unreadable: int
+    """Records of the batch that could not be read, or whose line is gone from the store."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the files are the ones that were published, byte for byte."""
+        return self.receipt == self.published
+
+
+@dataclass
+class Rebuild:
+    """One batch that is made again.
+
+    Args:
+        batch: The batch as it was published.
+        store: Where its files are made; below lie the input and large results.
+
+    Raises:
+        RebuildError: It has no files.
+    """
+
+    batch: Batch
+    store: Scratch
+    _live: Live = field(init=False)
+    _parts: list[PartRef] = field(init=False, default_factory=list)
+    _unreadable: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if not self.batch.status.is_terminal:
+            raise RebuildError(f"{self.batch.id} is not over yet")
+        if self.batch.tidemill.receipt is None:
+            raise RebuildError(f"{self.batch.id} has no files: none of its lines was ever accepted")
+        self._live = Live(state=State(id=self.batch.id, partition=0), tally=Tally())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all lines were found that the batch had when it closed."""
+        return self._live.tally.done >= self._wanted
+
+    @property
+    def _wanted(self) -> int:
+        assert self.batch.tidemill.receipt is not None
+        output = self.batch.tidemill.receipt.output
+        return (output.lines if output else 0) + self.batch.request_counts.failed
+
+    async def take(self, headers: Headers, value: bytes) -> None:
+        """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
+
+        Raises:
+            OSError: The store failed.
+        """
+        if self.is_complete or not is_of(headers, self.batch.id):
+            return
+        try:
+            _, marks = codec.lines_marks(headers, len(value))
+            if (ref := codec.lines_ref(headers)) is not None:
+                end = ref.offset + ref.length
+                value = b"".join([chunk async for chunk in self.store.read(ref.key, ref.offset, end)])
+        except (DecodeError, NotFound, ValueError):
+            self._unreadable += 1
+            return
+        self._live.take(marks, value, 0.0)
+        if self._live.waiting_bytes >= PART_BYTES:
+            await self._flush()
+
+    async def finish(self) -> Rebuilt:
+        """Write the files into the scratch store.
+
+        Raises:
+            RebuildError: Lines are missing that were there, or the input that others come from.
+            OSError: The store failed.
+        """
+        await self._flush()
+        if not self.is_complete:
+            missing = self._wanted - self._live.tally.done
+            raise RebuildError(
+                f"{self.batch.id}: {missing} of {self._wanted} lines are in the log no more"
+                f" ({self._unreadable} records could not be read)"
+            )
+        compactor = Compactor(store=self.store, clock=time.time, part_bytes=PART_BYTES, tariff_of=_free)
+        try:
+            fact = await compactor.compact(self._closed(), self._live.tally)
+        except NotFound as error:
+            raise RebuildError(
+                f"{self.batch.id}: the input is gone, and lines that were not run need it"
+            ) from error
+        except PartError as error:
+            raise RebuildError(f"{self.batch.id}: {error}") from error
+        assert self.batch.tidemill.receipt is not None
+        return Rebuilt(receipt=fact.receipt, published=self.batch.tidemill.receipt, unreadable=self._unreadable)
+
+    def _closed(self) -> State:
+        """The batch as it was when its files were written."""
+        was = Status.CANCELLING if self.batch.status is Status.CANCELLED else Status.FINALIZING
+        return State(
+            id=self.batch.id,
+            partition=0,
+            batch=self.batch.model_copy(update={"status": was}),
+            input=InputRef(key=file_key(self.batch.input_file_id), bytes=0),
+            ending=self.batch.status,
+            closed=True,
+            parts=tuple(self._parts),
+        )
+
+    async def _flush(self) -> None:
+        self._live.waiting_since = None
+        for shelf, failed in ((self._live.output, False), (self._live.errors, True)):
+            if shelf.lines:
+                number = len(self._parts)
+                self._parts.append(await write_part(self.store, self.batch.id, number, shelf, failed=failed))
+
+
+def is_of(headers: Iterable[tuple[str, bytes]], batch_id: str) -> bool:
+    """Whether a record of `outcomes` holds result lines of the batch."""
+    found = dict(headers)
+    return found.get(codec.KIND) == codec.LINES and found.get("tidemill-batch") == batch_id.encode()
+
+
+async def same(store: Scratch, key: str) -> bool:
+    """Whether the object below is the one above, byte for byte; False where there is none."""
+    try:
+        if await store.below.size(key) != await store.above.size(key):
+            return False
+        return await _digest(store.below.read(key)) == await _digest(store.above.read(key))
+    except NotFound:
+        return False
+
+
+async def _digest(chunks: AsyncIterator[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    async for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _free(model: str | None) -> Tariff:
+    """Nothing is billed here."""
+    del model
+    return Tariff()

@@ -1,0 +1,139 @@
+"""`tidemill rebuild`: the files of batches, made again from the log and compared with what was published."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+from tidemill.directory import DirectoryStore
+from tidemill.ops import kafka
+from tidemill.ops.kafka import Reader, partition_of
+from tidemill.results.rebuild import Rebuild, RebuildError, Rebuilt, same
+from tidemill.results.scratch import Scratch, ScratchError
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.batch import Batch, FileReceipt
+from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.part import file_key, file_kind, index_key
+from tidemill.schemas.ports import Store
+from tidemill.security import Kafka
+
+Say = Callable[[str], None]
+
+BATCHES_MAX: Final = 100
+"""Batches of one command; each is read from its partition of `outcomes` from end to end."""
+
+
+async def rebuild(where: Kafka, store: Store, batch_ids: Sequence[str], say: Say, *, write: bool) -> bool:
+    """Make the files of batches again.
+
+    Args:
+        where: The broker.
+        store: Where inputs and files are.
+        batch_ids: Which.
+        say: Takes a line for each.
+        write: Whether files that are missing or damaged are replaced, where the receipt is the published one.
+
+    Returns:
+        Whether all came out as they were published.
+
+    Raises:
+        LogUnavailable: The broker does not answer.
+        OSError: The store failed.
+    """
+    is_well = True
+    async with kafka.reading(where) as reader:
+        known, files = await _published(reader, set(batch_ids)), await _files(reader, batch_ids)
+        for batch_id in batch_ids:
+            if (batch := known.get(batch_id)) is None:
+                say(f"{batch_id}: there is no such batch")
+                is_well = False
+                continue
+            try:
+                is_well &= await _one(reader, store, batch, files, say, write=write)
+            except (RebuildError, ScratchError) as error:
+                say(str(error))
+                is_well = False
+    return is_well
+
+
+async def _one(reader: Reader, store: Store, batch: Batch, files: set[str], say: Say, *, write: bool) -> bool:
+    with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
+        above = DirectoryStore(Path(folder))
+        try:
+            scratch = Scratch(above, store)
+            work = Rebuild(batch, scratch)
+            number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
+            async with aclosing(reader.records(topics.OUTCOMES.name, [number])) as records:
+                async for record in records:
+                    await work.take(record.headers, record.value or b"")
+                    if work.is_complete:
+                        break
+            rebuilt = await work.finish()
+            say(f"{batch.id}: {_told(rebuilt)}")
+            if rebuilt.is_equal:
+                await _mend(scratch, batch, rebuilt, files, say, write=write)
+            return rebuilt.is_equal
+        finally:
+            await above.close()
+
+
+async def _mend(
+    scratch: Scratch, batch: Batch, rebuilt: Rebuilt, files: set[str], say: Say, *, write: bool
+) -> None:
+    """Compare what is in the store, and replace what is not as it should be."""
+    for failed, receipt in ((False, rebuilt.receipt.output), (True, rebuilt.receipt.errors)):
+        file_id = ids.derived_file_id(batch.id, file_kind(failed=failed))
+        if receipt is None:
+            continue
+        if file_id not in files:
+            say(f"  {file_id}: was deleted, and stays so")
+            continue
+        for key in (file_key(file_id), index_key(batch.id, failed=failed)):
+            if await same(scratch, key):
+                say(f"  {key}: well")
+            elif write:
+                await scratch.below.write(key, scratch.above.read(key))
+                say(f"  {key}: was missing or damaged, and is replaced")
+            else:
+                say(f"  {key}: is missing or damaged; --write replaces it")
+
+
+async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
+    found = {}
+    async for record in reader.records(topics.BATCHES.name):
+        key = (record.key or b"").decode(errors="replace")
+        if key in wanted and record.value is not None:
+            try:
+                found[key] = codec.decode_batch(record.value).batch
+            except DecodeError:
+                found.pop(key, None)
+    return found
+
+
+async def _files(reader: Reader, batch_ids: Sequence[str]) -> set[str]:
+    """Those files of the batches that were not deleted."""
+    wanted = {
+        ids.derived_file_id(name, file_kind(failed=failed)) for name in batch_ids for failed in (False, True)
+    }
+    found: set[str] = set()
+    async for record in reader.records(topics.FILES.name):
+        key = (record.key or b"").decode(errors="replace")
+        if key in wanted:
+            (found.discard if record.value is None else found.add)(key)
+    return found
+
+
+def _told(rebuilt: Rebuilt) -> str:
+    parts = [f"{name} {_shown(file)}" for name, file in _named(rebuilt) if file is not None]
+    equal = "equal to the published receipt" if rebuilt.is_equal else "NOT the published receipt"
+    odd = f"; {rebuilt.unreadable} records could not be read" if rebuilt.unreadable else ""
+    return f"{', '.join(parts) or 'no lines'}: {equal}{odd}"
+
+
+def _named(rebuilt: Rebuilt) -> list[tuple[str, FileReceipt | None]]:
+    return [("output", rebuilt.receipt.output), ("errors", rebuilt.receipt.errors)]
+
+
+def _shown(file: FileReceipt) -> str:
+    return f"{file.lines} lines, {file.bytes} bytes, sha256 {file.sha256[:16]}…"
