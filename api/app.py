@@ -20,6 +20,7 @@ from tidemill.api import (
     admin,
     auth,
     batches,
+    bounds,
     estimate,
     exchange,
     files,
@@ -61,7 +62,20 @@ def create_app(doors: Doors) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.doors = doors
     exchange.install(app)
-    for routes in (files, uploads, batches, estimate, results, retry, usage, admin, models, health, openapi):
+    for routes in (
+        files,
+        uploads,
+        batches,
+        bounds,
+        estimate,
+        results,
+        retry,
+        usage,
+        admin,
+        models,
+        health,
+        openapi,
+    ):
         app.include_router(routes.router)
     return app
 

@@ -4,8 +4,9 @@ from typing import Any
 
 from rich.console import Console
 
+from tidemill.client.ending import Exit, printable
 from tidemill.client.place import InputFault, Sink
-from tidemill.client.run import Exit, followed, printable
+from tidemill.client.run import followed
 from tidemill.client.service import Client
 from tidemill.client.target import Target
 

@@ -28,7 +28,13 @@ class Delivery:
 
 
 async def delivered(
-    client: Client, batch: Batch, sink: Sink, source: Path | None, display: Display
+    client: Client,
+    batch: Batch,
+    sink: Sink,
+    source: Path | None,
+    display: Display,
+    *,
+    span: tuple[int, int] | None = None,
 ) -> Delivery | None:
     """Fetch the files of a batch, and check them against its receipt and against the input.
 
@@ -42,6 +48,7 @@ async def delivered(
         sink: Where results go.
         source: The input, where it is at hand; without it only the receipt is checked.
         display: Shows the bytes.
+        span: Which bytes of the source are the batch's input, the first and the one after the last; else all.
 
     Raises:
         Refused: A file is not there any more.
@@ -58,7 +65,7 @@ async def delivered(
             await _fetched(client, batch.output_file_id, output, display, name="output", promised=promised[0]),
             await _fetched(client, batch.error_file_id, errors, display, name="errors", promised=promised[1]),
         )
-        told, faults = await asyncio.to_thread(_checked, batch, source, (output, errors), fetched)
+        told, faults = await asyncio.to_thread(_checked, batch, source, span, (output, errors), fetched)
         if sink.output is None and fetched[0]:
             await asyncio.to_thread(_print, output)
     told += _places(batch, sink, fetched)
@@ -89,6 +96,7 @@ def _forget(path: Path) -> None:
 def _checked(
     batch: Batch,
     source: Path | None,
+    span: tuple[int, int] | None,
     paths: tuple[Path, Path],
     fetched: tuple[FileReceipt | None, FileReceipt | None],
 ) -> tuple[list[str], list[str]]:
@@ -97,7 +105,7 @@ def _checked(
         return [], _differences(receipt, fetched) if receipt else []
     output, errors = (path if file else None for path, file in zip(paths, fetched, strict=True))
     try:
-        found = reconcile(source, output, errors)
+        found = reconcile(source, output, errors, span=span)
     except Damaged as error:
         return [], [str(error)]
     faults = found.disagrees(receipt) if receipt else []

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client.run import Exit, printable
+from tidemill.client.ending import Exit, printable
 from tidemill.client.service import Client
 from tidemill.client.target import Target
 from tidemill.schemas.access import ApiKey

@@ -188,6 +188,27 @@ class Lines:
             self._shown = (batch.status, now)
 
 
+class Silence:
+    """Shows nothing, for what is a part of something that is shown."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+
+    def transfer(self, name: str, size: int | None) -> None:
+        """Nothing."""
+
+    def moved(self, count: int) -> None:
+        """Nothing."""
+
+    def batch(self, batch: Batch) -> None:
+        """Nothing."""
+
+
 def display(console: Console) -> Display:
     """Bars where there is a terminal, else plain lines."""
     return Bars(console) if console.is_terminal else Lines(console)

@@ -1,6 +1,7 @@
 """Whether a batch's files hold each line of its input exactly once."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tidemill.schemas.batch import FileReceipt, Receipt
 LINE_BYTES_MAX = 64 << 20
 """A longer line is taken for a damaged file; an answer may have half of it."""
 EXAMPLES_MAX = 5
+WHOLE = (0, sys.maxsize)
 BOM = b"\xef\xbb\xbf"
 
 
@@ -85,8 +87,16 @@ def _lines_of(count: int) -> str:
     return f"{count:,} {'line' if count == 1 else 'lines'}"
 
 
-def reconcile(source: Path, output: Path | None, errors: Path | None) -> Reconciliation:
+def reconcile(
+    source: Path, output: Path | None, errors: Path | None, *, span: tuple[int, int] | None = None
+) -> Reconciliation:
     """Read the three files, a line at a time.
+
+    Args:
+        source: The input.
+        output: The output file, if there is one.
+        errors: The error file, if there is one.
+        span: Which bytes of the input count, from where a line begins to where one ends; else all.
 
     Of each id 16 bytes are kept, so memory grows with the number of lines, not with their size. What is
     still expected shrinks as it is found, and what was found is remembered to tell double from foreign.
@@ -96,7 +106,7 @@ def reconcile(source: Path, output: Path | None, errors: Path | None) -> Reconci
         OSError: A file cannot be read.
     """
     expected: set[bytes] = set()
-    for name, _ in _ids(source, is_input=True):
+    for name, _ in _ids(source, span or WHOLE):
         if (digest := _digest(name)) in expected:
             raise Damaged(f"{source}: the custom_id {name!r} stands there twice")
         expected.add(digest)
@@ -119,7 +129,7 @@ def reconcile(source: Path, output: Path | None, errors: Path | None) -> Reconci
                 examples.append(name)
         receipts.append(count.receipt if path else None)
     if expected and len(examples) < EXAMPLES_MAX:
-        missing = (name for name, _ in _ids(source, is_input=True) if _digest(name) in expected)
+        missing = (name for name, _ in _ids(source, span or WHOLE) if _digest(name) in expected)
         examples += [name for name, _ in zip(missing, range(EXAMPLES_MAX - len(examples)), strict=False)]
     return Reconciliation(
         lines=lines,
@@ -153,10 +163,18 @@ def _digest(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _ids(path: Path, *, is_input: bool = False) -> Iterator[tuple[str, bytes]]:
-    """Yield the id of each line with the line itself; blank lines and a mark at the start are an input's right."""
+def _ids(path: Path, span: tuple[int, int] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Yield the id of each line with the line itself; blank lines and a mark at the start are an input's right.
+
+    Args:
+        path: The file.
+        span: Of an input the bytes that count; None for a file of results.
+    """
+    is_input = span is not None
+    start, end = span or WHOLE
     with path.open("rb") as file:
-        lines = iter(lambda: file.readline(LINE_BYTES_MAX), b"")
+        file.seek(start)
+        lines = iter(lambda: file.readline(LINE_BYTES_MAX) if file.tell() < end else b"", b"")
         for number, line in enumerate(lines, start=1):
             text = line.removeprefix(BOM) if number == 1 and is_input else line
             if is_input and not text.strip():

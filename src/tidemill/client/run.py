@@ -9,7 +9,6 @@ import shlex
 import sys
 import time
 from collections.abc import Coroutine
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tidemill.client import split
 from tidemill.client.delivery import Delivery, delivered
+from tidemill.client.ending import Exit, printable
 from tidemill.client.place import InputFault, Sink, endpoint_of, size_of
+from tidemill.client.plan import fits
 from tidemill.client.progress import Display, display, duration
 from tidemill.client.reconciliation import Damaged, reconcile
 from tidemill.client.service import Client, Refused, Unreachable
@@ -30,29 +32,9 @@ POLL_SECONDS_MAX = 1.0
 POLL_GROWTH = 1.3
 
 
-class Exit(IntEnum):
-    """How a command ends."""
-
-    OK = 0
-    INEXACT = 1
-    """The files do not hold each line once, or are not those of the receipt."""
-    USAGE = 2
-    SOME_FAILED = 3
-    FAILED = 4
-    EXPIRED = 5
-    CANCELLED = 6
-    UNREACHABLE = 7
-    DETACHED = 130
-
-
 def console() -> Console:
     """Where all talk goes."""
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """A text that came from elsewhere, with nothing in it that a terminal would obey."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def found(talk: Console, **options: Any) -> Target:
@@ -83,13 +65,28 @@ def ended(talk: Console, command: Coroutine[Any, Any, Exit]) -> Exit:
 
 
 async def run(
-    talk: Console, target: Target, source: Path, sink: Sink, *, endpoint: str | None, window: str
+    talk: Console,
+    target: Target,
+    source: Path,
+    sink: Sink,
+    *,
+    endpoint: str | None,
+    window: str,
+    parallel: int = split.PARALLEL,
 ) -> Exit:
-    """Upload a file, make a batch of it, follow it to its end, fetch and check what it brought."""
+    """Upload a file, make a batch of it, follow it to its end, fetch and check what it brought.
+
+    A file that is more than one batch holds is run as many; see `tidemill.client.split`.
+    """
     sink = sink.checked(source)
     read = endpoint_of(source)
     asked = endpoint or read
     async with Client(target.base_url, target.api_key) as client:
+        bounds = await client.limits()
+        if not await asyncio.to_thread(fits, source, bounds):
+            return await split.run(
+                talk, client, target, source, sink, endpoint=asked, window=window, bounds=bounds, parallel=parallel
+            )
         try:
             with display(talk) as shown:
                 shown.transfer("upload", size_of(source))

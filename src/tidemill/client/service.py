@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import random
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -18,11 +19,12 @@ from typing import Any, BinaryIO, Self, TypeVar
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from tidemill.client.plan import Bounds
 from tidemill.schemas.batch import Batch, FileReceipt
 from tidemill.schemas.error import ErrorEnvelope
 
 CHUNK_BYTES = 256 << 10
-TRIES_MAX = 9
+TRIES_MAX = 14
 """Tries of one request, about half a minute with the pauses between them: a service that starts anew is back."""
 PAUSE_SECONDS_MAX = 8.0
 CONNECT_SECONDS_MAX = 5.0
@@ -31,6 +33,8 @@ SILENCE_SECONDS_MAX = 120.0
 ERROR_BYTES_MAX = 64 << 10
 PAGE_LINES_MAX = 100
 PAGES_MAX = 10_000
+DEFAULT_BOUNDS = Bounds(lines_max=50_000, bytes_max=209_715_200)
+"""What one batch may hold, where the service does not say."""
 
 Moved = Callable[[int], None]
 """Is told how many more bytes have gone by."""
@@ -83,19 +87,48 @@ class Client:
     ) -> None:
         await self._session.close()
 
-    async def upload(self, path: Path, moved: Moved) -> str:
-        """Upload a batch's input as it is read from disk; sent once. Returns the file's id."""
+    async def limits(self) -> Bounds:
+        """Read what one batch may hold; a service that does not say so has OpenAI's limits."""
+        try:
+            answer = await self._tried(lambda: self._send("GET", "/limits"))
+        except Refused as error:
+            if error.status != 404:  # noqa: PLR2004 - there is no such route
+                raise
+            return DEFAULT_BOUNDS
+        return Bounds(lines_max=int(answer["file_lines_max"]), bytes_max=int(answer["file_bytes_max"]))
+
+    async def upload(
+        self, path: Path, moved: Moved, *, span: tuple[int, int] | None = None, name: str | None = None
+    ) -> str:
+        """Upload a batch's input as it is read from disk; sent once.
+
+        Args:
+            path: The file.
+            moved: Is told of each chunk.
+            span: The bytes of it that are sent, the first and the one after the last; else all.
+            name: Its name at the service; else that of the file.
+
+        Returns:
+            The file's id there.
+        """
         with path.open("rb") as file, aiohttp.MultipartWriter("form-data") as form:
             form.append("batch").set_content_disposition("form-data", name="purpose")
-            part = form.append(_chunks(file, moved), {"content-type": "application/jsonl"})
-            part.set_content_disposition("form-data", name="file", filename=path.name)
+            part = form.append(_chunks(file, moved, span), {"content-type": "application/jsonl"})
+            part.set_content_disposition("form-data", name="file", filename=name or path.name)
             answer = await self._send("POST", "/files", data=form)
         return str(answer["id"])
 
-    async def create(self, input_file_id: str, endpoint: str, window: str) -> Batch:
-        """Make a batch of an uploaded file: one batch, also where an answer is lost and the request repeated."""
+    async def create(self, input_file_id: str, endpoint: str, window: str, *, key: str | None = None) -> Batch:
+        """Make a batch of an uploaded file: one batch, also where an answer is lost and the request repeated.
+
+        Args:
+            input_file_id: The file.
+            endpoint: What its lines ask for.
+            window: How long the batch may take.
+            key: The idempotency key; by default one that no other request has.
+        """
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
-        return self._batch(await self.make("/batches", body))
+        return self._batch(await self.make("/batches", body, key=key))
 
     async def retry(self, batch_id: str, wish: dict[str, Any]) -> Batch:
         """Make a batch of lines of another one that is over; one batch, as `create`."""
@@ -260,8 +293,10 @@ class _Transfer:
         self._hash, self._lines, self.size = hashlib.sha256(), 0, 0
 
 
-async def _chunks(file: BinaryIO, moved: Moved) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+async def _chunks(file: BinaryIO, moved: Moved, span: tuple[int, int] | None) -> AsyncIterator[bytes]:
+    start, end = span or (0, sys.maxsize)
+    file.seek(start)
+    while chunk := await asyncio.to_thread(file.read, min(CHUNK_BYTES, end - file.tell())):
         yield chunk
         moved(len(chunk))
 

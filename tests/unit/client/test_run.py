@@ -11,8 +11,9 @@ from rich.console import Console
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
+from tidemill.client.ending import Exit, printable
 from tidemill.client.place import InputFault, Sink
-from tidemill.client.run import Exit, cancel, ended, printable, run, show, verify, watch
+from tidemill.client.run import cancel, ended, run, show, verify, watch
 from tidemill.client.target import Target
 
 
@@ -219,7 +220,13 @@ async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:
     """Ctrl-C ends the command, says how to go on, and the batch is none the wiser."""
     service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
     command = ["-m", "tidemill", "run", str(source), "--base-url", service.url, "--api-key", KEY]
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        stderr=asyncio.subprocess.PIPE,
+        # A suite that runs in the background of a shell has SIGINT ignored, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     await until(lambda: service.looks > 0, "a look at the batch")
     process.send_signal(signal.SIGINT)
     _, said = await process.communicate()

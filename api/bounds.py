@@ -1,0 +1,36 @@
+"""The route that says what a batch may hold here, for clients that cut their files to it."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from tidemill.api.doors import Asking, Opened, json
+from tidemill.schemas.lines import LINE_BYTES_MAX
+
+router = APIRouter(prefix="/v1/limits", tags=["batches"])
+
+
+class Bounds(BaseModel):
+    """What a batch may hold; a file that has more fails its batch."""
+
+    object: Literal["limits"] = "limits"
+    file_bytes_max: int
+    file_lines_max: int
+    line_bytes_max: int
+    completion_windows: list[str]
+    """Those that a batch may ask for."""
+
+
+@router.get("", response_model=Bounds)
+async def show(doors: Opened, asking: Asking) -> Response:
+    """Tell what a batch may hold."""
+    del asking
+    settings = doors.settings
+    found = Bounds(
+        file_bytes_max=settings.file_bytes_max,
+        file_lines_max=settings.file_lines_max,
+        line_bytes_max=LINE_BYTES_MAX,
+        completion_windows=list(settings.windows),
+    )
+    return json(found.model_dump_json().encode())

@@ -1,0 +1,84 @@
+"""Lines once more: `tidemill retry` against the whole service."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from openai import OpenAI
+from support.backend import as_told, well
+from support.stack import KEY
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+CHAT = "/v1/chat/completions"
+RUN_SECONDS_MAX = 120.0
+
+
+@pytest.fixture
+def tidemill(stack):
+    """Runs a command of the command line to its end: exit code, stdout, stderr."""
+
+    def run(*words):
+        command = [sys.executable, "-m", "tidemill", *map(str, words), "--base-url", stack.api, "--api-key", KEY]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def client(stack):
+    """The official SDK."""
+    return OpenAI(base_url=stack.api, api_key=KEY)
+
+
+def chats(path, *stops):
+    """Write an input with one chat for each of `stops`."""
+    with path.open("w", encoding="utf-8") as file:
+        for number, stop in enumerate(stops):
+            message = {"role": "user", "content": f"{path.parent.name} {number}"}
+            body = {"model": "chat", "messages": [message]} | ({"stop": stop} if stop else {})
+            file.write(json.dumps({"custom_id": f"r{number}", "method": "POST", "url": CHAT, "body": body}) + "\n")
+    return path
+
+
+def names(path):
+    """The ids of a file of results."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line)["custom_id"] for line in file]
+
+
+def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
+    """On another model; the two batches know each other, and only these lines are called."""
+    backend.reset(as_told)
+    source, output = chats(tmp_path / "in.jsonl", None, "refuse", None, "refuse"), tmp_path / "out.jsonl"
+    code, _, err = tidemill("run", source, "-o", output)
+    assert code == 3, err
+    old = client.batches.list(limit=1).data[0]
+    backend.reset(well)
+    code, _, err = tidemill("retry", old.id, "--model", "embed", "-o", tmp_path / "again.jsonl")
+    assert code == 0, err
+    assert names(tmp_path / "again.jsonl") == ["r1", "r3"]
+    assert backend.calls == 2
+    assert {json.loads(body)["model"] for body in backend.bodies} == {"embed"}
+    new = client.batches.list(limit=1).data[0]
+    assert (new.model, new.status, new.tidemill["replay_of"]) == ("embed", "completed", old.id)
+    assert client.batches.retrieve(old.id).tidemill["replays"] == [new.id]
+    code, _, err = tidemill("retry", new.id)
+    assert (code, "has no failed lines" in err) == (2, True), err
+
+
+def test_what_expired(tidemill, client, backend, tmp_path):
+    """And a code of an error, as well as all of it."""
+    backend.reset(as_told)
+    source = chats(tmp_path / "in.jsonl", None, "wait", "refuse")
+    code, _, err = tidemill("run", source, "-o", tmp_path / "out.jsonl", "--window", "4s")
+    assert code == 5, err
+    old = client.batches.list(limit=1).data[0]
+    backend.reset(well)
+    for only, found in (("expired", ["r1"]), ("code=400", ["r2"]), ("all", ["r0", "r1", "r2"])):
+        code, out, err = tidemill("retry", old.id, "--only", only, "--window", "24h")
+        assert code == 0, err
+        assert [json.loads(line)["custom_id"] for line in out.splitlines()] == found
+    assert len(client.batches.retrieve(old.id).tidemill["replays"]) == 3
