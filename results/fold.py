@@ -15,11 +15,16 @@ from tidemill.schemas.messages import (
     BatchCreated,
     CancelRequested,
     Compacted,
+    Grown,
     InputRef,
     LedgerRecord,
+    Opened,
     Rejected,
+    Sealed,
 )
 from tidemill.schemas.part import PartRef
+
+_Early = Accepted | Rejected | CancelRequested | Grown | Sealed
 
 _OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
 
@@ -37,7 +42,9 @@ class State(BaseModel):
     """None until the command that created it was read."""
     input: InputRef | None = None
     output_expires_after: ExpiresAfter | None = None
-    early: tuple[Accepted | Rejected | CancelRequested, ...] = ()
+    growing: bool = False
+    """Whether more lines may come: a stream of a direct producer that is not sealed."""
+    early: tuple[_Early, ...] = ()
     """Facts that came before the batch was created."""
     ending: Status | None = None
     """What the batch will be in the end, once that is decided before all lines are done."""
@@ -65,18 +72,24 @@ def created(state: State, command: BatchCreated, grace: float) -> State:
     """The batch begins, with what came before its beginning."""
     if state.batch is not None:
         return state
-    early, state = (
-        state.early,
-        state.model_copy(
-            update={
-                "project": command.project,
-                "batch": command.batch,
-                "input": command.input,
-                "output_expires_after": command.output_expires_after,
-                "early": (),
-            }
-        ),
-    )
+    begun: dict[str, object] = {
+        "project": command.project,
+        "batch": command.batch,
+        "input": command.input,
+        "output_expires_after": command.output_expires_after,
+    }
+    return _begun(state, begun, grace)
+
+
+def opened(state: State, fact: Opened, grace: float) -> State:
+    """A stream's batch begins, at work from the first; see `created`."""
+    if state.batch is not None:
+        return state
+    return _begun(state, {"project": fact.project, "batch": fact.batch, "growing": True}, grace)
+
+
+def _begun(state: State, begun: dict[str, object], grace: float) -> State:
+    early, state = state.early, state.model_copy(update={**begun, "early": ()})
     for fact in early:
         match fact:
             case Accepted():
@@ -85,6 +98,10 @@ def created(state: State, command: BatchCreated, grace: float) -> State:
                 state = rejected(state, fact)
             case CancelRequested():
                 state = cancelled(state, fact, grace)
+            case Grown():
+                state = grown(state, fact)
+            case Sealed():
+                state = sealed(state, fact)
     return state
 
 
@@ -102,6 +119,29 @@ def accepted(state: State, fact: Accepted) -> State:
     else:
         return state
     return state.model_copy(update={"batch": batch})
+
+
+def grown(state: State, fact: Grown) -> State:
+    """There are more lines; a total that was told before changes nothing."""
+    if state.batch is None:
+        return _early(state, fact)
+    counts = state.batch.request_counts
+    if not state.growing or fact.total <= counts.total:
+        return state
+    counts = counts.model_copy(update={"total": fact.total})
+    batch = state.batch.model_copy(update={"request_counts": counts, "model": fact.model or state.batch.model})
+    return state.model_copy(update={"batch": batch})
+
+
+def sealed(state: State, fact: Sealed) -> State:
+    """No more lines come: from now on the batch is as one whose input was a file all along."""
+    if state.batch is None:
+        return _early(state, fact)
+    if not state.growing:
+        return state
+    counts = state.batch.request_counts.model_copy(update={"total": fact.total})
+    batch = state.batch.model_copy(update={"request_counts": counts, "model": fact.model or state.batch.model})
+    return state.model_copy(update={"batch": batch, "input": fact.input, "growing": False})
 
 
 def rejected(state: State, fact: Rejected) -> State:
@@ -221,16 +261,20 @@ def next_alarm(state: State) -> float | None:
     """When time alone changes the batch, Unix seconds."""
     if state.closed or state.batch is None or state.batch.status not in _OPEN:
         return None
+    if state.growing and state.close_at is not None:
+        # It waits for its seal, not for a time: what was accepted by then has to have its end.
+        return None
     return state.close_at if state.close_at is not None else float(state.batch.expires_at)
 
 
 def _may_close(state: State) -> bool:
     return (
         not state.closed
+        and not state.growing
         and state.batch is not None
         and state.batch.status in (Status.IN_PROGRESS, Status.CANCELLING)
     )
 
 
-def _early(state: State, fact: Accepted | Rejected | CancelRequested) -> State:
+def _early(state: State, fact: _Early) -> State:
     return state if fact in state.early else state.model_copy(update={"early": (*state.early, fact)})

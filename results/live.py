@@ -30,6 +30,8 @@ class Live:
     pace: Pace | None = None
     """Observed once lines come."""
     compacting: bool = False
+    unsaid: bool = False
+    """Whether the batch has grown since it was last published."""
 
     @property
     def waiting_bytes(self) -> int:

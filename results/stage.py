@@ -16,12 +16,12 @@ each line once. The calls of one partition never overlap; the caller sees to it.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final, assert_never
 
-from tidemill.results import fold
+from tidemill.results import fold, peril
 from tidemill.results.compaction import Compactor, TariffOf, stubborn, write_part
 from tidemill.results.fold import State
 from tidemill.results.live import Ack, Live
@@ -36,7 +36,10 @@ from tidemill.schemas.messages import (
     Command,
     Compacted,
     Fact,
+    Grown,
+    Opened,
     Rejected,
+    Sealed,
     Tick,
 )
 from tidemill.schemas.ports import Clock, NotFound, Store
@@ -59,6 +62,8 @@ class Limits:
     part_age_seconds: float
     grace_seconds: float
     tariff_of: TariffOf
+    kept_seconds: Callable[[], float] = lambda: float("inf")
+    """How long the log keeps what a batch needs; asked again and again."""
 
 
 class Partition:
@@ -160,6 +165,15 @@ class Partition:
                 live = self._get(fact.batch_id)
                 await self._turn(live, fold.rejected(live.state, fact))
                 await self._publish_again(live)
+            case Opened():
+                live = self._get(fact.batch.id)
+                await self._turn(live, fold.opened(live.state, fact, self._limits.grace_seconds))
+            case Grown():
+                await self._grown(self._get(fact.batch_id), fact, ack)
+                return
+            case Sealed():
+                live = self._get(fact.batch_id)
+                await self._turn(live, fold.sealed(live.state, fact))
             case Compacted():
                 await self._compacted(fact)
             case Tick():
@@ -167,6 +181,18 @@ class Partition:
             case _:
                 assert_never(fact)
         ack()
+
+    async def _grown(self, live: Live, fact: Grown, ack: Ack) -> None:
+        """Fold that there are more lines; as often as lines come, so it is kept and told with them."""
+        after = fold.grown(live.state, fact)
+        if after is live.state:
+            ack()
+            return
+        live.state, live.unsaid = after, True
+        live.acks.append(ack)
+        if live.waiting_since is None:
+            live.waiting_since = self._clock()
+        await self._turn(live, live.state)
 
     async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
         """Fold result lines; they are acknowledged once they are in a part."""
@@ -212,7 +238,7 @@ class Partition:
         if closing:
             await self._flush(live, keep=False)
             live.state = fold.close(live.state, now)
-        if live.state is not before:
+        if live.state is not before or (live.unsaid and now - live.published_at >= PUBLISH_SECONDS):
             await self._keep(live)
             await self._publish(live)
         # A batch that is over is closed too, and a fact about it may come again; its files are written for good.
@@ -235,6 +261,7 @@ class Partition:
             if since is not None and at >= since + self._limits.part_age_seconds:
                 await self._flush(live)
             after = fold.overdue(live.state, at, self._limits.grace_seconds)
+            after = peril.endangered(after, at, self._limits.kept_seconds())
             await self._turn(live, after, due=fold.is_due(after, at))
 
     async def _bound(self) -> None:
@@ -276,6 +303,7 @@ class Partition:
             ack()
 
     async def _publish(self, live: Live) -> None:
+        live.unsaid = False
         await self._publisher.batch(live.state, live.progress(self._clock()))
         live.published_at = self._clock()
 
@@ -288,11 +316,11 @@ class Partition:
 
     def _ring(self, live: Live) -> None:
         """Set the alarm of a batch for the next thing that is due."""
-        due = [fold.next_alarm(live.state)]
+        due = [fold.next_alarm(live.state), peril.risk_at(live.state, self._limits.kept_seconds())]
         if live.waiting_since is not None:
             due.append(live.waiting_since + self._limits.part_age_seconds)
         counts = live.state.batch.request_counts if live.state.batch else None
-        if counts is not None and counts.completed + counts.failed < live.tally.done:
+        if live.unsaid or (counts is not None and counts.completed + counts.failed < live.tally.done):
             due.append(live.published_at + PUBLISH_SECONDS)
         at = min((time for time in due if time is not None), default=None)
         if at is not None and at < self._set.get(live.state.id, float("inf")):

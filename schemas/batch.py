@@ -132,6 +132,8 @@ class ReplayRange(_Shape):
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
+    stream: str | None = None
+    """The name of the stream that a direct producer sent its lines in; see docs/intake.md."""
     replay_of: str | None = None
     """The batch whose lines these are once more."""
     replay_range: ReplayRange | None = None
@@ -139,6 +141,8 @@ class Extras(_Shape):
     replays: tuple[str, ...] = ()
     """The newest batches that are made of this one's lines. The api finds them; no record holds them."""
     progress: Progress | None = None
+    at_risk: int | None = None
+    """Unix seconds; from then on the log may have dropped what the batch still needs. Null where all is well."""
     receipt: Receipt | None = None
     cost: Cost | None = None
     """Known once the batch is over."""

@@ -98,7 +98,36 @@ class Tick(_Message):
     at: float
 
 
-Fact = Annotated[Accepted | Rejected | Compacted | Tick, Field(discriminator="kind")]
+class Opened(_Message):
+    """A stream of a direct producer began: `batch` is its first state, `in_progress`, and it grows."""
+
+    kind: Literal["opened"] = "opened"
+    project: str
+    batch: Batch
+
+
+class Grown(_Message):
+    """A batch that grows has more lines; said before the first of them is sent to be run."""
+
+    kind: Literal["grown"] = "grown"
+    batch_id: str
+    total: int
+    """Lines from its beginning."""
+    model: str | None = None
+    """Known once a line was without fault."""
+
+
+class Sealed(_Message):
+    """A batch that grew has all its lines, and its input is a file in the store."""
+
+    kind: Literal["sealed"] = "sealed"
+    batch_id: str
+    total: int
+    model: str | None = None
+    input: InputRef
+
+
+Fact = Annotated[Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick, Field(discriminator="kind")]
 
 
 class BatchRecord(_Message):

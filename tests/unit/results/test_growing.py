@@ -1,0 +1,108 @@
+"""Streams of direct producers under crashes: a batch whose lines are counted while they are run."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from support.simulated import Simulation
+
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.messages import CancelRequested, Grown, InputRef, Opened, Sealed
+
+_SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parent / "test_stage.py")
+cases = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(cases)
+
+SEEDS = range(100)
+TOTAL = 60
+
+
+def told(fact):
+    return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
+
+
+def facts(number, totals):
+    """What ingest says of a stream: it opens, it grows, it is sealed."""
+    batch = Batch(
+        id=cases.batch_id(number),
+        endpoint="/v1/chat/completions",
+        input_file_id="file-x",
+        completion_window="24h",
+        status=Status.IN_PROGRESS,
+        created_at=cases.NOW,
+        in_progress_at=cases.NOW,
+        expires_at=cases.NOW + 3600,
+    )
+    source = InputRef(key=f"files/in{number}", bytes=1)
+    return [
+        told(Opened(project="default", batch=batch)),
+        *(told(Grown(batch_id=batch.id, total=total, model="m")) for total in totals),
+        told(Sealed(batch_id=batch.id, total=totals[-1], model="m", input=source)),
+    ]
+
+
+def repeated(chance, events):
+    """The same facts, some stretches of them twice, as after a crash of who says them."""
+    found, at = [], 0
+    while at < len(events):
+        found.append(events[at])
+        at = chance.randint(max(0, at - 3), at) if chance.random() < 0.2 else at + 1
+    return found
+
+
+def totals_of(chance):
+    return [*sorted(chance.sample(range(1, TOTAL), 7)), TOTAL]
+
+
+def never_back(simulation, number):
+    """The total that is shown only rises."""
+    shown = 0
+    for record in simulation.log.published:
+        counts = record.batch.request_counts
+        if record.batch.id == cases.batch_id(number):
+            assert counts.total >= shown
+            shown = counts.total
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_stream_ends_with_each_line_once(seed):
+    """Whatever comes first, results or the seal, and whatever comes twice."""
+    simulation = Simulation(seed)
+    chance = simulation.chance
+    opened, *rest = repeated(chance, facts(0, totals_of(chance)))
+    simulation.log.events += [opened, *cases.interleaved(chance, [rest, cases.lines(chance, 0, TOTAL)])]
+    await simulation.run(crashes_max=chance.randint(0, 8))
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    assert cases.final(simulation, 0).model == "m"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED])
+async def test_what_was_accepted_counts_to_the_seal(seed, status):
+    """A stream that is cancelled or expires waits for its seal, and then has all its lines in its two files."""
+    simulation = Simulation(seed)
+    chance = simulation.chance
+    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
+    *growing, sealed = facts(0, totals_of(chance))
+    some = list(cases.lines(chance, 0, TOTAL))[: chance.randint(1, 5)]
+    simulation.log.events += cases.interleaved(chance, [growing, some])
+    if status is Status.CANCELLED:
+        cancel = CancelRequested(batch_id=cases.batch_id(0), at=cases.NOW + 5)
+        simulation.log.events.insert(
+            chance.randint(0, len(simulation.log.events)), (topics.COMMANDS.name, (), codec.encode(cancel))
+        )
+    await simulation.run(crashes_max=chance.randint(0, 4))
+    assert not cases.final(simulation, 0).status.is_terminal
+    simulation.log.events.append(sealed)
+    await simulation.run(crashes_max=simulation.crashes + chance.randint(0, 4))
+    cases.check(simulation, 0, TOTAL, status)
+    never_back(simulation, 0)
+
+
+async def test_growth_is_told_without_results():
+    """A total that has grown is shown soon, also while no line is done."""
+    simulation = Simulation(1)
+    simulation.log.events += facts(0, [5, 9])[:-1]
+    await simulation.run(crashes_max=0)
+    assert simulation.log.published[-1].batch.request_counts.total == 9
