@@ -42,6 +42,8 @@ class Origin:
     url: str
     key: str
     """Of the input file in the store."""
+    created: int | None = None
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +112,7 @@ class Packer:
             deadline=origin.deadline,
             url=origin.url,
             ref=ref,
+            created=origin.created,
         )
         return Record(key=f"{origin.batch_id}/{first // self._run_lines}", value=value, head=head)
 

@@ -190,6 +190,7 @@ class Stage:
             deadline=batch.expires_at,
             url=batch.endpoint,
             key=source.key,
+            created=batch.created_at,
         )
         packer = Packer(origin, total)
         async with aclosing(self._slices(work, source.key)) as slices:

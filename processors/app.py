@@ -6,8 +6,8 @@ acknowledged by its lane, in order, after the log has the outcomes of all its li
 At an assignment:
 
 1. each partition gets a new lane, and the stage may start calls;
-2. the ends of the partitions are asked for: records beyond are new to everybody, and are called at once;
-3. a record before its partition's end is held until the outcomes of its batch have been read (`recall.py`).
+2. the ends of the partitions are asked for: records beyond of a younger batch are new, and are called at once;
+3. any other record is held until the outcomes of its batch have been read (`seats.py`, `recall.py`).
 
 At a revocation, and at a stop:
 
@@ -23,7 +23,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tidemill import stream
@@ -34,7 +34,7 @@ from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.kafka import KafkaOutbox, Reader, partition_of
 from tidemill.processors.lane import Entry, Lane
-from tidemill.processors.recall import Recall
+from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage
 from tidemill.processors.unreadable import refusals
 from tidemill.processors.upstream import HttpUpstream, Upstream
@@ -92,17 +92,6 @@ class _Tap:
         self._app.consumer.on_buffer_drop(self._tp)
 
 
-@dataclass(slots=True)
-class _Seat:
-    """A partition of ours."""
-
-    lane: Lane
-    end: int | None = None
-    """Where its log ended at the assignment; None until that is known."""
-    held: list[tuple[Entry, RequestHead, list[bytes], Any]] = field(default_factory=list)
-    """Records whose past is not known yet; the lane's window bounds them."""
-
-
 class ModelApp:
     """One model: its app, its stage, and its partitions."""
 
@@ -145,9 +134,10 @@ class ModelApp:
         )
         self._doors = doors
         self._stop_seconds = stop_seconds
-        self._seats: dict[Any, _Seat] = {}
-        self._recall = Recall()
         self._outcome_partitions = 1
+        self._seats = Seats(
+            doors.ended, self.stage.enqueue, lambda batch_id: partition_of(batch_id, self._outcome_partitions)
+        )
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
@@ -164,58 +154,34 @@ class ModelApp:
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
-            seat = self._seats.get(event.message.tp)
-            # Without a seat the partition is leaving: the record comes again.
-            if seat is not None and event.message.generation_id == self.app.consumer_generation_id:
-                self._take(seat, event)
+            lane = self._seats.lane(event.message.tp)
+            # Without a lane the partition is leaving: the record comes again.
+            if lane is not None and event.message.generation_id == self.app.consumer_generation_id:
+                self._take(lane, event)
 
-    def _take(self, seat: _Seat, event: Any) -> None:
+    def _take(self, lane: Lane, event: Any) -> None:
         message = event.message
         value = message.value or b""
         try:
             head = _checked(codec.request_head(message.headers or ()))
             texts = [b""] if head.ref is not None else _lines(value)
         except DecodeError as error:
-            entry = seat.lane.admit(event, 1, len(value))
+            entry = lane.admit(event, 1, len(value))
             self._start(self._give_up(entry, message, value, error))
             return
-        entry = seat.lane.admit(event, len(texts), len(value))
+        entry = lane.admit(event, len(texts), len(value))
         # The lines were copied out; the event is kept until the last of them is done, and its value need not be.
         event.value = message.value = None
-        if self._is_known(seat, head, message):
-            self.stage.enqueue(entry, head, texts)
-        else:
-            seat.held.append((entry, head, texts, message))
-
-    def _is_known(self, seat: _Seat, head: RequestHead, message: Any) -> bool:
-        """Whether the past of a record is known; if not, it will be."""
-        if seat.end is None:
-            return False
-        if message.offset >= seat.end or head.batch_id in self._doors.ended:
-            return True
-        if self._recall.knows(partition_of(head.batch_id, self._outcome_partitions), message.timestamp):
-            return True
-        self._wanted.set()
-        return False
-
-    def _release(self) -> None:
-        """Hand over the records whose past has become known."""
-        for seat in self._seats.values():
-            held, seat.held = seat.held, []
-            for record in held:
-                entry, head, texts, message = record
-                if self._is_known(seat, head, message):
-                    self.stage.enqueue(entry, head, texts)
-                else:
-                    seat.held.append(record)
+        record = Record(
+            tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts
+        )
+        if not self._seats.take(record):
+            self._wanted.set()
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
-        for seat in self._seats.values():
-            seat.lane.close()
         if self._learning is not None:
             self._learning.cancel()
-        self._seats = {tp: _Seat(Lane(_Tap(self.app, tp))) for tp in assigned}
-        self._recall.reset()
+        self._seats.assign({tp: Lane(_Tap(self.app, tp)) for tp in assigned}, time.time())
         self._wanted.clear()
         self.stage.resume()
         self._learning = asyncio.create_task(self._learn())
@@ -224,24 +190,25 @@ class ModelApp:
         """Find out where the partitions end, then read back outcomes whenever a record needs them."""
         await self._stubborn(self._find_ends)
         while True:
-            self._release()
-            await self._wanted.wait()
+            if not self._seats.release():
+                await self._wanted.wait()
             await asyncio.sleep(GATHER_SECONDS)
             await self._stubborn(self._read_back)
 
     async def _find_ends(self) -> None:
         async with Reader(self._doors.kafka) as reader:
             self._outcome_partitions = await reader.outcome_partitions()
-            ends = await reader.ends((tp.topic, tp.partition) for tp in self._seats)
-        for tp, seat in self._seats.items():
-            seat.end = ends[tp.topic, tp.partition]
+            partitions = self._seats.partitions
+            ends = await reader.ends((tp.topic, tp.partition) for tp in partitions)
+        self._seats.end({tp: ends[tp.topic, tp.partition] for tp in partitions})
 
     async def _read_back(self) -> None:
         self._wanted.clear()
-        wanted = self._recall.wanted()
+        if not (wanted := self._seats.wanted()):
+            return
         async with Reader(self._doors.kafka) as reader:
             await reader.recall(wanted, self._mark)
-        self._recall.read(wanted)
+        self._seats.read(wanted)
 
     def _mark(self, batch_id: str, index: int) -> None:
         if batch_id not in self._doors.ended:
@@ -271,14 +238,12 @@ class ModelApp:
         """Let go of all partitions: a rebalance takes all of an app's at once."""
         del revoked
         await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
-        for seat in self._seats.values():
-            seat.lane.close()
-        self._seats = {}
+        self._seats.leave()
         self.stage.forget_waiting()
 
     async def _hold(self) -> None:
-        for seat in self._seats.values():
-            seat.lane.hold()
+        for lane in self._seats.lanes:
+            lane.hold()
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,11 +1,11 @@
 """What must be read back from `outcomes` before a lane may call.
 
 A process that takes over a partition gets records that the one before it has partly worked on: those after the
-last commit and before the end of the log at that moment. What lies beyond that end nobody has seen, so a lane
-that starts at the end of its partition opens at once.
+last commit and before the end of the log at that moment, and copies of such records, which ingest publishes beyond
+that end when it is started again. What is beyond it and of a batch that is younger nobody has seen (`seats.py`).
 
-An older record waits until the outcomes of its batch are known. They are all in one partition of `outcomes`, the
-one its key falls into, and none of them is older than the record itself. So one number a partition is enough: the
+Any other record waits until the outcomes of its batch are known. They are all in one partition of `outcomes`, the
+one its key falls into, and none of them is older than the batch itself. So one number a partition is enough: the
 time from which on it has been read. Reading starts after the partition was assigned, and the owner before has
 delivered its outcomes before it let go (or it is dead), so what is read once stays complete: from then on the
 outcomes of these lines come from here, and the ledger has them.

@@ -9,6 +9,7 @@ Lines travel as they are, many to a record; what is said about them stands in th
 | `tidemill-first` | `requests` | index of the first line, the first line of a batch is 0 |
 | `tidemill-project` | `requests` | the project |
 | `tidemill-deadline` | `requests` | Unix seconds |
+| `tidemill-created` | `requests` | Unix seconds: no outcome of the batch is older |
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
 | `tidemill-ref` | `requests` | JSON of a `LineRef`: the one line is in the store, the value is empty |
 | `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one a line of the value, in order |
@@ -71,6 +72,8 @@ class RequestHead:
     deadline: int
     url: str
     ref: LineRef | None = None
+    created: int | None = None
+    """When the batch was created, Unix seconds; the same in each copy of the record."""
 
 
 T = TypeVar("T")
@@ -176,6 +179,8 @@ def request_headers(head: RequestHead) -> Headers:
     ]
     if head.ref is not None:
         headers.append(("tidemill-ref", _encoder.encode(head.ref)))
+    if head.created is not None:
+        headers.append(("tidemill-created", b"%d" % head.created))
     return headers
 
 
@@ -194,6 +199,7 @@ def request_head(headers: Iterable[tuple[str, bytes]]) -> RequestHead:
             deadline=int(found["tidemill-deadline"]),
             url=found["tidemill-url"].decode(),
             ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
+            created=int(created) if (created := found.get("tidemill-created")) is not None else None,
         )
     except KeyError as error:
         raise DecodeError(f"the header {error.args[0]} is missing") from error
