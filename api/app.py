@@ -214,7 +214,7 @@ async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> Asy
     state = vital.Health(
         ill=pulse.ill,
         probes={
-            "kafka": functools.partial(kafka.reachable, doors.settings.kafka or ""),
+            "kafka": functools.partial(kafka.reachable, doors.settings.cluster),
             "store": functools.partial(vital.writable, doors.store, "api"),
             "view": whole,
         },

