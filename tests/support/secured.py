@@ -1,0 +1,106 @@
+"""A broker that lets nobody in without TLS or a password: for tests of how clients get in."""
+
+import asyncio
+import subprocess
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from support.quorum import Node
+
+from tidemill.embedded import java, kraft, tether
+
+USER = "tidemill"
+PASSWORD = "a-password-of-the-test"
+STORE_PASSWORD = "changeit"
+LISTENERS = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+TOOL_SECONDS_MAX = 60
+
+
+class SecuredNode(Node):
+    """One broker with a listener for each protocol.
+
+    Attributes:
+        ports: Where each listens.
+        ca_file: The certificate that a client has to trust.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.ports = {name: kraft.free_port() for name in LISTENERS}
+        self.ca_file = folder / "ca.pem"
+        folder.mkdir(parents=True, exist_ok=True)
+        keystore = _keystore(folder, self.ca_file)
+        addresses = [f"{name}://{kraft.LOOPBACK}:{port}" for name, port in self.ports.items()]
+        jaas = {
+            "PLAIN": (
+                f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+            )
+        }
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        more: dict[str, object] = {
+            "ssl.keystore.type": "PKCS12",
+            "ssl.keystore.location": keystore,
+            "ssl.keystore.password": STORE_PASSWORD,
+            "sasl.enabled.mechanisms": ",".join(MECHANISMS),
+        }
+        for listener in LISTENERS[1:]:
+            for mechanism in MECHANISMS:
+                name = f"listener.name.{listener.lower()}.{mechanism.lower()}.sasl.jaas.config"
+                more[name] = jaas.get(mechanism, scram)
+        super().__init__(folder, 1, more)
+        own = f"PLAINTEXT://{self.bootstrap}"
+        controller = f"CONTROLLER://{kraft.LOOPBACK}:{self._ports.controller}"
+        kinds = [f"{name}:{name}" for name in ("PLAINTEXT", *LISTENERS)]
+        self._more |= {
+            "listeners": ",".join([own, *addresses, controller]),
+            "advertised.listeners": ",".join([own, *addresses]),
+            "listener.security.protocol.map": ",".join([*kinds, "CONTROLLER:PLAINTEXT"]),
+        }
+
+    def address(self, protocol: str) -> str:
+        """`host:port` of a protocol's listener."""
+        return f"{kraft.LOOPBACK}:{self.ports[protocol]}"
+
+    async def _format(self) -> None:
+        """As the embedded broker's, with a user whose password the broker knows from the start."""
+        config = self._write_properties("format.properties", self._records, clean=True)
+        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        users = [
+            part
+            for mechanism in MECHANISMS[1:]
+            for part in ("--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]")
+        ]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config), *users]
+        process = await asyncio.create_subprocess_exec(
+            *tether.command([*self._java, *tool]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), TOOL_SECONDS_MAX)
+        assert process.returncode == 0, said.decode()
+
+
+@contextmanager
+def secured(folder: Path) -> Iterator[SecuredNode]:
+    """The broker, as long as the block lasts."""
+    node = SecuredNode(folder)
+    # `asyncio.run` would leave this thread without the loop that belongs to pytest.
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(node.start())
+        yield node
+    finally:
+        node.kill()
+        loop.close()
+
+
+def _keystore(folder: Path, ca_file: Path) -> Path:
+    """A key and a certificate that vouches for itself; the certificate goes into `ca_file` as well."""
+    store = folder / "broker.p12"
+    common = ["-keystore", store, "-storepass", STORE_PASSWORD, "-alias", "broker"]
+    make = ["-genkeypair", "-keyalg", "EC", "-dname", "CN=test", "-ext", f"san=ip:{kraft.LOOPBACK}"]
+    keytool = java.find().program.with_name("keytool")
+    subprocess.run([keytool, *make, "-storetype", "PKCS12", *common], check=True, capture_output=True)
+    subprocess.run([keytool, "-exportcert", "-rfc", "-file", ca_file, *common], check=True, capture_output=True)
+    return store

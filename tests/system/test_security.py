@@ -1,0 +1,140 @@
+"""Getting into a Kafka that asks for TLS and passwords, through every door that the stages use."""
+
+import asyncio
+import logging
+
+import pytest
+from aiokafka.errors import KafkaError
+from support.secured import PASSWORD, USER, secured
+from support.waiting import until
+
+from tidemill import stream
+from tidemill.admin import TopicError, ensure_topics
+from tidemill.kafka import Follower, Log, reachable
+from tidemill.processors.kafka import KafkaOutbox, Reader
+from tidemill.schemas import topics
+from tidemill.security import Cluster
+from tidemill.settings import SettingsError, load
+
+pytestmark = pytest.mark.kafka
+
+WAYS = [
+    ("SSL", "PLAIN"),
+    ("SASL_PLAINTEXT", "PLAIN"),
+    ("SASL_PLAINTEXT", "SCRAM-SHA-256"),
+    ("SASL_SSL", "SCRAM-SHA-512"),
+]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory):
+    with secured(tmp_path_factory.mktemp("secured")) as node:
+        yield node
+
+
+@pytest.fixture
+def settings(broker, monkeypatch):
+    """Makes the settings of a way in, as an operator would set them."""
+    monkeypatch.setenv("THE_PASSWORD", PASSWORD)
+
+    def make(protocol, mechanism):
+        monkeypatch.setenv("TIDEMILL_KAFKA", broker.address(protocol))
+        monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PROTOCOL", protocol)
+        if protocol.startswith("SASL"):
+            monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__SASL_MECHANISM", mechanism)
+            monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__USERNAME", USER)
+            monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PASSWORD_ENV", "THE_PASSWORD")
+        if protocol.endswith("SSL"):
+            monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__CA_FILE", str(broker.ca_file))
+        return load()
+
+    return make
+
+
+@pytest.fixture
+def quiet():
+    """What clients say about being refused is expected."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(("protocol", "mechanism"), WAYS)
+async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
+    """Topics are made, records sent, followed, read back, and given to a Faust app."""
+    found = settings(protocol, mechanism)
+    cluster = found.cluster
+    assert await ensure_topics(found, cluster) == found.partitions
+    await reachable(cluster)
+    log, outbox, seen = Log(cluster), KafkaOutbox(cluster), []
+    follower = Follower(cluster, topics.BATCHES.name, lambda key, *_: seen.append(key))
+    app = stream.create_app(f"secured-{protocol}-{mechanism}", found, kafka=cluster, state=tmp_path / "state")
+    given = []
+
+    async def take(events):
+        async for event in events.noack().events():
+            given.append(event.message.key)
+            event.ack()
+
+    app.agent(stream.raw_topic(app, topics.COMMANDS.name))(take)
+    key = f"{protocol}-{mechanism}"
+    await follower.start()
+    await outbox.start()
+    await app.start()
+    try:
+        await log.send(topics.BATCHES.name, key, b"{}")
+        await log.send(topics.COMMANDS.name, key, b"{}")
+        await outbox.send(key, b"{}", [])
+        async with Reader(cluster) as reader:
+            assert await reader.outcome_partitions() == found.partitions
+        await until(lambda: key in seen, "the record at the follower")
+        await until(lambda: key.encode() in given, "the record at the agent")
+    finally:
+        await app.stop()
+        await follower.stop()
+        await outbox.stop()
+        await log.stop()
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_wrong_password_is_refused(settings, monkeypatch):
+    """It is told without the password."""
+    found = settings("SASL_SSL", "SCRAM-SHA-512")
+    monkeypatch.setenv("THE_PASSWORD", "not-the-password")
+    with pytest.raises(TopicError) as refusal:
+        await ensure_topics(found, found.cluster)
+    assert "not-the-password" not in f"{refusal.value!r}{found!r}"
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_stranger_is_not_trusted(settings, broker):
+    """A certificate that the system does not know is refused where no `ca_file` is named."""
+    security = settings("SSL", "PLAIN").kafka_security.model_copy(update={"ca_file": None})
+    with pytest.raises((KafkaError, OSError)):
+        await asyncio.wait_for(reachable(Cluster(servers=broker.address("SSL"), security=security)), 30)
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"PROTOCOL": "SASL_SSL"}, "needs a username and a password_env"),
+        ({"PROTOCOL": "SASL_SSL", "USERNAME": "u", "PASSWORD_ENV": "NOT_SET"}, "NOT_SET holds no password"),
+        ({"PROTOCOL": "SSL", "CA_FILE": "/nowhere/ca.pem"}, "ca.pem is not there"),
+        ({"PROTOCOL": "SSL", "KEY_FILE": "/nowhere/key.pem"}, "needs its cert_file"),
+        ({"PROTOCOL": "TLS"}, "kafka_security.protocol"),
+    ],
+)
+def test_what_cannot_work_is_told_at_the_start(environ, told, monkeypatch):
+    """Before anything is connected."""
+    monkeypatch.setenv("TIDEMILL_KAFKA", "127.0.0.1:9")
+    for name, value in environ.items():
+        monkeypatch.setenv(f"TIDEMILL_KAFKA_SECURITY__{name}", value)
+    with pytest.raises(SettingsError, match=told):
+        load()
+
+
+def test_a_broker_of_ones_own_asks_for_nothing(monkeypatch):
+    """Security without an external Kafka is a mistake, and told."""
+    monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PROTOCOL", "SSL")
+    with pytest.raises(SettingsError, match="kafka is not set"):
+        load()
