@@ -29,12 +29,14 @@ from tidemill.api import (
     models,
     openapi,
     removal,
+    replay,
     results,
     retry,
     uploads,
     usage,
 )
 from tidemill.api.doors import Doors
+from tidemill.api.kafka import History
 from tidemill.api.sqlite import Database
 from tidemill.api.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
@@ -68,6 +70,7 @@ def create_app(doors: Doors) -> FastAPI:
         batches,
         bounds,
         estimate,
+        replay,
         results,
         retry,
         usage,
@@ -114,6 +117,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
                 settings=settings,
                 keys=auth.keys(settings, view.keyring, time.time),
                 log=sender,
+                history=History(cluster),
                 store=store,
                 view=view,
                 clock=time.time,

@@ -73,7 +73,13 @@ def repetition(headers: Mapping[str, str]) -> Repetition:
 
 
 async def create(
-    doors: Doors, project: str, asked: Draft, source: Callable[[], Awaitable[InputRef | None]], repeats: Repetition
+    doors: Doors,
+    project: str,
+    asked: Draft,
+    source: Callable[[], Awaitable[InputRef | None]],
+    repeats: Repetition,
+    *,
+    fingerprint: str | None = None,
 ) -> Batch:
     """Create a batch, or find the one that the same request has created.
 
@@ -83,12 +89,13 @@ async def create(
         asked: What was asked for.
         source: Finds the input; asked only where the batch is new.
         repeats: What the request says about others like it.
+        fingerprint: Of the request; by default that of what was asked for.
 
     Raises:
         ApiError: 409, the key was used for something else.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
-    fingerprint = _fingerprint(asked)
+    fingerprint = fingerprint or fingerprint_of(asked.model_dump())
     if (known := _known(doors, project, asked, fingerprint, repeats)) is None:
         batch = asked.batch(_id(project, repeats), int(doors.clock()))
         command = BatchCreated(
@@ -120,20 +127,31 @@ def _shown(doors: Doors, project: str, command: BatchCreated) -> Batch | None:
     return None if shown is None else Batch.model_validate_json(shown)
 
 
+def claimed(doors: Doors, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:
+    """The claim of the same request, as far as this process has seen it.
+
+    Raises:
+        ApiError: 409, as `create`.
+    """
+    if repeats.key is None:
+        return doors.view.claims.repeated(project, fingerprint) if repeats.is_retry else None
+    claim = doors.view.claims.first(project, ids.derived_batch_id(project, repeats.key))
+    if claim is not None and claim.fingerprint != fingerprint:
+        raise errors.key_reused()
+    return claim
+
+
 def _known(doors: Doors, project: str, asked: Draft, fingerprint: str, repeats: Repetition) -> BatchCreated | None:
     """The command of the same request, as far as this process has seen it.
 
     Raises:
         ApiError: 409, as `create`.
     """
-    if repeats.key is None:
-        claim = doors.view.claims.repeated(project, fingerprint) if repeats.is_retry else None
-        return None if claim is None else claim.command
-    batch_id = ids.derived_batch_id(project, repeats.key)
-    if (claim := doors.view.claims.first(project, batch_id)) is not None:
-        if claim.fingerprint != fingerprint:
-            raise errors.key_reused()
+    if (claim := claimed(doors, project, fingerprint, repeats)) is not None:
         return claim.command
+    if repeats.key is None:
+        return None
+    batch_id = ids.derived_batch_id(project, repeats.key)
     # The log keeps claims for some days, batches for longer.
     if (shown := doors.view.batch(project, batch_id)) is None:
         return None
@@ -160,5 +178,6 @@ async def _settled(doors: Doors, own: BatchCreated, fingerprint: str, repeats: R
     return first.command
 
 
-def _fingerprint(asked: Draft) -> str:
-    return hashlib.sha256(orjson.dumps(asked.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+def fingerprint_of(asked: Mapping[str, Any]) -> str:
+    """A hash of what was asked for: equal requests have equal ones, and others have others."""
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()

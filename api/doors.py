@@ -12,6 +12,7 @@ from tidemill.api import errors
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.lines import Lines
 from tidemill.api.loads import Booking
+from tidemill.api.stretch import Edge, Entry
 from tidemill.api.view import View
 from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
@@ -39,6 +40,14 @@ class Sender(Protocol):
         ...
 
 
+class History(Protocol):
+    """What the log still has; see `tidemill.api.kafka.History`."""
+
+    def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncIterator[Entry]:
+        """The records of a topic from edge to edge, those of each partition in order."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Doors:
     """Everything that an app is composed of."""
@@ -46,6 +55,7 @@ class Doors:
     settings: Settings
     keys: Keys
     log: Sender
+    history: History
     store: Store
     view: View
     clock: Clock

@@ -1,6 +1,8 @@
 """The route that says beforehand what a batch of a file would use and cost."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal, localcontext
 from typing import Annotated, Final, Literal
 
@@ -53,12 +55,9 @@ class ModelEstimate(BaseModel):
     cost: CostRange
 
 
-class Estimate(BaseModel):
-    """What a batch of a file would use. Nothing is reserved, and nothing is checked but what is said here."""
+class Figures(BaseModel):
+    """What lines would use."""
 
-    object: Literal["batch.estimate"] = "batch.estimate"
-    input_file_id: str
-    endpoint: str
     lines: int
     unreadable_lines: int
     """Lines that would fail the batch."""
@@ -68,6 +67,14 @@ class Estimate(BaseModel):
     models: list[ModelEstimate]
     method: str
     confidence: Literal["low"]
+
+
+class Estimate(Figures):
+    """What a batch of a file would use. Nothing is reserved, and nothing is checked but what is said here."""
+
+    object: Literal["batch.estimate"] = "batch.estimate"
+    input_file_id: str
+    endpoint: str
 
 
 @router.post(
@@ -84,16 +91,28 @@ async def estimate(request: Request, doors: Opened, asking: Reading) -> Response
     record = await lookup.file(doors, asking.project, file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
+    async with turn(doors):
+        found = await _reckoned(doors, record, endpoint)
+    shown = figures(doors, found).model_dump()
+    return json(Estimate(input_file_id=file_id, endpoint=endpoint, **shown).model_dump_json().encode())
+
+
+@asynccontextmanager
+async def turn(doors: Doors) -> AsyncIterator[None]:
+    """Be one of the few that look through many lines at one time.
+
+    Raises:
+        ApiError: 503, there were too many before for too long.
+    """
     try:
         async with asyncio.timeout(WAIT_SECONDS_MAX):
             await doors.estimates.acquire()
     except TimeoutError as error:
         raise errors.unavailable("estimate") from error
     try:
-        found = await _reckoned(doors, record, endpoint)
+        yield
     finally:
         doors.estimates.release()
-    return json(_shown(doors, file_id, endpoint, found).model_dump_json().encode())
 
 
 async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckoning:
@@ -114,16 +133,15 @@ async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckonin
     return found
 
 
-def _shown(doors: Doors, file_id: str, endpoint: str, found: Reckoning) -> Estimate:
+def figures(doors: Doors, found: Reckoning) -> Figures:
+    """What was reckoned, as it is shown."""
     models = [_model(doors, name, model) for name, model in found.models.items()]
     costs = [model.cost for model in models]
     is_bounded = all(cost.max is not None for cost in costs)
     with localcontext(exact()):
         least = sum((Decimal(cost.min) for cost in costs), Decimal(0))
         most = sum((Decimal(cost.max or 0) for cost in costs), Decimal(0))
-    return Estimate(
-        input_file_id=file_id,
-        endpoint=endpoint,
+    return Figures(
         lines=found.unreadable + sum(model.lines for model in models),
         unreadable_lines=found.unreadable,
         input_tokens=sum(model.input_tokens for model in models),

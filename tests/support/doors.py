@@ -7,6 +7,7 @@ from pathlib import Path
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.doors import Doors
 from tidemill.api.sqlite import Database
+from tidemill.api.stretch import Edge, Entry
 from tidemill.api.view import View
 from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
@@ -41,6 +42,23 @@ class ListLog:
         return len(self.records) - 1
 
 
+class ListHistory:
+    """What the log has of topics, set by hand: an offset is a place in a list."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[Entry]] = {}
+
+    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncIterator[Entry]:
+        """The records of a topic from edge to edge."""
+        for offset, entry in enumerate(self.topics.get(topic, [])):
+            if _is_from(start, offset, entry) and (end is None or not _is_from(end, offset, entry)):
+                yield entry
+
+
+def _is_from(edge: Edge, offset: int, entry: Entry) -> bool:
+    return offset >= edge.offset if edge.offset is not None else entry.at_ms >= edge.at_ms
+
+
 @asynccontextmanager
 async def open_doors(folder: Path, clock: Clock = lambda: NOW) -> AsyncIterator[Doors]:
     """Doors that are closed in the end; the projects are `p` and `q`."""
@@ -50,6 +68,7 @@ async def open_doors(folder: Path, clock: Clock = lambda: NOW) -> AsyncIterator[
     fixed[ADMIN] = Principal(project="default", role=Role.ADMIN)
     yield Doors(
         settings=Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
+        history=ListHistory(),
         view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip
     view.close()

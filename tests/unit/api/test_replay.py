@@ -1,0 +1,289 @@
+"""Lines of a part of the log, once more: which, in what order, under what names, and how often."""
+
+import hashlib
+import re
+from dataclasses import replace
+
+import httpx
+import orjson
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from support.doors import ADMIN, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.api.spool import CUSTOM_ID_CHARS_MAX, Sources, Spool, renamed
+from tidemill.api.stretch import Edge, Entry, edge
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import LineRef, RequestHead
+from tidemill.schemas.error import ApiError
+from tidemill.settings import Settings
+
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]
+REQUESTS, EXPRESS = topics.requests("m").name, topics.express("m").name
+ALL_OF_M = {"model": "m", "from": "0"}
+
+
+def line(name: str, url: str = CHAT, model: str = "m") -> bytes:
+    """A line with an id of its own."""
+    body = {"model": model, "messages": [{"role": "user", "content": "x" * 40}], "max_tokens": 5}
+    return orjson.dumps({"custom_id": name, "method": "POST", "url": url, "body": body})
+
+
+def entry(
+    batch: str, first: int, *lines: bytes, at: int = 1, project: str = "p", url: str = CHAT, ref=None
+) -> Entry:
+    """A record of requests, written at so many seconds."""
+    head = RequestHead(batch_id=f"batch_{batch * 32}", project=project, first=first, deadline=9, url=url, ref=ref)
+    return Entry(at_ms=at * 1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
+
+
+async def once(data: bytes):
+    """One chunk."""
+    yield data
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """Doors with the models `m` and `n`; a batch may have six lines."""
+    models = {name: {"backends": BACKENDS, "price": {"input_per_million": 1}} for name in "mn"}
+    async with open_doors(tmp_path) as doors:
+        yield replace(doors, settings=Settings(models=models, file_lines_max=6))
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    transport = httpx.ASGITransport(create_app(doors))
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        yield client
+
+
+async def replay(client, headers=None, **fields) -> httpx.Response:
+    """Ask for a replay."""
+    return await client.post("/replays", json=fields, headers=headers or {})
+
+
+async def content(client, batch) -> list[bytes]:
+    """The lines of a batch's input."""
+    answer = await client.get(f"/files/{batch['input_file_id']}/content")
+    assert answer.status_code == 200, answer.text
+    return answer.content.splitlines()
+
+
+async def test_each_line_once_and_in_its_own_order(doors, client):
+    """However often and in what order the log has them; the batch with the oldest record goes first."""
+    doors.history.topics[REQUESTS] = [
+        entry("a", 2, line("a2"), line("a3"), at=5),
+        entry("b", 0, line("b0"), at=2),
+        entry("a", 0, line("a0"), line("a1"), at=5),
+        entry("a", 1, line("a1"), line("a2"), at=6),
+        entry("q", 0, line("q0"), project="q"),
+    ]
+    doors.history.topics[EXPRESS] = [entry("c", 0, line("c0"), at=4)]
+    new = (await replay(client, source=ALL_OF_M | {"from": "1970-01-01T00:00:00Z"})).json()
+    assert await content(client, new) == [line(name) for name in ("b0", "c0", "a0", "a1", "a2", "a3")]
+    assert new["endpoint"] == CHAT
+    assert new["tidemill"]["replay_range"] == {"model": "m", "start": "1970-01-01T00:00:00Z", "end": None}
+    part = (await replay(client, source=ALL_OF_M | {"from": "1", "to": "3"})).json()
+    assert await content(client, part) == [line(name) for name in ("b0", "a0", "a1")]
+    timed = (await replay(client, source=ALL_OF_M | {"from": "1970-01-01T00:00:06"})).json()
+    assert await content(client, timed) == [line("a1"), line("a2")]
+
+
+async def test_namesakes_are_told_apart(doors, client):
+    """Where two batches have a line of one name, every line is named by its batch as well."""
+    doors.history.topics[REQUESTS] = [entry("a", 0, line("r0"), line("r1")), entry("b", 0, line("r0"), at=2)]
+    new = (await replay(client, source=ALL_OF_M, model="n")).json()
+    found = [orjson.loads(text) for text in await content(client, new)]
+    endings = [f"@batch_{batch * 32}" for batch in "aab"]
+    assert [each["custom_id"] for each in found] == [
+        name + ending for name, ending in zip(["r0", "r1", "r0"], endings, strict=True)
+    ]
+    assert {each["body"]["model"] for each in found} == {"n"}
+
+
+async def test_a_dry_run_tells_and_makes_nothing(doors, client):
+    """Lines, batches, tokens and cost, also of more lines than a batch may have."""
+    doors.history.topics[REQUESTS] = [entry("a", n, line(f"a{n}")) for n in range(8)] * 2 + [
+        entry("b", 0, line("b0"))
+    ]
+    plan = (await replay(client, source=ALL_OF_M, dry_run=True)).json()
+    assert (plan["object"], plan["lines"], plan["batches"], plan["is_too_large"]) == ("replay.plan", 9, 2, True)
+    assert (plan["input_tokens"], plan["output_tokens_max"]) == (9 * 14, 45)
+    assert plan["cost"]["min"] == "0.000063"
+    on_n = (await replay(client, source=ALL_OF_M | {"to": "2"}, model="n", dry_run=True)).json()
+    assert ([model["model"] for model in on_n["models"]], on_n["lines"], on_n["is_too_large"]) == (["n"], 2, False)
+    assert doors.log.records == []
+    refused = await replay(client, source=ALL_OF_M)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "range_too_large")
+    assert doors.log.records == []
+
+
+async def test_several_endpoints(doors, client):
+    """A batch has one, so it has to be said which."""
+    doors.history.topics[REQUESTS] = [
+        entry("a", 0, line("a0")), entry("b", 0, line("b0", EMBEDDINGS), url=EMBEDDINGS)
+    ]  # fmt: skip
+    answer = await replay(client, source=ALL_OF_M)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "source.endpoint")
+    new = (await replay(client, source=ALL_OF_M | {"endpoint": EMBEDDINGS})).json()
+    assert (new["endpoint"], await content(client, new)) == (EMBEDDINGS, [line("b0", EMBEDDINGS)])
+
+
+async def test_large_lines_are_fetched(doors, client):
+    """From the file that they lie in; one that is deleted is told."""
+    await doors.store.write("files/f", once(b"before" + line("a0") + b"after"))
+    ref = LineRef(key="files/f", offset=6, length=len(line("a0")))
+    doors.history.topics[REQUESTS] = [entry("a", 0, ref=ref)]
+    new = (await replay(client, source=ALL_OF_M)).json()
+    assert await content(client, new) == [line("a0")]
+    await doors.store.delete("files/f")
+    plan = (await replay(client, source=ALL_OF_M, dry_run=True)).json()
+    assert (plan["lines"], plan["lost_lines"]) == (0, 1)
+    gone = await replay(client, source=ALL_OF_M)
+    assert (gone.status_code, gone.json()["error"]["code"]) == (409, "file_gone")
+
+
+async def test_projects_see_their_own(doors, client):
+    """An admin may name another, or all; the batch is the admin's."""
+    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0")), entry("b", 0, line("b0"), project="q", at=2)]
+    for project in ("q", "*"):
+        answer = await replay(client, source=ALL_OF_M | {"project": project})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")
+    mine = (await replay(client, source=ALL_OF_M | {"project": "p"}, dry_run=True)).json()
+    assert mine["lines"] == 1
+    admin = {"authorization": f"Bearer {ADMIN}"}
+    every = (await replay(client, admin, source=ALL_OF_M | {"project": "*"}, dry_run=True)).json()
+    assert (every["lines"], every["batches"]) == (2, 2)
+    theirs = (await replay(client, admin, source=ALL_OF_M | {"project": "q"})).json()
+    assert (await client.get(f"/batches/{theirs['id']}", headers=admin)).status_code == 200
+    assert (await client.get(f"/batches/{theirs['id']}")).status_code == 404
+    none = await replay(client, admin, source=ALL_OF_M)
+    assert (none.status_code, none.json()["error"]["code"]) == (409, "no_lines")
+
+
+async def test_a_key_makes_one_replay(doors, client):
+    """Also where the log has gone on, or has forgotten; another request under the key is refused."""
+    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
+    key = {"idempotency-key": "k"}
+    first = (await replay(client, key, source=ALL_OF_M)).json()
+    doors.history.topics[REQUESTS].append(entry("a", 1, line("a1")))
+    assert (await replay(client, key, source=ALL_OF_M)).json() == first
+    doors.history.topics.clear()
+    assert (await replay(client, key, source=ALL_OF_M)).json() == first
+    other = await replay(client, key, source=ALL_OF_M | {"to": "1"})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+    assert len((await client.get("/batches")).json()["data"]) == 1
+
+
+async def test_a_replay_that_was_not_first_leaves_no_file(doors, client):
+    """Another process has claimed the key meanwhile."""
+    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
+    sent = doors.log.send
+
+    async def late(topic, key, value, *, headers):
+        if topic == topics.CLAIMS.name:
+            claim = codec.decode_claim(value)
+            batch = claim.command.batch.model_copy(update={"input_file_id": "file-theirs"})
+            command = claim.command.model_copy(update={"batch": batch})
+            await sent(topic, key, codec.encode(claim.model_copy(update={"command": command})), headers=[])
+        return await sent(topic, key, value, headers=headers)
+
+    doors.log.send = late
+    made = (await replay(client, {"idempotency-key": "k"}, source=ALL_OF_M)).json()
+    assert made["input_file_id"] == "file-theirs"
+    assert (await client.get("/files")).json()["data"] == []
+
+
+async def test_a_whole_batch(client):
+    """As a retry of all its lines; a dry run reckons its input."""
+    text = b"\n".join(line(f"r{n}") for n in range(3))
+    file_id = (
+        await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", text)})
+    ).json()["id"]  # fmt: skip
+    body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
+    old = (await client.post("/batches", json=body)).json()
+    plan = (await replay(client, source={"batch": old["id"]}, model="n", dry_run=True)).json()
+    assert (plan["lines"], plan["batches"], plan["models"][0]["model"]) == (3, 1, "n")
+    early = await replay(client, source={"batch": old["id"]})
+    assert early.status_code == 409
+    other = await replay(client, {"authorization": "Bearer key-of-q"}, source={"batch": old["id"]}, dry_run=True)
+    assert other.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({}, 400, "source"),
+        ({"source": 5}, 400, "source"),
+        ({"source": {}}, 400, "source.model"),
+        ({"source": {"batch": 5}}, 400, "source.batch"),
+        ({"source": {"model": "m"}}, 400, "source.from"),
+        ({"source": {"model": "m", "from": "yesterday"}}, 400, "source.from"),
+        ({"source": ALL_OF_M | {"to": "9" * 30}}, 400, "source.to"),
+        ({"source": ALL_OF_M | {"endpoint": "/v1/x"}}, 400, "source.endpoint"),
+        ({"source": ALL_OF_M | {"project": "a b"}}, 400, "source.project"),
+        ({"source": ALL_OF_M, "dry_run": 1}, 400, "dry_run"),
+        ({"source": ALL_OF_M, "model": "none"}, 404, "model"),
+        ({"source": ALL_OF_M, "completion_window": "1y"}, 400, "completion_window"),
+    ],
+)
+async def test_replays_that_are_refused(doors, client, *, fields, status, param):
+    """Each with the field that is wrong."""
+    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
+    answer = await replay(client, **fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+    assert doors.log.records == []
+
+
+names = st.text(min_size=1, max_size=3) | st.text(min_size=500, max_size=512)
+owners = st.sampled_from([f"batch_{hashlib.sha256(each).hexdigest()[:32]}" for each in (b"a", b"b")])
+
+
+@given(pairs=st.sets(st.tuples(names, owners), min_size=1, max_size=20))
+def test_new_names_differ_and_fit(pairs):
+    """Two lines that differ in batch or in name."""
+    found = {renamed(*pair) for pair in pairs}
+    assert len(found) == len(pairs)
+    assert max(map(len, found)) <= CUSTOM_ID_CHARS_MAX
+
+
+@given(lines=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=40))
+def test_a_spool_gives_what_it_took(lines):
+    """Each line once, batch by batch in the order of their first records, and in order inside."""
+    sources = Sources()
+    with Spool() as spool:
+        for at, (batch, index) in enumerate(lines):
+            if (source := sources.take(f"b{batch}", index, at)) is not None:
+                spool.put(source.number, index, b'{"custom_id":"%d-%d"}' % (batch, index))
+        found = b"".join(spool.chunks(sources, None)).splitlines()
+    order = list(dict.fromkeys(batch for batch, _ in lines))
+    expected = sorted(set(lines), key=lambda each: (order.index(each[0]), each[1]))
+    assert found == [b'{"custom_id":"%d-%d"}' % each for each in expected]
+    assert sources.lines == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0", Edge(offset=0)),
+        ("42", Edge(offset=42)),
+        ("1970-01-01T00:00:01", Edge(at_ms=1000)),
+        ("1970-01-01T01:00:01.5+01:00", Edge(at_ms=1500)),
+        ("1970-01-02", Edge(at_ms=86_400_000)),
+    ],
+)
+def test_edges(text, found):
+    """Offsets and times; without a zone it is UTC."""
+    assert edge(text, "x") == found
+
+
+@given(text=st.text())
+def test_what_is_no_edge_is_refused(text):
+    """With the field's name, whatever it is."""
+    assume(re.fullmatch(r"[0-9TWZ:,.+-]*", text) is None)
+    with pytest.raises(ApiError, match=r"'source\.from'"):
+        edge(text, "source.from")
