@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from tidemill.api import compression, errors, lookup, paging, removal, shapes, span, upload
 from tidemill.api.compression import GZIP_BYTES_MIN
-from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, json
+from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, from_store, json
 from tidemill.api.view import UnknownCursor
 from tidemill.schemas import codec, topics
 from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
@@ -41,6 +41,7 @@ _INDEX: dict[str, Any] = {
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": shapes.BINARY}}}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", **_BYTES},
+    302: {"description": "It is to be had there, where the operator has set `presigned_downloads`."},
     206: {"description": "The part that was asked for.", **_BYTES},
     304: {"description": "The client has it."},
     416: {"description": "No byte of the file is in the range."},
@@ -110,6 +111,8 @@ async def content(file_id: str, request: Request, doors: Opened, asking: Asking)
     }
     if span.matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    if doors.settings.presigned_downloads and (link := await _link(doors, record)) is not None:
+        return Response(status_code=302, headers={"location": link, "cache-control": "no-store"})
     part = _part(request, etag, size)
     chunks = await _begun(doors, record, part or span.Span(start=0, end=size))
     if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):
@@ -133,6 +136,18 @@ def _part(request: Request, etag: str, size: int) -> span.Span | None:
         return span.parse(request.headers.get("range"), size)
     except span.Unsatisfiable as error:
         raise errors.unsatisfiable(size) from error
+
+
+async def _link(doors: Doors, record: FileRecord) -> str | None:
+    """Where the store itself serves the file; None where it does not."""
+    link = await from_store(doors.store.link(record.key, span.disposition(record.file.filename)))
+    if link is not None:
+        try:
+            await from_store(doors.store.size(record.key))
+        except NotFound as error:
+            _log.warning("the bytes of the file %s are not in the store", record.file.id)
+            raise errors.no_file(record.file.id) from error
+    return link
 
 
 async def _begun(doors: Doors, record: FileRecord, part: span.Span) -> AsyncIterator[bytes]:

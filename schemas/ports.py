@@ -44,6 +44,15 @@ class Store(Protocol):
         """
         ...
 
+    async def link(self, key: str, disposition: str) -> str | None:
+        """An address from which anyone who has it can read the object for a while; None where there is no such.
+
+        Args:
+            key: The object, which may not be there.
+            disposition: The `Content-Disposition` of the answer there.
+        """
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove the object; one that is not there is fine."""
         ...

@@ -70,6 +70,10 @@ class DirectoryStore:
         """See `Store.size`."""
         return await _hop(_size, self._path(key), key)
 
+    async def link(self, key: str, disposition: str) -> str | None:
+        """None: nobody serves the folder but the api."""
+        del key, disposition
+
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go with it."""
         await _hop(_delete, self._path(key), self._root)

@@ -34,6 +34,8 @@ SILENCE_SECONDS_MAX: Final = 30
 TRIES_MAX: Final = 5
 """Of each request, and of each stretch of a download that brings nothing."""
 ABORT_SECONDS_MAX: Final = 10.0
+LINK_SECONDS: Final = 900
+"""How long a download may be begun from a signed address."""
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _BEYOND = "InvalidRange"
@@ -108,6 +110,13 @@ class S3Store:
         with _failures(key):
             return int((await client.head_object(**where))["ContentLength"])
 
+    async def link(self, key: str, disposition: str) -> str | None:
+        """See `Store.link`; signed, and good for `LINK_SECONDS`."""
+        where = self._where(key) | {"ResponseContentDisposition": disposition}
+        client = await self._connected()
+        with _failures(key):
+            return str(await client.generate_presigned_url("get_object", Params=where, ExpiresIn=LINK_SECONDS))
+
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
         where = self._where(key)
@@ -148,6 +157,7 @@ class S3Store:
             if self._client is None:
                 own_server = "AWS_ENDPOINT_URL" in os.environ or "AWS_ENDPOINT_URL_S3" in os.environ
                 config = AioConfig(
+                    signature_version="s3v4",
                     connect_timeout=CONNECT_SECONDS_MAX,
                     read_timeout=SILENCE_SECONDS_MAX,
                     max_pool_connections=CONNECTIONS_MAX,

