@@ -51,6 +51,7 @@ class Ingest:
         self.app.drain = self._drain
 
     @property
+        self.app.oldest = lambda: stream.oldest(gate.head for gate in self._gates.values())
     def store(self) -> Store:
         """The store of inputs."""
         return self._store

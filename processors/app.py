@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tidemill import stream
+from tidemill import metrics, stream
 from tidemill.dead import bury
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log
 from tidemill.processors import roster
@@ -115,7 +115,7 @@ class ModelApp:
             kafka=doors.kafka,
             state=settings.data / "state" / f"processors-{plain}",
         )
-        fleet = roster.fleet(model)
+        fleet = self.fleet = roster.fleet(model)
         self.stage = Stage(
             fleet=fleet,
             caller=Caller(
@@ -133,6 +133,7 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
         )
         self._doors = doors
+        self.name = name
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
         self._seats = Seats(
@@ -145,8 +146,15 @@ class ModelApp:
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
+        self.app.oldest = lambda: stream.oldest(lane.oldest for lane in self._seats.lanes)
 
     async def close(self) -> None:
+    @property
+    def allowed(self) -> int:
+        """Calls that may be in flight at this time."""
+        now = time.time()
+        return sum(backend.allowed(now) for backend in self.fleet.backends)
+
         """Break off what is under way."""
         for task in (*self._tasks, *([self._learning] if self._learning else ())):
             task.cancel()
@@ -289,6 +297,8 @@ class Processors:
             for name in self._names
         ]
         return [model.app for model in self._models]
+        metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.stage.busy for model in self._models})
+        metrics.ask(metrics.LIMIT, lambda: {model.name: model.allowed for model in self._models})
 
     async def stop(self) -> None:
         """Close the doors."""

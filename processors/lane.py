@@ -96,6 +96,12 @@ class Lane:
     def __len__(self) -> int:
         return len(self._gate)
 
+    @property
+    def oldest(self) -> Any:
+        """The token of the oldest record that is under way; None where there is none."""
+        head = self._gate.head
+        return None if head is None else head.token
+
     def admit(self, token: Any, lines: int, size: int) -> Entry:
         """Take in the partition's next record.
 

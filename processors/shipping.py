@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from tidemill import metrics
 from tidemill.processors.lane import Line
 from tidemill.processors.packer import LINE_BYTES_MAX, Packer, Parcel
 from tidemill.schemas.codec import Headers, LineMark, LineRef, lines_headers
@@ -104,6 +105,7 @@ class Shipper:
         await self._outbox.send(
             parcel.batch_id, value, lines_headers(parcel.batch_id, parcel.marks, ref=parcel.ref)
         )
+        metrics.settled(parcel.marks)
         self._bytes -= parcel.size
         self._arrived(parcel.receipts)
 

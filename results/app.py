@@ -18,6 +18,7 @@ from tidemill import stream
 from tidemill.dead import bury
 from tidemill.gate import AckGate
 from tidemill.kafka import Log
+from tidemill.results import census
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
 from tidemill.results.stage import Limits, Partition
@@ -129,12 +130,14 @@ class Results:
             part_age_seconds=settings.part_age_seconds,
             grace_seconds=settings.grace_seconds,
             tariff_of=settings.tariff_of,
+            kept_seconds=lambda: self.app.kept_seconds,
         )
         self._ticking: asyncio.Task[None] | None = None
         self._agent = self.app.agent(
             stream.raw_topic(self.app, topics.COMMANDS.name, topics.OUTCOMES.name), isolated_partitions=True
         )(self._fold)
         self.app.drain = self._leave
+        self.app.oldest = lambda: stream.oldest(gate.head for gate in self._gates.values())
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     @property
@@ -146,6 +149,7 @@ class Results:
         """Connect, and give the app to run."""
         await self._log.start()
         self._ticking = asyncio.create_task(self._tick())
+        census.offer(lambda: (seat.partition.living for seat in self._seats.values()), time.time)
         return [self.app]
 
     async def stop(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from tidemill import metrics
 from tidemill.results.fold import State
 from tidemill.results.merge import Sums, merged, read_index
 from tidemill.results.shelf import Shelf
@@ -93,6 +94,7 @@ class Compactor:
         )
         if receipt.missing or receipt.double:
             log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
+            metrics.MISMATCHES.inc()
         usage = _usage(output_sums.usage)
         return Compacted(
             batch_id=state.id,

@@ -116,6 +116,11 @@ class Partition:
         """When the next thing is due, Unix seconds."""
         return self._alarms[0][0] if self._alarms else None
 
+    @property
+    def living(self) -> list[Live]:
+        """The batches that are not over."""
+        return list(self._live.values())
+
     async def load(self) -> None:
         """Take up the batches that were at work; to be called within an event, before all else.
 

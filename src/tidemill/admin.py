@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
 
 from tidemill.schemas import topics
@@ -72,6 +73,47 @@ async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] 
 
 
 def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
+async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What is set about topics, by name; one that does not exist is left out.
+
+    Raises:
+        TopicError: The broker does not answer.
+    """
+    admin = AIOKafkaAdminClient(
+        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            await admin.start()
+            asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+            answers = await admin.describe_configs(asked)
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise TopicError(f"the topics of {kafka} cannot be asked for: {error or 'no answer in time'}") from error
+    finally:
+        await admin.close()
+    return {
+        name: {entry[0]: entry[1] for entry in entries}
+        for answer in answers
+        for code, _, _, name, entries in answer.resources
+        if for_code(code) is NoError
+    }
+
+
+async def kept_seconds(kafka: Kafka, models: Iterable[str]) -> float:
+    """How long the log keeps everything that a batch needs: the shortest of the topics it goes through.
+
+    Raises:
+        OSError: The broker does not answer.
+    """
+    rows = [row for row in wanted(models) if row.is_needed]
+    try:
+        found = await topic_configs(kafka, [row.name for row in rows])
+    except TopicError as error:
+        raise OSError(str(error)) from error
+    kept = [int(configs.get("retention.ms", -1)) for configs in found.values()]
+    return min((ms / 1000 for ms in kept if ms >= 0), default=float("inf"))
+
+
     """How many partitions has what belongs to one batch: all of it has to meet in one process."""
     together = [row.name for row in rows if row.spread and not row.name.startswith(topics.REQUESTS_PREFIX)]
     first, *others = [(name, len(found[name]) if name in found else partitions) for name in together]

@@ -37,6 +37,11 @@ class AckGate(Generic[T]):
         self._tickets.append(ticket)
         return ticket
 
+    @property
+    def head(self) -> T | None:
+        """The oldest record that is under way."""
+        return self._tickets[0].item if self._tickets else None
+
     def finish(self, ticket: Ticket[T]) -> Iterator[T]:
         """Say that a record's work is done, and take out what may be acknowledged now, in order."""
         ticket.done = True

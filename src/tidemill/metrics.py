@@ -1,30 +1,110 @@
 """Every metric of Tidemill, defined once; docs/metrics.md has the same table.
 
 Names begin with `tidemill_`, units are base units, and no label ever holds an id, a project or a user's text: a
-process has some hundred series, whatever runs on it. The library's own registry of the process is used.
+process has some hundred series, whatever runs on it. A counter is moved once a record, not once a line; what can
+be asked for is asked for when somebody reads. The library's own registry of the process is used.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from tidemill.schemas.codec import LineMark
 
 OUTCOMES: Final = ("completed", "failed")
+STAGES: Final = ("ingest", "processors", "results")
 
-LINES: Final = Counter(
-    "tidemill_lines", "Lines of finished batches, by the file they are in.", ("outcome",)
-)  # fmt: skip
+LINES: Final = Counter("tidemill_lines", "Lines whose end is settled, by the file they go into.", ("outcome",))
+ATTEMPTS: Final = Counter(
+    "tidemill_line_attempts", "Calls that were made for these lines, those that failed included.", ("outcome",)
+)
 DEAD_LETTERS: Final = Counter(
-    "tidemill_dlq_messages", "Records that a stage could not read, now in `tidemill.dead`.", ("stage",)
-)  # fmt: skip
+    "tidemill_dlq_messages", "Records that a stage could not read; they are in `tidemill.dead`.", ("stage",)
+)
 MISMATCHES: Final = Counter(
-    "tidemill_reconcile_mismatch", "Batches whose receipt has a line missing or double; more than 0 is an alarm."
-)  # fmt: skip
-LAG: Final = Gauge(
-    "tidemill_lag_seconds", "Age of the oldest record that a consumer has not committed.", ("consumer",)
-)  # fmt: skip
+    "tidemill_reconcile_mismatch", "Batches whose receipt has a line missing or double. More than 0 is an alarm."
+)
+COUNTERS: Final = (LINES, ATTEMPTS, DEAD_LETTERS, MISMATCHES)
 
 for _outcome in OUTCOMES:
     LINES.labels(_outcome)
+    ATTEMPTS.labels(_outcome)
+
+Values = Mapping[str, float]
+Ask = Callable[[], Values]
+"""Gives the values by label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A metric whose values are asked for when somebody reads."""
+
+    name: str
+    text: str
+    label: str
+
+
+LAG: Final = Asked(
+    name="tidemill_lag_seconds",
+    label="consumer",
+    text="Age of the oldest record that a consumer has not done with.",
+)
+IN_FLIGHT: Final = Asked(
+    name="tidemill_backend_inflight", label="model", text="Calls in flight, and results on their way to the log."
+)
+LIMIT: Final = Asked(name="tidemill_backend_limit", label="model", text="How many there may be at this time.")
+BATCHES: Final = Asked(
+    name="tidemill_batches", label="status", text="Batches that are not over, in the partitions of this process."
+)
+AT_RISK: Final = Asked(
+    name="tidemill_batches_at_risk",
+    label="status",
+    text="Those of them that the log may drop records of before they are over.",
+)
+SLACK: Final = Asked(
+    name="tidemill_deadline_slack_seconds",
+    label="model",
+    text="From the expected end of a batch to its deadline, the least of those at work. Below 0 one is late.",
+)
+ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, SLACK)
+
+
+class _Collector(Collector):
+    """Asks when it is read; what a metric is asked from is replaced by what comes later."""
+
+    def __init__(self) -> None:
+        self.sources: dict[Asked, Ask] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for metric, ask in list(self.sources.items()):
+            family = GaugeMetricFamily(metric.name, metric.text, labels=[metric.label])
+            for label, value in ask().items():
+                family.add_metric([label], value)
+            yield family
+
+
+_collector: Final = _Collector()
+REGISTRY.register(_collector)
+
+
+def ask(metric: Asked, source: Ask) -> None:
+    """Have a metric asked for at `source`, which is called on the thread that reads and waits for nothing."""
+    _collector.sources[metric] = source
+
+
+def settled(marks: Sequence[LineMark]) -> None:
+    """Count the lines of a record of outcomes, and the calls made for them."""
+    failed = [mark.attempts for mark in marks if mark.failed]
+    if len(failed) < len(marks):
+        LINES.labels("completed").inc(len(marks) - len(failed))
+        ATTEMPTS.labels("completed").inc(sum(mark.attempts for mark in marks) - sum(failed))
+    if failed:
+        LINES.labels("failed").inc(len(failed))
+        ATTEMPTS.labels("failed").inc(sum(failed))
 
 
 def text() -> tuple[bytes, str]:

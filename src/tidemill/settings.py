@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas import topics
+from tidemill.schemas.batch import ENDPOINTS, window_seconds
 from tidemill.schemas.bill import Tariff
 from tidemill.security import Cluster, Security
 
@@ -212,6 +213,17 @@ class Settings(BaseSettings):
         """What a project may have."""
         if (own := self.projects.get(project)) is None:
             return self.limits
+    @field_validator("windows")
+    @classmethod
+    def _kept(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
+        kept_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
+        for window in windows:
+            if window_seconds(window) > kept_seconds:
+                raise ValueError(
+                    f"{window} is longer than the {kept_seconds // 86_400} days for which the log keeps lines"
+                )
+        return windows
+
         return self.limits.model_copy(update=own.limits.model_dump(exclude_none=True))
 
     def tariff_of(self, model: str | None) -> Tariff:

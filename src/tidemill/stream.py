@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,14 +22,14 @@ import faust
 import uvloop
 
 from tidemill import folder, health, kafka, metrics, notify
-from tidemill.admin import TopicError, ensure_topics
+from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, seek_all
+from tidemill.guard import Oldest
 from tidemill.pulse import Pulse
 from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
-from tidemill.vitals import Vitals
-from tidemill.watchdog import Watch
+from tidemill.watched import Watched
 
 # Not named after this module: mode logs each step of `StageApp` under that name.
 log = logging.getLogger("tidemill.stage")
@@ -70,6 +70,10 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
 class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     """A Faust app whose stage gets time to finish before its partitions go."""
 
+    kept_seconds: float = float("inf")
+    """How long the log keeps the records that a stage needs, as far as the broker has said."""
+    oldest: Oldest | None = None
+    """When the oldest record was written that the stage has not done with."""
     drain: Drain | None = None
     """Called with the revoked partitions before they go; it must end within a bound of its own."""
 
@@ -193,6 +197,11 @@ class Tenure:
         return generation == self._app.consumer_generation_id and self._left.get(message.tp) != generation
 
 
+def oldest(events: Iterable[Any]) -> float | None:
+    """When the oldest of these events' records was written, Unix seconds; an event may be None."""
+    return min((event.message.timestamp for event in events if event is not None), default=None)
+
+
 def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
     """Run a stage until SIGTERM or SIGINT; the topics are made first, where they are not there yet.
 
@@ -217,37 +226,6 @@ def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
         raise SystemExit(1)
 
 
-class Watched:
-    """The apps of a process, as its pulse looks at them."""
-
-    def __init__(self) -> None:
-        self._apps: list[tuple[str, Vitals, Watch]] = []
-
-    def add(self, app: StageApp) -> None:
-        """Look at this one, too; it is not started yet."""
-        vitals = Vitals(app)
-        vitals.start()
-        self._apps.append((app.conf.id, vitals, Watch()))
-
-    def look(self, seconds: float) -> str | None:
-        """What is wrong with one of them for too long, `seconds` after the last look."""
-        for name, vitals, watch in self._apps:
-            if (symptom := watch.look(vitals.marks(), seconds)) is not None:
-                return f"{name}: {symptom}"
-        return None
-
-    async def assigned(self) -> None:
-        """Return where all of them have their place in their group and their tables.
-
-        Raises:
-            health.Unwell: One has not.
-        """
-        if waiting := [name for name, vitals, _ in self._apps if not vitals.is_assigned]:
-            raise health.Unwell(f"without an assignment or its tables: {', '.join(waiting)}")
-        if not self._apps:
-            raise health.Unwell("not started yet")
-
-
 async def _run(
     settings: Settings, make: Callable[[Settings, Cluster], Stage], watched: Watched, pulse: Pulse
 ) -> bool:
@@ -268,7 +246,8 @@ async def _run(
         metrics=metrics.text,
     )
     async with health.served(state, settings.health_host, settings.health_port):
-        return await _until_asked(stage, asked, watched, beating)
+        ask = functools.partial(kept_seconds, settings.cluster, settings.models)
+        return await _until_asked(stage, asked, watched, beating, ask)
 
 
 async def _with_topics(settings: Settings) -> Settings:
@@ -281,11 +260,15 @@ async def _with_topics(settings: Settings) -> Settings:
 
 
 async def _until_asked(
-    stage: Stage, asked: asyncio.Event, watched: Watched, beating: "asyncio.Task[None]"
+    stage: Stage,
+    asked: asyncio.Event,
+    watched: Watched,
+    beating: "asyncio.Task[None]",
+    ask: Callable[[], Awaitable[float]],
 ) -> bool:
     apps = await stage.start()
-    for app in apps:
-        watched.add(app)
+    watched.add(apps)
+    guarding = asyncio.ensure_future(watched.guard(ask))
     tasks = {asyncio.ensure_future(asked.wait()), asyncio.ensure_future(_serve(apps)), beating}
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
@@ -297,7 +280,7 @@ async def _until_asked(
             await _leave(apps, stage, crashed=crashed)
     except TimeoutError:
         log.warning("not everything had stopped after %s s", STOP_SECONDS_MAX)
-    for task in tasks:
+    for task in (*tasks, guarding):
         task.cancel()
     return crashed
 

@@ -1,0 +1,43 @@
+"""The batches of a process, counted for its metrics."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from tidemill import metrics
+from tidemill.results.live import Live
+from tidemill.schemas.ports import Clock
+
+Living = Callable[[], Iterable[Iterable[Live]]]
+"""Gives the batches that are not over, by partition."""
+
+
+def offer(living: Living, clock: Clock) -> None:
+    """Let the metrics be asked for here."""
+    metrics.ask(metrics.BATCHES, lambda: statuses(living()))
+    metrics.ask(metrics.AT_RISK, lambda: statuses(living(), at_risk=True))
+    metrics.ask(metrics.SLACK, lambda: slack(living(), clock()))
+
+
+def statuses(partitions: Iterable[Iterable[Live]], *, at_risk: bool = False) -> Counter[str]:
+    """How many batches have each status; with `at_risk`, of those that the log may drop records of."""
+    batches = (live.state.batch for partition in partitions for live in partition)
+    return Counter(
+        batch.status.value
+        for batch in batches
+        if batch is not None and (not at_risk or batch.tidemill.at_risk is not None)
+    )
+
+
+def slack(partitions: Iterable[Iterable[Live]], now: float) -> dict[str, float]:
+    """The least slack of the batches of each model, in seconds; without an expected end it is what is left."""
+    least: dict[str, float] = {}
+    for partition in partitions:
+        for live in partition:
+            batch = live.state.batch
+            if batch is None or batch.model is None:
+                continue
+            progress = live.progress(now)
+            seconds = progress.slack_seconds if progress and progress.slack_seconds is not None else None
+            value = float(seconds) if seconds is not None else batch.expires_at - now
+            least[batch.model] = min(value, least.get(batch.model, value))
+    return least

@@ -1,0 +1,70 @@
+"""The metrics: their names and labels are those of the docs, and what they say is true."""
+
+import re
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tidemill import metrics
+from tidemill.schemas.codec import LineMark
+
+ROOT = Path(__file__).resolve().parents[2]
+FORBIDDEN = {"batch", "batch_id", "line", "project", "key", "url", "file"}
+SERIES_MAX = 5_000
+
+
+def defined():
+    """Name, kind and labels of each metric, as a scrape shows them."""
+    for counter in metrics.COUNTERS:
+        yield f"{counter._name}_total", "counter", tuple(counter._labelnames)
+    for asked in metrics.ASKED:
+        yield asked.name, "gauge", (asked.label,)
+
+
+def families():
+    return {family.name: family for family in text_string_to_metric_families(metrics.text()[0].decode())}
+
+
+def test_the_docs_have_the_same_ones():
+    """docs/metrics.md has a row for each, with its kind and its label, and no others."""
+    rows = re.findall(
+        r"^\| `(tidemill_\w+)` \| (\w+) \| ([^|]*?) ?\|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
+    )
+    documented = {(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert documented == set(defined())
+
+
+def test_no_label_names_a_user_or_an_id():
+    """Labels have few values, whatever runs."""
+    assert not {label for _, _, labels in defined() for label in labels} & FORBIDDEN
+
+
+def test_lines_are_counted_by_record():
+    """With the calls that were made for them."""
+    before = families()
+    metrics.settled([LineMark(0, 1, False, attempts=1), LineMark(1, 1, True, attempts=3), LineMark(2, 1, False)])
+    after = families()
+
+    def moved(name):
+        old = {
+            sample.labels["outcome"]: sample.value for sample in before[name].samples if sample.name.endswith("l")
+        }
+        new = {
+            sample.labels["outcome"]: sample.value for sample in after[name].samples if sample.name.endswith("l")
+        }
+        return {outcome: new[outcome] - old[outcome] for outcome in new}
+
+    assert moved("tidemill_lines") == {"completed": 2, "failed": 1}
+    assert moved("tidemill_line_attempts") == {"completed": 2, "failed": 3}
+
+
+def test_what_is_asked_for():
+    """At each scrape anew; a process of fifty models has few series."""
+    values = {f"m-{number}": float(number) for number in range(50)}
+    for asked in metrics.ASKED:
+        metrics.ask(asked, lambda: values)
+    found = families()
+    assert {sample.value for sample in found["tidemill_backend_inflight"].samples} == set(values.values())
+    assert sum(len(family.samples) for family in found.values()) < SERIES_MAX
+    values.clear()
+    assert not families()["tidemill_backend_inflight"].samples
