@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from tidemill.client import replaying
+from tidemill.client.options import ApiKey, BaseUrl, DataFolder, ErrorsFile, OutputFile, ReceiptFile
 from tidemill.ops import commands as operator
 
 if TYPE_CHECKING:
@@ -23,16 +25,10 @@ app = typer.Typer(
 
 keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.command()(replaying.retry)
+app.add_typer(replaying.app, name="replay")
 app.add_typer(operator.dead_app, name="dead")
 app.command()(operator.rebuild)
-
-BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, /v1 included.", show_default=False)]
-ApiKey = Annotated[str | None, typer.Option(help="Key to the service.", show_default=False)]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the local service.")]
-OutputFile = Annotated[Path | None, typer.Option("-o", "--output", help="Where results go; else to stdout.")]
-ErrorsFile = Annotated[Path | None, typer.Option("--errors", help="Where failed lines go; else beside -o.")]
-ReceiptFile = Annotated[Path | None, typer.Option("--receipt", help="Where the receipt is written.")]
-
 
 Config = Annotated[
     Path | None,
@@ -193,35 +189,6 @@ def cancel(
     talk = command.console()
     target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
     raise typer.Exit(command.ended(talk, command.cancel(talk, target, batch)))
-
-
-@app.command()
-def retry(
-    batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")],
-    *,
-    only: Annotated[str, typer.Option(help="failed, expired, cancelled, all, or code=429,…")] = "failed",
-    model: Annotated[str | None, typer.Option(help="Another model than before.")] = None,
-    window: Annotated[str | None, typer.Option(help="How long it may take; else as before.")] = None,
-    output: OutputFile = None,
-    errors: ErrorsFile = None,
-    receipt: ReceiptFile = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Run lines of a batch once more, as a batch of their own, and follow it as `run` does."""
-    from tidemill.client import again
-    from tidemill.client import run as command
-    from tidemill.client.place import InputFault, Sink
-
-    talk = command.console()
-    try:
-        wish = again.wished(only=only, model=model, window=window)
-    except InputFault as error:
-        _refuse(str(error))
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    sink = Sink(output=output, errors=errors, receipt=receipt)
-    raise typer.Exit(command.ended(talk, again.retry(talk, target, batch, wish, sink)))
 
 
 @app.command()
