@@ -22,13 +22,22 @@ class Topic:
     """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
     retention_ms: int = 7 * DAY_MS
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a batch that is at work is lost with its records."""
+        return self in {COMMANDS, INTAKE, OUTCOMES} or is_of_requests(self.name)
+
 
 COMMANDS = Topic(
     name="tidemill.commands", key="batch id", value="BatchCreated, CancelRequested",
     written_by=("api",), read_by=("ingest", "results"),
 )  # fmt: skip
+INTAKE = Topic(
+    name="tidemill.intake", key="stream name", value="one or more JSONL lines",
+    written_by=("producers",), read_by=("ingest",),
+)  # fmt: skip
 OUTCOMES = Topic(
-    name="tidemill.outcomes", key="batch id", value="Accepted, Rejected, Compacted, Tick, or result lines",
+    name="tidemill.outcomes", key="batch id", value="Accepted, Opened, Sealed, Compacted, …, or result lines",
     written_by=("ingest", "processors", "results"), read_by=("results", "processors"),
 )  # fmt: skip
 BATCHES = Topic(
@@ -68,9 +77,19 @@ TALLIES = Topic(
     name="tidemill-results-lines-changelog", key="batch id / chunk", value="two bitmaps (results/tally.py)",
     written_by=("results",), read_by=("results",), compacted=True,
 )  # fmt: skip
+STREAMS = Topic(
+    name="tidemill-intake-streams-changelog", key="batch id, or decided/partition",
+    value="a stream on its way to be a batch (ingest/flow.py)",
+    written_by=("ingest",), read_by=("ingest",), compacted=True,
+)  # fmt: skip
 REQUESTS_PREFIX = "tidemill.requests."
+EXPRESS_PREFIX = "tidemill.express."
+EXPRESS_LINES_MAX = 1_000
+"""A batch of up to so many lines goes by a model's express topic, where no large batch lies before it."""
 
-TOPICS = (COMMANDS, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, LEDGER, STATES, TALLIES)
+TOPICS = (
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, LEDGER, STATES, TALLIES, STREAMS,
+)  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
@@ -81,11 +100,27 @@ def requests(model: str) -> Topic:
 
     A name that Kafka does not take (`Qwen/Qwen3-8B`) is made plain, with a hash that keeps it apart from others.
     """
-    name = model
-    if _PLAIN.match(model) is None:
-        plain = re.sub(r"[^A-Za-z0-9._-]", "_", model)[:150]
-        name = f"{plain}-{hashlib.blake2b(model.encode(), digest_size=4).hexdigest()}"
     return Topic(
-        name=REQUESTS_PREFIX + name, key="batch id / run of lines", value="one or more JSONL lines",
+        name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
         written_by=("ingest",), read_by=("processors",),
     )  # fmt: skip
+
+
+def express(model: str) -> Topic:
+    """The topic of the requests of small batches to one model; else it is as the other."""
+    return Topic(
+        name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
+        written_by=("ingest",), read_by=("processors",),
+    )  # fmt: skip
+
+
+def is_of_requests(name: str) -> bool:
+    """Whether a topic is one of the two kinds that a model has."""
+    return name.startswith((REQUESTS_PREFIX, EXPRESS_PREFIX))
+
+
+def _plain(model: str) -> str:
+    if _PLAIN.match(model) is not None:
+        return model
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", model)[:150]
+    return f"{plain}-{hashlib.blake2b(model.encode(), digest_size=4).hexdigest()}"
