@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
-from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Settings
+from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings
 
 DOCS = Path(__file__).resolve().parent
 
@@ -33,6 +33,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A backend of a model", Backend),
     ("A price", Price),
     ("What a project may have: `[limits]`", Limits),
+    ('A project: `[projects."name"]`', Project),
     ('What one project may have: `[projects."name".limits]`', OwnLimits),
 )
 
@@ -44,12 +45,15 @@ def settings_page() -> str:
 
 def topics_rows() -> list[str]:
     """The rows of the table of topics, as docs/architecture.md has them."""
-    return [_row(topic) for topic in (*topics.TOPICS, topics.requests("<model>"))]
+    return [_row(topic) for topic in (*topics.TOPICS, topics.requests("<model>"), topics.express("<model>"))]
 
 
 def _row(topic: Topic) -> str:
     kept = "compacted" if topic.compacted else f"{topic.retention_ms // DAY_MS} d"
-    name = topic.name if topic in topics.TOPICS else topics.REQUESTS_PREFIX + "<model>"
+    name = topic.name
+    if topic not in topics.TOPICS:
+        is_express = name.startswith(topics.EXPRESS_PREFIX)
+        name = (topics.EXPRESS_PREFIX if is_express else topics.REQUESTS_PREFIX) + "<model>"
     cells = (f"`{name}`", topic.key, topic.value, ", ".join(topic.written_by), ", ".join(topic.read_by), kept)
     return f"| {' | '.join(cells)} |"
 

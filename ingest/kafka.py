@@ -49,12 +49,12 @@ class Outlet:
         await self._log.send(topics.OUTCOMES.name, fact.batch_id, encode(fact), headers=kind)
 
     async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
-        """Append records to the model's `requests`, in order under each key; on return the broker has them all.
+        """Append records to the model's topics, in order under each key; on return the broker has them all.
 
         Raises:
             OSError: One was not acknowledged in time. Any of them may have landed, or land yet.
         """
-        topic = topics.requests(model).name
+        names = {False: topics.requests(model).name, True: topics.express(model).name}
         current = None
         unacked: deque[tuple[int, asyncio.Future[Any]]] = deque()
         size = 0
@@ -64,7 +64,7 @@ class Outlet:
                 sent = _RECORD_BYTES_BASE + len(record.value)
                 while unacked and (size + sent > UNACKED_BYTES_MAX or len(unacked) >= UNACKED_RECORDS_MAX):
                     size -= await _oldest(unacked)
-                unacked.append((sent, await self._send(current, topic, record)))
+                unacked.append((sent, await self._send(current, names[record.express], record)))
                 size += sent
             while unacked:
                 await _oldest(unacked)

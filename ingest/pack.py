@@ -6,13 +6,13 @@ processor gets its share of a batch. How many lines make a record follows from t
 
 | lines of the batch | lines of a record | lines of a run |
 |---|---|---|
-| up to 63 | 1 | 8 |
-| 64 to 127 | 2 | 16 |
+| up to 7 | 1 | 8 |
+| 8 to 15 | 2 | 16 |
 | … | … | … |
-| from 1,024 on | 32 | 256 |
+| from 128 on | 32 | 256 |
 
-so that from 32 lines on there are at least 32 records, and at least 4 runs, to be shared. The same file is
-packed the same way each time, wherever the work broke off before.
+so that from four lines on there are at least four records to be shared, and a batch of ten lines is not ten. The
+same file is packed the same way each time, wherever the work broke off before.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from tidemill.schemas.codec import LineRef, RequestHead
+from tidemill.schemas.topics import EXPRESS_LINES_MAX
 
 RECORD_LINES_MAX: Final = 32
 RECORD_BYTES_MAX: Final = 64 * 1024
 """A record of several lines is no larger; one line may be."""
 INLINE_BYTES_MAX: Final = 256 * 1024
 """A larger line stays in the store, and its record says where."""
-RECORDS_MIN: Final = 32
+RECORDS_MIN: Final = 4
 """A batch is cut into so many records, or into single lines."""
 RUN_RECORDS: Final = 8
 
@@ -54,6 +55,8 @@ class Record:
     value: bytes
     """Its lines, a newline between two; empty where the line is in the store."""
     head: RequestHead
+    express: bool = False
+    """Whether its batch is a small one."""
 
 
 class Packer:
@@ -61,6 +64,7 @@ class Packer:
 
     def __init__(self, origin: Origin, total: int) -> None:
         self._origin = origin
+        self._express = total <= EXPRESS_LINES_MAX
         self._record_lines = record_lines(total)
         self._run_lines = self._record_lines * RUN_RECORDS
         self._index = 0
@@ -114,7 +118,8 @@ class Packer:
             ref=ref,
             created=origin.created,
         )
-        return Record(key=f"{origin.batch_id}/{first // self._run_lines}", value=value, head=head)
+        key = f"{origin.batch_id}/{first // self._run_lines}"
+        return Record(key=key, value=value, head=head, express=self._express)
 
 
 def record_lines(total: int) -> int:

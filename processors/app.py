@@ -107,8 +107,8 @@ class ModelApp:
             doors: What it shares with others.
             stop_seconds: Called when the process stops; says how long calls in flight may still take.
         """
-        topic = topics.requests(name).name
-        plain = topic.removeprefix(topics.REQUESTS_PREFIX)
+        names = [topics.express(name).name, topics.requests(name).name]
+        plain = names[1].removeprefix(topics.REQUESTS_PREFIX)
         self.app = stream.create_app(
             f"tidemill-processors-{plain}",
             settings,
@@ -131,9 +131,10 @@ class ModelApp:
             clock=time.time,
             chance=random.random,
             in_flight_max=model.max_in_flight,
+            weights={project: own.weight for project, own in settings.projects.items()},
         )
-        self._doors = doors
         self.name = name
+        self._doors = doors
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
         self._seats = Seats(
@@ -142,19 +143,19 @@ class ModelApp:
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
-        self._agent = self.app.agent(stream.raw_topic(self.app, topic))(self._take_all)
+        self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave
-        self.app.on_partitions_assigned.connect(self._assigned, weak=False)
         self.app.oldest = lambda: stream.oldest(lane.oldest for lane in self._seats.lanes)
+        self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
-    async def close(self) -> None:
     @property
     def allowed(self) -> int:
         """Calls that may be in flight at this time."""
         now = time.time()
         return sum(backend.allowed(now) for backend in self.fleet.backends)
 
+    async def close(self) -> None:
         """Break off what is under way."""
         for task in (*self._tasks, *([self._learning] if self._learning else ())):
             task.cancel()
@@ -296,9 +297,9 @@ class Processors:
             ModelApp(name, self._settings.models[name], self._settings, doors, stop_seconds=self._stop_seconds)
             for name in self._names
         ]
-        return [model.app for model in self._models]
         metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.stage.busy for model in self._models})
         metrics.ask(metrics.LIMIT, lambda: {model.name: model.allowed for model in self._models})
+        return [model.app for model in self._models]
 
     async def stop(self) -> None:
         """Close the doors."""

@@ -1,15 +1,17 @@
 """Which line is next.
 
-Projects take turns. Within a project one turn goes to the batch whose deadline is earliest, the next to the
-batches in rotation. So an urgent batch gets at least half of its project's calls, and a batch of ten lines behind
-one of fifty thousand is done after a few dozen calls.
+Projects take turns, as often as their weights say: each has a clock that one of its lines moves on by the inverse
+of its weight, and the one whose clock is the furthest behind is next. Who comes anew starts at the time of the
+others, so that nobody saves up turns. Within a project one turn goes to the batch whose deadline is earliest, the
+next to the batches in rotation. So an urgent batch gets at least half of its project's calls, and a batch of ten
+lines behind one of fifty thousand is done after a few dozen calls.
 
 Within a batch lines keep their order; one that comes back from a wait goes first.
 """
 
 from collections import deque
-from collections.abc import Iterable
-from heapq import heappop, heappush
+from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -30,15 +32,17 @@ class _Batch(Generic[T]):
 class _Project(Generic[T]):
     """A project's batches in two orders; a batch without lines stays in each until it comes up there."""
 
-    __slots__ = ("batches", "heap", "in_ring", "lines", "ring", "urgent")
+    __slots__ = ("batches", "heap", "in_queue", "lines", "ring", "time", "urgent", "weight")
 
-    def __init__(self, batches: dict[str, _Batch[T]]) -> None:
+    def __init__(self, batches: dict[str, _Batch[T]], weight: float) -> None:
+        self.weight = weight
+        self.time = 0.0
         self.batches = batches
         self.heap: list[tuple[float, int, _Batch[T]]] = []
         self.ring: deque[_Batch[T]] = deque()
         self.urgent = True
         self.lines = 0
-        self.in_ring = False
+        self.in_queue = False
 
     def next(self) -> _Batch[T]:
         """The batch whose turn it is; there must be a line."""
@@ -67,10 +71,14 @@ class _Project(Generic[T]):
 class Order(Generic[T]):
     """Lines that wait for a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
+        """Take the weights of projects; one that is not named has the weight 1."""
+        self._weights = weights or {}
         self._projects: dict[str, _Project[T]] = {}
         self._batches: dict[str, _Batch[T]] = {}
-        self._ring: deque[str] = deque()
+        self._queue: list[tuple[float, int, str]] = []
+        """Of projects, by their clocks."""
+        self._time = 0.0
         self._sequence = 0
         self._lines = 0
 
@@ -104,10 +112,14 @@ class Order(Generic[T]):
         """The next line; None where none waits."""
         if not self._lines:
             return None
-        while not (project := self._projects[self._ring[0]]).lines:
-            project.in_ring = False
-            self._forget(self._ring.popleft())
-        self._ring.rotate(-1)
+        while not (project := self._projects[self._queue[0][2]]).lines:
+            project.in_queue = False
+            self._forget(heappop(self._queue)[2])
+        name = self._queue[0][2]
+        self._time = project.time
+        project.time += 1 / project.weight
+        self._sequence += 1
+        heapreplace(self._queue, (project.time, self._sequence, name))
         line = project.next().lines.popleft()
         project.lines -= 1
         self._lines -= 1
@@ -128,13 +140,13 @@ class Order(Generic[T]):
         lines = [line for batch in self._batches.values() for line in batch.lines]
         self._projects.clear()
         self._batches.clear()
-        self._ring.clear()
+        self._queue.clear()
         self._lines = 0
         return lines
 
     def _new(self, project: str, batch_id: str, deadline: float) -> _Batch[T]:
         if (owner := self._projects.get(project)) is None:
-            owner = self._projects[project] = _Project(self._batches)
+            owner = self._projects[project] = _Project(self._batches, self._weights.get(project, 1.0))
         batch = self._batches[batch_id] = _Batch(batch_id, owner, deadline)
         return batch
 
@@ -148,9 +160,11 @@ class Order(Generic[T]):
         if not batch.in_ring:
             batch.in_ring = True
             project.ring.append(batch)
-        if not project.in_ring:
-            project.in_ring = True
-            self._ring.append(name)
+        if not project.in_queue:
+            project.in_queue = True
+            project.time = max(project.time, self._time)
+            self._sequence += 1
+            heappush(self._queue, (project.time, self._sequence, name))
 
     def _forget(self, name: str) -> None:
         """A project without lines: it and its batches are made anew when they have some."""

@@ -14,7 +14,7 @@ this stage, they find them pending.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final, assert_never
 
@@ -60,6 +60,7 @@ class Stage:
         clock: Clock,
         chance: Callable[[], float],
         in_flight_max: int,
+        weights: Mapping[str, float] | None = None,
         policy: retry.Policy = retry.POLICY,
     ) -> None:
         """Take the doors; needs a running event loop.
@@ -73,6 +74,7 @@ class Stage:
             clock: Unix time.
             chance: Random numbers, 0 <= x < 1.
             in_flight_max: Calls at one time.
+            weights: Of projects, by name; 1 where nothing is said.
             policy: The bounds of retries.
         """
         self.ledger = Ledger()
@@ -86,7 +88,7 @@ class Stage:
         self._in_flight_max = in_flight_max
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._order: Order[Line] = Order()
+        self._order: Order[Line] = Order(weights)
         self._batches: dict[str, _Batch] = {}
         self._waits: list[tuple[float, int, Line]] = []
         self._timer: asyncio.TimerHandle | None = None

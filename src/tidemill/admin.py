@@ -31,8 +31,9 @@ class TopicError(Exception):
 
 
 def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
-    """The whole table: the fixed topics, and one of requests for each model."""
-    return (*topics.TOPICS, *(topics.requests(model) for model in models))
+    """The whole table: the fixed topics, and the two of requests for each model."""
+    own = [(topics.requests(model), topics.express(model)) for model in models]
+    return (*topics.TOPICS, *(row for rows in own for row in rows))
 
 
 async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] | None = None) -> int:
@@ -72,7 +73,6 @@ async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] 
         await admin.close()
 
 
-def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
 async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """What is set about topics, by name; one that does not exist is left out.
 
@@ -114,8 +114,9 @@ async def kept_seconds(kafka: Kafka, models: Iterable[str]) -> float:
     return min((ms / 1000 for ms in kept if ms >= 0), default=float("inf"))
 
 
+def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
     """How many partitions has what belongs to one batch: all of it has to meet in one process."""
-    together = [row.name for row in rows if row.spread and not row.name.startswith(topics.REQUESTS_PREFIX)]
+    together = [row.name for row in rows if row.spread and not topics.is_of_requests(row.name)]
     first, *others = [(name, len(found[name]) if name in found else partitions) for name in together]
     for name, count in others:
         if count != first[1]:

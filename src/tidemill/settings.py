@@ -128,6 +128,8 @@ class Project(BaseModel):
 
     limits: OwnLimits = OwnLimits()
     """Its own limits."""
+    weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    """Its share of the calls, beside the weights of the other projects that have lines waiting."""
 
 
 class Settings(BaseSettings):
@@ -183,6 +185,8 @@ class Settings(BaseSettings):
     """Finished lines of a batch are gathered up to this size before they are written to the store."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
     """They are written at this age too, if they are fewer."""
+    intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
+    """A stream of a direct producer that says nothing for so long is sealed."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
     """How long after a deadline or a cancel a line in flight may still land."""
     batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
@@ -209,10 +213,6 @@ class Settings(BaseSettings):
             raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
         return Cluster(servers=self.kafka, security=self.kafka_security)
 
-    def limits_of(self, project: str) -> Limits:
-        """What a project may have."""
-        if (own := self.projects.get(project)) is None:
-            return self.limits
     @field_validator("windows")
     @classmethod
     def _kept(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
@@ -224,6 +224,10 @@ class Settings(BaseSettings):
                 )
         return windows
 
+    def limits_of(self, project: str) -> Limits:
+        """What a project may have."""
+        if (own := self.projects.get(project)) is None:
+            return self.limits
         return self.limits.model_copy(update=own.limits.model_dump(exclude_none=True))
 
     def tariff_of(self, model: str | None) -> Tariff:

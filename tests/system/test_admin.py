@@ -27,7 +27,8 @@ def apart(monkeypatch, request):
     monkeypatch.setattr(topics, "OUTCOMES", own(topics.OUTCOMES))
     rest = [own(row) for row in topics.TOPICS[2:]]
     monkeypatch.setattr(topics, "TOPICS", (topics.COMMANDS, topics.OUTCOMES, *rest))
-    monkeypatch.setattr(topics, "REQUESTS_PREFIX", f"{request.node.name}.{topics.REQUESTS_PREFIX}")
+    for prefix in ("REQUESTS_PREFIX", "EXPRESS_PREFIX"):
+        monkeypatch.setattr(topics, prefix, f"{request.node.name}.{getattr(topics, prefix)}")
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.kafka
 
 URL = "/v1/chat/completions"
 MODEL = "ingest/test model"
+REQUESTS = topics.requests(MODEL).name, topics.express(MODEL).name
 MAIN = "from tidemill import settings; from tidemill.ingest.app import main; main(settings.load())"
 STOP_SECONDS_MAX = 15
 
@@ -97,21 +98,26 @@ class Place:
 
     async def requests(self, batch_id: str, lines: int) -> list[ConsumerRecord]:
         """The request records of a batch, once all its lines are there, in the order of their partitions."""
-        async with Reader(self.kafka, topics.requests(MODEL).name) as reader:
+        async with Reader(self.kafka, *REQUESTS) as reader:
             return of(await reader.until(lambda found: len(lines_of(of(found, batch_id))) >= lines), batch_id)
 
 
 class Reader:
-    """All records of a topic, from the beginning."""
+    """All records of some topics, from the beginning."""
 
-    def __init__(self, kafka: str, topic: str) -> None:
+    def __init__(self, kafka: str, *topics: str) -> None:
         self._consumer = AIOKafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest")
-        self._topic = topic
+        self._topics = topics
 
     async def __aenter__(self) -> Self:
         await self._consumer.start()
-        numbers = await until(lambda: self._consumer.partitions_for_topic(self._topic) or self._refresh())
-        self._consumer.assign([TopicPartition(self._topic, number) for number in numbers])
+        partitions = []
+        for topic in self._topics:
+            numbers = await until(
+                lambda topic=topic: self._consumer.partitions_for_topic(topic) or self._refresh()
+            )
+            partitions += [TopicPartition(topic, number) for number in numbers]
+        self._consumer.assign(partitions)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -125,7 +131,7 @@ class Reader:
         found: list[ConsumerRecord] = []
         patience = time() + WAIT_SECONDS_MAX
         while not condition(found):
-            assert time() < patience, f"not in {self._topic}: {len(found)} records"
+            assert time() < patience, f"not in {self._topics}: {len(found)} records"
             for records in (await self._consumer.getmany(timeout_ms=100)).values():
                 found += records
         return found
@@ -228,7 +234,7 @@ async def test_a_faulty_file_is_rejected_with_all_faults(place):
         (6, "missing_required_parameter"),
     ]
     after = await place.create(b"\n".join(lines))
-    async with Reader(place.kafka, topics.requests(MODEL).name) as reader:
+    async with Reader(place.kafka, *REQUESTS) as reader:
         heads = [
             codec.request_head(record.headers) for record in await reader.until(lambda found: of(found, after))
         ]
@@ -289,7 +295,7 @@ async def test_processes_share_the_commands(place):
     batches += [await place.create(data) for _ in range(10)]
     place.processes[0].terminate()
     batches += [await place.create(data) for _ in range(10)]
-    async with Reader(place.kafka, topics.requests(MODEL).name) as reader:
+    async with Reader(place.kafka, *REQUESTS) as reader:
         records = await reader.until(lambda found: all(len(lines_of(of(found, one))) == 700 for one in batches))
     for batch_id in batches:
         assert lines_of(of(records, batch_id)) == dict(enumerate(lines))

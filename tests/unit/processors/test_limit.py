@@ -120,7 +120,7 @@ def test_a_held_limit_does_not_grow() -> None:
 
 
 def test_a_few_refusals_near_the_limit_are_relieved() -> None:
-    """A server whose count lags refuses some calls below its capacity; with a little less in flight it does not."""
+    """A server whose count lags refuses some calls below its capacity; with a little less it does not."""
     server = Server(lone(Limit(128)), capacity=lambda _: 64, crowded=(60, 0.2))
     server.run(20)
     steady = server.run(40)

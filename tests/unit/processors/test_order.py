@@ -106,3 +106,25 @@ def test_a_line_that_comes_back_goes_first() -> None:
     assert line == 1
     order.add([line], project="p", batch_id="b", deadline=0, first=True)
     assert [order.take() for _ in range(4)] == [1, 2, 3, None]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 200))
+def test_projects_share_by_weight(weights: list[int], rounds: int) -> None:
+    """After any number of turns each project has its part, give or take one of its calls and one of each other."""
+    order: Order[Item] = Order({f"p{n}": float(weight) for n, weight in enumerate(weights)})
+    for n in range(len(weights)):
+        add(order, f"p{n}", f"b{n}", range(rounds))
+    counts = Counter(order.take()[0] for _ in range(rounds))  # type: ignore[index]
+    for n, weight in enumerate(weights):
+        assert abs(counts[f"p{n}"] - rounds * weight / sum(weights)) <= len(weights)
+
+
+def test_nobody_saves_up_turns() -> None:
+    """A project that comes late, or comes back, shares from then on; it does not catch up."""
+    order: Order[Item] = Order()
+    add(order, "early", "a", range(1000))
+    for _ in range(500):
+        order.take()
+    add(order, "late", "b", range(100))
+    counts = Counter(order.take()[0] for _ in range(20))  # type: ignore[index]
+    assert counts == {"early": 10, "late": 10}
