@@ -1,7 +1,7 @@
 """What the routes reach the world through, and how a route gets at it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Protocol, TypeVar
@@ -43,7 +43,7 @@ class Sender(Protocol):
 class History(Protocol):
     """What the log still has; see `tidemill.api.kafka.History`."""
 
-    def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncIterator[Entry]:
+    def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[Entry, None]:
         """The records of a topic from edge to edge, those of each partition in order."""
         ...
 

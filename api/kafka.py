@@ -1,7 +1,7 @@
 """The door to what the log still has of a topic: read from edge to edge, without a group, and then let go."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ class History:
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
 
-    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncIterator[Entry]:
+    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[Entry, None]:
         """The records of a topic, those of each partition in order; of a topic that is not there, none.
 
         Args:
@@ -38,7 +38,8 @@ class History:
         """
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                partitions = await self._partitions(topic)
+                if not (partitions := await self._partitions(topic)):
+                    return
             consumer = AIOKafkaConsumer(
                 **client_options(self._kafka),
                 request_timeout_ms=REQUEST_MS_MAX,
@@ -74,8 +75,6 @@ async def _begun(
     consumer: AIOKafkaConsumer, partitions: list[TopicPartition], start: Edge, end: Edge | None
 ) -> dict[TopicPartition, int]:
     """Go to the start of each partition that has something; returns where each ends."""
-    if not partitions:
-        return {}
     consumer.assign(partitions)
     first, last = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
     starts = await _offsets(consumer, start, last)

@@ -1,7 +1,8 @@
 """Lines of a part of the log: found, told apart, and counted, or gathered for a file."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,11 +91,14 @@ async def gathered(doors: Doors, where: Where, spool: Spool) -> Found:
     """
     found = Found()
     lines_max, bytes_max = doors.settings.file_lines_max, doors.settings.file_bytes_max
-    async for line in _lines(doors, where, found):
-        spool.put(line.source.number, line.index, line.data)
-        if found.sources.lines > lines_max or spool.size > bytes_max:
-            message = f"The range has more than the {lines_max} lines and {bytes_max} bytes of a batch: narrow it."
-            raise errors.invalid(message, param="source", code="range_too_large")
+    async with aclosing(_lines(doors, where, found)) as lines:
+        async for line in lines:
+            spool.put(line.source.number, line.index, line.data)
+            if found.sources.lines > lines_max or spool.size > bytes_max:
+                message = (
+                    f"The range is more than the {lines_max} lines or {bytes_max} bytes of a batch: narrow it."
+                )
+                raise errors.invalid(message, param="source", code="range_too_large")
     if found.lost:
         message = f"{found.lost} large lines of the range were in input files that are deleted."
         raise errors.conflict(message, code="file_gone")
@@ -117,32 +121,41 @@ async def reckoned(doors: Doors, where: Where, model: str | None) -> tuple[Found
     return found, sums.get(endpoint, Reckoning(endpoint))
 
 
-async def _lines(doors: Doors, where: Where, found: Found) -> AsyncIterator[Taken]:
+async def _lines(doors: Doors, where: Where, found: Found) -> AsyncGenerator[Taken, None]:
     """Each line once."""
     left = RECORDS_MAX
     for topic in where.topics:
-        async for entry in doors.history.entries(topic, where.start, where.end):
-            # What is read comes in bites of thousands of lines; others get their turn in between.
-            await asyncio.sleep(0)
-            left -= 1
-            if left < 0:
-                message = f"The range has more than {RECORDS_MAX} records: narrow it."
-                raise errors.invalid(message, param="source", code="range_too_large")
-            try:
-                head = codec.request_head(entry.headers)
-            except codec.DecodeError:
-                # Who cannot be read is nobody's; the processors have put it aside.
-                continue
-            if not where.takes(head):
-                continue
-            for index, line in enumerate(await _texts(doors, entry, head), start=head.first):
-                if (source := found.sources.take(head.batch_id, index, entry.at_ms)) is None:
-                    continue
-                found.endpoints.add(head.url)
-                if line is None:
-                    found.lost += 1
-                else:
-                    yield Taken(source=source, index=index, data=line, endpoint=head.url)
+        async with aclosing(doors.history.entries(topic, where.start, where.end)) as entries:
+            async for entry in entries:
+                # What is read comes in bites of thousands of lines; others get their turn in between.
+                await asyncio.sleep(0)
+                left -= 1
+                if left < 0:
+                    message = f"The range has more than {RECORDS_MAX} records: narrow it."
+                    raise errors.invalid(message, param="source", code="range_too_large")
+                for line in await _taken(doors, where, found, entry):
+                    yield line
+
+
+async def _taken(doors: Doors, where: Where, found: Found, entry: Entry) -> list[Taken]:
+    """The lines of a record that are wanted and were not there before."""
+    try:
+        head = codec.request_head(entry.headers)
+    except codec.DecodeError:
+        # Who cannot be read is nobody's; the processors have put it aside.
+        return []
+    if not where.takes(head):
+        return []
+    taken = []
+    for index, line in enumerate(await _texts(doors, entry, head), start=head.first):
+        if (source := found.sources.take(head.batch_id, index, entry.at_ms)) is None:
+            continue
+        found.endpoints.add(head.url)
+        if line is None:
+            found.lost += 1
+        else:
+            taken.append(Taken(source=source, index=index, data=line, endpoint=head.url))
+    return taken
 
 
 async def _texts(doors: Doors, entry: Entry, head: RequestHead) -> list[bytes | None]:

@@ -1,6 +1,6 @@
 """Doors of the api onto a folder: a real view and a real store; the log is a list, and the clock stands still."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class ListHistory:
     def __init__(self) -> None:
         self.topics: dict[str, list[Entry]] = {}
 
-    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncIterator[Entry]:
+    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[Entry, None]:
         """The records of a topic from edge to edge."""
         for offset, entry in enumerate(self.topics.get(topic, [])):
             if _is_from(start, offset, entry) and (end is None or not _is_from(end, offset, entry)):
