@@ -1,0 +1,127 @@
+"""The same lines by every way in give the same output, but for the ids that a batch gives its lines.
+
+A new way is a function that takes the service and the lines, has them run as one batch, and returns its id; it
+stands in `WAYS`, and is compared with the others.
+"""
+
+import datetime as dt
+import json
+import re
+
+import httpx
+import pytest
+from openai import OpenAI
+from support.backend import Behaviour
+from support.stack import KEY
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+LINES = 5_000
+FAILS_EVERY = 83
+CHAT = "/v1/chat/completions"
+BATCH_SECONDS_MAX = 120.0
+OWN_ID = re.compile(rb'"id":"batch_req_[0-9a-f]+",')
+REQUEST_ID = re.compile(rb'"request_id":"[^"]*"')
+
+
+def answers(body, nth):
+    """Some lines are refused."""
+    del nth
+    number = int(body["messages"][0]["content"].split()[-1])
+    return Behaviour(status=400 if number % FAILS_EVERY == 0 else 200)
+
+
+def text(number):
+    """What a line asks; every thousandth is too large for a record of the log."""
+    return f"{'x' * 300_000 if number % 1_000 == 7 else 'ä'} {number}"
+
+
+def make(folder):
+    """The lines, as a file."""
+    path = folder / "in.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(LINES):
+            body = {"model": "chat", "messages": [{"role": "user", "content": text(number)}], "seed": 1.50}
+            line = {"custom_id": f"line-{number}", "method": "POST", "url": CHAT, "body": body}
+            file.write(json.dumps(line, ensure_ascii=number % 2 == 0) + "\n")
+    return path
+
+
+class Service:
+    """The service as a client sees it."""
+
+    def __init__(self, stack):
+        self.sdk = OpenAI(base_url=stack.api, api_key=KEY)
+        self.http = httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sdk.close()
+        self.http.close()
+
+    def finished(self, batch_id):
+        """The batch, once it is over."""
+        wait_until(
+            lambda: self.sdk.batches.retrieve(batch_id).status == "completed",
+            "end of the batch",
+            seconds_max=BATCH_SECONDS_MAX,
+        )
+        return self.sdk.batches.retrieve(batch_id)
+
+    def replay(self, **fields):
+        """Ask for a replay."""
+        answer = self.http.post("/replays", json=fields)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def by_rest(service, source):
+    """Upload and create."""
+    file = service.sdk.files.create(file=source, purpose="batch")
+    return service.sdk.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h").id
+
+
+def by_replay_of_a_batch(service, source):
+    """A whole batch again."""
+    old = service.finished(by_rest(service, source))
+    return service.replay(source={"batch": old.id})["id"]
+
+
+def by_replay_of_the_log(service, source):
+    """A range of the topic again: from before a batch to its end, found by a dry run first."""
+    start = dt.datetime.now(dt.UTC).isoformat()
+    service.finished(by_rest(service, source))
+    wanted = {"model": "chat", "from": start, "to": dt.datetime.now(dt.UTC).isoformat()}
+    plan = service.replay(source=wanted, dry_run=True)
+    assert (plan["lines"], plan["batches"], plan["lost_lines"]) == (LINES, 1, 0)
+    assert (plan["is_too_large"], plan["endpoint"]) == (False, CHAT)
+    return service.replay(source=wanted)["id"]
+
+
+WAYS = (by_rest, by_replay_of_a_batch, by_replay_of_the_log)
+
+
+def plain(content):
+    """A file of results without the ids of its own batch and calls."""
+    return REQUEST_ID.sub(b'"request_id":""', OWN_ID.sub(b"", content))
+
+
+def test_every_way_gives_the_same_bytes(stack, backend, tmp_path):
+    """Output and errors of five thousand lines, in the order of the input."""
+    backend.reset(answers)
+    source, found = make(tmp_path), {}
+    with Service(stack) as service:
+        for way in WAYS:
+            batch = service.finished(way(service, source))
+            receipt = batch.tidemill["receipt"]
+            assert (receipt["lines"], receipt["missing"], receipt["double"]) == (LINES, 0, 0), way.__name__
+            files = (batch.output_file_id, batch.error_file_id)
+            found[way] = [plain(service.sdk.files.content(file_id).content) for file_id in files]
+            assert batch.usage.total_tokens > 0
+    for way in WAYS:
+        assert found[way] == found[by_rest], way.__name__
+    names = [json.loads(line)["custom_id"] for line in found[by_rest][0].splitlines()]
+    assert names == [f"line-{number}" for number in range(LINES) if number % FAILS_EVERY]
