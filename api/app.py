@@ -14,7 +14,7 @@ import uvloop
 from fastapi import FastAPI
 
 from tidemill import health as vital
-from tidemill import kafka, metrics, notify
+from tidemill import hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
 from tidemill.api import (
     admin,
@@ -253,6 +253,8 @@ def main(settings: Settings) -> None:
         SettingsError: A setting is missing or cannot be used.
         OSError: The address is taken, or a folder cannot be written.
     """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    hush.install()
     pulse = Pulse()
     with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, pulse))

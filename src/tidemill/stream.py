@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import faust
 import uvloop
 
-from tidemill import folder, health, kafka, metrics, notify
+from tidemill import folder, health, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, seek_all
 from tidemill.guard import Oldest
@@ -218,6 +218,7 @@ def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    hush.install()
     watched = Watched()
     pulse = Pulse(watched.look)
     with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
