@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from tidemill.api import errors
 from tidemill.api.keyring import Keyring
 from tidemill.schemas import access
-from tidemill.schemas.access import Role
+from tidemill.schemas.access import DEFAULT_PROJECT, Role
 from tidemill.schemas.messages import KeyRecord
 from tidemill.schemas.ports import Clock
 from tidemill.settings import Settings, SettingsError
-
-DEFAULT_PROJECT = "default"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The door to Faust: one app with one agent over `commands`."""
+"""The door to Faust: an app with one agent over `commands`, beside the one of direct producers (`inlet.py`)."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from typing import Any, Final
 from tidemill import stream
 from tidemill.dead import bury
 from tidemill.gate import AckGate, Ticket
+from tidemill.ingest.inlet import Inlet
 from tidemill.ingest.kafka import Outlet
 from tidemill.ingest.stage import Stage
 from tidemill.kafka import Log
@@ -40,6 +41,7 @@ class Ingest:
         self._stage = Stage(settings, store=self._store, outlet=self._outlet, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"
         self.app = stream.create_app(NAME, settings, kafka=kafka, state=state)
+        self._inlet = Inlet(settings, kafka, log_door=self._log, store=self._store, outlet=self._outlet)
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: what a partition was before a rebalance is another one after it."""
@@ -49,9 +51,9 @@ class Ingest:
         """What is under way, and in which partition."""
         self._agent = self.app.agent(stream.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
         self.app.drain = self._drain
+        self.app.oldest = lambda: stream.oldest(gate.head for gate in self._gates.values())
 
     @property
-        self.app.oldest = lambda: stream.oldest(gate.head for gate in self._gates.values())
     def store(self) -> Store:
         """The store of inputs."""
         return self._store
@@ -59,10 +61,11 @@ class Ingest:
     async def start(self) -> list[stream.StageApp]:
         """Connect, and give the app to run."""
         await self._log.start()
-        return [self.app]
+        return [self.app, await self._inlet.start()]
 
     async def stop(self) -> None:
         """Close the doors."""
+        await self._inlet.stop()
         await self._outlet.stop()
         await self._log.stop()
         await self._store.close()

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -91,13 +91,23 @@ class Fault(Exception):
         self.param = param
 
 
+class Seen(Protocol):
+    """The `custom_id`s that were met."""
+
+    def __contains__(self, kept: object, /) -> bool: ...
+
+    def add(self, kept: str | bytes, /) -> None:
+        """Remember one."""
+        ...
+
+
 class Checker:
     """Takes the lines of one file in their order, then gives the verdict."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules
         self._required = _REQUIRED[rules.endpoint]
-        self._ids: set[str | bytes] = set()
+        self._ids: Seen = set() if seen is None else seen
         self._errors: list[BatchError] = []
         self._faults = 0
         self._total = 0
@@ -121,6 +131,14 @@ class Checker:
             self._faults += 1
             if self._faults <= FAULTS_MAX:
                 self._errors.append(_entry(fault, line.number))
+
+    def fault(self, data: bytes) -> Fault | None:
+        """Check a line on its own, of which there may be any number: what is wrong with it."""
+        try:
+            self._examine(data)
+        except Fault as fault:
+            return fault
+        return None
 
     def verdict(self) -> Passed | Failed:
         """Say what has come of the lines taken."""

@@ -15,6 +15,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 PREFIX = "sk-"
+DEFAULT_PROJECT = "default"
+"""Whose the key of the settings is."""
 RANDOM_BYTES = 32
 _BASE62 = string.digits + string.ascii_letters
 _RANDOM_CHARS = 43

@@ -22,6 +22,12 @@ def derived_batch_id(project: str, key: str) -> str:
     return "batch_" + hashlib.blake2b(f"{project}\0{key}".encode(), digest_size=16).hexdigest()
 
 
+def stream_batch_id(partition: int, offset: int) -> str:
+    """The id of the batch of a stream whose first record lies there in `tidemill.intake`."""
+    # No project's name has a slash, so it is not the id of anything that a project names.
+    return derived_batch_id("/intake", f"{partition}/{offset}")
+
+
 def new_upload_id() -> str:
     """`upload_` and 32 hex digits, random."""
     return f"upload_{secrets.token_hex(16)}"

@@ -1,0 +1,82 @@
+"""Lines of a stream become records: those without fault to be run, the others as lines of the error file.
+
+How many lines make a record follows from how many came together, so that a line on its own waits for no other.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import orjson
+
+from tidemill.ingest.check import CUSTOM_ID_CHARS_MAX, Fault
+from tidemill.ingest.pack import RECORD_BYTES_MAX, RUN_RECORDS, Origin, Record, record_lines
+from tidemill.schemas import line
+from tidemill.schemas.codec import LineMark, LineRef, RequestHead
+
+FAILED_LINES_MAX: Final = 256
+"""Error lines of one record: with their marks they are far below what a record may hold."""
+
+Placed = tuple[int, bytes | LineRef]
+"""A line and its place in the batch, or where in the store it is."""
+
+
+def requests(origin: Origin, placed: list[Placed]) -> Iterator[Record]:
+    """The records of lines that are in the order of their places, which may have gaps."""
+    lines_max = record_lines(len(placed))
+    run_lines = lines_max * RUN_RECORDS
+    held: list[bytes] = []
+    first = size = 0
+    for place, data in placed:
+        is_next = held and place == first + len(held) and place // run_lines == first // run_lines
+        is_room = isinstance(data, bytes) and len(held) < lines_max and size + len(data) < RECORD_BYTES_MAX
+        if held and not (is_next and is_room):
+            yield _record(origin, run_lines, first, b"\n".join(held))
+            held, size = [], 0
+        if isinstance(data, LineRef):
+            yield _record(origin, run_lines, place, b"", data)
+            continue
+        if not held:
+            first = place
+        held.append(data)
+        size += len(data) + 1
+    if held:
+        yield _record(origin, run_lines, first, b"\n".join(held))
+
+
+def failures(batch_id: str, faults: Iterable[tuple[int, bytes, Fault]]) -> Iterator[tuple[list[LineMark], bytes]]:
+    """The error lines of lines with a fault: marks and value of each record."""
+    marks: list[LineMark] = []
+    texts: list[bytes] = []
+    for place, data, fault in faults:
+        text = line.unanswered(batch_id, place, _custom_id(data), code=fault.code, message=fault.message)
+        marks.append(LineMark(index=place, size=len(text), failed=True, attempts=0))
+        texts.append(text)
+        if len(marks) == FAILED_LINES_MAX:
+            yield marks, b"".join(texts)
+            marks, texts = [], []
+    if marks:
+        yield marks, b"".join(texts)
+
+
+def _record(origin: Origin, run_lines: int, first: int, value: bytes, ref: LineRef | None = None) -> Record:
+    head = RequestHead(
+        batch_id=origin.batch_id,
+        project=origin.project,
+        first=first,
+        deadline=origin.deadline,
+        url=origin.url,
+        ref=ref,
+    )
+    return Record(key=f"{origin.batch_id}/{first // run_lines}", value=value, head=head)
+
+
+def _custom_id(data: bytes) -> bytes:
+    """The line's own, as JSON; null where it has none that can be told."""
+    try:
+        found = orjson.loads(data)
+        custom_id = found.get("custom_id") if isinstance(found, dict) else None
+    except orjson.JSONDecodeError:
+        return b"null"
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= CUSTOM_ID_CHARS_MAX:
+        return b"null"
+    return orjson.dumps(custom_id)

@@ -1,0 +1,134 @@
+"""A stream of a direct producer on its way to be a batch: what is kept of it, and what is known of it in memory.
+
+What is kept says two things. The parts hold the first lines, for good. The journal names the records after
+these whose lines were taken too, with the place of each: it is kept before any of these lines is sent to be run,
+so a record that comes again after a crash has its lines at the same places, whatever has changed meanwhile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from tidemill.ingest.check import Checker
+from tidemill.schemas.batch import Batch
+
+Ack = Callable[[], None]
+"""Says that a record needs no second reading."""
+
+PREFIX: Final = "intake/"
+"""Of the parts of inputs that are not whole yet."""
+
+
+class Piece(BaseModel):
+    """A part of an input in the store: some lines, each with its newline."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    writer: str
+    """Of no other owner of the partition: what a lost one still writes replaces nothing."""
+    lines: int
+    bytes: int
+
+
+class State(BaseModel):
+    """What is kept of a stream."""
+
+    model_config = ConfigDict(frozen=True)
+
+    partition: int
+    """Of `tidemill.intake`."""
+    project: str
+    batch: Batch
+    """Its first state."""
+    model: str | None = None
+    seq: int | None = None
+    """The highest number of its records."""
+    pieces: tuple[Piece, ...] = ()
+    journal: tuple[tuple[int, int, int], ...] = ()
+    """Records whose lines are in no part yet: offset, place of the first line, number of lines."""
+    sealed: bool = False
+    """Whether it takes no more lines, and its input is being put together."""
+    muted: bool = False
+    """Whether it was cancelled: until its producer ends it, its further lines are of no batch."""
+    joined: bool = False
+    """Whether its input is whole."""
+
+    @property
+    def id(self) -> str:
+        """The batch's id."""
+        return self.batch.id
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Project and name: what a stream is known by."""
+        return self.project, self.batch.tidemill.stream or ""
+
+    @property
+    def kept_lines(self) -> int:
+        """Lines that are in parts."""
+        return sum(piece.lines for piece in self.pieces)
+
+    def key(self, piece: Piece) -> str:
+        """Where a part lies in the store."""
+        return f"{PREFIX}{self.id}/{piece.number:010d}-{piece.writer}"
+
+
+@dataclass(slots=True)
+class Flow:
+    """A stream in memory."""
+
+    state: State
+    checker: Checker
+    lines: int
+    """Lines so far, those of the journal included."""
+    heard_at: float
+    """When its last record came, Unix seconds."""
+    shelf: list[bytes] = field(default_factory=list)
+    """Lines that wait for a part."""
+    shelf_bytes: int = 0
+    acks: list[Ack] = field(default_factory=list)
+    """Of the records whose lines these are."""
+    waiting_since: float | None = None
+    awaited: set[int] = field(default_factory=set)
+    """Offsets of the journal that have not come again yet: until they have, nothing but them can be decided."""
+    told: bool = False
+    """Whether this process has said that the batch is there."""
+
+    @property
+    def takes_lines(self) -> bool:
+        """Whether a further record's lines are this batch's."""
+        return not self.state.sealed
+
+    def put(self, lines: list[bytes], ack: Ack, now: float) -> None:
+        """Put a record's lines on the shelf."""
+        self.shelf += lines
+        self.shelf_bytes += sum(map(len, lines)) + len(lines)
+        self.acks.append(ack)
+        if self.waiting_since is None:
+            self.waiting_since = now
+
+    def note(self, offset: int, count: int, seq: int | None) -> int:
+        """Decide that a record's lines are this batch's; returns the place of the first."""
+        first = self.lines
+        self.lines += count
+        journal = (*self.state.journal, (offset, first, count))
+        self.state = self.state.model_copy(
+            update={"journal": journal, "seq": self.state.seq if seq is None else seq}
+        )
+        return first
+
+    def keep(self, piece: Piece, replaced: int) -> None:
+        """The shelf is in a part, which takes the place of the last `replaced` ones."""
+        pieces = self.state.pieces[: len(self.state.pieces) - replaced]
+        self.state = self.state.model_copy(update={"pieces": (*pieces, piece)})
+        self.shelf, self.shelf_bytes = [], 0
+
+    def settle(self) -> list[Ack]:
+        """Nothing waits any more: gives what may be acknowledged once that is kept."""
+        journal = tuple(entry for entry in self.state.journal if entry[0] in self.awaited)
+        self.state = self.state.model_copy(update={"journal": journal, "model": self.checker.model})
+        acks, self.acks, self.waiting_since = self.acks, [], None
+        return acks

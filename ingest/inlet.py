@@ -1,0 +1,307 @@
+"""The app of direct producers: an owner for each partition of `tidemill.intake`, and the table of its streams.
+
+A table write belongs to the partition of the event that is being handled. Each partition has a worker of its own,
+which is begun while an event of it is handled and so is in that event's context for good; the event is held as
+long as the worker lives. So the worker may also write when time alone makes something due.
+"""
+
+import asyncio
+import functools
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from tidemill import stream
+from tidemill.gate import AckGate, Ticket
+from tidemill.ingest.flow import State
+from tidemill.ingest.intake import Arrival, Partition, Times
+from tidemill.ingest.join import Joiner
+from tidemill.ingest.kafka import Outlet
+from tidemill.ingest.keyring import Keyring
+from tidemill.ingest.nursery import Nursery
+from tidemill.ingest.patience import stubborn
+from tidemill.ingest.publisher import Publisher
+from tidemill.kafka import Follower, Log
+from tidemill.schemas import codec, intake, topics
+from tidemill.schemas.batch import Status
+from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.ports import Store
+from tidemill.security import Kafka
+from tidemill.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NAME: Final = "tidemill-intake"
+GROUP_RECORDS_MAX: Final = 1000
+GROUP_BYTES_MAX: Final = 4 << 20
+"""What is decided on together, and so what a partition holds of records that nobody has looked at yet."""
+DRAIN_SECONDS_MAX: Final = 4.0
+WRITER_BYTES: Final = 4
+_DECIDED: Final = b"decided/"
+
+
+class Streams:
+    """The table, as one partition sees it (`intake.Tables`)."""
+
+    def __init__(self, table: Any, number: int) -> None:
+        self._table = table
+        self._number = number
+        self._key = _DECIDED + b"%d" % number
+
+    def states(self) -> Iterable[State]:
+        """See `intake.Tables`."""
+        for key, value in self._table.items():
+            if not key.startswith(_DECIDED):
+                state = State.model_validate_json(value)
+                if state.partition == self._number:
+                    yield state
+
+    def put(self, state: State) -> None:
+        """See `intake.Tables`."""
+        self._table[state.id.encode()] = state.model_dump_json(exclude_none=True).encode()
+
+    def drop(self, batch_id: str) -> None:
+        """See `intake.Tables`."""
+        self._table.pop(batch_id.encode(), None)
+
+    def decided(self) -> int:
+        """See `intake.Tables`."""
+        return int(self._table.get(self._key) or -1)
+
+    def put_decided(self, offset: int) -> None:
+        """See `intake.Tables`."""
+        self._table[self._key] = b"%d" % offset
+
+    async def delivered(self) -> None:
+        """See `intake.Tables`."""
+        await self._table.delivered()
+
+
+class Cancels:
+    """The batches of streams that somebody asked to cancel, as the log of batches tells."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._ids: set[str] = set()
+
+    def __contains__(self, batch_id: str) -> bool:
+        return batch_id in self._ids
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of `tidemill.batches`."""
+        if value is None or b'"stream":' not in value:
+            return
+        try:
+            batch = codec.decode_batch(value).batch
+        except DecodeError as error:
+            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
+            return
+        if batch.status is Status.CANCELLING:
+            self._ids.add(key)
+            self._tell()
+        else:
+            self._ids.discard(key)
+
+
+class _Seat:
+    """A partition, its worker, and the records that wait for it."""
+
+    def __init__(self, partition: Partition, cancels: Cancels, held: Any) -> None:
+        self.partition = partition
+        self.gate: AckGate[Any] = AckGate()
+        self.news = asyncio.Event()
+        self.room = asyncio.Event()
+        self.is_leaving = False
+        self.task: asyncio.Task[None] | None = None
+        self._cancels = cancels
+        self._held = held
+        self._waiting: deque[Arrival] = deque()
+        self._bytes = 0
+        self.room.set()
+
+    def put(self, arrival: Arrival) -> None:
+        """Have a record wait for its turn."""
+        self._waiting.append(arrival)
+        self._bytes += len(arrival.value or b"")
+        if len(self._waiting) >= GROUP_RECORDS_MAX or self._bytes >= GROUP_BYTES_MAX:
+            self.room.clear()
+        self.news.set()
+
+    async def work(self, follow: Callable[[], Any]) -> None:
+        """Take records and do what is due, until it is said to leave."""
+        await follow()
+        while not self.is_leaving:
+            self.news.clear()
+            group, self._waiting, self._bytes = self._waiting, deque(), 0
+            self.room.set()
+            if group:
+                await self.partition.take(group)
+            await self.partition.tick(self._cancels.__contains__)
+            if not self._waiting:
+                await self._sleep()
+        await self.partition.leave()
+
+    async def _sleep(self) -> None:
+        alarm = self.partition.alarm
+        try:
+            async with asyncio.timeout(None if alarm is None else max(0.0, alarm - time.time())):
+                await self.news.wait()
+        except TimeoutError:
+            pass
+
+
+class Inlet:
+    """The app and its doors."""
+
+    def __init__(self, settings: Settings, kafka: Kafka, *, log_door: Log, store: Store, outlet: Outlet) -> None:
+        """Set up the app; nothing is connected yet."""
+        self._log, self._store = log_door, store
+        self.app = stream.create_app(
+            NAME, settings, kafka=kafka, state=settings.data / "state" / "intake", tables=True
+        )
+        options = {"block_cache_size": 8 << 20, "write_buffer_size": 8 << 20, "max_open_files": 64}
+        self._table = self.app.Table(
+            "streams", partitions=settings.partitions, key_type=bytes, value_type=bytes, options=options
+        )
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        self._keyring = Keyring(key, time.time)
+        self._cancels = Cancels(self._wake)
+        self._followers = (
+            Follower(kafka, topics.KEYS.name, self._keyring.apply),
+            Follower(kafka, topics.BATCHES.name, self._cancels.apply),
+        )
+        self._nursery = functools.partial(
+            Nursery,
+            store=store,
+            models={name: model.endpoints for name, model in settings.models.items()},
+            windows=settings.windows,
+            folder=Path(str(self.app.conf.datadir)) / "ids",
+            clock=time.time,
+        )
+        self._publisher = Publisher(sender=log_door, outlet=outlet, store=store)
+        self._times = Times(
+            idle_seconds=settings.intake_idle_seconds,
+            age_seconds=settings.part_age_seconds,
+            part_bytes=settings.part_bytes,
+        )
+        self._tenure = stream.Tenure(self.app)
+        self._seats: dict[int, _Seat] = {}
+        self._ticking: set[asyncio.Future[int]] = set()
+        self._agent = self.app.agent(stream.raw_topic(self.app, topics.INTAKE.name), isolated_partitions=True)(
+            self._consume
+        )
+        self.app.drain = self._leave
+        self.app.on_partitions_assigned.connect(self._assigned, weak=False)
+
+    async def start(self) -> stream.StageApp:
+        """Begin to follow keys and batches, and give the app to run."""
+        for follower in self._followers:
+            await follower.start()
+        return self.app
+
+    async def stop(self) -> None:
+        """Stop following; the app has stopped."""
+        for follower in self._followers:
+            await follower.stop()
+
+    async def _consume(self, events: Any) -> None:
+        async for event in events.noack().events():
+            message = event.message
+            if not self._tenure.holds(message):
+                continue
+            seat = self._seats.get(message.partition) or self._seated(event)
+            ticket = seat.gate.admit(event)
+            seat.put(
+                Arrival(
+                    topic=message.topic,
+                    partition=message.partition,
+                    offset=message.offset,
+                    key=message.key,
+                    value=message.value,
+                    headers=tuple(message.headers or ()),
+                    ack=functools.partial(_acknowledge, seat, ticket),
+                )
+            )
+            await seat.room.wait()
+
+    def _seated(self, event: Any) -> _Seat:
+        number = event.message.partition
+        joiner = Joiner(
+            store=self._store,
+            sender=self._log,
+            publisher=self._publisher,
+            clock=time.time,
+            writer=secrets.token_hex(WRITER_BYTES),
+            wake=self._wake,
+        )
+        partition = Partition(
+            tables=Streams(self._table, number),
+            sender=self._log,
+            project=self._keyring.project,
+            nursery=self._nursery(),
+            publisher=self._publisher,
+            joiner=joiner,
+            clock=time.time,
+            times=self._times,
+        )
+        seat = self._seats[number] = _Seat(partition, self._cancels, event)
+        seat.task = asyncio.create_task(self._work(seat), name=f"intake {number}")
+        return seat
+
+    async def _work(self, seat: _Seat) -> None:
+        try:
+            await seat.work(self._caught_up)
+        except Exception as error:
+            # Nothing is built on what may be wrong: the process ends and its successor reads again.
+            log.error("a partition of the intake broke off: %s", type(error).__name__)  # noqa: TRY400
+            await self.app.crash(error)
+            raise
+
+    async def _caught_up(self) -> None:
+        for follower in self._followers:
+            await follower.caught_up()
+
+    def _wake(self) -> None:
+        for seat in self._seats.values():
+            seat.news.set()
+
+    async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
+        """A record makes an owner take up the streams of a partition, also where no producer says anything."""
+        for tp in assigned:
+            if tp.topic == topics.INTAKE.name:
+                send = functools.partial(
+                    self._log.send, tp.topic, "tick", None, headers=[(intake.TICK, b"1")], partition=tp.partition
+                )
+                sending = asyncio.ensure_future(stubborn("sending a tick", send))
+                self._ticking.add(sending)
+                sending.add_done_callback(self._ticking.discard)
+
+    async def _leave(self, revoked: set[Any]) -> None:
+        """Let go of partitions: what was taken is kept within a bound of time, the rest comes again."""
+        self._tenure.leave(revoked)
+        seats = [
+            seat for tp in revoked
+            if tp.topic == topics.INTAKE.name and (seat := self._seats.pop(tp.partition, None)) is not None
+        ]  # fmt: skip
+        tasks = [seat.task for seat in seats if seat.task is not None]
+        for seat in seats:
+            seat.is_leaving = True
+            seat.news.set()
+            seat.room.set()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+        for seat in seats:
+            seat.partition.abandon()
+
+
+def _acknowledge(seat: _Seat, ticket: Ticket[Any]) -> None:
+    for done in seat.gate.finish(ticket):
+        done.ack()

@@ -1,0 +1,366 @@
+"""One partition of `tidemill.intake`: its owner makes batches of the streams that come there.
+
+The order of steps decides what a crash can do:
+
+1. each record is decided on: whose it is, which batch gets its lines, at which places;
+2. these decisions are kept in the journals of their streams, and the changelog has them;
+3. it is told that the batch is there and how many lines it has; lines without fault are sent to be run, an
+   error line is told of each other;
+4. at some 8 MiB or some age the lines are written to the store as a part of the input;
+5. the stream's state, which names the part, is kept, and the changelog has it;
+6. the records are acknowledged.
+
+Whatever breaks off, the records come again, and the journal says what was decided: the lines have the same places,
+and what is told twice is known by them. A stream that is sealed has its parts put together as the batch's input
+(`join.py`); only then is it told that the batch is whole, so there is no end without an input.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from tidemill.dead import bury
+from tidemill.ingest.flow import Ack, Flow, State
+from tidemill.ingest.join import Joiner
+from tidemill.ingest.nursery import Nursery
+from tidemill.ingest.publisher import Publisher
+from tidemill.schemas import intake
+from tidemill.schemas.intake import IntakeError, Label
+from tidemill.schemas.ports import Clock
+
+log = logging.getLogger(__name__)
+
+HELD_BYTES_MAX: Final = 32 << 20
+"""Lines of all streams of a partition that may wait for their parts."""
+JOURNAL_RECORDS_MAX: Final = 4096
+"""Records of a stream that may wait for their part, however small they are."""
+STREAM_LINES_MAX: Final = 10_000_000
+"""A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
+
+Project = Callable[[str], Awaitable[str]]
+"""Finds whose lines a key lets in, or raises `IntakeError`."""
+
+
+class Tables(Protocol):
+    """What is kept of one partition; a write belongs to the record that is being handled."""
+
+    def states(self) -> Iterable[State]:
+        """The streams that are not over."""
+        ...
+
+    def put(self, state: State) -> None:
+        """Keep a stream."""
+        ...
+
+    def drop(self, batch_id: str) -> None:
+        """Keep a stream no longer; followed by `put_decided`."""
+        ...
+
+    def decided(self) -> int:
+        """The offset up to which every record is decided on, -1 for none."""
+        ...
+
+    def put_decided(self, offset: int) -> None:
+        """Keep it."""
+        ...
+
+    async def delivered(self) -> None:
+        """Wait until the changelog has every write made so far."""
+        ...
+
+
+class Sender(Protocol):
+    """The log, where dead letters go."""
+
+    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
+        """Append a record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A record, and how to acknowledge it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a record brings to its stream."""
+
+    flow: Flow
+    offset: int
+    first: int
+    lines: list[bytes]
+    ends: bool
+    ack: Ack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """When what waits has waited long enough."""
+
+    idle_seconds: float
+    age_seconds: float
+    part_bytes: int
+
+
+class Partition:
+    """The streams of one partition. Its calls never overlap; the caller sees to it."""
+
+    def __init__(
+        self,
+        *,
+        tables: Tables,
+        sender: Sender,
+        project: Project,
+        nursery: Nursery,
+        publisher: Publisher,
+        joiner: Joiner,
+        clock: Clock,
+        times: Times,
+    ) -> None:
+        self._tables = tables
+        self._sender = sender
+        self._project = project
+        self._nursery = nursery
+        self._publisher = publisher
+        self._joiner = joiner
+        self._clock = clock
+        self._times = times
+        self._flows: dict[tuple[str, str], Flow] = {}
+        """The streams that take lines or refuse them, by project and name."""
+        self._sealed: dict[str, Flow] = {}
+        self._journal: dict[int, tuple[Flow, int]] = {}
+        """Records that were decided on before and come again: their stream, and the place of the first line."""
+        self._decided = -1
+        self._loaded = False
+
+    @property
+    def alarm(self) -> float | None:
+        """When the next thing is due, Unix seconds."""
+        return min((self._due(flow) for flow in self._flows.values()), default=None)
+
+    async def load(self) -> None:
+        """Take up the streams that were under way; to be called within an event, before all else."""
+        if self._loaded:
+            return
+        self._loaded = True
+        self._decided = self._tables.decided()
+        for state in list(self._tables.states()):
+            flow = await self._nursery.woken(state)
+            # A crash can leave the local table ahead of its changelog; see results/stage.py.
+            self._tables.put(state)
+            if state.sealed and not state.joined:
+                self._join(flow)
+            if not state.sealed or state.muted:
+                self._flows[state.name] = flow
+            self._journal |= {offset: (flow, first) for offset, first, _ in state.journal}
+        if self._decided >= 0:
+            self._tables.put_decided(self._decided)
+        await self._tables.delivered()
+
+    async def take(self, arrivals: Iterable[Arrival]) -> None:
+        """Take records in their order."""
+        await self.load()
+        works: list[Work] = []
+        for arrival in arrivals:
+            if (work := await self._decide(arrival)) is None:
+                continue
+            works.append(work)
+            if work.ends:
+                await self._commit(works)
+                await self._seal(work.flow)
+                works = []
+        await self._commit(works)
+
+    async def tick(self, cancelled: Callable[[str], bool]) -> None:
+        """Do what is due.
+
+        Args:
+            cancelled: Whether somebody asked to cancel a batch.
+        """
+        await self.load()
+        await self._finish(self._joiner.joined())
+        now = self._clock()
+        for flow in list(self._flows.values()):
+            if flow.awaited:
+                continue
+            is_idle = now >= flow.heard_at + self._times.idle_seconds
+            if flow.state.muted:
+                if is_idle:
+                    await self._unmute(flow)
+            elif cancelled(flow.state.id):
+                await self._seal(flow, muted=True)
+            elif is_idle or now >= flow.state.batch.expires_at:
+                await self._seal(flow)
+            elif flow.waiting_since is not None and now >= flow.waiting_since + self._times.age_seconds:
+                await self._flush(flow)
+
+    async def leave(self) -> None:
+        """Keep all that was taken, so that nothing comes again to the partition's next owner."""
+        for flow in self._flows.values():
+            if flow.waiting_since is not None and not flow.awaited:
+                await self._flush(flow)
+
+    def abandon(self) -> None:
+        """Let go: what is not acknowledged comes again to the next owner."""
+        self._joiner.abandon()
+        for flow in [*self._flows.values(), *self._sealed.values()]:
+            self._nursery.forget(flow)
+
+    def _due(self, flow: Flow) -> float:
+        times = [flow.heard_at + self._times.idle_seconds]
+        if not flow.state.muted:
+            times.append(flow.state.batch.expires_at)
+        if flow.waiting_since is not None:
+            times.append(flow.waiting_since + self._times.age_seconds)
+        # While a journal waits for its records there is nothing to decide; they are on their way.
+        return max(min(times), self._clock() + 1) if flow.awaited else min(times)
+
+    async def _decide(self, arrival: Arrival) -> Work | None:
+        """What a record brings; None where that is nothing, and then it is acknowledged."""
+        lines = split(arrival.value or b"")
+        if (known := self._journal.pop(arrival.offset, None)) is not None:
+            flow, first = known
+            flow.awaited.discard(arrival.offset)
+            ends = intake.label(arrival.key, intake.named(arrival.headers)).ends
+            return self._work(arrival, flow, first, lines, ends=ends)
+        if arrival.offset > self._decided:
+            try:
+                found = await self._admitted(arrival, lines)
+            except IntakeError as error:
+                await bury(self._sender, without_credential(arrival), stage="ingest", reason=error)
+            else:
+                if found is not None:
+                    flow, label = found
+                    flow.heard_at = self._clock()
+                    first = flow.note(arrival.offset, len(lines), label.seq)
+                    return self._work(arrival, flow, first, lines, ends=label.ends)
+        arrival.ack()
+        return None
+
+    def _work(self, arrival: Arrival, flow: Flow, first: int, lines: list[bytes], *, ends: bool) -> Work:
+        is_full = first + len(lines) >= STREAM_LINES_MAX
+        return Work(
+            flow=flow, offset=arrival.offset, first=first, lines=lines, ends=ends or is_full, ack=arrival.ack
+        )
+
+    async def _admitted(self, arrival: Arrival, lines: list[bytes]) -> tuple[Flow, Label] | None:
+        """The stream that a new record belongs to; None where it has nothing for any.
+
+        Raises:
+            IntakeError: It may not be taken.
+        """
+        headers = intake.named(arrival.headers)
+        if intake.TICK in headers and arrival.value is None:
+            return None
+        project = await self._project(intake.secret(headers))
+        label = intake.label(arrival.key, headers)
+        flow = self._flows.get((project, label.name))
+        if flow is not None and flow.state.muted:
+            flow.heard_at = self._clock()
+            if label.ends:
+                await self._unmute(flow)
+            if lines:
+                raise IntakeError("its batch was cancelled, and the stream was not ended since")
+            return None
+        if flow is None:
+            if not lines:
+                return None
+            wish = intake.wish(headers, self._nursery.windows)
+            place = arrival.partition, arrival.offset
+            flow = self._nursery.born((project, label.name), place, wish, lines)
+            self._flows[flow.state.name] = flow
+        elif label.seq is not None and flow.state.seq is not None and label.seq <= flow.state.seq:
+            return None
+        return flow, label
+
+    async def _commit(self, works: list[Work]) -> None:
+        """Keep what was decided, then let it be known."""
+        if not works:
+            return
+        touched = {work.flow.state.id: work.flow for work in works}
+        if works[-1].offset > self._decided:
+            self._decided = works[-1].offset
+            for flow in touched.values():
+                self._tables.put(flow.state)
+            self._tables.put_decided(self._decided)
+            await self._tables.delivered()
+        for flow in touched.values():
+            mine = [work for work in works if work.flow is flow]
+            await self._publisher.publish(flow, [(work.first, work.lines) for work in mine])
+            for work in mine:
+                flow.put(work.lines, work.ack, self._clock())
+            if flow.shelf_bytes >= self._times.part_bytes or len(flow.state.journal) >= JOURNAL_RECORDS_MAX:
+                await self._flush(flow)
+        while sum(flow.shelf_bytes for flow in self._flows.values()) > HELD_BYTES_MAX:
+            await self._flush(max(self._flows.values(), key=lambda flow: flow.shelf_bytes))
+
+    async def _flush(self, flow: Flow, **changes: bool) -> None:
+        """Write the waiting lines as a part, keep the stream, and acknowledge their records."""
+        replaced = await self._joiner.flush(flow, self._times.part_bytes) if flow.shelf else None
+        acks = flow.settle()
+        flow.state = flow.state.model_copy(update=changes)
+        self._tables.put(flow.state)
+        await self._tables.delivered()
+        for ack in acks:
+            ack()
+        if replaced is not None:
+            await self._joiner.remove(replaced)
+
+    async def _seal(self, flow: Flow, *, muted: bool = False) -> None:
+        await self._flush(flow, sealed=True, muted=muted)
+        self._nursery.forget(flow)
+        if not muted:
+            del self._flows[flow.state.name]
+        self._join(flow)
+
+    def _join(self, flow: Flow) -> None:
+        self._sealed[flow.state.id] = flow
+        self._joiner.start(flow)
+
+    async def _finish(self, joined: list[str]) -> None:
+        """The inputs of these batches are whole, and that is told."""
+        for batch_id in joined:
+            flow = self._sealed.pop(batch_id)
+            if flow.state.muted:
+                flow.state = flow.state.model_copy(update={"joined": True, "pieces": ()})
+                self._tables.put(flow.state)
+            else:
+                self._tables.drop(batch_id)
+            self._tables.put_decided(self._decided)
+            await self._tables.delivered()
+            await self._joiner.clear(batch_id)
+
+    async def _unmute(self, flow: Flow) -> None:
+        """The producer of a cancelled stream has ended it, or is gone: the name is free."""
+        del self._flows[flow.state.name]
+        flow.state = flow.state.model_copy(update={"muted": False})
+        if flow.state.joined:
+            self._tables.drop(flow.state.id)
+            self._tables.put_decided(self._decided)
+        else:
+            self._tables.put(flow.state)
+        await self._tables.delivered()
+
+
+def split(value: bytes) -> list[bytes]:
+    """The lines of a record, without the whitespace around them; blank ones are left out."""
+    return [line for found in value.split(b"\n") if (line := found.strip(b" \t\r"))]
+
+
+def without_credential(arrival: Arrival) -> Arrival:
+    """The record as it may be shown to an operator."""
+    kept = tuple((name, content) for name, content in arrival.headers if name.lower() != intake.AUTHORIZATION)
+    return Arrival(
+        topic=arrival.topic, partition=arrival.partition, offset=arrival.offset, key=arrival.key,
+        value=arrival.value, headers=kept, ack=arrival.ack,
+    )  # fmt: skip

@@ -1,0 +1,121 @@
+"""What is told of a stream's lines: that they are there, and what becomes of each."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Final, Protocol
+
+from tidemill.ingest import bundle
+from tidemill.ingest.check import Fault
+from tidemill.ingest.flow import Flow
+from tidemill.ingest.pack import INLINE_BYTES_MAX, Origin, Record
+from tidemill.ingest.patience import stubborn
+from tidemill.schemas import topics
+from tidemill.schemas.codec import KIND, LineRef, encode, lines_headers
+from tidemill.schemas.messages import Grown, Opened, Sealed
+from tidemill.schemas.part import LARGE_PREFIX
+from tidemill.schemas.ports import Store
+
+log = logging.getLogger(__name__)
+
+INTERNAL: Final = Fault("server_error", "The server had an error while checking this line.")
+
+Stretch = tuple[int, list[bytes]]
+"""The place of a first line, and the lines."""
+
+
+class Sender(Protocol):
+    """The log."""
+
+    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
+        """Append a record; on return every in-sync replica has it."""
+        ...
+
+
+class Outlet(Protocol):
+    """The topics of requests."""
+
+    async def publish(self, model: str, records: AsyncIterator[Record]) -> None:
+        """Append the records; on return the log has them all."""
+        ...
+
+
+class Publisher:
+    """Tells, until the log has it."""
+
+    def __init__(self, *, sender: Sender, outlet: Outlet, store: Store) -> None:
+        self._sender = sender
+        self._outlet = outlet
+        self._store = store
+
+    async def publish(self, flow: Flow, stretches: list[Stretch]) -> None:
+        """Check lines, and send them to be run or tell what is wrong with them.
+
+        What results must know first is told first: the batch, then how many lines it has, then the lines.
+        """
+        good, faults = _checked(flow, stretches)
+        if not flow.told:
+            await self._tell(Opened(project=flow.state.project, batch=flow.state.batch), flow.state.id)
+            flow.told = True
+        total = max((first + len(lines) for first, lines in stretches), default=0)
+        if not total or not (good or faults):
+            return
+        await self._tell(Grown(batch_id=flow.state.id, total=total, model=flow.checker.model), flow.state.id)
+        for marks, value in bundle.failures(flow.state.id, faults):
+            headers = lines_headers(flow.state.id, marks)
+            await self._send(topics.OUTCOMES.name, flow.state.id, value, headers)
+        if good:
+            await self._run(flow, [await self._placed(flow, place, line) for place, line in good])
+
+    async def sealed(self, fact: Sealed) -> None:
+        """Tell that a batch is whole."""
+        await self._tell(fact, fact.batch_id)
+
+    async def _run(self, flow: Flow, placed: list[bundle.Placed]) -> None:
+        batch = flow.state.batch
+        origin = Origin(
+            batch_id=batch.id, project=flow.state.project, deadline=batch.expires_at, url=batch.endpoint, key=""
+        )
+        model = flow.checker.model
+        assert model is not None
+
+        async def records() -> AsyncIterator[Record]:
+            for record in bundle.requests(origin, placed):
+                yield record
+
+        await stubborn(f"publishing lines of {batch.id}", lambda: self._outlet.publish(model, records()))
+
+    async def _placed(self, flow: Flow, place: int, line: bytes) -> bundle.Placed:
+        """A line that is too large for a record of requests goes into the store, until the batch is over."""
+        if len(line) <= INLINE_BYTES_MAX:
+            return place, line
+        key = f"{LARGE_PREFIX}{flow.state.id}/line-{place}"
+        await stubborn(f"storing a line of {flow.state.id}", lambda: self._store.write(key, _once(line)))
+        return place, LineRef(key=key, offset=0, length=len(line))
+
+    async def _tell(self, fact: Opened | Grown | Sealed, batch_id: str) -> None:
+        await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
+
+    async def _send(self, topic: str, key: str, value: bytes, headers: Any) -> None:
+        await stubborn(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
+
+
+def _checked(
+    flow: Flow, stretches: list[Stretch]
+) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes, Fault]]]:
+    good, faults = [], []
+    for first, lines in stretches:
+        for place, line in enumerate(lines, first):
+            try:
+                fault = flow.checker.fault(line)
+            except Exception as error:  # noqa: BLE001  a line that breaks the check would be met for ever
+                log.error("%s: %s in the check", flow.state.id, type(error).__name__)  # noqa: TRY400
+                fault = INTERNAL
+            if fault is None:
+                good.append((place, line))
+            else:
+                faults.append((place, line, fault))
+    return good, faults
+
+
+async def _once(line: bytes) -> AsyncIterator[bytes]:
+    yield line

@@ -1,0 +1,265 @@
+"""Direct producers: lines that come over Kafka are batches like all others."""
+
+import asyncio
+import json
+
+import orjson
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from openai import OpenAI
+from support.backend import as_told
+from support.stack import KEY, Stack
+from support.waiting import until, wait_until
+
+from tidemill.schemas import ids, topics
+
+pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
+
+URL = "/v1/chat/completions"
+IDLE_SECONDS = 6
+LINES_SAME = 5000
+BEARER = ("authorization", f"Bearer {KEY}".encode())
+END = ("tidemill-end", b"true")
+SECONDS_MAX = 60
+
+
+@pytest.fixture(scope="module")
+def stack(inference, tmp_path_factory):
+    """An installation whose streams are sealed soon."""
+    environ = {
+        "TIDEMILL_WINDOWS": '["24h", "4s"]',
+        "TIDEMILL_INTAKE_IDLE_SECONDS": str(IDLE_SECONDS),
+        "TIDEMILL_GRACE_SECONDS": "1",
+    }
+    with Stack(tmp_path_factory.mktemp("intake"), inference.models("chat", "other"), environ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(stack):
+    with OpenAI(base_url=stack.api, api_key=KEY) as client:
+        yield client
+
+
+@pytest.fixture
+async def producer(stack):
+    producer = AIOKafkaProducer(bootstrap_servers=stack.kafka)
+    await producer.start()
+    yield producer
+    await producer.stop()
+
+
+def line(number, **body):
+    body = {"model": "chat", "messages": [{"role": "user", "content": f"line {number}"}], **body}
+    return orjson.dumps({"custom_id": f"id-{number}", "method": "POST", "url": URL, "body": body})
+
+
+async def send(producer, name, lines, *headers, key=BEARER):
+    """Append a record; returns the id that its batch has if it begins one."""
+    told = [header for header in (key, *headers) if header is not None]
+    sent = await producer.send_and_wait(topics.INTAKE.name, b"\n".join(lines), key=name.encode(), headers=told)
+    return ids.stream_batch_id(sent.partition, sent.offset)
+
+
+async def shown(client, batch_id, is_so):
+    """A batch, once it is so."""
+
+    def look():
+        try:
+            batch = client.batches.retrieve(batch_id)
+        except Exception:  # noqa: BLE001  it is not there yet
+            return None
+        return batch if is_so(batch) else None
+
+    return await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
+
+
+def is_over(batch):
+    return batch.status in {"completed", "expired", "cancelled", "failed"}
+
+
+def lines_of(client, file_id):
+    return [json.loads(text) for text in client.files.content(file_id).text.splitlines()] if file_id else []
+
+
+async def letters(stack, name):
+    """The dead letters of a stream."""
+    consumer = AIOKafkaConsumer(topics.DEAD.name, bootstrap_servers=stack.kafka, auto_offset_reset="earliest")
+    await consumer.start()
+    found = []
+    try:
+        while not any(dict(record.headers).get("tidemill-dead-key") == name.encode() for record in found):
+            found += [record async for record in _some(consumer)]
+    finally:
+        await consumer.stop()
+    return [record for record in found if dict(record.headers).get("tidemill-dead-key") == name.encode()]
+
+
+async def _some(consumer):
+    for records in (await consumer.getmany(timeout_ms=200)).values():
+        for record in records:
+            yield record
+
+
+async def test_a_stream_is_a_batch(client, producer):
+    """It is at work before it is sealed, its counts are live, and then it ends as any other."""
+    batch_id = await send(producer, "first", [line(0), line(1)], ("tidemill-metadata", b'{"source": "crawl"}'))
+    batch = await shown(client, batch_id, lambda found: found.request_counts.completed == 2)
+    assert (batch.status, batch.request_counts.total) == ("in_progress", 2)
+    assert (batch.metadata, batch.tidemill["stream"]) == ({"source": "crawl"}, "first")
+    await send(producer, "first", [line(2)])
+    await send(producer, "first", [line(3)], END)
+    batch = await shown(client, batch_id, is_over)
+    assert (batch.status, batch.model) == ("completed", "chat")
+    assert [found["custom_id"] for found in lines_of(client, batch.output_file_id)] == [
+        f"id-{n}" for n in range(4)
+    ]
+    receipt = batch.tidemill["receipt"]
+    assert (receipt["lines"], receipt["missing"], receipt["double"]) == (4, 0, 0)
+    assert client.files.content(batch.input_file_id).text.splitlines() == [line(n).decode() for n in range(4)]
+    again = await send(producer, "first", [line(0)], END)
+    assert again != batch_id
+    assert (await shown(client, again, is_over)).request_counts.completed == 1
+
+
+async def test_a_bad_line_is_an_error_line(client, producer):
+    """No line fails the others, and each is in one of the two files."""
+    bad = [b"{", line(0), line(5, model="nobody"), line(6, model="other"), b"[]"]
+    batch_id = await send(producer, "bad", [line(0), *bad, line(1)], END)
+    batch = await shown(client, batch_id, is_over)
+    assert batch.status == "completed"
+    errors = lines_of(client, batch.error_file_id)
+    assert [found["error"]["code"] for found in errors] == [
+        "invalid_json_line", "duplicate_custom_id", "model_not_found", "mismatched_model", "invalid_request",
+    ]  # fmt: skip
+    assert [found["custom_id"] for found in errors] == [None, "id-0", "id-5", "id-6", None]
+    assert [found["custom_id"] for found in lines_of(client, batch.output_file_id)] == ["id-0", "id-1"]
+    assert (batch.request_counts.total, batch.request_counts.failed) == (7, 5)
+
+
+async def test_silence_seals(client, producer):
+    """A producer that goes away leaves a batch that ends."""
+    batch = await shown(client, await send(producer, "silent", [line(0)]), is_over)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 1)
+
+
+async def test_nobody_comes_in_without_a_key(stack, client, producer):
+    """The record is kept for the operator without its credential, and opens nothing."""
+    before = {batch.id for batch in client.batches.list()}
+    reasons = {}
+    for name, key in {
+        "no-key": None,
+        "odd-key": ("authorization", b"Bearer sk-wrong"),
+        "basic": ("authorization", b"Basic eDp5"),
+    }.items():
+        await send(producer, name, [line(0)], END, key=key)
+        (letter,) = await letters(stack, name)
+        assert "authorization" not in dict(letter.headers)
+        reasons[name] = dict(letter.headers)["tidemill-dead-reason"].decode()
+    assert reasons["odd-key"] == "its key is not known"
+    assert "missing" in reasons["no-key"]
+    assert "missing" in reasons["basic"]
+    assert {batch.id for batch in client.batches.list()} == before
+
+
+async def test_the_key_says_whose_it_is(stack, client, producer):
+    """Two projects may use one name, and none sees the other's; a key that may only read lets nothing in."""
+    made = {
+        role: client.post("/admin/keys", body={"name": role, "project": "acme", "role": role}, cast_to=object)
+        for role in ("write", "read")
+    }
+    secrets = {role: ("authorization", f"Bearer {key['secret']}".encode()) for role, key in made.items()}
+    theirs = await send(producer, "shared", [line(0)], key=secrets["write"])
+    mine = await send(producer, "shared", [line(0), line(1)])
+    await send(producer, "shared", [line(1), line(2)], END, key=secrets["write"])
+    await send(producer, "shared", [line(2)], END)
+    with OpenAI(base_url=stack.api, api_key=made["write"]["secret"]) as acme:
+        batch = await shown(acme, theirs, is_over)
+        assert batch.request_counts.completed == 3
+        assert [found.id for found in acme.batches.list()] == [theirs]
+    assert (await shown(client, mine, is_over)).request_counts.completed == 3
+    await send(producer, "reader", [line(0)], END, key=secrets["read"])
+    (letter,) = await letters(stack, "reader")
+    assert dict(letter.headers)["tidemill-dead-reason"] == b"its key may only read"
+
+
+async def test_a_cancel_ends_a_stream(stack, backend, client, producer):
+    """What was accepted has its line in a file; what comes later, until the stream ends, is a dead letter."""
+    backend.rule = as_told
+    batch_id = await send(producer, "stopped", [line(0), line(1, stop="wait"), line(2, stop="wait")])
+    await shown(client, batch_id, lambda found: found.request_counts.completed == 1)
+    client.batches.cancel(batch_id)
+    batch = await shown(client, batch_id, is_over)
+    assert (batch.status, batch.request_counts.total) == ("cancelled", 3)
+    assert [found["error"]["code"] for found in lines_of(client, batch.error_file_id)] == ["batch_cancelled"] * 2
+    await send(producer, "stopped", [line(3)])
+    (letter,) = await letters(stack, "stopped")
+    assert b"cancelled" in dict(letter.headers)["tidemill-dead-reason"]
+    await send(producer, "stopped", [], END)
+    after = await send(producer, "stopped", [line(4)], END)
+    assert (await shown(client, after, is_over)).request_counts.completed == 1
+
+
+async def test_a_stream_expires(backend, client, producer):
+    """At its deadline it is sealed; what was not run has its error line, and the next line opens another batch."""
+    backend.rule = as_told
+    lines = [line(0), line(1, stop="wait")]
+    batch_id = await send(producer, "late", lines, ("tidemill-window", b"4s"))
+    batch = await shown(client, batch_id, is_over)
+    assert (batch.status, batch.request_counts.total) == ("expired", 2)
+    assert [found["error"]["code"] for found in lines_of(client, batch.error_file_id)] == ["batch_expired"]
+    assert await send(producer, "late", [line(2)], END) != batch_id
+
+
+async def test_a_repeated_record_is_dropped(client, producer):
+    """A record whose number is not above the ones before was seen."""
+    batch_id = await send(producer, "counted", [line(0)], ("tidemill-seq", b"1"))
+    await send(producer, "counted", [line(1)], ("tidemill-seq", b"2"))
+    await send(producer, "counted", [line(1)], ("tidemill-seq", b"2"))
+    await send(producer, "counted", [line(2)], ("tidemill-seq", b"3"), END)
+    batch = await shown(client, batch_id, is_over)
+    assert (batch.request_counts.total, batch.request_counts.failed) == (3, 0)
+
+
+async def test_a_killed_ingest_loses_and_doubles_nothing(stack, client, producer):
+    """Lines come while the stage dies again and again."""
+    batch_id = await send(producer, "killed", [line(0)])
+    for start in range(1, 3001, 20):
+        await send(producer, "killed", [line(number) for number in range(start, start + 20)])
+        if start % 1000 == 1:
+            await asyncio.to_thread(stack.kill, "ingest")
+            await asyncio.to_thread(wait_until, lambda: stack.pids("ingest"), "ingest again")
+    await send(producer, "killed", [], END)
+    batch = await shown(client, batch_id, is_over)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 3001)
+    found = lines_of(client, batch.output_file_id)
+    assert [entry["custom_id"] for entry in found] == [f"id-{number}" for number in range(3001)]
+    receipt = batch.tidemill["receipt"]
+    assert (receipt["lines"], receipt["missing"], receipt["double"]) == (3001, 0, 0)
+
+
+async def test_both_ways_give_the_same_bytes(client, producer):
+    """The same lines by REST and by Kafka have the same output, but for the ids."""
+    lines = [line(number) for number in range(LINES_SAME)]
+    batch_id = None
+    for start in range(0, LINES_SAME, 250):
+        found = await send(
+            producer, "same", lines[start : start + 250], *([END] if start + 250 == LINES_SAME else [])
+        )
+        batch_id = batch_id or found
+    file = client.files.create(file=("in.jsonl", b"\n".join(lines)), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h")
+    outputs = []
+    for one in (batch_id, made.id):
+        batch = await shown(client, one, is_over)
+        assert (batch.status, batch.request_counts.completed) == ("completed", LINES_SAME)
+        outputs.append(
+            [_without_ids(text) for text in client.files.content(batch.output_file_id).text.splitlines()]
+        )
+    assert outputs[0] == outputs[1]
+
+
+def _without_ids(text):
+    found = json.loads(text)
+    del found["id"], found["response"]["request_id"]
+    return json.dumps(found)
