@@ -1,5 +1,6 @@
 """Lines once more: `tidemill retry` against the whole service."""
 
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -82,3 +83,31 @@ def test_what_expired(tidemill, client, backend, tmp_path):
         assert code == 0, err
         assert [json.loads(line)["custom_id"] for line in out.splitlines()] == found
     assert len(client.batches.retrieve(old.id).tidemill["replays"]) == 3
+
+
+def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
+    """Told by a dry run, then run; a whole batch, too."""
+    backend.reset(well)
+    start = dt.datetime.now(dt.UTC).isoformat()
+    source = chats(tmp_path / "in.jsonl", None, None, None)
+    assert tidemill("run", source, "-o", tmp_path / "one.jsonl")[0] == 0
+    assert tidemill("run", source, "-o", tmp_path / "two.jsonl")[0] == 0
+    old = client.batches.list(limit=1).data[0]
+    wanted = ("replay", "topic", "chat", "--from", start)
+    code, out, err = tidemill(*wanted, "--dry-run")
+    assert (code, out) == (0, ""), err
+    assert "6 lines of 2 batches, for /v1/chat/completions" in err
+    assert backend.calls == 6
+    code, _, err = tidemill(*wanted, "--model", "embed", "-o", tmp_path / "again.jsonl")
+    assert code == 0, err
+    found = [name.split("@") for name in names(tmp_path / "again.jsonl")]
+    assert [name for name, _ in found] == ["r0", "r1", "r2"] * 2
+    assert [owner for _, owner in found[3:]] == [old.id] * 3
+    code, _, err = tidemill("replay", "batch", old.id, "--dry-run")
+    assert (code, "3 lines of 1 batches" in err) == (0, True), err
+    code, out, err = tidemill("replay", "batch", old.id)
+    assert code == 0, err
+    assert [json.loads(line)["custom_id"] for line in out.splitlines()] == ["r0", "r1", "r2"]
+    assert len(client.batches.retrieve(old.id).tidemill["replays"]) == 1
+    code, _, err = tidemill("replay", "topic", "chat", "--from", "soon")
+    assert (code, "expected an offset or a time" in err) == (2, True), err
