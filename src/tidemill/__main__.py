@@ -29,6 +29,7 @@ app.command()(replaying.retry)
 app.add_typer(replaying.app, name="replay")
 app.add_typer(operator.dead_app, name="dead")
 app.command()(operator.rebuild)
+app.command()(operator.doctor)
 
 Config = Annotated[
     Path | None,

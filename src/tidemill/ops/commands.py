@@ -89,22 +89,36 @@ def rebuild(
     raise typer.Exit(0 if is_well else FAILED)
 
 
-def place(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
-    """The settings, and the Kafka that a command speaks to: the one that is set, else that of a local service."""
-    from tidemill import settings
+def doctor(config: Config = None, data: DataFolder = None) -> None:
+    """Look at all that Tidemill needs here, and say how to mend what is not as it should be."""
+    from tidemill.ops import doctor as work
     from tidemill.ops import local
 
-    try:
-        loaded = settings.load(config)
-    except settings.SettingsError as error:
-        refuse(str(error))
-    if data is not None:
-        loaded = loaded.model_copy(update={"data": data})
+    loaded = _loaded(config, data)
+    where = loaded.cluster if loaded.kafka is not None and data is None else local.kafka(loaded.data)
+    raise typer.Exit(0 if run(work.examine(loaded, where, typer.echo)) else FAILED)
+
+
+def place(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
+    """The settings, and the Kafka that a command speaks to: the one that is set, else that of a local service."""
+    from tidemill.ops import local
+
+    loaded = _loaded(config, data)
     if loaded.kafka is not None and data is None:
         return loaded, loaded.cluster
     if (running := local.kafka(loaded.data)) is None:
         refuse(f"no Kafka is set (TIDEMILL_KAFKA), and no `tidemill up` runs on {loaded.data}")
     return loaded, running
+
+
+def _loaded(config: Path | None, data: Path | None) -> "Settings":
+    from tidemill import settings
+
+    try:
+        loaded = settings.load(config)
+    except settings.SettingsError as error:
+        refuse(str(error))
+    return loaded if data is None else loaded.model_copy(update={"data": data})
 
 
 def run(work: "Coroutine[Any, Any, T]") -> T:

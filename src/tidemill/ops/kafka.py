@@ -39,6 +39,24 @@ class Reader:
             first, end = await self._consumer.beginning_offsets(tps), await self._consumer.end_offsets(tps)
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
+    async def newest(self, topic: str) -> float | None:
+        """When the newest record of a topic's first partition was written, Unix seconds; None where none is there.
+
+        Raises:
+            LogUnavailable: The broker does not answer.
+        """
+        if not self.partitions(topic):
+            return None
+        ((first, end),) = (await self.ends(topic, [0])).values()
+        if first == end:
+            return None
+        tp = TopicPartition(topic, 0)
+        self._consumer.assign([tp])
+        self._consumer.seek(tp, end - 1)
+        with _told():
+            found = await self._consumer.getmany(tp, timeout_ms=POLL_MS * 10)
+        return max((record.timestamp / 1000 for record in found.get(tp, ())), default=None)
+
     async def records(self, topic: str, numbers: Iterable[int] | None = None) -> AsyncGenerator[Any, None]:
         """All records of a topic, each partition in order.
 

@@ -1,0 +1,181 @@
+"""`tidemill doctor`: looks at all that Tidemill needs, and says how to mend what is not as it should be."""
+
+import asyncio
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from tidemill.admin import TopicError, topic_configs, wanted
+from tidemill.kafka import LogUnavailable, reachable
+from tidemill.ops import findings, kafka, service
+from tidemill.ops.findings import Finding
+from tidemill.schemas import topics
+from tidemill.schemas.ports import Store
+from tidemill.security import Kafka
+from tidemill.settings import Model, Settings
+from tidemill.store import open_store
+
+CHECK_SECONDS_MAX: Final = 20.0
+"""For each thing that is looked at."""
+BACKENDS_AT_ONCE_MAX: Final = 8
+PROBE_BYTES: Final = 64
+
+Say = Callable[[str], None]
+
+
+async def examine(settings: Settings, where: Kafka | None, say: Say) -> bool:
+    """Look at everything, and print a line of each.
+
+    Args:
+        settings: All settings.
+        where: The broker; None where none is set and none runs here.
+        say: Takes a line.
+
+    Returns:
+        Whether nothing fails; warnings are well enough.
+    """
+    found: list[Finding] = []
+    for check in _checks(settings, where):
+        try:
+            async with asyncio.timeout(CHECK_SECONDS_MAX):
+                fresh = await check()
+        except TimeoutError:
+            fresh = [findings.fail("check", f"no answer in {CHECK_SECONDS_MAX:.0f} s", "look at what it asks")]
+        for finding in fresh:
+            say(shown(finding))
+        found += fresh
+        if fresh and fresh[0].what == "kafka" and not findings.is_well(fresh):
+            where = None
+    counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
+    say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    return findings.is_well(found)
+
+
+def shown(finding: Finding) -> str:
+    """A finding as a line, or two where there is something to do."""
+    mend = f"\n      → {finding.mend}" if finding.mend else ""
+    return f"{finding.verdict:<5} {finding.what}: {finding.text}{mend}"
+
+
+def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaitable[list[Finding]]]]:
+    return [
+        lambda: _broker(where),
+        lambda: _topics(settings, where),
+        lambda: _clock(where),
+        lambda: _store(settings),
+        lambda: _backends(settings),
+        lambda: _disk(settings),
+    ]
+
+
+async def _broker(where: Kafka | None) -> list[Finding]:
+    if where is None:
+        return [findings.fail("kafka", "none is set, and no `tidemill up` runs on this folder",
+                              "start `tidemill up`, or set TIDEMILL_KAFKA")]  # fmt: skip
+    try:
+        await reachable(where)
+    except Exception as error:  # noqa: BLE001  whatever it is, it does not answer
+        return [findings.fail("kafka", f"{where} does not answer ({type(error).__name__})",
+                              "check the address, its security settings, and that it runs")]  # fmt: skip
+    return [findings.ok("kafka", f"{where} answers")]
+
+
+async def _topics(settings: Settings, where: Kafka | None) -> list[Finding]:
+    if where is None:
+        return []
+    rows = wanted(settings.models)
+    try:
+        configs = await topic_configs(where, [row.name for row in rows])
+        async with kafka.reading(where) as reader:
+            partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
+    except (TopicError, LogUnavailable) as error:
+        return [findings.fail("topics", str(error), "see kafka above")]
+    judged = [
+        findings.topic(
+            row,
+            partitions=partitions[row.name],
+            together=partitions[topics.OUTCOMES.name],
+            configs=configs.get(row.name, {}),
+            replication=settings.replication,
+        )
+        for row in rows
+    ]
+    wrong = [finding for finding in judged if finding is not None]
+    return wrong or [findings.ok("topics", f"all {len(rows)} are as the table says")]
+
+
+async def _clock(where: Kafka | None) -> list[Finding]:
+    """Kafka stamps a record with its producer's time, so the newest one must not be of the future."""
+    if where is None:
+        return []
+    try:
+        async with kafka.reading(where) as reader:
+            at = await reader.newest(topics.BATCHES.name)
+    except LogUnavailable as error:
+        return [findings.fail("clock", str(error), "see kafka above")]
+    return [findings.clock(None if at is None else at - time.time())]
+
+
+async def _store(settings: Settings) -> list[Finding]:
+    key, content = f"health/doctor-{secrets.token_hex(8)}", secrets.token_bytes(PROBE_BYTES)
+    kind = urlsplit(settings.store_url).scheme
+    mend = (
+        "check that the folder can be written" if kind == "file" else "check the bucket, its keys and its address"
+    )
+    store: Store | None = None
+    try:
+        store = open_store(settings.store_url)
+        await store.write(key, _once(content))
+        read = b"".join([chunk async for chunk in store.read(key)])
+        await store.delete(key)
+    except Exception as error:  # noqa: BLE001  whatever it is, the store is not well
+        return [findings.fail("store", f"{settings.store_url}: {type(error).__name__}", mend)]
+    finally:
+        if store is not None:
+            await store.close()
+    if read != content:
+        return [findings.fail("store", f"{settings.store_url} gives back something else than was written", mend)]
+    return [findings.ok("store", f"{settings.store_url} can be written, read and deleted from")]
+
+
+async def _backends(settings: Settings) -> list[Finding]:
+    if not settings.models:
+        return [findings.warn("models", "none is configured", "name your inference server in tidemill.toml")]
+    room = asyncio.Semaphore(BACKENDS_AT_ONCE_MAX)
+
+    async def of(name: str, model: Model) -> list[Finding]:
+        async with room:
+            return [await _backend(name, backend.base, backend.api_key) for backend in model.backends]
+
+    return [
+        found
+        for some in await asyncio.gather(*map(of, settings.models, settings.models.values()))
+        for found in some
+    ]
+
+
+async def _backend(name: str, base: str, key: str | None) -> Finding:
+    what = f"backend {base}"
+    served = await service.models(base, key)
+    if isinstance(served, str):
+        return findings.warn(what, f"GET /models: {served}", "lines of its models wait until it answers")
+    if name not in served:
+        return findings.warn(
+            what, f"answers, and does not list {name}", "check the model's name and its alias there"
+        )
+    return findings.ok(what, f"answers, and serves {name}")
+
+
+async def _disk(settings: Settings) -> list[Finding]:
+    folder = settings.data.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return [findings.disk(f"disk of {settings.data}", shutil.disk_usage(Path(folder)).free)]
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content

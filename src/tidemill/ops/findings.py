@@ -1,0 +1,114 @@
+"""What the doctor says of each thing that was looked at: pure judgements of what was seen."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from tidemill.schemas import topics
+from tidemill.schemas.topics import DAY_MS, Topic
+
+SKEW_SECONDS_OK: Final = 2.0
+SKEW_SECONDS_MAX: Final = 30.0
+"""Clocks that differ by more make deadlines and the log's times disagree."""
+FREE_BYTES_OK: Final = 10 << 30
+FREE_BYTES_MIN: Final = 1 << 30
+
+
+class Verdict(StrEnum):
+    """How well a thing is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the doctor."""
+
+    what: str
+    verdict: Verdict
+    text: str
+    mend: str = ""
+    """What to do about it."""
+
+
+def ok(what: str, text: str) -> Finding:
+    """It is well."""
+    return Finding(what=what, verdict=Verdict.OK, text=text)
+
+
+def warn(what: str, text: str, mend: str) -> Finding:
+    """It works, and will not always."""
+    return Finding(what=what, verdict=Verdict.WARN, text=text, mend=mend)
+
+
+def fail(what: str, text: str, mend: str) -> Finding:
+    """It does not work."""
+    return Finding(what=what, verdict=Verdict.FAIL, text=text, mend=mend)
+
+
+def topic(
+    row: Topic, *, partitions: int, together: int, configs: Mapping[str, str], replication: int
+) -> Finding | None:
+    """What is wrong with a topic; None where nothing is.
+
+    Args:
+        row: What the table says.
+        partitions: How many it has; 0 where it does not exist.
+        together: How many `outcomes` has.
+        configs: What is set about it.
+        replication: Copies that the settings ask for, for the advice.
+    """
+    if not partitions:
+        return warn(row.name, "does not exist", f"a stage makes it at its start, with {replication} copies")
+    return _spread(row, partitions, together) or _kept(row, configs)
+
+
+def _spread(row: Topic, partitions: int, together: int) -> Finding | None:
+    if not row.spread and partitions != 1:
+        return fail(row.name, f"has {partitions} partitions instead of one", "make it anew with one partition")
+    if row == topics.COMMANDS and partitions != together:
+        return fail(row.name, f"has {partitions} partitions and outcomes {together}", "give both the same number")
+    return None
+
+
+def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
+    name = row.name
+    policy = set(configs.get("cleanup.policy", "delete").split(","))
+    if row.compacted and policy != {"compact"}:
+        return fail(name, f"has cleanup.policy={','.join(sorted(policy))}, and its state would be lost",
+                    "set cleanup.policy=compact")  # fmt: skip
+    if not row.compacted and "compact" in policy:
+        return fail(name, "is compacted, and records with equal keys would be lost", "set cleanup.policy=delete")
+    kept_ms = int(configs.get("retention.ms", -1))
+    if not row.compacted and 0 <= kept_ms < row.retention_ms:
+        return warn(name, f"is kept for {kept_ms / DAY_MS:.1f} days instead of {row.retention_ms // DAY_MS}",
+                    f"set retention.ms={row.retention_ms}, or keep windows shorter")  # fmt: skip
+    return None
+
+
+def clock(skew_seconds: float | None) -> Finding:
+    """How far this machine's clock is behind the newest record; None where there is none yet."""
+    if skew_seconds is None:
+        return ok("clock", "nothing to compare it with yet")
+    if skew_seconds <= SKEW_SECONDS_OK:
+        return ok("clock", "not behind the newest record of the log")
+    text = f"{skew_seconds:.1f} s behind the newest record of the log"
+    mend = "let a time service set the clocks of all machines"
+    return (warn if skew_seconds <= SKEW_SECONDS_MAX else fail)("clock", text, mend)
+
+
+def disk(what: str, free_bytes: int) -> Finding:
+    """Room that is left."""
+    text = f"{free_bytes / (1 << 30):.1f} GiB free"
+    if free_bytes >= FREE_BYTES_OK:
+        return ok(what, text)
+    mend = "make room, or move the folder with --data"
+    return (warn if free_bytes >= FREE_BYTES_MIN else fail)(what, text, mend)
+
+
+def is_well(findings: Iterable[Finding]) -> bool:
+    """Whether nothing fails."""
+    return all(finding.verdict is not Verdict.FAIL for finding in findings)

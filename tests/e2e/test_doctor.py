@@ -1,0 +1,51 @@
+"""`tidemill doctor` as an operator meets it."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+SECONDS_MAX = 120.0
+
+
+def doctor(stack, *arguments, **environ):
+    """Exit code and words."""
+    command = [sys.executable, "-m", "tidemill", "doctor", *arguments]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=SECONDS_MAX,
+        env={**stack._environ(), **environ},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_all_is_well(stack):
+    """Each thing has its line; a store and topics that work are ok."""
+    code, words = doctor(stack, "--data", str(stack.data))
+    assert code == 0, words
+    for what in ("kafka", "topics", "clock", "store", "disk of"):
+        assert f"ok    {what}" in words or f"warn  {what}" in words, words
+    assert words.splitlines()[-1].endswith("0 fail")
+
+
+def test_a_broker_that_is_away(stack, tmp_path):
+    """It fails, within bounds, with what to do, and the rest is looked at all the same."""
+    code, words = doctor(stack, TIDEMILL_KAFKA="127.0.0.1:1", TIDEMILL_DATA=str(tmp_path))
+    assert code == 1
+    assert "fail  kafka: 127.0.0.1:1 does not answer" in words
+    assert "→" in words
+    assert "ok    store" in words
+    assert "Traceback" not in words
+
+
+def test_a_backend_that_is_away(stack, tmp_path):
+    """It is a warning: lines wait for it."""
+    models = '{"m": {"backends": [{"url": "http://127.0.0.1:1/v1"}]}}'
+    code, words = doctor(stack, TIDEMILL_KAFKA=stack.kafka, TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
+    assert code == 0, words
+    assert "warn  backend http://127.0.0.1:1/v1: GET /models: ClientConnectorError" in words

@@ -1,0 +1,61 @@
+"""The doctor's judgements."""
+
+import pytest
+
+from tidemill.ops import findings
+from tidemill.ops.findings import Verdict
+from tidemill.schemas import topics
+
+WELL = {"cleanup.policy": "delete", "retention.ms": str(topics.OUTCOMES.retention_ms)}
+
+
+def judged(row=topics.OUTCOMES, *, partitions=4, together=4, **configs):
+    return findings.topic(
+        row, partitions=partitions, together=together, configs={**WELL, **configs}, replication=3
+    )
+
+
+def test_a_topic_as_the_table_says():
+    """There is nothing to say."""
+    assert judged() is None
+    assert judged(topics.BATCHES, partitions=1, **{"cleanup.policy": "compact"}) is None
+    assert judged(**{"retention.ms": "-1"}) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "seen", "verdict", "words"),
+    [
+        (topics.OUTCOMES, {"partitions": 0}, Verdict.WARN, "does not exist"),
+        (topics.OUTCOMES, {"retention.ms": "3600000"}, Verdict.WARN, "instead of 7"),
+        (topics.OUTCOMES, {"cleanup.policy": "compact,delete"}, Verdict.FAIL, "is compacted"),
+        (topics.BATCHES, {"partitions": 1}, Verdict.FAIL, "would be lost"),
+        (topics.BATCHES, {"partitions": 2, "cleanup.policy": "compact"}, Verdict.FAIL, "instead of one"),
+        (topics.COMMANDS, {"partitions": 8}, Verdict.FAIL, "outcomes 4"),
+    ],
+)
+def test_what_is_wrong_with_a_topic(row, seen, verdict, words):
+    """It is named, with what to do."""
+    finding = judged(row, **seen)
+    assert finding.verdict is verdict
+    assert words in finding.text
+    assert finding.mend
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(None, "ok"), (-500.0, "ok"), (1.0, "ok"), (5.0, "warn"), (60.0, "fail")]
+)
+def test_a_clock(seconds, verdict):
+    """Records of the future mean a clock that is behind."""
+    assert findings.clock(seconds).verdict == verdict
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(1 << 40, "ok"), (5 << 30, "warn"), (1 << 20, "fail")])
+def test_a_disk(free, verdict):
+    """Room for the log and the files."""
+    assert findings.disk("disk", free).verdict == verdict
+
+
+def test_a_warning_is_well_enough():
+    """A failure is not."""
+    assert findings.is_well([findings.ok("a", ""), findings.warn("b", "", "")])
+    assert not findings.is_well([findings.fail("c", "", "")])
