@@ -69,7 +69,7 @@ class Api:
         began = time.monotonic()
         with os.fdopen(reading, "rb") as pipe:
             said = pipe.readline()
-        if said != b"ready\n":
+        if not said.startswith(b"ready"):
             self.stop()
             raise AssertionError(self.log)
         assert time.monotonic() - began < READY_SECONDS_MAX
