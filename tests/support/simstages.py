@@ -1,0 +1,347 @@
+"""The stages on a log and a store in memory: their own modules, composed as their processes compose them.
+
+What stands here instead of product code is what talks to Faust and Kafka: fetching, committing, rebalancing
+(`simlog.py`), the tables, and the order in which `app.py` of each stage calls its parts.
+"""
+
+import asyncio
+import functools
+from collections import defaultdict
+from collections.abc import AsyncIterable, AsyncIterator
+
+from support.simlog import Group, MemoryLog, Place, Record, Seat
+from support.simtime import Process
+
+from tidemill.gate import AckGate
+from tidemill.ingest.stage import Stage as IngestStage
+from tidemill.processors import roster
+from tidemill.processors.caller import Caller
+from tidemill.processors.ended import Ended
+from tidemill.processors.kafka import partition_of
+from tidemill.processors.lane import Lane
+from tidemill.processors.seats import Record as Held
+from tidemill.processors.seats import Seats
+from tidemill.processors.stage import Stage as ProcessorsStage
+from tidemill.results.compaction import stubborn
+from tidemill.results.fold import State
+from tidemill.results.stage import Limits, Partition
+from tidemill.schemas import codec, topics
+from tidemill.schemas.messages import Tick
+from tidemill.schemas.ports import NotFound
+from tidemill.settings import Settings
+
+MODEL = "m"
+REQUESTS = topics.requests(MODEL).name
+OUTCOMES = topics.OUTCOMES.name
+COMMANDS = topics.COMMANDS.name
+BATCHES = topics.BATCHES.name
+TICK_SECONDS = 0.5
+DRAIN_SECONDS_MAX = 5.0
+READ_BYTES = 512
+
+
+class MemoryStore:
+    """Objects that all processes share, as one of them reaches them."""
+
+    def __init__(self, objects: dict[str, bytes], process: Process) -> None:
+        self._objects = objects
+        self._process = process
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        content = b"".join([chunk async for chunk in chunks])
+        # A request that is on its way, and the last step of a process that was only frozen, may come much later.
+        await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
+        return len(content)
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        await self._process.pass_time()
+        if key not in self._objects:
+            raise NotFound(key)
+        content = self._objects[key][start:end]
+        for at in range(0, len(content), READ_BYTES):
+            self._process.check()
+            yield content[at : at + READ_BYTES]
+
+    async def size(self, key: str) -> int:
+        return len(self._objects[key])
+
+    async def delete(self, key: str) -> None:
+        await self._process.door(lambda: self._objects.pop(key, None))
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        for key in sorted(self._objects):
+            if key.startswith(prefix):
+                yield key
+
+    async def close(self) -> None: ...
+
+
+class Base:
+    """What all stages' processes are."""
+
+    def __init__(self, world, group: Group) -> None:
+        self.world = world
+        self.process = Process(world.loop, world.chance)
+        self.store = MemoryStore(world.objects, self.process)
+        self.log: MemoryLog = world.log
+        self.group = group
+
+    @property
+    def seat(self) -> Seat:
+        return self.group.seat(self)
+
+    async def append(self, topic, key, value, headers=(), partition=None) -> Record:
+        """Append to the log through the process's door."""
+        return await self.process.door(lambda: self.log.append(topic, key, value, headers, partition))
+
+
+class IngestProcess(Base):
+    """`ingest/app.py` without Faust."""
+
+    def __init__(self, world, group: Group, settings: Settings) -> None:
+        super().__init__(world, group)
+        self._stage = IngestStage(settings, store=self.store, outlet=self, clock=world.loop.now)
+        self._gates: defaultdict[tuple[Place, int], AckGate[Record]] = defaultdict(AckGate)
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    async def assign(self, places: list[Place]) -> None: ...
+
+    async def take(self, record: Record) -> None:
+        generation = self.seat.generation
+        gate = self._gates[Place(record.topic, record.partition), generation]
+        task = self.process.start(self._handle(record, gate, gate.admit(record), generation))
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def revoke(self) -> None:
+        if self._tasks:
+            _, late = await asyncio.wait(list(self._tasks), timeout=DRAIN_SECONDS_MAX)
+            for task in late:
+                task.cancel()
+
+    async def tell(self, fact) -> None:
+        await self.append(OUTCOMES, fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
+
+    async def publish(self, model: str, records) -> None:
+        async for record in records:
+            headers = codec.request_headers(record.head)
+            await self.append(topics.requests(model).name, record.key, record.value, headers)
+
+    async def _handle(self, record: Record, gate: AckGate[Record], ticket, generation: int) -> None:
+        await self._stage.handle(codec.decode_command(record.value))
+        for done in gate.finish(ticket):
+            self.group.ack(self.seat, generation, done)
+
+
+class _Tap:
+    def __init__(self, owner: "ProcessorsProcess", generation: int) -> None:
+        self._owner = owner
+        self._generation = generation
+
+    def ack(self, token: Record) -> None:
+        self._owner.group.ack(self._owner.seat, self._generation, token)
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class ProcessorsProcess(Base):
+    """`processors/app.py` without Faust: one model."""
+
+    def __init__(self, world, group: Group, settings: Settings) -> None:
+        super().__init__(world, group)
+        model = settings.models[MODEL]
+        fleet = roster.fleet(model)
+        self._ended = Ended()
+        caller = Caller(
+            fleet=fleet,
+            upstream=world.upstream(self.process),
+            store=self.store,
+            clock=world.loop.now,
+            seconds_max=model.timeout_seconds,
+        )
+        self.stage = ProcessorsStage(
+            fleet=fleet,
+            caller=caller,
+            outbox=self,
+            store=self.store,
+            ended=self._ended,
+            clock=world.loop.now,
+            chance=world.chance.random,
+            in_flight_max=model.max_in_flight,
+        )
+        self._partitions = len(self.log.places(OUTCOMES))
+        self._seats = Seats(self._ended, self.stage.enqueue, lambda key: partition_of(key, self._partitions))
+        self._wanted = asyncio.Event()
+        self._learning: asyncio.Task[None] | None = None
+        self.process.start(self._follow())
+
+    async def assign(self, places: list[Place]) -> None:
+        tap = _Tap(self, self.seat.generation)
+        self._seats.assign({place: Lane(tap) for place in places}, self.world.loop.now())
+        self._wanted.clear()
+        self.stage.resume()
+        if self._learning is not None:
+            self._learning.cancel()
+        self._learning = self.process.start(self._learn())
+
+    async def take(self, record: Record) -> None:
+        place = Place(record.topic, record.partition)
+        if (lane := self._seats.lane(place)) is None:
+            return
+        head = codec.request_head(record.headers)
+        texts = [b""] if head.ref is not None else record.value.split(b"\n")
+        entry = lane.admit(record, len(texts), len(record.value))
+        held = Held(tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts)
+        if not self._seats.take(held):
+            self._wanted.set()
+
+    async def revoke(self) -> None:
+        await self.stage.drain(DRAIN_SECONDS_MAX)
+        self._seats.leave()
+        self.stage.forget_waiting()
+
+    async def send(self, batch_id: str, value: bytes, headers) -> None:
+        await self.append(OUTCOMES, batch_id, value, headers)
+        self.world.arrived(headers, value)
+
+    async def _learn(self) -> None:
+        await self.process.pass_time()
+        self._seats.end({place: len(self.log.records[place]) for place in self._seats.partitions})
+        while True:
+            if not self._seats.release():
+                await self._wanted.wait()
+            self._wanted.clear()
+            wanted = self._seats.wanted()
+            await self.process.pass_time()
+            for partition, since in wanted.items():
+                self._read_back(partition, since)
+            self._seats.read(wanted)
+
+    def _read_back(self, partition: int, since: float) -> None:
+        for record in self.log.records[Place(OUTCOMES, partition)]:
+            if record.time >= since and dict(record.headers)[codec.KIND] == codec.LINES:
+                batch_id, marks = codec.lines_marks(record.headers, len(record.value))
+                for mark in marks:
+                    if batch_id not in self._ended:
+                        self.stage.ledger.mark(batch_id, mark.index)
+
+    async def _follow(self) -> None:
+        """The batches, a while after they are published."""
+        offset = 0
+        while True:
+            records = self.log.records[Place(BATCHES, 0)]
+            while offset < len(records):
+                await self.process.pass_time()
+                self._ended.apply(codec.decode_batch(records[offset].value))
+                offset += 1
+            await self.log.growth()
+
+
+class _Tables:
+    """One partition's tables; what is not delivered is not in the changelog."""
+
+    def __init__(self, process: Process, changelog: dict[str, bytes]) -> None:
+        self._process = process
+        self._changelog = changelog
+        self._local = dict(changelog)
+        self._pending: list[tuple[str, bytes]] = []
+
+    def states(self) -> list[State]:
+        return [State.model_validate_json(value) for key, value in self._local.items() if "/" not in key]
+
+    def state(self, batch_id: str) -> State | None:
+        value = self._local.get(batch_id)
+        return None if value is None else State.model_validate_json(value)
+
+    def put_state(self, state: State) -> None:
+        self._put(state.id, state.model_dump_json(exclude_none=True).encode())
+
+    def chunks(self, batch_id: str, count: int) -> list[tuple[int, bytes]]:
+        keys = ((number, f"{batch_id}/{number}") for number in range(count))
+        return [(number, self._local[key]) for number, key in keys if key in self._local]
+
+    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
+        self._put(f"{batch_id}/{number}", chunk)
+
+    async def delivered(self) -> None:
+        while self._pending:
+            await self._process.door(lambda: self._changelog.__setitem__(*self._pending[0]))
+            self._pending.pop(0)
+
+    def _put(self, key: str, value: bytes) -> None:
+        self._local[key] = value
+        self._pending.append((key, value))
+
+
+class ResultsProcess(Base):
+    """`results/app.py` without Faust."""
+
+    def __init__(self, world, group: Group, limits: Limits) -> None:
+        super().__init__(world, group)
+        self._limits = limits
+        self._partitions: dict[int, Partition] = {}
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._gates: dict[Place, AckGate[Record]] = {}
+        self._compactions = asyncio.Semaphore(2)
+        self.process.start(self._tick())
+
+    async def assign(self, places: list[Place]) -> None:
+        self._gates = {place: AckGate() for place in places}
+        for number in {place.partition for place in places}:
+            self._partitions[number] = Partition(
+                number,
+                tables=_Tables(self.process, self.world.changelogs[number]),
+                sender=self,
+                store=self.store,
+                clock=self.world.loop.now,
+                limits=self._limits,
+                compactions=self._compactions,
+                writer=self.world.token(),
+            )
+            self.process.start(self._send_tick(number))
+
+    async def take(self, record: Record) -> None:
+        gate, generation = self._gates[Place(record.topic, record.partition)], self.seat.generation
+        ticket = gate.admit(record)
+
+        def ack() -> None:
+            for done in gate.finish(ticket):
+                self.group.ack(self.seat, generation, done)
+
+        async with self._turns[record.partition]:
+            partition = self._partitions[record.partition]
+            await partition.load()
+            if record.topic == COMMANDS:
+                await partition.command(codec.decode_command(record.value), ack)
+            elif dict(record.headers)[codec.KIND] == codec.LINES:
+                batch_id, marks = codec.lines_marks(record.headers, len(record.value))
+                await partition.lines(batch_id, marks, record.value, ack)
+            else:
+                await partition.fact(codec.decode_fact(record.value), ack)
+
+    async def revoke(self) -> None:
+        for feed in self.seat.feeds:
+            feed.cancel()
+        for number, partition in self._partitions.items():
+            async with self._turns[number]:
+                partition.abandon()
+        self._partitions = {}
+
+    async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
+        return (await self.append(topic, key, value, headers, partition)).offset
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for number, partition in list(self._partitions.items()):
+                if partition.alarm is not None and partition.alarm <= self.world.loop.now():
+                    await self._send_tick(number)
+
+    async def _send_tick(self, number: int) -> None:
+        tick = Tick(at=self.world.loop.now())
+        headers = [(codec.KIND, tick.kind.encode())]
+        await stubborn(
+            "a tick", lambda: self.append(OUTCOMES, "tick", codec.encode(tick), headers, partition=number)
+        )

@@ -1,0 +1,326 @@
+"""The way of a line as a whole on simulated time: api, ingest, processors, results; and everything that can end.
+
+A run is a function of its seed: batches, their cancels and deadlines, what the backend says, who is ended when,
+what is published twice, what lands late. `SimulatedWay(seed).run()` returns once every batch is over, and checks
+invariants 1 to 5 of the design (a batch's lines, status, files, bill, and calls that were made twice).
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from decimal import Decimal
+
+import orjson
+from support import simtime
+from support.simlog import Group, MemoryLog, Place
+from support.simstages import (
+    BATCHES,
+    COMMANDS,
+    MODEL,
+    OUTCOMES,
+    REQUESTS,
+    IngestProcess,
+    ProcessorsProcess,
+    ResultsProcess,
+)
+from support.simtime import Process, SimulatedLoop
+
+from tidemill.processors.call import Answer, Broken
+from tidemill.results.lifecycle import MOVES
+from tidemill.results.stage import Limits
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.bill import Tariff
+from tidemill.schemas.messages import BatchCreated, CancelRequested, InputRef
+from tidemill.settings import Settings
+
+PARTITIONS = 2
+BATCHES_MAX = 4
+LINES_MAX = 70
+FAULTS_SECONDS = 60.0
+END_SECONDS_MAX = 4_000.0
+REFUSED_EVERY = 7
+PROCESSES_MAX = 3
+CALL_SECONDS_MAX = 2.0
+WELL_SHARE = 0.9
+BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), Broken.CONNECTION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A batch of a run."""
+
+    batch: Batch
+    lines: int
+    cancel_at: float | None
+
+
+class SimulatedWay:
+    """One run."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.objects: dict[str, bytes] = {}
+        self.changelogs: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
+        self.kills: Counter[str] = Counter()
+        self.repeats_max = 0
+        self._calls: Counter[tuple[str, int]] = Counter()
+        self._under_way: dict[tuple[str, int], Process] = {}
+        self._tokens = itertools.count()
+        self._members: list[tuple[str, object]] = []
+        self._jobs: list[Job] = []
+        self._settings = Settings(
+            models={MODEL: {"backends": [{"url": "http://backend/v1"}], "max_in_flight": 5}}  # type: ignore[dict-item]
+        )
+        self._limits = Limits(
+            part_bytes=self.chance.choice((500, 3_000)),
+            part_age_seconds=self.chance.choice((0.5, 3)),
+            grace_seconds=2,
+            tariff_of=self._tariff,
+        )
+
+    def run(self) -> None:
+        """Run until all batches are over, then check; an `AssertionError` says what is wrong."""
+        simtime.run(self._main)
+        self._check()
+
+    def token(self) -> str:
+        """Of nobody else."""
+        return f"{next(self._tokens):08x}"
+
+    def upstream(self, process: Process) -> "_Upstream":
+        """The backend as a process reaches it."""
+        return _Upstream(self, process)
+
+    def called(self, place: tuple[str, int], process: Process) -> None:
+        """A call that will be answered for good is under way."""
+        self._calls[place] += 1
+        self._under_way[place] = process
+
+    def arrived(self, headers, value: bytes) -> None:
+        """The log has outcomes, and their process knows."""
+        batch_id, marks = codec.lines_marks(headers, len(value))
+        for mark in marks:
+            self._under_way.pop((batch_id, mark.index), None)
+
+    async def _main(self, loop: SimulatedLoop) -> None:
+        self.loop = loop
+        self.log = MemoryLog(loop, dict.fromkeys((COMMANDS, OUTCOMES, REQUESTS), PARTITIONS))
+        self.groups = {
+            "ingest": Group(self.log, COMMANDS),
+            "processors": Group(self.log, REQUESTS),
+            "results": Group(self.log, COMMANDS, OUTCOMES),
+        }
+        for stage in self.groups:
+            await self._join(stage)
+        api = [loop.create_task(self._create(number)) for number in range(self.chance.randint(1, BATCHES_MAX))]
+        await self._strike(loop.time() + FAULTS_SECONDS)
+        await asyncio.gather(*api)
+        async with asyncio.timeout(END_SECONDS_MAX):
+            while not self._is_over():
+                await self.log.growth()
+        for _, member in self._members:
+            assert not member.process.errors, member.process.errors
+
+    async def _join(self, stage: str) -> None:
+        group = self.groups[stage]
+        make = {"ingest": IngestProcess, "processors": ProcessorsProcess, "results": ResultsProcess}[stage]
+        member = make(self, group, self._limits if stage == "results" else self._settings)
+        self._members.append((stage, member))
+        await group.join(member)
+
+    async def _strike(self, until: float) -> None:
+        every = self.chance.choice((2, 6, 20))
+        while (now := self.loop.time()) < until:
+            await asyncio.sleep(min(self.chance.expovariate(1 / every), until - now))
+            await self.chance.choices(
+                (self._kill, self._cut_power, self._leave, self._one_more, self._copy), (8, 1, 3, 3, 3)
+            )[0]()
+        for stage in self.groups:
+            if not self._living(stage):
+                await self._join(stage)
+
+    def _living(self, stage: str) -> list:
+        return [member for name, member in self._members if name == stage and member.process.is_alive]
+
+    async def _kill(self) -> None:
+        stage = self.chance.choice(list(self.groups))
+        if living := self._living(stage):
+            self._end(stage, self.chance.choice(living))
+        await self._one_more(stage)
+
+    async def _cut_power(self) -> None:
+        for stage, member in list(self._members):
+            if member.process.is_alive:
+                self._end(stage, member)
+        for stage in self.groups:
+            await self._one_more(stage)
+
+    def _end(self, stage: str, member) -> None:
+        self.kills[stage] += 1
+        lost = [place for place, process in self._under_way.items() if process is member.process]
+        self.repeats_max += len(lost)
+        for place in lost:
+            del self._under_way[place]
+        member.process.kill()
+        self.loop.create_task(self.groups[stage].lose(member))
+
+    async def _leave(self) -> None:
+        stage = self.chance.choice(list(self.groups))
+        living = self._living(stage)
+        if len(living) > 1:
+            member = self.chance.choice(living)
+            await self.groups[stage].leave(member)
+
+    async def _one_more(self, stage: str = "") -> None:
+        stage = stage or self.chance.choice(list(self.groups))
+        if len(self._living(stage)) < PROCESSES_MAX:
+            await self._join(stage)
+
+    async def _copy(self) -> None:
+        """Somebody produces a range of requests once more."""
+        records = self.log.records[Place(REQUESTS, self.chance.randrange(PARTITIONS))]
+        start = self.chance.randint(0, len(records))
+        for record in records[start : start + 10]:
+            self.log.append(REQUESTS, record.key, record.value, record.headers)
+
+    async def _create(self, number: int) -> None:
+        await asyncio.sleep(self.chance.uniform(0, FAULTS_SECONDS / 2))
+        now = int(self.loop.now())
+        expires_at = now + self.chance.choice((10, 40, 86_400, 86_400))
+        batch = Batch(
+            id=f"batch_{number:032x}", endpoint="/v1/chat/completions", input_file_id="file-x",
+            completion_window="24h", status=Status.VALIDATING, created_at=now, expires_at=expires_at,
+        )  # fmt: skip
+        lines = self.chance.randint(1, LINES_MAX)
+        key = f"files/in{number}"
+        self.objects[key] = b"".join(_line(batch.id, index) for index in range(lines))
+        cancel = self.chance.uniform(0, 20) if self.chance.random() < 0.3 else None
+        self._jobs.append(Job(batch=batch, lines=lines, cancel_at=cancel))
+        created = BatchCreated(
+            project="default", batch=batch, input=InputRef(key=key, bytes=len(self.objects[key]))
+        )
+        self.log.append(COMMANDS, batch.id, codec.encode(created))
+        if cancel is not None:
+            await asyncio.sleep(cancel)
+            request = CancelRequested(batch_id=batch.id, at=int(self.loop.now()))
+            self.log.append(COMMANDS, batch.id, codec.encode(request))
+
+    def _tariff(self, model: str | None) -> Tariff:
+        """A price that changes all the time."""
+        del model
+        return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
+
+    def _shown(self, batch_id: str) -> list[Batch]:
+        records = [codec.decode_batch(record.value) for record in self.log.records[Place(BATCHES, 0)]]
+        return [record.batch for record in records if record.batch.id == batch_id]
+
+    def _is_over(self) -> bool:
+        over = set()
+        for record in self.log.records[Place(BATCHES, 0)]:
+            batch = codec.decode_batch(record.value).batch
+            if batch.status.is_terminal:
+                over.add(batch.id)
+        return len(over) == len(self._jobs)
+
+    def _check(self) -> None:
+        for job in self._jobs:
+            self._check_status(job)
+            self._check_lines(job)
+        repeats = self._calls.total() - len(self._calls)
+        assert repeats <= self.repeats_max, f"{repeats} calls repeated, {self.repeats_max} were in flight at kills"
+
+    def _check_status(self, job: Job) -> None:
+        """Invariants 2 and 3."""
+        shown = self._shown(job.batch.id)
+        for before, after in itertools.pairwise(shown):
+            assert after.status is before.status or after.status in MOVES[before.status], (before, after)
+            assert after.request_counts.completed >= before.request_counts.completed
+            assert after.request_counts.failed >= before.request_counts.failed
+        for batch in shown:
+            has_files = batch.output_file_id is not None or batch.error_file_id is not None
+            assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
+
+    def _check_lines(self, job: Job) -> None:
+        """Invariants 1 and 4."""
+        batch = self._shown(job.batch.id)[-1]
+        expected = {Status.COMPLETED}
+        if job.cancel_at is not None:
+            expected.add(Status.CANCELLED)
+        if batch.expires_at < batch.created_at + 86_400:
+            expected.add(Status.EXPIRED)
+        assert batch.status in expected, batch
+        output, errors = self._file(batch, "output"), self._file(batch, "errors")
+        total = batch.request_counts.total
+        assert total in {0, job.lines}
+        assert sorted(line["custom_id"] for line in output + errors) == sorted(f"id-{n}" for n in range(total))
+        for found in (output, errors):
+            places = [int(line["custom_id"][3:]) for line in found]
+            assert places == sorted(places)
+        for line in output:
+            assert line["response"]["body"]["echo"] == f"{batch.id} {line['custom_id'][3:]}"
+        if batch.status is Status.COMPLETED:
+            assert all(line["response"]["status_code"] == 400 for line in errors), errors
+        self._check_bill(batch, output)
+
+    def _check_bill(self, batch: Batch, output: list) -> None:
+        entries = [codec.decode_ledger(record.value) for record in self.log.records[Place(topics.LEDGER.name, 0)]]
+        entries = [entry for entry in entries if entry.batch_id == batch.id]
+        if batch.tidemill is None or batch.tidemill.receipt is None:
+            return
+        assert entries
+        assert all(entry == entries[0] for entry in entries), entries
+        read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output)
+        assert entries[0].usage.input_tokens == read == batch.usage.input_tokens
+        assert entries[0].bill.cost == batch.tidemill.cost
+
+    def _file(self, batch: Batch, part: str) -> list:
+        receipt = batch.tidemill.receipt if batch.tidemill else None
+        file_id = batch.output_file_id if part == "output" else batch.error_file_id
+        found = getattr(receipt, part) if receipt else None
+        if file_id is None:
+            assert found is None
+            return []
+        content = self.objects[f"files/{file_id}"]
+        assert hashlib.sha256(content).hexdigest() == found.sha256, (
+            f"{part} of {batch.id} is not what was receipted"
+        )
+        return [json.loads(line) for line in content.splitlines()]
+
+
+class _Upstream:
+    """The backend: a line whose number is a multiple of seven is refused; a call may meet a fault."""
+
+    def __init__(self, world: SimulatedWay, process: Process) -> None:
+        self._world = world
+        self._process = process
+
+    async def post(self, url: str, headers, body: bytes, seconds: float) -> Answer | Broken:
+        del url, headers
+        self._process.check()
+        chance = self._world.chance
+        batch_id, index = orjson.loads(body)["messages"].split()
+        is_well = chance.random() < WELL_SHARE
+        if is_well:
+            self._world.called((batch_id, int(index)), self._process)
+        await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
+        self._process.check()
+        if not is_well:
+            return chance.choice(BROKEN)
+        if int(index) % REFUSED_EVERY == 0:
+            return Answer(400, b'{"error":{"message":"refused"}}')
+        usage = {"prompt_tokens": int(index) + 1, "completion_tokens": 1, "total_tokens": int(index) + 2}
+        return Answer(200, orjson.dumps({"echo": f"{batch_id} {index}", "usage": usage}))
+
+    async def close(self) -> None: ...
+
+
+def _line(batch_id: str, index: int) -> bytes:
+    body = {"model": MODEL, "messages": f"{batch_id} {index}"}
+    line = {"custom_id": f"id-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return orjson.dumps(line) + b"\n"
