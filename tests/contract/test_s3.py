@@ -7,6 +7,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import aioboto3
+import aiohttp
 import pytest
 
 from tidemill.s3 import PART_BYTES, S3Store
