@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # uv lives in an environment of its own, since `pip sync` removes what the lock does not name.
 UV     := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help setup demo check test chaos docs lock
+.PHONY: help setup demo check test chaos docs lock bench
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -35,6 +35,9 @@ SECONDS ?= 60
 FAULTS  ?=
 chaos: setup  ## a real installation under faults; SEED, SECONDS and FAULTS choose them, ARGS adds more
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seconds $(SECONDS) --faults "$(FAULTS)" $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench: setup  ## how fast it is, against the mock backend at MOCK=http://127.0.0.1:9100
+	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100)
 
 docs: setup  ## write the pages that are made from the code
 	$(BIN)/python docs/generate.py

@@ -279,6 +279,19 @@ def revoke_key(
 
 
 @app.command()
+def bench(
+    mock: Annotated[str, typer.Option(help="Address of a mock backend that is told how to behave.")],
+    case: Annotated[list[str] | None, typer.Option(help="Only this one; may be said again.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the numbers here, as JSON.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Tell the ratios to these numbers.")] = None,
+) -> None:
+    """Measure the service on this machine, with processes of its own: rates, CPU of a line, memory."""
+    from tidemill.bench.run import main as measure
+
+    measure(mock, case or [], save, compare)
+
+
+@app.command()
 def verify(
     file: Annotated[Path, typer.Argument(help="The batch's input.")],
     output: Annotated[Path | None, typer.Argument(help="Its output file.")] = None,

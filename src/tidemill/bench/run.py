@@ -1,0 +1,147 @@
+"""`tidemill bench`: run the cases, tell, save, compare. A slow result is a result: it never fails."""
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tidemill.bench.cases import CASES, ENDPOINT, Case, lines, quantile, table
+from tidemill.bench.service import KEY, Mock, Service
+from tidemill.bench.usage import Peak, cpu_seconds
+from tidemill.client.service import Client
+from tidemill.schemas.batch import TERMINAL
+
+POLL_SECONDS_MIN = 0.01
+POLL_SECONDS_MAX = 0.1
+SAMPLE_SECONDS = 0.05
+QUICK_LINES_MAX = 1_000
+"""A batch of so many lines is asked for often; many at once, or a large one, would cost the service its time."""
+
+Result = dict[str, float]
+
+
+def main(mock: str, only: list[str], save: Path | None, compare: Path | None) -> None:
+    """Run the cases of these names, or all, against the mock backend at this address."""
+    cases = [case for case in CASES if not only or case.name in only]
+    before = json.loads(compare.read_text("utf-8")) if compare else {}
+    results = asyncio.run(_measured(mock, cases))
+    sys.stdout.write(table(results, before) + "\n")
+    if save is not None:
+        save.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+
+
+async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
+        async with Service(Path(folder) / "data", mock) as service, Client(service.base_url, KEY) as client:
+            backend = Mock(mock)
+            for case in cases:
+                path = Path(folder) / "input.jsonl"
+                with path.open("wb") as file:
+                    file.writelines(lines(case))
+                await backend.behave(dict(case.backend))
+                results[case.name] = await _case(case, path, client, service, backend)
+                _tell(case, results[case.name])
+    return results
+
+
+async def _case(case: Case, path: Path, client: Client, service: Service, backend: Mock) -> Result:
+    began = time.monotonic()
+    input_id = await client.upload(path, lambda _: None)
+    uploaded = time.monotonic()
+    cpu = cpu_seconds(service.processes)
+    peak, flow = Peak(service.processes), Flow(backend)
+    helpers = [asyncio.ensure_future(peak.watch()), asyncio.ensure_future(flow.watch(case.lines * case.batches))]
+    start = time.monotonic()
+    left = iter(range(case.batches))
+    times: list[tuple[float, float]] = []
+
+    async def one() -> None:
+        times.extend([await _batch(client, input_id, case) for _ in left])
+
+    await asyncio.gather(*(one() for _ in range(case.clients)))
+    end = time.monotonic()
+    for helper in helpers:
+        helper.cancel()
+    await asyncio.gather(*helpers, return_exceptions=True)
+    total = case.lines * case.batches
+    result: Result = {
+        "upload_seconds": uploaded - began,
+        "seconds": end - start,
+        "lines_per_second": total / (end - start),
+        "ideal_share": case.ideal_seconds / (end - start),
+        "last_reply_to_completed_seconds": end - flow.last if flow.last else 0.0,
+        "create_p99_seconds": quantile([made for made, _ in times], 0.99),
+        "batch_p50_seconds": quantile([whole for _, whole in times], 0.5),
+        "batch_p99_seconds": quantile([whole for _, whole in times], 0.99),
+    }
+    used = {stage: after - cpu[stage] for stage, after in cpu_seconds(service.processes).items()}
+    result["cpu_ms_per_line"] = sum(s for name, s in used.items() if name != "kafka") * 1000 / total
+    result |= {f"cpu_ms_per_line_{stage}": seconds * 1000 / total for stage, seconds in used.items()}
+    result |= {f"peak_mib_{stage}": mib for stage, mib in peak.mib.items()}
+    stats = await backend.stats()
+    result |= {"calls": stats["calls"], "refused": stats["calls"] - stats["ok"], "repeats": stats["repeats"]}
+    result["in_flight_mean"] = flow.mean
+    return result
+
+
+async def _batch(client: Client, input_id: str, case: Case) -> tuple[float, float]:
+    """Make a batch and wait for its end; how long the making took, and all of it."""
+    start = time.monotonic()
+    batch = await client.create(input_id, ENDPOINT, "24h")
+    made = time.monotonic() - start
+    wait_seconds = POLL_SECONDS_MIN if case.lines <= QUICK_LINES_MAX and case.clients == 1 else POLL_SECONDS_MAX
+    while batch.status not in TERMINAL:
+        await asyncio.sleep(wait_seconds)
+        batch = await client.batch(batch.id)
+    return made, time.monotonic() - start
+
+
+class Flow:
+    """What the backend sees over time."""
+
+    def __init__(self, backend: Mock) -> None:
+        self._backend = backend
+        self._in_flight: list[int] = []
+        self.last = 0.0
+        """When the last good answer was there."""
+
+    @property
+    def mean(self) -> float:
+        """Calls in flight, while there were lines."""
+        return sum(self._in_flight) / max(1, len(self._in_flight))
+
+    async def watch(self, total: int) -> None:
+        """Sample until every line has its answer, or until cancelled."""
+        with suppress(OSError):
+            while not self.last:
+                stats = await self._backend.stats()
+                if stats["calls"]:
+                    self._in_flight.append(stats["inflight"])
+                if stats["ok"] >= total:
+                    self.last = time.monotonic()
+                await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _tell(case: Case, result: Result) -> None:
+    stages = "  ".join(
+        f"{name.removeprefix('cpu_ms_per_line_')} {value:.3f}"
+        for name, value in result.items()
+        if name.startswith("cpu_ms_per_line_")
+    )
+    peaks = "  ".join(
+        f"{name.removeprefix('peak_mib_')} {value:.0f}"
+        for name, value in result.items()
+        if name.startswith("peak_")
+    )
+    sys.stderr.write(
+        f"{case.name}: {result['seconds']:.2f} s, {result['lines_per_second']:.0f} lines/s, upload "
+        f"{result['upload_seconds']:.2f} s, batch p50 {result['batch_p50_seconds']:.2f} p99 "
+        f"{result['batch_p99_seconds']:.2f} s, create p99 {1000 * result['create_p99_seconds']:.0f} ms, "
+        f"refused {result['refused']:.0f} of {result['calls']:.0f} calls, "
+        f"in flight {result['in_flight_mean']:.0f}, end after the last reply {result['last_reply_to_completed_seconds']:.2f} s\n"
+        f"    CPU ms/line: {stages}\n    peak MiB: {peaks}\n"
+    )

@@ -1,0 +1,48 @@
+"""What the bench measures, and how it tells it."""
+
+import orjson
+import pytest
+
+from tidemill.bench import cases
+from tidemill.bench.cases import CASES, Case
+from tidemill.ingest.check import Checker, Passed, Rules
+from tidemill.schemas.lines import Splitter
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_case_has_lines_of_its_size(case: Case) -> None:
+    """Each as long as it says, and one that the service takes."""
+    found = [cases.line(number, case.line_bytes) for number in (0, case.lines - 1)]
+    assert [len(line) for line in found] == [case.line_bytes] * 2
+    assert orjson.loads(found[0])["body"]["model"] == cases.MODEL
+
+
+def test_the_lines_pass_the_check() -> None:
+    """What is measured is no error path."""
+    splitter = Splitter()
+    rules = Rules(
+        endpoint=cases.ENDPOINT, models={cases.MODEL: (cases.ENDPOINT,)}, lines_max=10**6, bytes_max=10**9
+    )
+    checker = Checker(rules)
+    for line in (*splitter.feed(b"".join(cases.lines(CASES[1]))), *splitter.finish()):
+        checker.take(line)
+    assert isinstance(checker.verdict(), Passed)
+
+
+def test_the_large_file_is_as_large_as_may_be() -> None:
+    """Just under the limit of 200 MiB."""
+    large = next(case for case in CASES if case.name == "large-file")
+    assert 209_000_000 < large.lines * large.line_bytes <= 209_715_200
+
+
+def test_a_comparison_tells_ratios() -> None:
+    """Beside each number, where the other run has it."""
+    text = cases.table({"a": {"seconds": 2.0}}, {"a": {"seconds": 4.0}})
+    assert "2.000 (0.50 x)" in text
+    assert " x)" not in cases.table({"a": {"seconds": 2.0}}, {})
+
+
+def test_quantiles() -> None:
+    """Of nothing there is none."""
+    assert cases.quantile([], 0.99) == 0
+    assert cases.quantile([3.0, 1.0, 2.0], 0.5) == 2.0
