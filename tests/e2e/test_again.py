@@ -2,8 +2,11 @@
 
 import datetime as dt
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
@@ -104,10 +107,28 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     assert [name for name, _ in found] == ["r0", "r1", "r2"] * 2
     assert [owner for _, owner in found[3:]] == [old.id] * 3
     code, _, err = tidemill("replay", "batch", old.id, "--dry-run")
-    assert (code, "3 lines of 1 batches" in err) == (0, True), err
+    assert (code, "3 lines of 1 batch" in err) == (0, True), err
     code, out, err = tidemill("replay", "batch", old.id)
     assert code == 0, err
     assert [json.loads(line)["custom_id"] for line in out.splitlines()] == ["r0", "r1", "r2"]
     assert len(client.batches.retrieve(old.id).tidemill["replays"]) == 1
     code, _, err = tidemill("replay", "topic", "chat", "--from", "soon")
     assert (code, "expected an offset or a time" in err) == (2, True), err
+
+
+def test_the_examples_of_the_page(stack, backend, tmp_path):
+    """As they are printed, in a shell that stops at the first fault."""
+    backend.reset(well)
+    page = Path(__file__).resolve().parents[2] / "docs" / "replay.md"
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_PROXY": "*",
+        "TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY,
+    }  # fmt: skip
+    program = "\n".join(blocks).replace("wordllama-256", "embed")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True,
+        timeout=RUN_SECONDS_MAX, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 line of 1 batch" in done.stderr

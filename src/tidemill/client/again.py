@@ -80,7 +80,7 @@ async def tell(talk: Console, target: Target, wish: dict[str, Any]) -> Exit:
         plan = await client.make(PATH, {**wish, "dry_run": True})
     cost, most = plan["cost"], plan["output_tokens_max"]
     output = "an open number of" if most is None else f"at most {most:,}"
-    talk.print(f"{plan['lines']:,} lines of {plan['batches']:,} batches, for {plan['endpoint']}")
+    talk.print(f"{counted(plan['lines'], 'line')} of {counted(plan['batches'], 'batch')}, for {plan['endpoint']}")
     talk.print(f"tokens: about {plan['input_tokens']:,} in, {output} out")
     talk.print(f"cost: {cost['min']} to {cost['max'] or '?'}")
     if plan["is_too_large"]:
@@ -88,6 +88,12 @@ async def tell(talk: Console, target: Target, wish: dict[str, Any]) -> Exit:
     if plan["lost_lines"]:
         talk.print(f"{plan['lost_lines']:,} lines more are lost with their input files.", style="yellow")
     return Exit.OK
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something, which has its plural where it needs one."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def replayed(
