@@ -1,13 +1,13 @@
 """The stage of one partition: the only owner of the batches whose facts come there.
 
-The order of steps decides what a crash can do (design.md section 4.4, invariants 1 to 5):
+The order of steps decides what a crash can do (docs/protocol.md, steps 10 to 15):
 
-1. a fact is folded in memory;
-2. lines are flushed to the store as a part;
-3. the state, which names the part, is written to its table, then the chunks of the tally;
-4. the changelog has these writes;
-5. the batch is published;
-6. the events are acknowledged.
+10. a fact is folded in memory;
+11. lines are flushed to the store as a part;
+12. the state, which names the part, is written to its table, then the chunks of the tally;
+13. the changelog has these writes;
+14. the batch is published;
+15. the events are acknowledged.
 
 Whatever breaks off, the events come again. A part that no state names is an orphan and harmless. A part that a
 state names although the tally lacks its lines is followed by a second one with the same lines; the merge takes
