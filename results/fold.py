@@ -220,7 +220,7 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
         ),
         usage=fact.usage,
         tidemill=state.batch.tidemill.model_copy(
-            update={"receipt": receipt, "cost": fact.bill.cost if fact.bill else None}
+            update={"receipt": receipt, "cost": fact.bill.cost if fact.bill else None, "at_risk": None}
         ),
     )
     return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})

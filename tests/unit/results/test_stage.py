@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from support.simulated import Simulation
@@ -179,6 +180,21 @@ async def test_what_was_not_run_gets_its_error_line(seed, status):
     assert final(simulation, 0).request_counts.failed == len(errors) - len(not_run)
     assert ids.is_file_id(final(simulation, 0).error_file_id)
     assert len(output) + len(errors) == total
+
+
+@pytest.mark.parametrize("seed", SEEDS[:20])
+async def test_a_batch_that_the_log_may_forget_shows_it(seed):
+    """From a quarter before its time on, whatever crashes; a batch that is over is in no danger."""
+    simulation = Simulation(seed)
+    simulation._limits = replace(simulation._limits, kept_seconds=lambda: 1000.0)
+    simulation.store.objects["files/in0"] = input_file(10)
+    simulation.log.events += commands(0, 10)
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    shown = [record.batch.tidemill.at_risk for record in simulation.log.published]
+    assert shown[0] is None
+    assert NOW + 1000 in shown
+    assert set(shown) == {None, NOW + 1000}
+    assert final(simulation, 0).tidemill.at_risk is None
 
 
 @pytest.mark.parametrize("seed", SEEDS[:20])

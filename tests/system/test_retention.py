@@ -1,0 +1,45 @@
+"""How long a real broker keeps what batches need."""
+
+import secrets
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from support.waiting import until
+
+from tidemill import admin
+from tidemill.schemas import topics
+from tidemill.settings import Settings
+
+pytestmark = pytest.mark.kafka
+
+WEEK_SECONDS = 7 * 86_400.0
+
+
+async def test_the_shortest_counts(kafka):
+    """A topic that somebody has shortened is noticed, and one that is not there is left out."""
+    model = f"m-{secrets.token_hex(4)}"
+    await admin.ensure_topics(Settings(kafka=kafka), kafka, [model])
+    assert await admin.kept_seconds(kafka, [model]) == WEEK_SECONDS
+    name = topics.requests(model).name
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await client.start()
+    try:
+        shorter = {"retention.ms": "3600000"}
+        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, configs=shorter)])
+    finally:
+        await client.close()
+
+    async def is_shorter():
+        return await admin.kept_seconds(kafka, [model]) == 3600.0
+
+    await until(is_shorter, "the shorter time")
+    assert name in await admin.topic_configs(kafka, [name])
+    assert not await admin.topic_configs(kafka, ["tidemill.requests.none"])
+
+
+async def test_a_broker_that_is_away(monkeypatch):
+    """It is an `OSError`, which the guard takes as no news."""
+    monkeypatch.setattr(admin, "SECONDS_MAX", 0.5)
+    with pytest.raises(OSError, match="cannot be asked"):
+        await admin.kept_seconds("127.0.0.1:1", ["m"])
