@@ -10,6 +10,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
 from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings
+from tidemill.timetable import Hours
 
 DOCS = Path(__file__).resolve().parent
 
@@ -31,6 +32,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("How to get into an external Kafka: `[kafka_security]`", Security),
     ('A model: `[models."name"]`', Model),
     ("A backend of a model", Backend),
+    ("The hours of a backend", Hours),
     ("A price", Price),
     ("What a project may have: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),
@@ -60,7 +62,8 @@ def _row(topic: Topic) -> str:
 
 def _table(model: type[BaseModel]) -> str:
     rows = ["| name | default | meaning |", "|---|---|---|"]
-    for name, field in model.model_fields.items():
+    for plain, field in model.model_fields.items():
+        name = field.alias or plain
         default = "needed" if field.default is PydanticUndefined else f"`{_shown(field.default)}`"
         rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows) + "\n"

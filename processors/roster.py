@@ -1,5 +1,6 @@
 """The backends of a model as the settings name them."""
 
+from tidemill.processors import hours
 from tidemill.processors.fleet import Backend, Fleet
 from tidemill.processors.limit import Limit
 from tidemill.settings import Model
@@ -13,6 +14,7 @@ def fleet(model: Model) -> Fleet:
                 backend.base,
                 Limit(model.max_in_flight, share=backend.share),
                 _headers(backend.api_key),
+                ceiling=hours.ceiling(backend.hours),
                 drain=backend.drain,
             )
             for backend in model.backends

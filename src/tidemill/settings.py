@@ -26,6 +26,7 @@ from tidemill.schemas import topics
 from tidemill.schemas.batch import ENDPOINTS, window_seconds
 from tidemill.schemas.bill import Tariff
 from tidemill.security import Cluster, Security
+from tidemill.timetable import Hours
 
 MIB = 1 << 20
 
@@ -47,6 +48,8 @@ class Backend(BaseModel):
     """Whether it gets no more calls; what it has is awaited."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """What part of the calls that it takes at one time is for batches; the rest is left to others."""
+    hours: tuple[Hours, ...] = ()
+    """Ceilings by the hour of the day; where none applies, only what it takes counts."""
 
     @property
     def base(self) -> str:

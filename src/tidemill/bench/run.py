@@ -142,6 +142,7 @@ def _tell(case: Case, result: Result) -> None:
         f"{result['upload_seconds']:.2f} s, batch p50 {result['batch_p50_seconds']:.2f} p99 "
         f"{result['batch_p99_seconds']:.2f} s, create p99 {1000 * result['create_p99_seconds']:.0f} ms, "
         f"refused {result['refused']:.0f} of {result['calls']:.0f} calls, "
-        f"in flight {result['in_flight_mean']:.0f}, end after the last reply {result['last_reply_to_completed_seconds']:.2f} s\n"
+        f"in flight {result['in_flight_mean']:.0f}, "
+        f"end after the last reply {result['last_reply_to_completed_seconds']:.2f} s\n"
         f"    CPU ms/line: {stages}\n    peak MiB: {peaks}\n"
     )
