@@ -71,7 +71,8 @@ class Vitals:
         marks[Symptom.CONSUMER_BLOCKED] = self._ask_thread()
         if not app.rebalancing and not app.in_recovery:
             fetcher = app._fetcher
-            if app.consumer.assignment():
+            # Where a process has several apps, the last ones have no client yet when it is first looked at.
+            if self._client is not None and app.consumer.assignment():
                 marks[Symptom.POLL_ENDED] = True if fetcher._shutdown.is_set() else None
             marks[Symptom.POLL_STUCK] = self._fetch if app.consumer.flow_active else None
             marks[Symptom.ACTOR_ENDED] = True if any(task.done() for task in self._actors()) else None
