@@ -253,9 +253,14 @@ class Results:
             self._gates.pop(tp, None)
 
     async def _tick(self) -> None:
+        kept_seconds = self.app.kept_seconds
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.time()
+            if self.app.kept_seconds != kept_seconds:
+                kept_seconds = self.app.kept_seconds
+                for seat in self._seats.values():
+                    seat.partition.ring()
             for number, seat in self._seats.items():
                 if (alarm := seat.partition.alarm) is not None and alarm <= now:
                     self._start_tick(number, seat)

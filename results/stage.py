@@ -121,6 +121,11 @@ class Partition:
         """The batches that are not over."""
         return list(self._live.values())
 
+    def ring(self) -> None:
+        """Set all alarms anew: how long the log keeps its records has become known, or has changed."""
+        for live in self._live.values():
+            self._ring(live)
+
     async def load(self) -> None:
         """Take up the batches that were at work; to be called within an event, before all else.
 

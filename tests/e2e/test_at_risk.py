@@ -1,0 +1,59 @@
+"""A batch whose records the log will drop before it is over shows it, while it waits."""
+
+import json
+import urllib.request
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from openai import OpenAI
+from support.backend import Behaviour
+from support.stack import KEY, Stack
+from support.waiting import until
+
+from tidemill.schemas import topics
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+SHOWN_SECONDS_MAX = 150.0
+"""The stages ask once a minute how long the log keeps its records."""
+
+
+@pytest.fixture
+def forgetful(tmp_path, inference):
+    """An installation of its own, since its topics are changed."""
+    with Stack(tmp_path / "data", inference.models("chat")) as stack:
+        yield stack
+
+
+async def test_a_shortened_topic_shows_on_the_batch(forgetful, backend):
+    """In the API, in the metrics and in the log; the stages stay ready."""
+    backend.reset(lambda *_: Behaviour(latency_seconds=300))
+    client = OpenAI(base_url=forgetful.api, api_key=KEY)
+    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    admin = AIOKafkaAdminClient(bootstrap_servers=forgetful.kafka)
+    await admin.start()
+    shorter = {"retention.ms": "20000"}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topics.COMMANDS.name, configs=shorter)])
+    await admin.close()
+    await until(
+        lambda: client.batches.retrieve(made.id).tidemill["at_risk"] == made.created_at + 20,
+        "the batch in danger",
+        seconds_max=SHOWN_SECONDS_MAX,
+    )
+    health = json.loads((forgetful.data / "run.json").read_text())["health"]
+
+    def told(path):
+        with urllib.request.urlopen(f"{health['results']}{path}", timeout=10) as answer:
+            return answer.read().decode()
+
+    assert 'tidemill_batches_at_risk{status="in_progress"} 1.0' in told("/metrics")
+    assert 'tidemill_lag_seconds{consumer="tidemill-results"}' in told("/metrics")
+    assert "ok" in told("/readyz")
+    log = forgetful.data / "logs" / "processors.log"
+    await until(
+        lambda: "the log keeps its records for" in log.read_text(), "a warning", seconds_max=SHOWN_SECONDS_MAX
+    )
