@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from tidemill.api.doors import Asking, Opened, json
-from tidemill.schemas.lines import LINE_BYTES_MAX
+from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
 
 router = APIRouter(prefix="/v1/limits", tags=["batches"])
 
@@ -18,6 +18,8 @@ class Bounds(BaseModel):
     file_bytes_max: int
     file_lines_max: int
     line_bytes_max: int
+    embedding_inputs_max: int
+    """Of all lines together."""
     completion_windows: list[str]
     """Those that a batch may ask for."""
 
@@ -31,6 +33,7 @@ async def show(doors: Opened, asking: Asking) -> Response:
         file_bytes_max=settings.file_bytes_max,
         file_lines_max=settings.file_lines_max,
         line_bytes_max=LINE_BYTES_MAX,
+        embedding_inputs_max=EMBEDDING_INPUTS_MAX,
         completion_windows=list(settings.windows),
     )
     return json(found.model_dump_json().encode())

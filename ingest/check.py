@@ -13,13 +13,12 @@ from typing import Any, Final, Protocol
 import orjson
 
 from tidemill.schemas.batch import BatchError
-from tidemill.schemas.lines import LINE_BYTES_MAX, Line
+from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 
 FAULTS_MAX: Final = 1000
 """Entries of `errors.data`; the last one says how many more there are."""
 DEPTH_MAX: Final = 128
 CUSTOM_ID_CHARS_MAX: Final = 512
-EMBEDDING_INPUTS_MAX: Final = 50_000
 SHOWN_CHARS_MAX: Final = 64
 """What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 LINE_BYTES_MAX = 8 << 20
+EMBEDDING_INPUTS_MAX = 50_000
+"""Of all lines of a batch together: one line may have a list of them."""
 BOM = b"\xef\xbb\xbf"
 
 _WHITESPACE = b" \t\r"

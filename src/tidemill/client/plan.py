@@ -12,7 +12,7 @@ import msgspec
 
 from tidemill.client.digests import Digests
 from tidemill.client.place import InputFault
-from tidemill.schemas.lines import LINE_BYTES_MAX, Line, Splitter
+from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line, Splitter
 
 READ_BYTES: Final = 1 << 20
 FAULTS_MAX: Final = 10
@@ -24,6 +24,8 @@ class Bounds(msgspec.Struct, frozen=True):
 
     lines_max: int
     bytes_max: int
+    inputs_max: int = EMBEDDING_INPUTS_MAX
+    """Texts that are to be embedded, of all lines together."""
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -49,21 +51,29 @@ class Cutter:
         self._number = 0
         self._start = 0
         self._lines = 0
+        self._inputs = 0
         self._line = 1
 
-    def take(self, offset: int, end: int, line: int) -> Iterator[Piece]:
+    def take(self, offset: int, end: int, line: int, inputs: int = 1) -> Iterator[Piece]:
         """Add a line; gives the piece that ends before it, if one does.
 
         Args:
             offset: Where the line begins.
             end: Where it ends, its newline included.
             line: Its number in the file.
+            inputs: How many texts it has to be embedded.
         """
-        is_full = self._lines >= self._bounds.lines_max or end - self._start > self._bounds.bytes_max
+        self._inputs += inputs
+        is_full = (
+            self._lines >= self._bounds.lines_max
+            or end - self._start > self._bounds.bytes_max
+            or self._inputs > self._bounds.inputs_max
+        )
         # A line that is too large by itself has a piece of its own, for the service to refuse.
         if is_full and self._lines:
             yield self.finish(offset)
             self._number, self._start, self._lines, self._line = self._number + 1, offset, 0, line
+            self._inputs = inputs
         self._lines += 1
 
     def finish(self, end: int) -> Piece:
@@ -75,11 +85,26 @@ class _Id(msgspec.Struct, frozen=True):
     custom_id: str
 
 
+class _Body(msgspec.Struct, frozen=True):
+    input: msgspec.Raw = msgspec.Raw(b'""')
+
+
+class _Embedding(msgspec.Struct, frozen=True):
+    body: _Body
+
+
 _ids = msgspec.json.Decoder(_Id)
+_embeddings = msgspec.json.Decoder(_Embedding)
+_lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def fits(source: Path, bounds: Bounds) -> bool:
+def fits(source: Path, bounds: Bounds, *, is_embedding: bool = False) -> bool:
     """Whether a file is certainly small enough for one batch.
+
+    Args:
+        source: The file.
+        bounds: What one batch may hold.
+        is_embedding: Whether its lines ask for embeddings, which one line may do many times.
 
     Raises:
         InputFault: It cannot be read.
@@ -90,18 +115,21 @@ def fits(source: Path, bounds: Bounds) -> bool:
         newlines, last = 0, b"\n"
         for chunk in _chunks(source):
             newlines, last = newlines + chunk.count(b"\n"), chunk[-1:]
+        if newlines + (last != b"\n") > bounds.lines_max:
+            return False
+        return not is_embedding or sum(_inputs(line) for line in _lines(source)) <= bounds.inputs_max
     except OSError as error:
         raise InputFault(f"{source}: {error.strerror}") from error
-    return newlines + (last != b"\n") <= bounds.lines_max
 
 
-def cut(source: Path, bounds: Bounds, digests: Digests) -> list[Piece]:
+def cut(source: Path, bounds: Bounds, digests: Digests, *, is_embedding: bool = False) -> list[Piece]:
     """Cut a file, and see that each of its lines has a `custom_id` that no other one has.
 
     Args:
         source: The file.
         bounds: What one batch may hold.
         digests: Takes all the ids.
+        is_embedding: As in `fits`.
 
     Raises:
         InputFault: It cannot be read, or lines of it are faulty; the first of them are named.
@@ -112,7 +140,8 @@ def cut(source: Path, bounds: Bounds, digests: Digests) -> list[Piece]:
     try:
         for line in _lines(source):
             end = line.offset + (LINE_BYTES_MAX if line.data is None else len(line.data) + 1)
-            pieces.extend(cutter.take(line.offset, end, line.number))
+            inputs = _inputs(line) if is_embedding else 0
+            pieces.extend(cutter.take(line.offset, end, line.number, inputs))
             if (fault := _fault(line, digests)) is not None:
                 faults.append(f"line {line.number}: {fault}")
                 if len(faults) == FAULTS_MAX:
@@ -138,6 +167,17 @@ def _fault(line: Line, digests: Digests) -> str | None:
     except (ValueError, msgspec.MsgspecError) as error:
         return str(error)
     return None
+
+
+def _inputs(line: Line) -> int:
+    """How many texts a line has to be embedded: a list of integers is one text, as tokens."""
+    try:
+        given = bytes(_embeddings.decode(line.data or b"").body.input)
+        texts = _lists.decode(given) if given.startswith(b"[") else []
+    except (ValueError, msgspec.MsgspecError):
+        # What is wrong with it is said elsewhere.
+        return 1
+    return len(texts) if texts and not bytes(texts[0])[:1].isdigit() else 1
 
 
 def _lines(source: Path) -> Iterator[Line]:

@@ -83,7 +83,7 @@ async def run(
     asked = endpoint or read
     async with Client(target.base_url, target.api_key) as client:
         bounds = await client.limits()
-        if not await asyncio.to_thread(fits, source, bounds):
+        if not await asyncio.to_thread(fits, source, bounds, is_embedding=asked == split.EMBEDDINGS):
             return await split.run(
                 talk, client, target, source, sink, endpoint=asked, window=window, bounds=bounds, parallel=parallel
             )

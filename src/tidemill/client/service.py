@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from tidemill.client.plan import Bounds
 from tidemill.schemas.batch import Batch, FileReceipt
 from tidemill.schemas.error import ErrorEnvelope
+from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX
 
 CHUNK_BYTES = 256 << 10
 TRIES_MAX = 14
@@ -95,7 +96,11 @@ class Client:
             if error.status != 404:  # noqa: PLR2004 - there is no such route
                 raise
             return DEFAULT_BOUNDS
-        return Bounds(lines_max=int(answer["file_lines_max"]), bytes_max=int(answer["file_bytes_max"]))
+        return Bounds(
+            lines_max=int(answer["file_lines_max"]),
+            bytes_max=int(answer["file_bytes_max"]),
+            inputs_max=int(answer.get("embedding_inputs_max", EMBEDDING_INPUTS_MAX)),
+        )
 
     async def upload(
         self, path: Path, moved: Moved, *, span: tuple[int, int] | None = None, name: str | None = None

@@ -23,6 +23,7 @@ from tidemill.client.service import Client, Unreachable
 from tidemill.client.target import Target
 from tidemill.schemas.batch import Receipt, Status
 
+EMBEDDINGS: Final = "/v1/embeddings"
 PARALLEL: Final = 4
 """Batches at one time, unless another number is asked for."""
 _ORDER: Final = (Exit.FAILED, Exit.INEXACT, Exit.EXPIRED, Exit.CANCELLED, Exit.SOME_FAILED)
@@ -125,7 +126,11 @@ def _job(source: Path, base_url: str, endpoint: str, window: str) -> Job:
 def _planned(job: Job, source: Path, bounds: Bounds, journal: Journal) -> Plan:
     digests = Digests(journal.folder)
     try:
-        plan = Plan(job=job, key=uuid.uuid4().hex, pieces=cut(source, bounds, digests))
+        plan = Plan(
+            job=job,
+            key=uuid.uuid4().hex,
+            pieces=cut(source, bounds, digests, is_embedding=job.endpoint == EMBEDDINGS),
+        )
     except InputFault:
         # Nothing was begun, so nothing is to be gone on with.
         journal.remove()

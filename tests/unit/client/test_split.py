@@ -66,6 +66,27 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
         assert len(pieces) == 1
 
 
+@given(
+    counts=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    inputs_max=st.integers(1, 6),
+    as_tokens=st.booleans(),
+)
+def test_a_piece_has_no_more_inputs_than_it_may(tmp_path_factory, counts, inputs_max, as_tokens):
+    """A list of texts is as many, a list of tokens is one; a line with too many has a piece of its own."""
+    folder = tmp_path_factory.mktemp("inputs")
+    source, bounds = folder / "in.jsonl", Bounds(lines_max=1000, bytes_max=1 << 20, inputs_max=inputs_max)
+    given = [[7] * count if as_tokens else ["x"] * count for count in counts]
+    lines = ({"custom_id": f"r{number}", "body": {"input": each}} for number, each in enumerate(given))
+    source.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    sizes = [1 if as_tokens else count or 1 for count in counts]
+    pieces = cut(source, bounds, Digests(folder / "ids"), is_embedding=True)
+    for piece in pieces:
+        mine = sizes[piece.line - 1 : piece.line - 1 + piece.lines]
+        assert sum(mine) <= inputs_max or piece.lines == 1
+    assert fits(source, bounds, is_embedding=True) == (sum(sizes) <= inputs_max)
+    assert sum(piece.lines for piece in pieces) == len(counts)
+
+
 @settings(deadline=None)
 @given(names=st.lists(st.text(max_size=3), max_size=50))
 def test_doubles_are_found(tmp_path_factory, names):
