@@ -44,11 +44,11 @@ class State(BaseModel):
     batch: Batch
     """Its first state."""
     model: str | None = None
-    seq: int | None = None
-    """The highest number of its records."""
+    kept_seq: int = -1
+    """The highest number of the records that are in parts."""
     pieces: tuple[Piece, ...] = ()
-    journal: tuple[tuple[int, int, int], ...] = ()
-    """Records whose lines are in no part yet: offset, place of the first line, number of lines."""
+    journal: tuple[tuple[int, int, int, int], ...] = ()
+    """Records whose lines are in no part yet: offset, place of the first line, number of lines, and `seq` or -1."""
     sealed: bool = False
     """Whether it takes no more lines, and its input is being put together."""
     muted: bool = False
@@ -70,6 +70,15 @@ class State(BaseModel):
     def kept_lines(self) -> int:
         """Lines that are in parts."""
         return sum(piece.lines for piece in self.pieces)
+
+    @property
+    def seq(self) -> int:
+        """The highest number of its records, -1 for none."""
+        return max((seq for _, _, _, seq in reversed(self.journal) if seq >= 0), default=self.kept_seq)
+
+    def until(self, offset: int) -> "State":
+        """Without what was not decided for good: what follows `offset` in the journal."""
+        return self.model_copy(update={"journal": tuple(entry for entry in self.journal if entry[0] <= offset)})
 
     def key(self, piece: Piece) -> str:
         """Where a part lies in the store."""
@@ -94,6 +103,8 @@ class Flow:
     waiting_since: float | None = None
     awaited: set[int] = field(default_factory=set)
     """Offsets of the journal that have not come again yet: until they have, nothing but them can be decided."""
+    seq: int = -1
+    """The highest number of its records."""
     told: bool = False
     """Whether this process has said that the batch is there."""
 
@@ -114,10 +125,9 @@ class Flow:
         """Decide that a record's lines are this batch's; returns the place of the first."""
         first = self.lines
         self.lines += count
-        journal = (*self.state.journal, (offset, first, count))
-        self.state = self.state.model_copy(
-            update={"journal": journal, "seq": self.state.seq if seq is None else seq}
-        )
+        journal = (*self.state.journal, (offset, first, count, -1 if seq is None else seq))
+        self.state = self.state.model_copy(update={"journal": journal})
+        self.seq = self.seq if seq is None else seq
         return first
 
     def keep(self, piece: Piece, replaced: int) -> None:
@@ -129,6 +139,10 @@ class Flow:
     def settle(self) -> list[Ack]:
         """Nothing waits any more: gives what may be acknowledged once that is kept."""
         journal = tuple(entry for entry in self.state.journal if entry[0] in self.awaited)
-        self.state = self.state.model_copy(update={"journal": journal, "model": self.checker.model})
+        gone = (entry[3] for entry in self.state.journal if entry[0] not in self.awaited)
+        seq = max(self.state.kept_seq, max(gone, default=-1))
+        self.state = self.state.model_copy(
+            update={"journal": journal, "kept_seq": seq, "model": self.checker.model}
+        )
         acks, self.acks, self.waiting_since = self.acks, [], None
         return acks

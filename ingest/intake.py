@@ -149,12 +149,20 @@ class Partition:
         return min((self._due(flow) for flow in self._flows.values()), default=None)
 
     async def load(self) -> None:
-        """Take up the streams that were under way; to be called within an event, before all else."""
+        """Take up the streams that were under way; to be called within an event, before all else.
+
+        A decision counts once it is said that all up to it is decided, which is kept after the journals: nothing
+        was told of it before.
+        """
         if self._loaded:
             return
         self._loaded = True
         self._decided = self._tables.decided()
-        for state in list(self._tables.states()):
+        for kept in list(self._tables.states()):
+            state = kept.until(self._decided)
+            if not (state.pieces or state.journal or state.joined):
+                self._tables.drop(state.id)
+                continue
             flow = await self._nursery.woken(state)
             # A crash can leave the local table ahead of its changelog; see results/stage.py.
             self._tables.put(state)
@@ -162,7 +170,7 @@ class Partition:
                 self._join(flow)
             if not state.sealed or state.muted:
                 self._flows[state.name] = flow
-            self._journal |= {offset: (flow, first) for offset, first, _ in state.journal}
+            self._journal |= {offset: (flow, first) for offset, first, *_ in state.journal}
         if self._decided >= 0:
             self._tables.put_decided(self._decided)
         await self._tables.delivered()
@@ -279,7 +287,7 @@ class Partition:
             place = arrival.partition, arrival.offset
             flow = self._nursery.born((project, label.name), place, wish, lines)
             self._flows[flow.state.name] = flow
-        elif label.seq is not None and flow.state.seq is not None and label.seq <= flow.state.seq:
+        elif label.seq is not None and label.seq <= flow.seq:
             return None
         return flow, label
 

@@ -93,13 +93,14 @@ class Nursery:
     def _flow(self, state: State) -> Flow:
         seen = self._ids[state.id] = Ids(self._folder / state.id)
         rules = Rules(endpoint=state.batch.endpoint, models=self._models, lines_max=NO_BOUND, bytes_max=NO_BOUND)
-        last = state.journal[-1] if state.journal else (0, state.kept_lines, 0)
+        last = state.journal[-1] if state.journal else (0, state.kept_lines, 0, -1)
         return Flow(
             state=state,
             checker=Checker(rules, seen),
             lines=last[1] + last[2],
             heard_at=self._clock(),
-            awaited={offset for offset, _, _ in state.journal},
+            awaited={offset for offset, *_ in state.journal},
+            seq=state.seq,
         )
 
     async def _recall(self, flow: Flow, key: str) -> None:

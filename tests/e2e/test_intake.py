@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from openai import OpenAI
 from support.backend import as_told
 from support.stack import KEY, Stack
-from support.waiting import until, wait_until
+from support.waiting import until
 
 from tidemill.schemas import ids, topics
 
@@ -227,8 +227,8 @@ async def test_a_killed_ingest_loses_and_doubles_nothing(stack, client, producer
     for start in range(1, 3001, 20):
         await send(producer, "killed", [line(number) for number in range(start, start + 20)])
         if start % 1000 == 1:
-            await asyncio.to_thread(stack.kill, "ingest")
-            await asyncio.to_thread(wait_until, lambda: stack.pids("ingest"), "ingest again")
+            killed = await asyncio.to_thread(stack.kill, "ingest")
+            await until(lambda: (now := stack.pids("ingest")) and now != killed, "ingest again")  # noqa: B023
     await send(producer, "killed", [], END)
     batch = await shown(client, batch_id, is_over)
     assert (batch.status, batch.request_counts.completed) == ("completed", 3001)

@@ -1,0 +1,246 @@
+"""Streams under crashes: wherever the owner of a partition breaks off, each line has one place in one batch."""
+
+import asyncio
+import random
+from collections import defaultdict
+
+import orjson
+import pytest
+from support.simulated import Crash, Fuse, SimulatedStore
+
+from tidemill.gate import AckGate
+from tidemill.ingest.flow import State
+from tidemill.ingest.intake import Arrival, Partition, Times
+from tidemill.ingest.join import Joiner
+from tidemill.ingest.nursery import Nursery
+from tidemill.ingest.publisher import Publisher
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.intake import IntakeError
+from tidemill.schemas.messages import Grown, Opened, Sealed
+
+SEEDS = range(150)
+PARTITION = 3
+IDLE_SECONDS = 50
+
+
+class Tables:
+    """The table; a crash keeps a prefix of what was not delivered, or with the disk gone nothing of it."""
+
+    def __init__(self, fuse):
+        self._fuse = fuse
+        self.local, self.changelog, self._pending = {}, {}, []
+
+    def states(self):
+        found = [State.model_validate_json(value) for key, value in self.local.items() if key != "decided"]
+        return [state for state in found if state.partition == PARTITION]
+
+    def put(self, state):
+        self._put(state.id, state.model_dump_json(exclude_none=True))
+
+    def drop(self, batch_id):
+        self._put(batch_id, None)
+
+    def decided(self):
+        return int(self.local.get("decided", -1))
+
+    def put_decided(self, offset):
+        self._put("decided", str(offset))
+
+    async def delivered(self):
+        while self._pending:
+            self._fuse.step()
+            _write(self.changelog, *self._pending.pop(0))
+
+    def crash(self, chance):
+        kept = 0 if chance.random() < 0.5 else chance.randint(0, len(self._pending))
+        self.local = dict(self.changelog)
+        for key, value in self._pending[:kept]:
+            _write(self.local, key, value)
+        self._pending.clear()
+
+    def _put(self, key, value):
+        _write(self.local, key, value)
+        self._pending.append((key, value))
+
+
+def _write(table, key, value):
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+class World:
+    """A partition, started again after each crash, and what it has told."""
+
+    def __init__(self, seed, folder):
+        self.chance = random.Random(seed)
+        self.fuse = Fuse()
+        self.store = SimulatedStore(self.fuse)
+        self.tables = Tables(self.fuse)
+        self.folder = folder
+        self.log, self.facts, self.dead = [], [], []
+        self.lines = defaultdict(set)
+        """By batch and place: all that was ever told to be there."""
+        self.now = 1_790_000_000.0
+        self.committed = self.crashes = 0
+        self.revoked = set()
+        self.cancelled = set()
+
+    async def send(self, topic, key, value, *, headers=()):
+        self.fuse.step()
+        await asyncio.sleep(0)
+        if topic == topics.DEAD.name:
+            self.dead.append((key, dict(headers)))
+        elif topic == topics.OUTCOMES.name and dict(headers)[codec.KIND] == codec.LINES:
+            batch_id, marks = codec.lines_marks(headers, len(value))
+            for mark, text in zip(marks, value.splitlines(), strict=True):
+                self.lines[batch_id, mark.index].add(orjson.loads(text)["custom_id"])
+        elif topic == topics.OUTCOMES.name:
+            self.facts.append(codec.decode_fact(value))
+        self.fuse.step()
+        return 0
+
+    async def publish(self, model, records):
+        assert model == "m"
+        async for record in records:
+            self.fuse.step()
+            for place, line in enumerate(record.value.split(b"\n"), record.head.first):
+                self.lines[record.head.batch_id, place].add(orjson.loads(line)["custom_id"])
+
+    async def project(self, secret):
+        await asyncio.sleep(0)
+        if secret in self.revoked:
+            raise IntakeError("its key is revoked")
+        return secret.removesuffix("-2")
+
+    async def run(self, crashes_max):
+        """Until nothing is left to do."""
+        while True:
+            self.fuse.left, self.fuse.burnt = -1, False
+            if self.crashes < crashes_max:
+                self.fuse.light(self.chance.randint(1, 80))
+            try:
+                await self._life()
+            except Crash:
+                self.crashes += 1
+                self.tables.crash(self.chance)
+                if self.chance.random() < 0.3:
+                    self.revoked ^= {"acme-2"}
+            else:
+                return
+
+    async def _life(self):
+        news = asyncio.Event()
+        publisher = Publisher(sender=self, outlet=self, store=self.store)
+        joiner = Joiner(
+            store=self.store, sender=self, publisher=publisher, clock=self._clock, writer=f"{self.crashes:x}",
+            wake=news.set,
+        )  # fmt: skip
+        nursery = Nursery(
+            store=self.store, models={"m": ENDPOINTS}, windows=("24h",), folder=self.folder, clock=self._clock
+        )
+        partition = Partition(
+            tables=self.tables, sender=self, project=self.project, nursery=nursery, publisher=publisher,
+            joiner=joiner, clock=self._clock,
+            times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
+        )  # fmt: skip
+        try:
+            await self._take_all(partition)
+            while partition.alarm is not None or joiner._tasks or joiner._joined:
+                for task in list(joiner._tasks):
+                    await task
+                await asyncio.sleep(0)
+                self.now = max(self.now, partition.alarm or 0)
+                await partition.tick(self.cancelled.__contains__)
+        finally:
+            partition.abandon()
+
+    async def _take_all(self, partition):
+        gate, at = AckGate(), self.committed
+        await partition.load()
+        while at < len(self.log):
+            count = self.chance.randint(1, 6)
+            group = [self._arrival(gate, offset) for offset in range(at, min(at + count, len(self.log)))]
+            at += len(group)
+            await partition.take(group)
+            self.now += self.chance.random() * 3
+            if self.chance.random() < 0.05 and (flows := list(partition._flows.values())):
+                self.cancelled.add(self.chance.choice(flows).state.id)
+            await partition.tick(self.cancelled.__contains__)
+
+    def _arrival(self, gate, offset):
+        key, headers, value = self.log[offset]
+        ticket = gate.admit(offset)
+
+        def ack():
+            for done in gate.finish(ticket):
+                self.committed = done + 1
+
+        return Arrival(
+            topic=topics.INTAKE.name, partition=PARTITION, offset=offset, key=key, value=value, headers=headers,
+            ack=ack,
+        )  # fmt: skip
+
+    def _clock(self):
+        return self.now
+
+
+def line(custom_id, **body):
+    body = {"model": "m", "messages": [], **body}
+    return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": ENDPOINTS[0], "body": body})
+
+
+def records(chance, count):
+    """Records of some streams of two projects; each line of them is there once."""
+    found = []
+    for offset in range(count):
+        name, secret = chance.choice(["a", "b"]), chance.choice(["acme", "acme-2", "else"])
+        lines = [
+            line(f"{secret[:4]}/{name}/{offset}/{place}", **({"model": "?"} if chance.random() < 0.1 else {}))
+            for place in range(chance.randint(0, 5))
+        ]
+        headers = [("authorization", f"Bearer {secret}".encode())]
+        if chance.random() < 0.1:
+            headers.append(("tidemill-end", b"true"))
+        found.append((name.encode(), tuple(headers), b"\n".join(lines)))
+    return found
+
+
+def check(world):
+    """What was told fits together, and nothing is lost or double."""
+    sealed = {fact.batch_id: fact for fact in world.facts if isinstance(fact, Sealed)}
+    opened = {fact.batch.id: fact for fact in world.facts if isinstance(fact, Opened)}
+    assert opened.keys() == sealed.keys()
+    places = {}
+    for batch_id, fact in sealed.items():
+        content = world.store.objects[fact.input.key].splitlines()
+        assert len(content) == fact.total
+        assert max(f.total for f in world.facts if isinstance(f, Grown) and f.batch_id == batch_id) == fact.total
+        for place, text in enumerate(content):
+            custom_id = orjson.loads(text)["custom_id"]
+            assert world.lines.pop((batch_id, place)) == {custom_id}
+            assert custom_id not in places, "a line is in two batches"
+            places[custom_id] = batch_id
+            assert custom_id[:4] == opened[batch_id].project[:4]
+        order = [int(orjson.loads(text)["custom_id"].split("/")[2]) for text in content]
+        assert order == sorted(order)
+    assert not world.lines, "lines were sent to be run that no input has"
+    buried = {key for key, _ in world.dead}
+    for offset, (_, _, value) in enumerate(world.log):
+        for text in value.splitlines():
+            is_dead = f"{topics.INTAKE.name}/{PARTITION}/{offset}" in buried
+            assert is_dead or orjson.loads(text)["custom_id"] in places, "a line is lost"
+    assert all("authorization" not in headers for _, headers in world.dead)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_crashes_lose_and_double_nothing(seed, tmp_path):
+    """Crashes at any await, the disk lost at half of them, keys revoked and batches cancelled in between."""
+    world = World(seed, tmp_path)
+    world.log = records(world.chance, 60)
+    await world.run(world.chance.randint(0, 12))
+    check(world)
+    assert not [key for key in world.store.objects if key.startswith("intake/")] or world.crashes
+    assert not world.tables.states()
