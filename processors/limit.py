@@ -9,7 +9,8 @@ all of the highest calls, the other as many of these as of all.
 |---|---|
 | trial calls are answered, or are not refused for a second | they become sure, the next trial is twice as large |
 | three trial calls are refused, and a quarter of the trial | it ends, the next one has a quarter of its size |
-| ten of the last 32 calls, or of the highest, are refused | the limit falls to what is in flight, or to half |
+| ten of the last 32 calls are refused | the limit falls to three quarters, or to what is in flight |
+| ten of the highest 32 calls are refused, not of all | it falls by one |
 
 The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. Later each
 answer earns a part of a refusal, and a trial is made when what it may cost has been earned: so at most about one
@@ -36,8 +37,8 @@ WINDOW_REFUSED_MAX: Final = 10
 EDGE_CALLS: Final = 2
 """The highest calls below the sure number: with one call too many, the last of them is refused each time."""
 PRESSED_CALLS_MIN: Final = 8
-KEPT_PART: Final = 0.8
-"""Of the limit, where calls are not answered in time or the backend itself says that it has too many."""
+KEPT_PART: Final = 0.75
+"""Of the limit, where many calls are refused or not answered in time, or the backend says that it has too many."""
 CREDIT_PER_ANSWER: Final = 0.005
 CREDIT_REFUSALS_MAX: Final = 16.0
 """At the beginning there is as much, so that the first trials go fast."""
@@ -151,8 +152,10 @@ class Limit:
             return
         self._note(slot, refused=1)
         if max(self._all.refused, self._edge.refused) >= WINDOW_REFUSED_MAX:
-            left = int(in_flight / self._share)
-            self._cut(max(self.sure // 2, min(int(self.sure * KEPT_PART) if late else self.sure - 1, left)))
+            # Where only the highest calls are refused, it is a matter of one or two.
+            is_deep = late or self._all.refused >= WINDOW_REFUSED_MAX
+            most = int(self.sure * KEPT_PART) if is_deep else self.sure - 1
+            self._cut(max(self.sure // 2, min(most, int(in_flight / self._share))))
 
     def tick(self, in_flight: int, now: float) -> None:
         """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
@@ -235,8 +238,9 @@ class Limit:
             self._cuts += 1
 
     def _cut(self, calls: int) -> None:
+        # What was cut too deep is soon found again.
+        self._step = max(1, (self.sure - calls) // 4)
         self.sure = max(1, calls)
-        self._step = 1
         self._trial = None
         self._cuts += 1
         self._all = _Window()
