@@ -50,7 +50,7 @@ def docker_answers() -> bool:
 @contextmanager
 def container() -> Iterator[str]:
     """Kafka in a container of its own."""
-    from testcontainers.kafka import KafkaContainer  # noqa: PLC0415  it is slow to import
+    from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  it is slow to import
 
     kafka = KafkaContainer().with_kraft()
     for name, value in CONTAINER_SETTINGS.items():
