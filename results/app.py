@@ -18,6 +18,7 @@ from tidemill import stream
 from tidemill.dead import bury
 from tidemill.gate import AckGate
 from tidemill.kafka import Log
+from tidemill.lease import Lease, guarded
 from tidemill.results import census
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
@@ -115,7 +116,8 @@ class Results:
     def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
-        self._log = Log(kafka)
+        self._lease = Lease()
+        self._log = Log(kafka, lease=self._lease)
         self._store: Store = open_store(settings.store_url)
         self.app = stream.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
@@ -147,6 +149,7 @@ class Results:
 
     async def start(self) -> list[stream.StageApp]:
         """Connect, and give the app to run."""
+        self._lease.start()
         await self._log.start()
         self._ticking = asyncio.create_task(self._tick())
         census.offer(lambda: (seat.partition.living for seat in self._seats.values()), time.time)
@@ -158,6 +161,7 @@ class Results:
             self._ticking.cancel()
         await self._log.stop()
         await self._store.close()
+        self._lease.stop()
 
     async def _fold(self, events: Any) -> None:
         async for event in events.noack().events():
@@ -232,6 +236,8 @@ class Results:
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         """A tick into each new partition makes it take up the batches that were at work."""
+        # What a frozen process had on its way to the changelog would go before its successor's state.
+        guarded(self.app.producer._producer.client, self._lease.check)  # noqa: SLF001  Faust shows it nowhere
         for tp in assigned:
             if tp.topic == topics.OUTCOMES.name:
                 self._start_tick(tp.partition, self._seat(tp.partition))

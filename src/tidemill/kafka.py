@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from tidemill.lease import Lease, guarded
 from tidemill.security import Kafka, client_options
 
 REQUEST_MS_MAX = 10_000
@@ -59,8 +60,11 @@ def producer(kafka: Kafka, *, compression: str | None = None, linger_ms: int = 0
 class Log:
     """Appends records to topics. Starts and restarts its producer by itself; any number of tasks may use it."""
 
-    def __init__(self, kafka: Kafka, *, send_seconds_max: float = SEND_SECONDS_MAX) -> None:
+    def __init__(
+        self, kafka: Kafka, *, send_seconds_max: float = SEND_SECONDS_MAX, lease: Lease | None = None
+    ) -> None:
         self._kafka = kafka
+        self._lease = lease
         self._send_seconds_max = send_seconds_max
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
@@ -132,6 +136,8 @@ class Log:
         async with self._starting:
             if self._producer is None:
                 fresh = producer(self._kafka)
+                if self._lease is not None:
+                    guarded(fresh.client, self._lease.check)
                 try:
                     await fresh.start()
                 except BaseException:
