@@ -1,9 +1,9 @@
 """The lease of a process: who was frozen may have lost what it owned, and must not write before it knows.
 
-A process that was stopped as a whole (SIGSTOP, a machine that slept) goes on in the middle of what it did, and hears only
-later that others have its partitions. So it looks at the clock before a request leaves for the broker. A thread notes the
-time again and again; where that stood still for long, everything did, and the process ends: its successor, or itself
-after a start, reads again. A loop that is only busy does not hold up the thread.
+A process that was stopped as a whole (SIGSTOP, a machine that slept) goes on in the middle of what it did, and hears
+only later that others have its partitions. So it looks at the clock before a request leaves for the broker. A thread
+notes the time again and again; where that stood still for long, everything did, and the process ends: its successor,
+or itself after a start, reads again. A loop that is only busy does not hold up the thread.
 """
 
 import logging
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 BEAT_SECONDS: Final = 0.5
 FROZEN_SECONDS_MAX: Final = 3.0
-"""Heartbeats go to the broker every 2 s and a session lasts for 6 s, so who stood still for less owns what it had."""
+"""Heartbeats go out every 2 s and a session lasts for 6 s, so who stood still for less owns what it had."""
 FROZEN: Final = 71
 """Exit code of a process that was frozen for longer."""
 
