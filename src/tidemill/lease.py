@@ -1,9 +1,9 @@
 """The lease of a process: who was frozen may have lost what it owned, and must not write before it knows.
 
-A process that was stopped as a whole (SIGSTOP, a machine that slept) goes on in the middle of what it did, and hears
-only later that others have its partitions. So it looks at the clock before a request leaves for the broker. A thread
-notes the time again and again; where that stood still for long, everything did, and the process ends: its successor,
-or itself after a start, reads again. A loop that is only busy does not hold up the thread.
+A process that was stopped as a whole (SIGSTOP, a machine that slept) goes on in the middle of what it did, and
+hears only later that others have its partitions. So it looks at the clock before a request leaves for the broker.
+A thread notes the time again and again; where that stood still for long, everything did, and the process ends: its
+successor, or itself after a start, reads again. A loop that is only busy does not hold up the thread.
 """
 
 import logging
