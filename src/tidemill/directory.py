@@ -70,7 +70,7 @@ class DirectoryStore:
         """See `Store.size`."""
         return await _hop(_size, self._path(key), key)
 
-    async def link(self, key: str, disposition: str) -> str | None:
+    async def link(self, key: str, disposition: str) -> None:
         """None: nobody serves the folder but the api."""
         del key, disposition
 
