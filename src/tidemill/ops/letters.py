@@ -162,7 +162,9 @@ async def requeue(where: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
 
 
 async def _send(log: Sender, letter: Letter) -> None:
-    await log.send(letter.topic, letter.key, letter.value, headers=letters.requeued(letter))
+    # The client sends no record that has neither key nor value.
+    key = letter.key if letter.value is not None else letter.key or b""
+    await log.send(letter.topic, key, letter.value, headers=letters.requeued(letter))
     await log.send(topics.DEAD.name, letter.id, None, headers=letters.mark(letter.id))
 
 
