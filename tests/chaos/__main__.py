@@ -25,6 +25,7 @@ def main() -> int:
     arguments.add_argument("--lines", type=int, default=8_000, help="of all batches")
     arguments.add_argument("--in-flight", type=int, default=32, help="calls to one model at one time")
     arguments.add_argument("--latency", type=float, default=0.2, help="seconds that the backend takes")
+    arguments.add_argument("--away", type=float, help="seconds that a store or a backend is away")
     arguments.add_argument("--whole", action="store_true", help="no batch is cancelled or expires")
     arguments.add_argument("--mock", help="address of a backend that runs elsewhere")
     arguments.add_argument("--data", type=Path, help="folder to keep; without it a passing one")
@@ -39,6 +40,7 @@ def main() -> int:
         max_in_flight=given.in_flight,
         latency_seconds=given.latency,
         ends=not given.whole,
+        away_seconds=given.away,
     )
     with tempfile.TemporaryDirectory(prefix="tidemill-chaos-") as folder:
         report = run(plan, given.data or Path(folder) / "data", mock=given.mock)

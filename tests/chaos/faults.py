@@ -18,7 +18,6 @@ FREEZE_SECONDS = 8.0
 """Longer than a session lasts: by then the partitions of a frozen process are another one's."""
 READY_SECONDS = 6.0
 """An extra process gets about so long to take its place in its group before its neighbour is frozen."""
-AWAY_SECONDS = (2.0, 8.0)
 STORM_SECONDS = 5.0
 STORM_SHARES = {
     "429": 0.1,
@@ -96,7 +95,7 @@ def store_away(world: World, chance: random.Random, victim: str) -> None:
     world.soft["store away"] += 1
     worlds.break_store(world.stack.data)
     try:
-        worlds.sleep(chance.uniform(*AWAY_SECONDS))
+        worlds.sleep(world.away(chance))
     finally:
         worlds.mend_store(world.stack.data)
 
@@ -106,7 +105,7 @@ def backend_away(world: World, chance: random.Random, victim: str) -> None:
     del victim
     world.soft["backend away"] += 1
     world.backend.set(down="true")
-    worlds.sleep(chance.uniform(*AWAY_SECONDS))
+    worlds.sleep(world.away(chance))
     world.backend.set(down="false")
 
 

@@ -43,6 +43,7 @@ class Plan:
         latency_seconds: Of the backend.
         timeout_seconds: After which a call is given up.
         ends: Whether some batches are cancelled and some expire.
+        away_seconds: How long a store or a backend is away; None leaves it to chance.
         end_seconds_max: How long the batches may take once the faults are over.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     latency_seconds: float = 0.2
     timeout_seconds: float = 8.0
     ends: bool = True
+    away_seconds: float | None = None
     end_seconds_max: float = 240.0
 
 
@@ -265,7 +267,9 @@ def run(plan: Plan, data: Path, *, mock: str | None = None, tell: Callable[[str]
         models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)
         environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW_SHORT}"]', "TIDEMILL_GRACE_SECONDS": "2"}
         with Stack(data, models, environ) as stack:
-            world = World(stack, backend, per_process=plan.max_in_flight * len(MODELS))
+            world = World(
+                stack, backend, per_process=plan.max_in_flight * len(MODELS), away_seconds=plan.away_seconds
+            )
             try:
                 return Harness(plan, world, tell).run()
             finally:

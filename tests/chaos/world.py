@@ -1,6 +1,7 @@
 """What a fault can reach: the installation, its backend, and extra processes of its stages."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ STAGES = ("api", "ingest", "processors", "results")
 PROCESSES = (*STAGES, "kafka", "supervisor")
 BACK_SECONDS_MAX = 90.0
 EXTRAS_MAX = 3
+AWAY_SECONDS = (2.0, 8.0)
 CLIENT_SECONDS_MAX = 20.0
 
 
@@ -33,7 +35,9 @@ class World:
             results that the log did not have yet.
     """
 
-    def __init__(self, stack: Stack, backend: Backend, *, per_process: int) -> None:
+    def __init__(
+        self, stack: Stack, backend: Backend, *, per_process: int, away_seconds: float | None = None
+    ) -> None:
         self.stack = stack
         self.backend = backend
         self.hard: Counter[str] = Counter()
@@ -41,6 +45,7 @@ class World:
         self.in_flight = 0
         self.in_flight_max = 0
         self._per_process = per_process
+        self._away_seconds = away_seconds
         self._extras: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     @property
@@ -56,6 +61,10 @@ class World:
         with suppress(OSError, ValueError):
             return [*self.stack.pids(name), *extra]
         return extra
+
+    def away(self, chance: random.Random) -> float:
+        """How many seconds a store or a backend is away."""
+        return self._away_seconds or chance.uniform(*AWAY_SECONDS)
 
     def wait_for(self, name: str) -> list[int]:
         """The processes of a stage, once there is one."""
