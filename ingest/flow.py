@@ -48,7 +48,7 @@ class State(BaseModel):
     """The highest number of the records that are in parts."""
     pieces: tuple[Piece, ...] = ()
     journal: tuple[tuple[int, int, int, int], ...] = ()
-    """Records whose lines are in no part yet: offset, place of the first line, number of lines, and `seq` or -1."""
+    """Records whose lines are in no part yet: offset, place of the first line, lines, `seq` or -1."""
     sealed: bool = False
     """Whether it takes no more lines, and its input is being put together."""
     muted: bool = False

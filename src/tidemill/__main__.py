@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tidemill.client import replaying
+from tidemill.client import producing, replaying
 from tidemill.client.options import ApiKey, BaseUrl, DataFolder, ErrorsFile, OutputFile, ReceiptFile
 from tidemill.ops import commands as operator
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.command()(replaying.retry)
+app.command()(producing.produce)
 app.add_typer(replaying.app, name="replay")
 app.add_typer(operator.dead_app, name="dead")
 app.command()(operator.rebuild)

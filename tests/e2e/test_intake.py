@@ -2,6 +2,11 @@
 
 import asyncio
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import orjson
 import pytest
@@ -257,6 +262,46 @@ async def test_both_ways_give_the_same_bytes(client, producer):
             [_without_ids(text) for text in client.files.content(batch.output_file_id).text.splitlines()]
         )
     assert outputs[0] == outputs[1]
+
+
+async def test_the_command_produces(stack, client, tmp_path):
+    """`tidemill produce` packs a file into records, and prints the id of the batch; without an end it goes on."""
+    file = tmp_path / "in.jsonl"
+    file.write_bytes(b"\r\n".join(line(number) for number in range(3000)))
+    options = ["--kafka", stack.kafka, "--base-url", stack.api, "--api-key", KEY]
+    printed = []
+    for end in ("--no-end", "--end"):
+        argv = [sys.executable, "-m", "tidemill", "produce", str(file), "--stream", "tool", end, *options]
+        done = await asyncio.to_thread(
+            subprocess.run, argv, capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.strip())
+    assert printed[0] == printed[1]
+    assert f"tidemill watch {printed[0]}" in done.stderr
+    batch = await shown(client, printed[0], is_over)
+    counts = batch.request_counts
+    assert (counts.total, counts.completed, counts.failed) == (6000, 3000, 3000)
+
+
+async def test_the_example_runs_as_printed(stack, client, tmp_path):
+    """The Python of docs/intake.md."""
+    text = (Path(__file__).parents[2] / "docs" / "intake.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(# aiokafka.*?)```", text, re.DOTALL)
+    environ = {**os.environ, "TIDEMILL_KAFKA": stack.kafka, "TIDEMILL_API_KEY": KEY, "MODEL": "chat"}
+    script = tmp_path / "example.py"
+    script.write_text(example, "utf-8")
+    argv = [sys.executable, str(script)]
+    done = await asyncio.to_thread(subprocess.run, argv, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    def look():
+        return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == "crawl-2026-11-23"]
+
+    (batch,) = await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
+    batch = await shown(client, batch.id, is_over)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 1000)
+    assert batch.metadata == {"source": "crawl"}
 
 
 def _without_ids(text):
