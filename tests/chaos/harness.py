@@ -173,7 +173,8 @@ class Harness:
         self._steadily(cancel)
 
     def _steadily(self, call: Callable[[], T]) -> T:
-        until = time.monotonic() + TRY_SECONDS_MAX + self._plan.seconds
+        away = (self._plan.away_seconds or 0.0) * self._plan.seconds / self._plan.every_seconds
+        until = time.monotonic() + TRY_SECONDS_MAX + self._plan.seconds + away
         while True:
             try:
                 return call()

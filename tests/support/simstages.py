@@ -27,6 +27,7 @@ from tidemill.results.fold import State
 from tidemill.results.stage import Limits, Partition
 from tidemill.schemas import codec, topics
 from tidemill.schemas.messages import Tick
+from tidemill.schemas.part import PARTS_PREFIX
 from tidemill.schemas.ports import NotFound
 from tidemill.settings import Settings
 
@@ -49,6 +50,8 @@ class MemoryStore:
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         content = b"".join([chunk async for chunk in chunks])
+        before = self._objects.get(key, content)
+        assert not key.startswith(PARTS_PREFIX) or before == content, f"{key} would be another part's"
         # A request that is on its way, and the last step of a process that was only frozen, may come much later.
         await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
         return len(content)
