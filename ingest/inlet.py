@@ -195,6 +195,7 @@ class Inlet:
             self._consume
         )
         self.app.drain = self._leave
+        self.app.oldest = lambda: stream.oldest(seat.gate.head for seat in self._seats.values())
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     async def start(self) -> stream.StageApp:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -302,6 +303,29 @@ async def test_the_example_runs_as_printed(stack, client, tmp_path):
     batch = await shown(client, batch.id, is_over)
     assert (batch.status, batch.request_counts.completed) == ("completed", 1000)
     assert batch.metadata == {"source": "crawl"}
+
+
+if shutil.which("kcat") is not None:
+
+    async def test_kcat_as_printed(stack, client, tmp_path):
+        """The shell of docs/intake.md, where kcat is installed."""
+        text = (Path(__file__).parents[2] / "docs" / "intake.md").read_text("utf-8")
+        (example,) = re.findall(r"```\n(export KAFKA.*?)```", text, re.DOTALL)
+        (tmp_path / ".tidemill").symlink_to(stack.data)
+        (tmp_path / "in.jsonl").write_bytes(b"".join(line(number) + b"\n" for number in range(500)))
+        script = example.replace("$(cat .tidemill/api_key)", KEY)
+        argv = ["bash", "-euc", script]
+        done = await asyncio.to_thread(
+            subprocess.run, argv, capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+        def look():
+            return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == "crawl"]
+
+        (batch,) = await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
+        batch = await shown(client, batch.id, is_over)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 500)
 
 
 def _without_ids(text):
