@@ -13,39 +13,35 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from tidemill import health as vital
 from tidemill import hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
-from tidemill.api import (
+from tidemill.api import auth, exchange, http, openapi, removal
+from tidemill.api.again.kafka import History
+from tidemill.api.doors import Doors
+from tidemill.api.routes import (
     admin,
-    auth,
     batches,
     bounds,
     estimate,
-    exchange,
     files,
     health,
-    http,
     models,
-    openapi,
-    removal,
     replay,
     results,
     retry,
     uploads,
     usage,
 )
-from tidemill.api.doors import Doors
-from tidemill.api.kafka import History
-from tidemill.api.sqlite import Database
-from tidemill.api.view import Feed, View
+from tidemill.api.state.sqlite import Database
+from tidemill.api.state.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
-from tidemill.pulse import Pulse
 from tidemill.schemas import topics
 from tidemill.schemas.batch import window_seconds
 from tidemill.security import Cluster
 from tidemill.settings import Settings, SettingsError
 from tidemill.store import open_store
+from tidemill.watch import health as vital
+from tidemill.watch.pulse import Pulse
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidemill.api import errors
-from tidemill.api.keyring import Keyring
+from tidemill.api.state.keyring import Keyring
 from tidemill.schemas import access
 from tidemill.schemas.access import DEFAULT_PROJECT, Role
 from tidemill.schemas.messages import KeyRecord

@@ -9,11 +9,11 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends, Request, Response
 
 from tidemill.api import errors
+from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.lines import Lines
-from tidemill.api.loads import Booking
-from tidemill.api.stretch import Edge, Entry
-from tidemill.api.view import View
+from tidemill.api.state.loads import Booking
+from tidemill.api.state.view import View
 from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
 from tidemill.settings import Settings
@@ -41,7 +41,7 @@ class Sender(Protocol):
 
 
 class History(Protocol):
-    """What the log still has; see `tidemill.api.kafka.History`."""
+    """What the log still has; see `tidemill.api.again.kafka.History`."""
 
     def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[Entry, None]:
         """The records of a topic from edge to edge, those of each partition in order."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api.deposit import FILENAME_CHARS_MAX, MIME_CHARS_MAX, PARTS_MAX
 from tidemill.api.draft import KEY_CHARS_MAX, PAIRS_MAX, VALUE_CHARS_MAX
+from tidemill.api.receiving.deposit import FILENAME_CHARS_MAX, MIME_CHARS_MAX, PARTS_MAX
 from tidemill.schemas.batch import ENDPOINTS, Batch
 from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
 

@@ -2,8 +2,8 @@
 
 import math
 
-from tidemill import retention
 from tidemill.results.fold import State
+from tidemill.watch import retention
 
 
 def risk_at(state: State, kept_seconds: float) -> float | None:

@@ -21,15 +21,16 @@ from typing import Any, Protocol
 import faust
 import uvloop
 
-from tidemill import folder, health, hush, kafka, metrics, notify
+from tidemill import folder, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, seek_all
-from tidemill.guard import Oldest
-from tidemill.pulse import Pulse
 from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
-from tidemill.watched import Watched
+from tidemill.watch import health
+from tidemill.watch.guard import Oldest
+from tidemill.watch.pulse import Pulse
+from tidemill.watch.watched import Watched
 
 # Not named after this module: mode logs each step of `StageApp` under that name.
 log = logging.getLogger("tidemill.stage")

@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.doors import Doors
-from tidemill.api.sqlite import Database
-from tidemill.api.stretch import Edge, Entry
-from tidemill.api.view import View
+from tidemill.api.state.sqlite import Database
+from tidemill.api.state.view import View
 from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import topics

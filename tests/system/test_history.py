@@ -7,8 +7,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import WAIT_SECONDS_MAX
 
-from tidemill.api.kafka import History
-from tidemill.api.stretch import Edge
+from tidemill.api.again.kafka import History
+from tidemill.api.again.stretch import Edge
 from tidemill.kafka import Log, LogUnavailable
 from tidemill.security import Cluster
 

@@ -9,10 +9,11 @@ import urllib.request
 import pytest
 from support.waiting import until
 
-from tidemill import health, metrics
+from tidemill import metrics
 from tidemill.directory import DirectoryStore
-from tidemill.health import Health, Unwell
-from tidemill.pulse import Pulse
+from tidemill.watch import health
+from tidemill.watch.health import Health, Unwell
+from tidemill.watch.pulse import Pulse
 
 
 async def well():

@@ -4,12 +4,13 @@ import math
 
 import pytest
 
-from tidemill import retention, settings
-from tidemill.guard import WARN_SECONDS, Guard
+from tidemill import settings
 from tidemill.results import peril
 from tidemill.results.fold import State
 from tidemill.schemas.batch import Batch, Status
 from tidemill.settings import Settings
+from tidemill.watch import retention
+from tidemill.watch.guard import WARN_SECONDS, Guard
 
 DAY = 86_400.0
 NOW = 1_790_000_000

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from tidemill import watchdog
-from tidemill.watchdog import SECONDS_MAX, STEP_SECONDS_MAX, LoopGuard, Silence, Symptom, Watch
+from tidemill.watch import watchdog
+from tidemill.watch.watchdog import SECONDS_MAX, STEP_SECONDS_MAX, LoopGuard, Silence, Symptom, Watch
 
 
 def seconds_until(watch, marks, *, step=1.0, steps_max=1000):

@@ -16,7 +16,7 @@ from typing import Any
 from tidemill import notify
 from tidemill.embedded import tether
 from tidemill.local import backoff, logfile
-from tidemill.watchdog import LOOK_SECONDS, Silence
+from tidemill.watch.watchdog import LOOK_SECONDS, Silence
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0

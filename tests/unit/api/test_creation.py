@@ -5,9 +5,9 @@ import pytest
 from support.doors import NOW, open_doors
 
 from tidemill.api.app import create_app
-from tidemill.api.claims import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
 from tidemill.api.creation import Repetition, repetition
-from tidemill.api.sqlite import Database
+from tidemill.api.state.claims import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
+from tidemill.api.state.sqlite import Database
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.error import ApiError

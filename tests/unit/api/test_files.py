@@ -11,8 +11,8 @@ from support.doors import NOW, open_doors
 from tidemill.api import compression, removal
 from tidemill.api.app import create_app
 from tidemill.api.compression import GZIP_BYTES_MIN
-from tidemill.api.pieces import GRACE_SECONDS, KEPT_SECONDS
-from tidemill.api.strays import STRAY_SECONDS_MIN
+from tidemill.api.state.pieces import GRACE_SECONDS, KEPT_SECONDS
+from tidemill.api.state.strays import STRAY_SECONDS_MIN
 from tidemill.schemas import topics
 from tidemill.schemas.ports import NotFound
 

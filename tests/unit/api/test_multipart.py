@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.api.multipart import PARTS_MAX, Form, MultipartError, PartBegan, PartData, PartEnded
+from tidemill.api.receiving.multipart import PARTS_MAX, Form, MultipartError, PartBegan, PartData, PartEnded
 
 BOUNDARY = "x-tidemill"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"

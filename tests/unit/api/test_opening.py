@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.api import opening
-from tidemill.api.opening import NOT_JSONL, NOT_UTF8, Opening
+from tidemill.api.receiving import opening
+from tidemill.api.receiving.opening import NOT_JSONL, NOT_UTF8, Opening
 
 FILES = [
     (b'{"a":1}\n', None),

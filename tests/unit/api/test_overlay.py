@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.api import overlay
+from tidemill.api.state import overlay
 from tidemill.schemas.batch import Batch, RequestCounts, Status
 
 FIRST = Batch(

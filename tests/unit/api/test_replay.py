@@ -11,9 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.doors import ADMIN, open_doors
 
+from tidemill.api.again.spool import CUSTOM_ID_CHARS_MAX, Sources, Spool, renamed
+from tidemill.api.again.stretch import Edge, Entry, edge
 from tidemill.api.app import create_app
-from tidemill.api.spool import CUSTOM_ID_CHARS_MAX, Sources, Spool, renamed
-from tidemill.api.stretch import Edge, Entry, edge
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import LineRef, RequestHead
 from tidemill.schemas.error import ApiError

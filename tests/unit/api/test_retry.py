@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.doors import NOW, open_doors
 
+from tidemill.api.again.recast import recast
+from tidemill.api.again.selection import Kind, Selection
 from tidemill.api.app import create_app
-from tidemill.api.recast import recast
-from tidemill.api.selection import Kind, Selection
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas import line as lines
 from tidemill.schemas.batch import Batch, Status

@@ -5,8 +5,8 @@ import sqlite3
 import pytest
 
 from tidemill.api.paging import Page
-from tidemill.api.sqlite import Database
-from tidemill.api.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
+from tidemill.api.state.sqlite import Database
+from tidemill.api.state.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.file import File

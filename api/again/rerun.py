@@ -1,0 +1,172 @@
+"""Lines of a part of the log: found, told apart, and counted, or gathered for a file."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from tidemill.api import errors
+from tidemill.api.again.recast import recast
+from tidemill.api.again.spool import Source, Sources, Spool
+from tidemill.api.again.stretch import Edge, Entry
+from tidemill.api.doors import Doors, from_store
+from tidemill.api.reckoning import Reckoning
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import ReplayRange
+from tidemill.schemas.codec import RequestHead
+from tidemill.schemas.ports import NotFound
+
+RECORDS_MAX: Final = 10_000_000
+"""Of a range; a longer one is to be asked for in parts."""
+ALL: Final = "*"
+"""In place of a project: the lines of all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which lines are wanted."""
+
+    asked: ReplayRange
+    start: Edge
+    end: Edge | None
+    project: str
+    """Whose lines, or `ALL`."""
+    endpoint: str | None
+    """Only those that ask for this."""
+
+    @property
+    def topics(self) -> list[str]:
+        """The topics that have such lines; an offset is a place in the first of them alone."""
+        first = topics.requests(self.asked.model).name
+        if self.start.offset is not None or (self.end is not None and self.end.offset is not None):
+            return [first]
+        return [first, topics.express(self.asked.model).name]
+
+    def takes(self, head: RequestHead) -> bool:
+        """Whether the lines of a record are wanted."""
+        return self.project in (ALL, head.project) and self.endpoint in (None, head.url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """A line, whose it is, and what it asks for."""
+
+    source: Source
+    index: int
+    data: bytes
+    endpoint: str
+
+
+class Found:
+    """What a range has."""
+
+    def __init__(self) -> None:
+        self.sources = Sources()
+        self.endpoints: set[str] = set()
+        self.lost = 0
+        """Lines whose bytes were in a file that is deleted."""
+
+    def endpoint(self) -> str:
+        """What the lines ask for.
+
+        Raises:
+            ApiError: 400, it is not the same for all; 409, there are none.
+        """
+        if not self.endpoints:
+            raise errors.conflict("The range has no lines of yours any more.", code="no_lines")
+        if len(self.endpoints) > 1:
+            named = ", ".join(sorted(self.endpoints))
+            message = f"The range has lines for {named}: say which with 'source.endpoint'."
+            raise errors.invalid(message, param="source.endpoint", code="ambiguous_endpoint")
+        return next(iter(self.endpoints))
+
+
+async def gathered(doors: Doors, where: Where, spool: Spool) -> Found:
+    """Bring the lines of a range into a spool.
+
+    Raises:
+        ApiError: 400, they are more than a batch may have; 409, lines are lost.
+        LogUnavailable: The log does not answer.
+    """
+    found = Found()
+    lines_max, bytes_max = doors.settings.file_lines_max, doors.settings.file_bytes_max
+    async with aclosing(_lines(doors, where, found)) as lines:
+        async for line in lines:
+            spool.put(line.source.number, line.index, line.data)
+            if found.sources.lines > lines_max or spool.size > bytes_max:
+                message = (
+                    f"The range is more than the {lines_max} lines or {bytes_max} bytes of a batch: narrow it."
+                )
+                raise errors.invalid(message, param="source", code="range_too_large")
+    if found.lost:
+        message = f"{found.lost} large lines of the range were in input files that are deleted."
+        raise errors.conflict(message, code="file_gone")
+    return found
+
+
+async def reckoned(doors: Doors, where: Where, model: str | None) -> tuple[Found, Reckoning]:
+    """Count the lines of a range and what they would use; how many there are does not matter.
+
+    Raises:
+        ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
+        LogUnavailable: The log does not answer.
+    """
+    found = Found()
+    sums: dict[str, Reckoning] = {}
+    async for line in _lines(doors, where, found):
+        sums.setdefault(line.endpoint, Reckoning(line.endpoint)).take(recast(line.data, model=model))
+    endpoint = found.endpoint()
+    # Where all lines are lost nothing was counted.
+    return found, sums.get(endpoint, Reckoning(endpoint))
+
+
+async def _lines(doors: Doors, where: Where, found: Found) -> AsyncGenerator[Taken, None]:
+    """Each line once."""
+    left = RECORDS_MAX
+    for topic in where.topics:
+        async with aclosing(doors.history.entries(topic, where.start, where.end)) as entries:
+            async for entry in entries:
+                # What is read comes in bites of thousands of lines; others get their turn in between.
+                await asyncio.sleep(0)
+                left -= 1
+                if left < 0:
+                    message = f"The range has more than {RECORDS_MAX} records: narrow it."
+                    raise errors.invalid(message, param="source", code="range_too_large")
+                for line in await _taken(doors, where, found, entry):
+                    yield line
+
+
+async def _taken(doors: Doors, where: Where, found: Found, entry: Entry) -> list[Taken]:
+    """The lines of a record that are wanted and were not there before."""
+    try:
+        head = codec.request_head(entry.headers)
+    except codec.DecodeError:
+        # Who cannot be read is nobody's; the processors have put it aside.
+        return []
+    if not where.takes(head):
+        return []
+    taken = []
+    for index, line in enumerate(await _texts(doors, entry, head), start=head.first):
+        if (source := found.sources.take(head.batch_id, index, entry.at_ms)) is None:
+            continue
+        found.endpoints.add(head.url)
+        if line is None:
+            found.lost += 1
+        else:
+            taken.append(Taken(source=source, index=index, data=line, endpoint=head.url))
+    return taken
+
+
+async def _texts(doors: Doors, entry: Entry, head: RequestHead) -> list[bytes | None]:
+    """The lines of a record; one that lay in a file that is gone is None."""
+    if (ref := head.ref) is None:
+        return list(entry.value.rstrip(b"\n").split(b"\n"))
+    try:
+        reading = doors.store.read(ref.key, ref.offset, ref.offset + ref.length)
+        data = b""
+        while chunk := await from_store(anext(reading, b"")):
+            data += chunk
+    except NotFound:
+        return [None]
+    return [data]

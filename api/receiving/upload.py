@@ -1,0 +1,147 @@
+"""An upload: a form, of which the file goes to the store while it arrives and the other fields are small."""
+
+from fastapi import Request
+
+from tidemill.api import errors, paging
+from tidemill.api.doors import Doors
+from tidemill.api.receiving import reception
+from tidemill.api.receiving.multipart import MultipartError, PartBegan
+from tidemill.api.receiving.sink import Sink
+from tidemill.api.state.loads import Booking
+from tidemill.schemas import ids
+from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
+from tidemill.schemas.messages import FileRecord
+
+FIELD_BYTES_MAX = 1024
+FILENAME_CHARS_MAX = 1024
+
+BATCH = "batch"
+_ANCHOR = "expires_after[anchor]"
+_SECONDS = "expires_after[seconds]"
+
+
+async def receive(request: Request, doors: Doors, project: str, booking: Booking) -> FileRecord:
+    """Take an upload into the store.
+
+    Args:
+        request: The request.
+        doors: The doors.
+        project: Whose file it is.
+        booking: Where room is asked for: for what the request says that it brings, then for what it brought.
+
+    Returns:
+        The record of the new file, which is not yet on the log.
+
+    Raises:
+        ApiError: It cannot be taken; nothing is left of it.
+        ClientDisconnect: It broke off; nothing is left of it.
+    """
+    length = request.headers.get("content-length", "")
+    declared = max(0, int(length) - reception.FORM_BYTES_MAX) if length.isdecimal() else 0
+    upload = _Upload(doors, project, booking, declared)
+    return await reception.receive(request, doors, upload, bytes_max=doors.settings.upload_bytes_max, param="file")
+
+
+class _Upload:
+    """What an upload has brought so far."""
+
+    def __init__(self, doors: Doors, project: str, booking: Booking, declared: int) -> None:
+        self._doors = doors
+        self._booking = booking
+        self._declared = declared
+        """Bytes that the file has at least, by the request's length."""
+        self._project = project
+        self._id = ids.new_file_id()
+        self._key = f"files/{self._id}"
+        self._fields: dict[str, str] = {}
+        self._name = ""
+        self._value = bytearray()
+        self._filename = ""
+        self._sink: Sink | None = None
+        self._stored = False
+
+    def begin(self, part: PartBegan) -> None:
+        """A part begins."""
+        self._name = part.name
+        if part.name != "file":
+            return
+        if self._sink is not None:
+            raise errors.invalid("The form has more than one 'file'.", param="file")
+        self._booking.bytes(self._declared)
+        self._filename = (part.filename or "upload")[:FILENAME_CHARS_MAX]
+        self._sink = Sink(
+            self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max, param="file"
+        )
+
+    async def data(self, data: bytes) -> None:
+        """The part goes on."""
+        if self._name != "file":
+            if len(self._value) + len(data) > FIELD_BYTES_MAX:
+                raise MultipartError(f"a field has more than {FIELD_BYTES_MAX} bytes")
+            self._value += data
+            return
+        assert self._sink is not None
+        looking = not self._sink.opening.is_done
+        await self._sink.put(data)
+        # Node sends the purpose last; where it is known already, a wrong file need not be taken whole.
+        if looking and self._sink.opening.is_done:
+            self._check_opening(self._sink)
+
+    def end(self) -> None:
+        """The part is whole."""
+        if self._name != "file":
+            self._fields[self._name] = self._value.decode(errors="replace")
+            self._value.clear()
+            if self._name == "purpose":
+                self._purpose()
+
+    async def finish(self) -> FileRecord:
+        """The form is whole."""
+        purpose = self._purpose()
+        life_seconds = self._life_seconds(purpose)
+        if self._sink is None:
+            raise errors.missing("file")
+        self._check_opening(self._sink)
+        self._booking.bytes(self._sink.size)
+        stored = await self._sink.commit()
+        self._stored = True
+        created_at = int(self._doors.clock())
+        file = File(
+            id=self._id,
+            bytes=stored.bytes,
+            created_at=created_at,
+            expires_at=None if life_seconds is None else created_at + life_seconds,
+            filename=self._filename,
+            purpose=purpose,
+        )
+        return FileRecord(
+            project=self._project, file=file, key=self._key, sha256=stored.sha256, lines=stored.lines
+        )
+
+    async def discard(self) -> None:
+        """Leave nothing, unless it is finished."""
+        if self._sink is not None and not self._stored:
+            await self._sink.discard()
+
+    def _purpose(self) -> str:
+        if not (purpose := self._fields.get("purpose")):
+            raise errors.missing("purpose")
+        if purpose not in PURPOSES_UPLOADED:
+            raise errors.wrong_value("purpose", purpose, PURPOSES_UPLOADED)
+        return purpose
+
+    def _life_seconds(self, purpose: str) -> int | None:
+        if _ANCHOR not in self._fields and _SECONDS not in self._fields:
+            return BATCH_FILE_LIFE_SECONDS if purpose == BATCH else None
+        for name in (_ANCHOR, _SECONDS):
+            if not self._fields.get(name):
+                raise errors.missing(name)
+        if self._fields[_ANCHOR] != "created_at":
+            raise errors.wrong_value(_ANCHOR, self._fields[_ANCHOR], ("created_at",))
+        low, high = EXPIRES_AFTER_SECONDS
+        return paging.integer(_SECONDS, self._fields[_SECONDS], minimum=low, maximum=high)
+
+    def _check_opening(self, sink: Sink) -> None:
+        purpose = self._fields.get("purpose")
+        if purpose == BATCH and (fault := sink.opening.fault()) is not None:
+            raise errors.invalid(fault)

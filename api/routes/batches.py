@@ -1,0 +1,128 @@
+"""The routes of batches."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from tidemill.api import creation, draft, errors, filters, paging, shapes
+from tidemill.api.doors import Asking, Doors, Opened, body, json
+from tidemill.api.state import lookup, overlay
+from tidemill.api.state.loads import Booking
+from tidemill.api.state.view import UnknownCursor
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.error import ApiError
+from tidemill.schemas.messages import BatchRecord, CancelRequested, InputRef
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+
+_CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
+_ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
+
+KEY_REUSED = "The `Idempotency-Key` was used for another request."
+
+_CREATE: dict[str, Any] = {
+    "requestBody": shapes.body(shapes.NewBatch),
+    **creation.DESCRIBED,
+}
+_INDEX: dict[str, Any] = {
+    "parameters": [
+        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX),
+        shapes.parameter("status", "string", "Only those of this status.", enum=list(Status)),
+        shapes.parameter("created_after", "integer", "Only those created later, Unix seconds.", minimum=0),
+        shapes.parameter("created_before", "integer", "Only those created earlier, Unix seconds.", minimum=0),
+        {
+            **shapes.parameter(
+                "metadata", "object", "`metadata[key]=value`: only those with this pair, and with all of several.",
+                additionalProperties={"type": "string", "maxLength": draft.VALUE_CHARS_MAX},
+                propertyNames={"maxLength": draft.KEY_CHARS_MAX}, maxProperties=draft.PAIRS_MAX,
+            ),
+            "style": "deepObject",
+        },
+    ]
+}  # fmt: skip
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+
+@router.post(
+    "",
+    response_model=Batch,
+    responses={409: {"description": KEY_REUSED}, **shapes.LIMITED},
+    openapi_extra=_CREATE,
+)
+async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+    """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
+    repeats = creation.repetition(request.headers)
+    asked = draft.parse(await body(request), doors.settings.windows)
+    project = asking.project
+
+    with doors.booking(project) as booking:
+
+        async def source() -> InputRef | None:
+            return await _input(doors, project, asked.input_file_id, booking)
+
+        batch = await creation.create(doors, project, asked, source, repeats)
+    return json(batch.model_dump_json().encode())
+
+
+@router.get("", response_model=shapes.BatchPage, openapi_extra=_INDEX)
+async def index(request: Request, doors: Opened, asking: Asking) -> Response:
+    """List batches, the newest first."""
+    page = paging.parse(request.query_params, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
+    wanted = filters.parse(request.query_params.multi_items())
+    try:
+        rows = doors.view.batches(asking.project, page, wanted)
+    except UnknownCursor as error:
+        raise errors.unknown_cursor(page.after or "") from error
+    return json(paging.write(page, rows))
+
+
+@router.get("/{batch_id}", response_model=Batch)
+async def retrieve(batch_id: str, doors: Opened, asking: Asking) -> Response:
+    """Get a batch."""
+    return json(await lookup.batch(doors, asking.project, batch_id))
+
+
+@router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
+async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
+    """Ask to cancel a batch; a body is not read. What is over already stays so."""
+    shown = await lookup.batch(doors, asking.project, batch_id)
+    status = Batch.model_validate_json(shown).status
+    if status in _ALREADY:
+        return json(shown)
+    if status not in _CANCELLABLE:
+        raise errors.conflict(f"Cannot cancel a batch with status '{status}'.")
+    at = int(doors.clock())
+    await _send(doors, batch_id, CancelRequested(batch_id=batch_id, at=at))
+    # The batch may have gone on while the log was waited for.
+    current = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
+    return json(_shown(doors, asking.project, overlay.cancelled(current, at)))
+
+
+async def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> InputRef | None:
+    """Where the input lies; None where there is no such file, which fails the batch later, as at OpenAI.
+
+    Raises:
+        ApiError: 400, the file is for something else; 429, the project has no room for the batch.
+    """
+    try:
+        record = await lookup.file(doors, project, file_id)
+    except ApiError:
+        booking.batch(0)
+        return None
+    if record.file.purpose != "batch":
+        raise errors.wrong_purpose("input_file_id", record.file.purpose)
+    booking.batch(record.lines or 0)
+    return InputRef(key=record.key, bytes=record.file.bytes)
+
+
+async def _send(doors: Doors, batch_id: str, command: CancelRequested) -> None:
+    headers = [(codec.KIND, command.kind.encode())]
+    await doors.log.send(topics.COMMANDS.name, batch_id, codec.encode(command), headers=headers)
+
+
+def _shown(doors: Doors, project: str, batch: Batch) -> bytes:
+    """Put what was sent into the view, and return what is to be seen of it."""
+    return doors.view.put_batch(BatchRecord(project=project, batch=batch)).model_dump_json().encode()

@@ -1,0 +1,170 @@
+"""The route that says beforehand what a batch of a file would use and cost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal, localcontext
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from tidemill.api import draft, errors, reckoning, shapes
+from tidemill.api.doors import Doors, Opened, Reading, body, chunks_from_store, json
+from tidemill.api.reckoning import Reckoning, Sum
+from tidemill.api.state import lookup
+from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.bill import bill, exact, plain
+from tidemill.schemas.lines import Splitter
+from tidemill.schemas.messages import FileRecord
+from tidemill.schemas.ports import NotFound
+
+WAIT_SECONDS_MAX: Final = 30.0
+"""How long an estimate waits for others to end."""
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+
+class EstimateWish(BaseModel):
+    """A batch that is not made."""
+
+    input_file_id: str
+    """A file of the purpose `batch`."""
+    endpoint: Annotated[str, Field(json_schema_extra={"enum": list(ENDPOINTS)})]
+
+
+class CostRange(BaseModel):
+    """Exact decimals as text, the discount taken off; a maximum that nothing bounds is null."""
+
+    min: str
+    max: str | None
+
+
+class ModelEstimate(BaseModel):
+    """The lines of one model."""
+
+    model: str
+    is_configured: bool
+    """Whether there is such a model; a batch whose lines name another one fails."""
+    lines: int
+    input_tokens: int
+    output_tokens_max: int | None
+    """Null where a line gives no maximum."""
+    lines_without_max: int
+    media: int
+    """Images, recordings and files, which are not counted as tokens."""
+    cost: CostRange
+
+
+class Figures(BaseModel):
+    """What lines would use."""
+
+    lines: int
+    unreadable_lines: int
+    """Lines that would fail the batch."""
+    input_tokens: int
+    output_tokens_max: int | None
+    cost: CostRange
+    models: list[ModelEstimate]
+    method: str
+    confidence: Literal["low"]
+
+
+class Estimate(Figures):
+    """What a batch of a file would use. Nothing is reserved, and nothing is checked but what is said here."""
+
+    object: Literal["batch.estimate"] = "batch.estimate"
+    input_file_id: str
+    endpoint: str
+
+
+@router.post(
+    "/estimate",
+    response_model=Estimate,
+    responses={404: {"description": "There is no such file."}},
+    openapi_extra={"requestBody": shapes.body(EstimateWish)},
+)
+async def estimate(request: Request, doors: Opened, asking: Reading) -> Response:
+    """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
+    fields = draft.json_object(await body(request))
+    file_id = draft.text(fields, "input_file_id")
+    endpoint = draft.choice(fields, "endpoint", ENDPOINTS)
+    record = await lookup.file(doors, asking.project, file_id)
+    if record.file.purpose != "batch":
+        raise errors.wrong_purpose("input_file_id", record.file.purpose)
+    async with turn(doors):
+        found = await _reckoned(doors, record, endpoint)
+    shown = figures(doors, found).model_dump()
+    return json(Estimate(input_file_id=file_id, endpoint=endpoint, **shown).model_dump_json().encode())
+
+
+@asynccontextmanager
+async def turn(doors: Doors) -> AsyncIterator[None]:
+    """Be one of the few that look through many lines at one time.
+
+    Raises:
+        ApiError: 503, there were too many before for too long.
+    """
+    try:
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            await doors.estimates.acquire()
+    except TimeoutError as error:
+        raise errors.unavailable("estimate") from error
+    try:
+        yield
+    finally:
+        doors.estimates.release()
+
+
+async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckoning:
+    found, splitter = Reckoning(endpoint), Splitter()
+
+    def feed(chunk: bytes) -> None:
+        for line in splitter.feed(chunk):
+            found.take(line.data)
+
+    try:
+        async for chunk in chunks_from_store(doors.store.read(record.key)):
+            # A chunk is some milliseconds of work, which others need not wait for.
+            await asyncio.to_thread(feed, chunk)
+    except NotFound as error:
+        raise errors.no_file(record.file.id) from error
+    for line in splitter.finish():
+        found.take(line.data)
+    return found
+
+
+def figures(doors: Doors, found: Reckoning) -> Figures:
+    """What was reckoned, as it is shown."""
+    models = [_model(doors, name, model) for name, model in found.models.items()]
+    costs = [model.cost for model in models]
+    is_bounded = all(cost.max is not None for cost in costs)
+    with localcontext(exact()):
+        least = sum((Decimal(cost.min) for cost in costs), Decimal(0))
+        most = sum((Decimal(cost.max or 0) for cost in costs), Decimal(0))
+    return Figures(
+        lines=found.unreadable + sum(model.lines for model in models),
+        unreadable_lines=found.unreadable,
+        input_tokens=sum(model.input_tokens for model in models),
+        output_tokens_max=sum(model.output_tokens_max or 0 for model in models) if is_bounded else None,
+        cost=CostRange(min=plain(least), max=plain(most) if is_bounded else None),
+        models=models,
+        method=reckoning.METHOD,
+        confidence=reckoning.CONFIDENCE,
+    )
+
+
+def _model(doors: Doors, name: str, found: Sum) -> ModelEstimate:
+    tariff = doors.settings.tariff_of(name)
+    is_bounded = not found.lines_without_max
+    most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
+    return ModelEstimate(
+        model=name,
+        is_configured=name in doors.settings.models,
+        lines=found.lines,
+        input_tokens=found.input_tokens,
+        output_tokens_max=found.output_tokens_max if is_bounded else None,
+        lines_without_max=found.lines_without_max,
+        media=found.media,
+        cost=CostRange(min=plain(most.input), max=plain(most.total) if is_bounded else None),
+    )

@@ -1,0 +1,144 @@
+"""The routes that look into a batch, while it runs and afterwards."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from tidemill.api import errors, paging, report, shapes
+from tidemill.api.doors import Asking, Doors, Opened, from_store
+from tidemill.api.lines import Found, Source, bounded
+from tidemill.api.state import lookup
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.ports import NotFound
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1_000
+INDEX_MAX: Final = 10_000_000
+STATUSES: Final = ("completed", "failed")
+ERRORS_PAGE: Final = 1_000
+"""Failed lines that are read at one time to group them."""
+TRIES_MAX: Final = 3
+"""Parts are read anew this often where the batch ended while they were."""
+
+router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"])
+
+
+class ResultLine(BaseModel):
+    """A finished line: its place in the input, and the line of the output or error file."""
+
+    index: int
+    status: Literal["completed", "failed"]
+    result: dict[str, Any]
+
+
+class ResultPage(BaseModel):
+    """Finished lines in the order of the input; `next_after` continues where this page ends."""
+
+    object: Literal["list"] = "list"
+    data: list[ResultLine]
+    has_more: bool
+    next_after: int | None
+
+
+_PARAMETERS: Final = {
+    "parameters": [
+        shapes.parameter(
+            "limit", "integer", "How many a page has.", default=LIMIT_DEFAULT, minimum=1, maximum=LIMIT_MAX
+        ),
+        shapes.parameter("after", "integer", "`next_after` of the page before.", minimum=-1, maximum=INDEX_MAX),
+        shapes.parameter("status", "string", "Only those lines.", enum=list(STATUSES)),
+    ]
+}
+
+
+@router.get("/results", response_model=ResultPage, openapi_extra=_PARAMETERS)
+async def results(batch_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+    """Page through the finished lines, also while the batch runs; lines appear some seconds after they end."""
+    query = request.query_params
+    limit = paging.integer("limit", query.get("limit") or str(LIMIT_DEFAULT), minimum=1, maximum=LIMIT_MAX)
+    after = paging.integer("after", query.get("after") or "-1", minimum=-1, maximum=INDEX_MAX)
+    status = query.get("status") or None
+    if status is not None and status not in STATUSES:
+        raise errors.wrong_value("status", status, STATUSES)
+    batch = await _batch(doors, asking.project, batch_id)
+    found = await _page(doors, asking.project, batch, after=after, limit=limit + 1, status=status)
+    shown = bounded(found[:limit])
+    return StreamingResponse(_written(doors, shown, len(found) > len(shown)), media_type="application/json")
+
+
+@router.get("/receipt", response_model=report.ReceiptReport)
+async def receipt(batch_id: str, doors: Opened, asking: Asking) -> report.ReceiptReport:
+    """The reconciliation of the batch: lines in, lines out, errors, and the SHA-256 of each file."""
+    return report.receipt(await _batch(doors, asking.project, batch_id))
+
+
+@router.get("/timeline", response_model=report.Timeline)
+async def timeline(batch_id: str, doors: Opened, asking: Asking) -> report.Timeline:
+    """What happened to the batch, and when."""
+    return report.timeline(await _batch(doors, asking.project, batch_id))
+
+
+@router.get("/errors", response_model=report.ErrorReport)
+async def grouped_errors(batch_id: str, doors: Opened, asking: Asking) -> report.ErrorReport:
+    """The failed lines by code, with samples; of a batch that failed, the faults of its input."""
+    batch = await _batch(doors, asking.project, batch_id)
+    if batch.status is Status.FAILED:
+        return report.refused(batch)
+    tally, after = report.Tally(), -1
+    while True:
+        found = await _page(doors, asking.project, batch, after=after, limit=ERRORS_PAGE, status="failed")
+        if not (found := bounded(found)):
+            return tally.report()
+        lines = doors.lines.read(found)
+        for line in found:
+            tally.add(line.index, await _next(lines))
+        after = found[-1].index
+
+
+async def _batch(doors: Doors, project: str, batch_id: str) -> Batch:
+    return Batch.model_validate_json(await lookup.batch(doors, project, batch_id))
+
+
+async def _page(
+    doors: Doors, project: str, batch: Batch, *, after: int, limit: int, status: str | None
+) -> list[Found]:
+    """A page of lines; a batch that ends meanwhile takes its parts away, and then it is read from its files."""
+    for _ in range(TRIES_MAX):
+        try:
+            sources = await from_store(_sources(doors, project, batch))
+            wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
+            return await from_store(doors.lines.page(wanted, after, limit))
+        except NotFound:
+            batch = await _batch(doors, project, batch.id)
+    raise errors.unavailable("results of this batch")
+
+
+async def _sources(doors: Doors, project: str, batch: Batch) -> list[Source]:
+    files = [
+        record.key if file_id and (record := doors.view.file(project, file_id)) else None
+        for file_id in (batch.output_file_id, batch.error_file_id)
+    ]
+    return await doors.lines.sources(batch.id, files[0], files[1], over=batch.status.is_terminal)
+
+
+async def _next(lines: AsyncIterator[bytes]) -> bytes:
+    try:
+        return await from_store(anext(lines))
+    except (NotFound, StopAsyncIteration) as error:
+        raise errors.unavailable("results of this batch") from error
+
+
+async def _written(doors: Doors, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:
+    yield b'{"object":"list","data":['
+    place = 0
+    async for line in doors.lines.read(shown):
+        found = shown[place]
+        status = b"failed" if found.failed else b"completed"
+        comma = b"," if place else b""
+        yield b'%b{"index":%d,"status":"%b","result":%b}' % (comma, found.index, status, line)
+        place += 1
+    last = b"%d" % shown[-1].index if shown else b"null"
+    yield b'],"has_more":%b,"next_after":%b}' % (b"true" if has_more else b"false", last)

@@ -1,0 +1,271 @@
+"""The route that runs lines of a batch that is over once more, as a batch of their own.
+
+1. The wanted lines are found in the error file; all of them need no looking.
+2. They are copied from the old input into a new one. Its id follows from the old batch and from what is wanted,
+   and so do its bytes: made twice, it is the same file.
+3. The new batch is created as any other is (`creation.py`), and says whose lines it has.
+"""
+
+import asyncio
+import hashlib
+from array import array
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.api import creation, draft, errors, report, shapes
+from tidemill.api.again import reissue
+from tidemill.api.again.recast import recast
+from tidemill.api.again.selection import CODES_MAX, Kind, Selection
+from tidemill.api.again.selection import parse as parse_selection
+from tidemill.api.doors import Asking, Doors, Opened, body, chunks_from_store, from_store, json
+from tidemill.api.draft import Draft
+from tidemill.api.lines import bounded
+from tidemill.api.state import lookup
+from tidemill.api.state.loads import Booking
+from tidemill.schemas import ids
+from tidemill.schemas.batch import Batch, ExpiresAfter, Status
+from tidemill.schemas.error import ApiError
+from tidemill.schemas.lines import Line, Splitter
+from tidemill.schemas.messages import FileRecord, InputRef
+from tidemill.schemas.ports import NotFound
+
+LOOK_LINES: Final = 1_000
+"""Lines of an error file that are looked at in one go."""
+GONE: Final = "file_gone"
+"""The code of a retry whose lines are not there any more."""
+
+router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"])
+
+
+class Codes(BaseModel):
+    """Lines by what they failed with."""
+
+    codes: Annotated[list[str | int], Field(min_length=1, max_length=CODES_MAX)]
+    """Codes of errors as `/errors` has them, or HTTP statuses."""
+
+
+class RetryWish(BaseModel):
+    """What is to be run once more."""
+
+    lines: Literal["failed", "expired", "cancelled", "all"] | Codes
+    model: str | None = None
+    """Another model than before."""
+    completion_window: str | None = None
+    """Another one than before."""
+    metadata: shapes.Metadata | None = None
+    """Other pairs than before."""
+    output_expires_after: shapes.Expiry | None = None
+
+
+class Wish(BaseModel):
+    """A retry as it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    selection: Selection
+    model: str | None
+    window: str
+    metadata: dict[str, str] | None
+    output_expires_after: ExpiresAfter | None
+
+    def file_id(self, batch: Batch) -> str:
+        """The input of the new batch; all lines as they are have the one of the old batch."""
+        if self.selection.kind is Kind.ALL and self.model is None:
+            return batch.input_file_id
+        wanted = f"{self.selection.model_dump_json()}\0{self.model or ''}"
+        return ids.derived_file_id(batch.id, f"retry/{hashlib.sha256(wanted.encode()).hexdigest()}")
+
+
+@router.post(
+    "/retry",
+    response_model=Batch,
+    responses={409: {"description": "The batch is not over, or has no such lines any more."}, **shapes.LIMITED},
+    openapi_extra={"requestBody": shapes.body(RetryWish), **creation.DESCRIBED},
+)
+async def retry(batch_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+    """Run lines of a batch that is over once more, on the same model or on another one."""
+    batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
+    repeats = creation.repetition(request.headers)
+    fields = draft.json_object(await body(request))
+    selection = parse_selection(fields.get("lines"))
+    new = await again(doors, asking.project, batch, parse(doors, batch, selection, fields), repeats)
+    return json(new.model_dump_json().encode())
+
+
+def parse(doors: Doors, batch: Batch, selection: Selection, fields: dict[str, Any]) -> Wish:
+    """Read what is asked for beside the lines; what is not said is as it was.
+
+    Raises:
+        ApiError: 400 with the field's name; 404, there is no such model.
+    """
+    windows = doors.settings.windows
+    if fields.get("completion_window") is not None:
+        window = draft.choice(fields, "completion_window", windows)
+    else:
+        window = batch.completion_window if batch.completion_window in windows else windows[0]
+    return Wish(
+        selection=selection,
+        model=named_model(doors, fields, batch.endpoint),
+        window=window,
+        metadata=draft.metadata(fields["metadata"]) if fields.get("metadata") is not None else batch.metadata,
+        output_expires_after=draft.expires_after(fields, "output_expires_after"),
+    )
+
+
+def named_model(doors: Doors, fields: dict[str, Any], endpoint: str) -> str | None:
+    """The model that is asked for, if one is.
+
+    Raises:
+        ApiError: 400, it does not serve the endpoint; 404, there is none.
+    """
+    if fields.get("model") is None:
+        return None
+    model = draft.text(fields, "model")
+    if (known := doors.settings.models.get(model)) is None:
+        raise errors.no_model(model)
+    if endpoint not in known.endpoints:
+        message = f"The model '{errors.shorten(model)}' does not serve {endpoint}."
+        raise errors.invalid(message, param="model", code="model_not_supported")
+    return model
+
+
+async def again(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition) -> Batch:
+    """Create the batch of a retry, or find the one that the same request has created.
+
+    Raises:
+        ApiError: 409, the batch is not over, or the lines are not there; 429, the project has no room.
+        LogUnavailable: The log does not answer; the same request may be sent again.
+    """
+    if not batch.status.is_terminal:
+        raise errors.conflict(
+            f"Cannot retry a batch with status '{batch.status}': wait for its end, or cancel it."
+        )
+    asked = Draft(
+        endpoint=batch.endpoint,
+        input_file_id=wish.file_id(batch),
+        completion_window=wish.window,
+        metadata=wish.metadata,
+        output_expires_after=wish.output_expires_after,
+        replay_of=batch.id,
+    )
+    with doors.booking(project) as booking:
+
+        async def source() -> InputRef:
+            record = await _input(doors, project, batch, wish, booking)
+            return InputRef(key=record.key, bytes=record.file.bytes)
+
+        return await creation.create(doors, project, asked, source, repeats)
+
+
+def old_input(doors: Doors, project: str, batch: Batch) -> FileRecord:
+    """The input of a batch that is over.
+
+    Raises:
+        ApiError: 409, it is deleted or expired.
+    """
+    if (record := doors.view.file(project, batch.input_file_id)) is None:
+        raise _gone("input", batch.input_file_id)
+    return record
+
+
+async def _input(doors: Doors, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
+    """The input of the new batch, written unless it is there."""
+    old, file_id = old_input(doors, project, batch), wish.file_id(batch)
+    known = old if file_id == old.file.id else doors.view.file(project, file_id)
+    if known is not None:
+        booking.batch(known.lines or 0)
+        return known
+    chosen = await _chosen(doors, project, batch, wish.selection)
+    booking.batch(old.lines or 0 if chosen is None else len(chosen))
+    file = reissue.blank(file_id, f"retry-of-{batch.id}.jsonl", int(doors.clock()))
+    return await reissue.write(doors, booking, file, project, lines(doors, old, chosen, wish.model))
+
+
+async def _chosen(doors: Doors, project: str, batch: Batch, selection: Selection) -> "array[int] | None":
+    """Places of the wanted lines, in order; None for all.
+
+    Raises:
+        ApiError: 409, there is none, or the error file is deleted.
+    """
+    if selection.kind is Kind.ALL:
+        return None
+    if batch.status is Status.EXPIRED and batch.tidemill.receipt is None and selection.kind is Kind.EXPIRED:
+        # Its time was over before its lines were looked at.
+        return None
+    chosen = array("I")
+    if batch.error_file_id is not None:
+        if (record := doors.view.file(project, batch.error_file_id)) is None:
+            raise _gone("error", batch.error_file_id)
+        try:
+            async for index, text in _failures(doors, batch.id, record.key):
+                if selection.takes(*report.fault(text)):
+                    chosen.append(index)
+        except NotFound as error:
+            raise _gone("error", batch.error_file_id) from error
+    if not chosen:
+        wanted = f"{selection.kind}" if selection.kind is not Kind.CODES else "such"
+        raise errors.conflict(f"The batch '{batch.id}' has no {wanted} lines.", code="no_lines")
+    return chosen
+
+
+async def _failures(doors: Doors, batch_id: str, key: str) -> AsyncIterator[tuple[int, bytes]]:
+    """The lines of an error file, each with its place in the input."""
+    sources, after = await from_store(doors.lines.sources(batch_id, None, key, over=True)), -1
+    while found := bounded(await from_store(doors.lines.page(sources, after, LOOK_LINES))):
+        texts = doors.lines.read(found)
+        for place in found:
+            yield place.index, await from_store(anext(texts))
+        after = found[-1].index
+
+
+async def lines(
+    doors: Doors, old: FileRecord, chosen: "array[int] | None", model: str | None
+) -> AsyncIterator[bytes]:
+    """Lines of an input file, some at a time, each with a newline.
+
+    Args:
+        doors: The doors.
+        old: The file.
+        chosen: Which of them, as places in order; None for all.
+        model: What to run them on; None leaves them as they are.
+
+    Raises:
+        ApiError: 409, its bytes are not there; 503, the store does not answer.
+    """
+    splitter, choice = Splitter(), _Choice(chosen, model)
+    try:
+        async for chunk in chunks_from_store(doors.store.read(old.key)):
+            # A chunk is some milliseconds of work, which others need not wait for.
+            yield await asyncio.to_thread(choice.take, splitter.feed(chunk))
+    except NotFound as error:
+        raise _gone("input", old.file.id) from error
+    yield choice.take(splitter.finish())
+
+
+class _Choice:
+    """Takes the wanted ones of the lines that go by."""
+
+    def __init__(self, chosen: Iterable[int] | None, model: str | None) -> None:
+        self._chosen: Iterator[int] | None = None if chosen is None else iter(chosen)
+        self._next = -1 if self._chosen is None else next(self._chosen, -1)
+        self._index = 0
+        self._model = model
+
+    def take(self, lines: Iterable[Line]) -> bytes:
+        taken = []
+        for line in lines:
+            if self._chosen is None:
+                taken.append(line.data or b"")
+            elif self._index == self._next:
+                taken.append(line.data or b"")
+                self._next = next(self._chosen, -1)
+            self._index += 1
+        return b"".join(recast(data, model=self._model) + b"\n" for data in taken)
+
+
+def _gone(which: str, file_id: str) -> ApiError:
+    message = f"The {which} file '{file_id}' of the batch is deleted, so its lines cannot be found."
+    return errors.conflict(message, code=GONE)

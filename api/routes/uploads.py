@@ -1,0 +1,120 @@
+"""The routes of uploads in parts."""
+
+from fastapi import APIRouter, Request, Response
+
+from tidemill.api import errors, shapes
+from tidemill.api.doors import Asking, Doors, Opened, body, json
+from tidemill.api.receiving import assembly, deposit, part
+from tidemill.api.state import lookup
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.messages import PartRecord, UploadRecord
+from tidemill.schemas.upload import LIFE_SECONDS, Upload, UploadPart
+
+_PART = {"requestBody": shapes.form([part.FIELD], {part.FIELD: shapes.BINARY})}
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+
+
+@router.post(
+    "",
+    response_model=Upload,
+    responses=shapes.LIMITED,
+    openapi_extra={"requestBody": shapes.body(shapes.NewUpload)},
+)
+async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+    """Begin an upload; it takes parts for an hour."""
+    asked = deposit.parse(await body(request), bytes_max=doors.settings.assembled_bytes_max)
+    with doors.booking(asking.project) as booking:
+        # It is only looked at: the room is taken part by part.
+        booking.bytes(asked.bytes)
+    now = int(doors.clock())
+    upload = Upload(
+        id=ids.new_upload_id(),
+        bytes=asked.bytes,
+        created_at=now,
+        expires_at=now + LIFE_SECONDS,
+        filename=asked.filename,
+        purpose=asked.purpose,
+    )
+    record = UploadRecord(project=asking.project, upload=upload, life_seconds=asked.life_seconds)
+    return await _put(doors, record)
+
+
+@router.post("/{upload_id}/parts", response_model=UploadPart, responses=shapes.LIMITED, openapi_extra=_PART)
+async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+    """Add a part; parts may arrive in any order and side by side."""
+    record = _pending(await lookup.upload(doors, asking.project, upload_id))
+    count, size = doors.view.pieces.arrived(upload_id)
+    if count >= deposit.PARTS_MAX:
+        raise errors.array_too_long("data", deposit.PARTS_MAX, count + 1)
+    # A part that is sent again after a lost answer is another one, so there may be more than was declared.
+    if size > 2 * record.upload.bytes:
+        raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
+    with doors.booking(asking.project) as booking:
+        taken = await part.receive(request, doors, upload_id, booking)
+        _pending(await lookup.upload(doors, asking.project, upload_id))
+        await doors.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
+        doors.view.pieces.put(taken)
+    return json(taken.part.model_dump_json().encode())
+
+
+@router.post(
+    "/{upload_id}/complete", response_model=Upload, openapi_extra={"requestBody": shapes.body(shapes.Completion)}
+)
+async def complete(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+    """Put the parts together in the order given; the same once more is answered the same."""
+    asked = deposit.order(await body(request))
+    record = await lookup.upload(doors, asking.project, upload_id)
+    if record.upload.status == "completed" and record.part_ids == asked.part_ids:
+        return _shown(record)
+    parts = await _parts(doors, _pending(record), asked)
+    made = await assembly.assemble(doors, record, parts, asked.md5)
+    current = await lookup.upload(doors, asking.project, upload_id)
+    if current.upload.status == "completed" and current.part_ids == asked.part_ids:
+        return _shown(current)
+    _pending(current)
+    offset = await doors.log.send(topics.FILES.name, made.file.id, codec.encode(made), headers=[])
+    doors.view.put_file(made, offset)
+    upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
+    return await _put(doors, record.model_copy(update={"upload": upload, "part_ids": asked.part_ids}))
+
+
+@router.post("/{upload_id}/cancel", response_model=Upload)
+async def cancel(upload_id: str, doors: Opened, asking: Asking) -> Response:
+    """Give an upload up; a body is not read."""
+    record = await lookup.upload(doors, asking.project, upload_id)
+    if record.upload.status == "cancelled":
+        return _shown(record)
+    upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
+    return await _put(doors, record.model_copy(update={"upload": upload}))
+
+
+def _pending(record: UploadRecord) -> UploadRecord:
+    if (status := record.upload.status) != "pending":
+        raise errors.invalid(f"The upload '{record.upload.id}' is not pending: its status is '{status}'.")
+    return record
+
+
+async def _parts(doors: Doors, record: UploadRecord, asked: deposit.Order) -> list[PartRecord]:
+    """The parts in the order asked for, checked against what the upload declared.
+
+    Raises:
+        ApiError: 400, one is not there, or they do not add up.
+    """
+    found = await lookup.parts(doors, record.upload.id, asked.part_ids)
+    size = sum(piece.bytes for piece in found)
+    if size != record.upload.bytes:
+        raise errors.invalid(
+            f"The parts have {size} bytes in all, but the upload declared {record.upload.bytes}.", param="part_ids"
+        )
+    return found
+
+
+async def _put(doors: Doors, record: UploadRecord) -> Response:
+    await doors.log.send(topics.UPLOADS.name, record.upload.id, codec.encode(record), headers=[])
+    doors.view.pieces.put(record)
+    return _shown(record)
+
+
+def _shown(record: UploadRecord) -> Response:
+    return json(record.upload.model_dump_json().encode())

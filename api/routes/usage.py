@@ -1,0 +1,159 @@
+"""The route of usage: what was run and what it cost, out of the ledger."""
+
+import base64
+import binascii
+from typing import Any, Final, Literal
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from tidemill.api import errors, paging, shapes
+from tidemill.api.auth import Principal
+from tidemill.api.doors import Asking, Opened, json
+from tidemill.api.paging import Row
+from tidemill.api.state.ledger import ALL_PROJECTS, DIMENSIONS, Query, Sum
+from tidemill.schemas.access import Role
+
+LIMIT_DEFAULT: Final = 100
+LIMIT_MAX: Final = 1_000
+TIME_MAX: Final = 1 << 40
+DEFAULT_SECONDS: Final = 30 * 86_400
+"""How far back a query looks that does not say."""
+
+router = APIRouter(prefix="/v1/usage", tags=["usage"])
+
+
+class CostSum(BaseModel):
+    """Exact decimals as text, in the unit of the operator's prices: `total` = `input` + `output`."""
+
+    total: str
+    input: str
+    output: str
+
+
+class UsageSum(BaseModel):
+    """One group of batches that are over; what it is not grouped by is null."""
+
+    object: Literal["usage"] = "usage"
+    id: str
+    project: str | None = None
+    model: str | None = None
+    day: str | None = None
+    batch_id: str | None = None
+    batches: int
+    lines: int
+    """Lines that succeeded."""
+    input_tokens: int
+    cached_tokens: int
+    """Of the input tokens."""
+    output_tokens: int
+    reasoning_tokens: int
+    """Of the output tokens."""
+    total_tokens: int
+    cost: CostSum
+
+
+class UsagePage(BaseModel):
+    """Sums, ordered by what they are grouped by."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageSum]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+_TIME: Final[dict[str, Any]] = {"minimum": 0, "maximum": TIME_MAX}
+_GROUPS: Final = "|".join(DIMENSIONS)
+_PARAMETERS: Final = {
+    "parameters": [
+        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX)[:2],
+        shapes.parameter(
+            "start_time", "integer", "Batches that ended then or later, Unix seconds; else of 30 days.", **_TIME
+        ),
+        shapes.parameter("end_time", "integer", "Batches that ended before, Unix seconds.", **_TIME),
+        shapes.parameter(
+            "group_by", "string", "Which sums are told apart, with commas between them; without it there is one.",
+            pattern=f"^(({_GROUPS})(,({_GROUPS}))*)?$",
+        ),
+        shapes.parameter(
+            "project", "string", f"Another project, or {ALL_PROJECTS} for all; for a key with the role admin."
+        ),
+    ]
+}  # fmt: skip
+
+
+@router.get("", response_model=UsagePage, openapi_extra=_PARAMETERS)
+async def index(request: Request, doors: Opened, asking: Asking) -> Response:
+    """Sum what batches have used that are over: tokens, lines that succeeded, and their cost."""
+    query = request.query_params
+    page = paging.parse(query, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
+    now = int(doors.clock())
+    by = _by(query.get("group_by") or "")
+    wanted = Query(
+        project=_project(query.get("project") or None, asking),
+        start=_time("start_time", query.get("start_time"), now - DEFAULT_SECONDS),
+        end=_time("end_time", query.get("end_time"), TIME_MAX),
+        by=by,
+        after=None if page.after is None else _group(page.after, by),
+        limit=page.limit + 1,
+    )
+    return json(paging.write(page, [_row(found, by) for found in doors.view.ledger.sums(wanted)]))
+
+
+def _by(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in DIMENSIONS:
+            raise errors.wrong_value("group_by", name, tuple(DIMENSIONS))
+    return names
+
+
+def _project(named: str | None, asking: Principal) -> str:
+    if named in {None, asking.project}:
+        return asking.project
+    if not asking.role.covers(Role.ADMIN):
+        raise errors.forbidden(asking.role, Role.ADMIN)
+    return named or ""
+
+
+def _time(param: str, text: str | None, default: int) -> int:
+    return paging.integer(param, text, minimum=0, maximum=TIME_MAX) if text else default
+
+
+def _row(found: Sum, by: tuple[str, ...]) -> Row:
+    group: dict[str, str | None] = dict(zip(by, found.group, strict=True))
+    shown = UsageSum(
+        id=_id(found.group),
+        project=group.get("project"),
+        # A batch that ended before its lines were looked at has no model, and used nothing.
+        model=group.get("model") or None,
+        day=group.get("day"),
+        batch_id=group.get("batch"),
+        batches=found.batches,
+        lines=found.lines,
+        input_tokens=found.input_tokens,
+        cached_tokens=found.cached_tokens,
+        output_tokens=found.output_tokens,
+        reasoning_tokens=found.reasoning_tokens,
+        total_tokens=found.input_tokens + found.output_tokens,
+        cost=CostSum(total=found.cost, input=found.cost_input, output=found.cost_output),
+    )
+    return Row(id=shown.id, body=shown.model_dump_json().encode())
+
+
+def _id(group: tuple[str, ...]) -> str:
+    """A group as a cursor: its values, in letters that need no escaping."""
+    return "usage_" + base64.urlsafe_b64encode(orjson.dumps(group)).decode().rstrip("=")
+
+
+def _group(cursor: str, by: tuple[str, ...]) -> tuple[str, ...]:
+    text = cursor.removeprefix("usage_")
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError) as error:
+        raise errors.unknown_cursor(cursor) from error
+    if not isinstance(found, list) or len(found) != len(by) or not all(isinstance(value, str) for value in found):
+        raise errors.unknown_cursor(cursor)
+    return tuple(found)

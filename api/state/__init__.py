@@ -1,0 +1,1 @@
+"""What the api knows: folded from the log into a file of its own, and looked up there."""

@@ -1,0 +1,323 @@
+"""What the api answers reads from: batches and files, folded from the log into a file of this process.
+
+The file holds, in one transaction, the rows and the offsets up to which they are folded, so that a restart goes
+on where it stopped. What this process has written to the log itself is put into the rows at once; `overlay.py`
+and the column `place`, the offset a file's row stems from, keep an older record from undoing it.
+"""
+
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.api.filters import ALL, Filter
+from tidemill.api.paging import Page, Row
+from tidemill.api.state import overlay
+from tidemill.api.state.claims import Claims
+from tidemill.api.state.keyring import Keyring
+from tidemill.api.state.ledger import Ledger
+from tidemill.api.state.links import Links
+from tidemill.api.state.loads import Loads
+from tidemill.api.state.news import News
+from tidemill.api.state.pieces import Pieces
+from tidemill.api.state.sqlite import Database
+from tidemill.api.state.strays import Strays
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import BatchRecord, FileRecord
+from tidemill.schemas.ports import Clock
+
+DELETED_SECONDS_MAX = 86_400
+"""How long a deleted file's row still serves as a cursor, for who deletes while paging."""
+
+_IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over)"
+
+_log = logging.getLogger(__name__)
+
+Record = tuple[str, bytes | None, int]
+"""Key, value, offset."""
+
+
+class UnknownCursor(Exception):
+    """`after` names no object of this project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The cluster that is folded, and where one of its topics ends."""
+
+    cluster: str
+    end: int
+
+
+class View:
+    """Everything is scoped by a project; another project's object is as one that is not there."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self.claims = Claims(database, clock)
+        self.pieces = Pieces(database, clock)
+        self.keyring = Keyring(database)
+        self.ledger = Ledger(database)
+        self.links = Links(database)
+        self.loads = Loads(database)
+        self.strays = Strays(database, clock)
+        self.news = News()
+        """Told after each fold."""
+        self._purge()
+
+    def batch(self, project: str, batch_id: str) -> bytes | None:
+        """A batch as JSON."""
+        rows = self._database.read("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
+        return self.links.shown(batch_id, _bytes(rows[0][0])) if rows else None
+
+    def batches(self, project: str, page: Page, wanted: Filter = ALL) -> list[Row]:
+        """Up to `page.limit` + 1 batches of those that are wanted.
+
+        Raises:
+            UnknownCursor: `page.after` is no batch of the project.
+        """
+        condition, values = wanted.condition()
+        rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page)
+        return [Row(id=row.id, body=self.links.shown(row.id, row.body)) for row in rows]
+
+    def file(self, project: str, file_id: str) -> FileRecord | None:
+        """A file, unless it is deleted or expired."""
+        rows = self._database.read(
+            "SELECT body, key, sha256, lines FROM files WHERE id = ? AND project = ? AND deleted_at IS NULL"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            file_id, project, int(self._clock()),
+        )  # fmt: skip
+        if not rows:
+            return None
+        body, key, sha256, lines = rows[0]
+        return FileRecord(
+            project=project, file=File.model_validate_json(_bytes(body)), key=str(key), sha256=str(sha256),
+            lines=None if lines is None else int(str(lines)),
+        )  # fmt: skip
+
+    def has_known(self, project: str, file_id: str) -> bool:
+        """Whether a file is there, or was there of late."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND project = ?", file_id, project))
+
+    def files(self, project: str, page: Page, purpose: str | None) -> list[Row]:
+        """Up to `page.limit` + 1 files, of one purpose or of all.
+
+        Raises:
+            UnknownCursor: `page.after` is not one of them, nor was it of late.
+        """
+        where, values = "project = ? AND deleted_at IS NULL", [project]
+        if purpose is not None:
+            where, values = f"{where} AND purpose = ?", [*values, purpose]
+        where += f" AND (expires_at IS NULL OR expires_at > {int(self._clock())})"
+        return self._rows("files", where, values, project, page)
+
+    def is_held(self, file_id: str) -> bool:
+        """Whether a deleted file was the input of a batch that was not over, so that its bytes are still there."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND held", file_id))
+
+    def expired(self, limit: int) -> list[tuple[str, str]]:
+        """Files whose time is over, though they are not deleted: id and key."""
+        rows = self._database.read(
+            "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
+            int(self._clock()), limit,
+        )  # fmt: skip
+        return [(str(file_id), str(key)) for file_id, key in rows]
+
+    def releasable(self, limit: int) -> list[tuple[str, str]]:
+        """Deleted files whose bytes were held for a batch that is over by now: id and key."""
+        rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
+        return [(str(file_id), str(key)) for file_id, key in rows]
+
+    def release(self, file_id: str) -> None:
+        """The bytes of a deleted file are gone."""
+        self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
+
+    def put_batch(self, record: BatchRecord) -> Batch:
+        """Show a batch that the log tells of, or a command of this process, unless more is known already.
+
+        Returns:
+            What is shown now.
+        """
+        shown = self.batch(record.project, record.batch.id)
+        batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
+        self._database.write(
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " over = excluded.over, status = excluded.status, body = excluded.body,"
+            " lines_left = excluded.lines_left",
+            batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
+            batch.status, batch.model_dump_json().encode(), self.loads.lines_left(batch),
+        )  # fmt: skip
+        if not shown:
+            # What a batch was given when it was created never changes.
+            self.links.put(batch)
+            for name, value in (batch.metadata or {}).items():
+                self._database.write("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", name, value, batch.id)
+        return batch
+
+    def put_file(self, record: FileRecord, offset: int) -> None:
+        """Show a file that stands at this offset of the log, unless a later record is known already."""
+        file = record.file
+        self._database.write(
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, key = excluded.key,"
+            " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0,"
+            " bytes = excluded.bytes, lines = excluded.lines"
+            " WHERE excluded.place > place",
+            file.id, record.project, file.created_at, file.purpose, file.expires_at, record.key, record.sha256,
+            file.model_dump_json().encode(), offset, file.bytes, record.lines,
+        )  # fmt: skip
+
+    def drop_file(self, file_id: str, offset: int) -> None:
+        """No longer show a file whose tombstone stands at this offset; -1 where the broker did not say."""
+        self._database.write(
+            f"UPDATE files SET deleted_at = ?, place = max(place, ?), held = {_IS_INPUT}"  # noqa: S608
+            " WHERE id = ? AND deleted_at IS NULL AND (? = -1 OR ? > place)",
+            int(self._clock()), offset, file_id, offset, offset,
+        )  # fmt: skip
+
+    def resume(self, topic: str, origin: Origin) -> int:
+        """The offset to read a topic from; rows of another cluster, or of a topic that is gone, are forgotten."""
+        with self._database.transaction():
+            known = self._database.read("SELECT cluster FROM origin")
+            if known and known[0][0] != origin.cluster:
+                _log.warning("the view is of another cluster and is folded anew")
+                for table in ("origin", "topics", "strays", *itertools.chain(*_TABLES.values())):
+                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
+                known = []
+            if not known:
+                self._database.write("INSERT INTO origin VALUES (?)", origin.cluster)
+            rows = self._database.read("SELECT next FROM topics WHERE name = ?", topic)
+            offset = int(str(rows[0][0])) if rows else 0
+            if offset > origin.end:
+                _log.warning("%s ends before what was folded of it and is folded anew", topic)
+                self._database.write("DELETE FROM topics WHERE name = ?", topic)
+                for table in _TABLES[topic]:
+                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the table below
+                offset = 0
+        return offset
+
+    def fold(self, topic: str, records: list[Record]) -> None:
+        """Take records of a topic, in order, and remember the offset after them: all of it or nothing."""
+        put = {
+            topics.BATCHES.name: self._fold_batch,
+            topics.FILES.name: self._fold_file,
+            topics.CLAIMS.name: self.claims.fold,
+            topics.UPLOADS.name: self.pieces.fold,
+            topics.KEYS.name: self.keyring.fold,
+            topics.LEDGER.name: self.ledger.fold,
+        }[topic]
+        with self._database.transaction():
+            for record in records:
+                try:
+                    put(*record)
+                except codec.DecodeError as error:
+                    # The text names fields and faults; it may quote a value, so it is not logged.
+                    _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
+            self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
+            if topic == topics.FILES.name:
+                self._settle()
+        self.news.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _fold_batch(self, key: str, value: bytes | None, offset: int) -> None:
+        del offset
+        if value is None:
+            self._database.write("DELETE FROM batches WHERE id = ?", key)
+            self._database.write("DELETE FROM labels WHERE batch_id = ?", key)
+            self.links.drop(key)
+        elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
+            self._database.write("DELETE FROM waiting WHERE id = ?", key)
+            self.put_batch(record)
+        else:
+            # Whoever sees the batch is over can get its files: they are on the way, on the other topic.
+            self._database.write(
+                "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", key, record.files_offset, value
+            )
+
+    @property
+    def _files_next(self) -> int:
+        rows = self._database.read("SELECT next FROM topics WHERE name = ?", topics.FILES.name)
+        return int(str(rows[0][0])) if rows else 0
+
+    def _settle(self) -> None:
+        """Show the batches whose files have arrived."""
+        ready = self._database.read("SELECT id, value FROM waiting WHERE files_offset < ?", self._files_next)
+        for batch_id, value in ready:
+            self.put_batch(codec.decode_batch(_bytes(value)))
+            self._database.write("DELETE FROM waiting WHERE id = ?", batch_id)
+
+    def _fold_file(self, key: str, value: bytes | None, offset: int) -> None:
+        if value is None:
+            self.drop_file(key, offset)
+            self._purge()
+        else:
+            self.put_file(codec.decode_file(value), offset)
+
+    def _rows(self, table: str, where: str, values: list[Any], project: str, page: Page) -> list[Row]:
+        sign, order = ("<", "DESC") if page.newest_first else (">", "ASC")
+        if page.after is not None:
+            where = f"{where} AND (created_at, id) {sign} (?, ?)"
+            values = [*values, self._created_at(table, project, page.after), page.after]
+        rows = self._database.read(
+            f"SELECT id, body FROM {table} WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?",  # noqa: S608
+            *values, page.limit + 1,
+        )  # fmt: skip
+        return [Row(id=str(row[0]), body=_bytes(row[1])) for row in rows]
+
+    def _created_at(self, table: str, project: str, object_id: str) -> int:
+        rows = self._database.read(
+            f"SELECT created_at FROM {table} WHERE id = ? AND project = ?",  # noqa: S608  a name of this module
+            object_id, project,
+        )  # fmt: skip
+        if not rows:
+            raise UnknownCursor
+        return int(str(rows[0][0]))
+
+    def _purge(self) -> None:
+        oldest = int(self._clock()) - DELETED_SECONDS_MAX
+        self._database.write("DELETE FROM files WHERE deleted_at < ? AND NOT held", oldest)
+
+
+_TABLES = {
+    topics.BATCHES.name: ("batches", "labels", "waiting", "replays"),
+    topics.FILES.name: ("files",),
+    topics.CLAIMS.name: ("claims",),
+    topics.UPLOADS.name: ("uploads", "parts"),
+    topics.KEYS.name: ("keys",),
+    topics.LEDGER.name: ("ledger",),
+}
+"""What each topic is folded into."""
+
+
+class Feed:
+    """One topic on its way into the view: gathers the records of a run and folds them at once."""
+
+    def __init__(self, view: View, topic: str) -> None:
+        self.topic = topic
+        self._view = view
+        self._records: list[Record] = []
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of the run."""
+        self._records.append((key, value, offset))
+
+    def applied(self) -> None:
+        """The run is over."""
+        records, self._records = self._records, []
+        self._view.fold(self.topic, records)
+
+    def resume(self, cluster: str, end: int) -> int:
+        """Begin anew, at the offset that is returned."""
+        self._records.clear()
+        return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
+
+
+def _bytes(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value

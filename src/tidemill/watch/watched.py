@@ -1,0 +1,65 @@
+"""The apps of a process as they are watched: by its pulse, `/readyz`, the metrics and the guard of retention."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from tidemill import metrics
+from tidemill.watch.guard import LOOK_SECONDS, Guard
+from tidemill.watch.health import Unwell
+from tidemill.watch.vitals import Vitals
+from tidemill.watch.watchdog import Watch
+
+
+class App(Protocol):
+    """What is needed of an app beyond what Faust has; see `stream.StageApp`."""
+
+    conf: Any
+    kept_seconds: float
+    oldest: Callable[[], float | None] | None
+
+
+class Watched:
+    """The apps of a process; there are none before `add`."""
+
+    def __init__(self) -> None:
+        self._apps: list[tuple[str, App, Vitals, Watch]] = []
+
+    def add(self, apps: Sequence[App]) -> None:
+        """Watch these; they are not started yet."""
+        for app in apps:
+            vitals = Vitals(app)
+            vitals.start()
+            self._apps.append((app.conf.id, app, vitals, Watch()))
+
+    def look(self, seconds: float) -> str | None:
+        """What is wrong with one of them for too long, `seconds` after the last look."""
+        for name, _, vitals, watch in self._apps:
+            if (symptom := watch.look(vitals.marks(), seconds)) is not None:
+                return f"{name}: {symptom}"
+        return None
+
+    async def assigned(self) -> None:
+        """Return where all of them have their place in their group and their tables.
+
+        Raises:
+            Unwell: One has not.
+        """
+        if not self._apps:
+            raise Unwell("not started yet")
+        if waiting := [name for name, _, vitals, _ in self._apps if not vitals.is_assigned]:
+            raise Unwell(f"without an assignment or its tables: {', '.join(waiting)}")
+
+    async def guard(self, ask: Callable[[], Awaitable[float]]) -> None:
+        """Watch over the retention of what the apps still need, until the task is cancelled.
+
+        Args:
+            ask: Asks the broker how long it keeps that, in seconds.
+        """
+        guard = Guard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
+        metrics.ask(metrics.LAG, guard.ages)
+        while True:
+            await guard.look()
+            for _, app, _, _ in self._apps:
+                app.kept_seconds = guard.kept_seconds
+            await asyncio.sleep(LOOK_SECONDS)
