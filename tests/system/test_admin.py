@@ -23,9 +23,10 @@ def apart(monkeypatch, request):
     def own(row):
         return replace(row, name=f"{request.node.name}.{row.name}")
 
+    named = (topics.COMMANDS, topics.OUTCOMES)
+    rest = [own(row) for row in topics.TOPICS if row not in named]
     monkeypatch.setattr(topics, "COMMANDS", own(topics.COMMANDS))
     monkeypatch.setattr(topics, "OUTCOMES", own(topics.OUTCOMES))
-    rest = [own(row) for row in topics.TOPICS[2:]]
     monkeypatch.setattr(topics, "TOPICS", (topics.COMMANDS, topics.OUTCOMES, *rest))
     for prefix in ("REQUESTS_PREFIX", "EXPRESS_PREFIX"):
         monkeypatch.setattr(topics, prefix, f"{request.node.name}.{getattr(topics, prefix)}")
