@@ -1,22 +1,26 @@
 """Several processes of a stage may share a data folder: each has a folder of its own, and finds it again."""
 
-import multiprocessing
+import subprocess
+import sys
 
 from tidemill import folder
 
-
-def taken(base, names):
-    names.put(folder.take(base).name)
+TAKES = (
+    "import sys; from pathlib import Path; from tidemill import folder; print(folder.take(Path(sys.argv[1])).name)"
+)
+SECONDS_MAX = 60
 
 
 def test_each_process_has_its_own(tmp_path):
     """The first gets the plain name; what a process had is free once it has ended, however it ended."""
     base = tmp_path / "state" / "results"
     assert folder.take(base) == base
-    spawn = multiprocessing.get_context("spawn")
-    names = spawn.SimpleQueue()
     for _ in range(2):
-        other = spawn.Process(target=taken, args=(base, names))
-        other.start()
-        other.join(30)
-        assert names.get() == "results-1"
+        other = subprocess.run(
+            [sys.executable, "-c", TAKES, str(base)],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=SECONDS_MAX,
+        )
+        assert other.stdout.strip() == "results-1"
