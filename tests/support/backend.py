@@ -5,6 +5,7 @@ It runs on a thread of the test's process, so a test sees each call as it comes 
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import struct
@@ -63,30 +64,34 @@ def as_told(body: dict[str, Any], nth: int) -> Behaviour:
             return Behaviour()
 
 
-class Backend:
-    """The server; a context manager. `url` ends in `/v1`.
+class _Period:
+    """What came between two resets. A call belongs to the period in which it began."""
 
-    Attributes:
-        rule: How calls are answered; may be set at any time.
-        bodies: How often each body came, by its JSON text with sorted keys.
-        paths: How many calls each path had.
-        keys: The `authorization` headers that came.
-        in_flight_max: The most calls there ever were at one time.
-    """
-
-    def __init__(self, rule: Rule = well) -> None:
-        self.rule = rule
+    def __init__(self) -> None:
         self.bodies: Counter[str] = Counter()
         self.paths: Counter[str] = Counter()
         self.keys: Counter[str] = Counter()
         self.in_flight = 0
         self.in_flight_max = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.over = asyncio.Event()
+
+
+class Backend:
+    """The server; a context manager. `url` ends in `/v1`.
+
+    Attributes:
+        rule: How calls are answered; may be set at any time.
+    """
+
+    def __init__(self, rule: Rule = well) -> None:
+        self.rule = rule
         self.url = ""
+        self._period = _Period()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
         self._stopped = asyncio.Event()
-        self._open = asyncio.Event()
-        self._open.set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -96,6 +101,31 @@ class Backend:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(START_SECONDS_MAX)
+
+    @property
+    def bodies(self) -> Counter[str]:
+        """How often each body came, by its JSON text with sorted keys."""
+        return self._period.bodies
+
+    @property
+    def paths(self) -> Counter[str]:
+        """How many calls each path had."""
+        return self._period.paths
+
+    @property
+    def keys(self) -> Counter[str]:
+        """The `authorization` headers that came."""
+        return self._period.keys
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have no answer yet."""
+        return self._period.in_flight
+
+    @property
+    def in_flight_max(self) -> int:
+        """The most calls there ever were at one time."""
+        return self._period.in_flight_max
 
     @property
     def calls(self) -> int:
@@ -109,20 +139,18 @@ class Backend:
 
     def hold(self) -> None:
         """Let every call wait, from now on, before it is judged."""
-        self._loop.call_soon_threadsafe(self._open.clear)
+        self._loop.call_soon_threadsafe(self._period.open.clear)
 
     def release(self) -> None:
         """Let the waiting calls go on."""
-        self._loop.call_soon_threadsafe(self._open.set)
+        self._loop.call_soon_threadsafe(self._period.open.set)
 
     def reset(self, rule: Rule = well) -> None:
-        """Forget what was counted, and answer by another rule."""
+        """Forget what was counted, and answer by another rule; calls under way end with an answer, uncounted."""
+        ended, self._period = self._period, _Period()
         self.rule = rule
-        self.release()
-        self.bodies.clear()
-        self.paths.clear()
-        self.keys.clear()
-        self.in_flight_max = 0
+        self._loop.call_soon_threadsafe(ended.open.set)
+        self._loop.call_soon_threadsafe(ended.over.set)
 
     def models(self, *names: str, max_in_flight: int = 64) -> dict[str, dict[str, Any]]:
         """The table `models` of a configuration in which this server has all of `names`."""
@@ -149,21 +177,23 @@ class Backend:
         return web.json_response({"object": "list", "data": []})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        period = self._period
         body = json.loads(await request.read())
         key = json.dumps(body, sort_keys=True)
-        self.bodies[key] += 1
-        nth = self.bodies[key]
-        self.paths[request.path] += 1
-        self.keys[request.headers.get("authorization", "")] += 1
-        self.in_flight += 1
-        self.in_flight_max = max(self.in_flight_max, self.in_flight)
+        period.bodies[key] += 1
+        nth = period.bodies[key]
+        period.paths[request.path] += 1
+        period.keys[request.headers.get("authorization", "")] += 1
+        period.in_flight += 1
+        period.in_flight_max = max(period.in_flight_max, period.in_flight)
         try:
-            await self._open.wait()
+            await period.open.wait()
             how = self.rule(body, nth)
             if how.latency_seconds:
-                await asyncio.sleep(how.latency_seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(period.over.wait(), how.latency_seconds)
         finally:
-            self.in_flight -= 1
+            period.in_flight -= 1
         if how.cut and request.transport:
             request.transport.abort()
         content = how.body if how.body is not None else json.dumps(_content(request.path, body, how)).encode()

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from support.backend import Behaviour, well
+from support.backend import Backend, Behaviour, well
 from support.processing import rig
 from support.waiting import until
 
@@ -15,6 +15,13 @@ from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import Status
 
 pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def backend():
+    """A server that nothing but the test's own model calls."""
+    with Backend() as made:
+        yield made
 
 
 @pytest.fixture
