@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from openai import OpenAI
 from support.backend import as_told
-from support.stack import KEY, Stack
+from support.stack import KEPT, KEY, Stack
 from support.waiting import until
 
 from tidemill.schemas import ids, topics
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
 URL = "/v1/chat/completions"
 IDLE_SECONDS = 6
-LINES_SAME = 5000
+EXAMPLE_LINES = 500
 BEARER = ("authorization", f"Bearer {KEY}".encode())
 END = ("tidemill-end", b"true")
 SECONDS_MAX = 60
@@ -86,6 +86,24 @@ def is_over(batch):
 
 def lines_of(client, file_id):
     return [json.loads(text) for text in client.files.content(file_id).text.splitlines()] if file_id else []
+
+
+def page():
+    """The part of docs/intake.md with the examples."""
+    text = (Path(__file__).parents[2] / "docs" / "intake.md").read_text("utf-8")
+    return text.partition("\n## Examples\n")[2].partition("\n## ")[0]
+
+
+def preparation():
+    """What the page says has to go before each of them."""
+    (found,) = re.findall(r"```sh\n(.*?)```", page().partition("\n### ")[0], re.DOTALL)
+    return found
+
+
+def examples():
+    """Their titles, each with its language and its code."""
+    found = re.findall(r"^### (.*?)$.*?^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
+    return {title: (language, code) for title, language, code in found}
 
 
 async def letters(stack, name):
@@ -244,27 +262,6 @@ async def test_a_killed_ingest_loses_and_doubles_nothing(stack, client, producer
     assert (receipt["lines"], receipt["missing"], receipt["double"]) == (3001, 0, 0)
 
 
-async def test_both_ways_give_the_same_bytes(client, producer):
-    """The same lines by REST and by Kafka have the same output, but for the ids."""
-    lines = [line(number) for number in range(LINES_SAME)]
-    batch_id = None
-    for start in range(0, LINES_SAME, 250):
-        found = await send(
-            producer, "same", lines[start : start + 250], *([END] if start + 250 == LINES_SAME else [])
-        )
-        batch_id = batch_id or found
-    file = client.files.create(file=("in.jsonl", b"\n".join(lines)), purpose="batch")
-    made = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h")
-    outputs = []
-    for one in (batch_id, made.id):
-        batch = await shown(client, one, is_over)
-        assert (batch.status, batch.request_counts.completed) == ("completed", LINES_SAME)
-        outputs.append(
-            [_without_ids(text) for text in client.files.content(batch.output_file_id).text.splitlines()]
-        )
-    assert outputs[0] == outputs[1]
-
-
 async def test_the_command_produces(stack, client, tmp_path):
     """`tidemill produce` packs a file into records, and prints the id of the batch; without an end it goes on."""
     file = tmp_path / "in.jsonl"
@@ -285,50 +282,32 @@ async def test_the_command_produces(stack, client, tmp_path):
     assert (counts.total, counts.completed, counts.failed) == (6000, 3000, 3000)
 
 
-async def test_the_example_runs_as_printed(stack, client, tmp_path):
-    """The Python of docs/intake.md."""
-    text = (Path(__file__).parents[2] / "docs" / "intake.md").read_text("utf-8")
-    (example,) = re.findall(r"```python\n(# aiokafka.*?)```", text, re.DOTALL)
-    environ = {**os.environ, "TIDEMILL_KAFKA": stack.kafka, "TIDEMILL_API_KEY": KEY, "MODEL": "chat"}
-    script = tmp_path / "example.py"
-    script.write_text(example, "utf-8")
-    argv = [sys.executable, str(script)]
-    done = await asyncio.to_thread(subprocess.run, argv, env=environ, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or shutil.which("kcat")])
+async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
+    """Each of docs/intake.md, after the lines that the page begins with; kcat where it is installed."""
+    local = tmp_path / ".tidemill"
+    local.mkdir()
+    (local / "run.json").symlink_to(stack.data / "run.json")
+    (local / "api_key").write_text(KEY)
+    (tmp_path / "in.jsonl").write_bytes(b"".join(line(number) + b"\n" for number in range(EXAMPLE_LINES)))
+    language, code = examples()[title]
+    (tmp_path / "example").write_text(code)
+    command = code if language == "sh" else "python3 example"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT}
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-euo", "pipefail", "-c", preparation() + command],
+        env={**kept, "PATH": path}, capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    (stream,) = set(re.findall(r"crawl-\d", code))
 
     def look():
-        return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == "crawl-2026-11-23"]
+        return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == stream]
 
     (batch,) = await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
     batch = await shown(client, batch.id, is_over)
-    assert (batch.status, batch.request_counts.completed) == ("completed", 1000)
-    assert batch.metadata == {"source": "crawl"}
-
-
-if shutil.which("kcat") is not None:
-
-    async def test_kcat_as_printed(stack, client, tmp_path):
-        """The shell of docs/intake.md, where kcat is installed."""
-        text = (Path(__file__).parents[2] / "docs" / "intake.md").read_text("utf-8")
-        (example,) = re.findall(r"```\n(export KAFKA.*?)```", text, re.DOTALL)
-        (tmp_path / ".tidemill").symlink_to(stack.data)
-        (tmp_path / "in.jsonl").write_bytes(b"".join(line(number) + b"\n" for number in range(500)))
-        script = example.replace("$(cat .tidemill/api_key)", KEY)
-        argv = ["bash", "-euc", script]
-        done = await asyncio.to_thread(
-            subprocess.run, argv, capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert done.returncode == 0, done.stderr
-
-        def look():
-            return [batch for batch in client.batches.list() if batch.tidemill.get("stream") == "crawl"]
-
-        (batch,) = await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
-        batch = await shown(client, batch.id, is_over)
-        assert (batch.status, batch.request_counts.completed) == ("completed", 500)
-
-
-def _without_ids(text):
-    found = json.loads(text)
-    del found["id"], found["response"]["request_id"]
-    return json.dumps(found)
+    assert (batch.status, batch.request_counts.completed) == ("completed", EXAMPLE_LINES)
+    assert [found["custom_id"] for found in lines_of(client, batch.output_file_id)] == [
+        f"id-{number}" for number in range(EXAMPLE_LINES)
+    ]

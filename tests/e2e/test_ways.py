@@ -4,16 +4,20 @@ A new way is a function that takes the service and the lines, has them run as on
 stands in `WAYS`, and is compared with the others.
 """
 
+import asyncio
 import datetime as dt
 import json
 import re
 
 import httpx
 import pytest
+from aiokafka import AIOKafkaProducer
 from openai import OpenAI
 from support.backend import Behaviour
 from support.stack import KEY
 from support.waiting import wait_until
+
+from tidemill.schemas import ids, topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -21,6 +25,9 @@ LINES = 5_000
 FAILS_EVERY = 83
 CHAT = "/v1/chat/completions"
 BATCH_SECONDS_MAX = 120.0
+STREAM = b"ways"
+RECORD_LINES = 2
+"""Of the stream: two of the large lines would still fit."""
 OWN_ID = re.compile(rb'"id":"batch_req_[0-9a-f]+",')
 REQUEST_ID = re.compile(rb'"request_id":"[^"]*"')
 
@@ -53,6 +60,7 @@ class Service:
 
     def __init__(self, stack):
         self.sdk = OpenAI(base_url=stack.api, api_key=KEY)
+        self.kafka = stack.kafka
         self.http = httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
 
     def __enter__(self):
@@ -101,7 +109,27 @@ def by_replay_of_the_log(service, source):
     return service.replay(source=wanted)["id"]
 
 
-WAYS = (by_rest, by_replay_of_a_batch, by_replay_of_the_log)
+def by_kafka(service, source):
+    """A stream of a direct producer, some lines a record."""
+    batch_id = asyncio.run(produced(service.kafka, source.read_bytes().splitlines()))
+    wait_until(lambda: batch_id in {batch.id for batch in service.sdk.batches.list()}, "the stream's batch")
+    return batch_id
+
+
+async def produced(kafka, lines):
+    """Send lines as a stream; returns the id of its batch."""
+    key, ends = ("authorization", f"Bearer {KEY}".encode()), ("tidemill-end", b"true")
+    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+        coming = [
+            await producer.send(topics.INTAKE.name, b"\n".join(some), key=STREAM, headers=[key])
+            for some in (lines[start : start + RECORD_LINES] for start in range(0, len(lines), RECORD_LINES))
+        ]
+        await producer.send_and_wait(topics.INTAKE.name, b"", key=STREAM, headers=[key, ends])
+    first = await coming[0]
+    return ids.stream_batch_id(first.partition, first.offset)
+
+
+WAYS = (by_rest, by_kafka, by_replay_of_a_batch, by_replay_of_the_log)
 
 
 def plain(content):
