@@ -136,7 +136,8 @@ class Fleet:
         if call.is_probe or not full or backend.limit.is_pressed or (call.slot.trial and backend.in_flight):
             was_open = backend.breaker.is_open
             backend.breaker.failed(kind, now, is_probe=call.is_probe, asked=asked)
-            if backend.breaker.is_open and not was_open:
+            # One that has calls under way and refuses another is full, and is not away.
+            if backend.breaker.is_open and not was_open and not (full and backend.in_flight):
                 backend.limit.halve()
         if backend.failed_line not in {None, line}:
             backend.fails_all = True

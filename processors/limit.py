@@ -8,13 +8,16 @@ all of the highest calls, the other as many of these as of all.
 | what is seen | then |
 |---|---|
 | trial calls are answered, or are not refused for a second | they become sure, the next trial is twice as large |
-| three trial calls are refused, and a quarter of the trial | it ends, the next one has a quarter of its size |
-| ten of the last 32 calls are refused | the limit falls to three quarters, or to what is in flight |
-| ten of the highest 32 calls are refused, not of all | it falls by one |
+| four trial calls in a row are refused, or three and a quarter of the trial | it ends; where it ended is *full* |
+| half of the last eight of the highest calls are refused, or ten of the last 32 of all | it falls a little |
+| ten of the last 32 calls are not answered in time | it falls to three quarters |
 
-The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. Later each
-answer earns a part of a refusal, and a trial is made when what it may cost has been earned: so at most about one
-in two hundred calls is refused for the sake of trials. A few refusals near the limit are `relief.py`'s matter.
+The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. The calls of a
+trial go out in slices, a few milliseconds apart: a full backend refuses the first of them, and the rest stays
+here. A trial ends below what was full, and one more call than that is tried alone. The limit falls by one call,
+and by twice as many each time until a call that was sent since is answered; or to what is in flight. Each answer
+earns a part of a refusal, which trials spend: so at most about one in two hundred calls is refused for their sake.
+A few refusals near the limit are `relief.py`'s matter.
 """
 
 import math
@@ -31,19 +34,26 @@ TRIAL_CALLS_MIN: Final = 3
 """Answers, or refusals, that decide a trial, whatever its size."""
 REFUSED_PART: Final = 4
 """One in so many refused is too many for a trial."""
+REFUSED_ROW: Final = 4
+"""So many trial calls in a row are refused by chance hardly ever."""
+SLICES: Final = 8
+SLICE_SECONDS: Final = 0.005
+"""A refusal is there within this time, unless the backend is far away."""
 WINDOW_CALLS: Final = 32
 WINDOW_REFUSED_MAX: Final = 10
 """With one call in twenty refused at random, this happens once in half a million windows."""
-EDGE_CALLS: Final = 2
+EDGE_PART: Final = 16
+EDGE_CALLS_MIN: Final = 2
 """The highest calls below the sure number: with one call too many, the last of them is refused each time."""
+EDGE_WINDOW_CALLS: Final = 8
+EDGE_REFUSED_MAX: Final = 4
+"""This happens by chance now and then, and costs one call until the next trial."""
 PRESSED_CALLS_MIN: Final = 8
 KEPT_PART: Final = 0.75
-"""Of the limit, where many calls are refused or not answered in time, or the backend says that it has too many."""
+"""Of the limit, where many calls are not answered in time."""
 CREDIT_PER_ANSWER: Final = 0.005
 CREDIT_REFUSALS_MAX: Final = 16.0
 """At the beginning there is as much, so that the first trials go fast."""
-
-_WINDOW_MASK: Final = (1 << WINDOW_CALLS) - 1
 
 
 class Slot(NamedTuple):
@@ -61,22 +71,29 @@ class Slot(NamedTuple):
 class _Trial:
     number: int
     since: float
+    next_at: float
+    """When its next slice may go out."""
+    open: int = 0
+    """Calls above the sure number that may go out by now."""
     sent: int = 0
     answered: int = 0
     refused: int = 0
+    row: int = 0
+    """Refused since the last that was answered."""
 
 
 class _Window:
     """Which of the last calls were refused."""
 
-    __slots__ = ("bits", "seen")
+    __slots__ = ("bits", "mask", "seen")
 
-    def __init__(self) -> None:
+    def __init__(self, calls: int) -> None:
         self.bits = 0
+        self.mask = (1 << calls) - 1
         self.seen = 0
 
     def note(self, refused: int) -> None:
-        self.bits = (self.bits << 1 | refused) & _WINDOW_MASK
+        self.bits = (self.bits << 1 | refused) & self.mask
         self.seen += 1
 
     @property
@@ -101,8 +118,12 @@ class Limit:
         self._trial: _Trial | None = None
         self._trials = 0
         self._cuts = 0
-        self._all = _Window()
-        self._edge = _Window()
+        self._fall = 1
+        """Calls that the next cut takes."""
+        self._full: int | None = None
+        """So many calls were refused when they were last tried."""
+        self._all = _Window(WINDOW_CALLS)
+        self._edge = _Window(EDGE_WINDOW_CALLS)
         self._relief = Relief()
         self._credit = CREDIT_REFUSALS_MAX
         self._is_held = False
@@ -110,8 +131,8 @@ class Limit:
     @property
     def allowed(self) -> int:
         """Calls that may be in flight."""
-        calls = self.sure if self._trial is None else min(self.sure + self._step, self._calls_max)
-        return self._ours(calls)
+        calls = self.sure if self._trial is None else self.sure + self._trial.open
+        return self._ours(min(calls, self._calls_max))
 
     @property
     def is_pressed(self) -> bool:
@@ -123,7 +144,7 @@ class Limit:
         """A call goes out; `level` calls are in flight with it."""
         sure = self._ours(self.sure)
         if level <= sure or self._trial is None:
-            return Slot(self._cuts, 0, level > sure - EDGE_CALLS)
+            return Slot(self._cuts, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART))
         self._trial.sent += 1
         return Slot(self._cuts, self._trial.number, is_edge=False)
 
@@ -133,6 +154,7 @@ class Limit:
         self._note(slot, refused=0)
         if self._trial is not None and slot.trial == self._trial.number:
             self._trial.answered += 1
+            self._trial.row = 0
             self._judge(now)
 
     def refused(self, slot: Slot, in_flight: int, now: float, *, late: bool = False) -> None:
@@ -145,17 +167,19 @@ class Limit:
             late: Whether it had no answer in time.
         """
         if slot.trial:
+            self._credit = max(0.0, self._credit - 1)
             # One that comes in late, when its trial has ended, says nothing new.
             if self._trial is not None and slot.trial == self._trial.number:
                 self._trial.refused += 1
+                self._trial.row += 1
                 self._judge(now)
             return
         self._note(slot, refused=1)
-        if max(self._all.refused, self._edge.refused) >= WINDOW_REFUSED_MAX:
-            # Where only the highest calls are refused, it is a matter of one or two.
-            is_deep = late or self._all.refused >= WINDOW_REFUSED_MAX
-            most = int(self.sure * KEPT_PART) if is_deep else self.sure - 1
-            self._cut(max(self.sure // 2, min(most, int(in_flight / self._share))))
+        if self._all.refused >= WINDOW_REFUSED_MAX and late:
+            self._cut(int(self.sure * KEPT_PART))
+        elif self._all.refused >= WINDOW_REFUSED_MAX or self._edge.refused >= EDGE_REFUSED_MAX:
+            fall, self._fall = self._fall, 2 * self._fall
+            self._cut(max(self.sure // 2, min(self.sure - fall, int(in_flight / self._share))))
 
     def tick(self, in_flight: int, now: float) -> None:
         """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
@@ -163,15 +187,22 @@ class Limit:
             self._judge(now)
         if self._trial is None and in_flight >= self._ours(self.sure):
             self._trial = self._begun(now)
+        trial = self._trial
+        if trial is not None and trial.open < self._step and now >= trial.next_at:
+            trial.open = min(self._step, trial.open + math.ceil(self._step / SLICES))
+            trial.next_at = now + SLICE_SECONDS
 
     @property
     def ripe_at(self) -> float | None:
-        """When a trial that is under way may be judged by time alone."""
-        return None if self._trial is None else self._trial.since + SETTLED_SECONDS
+        """When a trial that is under way goes on, or may be judged by time alone."""
+        if self._trial is None:
+            return None
+        return self._trial.next_at if self._trial.open < self._step else self._trial.since + SETTLED_SECONDS
 
     def halve(self) -> None:
         """The backend was away: begin with less, and find the rest again."""
         self._cut(self.sure // 2)
+        self._full = None
         self._step = self.sure
         self._credit = CREDIT_REFUSALS_MAX
 
@@ -198,12 +229,14 @@ class Limit:
             return None
         if self._credit < TRIAL_CALLS_MIN:
             return None
+        if self._full is not None:
+            self._step = min(self._step, max(1, self._full - 1 - self.sure))
         while self._step > 1 and not self._relief.allows(self.sure + self._step):
             self._step //= 2
         # A share of a step may be less than one call.
         self._step = max(self._step, math.ceil(1 / self._share))
         self._trials += 1
-        self._trial = _Trial(self._trials, now)
+        self._trial = _Trial(self._trials, now, next_at=now)
         return self._trial
 
     def _judge(self, now: float) -> None:
@@ -212,14 +245,16 @@ class Limit:
         needed = max(TRIAL_CALLS_MIN, self._ours(self._step) // 2)
         is_settled = trial.sent >= needed and now >= trial.since + SETTLED_SECONDS
         is_refused = REFUSED_PART * trial.refused > trial.sent
-        if trial.refused >= TRIAL_CALLS_MIN and is_refused:
+        if trial.row >= REFUSED_ROW or (trial.refused >= TRIAL_CALLS_MIN and is_refused):
             self._trial = None
-            self._credit -= TRIAL_CALLS_MIN
-            self._step = max(1, self._step // 4)
+            taken = int((trial.sent - trial.refused) / self._share)
+            self._full = self.sure + min(taken, self._step - 1) + 1
         elif (trial.answered >= needed and REFUSED_PART * trial.refused <= trial.answered) or (
             is_settled and not is_refused
         ):
             self.sure = min(self.sure + self._step, self._calls_max)
+            if self._full is not None and self.sure >= self._full:
+                self._full = None
             self._step = min(2 * self._step, self.sure)
             self._relief.begin()
             self._trial = None
@@ -228,6 +263,8 @@ class Limit:
         if slot.cut != self._cuts:
             # What was sent under a higher limit says nothing of this one.
             return
+        if not refused:
+            self._fall = 1
         self._all.note(refused)
         if slot.is_edge:
             self._edge.note(refused)
@@ -238,11 +275,11 @@ class Limit:
             self._cuts += 1
 
     def _cut(self, calls: int) -> None:
-        # What was cut too deep is soon found again.
-        self._step = max(1, (self.sure - calls) // 4)
         self.sure = max(1, calls)
+        self._full = self.sure + 1
+        self._step = 1
         self._trial = None
         self._cuts += 1
-        self._all = _Window()
-        self._edge = _Window()
+        self._all = _Window(WINDOW_CALLS)
+        self._edge = _Window(EDGE_WINDOW_CALLS)
         self._relief.reset()

@@ -28,7 +28,8 @@ class Sample:
 class Server:
     """Takes as many calls as its capacity at the time; refuses the others at once, and some at random at the end.
 
-    `crowded` says from how many calls in flight on a part of them is refused at once, and which part.
+    `crowded` says from how many calls in flight on a part of them is refused at once, and which part. We hear of
+    an end up to `deaf_seconds` late, as a process does that is busy with something else.
     `capacity` and `latency_seconds` are functions of the time; a capacity of 0 is a server that is down.
     """
 
@@ -41,6 +42,7 @@ class Server:
         refused_share: float = 0.0,
         crowded: tuple[int, float] | None = None,
         retry_after: float | None = 1.0,
+        deaf_seconds: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.now = 1000.0
@@ -51,8 +53,10 @@ class Server:
         self._refused_share = refused_share
         self._crowded = crowded
         self._retry_after = retry_after
+        self._deaf_seconds = deaf_seconds
         self._rng = random.Random(seed)
-        self._ends: list[tuple[float, int, Pass, bool, bool]] = []
+        self._ends: list[tuple[float, int, Pass, bool]] = []
+        self._freed: list[float] = []
         self._number = 0
 
     def run(self, seconds: float) -> Sample:
@@ -76,20 +80,24 @@ class Server:
 
     def _send(self, call: Pass) -> None:
         self._number += 1
+        while self._freed and self._freed[0] <= self.now:
+            heappop(self._freed)
+            self.in_flight -= 1
         taken = self.in_flight < self._capacity(self.now)
         if self._crowded is not None and self.in_flight >= self._crowded[0]:
             taken = taken and self._rng.random() >= self._crowded[1]
         if taken:
             self.in_flight += 1
             at = self.now + self._latency_seconds(self._rng)
+            heappush(self._freed, at)
         else:
             at = self.now + REFUSAL_SECONDS
+        at += self._deaf_seconds * self._rng.random()
         good = taken and self._rng.random() >= self._refused_share
-        heappush(self._ends, (at, self._number, call, taken, good))
+        heappush(self._ends, (at, self._number, call, good))
 
     def _end(self, sample: Sample) -> None:
-        _, number, call, taken, good = heappop(self._ends)
-        self.in_flight -= taken
+        _, number, call, good = heappop(self._ends)
         if good:
             sample.answered += 1
             self._fleet.answered(call, self.now)

@@ -126,3 +126,21 @@ def test_a_few_refusals_near_the_limit_are_relieved() -> None:
     steady = server.run(40)
     assert steady.refused_share <= STEADY_REFUSED_MAX
     assert steady.answered >= 0.88 * 640 * 40
+
+
+@pytest.mark.parametrize("capacity", [64, 200])
+@pytest.mark.parametrize("deaf_seconds", [0.0, 0.005])
+def test_few_are_refused_from_the_first_call_on(capacity: int, deaf_seconds: float) -> None:
+    """Also where answers are noticed late, so that more calls seem to be taken than are."""
+    server = Server(lone(Limit(256)), capacity=lambda _: capacity, deaf_seconds=deaf_seconds)
+    whole = server.run(15)
+    assert whole.refused_share <= STEADY_REFUSED_MAX / 2
+    assert whole.answered >= 0.9 * capacity * 10 * 15
+
+
+def test_a_trial_stops_at_its_first_refusals() -> None:
+    """What a full backend refuses of a large trial is a slice of it; it is known then how many it took."""
+    limit = Limit(256)
+    server = Server(lone(limit), capacity=lambda _: 100)
+    assert server.run(2).refused <= 40
+    assert 99 <= limit.sure <= 101
