@@ -1,13 +1,13 @@
 """The command line: each command imports what it needs when it is called, so that all of them start fast."""
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.client import commands as client
 from tidemill.client import producing, replaying
-from tidemill.client.options import ApiKey, BaseUrl, DataFolder, ErrorsFile, OutputFile, ReceiptFile
+from tidemill.client.command import refuse
 from tidemill.ops import commands as operator
 
 if TYPE_CHECKING:
@@ -23,8 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
+app.command()(client.run)
+app.command()(client.watch)
+app.command("list")(client.list_batches)
+app.command()(client.cancel)
+app.command()(client.usage)
+app.command()(client.verify)
+app.add_typer(client.keys_app, name="keys")
 app.command()(replaying.retry)
 app.command()(producing.produce)
 app.add_typer(replaying.app, name="replay")
@@ -82,7 +87,7 @@ def processors(
     if models is not None:
         named = [name.strip() for name in models.split(",")]
         if unknown := [name for name in named if name not in settings.models]:
-            _refuse(f"no such model is configured: {', '.join(unknown)}")
+            refuse(f"no such model is configured: {', '.join(unknown)}")
         settings = settings.model_copy(update={"models": {name: settings.models[name] for name in named}})
     stage(settings)
 
@@ -114,172 +119,6 @@ def backend_demo(
 
 
 @app.command()
-def run(
-    file: Annotated[Path, typer.Argument(help="JSONL, one request a line.")],
-    *,
-    output: OutputFile = None,
-    errors: ErrorsFile = None,
-    receipt: ReceiptFile = None,
-    endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
-    window: Annotated[str, typer.Option(help="How long the batch may take.")] = "24h",
-    parallel: Annotated[
-        int, typer.Option(min=1, max=64, help="Batches at one time, where the file is more than one holds.")
-    ] = 4,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Run a file of any size: upload, follow, download, check. Ctrl-C leaves it running."""
-    from tidemill.client import run as command
-    from tidemill.client.place import Sink
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    sink = Sink(output=output, errors=errors, receipt=receipt)
-    job = command.run(talk, target, file, sink, endpoint=endpoint, window=window, parallel=parallel)
-    raise typer.Exit(command.ended(talk, job))
-
-
-@app.command()
-def watch(
-    batch: Annotated[str, typer.Argument(help="Id of the batch.")],
-    *,
-    output: OutputFile = None,
-    errors: ErrorsFile = None,
-    receipt: ReceiptFile = None,
-    source: Annotated[Path | None, typer.Option("--input", help="The batch's input, to check against.")] = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Follow a batch to its end; with -o, fetch and check its results."""
-    from tidemill.client import run as command
-    from tidemill.client.place import Sink
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    sink = Sink(output=output, errors=errors, receipt=receipt)
-    raise typer.Exit(command.ended(talk, command.watch(talk, target, batch, sink, source)))
-
-
-@app.command("list")
-def list_batches(
-    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Show the newest batches."""
-    from tidemill.client import run as command
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    raise typer.Exit(command.ended(talk, command.show(target, limit=limit, as_json=as_json)))
-
-
-@app.command()
-def cancel(
-    batch: Annotated[str, typer.Argument(help="Id of the batch.")],
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Cancel a batch; what it has done by then is kept."""
-    from tidemill.client import run as command
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    raise typer.Exit(command.ended(talk, command.cancel(talk, target, batch)))
-
-
-@app.command()
-def usage(
-    since: Annotated[
-        str | None, typer.Option(help="The first day, like 2026-11-23, in UTC; else 30 days.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="The first day that is left out.")] = None,
-    by: Annotated[str | None, typer.Option(help="Of project, model, day, batch, with commas between.")] = "model",
-    project: Annotated[
-        str | None, typer.Option(help="Another project, or * for all; with an admin's key.")
-    ] = None,
-    *,
-    as_csv: Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Show tokens and cost of the batches that are over."""
-    from tidemill.client import run as command
-    from tidemill.client import usage as report
-    from tidemill.client.place import InputFault
-
-    talk = command.console()
-    try:
-        query = report.query(since=since, until=until, by=by, project=project)
-    except InputFault as error:
-        _refuse(str(error))
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    raise typer.Exit(command.ended(talk, report.show(target, query, as_csv=as_csv, as_json=as_json)))
-
-
-@keys_app.command("create")
-def create_key(
-    *,
-    name: Annotated[str, typer.Option(help="What it is for.")],
-    project: Annotated[str | None, typer.Option(help="Whose it is; by default the asking key's project.")] = None,
-    role: Annotated[str, typer.Option(help="read, write or admin.")] = "write",
-    life_seconds: Annotated[int | None, typer.Option("--expires-in", help="Seconds; else until revoked.")] = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Make a key; its secret is printed on stdout, once."""
-    from tidemill.client import keys as work
-    from tidemill.client import run as command
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    making = work.create(talk, target, name=name, project=project, role=role, life_seconds=life_seconds)
-    raise typer.Exit(command.ended(talk, making))
-
-
-@keys_app.command("list")
-def list_keys(
-    project: Annotated[str | None, typer.Option(help="Only its keys.")] = None,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Show the keys, without their secrets."""
-    from tidemill.client import keys as work
-    from tidemill.client import run as command
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    raise typer.Exit(command.ended(talk, work.show(target, project=project, as_json=as_json)))
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    key: Annotated[str, typer.Argument(help="Id of the key.")],
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
-    """Revoke a key: within seconds it opens nothing any more."""
-    from tidemill.client import keys as work
-    from tidemill.client import run as command
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    raise typer.Exit(command.ended(talk, work.revoke(talk, target, key)))
-
-
-@app.command()
 def bench(
     mock: Annotated[str, typer.Option(help="Address of a mock backend that is told how to behave.")],
     case: Annotated[list[str] | None, typer.Option(help="Only this one; may be said again.")] = None,
@@ -292,18 +131,6 @@ def bench(
     measure(mock, case or [], save, compare)
 
 
-@app.command()
-def verify(
-    file: Annotated[Path, typer.Argument(help="The batch's input.")],
-    output: Annotated[Path | None, typer.Argument(help="Its output file.")] = None,
-    errors: Annotated[Path | None, typer.Argument(help="Its error file.")] = None,
-) -> None:
-    """Check files, without a service: each input line has exactly one result line."""
-    from tidemill.client import run as command
-
-    raise typer.Exit(command.verify(command.console(), file, output, errors))
-
-
 def _settings(config: Path | None, **options: object) -> "Settings":
     """The settings of a command; an option that is given goes before everything else."""
     from tidemill import settings
@@ -311,13 +138,8 @@ def _settings(config: Path | None, **options: object) -> "Settings":
     try:
         loaded = settings.load(config)
     except settings.SettingsError as error:
-        _refuse(str(error))
+        refuse(str(error))
     return loaded.model_copy(update={name: value for name, value in options.items() if value is not None})
-
-
-def _refuse(text: str) -> NoReturn:
-    typer.echo(f"tidemill: {text}", err=True)
-    raise typer.Exit(2)
 
 
 def main() -> None:

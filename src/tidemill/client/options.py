@@ -5,9 +5,6 @@ from typing import Annotated
 
 import typer
 
-BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, /v1 included.", show_default=False)]
-ApiKey = Annotated[str | None, typer.Option(help="Key to the service.", show_default=False)]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder of the local service.")]
 OutputFile = Annotated[Path | None, typer.Option("-o", "--output", help="Where results go; else to stdout.")]
 ErrorsFile = Annotated[Path | None, typer.Option("--errors", help="Where failed lines go; else beside -o.")]
 ReceiptFile = Annotated[Path | None, typer.Option("--receipt", help="Where the receipt is written.")]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.client.options import ApiKey, BaseUrl, DataFolder
+from tidemill.client.command import ApiKey, BaseUrl, DataFolder
 
 if TYPE_CHECKING:
     from tidemill.security import Cluster

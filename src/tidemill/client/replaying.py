@@ -1,35 +1,19 @@
 """The command line of `retry` and `replay`; each command imports what it needs when it is called."""
 
-import os
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from tidemill.client.options import (
-    ApiKey,
-    BaseUrl,
-    DataFolder,
-    DryRun,
-    ErrorsFile,
-    OtherModel,
-    OtherWindow,
-    OutputFile,
-    ReceiptFile,
-)
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tidemill.client.ending import Exit
-    from tidemill.client.target import Target
+from tidemill.client.command import Work, of_service
+from tidemill.client.options import DryRun, ErrorsFile, OtherModel, OtherWindow, OutputFile, ReceiptFile
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
 app = typer.Typer(help="Run lines of the past once more, as a batch of their own.", no_args_is_help=True)
 
 
+@of_service
 def retry(
     batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")],
     *,
@@ -39,23 +23,18 @@ def retry(
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
+) -> Work:
     """Run lines of a batch once more, as a batch of their own, and follow it as `run` does."""
     from tidemill.client import again
     from tidemill.client.place import Sink
 
     sink = Sink(output=output, errors=errors, receipt=receipt)
-
-    def work(talk: "Console", target: "Target") -> Coroutine[Any, Any, "Exit"]:
-        return again.retry(talk, target, batch, again.wished(only=only, model=model, window=window), sink)
-
-    _ended(work, base_url, api_key, data)
+    wish = again.wished(only=only, model=model, window=window)
+    return lambda talk, target: again.retry(talk, target, batch, wish, sink)
 
 
 @app.command("batch")
+@of_service
 def replay_batch(
     batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")],
     *,
@@ -65,18 +44,13 @@ def replay_batch(
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
+) -> Work:
     """Run a whole batch once more."""
-    _replay(
-        {"batch": batch}, model, window, dry_run=dry_run, places=(output, errors, receipt),
-        where=(base_url, api_key, data),
-    )  # fmt: skip
+    return _replay({"batch": batch}, model, window, dry_run=dry_run, places=(output, errors, receipt))
 
 
 @app.command("topic")
+@of_service
 def replay_topic(
     of: Annotated[str, typer.Argument(metavar="MODEL", help="The model whose requests are looked through.")],
     *,
@@ -94,16 +68,11 @@ def replay_topic(
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
-    base_url: BaseUrl = None,
-    api_key: ApiKey = None,
-    data: DataFolder = None,
-) -> None:
+) -> Work:
     """Run a part of what a model was asked once more; see docs/replay.md."""
     source = {"model": of, "from": start, "to": end, "project": project, "endpoint": endpoint}
-    _replay(
-        {name: value for name, value in source.items() if value is not None}, model, window, dry_run=dry_run,
-        places=(output, errors, receipt), where=(base_url, api_key, data),
-    )  # fmt: skip
+    given = {name: value for name, value in source.items() if value is not None}
+    return _replay(given, model, window, dry_run=dry_run, places=(output, errors, receipt))
 
 
 def _replay(
@@ -113,35 +82,13 @@ def _replay(
     *,
     dry_run: bool,
     places: tuple[Path | None, Path | None, Path | None],
-    where: tuple[str | None, str | None, Path | None],
-) -> None:
+) -> Work:
     from tidemill.client import again
     from tidemill.client.place import Sink
 
     output, errors, receipt = places
     sink = Sink(output=output, errors=errors, receipt=receipt)
-
-    def work(talk: "Console", target: "Target") -> Coroutine[Any, Any, "Exit"]:
-        wish = again.replayed(source, model=model, window=window)
-        return again.tell(talk, target, wish) if dry_run else again.replay(talk, target, wish, sink)
-
-    _ended(work, *where)
-
-
-def _ended(
-    work: "Callable[[Console, Target], Coroutine[Any, Any, Exit]]",
-    base_url: str | None,
-    api_key: str | None,
-    data: Path | None,
-) -> None:
-    from tidemill.client import run as command
-    from tidemill.client.place import InputFault
-
-    talk = command.console()
-    target = command.found(talk, base_url=base_url, api_key=api_key, data=data, environ=os.environ)
-    try:
-        doing = work(talk, target)
-    except InputFault as error:
-        typer.echo(f"tidemill: {error}", err=True)
-        raise typer.Exit(2) from error
-    raise typer.Exit(command.ended(talk, doing))
+    wish = again.replayed(source, model=model, window=window)
+    if dry_run:
+        return lambda talk, target: again.tell(talk, target, wish)
+    return lambda talk, target: again.replay(talk, target, wish, sink)

@@ -1,0 +1,142 @@
+"""The commands of a client on the command line; each imports what it needs when it is called."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidemill.client.command import Work, of_service
+from tidemill.client.options import ErrorsFile, OutputFile, ReceiptFile
+
+# ruff: noqa: PLC0415 - what one command needs, the others need not wait for
+
+keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
+
+
+@of_service
+def run(
+    file: Annotated[Path, typer.Argument(help="JSONL, one request a line.")],
+    *,
+    output: OutputFile = None,
+    errors: ErrorsFile = None,
+    receipt: ReceiptFile = None,
+    endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
+    window: Annotated[str, typer.Option(help="How long the batch may take.")] = "24h",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=64, help="Batches at one time, where the file is more than one holds.")
+    ] = 4,
+) -> Work:
+    """Run a file of any size: upload, follow, download, check. Ctrl-C leaves it running."""
+    from tidemill.client.place import Sink
+    from tidemill.client.run import run as work
+
+    sink = Sink(output=output, errors=errors, receipt=receipt)
+    return lambda talk, target: work(talk, target, file, sink, endpoint=endpoint, window=window, parallel=parallel)
+
+
+@of_service
+def watch(
+    batch: Annotated[str, typer.Argument(help="Id of the batch.")],
+    *,
+    output: OutputFile = None,
+    errors: ErrorsFile = None,
+    receipt: ReceiptFile = None,
+    source: Annotated[Path | None, typer.Option("--input", help="The batch's input, to check against.")] = None,
+) -> Work:
+    """Follow a batch to its end; with -o, fetch and check its results."""
+    from tidemill.client.place import Sink
+    from tidemill.client.run import watch as work
+
+    sink = Sink(output=output, errors=errors, receipt=receipt)
+    return lambda talk, target: work(talk, target, batch, sink, source)
+
+
+@of_service
+def list_batches(
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 20,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> Work:
+    """Show the newest batches."""
+    from tidemill.client.run import show
+
+    return lambda _, target: show(target, limit=limit, as_json=as_json)
+
+
+@of_service
+def cancel(batch: Annotated[str, typer.Argument(help="Id of the batch.")]) -> Work:
+    """Cancel a batch; what it has done by then is kept."""
+    from tidemill.client.run import cancel as work
+
+    return lambda talk, target: work(talk, target, batch)
+
+
+@of_service
+def usage(
+    since: Annotated[
+        str | None, typer.Option(help="The first day, like 2026-11-23, in UTC; else 30 days.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="The first day that is left out.")] = None,
+    by: Annotated[str | None, typer.Option(help="Of project, model, day, batch, with commas between.")] = "model",
+    project: Annotated[
+        str | None, typer.Option(help="Another project, or * for all; with an admin's key.")
+    ] = None,
+    *,
+    as_csv: Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> Work:
+    """Show tokens and cost of the batches that are over."""
+    from tidemill.client import usage as report
+
+    query = report.query(since=since, until=until, by=by, project=project)
+    return lambda _, target: report.show(target, query, as_csv=as_csv, as_json=as_json)
+
+
+@keys_app.command("create")
+@of_service
+def create_key(
+    *,
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    project: Annotated[str | None, typer.Option(help="Whose it is; by default the asking key's project.")] = None,
+    role: Annotated[str, typer.Option(help="read, write or admin.")] = "write",
+    life_seconds: Annotated[int | None, typer.Option("--expires-in", help="Seconds; else until revoked.")] = None,
+) -> Work:
+    """Make a key; its secret is printed on stdout, once."""
+    from tidemill.client import keys
+
+    return lambda talk, target: keys.create(
+        talk, target, name=name, project=project, role=role, life_seconds=life_seconds
+    )
+
+
+@keys_app.command("list")
+@of_service
+def list_keys(
+    project: Annotated[str | None, typer.Option(help="Only its keys.")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> Work:
+    """Show the keys, without their secrets."""
+    from tidemill.client import keys
+
+    return lambda _, target: keys.show(target, project=project, as_json=as_json)
+
+
+@keys_app.command("revoke")
+@of_service
+def revoke_key(key: Annotated[str, typer.Argument(help="Id of the key.")]) -> Work:
+    """Revoke a key: within seconds it opens nothing any more."""
+    from tidemill.client import keys
+
+    return lambda talk, target: keys.revoke(talk, target, key)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="The batch's input.")],
+    output: Annotated[Path | None, typer.Argument(help="Its output file.")] = None,
+    errors: Annotated[Path | None, typer.Argument(help="Its error file.")] = None,
+) -> None:
+    """Check files, without a service: each input line has exactly one result line."""
+    from tidemill.client import run as command
+
+    raise typer.Exit(command.verify(command.console(), file, output, errors))
