@@ -14,6 +14,7 @@ from tidemill.api.auth import Keys, Principal
 from tidemill.api.lines import Lines
 from tidemill.api.state.loads import Booking
 from tidemill.api.state.view import View
+from tidemill.api.turns import Turns
 from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
 from tidemill.settings import Settings
@@ -61,8 +62,8 @@ class Doors:
     clock: Clock
     is_ready: Callable[[], bool]
     """Whether the view holds all that the log held when this process started."""
-    estimates: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ESTIMATES_AT_ONCE_MAX))
-    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE_MAX))
+    estimates: Turns = field(default_factory=lambda: Turns("estimate", ESTIMATES_AT_ONCE_MAX))
+    uploads: Turns = field(default_factory=lambda: Turns("upload", UPLOADS_AT_ONCE_MAX))
 
     def booking(self, project: str) -> Booking:
         """Room for what a request brings to a project."""

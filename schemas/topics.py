@@ -63,7 +63,7 @@ UPLOADS = Topic(
 )  # fmt: skip
 KEYS = Topic(
     name="tidemill.keys", key="key id", value="KeyRecord",
-    written_by=("api",), read_by=("api",), spread=False, compacted=True,
+    written_by=("api",), read_by=("api", "ingest"), spread=False, compacted=True,
 )  # fmt: skip
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",

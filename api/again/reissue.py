@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from tidemill.api.doors import Doors
-from tidemill.api.receiving import reception
 from tidemill.api.receiving.sink import Sink
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import codec, topics
@@ -32,7 +31,7 @@ async def write(
             answer. Nothing is left of it.
         LogUnavailable: The log does not answer. The record may have landed, so the bytes stay.
     """
-    async with reception.turn(doors):
+    async with doors.uploads.turn():
         key = file_key(file.id)
         sink = Sink(doors.store, key, bytes_max=doors.settings.upload_bytes_max, param="lines")
         is_stored = False

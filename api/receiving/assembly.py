@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from tidemill.api import errors
 from tidemill.api.doors import Doors, chunks_from_store
-from tidemill.api.receiving import reception
 from tidemill.api.receiving.sink import Sink, Stored
 from tidemill.schemas import ids
 from tidemill.schemas.file import File
@@ -34,7 +33,7 @@ async def assemble(doors: Doors, record: UploadRecord, parts: Sequence[PartRecor
     upload = record.upload
     file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
     key = f"files/{file_id}"
-    async with reception.turn(doors):
+    async with doors.uploads.turn():
         stored = await _copied(doors, key, record, parts, md5)
     created_at = int(doors.clock())
     file = File(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from fastapi import Request
@@ -17,8 +17,6 @@ FORM_BYTES_MAX = 64 * 1024
 """What a form may hold beside the file."""
 SILENCE_SECONDS_MAX = 60.0
 """How long a client may send nothing."""
-WAIT_SECONDS_MAX = 30.0
-"""How long an upload waits for others to end."""
 DRAIN_BYTES_MAX = 1 << 30
 """A client that is still sending learns of an error only once it is done, so the rest is read up to here."""
 DRAIN_SECONDS_MAX = 60.0
@@ -64,7 +62,7 @@ async def receive(request: Request, doors: Doors, taker: Taker[T_co], *, bytes_m
         ApiError: It cannot be taken; the taker has discarded it.
         ClientDisconnect: It broke off; the taker has discarded it.
     """
-    async with turn(doors):
+    async with doors.uploads.turn():
         stream = request.stream()
         try:
             return await _receive(request, stream, taker, bytes_max=bytes_max, param=param)
@@ -72,24 +70,6 @@ async def receive(request: Request, doors: Doors, taker: Taker[T_co], *, bytes_m
             if not await _drain(stream):
                 error.headers["connection"] = "close"
             raise
-
-
-@asynccontextmanager
-async def turn(doors: Doors) -> AsyncIterator[None]:
-    """Be one of the few that move a file at one time.
-
-    Raises:
-        ApiError: 503, there were too many before for too long.
-    """
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            await doors.uploads.acquire()
-    except TimeoutError as error:
-        raise errors.unavailable("upload") from error
-    try:
-        yield
-    finally:
-        doors.uploads.release()
 
 
 async def _receive(

@@ -1,10 +1,8 @@
 """The route that says beforehand what a batch of a file would use and cost."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal, localcontext
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -18,9 +16,6 @@ from tidemill.schemas.bill import bill, exact, plain
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import FileRecord
 from tidemill.schemas.ports import NotFound
-
-WAIT_SECONDS_MAX: Final = 30.0
-"""How long an estimate waits for others to end."""
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -92,28 +87,10 @@ async def estimate(request: Request, doors: Opened, asking: Reading) -> Response
     record = await lookup.file(doors, asking.project, file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
-    async with turn(doors):
+    async with doors.estimates.turn():
         found = await _reckoned(doors, record, endpoint)
     shown = figures(doors, found).model_dump()
     return json(Estimate(input_file_id=file_id, endpoint=endpoint, **shown).model_dump_json().encode())
-
-
-@asynccontextmanager
-async def turn(doors: Doors) -> AsyncIterator[None]:
-    """Be one of the few that look through many lines at one time.
-
-    Raises:
-        ApiError: 503, there were too many before for too long.
-    """
-    try:
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            await doors.estimates.acquire()
-    except TimeoutError as error:
-        raise errors.unavailable("estimate") from error
-    try:
-        yield
-    finally:
-        doors.estimates.release()
 
 
 async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckoning:
