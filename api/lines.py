@@ -50,20 +50,18 @@ class Lines:
         self._store = store
         self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
 
-    async def sources(self, batch_id: str, output: str | None, errors: str | None, *, over: bool) -> list[Source]:
-        """Where the lines of a batch are.
+    def written(self, batch_id: str, files: Iterable[tuple[str, str]]) -> list[Source]:
+        """Where the lines of a batch are that is over.
 
         Args:
             batch_id: The batch.
-            output: Key of its output file.
-            errors: Key of its error file.
-            over: Whether its files are written.
+            files: Its files, each with its kind (`schemas/part.py`) and its key.
         """
-        if over:
-            files = ((output, False), (errors, True))
-            return [
-                Source(key, index_key(batch_id, failed=failed), failed) for key, failed in files if key is not None
-            ]
+        errors = file_kind(failed=True)
+        return [Source(key, index_key(batch_id, kind), kind == errors) for kind, key in files]
+
+    async def running(self, batch_id: str) -> list[Source]:
+        """Where the lines of a batch are whose files are not written yet."""
         ending = "." + file_kind(failed=True)
         keys = [key async for key in self._store.keys(part_prefix(batch_id))]
         return [Source(key, key, key.endswith(ending)) for key in keys]

@@ -27,7 +27,7 @@ from tidemill.ingest.patience import stubborn
 from tidemill.ingest.publisher import Publisher
 from tidemill.kafka import Follower, Log
 from tidemill.schemas import codec, intake, topics
-from tidemill.schemas.batch import Status
+from tidemill.schemas.batch import Cut, Status
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
@@ -179,6 +179,7 @@ class Inlet:
             store=store,
             models={name: model.endpoints for name, model in settings.models.items()},
             windows=settings.windows,
+            cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
             folder=Path(str(self.app.conf.datadir)) / "ids",
             clock=time.time,
         )

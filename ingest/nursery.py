@@ -12,7 +12,7 @@ from tidemill.ingest.flow import Flow, State
 from tidemill.ingest.ids import Ids
 from tidemill.ingest.patience import stubborn
 from tidemill.schemas import ids
-from tidemill.schemas.batch import ENDPOINTS, Batch, Extras, Status, window_seconds
+from tidemill.schemas.batch import ENDPOINTS, Batch, Cut, Extras, Status, window_seconds
 from tidemill.schemas.intake import Wish
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.ports import Clock, Store
@@ -30,6 +30,7 @@ class Nursery:
         store: Store,
         models: Mapping[str, tuple[str, ...]],
         windows: tuple[str, ...],
+        cut: Cut,
         folder: Path,
         clock: Clock,
     ) -> None:
@@ -39,12 +40,14 @@ class Nursery:
             store: Where the parts are.
             models: The models that lines may name, each with its endpoints.
             windows: The completion windows that may be asked for; the first is that of who does not ask.
+            cut: What a numbered file of an output holds at most.
             folder: For what does not fit into memory, and outlives nothing.
             clock: Unix time.
         """
         self.windows = windows
         self._store = store
         self._models = models
+        self._cut = cut
         self._folder = folder
         self._clock = clock
         self._ids: dict[str, Ids] = {}
@@ -71,7 +74,7 @@ class Nursery:
             in_progress_at=now,
             expires_at=now + window_seconds(window),
             metadata=wish.metadata,
-            tidemill=Extras(stream=name[1]),
+            tidemill=Extras(stream=name[1], numbered=self._cut if wish.numbered else None),
         )
         return self._flow(State(partition=place[0], project=name[0], batch=batch))
 

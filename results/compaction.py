@@ -20,8 +20,10 @@ from tidemill.results.fold import State
 from tidemill.results.merge import Sums, merged, read_index
 from tidemill.results.shelf import Shelf
 from tidemill.results.tally import Tally
+from tidemill.results.volumes import WHOLE, Volumes
 from tidemill.schemas import ids, line
 from tidemill.schemas.batch import (
+    Cut,
     FileReceipt,
     InputTokensDetails,
     OutputTokensDetails,
@@ -82,8 +84,9 @@ class Compactor:
             filled = total - run.done
             if filled:
                 parts += [part async for part in self._fill(state, run)]
-        output, output_sums = await self._write(state.id, parts, failed=False)
-        errors, error_sums = await self._write(state.id, parts, failed=True)
+        cut = state.batch.tidemill.numbered
+        output, outputs, output_sums = await self._write(state.id, parts, failed=False, cut=cut)
+        errors, _, error_sums = await self._write(state.id, parts, failed=True, cut=None)
         double = output_sums.lines.common(error_sums.lines)
         receipt = Receipt(
             lines=total,
@@ -91,6 +94,7 @@ class Compactor:
             errors=errors,
             missing=total - (output_sums.lines.done + error_sums.lines.done - double),
             double=double,
+            outputs=outputs,
         )
         if receipt.missing or receipt.double:
             log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
@@ -142,23 +146,26 @@ class Compactor:
             yield await write_part(self.store, state.id, number, shelf, failed=True)
 
     async def _write(
-        self, batch_id: str, parts: list[PartRef], *, failed: bool
-    ) -> tuple[FileReceipt | None, Sums]:
+        self, batch_id: str, parts: list[PartRef], *, failed: bool, cut: Cut | None
+    ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...], Sums]:
+        """Write one of the two files, or with a `cut` as many as it takes; then the first receipt is of all."""
         sums = Sums()
         mine = [(part, part_key(batch_id, part)) for part in parts if part.failed is failed]
         if not mine:
-            return None, sums
-        digest = hashlib.sha256()
-        file_id = ids.derived_file_id(batch_id, file_kind(failed=failed))
-
-        async def chunks() -> AsyncIterator[bytes]:
-            async for chunk in _gathered(merged(self.store, mine, sums)):
-                digest.update(chunk)
-                yield chunk
-
-        size = await self.store.write(file_key(file_id), chunks())
-        await self.store.write(index_key(batch_id, failed=failed), _once(sums.index()))
-        return FileReceipt(lines=sums.lines.done, bytes=size, sha256=digest.hexdigest()), sums
+            return None, (), sums
+        volumes, whole = Volumes(merged(self.store, mine, sums), sums.sizes, cut or WHOLE), hashlib.sha256()
+        files: list[FileReceipt] = []
+        while await volumes.has_more():
+            first, digest = volumes.lines, hashlib.sha256()
+            kind = file_kind(failed=failed, number=None if cut is None else len(files) + 1)
+            content = _hashed(_gathered(volumes.next()), digest, *([] if cut is None else [whole]))
+            size = await self.store.write(file_key(ids.derived_file_id(batch_id, kind)), content)
+            await self.store.write(index_key(batch_id, kind), _once(sums.index(first, volumes.lines)))
+            files.append(FileReceipt(lines=volumes.lines - first, bytes=size, sha256=digest.hexdigest()))
+        if cut is None:
+            return files[0], (), sums
+        size = sum(file.bytes for file in files)
+        return FileReceipt(lines=volumes.lines, bytes=size, sha256=whole.hexdigest()), tuple(files), sums
 
 
 async def write_part(
@@ -201,6 +208,13 @@ async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
 
 async def _once(*pieces: bytes) -> AsyncIterator[bytes]:
     for piece in pieces:
+        yield piece
+
+
+async def _hashed(pieces: AsyncIterable[bytes], *digests: "hashlib._Hash") -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        for digest in digests:
+            digest.update(piece)
         yield piece
 
 

@@ -22,7 +22,7 @@ from tidemill.schemas.messages import (
     Rejected,
     Sealed,
 )
-from tidemill.schemas.part import PartRef
+from tidemill.schemas.part import PartRef, file_kind
 
 _Early = Accepted | Rejected | CancelRequested | Grown | Sealed
 
@@ -209,18 +209,26 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
     if state.batch is None or state.ending is None or state.is_over:
         return state
     receipt = fact.receipt
+    files = {kind: ids.derived_file_id(state.id, kind) for kind, _ in receipt.files}
+    errors = files.pop(file_kind(failed=True), None)
+    outputs = tuple(files.values())
     batch = move(
         state.batch,
         state.ending,
         fact.at,
-        output_file_id=ids.derived_file_id(state.id, "output") if receipt.output else None,
-        error_file_id=ids.derived_file_id(state.id, "errors") if receipt.errors else None,
+        output_file_id=outputs[0] if outputs else None,
+        error_file_id=errors,
         request_counts=RequestCounts(
             total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
         ),
         usage=fact.usage,
         tidemill=state.batch.tidemill.model_copy(
-            update={"receipt": receipt, "cost": fact.bill.cost if fact.bill else None, "at_risk": None}
+            update={
+                "receipt": receipt,
+                "output_file_ids": outputs if receipt.outputs else (),
+                "cost": fact.bill.cost if fact.bill else None,
+                "at_risk": None,
+            }
         ),
     )
     return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})

@@ -33,9 +33,9 @@ class Sums:
         """Tokens of all lines: input, cached of these, output, reasoning of these."""
         return sum(self.usages[0::4]), sum(self.usages[1::4]), sum(self.usages[2::4]), sum(self.usages[3::4])
 
-    def index(self) -> bytes:
-        """The file's columns, as an object of their own."""
-        return encode_index(self.indices, self.sizes, self.usages)
+    def index(self, start: int, end: int) -> bytes:
+        """The columns of a file that has the lines from `start` up to `end`, as an object of their own."""
+        return encode_index(self.indices[start:end], self.sizes[start:end], self.usages[4 * start : 4 * end])
 
     def add(self, index: Index, start: int, end: int) -> None:
         """Note the lines at the places from `start` up to `end` of a part."""

@@ -31,10 +31,9 @@ class Publisher:
     async def files(self, state: State, fact: Compacted) -> int | None:
         """Publish the files of a batch; returns the offset of the last record, None if it has no file."""
         offset = None
-        for part, found in (("output", fact.receipt.output), ("errors", fact.receipt.errors)):
-            if found is not None:
-                record = _file_record(state, part, found, fact.at)
-                offset = await self._send(topics.FILES.name, record.file.id, encode(record))
+        for kind, found in fact.receipt.files:
+            record = _file_record(state, kind, found, fact.at)
+            offset = await self._send(topics.FILES.name, record.file.id, encode(record))
         return offset
 
     async def bill(self, state: State, fact: Compacted) -> None:
@@ -56,15 +55,15 @@ class Publisher:
         )
 
 
-def _file_record(state: State, part: str, found: FileReceipt, at: int) -> FileRecord:
+def _file_record(state: State, kind: str, found: FileReceipt, at: int) -> FileRecord:
     life = state.output_expires_after.seconds if state.output_expires_after else BATCH_FILE_LIFE_SECONDS
-    file_id = ids.derived_file_id(state.id, part)
+    file_id = ids.derived_file_id(state.id, kind)
     file = File(
         id=file_id,
         bytes=found.bytes,
         created_at=at,
         expires_at=at + life,
-        filename=f"{state.id}_{part}.jsonl",
+        filename=f"{state.id}_{kind}.jsonl",
         purpose="batch_output",
     )
     return FileRecord(project=state.project, file=file, key=file_key(file_id), sha256=found.sha256)

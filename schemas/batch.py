@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tidemill.schemas.bill import Cost
+from tidemill.schemas.part import file_kind
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 
@@ -102,9 +103,19 @@ class Receipt(_Shape):
 
     lines: int
     output: FileReceipt | None = None
+    """Of numbered files, what they are together, one after the other."""
     errors: FileReceipt | None = None
     missing: int = 0
     double: int = 0
+    outputs: tuple[FileReceipt, ...] = ()
+    """Each of the numbered files; empty where the output is one file."""
+
+    @property
+    def files(self) -> tuple[tuple[str, FileReceipt], ...]:
+        """The files there are, those of the output first, each with its kind (`schemas/part.py`)."""
+        numbered = tuple((file_kind(failed=False, number=n), file) for n, file in enumerate(self.outputs, start=1))
+        output = numbered or (((file_kind(failed=False), self.output),) if self.output else ())
+        return (*output, *(((file_kind(failed=True), self.errors),) if self.errors else ()))
 
 
 class Progress(_Shape):
@@ -129,11 +140,23 @@ class ReplayRange(_Shape):
     """As `start`, the first that is not in it; null is what the end was when it was asked for."""
 
 
+class Cut(_Shape):
+    """Where an output is cut into numbered files: what one of them holds at most."""
+
+    lines_max: int
+    bytes_max: int
+    """A longer line has a file of its own."""
+
+
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
     stream: str | None = None
     """The name of the stream that a direct producer sent its lines in; see docs/intake.md."""
+    numbered: Cut | None = None
+    """How the output is cut into numbered files; null where it is one file, whatever its size."""
+    output_file_ids: tuple[str, ...] = ()
+    """All the numbered files of the output, in order; the first is the batch's `output_file_id` too."""
     replay_of: str | None = None
     """The batch whose lines these are once more."""
     replay_range: ReplayRange | None = None

@@ -9,6 +9,7 @@
 | `tidemill-window` | on the first record: the completion window |
 | `tidemill-endpoint` | on the first record: the endpoint; else the url of its first line |
 | `tidemill-metadata` | on the first record: a JSON object of strings |
+| `tidemill-output` | on the first record: `one` file, or `numbered` ones |
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -25,9 +26,11 @@ SEQ: Final = "tidemill-seq"
 WINDOW: Final = "tidemill-window"
 ENDPOINT: Final = "tidemill-endpoint"
 METADATA: Final = "tidemill-metadata"
+OUTPUT: Final = "tidemill-output"
 TICK: Final = "tidemill-tick"
 """On a record that ingest sends to itself: somebody took over the partition, and is to look what is due."""
 
+OUTPUTS: Final = ("one", "numbered")
 NAME_CHARS_MAX: Final = 255
 SEQ_DIGITS_MAX: Final = 18
 PAIRS_MAX: Final = 16
@@ -55,6 +58,8 @@ class Wish:
     window: str | None = None
     endpoint: str | None = None
     metadata: dict[str, str] | None = None
+    numbered: bool = False
+    """Whether its output is to come in numbered files."""
 
 
 def named(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
@@ -115,7 +120,15 @@ def wish(headers: Mapping[str, str], windows: Collection[str]) -> Wish:
         raise IntakeError(f"the header {WINDOW} must be one of {', '.join(windows)}")
     if endpoint is not None and endpoint not in ENDPOINTS:
         raise IntakeError(f"the header {ENDPOINT} must be one of {', '.join(ENDPOINTS)}")
-    return Wish(window=window, endpoint=endpoint, metadata=None if metadata is None else _metadata(metadata))
+    output = headers.get(OUTPUT, OUTPUTS[0])
+    if output not in OUTPUTS:
+        raise IntakeError(f"the header {OUTPUT} must be one of {', '.join(OUTPUTS)}")
+    return Wish(
+        window=window,
+        endpoint=endpoint,
+        metadata=None if metadata is None else _metadata(metadata),
+        numbered=output == "numbered",
+    )
 
 
 def secret(headers: Mapping[str, str]) -> str:
@@ -147,4 +160,4 @@ def _metadata(text: str) -> dict[str, str]:
 
 
 def _ours(name: str) -> str:
-    return name if name in {AUTHORIZATION, END, SEQ, WINDOW, ENDPOINT, METADATA, TICK} else "tidemill-…"
+    return name if name in {AUTHORIZATION, END, SEQ, WINDOW, ENDPOINT, METADATA, OUTPUT, TICK} else "tidemill-…"

@@ -103,14 +103,25 @@ def part_key(batch_id: str, part: PartRef) -> str:
     return f"{part_prefix(batch_id)}{part.number:010d}{writer}.{file_kind(failed=part.failed)}"
 
 
-def index_key(batch_id: str, *, failed: bool) -> str:
-    """Where the columns of a finished file lie in the store."""
-    return f"indices/{batch_id}.{file_kind(failed=failed)}"
+def index_key(batch_id: str, kind: str) -> str:
+    """Where the columns of a finished file lie in the store.
+
+    Args:
+        batch_id: The batch.
+        kind: Which of its files, as `file_kind` says it.
+    """
+    return f"indices/{batch_id}.{kind}"
 
 
-def file_kind(*, failed: bool) -> str:
-    """Which of a batch's files."""
-    return "errors" if failed else "output"
+def file_kind(*, failed: bool, number: int | None = None) -> str:
+    """Which of a batch's files: `errors`, `output`, or `output-00001` and so on.
+
+    Args:
+        failed: Whether its lines failed.
+        number: Counts numbered files from 1; None where there is one file.
+    """
+    kind = "errors" if failed else "output"
+    return kind if number is None else f"{kind}-{number:05d}"
 
 
 def file_key(file_id: str) -> str:

@@ -11,6 +11,7 @@ from tidemill.api import errors, paging, report, shapes
 from tidemill.api.doors import Asking, Doors, Opened, from_store
 from tidemill.api.lines import Found, Source, bounded
 from tidemill.api.state import lookup
+from tidemill.schemas import ids
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.ports import NotFound
 
@@ -108,7 +109,7 @@ async def _page(
     """A page of lines; a batch that ends meanwhile takes its parts away, and then it is read from its files."""
     for _ in range(TRIES_MAX):
         try:
-            sources = await from_store(_sources(doors, project, batch))
+            sources = await _sources(doors, project, batch)
             wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
             return await from_store(doors.lines.page(wanted, after, limit))
         except NotFound:
@@ -117,11 +118,11 @@ async def _page(
 
 
 async def _sources(doors: Doors, project: str, batch: Batch) -> list[Source]:
-    files = [
-        record.key if file_id and (record := doors.view.file(project, file_id)) else None
-        for file_id in (batch.output_file_id, batch.error_file_id)
-    ]
-    return await doors.lines.sources(batch.id, files[0], files[1], over=batch.status.is_terminal)
+    if not batch.status.is_terminal:
+        return await from_store(doors.lines.running(batch.id))
+    kinds = [kind for kind, _ in batch.tidemill.receipt.files] if batch.tidemill.receipt else []
+    records = [(kind, doors.view.file(project, ids.derived_file_id(batch.id, kind))) for kind in kinds]
+    return doors.lines.written(batch.id, [(kind, record.key) for kind, record in records if record])
 
 
 async def _next(lines: AsyncIterator[bytes]) -> bytes:

@@ -30,6 +30,7 @@ from tidemill.schemas.batch import Batch, ExpiresAfter, Status
 from tidemill.schemas.error import ApiError
 from tidemill.schemas.lines import Line, Splitter
 from tidemill.schemas.messages import FileRecord, InputRef
+from tidemill.schemas.part import file_kind
 from tidemill.schemas.ports import NotFound
 
 LOOK_LINES: Final = 1_000
@@ -213,7 +214,7 @@ async def _chosen(doors: Doors, project: str, batch: Batch, selection: Selection
 
 async def _failures(doors: Doors, batch_id: str, key: str) -> AsyncIterator[tuple[int, bytes]]:
     """The lines of an error file, each with its place in the input."""
-    sources, after = await from_store(doors.lines.sources(batch_id, None, key, over=True)), -1
+    sources, after = doors.lines.written(batch_id, [(file_kind(failed=True), key)]), -1
     while found := bounded(await from_store(doors.lines.page(sources, after, LOOK_LINES))):
         texts = doors.lines.read(found)
         for place in found:

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 URL = "/v1/chat/completions"
 IDLE_SECONDS = 6
 EXAMPLE_LINES = 500
+NUMBERED_LINES = 1000
 BEARER = ("authorization", f"Bearer {KEY}".encode())
 END = ("tidemill-end", b"true")
 SECONDS_MAX = 60
@@ -36,6 +37,7 @@ def stack(inference, tmp_path_factory):
         "TIDEMILL_WINDOWS": '["24h", "4s"]',
         "TIDEMILL_INTAKE_IDLE_SECONDS": str(IDLE_SECONDS),
         "TIDEMILL_GRACE_SECONDS": "1",
+        "TIDEMILL_FILE_LINES_MAX": str(NUMBERED_LINES),
     }
     with Stack(tmp_path_factory.mktemp("intake"), inference.models("chat", "other"), environ) as stack:
         yield stack
@@ -104,6 +106,14 @@ def examples():
     """Their titles, each with its language and its code."""
     found = re.findall(r"^### (.*?)$.*?^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
     return {title: (language, code) for title, language, code in found}
+
+
+async def tidemill(folder, *words, code=0):
+    """Run a command to its end."""
+    argv = [sys.executable, "-m", "tidemill", *words]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
 
 
 async def letters(stack, name):
@@ -263,23 +273,36 @@ async def test_a_killed_ingest_loses_and_doubles_nothing(stack, client, producer
 
 
 async def test_the_command_produces(stack, client, tmp_path):
-    """`tidemill produce` packs a file into records, and prints the id of the batch; without an end it goes on."""
+    """`tidemill produce` packs a file into records, and prints the id of the batch; without an end it goes on.
+
+    The results are asked for in numbered files, which are together what one file would be, also when they are made
+    again from the log.
+    """
     file = tmp_path / "in.jsonl"
     file.write_bytes(b"\r\n".join(line(number) for number in range(3000)))
     options = ["--kafka", stack.kafka, "--base-url", stack.api, "--api-key", KEY]
     printed = []
     for end in ("--no-end", "--end"):
-        argv = [sys.executable, "-m", "tidemill", "produce", str(file), "--stream", "tool", end, *options]
-        done = await asyncio.to_thread(
-            subprocess.run, argv, capture_output=True, text=True, cwd=tmp_path, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        wish = ["--stream", "tool", "--output", "numbered", end]
+        done = await tidemill(tmp_path, "produce", str(file), *wish, *options)
         printed.append(done.stdout.strip())
     assert printed[0] == printed[1]
     assert f"tidemill watch {printed[0]}" in done.stderr
     batch = await shown(client, printed[0], is_over)
     counts = batch.request_counts
     assert (counts.total, counts.completed, counts.failed) == (6000, 3000, 3000)
+    file_ids = batch.tidemill["output_file_ids"]
+    assert [len(lines_of(client, file_id)) for file_id in file_ids] == [NUMBERED_LINES] * 3
+    assert batch.output_file_id == file_ids[0]
+    assert client.files.retrieve(file_ids[2]).filename == f"{batch.id}_output-00003.jsonl"
+    whole = b"".join(client.files.content(file_id).content for file_id in file_ids)
+    assert [json.loads(text)["custom_id"] for text in whole.splitlines()] == [f"id-{n}" for n in range(3000)]
+    await tidemill(tmp_path, "watch", batch.id, "-o", "out.jsonl", *options[2:], code=3)
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
+    page = client.get(f"/batches/{batch.id}/results?status=completed&after=1998&limit=3", cast_to=object)
+    assert [found["index"] for found in page["data"]] == [1999, 2000, 2001]
+    done = await tidemill(tmp_path, "rebuild", batch.id, "--data", str(stack.data))
+    assert done.stdout.count(": well") == 8, done.stdout
 
 
 @pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or shutil.which("kcat")])

@@ -4,9 +4,11 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.client.joint import join
 from tidemill.client.place import Sink
 from tidemill.client.progress import Display
 from tidemill.client.reconciliation import Damaged, reconcile, shown
@@ -38,7 +40,7 @@ async def delivered(
 ) -> Delivery | None:
     """Fetch the files of a batch, and check them against its receipt and against the input.
 
-    1. Both files are fetched, those without a place of their own into a folder that goes away.
+    1. The files are fetched, those without a place of their own into a folder that goes away.
     2. They are read again from disk, and compared.
     3. Without an output path, the output is copied to stdout, right or wrong: the faults say which.
 
@@ -61,9 +63,10 @@ async def delivered(
         errors = sink.errors or Path(folder) / "errors.jsonl"
         receipt = batch.tidemill.receipt
         promised = (receipt.output, receipt.errors) if receipt else (None, None)
+        outputs = batch.tidemill.output_file_ids or (batch.output_file_id,)
         fetched = (
-            await _fetched(client, batch.output_file_id, output, display, name="output", promised=promised[0]),
-            await _fetched(client, batch.error_file_id, errors, display, name="errors", promised=promised[1]),
+            await _fetched(client, outputs, output, display, name="output", promised=promised[0]),
+            await _fetched(client, (batch.error_file_id,), errors, display, name="errors", promised=promised[1]),
         )
         told, faults = await asyncio.to_thread(_checked, batch, source, span, (output, errors), fetched)
         if sink.output is None and fetched[0]:
@@ -74,18 +77,27 @@ async def delivered(
 
 async def _fetched(
     client: Client,
-    file_id: str | None,
+    file_ids: Sequence[str | None],
     path: Path,
     display: Display,
     *,
     name: str,
     promised: FileReceipt | None,
 ) -> FileReceipt | None:
-    if file_id is None:
+    """Fetch a file; numbered ones are put one after another."""
+    if file_ids[0] is None:
         _forget(path)
         return None
     display.transfer(name, promised.bytes if promised else None)
-    return await client.download(file_id, path, display.moved)
+    if len(file_ids) == 1:
+        return await client.download(file_ids[0], path, display.moved)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        parts = []
+        for file_id in file_ids:
+            assert file_id is not None
+            parts.append(Path(folder) / file_id)
+            await client.download(file_id, parts[-1], display.moved)
+        return await asyncio.to_thread(join, parts, path)
 
 
 def _forget(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ def produce(
     stream: Annotated[str, typer.Option(help="Name of the stream.")],
     kafka: Annotated[str | None, typer.Option(help="host:port of Kafka.", show_default=False)] = None,
     end: Annotated[bool, typer.Option(help="Whether the stream ends with the file.")] = True,
+    output: Annotated[
+        Literal["one", "numbered"],
+        typer.Option(help="Results in one file, or in numbered ones of as much as a batch's input may have."),
+    ] = "one",
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data: DataFolder = None,
@@ -37,7 +41,7 @@ def produce(
     if where is None:
         talk.print("tidemill: no Kafka is known: give --kafka, or TIDEMILL_KAFKA", style="red")
         raise typer.Exit(2)
-    raise typer.Exit(command.ended(talk, work(talk, target, where, file, stream, ends=end)))
+    raise typer.Exit(command.ended(talk, work(talk, target, where, file, stream, ends=end, output=output)))
 
 
 def _kafka(named: str | None, data: Path | None) -> "Cluster | None":

@@ -26,7 +26,9 @@ RECENT_MAX: Final = 100
 """Batches among which one is looked for that somebody else has opened."""
 
 
-async def produce(talk: Console, target: Target, kafka: Kafka, source: Path, name: str, *, ends: bool) -> Exit:
+async def produce(
+    talk: Console, target: Target, kafka: Kafka, source: Path, name: str, *, ends: bool, output: str
+) -> Exit:
     """Send a file as a stream, and print the id of its batch on stdout.
 
     Args:
@@ -36,6 +38,7 @@ async def produce(talk: Console, target: Target, kafka: Kafka, source: Path, nam
         source: JSONL.
         name: The stream's.
         ends: Whether the stream ends with the file.
+        output: Whether its results come in `one` file or in `numbered` ones.
     """
     authorization = (intake.AUTHORIZATION, f"Bearer {target.api_key}".encode())
     size = size_of(source)
@@ -44,15 +47,15 @@ async def produce(talk: Console, target: Target, kafka: Kafka, source: Path, nam
     with source.open("rb") as file, display(talk) as shown:
         shown.transfer("produce", size)
         async with Intake(kafka) as door:
-            held = None
+            held, headers = None, [authorization, (intake.OUTPUT, output.encode())]
             for value in packed(file):
                 if held is not None:
-                    await door.send(name, held, [authorization])
+                    await door.send(name, held, headers)
                     shown.moved(len(held) + 1)
+                    headers = [authorization]
                 held = value
-            last = [authorization, (intake.END, b"true")] if ends else [authorization]
             if held is not None:
-                await door.send(name, held, last)
+                await door.send(name, held, [*headers, (intake.END, b"true")] if ends else headers)
                 shown.moved(len(held) + 1)
             await door.sent()
     if door.first is None:

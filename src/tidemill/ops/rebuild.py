@@ -1,7 +1,7 @@
 """`tidemill rebuild`: the files of batches, made again from the log and compared with what was published."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from tidemill.results.scratch import Scratch, ScratchError
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import Batch, FileReceipt
 from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.part import file_key, file_kind, index_key
+from tidemill.schemas.part import file_key, index_key
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
 
@@ -43,7 +43,8 @@ async def rebuild(where: Kafka, store: Store, batch_ids: Sequence[str], say: Say
     """
     is_well = True
     async with kafka.reading(where) as reader:
-        known, files = await _published(reader, set(batch_ids)), await _files(reader, batch_ids)
+        known = await _published(reader, set(batch_ids))
+        files = await _files(reader, known.values())
         for batch_id in batch_ids:
             if (batch := known.get(batch_id)) is None:
                 say(f"{batch_id}: there is no such batch")
@@ -82,14 +83,12 @@ async def _mend(
     scratch: Scratch, batch: Batch, rebuilt: Rebuilt, files: set[str], say: Say, *, write: bool
 ) -> None:
     """Compare what is in the store, and replace what is not as it should be."""
-    for failed, receipt in ((False, rebuilt.receipt.output), (True, rebuilt.receipt.errors)):
-        file_id = ids.derived_file_id(batch.id, file_kind(failed=failed))
-        if receipt is None:
-            continue
+    for kind, _ in rebuilt.receipt.files:
+        file_id = ids.derived_file_id(batch.id, kind)
         if file_id not in files:
             say(f"  {file_id}: was deleted, and stays so")
             continue
-        for key in (file_key(file_id), index_key(batch.id, failed=failed)):
+        for key in (file_key(file_id), index_key(batch.id, kind)):
             if await same(scratch, key):
                 say(f"  {key}: well")
             elif write:
@@ -111,10 +110,11 @@ async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
     return found
 
 
-async def _files(reader: Reader, batch_ids: Sequence[str]) -> set[str]:
+async def _files(reader: Reader, batches: Iterable[Batch]) -> set[str]:
     """Those files of the batches that were not deleted."""
+    receipts = ((batch.id, batch.tidemill.receipt) for batch in batches)
     wanted = {
-        ids.derived_file_id(name, file_kind(failed=failed)) for name in batch_ids for failed in (False, True)
+        ids.derived_file_id(name, kind) for name, receipt in receipts if receipt for kind, _ in receipt.files
     }
     found: set[str] = set()
     async for record in reader.records(topics.FILES.name):

@@ -9,8 +9,10 @@ from tidemill.directory import DirectoryStore
 from tidemill.results.compaction import write_part
 from tidemill.results.merge import Sums, merged
 from tidemill.results.shelf import Shelf
+from tidemill.results.volumes import Volumes
+from tidemill.schemas.batch import Cut
 from tidemill.schemas.codec import LineMark
-from tidemill.schemas.part import index_key, part_key
+from tidemill.schemas.part import file_kind, index_key, part_key
 
 BATCH = "batch_" + "1" * 32
 
@@ -27,6 +29,15 @@ async def parts_of(store, groups):
             shelf.add(LineMark(index=index, size=len(text(index)), failed=failed), text(index))
         refs.append(await write_part(store, BATCH, number, shelf, failed=failed))
     return refs
+
+
+async def copied(pieces):
+    """The pieces as bytes, as a store is given them."""
+    if isinstance(pieces, list):
+        yield b"".join(pieces)
+        return
+    async for piece in pieces:
+        yield bytes(piece)
 
 
 async def walk(lines, sources, limit):
@@ -49,7 +60,7 @@ async def test_pages_of_a_running_batch_have_each_line_once(tmp_path_factory, gr
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
     await parts_of(store, groups)
     lines = Lines(store)
-    sources = await lines.sources(BATCH, None, None, over=False)
+    sources = await lines.running(BATCH)
     expected = sorted({index for indices, _ in groups for index in indices})
     assert await walk(lines, sources, limit) == [(index, text(index).rstrip()) for index in expected]
 
@@ -60,18 +71,29 @@ async def test_pages_of_a_finished_file(tmp_path):
     refs = await parts_of(store, [([5, 1, 9], False), ([2, 3], False)])
     sums = Sums()
 
-    async def content():
-        async for piece in merged(store, [(ref, part_key(BATCH, ref)) for ref in refs], sums):
-            yield bytes(piece)
-
-    async def columns():
-        yield sums.index()
-
-    await store.write("files/out", content())
-    await store.write(index_key(BATCH, failed=False), columns())
+    await store.write("files/out", copied(merged(store, [(ref, part_key(BATCH, ref)) for ref in refs], sums)))
+    await store.write(index_key(BATCH, "output"), copied([sums.index(0, sums.lines.done)]))
     lines = Lines(store)
-    sources = await lines.sources(BATCH, "files/out", None, over=True)
+    sources = lines.written(BATCH, [("output", "files/out")])
     assert [index for index, _ in await walk(lines, sources, 2)] == [1, 2, 3, 5, 9]
+
+
+async def test_pages_go_through_numbered_files(tmp_path):
+    """Each has columns of its own, and a page may end in one and begin in another."""
+    store = DirectoryStore(tmp_path)
+    refs = await parts_of(store, [([5, 1, 9], False), ([2, 3], False)])
+    sums, files = Sums(), []
+    merge = merged(store, [(ref, part_key(BATCH, ref)) for ref in refs], sums)
+    volumes = Volumes(merge, sums.sizes, Cut(lines_max=2, bytes_max=1 << 20))
+    while await volumes.has_more():
+        first, kind = volumes.lines, file_kind(failed=False, number=len(files) + 1)
+        files.append((kind, f"files/{kind}"))
+        await store.write(f"files/{kind}", copied(volumes.next()))
+        await store.write(index_key(BATCH, kind), copied([sums.index(first, volumes.lines)]))
+    assert [kind for kind, _ in files] == ["output-00001", "output-00002", "output-00003"]
+    lines = Lines(store)
+    found = await walk(lines, lines.written(BATCH, files), 3)
+    assert found == [(index, text(index).rstrip()) for index in (1, 2, 3, 5, 9)]
 
 
 async def test_failed_lines_are_told_apart(tmp_path):
@@ -79,7 +101,7 @@ async def test_failed_lines_are_told_apart(tmp_path):
     store = DirectoryStore(tmp_path)
     await parts_of(store, [([0, 2], False), ([1], True)])
     lines = Lines(store)
-    found = await lines.page(await lines.sources(BATCH, None, None, over=False), -1, 10)
+    found = await lines.page(await lines.running(BATCH), -1, 10)
     assert [(line.index, line.failed) for line in found] == [(0, False), (1, True), (2, False)]
 
 

@@ -86,7 +86,7 @@ async def old(doors, client):
     await doors.store.write(record.key, once(b"".join(text for _, text in failed)))
     indices, sizes = array("I", [index for index, _ in failed]), array("I", [len(text) for _, text in failed])
     columns = encode_index(indices, sizes, array("I", [0] * 4 * len(failed)))
-    await doors.store.write(index_key(OLD, failed=True), once(columns))
+    await doors.store.write(index_key(OLD, "errors"), once(columns))
     doors.view.put_file(record, 1_000)
     batch = Batch(
         id=OLD, endpoint=CHAT, input_file_id=file_id, completion_window="24h", status=Status.COMPLETED,

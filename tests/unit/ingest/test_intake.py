@@ -15,13 +15,14 @@ from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.publisher import Publisher
 from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.batch import ENDPOINTS, Cut
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.messages import Grown, Opened, Sealed
 
 SEEDS = range(150)
 PARTITION = 3
 IDLE_SECONDS = 50
+CUT = Cut(lines_max=5, bytes_max=1000)
 
 
 class Tables:
@@ -139,7 +140,12 @@ class World:
             wake=news.set,
         )  # fmt: skip
         nursery = Nursery(
-            store=self.store, models={"m": ENDPOINTS}, windows=("24h",), folder=self.folder, clock=self._clock
+            store=self.store,
+            models={"m": ENDPOINTS},
+            windows=("24h",),
+            cut=CUT,
+            folder=self.folder,
+            clock=self._clock,
         )
         partition = Partition(
             tables=self.tables, sender=self, project=self.project, nursery=nursery, publisher=publisher,
@@ -244,3 +250,18 @@ async def test_crashes_lose_and_double_nothing(seed, tmp_path):
     check(world)
     assert not [key for key in world.store.objects if key.startswith("intake/")] or world.crashes
     assert not world.tables.states()
+
+
+async def test_a_stream_says_how_its_output_comes(tmp_path):
+    """Its first record asks for numbered files; one that asks for anything else opens nothing."""
+    world = World(0, tmp_path)
+    bearer = ("authorization", b"Bearer acme")
+    world.log = [
+        (output, (bearer, ("tidemill-output", output), ("tidemill-end", b"true")), line(output.decode()))
+        for output in (b"one", b"numbered", b"two")
+    ]
+    await world.run(0)
+    opened = {fact.batch.tidemill.stream: fact.batch for fact in world.facts if isinstance(fact, Opened)}
+    assert {name: batch.tidemill.numbered for name, batch in opened.items()} == {"one": None, "numbered": CUT}
+    ((_, headers),) = world.dead
+    assert "tidemill-output" in headers["tidemill-dead-reason"].decode()

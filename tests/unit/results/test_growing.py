@@ -7,7 +7,7 @@ import pytest
 from support.simulated import Simulation
 
 from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.batch import Batch, Cut, Extras, Status
 from tidemill.schemas.messages import CancelRequested, Grown, InputRef, Opened, Sealed
 
 _SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parent / "test_stage.py")
@@ -22,7 +22,7 @@ def told(fact):
     return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
 
 
-def facts(number, totals):
+def facts(number, totals, cut=None):
     """What ingest says of a stream: it opens, it grows, it is sealed."""
     batch = Batch(
         id=cases.batch_id(number),
@@ -33,6 +33,7 @@ def facts(number, totals):
         created_at=cases.NOW,
         in_progress_at=cases.NOW,
         expires_at=cases.NOW + 3600,
+        tidemill=Extras(numbered=cut),
     )
     source = InputRef(key=f"files/in{number}", bytes=1)
     return [
@@ -66,15 +67,18 @@ def never_back(simulation, number):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_stream_ends_with_each_line_once(seed):
-    """Whatever comes first, results or the seal, and whatever comes twice."""
+@pytest.mark.parametrize("cut", [None, Cut(lines_max=7, bytes_max=1 << 20)])
+async def test_a_stream_ends_with_each_line_once(seed, cut):
+    """Whatever comes first, results or the seal, and whatever comes twice; in one file, or in numbered ones."""
     simulation = Simulation(seed)
     chance = simulation.chance
-    opened, *rest = repeated(chance, facts(0, totals_of(chance)))
+    opened, *rest = repeated(chance, facts(0, totals_of(chance), cut))
     simulation.log.events += [opened, *cases.interleaved(chance, [rest, cases.lines(chance, 0, TOTAL)])]
     await simulation.run(crashes_max=chance.randint(0, 8))
     cases.check(simulation, 0, TOTAL, Status.COMPLETED)
-    assert cases.final(simulation, 0).model == "m"
+    batch = cases.final(simulation, 0)
+    assert batch.model == "m"
+    assert (len(batch.tidemill.output_file_ids) > 1) is (cut is not None)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

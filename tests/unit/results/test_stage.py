@@ -103,6 +103,21 @@ def file_of(simulation, file_id, receipt):
     return [json.loads(text) for text in content.splitlines()]
 
 
+def output_of(simulation, batch):
+    """The lines of the output; numbered files are together what the receipt says, all but the last full."""
+    receipt, file_ids = batch.tidemill.receipt, batch.tidemill.output_file_ids
+    if batch.tidemill.numbered is None or receipt.output is None:
+        assert not file_ids
+        return file_of(simulation, batch.output_file_id, receipt.output)
+    assert file_ids[0] == batch.output_file_id
+    whole = b"".join(simulation.store.objects[f"files/{file_id}"] for file_id in file_ids)
+    assert hashlib.sha256(whole).hexdigest() == receipt.output.sha256
+    assert (len(whole), whole.count(b"\n")) == (receipt.output.bytes, receipt.output.lines)
+    assert {file.lines for file in receipt.outputs[:-1]} <= {batch.tidemill.numbered.lines_max}
+    files = zip(file_ids, receipt.outputs, strict=True)
+    return [found for file_id, file in files for found in file_of(simulation, file_id, file)]
+
+
 def check_ledger(simulation, batch, output):
     """One entry a batch, whatever the price was when it was sent again, that equals the output and the batch."""
     entries = [entry for entry in simulation.log.ledger if entry.batch_id == batch.id]
@@ -123,7 +138,7 @@ def check(simulation, number, total, status):
     batch = final(simulation, number)
     assert batch.status is status
     receipt = batch.tidemill.receipt
-    output = file_of(simulation, batch.output_file_id, receipt.output)
+    output = output_of(simulation, batch)
     errors = file_of(simulation, batch.error_file_id, receipt.errors)
     for found in (output, errors):
         places = [int(entry["custom_id"][3:]) for entry in found]
