@@ -1,0 +1,45 @@
+"""Lines of a batch's file, and what the checks of ingest say of them."""
+
+import orjson
+
+from tidemill.ingest.check import Checker, Failed, Passed, Rules
+from tidemill.schemas.batch import ENDPOINTS, BatchError
+from tidemill.schemas.lines import Splitter
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+MODELS = {"m": ENDPOINTS, "other": ENDPOINTS, "embed": (EMBEDDINGS,)}
+ABSENT = object()
+
+
+def rules(endpoint: str = CHAT, *, lines_max: int = 50_000, bytes_max: int = 209_715_200) -> Rules:
+    """The rules of a batch."""
+    return Rules(endpoint=endpoint, models=MODELS, lines_max=lines_max, bytes_max=bytes_max)
+
+
+def line(custom_id: object = "a", *, body: object = None, **fields: object) -> bytes:
+    """A line without fault, except for what is given."""
+    request = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body or request_body(), **fields}
+    return orjson.dumps({name: value for name, value in request.items() if value is not ABSENT})
+
+
+def request_body(**fields: object) -> dict[str, object]:
+    """A body without fault, except for what is given."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+    return {name: value for name, value in body.items() if value is not ABSENT}
+
+
+def verdict(*lines: bytes, of: Rules | None = None) -> Passed | Failed:
+    """What is said of a file."""
+    checker, splitter = Checker(of or rules()), Splitter()
+    for found in [*splitter.feed(b"\n".join(lines)), *splitter.finish()]:
+        checker.take(found)
+    return checker.verdict()
+
+
+def fault(*lines: bytes, of: Rules | None = None) -> BatchError:
+    """The only fault of a file."""
+    found = verdict(*lines, of=of)
+    assert isinstance(found, Failed)
+    (error,) = found.errors
+    return error

@@ -1,0 +1,125 @@
+"""The checks of an input file: long, deep and hostile lines, and what any bytes give."""
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.checking import fault, line, request_body, rules, verdict
+
+from tidemill.ingest import check
+from tidemill.ingest.check import Checker, Failed, Passed
+from tidemill.schemas.batch import BatchError
+from tidemill.schemas.lines import Splitter
+
+
+def test_a_line_beyond_the_bound():
+    """It is a fault of its number, and the next line is checked."""
+    checker, splitter = Checker(rules()), Splitter(200)
+    for found in splitter.feed(line("a", body=request_body(x="x" * 200)) + b"\n" + line("b") + b"\nx\n"):
+        checker.take(found)
+    found = checker.verdict()
+    assert isinstance(found, Failed)
+    assert [(error.code, error.line) for error in found.errors] == [("line_too_long", 1), ("invalid_json_line", 3)]
+
+
+@pytest.mark.parametrize(("levels", "fine"), [(126, True), (127, False), (1_000, False), (100_000, False)])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+def test_nesting_is_bounded(levels, fine, pair):
+    """The line and its body are two levels; a deeper line is a fault, never a crash."""
+    opening, closing = pair
+    deep = line(body=request_body(x="X")).replace(b'"X"', opening * levels + b"1" + closing * levels)
+    if fine:
+        assert verdict(deep) == Passed(total=1, model="m")
+    else:
+        error = fault(deep)
+        assert (error.code, error.line) == ("invalid_json_line", 1)
+        assert "128 levels" in error.message
+
+
+@settings(deadline=None)
+@given(
+    value=st.recursive(
+        st.sampled_from([0, "", "[[[", "}{", '"', '\\"', "\\", "a"]),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["[", "\\", '"']), inner, max_size=2)
+        ),
+    )
+)
+def test_depth_is_that_of_the_values(value):
+    """Brackets inside strings are none."""
+
+    def depth(value: object) -> int:
+        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    levels = depth(value)
+    data = orjson.dumps(value)
+    assert not check._depth_exceeds(data, levels)
+    assert levels == 0 or check._depth_exceeds(data, levels - 1)
+
+
+@pytest.mark.parametrize(
+    "hostile", [b'"' + b'\\"' * 500_000, b'{"a":"' + b"[" * 1_000_000, b"]" * 1_000_000, b"[{" * 500_000]
+)
+def test_a_hostile_line_costs_no_more_than_its_length(hostile):
+    """Neither escapes without end nor brackets without partners take the check out of its stride."""
+    assert fault(hostile).code == "invalid_json_line"
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_give_a_verdict(data):
+    """No line, whatever it holds, is more than a fault."""
+    found = verdict(data)
+    assert isinstance(found, Failed)
+    for error in found.errors:
+        error.model_dump_json()
+
+
+@settings(deadline=None)
+@given(
+    value=st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3), st.lists),
+    field=st.sampled_from(["custom_id", "method", "url", "body", "model", "messages", "stream"]),
+)
+def test_any_value_gives_a_verdict(value, field):
+    """No value of a field is more than a fault."""
+    body = request_body(**{field: value})
+    request = (
+        line(body=body)
+        if field in body and field not in {"custom_id", "method", "url", "body"}
+        else line(**{field: value})
+    )
+    assert isinstance(verdict(request), Passed | Failed)
+
+
+def test_one_fault_a_line_and_all_lines():
+    """Of a line the first fault is told, of a file every faulty line."""
+    found = verdict(b"x", line(1), line("a", method="GET", url="/x"), line("b"), line("b"))
+    assert isinstance(found, Failed)
+    assert [(error.line, error.code) for error in found.errors] == [
+        (1, "invalid_json_line"), (2, "invalid_type"), (3, "invalid_method"), (5, "duplicate_custom_id"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("faulty", "listed", "unlisted"), [(999, 999, 0), (1000, 1000, 0), (1001, 999, 2), (5000, 999, 4001)]
+)
+def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
+    """The last entry says how many more there are."""
+    found = verdict(*[b"x"] * faulty)
+    assert isinstance(found, Failed)
+    assert len(found.errors) <= check.FAULTS_MAX
+    assert sum(error.code == "invalid_json_line" for error in found.errors) == listed
+    if unlisted:
+        assert found.errors[-1] == BatchError(
+            code="too_many_errors", message=f"{unlisted} more errors are not listed."
+        )
+
+
+def test_the_largest_verdict_fits_into_a_record():
+    """A thousand faults that quote the user at length stay below a record's bound."""
+    lines = [line("\x01" * 511 + str(number)) for number in range(1, 10) for _ in range(200)]
+    found = verdict(*lines)
+    assert isinstance(found, Failed)
+    assert len(found.errors) == 1000
+    assert sum(len(error.model_dump_json()) for error in found.errors) < 900_000
