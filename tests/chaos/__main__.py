@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos.faults import KINDS
+from chaos.faults import COMMON, KINDS
 from chaos.harness import Plan, run
 
 SEEDS = 1 << 31
@@ -20,11 +20,15 @@ def main() -> int:
     arguments.add_argument(
         "--faults", default="", help=f"of {', '.join(KINDS)}; NAME or NAME:VICTIM, commas between"
     )
+    arguments.add_argument(
+        "--count", type=int, help="how many faults, instead of as many as the time has room for"
+    )
     arguments.add_argument("--every", type=float, default=5.0, help="seconds between two faults")
     arguments.add_argument("--batches", type=int, default=16)
     arguments.add_argument("--lines", type=int, default=8_000, help="of all batches")
     arguments.add_argument("--in-flight", type=int, default=32, help="calls to one model at one time")
     arguments.add_argument("--latency", type=float, default=0.2, help="seconds that the backend takes")
+    arguments.add_argument("--answer-bytes", type=int, default=0, help="added to each answer of the own backend")
     arguments.add_argument("--away", type=float, help="seconds that a store or a backend is away")
     arguments.add_argument("--whole", action="store_true", help="no batch is cancelled or expires")
     arguments.add_argument("--mock", help="address of a backend that runs elsewhere")
@@ -33,12 +37,14 @@ def main() -> int:
     plan = Plan(
         seed=given.seed,
         seconds=given.seconds,
-        faults=tuple(given.faults.split(",")) if given.faults else tuple(KINDS),
+        faults=tuple(given.faults.split(",")) if given.faults else COMMON,
+        count=given.count,
         every_seconds=given.every,
         batches=given.batches,
         lines=given.lines,
         max_in_flight=given.in_flight,
         latency_seconds=given.latency,
+        answer_bytes=given.answer_bytes,
         ends=not given.whole,
         away_seconds=given.away,
     )

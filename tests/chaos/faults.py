@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from chaos import aimed
 from chaos import world as worlds
 from chaos.traffic import MODELS
 from chaos.world import World
@@ -74,7 +75,9 @@ def freeze(world: World, chance: random.Random, victim: str) -> None:
 
 def power_cut(world: World, chance: random.Random, victim: str) -> None:
     """Everything at once, and everything again."""
-    del chance, victim
+    if victim:
+        aimed.power_cut(world, chance, victim)
+        return
     world.hard["power cut"] += 1
     world.crash()
 
@@ -148,11 +151,13 @@ def duplicate(world: World, chance: random.Random, victim: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A fault, whom it may meet, and how often it comes in comparison to others."""
+    """A fault, whom or when it may meet, and how often it comes in comparison to others."""
 
     fault: Fault
     victims: tuple[str, ...] = ("",)
     weight: int = 1
+    is_common: bool = True
+    """Whether it comes where no faults were chosen: one that waits for its moment does not."""
 
 
 KINDS = {
@@ -166,8 +171,10 @@ KINDS = {
     "storm": Kind(fault=storm),
     "poison": Kind(fault=poison),
     "duplicate": Kind(fault=duplicate, weight=2),
+    "zombie": Kind(fault=aimed.zombie, victims=aimed.VICTIMS, is_common=False),
 }
-"""By the name that `--faults` knows."""
+"""By the name that `--faults` knows; `power` takes the moments of `zombie` too."""
+COMMON = tuple(name for name, kind in KINDS.items() if kind.is_common)
 
 
 async def _produce(bootstrap: str, records: list[tuple[str, bytes | None, Any, bytes]]) -> None:

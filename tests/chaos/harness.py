@@ -8,21 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
 from chaos import checker
+from chaos.aim import AWAY
 from chaos.backend import Backend
 from chaos.checker import Verdict, Watcher
-from chaos.faults import KINDS
+from chaos.faults import COMMON, KINDS
 from chaos.traffic import MODELS, WINDOW_SHORT, Job, jobs
 from chaos.world import World
-from openai import OpenAIError
 from support.stack import Stack
 from support.waiting import wait_until
 
 T = TypeVar("T")
 
-AWAY = (OpenAIError, httpx.HTTPError, OSError, ValueError)
-"""What the harness meets while the api is away; it tries again, as any client does."""
 TRY_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.5
 FEEDERS = 2
@@ -36,11 +33,13 @@ class Plan:
         seed: Decides on everything that is left to chance.
         seconds: How long faults come.
         faults: Names of the kinds of faults, as in `faults.KINDS`, each `NAME` or `NAME:VICTIM`.
+        count: How many faults come, however long they take; None for as many as `seconds` have room for.
         every_seconds: Between two faults, on average.
         batches: How many.
         lines: Of all of them.
         max_in_flight: Calls of one process to one model.
         latency_seconds: Of the backend.
+        answer_bytes: Added to each of its answers.
         timeout_seconds: After which a call is given up.
         ends: Whether some batches are cancelled and some expire.
         away_seconds: How long a store or a backend is away; None leaves it to chance.
@@ -49,12 +48,14 @@ class Plan:
 
     seed: int
     seconds: float = 60.0
-    faults: tuple[str, ...] = tuple(KINDS)
+    faults: tuple[str, ...] = COMMON
+    count: int | None = None
     every_seconds: float = 5.0
     batches: int = 16
     lines: int = 8_000
     max_in_flight: int = 32
     latency_seconds: float = 0.2
+    answer_bytes: int = 0
     timeout_seconds: float = 8.0
     ends: bool = True
     away_seconds: float | None = None
@@ -92,10 +93,12 @@ def schedule(plan: Plan) -> Iterator[Blow]:
     chosen = [name.partition(":") for name in plan.faults]
     weights = [KINDS[kind].weight for kind, _, _ in chosen]
     at = plan.every_seconds
-    while chosen and at < plan.seconds:
+    number = 0
+    while chosen and (at < plan.seconds if plan.count is None else number < plan.count):
         kind, _, victim = chance.choices(chosen, weights)[0]
         yield Blow(at=at, kind=kind, victim=victim or chance.choice(KINDS[kind].victims))
         at += chance.uniform(0.5, 1.5) * plan.every_seconds
+        number += 1
 
 
 class Harness:
@@ -111,7 +114,6 @@ class Harness:
         self._stopped = threading.Event()
         self._stall = 0.0
         self._errors: list[str] = []
-        self.blows = 0
 
     def run(self) -> Report:
         """Feed, strike, wait, check."""
@@ -146,7 +148,6 @@ class Harness:
                 time.sleep(min(left, LOOK_SECONDS))
             self._tell(f"{blow}   ({time.monotonic() - began:.1f} s)")
             KINDS[blow.kind].fault(self._world, chance, blow.victim)
-            self.blows += 1
 
     def _feed(self, place: int) -> None:
         """Create every so many-th batch, over the time of the faults, and cancel what is to be cancelled."""
@@ -235,12 +236,14 @@ class Harness:
             report.failures.append(f"{stats['repeats']} calls were repeated, {repeats_max} may be")
         kills = ", ".join(f"{name} {count}" for name, count in sorted(world.hard.items()))
         soft = ", ".join(f"{name} {count}" for name, count in sorted(world.soft.items()))
+        strikes = sorted(world.aim.strikes.items())
         report.table = [
             ("seed", str(self._plan.seed)),
             ("batches", str(len(self._ids))),
             ("lines", f"{sum(job.lines for job in self._jobs):,}"),
             ("kills", f"{world.hard.total()} ({kills})"),
             ("other faults", f"{world.soft.total()} ({soft})"),
+            *((f"met at {moment}", f"{world.aim.met[moment]} of {count} strikes") for moment, count in strikes),
             ("calls", f"{stats['calls']:,} ({sum(stats.get('spoilt', {}).values()):,} spoilt by the backend)"),
             ("calls repeated", str(stats["repeats"])),
             ("in flight at kills", f"{world.in_flight} at the backend, {repeats_max} at most by the limits"),
@@ -265,6 +268,8 @@ def run(plan: Plan, data: Path, *, mock: str | None = None, tell: Callable[[str]
     tell(f"seed {plan.seed}")
     with Backend(plan.seed, mock) as backend:
         backend.set(latency=plan.latency_seconds if backend.is_own else f"{plan.latency_seconds}s")
+        if plan.answer_bytes:
+            backend.set(padding=plan.answer_bytes)
         models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)
         environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW_SHORT}"]', "TIDEMILL_GRACE_SECONDS": "2"}
         with Stack(data, models, environ) as stack:

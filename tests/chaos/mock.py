@@ -44,6 +44,7 @@ class Mock:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.latency_seconds = 0.0
+        self.padding = ""
         self.is_down = False
         self.shares: dict[str, float] = {}
         self.came: Counter[bytes] = Counter()
@@ -70,6 +71,8 @@ class Mock:
                 self.latency_seconds = float(value)
             elif name == "down":
                 self.is_down = value == "true"
+            elif name == "padding":
+                self.padding = "x" * int(value)
             else:
                 self.shares[name] = float(value)
 
@@ -173,7 +176,7 @@ class Connection(asyncio.Protocol):
             case "well" if int(text.rpartition(" ")[2]) % REFUSED_EVERY == 0:
                 self._send(400, b'{"error":{"message":"Refused.","type":"test","param":null,"code":"refused"}}')
             case "well":
-                self._send(200, orjson.dumps(_content(path, text)))
+                self._send(200, orjson.dumps(self._content(path, text)))
             case "429":
                 self._send(429, _error("slow down"), more="retry-after: 0.3\r\n")
             case "500":
@@ -181,7 +184,7 @@ class Connection(asyncio.Protocol):
             case "down":
                 self._send(503, _error("down"))
             case "cut":
-                whole = orjson.dumps(_content(path, text))
+                whole = orjson.dumps(self._content(path, text))
                 self._send(200, whole[: len(whole) // 2])
             case "html":
                 self._send(200, b"<html><body>502 Bad Gateway</body></html>", kind="text/html")
@@ -191,6 +194,10 @@ class Connection(asyncio.Protocol):
                 await asyncio.get_running_loop().create_future()
             case _:
                 self._transport.abort()
+
+    def _content(self, path: str, text: str) -> dict[str, Any]:
+        content = _content(path, text)
+        return {**content, "padding": self._mock.padding} if self._mock.padding else content
 
     async def _pour(self) -> None:
         """A reply of `HUGE_BYTES`, for as long as anybody takes it."""

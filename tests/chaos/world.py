@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
+from chaos.aim import Aim
 from chaos.backend import Backend
 from openai import OpenAI
-from support.stack import KEY, Stack
+from support.stack import KEY, Stack, runs
 from support.waiting import wait_until
 
 STAGES = ("api", "ingest", "processors", "results")
@@ -33,6 +33,7 @@ class World:
         in_flight: Calls the backend had at the times when processors were ended or frozen, in all.
         in_flight_max: The most that Tidemill itself may have counted as in flight at these times: calls, and
             results that the log did not have yet.
+        aim: Finds the moment of faults that wait for one.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class World:
         self._per_process = per_process
         self._away_seconds = away_seconds
         self._extras: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self.aim = Aim(self.batches)
 
     @property
     def client(self) -> OpenAI:
@@ -123,12 +125,16 @@ class World:
             process.kill()
             process.wait()
 
+    def stop_extras(self) -> None:
+        """End all extra processes, one after the other."""
+        while self._extras:
+            self.stop_extra()
+
     def heal(self) -> None:
         """Undo what lasts."""
         self.backend.set(down="false")
         mend_store(self.stack.data)
-        while self._extras:
-            self.stop_extra()
+        self.stop_extras()
 
     def batches(self) -> list[dict[str, Any]]:
         """All batches as the API lists them."""
@@ -151,7 +157,7 @@ def send(pids: list[int], how: signal.Signals) -> None:
 
 def gone(pids: list[int]) -> bool:
     """Whether none of them runs."""
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+    return not any(map(runs, pids))
 
 
 def break_store(data: Path) -> None:

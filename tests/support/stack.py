@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterable
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ KEY = "sk-test-0123456789"
 START_SECONDS_MAX = 180.0
 """The first start on a machine fetches the broker."""
 STOP_SECONDS_MAX = 60.0
+PROBE_SECONDS_MAX = 10.0
 LOG_BYTES_SHOWN = 8_000
 
 
@@ -77,6 +80,14 @@ class Stack:
         """The processes of a stage, as they are now; a stage that was killed comes back under new ones."""
         return list(self._running["processes"].get(stage, []))
 
+    def is_ready(self, stage: str) -> bool:
+        """Whether a stage says of itself that it is ready."""
+        with suppress(OSError, ValueError, KeyError):
+            address = self._running["health"][stage]
+            with urllib.request.urlopen(f"{address}/readyz", timeout=PROBE_SECONDS_MAX) as answer:
+                return bool(answer.status == HTTPStatus.OK)
+        return False
+
     def kill(self, stage: str) -> list[int]:
         """End the processes of a stage as a power cut would, and return which they were."""
         pids = self.pids(stage)
@@ -84,7 +95,7 @@ class Stack:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         wait_until(
-            lambda: not any(_runs(pid) for pid in pids),
+            lambda: not any(runs(pid) for pid in pids),
             seconds_max=STOP_SECONDS_MAX,
             what=f"end of {stage}",
         )
@@ -101,7 +112,7 @@ class Stack:
                 os.kill(pid, signal.SIGKILL)
         process.wait(STOP_SECONDS_MAX)
         wait_until(
-            lambda: not any(_runs(pid) for pid in doomed),
+            lambda: not any(runs(pid) for pid in doomed),
             seconds_max=STOP_SECONDS_MAX,
             what="end of what the supervisor had started",
         )
@@ -127,7 +138,7 @@ class Stack:
         finally:
             # What has not ended by itself must not live on beside the next test.
             for child in [process, *children]:
-                if _runs(child.pid):
+                if runs(child.pid):
                     child.kill()
 
     def tail(self) -> str:
@@ -153,7 +164,8 @@ class Stack:
         return b"Tidemill is ready at " in self.log.read_bytes() and (self.data / "run.json").exists()
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

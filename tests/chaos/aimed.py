@@ -1,0 +1,57 @@
+"""The faults that wait for their moment in the life of a batch (`aim.py`)."""
+
+import random
+import signal
+
+from chaos import world as worlds
+from chaos.aim import MOMENTS
+from chaos.world import World
+from support.waiting import wait_until
+
+ALONE_SECONDS = 5.0
+"""A session lasts for 6 s."""
+TAKEN_SECONDS_MAX = 24.0
+"""The supervisor ends a process that it has not heard of for 30 s: by then it is no zombie any more."""
+VICTIMS = tuple(MOMENTS)
+
+
+def power_cut(world: World, chance: random.Random, victim: str) -> None:
+    """Everything at once while a batch is at a moment, and everything again."""
+    del chance
+
+    def strike(batch_id: str) -> None:
+        del batch_id
+        world.hard[f"power cut at {victim}"] += 1
+        world.crash()
+
+    world.aim.strike_at(victim, strike)
+
+
+def zombie(world: World, chance: random.Random, victim: str) -> None:
+    """The only process of results is frozen at a moment, goes on once another has the batch, and ends."""
+    del chance
+    world.stop_extras()
+    # One that is not at work yet writes nothing, and would be no zombie.
+    wait_until(lambda: world.stack.is_ready("results"), "results to be ready", seconds_max=worlds.BACK_SECONDS_MAX)
+
+    def strike(batch_id: str) -> None:
+        frozen = world.wait_for("results")
+        worlds.send(frozen, signal.SIGSTOP)
+        world.hard[f"zombie at {victim}"] += 1
+        try:
+            world.start_extra("results")
+            # For so long nobody else can have the batch; what moves it later is another process.
+            worlds.sleep(ALONE_SECONDS)
+            final = world.aim.final(batch_id)
+            wait_until(
+                lambda: world.aim.ended(batch_id) or world.aim.final(batch_id) > final,
+                f"{batch_id} to go on by another process",
+                seconds_max=TAKEN_SECONDS_MAX,
+            )
+            assert not worlds.gone(frozen), "the zombie was ended before it could go on"
+        finally:
+            worlds.send(frozen, signal.SIGCONT)
+        wait_until(lambda: worlds.gone(frozen), "end of the zombie", seconds_max=worlds.BACK_SECONDS_MAX)
+        world.stop_extras()
+
+    world.aim.strike_at(victim, strike)
