@@ -22,6 +22,7 @@ from tidemill.lease import Lease, guarded
 from tidemill.results import census
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
+from tidemill.results.kafka import LogHistory
 from tidemill.results.stage import Limits, Partition
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
@@ -118,6 +119,7 @@ class Results:
         self._settings = settings
         self._lease = Lease()
         self._log = Log(kafka, lease=self._lease)
+        self._history = LogHistory(kafka)
         self._store: Store = open_store(settings.store_url)
         self.app = stream.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
@@ -225,6 +227,7 @@ class Results:
                 number,
                 tables=self._tables.of(number),
                 sender=self._log,
+                history=self._history,
                 store=self._store,
                 clock=time.time,
                 limits=self._limits,

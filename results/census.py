@@ -14,18 +14,15 @@ Living = Callable[[], Iterable[Iterable[Live]]]
 def offer(living: Living, clock: Clock) -> None:
     """Let the metrics be asked for here."""
     metrics.ask(metrics.BATCHES, lambda: statuses(living()))
-    metrics.ask(metrics.AT_RISK, lambda: statuses(living(), at_risk=True))
+    metrics.ask(metrics.AT_RISK, lambda: statuses(living(), _is_at_risk))
+    metrics.ask(metrics.STUCK, lambda: statuses(living(), is_stuck))
     metrics.ask(metrics.SLACK, lambda: slack(living(), clock()))
 
 
-def statuses(partitions: Iterable[Iterable[Live]], *, at_risk: bool = False) -> Counter[str]:
-    """How many batches have each status; with `at_risk`, of those that the log may drop records of."""
-    batches = (live.state.batch for partition in partitions for live in partition)
-    return Counter(
-        batch.status.value
-        for batch in batches
-        if batch is not None and (not at_risk or batch.tidemill.at_risk is not None)
-    )
+def statuses(partitions: Iterable[Iterable[Live]], of: Callable[[Live], bool] | None = None) -> Counter[str]:
+    """How many batches have each status; with `of`, of those that it is true of."""
+    found = (live for partition in partitions for live in partition if of is None or of(live))
+    return Counter(live.state.batch.status.value for live in found if live.state.batch is not None)
 
 
 def slack(partitions: Iterable[Iterable[Live]], now: float) -> dict[str, float]:
@@ -41,3 +38,12 @@ def slack(partitions: Iterable[Iterable[Live]], now: float) -> dict[str, float]:
             value = float(seconds) if seconds is not None else batch.expires_at - now
             least[batch.model] = min(value, least.get(batch.model, value))
     return least
+
+
+def _is_at_risk(live: Live) -> bool:
+    return live.state.batch is not None and live.state.batch.tidemill.at_risk is not None
+
+
+def is_stuck(live: Live) -> bool:
+    """Whether its files cannot be written."""
+    return live.stuck is not None

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -35,7 +34,7 @@ from tidemill.schemas.bill import Tariff, bill
 from tidemill.schemas.codec import LineMark
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import Compacted
-from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX, PartRef, file_key, file_kind, index_key, part_key
+from tidemill.schemas.part import PartRef, file_key, file_kind, index_key, part_key
 from tidemill.schemas.ports import Clock, Store
 
 T = TypeVar("T")
@@ -74,6 +73,8 @@ class Compactor:
 
         Raises:
             OSError: The store failed; the call may be made again.
+            NotFound: A part is gone, or the input that lines which were not run come from.
+            PartError: A part is not what it should be.
         """
         assert state.batch is not None
         total = state.batch.request_counts.total
@@ -109,14 +110,6 @@ class Compactor:
             bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
             at=int(self.clock()),
         )
-
-    async def clear(self, over: AbstractSet[str]) -> None:
-        """Remove what batches have left that are over: parts, and results that were too large for a record."""
-        only = f"{next(iter(over))}/" if len(over) == 1 else ""
-        for prefix in (PARTS_PREFIX, LARGE_PREFIX):
-            async for key in self.store.keys(prefix + only):
-                if key.split("/")[1] in over:
-                    await self.store.delete(key)
 
     async def _indices(self, state: State) -> Tally:
         """The lines that the parts hold."""

@@ -63,6 +63,13 @@ class State(BaseModel):
         return not self.closed and (self.batch is None or self.batch.status in _OPEN)
 
     @property
+    def ended_at(self) -> int:
+        """When the batch came to its last state, Unix seconds; 0 while it has not."""
+        if self.batch is None or not self.is_over:
+            return 0
+        return int(getattr(self.batch, f"{self.batch.status}_at") or 0)
+
+    @property
     def is_over(self) -> bool:
         """Whether the batch is in its last state."""
         return self.batch is not None and self.batch.status.is_terminal

@@ -30,8 +30,10 @@ class Live:
     pace: Pace | None = None
     """Observed once lines come."""
     compacting: bool = False
+    stuck: str | None = None
+    """Why it cannot come to its end."""
     unsaid: bool = False
-    """Whether the batch has grown since it was last published."""
+    """Whether the batch has grown, or got stuck, since it was last published."""
 
     @property
     def waiting_bytes(self) -> int:

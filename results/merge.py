@@ -50,8 +50,9 @@ class Sums:
 class _Reader:
     """One open part."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], index: Index, rest: bytes) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], key: str, index: Index, rest: bytes) -> None:
         self._chunks = chunks
+        self._key = key
         self._buffer = memoryview(rest)
         self._start = 0
         """Where the buffer begins, counted from the first line's beginning."""
@@ -61,7 +62,7 @@ class _Reader:
     @classmethod
     async def open(cls, store: Store, key: str) -> "_Reader":
         chunks = store.read(key)
-        return cls(chunks, *await _opened(chunks, key))
+        return cls(chunks, key, *await _opened(chunks, key))
 
     @property
     def head(self) -> int:
@@ -88,7 +89,7 @@ class _Reader:
     async def _next(self) -> bytes:
         async for chunk in self._chunks:
             return chunk
-        raise PartError("a part is cut short")
+        raise PartError(f"{self._key} is cut short")
 
     async def close(self) -> None:
         if hasattr(self._chunks, "aclose"):

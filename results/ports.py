@@ -1,6 +1,6 @@
 """What the stage needs of the process it runs in: tables, the log, and the store."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 from tidemill.results.fold import State
@@ -48,4 +48,20 @@ class Sender(Protocol):
         partition: int | None = ...,
     ) -> int:
         """Append a record and return its offset; on return every in-sync replica has it."""
+        ...
+
+
+class History(Protocol):
+    """What the log still has."""
+
+    def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
+        """Headers and value of the records of a partition of `outcomes`, up to where it ends now.
+
+        Args:
+            partition: Its number.
+            since: Unix seconds; what was written before may be left out.
+
+        Raises:
+            OSError: The log does not answer.
+        """
         ...

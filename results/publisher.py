@@ -18,12 +18,12 @@ class Publisher:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
 
-    async def batch(self, state: State, progress: Progress | None) -> None:
+    async def batch(self, state: State, progress: Progress | None, stuck: str | None) -> None:
         """Publish a batch, once it is known what it is."""
         if (batch := state.batch) is None:
             return
-        if progress is not None:
-            extras = batch.tidemill.model_copy(update={"progress": progress})
+        if progress is not None or stuck is not None:
+            extras = batch.tidemill.model_copy(update={"progress": progress, "stuck": stuck})
             batch = batch.model_copy(update={"tidemill": extras})
         record = BatchRecord(project=state.project, batch=batch, files_offset=state.files_offset)
         await self._send(topics.BATCHES.name, batch.id, encode(record))

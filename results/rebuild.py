@@ -10,24 +10,19 @@ What is no longer in the log, or in the store where it was too large for the log
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Final
 
-from tidemill.results.compaction import Compactor, write_part
+from tidemill.results.compaction import Compactor
 from tidemill.results.fold import State
-from tidemill.results.live import Live
+from tidemill.results.gather import PART_BYTES, Gathering
 from tidemill.results.scratch import Scratch
-from tidemill.results.tally import Tally
-from tidemill.schemas import codec
 from tidemill.schemas.batch import Batch, Receipt, Status
 from tidemill.schemas.bill import Tariff
-from tidemill.schemas.codec import DecodeError, Headers
+from tidemill.schemas.codec import Headers
 from tidemill.schemas.messages import InputRef
 from tidemill.schemas.part import PartError, PartRef, file_key
 from tidemill.schemas.ports import NotFound
-
-PART_BYTES: Final = 8 << 20
 
 
 class RebuildError(Exception):
@@ -63,21 +58,19 @@ class Rebuild:
 
     batch: Batch
     store: Scratch
-    _live: Live = field(init=False)
-    _parts: list[PartRef] = field(init=False, default_factory=list)
-    _unreadable: int = field(init=False, default=0)
+    _gathering: Gathering = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.batch.status.is_terminal:
             raise RebuildError(f"{self.batch.id} is not over yet")
         if self.batch.tidemill.receipt is None:
             raise RebuildError(f"{self.batch.id} has no files: none of its lines was ever accepted")
-        self._live = Live(state=State(id=self.batch.id, partition=0), tally=Tally())
+        self._gathering = Gathering(self.batch.id, self._wanted, store=self.store)
 
     @property
     def is_complete(self) -> bool:
         """Whether all lines were found that the batch had when it closed."""
-        return self._live.tally.done >= self._wanted
+        return not self._gathering.missing
 
     @property
     def _wanted(self) -> int:
@@ -91,19 +84,7 @@ class Rebuild:
         Raises:
             OSError: The store failed.
         """
-        if self.is_complete or not is_of(headers, self.batch.id):
-            return
-        try:
-            _, marks = codec.lines_marks(headers, len(value))
-            if (ref := codec.lines_ref(headers)) is not None:
-                end = ref.offset + ref.length
-                value = b"".join([chunk async for chunk in self.store.read(ref.key, ref.offset, end)])
-        except (DecodeError, NotFound, ValueError):
-            self._unreadable += 1
-            return
-        self._live.take(marks, value, 0.0)
-        if self._live.waiting_bytes >= PART_BYTES:
-            await self._flush()
+        await self._gathering.take(headers, value)
 
     async def finish(self) -> Rebuilt:
         """Write the files into the scratch store.
@@ -112,16 +93,15 @@ class Rebuild:
             RebuildError: Lines are missing that were there, or the input that others come from.
             OSError: The store failed.
         """
-        await self._flush()
-        if not self.is_complete:
-            missing = self._wanted - self._live.tally.done
+        found = self._gathering
+        if found.missing:
             raise RebuildError(
-                f"{self.batch.id}: {missing} of {self._wanted} lines are in the log no more"
-                f" ({self._unreadable} records could not be read)"
+                f"{self.batch.id}: {found.missing} of {self._wanted} lines are in the log no more"
+                f" ({found.unreadable} records could not be read)"
             )
         compactor = Compactor(store=self.store, clock=time.time, part_bytes=PART_BYTES, tariff_of=_free)
         try:
-            fact = await compactor.compact(self._closed(), self._live.tally)
+            fact = await compactor.compact(self._closed(await found.parts()), found.tally)
         except NotFound as error:
             raise RebuildError(
                 f"{self.batch.id}: the input is gone, and lines that were not run need it"
@@ -129,9 +109,9 @@ class Rebuild:
         except PartError as error:
             raise RebuildError(f"{self.batch.id}: {error}") from error
         assert self.batch.tidemill.receipt is not None
-        return Rebuilt(receipt=fact.receipt, published=self.batch.tidemill.receipt, unreadable=self._unreadable)
+        return Rebuilt(receipt=fact.receipt, published=self.batch.tidemill.receipt, unreadable=found.unreadable)
 
-    def _closed(self) -> State:
+    def _closed(self, parts: tuple[PartRef, ...]) -> State:
         """The batch as it was when its files were written."""
         was = Status.CANCELLING if self.batch.status is Status.CANCELLED else Status.FINALIZING
         return State(
@@ -141,21 +121,8 @@ class Rebuild:
             input=InputRef(key=file_key(self.batch.input_file_id), bytes=0),
             ending=self.batch.status,
             closed=True,
-            parts=tuple(self._parts),
+            parts=parts,
         )
-
-    async def _flush(self) -> None:
-        self._live.waiting_since = None
-        for shelf, failed in ((self._live.output, False), (self._live.errors, True)):
-            if shelf.lines:
-                number = len(self._parts)
-                self._parts.append(await write_part(self.store, self.batch.id, number, shelf, failed=failed))
-
-
-def is_of(headers: Iterable[tuple[str, bytes]], batch_id: str) -> bool:
-    """Whether a record of `outcomes` holds result lines of the batch."""
-    found = dict(headers)
-    return found.get(codec.KIND) == codec.LINES and found.get("tidemill-batch") == batch_id.encode()
 
 
 async def same(store: Scratch, key: str) -> bool:

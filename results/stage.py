@@ -22,10 +22,12 @@ from heapq import heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.results import fold, peril
-from tidemill.results.compaction import Compactor, TariffOf, stubborn, write_part
+from tidemill.results.compaction import Compactor, TariffOf, write_part
+from tidemill.results.finish import Finisher
 from tidemill.results.fold import State
+from tidemill.results.leftovers import Leftovers
 from tidemill.results.live import Ack, Live
-from tidemill.results.ports import Sender, Tables
+from tidemill.results.ports import History, Sender, Tables
 from tidemill.results.publisher import Publisher
 from tidemill.results.tally import Tally
 from tidemill.schemas.codec import DecodeError, LineMark
@@ -42,7 +44,7 @@ from tidemill.schemas.messages import (
     Sealed,
     Tick,
 )
-from tidemill.schemas.ports import Clock, NotFound, Store
+from tidemill.schemas.ports import Clock, Store
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Partition:
         *,
         tables: Tables,
         sender: Sender,
+        history: History,
         store: Store,
         clock: Clock,
         limits: Limits,
@@ -87,6 +90,7 @@ class Partition:
             number: Its number in `outcomes` and `commands`.
             tables: Its tables.
             sender: The log.
+            history: What the log still has.
             store: Where parts and files are written.
             clock: Unix time.
             limits: Sizes, times and prices.
@@ -99,10 +103,14 @@ class Partition:
         self._store = store
         self._clock = clock
         self._limits = limits
-        self._compactor = Compactor(
-            store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of
+        self._finisher = Finisher(
+            Compactor(store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of),
+            store=store,
+            history=history,
+            room=compactions,
+            writer=writer,
         )
-        self._compactions = compactions
+        self._leftovers = Leftovers(store, clock, limits.kept_seconds)
         self._writer = writer
         self._live: dict[str, Live] = {}
         self._alarms: list[tuple[float, str]] = []
@@ -135,10 +143,10 @@ class Partition:
         if self._loaded:
             return
         self._loaded = True
-        over = set()
+        over = {}
         for state in list(self._tables.states()):
             if state.is_over:
-                over.add(state.id)
+                over[state.id] = float(state.ended_at)
                 continue
             live = self._wake(state)
             live.tally.touch_all()
@@ -149,7 +157,7 @@ class Partition:
             else:
                 self._ring(live)
         if over:
-            self._start(self._clear(over))
+            self._start(self._leftovers.clear(over))
 
     async def command(self, command: Command, ack: Ack) -> None:
         """Fold a command."""
@@ -265,7 +273,11 @@ class Partition:
         while self._alarms and self._alarms[0][0] <= at:
             _, batch_id = heappop(self._alarms)
             self._set.pop(batch_id, None)
-            if (live := self._live.get(batch_id)) is None or live.state.closed:
+            if (live := self._live.get(batch_id)) is None:
+                continue
+            if live.state.closed:
+                if live.unsaid:
+                    await self._publish(live)
                 continue
             since = live.waiting_since
             if since is not None and at >= since + self._limits.part_age_seconds:
@@ -314,7 +326,7 @@ class Partition:
 
     async def _publish(self, live: Live) -> None:
         live.unsaid = False
-        await self._publisher.batch(live.state, live.progress(self._clock()))
+        await self._publisher.batch(live.state, live.progress(self._clock()), live.stuck)
         live.published_at = self._clock()
 
     async def _publish_again(self, live: Live) -> None:
@@ -350,26 +362,19 @@ class Partition:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # A part that is gone or cut stays so: the other batches go on, and `tidemill rebuild` is for this one.
             log.error("work on a batch broke off for good", exc_info=error)
 
     async def _compact(self, live: Live) -> None:
-        """Write the files and send the fact that they are there.
+        """Write the files and send the fact that they are there."""
+        fact = await self._finisher.finish(live, lambda why: self._stuck(live, why))
+        if fact is not None:
+            await self._publisher.compacted(fact, self.number)
 
-        After a crash the fact may be on the log already, and be folded while the files are written again: then the
-        state names no parts any more, so it is taken as it was, and the parts themselves may go at any time.
-        """
-        state = live.state
-        async with self._compactions:
-            try:
-                fact = await stubborn(
-                    f"the compaction of {state.id}", lambda: self._compactor.compact(state, live.tally)
-                )
-            except NotFound:
-                if live.state.is_over:
-                    return
-                raise
-        await self._publisher.compacted(fact, self.number)
+    def _stuck(self, live: Live, why: str) -> None:
+        """Have it shown on a batch that it cannot come to its end; the next tick publishes it."""
+        if why != live.stuck:
+            live.stuck, live.unsaid = why, True
+            self._ring(live)
 
     async def _compacted(self, fact: Compacted) -> None:
         live = self._get(fact.batch_id)
@@ -377,6 +382,7 @@ class Partition:
             await self._publish_again(live)
             return
         offset = await self._publisher.files(live.state, fact)
+        live.stuck = None
         live.state = fold.compacted(live.state, fact, offset)
         # Before the state says that the batch is over: from then on nothing would bill it any more.
         await self._publisher.bill(live.state, fact)
@@ -385,11 +391,4 @@ class Partition:
         await self._publish(live)
         if live.state.is_over:
             self._live.pop(fact.batch_id, None)
-            self._start(self._clear({fact.batch_id}))
-
-    async def _clear(self, over: set[str]) -> None:
-        """Remove the parts of batches whose files are written; what fails here is left to the next take-over."""
-        try:
-            await self._compactor.clear(over)
-        except OSError:
-            log.exception("parts of batches that are over could not be removed")
+            self._start(self._leftovers.clear({fact.batch_id: float(fact.at)}))

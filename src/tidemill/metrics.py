@@ -65,12 +65,17 @@ AT_RISK: Final = Asked(
     label="status",
     text="Those of them that the log may drop records of before they are over.",
 )
+STUCK: Final = Asked(
+    name="tidemill_batches_stuck",
+    label="status",
+    text="Those of them whose files cannot be written; `tidemill.stuck` of the batch says why.",
+)
 SLACK: Final = Asked(
     name="tidemill_deadline_slack_seconds",
     label="model",
     text="From the expected end of a batch to its deadline, the least of those at work. Below 0 one is late.",
 )
-ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, SLACK)
+ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STUCK, SLACK)
 
 
 class _Collector(Collector):

@@ -1,15 +1,21 @@
 """What the log keeps is enough: files are made again without a call, and lost state comes back as it was."""
 
+import asyncio
 import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
-from openai import OpenAI
+from aiokafka import AIOKafkaProducer
+from openai import NotFoundError, OpenAI
 from support.backend import Behaviour
 from support.stack import KEY, Stack
 from support.waiting import wait_until
+
+from tidemill.processors.packer import LINE_BYTES_MAX
+from tidemill.schemas import ids, topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -18,12 +24,20 @@ END_SECONDS_MAX = 90.0
 COMMAND_SECONDS_MAX = 60.0
 
 
+MESSAGE = {"role": "assistant", "content": "x" * LINE_BYTES_MAX}
+USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+LARGE = json.dumps({"choices": [{"index": 0, "message": MESSAGE}], "usage": USAGE}).encode()
+"""An answer that does not go into a record of the log."""
+
+
 def answers(body, nth):
-    """Every seventh line is refused; those of `slow` batches past the hundredth hang until their batch is over."""
+    """Every seventh line is refused, the third has a large answer; the last ones of `slow` batches hang."""
     del nth
     word, number = body["messages"][0]["content"].split()
-    if word == "slow" and int(number) >= 100:
+    if word == "slow" and int(number) >= LINES - 10:
         return Behaviour(latency_seconds=30)
+    if int(number) == 3:
+        return Behaviour(body=LARGE)
     return Behaviour(status=400 if int(number) % 7 == 0 else 200)
 
 
@@ -40,21 +54,48 @@ def client_of(stack):
     return OpenAI(base_url=stack.api, api_key=KEY, max_retries=10)
 
 
-def ended(stack, word, window):
-    """A batch that is over."""
-    client = client_of(stack)
-    lines = []
+def lines_of(word):
     for number in range(LINES):
         body = {"model": "chat", "messages": [{"role": "user", "content": f"{word} {number}"}]}
         line = {"custom_id": f"{word}-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
-        lines.append(json.dumps(line))
-    file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+        yield json.dumps(line).encode()
+
+
+def begun(stack, word, window):
+    """The id of a batch of a file."""
+    client = client_of(stack)
+    file = client.files.create(file=("in.jsonl", b"\n".join(lines_of(word))), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window=window)
-    return wait_until(
-        lambda: (now := client.batches.retrieve(made.id)).status in ("completed", "expired") and now,
-        "the end of the batch",
-        seconds_max=END_SECONDS_MAX,
-    )
+    return made.id
+
+
+def streamed(stack, word, window):
+    """The id of a batch that a direct producer sends, one bad line among its lines."""
+    values = [b"\n".join([*lines_of(word), b"no line"]), b""]
+    key = ("authorization", f"Bearer {KEY}".encode())
+    headers = [[key, ("tidemill-window", window.encode())], [key, ("tidemill-end", b"true")]]
+
+    async def send():
+        async with AIOKafkaProducer(bootstrap_servers=stack.kafka) as producer:
+            sent = [
+                await producer.send_and_wait(topics.INTAKE.name, value, key=word.encode(), headers=told)
+                for value, told in zip(values, headers, strict=True)
+            ]
+        return ids.stream_batch_id(sent[0].partition, sent[0].offset)
+
+    return asyncio.run(send())
+
+
+def ended(stack, batch_id):
+    """A batch once it is over."""
+    client = client_of(stack)
+
+    def is_over():
+        with suppress(NotFoundError):
+            batch = client.batches.retrieve(batch_id)
+            return batch if batch.status in ("completed", "expired") else None
+
+    return wait_until(is_over, "the end of the batch", seconds_max=END_SECONDS_MAX)
 
 
 def rebuild(stack, *arguments):
@@ -82,25 +123,26 @@ def everything(stack):
 
 
 def test_files_are_made_again(place, backend):
-    """Of a batch that completed and of one that expired; what was damaged or deleted is replaced."""
+    """Of batches that completed and that expired, of files and of streams; what was damaged is replaced."""
     backend.reset(answers)
-    batches = [ended(place, "fast", "24h"), ended(place, "slow", "4s")]
-    assert [batch.status for batch in batches] == ["completed", "expired"]
-    assert batches[1].request_counts.completed
-    names = [batch.id for batch in batches]
+    names = [make(place, *kind) for make in (begun, streamed) for kind in (("fast", "24h"), ("slow", "4s"))]
+    batches = [ended(place, name) for name in names]
+    assert [batch.status for batch in batches] == ["completed", "expired"] * 2
+    assert all(batch.request_counts.completed for batch in batches)
     before = everything(place)
     calls = backend.calls
     code, words = rebuild(place, *names)
     assert code == 0, words
-    assert words.count("equal to the published receipt") == 2
+    assert words.count("equal to the published receipt") == len(names)
     store = place.data / "store"
     (store / "files" / batches[0].output_file_id).write_bytes(b"damaged")
-    (store / "files" / batches[1].error_file_id).unlink()
+    for batch in batches[1:]:
+        (store / "files" / batch.error_file_id).unlink()
     code, words = rebuild(place, *names)
-    assert words.count("--write replaces it") == 2
+    assert words.count("--write replaces it") == len(names)
     code, words = rebuild(place, *names, "--write")
     assert code == 0
-    assert words.count("is replaced") == 2
+    assert words.count("is replaced") == len(names)
     assert everything(place) == before
     assert backend.calls == calls
 
@@ -116,15 +158,34 @@ def test_what_cannot_be_made_again_is_told(place):
 def test_lost_state_comes_back(place, backend):
     """With every state folder deleted: the same batches, counts, files and ledger, and not a call made again."""
     backend.reset(answers)
-    ended(place, "fast", "24h")
+    for make in (begun, streamed):
+        ended(place, make(place, "fast", "24h"))
     before = everything(place)
     calls = backend.calls
     place.stop()
     shutil.rmtree(place.data / "state")
     place.start()
     assert everything(place) == before
-    ended(place, "fast", "24h")
+    ended(place, begun(place, "fast", "24h"))
     assert backend.calls == calls + LINES
+
+
+def test_a_part_that_is_lost_is_made_again(place, backend):
+    """Parts that somebody deletes while their batch runs: it ends with every line, and no call is repeated."""
+    backend.reset(
+        lambda body, _: Behaviour(latency_seconds=5 if body["messages"][0]["content"] == "lost 0" else 0)
+    )
+    batch_id = begun(place, "lost", "24h")
+    folder = place.data / "store" / "parts" / batch_id
+    parts = wait_until(lambda: list(folder.glob("*")), "a part", seconds_max=END_SECONDS_MAX)
+    assert backend.in_flight
+    for part in parts:
+        part.unlink()
+    batch = ended(place, batch_id)
+    assert batch.request_counts.completed == LINES
+    assert batch.tidemill["receipt"]["missing"] == batch.tidemill["receipt"]["double"] == 0
+    assert batch.tidemill["stuck"] is None
+    assert backend.calls == LINES
 
 
 def test_state_lost_in_the_middle_of_a_batch(place, backend):

@@ -297,6 +297,7 @@ class ResultsProcess(Base):
                 number,
                 tables=_Tables(self.process, self.world.changelogs[number]),
                 sender=self,
+                history=self,
                 store=self.store,
                 clock=self.world.loop.now,
                 limits=self._limits,
@@ -323,6 +324,13 @@ class ResultsProcess(Base):
                 await partition.lines(batch_id, marks, record.value, ack)
             else:
                 await partition.fact(codec.decode_fact(record.value), ack)
+
+    async def outcomes(self, partition: int, since: float):
+        """See `ports.History`."""
+        for record in list(self.log.records[Place(OUTCOMES, partition)]):
+            await self.process.pass_time()
+            if record.time >= since:
+                yield record.headers, record.value
 
     async def revoke(self) -> None:
         for feed in self.seat.feeds:

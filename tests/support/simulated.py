@@ -5,7 +5,7 @@ A run is a function of its seed: the events, their order, their repetition, and 
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from decimal import Decimal
 
 from tidemill.gate import AckGate
@@ -97,6 +97,8 @@ class SimulatedTables:
     def __init__(self, fuse: Fuse) -> None:
         self.local: dict[str, bytes | State] = {}
         self.changelog: dict[str, bytes | State] = {}
+        self.closing: Callable[[State], object] | None = None
+        """Told of a batch that takes no more lines, before anything is done about it."""
         self._pending: list[tuple[str, bytes | State]] = []
         self._fuse = fuse
 
@@ -107,6 +109,8 @@ class SimulatedTables:
         return self.local.get(batch_id)
 
     def put_state(self, state: State) -> None:
+        if self.closing is not None and state.closed and not state.is_over:
+            self.closing(state)
         self._put(state.id, State.model_validate_json(state.model_dump_json(exclude_none=True)))
 
     def chunks(self, batch_id: str, count: int) -> list[tuple[int, bytes]]:
@@ -157,6 +161,14 @@ class SimulatedLog:
         self._fuse.step()
         return len(self.events)
 
+    async def outcomes(self, partition, since):
+        """All results, as an owner of the partition would read them again."""
+        del partition, since
+        for topic, headers, value in list(self.events):
+            if topic == topics.OUTCOMES.name:
+                self._fuse.step()
+                yield headers, value
+
 
 class Simulation:
     """One partition, started again after each crash."""
@@ -195,17 +207,22 @@ class Simulation:
         del model
         return Tariff(input_per_million=Decimal(self.crashes + 1), output_per_million=Decimal("0.3"))
 
-    async def _life(self) -> None:
-        partition = Partition(
+    def partition(self) -> Partition:
+        """The partition as a process takes it over now."""
+        return Partition(
             0,
             tables=self.tables,
             sender=self.log,
+            history=self.log,
             store=self.store,
             clock=lambda: self.now,
             limits=self._limits,
             compactions=asyncio.Semaphore(1),
             writer=f"{self.crashes:08x}",
         )
+
+    async def _life(self) -> None:
+        partition = self.partition()
         gate: AckGate[int] = AckGate()
         at = self.committed
         try:
@@ -215,7 +232,7 @@ class Simulation:
                     if self.store.late and self.chance.random() < LATE_CHANCE:
                         key, content = self.store.late.pop()
                         self.store.objects[key] = content
-                    await self._handle(partition, gate, at)
+                    await self.handle(partition, gate, at)
                     at += 1
                     if self.chance.random() < COMMIT_CHANCE:
                         self.committed = self._acked
@@ -235,7 +252,8 @@ class Simulation:
         finally:
             partition.abandon()
 
-    async def _handle(self, partition: Partition, gate: AckGate[int], at: int) -> None:
+    async def handle(self, partition: Partition, gate: AckGate[int], at: int) -> None:
+        """Have it fold one of the log's events."""
         topic, headers, value = self.log.events[at]
         ticket = gate.admit(at)
 

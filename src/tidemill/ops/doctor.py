@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from tidemill.admin import TopicError, topic_configs, wanted
 from tidemill.kafka import LogUnavailable, reachable
-from tidemill.ops import findings, kafka, service
+from tidemill.ops import findings, service
 from tidemill.ops.findings import Finding
+from tidemill.past import kafka
 from tidemill.schemas import topics
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka

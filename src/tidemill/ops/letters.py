@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tidemill.kafka import Log
-from tidemill.ops import kafka
+from tidemill.past import kafka
 from tidemill.schemas import letters, topics
 from tidemill.schemas.codec import DecodeError, Headers
 from tidemill.schemas.letters import Letter, Mark

@@ -1,4 +1,4 @@
-"""The door to Kafka for commands: a topic is read from end to end without a group, and nothing is left behind."""
+"""The door to what the log has: a topic is read to where it ends, without a group."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
@@ -15,6 +15,8 @@ from tidemill.security import Kafka, client_options
 POLL_MS: Final = 200
 STALL_SECONDS_MAX: Final = 20.0
 """A reading that gets no further for so long is given up."""
+CLOCK_SECONDS_MAX: Final = 3600.0
+"""By how much the clocks of those who write may differ."""
 
 
 class Reader:
@@ -57,12 +59,15 @@ class Reader:
             found = await self._consumer.getmany(tp, timeout_ms=POLL_MS * 10)
         return max((record.timestamp / 1000 for record in found.get(tp, ())), default=None)
 
-    async def records(self, topic: str, numbers: Iterable[int] | None = None) -> AsyncGenerator[Any, None]:
-        """All records of a topic, each partition in order.
+    async def records(
+        self, topic: str, numbers: Iterable[int] | None = None, *, since: float | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """The records of a topic, each partition in order.
 
         Args:
             topic: Its name; one that does not exist has no records.
             numbers: Its partitions; by default all.
+            since: Unix seconds; what was written earlier is left out, but for `CLOCK_SECONDS_MAX`.
 
         Raises:
             LogUnavailable: The broker does not answer, or there was no progress for `STALL_SECONDS_MAX`.
@@ -77,10 +82,20 @@ class Reader:
             return
         self._consumer.assign(list(left))
         with _told():
-            await self._consumer.seek_to_beginning(*left)
+            if since is None:
+                await self._consumer.seek_to_beginning(*left)
+            else:
+                await self._seek(left, since)
             while left:
                 for record in await self._next(left):
                     yield record
+
+    async def _seek(self, ends: dict[TopicPartition, int], since: float) -> None:
+        at_ms = max(0, int((since - CLOCK_SECONDS_MAX) * 1000))
+        found = await self._consumer.offsets_for_times(dict.fromkeys(ends, at_ms))
+        for tp, end in ends.items():
+            # A time after the last record has no place; there is nothing to be read then.
+            self._consumer.seek(tp, place.offset if (place := found.get(tp)) else end)
 
     async def _next(self, left: dict[TopicPartition, int]) -> list[Any]:
         """Some records, or none where a partition has come to its end."""

@@ -1,0 +1,137 @@
+"""The end of a batch, whatever has become of its parts: where one is gone, its lines are read from the log again.
+
+What stands in the way of that too, is told and tried again: an object may be put back, a broker may come back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from typing import Final
+
+from tidemill.results.compaction import Compactor, stubborn
+from tidemill.results.fold import State
+from tidemill.results.gather import Gathering
+from tidemill.results.live import Live
+from tidemill.results.ports import History
+from tidemill.results.tally import Tally
+from tidemill.schemas.messages import Compacted
+from tidemill.schemas.part import PartError, PartRef
+from tidemill.schemas.ports import NotFound, Store
+
+log = logging.getLogger(__name__)
+
+WAITS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
+"""Waits after a try that came to nothing; the last one repeats."""
+
+Stuck = Callable[[str], None]
+"""Told why a batch cannot come to its end; it is tried again all the same."""
+
+
+class LinesLost(Exception):
+    """Lines are neither in the store nor in the log; the text says how many."""
+
+
+class Finisher:
+    """Ends batches that are closed."""
+
+    def __init__(
+        self, compactor: Compactor, *, store: Store, history: History, room: asyncio.Semaphore, writer: str
+    ) -> None:
+        """Take the doors.
+
+        Args:
+            compactor: Writes files.
+            store: Where parts are.
+            history: What the log still has.
+            room: Bounds how many batches of the process are compacted at one time.
+            writer: See `PartRef`.
+        """
+        self._compactor = compactor
+        self._store = store
+        self._history = history
+        self._room = room
+        self._writer = writer
+
+    async def finish(self, live: Live, stuck: Stuck) -> Compacted | None:
+        """Write the files of a batch, however often that has to be tried.
+
+        After a crash the fact may be on the log already, and be folded while the files are written again: then the
+        state names no parts any more, so it is taken as it was, and the parts themselves may go at any time.
+
+        Returns:
+            The fact that ends the batch; None where that was folded meanwhile.
+        """
+        state, waits = live.state, _waits()
+        while True:
+            try:
+                return await self._compact(state, live.tally)
+            except Exception as error:  # noqa: BLE001  whatever was read from the store may be anything
+                first = _told(error)
+            if live.state.is_over:
+                return None
+            log.warning("%s: %s; its lines are read from the log again", state.id, first)
+            try:
+                return await self._compact(await self._gathered(state), live.tally)
+            except Exception as error:  # noqa: BLE001  as above; what it is stands on the batch
+                second = _told(error)
+            if live.state.is_over:
+                return None
+            why = first if first == second else f"{first}; {second}"
+            wait = next(waits)
+            log.error("%s cannot be finished: %s; next try in %s s", state.id, why, wait)
+            stuck(why)
+            await asyncio.sleep(wait)
+
+    async def _compact(self, state: State, tally: Tally) -> Compacted:
+        async with self._room:
+            return await stubborn(f"the compaction of {state.id}", lambda: self._compactor.compact(state, tally))
+
+    async def _gathered(self, state: State) -> State:
+        """The batch with parts that are made of what the log has.
+
+        Raises:
+            LinesLost: That is not all it had.
+        """
+        async with self._room:
+            parts = await stubborn(f"gathering the lines of {state.id}", lambda: self._parts(state))
+        return state.model_copy(update={"parts": parts})
+
+    async def _parts(self, state: State) -> tuple[PartRef, ...]:
+        assert state.batch is not None
+        counts = state.batch.request_counts
+        number = max((part.number for part in state.parts), default=-1) + 1
+        gathering = Gathering(
+            state.id,
+            counts.completed + counts.failed,
+            store=self._store,
+            number_from=number,
+            writer=self._writer,
+        )
+        records = self._history.outcomes(state.partition, float(state.batch.created_at))
+        async with aclosing(records):
+            async for headers, value in records:
+                await gathering.take(headers, value)
+                if not gathering.missing:
+                    return await gathering.parts()
+        if gathering.missing:
+            raise LinesLost(f"{gathering.missing} of its lines are in the log no more")
+        return await gathering.parts()
+
+
+def _told(error: Exception) -> str:
+    """An error in words that hold nothing but ids."""
+    match error:
+        case NotFound():
+            return f"{error} is not in the store"
+        case PartError() | LinesLost():
+            return str(error)
+        case _:
+            log.error("the work on a batch broke off", exc_info=error)
+            return type(error).__name__
+
+
+def _waits() -> Iterator[float]:
+    yield from WAITS_SECONDS
+    while True:
+        yield WAITS_SECONDS[-1]

@@ -1,0 +1,102 @@
+"""The lines of a batch that is closed, gathered anew from the log.
+
+The first result of a line counts, in the order of the log; once as many lines are there as the batch had when it
+closed, nothing more is taken. So the same lines come together as did then.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from tidemill.results.compaction import write_part
+from tidemill.results.fold import State
+from tidemill.results.live import Live
+from tidemill.results.tally import Tally
+from tidemill.schemas import codec
+from tidemill.schemas.codec import DecodeError, Headers
+from tidemill.schemas.part import PartRef
+from tidemill.schemas.ports import NotFound, Store
+
+PART_BYTES: Final = 8 << 20
+
+
+class Gathering:
+    """One batch whose results are read once more.
+
+    Attributes:
+        unreadable: Records of it that could not be read, or whose line is gone from the store.
+    """
+
+    def __init__(
+        self, batch_id: str, wanted: int, *, store: Store, number_from: int = 0, writer: str = ""
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            batch_id: The batch.
+            wanted: Lines that it had when it closed.
+            store: Has the large results, and takes the parts.
+            number_from: Number of the first part.
+            writer: See `PartRef`.
+        """
+        self.unreadable = 0
+        self._wanted = wanted
+        self._store = store
+        self._number_from = number_from
+        self._writer = writer
+        self._live = Live(state=State(id=batch_id, partition=0), tally=Tally())
+        self._parts: list[PartRef] = []
+
+    @property
+    def missing(self) -> int:
+        """Lines that were not found yet."""
+        return max(0, self._wanted - self._live.tally.done)
+
+    @property
+    def tally(self) -> Tally:
+        """The lines that were found."""
+        return self._live.tally
+
+    async def take(self, headers: Headers, value: bytes) -> None:
+        """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
+
+        Raises:
+            OSError: The store failed.
+        """
+        if not self.missing or not _is_of(headers, self._live.state.id):
+            return
+        try:
+            _, marks = codec.lines_marks(headers, len(value))
+            if (ref := codec.lines_ref(headers)) is not None:
+                end = ref.offset + ref.length
+                value = b"".join([chunk async for chunk in self._store.read(ref.key, ref.offset, end)])
+        except (DecodeError, NotFound, ValueError):
+            self.unreadable += 1
+            return
+        self._live.take(marks, value, 0.0)
+        if self._live.waiting_bytes >= PART_BYTES:
+            await self._flush()
+
+    async def parts(self) -> tuple[PartRef, ...]:
+        """The parts that hold the lines which were found; all of them are written."""
+        await self._flush()
+        return tuple(self._parts)
+
+    async def _flush(self) -> None:
+        self._live.waiting_since = None
+        for shelf, failed in ((self._live.output, False), (self._live.errors, True)):
+            if shelf.lines:
+                self._parts.append(
+                    await write_part(
+                        self._store,
+                        self._live.state.id,
+                        self._number_from + len(self._parts),
+                        shelf,
+                        failed=failed,
+                        writer=self._writer,
+                    )
+                )
+
+
+def _is_of(headers: Iterable[tuple[str, bytes]], batch_id: str) -> bool:
+    found = dict(headers)
+    return found.get(codec.KIND) == codec.LINES and found.get("tidemill-batch") == batch_id.encode()

@@ -1,0 +1,25 @@
+"""The door to what the log still has of the results of a partition (`ports.History`)."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from tidemill.past.kafka import reading
+from tidemill.schemas import topics
+from tidemill.schemas.codec import Headers
+from tidemill.security import Kafka
+
+
+class LogHistory:
+    """Reads `outcomes`; every reading has a connection of its own."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+
+    async def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
+        """See `ports.History`."""
+        async with (
+            reading(self._kafka) as reader,
+            aclosing(reader.records(topics.OUTCOMES.name, [partition], since=since)) as records,
+        ):
+            async for record in records:
+                yield record.headers, record.value or b""
