@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
-from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings
+from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings, Spare
 from tidemill.timetable import Hours
 
 DOCS = Path(__file__).resolve().parent
@@ -33,6 +33,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ('A model: `[models."name"]`', Model),
     ("A backend of a model", Backend),
     ("The hours of a backend", Hours),
+    ("What others leave of a backend: `spare`", Spare),
     ("A price", Price),
     ("What a project may have: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),

@@ -37,7 +37,7 @@ from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage
 from tidemill.processors.unreadable import refusals
-from tidemill.processors.upstream import HttpUpstream, Upstream
+from tidemill.processors.upstream import HttpUpstream
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import DecodeError, RequestHead
@@ -64,7 +64,7 @@ class Doors:
     kafka: Kafka
     log: Log
     outbox: KafkaOutbox
-    upstream: Upstream
+    upstream: HttpUpstream
     store: Store
     ended: Ended
 
@@ -133,6 +133,7 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
         )
+        lookouts = roster.lookouts(model, fleet, getter=doors.upstream, clock=time.time, told=self.stage.fill)
         self.name = name
         self._doors = doors
         self._stop_seconds = stop_seconds
@@ -143,6 +144,8 @@ class ModelApp:
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
+        for lookout in lookouts:
+            self._start(lookout.run())
         self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave
@@ -286,7 +289,7 @@ class Processors:
             kafka=self._kafka,
             log=Log(self._kafka),
             outbox=KafkaOutbox(self._kafka),
-            upstream=HttpUpstream(),
+            upstream=HttpUpstream(roster.authorities(self._settings.models.values())),
             store=open_store(self._settings.store_url),
             ended=self._ended,
         )

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tidemill.processors.breaker import Breaker
+from tidemill.processors.gauges import Gauges
 from tidemill.processors.limit import Limit, Slot
+from tidemill.processors.pressure import Pressure
 from tidemill.processors.retry import Kind
+from tidemill.processors.spare import Spare
 
 RETRIES_PER_ANSWER: Final = 0.15
 """What is tried again, as a part of what is answered, before tries are spread out further."""
@@ -37,6 +40,9 @@ class Backend:
     """Calls that it may have at a Unix time; None where only the limit counts."""
     drain: bool = False
     """It gets no call any more."""
+    spare: Spare | None = None
+    """Where others' requests go first."""
+    pressure: Pressure = field(default_factory=Pressure)
     in_flight: int = 0
     calls: int = 0
     refused: int = 0
@@ -52,8 +58,27 @@ class Backend:
 
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""
-        ceiling = self.ceiling(now)
-        return self.limit.allowed if ceiling is None else min(self.limit.allowed, ceiling)
+        calls = self.limit.allowed
+        if (ceiling := self.ceiling(now)) is not None:
+            calls = min(calls, ceiling)
+        if self.spare is not None and (left := self.spare.left(now)) is not None:
+            calls = min(calls, left)
+        return calls
+
+    def heed(self, gauges: Gauges, ours: float, now: float) -> None:
+        """Take in what it says of itself.
+
+        Args:
+            gauges: The reading.
+            ours: Calls in flight at that time.
+            now: Unix time.
+        """
+        demand = self.pressure.judge(gauges, self.in_flight, self.allowed(now))
+        if self.spare is None:
+            self.limit.hold(demand.is_full, most=demand.most)
+            return
+        self.limit.hold(demand.is_full, most=demand.most, least=self.spare.calls_min)
+        self.spare.read(gauges, ours, 1.0, now)
 
     def has_room(self, now: float) -> bool:
         """Whether a call may go out to it."""

@@ -126,7 +126,9 @@ class Limit:
         self._edge = _Window(EDGE_WINDOW_CALLS)
         self._relief = Relief()
         self._credit = CREDIT_REFUSALS_MAX
-        self._is_held = False
+        self._is_told = False
+        """Whether the backend says of itself how it is."""
+        self._may_try = True
 
     @property
     def allowed(self) -> int:
@@ -206,26 +208,39 @@ class Limit:
         self._step = self.sure
         self._credit = CREDIT_REFUSALS_MAX
 
-    def hold(self, is_full: bool, *, excess: bool = False) -> None:
-        """Take in what the backend says of itself.
+    def hold(self, is_full: bool, *, most: int | None = None, least: int = START_CALLS) -> None:
+        """Take in what the backend says of itself: from now on there is one trial at most after each word.
 
         Args:
             is_full: Nothing is to be added for now.
-            excess: It is to be less, too.
+            most: So many calls in flight are enough for it.
+            least: The limit does not fall below that for it.
         """
-        self._is_held = is_full
+        self._is_told = True
+        self._may_try = not is_full
         if is_full and self._trial is not None:
             self._trial = None
             self._step = 1
-        if excess:
-            self._cut(int(self.sure * KEPT_PART))
+        if most is None:
+            return
+        calls = max(1, least, int(most / self._share))
+        if calls < self.sure:
+            self._cut(calls)
+        else:
+            self._full = calls + 1
+            self._step = max(1, calls - self.sure)
+
+    def release(self) -> None:
+        """It says nothing any more."""
+        self._is_told = False
+        self._may_try = True
 
     def _ours(self, calls: int) -> int:
         return math.ceil(calls * self._share)
 
     def _begun(self, now: float) -> _Trial | None:
         """A new trial, where one may be made."""
-        if self._is_held or not self._relief.allows(self.sure + 1) or self.sure >= self._calls_max:
+        if not self._may_try or not self._relief.allows(self.sure + 1) or self.sure >= self._calls_max:
             return None
         if self._credit < TRIAL_CALLS_MIN:
             return None
@@ -236,6 +251,7 @@ class Limit:
         # A share of a step may be less than one call.
         self._step = max(self._step, math.ceil(1 / self._share))
         self._trials += 1
+        self._may_try = not self._is_told
         self._trial = _Trial(self._trials, now, next_at=now)
         return self._trial
 

@@ -1,8 +1,17 @@
 """The backends of a model as the settings name them."""
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 from tidemill.processors import hours
 from tidemill.processors.fleet import Backend, Fleet
 from tidemill.processors.limit import Limit
+from tidemill.processors.lookout import Getter, Lookout
+from tidemill.processors.pressure import Pressure
+from tidemill.processors.spare import Spare
+from tidemill.processors.upstream import Origin, origin
+from tidemill.schemas.ports import Clock
+from tidemill.settings import Backend as Settings
 from tidemill.settings import Model
 
 
@@ -16,10 +25,51 @@ def fleet(model: Model) -> Fleet:
                 _headers(backend.api_key),
                 ceiling=hours.ceiling(backend.hours),
                 drain=backend.drain,
+                spare=_spare(backend),
+                pressure=Pressure(yields=backend.spare is not None),
             )
             for backend in model.backends
         ]
     )
+
+
+def lookouts(
+    model: Model, fleet: Fleet, *, getter: Getter, clock: Clock, told: Callable[[], None]
+) -> list[Lookout]:
+    """Who asks the backends how much they have to do; see `Lookout`.
+
+    A key goes only to where the backend itself is, and not to another address that may be named for its metrics.
+    """
+    return [
+        Lookout(
+            backend,
+            url,
+            _headers(named.api_key if origin(url) == origin(named.base) else None),
+            getter=getter,
+            clock=clock,
+            told=told,
+        )
+        for named, backend in zip(model.backends, fleet.backends, strict=True)
+        if (url := named.metrics_url) is not None and not named.drain
+    ]
+
+
+def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
+    """Whom to trust where: the files of all backends of an origin."""
+    files: dict[Origin, list[Path]] = {}
+    for backend in (backend for model in models for backend in model.backends):
+        if backend.ca_file is None:
+            continue
+        for place in {origin(backend.base), origin(backend.metrics_url or backend.base)}:
+            known = files.setdefault(place, [])
+            if backend.ca_file not in known:
+                known.append(backend.ca_file)
+    return files
+
+
+def _spare(backend: Settings) -> Spare | None:
+    spare = backend.spare
+    return None if spare is None else Spare(spare.requests_max, spare.calls_min)
 
 
 def _headers(key: str | None) -> dict[str, str]:

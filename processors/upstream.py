@@ -1,13 +1,15 @@
-"""The door to the model servers: one POST, one answer or the reason why there is none."""
+"""The door to the model servers: one request, one answer or the reason why there is none."""
 
 import asyncio
 import ssl
 from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from tidemill.processors.call import Answer, Broken
+from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 from tidemill.processors.wire import Connection
 
 CONNECT_SECONDS_MAX: Final = 10.0
@@ -31,7 +33,7 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Where a call goes, and its head up to the value of `content-length`."""
+    """Where a call goes, and its head but for what says how long its body is."""
 
     host: str
     port: int
@@ -39,13 +41,29 @@ class _Route:
     head: bytes
 
 
+Origin = tuple[str, int]
+"""Host and port."""
+
+
+def origin(url: str) -> Origin:
+    """Where an address leads to."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
 class HttpUpstream:
     """Calls over HTTP/1.1, on connections that are kept for the next call. It opens as many as there are calls."""
 
-    def __init__(self) -> None:
-        self._routes: dict[tuple[str, str], _Route] = {}
+    def __init__(self, authorities: Mapping[Origin, Sequence[Path]] | None = None) -> None:
+        """Nothing is connected before the first call.
+
+        Args:
+            authorities: PEM files of those to trust at an origin; elsewhere the system's are.
+        """
+        self._authorities = authorities or {}
+        self._routes: dict[tuple[str, str, str], _Route] = {}
         self._idle: defaultdict[tuple[str, int, bool], deque[Connection]] = defaultdict(deque)
-        self._tls: ssl.SSLContext | None = None
+        self._tls: dict[tuple[Path, ...], ssl.SSLContext] = {}
 
     async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
         """See `Upstream`.
@@ -53,7 +71,26 @@ class HttpUpstream:
         Raises:
             ValueError: The address or a header cannot be written.
         """
-        route = self._route(url, headers)
+        route = self._route("POST", url, headers)
+        request = b"%bcontent-length: %d\r\n\r\n%b" % (route.head, len(body), body)
+        return await self._send(route, request, seconds, REPLY_BYTES_MAX)
+
+    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | Broken:
+        """Read a page; like `post`.
+
+        Args:
+            url: Its address.
+            headers: To go with the request.
+            seconds: How long that may take.
+            bytes_max: A larger page is none.
+
+        Raises:
+            ValueError: The address or a header cannot be written.
+        """
+        route = self._route("GET", url, headers)
+        return await self._send(route, route.head + b"\r\n", seconds, bytes_max)
+
+    async def _send(self, route: _Route, request: bytes, seconds: float, bytes_max: int) -> Answer | Broken:
         loop = asyncio.get_running_loop()
         start = loop.time()
         idle = self._idle[route.host, route.port, route.is_tls]
@@ -63,7 +100,7 @@ class HttpUpstream:
                 return opened
             connection = opened
             seconds -= loop.time() - start
-        outcome = await connection.call(b"%b%d\r\n\r\n%b" % (route.head, len(body), body), seconds)
+        outcome = await connection.call(request, seconds, bytes_max)
         if connection.is_usable:
             connection.idle_since = loop.time()
             idle.append(connection)
@@ -89,35 +126,41 @@ class HttpUpstream:
         return None
 
     async def _connect(self, route: _Route, seconds: float) -> Connection | Broken:
-        if route.is_tls and self._tls is None:
-            self._tls = ssl.create_default_context()
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    Connection, route.host, route.port, ssl=self._tls if route.is_tls else None
+                    Connection, route.host, route.port, ssl=self._trust(route) if route.is_tls else None
                 )
         except OSError:
-            # A time-out, a name that is not found and a failed handshake are all of this kind.
+            # A time-out, an unknown name, a failed handshake and a file that is gone are all of this kind.
             return Broken.UNREACHABLE
         return connection
 
-    def _route(self, url: str, headers: dict[str, str]) -> _Route:
+    def _trust(self, route: _Route) -> ssl.SSLContext:
+        files = tuple(self._authorities.get((route.host, route.port), ()))
+        if (context := self._tls.get(files)) is None:
+            context = ssl.create_default_context(cafile=files[0] if files else None)
+            for file in files[1:]:
+                context.load_verify_locations(file)
+            self._tls[files] = context
+        return context
+
+    def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
         # Two backends at one address may differ by their keys.
-        key = (url, headers.get("authorization", ""))
+        key = (method, url, headers.get("authorization", ""))
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
-            route = self._routes[key] = _made(url, headers)
+            route = self._routes[key] = _made(method, url, headers)
         return route
 
 
-def _made(url: str, headers: dict[str, str]) -> _Route:
+def _made(method: str, url: str, headers: dict[str, str]) -> _Route:
     parts = urlsplit(url)
-    is_tls = parts.scheme == "https"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    fields = {"host": parts.netloc.rpartition("@")[2], **headers, "content-length": ""}
-    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    fields = {"host": parts.netloc.rpartition("@")[2], **headers}
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     if any(not line.isprintable() for line in lines):
         raise ValueError("an address or a header holds what a request may not hold")
-    head = "\r\n".join(lines).encode("latin-1")
-    return _Route(parts.hostname or "", parts.port or (443 if is_tls else 80), is_tls, head)
+    head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+    return _Route(*origin(url), parts.scheme == "https", head)

@@ -29,6 +29,7 @@ class Connection(asyncio.Protocol):
         self._keeps_alive = False
         self._request_id: str | None = None
         self._retry_after: str | None = None
+        self._bytes_max = REPLY_BYTES_MAX
         self._body: list[bytes] = []
         self._begin()
 
@@ -37,16 +38,18 @@ class Connection(asyncio.Protocol):
         """Whether another call may be made."""
         return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
 
-    async def call(self, request: bytes, seconds: float) -> Answer | Broken:
+    async def call(self, request: bytes, seconds: float, bytes_max: int = REPLY_BYTES_MAX) -> Answer | Broken:
         """Send a request and wait for its reply.
 
         Args:
             request: All of it.
             seconds: How long that may take.
+            bytes_max: Of the reply's body.
         """
         if self._transport is None or self._transport.is_closing():
             return Broken.CONNECTION
         self._begin()
+        self._bytes_max = bytes_max
         call: asyncio.Future[Answer | Broken] = self._loop.create_future()
         self._call = call
         timer = self._loop.call_later(seconds, self._end, Broken.TIMEOUT)
@@ -115,7 +118,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """See `httptools`."""
         self._size += len(body)
-        if self._size > REPLY_BYTES_MAX:
+        if self._size > self._bytes_max:
             self._end(Broken.TOO_LARGE)
         else:
             self._body.append(body)

@@ -35,6 +35,17 @@ class SettingsError(Exception):
     """A setting has a value that cannot be used; the text names it, one fault a line."""
 
 
+class Spare(BaseModel):
+    """How much of a backend is left to batches where others' requests go first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    requests_max: Annotated[int, Field(ge=1)] | None = None
+    """Requests that it should have at one time, others' and ours; without it, as many as run until one waits."""
+    calls_min: Annotated[int, Field(ge=0)] = 1
+    """Calls at any rate, of each processor process; with 0 batches wait as long as others need all of it."""
+
+
 class Backend(BaseModel):
     """One OpenAI-compatible inference server."""
 
@@ -50,6 +61,28 @@ class Backend(BaseModel):
     """What part of the calls that it takes at one time is for batches; the rest is left to others."""
     hours: tuple[Hours, ...] = ()
     """Ceilings by the hour of the day; where none applies, only what it takes counts."""
+    metrics: bool | AnyHttpUrl = True
+    """Where it says how many requests run and wait, as vLLM and llama.cpp do: an address; by default `/metrics`
+    beside `/v1`, where that answers; `false`: it is not asked."""
+    spare: Spare | None = None
+    """Set, also to `{}`: others' requests go first, as its metrics tell of them."""
+    ca_file: Path | None = None
+    """PEM file of the authorities to trust with `https`; by default those of the system."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.spare is not None and self.metrics is False:
+            raise ValueError("spare: what others leave is read from metrics, and they are switched off")
+        if self.ca_file is not None and not self.ca_file.is_file():
+            raise ValueError(f"{self.ca_file} is not there")
+        return self
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where its metrics are; None where it is not asked."""
+        if isinstance(self.metrics, bool):
+            return self.base.removesuffix("/v1") + "/metrics" if self.metrics else None
+        return str(self.metrics)
 
     @property
     def base(self) -> str:

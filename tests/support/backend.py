@@ -83,11 +83,17 @@ class Backend:
 
     Attributes:
         rule: How calls are answered; may be set at any time.
+        capacity: Requests that it says to work on at one time; None is a server without metrics.
+        others: Requests of others that it says to have.
+        looks: The `authorization` headers of those who read the metrics.
     """
 
     def __init__(self, rule: Rule = well) -> None:
         self.rule = rule
         self.url = ""
+        self.others = 0
+        self.capacity: int | None = None
+        self.looks: Counter[str] = Counter()
         self._period = _Period()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
@@ -165,6 +171,7 @@ class Backend:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/{path:.*}", self._answer)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
@@ -175,6 +182,16 @@ class Backend:
     async def _models(self, request: web.Request) -> web.Response:
         del request
         return web.json_response({"object": "list", "data": []})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.looks[request.headers.get("authorization", "")] += 1
+        if self.capacity is None:
+            raise web.HTTPNotFound
+        requests = self._period.in_flight + self.others
+        running = min(self.capacity, requests)
+        labels = '{engine="0",model_name="m"}'
+        numbers = {"num_requests_running": running, "num_requests_waiting": requests - running}
+        return web.Response(text="".join(f"vllm:{name}{labels} {n:.1f}\n" for name, n in numbers.items()))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         period = self._period

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from tidemill.processors.fleet import Backend, Fleet, Pass
+from tidemill.processors.gauges import Gauges
 from tidemill.processors.retry import Kind
 
 REFUSAL_SECONDS = 0.001
@@ -111,3 +112,57 @@ class Server:
 def lone(limit: object, **more: object) -> Fleet:
     """A fleet of one backend."""
     return Fleet([Backend("http://a", limit, **more)])  # type: ignore[arg-type]
+
+
+class Engine:
+    """A backend that refuses nobody, lets what is beyond its capacity wait, and says so when it is asked.
+
+    `others` says how many requests of others it has at a time. `told` is one reading a second.
+    """
+
+    def __init__(self, backend: Backend, *, capacity: int, others: Callable[[float], int], seed: int = 0) -> None:
+        self.now = 1000.0
+        self.backend = backend
+        self._fleet = Fleet([backend])
+        self._capacity = capacity
+        self._others = others
+        self._rng = random.Random(seed)
+        self._ends: list[tuple[float, int, Pass]] = []
+        self._number = 0
+
+    @property
+    def requests(self) -> int:
+        """Others' and ours."""
+        return self.backend.in_flight + self._others(self.now)
+
+    @property
+    def gauges(self) -> Gauges:
+        """What it says of itself."""
+        running = min(self._capacity, self.requests)
+        return Gauges(running=running, waiting=self.requests - running)
+
+    def run(self, seconds: float, *, is_asked: bool = True) -> list[int]:
+        """Always more lines than places; gives the calls in flight after each second."""
+        levels = []
+        for _ in range(int(seconds)):
+            self._second(self.now + 1)
+            if is_asked:
+                self.backend.heed(self.gauges, self.backend.in_flight, self.now)
+            levels.append(self.backend.in_flight)
+        return levels
+
+    def _second(self, until: float) -> None:
+        while True:
+            while (call := self._fleet.enter(self.now)) is not None:
+                self._number += 1
+                seconds = 0.2 * self._rng.uniform(0.5, 1.5) * max(1.0, self.requests / self._capacity)
+                heappush(self._ends, (self.now + seconds, self._number, call))
+            times = [self._ends[0][0]] if self._ends else []
+            if (at := self._fleet.opens_at(self.now)) is not None:
+                times.append(at)
+            if not times or min(times) > until:
+                self.now = until
+                return
+            self.now = min(times)
+            while self._ends and self._ends[0][0] <= self.now:
+                self._fleet.answered(heappop(self._ends)[2], self.now)

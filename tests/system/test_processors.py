@@ -38,6 +38,13 @@ async def many(kafka, backend, tmp_path):
         yield made
 
 
+@pytest.fixture
+async def modest(kafka, backend, tmp_path):
+    """A model whose backend bears 32 requests, others' first."""
+    async with rig(kafka, backend, tmp_path, spare={"requests_max": 32, "calls_min": 0}) as made:
+        yield made
+
+
 def word(body):
     """What a line of `Rig.batch` says: its batch and its number."""
     batch_id, number = body["messages"][0]["content"].split()
@@ -55,6 +62,30 @@ async def test_each_line_has_its_outcome(many, backend):
     assert set(many.times.values()) == {1}
     assert (backend.calls, backend.repeats) == (300, 0)
     assert backend.in_flight_max <= 64
+
+
+async def test_others_go_first(modest, backend):
+    """While they need all of the backend nothing is called; then no more than they leave; then all of it."""
+    backend.capacity, backend.others = 32, 32
+    backend.hold()
+    await modest.process().ready()
+    batch_id = await modest.batch(60)
+
+    async def looked() -> None:
+        looks = backend.looks.total()
+        await until(lambda: backend.looks.total() >= looks + 2, "two looks at the metrics")
+
+    await looked()
+    assert backend.calls == 0
+    backend.others = 26
+    await until(lambda: backend.in_flight >= 6, "calls beside those of others")
+    await looked()
+    assert backend.in_flight <= 8
+    backend.others = 0
+    await until(lambda: backend.in_flight > 16, "calls where others are gone")
+    backend.release()
+    await modest.collect(batch_id, 60)
+    assert backend.repeats == 0
 
 
 async def test_faults_pass(many, backend):

@@ -17,7 +17,7 @@ from tidemill.past import kafka
 from tidemill.schemas import topics
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
-from tidemill.settings import Model, Settings
+from tidemill.settings import Backend, Model, Settings
 from tidemill.store import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
@@ -150,7 +150,7 @@ async def _backends(settings: Settings) -> list[Finding]:
 
     async def of(name: str, model: Model) -> list[Finding]:
         async with room:
-            return [await _backend(name, backend.base, backend.api_key) for backend in model.backends]
+            return [await _backend(name, backend) for backend in model.backends]
 
     return [
         found
@@ -159,9 +159,9 @@ async def _backends(settings: Settings) -> list[Finding]:
     ]
 
 
-async def _backend(name: str, base: str, key: str | None) -> Finding:
-    what = f"backend {base}"
-    served = await service.models(base, key)
+async def _backend(name: str, backend: Backend) -> Finding:
+    what = f"backend {backend.base}"
+    served = await service.models(backend.base, backend.api_key, backend.ca_file)
     if isinstance(served, str):
         return findings.warn(what, f"GET /models: {served}", "lines of its models wait until it answers")
     if name not in served:

@@ -1,5 +1,7 @@
 """The door to HTTP for commands: what an inference server says that it serves."""
 
+import ssl
+from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -17,14 +19,15 @@ class _Listing(msgspec.Struct, frozen=True):
     data: list[_Served]
 
 
-async def models(base: str, key: str | None) -> list[str] | str:
+async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | str:
     """The ids that `GET /models` lists; a text where there is no such answer."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=SECONDS_MAX)
     try:
+        trusted = ssl.create_default_context(cafile=ca_file)
         async with (
             aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.get(f"{base}/models", allow_redirects=False) as answer,
+            session.get(f"{base}/models", allow_redirects=False, ssl=trusted) as answer,
         ):
             if not answer.ok:
                 return f"status {answer.status}"

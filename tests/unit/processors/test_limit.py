@@ -92,7 +92,7 @@ def test_whatever_happens_it_stays_in_bounds(steps: list[tuple[str, float]]) -> 
         elif step == "halve":
             limit.halve()
         elif step == "hold":
-            limit.hold(seconds > 1, excess=seconds > 1.5)
+            limit.hold(seconds > 1, most=int(20 * seconds) - 20 if seconds > 1 else None, least=1)
         elif step == "sent" and len(slots) < limit.allowed:
             slots.append(limit.sent(len(slots) + 1))
         elif step == "answered" and slots:
@@ -111,10 +111,10 @@ def test_a_held_limit_does_not_grow() -> None:
     server = Server(lone(limit), capacity=lambda _: 1000)
     server.run(10)
     assert server.in_flight == 8
-    limit.hold(True, excess=True)
+    limit.hold(True, most=5, least=1)
     server.run(1)
     assert server.in_flight < 8
-    limit.hold(False)
+    limit.release()
     server.run(10)
     assert server.in_flight == 256
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import ssl
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +15,7 @@ from tidemill.processors.upstream import HttpUpstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
 SECONDS = 20.0
+CERTIFICATE = Path(__file__).parents[2] / "support" / "tls" / "certificate.pem"
 
 
 class Server:
@@ -28,7 +31,7 @@ class Server:
         self.connections += 1
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
                 self.requests.append(head + await reader.readexactly(length))
                 for piece in self.scripts.pop(0):
                     if piece is None:
@@ -42,12 +45,13 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(*scripts: list[bytes | None]):
-    """A server and a client."""
+async def serving(*scripts: list[bytes | None], tls: ssl.SSLContext | None = None, ca_file: Path | None = None):
+    """A server and a client, which trusts whom `ca_file` names."""
     server = Server(*scripts)
-    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1/x?y=1"
-    client = HttpUpstream()
+    listener = await asyncio.start_server(server.answer, "127.0.0.1", 0, ssl=tls)
+    port = listener.sockets[0].getsockname()[1]
+    server.url = f"http{'s' if tls else ''}://127.0.0.1:{port}/v1/x?y=1"
+    client = HttpUpstream({("127.0.0.1", port): [ca_file]} if ca_file else None)
     try:
         yield server, client
     finally:
@@ -71,6 +75,47 @@ async def test_a_call_and_its_answer() -> None:
             b"POST /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer k\r\ncontent-length: 7\r\n\r\n" % host
             + b'{"a":1}'
         )
+
+
+async def test_a_page_is_read() -> None:
+    """On the connections of the calls, with a bound of its own; a call after it has the old bound."""
+    async with serving([OK], [OK], [OK], [OK]) as (server, client):
+        headers = {"authorization": "Bearer k"}
+        assert await client.get(server.url, headers, SECONDS, 2) == Answer(200, b"{}", "abc", None)
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
+        assert server.connections == 1
+        host = server.url.split("/")[2].encode()
+        assert server.requests[0] == (
+            b"GET /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer k\r\n\r\n" % host
+        )
+        assert await client.get(server.url, headers, SECONDS, 1) is Broken.TOO_LARGE
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
+
+
+@pytest.fixture
+def tls() -> ssl.SSLContext:
+    """A server that nobody knows: its certificate vouches for itself."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
+    return context
+
+
+async def test_a_private_authority(tls: ssl.SSLContext) -> None:
+    """It is trusted where its file is named; elsewhere, and with a file that is gone, nothing is sent."""
+    async with serving([OK], tls=tls, ca_file=CERTIFICATE) as (server, client):
+        assert await post(server, client) == REPLIES[0][1]
+        assert server.requests
+    for ca_file in (None, CERTIFICATE.with_name("gone.pem")):
+        async with serving([OK], tls=tls, ca_file=ca_file) as (server, client):
+            assert await post(server, client) is Broken.UNREACHABLE
+            assert not server.requests
+
+
+async def test_the_authorities_of_the_environment(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`SSL_CERT_FILE` takes the place of the system's."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with serving([OK], tls=tls) as (server, client):
+        assert await post(server, client) == REPLIES[0][1]
 
 
 REPLIES = [
