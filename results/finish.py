@@ -72,7 +72,8 @@ class Finisher:
                 return None
             log.warning("%s: %s; its lines are read from the log again", state.id, first)
             try:
-                return await self._compact(await self._gathered(state), live.tally)
+                fact = await self._compact(await self._gathered(state), live.tally)
+                return fact.model_copy(update={"mended": True})
             except Exception as error:  # noqa: BLE001  as above; what it is stands on the batch
                 second = _told(error)
             if live.state.is_over:

@@ -166,6 +166,8 @@ class Extras(_Shape):
     progress: Progress | None = None
     at_risk: int | None = None
     """Unix seconds; from then on the log may have dropped what the batch still needs. Null where all is well."""
+    mended: bool = False
+    """Whether parts of it were lost on the way, and its lines were read from the log again."""
     stuck: str | None = None
     """Why the files of a batch that is finalizing cannot be written; it is tried again. Null where all is well."""
     receipt: Receipt | None = None

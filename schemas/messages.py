@@ -84,6 +84,8 @@ class Compacted(_Message):
     usage: Usage
     bill: Bill | None = None
     """At the price in force when the files were written, which is so the price for good."""
+    mended: bool = False
+    """Whether the files were made of what the log has, since parts were gone."""
     at: int
 
 

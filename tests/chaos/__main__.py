@@ -29,6 +29,8 @@ def main() -> int:
     arguments.add_argument("--in-flight", type=int, default=32, help="calls to one model at one time")
     arguments.add_argument("--latency", type=float, default=0.2, help="seconds that the backend takes")
     arguments.add_argument("--answer-bytes", type=int, default=0, help="added to each answer of the own backend")
+    arguments.add_argument("--part-bytes", type=int, help="size of a part of results")
+    arguments.add_argument("--patience", type=float, default=240.0, help="seconds for the end of all batches")
     arguments.add_argument("--away", type=float, help="seconds that a store or a backend is away")
     arguments.add_argument("--whole", action="store_true", help="no batch is cancelled or expires")
     arguments.add_argument("--mock", help="address of a backend that runs elsewhere")
@@ -45,6 +47,8 @@ def main() -> int:
         max_in_flight=given.in_flight,
         latency_seconds=given.latency,
         answer_bytes=given.answer_bytes,
+        part_bytes=given.part_bytes,
+        end_seconds_max=given.patience,
         ends=not given.whole,
         away_seconds=given.away,
     )

@@ -41,6 +41,7 @@ class Plan:
         latency_seconds: Of the backend.
         answer_bytes: Added to each of its answers.
         timeout_seconds: After which a call is given up.
+        part_bytes: Size of a part of results; None is the product's own.
         ends: Whether some batches are cancelled and some expire.
         away_seconds: How long a store or a backend is away; None leaves it to chance.
         end_seconds_max: How long the batches may take once the faults are over.
@@ -57,6 +58,7 @@ class Plan:
     latency_seconds: float = 0.2
     answer_bytes: int = 0
     timeout_seconds: float = 8.0
+    part_bytes: int | None = None
     ends: bool = True
     away_seconds: float | None = None
     end_seconds_max: float = 240.0
@@ -272,6 +274,8 @@ def run(plan: Plan, data: Path, *, mock: str | None = None, tell: Callable[[str]
             backend.set(padding=plan.answer_bytes)
         models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)
         environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW_SHORT}"]', "TIDEMILL_GRACE_SECONDS": "2"}
+        if plan.part_bytes is not None:
+            environ["TIDEMILL_PART_BYTES"] = str(plan.part_bytes)
         with Stack(data, models, environ) as stack:
             world = World(
                 stack, backend, per_process=plan.max_in_flight * len(MODELS), away_seconds=plan.away_seconds

@@ -255,6 +255,7 @@ class SimulatedWay:
         if batch.expires_at < batch.created_at + 86_400:
             expected.add(Status.EXPIRED)
         assert batch.status in expected, batch
+        assert not batch.tidemill.mended, batch
         output, errors = self._file(batch, "output"), self._file(batch, "errors")
         total = batch.request_counts.total
         assert total in {0, job.lines}

@@ -54,7 +54,7 @@ async def test_parts_are_made_again_from_the_log(seed):
     simulation.log.events += [*cases.commands(0, TOTAL), *cases.lines(simulation.chance, 0, TOTAL)]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
     assert damage.keys
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED, mended=True)
     assert cases.final(simulation, 0).tidemill.stuck is None
 
 
@@ -62,7 +62,7 @@ async def test_parts_are_made_again_from_the_log(seed):
 async def test_lines_that_came_too_late_stay_out(seed):
     """The log has results from after the end of a batch that was cancelled: they did not count, and do not now."""
     simulation = Simulation(seed)
-    Damage(simulation)
+    damage = Damage(simulation)
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
     lines = list(cases.lines(simulation.chance, 0, TOTAL))
     kept = len(lines) // 2
@@ -76,7 +76,7 @@ async def test_lines_that_came_too_late_stay_out(seed):
         *lines[kept:],
     ]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
-    output, errors = cases.check(simulation, 0, TOTAL, Status.CANCELLED)
+    output, errors = cases.check(simulation, 0, TOTAL, Status.CANCELLED, mended=bool(damage.keys))
     answered = {
         mark.index for _, headers, value in lines[:kept] for mark in codec.lines_marks(headers, len(value))[1]
     }

@@ -134,9 +134,10 @@ def check_ledger(simulation, batch, output):
     assert cost.total == cost.input + cost.output
 
 
-def check(simulation, number, total, status):
+def check(simulation, number, total, status, *, mended=False):
     batch = final(simulation, number)
     assert batch.status is status
+    assert batch.tidemill.mended is mended
     receipt = batch.tidemill.receipt
     output = output_of(simulation, batch)
     errors = file_of(simulation, batch.error_file_id, receipt.errors)
