@@ -63,6 +63,7 @@ class Sample(BaseModel):
 
     index: int
     custom_id: str
+    """Empty where the line has none that could be read."""
     message: str
 
 
@@ -99,7 +100,8 @@ class _Response(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    custom_id: str
+    custom_id: str | None
+    """None where a stream's line has none that could be read."""
     response: _Response | None
     error: _Error | None
 
@@ -127,7 +129,7 @@ class Tally:
         self.total += 1
         if len(group.samples) < SAMPLES_MAX:
             message = error.message if error is not None and isinstance(error.message, str) else ""
-            sample = Sample(index=index, custom_id=line.custom_id, message=message[:MESSAGE_CHARS_MAX])
+            sample = Sample(index=index, custom_id=line.custom_id or "", message=message[:MESSAGE_CHARS_MAX])
             group.samples.append(sample)
 
     def report(self) -> ErrorReport:

@@ -95,6 +95,8 @@ class Flow:
     """Lines so far, those of the journal included."""
     heard_at: float
     """When its last record came, Unix seconds."""
+    size: int = 0
+    """Bytes of its lines so far, newlines included; those of the journal count once they have come again."""
     shelf: list[bytes] = field(default_factory=list)
     """Lines that wait for a part."""
     shelf_bytes: int = 0

@@ -17,14 +17,17 @@ from typing import Any, Final
 
 from tidemill import stream
 from tidemill.gate import AckGate, Ticket
+from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import State
-from tidemill.ingest.intake import Arrival, Partition, Times
+from tidemill.ingest.intake import Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.kafka import Outlet
 from tidemill.ingest.keyring import Keyring
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.patience import stubborn
 from tidemill.ingest.publisher import Publisher
+from tidemill.ingest.quota import Quotas
+from tidemill.ingest.sqlite import Sizes
 from tidemill.kafka import Follower, Log
 from tidemill.schemas import codec, intake, topics
 from tidemill.schemas.batch import Cut, Status
@@ -170,9 +173,13 @@ class Inlet:
         key = settings.api_key.get_secret_value() if settings.api_key else None
         self._keyring = Keyring(key, time.time)
         self._cancels = Cancels(self._wake)
+        scratch = Path(str(self.app.conf.datadir))
+        self._sizes = Sizes(scratch / "sizes")
+        self._quotas = Quotas(settings.limits_of, self._sizes)
         self._followers = (
             Follower(kafka, topics.KEYS.name, self._keyring.apply),
-            Follower(kafka, topics.BATCHES.name, self._cancels.apply),
+            Follower(kafka, topics.BATCHES.name, self._heard),
+            Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
         self._nursery = functools.partial(
             Nursery,
@@ -180,10 +187,10 @@ class Inlet:
             models={name: model.endpoints for name, model in settings.models.items()},
             windows=settings.windows,
             cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
-            folder=Path(str(self.app.conf.datadir)) / "ids",
+            folder=scratch / "ids",
             clock=time.time,
         )
-        self._publisher = Publisher(sender=log_door, outlet=outlet, store=store)
+        self._publisher = Publisher(sender=log_door, outlet=outlet, store=store, quotas=self._quotas)
         self._times = Times(
             idle_seconds=settings.intake_idle_seconds,
             age_seconds=settings.part_age_seconds,
@@ -209,6 +216,7 @@ class Inlet:
         """Stop following; the app has stopped."""
         for follower in self._followers:
             await follower.stop()
+        self._sizes.close()
 
     async def _consume(self, events: Any) -> None:
         async for event in events.noack().events():
@@ -245,6 +253,7 @@ class Inlet:
             sender=self._log,
             project=self._keyring.project,
             nursery=self._nursery(),
+            quotas=self._quotas,
             publisher=self._publisher,
             joiner=joiner,
             clock=time.time,
@@ -262,6 +271,10 @@ class Inlet:
             log.error("a partition of the intake broke off: %s", type(error).__name__)  # noqa: TRY400
             await self.app.crash(error)
             raise
+
+    def _heard(self, key: str, value: bytes | None, offset: int) -> None:
+        self._cancels.apply(key, value, offset)
+        self._quotas.batch(key, value, offset)
 
     async def _caught_up(self) -> None:
         for follower in self._followers:

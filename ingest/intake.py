@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tidemill.dead import bury
+from tidemill.ingest.arrival import Arrival, joined_bytes, split
 from tidemill.ingest.flow import Ack, Flow, State
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.publisher import Publisher
+from tidemill.ingest.quota import Quotas
 from tidemill.schemas import intake
 from tidemill.schemas.intake import IntakeError, Label
 from tidemill.schemas.ports import Clock
@@ -79,19 +81,6 @@ class Sender(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """A record, and how to acknowledge it."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-    ack: Ack
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a record brings to its stream."""
 
@@ -122,6 +111,7 @@ class Partition:
         sender: Sender,
         project: Project,
         nursery: Nursery,
+        quotas: Quotas,
         publisher: Publisher,
         joiner: Joiner,
         clock: Clock,
@@ -131,6 +121,7 @@ class Partition:
         self._sender = sender
         self._project = project
         self._nursery = nursery
+        self._quotas = quotas
         self._publisher = publisher
         self._joiner = joiner
         self._clock = clock
@@ -138,8 +129,8 @@ class Partition:
         self._flows: dict[tuple[str, str], Flow] = {}
         """The streams that take lines or refuse them, by project and name."""
         self._sealed: dict[str, Flow] = {}
-        self._journal: dict[int, tuple[Flow, int]] = {}
-        """Records that were decided on before and come again: their stream, and the place of the first line."""
+        self._journal: dict[int, tuple[Flow, int, int]] = {}
+        """Records that were decided on before and come again: their stream, the first line's place, how many."""
         self._decided = -1
         self._loaded = False
 
@@ -170,7 +161,7 @@ class Partition:
                 self._join(flow)
             if not state.sealed or state.muted:
                 self._flows[state.name] = flow
-            self._journal |= {offset: (flow, first) for offset, first, *_ in state.journal}
+            self._journal |= {offset: (flow, first, count) for offset, first, count, _ in state.journal}
         if self._decided >= 0:
             self._tables.put_decided(self._decided)
         await self._tables.delivered()
@@ -237,28 +228,46 @@ class Partition:
         """What a record brings; None where that is nothing, and then it is acknowledged."""
         lines = split(arrival.value or b"")
         if (known := self._journal.pop(arrival.offset, None)) is not None:
-            flow, first = known
+            flow, first, count = known
             flow.awaited.discard(arrival.offset)
             ends = intake.label(arrival.key, intake.named(arrival.headers)).ends
-            return self._work(arrival, flow, first, lines, ends=ends)
+            return self._work(arrival, flow, first, lines[:count], ends=ends)
         if arrival.offset > self._decided:
             try:
                 found = await self._admitted(arrival, lines)
             except IntakeError as error:
-                await bury(self._sender, without_credential(arrival), stage="ingest", reason=error)
+                await bury(self._sender, arrival.shown, stage="ingest", reason=error)
             else:
                 if found is not None:
                     flow, label = found
                     flow.heard_at = self._clock()
-                    first = flow.note(arrival.offset, len(lines), label.seq)
-                    return self._work(arrival, flow, first, lines, ends=label.ends)
+                    is_room = await self._is_room(arrival, flow, lines)
+                    taken = lines if is_room else []
+                    first = flow.note(arrival.offset, len(taken), label.seq if is_room else None)
+                    return self._work(arrival, flow, first, taken, ends=label.ends)
         arrival.ack()
         return None
 
+    async def _is_room(self, arrival: Arrival, flow: Flow, lines: list[bytes]) -> bool:
+        """Whether the project may store the lines; else the record is a dead letter, but it may end its stream."""
+        try:
+            self._quotas.stores(flow.state.project, joined_bytes(lines))
+        except IntakeError as error:
+            await bury(self._sender, arrival.shown, stage="ingest", reason=error)
+            return False
+        return True
+
     def _work(self, arrival: Arrival, flow: Flow, first: int, lines: list[bytes], *, ends: bool) -> Work:
-        is_full = first + len(lines) >= STREAM_LINES_MAX
+        state, end = flow.state, first + len(lines)
+        flow.size += joined_bytes(lines)
+        self._quotas.grown(state.id, state.project, end, state.batch.input_file_id, flow.size)
         return Work(
-            flow=flow, offset=arrival.offset, first=first, lines=lines, ends=ends or is_full, ack=arrival.ack
+            flow=flow,
+            offset=arrival.offset,
+            first=first,
+            lines=lines,
+            ends=ends or end >= STREAM_LINES_MAX,
+            ack=arrival.ack,
         )
 
     async def _admitted(self, arrival: Arrival, lines: list[bytes]) -> tuple[Flow, Label] | None:
@@ -284,6 +293,8 @@ class Partition:
             if not lines:
                 return None
             wish = intake.wish(headers, self._nursery.windows)
+            self._quotas.opens(project)
+            self._quotas.stores(project, joined_bytes(lines))
             place = arrival.partition, arrival.offset
             flow = self._nursery.born((project, label.name), place, wish, lines)
             self._flows[flow.state.name] = flow
@@ -358,17 +369,3 @@ class Partition:
         else:
             self._tables.put(flow.state)
         await self._tables.delivered()
-
-
-def split(value: bytes) -> list[bytes]:
-    """The lines of a record, without the whitespace around them; blank ones are left out."""
-    return [line for found in value.split(b"\n") if (line := found.strip(b" \t\r"))]
-
-
-def without_credential(arrival: Arrival) -> Arrival:
-    """The record as it may be shown to an operator."""
-    kept = tuple((name, content) for name, content in arrival.headers if name.lower() != intake.AUTHORIZATION)
-    return Arrival(
-        topic=arrival.topic, partition=arrival.partition, offset=arrival.offset, key=arrival.key,
-        value=arrival.value, headers=kept, ack=arrival.ack,
-    )  # fmt: skip

@@ -102,6 +102,7 @@ class Nursery:
             checker=Checker(rules, seen),
             lines=last[1] + last[2],
             heard_at=self._clock(),
+            size=sum(piece.bytes for piece in state.pieces),
             awaited={offset for offset, *_ in state.journal},
             seq=state.seq,
         )

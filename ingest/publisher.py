@@ -9,6 +9,7 @@ from tidemill.ingest.check import Fault
 from tidemill.ingest.flow import Flow
 from tidemill.ingest.pack import INLINE_BYTES_MAX, Origin, Record
 from tidemill.ingest.patience import stubborn
+from tidemill.ingest.quota import Quotas
 from tidemill.schemas import topics
 from tidemill.schemas.codec import KIND, LineRef, encode, lines_headers
 from tidemill.schemas.messages import Grown, Opened, Sealed
@@ -21,6 +22,10 @@ INTERNAL: Final = Fault("server_error", "The server had an error while checking 
 
 Stretch = tuple[int, list[bytes]]
 """The place of a first line, and the lines."""
+Placed = tuple[int, bytes]
+"""A line without fault and its place."""
+Faulty = tuple[int, bytes, Fault]
+"""A line, its place, and what is wrong with it."""
 
 
 class Sender(Protocol):
@@ -42,17 +47,18 @@ class Outlet(Protocol):
 class Publisher:
     """Tells, until the log has it."""
 
-    def __init__(self, *, sender: Sender, outlet: Outlet, store: Store) -> None:
+    def __init__(self, *, sender: Sender, outlet: Outlet, store: Store, quotas: Quotas) -> None:
         self._sender = sender
         self._outlet = outlet
         self._store = store
+        self._quotas = quotas
 
     async def publish(self, flow: Flow, stretches: list[Stretch]) -> None:
         """Check lines, and send them to be run or tell what is wrong with them.
 
         What results must know first is told first: the batch, then how many lines it has, then the lines.
         """
-        good, faults = _checked(flow, stretches)
+        good, faults = self._room(flow, *_checked(flow, stretches))
         if not flow.told:
             await self._tell(Opened(project=flow.state.project, batch=flow.state.batch), flow.state.id)
             flow.told = True
@@ -69,6 +75,15 @@ class Publisher:
     async def sealed(self, fact: Sealed) -> None:
         """Tell that a batch is whole."""
         await self._tell(fact, fact.batch_id)
+
+    def _room(self, flow: Flow, good: list[Placed], faults: list[Faulty]) -> tuple[list[Placed], list[Faulty]]:
+        """Leave out the last lines, where the project has more than it may have."""
+        project = flow.state.project
+        if not (beyond := min(len(good), self._quotas.beyond(project))):
+            return good, faults
+        fault = self._quotas.refuse(flow.state.id, project, beyond)
+        refused = [(place, line, fault) for place, line in good[-beyond:]]
+        return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
     async def _run(self, flow: Flow, placed: list[bundle.Placed]) -> None:
         batch = flow.state.batch
@@ -99,10 +114,9 @@ class Publisher:
         await stubborn(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
 
 
-def _checked(
-    flow: Flow, stretches: list[Stretch]
-) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes, Fault]]]:
-    good, faults = [], []
+def _checked(flow: Flow, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
+    good: list[Placed] = []
+    faults: list[Faulty] = []
     for first, lines in stretches:
         for place, line in enumerate(lines, first):
             try:

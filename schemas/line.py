@@ -11,6 +11,13 @@ from tidemill.schemas import ids
 EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")
 CANCELLED = ("batch_cancelled", "This request was not executed because the batch was cancelled.")
 
+REFUSALS = frozenset({
+    "invalid_json_line", "line_too_long", "missing_required_parameter", "invalid_type", "invalid_method",
+    "invalid_url", "invalid_request", "string_below_min_length", "string_above_max_length", "duplicate_custom_id",
+    "streaming_unsupported", "model_not_found", "model_not_supported", "mismatched_model",
+})  # fmt: skip
+"""What ingest says of a line of a stream that cannot be run; of a file it fails the batch."""
+
 
 class InputLine(msgspec.Struct, frozen=True):
     """An input line that ingest has checked; `custom_id` and `body` are the JSON text as it was written."""

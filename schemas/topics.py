@@ -42,11 +42,11 @@ OUTCOMES = Topic(
 )  # fmt: skip
 BATCHES = Topic(
     name="tidemill.batches", key="batch id", value="BatchRecord",
-    written_by=("results",), read_by=("api", "processors"), spread=False, compacted=True,
+    written_by=("results",), read_by=("api", "ingest", "processors"), spread=False, compacted=True,
 )  # fmt: skip
 FILES = Topic(
     name="tidemill.files", key="file id", value="FileRecord",
-    written_by=("api", "results"), read_by=("api",), spread=False, compacted=True,
+    written_by=("api", "ingest", "results"), read_by=("api", "ingest"), spread=False, compacted=True,
 )  # fmt: skip
 DEAD = Topic(
     name="tidemill.dead", key="source", value="a record nothing could read, the reason in headers",

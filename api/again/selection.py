@@ -16,12 +16,13 @@ class Kind(StrEnum):
     """The lines that have a name."""
 
     FAILED = "failed"
-    """Those that were run, and failed."""
+    """Those that failed, but for lines of a stream that are no requests at all."""
     EXPIRED = "expired"
     """Those that the deadline has kept from being run."""
     CANCELLED = "cancelled"
     """Those that a cancel has kept from being run."""
     ALL = "all"
+    """All but those that are no requests."""
     CODES = "codes"
     """Those whose error has one of some codes."""
 
@@ -47,12 +48,17 @@ class Selection(BaseModel):
         """
         match self.kind:
             case Kind.ALL:
-                return True
+                return not _is_refused(code, status)
             case Kind.CODES:
                 return code in self.codes or (status is not None and str(status) in self.codes)
             case _:
                 unrun = _UNRUN.get(code) if status is None else None
-                return (unrun or Kind.FAILED) is self.kind
+                return (unrun or Kind.FAILED) is self.kind and not _is_refused(code, status)
+
+
+def _is_refused(code: str, status: int | None) -> bool:
+    """Whether the line was no request: one such line would fail the whole new batch."""
+    return status is None and code in line.REFUSALS
 
 
 def parse(value: Any, param: str = "lines") -> Selection:

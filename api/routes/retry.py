@@ -73,8 +73,11 @@ class Wish(BaseModel):
     output_expires_after: ExpiresAfter | None
 
     def file_id(self, batch: Batch) -> str:
-        """The input of the new batch; all lines as they are have the one of the old batch."""
-        if self.selection.kind is Kind.ALL and self.model is None:
+        """The input of the new batch; all lines as they are have the one of the old batch.
+
+        That of a stream may have lines that are no requests, so it is not taken as it is.
+        """
+        if self.selection.kind is Kind.ALL and self.model is None and batch.tidemill.stream is None:
             return batch.input_file_id
         wanted = f"{self.selection.model_dump_json()}\0{self.model or ''}"
         return ids.derived_file_id(batch.id, f"retry/{hashlib.sha256(wanted.encode()).hexdigest()}")
@@ -179,24 +182,33 @@ async def _input(doors: Doors, project: str, batch: Batch, wish: Wish, booking: 
     if known is not None:
         booking.batch(known.lines or 0)
         return known
-    chosen = await _chosen(doors, project, batch, wish.selection)
-    booking.batch(old.lines or 0 if chosen is None else len(chosen))
+    chosen = await _chosen(doors, project, batch, old, wish.selection)
+    count, most = old.lines or 0 if chosen is None else len(chosen), doors.settings.file_lines_max
+    if count > most:
+        message = (
+            f"These are {count} lines, and a batch may have {most}: download the input file "
+            f"'{old.file.id}' and run it with 'tidemill run', which makes several batches of it."
+        )
+        raise errors.invalid(message, param="lines", code="too_many_lines")
+    booking.batch(count)
     file = reissue.blank(file_id, f"retry-of-{batch.id}.jsonl", int(doors.clock()))
     return await reissue.write(doors, booking, file, project, lines(doors, old, chosen, wish.model))
 
 
-async def _chosen(doors: Doors, project: str, batch: Batch, selection: Selection) -> "array[int] | None":
+async def _chosen(
+    doors: Doors, project: str, batch: Batch, old: FileRecord, selection: Selection
+) -> "array[int] | None":
     """Places of the wanted lines, in order; None for all.
 
     Raises:
         ApiError: 409, there is none, or the error file is deleted.
     """
-    if selection.kind is Kind.ALL:
+    if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
     if batch.status is Status.EXPIRED and batch.tidemill.receipt is None and selection.kind is Kind.EXPIRED:
         # Its time was over before its lines were looked at.
         return None
-    chosen = array("I")
+    chosen, others = array("I"), set[int]()
     if batch.error_file_id is not None:
         if (record := doors.view.file(project, batch.error_file_id)) is None:
             raise _gone("error", batch.error_file_id)
@@ -204,8 +216,12 @@ async def _chosen(doors: Doors, project: str, batch: Batch, selection: Selection
             async for index, text in _failures(doors, batch.id, record.key):
                 if selection.takes(*report.fault(text)):
                     chosen.append(index)
+                else:
+                    others.add(index)
         except NotFound as error:
             raise _gone("error", batch.error_file_id) from error
+    if selection.kind is Kind.ALL:
+        chosen = array("I", (index for index in range(old.lines or 0) if index not in others))
     if not chosen:
         wanted = f"{selection.kind}" if selection.kind is not Kind.CODES else "such"
         raise errors.conflict(f"The batch '{batch.id}' has no {wanted} lines.", code="no_lines")

@@ -37,6 +37,7 @@ def stack(inference, tmp_path_factory):
         "TIDEMILL_WINDOWS": '["24h", "4s"]',
         "TIDEMILL_INTAKE_IDLE_SECONDS": str(IDLE_SECONDS),
         "TIDEMILL_GRACE_SECONDS": "1",
+        "TIDEMILL_PROJECTS": '{"small": {"limits": {"batches_in_progress_max": 1, "lines_enqueued_max": 3}}}',
         "TIDEMILL_FILE_LINES_MAX": str(NUMBERED_LINES),
     }
     with Stack(tmp_path_factory.mktemp("intake"), inference.models("chat", "other"), environ) as stack:
@@ -215,6 +216,27 @@ async def test_the_key_says_whose_it_is(stack, client, producer):
     await send(producer, "reader", [line(0)], END, key=secrets["read"])
     (letter,) = await letters(stack, "reader")
     assert dict(letter.headers)["tidemill-dead-reason"] == b"its key may only read"
+
+
+async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer):
+    """A line beyond them is an error line, which can be retried; a stream is a dead letter while another runs."""
+    made = client.post("/admin/keys", body={"name": "small", "project": "small", "role": "write"}, cast_to=object)
+    key = ("authorization", f"Bearer {made['secret']}".encode())
+    batch_id = await send(producer, "narrow", [b"{", *map(line, range(4))], key=key)
+    await send(producer, "second", [line(0)], END, key=key)
+    (letter,) = await letters(stack, "second")
+    reason = dict(letter.headers)["tidemill-dead-reason"].decode()
+    assert reason == "its project has 1 batches in progress and may have 1"
+    await send(producer, "narrow", [], END, key=key)
+    with OpenAI(base_url=stack.api, api_key=made["secret"]) as small:
+        batch = await shown(small, batch_id, is_over)
+        assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 2, 3)
+        codes = [found["error"]["code"] for found in lines_of(small, batch.error_file_id)]
+        assert codes == ["invalid_json_line", "lines_enqueued_max", "lines_enqueued_max"]
+        again = small.post(f"/batches/{batch_id}/retry", body={"lines": "failed"}, cast_to=object)
+        batch = await shown(small, again["id"], is_over)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 2)
+        assert [found["custom_id"] for found in lines_of(small, batch.output_file_id)] == ["id-2", "id-3"]
 
 
 async def test_a_cancel_ends_a_stream(stack, backend, client, producer):

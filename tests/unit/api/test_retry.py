@@ -15,7 +15,7 @@ from tidemill.api.again.selection import Kind, Selection
 from tidemill.api.app import create_app
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas import line as lines
-from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.batch import Batch, Extras, FileReceipt, Receipt, Status
 from tidemill.schemas.file import File
 from tidemill.schemas.messages import BatchCreated, BatchRecord, FileRecord
 from tidemill.schemas.part import encode_index, index_key
@@ -40,6 +40,8 @@ def request_line(number: int) -> bytes:
 def error_line(index: int, fate: str) -> bytes:
     """The line of the error file."""
     custom_id = b'"r%d"' % index
+    if fate == "refused":
+        return lines.unanswered(OLD, index, b"null", code="invalid_json_line", message="no")
     if fate in {"expired", "cancelled"}:
         code, message = lines.EXPIRED if fate == "expired" else lines.CANCELLED
         return lines.unanswered(OLD, index, custom_id, code=code, message=message)
@@ -74,10 +76,15 @@ async def client(doors):
 @pytest.fixture
 async def old(doors, client):
     """A batch that is over, with its input and its error file."""
-    content = b"\xef\xbb\xbf" + b"\n\n".join(map(request_line, range(len(FATES))))
+    return await ended(doors, client, FATES)
+
+
+async def ended(doors, client, fates, **extras):
+    """A batch that is over, with a line for each fate."""
+    content = b"\xef\xbb\xbf" + b"\n\n".join(map(request_line, range(len(fates))))
     form = {"data": {"purpose": "batch"}, "files": {"file": ("f", content)}}
     file_id = (await client.post("/files", **form)).json()["id"]
-    failed = [(index, error_line(index, fate)) for index, fate in enumerate(FATES) if fate != "ok"]
+    failed = [(index, error_line(index, fate)) for index, fate in enumerate(fates) if fate != "ok"]
     error_id = ids.derived_file_id(OLD, "errors")
     record = FileRecord(
         project="p", file=File(id=error_id, bytes=1, created_at=NOW, filename="e", purpose="batch_output"),
@@ -88,9 +95,11 @@ async def old(doors, client):
     columns = encode_index(indices, sizes, array("I", [0] * 4 * len(failed)))
     await doors.store.write(index_key(OLD, "errors"), once(columns))
     doors.view.put_file(record, 1_000)
+    receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
     batch = Batch(
         id=OLD, endpoint=CHAT, input_file_id=file_id, completion_window="24h", status=Status.COMPLETED,
         created_at=NOW, expires_at=NOW + 86_400, error_file_id=error_id, metadata={"team": "a"},
+        tidemill=Extras(receipt=receipt, **extras),
     )  # fmt: skip
     doors.view.put_batch(BatchRecord(project="p", batch=batch))
     return batch
@@ -144,6 +153,33 @@ async def test_all_lines_need_no_new_file(client, old):
     """The input is there already."""
     new = (await retry(client, old, lines="all", metadata={}, completion_window="24h")).json()
     assert (new["input_file_id"], new["metadata"]) == (old.input_file_id, {})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "indices"),
+    [("all", [0, 2, 3]), ("failed", [2]), ({"codes": ["invalid_json_line"]}, [1]), ("expired", [3])],
+)
+async def test_what_was_no_request_is_left_out(doors, client, wanted, indices):
+    """A stream may have such lines, and a file with one of them would fail; by its code it can be had."""
+    old = await ended(doors, client, ["ok", "refused", "429", "expired"], stream="crawl")
+    new = (await retry(client, old, lines=wanted)).json()
+    assert await content(client, new) == [request_line(index) for index in indices]
+    assert new["input_file_id"] != old.input_file_id
+    groups = (await client.get(f"/batches/{old.id}/errors")).json()["data"]
+    (group,) = [group for group in groups if group["code"] == "invalid_json_line"]
+    assert group["samples"] == [{"index": 1, "custom_id": "", "message": "no"}]
+
+
+async def test_more_lines_than_a_batch_may_have(doors, old):
+    """It is told before anything is written, with what to do instead."""
+    small = replace(doors, settings=doors.settings.model_copy(update={"file_lines_max": 2}))
+    transport = httpx.ASGITransport(create_app(small))
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
+        answer = await retry(other, old, lines="failed")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_lines")
+    assert "3 lines, and a batch may have 2" in answer.json()["error"]["message"]
+    assert not commands(doors)
 
 
 async def test_another_model(client, old):
@@ -219,7 +255,8 @@ async def test_another_projects_batch_is_not_there(client, old):
 
 async def test_what_expired_before_it_was_looked_at(doors, client, old):
     """All of it has expired."""
-    late = old.model_copy(update={"id": ids.new_batch_id(), "status": Status.EXPIRED, "error_file_id": None})
+    unseen = {"status": Status.EXPIRED, "error_file_id": None, "tidemill": Extras()}
+    late = old.model_copy(update={"id": ids.new_batch_id(), **unseen})
     doors.view.put_batch(BatchRecord(project="p", batch=late))
     new = (await retry(client, late, lines="expired")).json()
     assert len(await content(client, new)) == len(FATES)

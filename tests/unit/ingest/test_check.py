@@ -1,11 +1,15 @@
 """The checks of an input file: one test for each row of the specification's table."""
 
+import re
+from pathlib import Path
+
 import pytest
 from support.checking import ABSENT, CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
 from tidemill.ingest import check
 from tidemill.ingest.check import Checker, Failed, Passed
 from tidemill.schemas.batch import BatchError
+from tidemill.schemas.line import REFUSALS
 from tidemill.schemas.lines import Splitter
 
 
@@ -271,3 +275,9 @@ def test_row_17_embedding_inputs(given, count, monkeypatch):
     monkeypatch.setattr(check, "EMBEDDING_INPUTS_MAX", 4 * count - 1)
     error = fault(*lines, of=rules(EMBEDDINGS))
     assert (error.code, error.param, error.line) == ("too_many_embedding_inputs", "body.input", None)
+
+
+def test_whoever_retries_knows_each_code():
+    """The lines of a stream that are no requests are known by the code that the check has told."""
+    source = Path(check.__file__).read_text("utf-8")
+    assert set(re.findall(r"(?:raise|return) Fault\(\"(\w+)\"", source)) == REFUSALS

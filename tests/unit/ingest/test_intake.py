@@ -9,15 +9,19 @@ import pytest
 from support.simulated import Crash, Fuse, SimulatedStore
 
 from tidemill.gate import AckGate
+from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import State
-from tidemill.ingest.intake import Arrival, Partition, Times
+from tidemill.ingest.intake import Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.publisher import Publisher
+from tidemill.ingest.quota import Quotas
+from tidemill.ingest.sqlite import Sizes
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import ENDPOINTS, Cut
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.messages import Grown, Opened, Sealed
+from tidemill.settings import Limits
 
 SEEDS = range(150)
 PARTITION = 3
@@ -84,10 +88,13 @@ class World:
         self.log, self.facts, self.dead = [], [], []
         self.lines = defaultdict(set)
         """By batch and place: all that was ever told to be there."""
+        self.codes = defaultdict(set)
+        """By batch and place: all that was told to be wrong with it."""
         self.now = 1_790_000_000.0
         self.committed = self.crashes = 0
         self.revoked = set()
         self.cancelled = set()
+        self.limits = Limits()
 
     async def send(self, topic, key, value, *, headers=()):
         self.fuse.step()
@@ -98,6 +105,7 @@ class World:
             batch_id, marks = codec.lines_marks(headers, len(value))
             for mark, text in zip(marks, value.splitlines(), strict=True):
                 self.lines[batch_id, mark.index].add(orjson.loads(text)["custom_id"])
+                self.codes[batch_id, mark.index].add(orjson.loads(text)["error"]["code"])
         elif topic == topics.OUTCOMES.name:
             self.facts.append(codec.decode_fact(value))
         self.fuse.step()
@@ -134,7 +142,8 @@ class World:
 
     async def _life(self):
         news = asyncio.Event()
-        publisher = Publisher(sender=self, outlet=self, store=self.store)
+        quotas = Quotas(lambda _: self.limits, Sizes(self.folder / "sizes"))
+        publisher = Publisher(sender=self, outlet=self, store=self.store, quotas=quotas)
         joiner = Joiner(
             store=self.store, sender=self, publisher=publisher, clock=self._clock, writer=f"{self.crashes:x}",
             wake=news.set,
@@ -148,8 +157,8 @@ class World:
             clock=self._clock,
         )
         partition = Partition(
-            tables=self.tables, sender=self, project=self.project, nursery=nursery, publisher=publisher,
-            joiner=joiner, clock=self._clock,
+            tables=self.tables, sender=self, project=self.project, nursery=nursery, quotas=quotas,
+            publisher=publisher, joiner=joiner, clock=self._clock,
             times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
         )  # fmt: skip
         try:
@@ -250,6 +259,54 @@ async def test_crashes_lose_and_double_nothing(seed, tmp_path):
     check(world)
     assert not [key for key in world.store.objects if key.startswith("intake/")] or world.crashes
     assert not world.tables.states()
+
+
+def producing(name, *lines, ends=False):
+    """A record of a stream."""
+    headers = [("authorization", b"Bearer acme"), *([("tidemill-end", b"true")] if ends else [])]
+    return name, tuple(headers), b"\n".join(lines)
+
+
+async def test_lines_beyond_the_limit_are_error_lines(tmp_path):
+    """They are of the batch and do not run, each with a code to retry them by; the others run."""
+    world = World(0, tmp_path)
+    world.limits = Limits(lines_enqueued_max=3)
+    world.log = [producing(b"a", *(line(f"acme/a/0/{place}") for place in range(5)), ends=True)]
+    await world.run(0)
+    assert [place for (_, place), codes in sorted(world.codes.items()) if codes == {"lines_enqueued_max"}] == [
+        3,
+        4,
+    ]
+    (fact,) = [fact for fact in world.facts if isinstance(fact, Sealed)]
+    assert fact.total == 5
+    check(world)
+
+
+async def test_a_batch_beyond_the_limit_is_not_opened(tmp_path):
+    """The record is a dead letter that says why; once a batch is over there is room."""
+    world = World(0, tmp_path)
+    world.limits = Limits(batches_in_progress_max=1)
+    world.log = [producing(b"a", line("acme/a/0/0")), producing(b"b", line("acme/b/1/0"), ends=True)]
+    await world.run(0)
+    ((_, headers),) = world.dead
+    reason = headers["tidemill-dead-reason"].decode()
+    assert reason == "its project has 1 batches in progress and may have 1"
+    assert len([fact for fact in world.facts if isinstance(fact, Opened)]) == 1
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_bytes_beyond_the_limit_are_dead_letters(seed, tmp_path):
+    """Whatever crashes: a record is in the input or is one, and one that was refused still ends its stream."""
+    size = len(line("acme/a/0/0")) + 1
+    world = World(seed, tmp_path)
+    world.limits = Limits(bytes_stored_max=3 * size)
+    world.log = [producing(b"a", line(f"acme/a/{place}/0"), ends=place == 4) for place in range(5)]
+    await world.run(world.chance.randint(0, 6))
+    assert {fact.total for fact in world.facts if isinstance(fact, Sealed)} == {3}
+    reasons = {headers["tidemill-dead-reason"] for _, headers in world.dead}
+    assert reasons == {f"its project stores {3 * size} bytes and may store {3 * size}".encode()}
+    check(world)
 
 
 async def test_a_stream_says_how_its_output_comes(tmp_path):

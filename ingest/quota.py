@@ -1,0 +1,194 @@
+"""Quotas: what each project has at work and in store, and whether its streams may bring more.
+
+They are folded from `tidemill.batches` and `tidemill.files`. The streams of this process count as far as they have
+come, before the log shows it; another process sees them some moments later, so together they may go beyond a limit
+by what is under way at that moment.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from tidemill.ingest.check import Fault
+from tidemill.schemas.batch import Status
+from tidemill.schemas.intake import IntakeError
+from tidemill.schemas.messages import VERSION
+from tidemill.settings import Limits
+
+log = logging.getLogger(__name__)
+
+LINES: Final = "lines_enqueued_max"
+"""The code of an error line that has found no room."""
+
+
+class Sizes(Protocol):
+    """The bytes of files."""
+
+    def of(self, project: str) -> int:
+        """All bytes of a project."""
+        ...
+
+    def put(self, file_id: str, project: str, size: int) -> None:
+        """Take in a file."""
+        ...
+
+    def drop(self, file_id: str) -> None:
+        """Take out a file."""
+        ...
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    status: Status
+    request_counts: _Counts = _Counts()
+
+
+class _BatchRecord(msgspec.Struct, frozen=True):
+    project: str
+    batch: _Batch
+    v: int = 1
+
+
+class _File(msgspec.Struct, frozen=True):
+    bytes: int
+
+
+class _FileRecord(msgspec.Struct, frozen=True):
+    project: str
+    file: _File
+    v: int = 1
+
+
+# Whoever starts reads all batches and files there are: only what counts is looked at.
+_batches = msgspec.json.Decoder(_BatchRecord)
+_files = msgspec.json.Decoder(_FileRecord)
+
+
+@dataclass(slots=True)
+class _Work:
+    """A batch that is not over."""
+
+    project: str
+    total: int = 0
+    """Lines, as far as anybody has told."""
+    final: int = 0
+    """Of these, the ones that are done, as the log tells."""
+    refused: int = 0
+    """Of these, the ones that this process has told to have found no room."""
+
+    @property
+    def left(self) -> int:
+        return max(0, self.total - max(self.final, self.refused))
+
+
+class Quotas:
+    """Of all projects."""
+
+    def __init__(self, limits_of: Callable[[str], Limits], sizes: Sizes) -> None:
+        """Know nothing yet.
+
+        Args:
+            limits_of: What a project may have.
+            sizes: Where the bytes of files are kept, empty.
+        """
+        self._limits_of = limits_of
+        self._sizes = sizes
+        self._works: dict[str, _Work] = {}
+        """By batch id; as many as all projects may have in progress."""
+        self._batches: Counter[str] = Counter()
+        self._lines: Counter[str] = Counter()
+        self._inputs: dict[str, tuple[str, int]] = {}
+        """Of streams of this process, by file id: project and bytes of an input that is no file yet."""
+
+    def batch(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of `tidemill.batches`."""
+        if value is None:
+            self._over(key)
+            return
+        try:
+            record = _batches.decode(value)
+        except msgspec.MsgspecError as error:
+            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
+            return
+        if record.v != VERSION:
+            return
+        if record.batch.status.is_terminal:
+            self._over(key)
+        else:
+            counts = record.batch.request_counts
+            self._at_work(key, record.project, counts.total, counts.completed + counts.failed)
+
+    def file(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of `tidemill.files`."""
+        if value is None:
+            self._sizes.drop(key)
+            return
+        try:
+            record = _files.decode(value)
+        except msgspec.MsgspecError as error:
+            log.warning("record %d of the files cannot be read (%s)", offset, type(error).__name__)
+            return
+        if record.v == VERSION:
+            self._sizes.put(key, record.project, record.file.bytes)
+            self._inputs.pop(key, None)
+
+    def opens(self, project: str) -> None:
+        """Ask for one more batch.
+
+        Raises:
+            IntakeError: There is no room.
+        """
+        count, most = self._batches[project], self._limits_of(project).batches_in_progress_max
+        if count >= most:
+            raise IntakeError(f"its project has {count} batches in progress and may have {most}")
+
+    def stores(self, project: str, size: int) -> None:
+        """Ask for so many bytes more.
+
+        Raises:
+            IntakeError: There is no room.
+        """
+        growing = sum(found for owner, found in self._inputs.values() if owner == project)
+        stored, most = self._sizes.of(project) + growing, self._limits_of(project).bytes_stored_max
+        if stored + size > most:
+            raise IntakeError(f"its project stores {stored} bytes and may store {most}")
+
+    def grown(self, batch_id: str, project: str, total: int, input_file_id: str, size: int) -> None:
+        """A stream has so many lines, and so many bytes."""
+        self._at_work(batch_id, project, total, 0)
+        self._inputs[input_file_id] = project, size
+
+    def beyond(self, project: str) -> int:
+        """How many lines too many a project has; the last ones that have come are to be refused."""
+        return max(0, self._lines[project] - self._limits_of(project).lines_enqueued_max)
+
+    def refuse(self, batch_id: str, project: str, count: int) -> Fault:
+        """So many lines of a batch have found no room; gives what is said of each."""
+        most = self._limits_of(project).lines_enqueued_max
+        if (work := self._works.get(batch_id)) is not None:
+            left = work.left
+            work.refused += count
+            self._lines[project] += work.left - left
+        return Fault(LINES, f"The project had {most} lines enqueued, and may not have more.")
+
+    def _at_work(self, batch_id: str, project: str, total: int, final: int) -> None:
+        if (work := self._works.get(batch_id)) is None:
+            work = self._works[batch_id] = _Work(project)
+            self._batches[project] += 1
+        left = work.left
+        work.total, work.final = max(work.total, total), max(work.final, final)
+        self._lines[project] += work.left - left
+
+    def _over(self, batch_id: str) -> None:
+        if (work := self._works.pop(batch_id, None)) is not None:
+            self._batches[work.project] -= 1
+            self._lines[work.project] -= work.left

@@ -1,0 +1,118 @@
+"""What a project has is what the log says it has, and what its streams have brought since."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.ingest.quota import Quotas
+from tidemill.ingest.sqlite import Sizes
+from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.codec import encode
+from tidemill.schemas.file import File
+from tidemill.schemas.intake import IntakeError
+from tidemill.schemas.messages import BatchRecord, FileRecord
+from tidemill.settings import Limits
+
+LIMITS = Limits(batches_in_progress_max=2, lines_enqueued_max=10, bytes_stored_max=1000)
+
+
+@pytest.fixture
+def sizes(tmp_path):
+    sizes = Sizes(tmp_path / "sizes")
+    yield sizes
+    sizes.close()
+
+
+@pytest.fixture
+def quotas(sizes):
+    return Quotas(lambda project: LIMITS if project == "p" else Limits(), sizes)
+
+
+def batch(status=Status.IN_PROGRESS, total=0, completed=0, failed=0, project="p"):
+    """A record of a batch."""
+    shown = Batch(
+        id="batch_1", endpoint="/v1/embeddings", input_file_id="file-1", completion_window="24h", status=status,
+        created_at=1, expires_at=2, metadata={"status": "completed"},
+        request_counts=RequestCounts(total=total, completed=completed, failed=failed),
+    )  # fmt: skip
+    return encode(BatchRecord(project=project, batch=shown))
+
+
+def file(size, project="p"):
+    """A record of a file."""
+    shown = File(id="file-1", bytes=size, created_at=1, filename="f", purpose="batch")
+    return encode(FileRecord(project=project, file=shown, key="files/file-1", sha256=""))
+
+
+def test_batches_count_until_they_are_over(quotas):
+    """In any order, and however often they are told."""
+    for name in ("a", "b", "b"):
+        quotas.batch(name, batch(), 0)
+    with pytest.raises(IntakeError, match="has 2 batches in progress and may have 2"):
+        quotas.opens("p")
+    quotas.opens("q")
+    for name in ("a", "a", "unknown"):
+        quotas.batch(name, batch(Status.COMPLETED), 0)
+    quotas.opens("p")
+
+
+def test_lines_count_until_they_are_final(quotas):
+    """As the log shows them, or as a stream has brought them, whichever is more."""
+    quotas.grown("a", "p", 14, "file-a", 0)
+    assert quotas.beyond("p") == 4
+    assert quotas.refuse("a", "p", 4).code == "lines_enqueued_max"
+    assert quotas.beyond("p") == 0
+    quotas.grown("a", "p", 15, "file-a", 0)
+    assert quotas.beyond("p") == 1
+    quotas.batch("a", batch(total=14, completed=3, failed=4), 0)
+    assert quotas.beyond("p") == 0
+    quotas.grown("a", "p", 18, "file-a", 0)
+    assert quotas.beyond("p") == 1
+    quotas.batch("a", None, 0)
+    assert quotas.beyond("p") == 0
+
+
+def test_bytes_of_a_stream_are_those_of_its_file_in_the_end(quotas):
+    """They count once, before the file is there and after."""
+    quotas.grown("a", "p", 1, "file-a", 600)
+    with pytest.raises(IntakeError, match="stores 600 bytes and may store 1000"):
+        quotas.stores("p", 401)
+    quotas.file("file-a", file(700), 0)
+    quotas.stores("p", 300)
+    with pytest.raises(IntakeError, match="stores 700"):
+        quotas.stores("p", 301)
+    quotas.file("file-a", None, 0)
+    quotas.stores("p", 1000)
+
+
+@pytest.mark.parametrize("value", [b"{", b"[]", b'{"v":2,"project":"p","batch":{"status":"asleep"}}'])
+def test_what_cannot_be_read_counts_nothing(quotas, value):
+    """Nor is anything of a later version taken for what it is not."""
+    quotas.batch("a", value, 0)
+    quotas.file("a", value, 0)
+    later = orjson.loads(batch(total=100)) | {"v": 2}
+    quotas.batch("a", orjson.dumps(later), 0)
+    quotas.opens("p")
+    assert quotas.beyond("p") == 0
+
+
+files = st.lists(st.tuples(st.integers(0, 5), st.sampled_from("pq"), st.integers(0, 99) | st.none()), max_size=40)
+
+
+@given(events=files)
+def test_sizes_are_the_sums_of_a_dictionary(tmp_path_factory, events):
+    """Files come, come again with another size, and go, known or not."""
+    sizes, known = Sizes(tmp_path_factory.mktemp("sizes") / "s"), {}
+    for number, project, size in events:
+        if size is None:
+            sizes.drop(str(number))
+            known.pop(number, None)
+        else:
+            sizes.put(str(number), project, size)
+            known[number] = project, size
+        if number % 2:
+            sizes.commit()
+    for project in "pq":
+        assert sizes.of(project) == sum(size for owner, size in known.values() if owner == project)
+    sizes.close()
