@@ -116,7 +116,8 @@ class Lane:
         self._window.bytes += size
         if not lines:
             self._finish(entry)
-        elif self._window.is_full and not self.is_paused:
+        elif self._window.is_full:
+            # Said with each record: Faust lets a partition flow again when its own queue is empty.
             self.is_paused = True
             self._tap.pause()
         return entry

@@ -7,12 +7,19 @@ Faust 0.15.3 loses some in two ways, and both are answered here.
    reads them again: the commit stays before them, and what they were to bring about does not happen.
 2. It seeks only where an offset was committed. In a partition that has none yet, records which were fetched and
    dropped before the seek would be missing.
+
+And it loses time: while all partitions are held back it sleeps for a second, and while some are it waits as long
+for records of the others, whatever has room by then (`resume_at_once`).
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from mode.utils.queues import FlowControlEvent
+
+LOOK_SECONDS: Final = 1.0
+"""How often a consumer with no partition to fetch from looks whether it has to stop, or to let go of them."""
 
 
 class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
@@ -47,3 +54,33 @@ def seek_all(consumer: Any) -> None:
         return committed
 
     consumer.seek_to_committed = seek_to_committed
+
+
+def resume_at_once(consumer: Any) -> None:
+    """Have the consumer fetch from a partition that was held back as soon as it has room again."""
+    drop, next_records = consumer.on_buffer_drop, consumer._wait_next_records  # noqa: SLF001  there is no other way in
+    roomy = asyncio.Event()
+
+    def on_buffer_drop(tp: Any) -> None:
+        if tp in consumer._buffered_partitions:  # noqa: SLF001
+            drop(tp)
+            roomy.set()
+            thread = consumer._thread  # noqa: SLF001
+            thread.thread_loop.call_soon_threadsafe(_look_again, thread)
+
+    async def wait_next_records(seconds: float) -> Any:
+        while consumer.flow_active and not consumer._get_active_partitions() and not consumer.should_stop:  # noqa: SLF001
+            roomy.clear()
+            await consumer.wait(roomy.wait(), timeout=LOOK_SECONDS)
+        return await next_records(seconds)
+
+    consumer.on_buffer_drop = on_buffer_drop
+    consumer._wait_next_records = wait_next_records  # noqa: SLF001
+
+
+def _look_again(thread: Any) -> None:
+    """Have a fetch that waits for records look at what is there already; called on the consumer's own loop."""
+    if thread._consumer is not None:  # noqa: SLF001
+        fetcher = thread._consumer._fetcher  # noqa: SLF001
+        for waiter in list(fetcher._fetch_waiters):  # noqa: SLF001
+            fetcher._notify(waiter)  # noqa: SLF001

@@ -23,7 +23,7 @@ import uvloop
 
 from tidemill import folder, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
-from tidemill.flow import Flow, seek_all
+from tidemill.flow import Flow, resume_at_once, seek_all
 from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
@@ -86,6 +86,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     def _new_consumer(self) -> Any:
         consumer = super()._new_consumer()
         seek_all(consumer)
+        resume_at_once(consumer)
         return consumer
 
     async def _on_partitions_revoked(self, revoked: set[Any]) -> None:

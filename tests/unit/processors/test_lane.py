@@ -1,5 +1,6 @@
 """The lane of a partition."""
 
+import itertools
 from typing import Any
 
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_a_closed_lane_acknowledges_nothing(sizes: list[int], data: st.DataObjec
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=40), st.data())
 def test_the_window_is_bounded(records: list[tuple[int, int]], data: st.DataObject) -> None:
-    """A lane that is full pauses its partition once, and resumes it at half; nothing is ever stuck paused."""
+    """A lane that is full pauses its partition, and resumes it once at half; nothing is ever stuck paused."""
     tap = Partition()
     lane = Lane(tap, Window(lines_max=8, bytes_max=12))
     open_entries = []
@@ -73,7 +74,18 @@ def test_the_window_is_bounded(records: list[tuple[int, int]], data: st.DataObje
     for entry in open_entries:
         lane.done(entry, entry.lines)
     assert not lane.is_paused
-    assert tap.pauses == [bool(1 - n % 2) for n in range(len(tap.pauses))]
+    changes = [is_paused for is_paused, _ in itertools.groupby(tap.pauses)]
+    assert changes == [bool(1 - n % 2) for n in range(len(changes))]
+    assert changes.count(False) == tap.pauses.count(False)
+
+
+def test_a_full_lane_says_so_with_each_record() -> None:
+    """What made the partition flow again without asking is answered at once."""
+    tap = Partition()
+    lane = Lane(tap, Window(lines_max=1))
+    for number in range(3):
+        lane.admit(number, 1, 1)
+    assert tap.pauses == [True, True, True]
 
 
 def test_a_pause_is_said_again() -> None:
