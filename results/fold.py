@@ -23,6 +23,7 @@ from tidemill.schemas.messages import (
     Sealed,
 )
 from tidemill.schemas.part import PartRef, file_kind
+from tidemill.schemas.topics import EXPRESS_LINES_MAX
 
 _Early = Accepted | Rejected | CancelRequested | Grown | Sealed
 
@@ -281,6 +282,17 @@ def next_alarm(state: State) -> float | None:
         # It waits for its seal, not for a time: what was accepted by then has to have its end.
         return None
     return state.close_at if state.close_at is not None else float(state.batch.expires_at)
+
+
+def is_brief(state: State) -> bool:
+    """Whether the batch may be over before its steps are of interest: a small one that nobody has broken off."""
+    batch = state.batch
+    if state.ending not in (None, Status.COMPLETED):
+        return False
+    if batch is None or batch.status is Status.VALIDATING:
+        return True
+    is_small = batch.request_counts.total <= EXPRESS_LINES_MAX
+    return is_small and batch.status in (Status.IN_PROGRESS, Status.FINALIZING)
 
 
 def _may_close(state: State) -> bool:

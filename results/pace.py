@@ -1,4 +1,9 @@
-"""The pace of a batch: how fast its lines get done, and when that will bring it to its end."""
+"""The pace of a batch: how fast its lines get done, and when that will bring it to its end.
+
+Two rates are kept, one with a short memory and one with a long one. While the batch is young both look back over
+a part of its life only, so that a slow beginning is soon forgotten. Where the two differ the pace is changing, and
+the end is told as lying between what each of them promises.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,12 +11,15 @@ from typing import Final
 
 from tidemill.schemas.batch import Progress
 
-MEMORY_SECONDS: Final = 20.0
+QUICK_SECONDS: Final = 10.0
+STEADY_SECONDS: Final = 40.0
 """What is longer ago than this counts for little in the rate."""
+YOUTH: Final = 3
+"""Of a young batch's life the first half has the weight 1 / 2 ** YOUTH."""
 SURE_LINES: Final = 20
 """With fewer lines done there is nothing to be told of the rate."""
 SPREAD_MIN: Final = 0.1
-"""An ETA is never said to be more exact than this share of what is left."""
+"""An end is never said to be more exact than this share of what is left."""
 
 
 @dataclass(slots=True)
@@ -19,13 +27,14 @@ class Pace:
     """The rate of one batch, from counts at times; it begins anew where a process takes the batch over."""
 
     started_at: float
-    """Unix seconds of the first observation."""
+    """Unix seconds of the last observation before the first line: until then it may have waited for others."""
     done_before: int
     """Lines that were done then."""
     at: float
     done: int
-    recent: float | None = None
-    """Lines a second, recent times weighing more."""
+    quick: float = 0.0
+    steady: float = 0.0
+    """Lines a second."""
 
     @classmethod
     def start(cls, at: float, done: int) -> "Pace":
@@ -37,15 +46,15 @@ class Pace:
         elapsed = at - self.at
         if elapsed <= 0:
             return
+        if done <= self.done_before:
+            self.started_at = self.at = at
+            return
         rate = (done - self.done) / elapsed
-        weight = 1 - math.exp(-elapsed / MEMORY_SECONDS)
-        if self.recent is None:
-            self.recent = rate
-        else:
-            # While it has seen little, the mean over everything is the better memory.
-            seen = at - self.started_at
-            self.recent += max(weight, elapsed / seen if seen > 0 else 1) * (rate - self.recent)
         self.at, self.done = at, done
+        seen = at - self.started_at
+        young = 1 - ((seen - elapsed) / seen) ** YOUTH
+        self.quick += max(young, 1 - math.exp(-elapsed / QUICK_SECONDS)) * (rate - self.quick)
+        self.steady += max(young, 1 - math.exp(-elapsed / STEADY_SECONDS)) * (rate - self.steady)
 
     def progress(self, total: int, deadline: int) -> Progress:
         """What can be said of a batch of so many lines.
@@ -55,16 +64,14 @@ class Pace:
             deadline: When it expires, Unix seconds.
         """
         percent = round(100 * self.done / total, 2) if total else 0.0
-        seen, elapsed = self.done - self.done_before, self.at - self.started_at
-        if seen < SURE_LINES or elapsed <= 0 or not self.recent:
+        if self.done - self.done_before < SURE_LINES:
             return Progress(percent=percent)
-        left, whole = total - self.done, seen / elapsed
-        fast, slow = max(self.recent, whole), min(self.recent, whole)
-        earliest = self.at + left / fast * (1 - SPREAD_MIN)
-        latest = self.at + left / slow * (1 + SPREAD_MIN)
+        left = total - self.done
+        earliest = self.at + left / max(self.quick, self.steady) * (1 - SPREAD_MIN)
+        latest = self.at + left / min(self.quick, self.steady) * (1 + SPREAD_MIN)
         return Progress(
             percent=percent,
-            lines_per_second=round(self.recent, 2),
+            lines_per_second=round(self.quick, 2),
             done_earliest_at=math.floor(earliest),
             done_latest_at=math.ceil(latest),
             slack_seconds=math.floor(deadline - latest),

@@ -18,15 +18,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.results import fold, peril
+from tidemill.results.alarms import Alarms
 from tidemill.results.compaction import Compactor, TariffOf, write_part
 from tidemill.results.finish import Finisher
 from tidemill.results.fold import State
 from tidemill.results.leftovers import Leftovers
-from tidemill.results.live import Ack, Live
+from tidemill.results.live import PUBLISH_SECONDS, Ack, Live
 from tidemill.results.ports import History, Sender, Tables
 from tidemill.results.publisher import Publisher
 from tidemill.results.tally import Tally
@@ -48,8 +48,6 @@ from tidemill.schemas.ports import Clock, Store
 
 log = logging.getLogger(__name__)
 
-PUBLISH_SECONDS: Final = 0.5
-"""A batch at work is published at most this often."""
 WAITING_BYTES_MAX: Final = 64 << 20
 """Lines of all batches of a partition that may wait for their parts."""
 BATCH_LINES_MAX: Final = 10_000_000
@@ -113,16 +111,14 @@ class Partition:
         self._leftovers = Leftovers(store, clock, limits.kept_seconds)
         self._writer = writer
         self._live: dict[str, Live] = {}
-        self._alarms: list[tuple[float, str]] = []
-        self._set: dict[str, float] = {}
-        """The earliest alarm of each batch that is set."""
+        self._alarms = Alarms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loaded = False
 
     @property
     def alarm(self) -> float | None:
         """When the next thing is due, Unix seconds."""
-        return self._alarms[0][0] if self._alarms else None
+        return self._alarms.next
 
     @property
     def living(self) -> list[Live]:
@@ -164,21 +160,21 @@ class Partition:
         match command:
             case BatchCreated():
                 live = self._get(command.batch.id)
-                after = fold.created(live.state, command, self._limits.grace_seconds)
+                await self._begin(live, fold.created(live.state, command, self._limits.grace_seconds), ack)
             case CancelRequested():
                 live = self._get(command.batch_id)
-                after = fold.cancelled(live.state, command, self._limits.grace_seconds)
+                await self._turn(live, fold.cancelled(live.state, command, self._limits.grace_seconds))
+                ack()
             case _:
                 assert_never(command)
-        await self._turn(live, after)
-        ack()
 
     async def fact(self, fact: Fact, ack: Ack) -> None:
         """Fold a fact that is not about lines."""
         match fact:
             case Accepted():
                 live = self._get(fact.batch_id)
-                await self._turn(live, fold.accepted(live.state, fact))
+                await self._begin(live, fold.accepted(live.state, fact), ack)
+                return
             case Rejected():
                 live = self._get(fact.batch_id)
                 await self._turn(live, fold.rejected(live.state, fact))
@@ -187,7 +183,8 @@ class Partition:
                 live = self._get(fact.batch.id)
                 await self._turn(live, fold.opened(live.state, fact, self._limits.grace_seconds))
             case Grown():
-                await self._grown(self._get(fact.batch_id), fact, ack)
+                live = self._get(fact.batch_id)
+                await self._soon(live, fold.grown(live.state, fact), ack)
                 return
             case Sealed():
                 live = self._get(fact.batch_id)
@@ -200,9 +197,16 @@ class Partition:
                 assert_never(fact)
         ack()
 
-    async def _grown(self, live: Live, fact: Grown, ack: Ack) -> None:
-        """Fold that there are more lines; as often as lines come, so it is kept and told with them."""
-        after = fold.grown(live.state, fact)
+    async def _begin(self, live: Live, after: State, ack: Ack) -> None:
+        """Bring a batch on its way: a small one may be over before anybody has to know of it."""
+        if fold.is_brief(after):
+            await self._soon(live, after, ack)
+        else:
+            await self._turn(live, after)
+            ack()
+
+    async def _soon(self, live: Live, after: State, ack: Ack) -> None:
+        """Bring a batch to a state that is kept and told with what follows it, or in `PUBLISH_SECONDS`."""
         if after is live.state:
             ack()
             return
@@ -241,7 +245,7 @@ class Partition:
 
     def _wake(self, state: State) -> Live:
         chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
-        live = Live(state=state, tally=Tally.of(chunks))
+        live = Live(state=state, tally=Tally.of(chunks), published_at=self._clock())
         if not state.is_over:
             self._live[state.id] = live
         return live
@@ -258,23 +262,25 @@ class Partition:
             live.state = fold.close(live.state, now)
         if live.state is not before or (live.unsaid and now - live.published_at >= PUBLISH_SECONDS):
             await self._keep(live)
-            await self._publish(live)
+            if closing and fold.is_brief(live.state):
+                live.unsaid = True
+            else:
+                await self._publish(live)
         # A batch that is over is closed too, and a fact about it may come again; its files are written for good.
         if live.state.is_over:
-            self._live.pop(live.state.id, None)
+            self._over(live)
+            live.release()
         elif live.state.closed:
-            self._release(live)
+            live.release()
             self._start_compaction(live)
+            self._ring(live)
         else:
             self._ring(live)
 
     async def _tick(self, at: float) -> None:
         """Do what was due at that time."""
-        while self._alarms and self._alarms[0][0] <= at:
-            _, batch_id = heappop(self._alarms)
-            self._set.pop(batch_id, None)
-            if (live := self._live.get(batch_id)) is None:
-                continue
+        for batch_id in self._alarms.due(at):
+            live = self._live[batch_id]
             if live.state.closed:
                 if live.unsaid:
                     await self._publish(live)
@@ -302,7 +308,7 @@ class Partition:
                 live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
         if keep:
             await self._keep(live)
-            self._release(live)
+            live.release()
 
     async def _keep(self, live: Live) -> None:
         """Write the tables.
@@ -318,12 +324,6 @@ class Partition:
             self._tables.put_chunk(live.state.id, number, chunk)
         await self._tables.delivered()
 
-    @staticmethod
-    def _release(live: Live) -> None:
-        acks, live.acks = live.acks, []
-        for ack in acks:
-            ack()
-
     async def _publish(self, live: Live) -> None:
         live.unsaid = False
         await self._publisher.batch(live.state, live.progress(self._clock()), live.stuck)
@@ -338,16 +338,10 @@ class Partition:
 
     def _ring(self, live: Live) -> None:
         """Set the alarm of a batch for the next thing that is due."""
-        due = [fold.next_alarm(live.state), peril.risk_at(live.state, self._limits.kept_seconds())]
-        if live.waiting_since is not None:
-            due.append(live.waiting_since + self._limits.part_age_seconds)
-        counts = live.state.batch.request_counts if live.state.batch else None
-        if live.unsaid or (counts is not None and counts.completed + counts.failed < live.tally.done):
-            due.append(live.published_at + PUBLISH_SECONDS)
-        at = min((time for time in due if time is not None), default=None)
-        if at is not None and at < self._set.get(live.state.id, float("inf")):
-            self._set[live.state.id] = at
-            heappush(self._alarms, (at, live.state.id))
+        due = live.due(self._limits.part_age_seconds)
+        risk_at = peril.risk_at(live.state, self._limits.kept_seconds())
+        if (at := min((time for time in (*due, risk_at) if time is not None), default=None)) is not None:
+            self._alarms.set(live.state.id, at)
 
     def _start_compaction(self, live: Live) -> None:
         if not live.compacting:
@@ -381,14 +375,18 @@ class Partition:
         if live.state.is_over:
             await self._publish_again(live)
             return
-        offset = await self._publisher.files(live.state, fact)
+        after = fold.compacted(live.state, fact, None)
+        # Before the state says that the batch is over: from then on nothing would tell of these any more.
+        offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
         live.stuck = None
-        live.state = fold.compacted(live.state, fact, offset)
-        # Before the state says that the batch is over: from then on nothing would bill it any more.
-        await self._publisher.bill(live.state, fact)
+        live.state = after.model_copy(update={"files_offset": offset})
         self._tables.put_state(live.state)
         await self._tables.delivered()
         await self._publish(live)
         if live.state.is_over:
-            self._live.pop(fact.batch_id, None)
+            self._over(live)
             self._start(self._leftovers.clear({fact.batch_id: float(fact.at)}))
+
+    def _over(self, live: Live) -> None:
+        self._live.pop(live.state.id, None)
+        self._alarms.drop(live.state.id)

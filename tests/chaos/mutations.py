@@ -88,14 +88,18 @@ MUTATIONS = (
         name="the ledger comes after the state",
         file="results/stage.py",
         old=(
-            "        await self._publisher.bill(live.state, fact)\n"
+            "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
+            " self._publisher.bill(after, fact))\n"
+            '        live.state = after.model_copy(update={"files_offset": offset})\n'
             "        self._tables.put_state(live.state)\n"
             "        await self._tables.delivered()\n"
         ),
         new=(
+            "        offset = await self._publisher.files(after, fact)\n"
+            '        live.state = after.model_copy(update={"files_offset": offset})\n'
             "        self._tables.put_state(live.state)\n"
             "        await self._tables.delivered()\n"
-            "        await self._publisher.bill(live.state, fact)\n"
+            "        await self._publisher.bill(after, fact)\n"
         ),
     ),
     Mutation(
@@ -109,7 +113,8 @@ MUTATIONS = (
         file="results/stage.py",
         old=(
             "        if live.state.is_over:\n"
-            "            self._live.pop(live.state.id, None)\n"
+            "            self._over(live)\n"
+            "            live.release()\n"
             "        elif live.state.closed:"
         ),
         new="        if live.state.closed:",

@@ -10,8 +10,10 @@ from decimal import Decimal
 
 from tidemill.gate import AckGate
 from tidemill.results.fold import State
+from tidemill.results.lifecycle import MOVES
 from tidemill.results.stage import Limits, Partition
 from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Status
 from tidemill.schemas.bill import Tariff
 from tidemill.schemas.messages import BatchRecord, LedgerRecord, Tick
 from tidemill.schemas.ports import NotFound
@@ -20,6 +22,11 @@ COMMIT_CHANCE = 0.2
 """How likely a commit follows an event: what was acknowledged since the last one comes again after a crash."""
 LATE_CHANCE = 0.1
 """How likely a late write lands before the next event."""
+
+
+def leads_to(status: Status, other: Status) -> bool:
+    """Whether the table has a way; a step that is soon followed by the next one need not be published."""
+    return other in MOVES[status] or any(leads_to(step, other) for step in MOVES[status])
 
 
 class Crash(BaseException):

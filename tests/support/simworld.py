@@ -28,9 +28,9 @@ from support.simstages import (
     ResultsProcess,
 )
 from support.simtime import Process, SimulatedLoop
+from support.simulated import leads_to
 
 from tidemill.processors.call import Answer, Broken
-from tidemill.results.lifecycle import MOVES
 from tidemill.results.stage import Limits
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Status
@@ -239,7 +239,7 @@ class SimulatedWay:
         """Invariants 2 and 3."""
         shown = self._shown(job.batch.id)
         for before, after in itertools.pairwise(shown):
-            assert after.status is before.status or after.status in MOVES[before.status], (before, after)
+            assert after.status is before.status or leads_to(before.status, after.status), (before, after)
             assert after.request_counts.completed >= before.request_counts.completed
             assert after.request_counts.failed >= before.request_counts.failed
         for batch in shown:

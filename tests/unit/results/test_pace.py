@@ -34,6 +34,65 @@ def test_a_steady_rate_is_found(rate, total, share, step):
     assert progress.done_latest_at >= min(end, at) - 1
 
 
+def rest(rate_at, at, left):
+    """When `left` more lines are done, if from `at` on so many a second are done at each time."""
+    while left > 0:
+        left -= rate_at(at) / 100
+        at += 0.01
+    return at
+
+
+def observed(rate_at, until):
+    """A pace that has looked twice a second, up to a time; lines come in bursts of 64."""
+    pace, done, at = Pace.start(0.0, 0), 0.0, 0.0
+    while at < until:
+        done += sum(rate_at(at + step / 100) / 100 for step in range(50))
+        at += 0.5
+        pace.observe(at, int(done) // 64 * 64)
+    return pace
+
+
+CHANGES = {
+    "steady": (lambda _: 640, 6.25),
+    "slow from the first": (lambda _: 64, 62.5),
+    "a warm-up of two seconds": (lambda at: 0 if at < 1 else 100 if at < 2 else 640, 7),
+    "behind another batch for a minute": (lambda at: 0 if at < 60 else 640, 66.25),
+    "the capacity halves": (lambda at: 640 if at < 20 else 320, 20 + 120),
+    "the capacity doubles": (lambda at: 320 if at < 20 else 640, 20 + 90),
+    "the other batch ends, that had two thirds": (lambda at: 200 if at < 60 else 600, 60 + 120),
+    "two batches in turns": (lambda at: 640 if int(at) % 2 else 320, 13),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_the_end_is_told_within_a_fifth(case):
+    """After a tenth of the lines, and some time after each change: the end lies where it is told to lie."""
+    rate_at, until = CHANGES[case]
+    pace = observed(rate_at, until)
+    total = max(40_000, 2 * pace.done)
+    progress = pace.progress(total, DAY)
+    left = rest(rate_at, pace.at, total - pace.done) - pace.at
+    assert progress.done_earliest_at - pace.at <= left <= progress.done_latest_at - pace.at
+    assert progress.done_earliest_at - pace.at == pytest.approx(left, rel=0.2, abs=1)
+    assert progress.done_latest_at - pace.at == pytest.approx(left, rel=0.2, abs=1)
+    if case != "two batches in turns":
+        assert progress.lines_per_second == pytest.approx(rate_at(pace.at), rel=0.2)
+
+
+def test_a_change_widens_the_range_first():
+    """Right after the capacity has halved nobody knows that it stays so: the range has both ends in it."""
+
+    def rate_at(at):
+        return 640 if at < 200 else 320
+
+    pace = observed(rate_at, 210)
+    total = 200_000
+    progress = pace.progress(total, DAY)
+    left = rest(rate_at, pace.at, total - pace.done) - pace.at
+    assert progress.done_earliest_at - pace.at < left * 0.75
+    assert progress.done_latest_at - progress.done_earliest_at > 0.3 * left
+
+
 def test_a_stalled_batch_has_a_late_end():
     """What came to a stop is not expected soon."""
     pace = Pace.start(0.0, 0)
