@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from tidemill.ingest.check import CUSTOM_ID_CHARS_MAX, Fault
-from tidemill.ingest.pack import RECORD_BYTES_MAX, RUN_RECORDS, Origin, Record, record_lines
+from tidemill.ingest.pack import RECORD_BYTES_MAX, RECORD_LINES_MAX, RUN_LINES, Origin, Record
 from tidemill.schemas import line
 from tidemill.schemas.codec import LineMark, LineRef, RequestHead
 
@@ -22,25 +22,23 @@ Placed = tuple[int, bytes | LineRef]
 
 def requests(origin: Origin, placed: list[Placed]) -> Iterator[Record]:
     """The records of lines that are in the order of their places, which may have gaps."""
-    lines_max = record_lines(len(placed))
-    run_lines = lines_max * RUN_RECORDS
     held: list[bytes] = []
     first = size = 0
     for place, data in placed:
-        is_next = held and place == first + len(held) and place // run_lines == first // run_lines
-        is_room = isinstance(data, bytes) and len(held) < lines_max and size + len(data) < RECORD_BYTES_MAX
+        is_next = held and place == first + len(held) and place // RUN_LINES == first // RUN_LINES
+        is_room = isinstance(data, bytes) and len(held) < RECORD_LINES_MAX and size + len(data) < RECORD_BYTES_MAX
         if held and not (is_next and is_room):
-            yield _record(origin, run_lines, first, b"\n".join(held))
+            yield _record(origin, first, b"\n".join(held))
             held, size = [], 0
         if isinstance(data, LineRef):
-            yield _record(origin, run_lines, place, b"", data)
+            yield _record(origin, place, b"", data)
             continue
         if not held:
             first = place
         held.append(data)
         size += len(data) + 1
     if held:
-        yield _record(origin, run_lines, first, b"\n".join(held))
+        yield _record(origin, first, b"\n".join(held))
 
 
 def failures(batch_id: str, faults: Iterable[tuple[int, bytes, Fault]]) -> Iterator[tuple[list[LineMark], bytes]]:
@@ -58,7 +56,7 @@ def failures(batch_id: str, faults: Iterable[tuple[int, bytes, Fault]]) -> Itera
         yield marks, b"".join(texts)
 
 
-def _record(origin: Origin, run_lines: int, first: int, value: bytes, ref: LineRef | None = None) -> Record:
+def _record(origin: Origin, first: int, value: bytes, ref: LineRef | None = None) -> Record:
     head = RequestHead(
         batch_id=origin.batch_id,
         project=origin.project,
@@ -67,7 +65,7 @@ def _record(origin: Origin, run_lines: int, first: int, value: bytes, ref: LineR
         url=origin.url,
         ref=ref,
     )
-    return Record(key=f"{origin.batch_id}/{first // run_lines}", value=value, head=head)
+    return Record(key=f"{origin.batch_id}/{first // RUN_LINES}", value=value, head=head)
 
 
 def _custom_id(data: bytes) -> bytes:

@@ -1,18 +1,9 @@
 """Put the lines of a batch into records.
 
-A record holds neighbouring lines, since a record costs a consumer far more than a line of it. A run is some
-records in a row whose lines go to one partition under one key; the next run may go to another, so that every
-processor gets its share of a batch. How many lines make a record follows from the size of the batch:
-
-| lines of the batch | lines of a record | lines of a run |
-|---|---|---|
-| up to 7 | 1 | 8 |
-| 8 to 15 | 2 | 16 |
-| … | … | … |
-| from 128 on | 32 | 256 |
-
-so that from four lines on there are at least four records to be shared, and a batch of ten lines is not ten. The
-same file is packed the same way each time, wherever the work broke off before.
+A record holds up to 32 neighbouring lines, since a record costs a consumer far more than a line of it: a batch
+of ten lines is one record. A run is eight records in a row whose lines go to one partition under one key; the next
+run may go to another, so that every processor gets its share of a batch. The same file is packed the same way each
+time, wherever the work broke off before.
 """
 
 from collections.abc import Iterator
@@ -27,9 +18,7 @@ RECORD_BYTES_MAX: Final = 64 * 1024
 """A record of several lines is no larger; one line may be."""
 INLINE_BYTES_MAX: Final = 256 * 1024
 """A larger line stays in the store, and its record says where."""
-RECORDS_MIN: Final = 4
-"""A batch is cut into so many records, or into single lines."""
-RUN_RECORDS: Final = 8
+RUN_LINES: Final = 8 * RECORD_LINES_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +54,6 @@ class Packer:
     def __init__(self, origin: Origin, total: int) -> None:
         self._origin = origin
         self._express = total <= EXPRESS_LINES_MAX
-        self._record_lines = record_lines(total)
-        self._run_lines = self._record_lines * RUN_RECORDS
         self._index = 0
         """The place of the next line in its batch."""
         self._first = 0
@@ -76,7 +63,7 @@ class Packer:
     def take(self, offset: int, line: bytes) -> Iterator[Record]:
         """Add the next line, which starts at `offset` of the file; gives the records that are full."""
         size = len(line)
-        starts_run = self._index % self._run_lines == 0
+        starts_run = self._index % RUN_LINES == 0
         if self._lines and (starts_run or self._bytes + size >= RECORD_BYTES_MAX):
             yield self._packed()
         if size > INLINE_BYTES_MAX:
@@ -90,7 +77,7 @@ class Packer:
         self._lines.append(line)
         self._bytes += size + 1
         self._index += 1
-        if len(self._lines) == self._record_lines:
+        if len(self._lines) == RECORD_LINES_MAX:
             yield self._packed()
 
     def finish(self) -> Iterator[Record]:
@@ -118,13 +105,5 @@ class Packer:
             ref=ref,
             created=origin.created,
         )
-        key = f"{origin.batch_id}/{first // self._run_lines}"
+        key = f"{origin.batch_id}/{first // RUN_LINES}"
         return Record(key=key, value=value, head=head, express=self._express)
-
-
-def record_lines(total: int) -> int:
-    """How many lines a record of a batch of `total` lines holds: a power of two, so that runs come out even."""
-    lines = 1
-    while lines < RECORD_LINES_MAX and total >= 2 * lines * RECORDS_MIN:
-        lines *= 2
-    return lines

@@ -64,11 +64,12 @@ class Pace:
             deadline: When it expires, Unix seconds.
         """
         percent = round(100 * self.done / total, 2) if total else 0.0
-        if self.done - self.done_before < SURE_LINES:
+        slow, fast = sorted((self.quick, self.steady))
+        if self.done - self.done_before < SURE_LINES or not slow:
             return Progress(percent=percent)
         left = total - self.done
-        earliest = self.at + left / max(self.quick, self.steady) * (1 - SPREAD_MIN)
-        latest = self.at + left / min(self.quick, self.steady) * (1 + SPREAD_MIN)
+        earliest = self.at + left / fast * (1 - SPREAD_MIN)
+        latest = self.at + left / slow * (1 + SPREAD_MIN)
         return Progress(
             percent=percent,
             lines_per_second=round(self.quick, 2),

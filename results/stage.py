@@ -313,9 +313,10 @@ class Partition:
     async def _keep(self, live: Live) -> None:
         """Write the tables.
 
-        The tally is kept only while no line waits on a shelf, since its chunks may not know more than the parts.
+        The tally is kept only while no line waits on a shelf, since its chunks may not know more than the parts,
+        and only until the batch closes, since from then on the parts alone are asked.
         """
-        touched = [] if live.waiting_bytes else live.tally.take_touched()
+        touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()
         if touched:
             chunks = max(live.state.chunks, touched[-1][0] + 1)
             live.state = live.state.model_copy(update={"chunks": chunks})

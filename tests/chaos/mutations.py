@@ -57,7 +57,7 @@ MUTATIONS = (
     Mutation(
         name="the tally is written before its part",
         file="results/stage.py",
-        old="touched = [] if live.waiting_bytes else live.tally.take_touched()",
+        old="touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()",
         new="touched = live.tally.take_touched()",
     ),
     Mutation(

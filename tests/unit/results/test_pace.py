@@ -105,6 +105,8 @@ def test_a_stalled_batch_has_a_late_end():
     assert after.lines_per_second < before.lines_per_second / 5
     assert after.done_latest_at > before.done_latest_at
     assert after.slack_seconds < before.slack_seconds
+    pace.observe(float(DAY), 300)
+    assert pace.progress(1_000, DAY).lines_per_second is None
 
 
 def test_nothing_is_told_of_too_few_lines():

@@ -1,0 +1,102 @@
+"""A small batch that is soon over: what nobody has the time to look at is neither kept nor told."""
+
+import asyncio
+import random
+
+import pytest
+from support.facts import NOW, batch_id, commands, lines
+from support.simulated import Simulation
+
+from tidemill.gate import AckGate
+from tidemill.results.live import PUBLISH_SECONDS
+from tidemill.results.stage import Partition
+from tidemill.schemas.batch import Status
+from tidemill.schemas.messages import Tick
+from tidemill.schemas.topics import EXPRESS_LINES_MAX
+
+
+class Standing:
+    """A partition whose clock stands still until it is moved, and what it acknowledged."""
+
+    def __init__(self) -> None:
+        self.simulation = Simulation(1, part_bytes=1 << 20)
+        self.now = float(NOW)
+        self.partition = Partition(
+            0,
+            tables=self.simulation.tables,
+            sender=self.simulation.log,
+            store=self.simulation.store,
+            clock=lambda: self.now,
+            limits=self.simulation._limits,
+            compactions=asyncio.Semaphore(1),
+            writer="0",
+        )
+        self._gate = AckGate()
+
+    async def handle(self, events):
+        for event in events:
+            self.simulation.log.events.append(event)
+            await self._fold(len(self.simulation.log.events) - 1)
+
+    async def files_written(self):
+        """Until the fact that the files are written is on the log, and folded."""
+        before = len(self.simulation.log.events)
+        while self.partition._tasks:
+            await asyncio.wait(self.partition._tasks)
+        for at in range(before, len(self.simulation.log.events)):
+            await self._fold(at)
+
+    async def tick(self, seconds):
+        self.now += seconds
+        await self.partition.fact(Tick(at=self.now), lambda: None)
+
+    @property
+    def shown(self):
+        return [record.batch.status for record in self.simulation.log.published]
+
+    @property
+    def under_way(self):
+        """Events that are not acknowledged."""
+        return len(self._gate)
+
+    async def _fold(self, at):
+        await self.simulation.handle(self.partition, self._gate, at)
+
+
+async def test_a_small_batch_is_told_of_once():
+    """From its beginning to its end there are two writes of its state and one record; then no alarm is left."""
+    standing = Standing()
+    events = [*commands(0, 10), *lines(random.Random(1), 0, 10)]
+    await standing.handle(events)
+    assert (standing.shown, standing.under_way) == ([], 0)
+    await standing.files_written()
+    assert standing.shown == [Status.COMPLETED]
+    assert [key for key in standing.simulation.tables.changelog if "/" in key] == []
+    assert standing.under_way == 0
+    assert standing.partition.alarm is None
+
+
+@pytest.mark.parametrize("known", [1, 2])
+async def test_a_small_batch_that_lasts_is_told_of(known):
+    """Whatever is known of it, after half a second."""
+    standing = Standing()
+    await standing.handle(commands(0, 10)[:known])
+    assert standing.partition.alarm == NOW + PUBLISH_SECONDS
+    await standing.tick(PUBLISH_SECONDS)
+    assert standing.shown == [(Status.VALIDATING, Status.IN_PROGRESS)[known - 1]]
+    assert batch_id(0) in standing.simulation.tables.changelog
+
+
+async def test_files_that_are_long_in_coming_are_told_of():
+    """The store may be away: then the batch is shown as finalizing."""
+    standing = Standing()
+    await standing.handle([*commands(0, 10), *lines(random.Random(1), 0, 10)])
+    await standing.tick(PUBLISH_SECONDS)
+    assert standing.shown == [Status.FINALIZING]
+
+
+async def test_a_large_batch_is_told_of_at_once():
+    """Who waits for it sees that it was accepted."""
+    standing = Standing()
+    await standing.handle(commands(0, EXPRESS_LINES_MAX + 1))
+    assert standing.shown == [Status.IN_PROGRESS]
