@@ -7,8 +7,16 @@ import orjson
 
 MODEL = "mock-model"
 IN_FLIGHT_MAX = 256
-ENDPOINT = "/v1/chat/completions"
-COLUMNS = ("seconds", "lines_per_second", "ideal_share", "cpu_ms_per_line", "last_reply_to_completed_seconds")
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+COLUMNS = (
+    "seconds",
+    "lines_per_second",
+    "ideal_share",
+    "backend_idle_share",
+    "cpu_ms_per_line",
+    "last_reply_to_completed_seconds",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +29,8 @@ class Case:
         line_bytes: Of each line, the newline included.
         batches: How many of them.
         clients: How many of them are made at one time.
+        batches_per_second: How many of them begin in a second at most; 0 for as many as the clients can.
+        endpoint: What is asked of the backend.
         backend: What the backend is told before (`POST /set`).
         latency_seconds: What the backend takes for a call, for the ideal.
         capacity: Calls that are made at one time, for the ideal.
@@ -31,6 +41,8 @@ class Case:
     line_bytes: int = 300
     batches: int = 1
     clients: int = 1
+    batches_per_second: float = 0.0
+    endpoint: str = CHAT
     backend: Mapping[str, str] = field(default_factory=dict)
     latency_seconds: float = 0.0
     capacity: int = IN_FLIGHT_MAX
@@ -52,23 +64,41 @@ CASES = (
     Case(name="refused-none", lines=10_000, backend=SLOW, latency_seconds=0.1),
     Case(name="refused-5-percent", lines=10_000, backend={**SLOW, "limit": "0.05"}, latency_seconds=0.1),
     Case(name="capacity-64", lines=10_000, backend={**SLOW, "capacity": "64"}, latency_seconds=0.1, capacity=64),
+    Case(name="large-answers", lines=10_000, endpoint=EMBEDDINGS),
     Case(name="small-batches", lines=10, batches=1_000, clients=16, backend=SLOW, latency_seconds=0.1),
+    Case(
+        name="small-batches-paced",
+        lines=10,
+        batches=300,
+        clients=16,
+        batches_per_second=15,
+        backend=SLOW,
+        latency_seconds=0.1,
+    ),
+    Case(name="backlog-of-a-million", lines=50_000, batches=20, clients=20),
 )
 CALM = {"latency": "0s", "limit": "0", "capacity": "0", "fail": "0", "hang": "0", "drop": "0", "cut": "0"}
 
 
-def line(number: int, size: int) -> bytes:
+def line(number: int, size: int, endpoint: str = CHAT) -> bytes:
     """The line of this number, `size` bytes long with its newline."""
-    body = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": f"Q{number} "}]}
-    shape = {"custom_id": f"r-{number:08d}", "method": "POST", "url": ENDPOINT, "body": body}
-    pad = max(0, size - 1 - len(orjson.dumps(shape)))
-    body["messages"][0]["content"] += "x" * pad  # type: ignore[index]
-    return orjson.dumps(shape) + b"\n"
+    bare = orjson.dumps(_shape(f"Q{number} ", number, endpoint))
+    pad = max(0, size - 1 - len(bare))
+    return orjson.dumps(_shape(f"Q{number} " + "x" * pad, number, endpoint)) + b"\n"
+
+
+def _shape(text: str, number: int, endpoint: str) -> dict[str, object]:
+    if endpoint == EMBEDDINGS:
+        # Two vectors: a mock backend of `-dims 5120` answers with some 60 KB.
+        body: dict[str, object] = {"model": MODEL, "input": [text, "y"]}
+    else:
+        body = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": text}]}
+    return {"custom_id": f"r-{number:08d}", "method": "POST", "url": endpoint, "body": body}
 
 
 def lines(case: Case) -> Iterator[bytes]:
     """The input of one of the case's batches."""
-    return (line(number, case.line_bytes) for number in range(case.lines))
+    return (line(number, case.line_bytes, case.endpoint) for number in range(case.lines))
 
 
 def quantile(values: list[float], part: float) -> float:

@@ -6,9 +6,10 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.bench.cases import CASES, ENDPOINT, Case, lines, quantile, table
+from tidemill.bench.cases import CASES, Case, lines, quantile, table
 from tidemill.bench.service import KEY, Mock, Service
 from tidemill.bench.usage import Peak, cpu_seconds
 from tidemill.client.service import Client
@@ -57,10 +58,13 @@ async def _case(case: Case, path: Path, client: Client, service: Service, backen
     helpers = [asyncio.ensure_future(peak.watch()), asyncio.ensure_future(flow.watch(case.lines * case.batches))]
     start = time.monotonic()
     left = iter(range(case.batches))
-    times: list[tuple[float, float]] = []
+    found: list[Run] = []
 
     async def one() -> None:
-        times.extend([await _batch(client, input_id, case) for _ in left])
+        for number in left:
+            if case.batches_per_second:
+                await asyncio.sleep(start + number / case.batches_per_second - time.monotonic())
+            found.append(await _batch(client, input_id, case))
 
     await asyncio.gather(*(one() for _ in range(case.clients)))
     end = time.monotonic()
@@ -73,10 +77,13 @@ async def _case(case: Case, path: Path, client: Client, service: Service, backen
         "seconds": end - start,
         "lines_per_second": total / (end - start),
         "ideal_share": case.ideal_seconds / (end - start),
+        "backend_idle_share": flow.idle_share(case.ideal_seconds),
         "last_reply_to_completed_seconds": end - flow.last if flow.last else 0.0,
-        "create_p99_seconds": quantile([made for made, _ in times], 0.99),
-        "batch_p50_seconds": quantile([whole for _, whole in times], 0.5),
-        "batch_p99_seconds": quantile([whole for _, whole in times], 0.99),
+        "create_p99_seconds": quantile([run.made for run in found], 0.99),
+        "look_p99_seconds": quantile([look for run in found for look in run.looks], 0.99),
+        "batch_p50_seconds": quantile([run.whole for run in found], 0.5),
+        "batch_p99_seconds": quantile([run.whole for run in found], 0.99),
+        "output_mib": sum(run.output_bytes for run in found) / (1 << 20),
     }
     used = {stage: after - cpu[stage] for stage, after in cpu_seconds(service.processes).items()}
     result["cpu_ms_per_line"] = sum(s for name, s in used.items() if name != "kafka") * 1000 / total
@@ -88,16 +95,33 @@ async def _case(case: Case, path: Path, client: Client, service: Service, backen
     return result
 
 
-async def _batch(client: Client, input_id: str, case: Case) -> tuple[float, float]:
-    """Make a batch and wait for its end; how long the making took, and all of it."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One batch, as its client saw it; times in seconds."""
+
+    made: float
+    """How long the making took."""
+    whole: float
+    looks: list[float]
+    """How long the service took to say how far it is."""
+    output_bytes: int
+
+
+async def _batch(client: Client, input_id: str, case: Case) -> Run:
+    """Make a batch and wait for its end."""
     start = time.monotonic()
-    batch = await client.create(input_id, ENDPOINT, "24h")
+    batch = await client.create(input_id, case.endpoint, "24h")
     made = time.monotonic() - start
     wait_seconds = POLL_SECONDS_MIN if case.lines <= QUICK_LINES_MAX and case.clients == 1 else POLL_SECONDS_MAX
+    looks = []
     while batch.status not in TERMINAL:
         await asyncio.sleep(wait_seconds)
+        asked = time.monotonic()
         batch = await client.batch(batch.id)
-    return made, time.monotonic() - start
+        looks.append(time.monotonic() - asked)
+    receipt = batch.tidemill.receipt
+    size = receipt.output.bytes if receipt and receipt.output else 0
+    return Run(made=made, whole=time.monotonic() - start, looks=looks, output_bytes=size)
 
 
 class Flow:
@@ -106,8 +130,13 @@ class Flow:
     def __init__(self, backend: Mock) -> None:
         self._backend = backend
         self._in_flight: list[int] = []
+        self._first = 0.0
         self.last = 0.0
         """When the last good answer was there."""
+
+    def idle_share(self, ideal_seconds: float) -> float:
+        """How much of the backend was idle from its first call to its last answer; 0 where it has no bound."""
+        return 1 - ideal_seconds / (self.last - self._first) if self.last and ideal_seconds else 0.0
 
     @property
     def mean(self) -> float:
@@ -120,6 +149,7 @@ class Flow:
             while not self.last:
                 stats = await self._backend.stats()
                 if stats["calls"]:
+                    self._first = self._first or time.monotonic()
                     self._in_flight.append(stats["inflight"])
                 if stats["ok"] >= total:
                     self.last = time.monotonic()
@@ -138,11 +168,14 @@ def _tell(case: Case, result: Result) -> None:
         if name.startswith("peak_")
     )
     sys.stderr.write(
-        f"{case.name}: {result['seconds']:.2f} s, {result['lines_per_second']:.0f} lines/s, upload "
-        f"{result['upload_seconds']:.2f} s, batch p50 {result['batch_p50_seconds']:.2f} p99 "
-        f"{result['batch_p99_seconds']:.2f} s, create p99 {1000 * result['create_p99_seconds']:.0f} ms, "
-        f"refused {result['refused']:.0f} of {result['calls']:.0f} calls, "
-        f"in flight {result['in_flight_mean']:.0f}, "
+        f"{case.name}: {result['seconds']:.2f} s, {result['lines_per_second']:.0f} lines/s, "
+        f"{100 * result['ideal_share']:.0f} % of the ideal, "
+        f"backend idle {100 * result['backend_idle_share']:.0f} %, "
         f"end after the last reply {result['last_reply_to_completed_seconds']:.2f} s\n"
+        f"    upload {result['upload_seconds']:.2f} s, create p99 {1000 * result['create_p99_seconds']:.0f} ms, "
+        f"look p99 {1000 * result['look_p99_seconds']:.0f} ms, batch p50 {result['batch_p50_seconds']:.2f} "
+        f"p99 {result['batch_p99_seconds']:.2f} s, output {result['output_mib']:.0f} MiB, "
+        f"refused {result['refused']:.0f} of {result['calls']:.0f} calls, "
+        f"in flight {result['in_flight_mean']:.0f}\n"
         f"    CPU ms/line: {stages}\n    peak MiB: {peaks}\n"
     )

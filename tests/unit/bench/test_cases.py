@@ -12,19 +12,19 @@ from tidemill.schemas.lines import Splitter
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_case_has_lines_of_its_size(case: Case) -> None:
     """Each as long as it says, and one that the service takes."""
-    found = [cases.line(number, case.line_bytes) for number in (0, case.lines - 1)]
+    found = [cases.line(number, case.line_bytes, case.endpoint) for number in (0, case.lines - 1)]
     assert [len(line) for line in found] == [case.line_bytes] * 2
     assert orjson.loads(found[0])["body"]["model"] == cases.MODEL
 
 
-def test_the_lines_pass_the_check() -> None:
+@pytest.mark.parametrize("endpoint", [cases.CHAT, cases.EMBEDDINGS])
+def test_the_lines_pass_the_check(endpoint: str) -> None:
     """What is measured is no error path."""
     splitter = Splitter()
-    rules = Rules(
-        endpoint=cases.ENDPOINT, models={cases.MODEL: (cases.ENDPOINT,)}, lines_max=10**6, bytes_max=10**9
-    )
+    rules = Rules(endpoint=endpoint, models={cases.MODEL: (endpoint,)}, lines_max=10**6, bytes_max=10**9)
     checker = Checker(rules)
-    for line in (*splitter.feed(b"".join(cases.lines(CASES[1]))), *splitter.finish()):
+    case = Case(name="x", lines=10, endpoint=endpoint)
+    for line in (*splitter.feed(b"".join(cases.lines(case))), *splitter.finish()):
         checker.take(line)
     assert isinstance(checker.verdict(), Passed)
 
