@@ -9,7 +9,6 @@ from support.simulated import Simulation
 
 from tidemill.gate import AckGate
 from tidemill.results.live import PUBLISH_SECONDS
-from tidemill.results.stage import Partition
 from tidemill.schemas.batch import Status
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.topics import EXPRESS_LINES_MAX
@@ -20,17 +19,7 @@ class Standing:
 
     def __init__(self) -> None:
         self.simulation = Simulation(1, part_bytes=1 << 20)
-        self.now = float(NOW)
-        self.partition = Partition(
-            0,
-            tables=self.simulation.tables,
-            sender=self.simulation.log,
-            store=self.simulation.store,
-            clock=lambda: self.now,
-            limits=self.simulation._limits,
-            compactions=asyncio.Semaphore(1),
-            writer="0",
-        )
+        self.partition = self.simulation.partition()
         self._gate = AckGate()
 
     async def handle(self, events):
@@ -47,8 +36,8 @@ class Standing:
             await self._fold(at)
 
     async def tick(self, seconds):
-        self.now += seconds
-        await self.partition.fact(Tick(at=self.now), lambda: None)
+        self.simulation.now += seconds
+        await self.partition.fact(Tick(at=self.simulation.now), lambda: None)
 
     @property
     def shown(self):
