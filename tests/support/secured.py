@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import trustme
 from support.quorum import Node
 
 from tidemill.embedded import java, kraft, tether
@@ -16,6 +17,8 @@ USER = "tidemill"
 PASSWORD = "a-password-of-the-test"
 STORE_PASSWORD = "changeit"
 LISTENERS = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MUTUAL = "MUTUAL"
+"""A listener with TLS that asks who comes for a certificate."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 TOOL_SECONDS_MAX = 60
 
@@ -26,13 +29,18 @@ class SecuredNode(Node):
     Attributes:
         ports: Where each listens.
         ca_file: The certificate that a client has to trust.
+        client_file: Key and certificate of a client that the broker trusts.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.ports = {name: kraft.free_port() for name in LISTENERS}
+        self.ports = {name: kraft.free_port() for name in (*LISTENERS, MUTUAL)}
         self.ca_file = folder / "ca.pem"
+        self.client_file = folder / "client.pem"
         folder.mkdir(parents=True, exist_ok=True)
         keystore = _keystore(folder, self.ca_file)
+        authority = trustme.CA()
+        authority.issue_cert("tidemill").private_key_and_cert_chain_pem.write_to_path(self.client_file)
+        authority.cert_pem.write_to_path(folder / "clients.pem")
         addresses = [f"{name}://{kraft.LOOPBACK}:{port}" for name, port in self.ports.items()]
         jaas = {
             "PLAIN": (
@@ -44,6 +52,9 @@ class SecuredNode(Node):
             "ssl.keystore.type": "PKCS12",
             "ssl.keystore.location": keystore,
             "ssl.keystore.password": STORE_PASSWORD,
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": folder / "clients.pem",
+            f"listener.name.{MUTUAL.lower()}.ssl.client.auth": "required",
             "sasl.enabled.mechanisms": ",".join(MECHANISMS),
         }
         for listener in LISTENERS[1:]:
@@ -53,7 +64,7 @@ class SecuredNode(Node):
         super().__init__(folder, 1, more)
         own = f"PLAINTEXT://{self.bootstrap}"
         controller = f"CONTROLLER://{kraft.LOOPBACK}:{self._ports.controller}"
-        kinds = [f"{name}:{name}" for name in ("PLAINTEXT", *LISTENERS)]
+        kinds = [f"{name}:{name}" for name in ("PLAINTEXT", *LISTENERS)] + [f"{MUTUAL}:SSL"]
         self._more |= {
             "listeners": ",".join([own, *addresses, controller]),
             "advertised.listeners": ",".join([own, *addresses]),

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
+import trustme
 from aiokafka.errors import KafkaError
-from support.secured import PASSWORD, USER, secured
+from support.secured import MUTUAL, PASSWORD, USER, secured
 from support.waiting import until
 
 from tidemill import stream
@@ -23,6 +25,7 @@ WAYS = [
     ("SASL_PLAINTEXT", "PLAIN"),
     ("SASL_PLAINTEXT", "SCRAM-SHA-256"),
     ("SASL_SSL", "SCRAM-SHA-512"),
+    (MUTUAL, "PLAIN"),
 ]
 
 
@@ -39,6 +42,9 @@ def settings(broker, monkeypatch):
 
     def make(protocol, mechanism):
         monkeypatch.setenv("TIDEMILL_KAFKA", broker.address(protocol))
+        if protocol == MUTUAL:
+            protocol = "SSL"
+            monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__CERT_FILE", str(broker.client_file))
         monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PROTOCOL", protocol)
         if protocol.startswith("SASL"):
             monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__SASL_MECHANISM", mechanism)
@@ -104,6 +110,19 @@ async def test_a_wrong_password_is_refused(settings, monkeypatch):
     with pytest.raises(TopicError) as refusal:
         await ensure_topics(found, found.cluster)
     assert "not-the-password" not in f"{refusal.value!r}{found!r}"
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_who_has_no_certificate_is_refused(settings, broker):
+    """Where the broker asks for one; another broker's is none that this one knows."""
+    security = settings(MUTUAL, "PLAIN").kafka_security
+    stranger = trustme.CA().issue_cert("tidemill").private_key_and_cert_chain_pem
+    with stranger.tempfile() as file:
+        for other in (None, Path(file)):
+            bare = security.model_copy(update={"cert_file": other})
+            with pytest.raises((KafkaError, OSError)):
+                await asyncio.wait_for(reachable(Cluster(servers=broker.address(MUTUAL), security=bare)), 30)
+    await reachable(Cluster(servers=broker.address(MUTUAL), security=security))
 
 
 @pytest.mark.usefixtures("quiet")
