@@ -1,8 +1,8 @@
 """A store over another one: what is written lies apart, and what was not written is read from below."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
-from tidemill.schemas.ports import NotFound, Store
+from tidemill.schemas.ports import NotFound, Store, chained
 
 
 class ScratchError(Exception):
@@ -27,6 +27,10 @@ class Scratch:
             return await self.above.write(key, chunks)
         except OSError as error:
             raise ScratchError(f"the scratch place cannot be written: {error}") from error
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        """Store above what is read from either."""
+        return await self.write(key, chained(self, sources))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Read from above, else from below."""

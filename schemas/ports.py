@@ -1,6 +1,6 @@
 """The doors as the stages see them: what an object store and a clock must do."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 Clock = Callable[[], float]
@@ -25,6 +25,14 @@ class Store(Protocol):
         """Store the chunks as one object and return its size in bytes; replaces what was there.
 
         Durable on return. An exception out of `chunks` passes through, and nothing is stored.
+        """
+        ...
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        """Store other objects, one after the other, as one, and return its size in bytes; as `write` does.
+
+        Raises:
+            NotFound: One of the sources is not there.
         """
         ...
 
@@ -64,3 +72,14 @@ class Store(Protocol):
     async def close(self) -> None:
         """Give back what the door holds open."""
         ...
+
+
+async def chained(store: Store, keys: Sequence[str]) -> AsyncIterator[bytes]:
+    """The bytes of objects, one after the other.
+
+    Raises:
+        NotFound: One is not there.
+    """
+    for key in keys:
+        async for chunk in store.read(key):
+            yield chunk

@@ -9,13 +9,13 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from tidemill.schemas.keys import checked_key, checked_prefix
-from tidemill.schemas.ports import READ_BYTES, NotFound
+from tidemill.schemas.ports import READ_BYTES, NotFound, chained
 
 HOP_BYTES = 1 << 20
 """Chunks are gathered up to this size before a thread writes them: a hop to a thread costs some 0.1 ms."""
@@ -53,6 +53,10 @@ class DirectoryStore:
         except BaseException:
             await _hop(draft.discard)
             raise
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        """See `Store.join`."""
+        return await self.write(key, chained(self, sources))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """See `Store.read`; a reader that has begun keeps the object it began with."""

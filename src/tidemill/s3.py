@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from typing import Any, Final
 
@@ -26,6 +26,10 @@ from tidemill.schemas.ports import READ_BYTES, NotFound
 log = logging.getLogger(__name__)
 
 PART_BYTES: Final = 8 << 20
+COPY_BYTES_MIN: Final = 5 << 20
+"""What a part must have that is not an object's last one."""
+COPY_BYTES_MAX: Final = 1 << 30
+"""What the server copies in one request; it would take five times that, but slowly."""
 PARTS_AT_ONCE_MAX: Final = 2
 """Parts of one object that are on their way: what a writer holds in memory beyond the part it gathers."""
 CONNECTIONS_MAX: Final = 64
@@ -60,8 +64,7 @@ class S3Store:
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; an object of up to `PART_BYTES` is one request."""
         where = self._where(key)
-        client = await self._connected()
-        upload = _Upload(client, where)
+        upload = _Upload(await self._connected(), where)
         gathered = bytearray()
         size = 0
         try:
@@ -71,11 +74,31 @@ class S3Store:
                 while len(gathered) >= PART_BYTES:
                     await upload.add(bytes(gathered[:PART_BYTES]))
                     del gathered[:PART_BYTES]
-            if upload.is_begun:
-                await upload.finish(bytes(gathered))
-            else:
-                with _failures(key):
-                    await client.put_object(**where, Body=bytes(gathered))
+            await self._finish(upload, where, bytes(gathered))
+        except BaseException:
+            await upload.abort()
+            raise
+        return size
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        """See `Store.join`; the server copies, and only what is too short for a part comes by here."""
+        where = self._where(key)
+        upload = _Upload(await self._connected(), where)
+        short = bytearray()
+        size = 0
+        try:
+            for source in sources:
+                length = await self.size(source)
+                size += length
+                start = _taken(len(short), length)
+                async for chunk in self.read(source, 0, start):
+                    short += chunk
+                if len(short) >= COPY_BYTES_MIN:
+                    await upload.add(bytes(short))
+                    short.clear()
+                for begin, end in _stretches(start, length):
+                    await upload.copy(self._where(source), begin, end)
+            await self._finish(upload, where, bytes(short))
         except BaseException:
             await upload.abort()
             raise
@@ -139,6 +162,14 @@ class S3Store:
         self._client = None
         await self._opened.aclose()
 
+    async def _finish(self, upload: "_Upload", where: dict[str, str], last: bytes) -> None:
+        if upload.is_begun:
+            await upload.finish(last)
+            return
+        client = await self._connected()
+        with _failures(where["Key"]):
+            await client.put_object(**where, Body=last)
+
     async def _stretch(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
         """One download; from it on, `where` stands for this very object and no other of the same key."""
         client = await self._connected()
@@ -189,6 +220,16 @@ class _Upload:
 
     async def add(self, part: bytes) -> None:
         """Send a part; waits while too many are on their way."""
+        entry = await self._entry()
+        self._flying.append(asyncio.create_task(self._send(entry, part)))
+
+    async def copy(self, source: dict[str, str], start: int, end: int) -> None:
+        """Have the server take a part from another object; waits as `add` does."""
+        entry = await self._entry()
+        self._flying.append(asyncio.create_task(self._copy(entry, source, start, end)))
+
+    async def _entry(self) -> dict[str, Any]:
+        """The next part's place in the list, once there is room for it on the way."""
         if not self._id:
             with _failures(self._where["Key"]):
                 answer = await self._client.create_multipart_upload(**self._where)
@@ -198,7 +239,7 @@ class _Upload:
             self._flying.popleft()
         entry: dict[str, Any] = {"PartNumber": len(self._parts) + 1}
         self._parts.append(entry)
-        self._flying.append(asyncio.create_task(self._send(entry, part)))
+        return entry
 
     async def finish(self, last: bytes) -> None:
         """Send the rest, and have the object put together."""
@@ -233,6 +274,14 @@ class _Upload:
             )
         entry["ETag"] = answer["ETag"]
 
+    async def _copy(self, entry: dict[str, Any], source: dict[str, str], start: int, end: int) -> None:
+        with _failures(source["Key"]):
+            answer = await self._client.upload_part_copy(
+                **self._where, **self._id, PartNumber=entry["PartNumber"],
+                CopySource=source, CopySourceRange=f"bytes={start}-{end - 1}",
+            )  # fmt: skip
+        entry["ETag"] = answer["CopyPartResult"]["ETag"]
+
 
 class _Broken(OSError):
     """The server or the way to it failed, which may pass."""
@@ -257,6 +306,21 @@ def _failures(key: str) -> Iterator[None]:
         raise (_Broken if status >= 500 else OSError)(f"S3 answered {code or status}") from error  # noqa: PLR2004
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
         raise _Broken(type(error).__name__) from error
+
+
+def _taken(short: int, length: int) -> int:
+    """How many bytes of a source come by here, where so many wait that are too short for a part."""
+    if not short and length >= COPY_BYTES_MIN:
+        return 0
+    needed = COPY_BYTES_MIN - short
+    return needed if length - needed >= COPY_BYTES_MIN else length
+
+
+def _stretches(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges that a server copies in one request each, all of much the same length."""
+    count = -(-(end - start) // COPY_BYTES_MAX)
+    for number in range(count):
+        yield start + (end - start) * number // count, start + (end - start) * (number + 1) // count
 
 
 def _range(start: int, end: int | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import aioboto3
 import aiohttp
 import pytest
 
-from tidemill.s3 import PART_BYTES, S3Store
+from tidemill.s3 import COPY_BYTES_MIN, PART_BYTES, S3Store
 
 
 class Cutter:
@@ -103,6 +103,24 @@ async def test_a_broken_upload_leaves_no_parts(bucket, parts_before):
     async with aioboto3.Session().client("s3") as client:
         assert not (await client.list_multipart_uploads(Bucket=bucket)).get("Uploads")
         assert not (await client.list_objects_v2(Bucket=bucket)).get("Contents")
+    await store.close()
+
+
+async def test_the_server_copies_what_is_joined(bucket):
+    """Each source is a part of the whole; what comes by here is cut into larger ones."""
+    store = S3Store(bucket=bucket, prefix="p")
+    sources = [f"pieces/{number}" for number in range(3)]
+    for source in sources:
+        await store.write(source, parts(COPY_BYTES_MIN))
+    assert await store.join("joined", sources) == 3 * COPY_BYTES_MIN
+    await store.write("written", parts(3 * COPY_BYTES_MIN))
+    async with aioboto3.Session().client("s3") as client:
+        counts = {}
+        for name in ("joined", "written"):
+            tag = (await client.head_object(Bucket=bucket, Key=f"p/{name}"))["ETag"]
+            counts[name] = int(tag.strip('"').rpartition("-")[2])
+        assert not (await client.list_multipart_uploads(Bucket=bucket)).get("Uploads")
+    assert counts == {"joined": 3, "written": 2}
     await store.close()
 
 

@@ -110,6 +110,32 @@ async def test_a_range_is_read(store, start, end):
     assert await content(store, "range", start, end) == b"0123456789"[start:end]
 
 
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [3, 0, 4], [5 * MIB] * 3, [6 * MIB, 1, 7 * MIB, 2 * MIB], [1, 5 * MIB, 9 * MIB], [4 * MIB] * 4],
+)
+async def test_objects_are_joined(store, sizes):
+    """Whatever their sizes, the whole has their bytes in order, and they stay."""
+    contents = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
+    sources = [f"pieces/{number}" for number in range(len(sizes))]
+    for source, data in zip(sources, contents, strict=True):
+        await store.write(source, chunks_of(data))
+    assert await store.join("whole", sources) == sum(sizes)
+    assert await content(store, "whole") == b"".join(contents)
+    assert await keys(store, "pieces/") == sources
+
+
+async def test_nothing_is_joined_of_what_is_not_there(store):
+    """A source that is missing leaves nothing of the whole."""
+    await store.write("pieces/0", chunks_of(bytes(6 * MIB)))
+    with pytest.raises(NotFound):
+        await store.join("whole", ["pieces/0", "pieces/1"])
+    assert await keys(store, "") == ["pieces/0"]
+
+
 async def test_a_missing_object_is_not_found(store):
     """Read and size say so; deleting it is fine; neither is a folder an object."""
     await store.write("here/x", chunks_of(b"x"))

@@ -7,7 +7,7 @@ What stands here instead of product code is what talks to Faust and Kafka: fetch
 import asyncio
 import functools
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
 from support.simlog import Group, MemoryLog, Place, Record, Seat
 from support.simtime import Process
@@ -28,7 +28,7 @@ from tidemill.results.stage import Limits, Partition
 from tidemill.schemas import codec, topics
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.part import PARTS_PREFIX
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, chained
 from tidemill.settings import Settings
 
 MODEL = "m"
@@ -55,6 +55,9 @@ class MemoryStore:
         # A request that is on its way, and the last step of a process that was only frozen, may come much later.
         await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
         return len(content)
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        return await self.write(key, chained(self, sources))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         await self._process.pass_time()

@@ -5,7 +5,7 @@ A run is a function of its seed: the events, their order, their repetition, and 
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from decimal import Decimal
 
 from tidemill.gate import AckGate
@@ -16,7 +16,7 @@ from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Status
 from tidemill.schemas.bill import Tariff
 from tidemill.schemas.messages import BatchRecord, LedgerRecord, Tick
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import NotFound, chained
 
 COMMIT_CHANCE = 0.2
 """How likely a commit follows an event: what was acknowledged since the last one comes again after a crash."""
@@ -75,6 +75,9 @@ class SimulatedStore:
         self.objects[key] = content
         self._fuse.step()
         return len(content)
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        return await self.write(key, chained(self, sources))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         if key not in self.objects:
