@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 TRY_SECONDS_MAX = 120.0
 LOOK_SECONDS = 0.5
+REST_SECONDS_MIN = 1.0
+"""Between the end of a fault and the next one."""
 FEEDERS = 2
 
 
@@ -145,11 +147,14 @@ class Harness:
 
     def _strike(self, began: float) -> None:
         chance = random.Random(self._plan.seed + 1)
+        rested = began
         for blow in schedule(self._plan):
-            while (left := began + blow.at - time.monotonic()) > 0:
+            # A fault that took its time leaves the next ones too late, and these would be one.
+            while (left := max(began + blow.at, rested) - time.monotonic()) > 0:
                 time.sleep(min(left, LOOK_SECONDS))
             self._tell(f"{blow}   ({time.monotonic() - began:.1f} s)")
             KINDS[blow.kind].fault(self._world, chance, blow.victim)
+            rested = time.monotonic() + REST_SECONDS_MIN
 
     def _feed(self, place: int) -> None:
         """Create every so many-th batch, over the time of the faults, and cancel what is to be cancelled."""

@@ -1,16 +1,23 @@
-"""Break what the promise rests on, one piece at a time, and see that the simulations notice.
+"""Break what the promise rests on, one piece at a time, and see that it is noticed.
 
-`python -m chaos.mutations` copies the package, makes one change in the copy, runs the simulations against it, and
-prints which of them failed. The exit code is 1 where a change was noticed by none.
+`python -m chaos.mutations` copies the package, makes one change in the copy (`mutants.py`), runs the simulations
+against it, and prints which of them failed. With `--chaos` a real installation of the copy runs under faults
+instead, for those changes that a real run meets; before, the plan of each is run on a copy without a change. The
+exit code is 1 where a change was not noticed.
 """
 
+import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from chaos.mutants import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("api", "ingest", "processors", "results", "schemas", "src", "tests/support", "tests/unit")
@@ -19,157 +26,50 @@ SUITES = {
     "tests/unit/results/test_stage.py": "results",
     "tests/unit/processors/test_stage.py": "processors",
 }
-RUN_SECONDS_MAX = 90
+SUITE_SECONDS_MAX = 90
 """A suite that hangs has noticed."""
+REAL_SECONDS_MAX = 240
+STOP_SECONDS_MAX = 60
+FAILED = "FAILED: "
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mutation:
-    """One change: `old` becomes `new` in a file."""
-
-    name: str
-    file: str
-    old: str
-    new: str
+def simulated(folder: Path) -> str | None:
+    """The first of the suites that fails; None where all pass."""
+    return next((name for suite, name in SUITES.items() if not _passes(suite, folder)), None)
 
 
-MUTATIONS = (
-    Mutation(
-        name="the gate acknowledges out of order",
-        file="src/tidemill/gate.py",
-        old="while self._tickets and self._tickets[0].done:\n            yield self._tickets.popleft().item",
-        new="self._tickets.remove(ticket)\n        yield ticket.item",
-    ),
-    Mutation(
-        name="the table is written before the part",
-        file="results/stage.py",
-        old="                part = await write_part(\n",
-        new=(
-            "                from tidemill.schemas.part import PartRef\n"
-            "                early = PartRef(number=number, failed=failed,"
-            " first=min(entry[0] for entry in shelf.lines), writer=self._writer)\n"
-            '                named = {"parts": (*live.state.parts, early)}\n'
-            "                self._tables.put_state(live.state.model_copy(update=named))\n"
-            "                await self._tables.delivered()\n"
-            "                part = await write_part(\n"
-        ),
-    ),
-    Mutation(
-        name="the tally is written before its part",
-        file="results/stage.py",
-        old="touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()",
-        new="touched = live.tally.take_touched()",
-    ),
-    Mutation(
-        name="lines are acknowledged before they are in a part",
-        file="results/stage.py",
-        old="        live.acks.append(ack)\n        if live.waiting_bytes",
-        new="        ack()\n        if live.waiting_bytes",
-    ),
-    Mutation(
-        name="the changelog is not awaited",
-        file="results/stage.py",
-        old="number, chunk)\n        await self._tables.delivered()",
-        new="number, chunk)",
-    ),
-    Mutation(
-        name="the tally takes a line twice",
-        file="results/tally.py",
-        old="        if self._done[byte] & bit:\n            return False\n",
-        new="",
-    ),
-    Mutation(
-        name="the merge takes a line twice",
-        file="results/merge.py",
-        old="        if not sums.lines.mark(index.indices[end], failed=False):\n            break\n",
-        new="        sums.lines.mark(index.indices[end], failed=False)\n",
-    ),
-    Mutation(
-        name="the ledger comes after the state",
-        file="results/stage.py",
-        old=(
-            "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
-            " self._publisher.bill(after, fact))\n"
-            '        live.state = after.model_copy(update={"files_offset": offset})\n'
-            "        self._tables.put_state(live.state)\n"
-            "        await self._tables.delivered()\n"
-        ),
-        new=(
-            "        offset = await self._publisher.files(after, fact)\n"
-            '        live.state = after.model_copy(update={"files_offset": offset})\n'
-            "        self._tables.put_state(live.state)\n"
-            "        await self._tables.delivered()\n"
-            "        await self._publisher.bill(after, fact)\n"
-        ),
-    ),
-    Mutation(
-        name="a part has no writer",
-        file="schemas/part.py",
-        old='writer = f"-{part.writer}" if part.writer else ""',
-        new='writer = ""',
-    ),
-    Mutation(
-        name="a batch that is over is compacted again",
-        file="results/stage.py",
-        old=(
-            "        if live.state.is_over:\n"
-            "            self._over(live)\n"
-            "            live.release()\n"
-            "        elif live.state.closed:"
-        ),
-        new="        if live.state.closed:",
-    ),
-    Mutation(
-        name="processors remember nothing that is done",
-        file="processors/ledger.py",
-        old="        return bool(chunks.get(chunk, 0) >> bit & 1)",
-        new="        return False",
-    ),
-    Mutation(
-        name="processors read nothing back",
-        file="processors/seats.py",
-        old="        return self._recall.knows(",
-        new="        return True or self._recall.knows(",
-    ),
-    Mutation(
-        name="a copy beyond the end is taken for new",
-        file="processors/seats.py",
-        old="record.offset >= end and created is not None and created >= self._assigned_at",
-        new="record.offset >= end",
-    ),
-    Mutation(
-        name="a line is done before the log has its outcome",
-        file="processors/shipping.py",
-        old="        await self._outbox.send(\n",
-        new=(
-            "        self._arrived(parcel.receipts)\n"
-            "        parcel.receipts = []\n"
-            "        await self._outbox.send(\n"
-        ),
-    ),
-    Mutation(
-        name="a closed batch takes lines",
-        file="results/fold.py",
-        old="return not self.closed and (",
-        new="return (",
-    ),
-    Mutation(
-        name="a partition is left before its calls have ended",
-        file="processors/stage.py",
-        old="                await self._idle.wait()\n",
-        new="                pass\n",
-    ),
-)
+def real(folder: Path, plan: str) -> str | None:
+    """What a real run complains of first; None where all was well.
+
+    Raises:
+        RuntimeError: The run itself broke off.
+    """
+    environ = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, "-m", "chaos", *plan.split()]
+    with subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        try:
+            told, _ = run.communicate(timeout=REAL_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            # As Ctrl-C would: it takes its installation with it.
+            run.send_signal(signal.SIGINT)
+            told, _ = run.communicate(timeout=STOP_SECONDS_MAX)
+            raise RuntimeError(f"no end in {REAL_SECONDS_MAX} s: {told[-2_000:]}") from None
+    found = next((line for line in told.splitlines() if line.startswith(FAILED)), None)
+    if found is None and run.returncode:
+        raise RuntimeError(f"exit code {run.returncode}: {told[-2_000:]}")
+    return found and found.removeprefix(FAILED)
 
 
-def caught(mutation: Mutation, folder: Path) -> str | None:
-    """The first of the suites that fails with a change; None where all pass."""
+def caught(mutation: Mutation, folder: Path, look: Callable[[], str | None]) -> str | None:
+    """What `look` finds while a change is made."""
     file = folder / mutation.file
     text = file.read_text("utf-8")
     assert text.count(mutation.old) == 1, f"{mutation.file} has changed: {mutation.name}"
     file.write_text(text.replace(mutation.old, mutation.new), "utf-8")
     try:
-        return next((name for suite, name in SUITES.items() if not _passes(suite, folder)), None)
+        return look()
     finally:
         file.write_text(text, "utf-8")
 
@@ -177,27 +77,53 @@ def caught(mutation: Mutation, folder: Path) -> str | None:
 def _passes(suite: str, folder: Path) -> bool:
     environ = {**os.environ, "PYTHONPATH": str(folder / "src")}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", suite]
-    done = subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, timeout=RUN_SECONDS_MAX, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environ, capture_output=True, timeout=SUITE_SECONDS_MAX, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return done.returncode == 0
 
 
+def _copy(folder: Path) -> None:
+    for part in FOLDERS:
+        shutil.copytree(ROOT / part, folder / part, symlinks=True)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+
+
+def _tell(name: str, found: str) -> None:
+    sys.stdout.write(f"{name:<60}  {found[:160]}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
-    """Try all of them."""
+    """Try those that were asked for."""
+    arguments = argparse.ArgumentParser(prog="chaos.mutations", description=__doc__)
+    arguments.add_argument("--chaos", action="store_true", help="real runs instead of simulations")
+    arguments.add_argument("words", nargs="*", help="only those with one of these in their names")
+    given = arguments.parse_args()
+    chosen = [
+        mutation
+        for mutation in MUTATIONS
+        if (mutation.real or not given.chaos) and any(word in mutation.name for word in given.words or [""])
+    ]
     missed = 0
     with tempfile.TemporaryDirectory(prefix="tidemill-mutations-") as name:
         folder = Path(name)
-        for part in FOLDERS:
-            shutil.copytree(ROOT / part, folder / part, symlinks=True)
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
-        assert all(_passes(suite, folder) for suite in SUITES), "the suites fail without a change"
-        for mutation in MUTATIONS:
-            suite = caught(mutation, folder)
-            missed += suite is None
-            sys.stdout.write(f"{mutation.name:<60}  {suite or 'NOBODY NOTICED'}\n")
-            sys.stdout.flush()
+        _copy(folder)
+        looks: dict[str | None, Callable[[], str | None]] = {None: partial(simulated, folder)}
+        if given.chaos:
+            looks = {plan: partial(real, folder, plan) for plan in dict.fromkeys(m.real for m in chosen) if plan}
+        for look in looks.values():
+            found = look()
+            _tell("(no change)", found or "well")
+            assert found is None, "what is tried fails without a change"
+        for mutation in chosen:
+            found = caught(mutation, folder, looks[mutation.real if given.chaos else None])
+            missed += found is None
+            _tell(mutation.name, found or "NOBODY NOTICED")
     return 1 if missed else 0
 
 

@@ -16,6 +16,12 @@ def test_the_seed_gives_the_schedule():
     assert list(schedule(plan)) != list(schedule(Plan(seed=SEED + 1, seconds=600)))
 
 
+def test_so_many_faults_as_are_asked_for():
+    """However short the time is."""
+    plan = Plan(seed=SEED, seconds=1, faults=("kill", "power:finalizing"), count=100)
+    assert len(list(schedule(plan))) == 100
+
+
 @pytest.mark.timeout(RUN_SECONDS_MAX)
 def test_faults_cost_nothing(tmp_path):
     """Invariants 1 to 6, as far as the outside can see them."""

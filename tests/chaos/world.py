@@ -56,12 +56,12 @@ class World:
         return OpenAI(base_url=self.stack.api, api_key=KEY, max_retries=0, timeout=CLIENT_SECONDS_MAX)
 
     def pids(self, name: str) -> list[int]:
-        """The processes of a stage, the extra ones included."""
+        """The processes of a stage that live, the extra ones included."""
         if name == "supervisor":
             return [self.stack.supervisor]
         extra = [process.pid for stage, process in self._extras if stage == name and process.poll() is None]
         with suppress(OSError, ValueError):
-            return [*self.stack.pids(name), *extra]
+            return [*filter(runs, self.stack.pids(name)), *extra]
         return extra
 
     def away(self, chance: random.Random) -> float:

@@ -1,0 +1,181 @@
+"""The mutations: what the promise rests on, broken one piece at a time."""
+
+from dataclasses import dataclass
+
+_COMMON = "--seed 5 --whole --patience 45 --batches 16"
+_PARTS = (
+    f"{_COMMON} --faults kill:results --count 8 --every 4 --seconds 32 --lines 9000 --latency 0.3 "
+    "--answer-bytes 20000 --part-bytes 65536"
+)
+"""Results is killed again and again while it writes many small parts."""
+_ENDS = f"{_COMMON} --faults kill:results --count 8 --every 4 --seconds 32 --lines 2000"
+"""Results is killed again and again while batches end."""
+_UNEVEN = (
+    f"{_COMMON} --faults storm,storm,storm,storm,storm,storm,kill:processors --count 8 --every 3 "
+    "--seconds 40 --lines 12000"
+)
+"""Processors are killed while some lines are tried again, and those after them are done."""
+_CALLS = (
+    f"{_COMMON} --faults kill:processors --count 6 --every 4 --seconds 24 --lines 12000 "
+    "--in-flight 4 --latency 0.02"
+)
+"""Processors are killed when far more is done than is in flight."""
+_COPIES = (
+    f"{_COMMON} --faults duplicate,duplicate,duplicate,kill:processors --count 10 --every 3 --seconds 30 "
+    "--lines 12000 --in-flight 4 --latency 0.02"
+)
+"""Requests come a second time, before and after processors are killed."""
+_MOVES = f"{_COMMON} --faults rebalance:processors --count 8 --every 4 --seconds 32 --lines 8000 --latency 0.5"
+"""Partitions change hands with calls in flight; nobody is killed, so no call may be made twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """One change: `old` becomes `new` in a file."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    real: str | None = None
+    """What a real run is told (`python -m chaos`) that meets what is broken; None where that would be chance: some
+    milliseconds between two records, which no run of minutes hits."""
+
+
+MUTATIONS = (
+    Mutation(
+        name="the gate acknowledges out of order",
+        file="src/tidemill/gate.py",
+        old="while self._tickets and self._tickets[0].done:\n            yield self._tickets.popleft().item",
+        new="self._tickets.remove(ticket)\n        yield ticket.item",
+        real=_UNEVEN,
+    ),
+    Mutation(
+        name="the table is written before the part",
+        file="results/stage.py",
+        old="                part = await write_part(\n",
+        new=(
+            "                from tidemill.schemas.part import PartRef\n"
+            "                early = PartRef(number=number, failed=failed,"
+            " first=min(entry[0] for entry in shelf.lines), writer=self._writer)\n"
+            '                named = {"parts": (*live.state.parts, early)}\n'
+            "                self._tables.put_state(live.state.model_copy(update=named))\n"
+            "                await self._tables.delivered()\n"
+            "                part = await write_part(\n"
+        ),
+        real=_PARTS,
+    ),
+    Mutation(
+        name="the tally is written before its part",
+        file="results/stage.py",
+        old="touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()",
+        new="touched = live.tally.take_touched()",
+        real=_PARTS,
+    ),
+    Mutation(
+        name="lines are acknowledged before they are in a part",
+        file="results/stage.py",
+        old="        live.acks.append(ack)\n        if live.waiting_bytes",
+        new="        ack()\n        if live.waiting_bytes",
+        real=_PARTS,
+    ),
+    Mutation(
+        name="the changelog is not awaited",
+        file="results/stage.py",
+        old="number, chunk)\n        await self._tables.delivered()",
+        new="number, chunk)",
+    ),
+    Mutation(
+        name="the tally takes a line twice",
+        file="results/tally.py",
+        old="        if self._done[byte] & bit:\n            return False\n",
+        new="",
+        real=_PARTS,
+    ),
+    Mutation(
+        name="the merge takes a line twice",
+        file="results/merge.py",
+        old="        if not sums.lines.mark(index.indices[end], failed=False):\n            break\n",
+        new="        sums.lines.mark(index.indices[end], failed=False)\n",
+    ),
+    Mutation(
+        name="the ledger comes after the state",
+        file="results/stage.py",
+        old=(
+            "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
+            " self._publisher.bill(after, fact))\n"
+            '        live.state = after.model_copy(update={"files_offset": offset})\n'
+            "        self._tables.put_state(live.state)\n"
+            "        await self._tables.delivered()\n"
+        ),
+        new=(
+            "        offset = await self._publisher.files(after, fact)\n"
+            '        live.state = after.model_copy(update={"files_offset": offset})\n'
+            "        self._tables.put_state(live.state)\n"
+            "        await self._tables.delivered()\n"
+            "        await self._publisher.bill(after, fact)\n"
+        ),
+    ),
+    Mutation(
+        name="a part has no writer",
+        file="schemas/part.py",
+        old='writer = f"-{part.writer}" if part.writer else ""',
+        new='writer = ""',
+    ),
+    Mutation(
+        name="a batch that is over is compacted again",
+        file="results/stage.py",
+        old=(
+            "        if live.state.is_over:\n"
+            "            self._over(live)\n"
+            "            live.release()\n"
+            "        elif live.state.closed:"
+        ),
+        new="        if live.state.closed:",
+        real=_ENDS,
+    ),
+    Mutation(
+        name="processors remember nothing that is done",
+        file="processors/ledger.py",
+        old="        return bool(chunks.get(chunk, 0) >> bit & 1)",
+        new="        return False",
+        real=_CALLS,
+    ),
+    Mutation(
+        name="processors read nothing back",
+        file="processors/seats.py",
+        old="        return self._recall.knows(",
+        new="        return True or self._recall.knows(",
+        real=_CALLS,
+    ),
+    Mutation(
+        name="a copy beyond the end is taken for new",
+        file="processors/seats.py",
+        old="record.offset >= end and created is not None and created >= self._assigned_at",
+        new="record.offset >= end",
+        real=_COPIES,
+    ),
+    Mutation(
+        name="a line is done before the log has its outcome",
+        file="processors/shipping.py",
+        old="        await self._outbox.send(\n",
+        new=(
+            "        self._arrived(parcel.receipts)\n"
+            "        parcel.receipts = []\n"
+            "        await self._outbox.send(\n"
+        ),
+    ),
+    Mutation(
+        name="a closed batch takes lines",
+        file="results/fold.py",
+        old="return not self.closed and (",
+        new="return (",
+    ),
+    Mutation(
+        name="a partition is left before its calls have ended",
+        file="processors/stage.py",
+        old="                await self._idle.wait()\n",
+        new="                pass\n",
+        real=_MOVES,
+    ),
+)
