@@ -94,7 +94,7 @@ class Flow:
     lines: int
     """Lines so far, those of the journal included."""
     heard_at: float
-    """When its last record came, Unix seconds."""
+    """When its last record came; this and `waiting_since` are times of a clock that nobody steps."""
     size: int = 0
     """Bytes of its lines so far, newlines included; those of the journal count once they have come again."""
     shelf: list[bytes] = field(default_factory=list)

@@ -151,7 +151,7 @@ class _Seat:
     async def _sleep(self) -> None:
         alarm = self.partition.alarm
         try:
-            async with asyncio.timeout(None if alarm is None else max(0.0, alarm - time.time())):
+            async with asyncio.timeout(None if alarm is None else max(0.0, alarm - time.monotonic())):
                 await self.news.wait()
         except TimeoutError:
             pass
@@ -189,6 +189,7 @@ class Inlet:
             cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
             folder=scratch / "ids",
             clock=time.time,
+            steady=time.monotonic,
         )
         self._publisher = Publisher(sender=log_door, outlet=outlet, store=store, quotas=self._quotas)
         self._times = Times(
@@ -257,6 +258,7 @@ class Inlet:
             publisher=self._publisher,
             joiner=joiner,
             clock=time.time,
+            steady=time.monotonic,
             times=self._times,
         )
         seat = self._seats[number] = _Seat(partition, self._cancels, event)

@@ -29,7 +29,7 @@ from tidemill.ingest.publisher import Publisher
 from tidemill.ingest.quota import Quotas
 from tidemill.schemas import intake
 from tidemill.schemas.intake import IntakeError, Label
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Clock, Steady
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ class Partition:
         publisher: Publisher,
         joiner: Joiner,
         clock: Clock,
+        steady: Steady,
         times: Times,
     ) -> None:
         self._tables = tables
@@ -125,6 +126,7 @@ class Partition:
         self._publisher = publisher
         self._joiner = joiner
         self._clock = clock
+        self._steady = steady
         self._times = times
         self._flows: dict[tuple[str, str], Flow] = {}
         """The streams that take lines or refuse them, by project and name."""
@@ -136,7 +138,7 @@ class Partition:
 
     @property
     def alarm(self) -> float | None:
-        """When the next thing is due, Unix seconds."""
+        """When the next thing is due, by the clock that nobody steps."""
         return min((self._due(flow) for flow in self._flows.values()), default=None)
 
     async def load(self) -> None:
@@ -188,11 +190,11 @@ class Partition:
         """
         await self.load()
         await self._finish(self._joiner.joined())
-        now = self._clock()
+        now, steady = self._clock(), self._steady()
         for flow in list(self._flows.values()):
             if flow.awaited:
                 continue
-            is_idle = now >= flow.heard_at + self._times.idle_seconds
+            is_idle = steady >= flow.heard_at + self._times.idle_seconds
             if flow.state.muted:
                 if is_idle:
                     await self._unmute(flow)
@@ -200,7 +202,7 @@ class Partition:
                 await self._seal(flow, muted=True)
             elif is_idle or now >= flow.state.batch.expires_at:
                 await self._seal(flow)
-            elif flow.waiting_since is not None and now >= flow.waiting_since + self._times.age_seconds:
+            elif flow.waiting_since is not None and steady >= flow.waiting_since + self._times.age_seconds:
                 await self._flush(flow)
 
     async def leave(self) -> None:
@@ -218,11 +220,11 @@ class Partition:
     def _due(self, flow: Flow) -> float:
         times = [flow.heard_at + self._times.idle_seconds]
         if not flow.state.muted:
-            times.append(flow.state.batch.expires_at)
+            times.append(self._steady() + flow.state.batch.expires_at - self._clock())
         if flow.waiting_since is not None:
             times.append(flow.waiting_since + self._times.age_seconds)
         # While a journal waits for its records there is nothing to decide; they are on their way.
-        return max(min(times), self._clock() + 1) if flow.awaited else min(times)
+        return max(min(times), self._steady() + 1) if flow.awaited else min(times)
 
     async def _decide(self, arrival: Arrival) -> Work | None:
         """What a record brings; None where that is nothing, and then it is acknowledged."""
@@ -240,7 +242,7 @@ class Partition:
             else:
                 if found is not None:
                     flow, label = found
-                    flow.heard_at = self._clock()
+                    flow.heard_at = self._steady()
                     is_room = await self._is_room(arrival, flow, lines)
                     taken = lines if is_room else []
                     first = flow.note(arrival.offset, len(taken), label.seq if is_room else None)
@@ -283,7 +285,7 @@ class Partition:
         label = intake.label(arrival.key, headers)
         flow = self._flows.get((project, label.name))
         if flow is not None and flow.state.muted:
-            flow.heard_at = self._clock()
+            flow.heard_at = self._steady()
             if label.ends:
                 await self._unmute(flow)
             if lines:
@@ -317,7 +319,7 @@ class Partition:
             mine = [work for work in works if work.flow is flow]
             await self._publisher.publish(flow, [(work.first, work.lines) for work in mine])
             for work in mine:
-                flow.put(work.lines, work.ack, self._clock())
+                flow.put(work.lines, work.ack, self._steady())
             if flow.shelf_bytes >= self._times.part_bytes or len(flow.state.journal) >= JOURNAL_RECORDS_MAX:
                 await self._flush(flow)
         while sum(flow.shelf_bytes for flow in self._flows.values()) > HELD_BYTES_MAX:

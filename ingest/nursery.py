@@ -15,7 +15,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.batch import ENDPOINTS, Batch, Cut, Extras, Status, window_seconds
 from tidemill.schemas.intake import Wish
 from tidemill.schemas.lines import Splitter
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, Steady, Store
 
 NO_BOUND: Final = 1 << 62
 """A stream has no limit on its lines or bytes."""
@@ -33,6 +33,7 @@ class Nursery:
         cut: Cut,
         folder: Path,
         clock: Clock,
+        steady: Steady,
     ) -> None:
         """Make none yet.
 
@@ -43,6 +44,7 @@ class Nursery:
             cut: What a numbered file of an output holds at most.
             folder: For what does not fit into memory, and outlives nothing.
             clock: Unix time.
+            steady: What lasts is measured by it.
         """
         self.windows = windows
         self._store = store
@@ -50,6 +52,7 @@ class Nursery:
         self._cut = cut
         self._folder = folder
         self._clock = clock
+        self._steady = steady
         self._ids: dict[str, Ids] = {}
 
     def born(self, name: tuple[str, str], place: tuple[int, int], wish: Wish, lines: list[bytes]) -> Flow:
@@ -101,7 +104,7 @@ class Nursery:
             state=state,
             checker=Checker(rules, seen),
             lines=last[1] + last[2],
-            heard_at=self._clock(),
+            heard_at=self._steady(),
             size=sum(piece.bytes for piece in state.pieces),
             awaited={offset for offset, *_ in state.journal},
             seq=state.seq,

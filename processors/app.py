@@ -115,7 +115,7 @@ class ModelApp:
             kafka=doors.kafka,
             state=settings.data / "state" / f"processors-{plain}",
         )
-        fleet = self.fleet = roster.fleet(model)
+        fleet = self.fleet = roster.fleet(model, time.time)
         self.stage = Stage(
             fleet=fleet,
             caller=Caller(
@@ -133,7 +133,9 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
         )
-        lookouts = roster.lookouts(model, fleet, getter=doors.upstream, clock=time.time, told=self.stage.fill)
+        lookouts = roster.lookouts(
+            model, fleet, getter=doors.upstream, steady=time.monotonic, told=self.stage.fill
+        )
         self.name = name
         self._doors = doors
         self._stop_seconds = stop_seconds
@@ -155,7 +157,7 @@ class ModelApp:
     @property
     def allowed(self) -> int:
         """Calls that may be in flight at this time."""
-        now = time.time()
+        now = asyncio.get_running_loop().time()
         return sum(backend.allowed(now) for backend in self.fleet.backends)
 
     async def close(self) -> None:

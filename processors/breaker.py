@@ -76,7 +76,7 @@ class Breaker:
 
         Args:
             kind: What the failure says.
-            now: Seconds of any clock that goes forward.
+            now: Seconds of a clock that nobody steps.
             is_probe: What `sent` said of it.
             asked: Seconds the backend asked us to wait.
         """

@@ -37,7 +37,7 @@ class Made:
     """JSON text."""
     end: call.Success | call.Failure
     answered_at: float = 0.0
-    """When the backend that was asked last answered a line, in Unix time."""
+    """When the backend that was asked last answered a line, by the event loop's time."""
     alone: bool = True
     """Whether that backend has failed no other line since."""
     spread: bool = False
@@ -113,7 +113,7 @@ class Caller:
             raise
         end = call.judge(outcome)
         custom_id = bytes(parsed.custom_id)
-        now = self._clock()
+        now = asyncio.get_running_loop().time()
         if isinstance(end, call.Success) or end.kind is Kind.FINAL:
             self._fleet.answered(place, now)
             return Made(custom_id, end, backend.answered_at)
@@ -121,7 +121,7 @@ class Caller:
 
     def _failed(self, line: Line, custom_id: bytes, place: Pass, end: call.Failure, now: float) -> Made:
         backend = place.backend
-        asked = call.wait_seconds(end.answer.retry_after, now) if end.answer else None
+        asked = call.wait_seconds(end.answer.retry_after, self._clock()) if end.answer else None
         full = end.is_full
         # Where most calls are answered, it is not this line that was asked to wait but one call among many; the
         # next line in its place would be the same load.

@@ -1,4 +1,7 @@
-"""The backends of a model: which of them takes the next call, and whether one does."""
+"""The backends of a model: which of them takes the next call, and whether one does.
+
+All times are those of the event loop, which no step of the wall clock changes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from tidemill.processors.spare import Spare
 RETRIES_PER_ANSWER: Final = 0.15
 """What is tried again, as a part of what is answered, before tries are spread out further."""
 RETRIES_SAVED_MAX: Final = 100.0
+NEVER: Final = float("-inf")
 
 
 class Pass(NamedTuple):
@@ -24,8 +28,8 @@ class Pass(NamedTuple):
     is_probe: bool
 
 
-def _always(now: float) -> None:
-    del now
+def _none() -> None:
+    pass
 
 
 @dataclass(slots=True, eq=False)
@@ -36,8 +40,8 @@ class Backend:
     limit: Limit
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     breaker: Breaker = field(default_factory=Breaker)
-    ceiling: Callable[[float], int | None] = _always
-    """Calls that it may have at a Unix time; None where only the limit counts."""
+    ceiling: Callable[[], int | None] = _none
+    """Calls that it may have now by the hour of the day; None where only the limit counts."""
     drain: bool = False
     """It gets no call any more."""
     spare: Spare | None = None
@@ -48,8 +52,8 @@ class Backend:
     refused: int = 0
     """Of all calls, those that were answered with 429 or 503, or not in time."""
     answered_at: float = 0.0
-    """When it last answered a line, in Unix time."""
-    warned_at: float = 0.0
+    """When it last answered a line."""
+    warned_at: float = NEVER
     failed_line: tuple[str, int] | None = None
     """The line that failed last, since it last answered."""
     fails_all: bool = False
@@ -59,7 +63,7 @@ class Backend:
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""
         calls = self.limit.allowed
-        if (ceiling := self.ceiling(now)) is not None:
+        if (ceiling := self.ceiling()) is not None:
             calls = min(calls, ceiling)
         if self.spare is not None and (left := self.spare.left(now)) is not None:
             calls = min(calls, left)
@@ -71,7 +75,7 @@ class Backend:
         Args:
             gauges: The reading.
             ours: Calls in flight at that time.
-            now: Unix time.
+            now: The time.
         """
         demand = self.pressure.judge(gauges, self.in_flight, self.allowed(now))
         if self.spare is None:
@@ -148,7 +152,7 @@ class Fleet:
             call: The call.
             kind: What the failure says.
             line: Which line it was made for.
-            now: Unix time.
+            now: The time.
             full: Whether it says that the backend has too many calls: 429, 503, no answer in time.
             asked: Seconds the backend asked us to wait.
         """

@@ -165,7 +165,7 @@ class Limit:
         Args:
             slot: What `sent` gave.
             in_flight: Calls that are still in flight.
-            now: Seconds of any clock that goes forward.
+            now: Seconds of a clock that nobody steps.
             late: Whether it had no answer in time.
         """
         if slot.trial:

@@ -13,7 +13,7 @@ from tidemill.processors.call import Answer, Broken
 from tidemill.processors.fleet import Backend
 from tidemill.processors.gauges import Gauges
 from tidemill.processors.spare import STALE_SECONDS
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Steady
 
 POLL_SECONDS: Final = 1.0
 RARE_SECONDS_MAX: Final = 60.0
@@ -45,7 +45,7 @@ class Lookout:
         headers: dict[str, str],
         *,
         getter: Getter,
-        clock: Clock,
+        steady: Steady,
         told: Callable[[], None],
     ) -> None:
         """Take the doors.
@@ -55,14 +55,14 @@ class Lookout:
             url: Where its metrics are.
             headers: What goes with the request.
             getter: The HTTP client.
-            clock: Unix time.
+            steady: A clock that nobody steps.
             told: Called after each reading: there may be room for calls.
         """
         self._backend = backend
         self._url = url
         self._headers = headers
         self._getter = getter
-        self._clock = clock
+        self._steady = steady
         self._told = told
         self._read_at = float("-inf")
         self._silent = 0
@@ -86,7 +86,7 @@ class Lookout:
         """Look once."""
         before = self._backend.in_flight
         reading = await self._reading()
-        now = self._clock()
+        now = self._steady()
         if reading is not None:
             self._silent = 0
             self._read_at = now

@@ -63,7 +63,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
-    """Call again at this Unix time."""
+    """Call again at this time."""
 
     at: float
 
@@ -114,13 +114,13 @@ def decide(
     Args:
         kind: What the failure said.
         attempt: Calls made for the line so far, this one included.
-        now: Unix time.
+        now: The time, by a clock that nobody steps, as are the others.
         since: When the line was first called.
         well: Whether the backend that failed has answered another line since then.
         alone: Whether the backend has failed no other line since it last answered one.
         spread: Whether the budget of tries is spent.
         brisk: Whether it was refused while most calls are answered.
-        deadline: Unix time after which no call is made.
+        deadline: When no call is made any more.
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
         retry_after: Seconds the backend asked us to wait.
         policy: The bounds.

@@ -10,20 +10,25 @@ from tidemill.processors.lookout import Getter, Lookout
 from tidemill.processors.pressure import Pressure
 from tidemill.processors.spare import Spare
 from tidemill.processors.upstream import Origin, origin
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Clock, Steady
 from tidemill.settings import Backend as Settings
 from tidemill.settings import Model
 
 
-def fleet(model: Model) -> Fleet:
-    """A model's backends, each with a limit of its own; none may have more calls than the model."""
+def fleet(model: Model, clock: Clock) -> Fleet:
+    """A model's backends, each with a limit of its own; none may have more calls than the model.
+
+    Args:
+        model: Its settings.
+        clock: Unix time, which decides on the hour of the day.
+    """
     return Fleet(
         [
             Backend(
                 backend.base,
                 Limit(model.max_in_flight, share=backend.share),
                 _headers(backend.api_key),
-                ceiling=hours.ceiling(backend.hours),
+                ceiling=_ceiling(backend, clock),
                 drain=backend.drain,
                 spare=_spare(backend),
                 pressure=Pressure(yields=backend.spare is not None),
@@ -34,7 +39,7 @@ def fleet(model: Model) -> Fleet:
 
 
 def lookouts(
-    model: Model, fleet: Fleet, *, getter: Getter, clock: Clock, told: Callable[[], None]
+    model: Model, fleet: Fleet, *, getter: Getter, steady: Steady, told: Callable[[], None]
 ) -> list[Lookout]:
     """Who asks the backends how much they have to do; see `Lookout`.
 
@@ -46,7 +51,7 @@ def lookouts(
             url,
             _headers(named.api_key if origin(url) == origin(named.base) else None),
             getter=getter,
-            clock=clock,
+            steady=steady,
             told=told,
         )
         for named, backend in zip(model.backends, fleet.backends, strict=True)
@@ -65,6 +70,11 @@ def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
             if backend.ca_file not in known:
                 known.append(backend.ca_file)
     return files
+
+
+def _ceiling(backend: Settings, clock: Clock) -> Callable[[], int | None]:
+    at = hours.ceiling(backend.hours)
+    return lambda: at(clock())
 
 
 def _spare(backend: Settings) -> Spare | None:

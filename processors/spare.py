@@ -37,7 +37,7 @@ class Spare:
             gauges: What the backend says.
             ours: Calls of this process, at that time.
             part: This process's part of the model's calls.
-            now: Seconds of any clock that goes forward.
+            now: Seconds of a clock that nobody steps.
         """
         self._read_at = now
         if self._requests_max is None:

@@ -71,7 +71,7 @@ class Stage:
             outbox: Takes the results.
             store: For results too large for a record.
             ended: The batches that are over.
-            clock: Unix time.
+            clock: Unix time, which deadlines are in.
             chance: Random numbers, 0 <= x < 1.
             in_flight_max: Calls at one time.
             weights: Of projects, by name; 1 where nothing is said.
@@ -216,7 +216,7 @@ class Stage:
     def _next(self) -> tuple[Line, Pass] | None:
         """The next line to call, out of the order and into flight, and where to."""
         while self._is_free and self._order:
-            now = self._clock()
+            now = self._loop.time()
             if (place := self._fleet.enter(now)) is None:
                 self._set_opening(now)
                 return None
@@ -263,7 +263,7 @@ class Stage:
 
     async def _call(self, line: Line, place: Pass) -> None:
         if not line.attempts:
-            line.since = self._clock()
+            line.since = self._loop.time()
         line.attempts += 1
         made = await self._caller.make(line, place)
         match made.end:
@@ -277,7 +277,8 @@ class Stage:
                 assert_never(made.end)
 
     def _failed(self, line: Line, made: Made, end: call.Failure) -> None:
-        now = self._clock()
+        # All waits are by the loop's time; only the deadline is a date.
+        now = self._loop.time()
         verdict = retry.decide(
             end.kind,
             attempt=line.attempts,
@@ -287,7 +288,7 @@ class Stage:
             alone=made.alone,
             spread=made.spread,
             brisk=made.brisk,
-            deadline=line.head.deadline,
+            deadline=now + line.head.deadline - self._clock(),
             chance=self._chance(),
             retry_after=made.wait_seconds,
             policy=self._policy,
@@ -320,11 +321,11 @@ class Stage:
             if self._timer is not None:
                 self._timer.cancel()
             self._timer_at = self._waits[0][0]
-            self._timer = self._loop.call_later(max(0.0, self._timer_at - self._clock()), self._wake)
+            self._timer = self._loop.call_later(max(0.0, self._timer_at - self._loop.time()), self._wake)
 
     def _wake(self) -> None:
         self._timer = None
-        now = self._clock()
+        now = self._loop.time()
         while self._waits and self._waits[0][0] <= now:
             line = heappop(self._waits)[2]
             head = line.head

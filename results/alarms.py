@@ -1,6 +1,5 @@
 """The alarms of a partition: when each of its batches is to be looked at next, though nothing has come for it."""
 
-from collections.abc import Iterator
 from heapq import heappop, heappush
 
 
@@ -29,12 +28,13 @@ class Alarms:
         """The batch needs none any more."""
         self._set.pop(batch_id, None)
 
-    def due(self, now: float) -> Iterator[str]:
-        """The batches whose time has come; each alarm is over when it is given."""
+    def due(self, now: float) -> list[str]:
+        """The batches whose time has come; their alarms are over."""
+        found = []
         while (at := self.next) is not None and at <= now:
-            batch_id = heappop(self._heap)[1]
-            del self._set[batch_id]
-            yield batch_id
+            found.append(heappop(self._heap)[1])
+            del self._set[found[-1]]
+        return found
 
     def clear(self) -> None:
         """Drop all."""

@@ -23,7 +23,8 @@ from tidemill.results import census
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
 from tidemill.results.kafka import LogHistory
-from tidemill.results.stage import Limits, Partition
+from tidemill.results.limits import Limits
+from tidemill.results.stage import Partition
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
@@ -31,6 +32,7 @@ from tidemill.schemas.ports import NotFound, Store
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
+from tidemill.watch.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +156,7 @@ class Results:
         self._lease.start()
         await self._log.start()
         self._ticking = asyncio.create_task(self._tick())
-        census.offer(lambda: (seat.partition.living for seat in self._seats.values()), time.time)
+        census.offer(lambda: (seat.partition.living for seat in self._seats.values()), time.time, time.monotonic)
         return [self.app]
 
     async def stop(self) -> None:
@@ -230,6 +232,7 @@ class Results:
                 history=self._history,
                 store=self._store,
                 clock=time.time,
+                steady=time.monotonic,
                 limits=self._limits,
                 compactions=self._compactions,
                 writer=secrets.token_hex(WRITER_BYTES),
@@ -263,10 +266,11 @@ class Results:
 
     async def _tick(self) -> None:
         kept_seconds = self.app.kept_seconds
+        steps = Steps(time.time, time.monotonic)
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.time()
-            if self.app.kept_seconds != kept_seconds:
+            if steps.seen() or self.app.kept_seconds != kept_seconds:
                 kept_seconds = self.app.kept_seconds
                 for seat in self._seats.values():
                     seat.partition.ring()

@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable
 
 from tidemill import metrics
 from tidemill.results.live import Live
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Clock, Steady
 
 Living = Callable[[], Iterable[Iterable[Live]]]
 """Gives the batches that are not over, by partition."""
 
 
-def offer(living: Living, clock: Clock) -> None:
+def offer(living: Living, clock: Clock, steady: Steady) -> None:
     """Let the metrics be asked for here."""
     metrics.ask(metrics.BATCHES, lambda: statuses(living()))
     metrics.ask(metrics.AT_RISK, lambda: statuses(living(), _is_at_risk))
     metrics.ask(metrics.STUCK, lambda: statuses(living(), is_stuck))
-    metrics.ask(metrics.SLACK, lambda: slack(living(), clock()))
+    metrics.ask(metrics.SLACK, lambda: slack(living(), clock(), steady()))
 
 
 def statuses(partitions: Iterable[Iterable[Live]], of: Callable[[Live], bool] | None = None) -> Counter[str]:
@@ -25,15 +25,21 @@ def statuses(partitions: Iterable[Iterable[Live]], of: Callable[[Live], bool] | 
     return Counter(live.state.batch.status.value for live in found if live.state.batch is not None)
 
 
-def slack(partitions: Iterable[Iterable[Live]], now: float) -> dict[str, float]:
-    """The least slack of the batches of each model, in seconds; without an expected end it is what is left."""
+def slack(partitions: Iterable[Iterable[Live]], now: float, steady: float) -> dict[str, float]:
+    """The least slack of the batches of each model, in seconds; without an expected end it is what is left.
+
+    Args:
+        partitions: The batches that are not over.
+        now: Unix seconds.
+        steady: The same moment by a clock that nobody steps.
+    """
     least: dict[str, float] = {}
     for partition in partitions:
         for live in partition:
             batch = live.state.batch
             if batch is None or batch.model is None:
                 continue
-            progress = live.progress(now)
+            progress = live.progress(now, steady)
             seconds = progress.slack_seconds if progress and progress.slack_seconds is not None else None
             value = float(seconds) if seconds is not None else batch.expires_at - now
             least[batch.model] = min(value, least.get(batch.model, value))

@@ -6,6 +6,7 @@ from typing import Final
 
 from tidemill.results import fold
 from tidemill.results.fold import State
+from tidemill.results.limits import Limits
 from tidemill.results.pace import Pace
 from tidemill.results.shelf import Shelf
 from tidemill.results.tally import Tally
@@ -30,9 +31,11 @@ class Live:
     acks: list[Ack] = field(default_factory=list)
     """Of the events whose lines wait on the shelves."""
     waiting_since: float | None = None
-    """When the oldest of these lines came, Unix seconds."""
+    """When the oldest of these lines came; this and the next two are times of a clock that nobody steps."""
     published_at: float = 0.0
-    """When it was last published, or taken up, Unix seconds."""
+    """When it was last published, or taken up."""
+    ending_since: float | None = None
+    """When it became known here that the batch ends before all its lines are done."""
     pace: Pace | None = None
     """Observed once lines come."""
     compacting: bool = False
@@ -56,37 +59,60 @@ class Live:
         """Lines of the batch, 0 while it is not known."""
         return self.state.batch.request_counts.total if self.state.batch else 0
 
-    def due(self, part_age_seconds: float) -> list[float | None]:
-        """When it is to be looked at, though nothing has come, Unix seconds; None where it is not.
+    def due(self, ahead: float, limits: Limits) -> list[float]:
+        """When it is to be looked at, though nothing has come, Unix seconds.
 
         Args:
-            part_age_seconds: How long a line may wait for its part.
+            ahead: What the wall clock says more than the one that nobody steps.
+            limits: How long a line may wait for its part, and how long a grace is.
         """
         counts = self.state.batch.request_counts if self.state.batch else None
-        is_unsaid = self.unsaid or (counts is not None and counts.completed + counts.failed < self.tally.done)
-        return [
-            fold.next_alarm(self.state),
-            None if self.waiting_since is None else self.waiting_since + part_age_seconds,
-            self.published_at + PUBLISH_SECONDS if is_unsaid else None,
-        ]
+        due = [] if (alarm := fold.next_alarm(self.state)) is None else [alarm]
+        if due and self.ending_since is not None:
+            due.append(ahead + self.ending_since + limits.grace_seconds)
+        if self.waiting_since is not None:
+            due.append(ahead + self.waiting_since + limits.part_age_seconds)
+        if self.unsaid or (counts is not None and counts.completed + counts.failed < self.tally.done):
+            due.append(ahead + self.published_at + PUBLISH_SECONDS)
+        return due
 
-    def progress(self, now: float) -> Progress | None:
-        """How far the batch is, if it is at work."""
+    def graced(self, at: float, steady: float, limits: Limits) -> float:
+        """The time that counts for the end of the batch's grace: once a grace has lasted, it is over.
+
+        Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since.
+
+        Args:
+            at: Unix seconds.
+            steady: The time of the clock that nobody steps.
+            limits: How long a grace is.
+        """
+        close_at = self.state.close_at
+        if close_at is None or self.ending_since is None or steady < self.ending_since + limits.grace_seconds:
+            return at
+        return max(at, close_at)
+
+    def progress(self, now: float, steady: float) -> Progress | None:
+        """How far the batch is, if it is at work.
+
+        Args:
+            now: Unix seconds.
+            steady: The same moment by a clock that nobody steps.
+        """
         batch = self.state.batch
         if batch is None or batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
             return None
         if self.pace is None:
-            self.pace = Pace.start(now, self.tally.done)
-        self.pace.observe(now, self.tally.done)
-        return self.pace.progress(batch.request_counts.total, batch.expires_at)
+            self.pace = Pace.start(steady, self.tally.done)
+        self.pace.observe(steady, self.tally.done)
+        return self.pace.progress(batch.request_counts.total, batch.expires_at, now)
 
-    def take(self, marks: list[LineMark], value: bytes, now: float) -> int:
+    def take(self, marks: list[LineMark], value: bytes, steady: float) -> int:
         """Put the lines on the shelves that were not final before.
 
         Args:
             marks: What is known of each line.
             value: The lines, one after the other.
-            now: Unix seconds.
+            steady: When they came.
 
         Returns:
             How many lines were new.
@@ -100,7 +126,7 @@ class Live:
                 (self.errors if mark.failed else self.output).add(mark, view[start:end])
                 new += 1
         if new and self.waiting_since is None:
-            self.waiting_since = now
+            self.waiting_since = steady
         return new
 
     def release(self) -> None:

@@ -27,7 +27,8 @@ class Pace:
     """The rate of one batch, from counts at times; it begins anew where a process takes the batch over."""
 
     started_at: float
-    """Unix seconds of the last observation before the first line: until then it may have waited for others."""
+    """When it was last observed before the first line: until then it may have waited for others. These times are
+    those of a clock that nobody steps."""
     done_before: int
     """Lines that were done then."""
     at: float
@@ -56,20 +57,21 @@ class Pace:
         self.quick += max(young, 1 - math.exp(-elapsed / QUICK_SECONDS)) * (rate - self.quick)
         self.steady += max(young, 1 - math.exp(-elapsed / STEADY_SECONDS)) * (rate - self.steady)
 
-    def progress(self, total: int, deadline: int) -> Progress:
+    def progress(self, total: int, deadline: int, now: float) -> Progress:
         """What can be said of a batch of so many lines.
 
         Args:
             total: Its lines.
             deadline: When it expires, Unix seconds.
+            now: The Unix time of the last observation.
         """
         percent = round(100 * self.done / total, 2) if total else 0.0
         slow, fast = sorted((self.quick, self.steady))
         if self.done - self.done_before < SURE_LINES or not slow:
             return Progress(percent=percent)
         left = total - self.done
-        earliest = self.at + left / fast * (1 - SPREAD_MIN)
-        latest = self.at + left / slow * (1 + SPREAD_MIN)
+        earliest = now + left / fast * (1 - SPREAD_MIN)
+        latest = now + left / slow * (1 + SPREAD_MIN)
         return Progress(
             percent=percent,
             lines_per_second=round(self.quick, 2),

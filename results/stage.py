@@ -16,16 +16,16 @@ each line once. The calls of one partition never overlap; the caller sees to it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from typing import Final, assert_never
 
 from tidemill.results import fold, peril
 from tidemill.results.alarms import Alarms
-from tidemill.results.compaction import Compactor, TariffOf, write_part
+from tidemill.results.compaction import Compactor, write_part
 from tidemill.results.finish import Finisher
 from tidemill.results.fold import State
 from tidemill.results.leftovers import Leftovers
+from tidemill.results.limits import Limits
 from tidemill.results.live import PUBLISH_SECONDS, Ack, Live
 from tidemill.results.ports import History, Sender, Tables
 from tidemill.results.publisher import Publisher
@@ -44,7 +44,7 @@ from tidemill.schemas.messages import (
     Sealed,
     Tick,
 )
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, Steady, Store
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +52,6 @@ WAITING_BYTES_MAX: Final = 64 << 20
 """Lines of all batches of a partition that may wait for their parts."""
 BATCH_LINES_MAX: Final = 10_000_000
 """A mark beyond this index is no line of any batch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The stage's settings; see `settings.py`."""
-
-    part_bytes: int
-    part_age_seconds: float
-    grace_seconds: float
-    tariff_of: TariffOf
-    kept_seconds: Callable[[], float] = lambda: float("inf")
-    """How long the log keeps what a batch needs; asked again and again."""
 
 
 class Partition:
@@ -78,6 +66,7 @@ class Partition:
         history: History,
         store: Store,
         clock: Clock,
+        steady: Steady,
         limits: Limits,
         compactions: asyncio.Semaphore,
         writer: str,
@@ -91,6 +80,7 @@ class Partition:
             history: What the log still has.
             store: Where parts and files are written.
             clock: Unix time.
+            steady: What lasts is measured by it.
             limits: Sizes, times and prices.
             compactions: Bounds how many batches of the process are compacted at one time.
             writer: Of no other owner of a partition, now or before; part of the keys of its parts.
@@ -100,6 +90,7 @@ class Partition:
         self._publisher = Publisher(sender)
         self._store = store
         self._clock = clock
+        self._steady = steady
         self._limits = limits
         self._finisher = Finisher(
             Compactor(store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of),
@@ -126,7 +117,7 @@ class Partition:
         return list(self._live.values())
 
     def ring(self) -> None:
-        """Set all alarms anew: how long the log keeps its records has become known, or has changed."""
+        """Set all alarms anew: the clock was stepped, or how long the log keeps its records has changed."""
         for live in self._live.values():
             self._ring(live)
 
@@ -213,7 +204,7 @@ class Partition:
         live.state, live.unsaid = after, True
         live.acks.append(ack)
         if live.waiting_since is None:
-            live.waiting_since = self._clock()
+            live.waiting_since = self._steady()
         await self._turn(live, live.state)
 
     async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
@@ -221,8 +212,7 @@ class Partition:
         live = self._get(batch_id)
         if any(mark.index >= BATCH_LINES_MAX for mark in marks):
             raise DecodeError("its batch has no such line")
-        now = self._clock()
-        if not live.state.takes_lines or not live.take(marks, value, now):
+        if not live.state.takes_lines or not live.take(marks, value, self._steady()):
             ack()
             return
         live.acks.append(ack)
@@ -245,22 +235,26 @@ class Partition:
 
     def _wake(self, state: State) -> Live:
         chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
-        live = Live(state=state, tally=Tally.of(chunks), published_at=self._clock())
+        steady = self._steady()
+        since = None if state.ending is None else steady
+        live = Live(state=state, tally=Tally.of(chunks), published_at=steady, ending_since=since)
         if not state.is_over:
             self._live[state.id] = live
         return live
 
     async def _turn(self, live: Live, after: State, *, due: bool = False) -> None:
         """Bring a batch to its state after an event, and to what follows from it."""
-        now = self._clock()
+        steady = self._steady()
         before, live.state = live.state, after
+        if after.ending is not None and live.ending_since is None:
+            live.ending_since = steady
         closing = due or fold.is_complete(after, live.tally.done)
-        if closing or live.state is not before or now - live.published_at >= PUBLISH_SECONDS:
+        if closing or live.state is not before or steady - live.published_at >= PUBLISH_SECONDS:
             live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
         if closing:
             await self._flush(live, keep=False)
-            live.state = fold.close(live.state, now)
-        if live.state is not before or (live.unsaid and now - live.published_at >= PUBLISH_SECONDS):
+            live.state = fold.close(live.state, self._clock())
+        if live.state is not before or (live.unsaid and steady - live.published_at >= PUBLISH_SECONDS):
             await self._keep(live)
             if closing and fold.is_brief(live.state):
                 live.unsaid = True
@@ -279,6 +273,7 @@ class Partition:
 
     async def _tick(self, at: float) -> None:
         """Do what was due at that time."""
+        # The tick may be of another's clock, by which what is set anew here is due again at once.
         for batch_id in self._alarms.due(at):
             live = self._live[batch_id]
             if live.state.closed:
@@ -286,11 +281,12 @@ class Partition:
                     await self._publish(live)
                 continue
             since = live.waiting_since
-            if since is not None and at >= since + self._limits.part_age_seconds:
+            if since is not None and self._steady() >= since + self._limits.part_age_seconds:
                 await self._flush(live)
             after = fold.overdue(live.state, at, self._limits.grace_seconds)
             after = peril.endangered(after, at, self._limits.kept_seconds())
-            await self._turn(live, after, due=fold.is_due(after, at))
+            graced = live.graced(at, self._steady(), self._limits)
+            await self._turn(live, after, due=fold.is_due(after, graced))
 
     async def _bound(self) -> None:
         while sum(live.waiting_bytes for live in self._live.values()) > WAITING_BYTES_MAX:
@@ -327,8 +323,8 @@ class Partition:
 
     async def _publish(self, live: Live) -> None:
         live.unsaid = False
-        await self._publisher.batch(live.state, live.progress(self._clock()), live.stuck)
-        live.published_at = self._clock()
+        await self._publisher.batch(live.state, live.progress(self._clock(), self._steady()), live.stuck)
+        live.published_at = self._steady()
 
     async def _publish_again(self, live: Live) -> None:
         """A fact that ended a batch came again: what it led to may not be in the changelog, nor published."""
@@ -339,10 +335,11 @@ class Partition:
 
     def _ring(self, live: Live) -> None:
         """Set the alarm of a batch for the next thing that is due."""
-        due = live.due(self._limits.part_age_seconds)
-        risk_at = peril.risk_at(live.state, self._limits.kept_seconds())
-        if (at := min((time for time in (*due, risk_at) if time is not None), default=None)) is not None:
-            self._alarms.set(live.state.id, at)
+        due = live.due(self._clock() - self._steady(), self._limits)
+        if (risk_at := peril.risk_at(live.state, self._limits.kept_seconds())) is not None:
+            due.append(risk_at)
+        if due:
+            self._alarms.set(live.state.id, min(due))
 
     def _start_compaction(self, live: Live) -> None:
         if not live.compacting:

@@ -4,7 +4,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 Clock = Callable[[], float]
-"""Unix time in seconds."""
+"""Unix time in seconds. It is what deadlines are in, and may be stepped at any time, by minutes and back."""
+
+Steady = Callable[[], float]
+"""Seconds of a clock that nobody steps: what lasts is measured by it. It means nothing to another process."""
 
 READ_BYTES = 1 << 20
 """The most that `Store.read` hands over at a time."""

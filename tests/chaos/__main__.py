@@ -53,7 +53,7 @@ def main() -> int:
         away_seconds=given.away,
     )
     with tempfile.TemporaryDirectory(prefix="tidemill-chaos-") as folder:
-        report = run(plan, given.data or Path(folder) / "data", mock=given.mock)
+        report = run(plan, given.data or Path(folder) / "data", mock=given.mock, keep=given.data is not None)
     sys.stdout.write(f"\n{report}\n")
     for failure in report.failures:
         sys.stdout.write(f"FAILED: {failure}\n")

@@ -3,13 +3,15 @@
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from chaos import aimed
+from chaos import aimed, rig
 from chaos import world as worlds
+from chaos.disk import Disk
 from chaos.traffic import MODELS
 from chaos.world import World
 
@@ -30,7 +32,15 @@ STORM_SHARES = {
     "close": 0.03,
 }
 COPIED_RECORDS_MAX = 400
+FILL_SECONDS = 0.2
+"""Between two looks whether a full disk has got space again because something on it was removed."""
+SLOW_STORE_SECONDS = (0.5, 3.0)
+SLOW_DISK_SECONDS = (0.01, 0.1)
+STEP_SECONDS = (60.0, 900.0)
 READ_MS = 500
+
+ALL = "all"
+"""The victim of a step of every clock."""
 
 Fault = Callable[[World, random.Random, str], None]
 
@@ -103,6 +113,56 @@ def store_away(world: World, chance: random.Random, victim: str) -> None:
         worlds.mend_store(world.stack.data)
 
 
+def store_full(world: World, chance: random.Random, victim: str) -> None:
+    """Nothing more can be written to the store for a while; what is there can be read and removed."""
+    del victim
+    world.soft["store full"] += 1
+    _fill([world.rig.store], world.away(chance))
+
+
+def store_slow(world: World, chance: random.Random, victim: str) -> None:
+    """Each object takes long to reach for a while."""
+    del victim
+    assert world.rig.meddle is not None
+    world.soft["store slow"] += 1
+    world.rig.meddle.slow_store(chance.uniform(*SLOW_STORE_SECONDS))
+    worlds.sleep(world.away(chance))
+    world.rig.meddle.slow_store(0.0)
+
+
+def disk_full(world: World, chance: random.Random, victim: str) -> None:
+    """There is no space for a while: for the log, for any state, for the store, for what processes print."""
+    del victim
+    world.hard["disk full"] += 1
+    before = world.pids("processors")
+    _fill([world.rig.disk, world.rig.store], world.away(chance))
+    if world.pids("processors") != before:
+        # Kafka ends for it; whoever else does ends without a word, too.
+        world.note_in_flight(len(before))
+
+
+def disk_slow(world: World, chance: random.Random, victim: str) -> None:
+    """Each write and each sync takes long for a while, those of Kafka too."""
+    del victim
+    assert world.rig.meddle is not None
+    world.soft["disk slow"] += 1
+    world.rig.meddle.slow_disk(chance.uniform(*SLOW_DISK_SECONDS))
+    worlds.sleep(world.away(chance))
+    world.rig.meddle.slow_disk(0.0)
+
+
+def clock(world: World, chance: random.Random, victim: str) -> None:
+    """The wall clock steps by minutes: that of all for good, or that of one stage until it is set right again."""
+    assert world.rig.meddle is not None
+    seconds = chance.choice((-1, 1)) * chance.uniform(*STEP_SECONDS)
+    world.soft["clock step"] += 1
+    pids = world.wait_for(victim) if victim != ALL else []
+    world.rig.meddle.step(seconds, pids)
+    worlds.sleep(world.away(chance))
+    if pids:
+        world.rig.meddle.step(0.0, pids)
+
+
 def backend_away(world: World, chance: random.Random, victim: str) -> None:
     """The backend answers 503 for a while."""
     del victim
@@ -158,6 +218,8 @@ class Kind:
     weight: int = 1
     is_common: bool = True
     """Whether it comes where no faults were chosen: one that waits for its moment does not."""
+    needs: str = ""
+    """Of `rig.WHY_NOT`: where the machine has it not, this fault is left out."""
 
 
 KINDS = {
@@ -169,12 +231,31 @@ KINDS = {
     "store": Kind(fault=store_away),
     "backend": Kind(fault=backend_away),
     "storm": Kind(fault=storm),
+    "store-full": Kind(fault=store_full, needs=rig.DISK),
+    "store-slow": Kind(fault=store_slow, needs=rig.MEDDLE),
+    "disk-full": Kind(fault=disk_full, needs=rig.DISK),
+    "disk-slow": Kind(fault=disk_slow, needs=rig.MEDDLE),
+    "clock": Kind(fault=clock, victims=(ALL, *worlds.STAGES, "kafka"), weight=2, needs=rig.MEDDLE),
     "poison": Kind(fault=poison),
     "duplicate": Kind(fault=duplicate, weight=2),
     "zombie": Kind(fault=aimed.zombie, victims=aimed.VICTIMS, is_common=False),
 }
 """By the name that `--faults` knows; `power` takes the moments of `zombie` too."""
 COMMON = tuple(name for name, kind in KINDS.items() if kind.is_common)
+
+
+def _fill(disks: list[Disk | None], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            for disk in disks:
+                assert disk is not None
+                disk.fill()
+            worlds.sleep(FILL_SECONDS)
+    finally:
+        for disk in disks:
+            assert disk is not None
+            disk.empty()
 
 
 async def _produce(bootstrap: str, records: list[tuple[str, bytes | None, Any, bytes]]) -> None:

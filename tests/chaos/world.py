@@ -13,6 +13,7 @@ from typing import Any
 
 from chaos.aim import Aim
 from chaos.backend import Backend
+from chaos.rig import Rig
 from openai import OpenAI
 from support.stack import KEY, Stack, runs
 from support.waiting import wait_until
@@ -29,6 +30,7 @@ class World:
     """The installation under test.
 
     Attributes:
+        rig: What the machine lends: disks that can be full, clocks that step.
         hard: How often each process was ended without a word.
         in_flight: Calls the backend had at the times when processors were ended or frozen, in all.
         in_flight_max: The most that Tidemill itself may have counted as in flight at these times: calls, and
@@ -37,10 +39,11 @@ class World:
     """
 
     def __init__(
-        self, stack: Stack, backend: Backend, *, per_process: int, away_seconds: float | None = None
+        self, stack: Stack, backend: Backend, rig: Rig, *, per_process: int, away_seconds: float | None = None
     ) -> None:
         self.stack = stack
         self.backend = backend
+        self.rig = rig
         self.hard: Counter[str] = Counter()
         self.soft: Counter[str] = Counter()
         self.in_flight = 0
@@ -133,6 +136,7 @@ class World:
     def heal(self) -> None:
         """Undo what lasts."""
         self.backend.set(down="false")
+        self.rig.heal()
         mend_store(self.stack.data)
         self.stop_extras()
 

@@ -43,13 +43,22 @@ class MemoryLog:
         self._grown = asyncio.Event()
 
     def append(
-        self, topic: str, key: str, value: bytes, headers: Any = (), partition: int | None = None
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        headers: Any = (),
+        partition: int | None = None,
+        *,
+        time: float | None = None,
     ) -> Record:
-        """Append a record where its key belongs."""
+        """Append a record where its key belongs; `time` is that of its producer, where he has it wrong."""
         if partition is None:
             partition = partition_of(key, self._partitions.get(topic, 1))
         place = self.records[Place(topic, partition)]
-        record = Record(topic, partition, len(place), key, tuple(headers), value, self._loop.now())
+        record = Record(
+            topic, partition, len(place), key, tuple(headers), value, self._loop.now() if time is None else time
+        )
         place.append(record)
         self._grown.set()
         self._grown = asyncio.Event()

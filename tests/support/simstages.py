@@ -6,6 +6,7 @@ What stands here instead of product code is what talks to Faust and Kafka: fetch
 
 import asyncio
 import functools
+import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
@@ -24,12 +25,14 @@ from tidemill.processors.seats import Seats
 from tidemill.processors.stage import Stage as ProcessorsStage
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
-from tidemill.results.stage import Limits, Partition
+from tidemill.results.limits import Limits
+from tidemill.results.stage import Partition
 from tidemill.schemas import codec, topics
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.part import PARTS_PREFIX
 from tidemill.schemas.ports import NotFound, chained
 from tidemill.settings import Settings
+from tidemill.watch.steps import Steps
 
 MODEL = "m"
 REQUESTS = topics.requests(MODEL).name
@@ -98,7 +101,9 @@ class Base:
 
     async def append(self, topic, key, value, headers=(), partition=None) -> Record:
         """Append to the log through the process's door."""
-        return await self.process.door(lambda: self.log.append(topic, key, value, headers, partition))
+        return await self.process.door(
+            lambda: self.log.append(topic, key, value, headers, partition, time=self.process.now())
+        )
 
 
 class IngestProcess(Base):
@@ -106,7 +111,7 @@ class IngestProcess(Base):
 
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
-        self._stage = IngestStage(settings, store=self.store, outlet=self, clock=world.loop.now)
+        self._stage = IngestStage(settings, store=self.store, outlet=self, clock=self.process.now)
         self._gates: defaultdict[tuple[Place, int], AckGate[Record]] = defaultdict(AckGate)
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -158,13 +163,13 @@ class ProcessorsProcess(Base):
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
         model = settings.models[MODEL]
-        fleet = roster.fleet(model)
+        fleet = roster.fleet(model, self.process.now)
         self._ended = Ended()
         caller = Caller(
             fleet=fleet,
             upstream=world.upstream(self.process),
             store=self.store,
-            clock=world.loop.now,
+            clock=self.process.now,
             seconds_max=model.timeout_seconds,
         )
         self.stage = ProcessorsStage(
@@ -173,7 +178,7 @@ class ProcessorsProcess(Base):
             outbox=self,
             store=self.store,
             ended=self._ended,
-            clock=world.loop.now,
+            clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
         )
@@ -185,7 +190,7 @@ class ProcessorsProcess(Base):
 
     async def assign(self, places: list[Place]) -> None:
         tap = _Tap(self, self.seat.generation)
-        self._seats.assign({place: Lane(tap) for place in places}, self.world.loop.now())
+        self._seats.assign({place: Lane(tap) for place in places}, self.process.now())
         self._wanted.clear()
         self.stage.resume()
         if self._learning is not None:
@@ -226,8 +231,11 @@ class ProcessorsProcess(Base):
             self._seats.read(wanted)
 
     def _read_back(self, partition: int, since: float) -> None:
-        for record in self.log.records[Place(OUTCOMES, partition)]:
-            if record.time >= since and dict(record.headers)[codec.KIND] == codec.LINES:
+        later = itertools.dropwhile(
+            lambda record: record.time < since, self.log.records[Place(OUTCOMES, partition)]
+        )
+        for record in later:
+            if dict(record.headers)[codec.KIND] == codec.LINES:
                 batch_id, marks = codec.lines_marks(record.headers, len(record.value))
                 for mark in marks:
                     if batch_id not in self._ended:
@@ -302,7 +310,8 @@ class ResultsProcess(Base):
                 sender=self,
                 history=self,
                 store=self.store,
-                clock=self.world.loop.now,
+                clock=self.process.now,
+                steady=self.world.loop.time,
                 limits=self._limits,
                 compactions=self._compactions,
                 writer=self.world.token(),
@@ -347,14 +356,18 @@ class ResultsProcess(Base):
         return (await self.append(topic, key, value, headers, partition)).offset
 
     async def _tick(self) -> None:
+        steps = Steps(self.process.now, self.world.loop.time)
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            if steps.seen():
+                for partition in self._partitions.values():
+                    partition.ring()
             for number, partition in list(self._partitions.items()):
-                if partition.alarm is not None and partition.alarm <= self.world.loop.now():
+                if partition.alarm is not None and partition.alarm <= self.process.now():
                     await self._send_tick(number)
 
     async def _send_tick(self, number: int) -> None:
-        tick = Tick(at=self.world.loop.now())
+        tick = Tick(at=self.process.now())
         headers = [(codec.KIND, tick.kind.encode())]
         await stubborn(
             "a tick", lambda: self.append(OUTCOMES, "tick", codec.encode(tick), headers, partition=number)

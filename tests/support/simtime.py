@@ -76,6 +76,7 @@ class Process:
     """What can be ended at any await.
 
     Attributes:
+        ahead: By how many seconds its clock is ahead of true time.
         errors: What its tasks died of by themselves.
     """
 
@@ -83,8 +84,13 @@ class Process:
         self.loop = loop
         self.chance = chance
         self.is_alive = True
+        self.ahead = 0.0
         self.errors: list[BaseException] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def now(self) -> float:
+        """Unix time as the process takes it."""
+        return self.loop.now() + self.ahead
 
     def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Begin a task of the process."""

@@ -11,7 +11,8 @@ from decimal import Decimal
 from tidemill.gate import AckGate
 from tidemill.results.fold import State
 from tidemill.results.lifecycle import MOVES
-from tidemill.results.stage import Limits, Partition
+from tidemill.results.limits import Limits
+from tidemill.results.stage import Partition
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Status
 from tidemill.schemas.bill import Tariff
@@ -226,6 +227,7 @@ class Simulation:
             history=self.log,
             store=self.store,
             clock=lambda: self.now,
+            steady=lambda: self.now,
             limits=self._limits,
             compactions=asyncio.Semaphore(1),
             writer=f"{self.crashes:08x}",

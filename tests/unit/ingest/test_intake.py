@@ -25,6 +25,8 @@ from tidemill.settings import Limits
 
 SEEDS = range(150)
 PARTITION = 3
+STEP_CHANCE = 0.1
+STEP_SECONDS_MAX = 900.0
 IDLE_SECONDS = 50
 CUT = Cut(lines_max=5, bytes_max=1000)
 
@@ -80,7 +82,7 @@ class World:
     """A partition, started again after each crash, and what it has told."""
 
     def __init__(self, seed, folder):
-        self.chance = random.Random(seed)
+        self.chance, self.stepping = random.Random(seed), random.Random(seed)
         self.fuse = Fuse()
         self.store = SimulatedStore(self.fuse)
         self.tables = Tables(self.fuse)
@@ -91,6 +93,8 @@ class World:
         self.codes = defaultdict(set)
         """By batch and place: all that was told to be wrong with it."""
         self.now = 1_790_000_000.0
+        self.ahead = 0.0
+        """By how much the wall clock was set, which says nothing of how long something lasts."""
         self.committed = self.crashes = 0
         self.revoked = set()
         self.cancelled = set()
@@ -155,10 +159,11 @@ class World:
             cut=CUT,
             folder=self.folder,
             clock=self._clock,
+            steady=lambda: self.now,
         )
         partition = Partition(
             tables=self.tables, sender=self, project=self.project, nursery=nursery, quotas=quotas,
-            publisher=publisher, joiner=joiner, clock=self._clock,
+            publisher=publisher, joiner=joiner, clock=self._clock, steady=lambda: self.now,
             times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
         )  # fmt: skip
         try:
@@ -181,6 +186,8 @@ class World:
             at += len(group)
             await partition.take(group)
             self.now += self.chance.random() * 3
+            if self.stepping.random() < STEP_CHANCE:
+                self.ahead = self.stepping.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
             if self.chance.random() < 0.05 and (flows := list(partition._flows.values())):
                 self.cancelled.add(self.chance.choice(flows).state.id)
             await partition.tick(self.cancelled.__contains__)
@@ -199,7 +206,7 @@ class World:
         )  # fmt: skip
 
     def _clock(self):
-        return self.now
+        return self.now + self.ahead
 
 
 def line(custom_id, **body):

@@ -67,13 +67,15 @@ def test_one_that_is_drained_gets_nothing() -> None:
 
 def test_a_ceiling_of_the_hour_holds() -> None:
     """Nothing at noon."""
-    fleet = Fleet([Backend("a", Limit(64), ceiling=lambda now: 0 if now > 100 else 2)])
+    ceilings = [2]
+    fleet = Fleet([Backend("a", Limit(64), ceiling=lambda: ceilings[-1])])
     first, second = fleet.enter(0.0), fleet.enter(0.0)
     assert first
     assert second
     assert fleet.enter(0.0) is None
     fleet.leave(first)
     fleet.leave(second)
+    ceilings.append(0)
     assert fleet.enter(200.0) is None
 
 

@@ -52,7 +52,9 @@ def test_a_time_has_its_form(text: str) -> None:
 def test_a_backend_has_them_from_its_settings() -> None:
     """With its share and whether it is drained."""
     model = Model(backends=[{"url": "http://127.0.0.1:1/v1", "hours": [DAY], "share": 0.5, "drain": True}])
-    (backend,) = roster.fleet(model).backends
-    assert backend.allowed(at("2026-11-23T12:00")) == 0
-    assert backend.allowed(at("2026-11-23T20:00")) == 4
+    now = [at("2026-11-23T12:00")]
+    (backend,) = roster.fleet(model, lambda: now[-1]).backends
+    assert backend.allowed(0.0) == 0
+    now.append(at("2026-11-23T20:00"))
+    assert backend.allowed(0.0) == 4
     assert backend.drain

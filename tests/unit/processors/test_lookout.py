@@ -31,9 +31,9 @@ class World:
         model = Model.model_validate({"backends": [named], "max_in_flight": 64})
         self.now = 1000.0
         self.told = 0
-        fleet = roster.fleet(model)
+        fleet = roster.fleet(model, lambda: self.now)
         self.backend = fleet.backends[0]
-        self.lookouts = roster.lookouts(model, fleet, getter=upstream, clock=lambda: self.now, told=self._told)
+        self.lookouts = roster.lookouts(model, fleet, getter=upstream, steady=lambda: self.now, told=self._told)
 
     async def look(self) -> float:
         """Look once; gives the pause after it."""

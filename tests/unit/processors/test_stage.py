@@ -70,6 +70,10 @@ class Inference:
         self.good[body] += 1
         return Answer(200, b'{"n":1}')
 
+    def heal(self) -> None:
+        """From now on each call is answered."""
+        self._faults = 0.0
+
     async def close(self) -> None:
         """Nothing is open."""
 
@@ -121,7 +125,11 @@ class Partition:
 class World:
     """A stage among them."""
 
-    def __init__(self, folder: Path, *, seed: int = 0, faults: float = 0.0, limit: int = 4) -> None:
+    def __init__(
+        self, folder: Path, *, seed: int = 0, faults: float = 0.0, limit: int = 4, policy: Policy = QUICK
+    ) -> None:
+        self.ahead = 0.0
+        """Seconds by which the wall clock was set."""
         rng = random.Random(seed)
         self.inference = Inference(rng, faults)
         self.log = Log(rng)
@@ -131,17 +139,21 @@ class World:
         self.stage = Stage(
             fleet=fleet,
             caller=Caller(
-                fleet=fleet, upstream=self.inference, store=store, clock=time.time, seconds_max=5
+                fleet=fleet, upstream=self.inference, store=store, clock=self.now, seconds_max=5
             ),
             outbox=self.log,
             store=store,
             ended=self.ended,
-            clock=time.time,
+            clock=self.now,
             chance=rng.random,
             in_flight_max=limit,
-            policy=QUICK,
+            policy=policy,
         )  # fmt: skip
         self.assign()
+
+    def now(self) -> float:
+        """Unix time as the process takes it."""
+        return time.time() + self.ahead
 
     def assign(self) -> None:
         """A new lane, as after an assignment."""
@@ -280,3 +292,14 @@ async def test_a_line_that_always_fails_gets_an_error_line(tmp_path: Path) -> No
     await world.finish()
     assert world.log.failed == {(batch_id, 0)}
     assert world.inference.calls.total() >= 10
+
+
+async def test_no_wait_is_prolonged_by_a_clock_that_is_set_back(tmp_path: Path) -> None:
+    """Tries, and pauses of a backend, are waited for by a clock that nobody sets."""
+    world = World(tmp_path, faults=1.0, policy=Policy(wait_seconds_base=1.0, wait_seconds_max=1.0))
+    world.publish(ids.new_batch_id(), 0, 6)
+    await until(lambda: world.inference.calls.total() >= 6 and not world.stage.busy, "lines that wait")
+    world.ahead = -600.0
+    world.inference.heal()
+    await world.finish()
+    assert len(world.inference.good) == 6

@@ -25,7 +25,7 @@ def test_a_steady_rate_is_found(rate, total, share, step):
     for number in range(1, min(steps, 400) + 1):
         at = number * step
         pace.observe(at, min(int(at * rate), total))
-    progress = pace.progress(total, DAY)
+    progress = pace.progress(total, DAY, pace.at)
     if pace.done < SURE_LINES:
         assert progress.done_latest_at is None
         return
@@ -70,7 +70,7 @@ def test_the_end_is_told_within_a_fifth(case):
     rate_at, until = CHANGES[case]
     pace = observed(rate_at, until)
     total = max(40_000, 2 * pace.done)
-    progress = pace.progress(total, DAY)
+    progress = pace.progress(total, DAY, pace.at)
     left = rest(rate_at, pace.at, total - pace.done) - pace.at
     assert progress.done_earliest_at - pace.at <= left <= progress.done_latest_at - pace.at
     assert progress.done_earliest_at - pace.at == pytest.approx(left, rel=0.2, abs=1)
@@ -87,7 +87,7 @@ def test_a_change_widens_the_range_first():
 
     pace = observed(rate_at, 210)
     total = 200_000
-    progress = pace.progress(total, DAY)
+    progress = pace.progress(total, DAY, pace.at)
     left = rest(rate_at, pace.at, total - pace.done) - pace.at
     assert progress.done_earliest_at - pace.at < left * 0.75
     assert progress.done_latest_at - progress.done_earliest_at > 0.3 * left
@@ -98,26 +98,26 @@ def test_a_stalled_batch_has_a_late_end():
     pace = Pace.start(0.0, 0)
     for second in range(1, 31):
         pace.observe(float(second), 10 * second)
-    before = pace.progress(1_000, DAY)
+    before = pace.progress(1_000, DAY, pace.at)
     for second in range(31, 91):
         pace.observe(float(second), 300)
-    after = pace.progress(1_000, DAY)
+    after = pace.progress(1_000, DAY, pace.at)
     assert after.lines_per_second < before.lines_per_second / 5
     assert after.done_latest_at > before.done_latest_at
     assert after.slack_seconds < before.slack_seconds
     pace.observe(float(DAY), 300)
-    assert pace.progress(1_000, DAY).lines_per_second is None
+    assert pace.progress(1_000, DAY, pace.at).lines_per_second is None
 
 
 def test_nothing_is_told_of_too_few_lines():
     """A share is always told; a rate only when it means something."""
     pace = Pace.start(100.0, 50)
     pace.observe(101.0, 50 + SURE_LINES - 1)
-    progress = pace.progress(100, DAY)
+    progress = pace.progress(100, DAY, pace.at)
     assert progress.percent == 69.0
     assert progress.lines_per_second is None
 
 
 def test_a_batch_without_lines_has_no_share():
     """Nothing is divided by nothing."""
-    assert Pace.start(0.0, 0).progress(0, DAY).percent == 0.0
+    assert Pace.start(0.0, 0).progress(0, DAY, 0.0).percent == 0.0

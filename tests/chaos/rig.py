@@ -1,0 +1,70 @@
+"""What a run needs of its machine beyond processes: disks of its own, and a library that all processes load.
+
+A machine that has no C compiler, or does not let one mount, leaves out the faults that need it, and says so.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos import disk, meddle
+from chaos.disk import Disk
+from chaos.meddle import Meddle
+
+DISK = "disk"
+MEDDLE = "meddle"
+WHY_NOT = {DISK: disk.missing, MEDDLE: meddle.missing}
+"""What a fault may need, and how one learns why this machine has it not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rig:
+    """What a run has; a fault that needs what is not there is not part of the run.
+
+    Attributes:
+        disk: Holds the data folder, but for the store.
+        store: Holds the store.
+        meddle: Steps clocks and slows down disks.
+    """
+
+    disk: Disk | None = None
+    store: Disk | None = None
+    meddle: Meddle | None = None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What all processes of the installation must be started with."""
+        return self.meddle.environ if self.meddle else {}
+
+    def heal(self) -> None:
+        """Disks have space and are fast, and the clock that all share is right."""
+        for each in (self.disk, self.store):
+            if each is not None:
+                each.empty()
+        if self.meddle is not None:
+            self.meddle.heal()
+
+
+@contextmanager
+def rigged(data: Path, needs: Iterable[str], *, keep: bool) -> Iterator[Rig]:
+    """Have what is needed for as long as the block lasts.
+
+    Args:
+        data: The folder of the installation; it is made where it is missing.
+        needs: `DISK`, `MEDDLE`, both or none.
+        keep: Whether a copy of what is on the disks shall be left, in `DATA.rig`.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    beside = data.with_name(f"{data.name}.rig")
+    store = beside / "store"
+    store.mkdir(parents=True, exist_ok=True)
+    wanted = set(needs)
+    with ExitStack() as stack:
+        disks: dict[str, Disk] = {}
+        if DISK in wanted:
+            disks["disk"] = stack.enter_context(Disk(data, kept=beside / "kept" if keep else None))
+            disks["store"] = stack.enter_context(Disk(store, kept=beside / "kept-store" if keep else None))
+            (data / "store").symlink_to(store)
+        lent = stack.enter_context(Meddle(beside, data / "store")) if MEDDLE in wanted else None
+        yield Rig(**disks, meddle=lent)

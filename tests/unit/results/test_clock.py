@@ -1,0 +1,144 @@
+"""A clock that steps: what lasts is not measured by it."""
+
+import asyncio
+from decimal import Decimal
+
+import pytest
+from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables
+
+from tidemill.results.limits import Limits
+from tidemill.results.stage import Partition
+from tidemill.schemas import codec, line
+from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.bill import Tariff
+from tidemill.schemas.codec import LineMark
+from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Tick
+
+NOW = 1_790_000_000
+AGE_SECONDS = 3.0
+GRACE_SECONDS = 5.0
+STEP_SECONDS = 600.0
+BATCH_ID = f"batch_{0:032x}"
+INPUT = b"".join(
+    b'{"custom_id":"%b","method":"POST","url":"/v1/embeddings","body":{"model":"m"}}\n' % name
+    for name in (b"a", b"b")
+)
+
+
+class Clocks:
+    """A wall clock that is set, and one that nobody sets."""
+
+    def __init__(self) -> None:
+        self.wall = float(NOW)
+        self.steady = 100.0
+
+    def pass_(self, seconds: float) -> None:
+        """Time goes by."""
+        self.wall += seconds
+        self.steady += seconds
+
+
+class Owner:
+    """A partition with one batch of two lines."""
+
+    def __init__(self) -> None:
+        self.clocks = Clocks()
+        self.acked: list[str] = []
+        fuse = Fuse()
+        fuse.left = -1
+        self.log, self.store = SimulatedLog(fuse), SimulatedStore(fuse)
+        self.store.objects["files/in"] = INPUT
+        tariff = Tariff(input_per_million=Decimal(1), output_per_million=Decimal(1))
+        self.partition = Partition(
+            0,
+            tables=SimulatedTables(fuse),
+            sender=self.log,
+            history=self.log,
+            store=self.store,
+            clock=lambda: self.clocks.wall,
+            steady=lambda: self.clocks.steady,
+            limits=Limits(
+                part_bytes=1 << 20,
+                part_age_seconds=AGE_SECONDS,
+                grace_seconds=GRACE_SECONDS,
+                tariff_of=lambda _: tariff,
+            ),
+            compactions=asyncio.Semaphore(1),
+            writer="w",
+        )
+
+    async def begin(self) -> None:
+        """The batch is at work."""
+        batch = Batch(
+            id=BATCH_ID, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
+            status=Status.VALIDATING, created_at=NOW, expires_at=NOW + 86_400,
+        )  # fmt: skip
+        await self.partition.load()
+        created = BatchCreated(project="p", batch=batch, input=InputRef(key="files/in", bytes=len(INPUT)))
+        await self.partition.command(created, lambda: None)
+        await self.partition.fact(Accepted(batch_id=BATCH_ID, total=2, model="m", at=NOW), lambda: None)
+
+    async def land(self) -> None:
+        """The result of the first line comes."""
+        text = line.answered(BATCH_ID, 0, b'"a"', status=200, request_id="r", body=b"{}")
+        mark = LineMark(index=0, size=len(text), failed=False, usage=(0, 0, 0, 0))
+        await self.partition.lines(BATCH_ID, [mark], text, lambda: self.acked.append("line"))
+
+    async def tick(self) -> None:
+        """What the door does: where something is due by our clock, a tick comes."""
+        if self.partition.alarm is not None and self.partition.alarm <= self.clocks.wall:
+            await self.partition.fact(Tick(at=self.clocks.wall), lambda: None)
+
+    async def ended(self) -> list[Compacted]:
+        """What the compactions have said, once none is under way."""
+        await asyncio.gather(*self.partition._tasks)
+        facts = (codec.decode_fact(value) for _, _, value in self.log.events)
+        return [fact for fact in facts if isinstance(fact, Compacted)]
+
+
+@pytest.fixture
+async def owner():
+    """With the batch begun."""
+    owner = Owner()
+    await owner.begin()
+    yield owner
+    owner.partition.abandon()
+
+
+async def test_lines_do_not_wait_for_a_clock_that_was_set_back(owner):
+    """They are in a part and acknowledged once they have waited, whatever the clock says."""
+    await owner.land()
+    owner.clocks.wall -= STEP_SECONDS
+    owner.partition.ring()
+    owner.clocks.pass_(AGE_SECONDS + 1)
+    await owner.tick()
+    assert owner.acked == ["line"]
+
+
+async def test_a_clock_set_forward_flushes_nothing_early(owner):
+    """Nor does a tick of another's clock make the owner spin."""
+    await owner.land()
+    await owner.partition.fact(Tick(at=owner.clocks.wall + STEP_SECONDS), lambda: None)
+    assert owner.acked == []
+
+
+@pytest.mark.parametrize("ahead", [STEP_SECONDS, 0.0])
+async def test_a_grace_lasts_as_long_as_it_is(owner, ahead):
+    """Also where the clock of the api is ahead, or ours is set back meanwhile."""
+    cancel = CancelRequested(batch_id=BATCH_ID, at=int(NOW + ahead))
+    await owner.partition.command(cancel, lambda: None)
+    owner.clocks.wall -= STEP_SECONDS - ahead
+    owner.partition.ring()
+    await owner.tick()
+    assert await owner.ended() == []
+    owner.clocks.pass_(GRACE_SECONDS + 1)
+    await owner.tick()
+    assert len(await owner.ended()) == 1
+
+
+async def test_progress_is_told_while_the_clock_is_behind(owner):
+    """A batch is published again half a second later, whatever the clock says."""
+    owner.clocks.wall -= STEP_SECONDS
+    owner.clocks.pass_(1)
+    await owner.land()
+    assert owner.log.published[-1].batch.request_counts.completed == 1
