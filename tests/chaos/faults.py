@@ -242,6 +242,8 @@ KINDS = {
 }
 """By the name that `--faults` knows; `power` takes the moments of `zombie` too."""
 COMMON = tuple(name for name, kind in KINDS.items() if kind.is_common)
+ANYWHERE = tuple(name for name in COMMON if not KINDS[name].needs)
+"""Those of them that every machine can have."""
 
 
 def _fill(disks: list[Disk | None], seconds: float) -> None:
