@@ -23,12 +23,25 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tidemill.schemas.messages import BatchRecord, Claim, Command, Fact, FileRecord, KeyRecord, LedgerRecord, Piece
+from tidemill.schemas.messages import (
+    VERSION,
+    BatchRecord,
+    Claim,
+    Command,
+    Fact,
+    FileRecord,
+    KeyRecord,
+    LedgerRecord,
+    Piece,
+)
 
 Headers = Sequence[tuple[str, bytes]]
 
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
+VERSION_HEADER: Final = "tidemill-v"
+"""The major version of a record whose value is lines; one that does not say is of the first."""
+_VERSION: Final = b"%d" % VERSION
 
 
 class DecodeError(Exception):
@@ -171,6 +184,7 @@ def decode_piece(value: bytes) -> Piece:
 def request_headers(head: RequestHead) -> Headers:
     """The headers of a record of `requests`."""
     headers = [
+        (VERSION_HEADER, _VERSION),
         ("tidemill-batch", head.batch_id.encode()),
         ("tidemill-project", head.project.encode()),
         ("tidemill-first", b"%d" % head.first),
@@ -190,7 +204,7 @@ def request_head(headers: Iterable[tuple[str, bytes]]) -> RequestHead:
     Raises:
         DecodeError: One is missing or malformed.
     """
-    found = dict(headers)
+    found = _readable(headers)
     try:
         return RequestHead(
             batch_id=found["tidemill-batch"].decode(),
@@ -215,7 +229,12 @@ def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None =
         marks: One a line.
         ref: Where the one line is in the store, if it is too large for the record, whose value is then empty.
     """
-    headers = [(KIND, LINES), ("tidemill-batch", batch_id.encode()), ("tidemill-marks", _encoder.encode(marks))]
+    headers = [
+        (KIND, LINES),
+        (VERSION_HEADER, _VERSION),
+        ("tidemill-batch", batch_id.encode()),
+        ("tidemill-marks", _encoder.encode(marks)),
+    ]
     if ref is not None:
         headers.append(("tidemill-ref", _encoder.encode(ref)))
     return headers
@@ -248,7 +267,7 @@ def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, l
     Raises:
         DecodeError: They are missing, malformed, or do not fit the value.
     """
-    found = dict(headers)
+    found = _readable(headers)
     try:
         batch_id = found["tidemill-batch"].decode()
         marks = _marks.decode(found["tidemill-marks"])
@@ -263,6 +282,18 @@ def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, l
     if sum(mark.size for mark in marks) != size:
         raise DecodeError("the marks do not add up to the value's length")
     return batch_id, marks
+
+
+def _readable(headers: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
+    """The headers of a record of lines, by name.
+
+    Raises:
+        DecodeError: It is of another major version.
+    """
+    found = dict(headers)
+    if (version := found.get(VERSION_HEADER, _VERSION)) != _VERSION:
+        raise DecodeError(f"it is of version {version[:8].decode(errors='replace')!r}, not {VERSION}")
+    return found
 
 
 def _decoded(adapter: TypeAdapter[T], value: bytes | None) -> T:

@@ -68,3 +68,14 @@ def test_headers_of_a_later_version_are_ignored():
     assert codec.request_head(headers) == head
     mark = json.dumps([[7, 12, False, [1, 0, 2, 0], 1, "of later"]]).encode()
     assert codec._marks.decode(mark) == [LineMark(7, 12, failed=False, usage=(1, 0, 2, 0))]
+
+
+def test_lines_of_a_later_major_version_are_refused():
+    """Lines say their version too; those that were written before they did are of the first."""
+    head = RequestHead(batch_id=BATCH.id, project="p", first=0, deadline=9, url="/v1/embeddings")
+    requests, results = codec.request_headers(head), codec.lines_headers(BATCH.id, [])
+    for headers, decode in ((requests, codec.request_head), (results, lambda found: codec.lines_marks(found, 0))):
+        bare = [header for header in headers if header[0] != codec.VERSION_HEADER]
+        assert decode(headers) == decode(bare)
+        with pytest.raises(DecodeError, match="version '2'"):
+            decode([*bare, (codec.VERSION_HEADER, b"2")])
