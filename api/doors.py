@@ -143,14 +143,14 @@ async def from_store(step: Awaitable[T]) -> T:
     """Wait for one step of the store.
 
     Raises:
-        ApiError: 503, it failed or took longer than `STORE_SECONDS_MAX`.
+        ApiError: 503 or 507, it failed, or took longer than `STORE_SECONDS_MAX`.
         NotFound: As the step says.
     """
     try:
         async with asyncio.timeout(STORE_SECONDS_MAX):
             return await step
     except OSError as error:
-        raise errors.unavailable("file store") from error
+        raise errors.from_store(error) from error
 
 
 async def chunks_from_store(reading: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,5 +1,6 @@
 """The errors of the API in OpenAI's words, and how one is written."""
 
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,9 @@ from tidemill.schemas.error import ApiError, ErrorBody, ErrorEnvelope
 
 RETRY_SECONDS = 2
 """What a client is told to wait when a door does not answer."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_RETRY_SECONDS = 60
+"""The same where somebody has to make room first."""
 ECHO_CHARS_MAX = 200
 """The most that an answer repeats of what was sent."""
 
@@ -226,6 +230,19 @@ def unavailable(what: str) -> ApiError:
         f"The {what} is not available at the moment. Please try again.",
         kind="server_error",
         headers={"retry-after": str(RETRY_SECONDS)},
+    )
+
+
+def from_store(error: OSError) -> ApiError:
+    """The store has failed: where it is full, that is what whoever runs it has to know."""
+    if error.errno not in FULL:
+        return unavailable("file store")
+    return ApiError(
+        507,
+        "The file store is full. Please try again once whoever runs this server has made room.",
+        kind="server_error",
+        code="storage_full",
+        headers={"retry-after": str(FULL_RETRY_SECONDS)},
     )
 
 

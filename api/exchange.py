@@ -12,6 +12,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api import errors
+from tidemill.api.state.sqlite import StateUnavailable
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import ids
 from tidemill.schemas.error import ApiError
@@ -71,6 +72,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(LogUnavailable, _on_log_unavailable)
+    app.add_exception_handler(StateUnavailable, _on_state_unavailable)
 
 
 async def _on_api_error(request: Request, error: Any) -> Response:
@@ -82,6 +84,12 @@ async def _on_log_unavailable(request: Request, error: Any) -> Response:
     del request
     _log.warning("the log does not acknowledge (%s)", error)
     return answer(errors.unavailable("message log"))
+
+
+async def _on_state_unavailable(request: Request, error: Any) -> Response:
+    del request
+    _log.warning("the view cannot be written (%s)", error)
+    return answer(errors.unavailable("server's state"))
 
 
 async def _on_http_exception(request: Request, error: Any) -> Response:

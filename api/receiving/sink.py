@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from tidemill.api import errors
 from tidemill.api.doors import STORE_SECONDS_MAX
 from tidemill.api.receiving.opening import Opening
-from tidemill.schemas.error import ApiError
 from tidemill.schemas.ports import Store
 
 CHUNK_BYTES = 1 << 20
@@ -55,7 +54,7 @@ class Sink:
         """Take bytes.
 
         Raises:
-            ApiError: 413, the file is too large; 503, the store does not take it.
+            ApiError: 413, the file is too large; 503 or 507, the store does not take it.
         """
         self._size += len(data)
         if self._size > self._bytes_max:
@@ -70,7 +69,7 @@ class Sink:
         """Have the store keep the file.
 
         Raises:
-            ApiError: 503, the store does not.
+            ApiError: 503 or 507, the store does not.
         """
         if self._gathered:
             await self._hand(self._take())
@@ -113,7 +112,7 @@ class Sink:
         if not self._writing.done():
             return
         if (error := self._writing.exception()) is not None:
-            raise errors.unavailable("file store") if isinstance(error, OSError | ApiError) else error
+            raise errors.from_store(error) if isinstance(error, OSError) else error
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while (chunk := await self._queue.get()) is not None:

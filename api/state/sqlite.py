@@ -17,6 +17,10 @@ PROCESSES_MAX = 256
 LAYOUT = 6
 """Number of the tables' layout; a file of another one is made anew."""
 
+PRIMARY_CODE = 0xFF
+"""The part of SQLite's codes of errors that says which kind of error it is."""
+DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+
 _TABLES = """
 CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
@@ -83,8 +87,15 @@ CREATE INDEX uploads_of ON uploads (project);
 _log = logging.getLogger(__name__)
 
 
+class StateUnavailable(OSError):
+    """The file cannot be written or read at the moment: its disk is full, mostly."""
+
+
 class Database:
-    """An open file, held by this process until `close`."""
+    """An open file, held by this process until `close`.
+
+    Each call may raise `StateUnavailable`, after which the file is as it was before the call, or the transaction.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Take the first file of the folder that no other process holds; an unreadable one is made anew.
@@ -102,27 +113,41 @@ class Database:
 
     def read(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """The rows of a query."""
-        return self._connection.execute(statement, values).fetchall()
+        with _told_apart():
+            return self._connection.execute(statement, values).fetchall()
 
     def write(self, statement: str, *values: object) -> None:
         """Change rows; on its own it is a transaction."""
-        self._connection.execute(statement, values)
+        with _told_apart():
+            self._connection.execute(statement, values)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of the block's writes, or none. Nothing may be awaited in it."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        self.write("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            self.write("COMMIT")
+        finally:
+            # On a full disk it is the commit that fails, or SQLite has rolled back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the file and let another process have it."""
         self._connection.close()
         os.close(self._lock)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Tell what the disk does from what is wrong with a statement or with the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & PRIMARY_CODE not in DISK_CODES:
+            raise
+        raise StateUnavailable(error.sqlite_errorname) from error
 
 
 class _ExactSum:
@@ -158,6 +183,9 @@ def _open(path: Path) -> sqlite3.Connection:
         if _is_sound(connection):
             return connection
     except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & PRIMARY_CODE in DISK_CODES:
+            # Nothing is wrong with the file: to fold all of it again would take long, and more of a full disk.
+            raise OSError(f"{path} cannot be opened: {error}") from error
         _log.warning("the view %s cannot be read (%s) and is made anew", path.name, type(error).__name__)
     if connection is not None:
         connection.close()

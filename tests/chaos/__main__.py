@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -52,6 +53,8 @@ def main() -> int:
         ends=not given.whole,
         away_seconds=given.away,
     )
+    # An installation is stopped and a disk is unmounted also where the run is asked to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="tidemill-chaos-") as folder:
         report = run(plan, given.data or Path(folder) / "data", mock=given.mock, keep=given.data is not None)
     sys.stdout.write(f"\n{report}\n")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from chaos import disk
 from support.doors import open_doors
 
 from tidemill.api.app import create_app
@@ -96,6 +97,27 @@ async def test_without_the_store_no_file_moves(tmp_path, client):
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").write_bytes(b"no folder")
     assert is_refused(await upload(client))
+
+
+async def test_a_full_store_is_told_and_holds_nothing_of_what_it_refused(tmp_path, client):
+    """What is there can be read and removed; once there is room a file is taken as ever."""
+    if disk.missing():
+        # Nobody may mount a disk here; what is told is a matter of test_errors.py.
+        return
+    store = tmp_path / "store"
+    kept = tmp_path / "kept"
+    with disk.Disk(store, kept=kept) as mounted:
+        (store / ".partial").mkdir()
+        file_id = (await upload(client)).json()["id"]
+        mounted.fill()
+        answer = await upload(client)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await client.get(f"/files/{file_id}/content")).content == LINE
+        assert [file["id"] for file in (await client.get("/files")).json()["data"]] == [file_id]
+        mounted.empty()
+        assert (await upload(client)).status_code == 200
+    assert list((kept / ".partial").iterdir()) == []
 
 
 async def test_a_command_says_where_the_input_is(doors, client):

@@ -1,5 +1,6 @@
 """The bodies of errors."""
 
+import errno
 import json
 
 from hypothesis import given
@@ -18,6 +19,14 @@ def test_all_four_keys_are_always_there():
             "code": None,
         }
     }
+
+
+def test_a_full_store_is_not_one_that_is_away():
+    """Only making room helps; so a client is told another thing, and to wait for longer."""
+    full = errors.from_store(OSError(errno.ENOSPC, "no space"))
+    away = errors.from_store(OSError("no answer"))
+    assert (full.status, full.body.code, away.status, away.body.code) == (507, "storage_full", 503, None)
+    assert int(full.headers["retry-after"]) > int(away.headers["retry-after"])
 
 
 def test_the_words_of_openai():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.doors import ADMIN, open_doors
 
@@ -244,6 +244,7 @@ owners = st.sampled_from([f"batch_{hashlib.sha256(each).hexdigest()[:32]}" for e
 
 
 @given(pairs=st.sets(st.tuples(names, owners), min_size=1, max_size=20))
+@settings(deadline=None)
 def test_new_names_differ_and_fit(pairs):
     """Two lines that differ in batch or in name."""
     found = {renamed(*pair) for pair in pairs}

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from tidemill.api.paging import Page
-from tidemill.api.state.sqlite import Database
+from tidemill.api.state.sqlite import Database, StateUnavailable
 from tidemill.api.state.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Status
@@ -193,6 +193,47 @@ def test_all_or_nothing(tmp_path):
     with pytest.raises(sqlite3.IntegrityError):
         write_twice()
     assert database.read("SELECT * FROM origin") == []
+    database.close()
+
+
+def fill(database):
+    """Let no more into its file than it has, as a full disk does."""
+    pages = database.read("PRAGMA page_count")[0][0]
+    database.read(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_disk_leaves_the_view_as_it_was(tmp_path):
+    """What cannot be written is said by its name, and once there is space all goes on."""
+    database = Database(tmp_path)
+    fill(database)
+
+    def write_much() -> None:
+        with database.transaction():
+            database.write("INSERT INTO origin VALUES ('k')")
+            database.write("INSERT INTO topics VALUES (?, 1)", "t" * 100_000)
+
+    for _ in range(2):
+        with pytest.raises(StateUnavailable, match="SQLITE_FULL"):
+            write_much()
+    assert database.read("SELECT * FROM origin") == []
+    database.read("PRAGMA max_page_count = 1000000")
+    write_much()
+    assert database.read("SELECT * FROM origin") == [("k",)]
+    database.close()
+
+
+def test_a_view_that_cannot_be_opened_is_not_thrown_away(tmp_path):
+    """The disk is at fault, not the file: a later start goes on with it."""
+    database = Database(tmp_path)
+    database.write("INSERT INTO origin VALUES ('k')")
+    database.close()
+    journal = database.path.with_name(f"{database.path.name}-wal")
+    journal.mkdir()
+    with pytest.raises(OSError, match="cannot be opened"):
+        Database(tmp_path)
+    journal.rmdir()
+    database = Database(tmp_path)
+    assert database.read("SELECT * FROM origin") == [("k",)]
     database.close()
 
 

@@ -36,6 +36,14 @@ def test_one_holder(tmp_path):
             assert (tmp_path / "data" / "lock").read_text() == f"{os.getpid()}\n"
 
 
+def test_a_folder_on_a_full_disk_is_held(tmp_path):
+    """That nobody can be told who holds it is no reason not to start."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "lock").symlink_to("/dev/full")
+    with datafolder.locked(tmp_path):
+        assert (tmp_path / "lock").exists()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     """The error names it."""
     (tmp_path / "file").write_text("")
