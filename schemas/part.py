@@ -14,11 +14,14 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from tidemill.schemas import ids
+
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
 _COLUMNS: Final = 6
 HEAD_BYTES: Final = _HEAD.size
 PARTS_PREFIX: Final = "parts/"
+INDICES_PREFIX: Final = "indices/"
 LARGE_PREFIX: Final = "results-large/"
 """Of a batch's results that are too large for a record of the log."""
 
@@ -110,7 +113,13 @@ def index_key(batch_id: str, kind: str) -> str:
         batch_id: The batch.
         kind: Which of its files, as `file_kind` says it.
     """
-    return f"indices/{batch_id}.{kind}"
+    return f"{INDICES_PREFIX}{batch_id}.{kind}"
+
+
+def indexed_key(key: str) -> str:
+    """Where the finished file lies whose columns are there."""
+    batch_id, _, kind = key.removeprefix(INDICES_PREFIX).partition(".")
+    return file_key(ids.derived_file_id(batch_id, kind))
 
 
 def file_kind(*, failed: bool, number: int | None = None) -> str:

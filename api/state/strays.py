@@ -1,6 +1,7 @@
 """Objects of the store that no record names, and since when this process has met them."""
 
 from tidemill.api.state.sqlite import Database
+from tidemill.schemas.part import INDICES_PREFIX, indexed_key
 from tidemill.schemas.ports import Clock
 
 STRAY_SECONDS_MIN = 86_400
@@ -12,8 +13,8 @@ STRAYS_MAX = 100_000
 class Strays:
     """In the file of the view, so that a restart does not make them young again."""
 
-    PREFIXES = ("files/", "uploads/")
-    """Where the objects are that records name one by one."""
+    PREFIXES = ("files/", "uploads/", INDICES_PREFIX)
+    """Where the objects are that records name one by one; the columns of a file are named with it."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -39,13 +40,19 @@ class Strays:
         """Forget objects that a record names by now, and those that others have deleted."""
         oldest = int(self._clock()) - 2 * STRAY_SECONDS_MIN
         self._database.write(
-            "DELETE FROM strays WHERE met_at < ?"
-            " OR key IN (SELECT key FROM files) OR key IN (SELECT key FROM parts)",
+            "DELETE FROM strays WHERE met_at < ? OR key IN (SELECT key FROM parts)"
+            " OR key IN (SELECT key FROM files WHERE deleted_at IS NULL OR held)",
             oldest,
         )
 
     def _is_named(self, key: str) -> bool:
+        if key.startswith(INDICES_PREFIX):
+            key = indexed_key(key)
         rows = self._database.read(
-            "SELECT 1 FROM files WHERE key = ? UNION ALL SELECT 1 FROM parts WHERE key = ? LIMIT 1", key, key
+            # What could not be removed when its file was deleted goes from here.
+            "SELECT 1 FROM files WHERE key = ? AND (deleted_at IS NULL OR held)"
+            " UNION ALL SELECT 1 FROM parts WHERE key = ? LIMIT 1",
+            key,
+            key,
         )
         return bool(rows)

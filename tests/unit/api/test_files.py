@@ -13,7 +13,10 @@ from tidemill.api.app import create_app
 from tidemill.api.compression import GZIP_BYTES_MIN
 from tidemill.api.state.pieces import GRACE_SECONDS, KEPT_SECONDS
 from tidemill.api.state.strays import STRAY_SECONDS_MIN
-from tidemill.schemas import topics
+from tidemill.schemas import ids, topics
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import FileRecord
+from tidemill.schemas.part import file_key, index_key
 from tidemill.schemas.ports import NotFound
 
 LINE = b'{"custom_id":"a"}\n'
@@ -159,6 +162,23 @@ async def test_objects_without_a_record_go_after_a_day(tmp_path):
         assert not await is_stored(doors, "uploads/u/stray")
         for key in (f"files/{kept}", "files/late", "parts/of-results"):
             assert await is_stored(doors, key)
+
+
+async def test_the_columns_of_a_file_go_with_it(tmp_path):
+    """They are no file of their own, and stay as long as the file that they are of."""
+    clock, batch_id = Later(), "batch_" + "0" * 32
+    async with open_doors(tmp_path, clock) as doors:
+        for kind in ("output", "output-00002", "errors"):
+            file_id = ids.derived_file_id(batch_id, kind)
+            file = File(id=file_id, bytes=1, created_at=1, filename="f", purpose="batch_output")
+            doors.view.put_file(FileRecord(project="p", file=file, key=file_key(file_id), sha256=""), -1)
+            await doors.store.write(index_key(batch_id, kind), content())
+        await removal.remove(doors, ids.derived_file_id(batch_id, "errors"), file_key("x"))
+        assert await removal.collect(doors) == 0
+        clock.now += STRAY_SECONDS_MIN
+        assert await removal.collect(doors) == 1
+        assert not await is_stored(doors, index_key(batch_id, "errors"))
+        assert await is_stored(doors, index_key(batch_id, "output-00002"))
 
 
 async def test_uploads_end_with_their_hour(tmp_path):
