@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-_COMMON = "--seed 5 --whole --patience 45 --batches 16"
+_COMMON = "--seed 5 --whole --patience 60 --batches 16"
 _PARTS = (
     f"{_COMMON} --faults kill:results --count 8 --every 4 --seconds 32 --lines 9000 --latency 0.3 "
     "--answer-bytes 20000 --part-bytes 65536"
@@ -12,17 +12,17 @@ _ENDS = f"{_COMMON} --faults kill:results --count 8 --every 4 --seconds 32 --lin
 """Results is killed again and again while batches end."""
 _UNEVEN = (
     f"{_COMMON} --faults storm,storm,storm,storm,storm,storm,kill:processors --count 8 --every 3 "
-    "--seconds 40 --lines 12000"
+    "--seconds 40 --lines 8000"
 )
 """Processors are killed while some lines are tried again, and those after them are done."""
 _CALLS = (
-    f"{_COMMON} --faults kill:processors --count 6 --every 4 --seconds 24 --lines 12000 "
+    f"{_COMMON} --faults kill:processors --count 5 --every 4 --seconds 20 --lines 4000 "
     "--in-flight 4 --latency 0.02"
 )
 """Processors are killed when far more is done than is in flight."""
 _COPIES = (
     f"{_COMMON} --faults duplicate,duplicate,duplicate,kill:processors --count 10 --every 3 --seconds 30 "
-    "--lines 12000 --in-flight 4 --latency 0.02"
+    "--lines 6000 --in-flight 4 --latency 0.02"
 )
 """Requests come a second time, before and after processors are killed."""
 _MOVES = f"{_COMMON} --faults rebalance:processors --count 8 --every 4 --seconds 32 --lines 8000 --latency 0.5"

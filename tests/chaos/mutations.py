@@ -113,17 +113,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tidemill-mutations-") as name:
         folder = Path(name)
         _copy(folder)
-        looks: dict[str | None, Callable[[], str | None]] = {None: partial(simulated, folder)}
-        if given.chaos:
-            looks = {plan: partial(real, folder, plan) for plan in dict.fromkeys(m.real for m in chosen) if plan}
-        for look in looks.values():
+        for plan in dict.fromkeys(mutation.real if given.chaos else None for mutation in chosen):
+            look = partial(simulated, folder) if plan is None else partial(real, folder, plan)
             found = look()
             _tell("(no change)", found or "well")
             assert found is None, "what is tried fails without a change"
-        for mutation in chosen:
-            found = caught(mutation, folder, looks[mutation.real if given.chaos else None])
-            missed += found is None
-            _tell(mutation.name, found or "NOBODY NOTICED")
+            for mutation in chosen:
+                if plan is None or mutation.real == plan:
+                    found = caught(mutation, folder, look)
+                    missed += found is None
+                    _tell(mutation.name, found or "NOBODY NOTICED")
     return 1 if missed else 0
 
 
