@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from tidemill import stream
@@ -21,10 +21,10 @@ from tidemill.kafka import Log
 from tidemill.lease import Lease, guarded
 from tidemill.results import census
 from tidemill.results.compaction import stubborn
-from tidemill.results.fold import State
 from tidemill.results.kafka import LogHistory
 from tidemill.results.limits import Limits
 from tidemill.results.stage import Partition
+from tidemill.results.tables import Tables
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
@@ -46,7 +46,7 @@ WRITER_BYTES: Final = 4
 
 
 class FaustTables:
-    """The tables, as the partition of the current event sees them (`ports.Tables`)."""
+    """The tables of all partitions of the process."""
 
     def __init__(self, app: stream.StageApp, partitions: int) -> None:
         def table(name: str) -> Any:
@@ -57,49 +57,46 @@ class FaustTables:
         self._states = table("batches")
         self._chunks = table("lines")
 
-    def of(self, number: int) -> "PartitionTables":
+    def of(self, number: int) -> Tables:
         """The tables of one partition."""
-        return PartitionTables(self._states, self._chunks, number)
+        return Tables(PartitionTable(self._states, number), PartitionTable(self._chunks, number))
 
 
-class PartitionTables:
-    """One partition's share of the tables."""
+class PartitionTable:
+    """See `ports.Table`. Faust writes to the partition of the event; its own reading looks through all of them."""
 
-    def __init__(self, states: Any, chunks: Any, number: int) -> None:
-        self._states = states
-        self._chunks = chunks
+    def __init__(self, table: Any, number: int) -> None:
+        self._table = table
         self._number = number
 
-    def states(self) -> Iterable[State]:
-        """See `ports.Tables`."""
-        for value in self._states.values():
-            state = State.model_validate_json(value)
-            if state.partition == self._number:
-                yield state
+    def get(self, key: bytes) -> bytes | None:
+        """See `ports.Table`."""
+        value: bytes | None = self._database.get(key)
+        return value
 
-    def state(self, batch_id: str) -> State | None:
-        """See `ports.Tables`."""
-        value = self._states.get(batch_id.encode())
-        return None if value is None else State.model_validate_json(value)
+    def put(self, key: bytes, value: bytes) -> None:
+        """See `ports.Table`."""
+        self._table[key] = value
 
-    def put_state(self, state: State) -> None:
-        """See `ports.Tables`."""
-        self._states[state.id.encode()] = state.model_dump_json(exclude_none=True).encode()
+    def delete(self, key: bytes) -> None:
+        """See `ports.Table`."""
+        del self._table[key]
 
-    def chunks(self, batch_id: str, count: int) -> Iterable[tuple[int, bytes]]:
-        """See `ports.Tables`."""
-        for number in range(count):
-            if (chunk := self._chunks.get(b"%b/%d" % (batch_id.encode(), number))) is not None:
-                yield number, chunk
-
-    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
-        """See `ports.Tables`."""
-        self._chunks[b"%b/%d" % (batch_id.encode(), number)] = chunk
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """See `ports.Table`."""
+        place = self._database.iter()
+        place.seek(max(prefix, after))
+        while place.valid() and (key := place.key()).startswith(prefix):
+            yield key, place.value()
+            place.next()
 
     async def delivered(self) -> None:
-        """See `ports.Tables`."""
-        await self._states.delivered()
-        await self._chunks.delivered()
+        """See `ports.Table`."""
+        await self._table.delivered()
+
+    @property
+    def _database(self) -> Any:
+        return self._table.data._db_for_partition(self._number)  # noqa: SLF001  Faust shows it nowhere
 
 
 class _Seat:

@@ -5,17 +5,12 @@ refer to them: the files can be made again from both (`rebuild.py`).
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Store
 
 log = logging.getLogger(__name__)
-
-OUTLIVED: Final = 2
-"""A broker drops whole segments, so a record may be there for twice as long as it has to be."""
 
 
 class Leftovers:
@@ -23,46 +18,42 @@ class Leftovers:
 
     Args:
         store: Where they are.
-        clock: Unix time.
-        kept_seconds: How long the log keeps what a batch needs; infinite while that is not known.
     """
 
-    def __init__(self, store: Store, clock: Clock, kept_seconds: Callable[[], float]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._clock = clock
-        self._kept_seconds = kept_seconds
-        self._large: dict[str, float] = {}
-        """Batches with large results that are kept, and when they ended."""
 
-    async def clear(self, over: Mapping[str, float]) -> None:
-        """Remove what these batches need no more, and what has had its time of those before.
-
-        What fails is left to the next take-over.
-
-        Args:
-            over: When each ended, Unix seconds.
-        """
+    async def clear(self, batch_id: str) -> None:
+        """Remove the parts of a batch that is over; what fails is left to the next take-over."""
         try:
-            await self._clear(over)
+            await self._remove(f"{PARTS_PREFIX}{batch_id}/")
         except OSError:
-            log.exception("what batches that are over have left could not be removed")
+            log.exception("the parts of %s could not be removed", batch_id)
 
-    async def _clear(self, over: Mapping[str, float]) -> None:
-        only = f"{next(iter(over))}/" if len(over) == 1 else ""
-        await self._remove(PARTS_PREFIX + only, over.keys())
-        async for key in self._store.keys(LARGE_PREFIX + only):
-            if (batch_id := _batch_of(key)) in over:
-                self._large[batch_id] = over[batch_id]
-        gone_at = self._clock() - OUTLIVED * self._kept_seconds()
-        for batch_id in [name for name, ended_at in self._large.items() if ended_at < gone_at]:
-            await self._remove(f"{LARGE_PREFIX}{batch_id}/", {batch_id})
-            del self._large[batch_id]
+    async def sweep(self, is_over: Callable[[str], bool]) -> None:
+        """Remove the parts of all batches that are over."""
+        verdicts: dict[str, bool] = {}
+        try:
+            async for key in self._store.keys(PARTS_PREFIX):
+                batch_id = key.split("/")[1]
+                if batch_id not in verdicts:
+                    verdicts[batch_id] = is_over(batch_id)
+                if verdicts[batch_id]:
+                    await self._store.delete(key)
+        except OSError:
+            log.exception("parts of batches that are over could not be removed")
 
-    async def _remove(self, prefix: str, batch_ids: AbstractSet[str]) -> None:
+    async def forget(self, batch_ids: Sequence[str]) -> int:
+        """Remove the large results of batches; returns of how many, which is all where nothing fails."""
+        done = 0
+        try:
+            for batch_id in batch_ids:
+                await self._remove(f"{LARGE_PREFIX}{batch_id}/")
+                done += 1
+        except OSError:
+            log.exception("large results of batches could not be removed")
+        return done
+
+    async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):
-            if _batch_of(key) in batch_ids:
-                await self._store.delete(key)
-
-
-def _batch_of(key: str) -> str:
-    return key.split("/")[1]
+            await self._store.delete(key)

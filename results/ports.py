@@ -1,33 +1,33 @@
 """What the stage needs of the process it runs in: tables, the log, and the store."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterator
 from typing import Protocol
 
-from tidemill.results.fold import State
 from tidemill.schemas.codec import Headers
 
 
-class Tables(Protocol):
-    """The state tables of one partition; a write belongs to the event that is being handled."""
+class Table(Protocol):
+    """One partition's share of a table; a write belongs to the event that is being handled."""
 
-    def states(self) -> Iterable[State]:
-        """All batches of the partition, also those that are over."""
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key."""
         ...
 
-    def state(self, batch_id: str) -> State | None:
-        """One batch."""
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set the value of a key."""
         ...
 
-    def put_state(self, state: State) -> None:
-        """Keep a batch."""
+    def delete(self, key: bytes) -> None:
+        """Drop a key, if it is there."""
         ...
 
-    def chunks(self, batch_id: str, count: int) -> Iterable[tuple[int, bytes]]:
-        """The first chunks of a batch's tally that there are, of `count`: number and content."""
-        ...
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys with a prefix and their values, in order; no write may come in between.
 
-    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
-        """Keep a chunk of a batch's tally."""
+        Args:
+            prefix: What they begin with.
+            after: Where to begin: at this key or behind it.
+        """
         ...
 
     async def delivered(self) -> None:

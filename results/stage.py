@@ -24,11 +24,13 @@ from tidemill.results.alarms import Alarms
 from tidemill.results.compaction import Compactor, write_part
 from tidemill.results.finish import Finisher
 from tidemill.results.fold import State
+from tidemill.results.forgetting import Forgetting
 from tidemill.results.leftovers import Leftovers
 from tidemill.results.limits import Limits
 from tidemill.results.live import PUBLISH_SECONDS, Ack, Live
-from tidemill.results.ports import History, Sender, Tables
+from tidemill.results.ports import History, Sender
 from tidemill.results.publisher import Publisher
+from tidemill.results.tables import Tables
 from tidemill.results.tally import Tally
 from tidemill.schemas.codec import DecodeError, LineMark
 from tidemill.schemas.messages import (
@@ -99,7 +101,8 @@ class Partition:
             room=compactions,
             writer=writer,
         )
-        self._leftovers = Leftovers(store, clock, limits.kept_seconds)
+        self._leftovers = Leftovers(store)
+        self._forgetting = Forgetting(tables, self._leftovers, limits.kept_seconds, clock())
         self._writer = writer
         self._live: dict[str, Live] = {}
         self._alarms = Alarms()
@@ -109,7 +112,8 @@ class Partition:
     @property
     def alarm(self) -> float | None:
         """When the next thing is due, Unix seconds."""
-        return self._alarms.next
+        due = (self._alarms.next, self._forgetting.due_at)
+        return min((time for time in due if time is not None), default=None)
 
     @property
     def living(self) -> list[Live]:
@@ -130,11 +134,7 @@ class Partition:
         if self._loaded:
             return
         self._loaded = True
-        over = {}
-        for state in list(self._tables.states()):
-            if state.is_over:
-                over[state.id] = float(state.ended_at)
-                continue
+        for state in self._tables.open():
             live = self._wake(state)
             live.tally.touch_all()
             await self._keep(live)
@@ -143,8 +143,7 @@ class Partition:
                 self._start_compaction(live)
             else:
                 self._ring(live)
-        if over:
-            self._start(self._leftovers.clear(over))
+        self._start(self._leftovers.sweep(self._is_over))
 
     async def command(self, command: Command, ack: Ack) -> None:
         """Fold a command."""
@@ -233,6 +232,10 @@ class Partition:
             return live
         return self._wake(self._tables.state(batch_id) or State(id=batch_id, partition=self.number))
 
+    def _is_over(self, batch_id: str) -> bool:
+        state = self._tables.state(batch_id)
+        return state is not None and state.is_over
+
     def _wake(self, state: State) -> Live:
         chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
         steady = self._steady()
@@ -287,6 +290,8 @@ class Partition:
             after = peril.endangered(after, at, self._limits.kept_seconds())
             graced = live.graced(at, self._steady(), self._limits)
             await self._turn(live, after, due=fold.is_due(after, graced))
+        if (removal := self._forgetting.look(at)) is not None:
+            self._start(removal)
 
     async def _bound(self) -> None:
         while sum(live.waiting_bytes for live in self._live.values()) > WAITING_BYTES_MAX:
@@ -307,16 +312,18 @@ class Partition:
             live.release()
 
     async def _keep(self, live: Live) -> None:
-        """Write the tables.
+        """Write the tables: first the state, and only when the changelog has it the chunks of the tally.
 
-        The tally is kept only while no line waits on a shelf, since its chunks may not know more than the parts,
-        and only until the batch closes, since from then on the parts alone are asked.
+        The two are files of their own, of which a power cut may keep the one and lose the other. A tally is kept
+        only while no line waits on a shelf, since it may not know more than the parts; and no more once the batch
+        is closed, since the parts say what was done.
         """
         touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()
         if touched:
             chunks = max(live.state.chunks, touched[-1][0] + 1)
             live.state = live.state.model_copy(update={"chunks": chunks})
         self._tables.put_state(live.state)
+        await self._tables.delivered()
         for number, chunk in touched:
             self._tables.put_chunk(live.state.id, number, chunk)
         await self._tables.delivered()
@@ -383,7 +390,7 @@ class Partition:
         await self._publish(live)
         if live.state.is_over:
             self._over(live)
-            self._start(self._leftovers.clear({fact.batch_id: float(fact.at)}))
+            self._start(self._leftovers.clear(fact.batch_id))
 
     def _over(self, live: Live) -> None:
         self._live.pop(live.state.id, None)

@@ -5,21 +5,23 @@ import re
 import secrets
 import string
 
+BATCH_PREFIX = "batch_"
+
 _BASE62 = string.digits + string.ascii_letters
-_BATCH = re.compile(r"batch_[0-9a-f]{32}\Z")
+_BATCH = re.compile(BATCH_PREFIX + r"[0-9a-f]{32}\Z")
 _UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
 _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
 
 def new_batch_id() -> str:
     """`batch_` and 32 hex digits, random."""
-    return f"batch_{secrets.token_hex(16)}"
+    return BATCH_PREFIX + secrets.token_hex(16)
 
 
 def derived_batch_id(project: str, key: str) -> str:
     """The id of the batch that a project creates under an idempotency key: the same in every process."""
     # A project's name has no NUL, so no two pairs read alike.
-    return "batch_" + hashlib.blake2b(f"{project}\0{key}".encode(), digest_size=16).hexdigest()
+    return BATCH_PREFIX + hashlib.blake2b(f"{project}\0{key}".encode(), digest_size=16).hexdigest()
 
 
 def stream_batch_id(partition: int, offset: int) -> str:

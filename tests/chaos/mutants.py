@@ -80,6 +80,12 @@ MUTATIONS = (
         real=_PARTS,
     ),
     Mutation(
+        name="the tally does not wait for its state",
+        file="results/stage.py",
+        old="live.state)\n        await self._tables.delivered()\n        for number",
+        new="live.state)\n        for number",
+    ),
+    Mutation(
         name="the changelog is not awaited",
         file="results/stage.py",
         old="number, chunk)\n        await self._tables.delivered()",

@@ -8,7 +8,7 @@ import asyncio
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 from support.simlog import Group, MemoryLog, Place, Record, Seat
 from support.simtime import Process
@@ -24,9 +24,9 @@ from tidemill.processors.seats import Record as Held
 from tidemill.processors.seats import Seats
 from tidemill.processors.stage import Stage as ProcessorsStage
 from tidemill.results.compaction import stubborn
-from tidemill.results.fold import State
 from tidemill.results.limits import Limits
 from tidemill.results.stage import Partition
+from tidemill.results.tables import Tables
 from tidemill.schemas import codec, topics
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.part import PARTS_PREFIX
@@ -253,40 +253,41 @@ class ProcessorsProcess(Base):
             await self.log.growth()
 
 
-class _Tables:
-    """One partition's tables; what is not delivered is not in the changelog."""
+class _Table:
+    """One partition's share of a table; what is not delivered is not in the changelog."""
 
-    def __init__(self, process: Process, changelog: dict[str, bytes]) -> None:
+    def __init__(self, process: Process, changelog: dict[bytes, bytes]) -> None:
         self._process = process
         self._changelog = changelog
         self._local = dict(changelog)
-        self._pending: list[tuple[str, bytes]] = []
+        self._pending: list[tuple[bytes, bytes | None]] = []
 
-    def states(self) -> list[State]:
-        return [State.model_validate_json(value) for key, value in self._local.items() if "/" not in key]
+    def get(self, key: bytes) -> bytes | None:
+        return self._local.get(key)
 
-    def state(self, batch_id: str) -> State | None:
-        value = self._local.get(batch_id)
-        return None if value is None else State.model_validate_json(value)
+    def put(self, key: bytes, value: bytes) -> None:
+        self._local[key] = value
+        self._pending.append((key, value))
 
-    def put_state(self, state: State) -> None:
-        self._put(state.id, state.model_dump_json(exclude_none=True).encode())
+    def delete(self, key: bytes) -> None:
+        self._local.pop(key, None)
+        self._pending.append((key, None))
 
-    def chunks(self, batch_id: str, count: int) -> list[tuple[int, bytes]]:
-        keys = ((number, f"{batch_id}/{number}") for number in range(count))
-        return [(number, self._local[key]) for number, key in keys if key in self._local]
-
-    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
-        self._put(f"{batch_id}/{number}", chunk)
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        for key in sorted(self._local):
+            if key.startswith(prefix) and key >= after:
+                yield key, self._local[key]
 
     async def delivered(self) -> None:
         while self._pending:
-            await self._process.door(lambda: self._changelog.__setitem__(*self._pending[0]))
+            await self._process.door(lambda: self._append(*self._pending[0]))
             self._pending.pop(0)
 
-    def _put(self, key: str, value: bytes) -> None:
-        self._local[key] = value
-        self._pending.append((key, value))
+    def _append(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._changelog.pop(key, None)
+        else:
+            self._changelog[key] = value
 
 
 class ResultsProcess(Base):
@@ -306,7 +307,9 @@ class ResultsProcess(Base):
         for number in {place.partition for place in places}:
             self._partitions[number] = Partition(
                 number,
-                tables=_Tables(self.process, self.world.changelogs[number]),
+                tables=Tables(
+                    *(_Table(self.process, self.world.changelogs[name, number]) for name in ("states", "chunks"))
+                ),
                 sender=self,
                 history=self,
                 store=self.store,

@@ -5,7 +5,7 @@ A run is a function of its seed: the events, their order, their repetition, and 
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 
 from tidemill.gate import AckGate
@@ -13,6 +13,7 @@ from tidemill.results.fold import State
 from tidemill.results.lifecycle import MOVES
 from tidemill.results.limits import Limits
 from tidemill.results.stage import Partition
+from tidemill.results.tables import Tables
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Status
 from tidemill.schemas.bill import Tariff
@@ -102,52 +103,71 @@ class SimulatedStore:
     async def close(self) -> None: ...
 
 
-class SimulatedTables:
-    """Tables whose local content may be ahead of their changelog, as Faust's may."""
+class SimulatedTable:
+    """A table whose local content may be ahead of its changelog, as Faust's may."""
 
     def __init__(self, fuse: Fuse) -> None:
-        self.local: dict[str, bytes | State] = {}
-        self.changelog: dict[str, bytes | State] = {}
-        self.closing: Callable[[State], object] | None = None
-        """Told of a batch that takes no more lines, before anything is done about it."""
-        self._pending: list[tuple[str, bytes | State]] = []
+        self.local: dict[bytes, bytes] = {}
+        self.changelog: dict[bytes, bytes] = {}
+        self._pending: list[tuple[bytes, bytes | None]] = []
         self._fuse = fuse
 
-    def states(self) -> list[State]:
-        return [value for value in self.local.values() if isinstance(value, State)]
+    def get(self, key: bytes) -> bytes | None:
+        return self.local.get(key)
 
-    def state(self, batch_id: str) -> State | None:
-        return self.local.get(batch_id)
+    def put(self, key: bytes, value: bytes) -> None:
+        self.local[key] = value
+        self._pending.append((key, value))
 
-    def put_state(self, state: State) -> None:
-        if self.closing is not None and state.closed and not state.is_over:
-            self.closing(state)
-        self._put(state.id, State.model_validate_json(state.model_dump_json(exclude_none=True)))
+    def delete(self, key: bytes) -> None:
+        self.local.pop(key, None)
+        self._pending.append((key, None))
 
-    def chunks(self, batch_id: str, count: int) -> list[tuple[int, bytes]]:
-        keys = ((number, f"{batch_id}/{number}") for number in range(count))
-        return [(number, self.local[key]) for number, key in keys if key in self.local]
-
-    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
-        self._put(f"{batch_id}/{number}", chunk)
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        for key in sorted(self.local):
+            if key.startswith(prefix) and key >= after:
+                yield key, self.local[key]
 
     async def delivered(self) -> None:
         while self._pending:
             self._fuse.step()
-            key, value = self._pending.pop(0)
-            self.changelog[key] = value
+            _apply(self.changelog, *self._pending.pop(0))
 
-    def crash(self, chance: random.Random) -> None:
-        """Keep what a crash keeps: the local writes up to some point, or, with the disk gone, the changelog."""
-        if chance.random() < 0.5:
-            self.local = dict(self.changelog)
-        else:
-            self.local = dict(self.changelog) | dict(self._pending[: chance.randint(0, len(self._pending))])
+    def crash(self, chance: random.Random, *, disk: bool) -> None:
+        """Keep what a crash keeps: the changelog, and with the disk the local writes up to some point."""
+        self.local = dict(self.changelog)
+        if disk:
+            for key, value in self._pending[: chance.randint(0, len(self._pending))]:
+                _apply(self.local, key, value)
         self._pending.clear()
 
-    def _put(self, key: str, value: bytes | State) -> None:
-        self.local[key] = value
-        self._pending.append((key, value))
+
+class SimulatedTables(Tables):
+    """The tables of one partition."""
+
+    def __init__(self, fuse: Fuse) -> None:
+        self.states = SimulatedTable(fuse)
+        self.tallies = SimulatedTable(fuse)
+        super().__init__(self.states, self.tallies)
+        self.closing: Callable[[State], object] | None = None
+        """Told of a batch that takes no more lines, before anything is done about it."""
+
+    def put_state(self, state: State) -> None:
+        if self.closing is not None and state.closed and not state.is_over:
+            self.closing(state)
+        super().put_state(state)
+
+    def crash(self, chance: random.Random) -> None:
+        disk = chance.random() >= 0.5
+        for table in (self.states, self.tallies):
+            table.crash(chance, disk=disk)
+
+
+def _apply(content: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
+    if value is None:
+        content.pop(key, None)
+    else:
+        content[key] = value
 
 
 class SimulatedLog:
@@ -254,7 +274,7 @@ class Simulation:
                     for task in done:
                         task.result()
                 if at == len(self.log.events):
-                    if partition.alarm is None:
+                    if partition.alarm is None or not partition.living:
                         return
                     self.now = max(self.now, partition.alarm)
                     tick = Tick(at=self.now)

@@ -69,7 +69,7 @@ class SimulatedWay:
         self.seed = seed
         self.chance = random.Random(seed)
         self.objects: dict[str, bytes] = {}
-        self.changelogs: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
+        self.changelogs: defaultdict[tuple[str, int], dict[bytes, bytes]] = defaultdict(dict)
         self.kills: Counter[str] = Counter()
         self.repeats_max = 0
         self._steps_clocks = self.chance.random() < STEPPING_SHARE

@@ -60,7 +60,7 @@ async def test_a_small_batch_is_told_of_once():
     assert (standing.shown, standing.under_way) == ([], 0)
     await standing.files_written()
     assert standing.shown == [Status.COMPLETED]
-    assert [key for key in standing.simulation.tables.changelog if "/" in key] == []
+    assert standing.simulation.tables.tallies.changelog == {}
     assert standing.under_way == 0
     assert standing.partition.alarm is None
 
@@ -73,7 +73,7 @@ async def test_a_small_batch_that_lasts_is_told_of(known):
     assert standing.partition.alarm == NOW + PUBLISH_SECONDS
     await standing.tick(PUBLISH_SECONDS)
     assert standing.shown == [(Status.VALIDATING, Status.IN_PROGRESS)[known - 1]]
-    assert batch_id(0) in standing.simulation.tables.changelog
+    assert batch_id(0).encode() in standing.simulation.tables.states.changelog
 
 
 async def test_files_that_are_long_in_coming_are_told_of():

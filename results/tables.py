@@ -1,0 +1,96 @@
+"""The state tables of one partition: its batches and their tallies.
+
+| table | key | value |
+|---|---|---|
+| states | batch id | a batch that is not over |
+| states | `over/` and batch id | one that is |
+| chunks | batch id, `/` and a number | a chunk of its tally |
+
+A take-over reads what is at work, and that alone, however many batches there ever were. What is over stays for as
+long as the log may bring a fact about it once more (`forgetting.py`).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tidemill.results.fold import State
+from tidemill.results.ports import Table
+from tidemill.schemas.ids import BATCH_PREFIX
+
+OPEN: Final = BATCH_PREFIX.encode()
+OVER: Final = b"over/"
+
+
+class Tables:
+    """A write belongs to the event that is being handled; reading is free."""
+
+    def __init__(self, states: Table, chunks: Table) -> None:
+        self._states = states
+        self._chunks = chunks
+
+    def open(self) -> Iterator[State]:
+        """The batches that are not over. It ends what a crash left half done, so it belongs to an event too."""
+        for key, value in list(self._states.scan(OPEN)):
+            if self._states.get(OVER + key) is not None:
+                self._states.delete(key)
+            elif (state := State.model_validate_json(value)).is_over:
+                # An earlier version left it here.
+                self.put_state(state)
+            else:
+                yield state
+
+    def state(self, batch_id: str) -> State | None:
+        """A batch, over or not."""
+        key = batch_id.encode()
+        value = self._states.get(OVER + key) or self._states.get(key)
+        return None if value is None else State.model_validate_json(value)
+
+    def over(self, after: str, most: int) -> list[State]:
+        """The next batches that are over, in order of their ids.
+
+        Args:
+            after: The id to go on from; empty at the beginning.
+            most: How many at the most; fewer come at the end only.
+        """
+        found: list[State] = []
+        for key, value in self._states.scan(OVER, after=OVER + after.encode()):
+            if len(found) == most:
+                break
+            if key != OVER + after.encode():
+                found.append(State.model_validate_json(value))
+        return found
+
+    def put_state(self, state: State) -> None:
+        """Keep a batch."""
+        key = state.id.encode()
+        value = state.model_dump_json(exclude_none=True).encode()
+        if state.is_over:
+            self._states.put(OVER + key, value)
+            self._states.delete(key)
+        else:
+            self._states.put(key, value)
+
+    def chunks(self, batch_id: str, count: int) -> Iterable[tuple[int, bytes]]:
+        """The first chunks of a batch's tally that there are, of `count`: number and content."""
+        for number in range(count):
+            if (chunk := self._chunks.get(_chunk_key(batch_id, number))) is not None:
+                yield number, chunk
+
+    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
+        """Keep a chunk of a batch's tally."""
+        self._chunks.put(_chunk_key(batch_id, number), chunk)
+
+    def forget(self, state: State) -> None:
+        """Drop a batch that is over."""
+        for number in range(state.chunks):
+            self._chunks.delete(_chunk_key(state.id, number))
+        self._states.delete(OVER + state.id.encode())
+
+    async def delivered(self) -> None:
+        """Wait until the changelog has every write made so far."""
+        await self._states.delivered()
+        await self._chunks.delivered()
+
+
+def _chunk_key(batch_id: str, number: int) -> bytes:
+    return b"%b/%d" % (batch_id.encode(), number)

@@ -1,0 +1,127 @@
+"""The state tables of a partition: what is at work and what is over lie apart, and what is long over goes."""
+
+import pytest
+from support.simulated import Fuse, SimulatedTable
+
+from tidemill.directory import DirectoryStore
+from tidemill.results.fold import State
+from tidemill.results.forgetting import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, Forgetting
+from tidemill.results.leftovers import Leftovers
+from tidemill.results.tables import Tables
+from tidemill.schemas.batch import Batch, Status
+
+KEPT_SECONDS = 1000.0
+ENDED_AT = 10_000
+
+
+def state(number, status=Status.IN_PROGRESS, ended_at=ENDED_AT, **fields):
+    """A batch in a status."""
+    batch = Batch(
+        id=f"batch_{number:032x}", endpoint="/v1/embeddings", input_file_id="file-x", completion_window="24h",
+        status=status, created_at=1, expires_at=2, completed_at=ended_at if status is Status.COMPLETED else None,
+    )  # fmt: skip
+    return State(id=batch.id, partition=0, batch=batch, **fields)
+
+
+@pytest.fixture
+def rows():
+    """The two tables beneath."""
+    return SimulatedTable(Fuse()), SimulatedTable(Fuse())
+
+
+@pytest.fixture
+def tables(rows):
+    """Of a partition."""
+    return Tables(*rows)
+
+
+def test_a_take_over_reads_what_is_at_work(tables):
+    """And finds what is over by its id alone."""
+    for number in range(4):
+        tables.put_state(state(number))
+    tables.put_state(state(2, Status.COMPLETED))
+    assert [found.id for found in tables.open()] == [state(number).id for number in (0, 1, 3)]
+    assert tables.state(state(2).id).is_over
+    assert not tables.state(state(3).id).is_over
+    assert tables.state(state(9).id) is None
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_the_end_of_a_batch_breaks_off_between_its_two_writes(rows, kept):
+    """It is over as soon as the first of them is there, and the next take-over makes the second."""
+    tables = Tables(*rows)
+    tables.put_state(state(0))
+    key, open_value = next(rows[0].scan(b""))
+    tables.put_state(state(0, Status.COMPLETED))
+    if kept == 1:
+        rows[0].put(key, open_value)
+    assert tables.state(state(0).id).is_over
+    assert not list(tables.open())
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + key]
+
+
+def test_what_an_earlier_version_kept_among_the_others(rows):
+    """A batch that is over is put in its place."""
+    tables = Tables(*rows)
+    over = state(0, Status.COMPLETED)
+    rows[0].put(over.id.encode(), over.model_dump_json(exclude_none=True).encode())
+    assert not list(tables.open())
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + over.id.encode()]
+
+
+def test_page_by_page(tables):
+    """Each that is over comes once."""
+    for number in range(5):
+        tables.put_state(state(number, Status.COMPLETED))
+    first = tables.over("", 3)
+    assert [found.id for found in first + tables.over(first[-1].id, 3)] == [state(n).id for n in range(5)]
+
+
+async def content():
+    yield b"x"
+
+
+async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
+    """First the large results, then the state and the tally; what ended later stays, and what is at work."""
+    store = DirectoryStore(tmp_path)
+    long_ago, lately, at_work = state(0, Status.COMPLETED, chunks=2), state(1, Status.COMPLETED, 12_500), state(2)
+    for one in (long_ago, lately, at_work):
+        tables.put_state(one)
+        for number in range(one.chunks):
+            tables.put_chunk(one.id, number, b"bits")
+        await store.write(f"results-large/{one.id}/1-a", content())
+    now = ENDED_AT + OUTLIVED * KEPT_SECONDS + 1
+    forgetting = Forgetting(tables, Leftovers(store), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    assert forgetting.due_at == now
+    assert forgetting.look(now - 1) is None
+    await forgetting.look(now)
+    assert [key async for key in store.keys("")] == [f"results-large/{one.id}/1-a" for one in (lately, at_work)]
+    assert tables.state(long_ago.id) is not None
+    assert forgetting.look(now + LOOK_SECONDS) is None
+    assert [one.id for one in (long_ago, lately, at_work) if tables.state(one.id)] == [lately.id, at_work.id]
+    assert not list(rows[1].scan(b""))
+
+
+async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tmp_path):
+    """However many there are; at the end it begins again."""
+    for number in range(LOOK_BATCHES + 1):
+        tables.put_state(state(number, Status.COMPLETED))
+    now = 1e6
+    forgetting = Forgetting(tables, Leftovers(DirectoryStore(tmp_path)), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    left = []
+    for turn in range(3):
+        if (removal := forgetting.look(now + turn * LOOK_SECONDS)) is not None:
+            await removal
+        left.append(len(tables.over("", 2 * LOOK_BATCHES)))
+    assert left == [LOOK_BATCHES + 1, 1, 0]
+
+
+def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
+    """How long it keeps its records is known a while after the start."""
+    tables.put_state(state(0, Status.COMPLETED))
+    kept = [float("inf")]
+    forgetting = Forgetting(tables, Leftovers(DirectoryStore(tmp_path)), lambda: kept[0], 0.0)
+    assert forgetting.due_at is None
+    assert forgetting.look(1e9) is None
+    kept[0] = KEPT_SECONDS
+    assert forgetting.due_at == LOOK_SECONDS
