@@ -115,7 +115,7 @@ class ModelApp:
             kafka=doors.kafka,
             state=settings.data / "state" / f"processors-{plain}",
         )
-        fleet = self.fleet = roster.fleet(model, time.time)
+        fleet = roster.fleet(model, time.time)
         self.stage = Stage(
             fleet=fleet,
             caller=Caller(
@@ -137,7 +137,9 @@ class ModelApp:
             model, fleet, getter=doors.upstream, steady=time.monotonic, told=self.stage.fill
         )
         self.name = name
+        self._topics = names
         self._doors = doors
+        self._settings = settings
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
         self._seats = Seats(
@@ -153,12 +155,6 @@ class ModelApp:
         self.app.drain = self._leave
         self.app.oldest = lambda: stream.oldest(lane.oldest for lane in self._seats.lanes)
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
-
-    @property
-    def allowed(self) -> int:
-        """Calls that may be in flight at this time."""
-        now = asyncio.get_running_loop().time()
-        return sum(backend.allowed(now) for backend in self.fleet.backends)
 
     async def close(self) -> None:
         """Break off what is under way."""
@@ -197,6 +193,8 @@ class ModelApp:
             self._learning.cancel()
         self._seats.assign({tp: Lane(_Tap(self.app, tp)) for tp in assigned}, time.time())
         self._wanted.clear()
+        # As many as the topics are made with; the log is asked how many there are.
+        self._share(self._settings.partitions * len(self._topics))
         self.stage.resume()
         self._learning = asyncio.create_task(self._learn())
 
@@ -209,10 +207,15 @@ class ModelApp:
             await asyncio.sleep(GATHER_SECONDS)
             await self._stubborn(self._read_back)
 
+    def _share(self, partitions: int) -> None:
+        """Each partition has one process, so a process may do as much as its part of them allows."""
+        self.stage.take_part(min(1.0, max(1, len(self._seats.partitions)) / partitions))
+
     async def _find_ends(self) -> None:
         async with Reader(self._doors.kafka) as reader:
-            self._outcome_partitions = await reader.outcome_partitions()
+            self._outcome_partitions = await reader.partitions(topics.OUTCOMES.name)
             partitions = self._seats.partitions
+            self._share(sum([await reader.partitions(name) for name in self._topics]))
             ends = await reader.ends((tp.topic, tp.partition) for tp in partitions)
         self._seats.end({tp: ends[tp.topic, tp.partition] for tp in partitions})
 
@@ -303,7 +306,7 @@ class Processors:
             for name in self._names
         ]
         metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.stage.busy for model in self._models})
-        metrics.ask(metrics.LIMIT, lambda: {model.name: model.allowed for model in self._models})
+        metrics.ask(metrics.LIMIT, lambda: {model.name: model.stage.allowed for model in self._models})
         return [model.app for model in self._models]
 
     async def stop(self) -> None:

@@ -3,11 +3,13 @@
 All times are those of the event loop, which no step of the wall clock changes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tidemill.processors.breaker import Breaker
+from tidemill.processors.bucket import Bucket
 from tidemill.processors.gauges import Gauges
 from tidemill.processors.limit import Limit, Slot
 from tidemill.processors.pressure import Pressure
@@ -26,6 +28,10 @@ class Pass(NamedTuple):
     backend: "Backend"
     slot: Slot
     is_probe: bool
+    size: int = 0
+    """Bytes of the line, where tokens are counted."""
+    expected: tuple[float, ...] = ()
+    """What each bucket of the backend was told that it will use."""
 
 
 def _none() -> None:
@@ -47,6 +53,10 @@ class Backend:
     spare: Spare | None = None
     """Where others' requests go first."""
     pressure: Pressure = field(default_factory=Pressure)
+    buckets: tuple[Bucket, ...] = ()
+    """Its own limit of tokens a minute, and that of its model."""
+    part: float = 1.0
+    """This process's part of the calls that may be made."""
     in_flight: int = 0
     calls: int = 0
     refused: int = 0
@@ -64,7 +74,7 @@ class Backend:
         """Calls that it may have in flight."""
         calls = self.limit.allowed
         if (ceiling := self.ceiling()) is not None:
-            calls = min(calls, ceiling)
+            calls = min(calls, math.ceil(ceiling * self.part))
         if self.spare is not None and (left := self.spare.left(now)) is not None:
             calls = min(calls, left)
         return calls
@@ -82,11 +92,20 @@ class Backend:
             self.limit.hold(demand.is_full, most=demand.most)
             return
         self.limit.hold(demand.is_full, most=demand.most, least=self.spare.calls_min)
-        self.spare.read(gauges, ours, 1.0, now)
+        self.spare.read(gauges, ours, self.part, now)
 
-    def has_room(self, now: float) -> bool:
-        """Whether a call may go out to it."""
-        return not self.drain and self.breaker.admits(now) and self.in_flight < self.allowed(now)
+    def room(self, now: float) -> int:
+        """Calls that it may have in flight, 0 where none may go out to it now."""
+        if self.drain or not self.breaker.admits(now):
+            return 0
+        if self.buckets and not all(bucket.allows(now) for bucket in self.buckets):
+            return 0
+        return self.allowed(now)
+
+
+def _give_back(call: Pass) -> None:
+    for bucket, expected in zip(call.backend.buckets, call.expected, strict=False):
+        bucket.give_back(expected)
 
 
 class Fleet:
@@ -95,6 +114,18 @@ class Fleet:
     def __init__(self, backends: list[Backend]) -> None:
         assert backends, "a model has a backend"
         self.backends = backends
+
+    def take_part(self, part: float, now: float) -> None:
+        """From now on this process makes that part of the calls that may be made.
+
+        Args:
+            part: Of hours, of what others leave and of tokens a minute; 0 < part <= 1.
+            now: Unix time.
+        """
+        for backend in self.backends:
+            backend.part = part
+        for bucket in {bucket for backend in self.backends for bucket in backend.buckets}:
+            bucket.take_part(part, now)
 
     def enter(self, now: float) -> Pass | None:
         """Take a place at the least loaded backend that has one, measured by what it may have.
@@ -105,9 +136,9 @@ class Fleet:
         load = 0.0
         for backend in self.backends:
             backend.limit.tick(backend.in_flight, now)
-            if not backend.has_room(now):
+            if (room := backend.room(now)) <= backend.in_flight:
                 continue
-            weight = backend.in_flight / backend.allowed(now)
+            weight = backend.in_flight / room
             if best is None or weight < load:
                 best, load = backend, weight
         if best is None:
@@ -115,6 +146,13 @@ class Fleet:
         best.in_flight += 1
         best.calls += 1
         return Pass(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
+
+    @staticmethod
+    def load(call: Pass, size: int) -> Pass:
+        """A line of so many bytes is to be called: count what it will use. Gives the pass to go on with."""
+        if not (buckets := call.backend.buckets):
+            return call
+        return call._replace(size=size, expected=tuple(bucket.take(size) for bucket in buckets))
 
     def opens_at(self, now: float) -> float | None:
         """When to look again, where no backend has a place; None where only the end of a call can make one."""
@@ -126,15 +164,26 @@ class Fleet:
                 times.append(backend.breaker.until)
             elif (at := backend.limit.ripe_at) is not None:
                 times.append(at)
+            times += [bucket.ready_at(now) for bucket in backend.buckets]
         return min((at for at in times if at > now), default=None)
 
     def leave(self, call: Pass) -> None:
         """The call was not made after all."""
         call.backend.in_flight -= 1
+        _give_back(call)
 
-    def answered(self, call: Pass, now: float) -> None:
-        """The backend answered a line."""
+    def answered(self, call: Pass, now: float, tokens: int = 0) -> None:
+        """The backend answered a line.
+
+        Args:
+            call: The call.
+            now: Unix time.
+            tokens: What it used, all in all; 0 where the backend does not say: then it was what was expected.
+        """
         backend = call.backend
+        if tokens:
+            for bucket, expected in zip(backend.buckets, call.expected, strict=False):
+                bucket.settle(expected, tokens, call.size)
         backend.in_flight -= 1
         backend.limit.answered(call.slot, now)
         backend.breaker.answered()
@@ -158,6 +207,9 @@ class Fleet:
         """
         backend = call.backend
         backend.in_flight -= 1
+        if kind is not Kind.SUSPECT:
+            # One that broke off may have been worked on.
+            _give_back(call)
         if full:
             backend.refused += 1
             backend.limit.refused(call.slot, backend.in_flight, now, late=kind is Kind.SUSPECT)

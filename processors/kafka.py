@@ -118,14 +118,14 @@ class Reader:
         found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
         return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
-    async def outcome_partitions(self) -> int:
-        """How many partitions `outcomes` has.
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has.
 
         Raises:
             KafkaError: No broker answers.
         """
-        await self.ends([(OUTCOMES.name, 0)])
-        return len(self._consumer.partitions_for_topic(OUTCOMES.name) or (0,))
+        await self.ends([(topic, 0)])
+        return len(self._consumer.partitions_for_topic(topic) or (0,))
 
     async def recall(self, since: dict[int, float], mark: Mark) -> None:
         """Tell all outcomes from a time on up to the present end.

@@ -82,6 +82,11 @@ class Line:
         self.since = 0.0
         """Unix time of its first call."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the input line, wherever it lies."""
+        return len(self.text) if self.head.ref is None else self.head.ref.length
+
 
 class Lane:
     """The records of one partition, from their arrival to their acknowledgement."""

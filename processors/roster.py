@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tidemill.processors import hours
+from tidemill.processors.bucket import Bucket
 from tidemill.processors.fleet import Backend, Fleet
 from tidemill.processors.limit import Limit
 from tidemill.processors.lookout import Getter, Lookout
@@ -22,6 +23,7 @@ def fleet(model: Model, clock: Clock) -> Fleet:
         model: Its settings.
         clock: Unix time, which decides on the hour of the day.
     """
+    of_all = _bucket(model.tokens_per_minute)
     return Fleet(
         [
             Backend(
@@ -32,6 +34,7 @@ def fleet(model: Model, clock: Clock) -> Fleet:
                 drain=backend.drain,
                 spare=_spare(backend),
                 pressure=Pressure(yields=backend.spare is not None),
+                buckets=_bucket(backend.tokens_per_minute) + of_all,
             )
             for backend in model.backends
         ]
@@ -75,6 +78,10 @@ def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
 def _ceiling(backend: Settings, clock: Clock) -> Callable[[], int | None]:
     at = hours.ceiling(backend.hours)
     return lambda: at(clock())
+
+
+def _bucket(tokens_per_minute: int | None) -> tuple[Bucket, ...]:
+    return () if tokens_per_minute is None else (Bucket(tokens_per_minute),)
 
 
 def _spare(backend: Settings) -> Spare | None:

@@ -73,7 +73,7 @@ class Stage:
             ended: The batches that are over.
             clock: Unix time, which deadlines are in.
             chance: Random numbers, 0 <= x < 1.
-            in_flight_max: Calls at one time.
+            in_flight_max: Calls at one time, of all processes.
             weights: Of projects, by name; 1 where nothing is said.
             policy: The bounds of retries.
         """
@@ -85,7 +85,7 @@ class Stage:
         self._ended = ended
         self._clock = clock
         self._chance = chance
-        self._in_flight_max = in_flight_max
+        self._in_flight_max = self._calls_max = in_flight_max
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._order: Order[Line] = Order(weights)
@@ -107,6 +107,12 @@ class Stage:
     def pending(self) -> int:
         """Lines that are not done."""
         return sum(len(batch.lines) for batch in self._batches.values())
+
+    @property
+    def allowed(self) -> int:
+        """Calls that may be in flight at this time."""
+        now = self._loop.time()
+        return min(self._in_flight_max, sum(backend.allowed(now) for backend in self._fleet.backends))
 
     @property
     def busy(self) -> int:
@@ -151,6 +157,16 @@ class Stage:
             task = self._loop.create_task(self._work(*found))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def take_part(self, part: float) -> None:
+        """From now on this process makes that part of the model's calls.
+
+        Args:
+            part: 0 < part <= 1; one call at a time is made in any case.
+        """
+        self._in_flight_max = max(1, int(self._calls_max * part))
+        self._fleet.take_part(part, self._loop.time())
+        self.fill()
 
     def halt(self) -> None:
         """Start no more calls; `resume` undoes it."""
@@ -224,7 +240,7 @@ class Stage:
                 if self._is_wanted(line):
                     self._busy += 1
                     self._idle.clear()
-                    return line, place
+                    return line, self._fleet.load(place, line.size)
                 self._done(line)
             self._fleet.leave(place)
         return None

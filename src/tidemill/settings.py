@@ -68,6 +68,8 @@ class Backend(BaseModel):
     """Set, also to `{}`: others' requests go first, as its metrics tell of them."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `https`; by default those of the system."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of requests and answers in a minute, on average; by default as many as come."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -116,7 +118,9 @@ class Model(BaseModel):
     endpoints: tuple[str, ...] = ENDPOINTS
     """What it can be asked for."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Calls to the model's backends at one time, of one processor process."""
+    """Calls to the model's backends at one time, of all processor processes together."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Tokens in a minute, on average, of all its backends together; each may have a limit of its own, too."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
     """A call that takes longer is given up and tried again."""
     price: Price = Price()
@@ -203,6 +207,9 @@ class Settings(BaseSettings):
     models: dict[str, Model] = {}
     """The models by name."""
 
+    processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Processes of processors that `tidemill up` runs; by default one for each two cores, and no more than
+    `partitions`."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     """Partitions of `commands`, `outcomes` and each `requests` topic that does not exist yet."""
     replication: Annotated[int, Field(ge=1, le=7)] = 1

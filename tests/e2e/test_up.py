@@ -20,13 +20,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 COMMAND = (sys.executable, "-m", "tidemill", "up")
 RESTART_SECONDS_MAX = 60.0
 REFUSAL_SECONDS_MAX = 60.0
+TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2"}
 STOP_SECONDS_MAX = 15.0
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, inference):
     """One installation for this file: the tests below go through its life in their order."""
-    with Stack(tmp_path_factory.mktemp("up") / "data", inference.models("chat")) as stack:
+    with Stack(tmp_path_factory.mktemp("up") / "data", inference.models("chat"), TWO) as stack:
         yield stack
 
 
@@ -103,19 +104,25 @@ def test_says_where_everything_is(up):
     assert up.log.read_text().count("Tidemill is ready at ") == 1
     now = running(up)
     assert set(now["processes"]) == {"api", "ingest", "processors", "results", "kafka"}
+    assert len(now["processes"]["processors"]) == 2
+    assert {"processors", "processors-2"} <= set(now["health"])
     assert all(lives(pid) for pid in every_pid(up))
     request = urllib.request.Request(f"{now['api']}/models", headers={"authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
 
 
-@pytest.mark.parametrize("name", ["api", "results", "kafka"])
+@pytest.mark.parametrize("name", ["api", "results", "processors", "kafka"])
 def test_a_killed_process_comes_back(up, name):
     """`run.json` follows, and the address stays."""
     before = running(up)
     os.kill(before["processes"][name][0], signal.SIGKILL)
     after = wait_until(
-        lambda: (now := running(up))["processes"][name] not in ([], before["processes"][name]) and now,
+        lambda: (
+            (now := running(up))["processes"][name] != before["processes"][name]
+            and len(now["processes"][name]) == len(before["processes"][name])
+            and now
+        ),
         f"a new {name}",
         seconds_max=RESTART_SECONDS_MAX,
     )

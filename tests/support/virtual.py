@@ -19,6 +19,7 @@ class Sample:
     sent: int = 0
     answered: int = 0
     refused: int = 0
+    tokens: int = 0
     limits: list[int] = field(default_factory=list)
 
     @property
@@ -44,6 +45,8 @@ class Server:
         crowded: tuple[int, float] | None = None,
         retry_after: float | None = 1.0,
         deaf_seconds: float = 0.0,
+        tokens: Callable[[random.Random], int] = lambda _: 0,
+        line_bytes: int = 0,
         seed: int = 0,
     ) -> None:
         self.now = 1000.0
@@ -55,6 +58,8 @@ class Server:
         self._crowded = crowded
         self._retry_after = retry_after
         self._deaf_seconds = deaf_seconds
+        self._tokens = tokens
+        self._line_bytes = line_bytes
         self._rng = random.Random(seed)
         self._ends: list[tuple[float, int, Pass, bool]] = []
         self._freed: list[float] = []
@@ -67,7 +72,7 @@ class Server:
         while True:
             while (call := self._fleet.enter(self.now)) is not None:
                 sample.sent += 1
-                self._send(call)
+                self._send(Fleet.load(call, self._line_bytes))
             sample.limits.append(sum(backend.allowed(self.now) for backend in self._fleet.backends))
             times = [self._ends[0][0]] if self._ends else []
             if (at := self._fleet.opens_at(self.now)) is not None:
@@ -101,7 +106,9 @@ class Server:
         _, number, call, good = heappop(self._ends)
         if good:
             sample.answered += 1
-            self._fleet.answered(call, self.now)
+            tokens = self._tokens(self._rng)
+            sample.tokens += tokens
+            self._fleet.answered(call, self.now, tokens)
             return
         sample.refused += 1
         self._fleet.failed(

@@ -34,6 +34,7 @@ class Case:
         backend: What the backend is told before (`POST /set`).
         latency_seconds: What the backend takes for a call, for the ideal.
         capacity: Calls that are made at one time, for the ideal.
+        changes: What becomes of the backend's capacity, and how many seconds after the first call.
     """
 
     name: str
@@ -46,11 +47,17 @@ class Case:
     backend: Mapping[str, str] = field(default_factory=dict)
     latency_seconds: float = 0.0
     capacity: int = IN_FLIGHT_MAX
+    changes: tuple[tuple[float, int], ...] = ()
 
     @property
     def ideal_seconds(self) -> float:
         """How long the calls alone take, with the backend always full; 0 where it answers at once."""
-        return self.latency_seconds * self.lines * self.batches / self.capacity
+        left, since, capacity = self.latency_seconds * self.lines * self.batches, 0.0, self.capacity
+        for at, then in self.changes:
+            if left <= (done := (at - since) * capacity):
+                break
+            left, since, capacity = left - done, at, then
+        return since + left / capacity
 
 
 SLOW = {"latency": "100ms"}
@@ -65,6 +72,14 @@ CASES = (
     Case(name="refused-5-percent", lines=10_000, backend={**SLOW, "limit": "0.05"}, latency_seconds=0.1),
     Case(name="capacity-64", lines=10_000, backend={**SLOW, "capacity": "64"}, latency_seconds=0.1, capacity=64),
     Case(name="large-answers", lines=10_000, endpoint=EMBEDDINGS),
+    Case(
+        name="capacity-changes",
+        lines=12_000,
+        backend={**SLOW, "capacity": "64"},
+        latency_seconds=0.1,
+        capacity=64,
+        changes=((6.0, 32), (12.0, 64), (18.0, 128)),
+    ),
     Case(name="small-batches", lines=10, batches=1_000, clients=16, backend=SLOW, latency_seconds=0.1),
     Case(
         name="small-batches-paced",

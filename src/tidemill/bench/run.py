@@ -5,11 +5,12 @@ import json
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.bench.cases import CASES, Case, lines, quantile, table
+from tidemill.bench.flow import Flow
+from tidemill.bench.plot import svg
 from tidemill.bench.service import KEY, Mock, Service
 from tidemill.bench.usage import Peak, cpu_seconds
 from tidemill.client.service import Client
@@ -17,24 +18,33 @@ from tidemill.schemas.batch import TERMINAL
 
 POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1
-SAMPLE_SECONDS = 0.05
 QUICK_LINES_MAX = 1_000
 """A batch of so many lines is asked for often; many at once, or a large one, would cost the service its time."""
 
 Result = dict[str, float]
 
 
-def main(mock: str, only: list[str], save: Path | None, compare: Path | None) -> None:
-    """Run the cases of these names, or all, against the mock backend at this address."""
+def main(mock: str, only: list[str], save: Path | None, compare: Path | None, plots: Path | None) -> None:
+    """Run the cases of these names, or all, against the mock backend at this address.
+
+    Args:
+        mock: The address.
+        only: Names of cases; none means all.
+        save: Takes the numbers, as JSON.
+        compare: Such numbers, to tell the ratios to.
+        plots: A folder that takes the pictures of the cases in which the backend changes.
+    """
     cases = [case for case in CASES if not only or case.name in only]
     before = json.loads(compare.read_text("utf-8")) if compare else {}
-    results = asyncio.run(_measured(mock, cases))
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+    results = asyncio.run(_measured(mock, cases, plots))
     sys.stdout.write(table(results, before) + "\n")
     if save is not None:
         save.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
-async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
+async def _measured(mock: str, cases: list[Case], plots: Path | None) -> dict[str, Result]:
     results = {}
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
         async with Service(Path(folder) / "data", mock) as service, Client(service.base_url, KEY) as client:
@@ -44,18 +54,21 @@ async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
                 with path.open("wb") as file:
                     file.writelines(lines(case))
                 await backend.behave(dict(case.backend))
-                results[case.name] = await _case(case, path, client, service, backend)
+                flow = Flow(case, backend, service)
+                results[case.name] = await _case(case, path, client, service, flow)
+                if case.changes and plots is not None:
+                    (plots / f"{case.name}.svg").write_text(svg(case.name, flow.samples), "utf-8")
                 _tell(case, results[case.name])
     return results
 
 
-async def _case(case: Case, path: Path, client: Client, service: Service, backend: Mock) -> Result:
+async def _case(case: Case, path: Path, client: Client, service: Service, flow: Flow) -> Result:
     began = time.monotonic()
     input_id = await client.upload(path, lambda _: None)
     uploaded = time.monotonic()
     cpu = cpu_seconds(service.processes)
-    peak, flow = Peak(service.processes), Flow(backend)
-    helpers = [asyncio.ensure_future(peak.watch()), asyncio.ensure_future(flow.watch(case.lines * case.batches))]
+    peak = Peak(service.processes)
+    helpers = [asyncio.ensure_future(peak.watch()), asyncio.ensure_future(flow.watch())]
     start = time.monotonic()
     left = iter(range(case.batches))
     found: list[Run] = []
@@ -89,7 +102,7 @@ async def _case(case: Case, path: Path, client: Client, service: Service, backen
     result["cpu_ms_per_line"] = sum(s for name, s in used.items() if name != "kafka") * 1000 / total
     result |= {f"cpu_ms_per_line_{stage}": seconds * 1000 / total for stage, seconds in used.items()}
     result |= {f"peak_mib_{stage}": mib for stage, mib in peak.mib.items()}
-    stats = await backend.stats()
+    stats = await flow.backend.stats()
     result |= {"calls": stats["calls"], "refused": stats["calls"] - stats["ok"], "repeats": stats["repeats"]}
     result["in_flight_mean"] = flow.mean
     return result
@@ -122,38 +135,6 @@ async def _batch(client: Client, input_id: str, case: Case) -> Run:
     receipt = batch.tidemill.receipt
     size = receipt.output.bytes if receipt and receipt.output else 0
     return Run(made=made, whole=time.monotonic() - start, looks=looks, output_bytes=size)
-
-
-class Flow:
-    """What the backend sees over time."""
-
-    def __init__(self, backend: Mock) -> None:
-        self._backend = backend
-        self._in_flight: list[int] = []
-        self._first = 0.0
-        self.last = 0.0
-        """When the last good answer was there."""
-
-    def idle_share(self, ideal_seconds: float) -> float:
-        """How much of the backend was idle from its first call to its last answer; 0 where it has no bound."""
-        return 1 - ideal_seconds / (self.last - self._first) if self.last and ideal_seconds else 0.0
-
-    @property
-    def mean(self) -> float:
-        """Calls in flight, while there were lines."""
-        return sum(self._in_flight) / max(1, len(self._in_flight))
-
-    async def watch(self, total: int) -> None:
-        """Sample until every line has its answer, or until cancelled."""
-        with suppress(OSError):
-            while not self.last:
-                stats = await self._backend.stats()
-                if stats["calls"]:
-                    self._first = self._first or time.monotonic()
-                    self._in_flight.append(stats["inflight"])
-                if stats["ok"] >= total:
-                    self.last = time.monotonic()
-                await asyncio.sleep(SAMPLE_SECONDS)
 
 
 def _tell(case: Case, result: Result) -> None:

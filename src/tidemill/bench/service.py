@@ -12,6 +12,7 @@ from typing import Any, Self
 import aiohttp
 
 from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODEL
+from tidemill.metrics import LIMIT
 
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
@@ -27,16 +28,22 @@ class Mock:
 
     async def behave(self, backend: dict[str, str]) -> None:
         """Behave so, else calmly, and forget what was counted."""
-        async with aiohttp.ClientSession() as session:
-            for path, params in (("/set", {**CALM, **backend}), ("/reset", {})):
-                async with session.post(self._url + path, params=params) as answer:
-                    answer.raise_for_status()
+        await self.change({**CALM, **backend})
+        await self._post("/reset", {})
+
+    async def change(self, backend: dict[str, str]) -> None:
+        """From now on behave so in these respects."""
+        await self._post("/set", backend)
 
     async def stats(self) -> dict[str, Any]:
         """Calls, good ones, repeats, in flight."""
         async with aiohttp.ClientSession() as session, session.get(self._url + "/stats") as answer:
             found: dict[str, Any] = json.loads(await answer.read())
             return found
+
+    async def _post(self, path: str, params: dict[str, str]) -> None:
+        async with aiohttp.ClientSession() as session, session.post(self._url + path, params=params) as answer:
+            answer.raise_for_status()
 
 
 class Service:
@@ -48,6 +55,7 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
         self.processes: dict[str, list[int]] = {}
+        self._health: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         models = {MODEL: {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}}
@@ -63,7 +71,20 @@ class Service:
         told = json.loads(run.read_text("utf-8"))
         self.base_url = told["api"]
         self.processes = told["processes"]
+        self._health = told["health"]
         return self
+
+    async def limit(self) -> float:
+        """How many calls there may be at this time, of all processes of processors."""
+        total = 0.0
+        async with aiohttp.ClientSession() as session:
+            for name, url in self._health.items():
+                if not name.startswith("processors"):
+                    continue
+                async with session.get(f"{url}/metrics") as answer:
+                    lines = (await answer.text()).splitlines()
+                total += sum(float(line.split()[-1]) for line in lines if line.startswith(LIMIT.name + "{"))
+        return total
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

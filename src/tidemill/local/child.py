@@ -50,6 +50,8 @@ class Program:
     last_words: Callable[[], str] | None = None
     """What it said last, where that is not in `log`."""
     start_seconds_max: float = START_SECONDS_MAX
+    stage: str | None = None
+    """The stage that it is one of several processes of; by default its name."""
 
 
 class Child:
@@ -67,6 +69,7 @@ class Child:
 
     def __init__(self, program: Program, *, tell: Tell, changed: Callable[[], None]) -> None:
         self.name = program.name
+        self.stage = program.stage or program.name
         self.pid: int | None = None
         self.ready = asyncio.Event()
         self._program = program

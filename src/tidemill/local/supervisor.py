@@ -29,9 +29,11 @@ class Supervisor:
 
     @property
     def processes(self) -> dict[str, list[int]]:
-        """The processes that live now, by the name of their program."""
-        children = [*self._stages, *self._base]
-        return {child.name: [child.pid] if child.pid else [] for child in children}
+        """The processes that live now, by what they are of."""
+        found: dict[str, list[int]] = {}
+        for child in (*self._stages, *self._base):
+            found.setdefault(child.stage, []).extend([child.pid] if child.pid else [])
+        return found
 
     async def start(self, programs: Iterable[Program], *, base: bool = False) -> None:
         """Start programs side by side and return when all are ready; from then on they are kept running.

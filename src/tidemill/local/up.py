@@ -15,13 +15,14 @@ from tidemill import demo, notify
 from tidemill.admin import TopicError, ensure_topics
 from tidemill.embedded import kraft
 from tidemill.embedded.broker import Broker, BrokerError
-from tidemill.local import datafolder
+from tidemill.local import cores, datafolder
 from tidemill.local.child import ChildError, Program
 from tidemill.local.datafolder import FolderError
 from tidemill.local.supervisor import Supervisor
 from tidemill.settings import Settings
 
-STAGES = ("api", "ingest", "processors", "results")
+PROCESSORS = "processors"
+STAGES = ("api", "ingest", PROCESSORS, "results")
 KAFKA = "kafka"
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
@@ -129,7 +130,7 @@ class Up:
             await _side_by_side(below)
             assert self._kafka is not None
             environ["TIDEMILL_KAFKA"] = self._kafka
-            await self._supervisor.start([self._stage(stage, environ) for stage in STAGES])
+            await self._supervisor.start([self._stage(*named, environ) for named in self._stages()])
         except (BrokerError, ChildError, TopicError) as error:
             raise UpError(str(error)) from error
         self._is_ready = True
@@ -191,18 +192,29 @@ class Up:
             environ["TIDEMILL_CONFIG"] = str(self._config.absolute())
         return environ
 
-    def _stage(self, name: str, environ: dict[str, str]) -> Program:
-        """A stage, with a port of its own to tell its health on."""
+    def _stages(self) -> list[tuple[str, str]]:
+        """Each process of a stage, and which stage it is of; the first one has the stage's name."""
+        extra = range(2, 1 + cores.processors(self._settings, cores.available()))
+        return [*((stage, stage) for stage in STAGES), *((f"{PROCESSORS}-{n}", PROCESSORS) for n in extra)]
+
+    def _stage(self, name: str, stage: str, environ: dict[str, str]) -> Program:
+        """A process of a stage, with a port of its own to tell its health on."""
         # The kernel hands out its ports in turn, so it does not give one of a moment ago again.
         port = kraft.free_port()
         self._health[name] = f"http://{kraft.LOOPBACK}:{port}"
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
-        return self._program(name, [name], {**environ, **own})
+        return self._program(name, [stage], {**environ, **own}, stage)
 
-    def _program(self, name: str, arguments: list[str], environ: dict[str, str]) -> Program:
+    def _program(
+        self, name: str, arguments: list[str], environ: dict[str, str], stage: str | None = None
+    ) -> Program:
         command = [sys.executable, "-m", "tidemill", *arguments]
         return Program(
-            name=name, command=lambda: command, log=self._data / "logs" / f"{name}.log", environ=environ
+            name=name,
+            stage=stage,
+            command=lambda: command,
+            log=self._data / "logs" / f"{name}.log",
+            environ=environ,
         )
 
     def _write_run(self) -> None:

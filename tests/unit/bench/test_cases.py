@@ -35,6 +35,15 @@ def test_the_large_file_is_as_large_as_may_be() -> None:
     assert 209_000_000 < large.lines * large.line_bytes <= 209_715_200
 
 
+def test_the_ideal_follows_the_capacity() -> None:
+    """Six seconds at 64, six at 32, then 64 again: 3,840 + 1,920 calls, and the rest."""
+    case = Case(
+        name="x", lines=6_400, latency_seconds=0.1, capacity=64, changes=((6.0, 32), (12.0, 64), (99.0, 1))
+    )
+    assert case.ideal_seconds == pytest.approx(13.0)
+    assert Case(name="x", lines=640, latency_seconds=0.1, capacity=64).ideal_seconds == pytest.approx(1.0)
+
+
 def test_a_comparison_tells_ratios() -> None:
     """Beside each number, where the other run has it."""
     text = cases.table({"a": {"seconds": 2.0}}, {"a": {"seconds": 4.0}})

@@ -227,6 +227,22 @@ async def test_each_line_once_whatever_happens(
     assert world.inference.in_flight_max <= limit
 
 
+async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
+    """Half of them with half of the partitions, and all of them again when it has all; one in any case."""
+    world = World(tmp_path, limit=8)
+    world.inference.gate.clear()
+    world.stage.take_part(0.5)
+    world.publish(ids.new_batch_id(), 0, 100)
+    await until(lambda: world.inference.in_flight == 4, "its part of the calls")
+    assert world.stage.busy == world.stage.allowed == 4
+    world.stage.take_part(1.0)
+    await until(lambda: world.inference.in_flight == 8, "all calls")
+    world.stage.take_part(0.01)
+    assert world.stage.allowed == 1
+    world.inference.gate.set()
+    await world.finish()
+
+
 async def test_a_cancelled_batch_is_dropped_at_once(tmp_path: Path) -> None:
     """Its calls in flight end and count; nothing of it is called afterwards, now or when it is published again."""
     world = World(tmp_path)
