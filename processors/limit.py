@@ -51,6 +51,8 @@ EDGE_REFUSED_MAX: Final = 4
 PRESSED_CALLS_MIN: Final = 8
 KEPT_PART: Final = 0.75
 """Of the limit, where many calls are not answered in time."""
+DEEP_CALLS: Final = 4
+"""Lost at one time; what creeps is cut by one or two."""
 CREDIT_PER_ANSWER: Final = 0.005
 CREDIT_REFUSALS_MAX: Final = 16.0
 """At the beginning there is as much, so that the first trials go fast."""
@@ -117,6 +119,8 @@ class Limit:
         self._step = self.sure
         self._trial: _Trial | None = None
         self._trials = 0
+        self._failed = 0
+        """The number of the last trial that was refused."""
         self._cuts = 0
         self._fall = 1
         """Calls that the next cut takes."""
@@ -170,17 +174,22 @@ class Limit:
         """
         if slot.trial:
             self._credit = max(0.0, self._credit - 1)
-            # One that comes in late, when its trial has ended, says nothing new.
             if self._trial is not None and slot.trial == self._trial.number:
                 self._trial.refused += 1
                 self._trial.row += 1
                 self._judge(now)
+            if slot.trial == self._failed and self._full is not None:
+                # What is still in flight was taken, or will be refused in a moment.
+                self._full = max(self.sure + 1, min(self._full, int(in_flight / self._share) + 1))
             return
         self._note(slot, refused=1)
         if self._all.refused >= WINDOW_REFUSED_MAX and late:
             self._cut(int(self.sure * KEPT_PART))
         elif self._all.refused >= WINDOW_REFUSED_MAX or self._edge.refused >= EDGE_REFUSED_MAX:
             fall, self._fall = self._fall, 2 * self._fall
+            if fall >= DEEP_CALLS:
+                # The backend has changed, and what was cut too deep is to be found again at once.
+                self._credit = max(self._credit, 2.0 * TRIAL_CALLS_MIN)
             self._cut(max(self.sure // 2, min(self.sure - fall, int(in_flight / self._share))))
 
     def tick(self, in_flight: int, now: float) -> None:
@@ -263,8 +272,8 @@ class Limit:
         is_refused = REFUSED_PART * trial.refused > trial.sent
         if trial.row >= REFUSED_ROW or (trial.refused >= TRIAL_CALLS_MIN and is_refused):
             self._trial = None
-            taken = int((trial.sent - trial.refused) / self._share)
-            self._full = self.sure + min(taken, self._step - 1) + 1
+            self._failed = trial.number
+            self._full = self.sure + self._step
         elif (trial.answered >= needed and REFUSED_PART * trial.refused <= trial.answered) or (
             is_settled and not is_refused
         ):
