@@ -106,8 +106,10 @@ class Quotas:
         """By batch id; as many as all projects may have in progress."""
         self._batches: Counter[str] = Counter()
         self._lines: Counter[str] = Counter()
-        self._inputs: dict[str, tuple[str, int]] = {}
-        """Of streams of this process, by file id: project and bytes of an input that is no file yet."""
+        self._inputs: dict[str, int] = {}
+        """Of streams of this process, by file id: bytes of an input that is no file yet."""
+        self._growing: Counter[str] = Counter()
+        """Their sums."""
 
     def batch(self, key: str, value: bytes | None, offset: int) -> None:
         """Take a record of `tidemill.batches`."""
@@ -139,7 +141,7 @@ class Quotas:
             return
         if record.v == VERSION:
             self._sizes.put(key, record.project, record.file.bytes)
-            self._inputs.pop(key, None)
+            self._growing[record.project] -= self._inputs.pop(key, 0)
 
     def opens(self, project: str) -> None:
         """Ask for one more batch.
@@ -157,15 +159,15 @@ class Quotas:
         Raises:
             IntakeError: There is no room.
         """
-        growing = sum(found for owner, found in self._inputs.values() if owner == project)
-        stored, most = self._sizes.of(project) + growing, self._limits_of(project).bytes_stored_max
+        stored, most = self._sizes.of(project) + self._growing[project], self._limits_of(project).bytes_stored_max
         if stored + size > most:
             raise IntakeError(f"its project stores {stored} bytes and may store {most}")
 
     def grown(self, batch_id: str, project: str, total: int, input_file_id: str, size: int) -> None:
         """A stream has so many lines, and so many bytes."""
         self._at_work(batch_id, project, total, 0)
-        self._inputs[input_file_id] = project, size
+        self._growing[project] += size - self._inputs.get(input_file_id, 0)
+        self._inputs[input_file_id] = size
 
     def beyond(self, project: str) -> int:
         """How many lines too many a project has; the last ones that have come are to be refused."""
