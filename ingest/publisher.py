@@ -100,7 +100,7 @@ class Publisher:
         await stubborn(f"publishing lines of {batch.id}", lambda: self._outlet.publish(model, records()))
 
     async def _placed(self, flow: Flow, place: int, line: bytes) -> bundle.Placed:
-        """A line that is too large for a record of requests goes into the store, until the batch is over."""
+        """A line that is too large for a record lies in the store as long as the log refers to it."""
         if len(line) <= INLINE_BYTES_MAX:
             return place, line
         key = f"{LARGE_PREFIX}{flow.state.id}/line-{place}"
