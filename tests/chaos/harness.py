@@ -117,7 +117,8 @@ class Harness:
         self._ids: dict[int, str] = {}
         self._watcher = Watcher()
         self._stopped = threading.Event()
-        self._stall = 0.0
+        self._stall = (0.0, 0.0)
+        """The longest time without a line that became final, and when it began, in seconds of the run."""
         self._errors: list[str] = []
 
     def run(self) -> Report:
@@ -193,7 +194,8 @@ class Harness:
                 time.sleep(LOOK_SECONDS)
 
     def _watch(self) -> None:
-        moved, lines = time.monotonic(), -1
+        began = moved = time.monotonic()
+        lines = -1
         while not self._stopped.is_set():
             time.sleep(LOOK_SECONDS)
             now = time.monotonic()
@@ -202,7 +204,7 @@ class Harness:
             except AWAY:
                 continue
             if final != lines or self._nothing_is_open():
-                self._stall = max(self._stall, now - moved)
+                self._stall = max(self._stall, (now - moved, moved - began))
                 moved, lines = now, final
 
     def _nothing_is_open(self) -> bool:
@@ -260,7 +262,7 @@ class Harness:
             ("double", str(verdict.double)),
             ("wrong bill", str(verdict.wrong_bill)),
             ("otherwise wrong", str(verdict.wrong)),
-            ("longest stall", f"{self._stall:.1f} s"),
+            ("longest stall", "{:.1f} s, from {:.1f} s on".format(*self._stall)),
         ]  # fmt: skip
         return report
 
