@@ -1,10 +1,12 @@
 """When a process that is alive is dead all the same."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from tidemill.watch import watchdog
+from tidemill.watch.vitals import Vitals
 from tidemill.watch.watchdog import SECONDS_MAX, STEP_SECONDS_MAX, LoopGuard, Silence, Symptom, Watch
 
 
@@ -23,9 +25,40 @@ def test_each_symptom_has_its_bound(symptom):
 
 
 def test_most_are_noticed_within_a_minute():
-    """With the time that the stage has to stop; a join alone may take longer, since others may hold it up."""
+    """With the time that the stage has to stop; a join may take longer, as others may hold it up, and a recovery."""
     slow = {symptom for symptom, seconds in SECONDS_MAX.items() if seconds > 50}
-    assert slow == {Symptom.REJOIN_OVERDUE}
+    assert slow == {Symptom.REJOIN_OVERDUE, Symptom.RECOVERY_STUCK}
+
+
+def recovering(offsets, *, coordinator_id=1):
+    """What Faust shows of an app that reads its tables again; `offsets` is how far it is."""
+    quiet = SimpleNamespace(done=lambda: False)
+    coordinator = SimpleNamespace(
+        coordinator_id=coordinator_id, _closing=quiet, _coordination_task=quiet, _error_consumed_fut=None,
+        _rejoin_needed_fut=quiet,
+    )  # fmt: skip
+    client = SimpleNamespace(_coordinator=coordinator, _fetcher=None)
+    loop = SimpleNamespace(is_closed=lambda: True)
+    return SimpleNamespace(
+        started=True, should_stop=False, rebalancing=False, in_recovery=True,
+        tables=SimpleNamespace(recovery=SimpleNamespace(active_offsets=offsets)),
+        consumer=SimpleNamespace(_thread=SimpleNamespace(_consumer=client, thread_loop=loop)),
+    )  # fmt: skip
+
+
+def test_a_recovery_may_take_long_but_not_stand_still():
+    """Each record of a table begins the time anew; with the broker away nothing can come."""
+    offsets = {0: 1, 1: 0}
+
+    def moving(number):
+        offsets[1] = number // 100
+        return Vitals(recovering(offsets)).marks()
+
+    assert seconds_until(Watch(), moving) is None
+    stuck = Vitals(recovering({0: 1}))
+    assert seconds_until(Watch(), lambda _: stuck.marks()) == SECONDS_MAX[Symptom.RECOVERY_STUCK]
+    away = Vitals(recovering({0: 1}, coordinator_id=None))
+    assert seconds_until(Watch(), lambda _: away.marks()) is None
 
 
 def test_what_moves_on_is_well():

@@ -6,7 +6,7 @@ not there yet, or not any more, counts as well: a start and a rebalance take thi
 
 import asyncio
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 from tidemill.watch.watchdog import Symptom
@@ -69,6 +69,7 @@ class Vitals:
         if (coordinator := self._coordinator) is not None and not coordinator._closing.done():
             marks |= self._coordination(coordinator)
         marks[Symptom.CONSUMER_BLOCKED] = self._ask_thread()
+        marks[Symptom.RECOVERY_STUCK] = self._recovered()
         if not app.rebalancing and not app.in_recovery:
             fetcher = app._fetcher
             # Where a process has several apps, the last ones have no client yet when it is first looked at.
@@ -88,6 +89,15 @@ class Vitals:
             Symptom.REJOIN_OVERDUE: True if is_asked else None,
             Symptom.FETCHER_ENDED: True if fetching is not None and fetching._fetch_task.done() else None,
         }
+
+    def _recovered(self) -> int | None:
+        """How far the tables are read again, as a number that grows; None where they are not, or cannot be."""
+        coordinator = self._coordinator
+        # While the broker is away there is nothing to read, and to start anew would not help.
+        if not self._app.in_recovery or coordinator is None or coordinator.coordinator_id is None:
+            return None
+        offsets: Iterable[int] = self._app.tables.recovery.active_offsets.values()
+        return sum(offsets)
 
     @property
     def _client(self) -> Any:

@@ -28,6 +28,7 @@ class Symptom(StrEnum):
     POLL_STUCK = "the loop that hands out records waits for a fetch that does not return"
     CONSUMER_BLOCKED = "the consumer's thread does not answer"
     ACTOR_ENDED = "an agent has ended"
+    RECOVERY_STUCK = "the tables are read again, and no record of them comes"
 
 
 SECONDS_MAX: Final[Mapping[Symptom, float]] = {
@@ -41,8 +42,10 @@ SECONDS_MAX: Final[Mapping[Symptom, float]] = {
     Symptom.POLL_STUCK: 40.0,
     Symptom.CONSUMER_BLOCKED: 40.0,
     Symptom.ACTOR_ENDED: 30.0,
+    # Each record that comes begins the time anew, so one that makes progress may take as long as it needs.
+    Symptom.RECOVERY_STUCK: 120.0,
 }
-"""How long each may last before the process is given up; all but one are below a minute."""
+"""How long each may last before the process is given up; most are below a minute."""
 
 Marks = Mapping[Symptom, Hashable]
 """What was seen; None is nothing."""
