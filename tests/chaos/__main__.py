@@ -34,7 +34,6 @@ def main() -> int:
     arguments.add_argument("--patience", type=float, default=240.0, help="seconds for the end of all batches")
     arguments.add_argument("--away", type=float, help="seconds that a store or a backend is away")
     arguments.add_argument("--whole", action="store_true", help="no batch is cancelled or expires")
-    arguments.add_argument("--mock", help="address of a backend that runs elsewhere")
     arguments.add_argument("--data", type=Path, help="folder to keep; without it a passing one")
     given = arguments.parse_args()
     plan = Plan(
@@ -56,7 +55,7 @@ def main() -> int:
     # An installation is stopped and a disk is unmounted also where the run is asked to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="tidemill-chaos-") as folder:
-        report = run(plan, given.data or Path(folder) / "data", mock=given.mock, keep=given.data is not None)
+        report = run(plan, given.data or Path(folder) / "data", keep=given.data is not None)
     sys.stdout.write(f"\n{report}\n")
     for failure in report.failures:
         sys.stdout.write(f"FAILED: {failure}\n")

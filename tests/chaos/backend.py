@@ -12,34 +12,28 @@ STOP_SECONDS_MAX = 10.0
 
 
 class Backend:
-    """A context manager: starts a mock of its own (`mock.py`), or uses one that runs at `url`."""
+    """A context manager over a process of `mock.py`, which knows every fault, and which lines it refuses."""
 
-    def __init__(self, seed: int, url: str | None = None) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
         self._process: subprocess.Popen[bytes] | None = None
-        self.base = (url or "").rstrip("/").removesuffix("/v1")
+        self.base = ""
 
     def __enter__(self) -> Self:
-        if not self.base:
-            command = [sys.executable, str(Path(__file__).with_name("mock.py")), "--seed", str(self._seed)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            assert self._process.stdout is not None
-            self.base = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        command = [sys.executable, str(Path(__file__).with_name("mock.py")), "--seed", str(self._seed)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self.base = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.communicate(timeout=STOP_SECONDS_MAX)
 
-    @property
-    def is_own(self) -> bool:
-        """Whether it knows every fault, and says which lines it refuses."""
-        return self._process is not None
-
     def stats(self) -> dict[str, Any]:
         """Its counters."""
         found: dict[str, Any] = json.loads(_fetch(f"{self.base}/stats"))
-        return {**found, "in_flight": found.get("in_flight", found.get("inflight", 0))}
+        return found
 
     def set(self, **behaviour: float | str) -> None:
         """Change its behaviour; see there."""

@@ -13,6 +13,7 @@ from chaos.aim import AWAY
 from chaos.backend import Backend
 from chaos.checker import Verdict, Watcher
 from chaos.faults import COMMON, KINDS
+from chaos.refusals import Refusals
 from chaos.rig import WHY_NOT, rigged
 from chaos.traffic import MODELS, WINDOW_SHORT, Job, jobs
 from chaos.world import World
@@ -116,6 +117,7 @@ class Harness:
         self._jobs = list(jobs(plan.seed, batches=plan.batches, lines=plan.lines, ends=plan.ends))
         self._ids: dict[int, str] = {}
         self._watcher = Watcher()
+        self._refusals = Refusals()
         self._stopped = threading.Event()
         self._stall = (0.0, 0.0)
         """The longest time without a line that became final, and when it began, in seconds of the run."""
@@ -188,7 +190,8 @@ class Harness:
         while True:
             try:
                 return call()
-            except AWAY:
+            except AWAY as error:
+                self._refusals.note(error)
                 if time.monotonic() > until or self._stopped.is_set():
                     raise
                 time.sleep(LOOK_SECONDS)
@@ -201,7 +204,8 @@ class Harness:
             now = time.monotonic()
             try:
                 final = self._watcher.look(self._world.batches())
-            except AWAY:
+            except AWAY as error:
+                self._refusals.note(error)
                 continue
             if final != lines or self._nothing_is_open():
                 self._stall = max(self._stall, (now - moved, moved - began))
@@ -219,7 +223,7 @@ class Harness:
 
     def _report(self) -> Report:
         verdict = Verdict()
-        for told in self._watcher.told:
+        for told in (*self._watcher.told, *self._refusals.told):
             verdict.say(told, wrong=1)
         by_number = {job.number: job for job in self._jobs}
         for number, batch_id in self._ids.items():
@@ -258,6 +262,7 @@ class Harness:
             ("calls", f"{stats['calls']:,} ({sum(stats.get('spoilt', {}).values()):,} spoilt by the backend)"),
             ("calls repeated", str(stats["repeats"])),
             ("in flight at kills", f"{world.in_flight} at the backend, {repeats_max} at most by the limits"),
+            ("refused by the api", str(self._refusals)),
             ("lost", str(verdict.lost)),
             ("double", str(verdict.double)),
             ("wrong bill", str(verdict.wrong_bill)),
@@ -286,7 +291,6 @@ def run(
     plan: Plan,
     data: Path,
     *,
-    mock: str | None = None,
     keep: bool = False,
     tell: Callable[[str], None] = print,
 ) -> Report:
@@ -295,14 +299,13 @@ def run(
     Args:
         plan: What to do.
         data: An empty folder, or one that does not exist.
-        mock: Address of a backend that runs elsewhere; without it one is started.
         keep: Whether what is on disks that are there for the run alone is kept in `DATA.rig`.
         tell: Takes what happens.
     """
     tell(f"seed {plan.seed}")
     plan = staged(plan, tell)
-    with Backend(plan.seed, mock) as backend, rigged(data, map(_need, plan.faults), keep=keep) as rig:
-        backend.set(latency=plan.latency_seconds if backend.is_own else f"{plan.latency_seconds}s")
+    with Backend(plan.seed) as backend, rigged(data, map(_need, plan.faults), keep=keep) as rig:
+        backend.set(latency=plan.latency_seconds)
         if plan.answer_bytes:
             backend.set(padding=plan.answer_bytes)
         models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)

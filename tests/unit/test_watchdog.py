@@ -25,7 +25,7 @@ def test_each_symptom_has_its_bound(symptom):
 
 
 def test_most_are_noticed_within_a_minute():
-    """With the time that the stage has to stop; a join may take longer, as others may hold it up, and a recovery."""
+    """With the time that the stage has to stop; a join may wait for others, and a recovery begins late or anew."""
     slow = {symptom for symptom, seconds in SECONDS_MAX.items() if seconds > 50}
     assert slow == {Symptom.REJOIN_OVERDUE, Symptom.RECOVERY_STUCK}
 

@@ -1,0 +1,29 @@
+"""What the api answers while it cannot do what it is asked: in OpenAI's shape, and never a fault of its own."""
+
+from collections import Counter
+
+from openai import APIStatusError
+
+FIELDS = {"message", "type", "param", "code"}
+OWN_FAULT = 500
+
+
+class Refusals:
+    """The answers of a run that were none; threads may share it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+        self.told: list[str] = []
+
+    def note(self, error: Exception) -> None:
+        """Take what a call of the client ended with; that nobody answered is not the api's doing."""
+        if not isinstance(error, APIStatusError):
+            return
+        self.counts[error.status_code] += 1
+        is_shaped = isinstance(error.body, dict) and set(error.body) >= FIELDS
+        if error.status_code == OWN_FAULT or not is_shaped:
+            asked = f"{error.request.method} {error.request.url.path}"
+            self.told.append(f"{asked} was answered with {error.status_code}: {str(error.body)[:200]}")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{status} {count}" for status, count in sorted(self.counts.items())) or "none"
