@@ -30,9 +30,14 @@ class IllegalMove(Exception):
 def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
     """The batch in its next state, the time of the move and all other changes set in the same step.
 
+    No move is earlier than the one before it: the times of a batch come from several clocks, and one that is set
+    back must not make it end before it began.
+
     Raises:
         IllegalMove: The table has no such move.
     """
     if to not in MOVES[batch.status]:
         raise IllegalMove(f"{batch.id} cannot go from {batch.status} to {to}")
-    return batch.model_copy(update={"status": to, f"{to.value}_at": at, **changes})
+    times = (batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.cancelling_at)
+    latest = max((at, *(time for time in times if time is not None)))
+    return batch.model_copy(update={"status": to, f"{to.value}_at": latest, **changes})

@@ -142,3 +142,17 @@ async def test_progress_is_told_while_the_clock_is_behind(owner):
     owner.clocks.pass_(1)
     await owner.land()
     assert owner.log.published[-1].batch.request_counts.completed == 1
+
+
+async def test_a_batch_does_not_end_before_it_began(owner):
+    """Its times come from the clocks of several processes, of which one may be behind."""
+    owner.clocks.wall -= STEP_SECONDS
+    await owner.partition.command(CancelRequested(batch_id=BATCH_ID, at=int(owner.clocks.wall)), lambda: None)
+    owner.clocks.pass_(GRACE_SECONDS + 1)
+    owner.partition.ring()
+    await owner.tick()
+    for fact in await owner.ended():
+        await owner.partition.fact(fact, lambda: None)
+    batch = owner.log.published[-1].batch
+    assert batch.status is Status.CANCELLED
+    assert batch.created_at <= batch.in_progress_at <= batch.cancelling_at <= batch.cancelled_at
