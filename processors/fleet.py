@@ -34,10 +34,6 @@ class Pass(NamedTuple):
     """What each bucket of the backend was told that it will use."""
 
 
-def _none() -> None:
-    pass
-
-
 @dataclass(slots=True, eq=False)
 class Backend:
     """One backend; `headers` go with each call and hold its key."""
@@ -46,8 +42,8 @@ class Backend:
     limit: Limit
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     breaker: Breaker = field(default_factory=Breaker)
-    ceiling: Callable[[], int | None] = _none
-    """Calls that it may have now by the hour of the day; None where only the limit counts."""
+    ceiling: Callable[[], int | None] | None = None
+    """Calls that it may have now by the hour of the day; gives None where only the limit counts, as without it."""
     drain: bool = False
     """It gets no call any more."""
     spare: Spare | None = None
@@ -73,7 +69,7 @@ class Backend:
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""
         calls = self.limit.allowed
-        if (ceiling := self.ceiling()) is not None:
+        if self.ceiling is not None and (ceiling := self.ceiling()) is not None:
             calls = min(calls, math.ceil(ceiling * self.part))
         if self.spare is not None and (left := self.spare.left(now)) is not None:
             calls = min(calls, left)

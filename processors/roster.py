@@ -75,7 +75,10 @@ def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
     return files
 
 
-def _ceiling(backend: Settings, clock: Clock) -> Callable[[], int | None]:
+def _ceiling(backend: Settings, clock: Clock) -> Callable[[], int | None] | None:
+    # It is asked for with each call, and what day of the week it is takes its time.
+    if not backend.hours:
+        return None
     at = hours.ceiling(backend.hours)
     return lambda: at(clock())
 
