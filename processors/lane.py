@@ -1,17 +1,21 @@
 """The lane of a partition: its records under way, their lines, and how many of them there may be.
 
-Lines are done in any order; a record is done with its last line, and is acknowledged once all before it are.
+Lines are done in any order; a record is done with its last line, and is acknowledged once all before it are. One
+that is done takes no more room, only a place among those that wait for their acknowledgement: so lines that are
+slow, or of a project whose turns are few, do not keep others of their partition from coming for a long way.
 """
 
-from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from tidemill.gate import AckGate, Ticket
 from tidemill.schemas.codec import RequestHead
 
-LINES_MAX: Final = 8_192
+LINES_MAX: Final = 16_384
 BYTES_MAX: Final = 4 << 20
-"""Enough for hundreds of calls in flight; a process has a lane for each partition of each of its models."""
+"""Enough for hundreds of calls in flight, and for the whole of a batch of 50,000 short lines in four partitions; a
+process has a lane for each partition of each of its models."""
+RECORDS_MAX: Final = 2_048
+"""Records that are not acknowledged: what comes again after a crash, done or not."""
 
 
 class Tap(Protocol):
@@ -31,25 +35,36 @@ class Tap(Protocol):
 
 
 class Window:
-    """How much a lane holds: full at a bound, and with room again at half of it."""
+    """How much a lane holds: full at a bound, and with room again at three quarters of it."""
 
-    __slots__ = ("bytes", "bytes_max", "lines", "lines_max")
+    __slots__ = ("bytes", "bytes_max", "lines", "lines_max", "records", "records_max")
 
-    def __init__(self, lines_max: int = LINES_MAX, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(
+        self, lines_max: int = LINES_MAX, bytes_max: int = BYTES_MAX, records_max: int = RECORDS_MAX
+    ) -> None:
         self.lines_max = lines_max
         self.bytes_max = bytes_max
+        self.records_max = records_max
         self.lines = 0
+        """Of records that are not done."""
         self.bytes = 0
+        """Of the same."""
+        self.records = 0
+        """Those that are not acknowledged."""
 
     @property
     def is_full(self) -> bool:
         """Whether nothing more should come."""
-        return self.lines >= self.lines_max or self.bytes >= self.bytes_max
+        return self.lines >= self.lines_max or self.bytes >= self.bytes_max or self.records >= self.records_max
 
     @property
     def has_room(self) -> bool:
         """Whether it is worth going on."""
-        return 2 * self.lines <= self.lines_max and 2 * self.bytes <= self.bytes_max
+        return (
+            4 * self.lines <= 3 * self.lines_max
+            and 4 * self.bytes <= 3 * self.bytes_max
+            and 4 * self.records <= 3 * self.records_max
+        )
 
 
 class Entry:
@@ -119,6 +134,7 @@ class Lane:
         entry.ticket = self._gate.admit(entry)
         self._window.lines += lines
         self._window.bytes += size
+        self._window.records += 1
         if not lines:
             self._finish(entry)
         elif self._window.is_full:
@@ -146,15 +162,12 @@ class Lane:
     def _finish(self, entry: Entry) -> None:
         if self.is_closed:
             return
-        for finished in self._finished(entry):
+        assert entry.ticket is not None, "it was admitted"
+        self._window.lines -= entry.lines
+        self._window.bytes -= entry.size
+        for finished in self._gate.finish(entry.ticket):
+            self._window.records -= 1
             self._tap.ack(finished.token)
         if self.is_paused and self._window.has_room:
             self.is_paused = False
             self._tap.resume()
-
-    def _finished(self, entry: Entry) -> Iterator[Entry]:
-        assert entry.ticket is not None, "it was admitted"
-        for finished in self._gate.finish(entry.ticket):
-            self._window.lines -= finished.lines
-            self._window.bytes -= finished.size
-            yield finished

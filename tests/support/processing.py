@@ -105,21 +105,30 @@ class Rig:
         self._processes.append(Process(self._environment))
         return self._processes[-1]
 
-    async def send(self, value: bytes, headers: codec.Headers, key: str = "") -> None:
+    async def send(self, value: bytes, headers: codec.Headers, key: str = "", *, express: bool = False) -> None:
         """Publish a record of requests."""
-        await self._producer.send_and_wait(
-            topics.requests(self.model).name, value, key=key.encode(), headers=headers
-        )
+        topic = topics.express(self.model) if express else topics.requests(self.model)
+        await self._producer.send_and_wait(topic.name, value, key=key.encode(), headers=headers)
 
     async def batch(
-        self, lines: int, *, pack: int = 8, seconds: float = 600, url: str = "/v1/chat/completions"
+        self,
+        lines: int,
+        *,
+        pack: int = 8,
+        seconds: float = 600,
+        url: str = "/v1/chat/completions",
+        project: str = "p",
+        express: bool = False,
     ) -> str:
         """Publish a batch whose line `n` says `<batch> n`; returns its id."""
         batch_id = ids.new_batch_id()
         for first in range(0, lines, pack):
             texts = [self.line(f"{batch_id} {n}", f"r-{n}") for n in range(first, min(first + pack, lines))]
             await self.send(
-                b"".join(texts), self.head(batch_id, first, seconds, url), key=f"{batch_id}/{first // 64}"
+                b"".join(texts),
+                self.head(batch_id, first, seconds, url, project=project),
+                key=f"{batch_id}/{first // 64}",
+                express=express,
             )
         return batch_id
 
@@ -134,11 +143,19 @@ class Rig:
         first: int,
         seconds: float = 600,
         url: str = "/v1/chat/completions",
+        *,
         ref: codec.LineRef | None = None,
+        project: str = "p",
     ) -> codec.Headers:
         """The headers of a record."""
-        deadline = int(time.time() + seconds)
-        head = codec.RequestHead(batch_id=batch_id, project="p", first=first, deadline=deadline, url=url, ref=ref)
+        head = codec.RequestHead(
+            batch_id=batch_id,
+            project=project,
+            first=first,
+            deadline=int(time.time() + seconds),
+            url=url,
+            ref=ref,
+        )
         return codec.request_headers(head)
 
     async def say(self, batch_id: str, status: Status) -> None:

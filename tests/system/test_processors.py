@@ -272,10 +272,21 @@ async def test_a_damaged_record_fails_its_lines_at_once(few, backend):
     assert backend.calls == 1
 
 
+async def test_a_small_batch_goes_past_a_large_one(few, backend):
+    """It is done while nearly all of the large one is left, which was there before and is of another project."""
+    await few.process().ready()
+    backend.rule = lambda *_: Behaviour(latency_seconds=0.05)
+    large = await few.batch(3_000, pack=100, project="large")
+    await few.collect(large, 50)
+    small = await few.batch(10, pack=10, project="small", express=True)
+    await few.collect(small, 10)
+    assert sum(1 for batch_id, _ in few.lines if batch_id == large) < 2_000
+
+
 async def test_a_full_window_loses_nothing(many, backend):
     """One partition holds more lines than its lane: fetching is held, and what was fetched already still comes."""
     batch_id = ids.new_batch_id()
-    pack, records = 100, 120
+    pack, records = 100, 180
     for first in range(0, pack * records, pack):
         value = b"".join(many.line(f"{batch_id} {n}", f"r-{n}") for n in range(first, first + pack))
         await many.send(value, many.head(batch_id, first), key="one")
