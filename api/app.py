@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from tidemill import hush, kafka, metrics, notify
+from tidemill import heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
 from tidemill.api import auth, exchange, http, openapi, removal
 from tidemill.api.again.kafka import History
@@ -237,6 +237,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def _tell(doors: Doors, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
+    heap.settle()
     notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.
     await removal.sweep_always(doors)

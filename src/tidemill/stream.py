@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import faust
 import uvloop
 
-from tidemill import folder, hush, kafka, metrics, notify
+from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, resume_at_once, seek_all
 from tidemill.schemas.ports import Store
@@ -296,6 +296,7 @@ async def _serve(apps: Sequence[StageApp]) -> None:
     ready = asyncio.gather(*assigned)
     await asyncio.wait([*crashes, ready], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
+        heap.settle()
         notify.ready(beats=True)
         log.info("ready")
         await asyncio.wait(crashes, return_when=asyncio.FIRST_COMPLETED)
