@@ -14,6 +14,7 @@ for records of the others, whatever has room by then (`resume_at_once`).
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from mode.utils.queues import FlowControlEvent
@@ -66,7 +67,9 @@ def resume_at_once(consumer: Any) -> None:
             drop(tp)
             roomy.set()
             thread = consumer._thread  # noqa: SLF001
-            thread.thread_loop.call_soon_threadsafe(_look_again, thread)
+            # Closed, its consumer has stopped.
+            with suppress(RuntimeError):
+                thread.thread_loop.call_soon_threadsafe(_look_again, thread)
 
     async def wait_next_records(seconds: float) -> Any:
         while consumer.flow_active and not consumer._get_active_partitions() and not consumer.should_stop:  # noqa: SLF001

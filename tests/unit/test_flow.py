@@ -55,3 +55,5 @@ async def test_a_partition_with_room_is_fetched_from_at_once(tmp_path):
     await waiting
     consumer._thread.thread_loop.close()
     assert asked == [{tp}]
+    consumer.on_buffer_full(tp)
+    consumer.on_buffer_drop(tp)
