@@ -13,6 +13,7 @@ from support.waiting import until
 
 from tidemill.directory import DirectoryStore
 from tidemill.processors.breaker import Breaker, Pauses
+from tidemill.processors.bucket import Bucket
 from tidemill.processors.call import Answer, Broken
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
@@ -51,6 +52,7 @@ class Inference:
         self.good: Counter[bytes] = Counter()
         self.in_flight = 0
         self.in_flight_max = 0
+        self.reply = b'{"n":1}'
         self.gate = asyncio.Event()
         self.gate.set()
         self._rng = rng
@@ -68,7 +70,7 @@ class Inference:
         if self._rng.random() < self._faults:
             return self._rng.choice(FAULTS)
         self.good[body] += 1
-        return Answer(200, b'{"n":1}')
+        return Answer(200, self.reply)
 
     def heal(self) -> None:
         """From now on each call is answered."""
@@ -126,7 +128,14 @@ class World:
     """A stage among them."""
 
     def __init__(
-        self, folder: Path, *, seed: int = 0, faults: float = 0.0, limit: int = 4, policy: Policy = QUICK
+        self,
+        folder: Path,
+        *,
+        seed: int = 0,
+        faults: float = 0.0,
+        limit: int = 4,
+        policy: Policy = QUICK,
+        buckets: tuple[Bucket, ...] = (),
     ) -> None:
         self.ahead = 0.0
         """Seconds by which the wall clock was set."""
@@ -135,7 +144,12 @@ class World:
         self.log = Log(rng)
         self.ended = Ended()
         store = DirectoryStore(folder)
-        fleet = Fleet([Backend(url, Limit(limit), breaker=Breaker(PAUSES)) for url in ("http://a", "http://b")])
+        fleet = Fleet(
+            [
+                Backend(url, Limit(limit), breaker=Breaker(PAUSES), buckets=buckets)
+                for url in ("http://a", "http://b")
+            ]
+        )
         self.stage = Stage(
             fleet=fleet,
             caller=Caller(
@@ -241,6 +255,19 @@ async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
     assert world.stage.allowed == 1
     world.inference.gate.set()
     await world.finish()
+
+
+async def test_tokens_are_counted_as_they_are_used(tmp_path: Path) -> None:
+    """One call goes out; the next waits until what its answer really used is paid for."""
+    bucket = Bucket(60)
+    world = World(tmp_path, buckets=(bucket,))
+    world.inference.reply = b'{"usage":{"prompt_tokens":300,"completion_tokens":700}}'
+    world.publish(ids.new_batch_id(), 0, 3)
+    await until(lambda: world.log.lines.total() == 1, "the first outcome")
+    now = asyncio.get_running_loop().time()
+    assert 900 < bucket.ready_at(now) - now <= 1001
+    assert world.inference.calls.total() == 1
+    await world.stage.close()
 
 
 async def test_a_cancelled_batch_is_dropped_at_once(tmp_path: Path) -> None:
