@@ -58,8 +58,8 @@ def rigged(data: Path, needs: Iterable[str], *, keep: bool) -> Iterator[Rig]:
     data.mkdir(parents=True, exist_ok=True)
     beside = data.with_name(f"{data.name}.rig")
     store = beside / "store"
-    store.mkdir(parents=True, exist_ok=True)
-    wanted = set(needs)
+    if wanted := {need for need in needs if need}:
+        store.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         disks: dict[str, Disk] = {}
         if DISK in wanted:
