@@ -21,6 +21,8 @@ MOVES = {
 }
 """From a status that was seen to the next one that was seen: what came between may have been missed."""
 NOT_RUN = ("batch_cancelled", "batch_expired")
+TOO_LARGE = "backend_reply_too_large"
+"""The one fault of a backend that ends a line at once: another try would most often end in the same way."""
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Verdict:
     wrong_bill: int = 0
     wrong: int = 0
     """Answers of other lines, lines that failed for no reason of their own, untrue receipts, status going back."""
+    too_large: int = 0
+    """Lines that failed since their reply was too large; the backend knows how many there may be."""
     told: list[str] = field(default_factory=list)
 
     @property
@@ -118,7 +122,9 @@ def _check_lines(job: Job, output: bytes, errors: bytes, name: str, verdict: Ver
         for line in map(orjson.loads, content.splitlines()):
             index = int(line["custom_id"].removeprefix("l-"))
             places.append(index)
-            if not _is_right(job, index, line, is_error=is_error):
+            if is_error and line["response"] is None and line["error"]["code"] == TOO_LARGE:
+                verdict.too_large += 1
+            elif not _is_right(job, index, line, is_error=is_error):
                 verdict.say(f"{name}: line {index} has the wrong end: {str(line)[:300]}", wrong=1)
         found.update(places)
         verdict.say(f"{name}: a file is not in input order", wrong=places != sorted(places))

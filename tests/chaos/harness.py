@@ -249,6 +249,11 @@ class Harness:
         # Where clocks differ, what was done before a rebalance may not be found (docs/decisions/0012).
         if stats["repeats"] > repeats_max and not world.soft["clock step"]:
             report.failures.append(f"{stats['repeats']} calls were repeated, {repeats_max} may be")
+        huge = stats.get("spoilt", {}).get("huge", 0)
+        if verdict.too_large > huge:
+            report.failures.append(
+                f"{verdict.too_large} lines had a reply that was too large, {huge} replies were"
+            )
         kills = ", ".join(f"{name} {count}" for name, count in sorted(world.hard.items()))
         soft = ", ".join(f"{name} {count}" for name, count in sorted(world.soft.items()))
         strikes = sorted(world.aim.strikes.items())
