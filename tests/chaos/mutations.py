@@ -94,7 +94,7 @@ def _copy(folder: Path) -> None:
 
 
 def _tell(name: str, found: str) -> None:
-    sys.stdout.write(f"{name:<60}  {found[:160]}\n")
+    sys.stdout.write(f"{name:<60}  {found[:400]}\n")
     sys.stdout.flush()
 
 
