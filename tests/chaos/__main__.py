@@ -29,6 +29,7 @@ def main() -> int:
     arguments.add_argument("--lines", type=int, default=8_000, help="of all batches")
     arguments.add_argument("--in-flight", type=int, default=32, help="calls to one model at one time")
     arguments.add_argument("--latency", type=float, default=0.2, help="seconds that the backend takes")
+    arguments.add_argument("--slow", type=float, default=0.0, help="seconds that one line of many takes longer")
     arguments.add_argument("--answer-bytes", type=int, default=0, help="added to each answer of the own backend")
     arguments.add_argument("--part-bytes", type=int, help="size of a part of results")
     arguments.add_argument("--patience", type=float, default=240.0, help="seconds for the end of all batches")
@@ -46,6 +47,7 @@ def main() -> int:
         lines=given.lines,
         max_in_flight=given.in_flight,
         latency_seconds=given.latency,
+        slow_seconds=given.slow,
         answer_bytes=given.answer_bytes,
         part_bytes=given.part_bytes,
         end_seconds_max=given.patience,

@@ -43,6 +43,7 @@ class Plan:
         lines: Of all of them.
         max_in_flight: Calls of one process to one model.
         latency_seconds: Of the backend.
+        slow_seconds: What it takes longer for one line of many.
         answer_bytes: Added to each of its answers.
         timeout_seconds: After which a call is given up.
         part_bytes: Size of a part of results; None is the product's own.
@@ -60,6 +61,7 @@ class Plan:
     lines: int = 8_000
     max_in_flight: int = 32
     latency_seconds: float = 0.2
+    slow_seconds: float = 0.0
     answer_bytes: int = 0
     timeout_seconds: float = 8.0
     part_bytes: int | None = None
@@ -311,6 +313,8 @@ def run(
     plan = staged(plan, tell)
     with Backend(plan.seed) as backend, rigged(data, map(_need, plan.faults), keep=keep) as rig:
         backend.set(latency=plan.latency_seconds)
+        if plan.slow_seconds:
+            backend.set(slow=plan.slow_seconds)
         if plan.answer_bytes:
             backend.set(padding=plan.answer_bytes)
         models = backend.models(*MODELS, max_in_flight=plan.max_in_flight, timeout_seconds=plan.timeout_seconds)

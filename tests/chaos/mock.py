@@ -19,6 +19,7 @@ import uvloop
 
 REFUSED_EVERY = 97
 """Each line whose number is a multiple of it is answered with a 400, every time."""
+SLOW_EVERY = 100
 HUGE_BYTES = 100 << 20
 CHUNK_BYTES = 1 << 20
 FAULTY_TRIES_MAX = 3
@@ -44,6 +45,8 @@ class Mock:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.latency_seconds = 0.0
+        self.slow_seconds = 0.0
+        """Added for each line whose number is a multiple of `SLOW_EVERY`."""
         self.padding = ""
         self.is_down = False
         self.shares: dict[str, float] = {}
@@ -71,6 +74,8 @@ class Mock:
                 self.latency_seconds = float(value)
             elif name == "down":
                 self.is_down = value == "true"
+            elif name == "slow":
+                self.slow_seconds = float(value)
             elif name == "padding":
                 self.padding = "x" * int(value)
             else:
@@ -164,8 +169,10 @@ class Connection(asyncio.Protocol):
             mock.spoilt[fate] += 1
         mock.in_flight += 1
         try:
-            if mock.latency_seconds:
-                await asyncio.sleep(mock.latency_seconds)
+            if seconds := mock.latency_seconds + mock.slow_seconds * (
+                int(text.rpartition(" ")[2]) % SLOW_EVERY == 0
+            ):
+                await asyncio.sleep(seconds)
             await self._fulfil(fate, path, text)
         finally:
             mock.in_flight -= 1

@@ -10,11 +10,8 @@ _PARTS = (
 """Results is killed again and again while it writes many small parts."""
 _ENDS = f"{_COMMON} --faults kill:results --count 8 --every 4 --seconds 32 --lines 2000"
 """Results is killed again and again while batches end."""
-_UNEVEN = (
-    f"{_COMMON} --faults storm,storm,storm,storm,storm,storm,kill:processors --count 8 --every 3 "
-    "--seconds 40 --lines 8000"
-)
-"""Processors are killed while some lines are tried again, and those after them are done."""
+_UNEVEN = f"{_COMMON} --faults kill:processors --count 6 --every 5 --seconds 25 --lines 6000 --slow 4"
+"""Processors are killed while some lines are still out, and those after them are done."""
 _CALLS = (
     f"{_COMMON} --faults kill:processors --count 5 --every 4 --seconds 20 --lines 4000 "
     "--in-flight 4 --latency 0.02"
