@@ -10,6 +10,11 @@ _PARTS = (
 """Results is killed again and again while it writes many small parts."""
 _UNEVEN = f"{_COMMON} --faults kill:processors --count 6 --every 5 --seconds 25 --lines 6000 --slow 4"
 """Processors are killed while some lines are still out, and those after them are done."""
+_CALLS = (
+    f"{_COMMON} --faults kill:processors --count 5 --every 4 --seconds 20 --lines 4000 "
+    "--in-flight 4 --latency 0.02"
+)
+"""Processors are killed when far more is done than is in flight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +131,7 @@ MUTATIONS = (
         file="processors/ledger.py",
         old="        return bool(chunks.get(chunk, 0) >> bit & 1)",
         new="        return False",
+        real=_CALLS,
     ),
     Mutation(
         name="processors read nothing back",
