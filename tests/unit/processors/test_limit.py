@@ -10,18 +10,20 @@ from support.virtual import Server, lone
 from tidemill.processors.limit import CREDIT_REFUSALS_MAX, Limit
 
 STEADY_REFUSED_MAX = 0.02
-latencies = st.sampled_from(
-    [lambda _: 0.1, lambda rng: 0.05 + rng.expovariate(10), lambda rng: 2 * rng.expovariate(1)]
+paces = st.sampled_from(
+    [(lambda _: 0.1, 40), (lambda rng: 0.05 + rng.expovariate(10), 40), (lambda rng: 2 * rng.expovariate(1), 400)]
 )
+"""How long calls take, and after how many seconds of them one trial more or less is no matter any more."""
 
 
-@given(st.integers(4, 64), latencies, st.integers(0, 1000))
+@given(st.integers(4, 64), paces, st.integers(0, 1000))
 @settings(max_examples=12, deadline=None)
-def test_the_capacity_is_found_and_kept_to(capacity: int, latency: object, seed: int) -> None:
+def test_the_capacity_is_found_and_kept_to(capacity: int, pace: tuple[object, int], seed: int) -> None:
     """After twenty seconds nine tenths of it are used, and at most one call in fifty is refused."""
+    latency, seconds = pace
     server = Server(lone(Limit(128)), capacity=lambda _: capacity, latency_seconds=latency, seed=seed)
     server.run(20)
-    steady = server.run(40)
+    steady = server.run(seconds)
     assert steady.refused_share <= STEADY_REFUSED_MAX
     assert server.in_flight >= 0.9 * capacity
 
