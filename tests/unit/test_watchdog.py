@@ -48,7 +48,7 @@ def recovering(offsets, *, coordinator_id=1):
 
 def test_a_recovery_may_take_long_but_not_stand_still():
     """Each record of a table begins the time anew; with the broker away nothing can come."""
-    offsets = {0: 1, 1: 0}
+    offsets: dict[int, int | None] = {0: 1, 1: 0, 2: None}
 
     def moving(number):
         offsets[1] = number // 100

@@ -96,8 +96,9 @@ class Vitals:
         # While the broker is away there is nothing to read, and to start anew would not help.
         if not self._app.in_recovery or coordinator is None or coordinator.coordinator_id is None:
             return None
-        offsets: Iterable[int] = self._app.tables.recovery.active_offsets.values()
-        return sum(offsets)
+        # A changelog of which nothing was ever read has none.
+        offsets: Iterable[int | None] = self._app.tables.recovery.active_offsets.values()
+        return sum(offset or 0 for offset in offsets)
 
     @property
     def _client(self) -> Any:
