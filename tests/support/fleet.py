@@ -31,6 +31,8 @@ class Member:
     log: Path
     port: int
     """Where the API listens; other stages have none."""
+    package: Path | None = None
+    """Where its code lies; None is that of this checkout."""
     wanted: bool = True
     """Whether it is to be there; one that ends all the same is started again."""
 
@@ -75,17 +77,23 @@ class Fleet:
                 member.process.kill()
                 member.process.wait()
 
-    def start(self, stage: str, *arguments: str) -> Member:
-        """Start one more process of a stage; it is not waited for."""
+    def start(self, stage: str, *arguments: str, package: Path | None = None) -> Member:
+        """Start one more process of a stage; it is not waited for.
+
+        Args:
+            stage: Which.
+            arguments: Of its command.
+            package: The folder that holds `tidemill`, where it is not that of this checkout.
+        """
         port = kraft.free_port()
         log = self._folder / f"{stage}-{len(self.members)}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 tether.command([sys.executable, "-m", "tidemill", stage, *arguments]),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**self._environ, "TIDEMILL_PORT": str(port)},
+                env={**self._environ, "TIDEMILL_PORT": str(port), **_path(package)},
             )  # fmt: skip
-        member = Member(stage=stage, process=process, log=log, port=port)
+        member = Member(stage=stage, process=process, log=log, port=port, package=package)
         self.members.append(member)
         return member
 
@@ -120,12 +128,16 @@ class Fleet:
             if member.wanted and not member.runs:
                 member.wanted = False
                 self.restarts += 1
-                self.start(member.stage)
+                self.start(member.stage, package=member.package)
 
     def tails(self) -> str:
         """The ends of all logs."""
         parts = [f"--- {member.log.name}\n{_tail(member.log)}" for member in self.members]
         return "\n".join(parts)
+
+
+def _path(package: Path | None) -> dict[str, str]:
+    return {} if package is None else {"PYTHONPATH": str(package)}
 
 
 def _tail(log: Path) -> str:
