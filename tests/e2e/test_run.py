@@ -99,8 +99,13 @@ def test_a_batch_is_cancelled_from_outside(tidemill: Tidemill, backend: Backend,
     source, output = chats(tmp_path / "cancel.jsonl", None, "wait", "wait"), tmp_path / "out.jsonl"
     running = tidemill("run", str(source), "-o", str(output))
     wait_until(lambda: backend.calls == 3, "calls", seconds_max=RUN_SECONDS_MAX)
-    _, listed, _ = finished(tidemill("list", "--json", "--limit", "5"))
-    (batch,) = [one for one in map(json.loads, listed.splitlines()) if one["status"] == "in_progress"]
+
+    def shown() -> list[dict[str, Any]]:
+        _, listed, _ = finished(tidemill("list", "--json", "--limit", "5"))
+        return [one for one in map(json.loads, listed.splitlines()) if one["status"] == "in_progress"]
+
+    # How far a small batch is shows half a second after its beginning.
+    (batch,) = wait_until(shown, "the batch at work", seconds_max=RUN_SECONDS_MAX)
     assert finished(tidemill("cancel", batch["id"]))[0] == 0
     code, _, err = finished(running)
     assert code == 6, err
