@@ -92,7 +92,7 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
         await log.send(topics.COMMANDS.name, key, b"{}")
         await outbox.send(key, b"{}", [])
         async with Reader(cluster) as reader:
-            assert await reader.outcome_partitions() == found.partitions
+            assert await reader.partitions(topics.OUTCOMES.name) == found.partitions
         await until(lambda: key in seen, "the record at the follower")
         await until(lambda: key.encode() in given, "the record at the agent")
     finally:
