@@ -28,11 +28,11 @@ from typing import Any, Final
 
 from tidemill import metrics, stream
 from tidemill.dead import bury
-from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log
+from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
 from tidemill.processors import roster
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
-from tidemill.processors.kafka import KafkaOutbox, Reader, partition_of
+from tidemill.processors.kafka import KafkaOutbox, Reader
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage

@@ -7,7 +7,6 @@ from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, REQUEST_MS_MAX, STOP_SECONDS_MAX, producer
 from tidemill.schemas import codec
@@ -165,11 +164,6 @@ class Reader:
             for records in batches.values():
                 for record in records:
                     _tell(record, mark)
-
-
-def partition_of(batch_id: str, partitions: int) -> int:
-    """The partition of `outcomes` that a batch falls into: Kafka's default partitioner."""
-    return int(murmur2(batch_id.encode()) & 0x7FFFFFFF) % partitions
 
 
 def _tell(record: Any, mark: Mark) -> None:

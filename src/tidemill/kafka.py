@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import murmur2
 
 from tidemill.lease import Lease, guarded
 from tidemill.security import Kafka, client_options
@@ -36,6 +37,11 @@ Apply = Callable[[str, bytes | None, int], object]
 
 class LogUnavailable(OSError):
     """The broker did not acknowledge in time. The record may have landed, or not; later it will not."""
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition that a key falls into: Kafka's default partitioner."""
+    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 def producer(kafka: Kafka, *, compression: str | None = None, linger_ms: int = 0) -> AIOKafkaProducer:

@@ -21,7 +21,7 @@ from support.quorum import Quorum
 from support.stack import KEY
 from support.waiting import wait_until
 
-from tidemill.past.kafka import partition_of
+from tidemill.kafka import partition_of
 from tidemill.schemas import ids, topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]

@@ -15,10 +15,10 @@ from support.simtime import Process
 
 from tidemill.gate import AckGate
 from tidemill.ingest.stage import Stage as IngestStage
+from tidemill.kafka import partition_of
 from tidemill.processors import roster
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
-from tidemill.processors.kafka import partition_of
 from tidemill.processors.lane import Lane
 from tidemill.processors.seats import Record as Held
 from tidemill.processors.seats import Seats

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from tidemill.directory import DirectoryStore
+from tidemill.kafka import partition_of
 from tidemill.past import kafka
-from tidemill.past.kafka import Reader, partition_of
+from tidemill.past.kafka import Reader
 from tidemill.results.rebuild import Rebuild, RebuildError, Rebuilt, same
 from tidemill.results.scratch import Scratch, ScratchError
 from tidemill.schemas import codec, ids, topics

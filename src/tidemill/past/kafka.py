@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from tidemill.kafka import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable
 from tidemill.security import Kafka, client_options
@@ -111,11 +110,6 @@ class Reader:
                 ]
                 if found or len(left) < len(ends):
                     return found
-
-
-def partition_of(key: str, partitions: int) -> int:
-    """The partition that a key falls into: Kafka's default partitioner."""
-    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 @asynccontextmanager
