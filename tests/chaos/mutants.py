@@ -97,6 +97,7 @@ MUTATIONS = (
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"
+            "        live.stuck = None\n"
             '        live.state = after.model_copy(update={"files_offset": offset})\n'
             "        self._tables.put_state(live.state)\n"
             "        await self._tables.delivered()\n"
