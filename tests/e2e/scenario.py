@@ -167,7 +167,8 @@ def pages(client: OpenAI, folder: Path) -> None:
     times = [batch.created_at for batch in listed]
     assert times == sorted(times, reverse=True), times
     names = [batch.id for batch in listed]
-    assert {batch.id for batch in made} <= set(names)
+    ours = [batch.id for batch in made]
+    assert [name for name in names if name in ours] == ours[::-1]
     assert len(set(names)) == len(names)
     files = [file.id for file in client.files.list(limit=1, purpose="batch")]
     assert {batch.input_file_id for batch in made} <= set(files)

@@ -54,7 +54,7 @@ def names(path):
 
 
 def told(client, err):
-    """The batch that a command made. It is not just the newest: within a second a list is in no order."""
+    """The batch that a command made, by what it says."""
     return client.batches.retrieve(re.findall(r"batch_[0-9a-f]{32}", err)[-1])
 
 

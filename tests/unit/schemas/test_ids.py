@@ -1,0 +1,36 @@
+"""Ids: what they look like, and in what order they stand."""
+
+import re
+
+import pytest
+
+from tidemill.schemas import access, ids
+
+MADE = 1_000
+
+
+@pytest.mark.parametrize(
+    ("make", "form"),
+    [
+        (ids.new_batch_id, r"batch_[0-9a-f]{32}\Z"),
+        (ids.new_file_id, r"file-[0-9A-Za-z]{22}\Z"),
+        (access.new_key_id, r"key_[0-9a-f]{32}\Z"),
+    ],
+)
+def test_new_ids_are_all_different_and_in_the_order_of_their_time(make, form, monkeypatch):
+    """A list goes by `created_at`, then by id; so what was made within one second is in order too."""
+    now = 1_795_445_312_000_000_000
+    found = []
+    for _ in range(MADE):
+        monkeypatch.setattr("time.time_ns", lambda: now)
+        found.append(make())
+        now += 1_000
+    assert all(re.match(form, made) for made in found)
+    assert found == sorted(found)
+
+
+def test_ids_of_one_microsecond_differ(monkeypatch):
+    """Two processes may make one at the same time."""
+    monkeypatch.setattr("time.time_ns", lambda: 1_795_445_312_000_000_000)
+    for make in (ids.new_batch_id, ids.new_file_id, access.new_key_id):
+        assert len({make() for _ in range(MADE)}) == MADE
