@@ -16,9 +16,9 @@ Lines travel as they are, many to a record; what is said about them stands in th
 | `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -91,14 +91,6 @@ class RequestHead:
 
 T = TypeVar("T")
 
-_commands: TypeAdapter[Command] = TypeAdapter(Command)
-_facts: TypeAdapter[Fact] = TypeAdapter(Fact)
-_batches = TypeAdapter(BatchRecord)
-_files = TypeAdapter(FileRecord)
-_claims = TypeAdapter(Claim)
-_keys = TypeAdapter(KeyRecord)
-_ledger = TypeAdapter(LedgerRecord)
-_pieces: TypeAdapter[Piece] = TypeAdapter(Piece)
 _marks = msgspec.json.Decoder(list[LineMark])
 _refs = msgspec.json.Decoder(LineRef)
 _encoder = msgspec.json.Encoder()
@@ -109,76 +101,35 @@ def encode(message: BaseModel) -> bytes:
     return message.model_dump_json(exclude_none=True).encode()
 
 
-def decode_command(value: bytes | None) -> Command:
-    """The value of a record of `commands`.
+def _decoder(kind: Any) -> Callable[[bytes | None], Any]:
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_commands, value)
+    def decode(value: bytes | None) -> Any:
+        if value is None:
+            raise DecodeError("the record has no value")
+        try:
+            return adapter.validate_json(value)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            raise DecodeError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
 
-
-def decode_fact(value: bytes | None) -> Fact:
-    """The value of a record of `outcomes` that holds no lines.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_facts, value)
+    return decode
 
 
-def decode_batch(value: bytes) -> BatchRecord:
-    """The value of a record of `batches`.
+Decoder = Callable[[bytes | None], T]
+"""Reads the value of a record; raises `DecodeError`, with the field's name, where it is not what is named."""
 
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_batches, value)
-
-
-def decode_file(value: bytes) -> FileRecord:
-    """The value of a record of `files`.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_files, value)
-
-
-def decode_key(value: bytes) -> KeyRecord:
-    """The value of a record of `keys`.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_keys, value)
-
-
-def decode_ledger(value: bytes) -> LedgerRecord:
-    """The value of a record of `ledger`.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_ledger, value)
-
-
-def decode_claim(value: bytes | None) -> Claim:
-    """The value of a record of `claims`.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_claims, value)
-
-
-def decode_piece(value: bytes) -> Piece:
-    """The value of a record of `uploads`.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    return _decoded(_pieces, value)
+decode_command: Decoder[Command] = _decoder(Command)
+"""Of `commands`."""
+decode_fact: Decoder[Fact] = _decoder(Fact)
+"""Of `outcomes`, where the record holds no lines."""
+decode_batch: Decoder[BatchRecord] = _decoder(BatchRecord)
+decode_file: Decoder[FileRecord] = _decoder(FileRecord)
+decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
+decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
+decode_claim: Decoder[Claim] = _decoder(Claim)
+decode_piece: Decoder[Piece] = _decoder(Piece)
+"""Of `uploads`."""
 
 
 def request_headers(head: RequestHead) -> Headers:
@@ -294,13 +245,3 @@ def _readable(headers: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
     if (version := found.get(VERSION_HEADER, _VERSION)) != _VERSION:
         raise DecodeError(f"it is of version {version[:8].decode(errors='replace')!r}, not {VERSION}")
     return found
-
-
-def _decoded(adapter: TypeAdapter[T], value: bytes | None) -> T:
-    if value is None:
-        raise DecodeError("the record has no value")
-    try:
-        return adapter.validate_json(value)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        raise DecodeError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error

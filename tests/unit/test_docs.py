@@ -51,3 +51,15 @@ def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_a_decision_has_a_number_of_its_own():
+    """The one in its name, which its title repeats, so that a text can name it by that alone."""
+    titles = {
+        path.name: path.read_text("utf-8").split("\n", 1)[0]
+        for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    }
+    numbers = [int(name[:4]) for name in titles]
+    assert len(set(numbers)) == len(numbers), sorted(titles)
+    for name, title in titles.items():
+        assert title.startswith(f"# {int(name[:4])}. "), (name, title)
