@@ -1,8 +1,8 @@
 """Identifiers: how they are made and what they look like.
 
-Those of batches, files and keys begin with the time they were made at, so that a list, which goes by `created_at` and
-then by id, is in order within a second too. What is derived (from an idempotency key, from a batch) has to be the same
-whenever it is made, and is in no order there.
+Those of batches, files and keys begin with the time they were made at, so that a list, which goes by `created_at`
+and then by id, is in order within a second too. What is derived (from an idempotency key, from a batch) has to be
+the same whenever it is made, and is in no order there.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """Ids: what they look like, and in what order they stand."""
 
+import itertools
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tidemill.schemas import access, ids
 
 MADE = 1_000
+START_NS = 1_795_445_312_000_000_000
 
 
 @pytest.mark.parametrize(
@@ -19,18 +21,15 @@ MADE = 1_000
 )
 def test_new_ids_are_all_different_and_in_the_order_of_their_time(make, form, monkeypatch):
     """A list goes by `created_at`, then by id; so what was made within one second is in order too."""
-    now = 1_795_445_312_000_000_000
-    found = []
-    for _ in range(MADE):
-        monkeypatch.setattr("time.time_ns", lambda: now)
-        found.append(make())
-        now += 1_000
+    times = itertools.count(START_NS, 1_000)
+    monkeypatch.setattr("time.time_ns", lambda: next(times))
+    found = [make() for _ in range(MADE)]
     assert all(re.match(form, made) for made in found)
     assert found == sorted(found)
 
 
 def test_ids_of_one_microsecond_differ(monkeypatch):
     """Two processes may make one at the same time."""
-    monkeypatch.setattr("time.time_ns", lambda: 1_795_445_312_000_000_000)
+    monkeypatch.setattr("time.time_ns", lambda: START_NS)
     for make in (ids.new_batch_id, ids.new_file_id, access.new_key_id):
         assert len({make() for _ in range(MADE)}) == MADE
