@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # uv lives in an environment of its own, since `pip sync` removes what the lock does not name.
 UV     := $(shell command -v uv || echo .venv-uv/bin/uv)
 
-.PHONY: help setup demo check test chaos docs lock bench
+.PHONY: help setup demo lint check test chaos docs lock bench
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -21,11 +21,13 @@ setup: .venv/.ready  ## the environment alone, in .venv
 demo: setup  ## from nothing to a finished batch, with real models; results in .tidemill/demo/results
 	@$(BIN)/python examples/demo.py
 
-check: setup  ## format, lint, types, imports, unit tests: seconds, no broker
+lint: setup  ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint  ## the same and the unit tests: seconds, no broker
 	$(BIN)/pytest -q tests/unit
 
 test: setup  ## everything: a real Kafka, a real S3, the real SDKs
