@@ -131,8 +131,9 @@ class HttpUpstream:
                 _, connection = await asyncio.get_running_loop().create_connection(
                     Connection, route.host, route.port, ssl=self._trust(route) if route.is_tls else None
                 )
-        except OSError:
-            # A time-out, an unknown name, a failed handshake and a file that is gone are all of this kind.
+        except (OSError, UnicodeError):
+            # A time-out, an unknown name, a failed handshake and a file that is gone are all of the one kind, a name
+            # that cannot be one (`host..local`) is of the other.
             return Broken.UNREACHABLE
         return connection
 

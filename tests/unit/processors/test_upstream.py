@@ -15,6 +15,7 @@ from tidemill.processors.upstream import HttpUpstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
 SECONDS = 20.0
+SHORT_SECONDS = 0.2
 CERTIFICATE = Path(__file__).parents[2] / "support" / "tls" / "certificate.pem"
 
 
@@ -210,13 +211,14 @@ async def test_a_call_ends_in_time() -> None:
 
 
 async def test_nobody_there() -> None:
-    """A refused connection, a name that does not exist, a server that speaks no TLS."""
+    """A refused connection, names that do not exist or cannot, a server that waits for something else than TLS."""
     async with serving([]) as (server, client):
         url = server.url
-        assert await client.post(url.replace("http:", "https:"), {}, b"", SECONDS) is Broken.UNREACHABLE
+        assert await client.post(url.replace("http:", "https:"), {}, b"", SHORT_SECONDS) is Broken.UNREACHABLE
     client = HttpUpstream()
     assert await client.post(url, {}, b"", SECONDS) is Broken.UNREACHABLE
-    assert await client.post("http://name.invalid/v1", {}, b"", SECONDS) is Broken.UNREACHABLE
+    for name in ("name.invalid", "name..invalid", f"{'a' * 64}.invalid"):
+        assert await client.post(f"http://{name}/v1", {}, b"", SECONDS) is Broken.UNREACHABLE
 
 
 async def test_a_key_cannot_break_the_request() -> None:
