@@ -132,8 +132,8 @@ class HttpUpstream:
                     Connection, route.host, route.port, ssl=self._trust(route) if route.is_tls else None
                 )
         except (OSError, UnicodeError):
-            # A time-out, an unknown name, a failed handshake and a file that is gone are all of the one kind, a name
-            # that cannot be one (`host..local`) is of the other.
+            # A time-out, an unknown name, a failed handshake and a file that is gone are all of the one kind, a
+            # name that cannot be one (`host..local`) is of the other.
             return Broken.UNREACHABLE
         return connection
 

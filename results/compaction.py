@@ -10,6 +10,7 @@ Every step may be repeated after a crash: the files have the same ids, the same 
 import asyncio
 import hashlib
 import logging
+import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -115,7 +116,7 @@ class Compactor:
         """The lines that the parts hold."""
         found = Tally()
         for part in state.parts:
-            for index in (await read_index(self.store, part_key(state.id, part))).indices:
+            for index in (await read_index(self.store, part, part_key(state.id, part))).indices:
                 found.mark(index, failed=part.failed)
         return found
 
@@ -165,9 +166,11 @@ async def write_part(
     store: Store, batch_id: str, number: int, shelf: Shelf, *, failed: bool, writer: str = ""
 ) -> PartRef:
     """Write what waits on a shelf as a part, and empty it; a store that fails is tried again until it does not."""
-    first, pieces = shelf.take()
-    part = PartRef(number=number, failed=failed, first=first, writer=writer)
-    await stubborn(f"part {number} of {batch_id}", lambda: store.write(part_key(batch_id, part), _once(*pieces)))
+    first, columns, lines = shelf.take()
+    crc32 = zlib.crc32(columns), zlib.crc32(lines)
+    part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
+    key = part_key(batch_id, part)
+    await stubborn(f"part {number} of {batch_id}", lambda: store.write(key, _once(columns, lines)))
     return part
 
 

@@ -4,6 +4,7 @@ A part is opened when the merge reaches its first line and closed after its last
 follow each other are handed on together; so memory is a chunk for each part that is open at one time.
 """
 
+import zlib
 from array import array
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tidemill.schemas.part import HEAD_BYTES, Index, PartError, PartRef, encode_
 from tidemill.schemas.ports import Store
 
 _NO_LIMIT: Final = 1 << 62
+_DAMAGED: Final = "is not what was written"
 
 
 @dataclass(slots=True)
@@ -50,19 +52,21 @@ class Sums:
 class _Reader:
     """One open part."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], key: str, index: Index, rest: bytes) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], part: PartRef, key: str, index: Index, rest: bytes) -> None:
         self._chunks = chunks
+        self._part = part
         self._key = key
         self._buffer = memoryview(rest)
+        self._crc32 = zlib.crc32(rest)
         self._start = 0
         """Where the buffer begins, counted from the first line's beginning."""
         self.index = index
         self.place = 0
 
     @classmethod
-    async def open(cls, store: Store, key: str) -> "_Reader":
+    async def open(cls, store: Store, part: PartRef, key: str) -> "_Reader":
         chunks = store.read(key)
-        return cls(chunks, key, *await _opened(chunks, key))
+        return cls(chunks, part, key, *await _opened(chunks, part, key))
 
     @property
     def head(self) -> int:
@@ -86,8 +90,20 @@ class _Reader:
             begin += len(piece)
             yield piece
 
+    async def finish(self) -> None:
+        """Read what was not wanted, and see whether all of it is as it was written.
+
+        Raises:
+            PartError: It is not.
+        """
+        async for chunk in self._chunks:
+            self._crc32 = zlib.crc32(chunk, self._crc32)
+        if self._part.crc32 is not None and self._part.crc32[1] != self._crc32:
+            raise PartError(f"{self._key} {_DAMAGED}")
+
     async def _next(self) -> bytes:
         async for chunk in self._chunks:
+            self._crc32 = zlib.crc32(chunk, self._crc32)
             return chunk
         raise PartError(f"{self._key} is cut short")
 
@@ -96,14 +112,14 @@ class _Reader:
             await self._chunks.aclose()
 
 
-async def read_index(store: Store, key: str) -> Index:
+async def read_index(store: Store, part: PartRef, key: str) -> Index:
     """What a part holds, without its lines.
 
     Raises:
-        PartError: It is no part.
+        PartError: It is no part, or its columns are not as they were written.
         NotFound: It is not there.
     """
-    reader = await _Reader.open(store, key)
+    reader = await _Reader.open(store, part, key)
     await reader.close()
     return reader.index
 
@@ -129,7 +145,7 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
     try:
         while heap or waiting:
             while waiting and (not heap or waiting[-1][0].first <= heap[0][0]):
-                reader = await _Reader.open(store, waiting.pop()[1])
+                reader = await _Reader.open(store, *waiting.pop())
                 readers += 1
                 heappush(heap, (reader.head, readers, reader))
             _, number, reader = heappop(heap)
@@ -137,7 +153,7 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
             async for piece in _run(reader, limit, sums):
                 yield piece
             if reader.is_empty:
-                await reader.close()
+                await reader.finish()
             else:
                 heappush(heap, (reader.head, number, reader))
     finally:
@@ -145,7 +161,7 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
             await reader.close()
 
 
-async def _opened(chunks: AsyncIterator[bytes], key: str) -> tuple[Index, bytes]:
+async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[Index, bytes]:
     """The index of a part that is read from its beginning, and what was read beyond it."""
     got = bytearray()
     needed = HEAD_BYTES
@@ -154,6 +170,8 @@ async def _opened(chunks: AsyncIterator[bytes], key: str) -> tuple[Index, bytes]
         if needed == HEAD_BYTES and len(got) >= HEAD_BYTES:
             needed += index_bytes(bytes(got[:HEAD_BYTES]))
         if needed > HEAD_BYTES and len(got) >= needed:
+            if part.crc32 is not None and part.crc32[0] != zlib.crc32(got[:needed]):
+                raise PartError(f"{key} {_DAMAGED}")
             return parse_index(bytes(got[HEAD_BYTES:needed])), bytes(got[needed:])
     raise PartError(f"{key} is cut short")
 

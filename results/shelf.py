@@ -20,8 +20,8 @@ class Shelf:
         self.lines.append((mark.index, line, mark.usage))
         self.size += mark.size
 
-    def take(self) -> tuple[int, list[bytes]]:
-        """Empty the shelf: the first index, and the part's content in pieces."""
+    def take(self) -> tuple[int, bytes, bytes]:
+        """Empty the shelf: the first index, and the part's content, which is its columns and its lines."""
         lines, self.lines, self.size = self.lines, [], 0
         lines.sort(key=lambda line: line[0])
         columns = encode_index(
@@ -29,4 +29,4 @@ class Shelf:
             array("I", [len(line) for _, line, _ in lines]),
             array("I", [number for _, _, usage in lines for number in usage]),
         )
-        return lines[0][0], [columns, b"".join(line for _, line, _ in lines)]
+        return lines[0][0], columns, b"".join(line for _, line, _ in lines)

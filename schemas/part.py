@@ -42,6 +42,8 @@ class PartRef(BaseModel):
     """Index of its first line."""
     writer: str = ""
     """Who wrote it: what a process that has lost its partition still writes replaces no part of its successor."""
+    crc32: tuple[int, int] | None = None
+    """Of its head with the columns, and of its lines; None of a part from before there were sums."""
 
 
 @dataclass(frozen=True, slots=True)

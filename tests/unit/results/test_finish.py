@@ -24,7 +24,7 @@ TOTAL = 60
 
 
 class Damage:
-    """Takes parts of batches away, or the ends of them, when they are needed; of each batch once."""
+    """Takes parts of batches away, or their ends, or turns a bit, when they are needed; of each batch once."""
 
     def __init__(self, simulation):
         self.keys = {}
@@ -39,10 +39,14 @@ class Damage:
         doomed = self._chance.sample(state.parts, self._chance.randint(1, len(state.parts)))
         self.keys[state.id] = {key: self._objects[key] for key in (part_key(state.id, part) for part in doomed)}
         for key, content in self.keys[state.id].items():
-            if self._chance.random() < 0.5:
-                del self._objects[key]
-            else:
-                self._objects[key] = content[: self._chance.randrange(len(content))]
+            match self._chance.choice(("gone", "cut", "turned")):
+                case "gone":
+                    del self._objects[key]
+                case "cut":
+                    self._objects[key] = content[: self._chance.randrange(len(content))]
+                case "turned":
+                    at = self._chance.randrange(len(content))
+                    self._objects[key] = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

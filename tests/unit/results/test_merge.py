@@ -5,11 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.directory import DirectoryStore
-from tidemill.results.merge import Sums, merged
+from tidemill.results.compaction import write_part
+from tidemill.results.merge import Sums, merged, read_index
 from tidemill.results.shelf import Shelf
 from tidemill.schemas.codec import LineMark
-from tidemill.schemas.part import PartError, PartRef
+from tidemill.schemas.part import PartError, PartRef, part_key
 from tidemill.schemas.ports import NotFound
+
+BATCH = "batch_b"
 
 parts_of_lines = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=30), max_size=6)
 
@@ -30,11 +33,10 @@ async def stored(store, parts):
         for index in dict.fromkeys(indices):
             line = text(index)
             shelf.add(LineMark(index=index, size=len(line), failed=False, usage=(1, 0, 2, 0)), line)
-        first, content = shelf.take()
+        ref = await write_part(store, BATCH, number, shelf, failed=False)
         assert shelf.size == 0
-        assert first == min(indices)
-        await store.write(f"parts/{number}", pieces(content))
-        refs.append((PartRef(number=number, failed=False, first=first), f"parts/{number}"))
+        assert ref.first == min(indices)
+        refs.append((ref, part_key(BATCH, ref)))
     return refs
 
 
@@ -78,3 +80,36 @@ async def test_what_is_no_part_is_an_error(tmp_path, content):
     refs = [(PartRef(number=0, failed=False, first=0), "parts/0")]
     with pytest.raises(PartError):
         [piece async for piece in merged(store, refs, Sums())]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+async def test_a_part_that_is_not_what_was_written_is_an_error(tmp_path_factory, data):
+    """Whichever bit has turned, in its columns or in its lines, those of a double line too."""
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    refs = await stored(store, [[0, 2, 4], [1, 2, 3]])
+    _, key = data.draw(st.sampled_from(refs))
+    content = bytearray(b"".join([chunk async for chunk in store.read(key)]))
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    await store.write(key, pieces([bytes(content)]))
+    with pytest.raises(PartError):
+        [piece async for piece in merged(store, refs, Sums())]
+
+
+async def test_columns_are_what_was_written(tmp_path):
+    """Also where only they are read."""
+    store = DirectoryStore(tmp_path)
+    ((part, key),) = await stored(store, [[0, 1]])
+    assert list((await read_index(store, part, key)).indices) == [0, 1]
+    content = b"".join([chunk async for chunk in store.read(key)])
+    await store.write(key, pieces([content.replace(b"TMP1\x02\x00\x00\x00\x00", b"TMP1\x02\x00\x00\x00\x07")]))
+    with pytest.raises(PartError, match="is not what was written"):
+        await read_index(store, part, key)
+
+
+async def test_parts_of_before_have_no_sums(tmp_path):
+    """What a state of an older version names is merged as it was then."""
+    store = DirectoryStore(tmp_path)
+    refs = [(part.model_copy(update={"crc32": None}), key) for part, key in await stored(store, [[0, 1]])]
+    assert b"".join([bytes(piece) async for piece in merged(store, refs, Sums())]) == text(0) + text(1)
