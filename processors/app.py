@@ -34,6 +34,7 @@ from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.kafka import KafkaOutbox, Reader
 from tidemill.processors.lane import Entry, Lane
+from tidemill.processors.menu import Menu
 from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage
 from tidemill.processors.unreadable import refusals
@@ -120,6 +121,7 @@ class ModelApp:
             fleet=fleet,
             caller=Caller(
                 fleet=fleet,
+                menu=Menu(name, fleet, doors.upstream),
                 upstream=doors.upstream,
                 store=doors.store,
                 clock=time.time,

@@ -141,6 +141,11 @@ def judge(outcome: Answer | Broken) -> Success | Failure:
     return Failure(kind, "backend_error", f"The backend answered with status {status}.", outcome, body)
 
 
+def unserved(endpoint: str) -> Failure:
+    """The end of a line that asks for what no backend of its model has."""
+    return Failure(Kind.FINAL, "endpoint_not_served", f"The model's backend does not serve {endpoint}.")
+
+
 def is_object(body: bytes) -> bool:
     """Whether this is one JSON object in UTF-8, as strictly as RFC 8259 has it."""
     try:

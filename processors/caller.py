@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from tidemill.processors import call
-from tidemill.processors.fleet import Fleet, Pass
+from tidemill.processors.fleet import Backend, Fleet, Pass
 from tidemill.processors.lane import Line
+from tidemill.processors.menu import STATUSES, Menu
 from tidemill.processors.retry import Kind
 from tidemill.processors.upstream import Upstream
 from tidemill.schemas import line as shapes
@@ -52,18 +53,20 @@ class Caller:
     """Makes the calls of one model."""
 
     def __init__(
-        self, *, fleet: Fleet, upstream: Upstream, store: Store, clock: Clock, seconds_max: float
+        self, *, fleet: Fleet, menu: Menu, upstream: Upstream, store: Store, clock: Clock, seconds_max: float
     ) -> None:
         """Take the doors.
 
         Args:
             fleet: The model's backends.
+            menu: What they lack.
             upstream: The HTTP client.
             store: Where large lines lie.
             clock: Unix time.
             seconds_max: How long a call may take.
         """
         self._fleet = fleet
+        self._menu = menu
         self._upstream = upstream
         self._store = store
         self._clock = clock
@@ -108,10 +111,12 @@ class Caller:
         seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         try:
             outcome = await self._upstream.post(url, backend.headers, bytes(parsed.body), seconds)
+            end = call.judge(outcome)
+            if isinstance(end, call.Failure) and await self._finds_no_endpoint(end, line, backend):
+                end = call.unserved(line.head.url)
         except BaseException:
             self._fleet.leave(place)
             raise
-        end = call.judge(outcome)
         custom_id = bytes(parsed.custom_id)
         now = asyncio.get_running_loop().time()
         if isinstance(end, call.Success) or end.kind is Kind.FINAL:
@@ -119,6 +124,11 @@ class Caller:
             self._fleet.answered(place, now, used)
             return Made(custom_id, end, backend.answered_at)
         return self._failed(line, custom_id, place, end, now)
+
+    async def _finds_no_endpoint(self, end: call.Failure, line: Line, backend: Backend) -> bool:
+        if end.answer is None or end.answer.status not in STATUSES:
+            return False
+        return await self._menu.lacks(line.head.url, backend)
 
     def _failed(self, line: Line, custom_id: bytes, place: Pass, end: call.Failure, now: float) -> Made:
         backend = place.backend

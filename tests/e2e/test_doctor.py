@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from support.backend import Backend
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -49,3 +50,17 @@ def test_a_backend_that_is_away(stack, tmp_path):
     code, words = doctor(stack, TIDEMILL_KAFKA=stack.kafka, TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
     assert code == 0, words
     assert "warn  backend http://127.0.0.1:1/v1: GET /models: ClientConnectorError" in words
+
+
+def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
+    """Batches that ask for it could only fail."""
+    with Backend() as server:
+        server.lists = ("m",)
+        server.lacks = frozenset({"/v1/embeddings"})
+        models = f'{{"m": {{"backends": [{{"url": "{server.url}"}}]}}}}'
+        code, words = doctor(
+            stack, TIDEMILL_KAFKA=stack.kafka, TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models
+        )
+    assert code == 0, words
+    assert f"warn  backend {server.url}: serves m, and not at /v1/embeddings" in words
+    assert 'endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]' in words

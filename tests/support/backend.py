@@ -86,6 +86,9 @@ class Backend:
         capacity: Requests that it says to work on at one time; None is a server without metrics.
         others: Requests of others that it says to have.
         looks: The `authorization` headers of those who read the metrics.
+        lists: The models that it names at `/v1/models`.
+        lacks: Paths that it does not know, as vLLM says so.
+        listings: The `authorization` headers of those who asked for these.
     """
 
     def __init__(self, rule: Rule = well) -> None:
@@ -94,6 +97,9 @@ class Backend:
         self.others = 0
         self.capacity: int | None = None
         self.looks: Counter[str] = Counter()
+        self.lists: tuple[str, ...] = ()
+        self.lacks: frozenset[str] = frozenset()
+        self.listings: Counter[str] = Counter()
         self._period = _Period()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="backend", daemon=True)
@@ -180,8 +186,8 @@ class Backend:
         await runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
-        del request
-        return web.json_response({"object": "list", "data": []})
+        self.listings[request.headers.get("authorization", "")] += 1
+        return web.json_response({"object": "list", "data": [{"id": name} for name in self.lists]})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self.looks[request.headers.get("authorization", "")] += 1
@@ -194,6 +200,8 @@ class Backend:
         return web.Response(text="".join(f"vllm:{name}{labels} {n:.1f}\n" for name, n in numbers.items()))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path in self.lacks:
+            return web.json_response({"detail": "Not Found"}, status=404)
         period = self._period
         body = json.loads(await request.read())
         key = json.dumps(body, sort_keys=True)

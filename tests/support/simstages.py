@@ -20,6 +20,7 @@ from tidemill.processors import roster
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.lane import Lane
+from tidemill.processors.menu import Menu
 from tidemill.processors.seats import Record as Held
 from tidemill.processors.seats import Seats
 from tidemill.processors.stage import Stage as ProcessorsStage
@@ -167,6 +168,7 @@ class ProcessorsProcess(Base):
         self._ended = Ended()
         caller = Caller(
             fleet=fleet,
+            menu=Menu(MODEL, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
             clock=self.process.now,

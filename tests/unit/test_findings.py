@@ -55,6 +55,16 @@ def test_a_disk(free, verdict):
     assert findings.disk("disk", free).verdict == verdict
 
 
+def test_a_backend_that_lacks_an_endpoint():
+    """The mend can be copied into the settings; where nothing is left, they are not what is wrong."""
+    endpoints = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+    assert findings.backend("b", "m", endpoints, ()).verdict == "ok"
+    finding = findings.backend("b", "m", endpoints, {"/v1/responses", "/v1/embeddings"})
+    assert (finding.verdict, finding.text) == ("warn", "serves m, and not at /v1/embeddings, /v1/responses")
+    assert finding.mend.startswith('set endpoints = ["/v1/chat/completions", "/v1/completions"] for the model')
+    assert "address" in findings.backend("b", "m", endpoints, set(endpoints)).mend
+
+
 def test_a_warning_is_well_enough():
     """A failure is not."""
     assert findings.is_well([findings.ok("a", ""), findings.warn("b", "", "")])

@@ -150,7 +150,7 @@ async def _backends(settings: Settings) -> list[Finding]:
 
     async def of(name: str, model: Model) -> list[Finding]:
         async with room:
-            return [await _backend(name, backend) for backend in model.backends]
+            return [await _backend(name, model, backend) for backend in model.backends]
 
     return [
         found
@@ -159,7 +159,7 @@ async def _backends(settings: Settings) -> list[Finding]:
     ]
 
 
-async def _backend(name: str, backend: Backend) -> Finding:
+async def _backend(name: str, model: Model, backend: Backend) -> Finding:
     what = f"backend {backend.base}"
     served = await service.models(backend.base, backend.api_key, backend.ca_file)
     if isinstance(served, str):
@@ -168,7 +168,8 @@ async def _backend(name: str, backend: Backend) -> Finding:
         return findings.warn(
             what, f"answers, and does not list {name}", "check the model's name and its alias there"
         )
-    return findings.ok(what, f"answers, and serves {name}")
+    lacking = await service.lacking(backend.base, backend.api_key, model.endpoints, backend.ca_file)
+    return findings.backend(what, name, model.endpoints, lacking)
 
 
 async def _disk(settings: Settings) -> list[Finding]:

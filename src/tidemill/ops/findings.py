@@ -1,6 +1,6 @@
 """What the doctor says of each thing that was looked at: pure judgements of what was seen."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -107,6 +107,23 @@ def disk(what: str, free_bytes: int) -> Finding:
         return ok(what, text)
     mend = "make room, or move the folder with --data"
     return (warn if free_bytes >= FREE_BYTES_MIN else fail)(what, text, mend)
+
+
+def backend(what: str, model: str, endpoints: Sequence[str], lacking: Collection[str]) -> Finding:
+    """A server that answers and lists its model.
+
+    Args:
+        what: Its name.
+        model: The model's.
+        endpoints: What the model can be asked for by the settings.
+        lacking: Those of them that the server does not know.
+    """
+    if not lacking:
+        return ok(what, f"answers, and serves {model}")
+    text = f"serves {model}, and not at {', '.join(name for name in endpoints if name in lacking)}"
+    rest = ", ".join(f'"{name}"' for name in endpoints if name not in lacking)
+    mend = f"set endpoints = [{rest}] for the model: a batch for another one is then refused at once"
+    return warn(what, text, mend if rest else "is its address right? It usually ends in /v1")
 
 
 def is_well(findings: Iterable[Finding]) -> bool:

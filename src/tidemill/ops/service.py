@@ -1,33 +1,28 @@
 """The door to HTTP for commands: what an inference server says that it serves."""
 
+import asyncio
+import contextlib
 import ssl
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Final
 
 import aiohttp
-import msgspec
+
+from tidemill.schemas import served
 
 SECONDS_MAX: Final = 5.0
 ANSWER_BYTES_MAX: Final = 1 << 20
 
-
-class _Served(msgspec.Struct, frozen=True):
-    id: str
-
-
-class _Listing(msgspec.Struct, frozen=True):
-    data: list[_Served]
+_LACKING: Final = frozenset({404, 405, 501})
 
 
 async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | str:
     """The ids that `GET /models` lists; a text where there is no such answer."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=SECONDS_MAX)
     try:
-        trusted = ssl.create_default_context(cafile=ca_file)
         async with (
-            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-            session.get(f"{base}/models", allow_redirects=False, ssl=trusted) as answer,
+            _session(key, ca_file) as session,
+            session.get(f"{base}/models", allow_redirects=False) as answer,
         ):
             if not answer.ok:
                 return f"status {answer.status}"
@@ -36,7 +31,37 @@ async def models(base: str, key: str | None, ca_file: Path | None = None) -> lis
         return f"no answer in {SECONDS_MAX:.0f} s"
     except (aiohttp.ClientError, OSError) as error:
         return type(error).__name__
-    try:
-        return [served.id for served in msgspec.json.decode(body, type=_Listing).data]
-    except msgspec.MsgspecError:
-        return "an answer that is no list of models"
+    return "an answer that is no list of models" if (names := served.names(body)) is None else names
+
+
+async def lacking(
+    base: str, key: str | None, endpoints: Iterable[str], ca_file: Path | None = None
+) -> frozenset[str]:
+    """Those of some endpoints that it does not know.
+
+    Each is asked with an empty object, which no server works on: one that knows the endpoint says what is missing.
+    """
+
+    async def is_lacking(session: aiohttp.ClientSession, endpoint: str) -> bool:
+        url = base + endpoint.removeprefix("/v1")
+        try:
+            async with session.post(url, json={}, allow_redirects=False) as answer:
+                return answer.status in _LACKING
+        except (aiohttp.ClientError, OSError):
+            return False
+
+    named = tuple(endpoints)
+    async with _session(key, ca_file) as session:
+        found = await asyncio.gather(*(is_lacking(session, endpoint) for endpoint in named))
+    return frozenset(endpoint for endpoint, is_so in zip(named, found, strict=True) if is_so)
+
+
+@contextlib.asynccontextmanager
+async def _session(key: str | None, ca_file: Path | None) -> AsyncIterator[aiohttp.ClientSession]:
+    trusted = ssl.create_default_context(cafile=ca_file)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trusted),
+        timeout=aiohttp.ClientTimeout(total=SECONDS_MAX),
+        headers={"authorization": f"Bearer {key}"} if key else {},
+    ) as session:
+        yield session

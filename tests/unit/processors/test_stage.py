@@ -20,6 +20,7 @@ from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Backend, Fleet
 from tidemill.processors.lane import Lane
 from tidemill.processors.limit import Limit
+from tidemill.processors.menu import Menu
 from tidemill.processors.retry import Policy
 from tidemill.processors.stage import Stage
 from tidemill.schemas import codec, ids
@@ -153,7 +154,8 @@ class World:
         self.stage = Stage(
             fleet=fleet,
             caller=Caller(
-                fleet=fleet, upstream=self.inference, store=store, clock=self.now, seconds_max=5
+                fleet=fleet, menu=Menu("m", fleet, self.inference), upstream=self.inference,
+                store=store, clock=self.now, seconds_max=5,
             ),
             outbox=self.log,
             store=store,

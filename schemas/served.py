@@ -1,0 +1,24 @@
+"""What a server says at `GET /models` that it serves, in OpenAI's shape."""
+
+from typing import Final
+
+import msgspec
+
+
+class _Served(msgspec.Struct, frozen=True):
+    id: str
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    data: list[_Served]
+
+
+_listings: Final = msgspec.json.Decoder(_Listing)
+
+
+def names(body: bytes) -> list[str] | None:
+    """The ids that are listed; None where this is no list of models."""
+    try:
+        return [served.id for served in _listings.decode(body).data]
+    except (msgspec.MsgspecError, RecursionError):
+        return None
