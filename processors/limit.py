@@ -17,7 +17,7 @@ trial go out in slices, a few milliseconds apart: a full backend refuses the fir
 here. A trial ends below what was full, and one more call than that is tried alone. The limit falls by one call,
 and by twice as many each time until a call that was sent since is answered; or to what is in flight. Each answer
 earns a part of a refusal, which trials spend: so at most about one in two hundred calls is refused for their sake.
-A few refusals near the limit are `relief.py`'s matter.
+A few refusals near the limit are `relief.py`'s matter, and a limit that was not used lately `sluice.py`'s.
 """
 
 import math
@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from tidemill.processors.relief import Relief
+from tidemill.processors.sluice import SLICE_SECONDS, SLICES, START_CALLS, Sluice
 
-START_CALLS: Final = 8
-"""Sure at the beginning."""
 SETTLED_SECONDS: Final = 1.0
 """A call that is not refused for so long has been taken in, however long its answer is."""
 TRIAL_CALLS_MIN: Final = 3
@@ -36,9 +35,6 @@ REFUSED_PART: Final = 4
 """One in so many refused is too many for a trial."""
 REFUSED_ROW: Final = 4
 """So many trial calls in a row are refused by chance hardly ever."""
-SLICES: Final = 8
-SLICE_SECONDS: Final = 0.005
-"""A refusal is there within this time, unless the backend is far away."""
 WINDOW_CALLS: Final = 32
 WINDOW_REFUSED_MAX: Final = 10
 """With one call in twenty refused at random, this happens once in half a million windows."""
@@ -67,6 +63,8 @@ class Slot(NamedTuple):
     """The number of the trial it belongs to; 0 where it is below the sure number."""
     is_edge: bool
     """Whether it is one of the highest below the sure number."""
+    slice: int = 0
+    """Where the limit was not used lately, the slice it belongs to; else 0."""
 
 
 @dataclass(slots=True)
@@ -129,6 +127,7 @@ class Limit:
         self._all = _Window(WINDOW_CALLS)
         self._edge = _Window(EDGE_WINDOW_CALLS)
         self._relief = Relief()
+        self._sluice = Sluice()
         self._credit = CREDIT_REFUSALS_MAX
         self._is_told = False
         """Whether the backend says of itself how it is."""
@@ -137,8 +136,9 @@ class Limit:
     @property
     def allowed(self) -> int:
         """Calls that may be in flight."""
-        calls = self.sure if self._trial is None else self.sure + self._trial.open
-        return self._ours(min(calls, self._calls_max))
+        if self._trial is None:
+            return min(self._ours(self.sure), self._sluice.level)
+        return self._ours(min(self.sure + self._trial.open, self._calls_max))
 
     @property
     def is_pressed(self) -> bool:
@@ -149,15 +149,17 @@ class Limit:
     def sent(self, level: int) -> Slot:
         """A call goes out; `level` calls are in flight with it."""
         sure = self._ours(self.sure)
+        part = self._sluice.sent(level)
         if level <= sure or self._trial is None:
-            return Slot(self._cuts, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART))
+            return Slot(self._cuts, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART), part)
         self._trial.sent += 1
         return Slot(self._cuts, self._trial.number, is_edge=False)
 
     def answered(self, slot: Slot, now: float) -> None:
         """A call was answered: with a result, or with an error that is the line's own."""
         self._credit = min(CREDIT_REFUSALS_MAX, self._credit + CREDIT_PER_ANSWER)
-        self._note(slot, refused=0)
+        if not slot.slice:
+            self._note(slot, refused=0)
         if self._trial is not None and slot.trial == self._trial.number:
             self._trial.answered += 1
             self._trial.row = 0
@@ -182,6 +184,11 @@ class Limit:
                 # What is still in flight was taken, or will be refused in a moment.
                 self._full = max(self.sure + 1, min(self._full, int(in_flight / self._share) + 1))
             return
+        if slot.slice and not late:
+            if (taken := self._sluice.refused(slot.slice, in_flight)) is not None:
+                self._credit = max(self._credit, 2.0 * TRIAL_CALLS_MIN)
+                self._cut(min(self.sure, int(taken / self._share)))
+            return
         self._note(slot, refused=1)
         if self._all.refused >= WINDOW_REFUSED_MAX and late:
             self._cut(int(self.sure * KEPT_PART))
@@ -194,9 +201,15 @@ class Limit:
 
     def tick(self, in_flight: int, now: float) -> None:
         """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
+        sure = self._ours(self.sure)
+        self._sluice.tick(in_flight, sure, now)
         if self._trial is not None:
-            self._judge(now)
-        if self._trial is None and in_flight >= self._ours(self.sure):
+            if self._sluice.level < sure:
+                # It was begun when more was in flight.
+                self._trial = None
+            else:
+                self._judge(now)
+        if self._trial is None and in_flight >= sure:
             self._trial = self._begun(now)
         trial = self._trial
         if trial is not None and trial.open < self._step and now >= trial.next_at:
@@ -205,9 +218,9 @@ class Limit:
 
     @property
     def ripe_at(self) -> float | None:
-        """When a trial that is under way goes on, or may be judged by time alone."""
+        """When more may go out: the next slice, or a trial that may be judged by time alone."""
         if self._trial is None:
-            return None
+            return self._sluice.next_at if self._sluice.level < self._ours(self.sure) else None
         return self._trial.next_at if self._trial.open < self._step else self._trial.since + SETTLED_SECONDS
 
     def halve(self) -> None:

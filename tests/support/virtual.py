@@ -84,6 +84,14 @@ class Server:
             while self._ends and self._ends[0][0] <= self.now:
                 self._end(sample)
 
+    def rest(self, seconds: float) -> None:
+        """No lines: what is in flight ends, and `seconds` pass after that."""
+        sample = Sample()
+        while self._ends:
+            self.now = max(self.now, self._ends[0][0])
+            self._end(sample)
+        self.now += seconds
+
     def _send(self, call: Pass) -> None:
         self._number += 1
         while self._freed and self._freed[0] <= self.now:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.virtual import Server, lone
 
 from tidemill.processors.limit import CREDIT_REFUSALS_MAX, Limit
+from tidemill.processors.sluice import PROVEN_SECONDS, SLICE_SECONDS, SLICES, START_CALLS
 
 STEADY_REFUSED_MAX = 0.02
 paces = st.sampled_from(
@@ -138,6 +139,49 @@ def test_few_are_refused_from_the_first_call_on(capacity: int, deaf_seconds: flo
     whole = server.run(15)
     assert whole.refused_share <= STEADY_REFUSED_MAX / 2
     assert whole.answered >= 0.9 * capacity * 10 * 15
+
+
+@given(st.integers(4, 1000), st.floats(0, 0.05), paces, st.integers(0, 1000))
+@settings(max_examples=12, deadline=None)
+def test_after_a_pause_a_limit_is_reached_again_or_found_to_be_old(
+    capacity: int, refused_share: float, pace: tuple[object, int], seed: int
+) -> None:
+    """Some slices' time later a backend that takes as many has them, of another hardly a slice was refused."""
+    now_has = [1000]
+    limit = Limit(256)
+    server = Server(
+        lone(limit),
+        capacity=lambda _: now_has[-1],
+        latency_seconds=pace[0],  # type: ignore[arg-type]
+        refused_share=refused_share,
+        seed=seed,
+    )
+    server.run(20)
+    server.rest(2 * PROVEN_SECONDS)
+    found = limit.sure
+    now_has.append(capacity)
+    first = server.run((SLICES + 1) * SLICE_SECONDS)
+    assert server.in_flight >= 0.9 * min(capacity, found)
+    assert first.refused <= (2 / SLICES + 2 * refused_share) * 256
+    assert limit.sure >= 0.9 * min(capacity, found)
+
+
+def test_without_a_pause_nothing_is_sliced() -> None:
+    """A moment without lines is none: as much as was in flight before goes out at once."""
+    server = Server(lone(Limit(256)), capacity=lambda _: 1000)
+    server.run(20)
+    server.rest(PROVEN_SECONDS / 2)
+    assert server.run(0.0).sent == 256
+
+
+def test_a_backend_that_is_down_after_a_pause_is_left_alone() -> None:
+    """It gets one slice, then what any that is down gets."""
+    now_has = [1000]
+    server = Server(lone(Limit(256)), capacity=lambda _: now_has[-1])
+    server.run(20)
+    server.rest(60)
+    now_has.append(0)
+    assert server.run(10).sent <= START_CALLS + 256 / SLICES + 10
 
 
 def test_a_trial_stops_at_its_first_refusals() -> None:
