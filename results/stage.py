@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 WAITING_BYTES_MAX: Final = 64 << 20
 """Lines of all batches of a partition that may wait for their parts."""
+TAKE_OVER_BATCHES: Final = 256
+"""Batches that are kept and published together when a partition is taken over."""
 BATCH_LINES_MAX: Final = 10_000_000
 """A mark beyond this index is no line of any batch."""
 
@@ -105,6 +107,8 @@ class Partition:
         self._forgetting = Forgetting(tables, self._leftovers, limits.kept_seconds, clock())
         self._writer = writer
         self._live: dict[str, Live] = {}
+        self._waiting_bytes = 0
+        """Of lines that wait for their parts; a sum over thousands of batches would cost more than their lines."""
         self._alarms = Alarms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loaded = False
@@ -134,12 +138,16 @@ class Partition:
         if self._loaded:
             return
         self._loaded = True
-        for state in self._tables.open():
-            live = self._wake(state)
-            live.tally.touch_all()
-            await self._keep(live)
-            await self._publish(live)
-            if state.closed:
+        woken = [self._wake(state) for state in self._tables.open()]
+        for start in range(0, len(woken), TAKE_OVER_BATCHES):
+            # Together, since what is waited for is the broker: thousands of batches may be at work.
+            group = woken[start : start + TAKE_OVER_BATCHES]
+            for live in group:
+                live.tally.touch_all()
+            await self._tables.keep(*group)
+            await asyncio.gather(*map(self._publish, group))
+        for live in woken:
+            if live.state.closed:
                 self._start_compaction(live)
             else:
                 self._ring(live)
@@ -211,9 +219,14 @@ class Partition:
         live = self._get(batch_id)
         if any(mark.index >= BATCH_LINES_MAX for mark in marks):
             raise DecodeError("its batch has no such line")
-        if not live.state.takes_lines or not live.take(marks, value, self._steady()):
+        if not live.state.takes_lines:
             ack()
             return
+        before = live.waiting_bytes
+        if not live.take(marks, value, self._steady()):
+            ack()
+            return
+        self._waiting_bytes += live.waiting_bytes - before
         live.acks.append(ack)
         if live.waiting_bytes >= self._limits.part_bytes:
             await self._flush(live)
@@ -258,7 +271,7 @@ class Partition:
             await self._flush(live, keep=False)
             live.state = fold.close(live.state, self._clock())
         if live.state is not before or (live.unsaid and steady - live.published_at >= PUBLISH_SECONDS):
-            await self._keep(live)
+            await self._tables.keep(live)
             if closing and fold.is_brief(live.state):
                 live.unsaid = True
             else:
@@ -294,12 +307,13 @@ class Partition:
             self._start(removal)
 
     async def _bound(self) -> None:
-        while sum(live.waiting_bytes for live in self._live.values()) > WAITING_BYTES_MAX:
+        while self._waiting_bytes > WAITING_BYTES_MAX:
             await self._flush(max(self._live.values(), key=lambda live: live.waiting_bytes))
 
     async def _flush(self, live: Live, *, keep: bool = True) -> None:
         """Write the waiting lines as parts; with `keep`, also the state, and acknowledge their events."""
         live.waiting_since = None
+        self._waiting_bytes -= live.waiting_bytes
         for shelf, failed in ((live.output, False), (live.errors, True)):
             if shelf.lines:
                 number = live.next_part
@@ -308,25 +322,8 @@ class Partition:
                 )
                 live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
         if keep:
-            await self._keep(live)
+            await self._tables.keep(live)
             live.release()
-
-    async def _keep(self, live: Live) -> None:
-        """Write the tables: first the state, and only when the changelog has it the chunks of the tally.
-
-        The two are files of their own, of which a power cut may keep the one and lose the other. A tally is kept
-        only while no line waits on a shelf, since it may not know more than the parts; and no more once the batch
-        is closed, since the parts say what was done.
-        """
-        touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()
-        if touched:
-            chunks = max(live.state.chunks, touched[-1][0] + 1)
-            live.state = live.state.model_copy(update={"chunks": chunks})
-        self._tables.put_state(live.state)
-        await self._tables.delivered()
-        for number, chunk in touched:
-            self._tables.put_chunk(live.state.id, number, chunk)
-        await self._tables.delivered()
 
     async def _publish(self, live: Live) -> None:
         live.unsaid = False
@@ -336,8 +333,7 @@ class Partition:
     async def _publish_again(self, live: Live) -> None:
         """A fact that ended a batch came again: what it led to may not be in the changelog, nor published."""
         if live.state.is_over:
-            self._tables.put_state(live.state)
-            await self._tables.delivered()
+            await self._tables.keep(live)
             await self._publish(live)
 
     def _ring(self, live: Live) -> None:
@@ -385,8 +381,7 @@ class Partition:
         offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
         live.stuck = None
         live.state = after.model_copy(update={"files_offset": offset})
-        self._tables.put_state(live.state)
-        await self._tables.delivered()
+        await self._tables.keep(live)
         await self._publish(live)
         if live.state.is_over:
             self._over(live)

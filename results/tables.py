@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from tidemill.results.fold import State
+from tidemill.results.live import Live
 from tidemill.results.ports import Table
 from tidemill.schemas.ids import BATCH_PREFIX
 
@@ -76,15 +77,31 @@ class Tables:
             if (chunk := self._chunks.get(_chunk_key(batch_id, number))) is not None:
                 yield number, chunk
 
-    def put_chunk(self, batch_id: str, number: int, chunk: bytes) -> None:
-        """Keep a chunk of a batch's tally."""
-        self._chunks.put(_chunk_key(batch_id, number), chunk)
-
     def forget(self, state: State) -> None:
         """Drop a batch that is over."""
         for number in range(state.chunks):
             self._chunks.delete(_chunk_key(state.id, number))
         self._states.delete(OVER + state.id.encode())
+
+    async def keep(self, *lives: Live) -> None:
+        """Write batches: first their states, and only when the changelog has them the chunks of their tallies.
+
+        The two are files of their own, of which a power cut may keep the one and lose the other. A tally is kept
+        only while no line waits on a shelf, since it may not know more than the parts; and no more once the batch
+        is closed, since the parts say what was done.
+        """
+        touched: list[tuple[bytes, bytes]] = []
+        for live in lives:
+            chunks = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()
+            if chunks:
+                known = max(live.state.chunks, chunks[-1][0] + 1)
+                live.state = live.state.model_copy(update={"chunks": known})
+            touched += [(_chunk_key(live.state.id, number), chunk) for number, chunk in chunks]
+            self.put_state(live.state)
+        await self.delivered()
+        for key, chunk in touched:
+            self._chunks.put(key, chunk)
+        await self.delivered()
 
     async def delivered(self) -> None:
         """Wait until the changelog has every write made so far."""

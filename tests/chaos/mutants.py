@@ -54,9 +54,9 @@ MUTATIONS = (
     ),
     Mutation(
         name="the tally is written before its part",
-        file="results/stage.py",
-        old="touched = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()",
-        new="touched = live.tally.take_touched()",
+        file="results/tables.py",
+        old="chunks = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()",
+        new="chunks = live.tally.take_touched()",
         real=_PARTS,
     ),
     Mutation(
@@ -68,15 +68,15 @@ MUTATIONS = (
     ),
     Mutation(
         name="the tally does not wait for its state",
-        file="results/stage.py",
-        old="live.state)\n        await self._tables.delivered()\n        for number",
-        new="live.state)\n        for number",
+        file="results/tables.py",
+        old="live.state)\n        await self.delivered()\n        for key",
+        new="live.state)\n        for key",
     ),
     Mutation(
         name="the changelog is not awaited",
-        file="results/stage.py",
-        old="number, chunk)\n        await self._tables.delivered()",
-        new="number, chunk)",
+        file="results/tables.py",
+        old="self._chunks.put(key, chunk)\n        await self.delivered()",
+        new="self._chunks.put(key, chunk)",
     ),
     Mutation(
         name="the tally takes a line twice",
@@ -99,14 +99,12 @@ MUTATIONS = (
             " self._publisher.bill(after, fact))\n"
             "        live.stuck = None\n"
             '        live.state = after.model_copy(update={"files_offset": offset})\n'
-            "        self._tables.put_state(live.state)\n"
-            "        await self._tables.delivered()\n"
+            "        await self._tables.keep(live)\n"
         ),
         new=(
             "        offset = await self._publisher.files(after, fact)\n"
             '        live.state = after.model_copy(update={"files_offset": offset})\n'
-            "        self._tables.put_state(live.state)\n"
-            "        await self._tables.delivered()\n"
+            "        await self._tables.keep(live)\n"
             "        await self._publisher.bill(after, fact)\n"
         ),
     ),

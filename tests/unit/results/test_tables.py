@@ -1,17 +1,20 @@
 """The state tables of a partition: what is at work and what is over lie apart, and what is long over goes."""
 
 import pytest
-from support.simulated import Fuse, SimulatedTable
+from support.simulated import Fuse, SimulatedTable, Simulation
 
 from tidemill.directory import DirectoryStore
 from tidemill.results.fold import State
 from tidemill.results.forgetting import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, Forgetting
 from tidemill.results.leftovers import Leftovers
+from tidemill.results.live import Live
 from tidemill.results.tables import Tables
+from tidemill.results.tally import CHUNK_LINES, Tally
 from tidemill.schemas.batch import Batch, Status
 
 KEPT_SECONDS = 1000.0
 ENDED_AT = 10_000
+BATCHES = 300
 
 
 def state(number, status=Status.IN_PROGRESS, ended_at=ENDED_AT, **fields):
@@ -85,10 +88,13 @@ async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
     """First the large results, then the state and the tally; what ended later stays, and what is at work."""
     store = DirectoryStore(tmp_path)
     long_ago, lately, at_work = state(0, Status.COMPLETED, chunks=2), state(1, Status.COMPLETED, 12_500), state(2)
+    live = Live(state=state(0), tally=Tally())
+    live.tally.mark(CHUNK_LINES, failed=False)
+    live.tally.touch_all()
+    await tables.keep(live)
+    assert len(rows[1].local) == live.state.chunks == long_ago.chunks
     for one in (long_ago, lately, at_work):
         tables.put_state(one)
-        for number in range(one.chunks):
-            tables.put_chunk(one.id, number, b"bits")
         await store.write(f"results-large/{one.id}/1-a", content())
     now = ENDED_AT + OUTLIVED * KEPT_SECONDS + 1
     forgetting = Forgetting(tables, Leftovers(store), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
@@ -125,3 +131,24 @@ def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
     assert forgetting.look(1e9) is None
     kept[0] = KEPT_SECONDS
     assert forgetting.due_at == LOOK_SECONDS
+
+
+async def test_a_take_over_waits_for_groups_not_for_batches(monkeypatch):
+    """Thousands of batches may be at work: each is kept and published again, hundreds at a time."""
+    simulation = Simulation(0)
+    for number in range(BATCHES):
+        simulation.tables.put_state(state(number))
+    waits = []
+    delivered = simulation.tables.delivered
+
+    async def counted():
+        waits.append(len(simulation.log.published))
+        await delivered()
+
+    monkeypatch.setattr(simulation.tables, "delivered", counted)
+    partition = simulation.partition()
+    await partition.load()
+    assert len(waits) <= BATCHES // 50
+    published = [record.batch.id for record in simulation.log.published]
+    assert sorted(published) == [state(number).id for number in range(BATCHES)]
+    partition.abandon()
