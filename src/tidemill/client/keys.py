@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tidemill.client import tables
 from tidemill.client.ending import Exit, printable
 from tidemill.client.service import Client
 from tidemill.client.target import Target
@@ -50,7 +51,7 @@ async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
             )
             table.add_row(*(Text(printable(word)) for word in words))
     if not as_json:
-        Console(soft_wrap=True).print(table)
+        tables.show(table)
     return Exit.OK
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import split
+from tidemill.client import split, tables
 from tidemill.client.delivery import Delivery, delivered
 from tidemill.client.ending import Exit, printable
 from tidemill.client.place import InputFault, Sink, endpoint_of, size_of
@@ -127,7 +127,7 @@ async def show(target: Target, *, limit: int, as_json: bool) -> Exit:
             cells = (batch.id, str(batch.status), *numbers, printable(batch.model or ""), created)
             table.add_row(*map(Text, cells))
     if not as_json:
-        Console(soft_wrap=True).print(table)
+        tables.show(table)
     return Exit.OK
 
 

@@ -6,10 +6,10 @@ import sys
 from typing import Any
 
 import orjson
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tidemill.client import tables
 from tidemill.client.ending import Exit, printable
 from tidemill.client.place import InputFault
 from tidemill.client.service import Client
@@ -48,7 +48,7 @@ async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json:
             else:
                 table.add_row(*(Text(printable(text)) for text in _cells(found, by)))
     if not as_csv and not as_json:
-        Console(soft_wrap=True).print(table)
+        tables.show(table)
     return Exit.OK
 
 
