@@ -134,6 +134,7 @@ class ModelApp:
             chance=random.random,
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
+            prefixes=roster.prefixes(model, fleet),
         )
         lookouts = roster.lookouts(
             model, fleet, getter=doors.upstream, steady=time.monotonic, told=self.stage.fill

@@ -6,7 +6,8 @@ others, so that nobody saves up turns. Within a project one turn goes to the bat
 next to the batches in rotation. So an urgent batch gets at least half of its project's calls, and a batch of ten
 lines behind one of fifty thousand is done after a few dozen calls.
 
-Within a batch lines keep their order; one that comes back from a wait goes first.
+Within a batch lines keep their order, or go by the beginnings of their prompts (`groups.py`); one that comes back
+from a wait goes first.
 """
 
 from collections import deque
@@ -14,17 +15,19 @@ from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
+from tidemill.processors.groups import Groups, Place, Prefixes
+
 T = TypeVar("T")
 
 
 class _Batch(Generic[T]):
     __slots__ = ("deadline", "id", "in_heap", "in_ring", "lines", "project")
 
-    def __init__(self, batch_id: str, project: "_Project[T]", deadline: float) -> None:
+    def __init__(self, batch_id: str, project: "_Project[T]", deadline: float, lines: Groups[T]) -> None:
         self.id = batch_id
         self.project = project
         self.deadline = deadline
-        self.lines: deque[T] = deque()
+        self.lines = lines
         self.in_heap = False
         self.in_ring = False
 
@@ -32,9 +35,10 @@ class _Batch(Generic[T]):
 class _Project(Generic[T]):
     """A project's batches in two orders; a batch without lines stays in each until it comes up there."""
 
-    __slots__ = ("batches", "heap", "in_queue", "lines", "ring", "time", "urgent", "weight")
+    __slots__ = ("batches", "heap", "in_queue", "lines", "name", "ring", "time", "urgent", "weight")
 
-    def __init__(self, batches: dict[str, _Batch[T]], weight: float) -> None:
+    def __init__(self, name: str, batches: dict[str, _Batch[T]], weight: float) -> None:
+        self.name = name
         self.weight = weight
         self.time = 0.0
         self.batches = batches
@@ -64,16 +68,25 @@ class _Project(Generic[T]):
         return batch
 
     def _forget(self, batch: _Batch[T]) -> None:
-        if not (batch.in_heap or batch.in_ring) and self.batches.get(batch.id) is batch:
+        is_listed = batch.in_heap or batch.in_ring or batch.lines.waits
+        if not is_listed and self.batches.get(batch.id) is batch:
             del self.batches[batch.id]
 
 
 class Order(Generic[T]):
     """Lines that wait for a call."""
 
-    def __init__(self, weights: Mapping[str, float] | None = None) -> None:
-        """Take the weights of projects; one that is not named has the weight 1."""
+    def __init__(self, weights: Mapping[str, float] | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
+        """Be empty.
+
+        Args:
+            weights: Of projects; one that is not named has the weight 1.
+            prefixes: Set where lines that begin alike are to go one after the other.
+        """
         self._weights = weights or {}
+        self._prefixes = prefixes
+        self._primers: dict[T, _Batch[T]] = {}
+        """Those that were taken, and their batches."""
         self._projects: dict[str, _Project[T]] = {}
         self._batches: dict[str, _Batch[T]] = {}
         self._queue: list[tuple[float, int, str]] = []
@@ -100,16 +113,17 @@ class Order(Generic[T]):
         batch = self._batches.get(batch_id) or self._new(project, batch_id, deadline)
         before = len(batch.lines)
         if first:
-            batch.lines.extendleft(reversed(list(lines)))
+            batch.lines.put_first(lines)
         else:
-            batch.lines.extend(lines)
-        if not (added := len(batch.lines) - before):
-            return
-        self._lines += added
-        self._enlist(project, batch, added)
+            batch.lines.add(lines)
+        self._enlist(batch, len(batch.lines) - before)
 
-    def take(self) -> T | None:
-        """The next line; None where none waits."""
+    def take(self, at: Place | None = None) -> T | None:
+        """The next line; None where there is none that may be called.
+
+        Args:
+            at: Where it will be called; not needed where lines do not go by their beginnings.
+        """
         if not self._lines:
             return None
         while not (project := self._projects[self._queue[0][2]]).lines:
@@ -120,39 +134,60 @@ class Order(Generic[T]):
         project.time += 1 / project.weight
         self._sequence += 1
         heapreplace(self._queue, (project.time, self._sequence, name))
-        line = project.next().lines.popleft()
-        project.lines -= 1
-        self._lines -= 1
+        batch = project.next()
+        before = len(batch.lines)
+        line = batch.lines.take(at)
+        if batch.lines.is_primer(line):
+            self._primers[line] = batch
+        self._count(batch, len(batch.lines) - before)
         return line
+
+    def is_primer(self, line: T) -> bool:
+        """Whether a line that was taken is one for whose end others wait."""
+        return line in self._primers
+
+    def primed(self, line: T) -> bool:
+        """The call of a line has ended, or takes too long; says whether others waited for it."""
+        if (batch := self._primers.pop(line, None)) is None or not batch.lines.is_primer(line):
+            return False
+        before = len(batch.lines)
+        batch.lines.primed(line)
+        self._enlist(batch, len(batch.lines) - before)
+        return True
 
     def drop(self, batch_id: str) -> list[T]:
         """Take out all lines of a batch."""
         if (batch := self._batches.pop(batch_id, None)) is None:
             return []
-        lines = list(batch.lines)
-        batch.lines.clear()
-        batch.project.lines -= len(lines)
-        self._lines -= len(lines)
-        return lines
+        self._count(batch, -len(batch.lines))
+        return batch.lines.clear()
 
     def clear(self) -> list[T]:
         """Take out all lines."""
-        lines = [line for batch in self._batches.values() for line in batch.lines]
+        lines = [line for batch in self._batches.values() for line in batch.lines.clear()]
         self._projects.clear()
         self._batches.clear()
         self._queue.clear()
+        self._primers.clear()
         self._lines = 0
         return lines
 
     def _new(self, project: str, batch_id: str, deadline: float) -> _Batch[T]:
         if (owner := self._projects.get(project)) is None:
-            owner = self._projects[project] = _Project(self._batches, self._weights.get(project, 1.0))
-        batch = self._batches[batch_id] = _Batch(batch_id, owner, deadline)
+            owner = self._projects[project] = _Project(project, self._batches, self._weights.get(project, 1.0))
+        batch = self._batches[batch_id] = _Batch(batch_id, owner, deadline, Groups(self._prefixes))
         return batch
 
-    def _enlist(self, name: str, batch: _Batch[T], added: int) -> None:
+    def _count(self, batch: _Batch[T], more: int) -> None:
+        batch.project.lines += more
+        self._lines += more
+
+    def _enlist(self, batch: _Batch[T], added: int) -> None:
+        """So many lines of the batch may be taken that could not be before."""
+        if not added:
+            return
+        self._count(batch, added)
         project = batch.project
-        project.lines += added
         if not batch.in_heap:
             batch.in_heap = True
             self._sequence += 1
@@ -164,11 +199,17 @@ class Order(Generic[T]):
             project.in_queue = True
             project.time = max(project.time, self._time)
             self._sequence += 1
-            heappush(self._queue, (project.time, self._sequence, name))
+            heappush(self._queue, (project.time, self._sequence, project.name))
 
     def _forget(self, name: str) -> None:
         """A project without lines: it and its batches are made anew when they have some."""
+        if self._prefixes is not None and self._awaits(name):
+            return
         project = self._projects.pop(name)
         for batch in (*project.ring, *(batch for _, _, batch in project.heap)):
             if self._batches.get(batch.id) is batch:
                 del self._batches[batch.id]
+
+    def _awaits(self, name: str) -> bool:
+        """Whether lines of a project wait for their primers."""
+        return any(batch.lines.waits and batch.project.name == name for batch in self._batches.values())

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tidemill.processors import hours
+from tidemill.processors import hours, prefix
 from tidemill.processors.bucket import Bucket
 from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.groups import Prefixes
+from tidemill.processors.lane import Line
 from tidemill.processors.limit import Limit
 from tidemill.processors.lookout import Getter, Lookout
 from tidemill.processors.pressure import Pressure
@@ -39,6 +41,14 @@ def fleet(model: Model, clock: Clock) -> Fleet:
             for backend in model.backends
         ]
     )
+
+
+def prefixes(model: Model, fleet: Fleet) -> Prefixes[Line] | None:
+    """How lines begin, where they are to go by that; None where they go as they stand."""
+    if (size := model.prefix_bytes) is None:
+        return None
+    called = [backend for backend in fleet.backends if not backend.drain]
+    return Prefixes(lambda line: prefix.key(line.text, line.head.url, size), called or fleet.backends)
 
 
 def lookouts(

@@ -22,6 +22,7 @@ from tidemill.processors import call, retry
 from tidemill.processors.caller import Caller, Made
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Fleet, Pass
+from tidemill.processors.groups import PRIMER_SECONDS_MAX, Prefixes
 from tidemill.processors.lane import Entry, Line
 from tidemill.processors.ledger import Ledger
 from tidemill.processors.order import Order
@@ -62,6 +63,7 @@ class Stage:
         in_flight_max: int,
         weights: Mapping[str, float] | None = None,
         policy: retry.Policy = retry.POLICY,
+        prefixes: Prefixes[Line] | None = None,
     ) -> None:
         """Take the doors; needs a running event loop.
 
@@ -76,6 +78,7 @@ class Stage:
             in_flight_max: Calls at one time, of all processes.
             weights: Of projects, by name; 1 where nothing is said.
             policy: The bounds of retries.
+            prefixes: Set where lines that begin alike go one after the other.
         """
         self.ledger = Ledger()
         self._fleet = fleet
@@ -88,7 +91,7 @@ class Stage:
         self._in_flight_max = self._calls_max = in_flight_max
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._order: Order[Line] = Order(weights)
+        self._order: Order[Line] = Order(weights, prefixes=prefixes)
         self._batches: dict[str, _Batch] = {}
         self._waits: list[tuple[float, int, Line]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -236,11 +239,14 @@ class Stage:
             if (place := self._fleet.enter(now)) is None:
                 self._set_opening(now)
                 return None
-            while (line := self._order.take()) is not None:
+            while (line := self._order.take(place.backend)) is not None:
                 if self._is_wanted(line):
                     self._busy += 1
                     self._idle.clear()
+                    if self._order.is_primer(line):
+                        self._loop.call_later(PRIMER_SECONDS_MAX, self._primed, line)
                     return line, self._fleet.load(place, line.size)
+                self._order.primed(line)
                 self._done(line)
             self._fleet.leave(place)
         return None
@@ -282,19 +288,24 @@ class Stage:
             line.since = self._loop.time()
         line.attempts += 1
         made = await self._caller.make(line, place)
+        self._primed(line)
         match made.end:
             case call.Success() as end:
-                self._settle(
-                    line, *call.result(line.head.batch_id, line.index, made.custom_id, end, line.attempts)
-                )
+                batch_id = line.head.batch_id
+                self._settle(line, *call.result(batch_id, line.index, made.custom_id, end, line.attempts))
             case call.Failure() as end:
                 self._failed(line, made, end)
             case _:
                 assert_never(made.end)
 
+    def _primed(self, line: Line) -> None:
+        """What waits for the call of this line may go, if anything does."""
+        if self._order.primed(line):
+            self.fill()
+
     def _failed(self, line: Line, made: Made, end: call.Failure) -> None:
         # All waits are by the loop's time; only the deadline is a date.
-        now = self._loop.time()
+        batch_id, now = line.head.batch_id, self._loop.time()
         verdict = retry.decide(
             end.kind,
             attempt=line.attempts,
@@ -311,10 +322,8 @@ class Stage:
         )
         match verdict:
             case retry.GiveUp():
-                self._settle(
-                    line, *call.failed(line.head.batch_id, line.index, made.custom_id, end, line.attempts)
-                )
-            case retry.RetryAt(at) if line.head.batch_id not in self._ended:
+                self._settle(line, *call.failed(batch_id, line.index, made.custom_id, end, line.attempts))
+            case retry.RetryAt(at) if batch_id not in self._ended:
                 self._landed(1)
                 self._wait(line, at)
             case retry.RetryAt() | retry.Lapse():

@@ -123,6 +123,9 @@ class Model(BaseModel):
     """Tokens in a minute, on average, of all its backends together; each may have a limit of its own, too."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
     """A call that takes longer is given up and tried again."""
+    prefix_bytes: Annotated[int, Field(ge=64, le=65_536)] | None = None
+    """So many first bytes of a prompt tell its group: lines of a batch that have them in common go one after the
+    other, for servers that keep the beginnings of prompts; by default lines go as they stand."""
     price: Price = Price()
     """Base price; a batch pays it less the discount."""
 

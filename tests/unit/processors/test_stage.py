@@ -18,6 +18,7 @@ from tidemill.processors.call import Answer, Broken
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.groups import PRIMER_SECONDS_MAX, Prefixes
 from tidemill.processors.lane import Lane
 from tidemill.processors.limit import Limit
 from tidemill.processors.menu import Menu
@@ -137,6 +138,7 @@ class World:
         limit: int = 4,
         policy: Policy = QUICK,
         buckets: tuple[Bucket, ...] = (),
+        is_grouped: bool = False,
     ) -> None:
         self.ahead = 0.0
         """Seconds by which the wall clock was set."""
@@ -164,6 +166,8 @@ class World:
             chance=rng.random,
             in_flight_max=limit,
             policy=policy,
+            # Three groups, and lines that are in none.
+            prefixes=Prefixes(lambda line: line.index % 4 or None, fleet.backends) if is_grouped else None,
         )  # fmt: skip
         self.assign()
 
@@ -211,17 +215,17 @@ class World:
 records = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(1, 8)), min_size=1, max_size=25)
 
 
-conditions = st.tuples(st.integers(0, 2**32), st.sampled_from([0.0, 0.3]), st.integers(1, 12))
+conditions = st.tuples(st.integers(0, 2**32), st.sampled_from([0.0, 0.3]), st.integers(1, 12), st.booleans())
 
 
 @given(records, conditions, st.sets(st.integers(0, 24)))
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_each_line_once_whatever_happens(
-    tmp_path: Path, published: list[tuple[int, int, int]], condition: tuple[int, float, int], moves: set[int]
+    tmp_path: Path, published: list[tuple[int, int, int]], condition: tuple[int, float, int, bool], moves: set[int]
 ) -> None:
     """Overlapping records, faults, rebalances: one good call and one outcome a line, acks in order."""
-    seed, faults, limit = condition
-    world = World(tmp_path, seed=seed, faults=faults, limit=limit)
+    seed, faults, limit, is_grouped = condition
+    world = World(tmp_path, seed=seed, faults=faults, limit=limit, is_grouped=is_grouped)
     batches = [ids.new_batch_id() for _ in range(3)]
     wanted = set()
     for number, (which, first, lines) in enumerate(published):
@@ -285,6 +289,34 @@ async def test_a_cancelled_batch_is_dropped_at_once(tmp_path: Path) -> None:
     world.publish(batch_id, 100, 10)
     await world.finish()
     assert len(world.log.lines) == world.inference.calls.total() == 4
+
+
+async def test_a_group_waits_for_its_primer(tmp_path: Path) -> None:
+    """One call of each group, and those that are in none; the rest is cancelled with the batch all the same."""
+    world = World(tmp_path, limit=8, is_grouped=True)
+    batch_id = ids.new_batch_id()
+    world.inference.gate.clear()
+    world.publish(batch_id, 0, 16)
+    await until(lambda: world.inference.in_flight == 7, "four lines that are in no group, three primers")
+    assert len(world.inference.calls) == 7
+    world.end(batch_id)
+    assert world.stage.pending == 7
+    world.inference.gate.set()
+    await world.finish()
+    assert len(world.log.lines) == world.inference.calls.total() == 7
+
+
+async def test_a_primer_that_is_slow_holds_nobody_up_for_long(tmp_path: Path) -> None:
+    """Its answer may take minutes, what was worked out for its beginning is there long before."""
+    world = World(tmp_path, limit=8, is_grouped=True)
+    world.inference.gate.clear()
+    since = asyncio.get_running_loop().time()
+    world.publish(ids.new_batch_id(), 1, 1)
+    world.publish(ids.new_batch_id(), 4, 12)
+    await until(lambda: world.inference.in_flight == 8, "all calls", seconds_max=PRIMER_SECONDS_MAX + 10)
+    assert asyncio.get_running_loop().time() >= since + PRIMER_SECONDS_MAX - 0.1
+    world.inference.gate.set()
+    await world.finish()
 
 
 async def test_what_is_late_is_dropped(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""How a line's prompt begins, as its bytes say it; nothing is parsed or decoded for it.
+
+The prompt is what follows the first `"messages":`, `"prompt":` or `"input":` of the line, by its endpoint. Where a
+body has such a name before its prompt, in a tool for example, the bytes after that are taken. They serve as well
+for lines of one making, and no more than the order of lines depends on them.
+"""
+
+import re
+import zlib
+from typing import Final
+
+_STARTS: Final = {
+    "/v1/chat/completions": re.compile(rb'"messages"\s*:\s*'),
+    "/v1/completions": re.compile(rb'"prompt"\s*:\s*'),
+    "/v1/embeddings": re.compile(rb'"input"\s*:\s*'),
+    "/v1/responses": re.compile(rb'"input"\s*:\s*'),
+}
+
+
+def key(text: bytes, url: str, size: int) -> int | None:
+    """The same number for lines whose prompts have the same first `size` bytes.
+
+    Args:
+        text: The input line.
+        url: Its endpoint.
+        size: Bytes.
+
+    Returns:
+        The same in each process, so that all think alike of who should have it; None where from the prompt's
+        beginning to the end of the line there are fewer bytes, or where there is no prompt.
+    """
+    if (start := _STARTS.get(url)) is None or (found := start.search(text)) is None:
+        return None
+    begin = found.end()
+    return None if len(text) - begin < size else zlib.crc32(text[begin : begin + size])
