@@ -3,8 +3,12 @@
 Projects take turns, as often as their weights say: each has a clock that one of its lines moves on by the inverse
 of its weight, and the one whose clock is the furthest behind is next. Who comes anew starts at the time of the
 others, so that nobody saves up turns. Within a project one turn goes to the batch whose deadline is earliest, the
-next to the batches in rotation. So an urgent batch gets at least half of its project's calls, and a batch of ten
-lines behind one of fifty thousand is done after a few dozen calls.
+next to the batches in rotation. So an urgent batch gets at least half of its project's calls.
+
+A turn is a stretch of lines of one batch: results that come together share a record of the log, however many
+batches are at work. How long it may be is said with each call. A batch that comes anew has its first turn before
+the rotation goes on, and where many come, every second turn of the rotation is for one of them: ten lines behind
+many batches of fifty thousand wait for two turns, and for those of others that came just before.
 
 Within a batch lines keep their order, or go by the beginnings of their prompts (`groups.py`); one that comes back
 from a wait goes first.
@@ -21,13 +25,14 @@ T = TypeVar("T")
 
 
 class _Batch(Generic[T]):
-    __slots__ = ("deadline", "id", "in_heap", "in_ring", "lines", "project")
+    __slots__ = ("deadline", "had_turn", "id", "in_heap", "in_ring", "lines", "project")
 
     def __init__(self, batch_id: str, project: "_Project[T]", deadline: float, lines: Groups[T]) -> None:
         self.id = batch_id
         self.project = project
         self.deadline = deadline
         self.lines = lines
+        self.had_turn = False
         self.in_heap = False
         self.in_ring = False
 
@@ -35,7 +40,19 @@ class _Batch(Generic[T]):
 class _Project(Generic[T]):
     """A project's batches in two orders; a batch without lines stays in each until it comes up there."""
 
-    __slots__ = ("batches", "heap", "in_queue", "lines", "name", "ring", "time", "urgent", "weight")
+    __slots__ = (
+        "batches",
+        "fresh",
+        "heap",
+        "in_queue",
+        "lines",
+        "name",
+        "ring",
+        "time",
+        "urgent",
+        "weight",
+        "welcome",
+    )
 
     def __init__(self, name: str, batches: dict[str, _Batch[T]], weight: float) -> None:
         self.name = name
@@ -44,6 +61,11 @@ class _Project(Generic[T]):
         self.batches = batches
         self.heap: list[tuple[float, int, _Batch[T]]] = []
         self.ring: deque[_Batch[T]] = deque()
+        """Those that had a turn."""
+        self.fresh: deque[_Batch[T]] = deque()
+        """Those that had none when they came."""
+        self.welcome = False
+        """Whether the last turn of the rotation was one of these."""
         self.urgent = True
         self.lines = 0
         self.in_queue = False
@@ -51,7 +73,9 @@ class _Project(Generic[T]):
     def next(self) -> _Batch[T]:
         """The batch whose turn it is; there must be a line."""
         urgent, self.urgent = self.urgent, not self.urgent
-        return self._earliest() if urgent else self._rotated()
+        batch = self._earliest() if urgent else self._rotated()
+        batch.had_turn = True
+        return batch
 
     def _earliest(self) -> _Batch[T]:
         while not (batch := self.heap[0][2]).lines:
@@ -61,9 +85,14 @@ class _Project(Generic[T]):
         return batch
 
     def _rotated(self) -> _Batch[T]:
-        while not (batch := self.ring.popleft()).lines:
+        while self.fresh and (self.fresh[0].had_turn or not self.fresh[0].lines):
+            self.ring.append(self.fresh.popleft())
+        while self.ring and not self.ring[0].lines:
+            batch = self.ring.popleft()
             batch.in_ring = False
             self._forget(batch)
+        self.welcome = bool(self.fresh) and not (self.welcome and self.ring)
+        batch = (self.fresh if self.welcome else self.ring).popleft()
         self.ring.append(batch)
         return batch
 
@@ -94,6 +123,10 @@ class Order(Generic[T]):
         self._time = 0.0
         self._sequence = 0
         self._lines = 0
+        self._turn: _Batch[T] | None = None
+        """Whose turn it is; its project is the first of the queue, whose clock moves when the turn is over."""
+        self._taken = 0
+        """Lines of this turn."""
 
     def __len__(self) -> int:
         return self._lines
@@ -118,23 +151,19 @@ class Order(Generic[T]):
             batch.lines.add(lines)
         self._enlist(batch, len(batch.lines) - before)
 
-    def take(self, at: Place | None = None) -> T | None:
+    def take(self, at: Place | None = None, *, stretch: int = 1) -> T | None:
         """The next line; None where there is none that may be called.
 
         Args:
             at: Where it will be called; not needed where lines do not go by their beginnings.
+            stretch: Lines that a turn may have, as things are now; it has one in any case.
         """
         if not self._lines:
             return None
-        while not (project := self._projects[self._queue[0][2]]).lines:
-            project.in_queue = False
-            self._forget(heappop(self._queue)[2])
-        name = self._queue[0][2]
-        self._time = project.time
-        project.time += 1 / project.weight
-        self._sequence += 1
-        heapreplace(self._queue, (project.time, self._sequence, name))
-        batch = project.next()
+        batch = self._turn
+        if batch is None or not batch.lines or self._taken >= stretch:
+            batch = self._turned()
+        self._taken += 1
         before = len(batch.lines)
         line = batch.lines.take(at)
         if batch.lines.is_primer(line):
@@ -170,7 +199,23 @@ class Order(Generic[T]):
         self._queue.clear()
         self._primers.clear()
         self._lines = 0
+        self._turn = None
         return lines
+
+    def _turned(self) -> _Batch[T]:
+        """End the turn, and begin the next one; there must be a line."""
+        if self._turn is not None:
+            project = self._turn.project
+            project.time += self._taken / project.weight
+            self._sequence += 1
+            heapreplace(self._queue, (project.time, self._sequence, project.name))
+        while not (project := self._projects[self._queue[0][2]]).lines:
+            project.in_queue = False
+            self._forget(heappop(self._queue)[2])
+        self._time = project.time
+        self._taken = 0
+        self._turn = batch = project.next()
+        return batch
 
     def _new(self, project: str, batch_id: str, deadline: float) -> _Batch[T]:
         if (owner := self._projects.get(project)) is None:
@@ -194,7 +239,7 @@ class Order(Generic[T]):
             heappush(project.heap, (batch.deadline, self._sequence, batch))
         if not batch.in_ring:
             batch.in_ring = True
-            project.ring.append(batch)
+            project.fresh.append(batch)
         if not project.in_queue:
             project.in_queue = True
             project.time = max(project.time, self._time)
@@ -206,7 +251,7 @@ class Order(Generic[T]):
         if self._prefixes is not None and self._awaits(name):
             return
         project = self._projects.pop(name)
-        for batch in (*project.ring, *(batch for _, _, batch in project.heap)):
+        for batch in (*project.ring, *project.fresh, *(batch for _, _, batch in project.heap)):
             if self._batches.get(batch.id) is batch:
                 del self._batches[batch.id]
 

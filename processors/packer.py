@@ -1,8 +1,7 @@
 """Result lines of one batch gather into one record, so that the record's price is paid once for many.
 
-A line goes out at once when nothing of its batch is on its way to the log, or when nothing more of the batch is
-at work here. Otherwise lines gather until the log has what was sent before, for a short time more under load, or
-until the record is large enough.
+Lines gather for a short time, and until the log has what was sent before of their batch. They go at once when
+nothing more of the batch is at work here, or when the record is large enough.
 """
 
 from dataclasses import dataclass, field
@@ -33,12 +32,13 @@ class Parcel(Generic[T]):
 
 
 class _Batch(Generic[T]):
-    __slots__ = ("gathered", "sent_at", "under_way")
+    __slots__ = ("begun_at", "gathered", "under_way")
 
     def __init__(self, batch_id: str) -> None:
         self.gathered: Parcel[T] = Parcel(batch_id)
+        self.begun_at = 0.0
+        """When the first of the lines came that have gathered."""
         self.under_way = 0
-        self.sent_at = 0.0
 
 
 class Packer(Generic[T]):
@@ -73,15 +73,17 @@ class Packer(Generic[T]):
             batch = self._batches[batch_id] = _Batch(batch_id)
         parcels = []
         if batch.gathered.lines and batch.gathered.size + len(line) > PARCEL_BYTES_MAX:
-            parcels.append(self._send(batch, now))
+            parcels.append(self._send(batch))
         parcel = batch.gathered
+        if not parcel.lines:
+            batch.begun_at = now
         parcel.lines.append(line)
         parcel.marks.append(mark)
         parcel.receipts.append(receipt)
         parcel.size += len(line)
         full = len(parcel.lines) >= self._lines_max or parcel.size >= PARCEL_BYTES_MAX
-        if full or not more or (not batch.under_way and now >= batch.sent_at + self._linger):
-            parcels.append(self._send(batch, now))
+        if full or not more:
+            parcels.append(self._send(batch))
         return parcels
 
     def arrived(self, batch_id: str, now: float) -> list[Parcel[T]]:
@@ -90,25 +92,24 @@ class Packer(Generic[T]):
         batch.under_way -= 1
         return self.due(batch_id, now)
 
-    def due(self, batch_id: str, now: float, *, more: bool = True) -> list[Parcel[T]]:
-        """What is to be sent now of a batch; `more` as above."""
+    def due(self, batch_id: str, now: float) -> list[Parcel[T]]:
+        """What is to be sent now of a batch."""
         if (batch := self._batches.get(batch_id)) is None:
             return []
         if not batch.gathered.lines:
-            if not batch.under_way and now >= batch.sent_at + self._linger:
+            if not batch.under_way:
                 del self._batches[batch_id]
             return []
-        if more and (batch.under_way or now < batch.sent_at + self._linger):
+        if batch.under_way or now < batch.begun_at + self._linger:
             return []
-        return [self._send(batch, now)]
+        return [self._send(batch)]
 
     def due_at(self, batch_id: str) -> float | None:
         """When to ask `due` again, if no parcel arrives before: None where only an arrival can change it."""
         batch = self._batches.get(batch_id)
-        return None if batch is None or batch.under_way else batch.sent_at + self._linger
+        return None if batch is None or batch.under_way else batch.begun_at + self._linger
 
-    def _send(self, batch: _Batch[T], now: float) -> Parcel[T]:
+    def _send(self, batch: _Batch[T]) -> Parcel[T]:
         parcel, batch.gathered = batch.gathered, Parcel(batch.gathered.batch_id)
         batch.under_way += 1
-        batch.sent_at = now
         return parcel

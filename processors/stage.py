@@ -32,7 +32,8 @@ from tidemill.schemas.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Store
 
 PARCELS: Final = 4
-"""Results wait for others to share their record only as long as these take up one part in so many of the calls."""
+"""Results wait for others to share their record only as long as these take up one part in so many of the calls. A
+turn of a batch is as large a part of what is in flight, so that its results come together."""
 
 _log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class Stage:
             if (place := self._fleet.enter(now)) is None:
                 self._set_opening(now)
                 return None
-            while (line := self._order.take(place.backend)) is not None:
+            while (line := self._order.take(place.backend, stretch=self._busy // PARCELS)) is not None:
                 if self._is_wanted(line):
                     self._busy += 1
                     self._idle.clear()

@@ -1,5 +1,6 @@
 """Which line is next."""
 
+import itertools
 from collections import Counter, defaultdict
 
 from hypothesis import given
@@ -22,14 +23,16 @@ batches = st.dictionaries(
 )
 
 
-@given(batches)
-def test_every_line_is_taken_once_and_in_order(sizes: dict[tuple[str, str], tuple[int, int]]) -> None:
+@given(batches, st.integers(1, 40))
+def test_every_line_is_taken_once_and_in_order(
+    sizes: dict[tuple[str, str], tuple[int, int]], stretch: int
+) -> None:
     """None is lost, and a batch keeps its order."""
     order: Order[Item] = Order()
     for (project, name), (lines, deadline) in sizes.items():
         add(order, project, project + name, range(lines), deadline)
     taken = defaultdict(list)
-    while (item := order.take()) is not None:
+    while (item := order.take(stretch=stretch)) is not None:
         taken[item[1]].append(item[2])
     assert taken == {p + b: list(range(lines)) for (p, b), (lines, _) in sizes.items() if lines}
     assert len(order) == 0
@@ -52,7 +55,7 @@ def test_any_use_keeps_the_count(steps: list[tuple[str, int]]) -> None:
             order.add([taken[-1]], **where, first=True)
             waiting.add(taken.pop())
         elif step == "take":
-            line = order.take()
+            line = order.take(stretch=1 + which)
             assert (line is None) == (not waiting)
             if line is not None:
                 waiting.remove(line)
@@ -68,15 +71,15 @@ def test_any_use_keeps_the_count(steps: list[tuple[str, int]]) -> None:
     assert len(order._batches) <= 6
 
 
-@given(st.integers(2, 5), st.integers(1, 50))
-def test_projects_share_equally(projects: int, rounds: int) -> None:
-    """After any number of turns no project is more than one call ahead, however many lines and batches it has."""
+@given(st.integers(2, 5), st.integers(1, 50), st.integers(1, 7))
+def test_projects_share_equally(projects: int, rounds: int, stretch: int) -> None:
+    """After any number of calls no project is more than one turn ahead, however many lines and batches it has."""
     order: Order[Item] = Order()
     for n in range(projects):
         for batch in range(n + 1):
             add(order, f"p{n}", f"p{n}b{batch}", range(rounds))
-    counts = Counter(order.take()[0] for _ in range(rounds))  # type: ignore[index]
-    assert max(counts.values()) - min(counts[f"p{n}"] for n in range(projects)) <= 1
+    counts = Counter(order.take(stretch=stretch)[0] for _ in range(rounds))  # type: ignore[index]
+    assert max(counts.values()) - min(counts[f"p{n}"] for n in range(projects)) <= stretch
 
 
 def test_a_small_batch_is_not_stuck() -> None:
@@ -88,14 +91,59 @@ def test_a_small_batch_is_not_stuck() -> None:
     assert first["small"] == 10
 
 
-@given(st.integers(1, 20))
-def test_the_urgent_batch_has_half_the_calls(others: int) -> None:
+def test_a_turn_is_a_stretch_of_one_batch() -> None:
+    """Twenty batches beside each other: their lines come in runs, and each batch has its runs."""
+    order: Order[Item] = Order()
+    for n in range(20):
+        add(order, "p", f"b{n}", range(1000), deadline=n)
+    taken = [order.take(stretch=16) for _ in range(90 * 16)]
+    runs = [len(list(run)) for _, run in itertools.groupby(taken, key=lambda item: item and item[1])]
+    # The urgent batch is the first of the rotation too: there its turns follow each other.
+    assert all(run % 16 == 0 for run in runs)
+    assert len({item[1] for item in taken if item}) == 20
+
+
+def test_a_turn_ends_where_its_lines_do() -> None:
+    """And where it has become shorter meanwhile."""
+    order: Order[Item] = Order()
+    add(order, "p", "a", range(2), deadline=1)
+    add(order, "p", "b", range(50), deadline=2)
+    assert [order.take(stretch=8)[1] for _ in range(5)] == ["a", "a", "b", "b", "b"]  # type: ignore[index]
+    add(order, "p", "c", range(50), deadline=0)
+    assert [order.take(stretch=2)[1] for _ in range(3)] == ["c", "c", "b"]  # type: ignore[index]
+
+
+def test_who_comes_anew_waits_for_two_turns_at_most() -> None:
+    """Ten lines behind twenty large batches of their own project, which all had a turn."""
+    order: Order[Item] = Order()
+    for n in range(20):
+        add(order, "p", f"b{n}", range(1000), deadline=n)
+    for _ in range(90 * 16 + 3):
+        order.take(stretch=16)
+    add(order, "p", "small", range(10), deadline=99)
+    assert Counter(order.take(stretch=16)[1] for _ in range(2 * 16 + 10))["small"] == 10  # type: ignore[index]
+
+
+def test_a_flood_of_small_batches_leaves_the_others_their_turns() -> None:
+    """New ones without end, all of them urgent: every fourth turn is another's."""
+    order: Order[Item] = Order()
+    for n in range(4):
+        add(order, "p", f"b{n}", range(1000), deadline=99)
+    turns = Counter()
+    for number in range(400):
+        add(order, "p", f"small{number}", range(4), deadline=1)
+        turns[order.take(stretch=4)[1][:1]] += 1  # type: ignore[index]
+    assert turns["b"] >= 90
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_the_urgent_batch_has_half_the_calls(others: int, stretch: int) -> None:
     """However many batches wait beside it."""
     order: Order[Item] = Order()
     for n in range(others):
         add(order, "p", f"b{n}", range(100), deadline=5)
     add(order, "p", "urgent", range(100), deadline=1)
-    assert Counter(order.take()[1] for _ in range(100))["urgent"] >= 50  # type: ignore[index]
+    assert Counter(order.take(stretch=stretch)[1] for _ in range(100))["urgent"] >= 50  # type: ignore[index]
 
 
 def test_a_line_that_comes_back_goes_first() -> None:
@@ -108,15 +156,15 @@ def test_a_line_that_comes_back_goes_first() -> None:
     assert [order.take() for _ in range(4)] == [1, 2, 3, None]
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 200))
-def test_projects_share_by_weight(weights: list[int], rounds: int) -> None:
-    """After any number of turns each project has its part, give or take one of its calls and one of each other."""
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 200), st.integers(1, 9))
+def test_projects_share_by_weight(weights: list[int], rounds: int, stretch: int) -> None:
+    """After any number of calls each project has its part, give or take one of its turns and one of each other."""
     order: Order[Item] = Order({f"p{n}": float(weight) for n, weight in enumerate(weights)})
     for n in range(len(weights)):
         add(order, f"p{n}", f"b{n}", range(rounds))
-    counts = Counter(order.take()[0] for _ in range(rounds))  # type: ignore[index]
+    counts = Counter(order.take(stretch=stretch)[0] for _ in range(rounds))  # type: ignore[index]
     for n, weight in enumerate(weights):
-        assert abs(counts[f"p{n}"] - rounds * weight / sum(weights)) <= len(weights)
+        assert abs(counts[f"p{n}"] - rounds * weight / sum(weights)) <= len(weights) * stretch
 
 
 def test_nobody_saves_up_turns() -> None:

@@ -15,43 +15,58 @@ def put(
     return packer.add(batch, b"x" * size, LineMark(number, size, failed=False), number, now, more=more)
 
 
-def test_a_first_line_goes_at_once() -> None:
-    """Nothing of its batch is under way."""
+def test_lines_gather_for_a_moment() -> None:
+    """The first of them waits too: others of its batch are about to follow."""
     packer: Packer[int] = Packer(linger_seconds=1)
-    (parcel,) = put(packer, 0, 100.0, more=True)
-    assert parcel.receipts == [0]
+    assert put(packer, 0, 100.0, more=True) == []
+    assert put(packer, 1, 100.9, more=True) == []
+    assert packer.due_at("b") == 101.0
+    assert packer.due("b", 100.9) == []
+    (parcel,) = packer.due("b", 101.0)
+    assert parcel.receipts == [0, 1]
+
+
+def test_the_moment_begins_with_the_first_line() -> None:
+    """However long ago the last parcel was sent, and that it has arrived changes nothing."""
+    packer: Packer[int] = Packer(linger_seconds=1, lines_max=2)
+    put(packer, 0, 100.0, more=True)
+    put(packer, 1, 100.0, more=True)
+    assert put(packer, 2, 105.0, more=True) == []
+    assert packer.arrived("b", 105.1) == []
+    assert packer.due_at("b") == 106.0
+    (parcel,) = packer.due("b", 106.0)
+    assert parcel.receipts == [2]
 
 
 def test_lines_gather_while_a_parcel_is_under_way() -> None:
     """They go when it has arrived, together."""
-    packer: Packer[int] = Packer(linger_seconds=1)
-    put(packer, 0, 100.0, more=True)
-    assert put(packer, 1, 102.0, more=True) == []
-    assert put(packer, 2, 102.0, more=True) == []
+    packer: Packer[int] = Packer(linger_seconds=1, lines_max=3)
+    for number in range(3):
+        put(packer, number, 100.0, more=True)
+    assert put(packer, 3, 100.0, more=True) == []
+    assert put(packer, 4, 102.0, more=True) == []
     assert packer.due_at("b") is None
     (parcel,) = packer.arrived("b", 103.0)
-    assert parcel.receipts == [1, 2]
-
-
-def test_lines_linger_under_load() -> None:
-    """A parcel that arrives within the linger time lets the next one wait for the rest of it."""
-    packer: Packer[int] = Packer(linger_seconds=1)
-    put(packer, 0, 100.0, more=True)
-    put(packer, 1, 100.1, more=True)
-    assert packer.arrived("b", 100.2) == []
-    assert packer.due_at("b") == 101.0
-    assert packer.due("b", 100.9) == []
-    (parcel,) = packer.due("b", 101.0)
-    assert parcel.receipts == [1]
+    assert parcel.receipts == [3, 4]
 
 
 def test_the_last_line_of_a_batch_goes_at_once() -> None:
-    """With what has gathered, whatever is under way."""
+    """With what has gathered; also the only line of a batch."""
     packer: Packer[int] = Packer(linger_seconds=1)
     put(packer, 0, 100.0, more=True)
     put(packer, 1, 100.0, more=True)
     (parcel,) = put(packer, 2, 100.0, more=False)
-    assert parcel.receipts == [1, 2]
+    assert parcel.receipts == [0, 1, 2]
+    (parcel,) = put(packer, 3, 100.0, more=False, batch="c")
+    assert parcel.receipts == [3]
+
+
+def test_a_batch_of_which_nothing_is_left_is_forgotten() -> None:
+    """A process may see any number of them."""
+    packer: Packer[int] = Packer()
+    put(packer, 0, 100.0, more=False)
+    assert packer.arrived("b", 100.1) == []
+    assert packer._batches == {}
 
 
 actions = st.lists(

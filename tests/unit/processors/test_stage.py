@@ -1,12 +1,14 @@
 """The dispatcher, with a scripted backend and a log that takes outcomes when it is told to."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.waiting import until
@@ -261,6 +263,19 @@ async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
     assert world.stage.allowed == 1
     world.inference.gate.set()
     await world.finish()
+
+
+async def test_lines_of_a_batch_are_called_together(tmp_path: Path) -> None:
+    """Twenty batches at work: what is in flight is of a few of them, so that their results can share records."""
+    world = World(tmp_path, limit=64)
+    batches = [ids.new_batch_id() for _ in range(20)]
+    for batch_id in batches:
+        world.publish(batch_id, 0, 64)
+    await world.finish()
+    called = [orjson.loads(body)["b"] for body in world.inference.calls]
+    assert len(called) == 20 * 64
+    changes = sum(one != following for one, following in itertools.pairwise(called))
+    assert changes < len(called) / 3
 
 
 async def test_tokens_are_counted_as_they_are_used(tmp_path: Path) -> None:
