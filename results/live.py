@@ -15,6 +15,9 @@ from tidemill.schemas.codec import LineMark
 
 PUBLISH_SECONDS: Final = 0.5
 """A batch at work is published at most this often, and a small one not at all that is over by then."""
+PUBLISH_SECONDS_MAX: Final = 2.0
+"""What has become of fewer lines than one in `PUBLISH_PART` is told after this time."""
+PUBLISH_PART: Final = 100
 
 Ack = Callable[[], None]
 """Says that an event needs no second reading."""
@@ -59,6 +62,18 @@ class Live:
         """Lines of the batch, 0 while it is not known."""
         return self.state.batch.request_counts.total if self.state.batch else 0
 
+    @property
+    def told_at(self) -> float:
+        """When it is to be published next, if there is anything to tell, by the clock that nobody steps."""
+        much = self.unsaid or PUBLISH_PART * self.untold >= self.total
+        return self.published_at + (PUBLISH_SECONDS if much else PUBLISH_SECONDS_MAX)
+
+    @property
+    def untold(self) -> int:
+        """Lines that are final, and were not when the batch was last published."""
+        counts = self.state.batch.request_counts if self.state.batch else None
+        return 0 if counts is None else self.tally.done - counts.completed - counts.failed
+
     def due(self, ahead: float, limits: Limits) -> list[float]:
         """When it is to be looked at, though nothing has come, Unix seconds.
 
@@ -66,14 +81,13 @@ class Live:
             ahead: What the wall clock says more than the one that nobody steps.
             limits: How long a line may wait for its part, and how long a grace is.
         """
-        counts = self.state.batch.request_counts if self.state.batch else None
         due = [] if (alarm := fold.next_alarm(self.state)) is None else [alarm]
         if due and self.ending_since is not None:
             due.append(ahead + self.ending_since + limits.grace_seconds)
         if self.waiting_since is not None:
             due.append(ahead + self.waiting_since + limits.part_age_seconds)
-        if self.unsaid or (counts is not None and counts.completed + counts.failed < self.tally.done):
-            due.append(ahead + self.published_at + PUBLISH_SECONDS)
+        if self.unsaid or self.untold > 0:
+            due.append(ahead + self.told_at)
         return due
 
     def graced(self, at: float, steady: float, limits: Limits) -> float:

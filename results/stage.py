@@ -27,7 +27,7 @@ from tidemill.results.fold import State
 from tidemill.results.forgetting import Forgetting
 from tidemill.results.leftovers import Leftovers
 from tidemill.results.limits import Limits
-from tidemill.results.live import PUBLISH_SECONDS, Ack, Live
+from tidemill.results.live import Ack, Live
 from tidemill.results.ports import History, Sender
 from tidemill.results.publisher import Publisher
 from tidemill.results.tables import Tables
@@ -265,12 +265,12 @@ class Partition:
         if after.ending is not None and live.ending_since is None:
             live.ending_since = steady
         closing = due or fold.is_complete(after, live.tally.done)
-        if closing or live.state is not before or steady - live.published_at >= PUBLISH_SECONDS:
+        if closing or live.state is not before or steady >= live.told_at:
             live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
         if closing:
             await self._flush(live, keep=False)
             live.state = fold.close(live.state, self._clock())
-        if live.state is not before or (live.unsaid and steady - live.published_at >= PUBLISH_SECONDS):
+        if live.state is not before or (live.unsaid and steady >= live.told_at):
             await self._tables.keep(live)
             if closing and fold.is_brief(live.state):
                 live.unsaid = True

@@ -8,7 +8,7 @@ from support.facts import NOW, batch_id, commands, lines
 from support.simulated import Simulation
 
 from tidemill.gate import AckGate
-from tidemill.results.live import PUBLISH_SECONDS
+from tidemill.results.live import PUBLISH_SECONDS, PUBLISH_SECONDS_MAX
 from tidemill.schemas.batch import Status
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.topics import EXPRESS_LINES_MAX
@@ -89,3 +89,19 @@ async def test_a_large_batch_is_told_of_at_once():
     standing = Standing()
     await standing.handle(commands(0, EXPRESS_LINES_MAX + 1))
     assert standing.shown == [Status.IN_PROGRESS]
+
+
+async def test_how_far_a_large_batch_is_need_not_be_told_often():
+    """A few of its lines are told of after two seconds, one in a hundred after half a second."""
+    standing = Standing()
+    await standing.handle(commands(0, 2 * EXPRESS_LINES_MAX))
+    records = list(lines(random.Random(1), 0, 2 * EXPRESS_LINES_MAX))
+    await standing.handle(records[:1])
+    await standing.tick(PUBLISH_SECONDS)
+    assert len(standing.shown) == 1
+    await standing.tick(PUBLISH_SECONDS_MAX - PUBLISH_SECONDS)
+    assert len(standing.shown) == 2
+    await standing.handle(records[1:21])
+    assert standing.partition.alarm == standing.simulation.now + PUBLISH_SECONDS
+    await standing.tick(PUBLISH_SECONDS)
+    assert len(standing.shown) == 3
