@@ -17,7 +17,7 @@ PUBLISH_SECONDS: Final = 0.5
 """A batch at work is published at most this often, and a small one not at all that is over by then."""
 PUBLISH_SECONDS_MAX: Final = 2.0
 """What has become of fewer lines than one in `PUBLISH_PART` is told after this time."""
-PUBLISH_PART: Final = 100
+PUBLISH_PART: Final = 50
 
 Ack = Callable[[], None]
 """Says that an event needs no second reading."""
@@ -35,6 +35,8 @@ class Live:
     """Of the events whose lines wait on the shelves."""
     waiting_since: float | None = None
     """When the oldest of these lines came; this and the next two are times of a clock that nobody steps."""
+    taken_at: float = 0.0
+    """When it was taken up here."""
     published_at: float = 0.0
     """When it was last published, or taken up."""
     ending_since: float | None = None
@@ -70,7 +72,7 @@ class Live:
 
     @property
     def untold(self) -> int:
-        """Lines that are final, and were not when the batch was last published."""
+        """Lines that are final, and were not when the batch was last published; below 0 they are to come again."""
         counts = self.state.batch.request_counts if self.state.batch else None
         return 0 if counts is None else self.tally.done - counts.completed - counts.failed
 
@@ -93,13 +95,17 @@ class Live:
     def graced(self, at: float, steady: float, limits: Limits) -> float:
         """The time that counts for the end of the batch's grace: once a grace has lasted, it is over.
 
-        Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since.
+        Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since. And a process
+        before us may have sent the tick by a clock that was ahead, and then have folded lines and told of them: it
+        does not end before these have come again, unless the log has lost them and a grace has gone by.
 
         Args:
             at: Unix seconds.
             steady: The time of the clock that nobody steps.
             limits: How long a grace is.
         """
+        if self.untold < 0 and steady < self.taken_at + limits.grace_seconds:
+            return float("-inf")
         close_at = self.state.close_at
         if close_at is None or self.ending_since is None or steady < self.ending_since + limits.grace_seconds:
             return at

@@ -253,7 +253,8 @@ class Partition:
         chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
         steady = self._steady()
         since = None if state.ending is None else steady
-        live = Live(state=state, tally=Tally.of(chunks), published_at=steady, ending_since=since)
+        tally = Tally.of(chunks)
+        live = Live(state=state, tally=tally, taken_at=steady, published_at=steady, ending_since=since)
         if not state.is_over:
             self._live[state.id] = live
         return live

@@ -92,7 +92,7 @@ async def test_a_large_batch_is_told_of_at_once():
 
 
 async def test_how_far_a_large_batch_is_need_not_be_told_often():
-    """A few of its lines are told of after two seconds, one in a hundred after half a second."""
+    """A few of its lines are told of after two seconds, one in fifty after half a second."""
     standing = Standing()
     await standing.handle(commands(0, 2 * EXPRESS_LINES_MAX))
     records = list(lines(random.Random(1), 0, 2 * EXPRESS_LINES_MAX))
@@ -101,7 +101,7 @@ async def test_how_far_a_large_batch_is_need_not_be_told_often():
     assert len(standing.shown) == 1
     await standing.tick(PUBLISH_SECONDS_MAX - PUBLISH_SECONDS)
     assert len(standing.shown) == 2
-    await standing.handle(records[1:21])
+    await standing.handle(records[1:41])
     assert standing.partition.alarm == standing.simulation.now + PUBLISH_SECONDS
     await standing.tick(PUBLISH_SECONDS)
     assert len(standing.shown) == 3

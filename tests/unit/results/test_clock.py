@@ -49,9 +49,15 @@ class Owner:
         self.log, self.store = SimulatedLog(fuse), SimulatedStore(fuse)
         self.store.objects["files/in"] = INPUT
         tariff = Tariff(input_per_million=Decimal(1), output_per_million=Decimal(1))
+        self._tables = SimulatedTables(fuse)
+        self._tariff = tariff
+        self.take_over()
+
+    def take_over(self) -> None:
+        """The partition has a new process."""
         self.partition = Partition(
             0,
-            tables=SimulatedTables(fuse),
+            tables=self._tables,
             sender=self.log,
             history=self.log,
             store=self.store,
@@ -61,7 +67,7 @@ class Owner:
                 part_bytes=1 << 20,
                 part_age_seconds=AGE_SECONDS,
                 grace_seconds=GRACE_SECONDS,
-                tariff_of=lambda _: tariff,
+                tariff_of=lambda _: self._tariff,
             ),
             compactions=asyncio.Semaphore(1),
             writer="w",
@@ -134,6 +140,26 @@ async def test_a_grace_lasts_as_long_as_it_is(owner, ahead):
     owner.clocks.pass_(GRACE_SECONDS + 1)
     await owner.tick()
     assert len(await owner.ended()) == 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_tick_of_a_clock_that_was_ahead_ends_nothing_that_was_told_of(owner, lost):
+    """It is on the log before a line that was shown as done; where the log has lost that, a grace is waited."""
+    owner.clocks.pass_(1)
+    await owner.land()
+    owner.partition.abandon()
+    owner.take_over()
+    await owner.partition.load()
+    await owner.partition.command(CancelRequested(batch_id=BATCH_ID, at=int(owner.clocks.wall)), lambda: None)
+    await owner.partition.fact(Tick(at=owner.clocks.wall + STEP_SECONDS), lambda: None)
+    assert await owner.ended() == []
+    if not lost:
+        await owner.land()
+    owner.clocks.pass_(GRACE_SECONDS + 1)
+    await owner.tick()
+    (fact,) = await owner.ended()
+    assert (fact.receipt.output is None) == lost
+    assert fact.receipt.lines == 2
 
 
 async def test_progress_is_told_while_the_clock_is_behind(owner):
