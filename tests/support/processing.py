@@ -201,12 +201,19 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    kafka: str, backend: Backend, folder: Path, *, max_in_flight: int = 64, **named: object
+    kafka: str,
+    backend: Backend,
+    folder: Path,
+    *,
+    max_in_flight: int = 64,
+    prefix_bytes: int | None = None,
+    **named: object,
 ) -> AsyncIterator[Rig]:
     """A rig whose model is served by the backend, with more settings of it; several rigs share the broker."""
     models = backend.models(f"m-{secrets.token_hex(4)}", max_in_flight=max_in_flight)
     for model in models.values():
         model["backends"][0] |= named
+        model["prefix_bytes"] = prefix_bytes
     settings = Settings(models=models, data=folder, kafka=kafka)  # type: ignore[arg-type]
     await ensure_topics(settings, kafka)
     environment = {"TIDEMILL_KAFKA": kafka, "TIDEMILL_DATA": str(folder), "TIDEMILL_MODELS": json.dumps(models)}

@@ -8,6 +8,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from support.backend import Backend, Behaviour, well
 from support.processing import rig
+from support.prompts import Cache
 from support.waiting import until
 
 from tidemill.processors.lane import LINES_MAX
@@ -45,6 +46,13 @@ async def modest(kafka, backend, tmp_path):
         yield made
 
 
+@pytest.fixture
+async def grouped(kafka, backend, tmp_path):
+    """A model that takes 16 calls at one time, of which those that begin alike go one after the other."""
+    async with rig(kafka, backend, tmp_path, max_in_flight=16, prefix_bytes=256) as made:
+        yield made
+
+
 def word(body):
     """What a line of `Rig.batch` says: its batch and its number."""
     batch_id, number = body["messages"][0]["content"].split()
@@ -62,6 +70,29 @@ async def test_each_line_has_its_outcome(many, backend):
     assert set(many.times.values()) == {1}
     assert (backend.calls, backend.repeats) == (300, 0)
     assert backend.in_flight_max <= 64
+
+
+async def test_lines_that_begin_alike_go_together(grouped, backend):
+    """Forty prompts, mixed, a server that keeps five of them: most lines find theirs, where one in eight would."""
+    backend.rule = cache = Cache(prompts_max=5, prefill_seconds=0.02, answer_seconds=0.02)
+    backend.hold()
+    await grouped.process().ready()
+    batch_id = ids.new_batch_id()
+    for first in range(0, 600, 40):
+        texts = []
+        for number in range(first, first + 40):
+            system = {"role": "system", "content": f"Prompt {7 * number % 40:02}. " + 300 * "x"}
+            body = {"model": grouped.model, "messages": [system, {"role": "user", "content": str(number)}]}
+            texts.append(
+                json.dumps({"custom_id": f"r-{number}", "method": "POST", "url": "", "body": body}) + "\n"
+            )
+        await grouped.send("".join(texts).encode(), grouped.head(batch_id, first), key=f"{batch_id}/0")
+    await until(lambda: backend.in_flight >= 8, "the first calls")
+    backend.release()
+    lines = await grouped.collect(batch_id, 600)
+    assert [line["custom_id"] for line in lines] == [f"r-{n}" for n in range(600)]
+    assert (cache.calls, backend.repeats) == (600, 0)
+    assert cache.hits >= 400
 
 
 async def test_others_go_first(modest, backend):
