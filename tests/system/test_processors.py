@@ -73,7 +73,7 @@ async def test_each_line_has_its_outcome(many, backend):
 
 
 async def test_lines_that_begin_alike_go_together(grouped, backend):
-    """Forty prompts, mixed, a server that keeps five of them: most lines find theirs, where one in eight would."""
+    """Forty prompts, mixed, a server that keeps five of them: most lines find theirs, where as they stand none would."""
     backend.rule = cache = Cache(prompts_max=5, prefill_seconds=0.02, answer_seconds=0.02)
     backend.hold()
     await grouped.process().ready()
@@ -92,7 +92,7 @@ async def test_lines_that_begin_alike_go_together(grouped, backend):
     lines = await grouped.collect(batch_id, 600)
     assert [line["custom_id"] for line in lines] == [f"r-{n}" for n in range(600)]
     assert (cache.calls, backend.repeats) == (600, 0)
-    assert cache.hits >= 400
+    assert cache.hits >= 300
 
 
 async def test_others_go_first(modest, backend):
