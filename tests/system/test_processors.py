@@ -73,7 +73,7 @@ async def test_each_line_has_its_outcome(many, backend):
 
 
 async def test_lines_that_begin_alike_go_together(grouped, backend):
-    """Forty prompts, mixed, a server that keeps five of them: most lines find theirs, where as they stand none would."""
+    """Forty prompts, mixed, a server that keeps five: most lines find theirs, where as they stand none would."""
     backend.rule = cache = Cache(prompts_max=5, prefill_seconds=0.02, answer_seconds=0.02)
     backend.hold()
     await grouped.process().ready()
