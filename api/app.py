@@ -22,6 +22,7 @@ from tidemill.api.routes import (
     admin,
     batches,
     bounds,
+    dashboard,
     estimate,
     files,
     health,
@@ -74,6 +75,7 @@ def create_app(doors: Doors) -> FastAPI:
         models,
         health,
         openapi,
+        dashboard,
     ):
         app.include_router(routes.router)
     return app
