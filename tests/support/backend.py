@@ -87,6 +87,7 @@ class Backend:
         others: Requests of others that it says to have.
         looks: The `authorization` headers of those who read the metrics.
         lists: The models that it names at `/v1/models`.
+        key: What must come as the bearer; None is a server that asks for none.
         lacks: Paths that it does not know, as vLLM says so.
         listings: The `authorization` headers of those who asked for these.
     """
@@ -98,6 +99,7 @@ class Backend:
         self.capacity: int | None = None
         self.looks: Counter[str] = Counter()
         self.lists: tuple[str, ...] = ()
+        self.key: str | None = None
         self.lacks: frozenset[str] = frozenset()
         self.listings: Counter[str] = Counter()
         self._period = _Period()
@@ -186,7 +188,10 @@ class Backend:
         await runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
-        self.listings[request.headers.get("authorization", "")] += 1
+        came = request.headers.get("authorization", "")
+        self.listings[came] += 1
+        if self.key is not None and came != f"Bearer {self.key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
         return web.json_response({"object": "list", "data": [{"id": name} for name in self.lists]})
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -162,8 +162,9 @@ async def _backends(settings: Settings) -> list[Finding]:
 async def _backend(name: str, model: Model, backend: Backend) -> Finding:
     what = f"backend {backend.base}"
     served = await service.models(backend.base, backend.api_key, backend.ca_file)
-    if isinstance(served, str):
-        return findings.warn(what, f"GET /models: {served}", "lines of its models wait until it answers")
+    if isinstance(served, service.Unheard):
+        mend = "check its key, which api_key_env names" if served.is_refused else "start it, or mend its address"
+        return findings.warn(what, f"GET /models: {served.why}", f"{mend}; lines of its models wait")
     if name not in served:
         return findings.warn(
             what, f"answers, and does not list {name}", "check the model's name and its alias there"

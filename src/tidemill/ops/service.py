@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,23 +16,34 @@ SECONDS_MAX: Final = 5.0
 ANSWER_BYTES_MAX: Final = 1 << 20
 
 _LACKING: Final = frozenset({404, 405, 501})
+_REFUSED: Final = frozenset({401, 403})
 
 
-async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | str:
-    """The ids that `GET /models` lists; a text where there is no such answer."""
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """No list of models came."""
+
+    why: str
+    is_refused: bool = False
+    """Whether the key was not taken, or none was sent."""
+
+
+async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | Unheard:
+    """The ids that `GET /models` lists."""
     try:
         async with (
             _session(key, ca_file) as session,
             session.get(f"{base}/models", allow_redirects=False) as answer,
         ):
             if not answer.ok:
-                return f"status {answer.status}"
+                return Unheard(f"status {answer.status}", is_refused=answer.status in _REFUSED)
             body = await answer.content.read(ANSWER_BYTES_MAX)
     except TimeoutError:
-        return f"no answer in {SECONDS_MAX:.0f} s"
+        return Unheard(f"no answer in {SECONDS_MAX:.0f} s")
     except (aiohttp.ClientError, OSError) as error:
-        return type(error).__name__
-    return "an answer that is no list of models" if (names := served.names(body)) is None else names
+        return Unheard(type(error).__name__)
+    names = served.names(body)
+    return Unheard("an answer that is no list of models") if names is None else names
 
 
 async def lacking(

@@ -1,0 +1,50 @@
+"""What the doctor hears of an inference server, over real HTTP."""
+
+import pytest
+from support.backend import Backend
+
+from tidemill.ops import service
+from tidemill.ops.service import Unheard
+from tidemill.schemas import served
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")
+
+
+@pytest.fixture
+def server():
+    """One that lists two models."""
+    with Backend() as made:
+        made.lists = ("a", "b")
+        yield made
+
+
+async def test_its_models(server):
+    """With the key that it asks for; another one is named as what is wrong."""
+    server.key = "sk-1"
+    assert await service.models(server.url, "sk-1") == ["a", "b"]
+    assert await service.models(server.url, "sk-2") == Unheard("status 401", is_refused=True)
+    assert await service.models(server.url, None) == Unheard("status 401", is_refused=True)
+    assert await service.models("http://127.0.0.1:1/v1", None) == Unheard("ClientConnectorError")
+
+
+async def test_what_it_lacks(server):
+    """Not those where it answers that something is missing, nor any where it does not answer."""
+    server.lacks = frozenset({"/v1/embeddings", "/v1/responses"})
+    assert await service.lacking(server.url, None, ENDPOINTS) == server.lacks
+    assert await service.lacking("http://127.0.0.1:1/v1", None, ENDPOINTS) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b'{"object":"list","data":[{"id":"tiny","object":"model","root":"/m"}]}', ["tiny"]),
+        (b'{"data":[]}', []),
+        (b'{"error":"Unauthorized"}', None),
+        (b'{"data":[{"name":"x"}]}', None),
+        (b"<html>", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_a_list_of_models(body, names):
+    """In OpenAI's shape; what is none says nothing."""
+    assert served.names(body) == names
