@@ -183,6 +183,7 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
+            prefixes=roster.prefixes(model, fleet),
         )
         self._partitions = len(self.log.places(OUTCOMES))
         self._seats = Seats(self._ended, self.stage.enqueue, lambda key: partition_of(key, self._partitions))

@@ -47,6 +47,9 @@ STEPPING_SHARE = 0.3
 """Of the runs: in these, clocks are stepped."""
 STEP_SECONDS_MAX = 900.0
 REFUSED_EVERY = 7
+PROMPTS = 5
+PROMPT_BYTES = 64
+"""Every second seed has lines with the same prompt one after the other."""
 PROCESSES_MAX = 3
 CALL_SECONDS_MAX = 2.0
 WELL_SHARE = 0.9
@@ -78,9 +81,12 @@ class SimulatedWay:
         self._tokens = itertools.count()
         self._members: list[tuple[str, object]] = []
         self._jobs: list[Job] = []
-        self._settings = Settings(
-            models={MODEL: {"backends": [{"url": "http://backend/v1"}], "max_in_flight": 5}}  # type: ignore[dict-item]
-        )
+        model = {
+            "backends": [{"url": "http://backend/v1"}],
+            "max_in_flight": 5,
+            "prefix_bytes": PROMPT_BYTES if seed % 2 else None,
+        }
+        self._settings = Settings(models={MODEL: model})  # type: ignore[dict-item]
         self._limits = Limits(
             part_bytes=self.chance.choice((500, 3_000)),
             part_age_seconds=self.chance.choice((0.5, 3)),
@@ -320,7 +326,7 @@ class _Upstream:
         del url, headers
         self._process.check()
         chance = self._world.chance
-        batch_id, index = orjson.loads(body)["messages"].split()
+        _, batch_id, index = orjson.loads(body)["messages"].split()
         is_well = chance.random() < WELL_SHARE
         if is_well:
             self._world.called((batch_id, int(index)), self._process)
@@ -337,6 +343,7 @@ class _Upstream:
 
 
 def _line(batch_id: str, index: int) -> bytes:
-    body = {"model": MODEL, "messages": f"{batch_id} {index}"}
+    prompt = str(index % PROMPTS) * PROMPT_BYTES
+    body = {"model": MODEL, "messages": f"{prompt} {batch_id} {index}"}
     line = {"custom_id": f"id-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body}
     return orjson.dumps(line) + b"\n"

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.waiting import until
 
 from tidemill.directory import DirectoryStore
+from tidemill.processors import stage
 from tidemill.processors.breaker import Breaker, Pauses
 from tidemill.processors.bucket import Bucket
 from tidemill.processors.call import Answer, Broken
@@ -319,6 +321,20 @@ async def test_a_group_waits_for_its_primer(tmp_path: Path) -> None:
     world.inference.gate.set()
     await world.finish()
     assert len(world.log.lines) == world.inference.calls.total() == 7
+
+
+@pytest.mark.parametrize("faults", [0.0, 0.5])
+async def test_the_rest_of_a_group_follows_the_end_of_its_primer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: float
+) -> None:
+    """Whatever its end was; it is not by its time that they go."""
+    monkeypatch.setattr(stage, "PRIMER_SECONDS_MAX", 3600.0)
+    world = World(tmp_path, limit=8, faults=faults, is_grouped=True)
+    for number in range(5):
+        world.publish(ids.new_batch_id(), number, 40)
+    world.end(world.tap.records[0][0])
+    await world.finish()
+    assert len(world.log.lines) >= 160
 
 
 async def test_a_primer_that_is_slow_holds_nobody_up_for_long(tmp_path: Path) -> None:
