@@ -52,16 +52,19 @@ def order(items: list[Item], shared: Prefixes[Item] | None, batch_id: str = "b")
 
 
 def run(
-    items: list[Item], places: list[Place], *, is_grouped: bool = True, calls: int = 64
+    items: list[Item], places: list[Place], *, is_grouped: bool = True, calls: int = 64, down: int = 0
 ) -> tuple[list[Item], float]:
-    """Call all of them, a tenth of a second each or up to some times that; gives their order, and the time."""
+    """Call all of them, a tenth of a second each or up to some times that; gives their order, and the time.
+
+    The first `down` of the places are down.
+    """
     rng = random.Random(0)
     waiting = order(items, prefixes(*places) if is_grouped else None)
     ends: list[tuple[float, int, Place, Item, bool]] = []
     taken: list[Item] = []
     now = 0.0
     while True:
-        while (place := min(places, key=lambda place: place.in_flight)).in_flight < calls:
+        while (place := min(places[down:], key=lambda place: place.in_flight)).in_flight < calls:
             if (item := waiting.take(place)) is None:
                 break
             taken.append(item)
@@ -103,6 +106,15 @@ def test_of_one_prompt_only_the_first_line_is_worked_out() -> None:
     backend = Place()
     run([(number, 7) for number in range(1000)], [backend])
     assert backend.hits == 999
+
+
+def test_one_of_three_backends_is_down() -> None:
+    """The groups of a batch are shared out among the others."""
+    backends = [Place(f"http://{number}/v1") for number in range(3)]
+    items = mixed(10_000, 200)
+    taken, _ = run(items, backends, down=1)
+    assert sorted(taken) == items
+    assert sum(backend.hits for backend in backends) >= 0.8 * len(items)
 
 
 def test_a_group_goes_after_its_primer() -> None:
@@ -161,18 +173,37 @@ def test_fewer_than_the_span_overtake_a_line(keys: list[int | None], in_flight: 
 
 def test_a_group_that_goes_on_for_ever_lets_others_pass() -> None:
     """What comes later than a span after its first line is another group, in its own place."""
-    backend = Place(in_flight=64)
-    groups: Groups[Item] = Groups(prefixes(backend))
-    groups.add([(0, 1), (1, 2)])
-    for number in range(2, 3 * SPAN_LINES):
-        groups.add([(number, 1)])
-        if groups:
-            item = groups.take(backend)
-            if groups.is_primer(item):
-                groups.primed(item)
-            if item == (1, 2):
-                return
-    raise AssertionError("it was never taken")
+    backend = Place()
+    groups: Groups[Item] = Groups(prefixes(backend), span_lines=16)
+    groups.add([(number, 3) for number in range(AHEAD_LINES_MIN)])
+    groups.add([(100, 1), (101, 2), *((number, 1) for number in range(102, 1000))])
+    for _ in range(AHEAD_LINES_MIN + 16 + 1):
+        item = groups.take(backend)
+        if groups.is_primer(item):
+            groups.primed(item)
+        if item == (101, 2):
+            return
+    raise AssertionError("it was overtaken by more than a span")
+
+
+def test_a_group_of_another_backend_is_passed_over_for_a_span() -> None:
+    """Not for ever, where the one that should have it takes nothing."""
+    one, other = Place("http://0/v1"), Place("http://1/v1")
+    shared = prefixes(one, other)
+    ours = [key for key in range(1, 2000) if shared.owner(key) is one]
+    theirs = next(key for key in range(1, 2000) if shared.owner(key) is other)
+    groups: Groups[Item] = Groups(shared, span_lines=16)
+    # Both have enough set aside.
+    groups.add([(number, None) for number in range(2 * AHEAD_LINES_MIN)])
+    groups.add([(50 + number, None) for number in range(2 * AHEAD_LINES_MIN)])
+    groups.add([(100, theirs)])
+    groups.add([(200 + number, key) for number, key in enumerate(ours[:40])])
+    for number in range(100):
+        item = groups.take(one)
+        if item == (100, theirs):
+            return
+        groups.add([(300 + number, ours[40 + number])])
+    raise AssertionError("it was passed over for longer")
 
 
 @given(

@@ -337,6 +337,21 @@ async def test_the_rest_of_a_group_follows_the_end_of_its_primer(
     assert len(world.log.lines) >= 160
 
 
+async def test_a_group_whose_time_is_over_is_dropped(tmp_path: Path) -> None:
+    """Its primer is never called, and the rest does not wait for that."""
+    world = World(tmp_path, limit=1, is_grouped=True)
+    world.inference.gate.clear()
+    world.publish(ids.new_batch_id(), 1, 1)
+    await until(lambda: world.inference.in_flight == 1, "the only call")
+    late = ids.new_batch_id()
+    world.tap.dropped.add(late)
+    world.publish(late, 0, 40, seconds=60)
+    world.ahead = 100
+    world.inference.gate.set()
+    await world.finish()
+    assert world.inference.calls.total() == 1
+
+
 async def test_a_primer_that_is_slow_holds_nobody_up_for_long(tmp_path: Path) -> None:
     """Its answer may take minutes, what was worked out for its beginning is there long before."""
     world = World(tmp_path, limit=8, is_grouped=True)
