@@ -85,9 +85,9 @@ class Backend:
         """
         demand = self.pressure.judge(gauges, self.in_flight, self.allowed(now))
         if self.spare is None:
-            self.limit.hold(demand.is_full, most=demand.most)
+            self.limit.hold(demand.is_full, most=demand.most, room=demand.room)
             return
-        self.limit.hold(demand.is_full, most=demand.most, least=self.spare.calls_min)
+        self.limit.hold(demand.is_full, most=demand.most, least=self.spare.calls_min, room=demand.room)
         self.spare.read(gauges, ours, self.part, now)
 
     def room(self, now: float) -> int:

@@ -230,19 +230,24 @@ class Limit:
         self._step = self.sure
         self._credit = CREDIT_REFUSALS_MAX
 
-    def hold(self, is_full: bool, *, most: int | None = None, least: int = START_CALLS) -> None:
+    def hold(
+        self, is_full: bool, *, most: int | None = None, least: int = START_CALLS, room: int | None = None
+    ) -> None:
         """Take in what the backend says of itself: from now on there is one trial at most after each word.
 
         Args:
             is_full: Nothing is to be added for now.
             most: So many calls in flight are enough for it.
             least: The limit does not fall below that for it.
+            room: So many calls may be added by the next trial.
         """
         self._is_told = True
         self._may_try = not is_full
         if is_full and self._trial is not None:
             self._trial = None
             self._step = 1
+        if room is not None:
+            self._step = min(self._step, max(1, int(room / self._share)))
         if most is None:
             return
         calls = max(1, least, int(most / self._share))

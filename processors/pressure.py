@@ -2,7 +2,7 @@
 
 | the backend says | then |
 |---|---|
-| nothing waits, and its cache has room | nothing is asked |
+| nothing waits, and its cache has room | no more calls are added than the rest of the cache holds |
 | requests wait, or its cache is nearly full | no call is added |
 | they have waited at each of some readings, or very many wait | fewer calls, by our part of those that wait |
 | its cache has been full as long | fewer calls, by one in sixteen |
@@ -32,9 +32,8 @@ class Demand(NamedTuple):
     """No call is to be added."""
     most: int | None = None
     """So many calls in flight are enough."""
-
-
-NOTHING: Final = Demand(is_full=False)
+    room: int | None = None
+    """So many calls may be added; None where nothing is known of it."""
 
 
 class Pressure:
@@ -61,7 +60,8 @@ class Pressure:
         """
         if not gauges.waiting and gauges.cache < CACHE_NEARLY_FULL:
             self._begin()
-            return NOTHING
+            room = _room(gauges, in_flight)
+            return Demand(is_full=room == 0, room=room or None)
         self._row += 1
         self._waiting = min(self._waiting, gauges.waiting)
         is_urgent = self._yields or MANY_PART * gauges.waiting > gauges.running
@@ -79,3 +79,11 @@ class Pressure:
     def _begin(self) -> None:
         self._row = 0
         self._waiting = math.inf
+
+
+def _room(gauges: Gauges, in_flight: int) -> int | None:
+    """Calls that its cache will hold beside those it has, if they are like those that run."""
+    if not gauges.cache:
+        return None
+    fitting = int(gauges.running * CACHE_NEARLY_FULL / gauges.cache)
+    return max(0, fitting - max(in_flight, int(gauges.running)))

@@ -132,15 +132,27 @@ def lone(limit: object, **more: object) -> Fleet:
 class Engine:
     """A backend that refuses nobody, lets what is beyond its capacity wait, and says so when it is asked.
 
-    `others` says how many requests of others it has at a time. `told` is one reading a second.
+    `others` says how many requests of others it has at a time, `seconds` how long a call takes on average, `held`
+    what part of its cache each request holds that it works on. `told` is one reading a second.
     """
 
-    def __init__(self, backend: Backend, *, capacity: int, others: Callable[[float], int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        capacity: int,
+        others: Callable[[float], int],
+        seconds: float = 0.2,
+        held: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self.now = 1000.0
         self.backend = backend
         self._fleet = Fleet([backend])
         self._capacity = capacity
         self._others = others
+        self._seconds = seconds
+        self._held = held
         self._rng = random.Random(seed)
         self._ends: list[tuple[float, int, Pass]] = []
         self._number = 0
@@ -154,7 +166,7 @@ class Engine:
     def gauges(self) -> Gauges:
         """What it says of itself."""
         running = min(self._capacity, self.requests)
-        return Gauges(running=running, waiting=self.requests - running)
+        return Gauges(running=running, waiting=self.requests - running, cache=running * self._held)
 
     def run(self, seconds: float, *, is_asked: bool = True) -> list[int]:
         """Always more lines than places; gives the calls in flight after each second."""
@@ -170,7 +182,7 @@ class Engine:
         while True:
             while (call := self._fleet.enter(self.now)) is not None:
                 self._number += 1
-                seconds = 0.2 * self._rng.uniform(0.5, 1.5) * max(1.0, self.requests / self._capacity)
+                seconds = self._seconds * self._rng.uniform(0.5, 1.5) * max(1.0, self.requests / self._capacity)
                 heappush(self._ends, (self.now + seconds, self._number, call))
             times = [self._ends[0][0]] if self._ends else []
             if (at := self._fleet.opens_at(self.now)) is not None:

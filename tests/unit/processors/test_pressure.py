@@ -28,6 +28,23 @@ def test_a_backend_that_queues_is_filled_and_no_more() -> None:
     assert deaf.run(20, is_asked=False)[-1] == 256
 
 
+def test_a_cache_is_not_overrun_by_the_first_trials() -> None:
+    """Long answers hold it for long: what would be too many is told by what those that run hold."""
+    engine = Engine(backend(), capacity=24, others=lambda _: 0, seconds=10, held=1 / 24)
+    levels = engine.run(60)
+    assert max(levels) <= 24
+    assert min(levels[5:]) >= 20
+
+
+def test_room_is_what_the_cache_has_left() -> None:
+    """Of calls like those that run; what the server has not seen yet is counted with them."""
+    half = Gauges(running=16, waiting=0, cache=0.5)
+    assert Pressure().judge(half, 16, 32) == Demand(is_full=False, room=14)
+    assert Pressure().judge(half, 28, 32) == Demand(is_full=False, room=2)
+    assert Pressure().judge(half, 32, 32) == Demand(is_full=True)
+    assert Pressure().judge(Gauges(running=16, waiting=0), 32, 32) == Demand(is_full=False)
+
+
 def test_others_who_wait_do_not_starve_us() -> None:
     """Without `spare` nobody goes first: we keep at least what we began with."""
     engine = Engine(backend(), capacity=64, others=lambda _: 500)
