@@ -192,6 +192,8 @@ class Results:
             except DecodeError as error:
                 await bury(self._log, message, stage="results", reason=error)
                 ack()
+        # Faust's rings around an event last until a collection; the lines need not.
+        event.value = message.value = None
 
     async def _dispatch(self, seat: _Seat, message: Any, ack: Any) -> None:
         if message.topic == topics.COMMANDS.name:
