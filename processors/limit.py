@@ -158,8 +158,7 @@ class Limit:
     def answered(self, slot: Slot, now: float) -> None:
         """A call was answered: with a result, or with an error that is the line's own."""
         self._credit = min(CREDIT_REFUSALS_MAX, self._credit + CREDIT_PER_ANSWER)
-        if not slot.slice:
-            self._note(slot, refused=0)
+        self._note(slot, refused=0)
         if self._trial is not None and slot.trial == self._trial.number:
             self._trial.answered += 1
             self._trial.row = 0

@@ -21,10 +21,10 @@ SLICE_SECONDS: Final = 0.005
 SLICE_CALLS_MIN: Final = 4
 PROVEN_SECONDS: Final = 1.0
 """What was in flight in the last period of this length, or in this one, is not doubted."""
-REFUSED_PART: Final = 4
-"""One in so many calls of a slice refused is too many."""
+REFUSED_PART: Final = 2
+"""More than one in so many calls of a slice refused is too many."""
 REFUSED_MIN: Final = 4
-"""With one call in twenty refused at random, both happen to at most one slice in a thousand."""
+"""With one call in twenty refused at random, both happen to hardly one slice in ten thousand."""
 
 
 class Sluice:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.virtual import Server, lone
 
-from tidemill.processors.limit import CREDIT_REFUSALS_MAX, Limit
+from tidemill.processors.limit import CREDIT_REFUSALS_MAX, Limit, Slot
 from tidemill.processors.sluice import PROVEN_SECONDS, SLICE_SECONDS, SLICES, START_CALLS
 
 STEADY_REFUSED_MAX = 0.02
@@ -164,6 +164,43 @@ def test_after_a_pause_a_limit_is_reached_again_or_found_to_be_old(
     assert server.in_flight >= 0.9 * min(capacity, found)
     assert first.refused <= (2 / SLICES + 2 * refused_share) * 256
     assert limit.sure >= 0.9 * min(capacity, found)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_refusals_at_random_do_not_look_full_after_a_pause(seed: int) -> None:
+    """They are heard of before any answer is, as those of a full backend are; but each slice has few of them."""
+    limit = Limit(256)
+    server = Server(lone(limit), capacity=lambda _: 1000, crowded=(0, 0.05), seed=seed)
+    server.run(20)
+    server.rest(2 * PROVEN_SECONDS)
+    found = limit.sure
+    server.run((SLICES + 1) * SLICE_SECONDS)
+    assert limit.sure >= 0.9 * found
+
+
+def test_a_trial_that_was_left_open_is_over_after_a_pause() -> None:
+    """What it would have let out goes out in slices with the rest."""
+    limit, now = Limit(256), 0.0
+    while limit.sure < 128:
+        slots: list[Slot] = []
+        for _ in range(SLICES + 1):
+            now += SLICE_SECONDS
+            limit.tick(len(slots), now)
+            while len(slots) < limit.allowed:
+                slots.append(limit.sent(len(slots) + 1))
+                limit.tick(len(slots), now)
+        for slot in slots:
+            limit.answered(slot, now)
+    slots = [limit.sent(number + 1) for number in range(limit.sure)]
+    for _ in range(SLICES):
+        now += SLICE_SECONDS
+        limit.tick(len(slots), now)
+    assert limit.allowed > limit.sure
+    for slot in slots:
+        limit.answered(slot, now)
+    limit.tick(0, now + 10)
+    assert limit.allowed <= START_CALLS + limit.sure / SLICES
 
 
 def test_without_a_pause_nothing_is_sliced() -> None:

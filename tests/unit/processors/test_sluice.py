@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tidemill.processors.sluice import (
     PROVEN_SECONDS,
+    REFUSED_PART,
     SLICE_CALLS_MIN,
     SLICE_SECONDS,
     SLICES,
@@ -86,6 +87,30 @@ def test_whatever_happens_some_calls_may_go_out(steps: list[tuple[str, int, floa
             if step == "refused" and number:
                 sluice.refused(number, len(slices))
         assert sluice.level >= max(START_CALLS, len(slices))
+
+
+def test_a_few_refused_of_many_are_chance() -> None:
+    """Of a slice; more than half of it are not, also where other calls went out in their place."""
+    sluice = Sluice()
+    slices = [number for number in poured(sluice, 256, 0.0) if number]
+    in_flight = START_CALLS + len(slices)
+    assert len(slices) == 31
+    assert {sluice.refused(slices[0], in_flight) for _ in range(len(slices) // REFUSED_PART)} == {None}
+    again = [sluice.sent(in_flight) for _ in range(100)]
+    assert again.count(slices[-1]) == len(slices), "as many again count"
+    heard = [sluice.refused(slices[0], in_flight - number) for number in range(20)]
+    assert heard[:8] == [None] * 8
+    assert heard[-1] is not None
+
+
+def test_a_few_calls_at_a_time_open_nothing() -> None:
+    """However long they go on: what was not in flight is not proven."""
+    sluice = Sluice()
+    for tick in range(1000):
+        now = tick * SLICE_SECONDS
+        sluice.tick(5, 256, now)
+        sluice.sent(6)
+    assert sluice.level <= START_CALLS + 256 / SLICES
 
 
 def test_refusals_of_an_older_opening_say_nothing() -> None:
