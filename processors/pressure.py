@@ -83,7 +83,6 @@ class Pressure:
 
 def _room(gauges: Gauges, in_flight: int) -> int | None:
     """Calls that its cache will hold beside those it has, if they are like those that run."""
-    if not gauges.cache:
+    if not gauges.cache or math.isinf(fitting := gauges.running * CACHE_NEARLY_FULL / gauges.cache):
         return None
-    fitting = int(gauges.running * CACHE_NEARLY_FULL / gauges.cache)
-    return max(0, fitting - max(in_flight, int(gauges.running)))
+    return max(0, int(fitting) - max(in_flight, int(gauges.running)))

@@ -61,6 +61,11 @@ def test_a_full_cache_takes_calls_off() -> None:
     assert pressure.judge(Gauges(running=1, waiting=0), 64, 64) == Demand(is_full=False)
 
 
+def test_a_cache_of_which_next_to_nothing_is_used_bounds_nothing() -> None:
+    """Whatever number a server says."""
+    assert Pressure().judge(Gauges(running=10, waiting=0, cache=1e-308), 10, 64).room is None
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1), st.integers(0, 99), st.integers(1, 99)), max_size=30)
 )
