@@ -21,6 +21,9 @@ from support.waiting import wait_until
 DIMENSIONS = 8
 START_SECONDS_MAX = 10.0
 WAIT_SECONDS = 600.0
+SHUTDOWN_SECONDS = 0.1
+ACCEPT_TURNS = 4
+"""Turns of the loop until a connection that was accepted is one that the clean-up closes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,20 +174,27 @@ class Backend:
         return {name: {"backends": [{"url": self.url}], "max_in_flight": max_in_flight} for name in names}
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
+        # A loop that is closed at once leaves connections half closed; whatever test comes later is told of it.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/{path:.*}", self._answer)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        assert runner.server is not None
+        listener = await self._loop.create_server(runner.server, "127.0.0.1", 0, backlog=1024)
+        (socket,) = listener.sockets
+        self.url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
         await self._stopped.wait()
+        # Python leaves a connection open that was accepted in the turn in which its listener is closed.
+        self._loop.remove_reader(socket.fileno())
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
+        listener.close()
         await runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
