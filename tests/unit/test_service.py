@@ -27,6 +27,12 @@ async def test_its_models(server):
     assert await service.models("http://127.0.0.1:1/v1", None) == Unheard("ClientConnectorError")
 
 
+async def test_a_long_list(server):
+    """A gateway may list thousands: they come in many pieces, and all of them count."""
+    server.lists = tuple(f"model-{number}" for number in range(10_000))
+    assert await service.models(server.url, None) == list(server.lists)
+
+
 async def test_what_it_lacks(server):
     """Not those where it answers that something is missing, nor any where it does not answer."""
     server.lacks = frozenset({"/v1/embeddings", "/v1/responses"})

@@ -37,7 +37,11 @@ async def models(base: str, key: str | None, ca_file: Path | None = None) -> lis
         ):
             if not answer.ok:
                 return Unheard(f"status {answer.status}", is_refused=answer.status in _REFUSED)
-            body = await answer.content.read(ANSWER_BYTES_MAX)
+            body = b""
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > ANSWER_BYTES_MAX:
+                    return Unheard(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
     except TimeoutError:
         return Unheard(f"no answer in {SECONDS_MAX:.0f} s")
     except (aiohttp.ClientError, OSError) as error:
