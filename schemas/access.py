@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tidemill.schemas.ids import now_hex
+from tidemill.schemas.ids import timely_hex
 
 PREFIX = "sk-"
 DEFAULT_PROJECT = "default"
@@ -69,7 +69,7 @@ class ApiKey(BaseModel):
 
 def new_key_id() -> str:
     """`key_` and 32 hex digits: 13 of the time, 19 random ones."""
-    return f"key_{now_hex()}{secrets.token_hex(10)[:19]}"
+    return f"key_{timely_hex()}"
 
 
 def new_secret() -> str:

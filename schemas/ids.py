@@ -21,7 +21,7 @@ _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
 def new_batch_id() -> str:
     """`batch_` and 32 hex digits: 13 of the time, 19 random ones."""
-    return BATCH_PREFIX + now_hex() + secrets.token_hex(10)[:19]
+    return BATCH_PREFIX + timely_hex()
 
 
 def derived_batch_id(project: str, key: str) -> str:
@@ -48,7 +48,7 @@ def new_part_id() -> str:
 
 def new_file_id() -> str:
     """`file-` and 22 characters of base 62: 13 of the time, 9 random ones."""
-    return "file-" + now_hex() + "".join(secrets.choice(_BASE62) for _ in range(9))
+    return "file-" + _now_hex() + "".join(secrets.choice(_BASE62) for _ in range(9))
 
 
 def new_request_id() -> str:
@@ -71,9 +71,9 @@ def derived_file_id(maker_id: str, part: str) -> str:
     return "file-" + "".join(digits)
 
 
-def now_hex() -> str:
-    """The time in microseconds since 1970, as 13 hex digits: enough until the year 2112."""
-    return f"{time.time_ns() // 1000:013x}"
+def timely_hex() -> str:
+    """32 hex digits that rise with the time they were made at: 13 of the time, 19 random ones."""
+    return _now_hex() + secrets.token_hex(10)[:19]
 
 
 def line_id(batch_id: str, index: int) -> str:
@@ -94,3 +94,8 @@ def is_upload_id(text: str) -> bool:
 def is_file_id(text: str) -> bool:
     """Whether the text has the form of a file id."""
     return _FILE.match(text) is not None
+
+
+def _now_hex() -> str:
+    """The time in microseconds since 1970, as 13 hex digits: enough until the year 2112."""
+    return f"{time.time_ns() // 1000:013x}"
