@@ -1,22 +1,23 @@
-# syntax=docker/dockerfile:1
 # One image for every stage: the command says which. It runs as nobody special, and writes to /var/lib/tidemill alone.
-FROM python:3.11-slim AS build
+FROM python:3.11.16-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7 AS build
 ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
-RUN python -m pip install --no-cache-dir uv && python -m venv --without-pip /opt/tidemill
 WORKDIR /source
+# The build's tools, each checked against its hash.
+COPY requirements-build.lock ./
+RUN python -m pip install --no-cache-dir --require-hashes -r requirements-build.lock && python -m venv --without-pip /opt/tidemill
 # What is locked changes less often than the source, so it is a layer of its own.
 COPY requirements-runtime.lock ./
 RUN uv pip install --no-cache --python /opt/tidemill/bin/python --require-hashes -r requirements-runtime.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY api api
 COPY ingest ingest
 COPY processors processors
 COPY results results
 COPY schemas schemas
 COPY src src
-RUN uv build --wheel --out-dir /wheel && uv pip install --no-cache --no-deps --python /opt/tidemill/bin/python /wheel/*.whl
+RUN python -m hatchling build --target wheel --directory /wheel && uv pip install --no-cache --no-deps --python /opt/tidemill/bin/python /wheel/*.whl
 
-FROM python:3.11-slim
+FROM python:3.11.16-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tidemill \
     && install --directory --owner=tidemill --mode=0700 /var/lib/tidemill
 COPY --from=build /opt/tidemill /opt/tidemill

