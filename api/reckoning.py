@@ -4,11 +4,14 @@ A token is taken to be four bytes of text, which English is close to; token ids 
 audio and files are not counted. What comes out is bounded by the maximum that a line gives, where it gives one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
+
+from tidemill.schemas import nesting
 
 BYTES_A_TOKEN: Final = 4
 MESSAGE_TOKENS: Final = 4
@@ -16,9 +19,13 @@ MESSAGE_TOKENS: Final = 4
 MODELS_MAX: Final = 100
 """Models that are told apart; the lines of further ones are taken for unreadable."""
 MODEL_CHARS_MAX: Final = 256
+LONG_LINE_BYTES: Final = 64 * 1024
+PARTS_MAX: Final = 100_000
+"""Arrays, objects and keys of a line that is parsed: some 50 ms, in which no other thread runs."""
 METHOD: Final = (
     "A token is taken to be 4 bytes of text, with 4 more for each message; token ids are counted; "
-    "images, audio and files are not. The output is bounded by the maximum of each line."
+    f"images, audio and files are not. A line of more than {PARTS_MAX} arrays, objects and keys is taken for text "
+    "as a whole. The output is bounded by the maximum of each line."
 )
 CONFIDENCE: Final = "low"
 
@@ -27,6 +34,16 @@ _MEDIA: Final = frozenset({"image_url", "input_audio", "audio_url", "video_url",
 _INPUTS: Final = ("messages", "prompt", "input", "instructions")
 _DEFINITIONS: Final = ("tools", "functions", "response_format", "text")
 _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+class _Line(msgspec.Struct):
+    body: msgspec.Raw
+
+
+_lines: Final = msgspec.json.Decoder(_Line)
+_bodies: Final = msgspec.json.Decoder(
+    msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in ("model", "n", *_MAXIMA)])
+)
 
 
 @dataclass(kw_only=True)
@@ -53,14 +70,31 @@ class Reckoning:
 
     def take(self, line: bytes | None) -> None:
         """Take a line; None stands for one that is too long to be held."""
+        if line is not None and len(line) > LONG_LINE_BYTES and nesting.parts(line) > PARTS_MAX:
+            self._take_whole(line)
+            return
         if (body := _body(line)) is None or (found := self._sum(body.get("model"))) is None:
             self.unreadable += 1
             return
         size, ids, media = measured([body.get(name) for name in _INPUTS])
+        found.media += media
+        self._add(found, body, size, ids)
+
+    def _take_whole(self, line: bytes) -> None:
+        """Take a line that would be a great many objects: its length says how much text it is at most."""
+        try:
+            body = {name: _scalar(raw) for name, raw in _outlined(_lines.decode(line).body)}
+        except (msgspec.DecodeError, RecursionError):
+            body = {}
+        if (found := self._sum(body.get("model"))) is None:
+            self.unreadable += 1
+            return
+        self._add(found, body, len(line), 0)
+
+    def _add(self, found: Sum, body: Mapping[str, Any], size: int, ids: int) -> None:
         size += sum(len(orjson.dumps(body[name])) for name in _DEFINITIONS if body.get(name) is not None)
         messages = body.get("messages")
         found.lines += 1
-        found.media += media
         found.input_tokens += -(-size // BYTES_A_TOKEN) + ids
         found.input_tokens += MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else 0
         if not self._is_embedding:
@@ -96,6 +130,16 @@ def measured(value: Any) -> tuple[int, int, int]:
                 media += any(name in _MEDIA for name in fields)
                 stack.extend(part for name, part in fields.items() if name in _TEXT)
     return size, ids, media
+
+
+def _outlined(body: msgspec.Raw) -> Iterable[tuple[str, msgspec.Raw]]:
+    """The few fields of a body that need not be weighed."""
+    return msgspec.structs.asdict(_bodies.decode(body)).items()
+
+
+def _scalar(raw: msgspec.Raw) -> Any:
+    text = bytes(raw)
+    return orjson.loads(text) if text[:1] not in {b"[", b"{"} else None
 
 
 def _body(line: bytes | None) -> Mapping[str, Any] | None:

@@ -6,12 +6,14 @@ first fault is told, of a file all faulty lines, up to a bound.
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 import orjson
 
+from tidemill.schemas import nesting
 from tidemill.schemas.batch import BatchError
 from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 
@@ -19,14 +21,13 @@ FAULTS_MAX: Final = 1000
 """Entries of `errors.data`; the last one says how many more there are."""
 DEPTH_MAX: Final = 128
 CUSTOM_ID_CHARS_MAX: Final = 512
+LONG_LINE_BYTES: Final = 64 * 1024
+"""A longer line is not made into objects. Check it in a thread: it can take a tenth of a second."""
 SHOWN_CHARS_MAX: Final = 64
 """What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
 
 _KEPT_CHARS_MAX = 64
 """A longer `custom_id` is remembered by its hash, so that the memory for them is bounded."""
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
-_ONE_KIND = bytes.maketrans(b"[]", b"{}")
 
 _EMBEDDINGS = "/v1/embeddings"
 _FIELDS: tuple[tuple[str, type, str], ...] = (
@@ -47,6 +48,18 @@ _FACES = {
     "/v1/embeddings": "Embeddings",
     "/v1/responses": "Responses",
 }
+_STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
+
+
+def _outline(name: str, fields: Iterable[str]) -> msgspec.json.Decoder[msgspec.Struct]:
+    """A decoder that keeps these fields as they are written, and skips all others."""
+    kept = [(field, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for field in fields]
+    return msgspec.json.Decoder(msgspec.defstruct(name, kept))
+
+
+_lines = _outline("_Line", (name for name, _, _ in _FIELDS))
+_bodies = _outline("_Body", {"stream", "model", *_REQUIRED.values()})
+_valid = msgspec.json.Decoder(msgspec.Raw)
 _KINDS = {
     type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string",
     list: "an array", dict: "an object",
@@ -130,6 +143,11 @@ class Checker:
             self._faults += 1
             if self._faults <= FAULTS_MAX:
                 self._errors.append(_entry(fault, line.number))
+
+    def take_all(self, lines: Iterable[Line]) -> None:
+        """Check the next lines."""
+        for line in lines:
+            self.take(line)
 
     def fault(self, data: bytes) -> Fault | None:
         """Check a line on its own, of which there may be any number: what is wrong with it."""
@@ -255,12 +273,12 @@ def missing_file(file_id: str, project: str) -> Failed:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    # Counting brackets is a fraction of the cost of parsing; only lines full of them are looked at closely.
-    if data.count(b"{") + data.count(b"[") > DEPTH_MAX and _depth_exceeds(data, DEPTH_MAX):
+    """The line; of a long one only what the check looks at."""
+    if nesting.exceeds(data, DEPTH_MAX):
         raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
-        request = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else _outlined(data)
+    except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError):
         # The parser's own text may quote the line.
         raise Fault("invalid_json_line", "This line is not parseable as valid JSON.") from None
     if type(request) is not dict:
@@ -268,14 +286,51 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return request
 
 
-def _depth_exceeds(data: bytes, depth_max: int) -> bool:
-    """Whether JSON text has more levels: each turn takes the innermost pair of brackets off everywhere."""
-    brackets = _STRING.sub(b"", data).translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(depth_max):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"{}", b"")
-    return bool(brackets)
+def _outlined(data: bytes) -> object:
+    """The parts of a line that the check looks at; what lies deeper is skipped, so it costs no memory.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON.
+        UnicodeDecodeError: It is no UTF-8, which the decoder does not look for in what it skips.
+        orjson.JSONDecodeError: As the first.
+    """
+    if not data.isascii():
+        data.decode()
+    try:
+        line = _fields(_lines.decode(data))
+    except msgspec.ValidationError:
+        return _valid.decode(data)
+    return {name: _outlined_body(raw) if name == "body" else _outlined_value(raw) for name, raw in line.items()}
+
+
+def _outlined_body(raw: msgspec.Raw) -> object:
+    if _first(raw) != b"{":
+        return _outlined_value(raw)
+    body = _fields(_bodies.decode(raw))
+    inputs = body.pop("input", None)
+    found = {name: _outlined_value(value) for name, value in body.items()}
+    if inputs is not None:
+        found["input"] = inputs if _first(inputs) == b"[" else _outlined_value(inputs)
+    return found
+
+
+def _outlined_value(raw: msgspec.Raw) -> object:
+    """A value; of an array or an object only which of them it is, and whether it is empty."""
+    text = bytes(raw)
+    if text[:1] == b"[":
+        return [None] if text[1:-1].strip() else []
+    if text[:1] == b"{":
+        return {"": None} if text[1:-1].strip() else {}
+    return orjson.loads(text)
+
+
+def _first(raw: msgspec.Raw) -> bytes:
+    return bytes(memoryview(raw)[:1])
+
+
+def _fields(found: msgspec.Struct) -> dict[str, msgspec.Raw]:
+    """The fields that a line has, of those that are looked at."""
+    return {name: raw for name, raw in msgspec.structs.asdict(found).items() if raw is not msgspec.UNSET}
 
 
 def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:
@@ -294,6 +349,9 @@ def _type_fault(param: str, expected: str, found: object) -> Fault:
 
 def _count_of_inputs(given: object) -> int:
     """How many texts are to be embedded: a list of integers is one text, as tokens."""
+    if type(given) is msgspec.Raw:
+        text = bytes(given)
+        return 1 if _STARTS_WITH_INTEGER.match(text) else nesting.elements(text)
     if type(given) is list and given and type(given[0]) is not int:
         return len(given)
     return 1

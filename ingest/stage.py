@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from contextlib import aclosing
 from typing import Final, Protocol
 
-from tidemill.ingest.check import Checker, Failed, Passed, Rules, missing_file
+from tidemill.ingest.check import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
 from tidemill.ingest.pack import Origin, Packer, Record
 from tidemill.schemas.batch import BatchError
 from tidemill.schemas.lines import Line, Splitter
@@ -176,8 +176,11 @@ class Stage:
         is_too_large = source.bytes > settings.file_bytes_max
         async with aclosing(self._slices(work, source.key, READ_BYTES if is_too_large else None)) as slices:
             async for lines in slices:
-                for line in lines[:1] if is_too_large else lines:
-                    checker.take(line)
+                taken = lines[:1] if is_too_large else lines
+                if any(line.data and len(line.data) > LONG_LINE_BYTES for line in taken):
+                    await asyncio.to_thread(checker.take_all, taken)
+                else:
+                    checker.take_all(taken)
                 if is_too_large or checker.is_full:
                     break
         return checker.too_large() if is_too_large else checker.verdict()

@@ -100,14 +100,17 @@ async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckonin
         for line in splitter.feed(chunk):
             found.take(line.data)
 
+    def finish() -> None:
+        for line in splitter.finish():
+            found.take(line.data)
+
     try:
         async for chunk in chunks_from_store(doors.store.read(record.key)):
             # A chunk is some milliseconds of work, which others need not wait for.
             await asyncio.to_thread(feed, chunk)
     except NotFound as error:
         raise errors.no_file(record.file.id) from error
-    for line in splitter.finish():
-        found.take(line.data)
+    await asyncio.to_thread(finish)
     return found
 
 

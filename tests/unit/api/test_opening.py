@@ -53,3 +53,14 @@ def test_one_piece(content, fault):
     looking = Opening()
     looking.feed(content)
     assert looking.fault() == fault
+
+
+@pytest.mark.parametrize("size", [100_000, 1 << 20])
+def test_a_first_line_of_brackets(size):
+    """Flat it passes, deep it is no file for a batch; neither is made into objects."""
+    looking = Opening()
+    looking.feed(b"[" + b"[]," * size + b"[]]\n")
+    assert (looking.is_done, looking.fault()) == (True, None)
+    looking = Opening()
+    looking.feed(b"[" * size + b"]" * size + b"\n")
+    assert looking.fault() == NOT_JSONL

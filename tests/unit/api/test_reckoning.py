@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.api import reckoning
 from tidemill.api.reckoning import MODELS_MAX, Reckoning, measured
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
@@ -98,3 +99,20 @@ def test_whatever_a_body_holds(body):
         found = reckoned(endpoint, body)
         assert found.models["m"].lines + found.unreadable == 1
     assert min(measured(body)) >= 0
+
+
+def test_a_line_of_very_many_parts_is_taken_for_text(monkeypatch):
+    """A parser would need seconds for what a user can write into 8 MiB; its length is a bound too."""
+    monkeypatch.setattr(reckoning, "LONG_LINE_BYTES", 0)
+    monkeypatch.setattr(reckoning, "PARTS_MAX", 50)
+    found = Reckoning(CHAT)
+    line = orjson.dumps({"body": {"model": "m", "max_tokens": 7, "n": 2, "messages": [[]] * 60}})
+    for text in (line, line[:-1], b"[" * 2_000, orjson.dumps({"body": {"messages": [[]] * 60}})):
+        found.take(text)
+    assert found.unreadable == 3
+    (lines, tokens, most) = (
+        found.models["m"].lines,
+        found.models["m"].input_tokens,
+        found.models["m"].output_tokens_max,
+    )
+    assert (lines, tokens, most) == (1, -(-len(line) // 4), 14)

@@ -2,14 +2,14 @@
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.checking import fault, line, request_body, rules, verdict
+from support.checking import CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
 from tidemill.ingest import check
 from tidemill.ingest.check import Checker, Failed, Passed
 from tidemill.schemas.batch import BatchError
-from tidemill.schemas.lines import Splitter
+from tidemill.schemas.lines import Line, Splitter
 
 
 def test_a_line_beyond_the_bound():
@@ -34,28 +34,6 @@ def test_nesting_is_bounded(levels, fine, pair):
         error = fault(deep)
         assert (error.code, error.line) == ("invalid_json_line", 1)
         assert "128 levels" in error.message
-
-
-@settings(deadline=None)
-@given(
-    value=st.recursive(
-        st.sampled_from([0, "", "[[[", "}{", '"', '\\"', "\\", "a"]),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["[", "\\", '"']), inner, max_size=2)
-        ),
-    )
-)
-def test_depth_is_that_of_the_values(value):
-    """Brackets inside strings are none."""
-
-    def depth(value: object) -> int:
-        inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
-        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
-
-    levels = depth(value)
-    data = orjson.dumps(value)
-    assert not check._depth_exceeds(data, levels)
-    assert levels == 0 or check._depth_exceeds(data, levels - 1)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +68,44 @@ def test_any_value_gives_a_verdict(value, field):
         else line(**{field: value})
     )
     assert isinstance(verdict(request), Passed | Failed)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-2, 2) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=1), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    given_fields=st.dictionaries(st.sampled_from(["custom_id", "method", "url", "body", "x"]), VALUES, max_size=2),
+    given_body=st.dictionaries(
+        st.sampled_from(["model", "messages", "input", "stream", "prompt", "x"]), VALUES, max_size=2
+    ),
+    endpoint=st.sampled_from([CHAT, EMBEDDINGS, "/v1/completions"]),
+    cut=st.none() | st.integers(0, 80),
+)
+def test_a_long_line_is_judged_as_a_short_one(monkeypatch, given_fields, given_body, endpoint, cut):
+    """It is not made into objects, which nobody notices."""
+    body = {"model": "m", "messages": [1], "input": "x", "prompt": "x"} | given_body
+    text = orjson.dumps({"custom_id": "a", "method": "POST", "url": endpoint, "body": body} | given_fields)[:cut]
+
+    def judged(bytes_max):
+        monkeypatch.setattr(check, "LONG_LINE_BYTES", bytes_max)
+        checker = Checker(rules(endpoint))
+        checker.take(Line(1, 0, text))
+        return checker.verdict(), checker._inputs
+
+    assert judged(0) == judged(1 << 20)
+
+
+@pytest.mark.parametrize("value", [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b"01", b"[1,]", b"nul"])
+def test_a_long_line_is_read_as_strictly(monkeypatch, value):
+    """What is skipped is JSON and UTF-8 all the same."""
+    monkeypatch.setattr(check, "LONG_LINE_BYTES", 0)
+    text = line(body=request_body(x="X")).replace(b'"X"', value)
+    assert fault(text).code == "invalid_json_line"
 
 
 def test_one_fault_a_line_and_all_lines():
