@@ -25,6 +25,10 @@ UPLOADS_AT_ONCE_MAX = 32
 """Further uploads wait, unread: each one holds some MiB."""
 ESTIMATES_AT_ONCE_MAX = 2
 """Each one parses a whole input."""
+REPLAYS_AT_ONCE_MAX = 4
+"""Each one reads a stretch of the log and writes a file."""
+CREATES_AT_ONCE_MAX = 64
+"""Each one waits for the log; further ones wait their turn, so that those of another project overtake them."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -62,8 +66,10 @@ class Doors:
     clock: Clock
     is_ready: Callable[[], bool]
     """Whether the view holds all that the log held when this process started."""
-    estimates: Turns = field(default_factory=lambda: Turns("estimate", ESTIMATES_AT_ONCE_MAX))
-    uploads: Turns = field(default_factory=lambda: Turns("upload", UPLOADS_AT_ONCE_MAX))
+    estimates: Turns = field(default_factory=lambda: Turns("estimates", ESTIMATES_AT_ONCE_MAX))
+    uploads: Turns = field(default_factory=lambda: Turns("uploads", UPLOADS_AT_ONCE_MAX))
+    replays: Turns = field(default_factory=lambda: Turns("replays", REPLAYS_AT_ONCE_MAX))
+    creates: Turns = field(default_factory=lambda: Turns("new batches", CREATES_AT_ONCE_MAX))
 
     def booking(self, project: str) -> Booking:
         """Room for what a request brings to a project."""

@@ -233,6 +233,18 @@ def unavailable(what: str) -> ApiError:
     )
 
 
+def crowded(what: str, project: str) -> ApiError:
+    """The project has its share of what is done at one time; others may have theirs."""
+    return ApiError(
+        429,
+        f"Project '{project}' has its share of places for {what} at one time. Please send fewer at once, or again "
+        "in a moment.",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(RETRY_SECONDS)},
+    )
+
+
 def from_store(error: OSError) -> ApiError:
     """The store has failed: where it is full, that is what whoever runs it has to know."""
     if error.errno not in FULL:

@@ -31,7 +31,7 @@ async def write(
             answer. Nothing is left of it.
         LogUnavailable: The log does not answer. The record may have landed, so the bytes stay.
     """
-    async with doors.uploads.turn():
+    async with doors.uploads.turn(project):
         key = file_key(file.id)
         sink = Sink(doors.store, key, bytes_max=doors.settings.upload_bytes_max, param="lines")
         is_stored = False

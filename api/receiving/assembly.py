@@ -33,7 +33,7 @@ async def assemble(doors: Doors, record: UploadRecord, parts: Sequence[PartRecor
     upload = record.upload
     file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
     key = f"files/{file_id}"
-    async with doors.uploads.turn():
+    async with doors.uploads.turn(record.project):
         stored = await _copied(doors, key, record, parts, md5)
     created_at = int(doors.clock())
     file = File(

@@ -27,7 +27,9 @@ async def receive(request: Request, doors: Doors, upload_id: str, booking: Booki
         ClientDisconnect: It broke off; nothing is left of it.
     """
     taker = _Part(doors, upload_id, booking)
-    return await reception.receive(request, doors, taker, bytes_max=PART_BYTES_MAX, param=FIELD)
+    return await reception.receive(
+        request, doors, taker, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
+    )
 
 
 class _Part:

@@ -48,13 +48,16 @@ class Taker(Protocol[T_co]):
         ...
 
 
-async def receive(request: Request, doors: Doors, taker: Taker[T_co], *, bytes_max: int, param: str) -> T_co:
+async def receive(
+    request: Request, doors: Doors, taker: Taker[T_co], *, project: str, bytes_max: int, param: str
+) -> T_co:
     """Take a form.
 
     Args:
         request: The request.
         doors: The doors.
         taker: What takes the parts.
+        project: Whose it is.
         bytes_max: A body that says that its file is larger is refused before it is read.
         param: The name of the file's field.
 
@@ -62,7 +65,7 @@ async def receive(request: Request, doors: Doors, taker: Taker[T_co], *, bytes_m
         ApiError: It cannot be taken; the taker has discarded it.
         ClientDisconnect: It broke off; the taker has discarded it.
     """
-    async with doors.uploads.turn():
+    async with doors.uploads.turn(project):
         stream = request.stream()
         try:
             return await _receive(request, stream, taker, bytes_max=bytes_max, param=param)

@@ -39,7 +39,9 @@ async def receive(request: Request, doors: Doors, project: str, booking: Booking
     length = request.headers.get("content-length", "")
     declared = max(0, int(length) - reception.FORM_BYTES_MAX) if length.isdecimal() else 0
     upload = _Upload(doors, project, booking, declared)
-    return await reception.receive(request, doors, upload, bytes_max=doors.settings.upload_bytes_max, param="file")
+    return await reception.receive(
+        request, doors, upload, project=project, bytes_max=doors.settings.upload_bytes_max, param="file"
+    )
 
 
 class _Upload:

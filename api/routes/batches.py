@@ -63,7 +63,8 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
         async def source() -> InputRef | None:
             return await _input(doors, project, asked.input_file_id, booking)
 
-        batch = await creation.create(doors, project, asked, source, repeats)
+        async with doors.creates.turn(project):
+            batch = await creation.create(doors, project, asked, source, repeats)
     return json(batch.model_dump_json().encode())
 
 

@@ -87,7 +87,7 @@ async def estimate(request: Request, doors: Opened, asking: Reading) -> Response
     record = await lookup.file(doors, asking.project, file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
-    async with doors.estimates.turn():
+    async with doors.estimates.turn(asking.project):
         found = await _reckoned(doors, record, endpoint)
     shown = figures(doors, found).model_dump()
     return json(Estimate(input_file_id=file_id, endpoint=endpoint, **shown).model_dump_json().encode())

@@ -130,7 +130,7 @@ async def _of_batch(
     if not dry:
         return await retry.again(doors, project, batch, wish, repeats)
     found = Reckoning(batch.endpoint)
-    async with doors.estimates.turn():
+    async with doors.estimates.turn(project):
         old = retry.old_input(doors, project, batch)
         async for chunk in retry.lines(doors, old, None, wish.model):
             await asyncio.to_thread(_reckon, found, chunk)
@@ -149,7 +149,7 @@ async def _of_range(
     where = _where(asking, source)
     model = draft.text(fields, "model") if fields.get("model") is not None else None
     if dry:
-        async with doors.estimates.turn():
+        async with doors.estimates.turn(asking.project):
             found, sums = await rerun.reckoned(doors, where, model)
         retry.named_model(doors, fields, found.endpoint())
         return _plan(doors, sums, endpoint=found.endpoint(), batches=len(found.sources.by_id), lost=found.lost)
@@ -158,7 +158,7 @@ async def _of_range(
     fingerprint = creation.fingerprint_of(wish.model_dump() | {"model": model, "project": where.project})
     if creation.claimed(doors, project, fingerprint, repeats) is not None:
         return await creation.create(doors, project, wish, _never, repeats, fingerprint=fingerprint)
-    async with doors.estimates.turn():
+    async with doors.replays.turn(project):
         with Spool() as spool:
             found = await rerun.gathered(doors, where, spool)
             endpoint = found.endpoint()

@@ -81,6 +81,11 @@ class Booking:
         self._project = project
         self._booked = Load()
 
+    @property
+    def project(self) -> str:
+        """Whose room it is."""
+        return self._project
+
     def __enter__(self) -> Self:
         return self
 
