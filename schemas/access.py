@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tidemill.schemas.bounds import Id, Name, Time, Word
 from tidemill.schemas.ids import timely_hex
 
 PREFIX = "sk-"
@@ -51,16 +52,16 @@ class ApiKey(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    id: str
+    id: Id
     object: Literal["key"] = "key"
-    name: str
-    project: str
+    name: Name
+    project: Name
     role: Role
-    hint: str
+    hint: Word
     """The secret's first and last characters: `sk-ab…wxyz`."""
-    created_at: int
-    expires_at: int | None = None
-    revoked_at: int | None = None
+    created_at: Time
+    expires_at: Time | None = None
+    revoked_at: Time | None = None
 
     def opens(self, now: float) -> bool:
         """Whether it is neither revoked nor expired."""

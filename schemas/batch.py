@@ -5,11 +5,29 @@ Fields and states are those of the OpenAI Batch API; what is beyond it sits unde
 
 import re
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tidemill.schemas.bill import Cost
+from tidemill.schemas.bounds import (
+    ERRORS_BYTES_MAX,
+    ERRORS_MAX,
+    OUTPUTS_MAX,
+    REPLAYS_MAX,
+    Digest,
+    Id,
+    Metadata,
+    Name,
+    Number,
+    Param,
+    Real,
+    Signed,
+    Size,
+    Text,
+    Time,
+    Word,
+)
 from tidemill.schemas.part import file_kind
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -46,68 +64,85 @@ class _Shape(BaseModel):
 class BatchError(_Shape):
     """One fault of the input file."""
 
-    code: str
-    message: str
-    param: str | None = None
-    line: int | None = None
+    code: Word
+    message: Text
+    param: Param | None = None
+    line: Number | None = None
     """Line of the input file, the first is 1; null where the fault is the whole file's."""
+
+
+def error_bytes(error: BatchError) -> int:
+    """What an entry takes in a record, in bytes."""
+    return len(error.model_dump_json(exclude_none=True).encode()) + 1
+
+
+def _fitting(errors: tuple[BatchError, ...]) -> tuple[BatchError, ...]:
+    if sum(map(error_bytes, errors)) > ERRORS_BYTES_MAX:
+        raise ValueError(f"the errors have more than {ERRORS_BYTES_MAX} bytes")
+    return errors
+
+
+_fitting.bytes_max = ERRORS_BYTES_MAX  # type: ignore[attr-defined]  # for who computes what a record may have
+
+Faults = Annotated[tuple[BatchError, ...], Field(max_length=ERRORS_MAX), AfterValidator(_fitting)]
+"""As many as are listed: their number has a bound, and so have their bytes."""
 
 
 class BatchErrors(_Shape):
     """The faults that made a batch fail."""
 
     object: Literal["list"] = "list"
-    data: tuple[BatchError, ...]
+    data: Faults
 
 
 class RequestCounts(_Shape):
     """Lines in all, and those that are final."""
 
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
+    total: Number = 0
+    completed: Number = 0
+    failed: Number = 0
 
 
 class InputTokensDetails(_Shape):
     """What the input tokens were."""
 
-    cached_tokens: int = 0
+    cached_tokens: Number = 0
 
 
 class OutputTokensDetails(_Shape):
     """What the output tokens were."""
 
-    reasoning_tokens: int = 0
+    reasoning_tokens: Number = 0
 
 
 class Usage(_Shape):
     """Tokens of the lines that succeeded."""
 
-    input_tokens: int = 0
+    input_tokens: Number = 0
     input_tokens_details: InputTokensDetails = InputTokensDetails()
-    output_tokens: int = 0
+    output_tokens: Number = 0
     output_tokens_details: OutputTokensDetails = OutputTokensDetails()
-    total_tokens: int = 0
+    total_tokens: Number = 0
 
 
 class FileReceipt(_Shape):
     """What a file of a batch holds."""
 
-    lines: int
-    bytes: int
-    sha256: str
+    lines: Number
+    bytes: Size
+    sha256: Digest
 
 
 class Receipt(_Shape):
     """The reconciliation of a finished batch: `lines` = `output.lines` + `errors.lines`."""
 
-    lines: int
+    lines: Number
     output: FileReceipt | None = None
     """Of numbered files, what they are together, one after the other."""
     errors: FileReceipt | None = None
-    missing: int = 0
-    double: int = 0
-    outputs: tuple[FileReceipt, ...] = ()
+    missing: Signed = 0
+    double: Number = 0
+    outputs: Annotated[tuple[FileReceipt, ...], Field(max_length=OUTPUTS_MAX)] = ()
     """Each of the numbered files; empty where the output is one file."""
 
     @property
@@ -121,54 +156,54 @@ class Receipt(_Shape):
 class Progress(_Shape):
     """How far a batch at work is, and when it will be done; what is not known yet is null."""
 
-    percent: float
-    lines_per_second: float | None = None
-    done_earliest_at: int | None = None
+    percent: Real
+    lines_per_second: Real | None = None
+    done_earliest_at: Signed | None = None
     """Unix seconds; the end is expected between this and the next."""
-    done_latest_at: int | None = None
-    slack_seconds: int | None = None
+    done_latest_at: Signed | None = None
+    slack_seconds: Signed | None = None
     """From the latest expected end to the deadline; below zero the batch is at risk."""
 
 
 class ReplayRange(_Shape):
     """The part of a model's requests that a batch is made of, as it was asked for."""
 
-    model: str
-    start: str
+    model: Name
+    start: Word
     """A time (ISO 8601) or an offset of each partition; the first that is in it."""
-    end: str | None = None
+    end: Word | None = None
     """As `start`, the first that is not in it; null is what the end was when it was asked for."""
 
 
 class Cut(_Shape):
     """Where an output is cut into numbered files: what one of them holds at most."""
 
-    lines_max: int
-    bytes_max: int
+    lines_max: Size
+    bytes_max: Size
     """A longer line has a file of its own."""
 
 
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
-    stream: str | None = None
+    stream: Name | None = None
     """The name of the stream that a direct producer sent its lines in; see docs/intake.md."""
     numbered: Cut | None = None
     """How the output is cut into numbered files; null where it is one file, whatever its size."""
-    output_file_ids: tuple[str, ...] = ()
+    output_file_ids: Annotated[tuple[Id, ...], Field(max_length=OUTPUTS_MAX)] = ()
     """All the numbered files of the output, in order; the first is the batch's `output_file_id` too."""
-    replay_of: str | None = None
+    replay_of: Id | None = None
     """The batch whose lines these are once more."""
     replay_range: ReplayRange | None = None
     """The part of the log whose lines these are once more."""
-    replays: tuple[str, ...] = ()
+    replays: Annotated[tuple[Id, ...], Field(max_length=REPLAYS_MAX)] = ()
     """The newest batches that are made of this one's lines. The api finds them; no record holds them."""
     progress: Progress | None = None
-    at_risk: int | None = None
+    at_risk: Signed | None = None
     """Unix seconds; from then on the log may have dropped what the batch still needs. Null where all is well."""
     mended: bool = False
     """Whether parts of it were lost on the way, and its lines were read from the log again."""
-    stuck: str | None = None
+    stuck: Text | None = None
     """Why the files of a batch that is finalizing cannot be written; it is tried again. Null where all is well."""
     receipt: Receipt | None = None
     cost: Cost | None = None
@@ -179,34 +214,34 @@ class ExpiresAfter(_Shape):
     """When a file is deleted, counted from its creation."""
 
     anchor: Literal["created_at"]
-    seconds: int
+    seconds: Time
 
 
 class Batch(_Shape):
     """A batch. Times are Unix seconds."""
 
-    id: str
+    id: Id
     object: Literal["batch"] = "batch"
-    endpoint: str
-    model: str | None = None
+    endpoint: Word
+    model: Name | None = None
     errors: BatchErrors | None = None
-    input_file_id: str
-    completion_window: str
+    input_file_id: Id
+    completion_window: Word
     status: Status
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    created_at: int
-    in_progress_at: int | None = None
-    expires_at: int
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
+    output_file_id: Id | None = None
+    error_file_id: Id | None = None
+    created_at: Time
+    in_progress_at: Time | None = None
+    expires_at: Time
+    finalizing_at: Time | None = None
+    completed_at: Time | None = None
+    failed_at: Time | None = None
+    expired_at: Time | None = None
+    cancelling_at: Time | None = None
+    cancelled_at: Time | None = None
     request_counts: RequestCounts = RequestCounts()
     usage: Usage | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     tidemill: Extras = Extras()
 
 

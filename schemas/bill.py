@@ -7,9 +7,11 @@ import datetime as dt
 from decimal import Context, Decimal, localcontext
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-DIGITS_MAX: Final = 200
+from tidemill.schemas.bounds import AMOUNT_DIGITS_MAX
+
+DIGITS_MAX: Final = AMOUNT_DIGITS_MAX
 """Digits that a sum or a product may have: more than any prices and tokens make, so that nothing is rounded."""
 _MILLION: Final = 1_000_000
 
@@ -20,7 +22,11 @@ def plain(amount: Decimal) -> str:
     return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
 
 
-Amount = Annotated[Decimal, PlainSerializer(plain, return_type=str, when_used="json")]
+Amount = Annotated[
+    Decimal,
+    Field(max_digits=DIGITS_MAX, allow_inf_nan=False),
+    PlainSerializer(plain, return_type=str, when_used="json"),
+]
 
 
 class _Shape(BaseModel):

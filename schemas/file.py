@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tidemill.schemas.bounds import Filename, Id, Size, Text, Time, Word
+
 PURPOSES_UPLOADED = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 BATCH_FILE_LIFE_SECONDS = 30 * 86_400
 EXPIRES_AFTER_SECONDS = (3600, 2_592_000)
@@ -14,12 +16,12 @@ class File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    id: str
+    id: Id
     object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    expires_at: int | None = None
-    filename: str
-    purpose: str
+    bytes: Size
+    created_at: Time
+    expires_at: Time | None = None
+    filename: Filename
+    purpose: Word
     status: Literal["uploaded", "processed", "error"] = "processed"
-    status_details: str | None = None
+    status_details: Text | None = None

@@ -9,8 +9,21 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.schemas.access import ApiKey
-from tidemill.schemas.batch import Batch, BatchError, ExpiresAfter, Receipt, Status, Usage
+from tidemill.schemas.batch import Batch, ExpiresAfter, Faults, Receipt, Status, Usage
 from tidemill.schemas.bill import Bill
+from tidemill.schemas.bounds import (
+    UPLOAD_PARTS_MAX,
+    Digest,
+    Id,
+    Moment,
+    Name,
+    Number,
+    Signed,
+    Size,
+    StoreKey,
+    Time,
+    Word,
+)
 from tidemill.schemas.file import File
 from tidemill.schemas.upload import Upload, UploadPart
 
@@ -28,15 +41,15 @@ class InputRef(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    key: str
-    bytes: int
+    key: StoreKey
+    bytes: Size
 
 
 class BatchCreated(_Message):
     """The api took a batch: `batch` is its first state, `validating`."""
 
     kind: Literal["batch_created"] = "batch_created"
-    project: str
+    project: Name
     batch: Batch
     input: InputRef | None = None
     """None where the input file does not exist, which is for ingest to say, as OpenAI does."""
@@ -47,8 +60,8 @@ class CancelRequested(_Message):
     """Somebody asked to cancel."""
 
     kind: Literal["cancel_requested"] = "cancel_requested"
-    batch_id: str
-    at: int
+    batch_id: Id
+    at: Time
 
 
 Command = Annotated[BatchCreated | CancelRequested, Field(discriminator="kind")]
@@ -58,35 +71,35 @@ class Accepted(_Message):
     """Ingest found no fault and publishes the lines: from now on there is `total` to wait for."""
 
     kind: Literal["accepted"] = "accepted"
-    batch_id: str
-    total: int
-    model: str
-    at: int
+    batch_id: Id
+    total: Number
+    model: Name
+    at: Time
 
 
 class Rejected(_Message):
     """Ingest found faults; no line is run."""
 
     kind: Literal["rejected"] = "rejected"
-    batch_id: str
-    errors: tuple[BatchError, ...]
-    at: int
+    batch_id: Id
+    errors: Faults
+    at: Time
 
 
 class Compacted(_Message):
     """Results wrote the files of a batch that is over; a file without a line is None."""
 
     kind: Literal["compacted"] = "compacted"
-    batch_id: str
+    batch_id: Id
     receipt: Receipt
-    failed: int
+    failed: Number
     """Lines of the error file that were run; the others were not."""
     usage: Usage
     bill: Bill | None = None
     """At the price in force when the files were written, which is so the price for good."""
     mended: bool = False
     """Whether the files were made of what the log has, since parts were gone."""
-    at: int
+    at: Time
 
 
 class Tick(_Message):
@@ -97,14 +110,14 @@ class Tick(_Message):
     """
 
     kind: Literal["tick"] = "tick"
-    at: float
+    at: Moment
 
 
 class Opened(_Message):
     """A stream of a direct producer began: `batch` is its first state, `in_progress`, and it grows."""
 
     kind: Literal["opened"] = "opened"
-    project: str
+    project: Name
     batch: Batch
 
 
@@ -112,10 +125,10 @@ class Grown(_Message):
     """A batch that grows has more lines; said before the first of them is sent to be run."""
 
     kind: Literal["grown"] = "grown"
-    batch_id: str
-    total: int
+    batch_id: Id
+    total: Number
     """Lines from its beginning."""
-    model: str | None = None
+    model: Name | None = None
     """Known once a line was without fault."""
 
 
@@ -123,9 +136,9 @@ class Sealed(_Message):
     """A batch that grew has all its lines, and its input is a file in the store."""
 
     kind: Literal["sealed"] = "sealed"
-    batch_id: str
-    total: int
-    model: str | None = None
+    batch_id: Id
+    total: Number
+    model: Name | None = None
     input: InputRef
 
 
@@ -135,21 +148,21 @@ Fact = Annotated[Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tic
 class BatchRecord(_Message):
     """The value of `tidemill.batches`: the batch, whose it is, and what a reader needs to act on it."""
 
-    project: str
+    project: Name
     batch: Batch
-    files_offset: int | None = None
+    files_offset: Signed | None = None
     """Offset in `tidemill.files` of the last of the batch's file records: who shows the batch shows them first."""
 
 
 class FileRecord(_Message):
     """The value of `tidemill.files`; a deleted file's record is a tombstone."""
 
-    project: str
+    project: Name
     file: File
-    key: str
+    key: StoreKey
     """Where the bytes lie in the store."""
-    sha256: str
-    lines: int | None = None
+    sha256: Digest
+    lines: Number | None = None
     """Newlines in it, counted while it was uploaded, with one more for a last line that has none."""
 
 
@@ -157,23 +170,23 @@ class KeyRecord(_Message):
     """The value of `tidemill.keys`: a key, and what its secret is known by."""
 
     key: ApiKey
-    sha256: str
+    sha256: Digest
     """Of the secret, in hex; see `schemas/access.py`."""
 
 
 class LedgerRecord(_Message):
     """The value of `tidemill.ledger`: what a batch that is over is billed, whatever the price becomes."""
 
-    batch_id: str
-    project: str
-    model: str | None = None
+    batch_id: Id
+    project: Name
+    model: Name | None = None
     """None where the batch ended before its lines were looked at; then nothing was run."""
-    endpoint: str
+    endpoint: Word
     status: Status
-    ended_at: int
-    day: str
+    ended_at: Time
+    day: Word
     """Of `ended_at`, in UTC: `2026-11-23`."""
-    lines: int
+    lines: Number
     """Those that succeeded: the others cost nothing."""
     usage: Usage
     """The sum over the lines of the output file."""
@@ -189,7 +202,7 @@ class Claim(_Message):
 
     kind: Literal["claim"] = "claim"
     command: BatchCreated
-    fingerprint: str
+    fingerprint: Digest
     """A hash of what was asked for; equal requests have equal ones."""
     is_retry: bool = False
     """Whether a client said that it had tried before."""
@@ -199,11 +212,11 @@ class UploadRecord(_Message):
     """The value of `tidemill.uploads` under an upload's id; one that is forgotten has a tombstone."""
 
     kind: Literal["upload"] = "upload"
-    project: str
+    project: Name
     upload: Upload
-    life_seconds: int | None = None
+    life_seconds: Time | None = None
     """How long the file is kept that it becomes; None is for good."""
-    part_ids: tuple[str, ...] = ()
+    part_ids: Annotated[tuple[Id, ...], Field(max_length=UPLOAD_PARTS_MAX)] = ()
     """What a completed one was put together from, in order."""
 
 
@@ -212,8 +225,8 @@ class PartRecord(_Message):
 
     kind: Literal["part"] = "part"
     part: UploadPart
-    bytes: int
-    key: str
+    bytes: Size
+    key: StoreKey
     """Where the bytes lie in the store."""
 
 

@@ -15,6 +15,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from tidemill.schemas import ids
+from tidemill.schemas.bounds import Id, Number
 
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
@@ -35,14 +36,14 @@ class PartRef(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    number: int
+    number: Number
     failed: bool
     """Whether its lines belong into the error file."""
-    first: int
+    first: Number
     """Index of its first line."""
-    writer: str = ""
+    writer: Id = ""
     """Who wrote it: what a process that has lost its partition still writes replaces no part of its successor."""
-    crc32: tuple[int, int] | None = None
+    crc32: tuple[Number, Number] | None = None
     """Of its head with the columns, and of its lines; None of a part from before there were sums."""
 
 

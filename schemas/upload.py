@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tidemill.schemas.bounds import Filename, Id, Size, Time, Word
 from tidemill.schemas.file import File
 
 LIFE_SECONDS = 3600
@@ -15,14 +16,14 @@ class Upload(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    id: str
+    id: Id
     object: Literal["upload"] = "upload"
-    bytes: int
+    bytes: Size
     """What its parts must add up to."""
-    created_at: int
-    expires_at: int
-    filename: str
-    purpose: str
+    created_at: Time
+    expires_at: Time
+    filename: Filename
+    purpose: Word
     status: Literal["pending", "completed", "cancelled", "expired"] = "pending"
     file: File | None = None
 
@@ -32,7 +33,7 @@ class UploadPart(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    id: str
+    id: Id
     object: Literal["upload.part"] = "upload.part"
-    created_at: int
-    upload_id: str
+    created_at: Time
+    upload_id: Id

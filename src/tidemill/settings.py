@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from tidemill.schemas import topics
 from tidemill.schemas.batch import ENDPOINTS, window_seconds
 from tidemill.schemas.bill import Tariff
+from tidemill.schemas.bounds import Name
 from tidemill.security import Cluster, Security
 from tidemill.timetable import Hours
 
@@ -207,7 +208,7 @@ class Settings(BaseSettings):
     """Its port; 0 is none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
     api_key: SecretStr | None = None
     """Key of the default project; `tidemill up` makes one and keeps it where none is set."""
-    models: dict[str, Model] = {}
+    models: dict[Name, Model] = {}
     """The models by name."""
 
     processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -239,7 +240,7 @@ class Settings(BaseSettings):
     """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()
     """What one project may have, where nothing else is said of it."""
-    projects: dict[str, Project] = {}
+    projects: dict[Name, Project] = {}
     """What is said of single projects, by name."""
 
     @model_validator(mode="after")

@@ -1,0 +1,79 @@
+"""Bounds of what records hold: each free string, list and map of a message has one of these types.
+
+A record of the log has room for `RECORD_BYTES_MAX` bytes. Because every field is bounded, the largest record that
+a model can make is known (tests/unit/schemas/test_bounds.py computes it): what was taken fits into all that is
+made of it. Lengths are in characters; in JSON one takes up to `CHAR_BYTES_MAX` bytes.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import Field, StringConstraints
+
+RECORD_BYTES_MAX: Final = 1 << 20
+"""A record as its producer counts it: key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
+RECORD_BYTES_EXTRA: Final = 4096
+"""More than the framing, the key and the few headers of a record of messages take."""
+CHAR_BYTES_MAX: Final = 6
+"""Of a character in JSON: a control character is `\\u0000`."""
+
+ID_CHARS_MAX: Final = 64
+NAME_CHARS_MAX: Final = 255
+"""Of a stream, a model, a project, a key."""
+FILENAME_CHARS_MAX: Final = 1024
+WORD_CHARS_MAX: Final = 64
+"""Of a code, an endpoint, a window."""
+PARAM_CHARS_MAX: Final = 128
+TEXT_CHARS_MAX: Final = 1000
+"""Of a sentence that is shown to somebody."""
+STORE_KEY_CHARS_MAX: Final = 255
+
+METADATA_PAIRS_MAX: Final = 16
+METADATA_KEY_CHARS_MAX: Final = 64
+METADATA_VALUE_CHARS_MAX: Final = 512
+
+ERRORS_MAX: Final = 1000
+"""Faults that a batch lists; the last entry says how many more there are."""
+ERRORS_BYTES_MAX: Final = 256 * 1024
+"""Of these in JSON, all together."""
+OUTPUTS_MAX: Final = 1000
+"""Numbered files of one output: the last one holds what the others have no room for."""
+REPLAYS_MAX: Final = 100
+UPLOAD_PARTS_MAX: Final = 10_000
+
+NUMBER_MAX: Final = (1 << 53) - 1
+"""The largest number that every JSON reader keeps as it is."""
+SIZE_MAX: Final = (1 << 63) - 1
+TIME_MAX: Final = 250_000_000_000
+"""Unix seconds in the year 9892: a later one may be no date."""
+BATCH_LINES_MAX: Final = 10_000_000
+"""Lines of one batch, whatever it is made from."""
+TOKENS_MAX: Final = 1 << 28
+"""Tokens of one kind in one line: more than a line and its reply have bytes, and few enough that the sum over the
+largest batch is below `NUMBER_MAX`."""
+AMOUNT_DIGITS_MAX: Final = 200
+
+Id = Annotated[str, StringConstraints(max_length=ID_CHARS_MAX, pattern=r"^[A-Za-z0-9_-]*$")]
+Digest = Id
+"""In hex."""
+Name = Annotated[str, StringConstraints(max_length=NAME_CHARS_MAX)]
+Filename = Annotated[str, StringConstraints(max_length=FILENAME_CHARS_MAX)]
+Word = Annotated[str, StringConstraints(max_length=WORD_CHARS_MAX)]
+Param = Annotated[str, StringConstraints(max_length=PARAM_CHARS_MAX)]
+Text = Annotated[str, StringConstraints(max_length=TEXT_CHARS_MAX)]
+StoreKey = Annotated[str, StringConstraints(max_length=STORE_KEY_CHARS_MAX)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(max_length=METADATA_KEY_CHARS_MAX)],
+        Annotated[str, StringConstraints(max_length=METADATA_VALUE_CHARS_MAX)],
+    ],
+    Field(max_length=METADATA_PAIRS_MAX),
+]
+
+Number = Annotated[int, Field(ge=0, le=NUMBER_MAX)]
+Signed = Annotated[int, Field(ge=-NUMBER_MAX, le=NUMBER_MAX)]
+Size = Annotated[int, Field(ge=0, le=SIZE_MAX)]
+Time = Annotated[int, Field(ge=0, le=TIME_MAX)]
+"""Unix seconds."""
+Moment = Annotated[float, Field(ge=0, le=TIME_MAX, allow_inf_nan=False)]
+"""Unix seconds, with their fractions."""
+Real = Annotated[float, Field(allow_inf_nan=False)]
