@@ -4,14 +4,13 @@ import datetime as dt
 import re
 from typing import Any, Final
 
-from rich.console import Console
-
-from tidemill.client.ending import Exit, printable
+from tidemill.client.ending import Exit
 from tidemill.client.place import InputFault, Sink
 from tidemill.client.run import followed
 from tidemill.client.service import Client
 from tidemill.client.target import Target
 from tidemill.schemas.batch import Batch
+from tidemill.terminal import Console
 
 PATH: Final = "/replays"
 _AGO: Final = re.compile(r"-(\d{1,6})([smhd])\Z")
@@ -33,7 +32,7 @@ async def retry(talk: Console, target: Target, batch_id: str, wish: dict[str, An
     sink = sink.checked(None)
     async with Client(target.base_url, target.api_key) as client:
         batch = await client.retry(batch_id, wish)
-        talk.print(f"{batch.id} has lines of {printable(batch_id)}")
+        talk.print(f"{batch.id} has lines of {batch_id}")
         return await followed(talk, client, batch.id, sink, None, wants_results=True)
 
 

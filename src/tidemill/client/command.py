@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tidemill.client.ending import Exit
     from tidemill.client.target import Target
+    from tidemill.terminal import Console
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
@@ -38,10 +37,11 @@ def of_service(command: Callable[..., Work]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def whole(**options: Any) -> None:
+        from tidemill import terminal
         from tidemill.client import run
         from tidemill.client.place import InputFault
 
-        talk = run.console()
+        talk = terminal.talk()
         where = {name: options.pop(name) for name in WHERE}
         try:
             work = command(**options)
@@ -63,5 +63,7 @@ def of_service(command: Callable[..., Work]) -> Callable[..., None]:
 
 def refuse(text: str) -> NoReturn:
     """End with a sentence, and the code of a usage error."""
-    typer.echo(f"tidemill: {text}", err=True)
+    from tidemill.terminal import say
+
+    say(f"tidemill: {text}", err=True)
     raise typer.Exit(2)

@@ -138,5 +138,6 @@ def verify(
 ) -> None:
     """Check files, without a service: each input line has exactly one result line."""
     from tidemill.client import run as command
+    from tidemill.terminal import talk
 
-    raise typer.Exit(command.verify(command.console(), file, output, errors))
+    raise typer.Exit(command.verify(talk(), file, output, errors))

@@ -1,4 +1,4 @@
-"""How a command ends, and what may be shown on a terminal on the way."""
+"""How a command ends."""
 
 from enum import IntEnum
 
@@ -16,8 +16,3 @@ class Exit(IntEnum):
     CANCELLED = 6
     UNREACHABLE = 7
     DETACHED = 130
-
-
-def printable(text: str) -> str:
-    """A text that came from elsewhere, with nothing in it that a terminal would obey."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -4,15 +4,14 @@ import sys
 import time
 
 import orjson
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import tables
-from tidemill.client.ending import Exit, printable
+from tidemill.client.ending import Exit
 from tidemill.client.service import Client
 from tidemill.client.target import Target
 from tidemill.schemas.access import ApiKey
+from tidemill.terminal import Console, show_table
 
 PATH = "/admin/keys"
 
@@ -25,7 +24,7 @@ async def create(
     async with Client(target.base_url, target.api_key) as client:
         answer = await client.post(PATH, {field: value for field, value in wish.items() if value is not None})
     key = ApiKey.model_validate(answer)
-    talk.print(f"{key.id}: a key of the project {printable(key.project)} with the role {key.role}.")
+    talk.print(f"{key.id}: a key of the project {key.project} with the role {key.role}.")
     talk.print("This is its secret. It is shown once; keep it now:")
     sys.stdout.write(f"{answer['secret']}\n")
     return Exit.OK
@@ -49,9 +48,9 @@ async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
                 _day(key.created_at),
                 state(key, time.time()),
             )
-            table.add_row(*(Text(printable(word)) for word in words))
+            table.add_row(*(Text(word) for word in words))
     if not as_json:
-        tables.show(table)
+        show_table(table)
     return Exit.OK
 
 
@@ -59,7 +58,7 @@ async def revoke(talk: Console, target: Target, key_id: str) -> Exit:
     """Revoke a key; doing it twice does no harm."""
     async with Client(target.base_url, target.api_key) as client:
         await client.delete(f"{PATH}/{key_id}")
-    talk.print(f"{printable(key_id)} is revoked: within seconds it opens nothing any more.")
+    talk.print(f"{key_id} is revoked: within seconds it opens nothing any more.")
     return Exit.OK
 
 

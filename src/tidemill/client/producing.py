@@ -29,10 +29,11 @@ def produce(
     data: DataFolder = None,
 ) -> None:
     """Send a file straight to Kafka, as a stream that becomes a batch; prints the batch's id."""
+    from tidemill import terminal
     from tidemill.client import run as command
     from tidemill.client.production import produce as work
 
-    talk = command.console()
+    talk = terminal.talk()
     if not file.is_file():
         talk.print(f"tidemill: there is no file {file}", style="red")
         raise typer.Exit(2)
@@ -48,13 +49,13 @@ def _kafka(named: str | None, data: Path | None) -> "Cluster | None":
     """What the command line names, else the settings, else the broker of the local service."""
     import msgspec
 
-    from tidemill import settings
+    from tidemill import settings, terminal
     from tidemill.security import Cluster
 
     try:
         loaded = settings.load()
     except settings.SettingsError as error:
-        typer.echo(f"tidemill: {error}", err=True)
+        terminal.say(f"tidemill: {error}", err=True)
         raise typer.Exit(2) from error
     if named is not None:
         return Cluster(servers=named, security=loaded.kafka_security)

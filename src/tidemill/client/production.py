@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from rich.console import Console
-
 from tidemill.client.ending import Exit
 from tidemill.client.kafka import Intake
 from tidemill.client.place import size_of
@@ -15,6 +13,7 @@ from tidemill.client.service import Client, Refused
 from tidemill.client.target import Target
 from tidemill.schemas import ids, intake
 from tidemill.security import Kafka
+from tidemill.terminal import Console, say
 
 RECORD_BYTES_MAX: Final = 64 * 1024
 """Lines of one record; a single line may be larger."""
@@ -67,7 +66,7 @@ async def produce(
         talk.print("tidemill: the lines are in Kafka, but no batch of theirs is known yet: see `tidemill list`,")
         talk.print("and `tidemill dead list` for what could not be taken.")
         return Exit.UNREACHABLE
-    print(batch_id)  # noqa: T201  what a script asks for
+    say(batch_id)
     talk.print(f"Watch it: tidemill watch {batch_id}   Results: tidemill watch {batch_id} -o out.jsonl")
     return Exit.OK
 

@@ -5,10 +5,10 @@ from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from tidemill.schemas.batch import Batch
+from tidemill.terminal import Console
 
 PACE_SECONDS = 30.0
 """The rate is that of so much of the past."""

@@ -12,13 +12,12 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import split, tables
+from tidemill.client import split
 from tidemill.client.delivery import Delivery, delivered
-from tidemill.client.ending import Exit, printable
+from tidemill.client.ending import Exit
 from tidemill.client.place import InputFault, Sink, endpoint_of, size_of
 from tidemill.client.plan import fits
 from tidemill.client.progress import Display, display, duration
@@ -26,15 +25,11 @@ from tidemill.client.reconciliation import Damaged, reconcile
 from tidemill.client.service import Client, Refused, Unreachable
 from tidemill.client.target import NoTarget, Target, find
 from tidemill.schemas.batch import Batch, Status
+from tidemill.terminal import Console, show_table
 
 POLL_SECONDS_MIN = 0.1
 POLL_SECONDS_MAX = 1.0
 POLL_GROWTH = 1.3
-
-
-def console() -> Console:
-    """Where all talk goes."""
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def found(talk: Console, **options: Any) -> Target:
@@ -53,10 +48,10 @@ def ended(talk: Console, command: Coroutine[Any, Any, Exit]) -> Exit:
     except KeyboardInterrupt:
         return Exit.DETACHED
     except (InputFault, Refused) as error:
-        talk.print(f"tidemill: {printable(str(error))}", style="red")
+        talk.print(f"tidemill: {error}", style="red")
         return Exit.USAGE
     except Unreachable as error:
-        talk.print(f"tidemill: {printable(str(error))}", style="red")
+        talk.print(f"tidemill: {error}", style="red")
         return Exit.UNREACHABLE
     except BrokenPipeError:
         # Whoever read the results has gone; without this the interpreter complains once more at its end.
@@ -124,10 +119,10 @@ async def show(target: Target, *, limit: int, as_json: bool) -> Exit:
             counts = batch.request_counts
             created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(batch.created_at))
             numbers = (f"{number:,}" for number in (counts.total, counts.completed, counts.failed))
-            cells = (batch.id, str(batch.status), *numbers, printable(batch.model or ""), created)
+            cells = (batch.id, str(batch.status), *numbers, batch.model or "", created)
             table.add_row(*map(Text, cells))
     if not as_json:
-        tables.show(table)
+        show_table(table)
     return Exit.OK
 
 
@@ -136,12 +131,12 @@ def verify(talk: Console, source: Path, output: Path | None, errors: Path | None
     try:
         found = reconcile(source, output, errors)
     except (Damaged, OSError) as error:
-        talk.print(f"tidemill: {printable(str(error))}", style="red")
+        talk.print(f"tidemill: {error}", style="red")
         return Exit.INEXACT if isinstance(error, Damaged) else Exit.USAGE
     talk.print(found.sentence())
     if found.is_exact:
         return Exit.OK
-    talk.print(f"for example {', '.join(printable(name) for name in found.examples)}", style="red")
+    talk.print(f"for example {', '.join(name for name in found.examples)}", style="red")
     return Exit.INEXACT
 
 
@@ -201,12 +196,12 @@ def _summary(talk: Console, batch: Batch, done: Delivery | None, seconds: float)
     )
     for fault in batch.errors.data if batch.errors else ():
         place = f"line {fault.line}" if fault.line is not None else "file"
-        param = f" ({printable(fault.param)})" if fault.param else ""
-        talk.print(f"  {place}{param}: {printable(fault.message)} [{fault.code}]")
+        param = f" ({fault.param})" if fault.param else ""
+        talk.print(f"  {place}{param}: {fault.message} [{fault.code}]")
     for line in done.told if done else ():
-        talk.print(f"  {printable(line)}")
+        talk.print(f"  {line}")
     for line in done.faults if done else ():
-        talk.print(f"  {printable(line)}", style="red")
+        talk.print(f"  {line}", style="red")
     if batch.usage:
         usage = batch.usage
         talk.print(f"  tokens: {usage.input_tokens:,} in, {usage.output_tokens:,} out")

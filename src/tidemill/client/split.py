@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from rich.console import Console
 
 from tidemill.client.digests import Digests
-from tidemill.client.ending import Exit, printable
+from tidemill.client.ending import Exit
 from tidemill.client.flotilla import Flotilla
 from tidemill.client.joint import join
 from tidemill.client.journal import Job, Journal, Plan, Step
@@ -22,6 +21,7 @@ from tidemill.client.reconciliation import shown as told
 from tidemill.client.service import Client, Unreachable
 from tidemill.client.target import Target
 from tidemill.schemas.batch import Receipt, Status
+from tidemill.terminal import Console
 
 EMBEDDINGS: Final = "/v1/embeddings"
 PARALLEL: Final = 4
@@ -163,7 +163,7 @@ def _told(talk: Console, steps: list[Step], receipt: Receipt, sink: Sink) -> Non
     """Say what came of it, and where it lies."""
     for step in steps:
         for fault in step.faults:
-            talk.print(f"  {printable(fault)}", style="red")
+            talk.print(f"  {fault}", style="red")
     output, errors = (file.lines if file else 0 for file in (receipt.output, receipt.errors))
     talk.print(
         f"  {receipt.lines:,} lines in = {output:,} out + {errors:,} errors, {receipt.missing:,} missing, 0 double"

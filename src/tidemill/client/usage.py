@@ -9,11 +9,11 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import tables
-from tidemill.client.ending import Exit, printable
+from tidemill.client.ending import Exit
 from tidemill.client.place import InputFault
 from tidemill.client.service import Client
 from tidemill.client.target import Target
+from tidemill.terminal import show_table
 
 PATH = "/usage"
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
@@ -46,9 +46,9 @@ async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json:
             elif as_csv:
                 writer.writerow(map(cell, _cells(found, by)))
             else:
-                table.add_row(*(Text(printable(text)) for text in _cells(found, by)))
+                table.add_row(*(Text(text) for text in _cells(found, by)))
     if not as_csv and not as_json:
-        tables.show(table)
+        show_table(table)
     return Exit.OK
 
 

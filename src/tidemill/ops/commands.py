@@ -37,8 +37,9 @@ def list_dead(
 ) -> None:
     """Show what nothing could read."""
     from tidemill.ops import letters
+    from tidemill.terminal import say
 
-    run(letters.show_all(place(config, data)[1], typer.echo, everything=everything))
+    run(letters.show_all(place(config, data)[1], say, everything=everything))
 
 
 @dead_app.command("show")
@@ -51,8 +52,9 @@ def show_dead(
 ) -> None:
     """Show one of them, with its headers and its value."""
     from tidemill.ops import letters
+    from tidemill.terminal import say
 
-    run(letters.show(place(config, data)[1], letter, typer.echo, value_bytes=value_bytes))
+    run(letters.show(place(config, data)[1], letter, say, value_bytes=value_bytes))
 
 
 @dead_app.command("requeue")
@@ -66,10 +68,11 @@ def requeue_dead(
 ) -> None:
     """Send records to the topics they came from again, after what could not read them was mended."""
     from tidemill.ops import letters
+    from tidemill.terminal import say
 
     if bool(chosen) == everything:
         refuse("name letters, or say --all")
-    run(letters.requeue(place(config, data)[1], None if everything else chosen, typer.echo, again=again))
+    run(letters.requeue(place(config, data)[1], None if everything else chosen, say, again=again))
 
 
 def rebuild(
@@ -82,10 +85,11 @@ def rebuild(
     """Make the files of batches again from the log, without a call, and compare them with their receipts."""
     from tidemill.ops import rebuild as work
     from tidemill.store import open_store
+    from tidemill.terminal import say
 
     loaded, where = place(config, data)
     store = open_store(loaded.store_url)
-    is_well = run(work.rebuild(where, store, batches[: work.BATCHES_MAX], typer.echo, write=write))
+    is_well = run(work.rebuild(where, store, batches[: work.BATCHES_MAX], say, write=write))
     raise typer.Exit(0 if is_well else FAILED)
 
 
@@ -93,10 +97,11 @@ def doctor(config: Config = None, data: DataFolder = None) -> None:
     """Look at all that Tidemill needs here, and say how to mend what is not as it should be."""
     from tidemill.ops import doctor as work
     from tidemill.ops import local
+    from tidemill.terminal import say
 
     loaded = _loaded(config, data)
     where = loaded.cluster if loaded.kafka is not None and data is None else local.kafka(loaded.data)
-    raise typer.Exit(0 if run(work.examine(loaded, where, typer.echo)) else FAILED)
+    raise typer.Exit(0 if run(work.examine(loaded, where, say)) else FAILED)
 
 
 def place(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
@@ -127,11 +132,12 @@ def run(work: "Coroutine[Any, Any, T]") -> T:
 
     from tidemill.kafka import LogUnavailable
     from tidemill.ops.letters import LetterError
+    from tidemill.terminal import say
 
     try:
         return asyncio.run(work)
     except LogUnavailable as error:
-        typer.echo(f"tidemill: Kafka does not answer: {error}", err=True)
+        say(f"tidemill: Kafka does not answer: {error}", err=True)
         raise typer.Exit(UNREACHABLE) from error
     except LetterError as error:
         refuse(str(error))
@@ -139,5 +145,7 @@ def run(work: "Coroutine[Any, Any, T]") -> T:
 
 def refuse(text: str) -> NoReturn:
     """End the command: something was asked for that is not there."""
-    typer.echo(f"tidemill: {text}", err=True)
+    from tidemill.terminal import say
+
+    say(f"tidemill: {text}", err=True)
     raise typer.Exit(WRONG)

@@ -11,6 +11,7 @@ from tidemill.schemas import letters, topics
 from tidemill.schemas.codec import DecodeError, Headers
 from tidemill.schemas.letters import Letter, Mark
 from tidemill.security import Kafka
+from tidemill.terminal import printable
 
 LETTERS_MAX: Final = 10_000
 """The newest letters that are held at one time."""
@@ -84,7 +85,7 @@ async def show_all(where: Kafka, say: Say, *, everything: bool) -> None:
     yard = await opened(where)
     for letter in yard.letters.values() if everything else yard.waiting:
         state = f"  sent again {_time(yard.requeued[letter.id])}" if letter.id in yard.requeued else ""
-        say(f"{escaped(letter.id)}  {_time(letter.at)}  {escaped(letter.stage)}: {escaped(letter.reason)}{state}")
+        say(f"{letter.id}  {_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
     hidden = len(yard.letters) - len(yard.waiting)
     if hidden and not everything:
         say(f"({hidden} more were sent again; --all shows them)")
@@ -101,14 +102,14 @@ async def show(where: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
     """
     yard = await opened(where)
     letter = _found(yard, letter_id)
-    say(f"record     {escaped(letter.id)}")
-    say(f"buried     {_time(letter.at)} by {escaped(letter.stage)}")
-    say(f"reason     {escaped(letter.reason)}")
+    say(f"record     {letter.id}")
+    say(f"buried     {_time(letter.at)} by {letter.stage}")
+    say(f"reason     {letter.reason}")
     if letter.id in yard.requeued:
         say(f"sent again {_time(yard.requeued[letter.id])}")
-    say(f"key        {'none' if letter.key is None else escaped(letter.key)}")
+    say(f"key        {'none' if letter.key is None else printable(letter.key)}")
     for name, content in letter.headers:
-        say(f"header     {escaped(name)} = {escaped(content)}")
+        say(f"header     {name} = {printable(content)}")
     if letter.cut_bytes is not None:
         say(f"value      {letter.cut_bytes} bytes, too large for a letter; it is at its place in the log")
     elif letter.value is None:
@@ -116,7 +117,7 @@ async def show(where: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
     else:
         say(f"value      {len(letter.value)} bytes")
         for line in letter.value[:value_bytes].split(b"\n"):
-            say(f"  {escaped(line)}")
+            say(f"  {printable(line)}")
         if len(letter.value) > value_bytes:
             say(f"  … {len(letter.value) - value_bytes} bytes more (--bytes)")
 
@@ -148,13 +149,13 @@ async def requeue(where: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         sent = 0
         for letter in chosen:
             if letter.id in yard.requeued and not again:
-                say(f"{escaped(letter.id)} was sent again {_time(yard.requeued[letter.id])} already")
+                say(f"{letter.id} was sent again {_time(yard.requeued[letter.id])} already")
             elif letter.cut_bytes is not None:
                 _refuse(f"{letter.id} has a value of {letter.cut_bytes} bytes, which its letter does not hold",
                         say, alone=letter_ids is not None)  # fmt: skip
             else:
                 await _send(log, letter)
-                say(f"{escaped(letter.id)} was sent to {escaped(letter.topic)} again")
+                say(f"{letter.id} was sent to {letter.topic} again")
                 sent += 1
         return sent
     finally:
@@ -168,12 +169,6 @@ async def _send(log: Sender, letter: Letter) -> None:
     await log.send(topics.DEAD.name, letter.id, None, headers=letters.mark(letter.id))
 
 
-def escaped(text: str | bytes) -> str:
-    """The text with everything made visible that is not a plain character."""
-    whole = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in whole)
-
-
 def _refuse(text: str, say: Say, *, alone: bool) -> None:
     if alone:
         raise LetterError(text)
@@ -182,7 +177,7 @@ def _refuse(text: str, say: Say, *, alone: bool) -> None:
 
 def _found(yard: Graveyard, letter_id: str) -> Letter:
     if (letter := yard.letters.get(letter_id)) is None:
-        raise LetterError(f"there is no dead letter {escaped(letter_id)}")
+        raise LetterError(f"there is no dead letter {printable(letter_id)}")
     return letter
 
 

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
-from tidemill.client.ending import Exit, printable
+from tidemill.client.ending import Exit
 from tidemill.client.place import InputFault, Sink
 from tidemill.client.run import cancel, ended, run, show, verify, watch
 from tidemill.client.target import Target
+from tidemill.terminal import Console
 
 
 @pytest.fixture
@@ -210,10 +210,15 @@ def test_verify_needs_no_service(source: Path, talk: Console, tmp_path: Path) ->
     assert "for example r1" in talk.export_text()
 
 
-def test_printable_keeps_words() -> None:
-    """Only what a terminal would obey is shown as its number."""
-    assert printable("naïve 日本 ok") == "naïve 日本 ok"
-    assert printable("a\x1b]0;b\n") == "a\\x1b]0;b\\x0a"
+async def test_a_hostile_service_rules_no_terminal(
+    service: Service, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Escapes in what `list` prints are shown, not obeyed."""
+    service.ids = ["batch_\x1b[2J"]
+    assert await show(target, limit=1, as_json=False) is Exit.OK
+    printed = capsys.readouterr().out
+    assert "batch_\\x1b[2J" in printed
+    assert "\x1b" not in printed
 
 
 async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:

@@ -1,0 +1,53 @@
+"""What may reach a terminal: text of others with nothing in it that a terminal would obey."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import typer
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+
+_COLUMNS: Final = 10_000
+
+
+def printable(text: str | bytes) -> str:
+    """The text with each character escaped, as Python does it, that is not printable."""
+    whole = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
+    if whole.isprintable():
+        return whole
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in whole)
+
+
+class Console(RichConsole):
+    """A console that escapes what it is given to print, wherever that came from; its own control codes pass."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See `rich.console.Console.print`; a string is one line, whatever is in it."""
+        super().print(*(printable(item) if isinstance(item, str) else item for item in objects), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See `rich.console.Console.render`."""
+        return map(_harmless, super().render(renderable, options))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines on stdout, or on stderr."""
+    typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
+
+
+def talk(**options: Any) -> Console:
+    """The console of all that is not a result: stderr, without markup, lines as long as they are."""
+    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True, **options)
+
+
+def show_table(table: Table) -> None:
+    """Print a table on stdout as wide as it is: an id or a number that is cut to fit is of no use."""
+    Console(width=_COLUMNS, soft_wrap=True, markup=False).print(table)
+
+
+def _harmless(segment: Segment) -> Segment:
+    if segment.control or segment.text.isprintable():
+        return segment
+    return Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
