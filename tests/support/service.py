@@ -28,7 +28,6 @@ class Service:
         down: How many more reads are answered with 503.
         lost: How many more batches are made without an answer.
         keys: The idempotency keys that came.
-        ids: Of the batches that a list has.
     """
 
     def __init__(self) -> None:
@@ -39,7 +38,6 @@ class Service:
         self.down = 0
         self.lost = 0
         self.keys: set[str] = set()
-        self.ids = [f"batch_{number}" for number in range(7)]
         self.ranges = True
         self.created: list[dict[str, Any]] = []
         self.looks = 0
@@ -117,7 +115,7 @@ class Service:
 
     async def _list(self, request: web.Request) -> web.Response:
         limit = int(request.query["limit"])
-        ids = self.ids
+        ids = [f"batch_{number}" for number in range(7)]
         after = request.query.get("after")
         ids = ids[ids.index(after) + 1 :] if after else ids
         page = list(itertools.islice(ids, limit))

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +53,11 @@ def ended(talk: Console, command: Coroutine[Any, Any, Exit]) -> Exit:
         return Exit.USAGE
     except Unreachable as error:
         talk.print(f"tidemill: {error}", style="red")
+        return Exit.UNREACHABLE
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        talk.print(f"tidemill: the service does not speak the Batch API: {place}: {fault['msg']}", style="red")
         return Exit.UNREACHABLE
     except BrokenPipeError:
         # Whoever read the results has gone; without this the interpreter complains once more at its end.

@@ -14,6 +14,7 @@ from tidemill.client.ending import Exit
 from tidemill.client.place import InputFault, Sink
 from tidemill.client.run import cancel, ended, run, show, verify, watch
 from tidemill.client.target import Target
+from tidemill.schemas.batch import Batch
 from tidemill.terminal import Console
 
 
@@ -210,15 +211,17 @@ def test_verify_needs_no_service(source: Path, talk: Console, tmp_path: Path) ->
     assert "for example r1" in talk.export_text()
 
 
-async def test_a_hostile_service_rules_no_terminal(
-    service: Service, target: Target, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Escapes in what `list` prints are shown, not obeyed."""
-    service.ids = ["batch_\x1b[2J"]
-    assert await show(target, limit=1, as_json=False) is Exit.OK
-    printed = capsys.readouterr().out
-    assert "batch_\\x1b[2J" in printed
-    assert "\x1b" not in printed
+def test_a_service_that_speaks_otherwise(talk: Console) -> None:
+    """An answer that is not of the API ends a command with a sentence, which holds nothing of the answer."""
+
+    async def asked() -> Exit:
+        Batch.model_validate({"id": "batch_\x1b[2J"})
+        return Exit.OK
+
+    assert ended(talk, asked()) is Exit.UNREACHABLE
+    said = talk.export_text()
+    assert "does not speak the Batch API: id: String should match" in said
+    assert "2J" not in said
 
 
 async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:
