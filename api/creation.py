@@ -10,16 +10,17 @@ A command that is sent twice is the same command, which changes nothing.
 """
 
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import orjson
+from pydantic import AfterValidator, Field
 
-from tidemill.api import errors, shapes
+from tidemill.api import errors
 from tidemill.api.doors import Doors
 from tidemill.api.draft import Draft
+from tidemill.api.requests import faults, reading
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import Batch
 from tidemill.schemas.messages import BatchCreated, BatchRecord, Claim, InputRef
@@ -27,20 +28,33 @@ from tidemill.schemas.messages import BatchCreated, BatchRecord, Claim, InputRef
 CLAIM_SECONDS_MAX = 10.0
 """How long a claim that the log has may take to come back."""
 KEY_CHARS_MAX = 255
-KEY_HEADER = "idempotency-key"
 RETRY_HEADER = "x-stainless-retry-count"
 
-DESCRIBED: Final[dict[str, Any]] = {
-    "parameters": [
-        shapes.parameter(
-            "Idempotency-Key", "string", "Requests of one key make one batch, whoever takes them and how often.",
-            where="header", minLength=1, maxLength=KEY_CHARS_MAX, pattern="^[ -~]+$",
-        )
-    ]
-}  # fmt: skip
-"""The headers of a request that creates a batch, for the description of the API."""
+_KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
 
-_KEY = re.compile(r"[\x20-\x7e]+\Z")
+
+def _printable(key: str) -> str:
+    if not key or any(not " " <= char <= "~" for char in key):
+        raise faults.wrong("invalid_value", "it must be 1 to 255 printable ASCII characters.")
+    return key
+
+
+class CreationHeaders(reading.Query):
+    """The headers of a request that creates a batch."""
+
+    key: (
+        Annotated[
+            str,
+            Field(max_length=KEY_CHARS_MAX, json_schema_extra={"minLength": 1, "pattern": _KEY}),
+            AfterValidator(_printable),
+        ]
+        | None
+    ) = Field(None, alias="Idempotency-Key")
+    """Requests of one key make one batch, whoever takes them and how often."""
+
+
+DESCRIBED: Final[dict[str, Any]] = {"parameters": reading.described(CreationHeaders, where="header")}
+"""The headers of a request that creates a batch, for the description of the API."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +73,7 @@ def repetition(headers: Mapping[str, str]) -> Repetition:
     Raises:
         ApiError: 400, the idempotency key cannot be used.
     """
-    key = headers.get(KEY_HEADER)
-    if key is not None:
-        if len(key) > KEY_CHARS_MAX:
-            raise errors.too_long("Idempotency-Key", KEY_CHARS_MAX, len(key))
-        if _KEY.match(key) is None:
-            raise errors.invalid(
-                "Invalid 'Idempotency-Key': it must be 1 to 255 printable ASCII characters.",
-                param="Idempotency-Key",
-                code="invalid_value",
-            )
+    key = reading.headers(CreationHeaders, headers).key
     return Repetition(key=key, is_retry=headers.get(RETRY_HEADER, "0") not in {"", "0"})
 
 

@@ -12,6 +12,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api import errors
+from tidemill.api.requests import faults
 from tidemill.api.state.sqlite import StateUnavailable
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import ids
@@ -113,9 +114,6 @@ def _takes(request: Request, method: str) -> bool:
 
 
 async def _on_validation_error(request: Request, error: Any) -> Response:
+    """An id in the path that can be none; bodies, queries and headers are read by the routes themselves."""
     del request
-    first = error.errors()[0]
-    # The first element says where the field is: in the path, the query, a header or the body.
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
-    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-    return answer(errors.invalid(f"Invalid '{param}': {first['msg']}.", param=param, code=code))
+    return answer(faults.in_path(error.errors()[0]))

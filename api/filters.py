@@ -1,15 +1,17 @@
 """Which batches of a list are wanted."""
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
-from tidemill.api import draft, errors, paging
+from pydantic import Field
+
+from tidemill.api.paging import OrderedQuery
+from tidemill.api.requests.fields import SECONDS_MAX, Metadata, OneOf
+from tidemill.api.requests.reading import Whole
 from tidemill.schemas.batch import Status
 
-SECONDS_MAX = 1 << 53
-"""The latest time that can be asked for, as Unix seconds: the last whole number that JSON has everywhere."""
-_METADATA = re.compile(r"metadata\[(.*)\]\Z", re.DOTALL)
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +44,29 @@ class Filter:
 ALL = Filter()
 
 
-def parse(query: Iterable[tuple[str, str]]) -> Filter:
-    """Read `status`, `created_after`, `created_before` and any `metadata[key]` of a query.
-
-    An empty value counts as not given, except that of metadata; what else a query has is let pass.
-
-    Raises:
-        ApiError: 400, one of them cannot be used.
-    """
-    pairs = list(query)
-    named = {name: value for name, value in pairs if value}
-    if (status := named.get("status")) is not None and status not in list(Status):
-        raise errors.wrong_value("status", status, list(Status))
-    metadata = {match[1]: value for name, value in pairs if (match := _METADATA.match(name))}
-    return Filter(
-        status=None if status is None else Status(status),
-        created_after=_time(named, "created_after"),
-        created_before=_time(named, "created_before"),
-        metadata=tuple((draft.metadata(metadata) or {}).items()),
-    )
+_Moment = Annotated[Whole, Field(ge=0, le=SECONDS_MAX)]
 
 
-def _time(named: dict[str, str], name: str) -> int | None:
-    if (text := named.get(name)) is None:
-        return None
-    return paging.integer(name, text, minimum=0, maximum=SECONDS_MAX)
+class BatchesQuery(OrderedQuery):
+    """The query of a list of batches."""
+
+    limit: Annotated[Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    """How many a page has at most."""
+    status: Annotated[str, OneOf(list(Status))] | None = None
+    """Only those of this status."""
+    created_after: _Moment | None = None
+    """Only those created later, Unix seconds."""
+    created_before: _Moment | None = None
+    """Only those created earlier, Unix seconds."""
+    metadata: Metadata | None = None
+    """`metadata[key]=value`: only those with this pair, and with all of several."""
+
+    @property
+    def wanted(self) -> Filter:
+        """Which batches."""
+        return Filter(
+            status=None if self.status is None else Status(self.status),
+            created_after=self.created_after,
+            created_before=self.created_before,
+            metadata=tuple((self.metadata or {}).items()),
+        )

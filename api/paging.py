@@ -1,15 +1,16 @@
 """Lists a page at a time: what a query asks for, and how a page is written."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import orjson
+from pydantic import Field
 
-from tidemill.api import errors
+from tidemill.api.requests.fields import Cursor, OneOf
+from tidemill.api.requests.reading import Query, Whole
 
 ORDERS = ("asc", "desc")
-_INTEGER = re.compile(r"[+-]?\d{1,18}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +30,30 @@ class Row:
     body: bytes
 
 
-def parse(query: Mapping[str, str], *, default: int, maximum: int) -> Page:
-    """Read `limit`, `after` and `order` of a query; an empty value counts as not given.
+class PageQuery(Query):
+    """What the query of a list has; each list bounds `limit` itself."""
 
-    Raises:
-        ApiError: 400, one of them cannot be used.
-    """
-    limit = integer("limit", query.get("limit") or str(default), minimum=1, maximum=maximum)
-    order = query.get("order") or "desc"
-    if order not in ORDERS:
-        raise errors.wrong_value("order", order, ORDERS)
-    return Page(limit=limit, after=query.get("after") or None, newest_first=order == "desc")
+    limit: Annotated[Whole, Field(ge=1)]
+    """How many a page has at most."""
+    after: Cursor | None = None
+    """The id of the last object of the page before."""
+
+    @property
+    def page(self) -> Page:
+        """The page that is asked for."""
+        return Page(limit=self.limit, after=self.after)
 
 
-def integer(param: str, text: str, *, minimum: int, maximum: int) -> int:
-    """A whole number of a query or a form.
+class OrderedQuery(PageQuery):
+    """The same of a list that can be read from its other end."""
 
-    Raises:
-        ApiError: 400, it is none, or out of range.
-    """
-    if _INTEGER.match(text) is None:
-        raise errors.wrong_type(param, "an integer", text)
-    value = int(text)
-    if value < minimum:
-        raise errors.too_small(param, minimum, value)
-    if value > maximum:
-        raise errors.too_large(param, maximum, value)
-    return value
+    order: Annotated[str, OneOf(ORDERS)] = "desc"
+    """By the time of creation."""
+
+    @property
+    def page(self) -> Page:
+        """The page that is asked for."""
+        return Page(limit=self.limit, after=self.after, newest_first=self.order == "desc")
 
 
 def write(page: Page, rows: Sequence[Row]) -> bytes:

@@ -1,11 +1,13 @@
 """Which lines of a batch that is over are wanted once more."""
 
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from tidemill.api import draft, errors
+from tidemill.api.requests import faults
+from tidemill.api.requests.fields import OneOf
+from tidemill.api.requests.reading import Body
 from tidemill.schemas import line
 
 CODES_MAX: Final = 100
@@ -61,34 +63,57 @@ def _is_refused(code: str, status: int | None) -> bool:
     return status is None and code in line.REFUSALS
 
 
-def parse(value: Any, param: str = "lines") -> Selection:
-    """Read what a client says: a name, or `{"codes": [429, "context_length_exceeded"]}`.
-
-    Raises:
-        ApiError: 400 with the field's name.
-    """
-    if value is None:
-        raise errors.missing(param)
-    if isinstance(value, dict):
-        return Selection(kind=Kind.CODES, codes=_codes(value.get("codes"), f"{param}.codes"))
+def _code(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, str):
-        raise errors.wrong_type(param, "a string or an object", value)
-    names = [kind for kind in Kind if kind is not Kind.CODES]
-    return Selection(kind=Kind(draft.choice({param: value}, param, names)))
+        raise faults.not_a("a string or an integer")
+    return value
 
 
-def _codes(value: Any, param: str) -> tuple[str, ...]:
-    if value is None:
-        raise errors.missing(param)
-    if not isinstance(value, list):
-        raise errors.wrong_type(param, "an array of codes", value)
-    if not value:
-        raise errors.invalid(f"Invalid '{param}': at least one code is needed.", param=param, code="empty_array")
-    if len(value) > CODES_MAX:
-        raise errors.array_too_long(param, CODES_MAX, len(value))
-    codes = set()
-    for place, code in enumerate(value):
-        if not isinstance(code, str | int) or isinstance(code, bool):
-            raise errors.wrong_type(f"{param}[{place}]", "a string or an integer", code)
-        codes.add(str(code)[:CODE_CHARS_MAX])
-    return tuple(sorted(codes))
+def _some(codes: list[str]) -> list[str]:
+    if not codes:
+        raise faults.wrong("empty_array", "at least one code is needed.")
+    return codes
+
+
+def _name(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise faults.not_a("a string or an object")
+    return value
+
+
+def _branch(value: Any) -> str:
+    return _CODES if isinstance(value, dict | Codes) else _NAME
+
+
+class Codes(Body):
+    """Lines by what they failed with."""
+
+    codes: Annotated[
+        list[
+            Annotated[
+                str, Field(max_length=CODE_CHARS_MAX), BeforeValidator(_code, json_schema_input_type=str | int)
+            ]
+        ],
+        Field(max_length=CODES_MAX, fail_fast=True, json_schema_extra={"minItems": 1}),
+        AfterValidator(_some),
+    ]
+    """Codes of errors as `/errors` has them, or HTTP statuses."""
+
+
+_NAME: Final = f"{faults.TAG}name"
+_CODES: Final = f"{faults.TAG}codes"
+Lines = Annotated[
+    Annotated[str, OneOf([kind for kind in Kind if kind is not Kind.CODES]), BeforeValidator(_name), Tag(_NAME)]
+    | Annotated[Codes, Tag(_CODES)],
+    Discriminator(_branch),
+]
+"""What a client says: a name, or `{"codes": [429, "context_length_exceeded"]}`."""
+
+
+def of(lines: str | Codes) -> Selection:
+    """What is wanted of a batch's lines."""
+    if isinstance(lines, Codes):
+        return Selection(kind=Kind.CODES, codes=tuple(sorted(set(lines.codes))))
+    return Selection(kind=Kind(lines))

@@ -1,23 +1,48 @@
 """An upload: a form, of which the file goes to the store while it arrives and the other fields are small."""
 
-from fastapi import Request
+from typing import Annotated
 
-from tidemill.api import errors, paging
+from fastapi import Request
+from pydantic import Field
+
+from tidemill.api import errors
 from tidemill.api.doors import Doors
 from tidemill.api.receiving import reception
 from tidemill.api.receiving.multipart import MultipartError, PartBegan
 from tidemill.api.receiving.sink import Sink
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import OneOf, Purpose
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
-from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
+from tidemill.schemas.bounds import FILENAME_CHARS_MAX
+from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, EXPIRES_AFTER_SECONDS, File
 from tidemill.schemas.messages import FileRecord
 
 FIELD_BYTES_MAX = 1024
-FILENAME_CHARS_MAX = 1024
 
 BATCH = "batch"
 _ANCHOR = "expires_after[anchor]"
 _SECONDS = "expires_after[seconds]"
+_LOW, _HIGH = EXPIRES_AFTER_SECONDS
+
+
+class FileFields(reading.Query):
+    """The fields of an upload beside its file."""
+
+    purpose: Purpose
+    anchor: Annotated[str, OneOf(("created_at",))] | None = Field(None, alias=_ANCHOR)
+    seconds: Annotated[reading.Whole, Field(ge=_LOW, le=_HIGH)] | None = Field(None, alias=_SECONDS)
+
+    @property
+    def life_seconds(self) -> int | None:
+        """How long the file is kept; None is for good.
+
+        Raises:
+            ApiError: 400, one of the two is there without the other.
+        """
+        if (self.anchor is None) != (self.seconds is None):
+            raise errors.missing(_ANCHOR if self.anchor is None else _SECONDS)
+        return self.seconds or (BATCH_FILE_LIFE_SECONDS if self.purpose == BATCH else None)
 
 
 async def receive(request: Request, doors: Doors, project: str, booking: Booking) -> FileRecord:
@@ -70,7 +95,9 @@ class _Upload:
         if self._sink is not None:
             raise errors.invalid("The form has more than one 'file'.", param="file")
         self._booking.bytes(self._declared)
-        self._filename = (part.filename or "upload")[:FILENAME_CHARS_MAX]
+        self._filename = part.filename or "upload"
+        if (length := len(self._filename)) > FILENAME_CHARS_MAX:
+            raise errors.too_long("file", FILENAME_CHARS_MAX, length)
         self._sink = Sink(
             self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max, param="file"
         )
@@ -95,12 +122,12 @@ class _Upload:
             self._fields[self._name] = self._value.decode(errors="replace")
             self._value.clear()
             if self._name == "purpose":
-                self._purpose()
+                self._checked()
 
     async def finish(self) -> FileRecord:
         """The form is whole."""
-        purpose = self._purpose()
-        life_seconds = self._life_seconds(purpose)
+        fields = self._checked()
+        life_seconds = fields.life_seconds
         if self._sink is None:
             raise errors.missing("file")
         self._check_opening(self._sink)
@@ -114,7 +141,7 @@ class _Upload:
             created_at=created_at,
             expires_at=None if life_seconds is None else created_at + life_seconds,
             filename=self._filename,
-            purpose=purpose,
+            purpose=fields.purpose,
         )
         return FileRecord(
             project=self._project, file=file, key=self._key, sha256=stored.sha256, lines=stored.lines
@@ -125,23 +152,8 @@ class _Upload:
         if self._sink is not None and not self._stored:
             await self._sink.discard()
 
-    def _purpose(self) -> str:
-        if not (purpose := self._fields.get("purpose")):
-            raise errors.missing("purpose")
-        if purpose not in PURPOSES_UPLOADED:
-            raise errors.wrong_value("purpose", purpose, PURPOSES_UPLOADED)
-        return purpose
-
-    def _life_seconds(self, purpose: str) -> int | None:
-        if _ANCHOR not in self._fields and _SECONDS not in self._fields:
-            return BATCH_FILE_LIFE_SECONDS if purpose == BATCH else None
-        for name in (_ANCHOR, _SECONDS):
-            if not self._fields.get(name):
-                raise errors.missing(name)
-        if self._fields[_ANCHOR] != "created_at":
-            raise errors.wrong_value(_ANCHOR, self._fields[_ANCHOR], ("created_at",))
-        low, high = EXPIRES_AFTER_SECONDS
-        return paging.integer(_SECONDS, self._fields[_SECONDS], minimum=low, maximum=high)
+    def _checked(self) -> FileFields:
+        return reading.form(FileFields, self._fields)
 
     def _check_opening(self, sink: Sink) -> None:
         purpose = self._fields.get("purpose")

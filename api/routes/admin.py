@@ -1,14 +1,16 @@
 """The routes of keys, for who has the role `admin`."""
 
 import logging
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api import draft, errors, paging, shapes
-from tidemill.api.auth import Principal
+from tidemill.api import errors, paging, shapes
 from tidemill.api.doors import Administering, Doors, Opened, body, json
+from tidemill.api.paging import PageQuery
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import KeyId, OneOf, Project
 from tidemill.schemas import access, codec, topics
 from tidemill.schemas.access import ApiKey, Role
 from tidemill.schemas.messages import KeyRecord
@@ -19,25 +21,33 @@ NAME_CHARS_MAX: Final = 100
 LIFE_SECONDS_MIN: Final = 60
 LIFE_SECONDS_MAX: Final = 10 * 366 * 86_400
 
-_FIELDS: Final = ("name", "project", "role", "expires_in_seconds")
 _log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/admin/keys", tags=["admin"])
 
 
-class KeyWish(BaseModel):
-    """What a key is made of."""
+class KeyWish(reading.Body):
+    """What a key is made of; a misspelt `expires_in_seconds` would make a key that lives for good."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
     """What it is for, 1 to 100 characters; shown in lists."""
-    project: Annotated[str, Field(pattern=access.PROJECT)] | None = None
+    project: Project | None = None
     """Whose it is: letters, digits, `.`, `_` and `-`, at most 64; by default the project of the key that asks."""
-    role: Role = Role.WRITE
+    role: Annotated[str, OneOf(list(Role))] = Role.WRITE
     """What it may do."""
     expires_in_seconds: Annotated[int, Field(ge=LIFE_SECONDS_MIN, le=LIFE_SECONDS_MAX)] | None = None
     """How long it lives; by default until it is revoked."""
+
+
+class KeysQuery(PageQuery):
+    """The query of a list of keys."""
+
+    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    """How many a page has at most."""
+    project: Project | None = None
+    """Only the keys of this project."""
 
 
 class NewKey(ApiKey):
@@ -65,25 +75,20 @@ class Revoked(BaseModel):
 
 
 _BODY: Final = {"requestBody": shapes.body(KeyWish)}
-_INDEX: Final = {
-    "parameters": [
-        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX)[:2],
-        shapes.parameter("project", "string", "Only the keys of this project."),
-    ]
-}
+_INDEX: Final = {"parameters": reading.described(KeysQuery)}
 
 
 @router.post("", response_model=NewKey, openapi_extra=_BODY)
 async def create(request: Request, doors: Opened, asking: Administering) -> Response:
     """Make a key. Its secret is in this answer and nowhere else; it opens every api process within seconds."""
-    wish = _wish(draft.json_object(await body(request)), asking)
+    wish = reading.body(KeyWish, await body(request), doors.settings)
     now = int(doors.clock())
     secret = access.new_secret()
     key = ApiKey(
         id=access.new_key_id(),
         name=wish.name,
         project=wish.project or asking.project,
-        role=wish.role,
+        role=Role(wish.role),
         hint=access.hint(secret),
         created_at=now,
         expires_at=None if wish.expires_in_seconds is None else now + wish.expires_in_seconds,
@@ -97,22 +102,23 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
 async def index(request: Request, doors: Opened, asking: Administering) -> Response:
     """List keys, also those that are revoked: of all projects, or of the one that `project` names."""
     del asking
-    page = paging.parse(request.query_params, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
-    rows = doors.view.keyring.rows(request.query_params.get("project") or None, page.after, page.limit + 1)
+    wanted = reading.query(KeysQuery, request.query_params.multi_items())
+    page = wanted.page
+    rows = doors.view.keyring.rows(wanted.project, page.after, page.limit + 1)
     if rows is None:
         raise errors.unknown_cursor(page.after or "")
     return json(paging.write(page, rows))
 
 
 @router.get("/{key_id}", response_model=ApiKey)
-async def retrieve(key_id: str, doors: Opened, asking: Administering) -> Response:
+async def retrieve(key_id: KeyId, doors: Opened, asking: Administering) -> Response:
     """Get a key, without its secret."""
     del asking
     return json(_known(doors, key_id).key.model_dump_json().encode())
 
 
 @router.delete("/{key_id}", response_model=Revoked)
-async def revoke(key_id: str, doors: Opened, asking: Administering) -> Response:
+async def revoke(key_id: KeyId, doors: Opened, asking: Administering) -> Response:
     """Revoke a key: within seconds it opens no api process any more. Doing it again changes nothing."""
     del asking
     record = _known(doors, key_id)
@@ -132,50 +138,3 @@ def _known(doors: Doors, key_id: str) -> KeyRecord:
 async def _publish(doors: Doors, record: KeyRecord) -> None:
     await doors.log.send(topics.KEYS.name, record.key.id, codec.encode(record), headers=[])
     doors.view.keyring.put(record)
-
-
-def _wish(fields: dict[str, Any], asking: Principal) -> KeyWish:
-    """Read the body of a create.
-
-    Raises:
-        ApiError: 400 with the field's name.
-    """
-    for name in fields:
-        # A misspelt `expires_in_seconds` would make a key that lives for good.
-        if name not in _FIELDS:
-            raise errors.unknown_parameter(name)
-    name = _text(fields, "name")
-    if not name:
-        raise errors.missing("name")
-    if len(name) > NAME_CHARS_MAX:
-        raise errors.too_long("name", NAME_CHARS_MAX, len(name))
-    project = _text(fields, "project") or asking.project
-    if not access.is_project(project):
-        message = "Invalid 'project': it must be 1 to 64 letters, digits, '.', '_' or '-', the first no sign."
-        raise errors.invalid(message, param="project", code="invalid_value")
-    role = _text(fields, "role") or Role.WRITE
-    if role not in list(Role):
-        raise errors.wrong_value("role", role, tuple(Role))
-    return KeyWish(name=name, project=project, role=Role(role), expires_in_seconds=_life_seconds(fields))
-
-
-def _life_seconds(fields: dict[str, Any]) -> int | None:
-    name = "expires_in_seconds"
-    if (life := fields.get(name)) is None:
-        return None
-    if not isinstance(life, int) or isinstance(life, bool):
-        raise errors.wrong_type(name, "an integer", life)
-    if life < LIFE_SECONDS_MIN:
-        raise errors.too_small(name, LIFE_SECONDS_MIN, life)
-    if life > LIFE_SECONDS_MAX:
-        raise errors.too_large(name, LIFE_SECONDS_MAX, life)
-    return life
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise errors.wrong_type(name, "a string", value)
-    return value

@@ -4,8 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import creation, draft, errors, filters, paging, shapes
+from tidemill.api import creation, draft, errors, paging, shapes
 from tidemill.api.doors import Asking, Doors, Opened, body, json
+from tidemill.api.filters import BatchesQuery
+from tidemill.api.requests import bodies, reading
+from tidemill.api.requests.fields import BatchId
 from tidemill.api.state import lookup, overlay
 from tidemill.api.state.loads import Booking
 from tidemill.api.state.view import UnknownCursor
@@ -14,34 +17,16 @@ from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.error import ApiError
 from tidemill.schemas.messages import BatchRecord, CancelRequested, InputRef
 
-LIMIT_DEFAULT = 20
-LIMIT_MAX = 100
-
 _CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
 _ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
 
 KEY_REUSED = "The `Idempotency-Key` was used for another request."
 
 _CREATE: dict[str, Any] = {
-    "requestBody": shapes.body(shapes.NewBatch),
+    "requestBody": shapes.body(bodies.NewBatch),
     **creation.DESCRIBED,
 }
-_INDEX: dict[str, Any] = {
-    "parameters": [
-        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX),
-        shapes.parameter("status", "string", "Only those of this status.", enum=list(Status)),
-        shapes.parameter("created_after", "integer", "Only those created later, Unix seconds.", minimum=0),
-        shapes.parameter("created_before", "integer", "Only those created earlier, Unix seconds.", minimum=0),
-        {
-            **shapes.parameter(
-                "metadata", "object", "`metadata[key]=value`: only those with this pair, and with all of several.",
-                additionalProperties={"type": "string", "maxLength": draft.VALUE_CHARS_MAX},
-                propertyNames={"maxLength": draft.KEY_CHARS_MAX}, maxProperties=draft.PAIRS_MAX,
-            ),
-            "style": "deepObject",
-        },
-    ]
-}  # fmt: skip
+_INDEX: dict[str, Any] = {"parameters": reading.described(BatchesQuery)}
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -55,7 +40,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
     repeats = creation.repetition(request.headers)
-    asked = draft.parse(await body(request), doors.settings.windows)
+    asked = draft.of(reading.body(bodies.NewBatch, await body(request), doors.settings))
     project = asking.project
 
     with doors.booking(project) as booking:
@@ -71,23 +56,23 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.get("", response_model=shapes.BatchPage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List batches, the newest first."""
-    page = paging.parse(request.query_params, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
-    wanted = filters.parse(request.query_params.multi_items())
+    asked = reading.query(BatchesQuery, request.query_params.multi_items())
+    page = asked.page
     try:
-        rows = doors.view.batches(asking.project, page, wanted)
+        rows = doors.view.batches(asking.project, page, asked.wanted)
     except UnknownCursor as error:
         raise errors.unknown_cursor(page.after or "") from error
     return json(paging.write(page, rows))
 
 
 @router.get("/{batch_id}", response_model=Batch)
-async def retrieve(batch_id: str, doors: Opened, asking: Asking) -> Response:
+async def retrieve(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
     """Get a batch."""
     return json(await lookup.batch(doors, asking.project, batch_id))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
-async def cancel(batch_id: str, doors: Opened, asking: Asking) -> Response:
+async def cancel(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
     shown = await lookup.batch(doors, asking.project, batch_id)
     status = Batch.model_validate_json(shown).status

@@ -2,16 +2,17 @@
 
 import asyncio
 from decimal import Decimal, localcontext
-from typing import Annotated, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from tidemill.api import draft, errors, reckoning, shapes
+from tidemill.api import errors, reckoning, shapes
 from tidemill.api.doors import Doors, Opened, Reading, body, chunks_from_store, json
 from tidemill.api.reckoning import Reckoning, Sum
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import Endpoint, Id
 from tidemill.api.state import lookup
-from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.bill import bill, exact, plain
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import FileRecord
@@ -20,12 +21,12 @@ from tidemill.schemas.ports import NotFound
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 
-class EstimateWish(BaseModel):
+class EstimateWish(reading.Body):
     """A batch that is not made."""
 
-    input_file_id: str
+    input_file_id: Id
     """A file of the purpose `batch`."""
-    endpoint: Annotated[str, Field(json_schema_extra={"enum": list(ENDPOINTS)})]
+    endpoint: Endpoint
 
 
 class CostRange(BaseModel):
@@ -81,16 +82,16 @@ class Estimate(Figures):
 )
 async def estimate(request: Request, doors: Opened, asking: Reading) -> Response:
     """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
-    fields = draft.json_object(await body(request))
-    file_id = draft.text(fields, "input_file_id")
-    endpoint = draft.choice(fields, "endpoint", ENDPOINTS)
-    record = await lookup.file(doors, asking.project, file_id)
+    asked = reading.body(EstimateWish, await body(request), doors.settings)
+    record = await lookup.file(doors, asking.project, asked.input_file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
     async with doors.estimates.turn(asking.project):
-        found = await _reckoned(doors, record, endpoint)
+        found = await _reckoned(doors, record, asked.endpoint)
     shown = figures(doors, found).model_dump()
-    return json(Estimate(input_file_id=file_id, endpoint=endpoint, **shown).model_dump_json().encode())
+    return json(
+        Estimate(input_file_id=asked.input_file_id, endpoint=asked.endpoint, **shown).model_dump_json().encode()
+    )
 
 
 async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckoning:

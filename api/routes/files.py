@@ -2,44 +2,59 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import Field
 
 from tidemill.api import compression, errors, paging, removal, shapes, span
 from tidemill.api.compression import GZIP_BYTES_MIN
 from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, from_store, json
+from tidemill.api.paging import OrderedQuery
 from tidemill.api.receiving import upload
+from tidemill.api.receiving.upload import FileFields
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import FileId
 from tidemill.api.state import lookup
 from tidemill.api.state.view import UnknownCursor
 from tidemill.schemas import codec, topics
-from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED, File
+from tidemill.schemas.file import File
 from tidemill.schemas.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 
 LIMIT_DEFAULT = LIMIT_MAX = 10_000
+PURPOSE_CHARS_MAX = 64
+CONDITION_CHARS_MAX = 1024
 
 _log = logging.getLogger(__name__)
 
-_LOW, _HIGH = EXPIRES_AFTER_SECONDS
-_CREATE: dict[str, Any] = {
-    "requestBody": shapes.form(
-        ["file", "purpose"],
-        {
-            "file": shapes.BINARY,
-            "purpose": {"type": "string", "enum": list(PURPOSES_UPLOADED)},
-            "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-            "expires_after[seconds]": {"type": "integer", "minimum": _LOW, "maximum": _HIGH},
-        },
-    )
-}
-_INDEX: dict[str, Any] = {
-    "parameters": [
-        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX),
-        shapes.parameter("purpose", "string", "Only those of this purpose."),
-    ]
-}
+
+class FilesQuery(OrderedQuery):
+    """The query of a list of files."""
+
+    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    """How many a page has at most."""
+    purpose: Annotated[str, Field(max_length=PURPOSE_CHARS_MAX)] | None = None
+    """Only those of this purpose."""
+
+
+_Condition = Annotated[str, Field(max_length=CONDITION_CHARS_MAX)] | None
+
+
+class ContentHeaders(reading.Query):
+    """What a download says about the bytes that it wants."""
+
+    range: _Condition = Field(None, alias="Range")
+    """`bytes=FIRST-LAST`: one part of the file."""
+    if_range: _Condition = Field(None, alias="If-Range")
+    """The tag that the part must be of."""
+    if_none_match: _Condition = Field(None, alias="If-None-Match")
+    """Tags that the client has."""
+
+
+_CREATE: dict[str, Any] = {"requestBody": shapes.form({"file": shapes.BINARY}, FileFields)}
+_INDEX: dict[str, Any] = {"parameters": reading.described(FilesQuery)}
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": shapes.BINARY}}}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", **_BYTES},
@@ -48,13 +63,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client has it."},
     416: {"description": "No byte of the file is in the range."},
 }
-_RANGE: dict[str, Any] = {
-    "parameters": [
-        shapes.parameter("Range", "string", "`bytes=FIRST-LAST`: one part of the file.", where="header"),
-        shapes.parameter("If-Range", "string", "The tag that the part must be of.", where="header"),
-        shapes.parameter("If-None-Match", "string", "Tags that the client has.", where="header"),
-    ]
-}
+_RANGE: dict[str, Any] = {"parameters": reading.described(ContentHeaders, where="header")}
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -74,24 +83,24 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.get("", response_model=shapes.FilePage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List files."""
-    query = request.query_params
-    page = paging.parse(query, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
+    asked = reading.query(FilesQuery, request.query_params.multi_items())
+    page = asked.page
     try:
-        rows = doors.view.files(asking.project, page, query.get("purpose") or None)
+        rows = doors.view.files(asking.project, page, asked.purpose)
     except UnknownCursor as error:
         raise errors.unknown_cursor(page.after or "") from error
     return json(paging.write(page, rows))
 
 
 @router.get("/{file_id}", response_model=File)
-async def retrieve(file_id: str, doors: Opened, asking: Asking) -> Response:
+async def retrieve(file_id: FileId, doors: Opened, asking: Asking) -> Response:
     """Get a file object."""
     record = await lookup.file(doors, asking.project, file_id)
     return json(record.file.model_dump_json().encode())
 
 
 @router.delete("/{file_id}", response_model=shapes.DeletedFile)
-async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
+async def delete(file_id: FileId, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = await lookup.file(doors, asking.project, file_id)
     await removal.remove(doors, file_id, record.key)
@@ -99,8 +108,9 @@ async def delete(file_id: str, doors: Opened, asking: Asking) -> Response:
 
 
 @router.get("/{file_id}/content", response_model=None, responses=_CONTENT, openapi_extra=_RANGE)
-async def content(file_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+async def content(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Download a file, or a part of it."""
+    asked = reading.headers(ContentHeaders, request.headers)
     record = await lookup.file(doors, asking.project, file_id)
     size = record.file.bytes
     etag = f'"{record.sha256}"'
@@ -111,11 +121,11 @@ async def content(file_id: str, request: Request, doors: Opened, asking: Asking)
         "content-disposition": span.disposition(record.file.filename),
         "x-content-type-options": "nosniff",
     }
-    if span.matches(request.headers.get("if-none-match"), etag):
+    if span.matches(asked.if_none_match, etag):
         return Response(status_code=304, headers=headers)
     if doors.settings.presigned_downloads and (link := await _link(doors, record)) is not None:
         return Response(status_code=302, headers={"location": link, "cache-control": "no-store"})
-    part = _part(request, etag, size)
+    part = _part(asked, etag, size)
     chunks = await _begun(doors, record, part or span.Span(start=0, end=size))
     if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):
         # The same content in other bytes: a weak tag, with which no range can be asked for.
@@ -130,12 +140,11 @@ async def content(file_id: str, request: Request, doors: Opened, asking: Asking)
     )
 
 
-def _part(request: Request, etag: str, size: int) -> span.Span | None:
-    condition = request.headers.get("if-range")
-    if condition is not None and condition.strip() != etag:
+def _part(asked: ContentHeaders, etag: str, size: int) -> span.Span | None:
+    if asked.if_range is not None and asked.if_range.strip() != etag:
         return None
     try:
-        return span.parse(request.headers.get("range"), size)
+        return span.parse(asked.range, size)
     except span.Unsatisfiable as error:
         raise errors.unsatisfiable(size) from error
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 
 from tidemill.api import errors, shapes
 from tidemill.api.doors import Asking, Opened, json
+from tidemill.api.requests.fields import ModelId
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -19,7 +20,7 @@ async def index(doors: Opened, asking: Asking) -> Response:
 
 
 @router.get("/{model:path}", response_model=shapes.ModelObject)
-async def retrieve(model: str, doors: Opened, asking: Asking) -> Response:
+async def retrieve(model: ModelId, doors: Opened, asking: Asking) -> Response:
     """Get a model; its name may have slashes."""
     del asking
     if model not in doors.settings.models:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
 
 from tidemill.api import creation, draft, errors, removal, shapes
 from tidemill.api.again import reissue, rerun, stretch
@@ -24,54 +24,67 @@ from tidemill.api.auth import Principal
 from tidemill.api.doors import Asking, Doors, Opened, body, json
 from tidemill.api.draft import Draft
 from tidemill.api.reckoning import Reckoning
+from tidemill.api.requests import faults, reading
+from tidemill.api.requests.fields import Endpoint, Id, Model
 from tidemill.api.routes import estimate, retry
 from tidemill.api.state import lookup
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
 from tidemill.schemas.access import Role, is_project
-from tidemill.schemas.batch import ENDPOINTS, Batch, ReplayRange
+from tidemill.schemas.batch import Batch, ReplayRange
 from tidemill.schemas.messages import FileRecord, InputRef
 from tidemill.schemas.part import file_key
 
-MODEL_CHARS_MAX: Final = 256
+PROJECT_CHARS_MAX: Final = 64
 
 router = APIRouter(prefix="/v1/replays", tags=["batches"])
 
 
-class BatchSource(BaseModel):
+def _whose(project: str) -> str:
+    if project != ALL and not is_project(project):
+        raise faults.wrong("invalid_value", f"it must be the name of a project, or {ALL} for all.")
+    return project
+
+
+class BatchSource(reading.Body):
     """All lines of a batch."""
 
     model_config = ConfigDict(extra="forbid")
 
-    batch: str
+    batch: Id
 
 
-class RangeSource(BaseModel):
+class RangeSource(reading.Body):
     """Lines of a part of the log."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Field(max_length=MODEL_CHARS_MAX, min_length=1)]
+    model: Model
     """Whose requests."""
     start: Annotated[str, Field(alias="from", max_length=stretch.EDGE_CHARS_MAX)]
     """A time in ISO 8601, or an offset of each partition; the first that is in it."""
-    end: Annotated[str | None, Field(alias="to", max_length=stretch.EDGE_CHARS_MAX)] = None
+    end: Annotated[str, Field(max_length=stretch.EDGE_CHARS_MAX)] | None = Field(None, alias="to")
     """As `from`, the first that is not in it; by default now."""
-    project: str | None = None
+    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_whose)] | None = None
     """Whose lines: an admin may name another project, or `*` for all."""
-    endpoint: Annotated[str | None, Field(json_schema_extra={"enum": [*ENDPOINTS, None]})] = None
+    endpoint: Endpoint | None = None
     """Only the lines that ask for this; needed where the range has several."""
 
 
-class ReplayWish(BaseModel):
+_BATCH: Final = f"{faults.TAG}batch"
+_RANGE: Final = f"{faults.TAG}range"
+
+
+def _branch(value: Any) -> str:
+    return _BATCH if isinstance(value, dict) and "batch" in value else _RANGE
+
+
+class ReplayWish(retry.Anew):
     """What is to be run once more."""
 
-    source: BatchSource | RangeSource
-    model: str | None = None
-    """Another model than before."""
-    completion_window: str | None = None
-    metadata: shapes.Metadata | None = None
-    output_expires_after: shapes.Expiry | None = None
+    source: Annotated[
+        Annotated[BatchSource, Tag(_BATCH)] | Annotated[RangeSource, Tag(_RANGE)], Discriminator(_branch)
+    ]
     dry_run: bool = False
     """Only tell what it would be."""
 
@@ -102,32 +115,25 @@ class ReplayPlan(estimate.Figures):
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Run lines of the past once more; a dry run tells how many they are, and what they would use."""
     repeats = creation.repetition(request.headers)
-    fields = draft.json_object(await body(request))
-    source = _object(fields, "source")
-    dry = fields.get("dry_run")
-    if dry is not None and not isinstance(dry, bool):
-        raise errors.wrong_type("dry_run", "a boolean", dry)
+    asked = reading.body(ReplayWish, await body(request), doors.settings)
     made: Batch | ReplayPlan
-    if "batch" in source:
-        made = await _of_batch(doors, asking.project, source, fields, repeats, dry=bool(dry))
+    if isinstance(source := asked.source, BatchSource):
+        made = await _of_batch(doors, asking.project, source.batch, asked, repeats)
     else:
-        made = await _of_range(doors, asking, source, fields, repeats, dry=bool(dry))
+        made = await _of_range(doors, asking, _where(asking, source), asked, repeats)
     return json(made.model_dump_json().encode())
 
 
 async def _of_batch(
     doors: Doors,
     project: str,
-    source: dict[str, Any],
-    fields: dict[str, Any],
+    batch_id: str,
+    asked: ReplayWish,
     repeats: creation.Repetition,
-    *,
-    dry: bool,
 ) -> Batch | ReplayPlan:
-    named = draft.text(source, "batch", prefix="source.")
-    batch = Batch.model_validate_json(await lookup.batch(doors, project, named))
-    wish = retry.parse(doors, batch, Selection(kind=Kind.ALL), fields)
-    if not dry:
+    batch = Batch.model_validate_json(await lookup.batch(doors, project, batch_id))
+    wish = retry.wished(doors, batch, Selection(kind=Kind.ALL), asked)
+    if not asked.dry_run:
         return await retry.again(doors, project, batch, wish, repeats)
     found = Reckoning(batch.endpoint)
     async with doors.estimates.turn(project):
@@ -140,21 +146,18 @@ async def _of_batch(
 async def _of_range(
     doors: Doors,
     asking: Principal,
-    source: dict[str, Any],
-    fields: dict[str, Any],
+    where: Where,
+    asked: ReplayWish,
     repeats: creation.Repetition,
-    *,
-    dry: bool,
 ) -> Batch | ReplayPlan:
-    where = _where(asking, source)
-    model = draft.text(fields, "model") if fields.get("model") is not None else None
-    if dry:
+    model = asked.model
+    if asked.dry_run:
         async with doors.estimates.turn(asking.project):
             found, sums = await rerun.reckoned(doors, where, model)
-        retry.named_model(doors, fields, found.endpoint())
+        retry.named_model(doors, model, found.endpoint())
         return _plan(doors, sums, endpoint=found.endpoint(), batches=len(found.sources.by_id), lost=found.lost)
     project = asking.project
-    wish = _draft(doors, where, fields)
+    wish = _draft(doors, where, asked)
     fingerprint = creation.fingerprint_of(wish.model_dump() | {"model": model, "project": where.project})
     if creation.claimed(doors, project, fingerprint, repeats) is not None:
         return await creation.create(doors, project, wish, _never, repeats, fingerprint=fingerprint)
@@ -162,19 +165,19 @@ async def _of_range(
         with Spool() as spool:
             found = await rerun.gathered(doors, where, spool)
             endpoint = found.endpoint()
-            retry.named_model(doors, fields, endpoint)
-            asked = wish.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id()})
+            retry.named_model(doors, model, endpoint)
+            new = wish.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id()})
             with doors.booking(project) as booking:
 
                 async def written() -> InputRef:
                     record = await _written(
-                        doors, project, asked, booking=booking, spool=spool, sources=found.sources, model=model
+                        doors, project, new, booking=booking, spool=spool, sources=found.sources, model=model
                     )
                     return InputRef(key=record.key, bytes=record.file.bytes)
 
-                batch = await creation.create(doors, project, asked, written, repeats, fingerprint=fingerprint)
-    if batch.input_file_id != asked.input_file_id and doors.view.file(project, asked.input_file_id) is not None:
-        await removal.remove(doors, asked.input_file_id, file_key(asked.input_file_id))
+                batch = await creation.create(doors, project, new, written, repeats, fingerprint=fingerprint)
+    if batch.input_file_id != new.input_file_id and doors.view.file(project, new.input_file_id) is not None:
+        await removal.remove(doors, new.input_file_id, file_key(new.input_file_id))
     return batch
 
 
@@ -205,48 +208,32 @@ async def _written(
     return await reissue.write(doors, booking, file, project, chunks())
 
 
-def _where(asking: Principal, source: dict[str, Any]) -> Where:
-    """Read which lines are wanted.
+def _where(asking: Principal, source: RangeSource) -> Where:
+    """Which lines are wanted.
 
     Raises:
-        ApiError: 400 with the field's name; 403, they are another project's.
+        ApiError: 400, an edge is none; 403, they are another project's.
     """
-    model = draft.text(source, "model", prefix="source.")
-    if not 0 < len(model) <= MODEL_CHARS_MAX:
-        raise errors.too_long("source.model", MODEL_CHARS_MAX, len(model))
-    start = draft.text(source, "from", prefix="source.")
-    end = draft.text(source, "to", prefix="source.") if source.get("to") is not None else None
-    project = asking.project
-    if source.get("project") is not None:
-        project = draft.text(source, "project", prefix="source.")
-        if project != ALL and not is_project(project):
-            raise errors.invalid("Invalid 'source.project'.", param="source.project", code="invalid_value")
-        if project != asking.project and asking.role is not Role.ADMIN:
-            raise errors.forbidden(asking.role, Role.ADMIN)
-    named = source.get("endpoint") is not None
+    project = source.project or asking.project
+    if project != asking.project and asking.role is not Role.ADMIN:
+        raise errors.forbidden(asking.role, Role.ADMIN)
     return Where(
-        asked=ReplayRange(model=model, start=start, end=end),
-        start=stretch.edge(start, "source.from"),
-        end=None if end is None else stretch.edge(end, "source.to"),
+        asked=ReplayRange(model=source.model, start=source.start, end=source.end),
+        start=stretch.edge(source.start, "source.from"),
+        end=None if source.end is None else stretch.edge(source.end, "source.to"),
         project=project,
-        endpoint=draft.choice(source, "endpoint", ENDPOINTS, prefix="source.") if named else None,
+        endpoint=source.endpoint,
     )
 
 
-def _draft(doors: Doors, where: Where, fields: dict[str, Any]) -> Draft:
-    """The new batch, as far as it does not depend on what is found.
-
-    Raises:
-        ApiError: 400 with the field's name.
-    """
-    windows = doors.settings.windows
-    named = fields.get("completion_window") is not None
+def _draft(doors: Doors, where: Where, asked: ReplayWish) -> Draft:
+    """The new batch, as far as it does not depend on what is found."""
     return Draft(
         endpoint=where.endpoint or "",
         input_file_id="",
-        completion_window=draft.choice(fields, "completion_window", windows) if named else windows[0],
-        metadata=draft.metadata(fields.get("metadata")),
-        output_expires_after=draft.expires_after(fields, "output_expires_after"),
+        completion_window=asked.completion_window or doors.settings.windows[0],
+        metadata=asked.metadata,
+        output_expires_after=draft.expires_after(asked.output_expires_after),
         replay_range=where.asked,
     )
 
@@ -262,11 +249,3 @@ def _reckon(found: Reckoning, chunk: bytes) -> None:
     for line in chunk.split(b"\n"):
         if line:
             found.take(line)
-
-
-def _object(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    if (value := fields.get(name)) is None:
-        raise errors.missing(name)
-    if not isinstance(value, dict):
-        raise errors.wrong_type(name, "an object", value)
-    return value

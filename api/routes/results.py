@@ -1,15 +1,17 @@
 """The routes that look into a batch, while it runs and afterwards."""
 
 from collections.abc import AsyncIterator
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from tidemill.api import errors, paging, report, shapes
+from tidemill.api import errors, report
 from tidemill.api.doors import Asking, Doors, Opened, from_store
 from tidemill.api.lines import Found, Source, bounded
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import BatchId, OneOf
 from tidemill.api.state import lookup
 from tidemill.schemas import ids
 from tidemill.schemas.batch import Batch, Status
@@ -44,46 +46,43 @@ class ResultPage(BaseModel):
     next_after: int | None
 
 
-_PARAMETERS: Final = {
-    "parameters": [
-        shapes.parameter(
-            "limit", "integer", "How many a page has.", default=LIMIT_DEFAULT, minimum=1, maximum=LIMIT_MAX
-        ),
-        shapes.parameter("after", "integer", "`next_after` of the page before.", minimum=-1, maximum=INDEX_MAX),
-        shapes.parameter("status", "string", "Only those lines.", enum=list(STATUSES)),
-    ]
-}
+class ResultsQuery(reading.Query):
+    """Which lines are wanted."""
+
+    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    """How many a page has."""
+    after: Annotated[reading.Whole, Field(ge=-1, le=INDEX_MAX)] = -1
+    """`next_after` of the page before."""
+    status: Annotated[str, OneOf(STATUSES)] | None = None
+    """Only those lines."""
 
 
-@router.get("/results", response_model=ResultPage, openapi_extra=_PARAMETERS)
-async def results(batch_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+@router.get("/results", response_model=ResultPage, openapi_extra={"parameters": reading.described(ResultsQuery)})
+async def results(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Page through the finished lines, also while the batch runs; lines appear some seconds after they end."""
-    query = request.query_params
-    limit = paging.integer("limit", query.get("limit") or str(LIMIT_DEFAULT), minimum=1, maximum=LIMIT_MAX)
-    after = paging.integer("after", query.get("after") or "-1", minimum=-1, maximum=INDEX_MAX)
-    status = query.get("status") or None
-    if status is not None and status not in STATUSES:
-        raise errors.wrong_value("status", status, STATUSES)
+    asked = reading.query(ResultsQuery, request.query_params.multi_items())
     batch = await _batch(doors, asking.project, batch_id)
-    found = await _page(doors, asking.project, batch, after=after, limit=limit + 1, status=status)
-    shown = bounded(found[:limit])
+    found = await _page(
+        doors, asking.project, batch, after=asked.after, limit=asked.limit + 1, status=asked.status
+    )
+    shown = bounded(found[: asked.limit])
     return StreamingResponse(_written(doors, shown, len(found) > len(shown)), media_type="application/json")
 
 
 @router.get("/receipt", response_model=report.ReceiptReport)
-async def receipt(batch_id: str, doors: Opened, asking: Asking) -> report.ReceiptReport:
+async def receipt(batch_id: BatchId, doors: Opened, asking: Asking) -> report.ReceiptReport:
     """The reconciliation of the batch: lines in, lines out, errors, and the SHA-256 of each file."""
     return report.receipt(await _batch(doors, asking.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
-async def timeline(batch_id: str, doors: Opened, asking: Asking) -> report.Timeline:
+async def timeline(batch_id: BatchId, doors: Opened, asking: Asking) -> report.Timeline:
     """What happened to the batch, and when."""
     return report.timeline(await _batch(doors, asking.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
-async def grouped_errors(batch_id: str, doors: Opened, asking: Asking) -> report.ErrorReport:
+async def grouped_errors(batch_id: BatchId, doors: Opened, asking: Asking) -> report.ErrorReport:
     """The failed lines by code, with samples; of a batch that failed, the faults of its input."""
     batch = await _batch(doors, asking.project, batch_id)
     if batch.status is Status.FAILED:

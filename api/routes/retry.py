@@ -10,19 +10,20 @@ import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from tidemill.api import creation, draft, errors, report, shapes
-from tidemill.api.again import reissue
+from tidemill.api.again import reissue, selection
 from tidemill.api.again.recast import recast
-from tidemill.api.again.selection import CODES_MAX, Kind, Selection
-from tidemill.api.again.selection import parse as parse_selection
+from tidemill.api.again.selection import Kind, Selection
 from tidemill.api.doors import Asking, Doors, Opened, body, chunks_from_store, from_store, json
 from tidemill.api.draft import Draft
 from tidemill.api.lines import bounded
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import BatchId, Expiry, Metadata, Model, Window
 from tidemill.api.state import lookup
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
@@ -41,24 +42,22 @@ GONE: Final = "file_gone"
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"])
 
 
-class Codes(BaseModel):
-    """Lines by what they failed with."""
+class Anew(reading.Body):
+    """What may be other than before, where lines are run once more."""
 
-    codes: Annotated[list[str | int], Field(min_length=1, max_length=CODES_MAX)]
-    """Codes of errors as `/errors` has them, or HTTP statuses."""
+    model: Model | None = None
+    """Another model than before."""
+    completion_window: Window | None = None
+    """Another one than before."""
+    metadata: Metadata | None = None
+    """Other pairs than before."""
+    output_expires_after: Expiry | None = None
 
 
-class RetryWish(BaseModel):
+class RetryWish(Anew):
     """What is to be run once more."""
 
-    lines: Literal["failed", "expired", "cancelled", "all"] | Codes
-    model: str | None = None
-    """Another model than before."""
-    completion_window: str | None = None
-    """Another one than before."""
-    metadata: shapes.Metadata | None = None
-    """Other pairs than before."""
-    output_expires_after: shapes.Expiry | None = None
+    lines: selection.Lines
 
 
 class Wish(BaseModel):
@@ -89,45 +88,41 @@ class Wish(BaseModel):
     responses={409: {"description": "The batch is not over, or has no such lines any more."}, **shapes.LIMITED},
     openapi_extra={"requestBody": shapes.body(RetryWish), **creation.DESCRIBED},
 )
-async def retry(batch_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+async def retry(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Run lines of a batch that is over once more, on the same model or on another one."""
     batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
     repeats = creation.repetition(request.headers)
-    fields = draft.json_object(await body(request))
-    selection = parse_selection(fields.get("lines"))
-    new = await again(doors, asking.project, batch, parse(doors, batch, selection, fields), repeats)
+    asked = reading.body(RetryWish, await body(request), doors.settings)
+    wish = wished(doors, batch, selection.of(asked.lines), asked)
+    new = await again(doors, asking.project, batch, wish, repeats)
     return json(new.model_dump_json().encode())
 
 
-def parse(doors: Doors, batch: Batch, selection: Selection, fields: dict[str, Any]) -> Wish:
-    """Read what is asked for beside the lines; what is not said is as it was.
+def wished(doors: Doors, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
+    """What is asked for; what is not said is as it was.
 
     Raises:
-        ApiError: 400 with the field's name; 404, there is no such model.
+        ApiError: 400, the model does not serve the endpoint; 404, there is no such model.
     """
     windows = doors.settings.windows
-    if fields.get("completion_window") is not None:
-        window = draft.choice(fields, "completion_window", windows)
-    else:
-        window = batch.completion_window if batch.completion_window in windows else windows[0]
+    before = batch.completion_window if batch.completion_window in windows else windows[0]
     return Wish(
-        selection=selection,
-        model=named_model(doors, fields, batch.endpoint),
-        window=window,
-        metadata=draft.metadata(fields["metadata"]) if fields.get("metadata") is not None else batch.metadata,
-        output_expires_after=draft.expires_after(fields, "output_expires_after"),
+        selection=wanted,
+        model=named_model(doors, asked.model, batch.endpoint),
+        window=asked.completion_window or before,
+        metadata=batch.metadata if asked.metadata is None else asked.metadata,
+        output_expires_after=draft.expires_after(asked.output_expires_after),
     )
 
 
-def named_model(doors: Doors, fields: dict[str, Any], endpoint: str) -> str | None:
+def named_model(doors: Doors, model: str | None, endpoint: str) -> str | None:
     """The model that is asked for, if one is.
 
     Raises:
         ApiError: 400, it does not serve the endpoint; 404, there is none.
     """
-    if fields.get("model") is None:
+    if model is None:
         return None
-    model = draft.text(fields, "model")
     if (known := doors.settings.models.get(model)) is None:
         raise errors.no_model(model)
     if endpoint not in known.endpoints:

@@ -1,16 +1,21 @@
 """The routes of uploads in parts."""
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 
 from tidemill.api import errors, shapes
 from tidemill.api.doors import Asking, Doors, Opened, body, json
-from tidemill.api.receiving import assembly, deposit, part
+from tidemill.api.receiving import assembly, part
+from tidemill.api.requests import bodies, reading
+from tidemill.api.requests.fields import UploadId
 from tidemill.api.state import lookup
 from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
 from tidemill.schemas.messages import PartRecord, UploadRecord
 from tidemill.schemas.upload import LIFE_SECONDS, Upload, UploadPart
 
-_PART = {"requestBody": shapes.form([part.FIELD], {part.FIELD: shapes.BINARY})}
+_PART = {"requestBody": shapes.form({part.FIELD: shapes.BINARY})}
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
@@ -19,11 +24,11 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
     "",
     response_model=Upload,
     responses=shapes.LIMITED,
-    openapi_extra={"requestBody": shapes.body(shapes.NewUpload)},
+    openapi_extra={"requestBody": shapes.body(bodies.NewUpload)},
 )
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Begin an upload; it takes parts for an hour."""
-    asked = deposit.parse(await body(request), bytes_max=doors.settings.assembled_bytes_max)
+    asked = reading.body(bodies.NewUpload, await body(request), doors.settings)
     with doors.booking(asking.project) as booking:
         # It is only looked at: the room is taken part by part.
         booking.bytes(asked.bytes)
@@ -41,12 +46,12 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
 
 
 @router.post("/{upload_id}/parts", response_model=UploadPart, responses=shapes.LIMITED, openapi_extra=_PART)
-async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
     record = _pending(await lookup.upload(doors, asking.project, upload_id))
     count, size = doors.view.pieces.arrived(upload_id)
-    if count >= deposit.PARTS_MAX:
-        raise errors.array_too_long("data", deposit.PARTS_MAX, count + 1)
+    if count >= UPLOAD_PARTS_MAX:
+        raise errors.array_too_long("data", UPLOAD_PARTS_MAX, count + 1)
     # A part that is sent again after a lost answer is another one, so there may be more than was declared.
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
@@ -59,28 +64,29 @@ async def add(upload_id: str, request: Request, doors: Opened, asking: Asking) -
 
 
 @router.post(
-    "/{upload_id}/complete", response_model=Upload, openapi_extra={"requestBody": shapes.body(shapes.Completion)}
+    "/{upload_id}/complete", response_model=Upload, openapi_extra={"requestBody": shapes.body(bodies.Completion)}
 )
-async def complete(upload_id: str, request: Request, doors: Opened, asking: Asking) -> Response:
+async def complete(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Put the parts together in the order given; the same once more is answered the same."""
-    asked = deposit.order(await body(request))
+    asked = reading.body(bodies.Completion, await body(request), doors.settings)
+    part_ids = tuple(asked.part_ids)
     record = await lookup.upload(doors, asking.project, upload_id)
-    if record.upload.status == "completed" and record.part_ids == asked.part_ids:
+    if record.upload.status == "completed" and record.part_ids == part_ids:
         return _shown(record)
-    parts = await _parts(doors, _pending(record), asked)
+    parts = await _parts(doors, _pending(record), part_ids)
     made = await assembly.assemble(doors, record, parts, asked.md5)
     current = await lookup.upload(doors, asking.project, upload_id)
-    if current.upload.status == "completed" and current.part_ids == asked.part_ids:
+    if current.upload.status == "completed" and current.part_ids == part_ids:
         return _shown(current)
     _pending(current)
     offset = await doors.log.send(topics.FILES.name, made.file.id, codec.encode(made), headers=[])
     doors.view.put_file(made, offset)
     upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
-    return await _put(doors, record.model_copy(update={"upload": upload, "part_ids": asked.part_ids}))
+    return await _put(doors, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
 
 
 @router.post("/{upload_id}/cancel", response_model=Upload)
-async def cancel(upload_id: str, doors: Opened, asking: Asking) -> Response:
+async def cancel(upload_id: UploadId, doors: Opened, asking: Asking) -> Response:
     """Give an upload up; a body is not read."""
     record = await lookup.upload(doors, asking.project, upload_id)
     if record.upload.status == "cancelled":
@@ -95,13 +101,13 @@ def _pending(record: UploadRecord) -> UploadRecord:
     return record
 
 
-async def _parts(doors: Doors, record: UploadRecord, asked: deposit.Order) -> list[PartRecord]:
+async def _parts(doors: Doors, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:
     """The parts in the order asked for, checked against what the upload declared.
 
     Raises:
         ApiError: 400, one is not there, or they do not add up.
     """
-    found = await lookup.parts(doors, record.upload.id, asked.part_ids)
+    found = await lookup.parts(doors, record.upload.id, part_ids)
     size = sum(piece.bytes for piece in found)
     if size != record.upload.bytes:
         raise errors.invalid(

@@ -2,22 +2,27 @@
 
 import base64
 import binascii
-from typing import Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
-from tidemill.api import errors, paging, shapes
+from tidemill.api import errors, paging
 from tidemill.api.auth import Principal
 from tidemill.api.doors import Asking, Opened, json
-from tidemill.api.paging import Row
-from tidemill.api.state.ledger import ALL_PROJECTS, DIMENSIONS, Query, Sum
+from tidemill.api.paging import Page, Row
+from tidemill.api.requests import faults, reading
+from tidemill.api.state.ledger import DIMENSIONS, Query, Sum
 from tidemill.schemas.access import Role
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 TIME_MAX: Final = 1 << 40
+CURSOR_CHARS_MAX: Final = 2_560
+"""A cursor holds a value of each dimension: a model's name is the longest."""
+GROUPS_CHARS_MAX: Final = 64
+PROJECT_CHARS_MAX: Final = 64
 DEFAULT_SECONDS: Final = 30 * 86_400
 """How far back a query looks that does not say."""
 
@@ -64,50 +69,59 @@ class UsagePage(BaseModel):
     has_more: bool
 
 
-_TIME: Final[dict[str, Any]] = {"minimum": 0, "maximum": TIME_MAX}
 _GROUPS: Final = "|".join(DIMENSIONS)
-_PARAMETERS: Final = {
-    "parameters": [
-        *shapes.page(LIMIT_DEFAULT, LIMIT_MAX)[:2],
-        shapes.parameter(
-            "start_time", "integer", "Batches that ended then or later, Unix seconds; else of 30 days.", **_TIME
-        ),
-        shapes.parameter("end_time", "integer", "Batches that ended before, Unix seconds.", **_TIME),
-        shapes.parameter(
-            "group_by", "string", "Which sums are told apart, with commas between them; without it there is one.",
-            pattern=f"^(({_GROUPS})(,({_GROUPS}))*)?$",
-        ),
-        shapes.parameter(
-            "project", "string", f"Another project, or {ALL_PROJECTS} for all; for a key with the role admin."
-        ),
-    ]
-}  # fmt: skip
-
-
-@router.get("", response_model=UsagePage, openapi_extra=_PARAMETERS)
-async def index(request: Request, doors: Opened, asking: Asking) -> Response:
-    """Sum what batches have used that are over: tokens, lines that succeeded, and their cost."""
-    query = request.query_params
-    page = paging.parse(query, default=LIMIT_DEFAULT, maximum=LIMIT_MAX)
-    now = int(doors.clock())
-    by = _by(query.get("group_by") or "")
-    wanted = Query(
-        project=_project(query.get("project") or None, asking),
-        start=_time("start_time", query.get("start_time"), now - DEFAULT_SECONDS),
-        end=_time("end_time", query.get("end_time"), TIME_MAX),
-        by=by,
-        after=None if page.after is None else _group(page.after, by),
-        limit=page.limit + 1,
-    )
-    return json(paging.write(page, [_row(found, by) for found in doors.view.ledger.sums(wanted)]))
+_BY: Final = f"^(({_GROUPS})(,({_GROUPS}))*)?$"
+_When = Annotated[reading.Whole, Field(ge=0, le=TIME_MAX)]
 
 
 def _by(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in DIMENSIONS:
-            raise errors.wrong_value("group_by", name, tuple(DIMENSIONS))
+            raise faults.none_of(tuple(DIMENSIONS))
     return names
+
+
+def _known(text: str) -> str:
+    _by(text)
+    return text
+
+
+class UsageQuery(reading.Query):
+    """Which sums are wanted."""
+
+    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    """How many a page has at most."""
+    after: Annotated[str, Field(max_length=CURSOR_CHARS_MAX)] | None = None
+    """The id of the last object of the page before."""
+    start_time: _When | None = None
+    """Batches that ended then or later, Unix seconds; else of 30 days."""
+    end_time: _When = TIME_MAX
+    """Batches that ended before, Unix seconds."""
+    group_by: Annotated[
+        str, Field(max_length=GROUPS_CHARS_MAX, json_schema_extra={"pattern": _BY}), AfterValidator(_known)
+    ] = ""
+    """Which sums are told apart, with commas between them; without it there is one."""
+    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
+    """Another project, or * for all; for a key with the role admin."""
+
+
+@router.get("", response_model=UsagePage, openapi_extra={"parameters": reading.described(UsageQuery)})
+async def index(request: Request, doors: Opened, asking: Asking) -> Response:
+    """Sum what batches have used that are over: tokens, lines that succeeded, and their cost."""
+    asked = reading.query(UsageQuery, request.query_params.multi_items())
+    by = _by(asked.group_by)
+    start = int(doors.clock()) - DEFAULT_SECONDS if asked.start_time is None else asked.start_time
+    wanted = Query(
+        project=_project(asked.project, asking),
+        start=start,
+        end=asked.end_time,
+        by=by,
+        after=None if asked.after is None else _group(asked.after, by),
+        limit=asked.limit + 1,
+    )
+    page = Page(limit=asked.limit, after=asked.after)
+    return json(paging.write(page, [_row(found, by) for found in doors.view.ledger.sums(wanted)]))
 
 
 def _project(named: str | None, asking: Principal) -> str:
@@ -116,10 +130,6 @@ def _project(named: str | None, asking: Principal) -> str:
     if not asking.role.covers(Role.ADMIN):
         raise errors.forbidden(asking.role, Role.ADMIN)
     return named or ""
-
-
-def _time(param: str, text: str | None, default: int) -> int:
-    return paging.integer(param, text, minimum=0, maximum=TIME_MAX) if text else default
 
 
 def _row(found: Sum, by: tuple[str, ...]) -> Row:

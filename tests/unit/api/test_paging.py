@@ -7,20 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.api import paging
+from tidemill.api.filters import BatchesQuery
 from tidemill.api.paging import Page, Row
+from tidemill.api.requests import reading
 from tidemill.schemas.error import ApiError
+
+
+def parsed(query):
+    return reading.query(BatchesQuery, query.items()).page
 
 
 def test_defaults():
     """Without a query, and where a value is empty."""
-    assert paging.parse({}, default=20, maximum=100) == Page(limit=20)
-    assert paging.parse({"limit": "", "after": "", "order": ""}, default=20, maximum=100) == Page(limit=20)
+    assert parsed({}) == parsed({"limit": "", "after": "", "order": ""}) == Page(limit=20)
 
 
 def test_what_is_given():
     """All three."""
     query = {"limit": "5", "after": "x", "order": "asc"}
-    assert paging.parse(query, default=20, maximum=100) == Page(limit=5, after="x", newest_first=False)
+    assert parsed(query) == Page(limit=5, after="x", newest_first=False)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ def test_what_is_given():
 def test_faults(query, param, code, message):
     """Each names its parameter."""
     with pytest.raises(ApiError) as caught:
-        paging.parse(query, default=20, maximum=100)
+        parsed(query)
     assert (caught.value.status, caught.value.body.param, caught.value.body.code) == (400, param, code)
     assert caught.value.body.message == message
 

@@ -1,0 +1,83 @@
+"""Bodies of batches and uploads; those of one route alone stand beside it."""
+
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from tidemill.api.requests import faults
+from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, Purpose, Window
+from tidemill.api.requests.reading import Body, settings_of
+from tidemill.schemas.bounds import SIZE_MAX, UPLOAD_PARTS_MAX, Filename
+from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS
+
+MIME_CHARS_MAX: Final = 255
+MD5: Final = "[0-9a-fA-F]{32}"
+
+
+def _assembled(size: int, info: ValidationInfo) -> int:
+    if size > (maximum := settings_of(info).assembled_bytes_max):
+        raise faults.above(maximum)
+    return size
+
+
+def _distinct(part_ids: list[str]) -> list[str]:
+    if not part_ids:
+        raise faults.wrong("empty_array", "at least one part is needed.")
+    if len(set(part_ids)) != len(part_ids):
+        raise faults.wrong("invalid_value", "a part is named twice.")
+    return part_ids
+
+
+def _hexadecimal(md5: str) -> str:
+    if re.fullmatch(MD5, md5) is None:
+        raise faults.wrong("invalid_value", "it must be 32 hexadecimal digits.")
+    return md5.lower()
+
+
+class NewBatch(Body):
+    """What a batch is made of; fields that are not known are let pass."""
+
+    endpoint: Endpoint
+    """What every line of the file asks for."""
+    completion_window: Window
+    """How long the batch may take; the installation says which windows there are."""
+    input_file_id: Id
+    """A file of the purpose `batch`."""
+    metadata: Metadata | None = None
+    """Up to 16 pairs of one's own, which lists can be filtered by."""
+    output_expires_after: Expiry | None = None
+    """How long the output and error files are kept."""
+
+
+class NewUpload(Body):
+    """A file that will arrive in parts."""
+
+    filename: Filename
+    purpose: Purpose
+    mime_type: Annotated[str, Field(max_length=MIME_CHARS_MAX)]
+    bytes: Annotated[int, Field(ge=1, le=SIZE_MAX), AfterValidator(_assembled)]
+    """What the parts will add up to; the installation says how much that may be."""
+    expires_after: Expiry | None = None
+    """How long the file is kept."""
+
+    @property
+    def life_seconds(self) -> int | None:
+        """How long the file is kept; None is for good."""
+        if self.expires_after is not None:
+            return self.expires_after.seconds
+        return BATCH_FILE_LIFE_SECONDS if self.purpose == "batch" else None
+
+
+class Completion(Body):
+    """How an upload is put together."""
+
+    part_ids: Annotated[
+        list[Id], Field(max_length=UPLOAD_PARTS_MAX, fail_fast=True, json_schema_extra={"minItems": 1}),
+        AfterValidator(_distinct),
+    ]  # fmt: skip
+    """The parts in their order, each once."""
+    md5: Annotated[str, Field(json_schema_extra={"pattern": f"^{MD5}$"}), AfterValidator(_hexadecimal)] | None = (
+        None
+    )
+    """Of the whole file, in hexadecimal."""

@@ -1,0 +1,134 @@
+"""Pydantic's errors in OpenAI's words: the one place where a fault of a request gets its message, param and code.
+
+The forms are those of OpenAI's errors (`Invalid 'x': string too long. …`, code `string_above_max_length`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from tidemill.api import errors
+from tidemill.schemas.error import ApiError
+
+TAG: Final = "="
+"""Begins the tag of a branch of a union: a place in Pydantic's error that is none in the body."""
+
+_EXPECTED: Final = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "bool_type": "a boolean",
+    "list_type": "an array of strings",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_PATH: Final = {
+    "batch_id": errors.no_batch,
+    "file_id": errors.no_file,
+    "key_id": errors.no_key_with,
+    "model": errors.no_model,
+    "upload_id": errors.no_upload,
+}
+"""What is not there, by the name of the id in the path."""
+
+
+def wrong(code: str, text: str) -> PydanticCustomError:
+    """A fault that a validator finds: `Invalid 'param': text`, with a code of its own."""
+    return PydanticCustomError("said", "{text}", {"code": code, "text": text})
+
+
+def none_of(supported: Sequence[str]) -> PydanticCustomError:
+    """A string that is none of those it may be."""
+    return PydanticCustomError("none_of", "not supported", {"supported": tuple(supported)})
+
+
+def not_a(expected: str) -> PydanticCustomError:
+    """A value of another JSON type; `expected` comes with its article."""
+    return PydanticCustomError("not_a", "another type", {"expected": expected})
+
+
+def too_many(maximum: int) -> PydanticCustomError:
+    """An object with too many fields."""
+    return PydanticCustomError("too_long", "too many", {"max_length": maximum})
+
+
+def above(maximum: int) -> PydanticCustomError:
+    """A number that is more than this installation takes."""
+    return PydanticCustomError("less_than_equal", "too large", {"le": maximum})
+
+
+def cursor() -> PydanticCustomError:
+    """A cursor that can be none."""
+    return PydanticCustomError("cursor", "no cursor")
+
+
+def told(error: ValidationError) -> ApiError:
+    """The first fault of a body, a query or headers."""
+    return fault(error.errors(include_url=False)[0])
+
+
+def in_path(found: Mapping[str, Any]) -> ApiError:
+    """An id of a path that can be none: no such object is there."""
+    return _PATH[found["loc"][1]](str(found["input"]))
+
+
+def fault(found: Mapping[str, Any]) -> ApiError:
+    """One of Pydantic's errors as an answer."""
+    param, kind, value = _param(found["loc"]), found["type"], found["input"]
+    if (expected := _EXPECTED.get(kind)) is not None:
+        return errors.wrong_type(param, expected, value)
+    say = _SAID.get(kind, _unusable)
+    return say(param, value, found.get("ctx", {}))
+
+
+def _too_long(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
+    say = errors.too_many if isinstance(value, dict) else errors.array_too_long
+    return say(param, context["max_length"], len(value))
+
+
+def _unusable(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
+    del value, context
+    return errors.invalid(f"Invalid '{param}': the value cannot be used.", param=param, code="invalid_value")
+
+
+def _unlike(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
+    del value
+    expected = f"Expected a string that matches the pattern '{context['pattern']}'."
+    message = f"Invalid '{param}': string does not match pattern. {expected}"
+    return errors.invalid(message, param=param, code="invalid_value")
+
+
+def _empty(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
+    del value, context
+    message = f"Invalid '{param}': empty string. Expected a string with minimum length 1."
+    return errors.invalid(message, param=param, code="empty_string")
+
+
+_SAID: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
+    "missing": lambda param, _, __: errors.missing(param),
+    "extra_forbidden": lambda param, _, __: errors.unknown_parameter(param),
+    "string_too_long": lambda param, value, of: errors.too_long(param, of["max_length"], len(value)),
+    "string_too_short": _empty,
+    "string_pattern_mismatch": _unlike,
+    "too_long": _too_long,
+    "less_than_equal": lambda param, value, of: errors.too_large(param, of["le"], value),
+    "greater_than_equal": lambda param, value, of: errors.too_small(param, of["ge"], value),
+    "said": lambda param, _, of: errors.invalid(f"Invalid '{param}': {of['text']}", param=param, code=of["code"]),
+    "none_of": lambda param, value, of: errors.wrong_value(param, value, of["supported"]),
+    "not_a": lambda param, value, of: errors.wrong_type(param, of["expected"], value),
+    "cursor": lambda _, value, __: errors.unknown_cursor(value),
+}
+"""What is answered to each kind: of the field, its value, and what Pydantic says of the bound."""
+
+
+def _param(places: Sequence[int | str]) -> str:
+    """Where a field is: `source.from`, `part_ids[3]`, `metadata.key`."""
+    param = ""
+    for place in places:
+        if isinstance(place, int):
+            param += f"[{place}]"
+        elif place != "[key]" and not place.startswith(TAG):
+            param += f".{errors.shorten(place)}" if param else errors.shorten(place)
+    return param

@@ -1,0 +1,105 @@
+"""Kinds of fields that requests have, each with its bound: what is not one of these has no place in a request."""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import Path
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from tidemill.api.requests import faults
+from tidemill.api.requests.reading import Body, settings_of
+from tidemill.schemas import access, bounds
+from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
+
+ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
+SECONDS_MAX: Final = 1 << 53
+"""The latest time that can be asked for, as Unix seconds: the last whole number that JSON has everywhere."""
+_LOW, _HIGH = EXPIRES_AFTER_SECONDS
+
+
+class OneOf:
+    """A string that is one of some."""
+
+    def __init__(self, values: Sequence[str]) -> None:
+        self._values = tuple(values)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check after the type."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Say which there are."""
+        return {**handler(schema), "enum": list(self._values)}
+
+    def _check(self, value: str) -> str:
+        if value not in self._values:
+            raise faults.none_of(self._values)
+        return value
+
+
+def _offered(window: str, info: ValidationInfo) -> str:
+    if window not in (windows := settings_of(info).windows):
+        raise faults.none_of(windows)
+    return window
+
+
+def _id(text: str) -> str:
+    if re.fullmatch(ID, text) is None:
+        raise faults.cursor()
+    return text
+
+
+def _few(pairs: Any) -> Any:
+    # Counted first: a body may have a hundred thousand of them.
+    if isinstance(pairs, dict) and len(pairs) > bounds.METADATA_PAIRS_MAX:
+        raise faults.too_many(bounds.METADATA_PAIRS_MAX)
+    return pairs
+
+
+def _named(text: str) -> str:
+    if not access.is_project(text):
+        raise faults.wrong(
+            "invalid_value", "it must be 1 to 64 letters, digits, '.', '_' or '-', the first no sign."
+        )
+    return text
+
+
+Id = Annotated[str, Field(max_length=bounds.ID_CHARS_MAX, pattern=ID)]
+"""Of an object: made by the server, and short."""
+Cursor = Annotated[
+    str, Field(json_schema_extra={"maxLength": bounds.ID_CHARS_MAX, "pattern": ID}), AfterValidator(_id)
+]
+"""The id that a page comes after."""
+Endpoint = Annotated[str, OneOf(ENDPOINTS)]
+Purpose = Annotated[str, OneOf(PURPOSES_UPLOADED)]
+Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_offered)]
+"""A completion window; the installation says which there are."""
+Model = Annotated[bounds.Name, Field(min_length=1)]
+Metadata = Annotated[bounds.Metadata, BeforeValidator(_few)]
+Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_named)]
+
+
+class Expiry(Body):
+    """When a file is deleted, counted from its creation."""
+
+    anchor: Annotated[str, OneOf(("created_at",))]
+    seconds: Annotated[int, Field(ge=_LOW, le=_HIGH)]
+
+
+_path = functools.partial(Path, max_length=bounds.ID_CHARS_MAX, pattern=ID)
+BatchId = Annotated[str, _path()]
+FileId = Annotated[str, _path()]
+KeyId = Annotated[str, _path()]
+UploadId = Annotated[str, _path()]
+ModelId = Annotated[str, Path(max_length=bounds.NAME_CHARS_MAX)]

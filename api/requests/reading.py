@@ -1,0 +1,130 @@
+"""Reads JSON bodies, queries and headers into models, and tells of the models as OpenAPI does."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
+
+from tidemill.api import errors
+from tidemill.api.requests import faults
+from tidemill.settings import Settings
+
+M = TypeVar("M", bound=BaseModel)
+
+_DEEP: Final = re.compile(r"(\w+)\[(.*)\]\Z", re.DOTALL)
+_WHOLE: Final = re.compile(r"[+-]?\d{1,18}\Z", re.ASCII)
+
+
+class Body(BaseModel):
+    """A JSON object: fields that are not known are let pass, and null is as good as not given."""
+
+    model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, fields: Any) -> Any:
+        return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
+
+
+class Query(BaseModel):
+    """Parameters of a query, or headers: all of them texts, and none of them needed."""
+
+    model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+def whole(text: Any) -> int:
+    """A whole number that is written as text."""
+    if not isinstance(text, str) or _WHOLE.match(text) is None:
+        raise faults.not_a("an integer")
+    return int(text)
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
+"""A number of a query; its field gives it a minimum and a maximum."""
+
+
+def settings_of(info: ValidationInfo) -> Settings:
+    """The settings of the installation that a body is read for."""
+    assert isinstance(info.context, Settings)
+    return info.context
+
+
+def body(model: type[M], content: bytes, settings: Settings) -> M:
+    """Read a body; an empty one has no fields.
+
+    Args:
+        model: What it must be.
+        content: JSON.
+        settings: What an installation bounds itself, like its windows.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    try:
+        fields = orjson.loads(content) if content.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise errors.invalid("We could not parse the JSON body of your request.") from error
+    if not isinstance(fields, dict):
+        raise errors.invalid("The JSON body of your request must be an object.")
+    return _validated(model, fields, settings)
+
+
+def query(model: type[M], pairs: Iterable[tuple[str, str]]) -> M:
+    """Read a query: `name=value`, and `name[key]=value` for maps; of the others an empty value is as none.
+
+    Raises:
+        ApiError: 400 with the parameter's name.
+    """
+    named: dict[str, Any] = {}
+    maps: dict[str, dict[str, str]] = {}
+    for name, value in pairs:
+        if (match := _DEEP.match(name)) is not None:
+            maps.setdefault(match[1], {})[match[2]] = value
+        elif value:
+            named[name] = value
+    return _validated(model, named | maps)
+
+
+def form(model: type[M], fields: Mapping[str, str]) -> M:
+    """Read the fields of a form; an empty one is as none.
+
+    Raises:
+        ApiError: 400 with the field's name.
+    """
+    return _validated(model, {name: value for name, value in fields.items() if value})
+
+
+def headers(model: type[M], found: Mapping[str, str]) -> M:
+    """Read headers; their names are the fields' aliases, in lower case where they are found.
+
+    Raises:
+        ApiError: 400 with the header's name.
+    """
+    names = (field.alias or name for name, field in model.model_fields.items())
+    return _validated(model, {name: value for name in names if (value := found.get(name.lower())) is not None})
+
+
+def described(model: type[BaseModel], *, where: str = "query") -> list[dict[str, Any]]:
+    """The fields of a model as parameters of OpenAPI."""
+    shown = []
+    for name, schema in model.model_json_schema()["properties"].items():
+        kept = {key: value for key, value in _present(schema).items() if key not in {"title", "description"}}
+        parameter = {"name": name, "in": where, "required": False, "description": schema.get("description", "")}
+        deep = {"style": "deepObject"} if kept.get("type") == "object" else {}
+        shown.append({**parameter, "schema": kept, **deep})
+    return shown
+
+
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without the null that stands for a parameter that is not given."""
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    return choices[0] if len(choices) == 1 else {key: value for key, value in schema.items() if value is not None}
+
+
+def _validated(model: type[M], fields: dict[str, Any], settings: Settings | None = None) -> M:
+    try:
+        return model.model_validate(fields, context=settings)
+    except ValidationError as error:
+        raise faults.told(error) from error
