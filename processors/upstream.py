@@ -1,10 +1,11 @@
 """The door to the model servers: one request, one answer or the reason why there is none."""
 
 import asyncio
+import json
 import ssl
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from tidemill.processors.wire import Connection
 CONNECT_SECONDS_MAX: Final = 10.0
 IDLE_SECONDS_MAX: Final = 4.0
 """Shorter than the 5 s after which common servers close an idle connection, so that no call meets one closing."""
+SECRET_CHARS_MIN: Final = 8
+"""A shorter key is not looked for in replies."""
+REDACTED: Final = b"[redacted]"
 ROUTES_MAX: Final = 1_000
 """Addresses whose request heads are remembered; there are as many as backends and endpoints."""
 
@@ -39,6 +43,8 @@ class _Route:
     port: int
     is_tls: bool
     head: bytes
+    secrets: tuple[bytes, ...]
+    """The key that goes with it, in each way that a reply may repeat it."""
 
 
 Origin = tuple[str, int]
@@ -106,7 +112,7 @@ class HttpUpstream:
             idle.append(connection)
         else:
             connection.close()
-        return outcome
+        return outcome if isinstance(outcome, Broken) else _redacted(outcome, route.secrets)
 
     async def close(self) -> None:
         """See `Upstream`."""
@@ -164,4 +170,27 @@ def _made(method: str, url: str, headers: dict[str, str]) -> _Route:
     if any(not line.isprintable() for line in lines):
         raise ValueError("an address or a header holds what a request may not hold")
     head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-    return _Route(*origin(url), parts.scheme == "https", head)
+    return _Route(*origin(url), parts.scheme == "https", head, _secrets(headers.get("authorization", "")))
+
+
+def _secrets(authorization: str) -> tuple[bytes, ...]:
+    """A key as it is, and as JSON writes it with slashes escaped.
+
+    A key that could be a number, or a word that stands in any text, is left alone: to look for it would damage
+    replies, and it protects nothing.
+    """
+    key = authorization.rpartition(" ")[2]
+    if len(key) < SECRET_CHARS_MIN or key.isdigit():
+        return ()
+    forms = dict.fromkeys((key, json.dumps(key)[1:-1], json.dumps(key)[1:-1].replace("/", "\\/")))
+    return tuple(form.encode() for form in forms)
+
+
+def _redacted(answer: Answer, secrets: tuple[bytes, ...]) -> Answer:
+    """The answer without our key: what a server repeats goes into the files of whoever sent the line."""
+    for secret in secrets:
+        if secret in answer.body:
+            answer = replace(answer, body=answer.body.replace(secret, REDACTED))
+        if answer.request_id is not None and secret.decode() in answer.request_id:
+            answer = replace(answer, request_id=None)
+    return answer

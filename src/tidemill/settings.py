@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     AnyHttpUrl,
     BaseModel,
     ConfigDict,
@@ -47,12 +48,22 @@ class Spare(BaseModel):
     """Calls at any rate, of each processor process; with 0 batches wait as long as others need all of it."""
 
 
+def _without_password(url: AnyHttpUrl) -> AnyHttpUrl:
+    if url.username is not None or url.password is not None:
+        raise ValueError("an address holds no name and no password, since it is shown; name a key in api_key_env")
+    return url
+
+
+ServerUrl = Annotated[AnyHttpUrl, AfterValidator(_without_password)]
+"""The address of a server; it may be logged and shown."""
+
+
 class Backend(BaseModel):
     """One OpenAI-compatible inference server."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    url: AnyHttpUrl
+    url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key."""
@@ -62,7 +73,7 @@ class Backend(BaseModel):
     """What part of the calls that it takes at one time is for batches; the rest is left to others."""
     hours: tuple[Hours, ...] = ()
     """Ceilings by the hour of the day; where none applies, only what it takes counts."""
-    metrics: bool | AnyHttpUrl = True
+    metrics: bool | ServerUrl = True
     """Where it says how many requests run and wait, as vLLM and llama.cpp do: an address; by default `/metrics`
     beside `/v1`, where that answers; `false`: it is not asked."""
     spare: Spare | None = None

@@ -210,6 +210,45 @@ async def test_a_call_ends_in_time() -> None:
         assert server.connections == 3
 
 
+KEY = 'sk-a/b"c-0123456789'
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        KEY.encode(),
+        rb'{"error": "no such key: sk-a/b\"c-0123456789"}',
+        rb'{"error": "no such key: sk-a\/b\"c-0123456789", "again": "sk-a\/b\"c-0123456789"}',
+    ],
+)
+async def test_our_key_does_not_come_back(said: bytes) -> None:
+    """What a server repeats of its key is redacted, as it stands and as JSON may write it; the rest is kept."""
+    reply = b"HTTP/1.1 401 No\r\nContent-Length: %d\r\nX-Request-ID: r-%b\r\n\r\n%b" % (
+        len(said),
+        KEY.encode(),
+        said,
+    )
+    async with serving([reply]) as (server, client):
+        answer = await client.post(server.url, {"authorization": f"Bearer {KEY}"}, b"{}", SECONDS)
+    assert isinstance(answer, Answer)
+    assert b"0123456789" not in answer.body
+    assert answer.body.startswith(said.partition(b"sk-")[0])
+    assert b"[redacted]" in answer.body
+    assert answer.request_id is None
+
+
+@pytest.mark.parametrize("key", ["k", "short-k", "01234567890123456789"])
+async def test_a_key_that_is_no_secret_damages_no_reply(key: str) -> None:
+    """A word of a few letters and a number may stand in any answer."""
+    said = b'{"content": "%b"}' % key.encode()
+    async with serving([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(said), said)]) as (
+        server,
+        client,
+    ):
+        answer = await client.post(server.url, {"authorization": f"Bearer {key}"}, b"{}", SECONDS)
+    assert answer == Answer(200, said)
+
+
 async def test_nobody_there() -> None:
     """A refused connection, names that do not exist or cannot, a server that waits for something else than TLS."""
     async with serving([]) as (server, client):
