@@ -1,6 +1,7 @@
 """Lists a page at a time: what a query asks for, and how a page is written."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from tidemill.api.requests.fields import Cursor, OneOf
 from tidemill.api.requests.reading import Query, Whole
 
 ORDERS = ("asc", "desc")
+PAGE_BYTES_MAX = 4 << 20
+"""A page ends before it has more, with `has_more`; the objects of one page may be large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +59,30 @@ class OrderedQuery(PageQuery):
         return Page(limit=self.limit, after=self.after, newest_first=self.order == "desc")
 
 
+def fitting(rows: Iterable[Row]) -> list[Row]:
+    """Rows up to the first one that a page has no room for, that one included: at least two, where there are."""
+    taken, size = [], 0
+    for row in rows:
+        taken.append(row)
+        size += len(row.body)
+        if size > PAGE_BYTES_MAX and len(taken) > 1:
+            break
+    return taken
+
+
 def write(page: Page, rows: Sequence[Row]) -> bytes:
-    """The JSON of a page.
+    """The JSON of a page: its rows, as many as fit into `PAGE_BYTES_MAX`, and at least one.
 
     Args:
         page: What was asked for.
         rows: Up to one more than `page.limit`, in order: the one more says that there is a next page.
     """
-    shown = rows[: page.limit]
+    wanted = rows[: page.limit]
+    sizes = itertools.accumulate(len(row.body) for row in wanted)
+    shown = wanted[: max(1, sum(size <= PAGE_BYTES_MAX for size in sizes))]
     ends = (orjson.dumps(shown[0].id), orjson.dumps(shown[-1].id)) if shown else (b"null", b"null")
     return b'{"object":"list","data":[%b],"first_id":%b,"last_id":%b,"has_more":%b}' % (
         b",".join(row.body for row in shown),
         *ends,
-        b"true" if len(rows) > page.limit else b"false",
+        b"true" if len(rows) > len(shown) else b"false",
     )

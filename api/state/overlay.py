@@ -5,7 +5,10 @@ the one that was on its way while a cancel was asked for, or one that is read on
 the furthest state seen, and its counts as the highest.
 """
 
-from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.batch import Batch, BatchError, BatchErrors, RequestCounts, Status
+
+FAULTS_LISTED_MAX = 3
+"""Entries of `errors.data` of a batch in a list, of the up to 1,000 that the batch has."""
 
 # Finalizing may be told of after a cancel was sent that comes too late: what follows both decides.
 _RANK = {
@@ -48,6 +51,23 @@ def cancelled(shown: Batch, at: int) -> Batch:
     if _RANK[shown.status] >= _RANK[Status.CANCELLING]:
         return shown
     return shown.model_copy(update={"status": Status.CANCELLING, "cancelling_at": at})
+
+
+def listed(batch: Batch) -> bytes | None:
+    """The batch as a list shows it, in JSON: the first of its faults, and how many more there are; None as it is.
+
+    A client that reads `errors.data` of a failed batch finds a code, a message and a line there, as in the batch.
+    """
+    faults = batch.errors.data if batch.errors is not None else ()
+    if len(faults) <= FAULTS_LISTED_MAX:
+        return None
+    left_out = len(faults) - FAULTS_LISTED_MAX + 1
+    more = BatchError(
+        code="too_many_errors",
+        message=f"{left_out} more entries are not in a list of batches: GET /v1/batches/{batch.id} has them.",
+    )
+    errors = BatchErrors(data=(*faults[: FAULTS_LISTED_MAX - 1], more))
+    return batch.model_copy(update={"errors": errors}).model_dump_json().encode()
 
 
 def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:

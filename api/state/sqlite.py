@@ -14,7 +14,7 @@ from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 6
+LAYOUT = 7
 """Number of the tables' layout; a file of another one is made anew."""
 
 PRIMARY_CODE = 0xFF
@@ -26,7 +26,7 @@ CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
-    over INTEGER NOT NULL, status TEXT NOT NULL, body BLOB NOT NULL, lines_left INTEGER NOT NULL
+    over INTEGER NOT NULL, status TEXT NOT NULL, lines_left INTEGER NOT NULL, listed BLOB, body BLOB NOT NULL
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
@@ -115,6 +115,11 @@ class Database:
         """The rows of a query."""
         with _told_apart():
             return self._connection.execute(statement, values).fetchall()
+
+    def each(self, statement: str, *values: object) -> Iterator[tuple[object, ...]]:
+        """The rows of a query one by one, for who may stop early. Nothing may be awaited or written meanwhile."""
+        with _told_apart():
+            yield from self._connection.execute(statement, values)
 
     def write(self, statement: str, *values: object) -> None:
         """Change rows; on its own it is a transaction."""

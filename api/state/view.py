@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from tidemill.api import paging
 from tidemill.api.filters import ALL, Filter
 from tidemill.api.paging import Page, Row
 from tidemill.api.state import overlay
@@ -144,11 +145,11 @@ class View:
         shown = self.batch(record.project, record.batch.id)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-            " over = excluded.over, status = excluded.status, body = excluded.body,"
-            " lines_left = excluded.lines_left",
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " over = excluded.over, status = excluded.status, lines_left = excluded.lines_left,"
+            " listed = excluded.listed, body = excluded.body",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
-            batch.status, batch.model_dump_json().encode(), self.loads.lines_left(batch),
+            batch.status, self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
         if not shown:
             # What a batch was given when it was created never changes.
@@ -264,11 +265,12 @@ class View:
         if page.after is not None:
             where = f"{where} AND (created_at, id) {sign} (?, ?)"
             values = [*values, self._created_at(table, project, page.after), page.after]
-        rows = self._database.read(
-            f"SELECT id, body FROM {table} WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?",  # noqa: S608
+        shown = "coalesce(listed, body)" if table == "batches" else "body"
+        rows = self._database.each(
+            f"SELECT id, {shown} FROM {table} WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?",  # noqa: S608
             *values, page.limit + 1,
         )  # fmt: skip
-        return [Row(id=str(row[0]), body=_bytes(row[1])) for row in rows]
+        return paging.fitting(Row(id=str(row[0]), body=_bytes(row[1])) for row in rows)
 
     def _created_at(self, table: str, project: str, object_id: str) -> int:
         rows = self._database.read(

@@ -1,0 +1,105 @@
+"""Lists whose objects are large: a page has a bound in bytes, and no batch brings all its faults along."""
+
+import httpx
+import pytest_asyncio
+from support.doors import NOW, open_doors
+
+from tidemill.api import paging
+from tidemill.api.app import create_app
+from tidemill.api.paging import PAGE_BYTES_MAX, Page, Row
+from tidemill.api.state.overlay import FAULTS_LISTED_MAX
+from tidemill.schemas.batch import Batch, BatchError, BatchErrors, Status
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import BatchRecord, FileRecord
+
+FAULTS = 1_000
+FIELDS = {"endpoint": "/v1/embeddings", "input_file_id": "file-f", "completion_window": "24h"}
+
+
+@pytest_asyncio.fixture
+async def doors(tmp_path):
+    """Doors onto a folder."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+@pytest_asyncio.fixture
+async def client(doors):
+    """A client of the project `p`."""
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(doors)), base_url="http://api/v1", headers=headers
+    ) as client:
+        yield client
+
+
+def refused(number: int, faults: int = FAULTS) -> Batch:
+    """A batch whose input has faults."""
+    data = tuple(BatchError(code="invalid_json_line", message="m" * 200, line=n + 1) for n in range(faults))
+    return Batch(
+        id=f"batch_{number:032x}", status=Status.FAILED, created_at=NOW, failed_at=NOW, expires_at=NOW + 86_400,
+        errors=BatchErrors(data=data), **FIELDS,
+    )  # fmt: skip
+
+
+async def pages(client, path: str, **query) -> list[dict]:
+    """Every page of a list, as an SDK reads them."""
+    found, after = [], {}
+    while not found or found[-1]["has_more"]:
+        answer = (await client.get(path, params=query | after)).raise_for_status()
+        assert len(answer.content) <= PAGE_BYTES_MAX + 1000
+        found.append(answer.json())
+        after = {"after": found[-1]["last_id"]}
+    return found
+
+
+async def test_refused_batches_are_small_in_a_list(doors, client):
+    """The first of the faults are there, and how many more there are; the batch has them all."""
+    for number in range(100):
+        doors.view.put_batch(BatchRecord(project="p", batch=refused(number)))
+    answer = await client.get("/batches", params={"limit": 100})
+    shown = answer.json()["data"]
+    assert len(shown) == 100
+    assert len(answer.content) < 200_000
+    for listed in shown:
+        *first, more = listed["errors"]["data"]
+        assert [fault["line"] for fault in first] == list(range(1, FAULTS_LISTED_MAX))
+        assert more["code"] == "too_many_errors"
+        assert f"{FAULTS - len(first)} more" in more["message"]
+        assert listed["id"] in more["message"]
+    whole = (await client.get(f"/batches/{shown[0]['id']}")).json()
+    assert len(whole["errors"]["data"]) == FAULTS
+    assert shown[0] == whole | {"errors": shown[0]["errors"]}
+
+
+async def test_few_faults_are_listed_as_they_are(doors, client):
+    """And a batch that has none is listed as it is."""
+    for number, faults in enumerate((0, 1, FAULTS_LISTED_MAX)):
+        doors.view.put_batch(BatchRecord(project="p", batch=refused(number, faults)))
+    shown = (await client.get("/batches")).json()["data"]
+    assert shown == [(await client.get(f"/batches/{each['id']}")).json() for each in shown]
+    assert [len(each["errors"]["data"]) for each in shown] == [FAULTS_LISTED_MAX, 1, 0]
+
+
+async def test_pages_of_large_objects(doors, client):
+    """All of them are there, on more pages than the limit asks for, and none of them is larger than its bound."""
+    metadata = {f"{n:02}" + "k" * 62: "\x01" * 512 for n in range(16)}
+    for number in range(90):
+        batch = refused(number, 0).model_copy(update={"metadata": metadata})
+        doors.view.put_batch(BatchRecord(project="p", batch=batch))
+    for number in range(700):
+        file = File(id=f"file-{number:022}", bytes=1, created_at=NOW, filename="\x01" * 1024, purpose="batch")
+        record = FileRecord(project="p", file=file, key=file.id, sha256="0" * 64)
+        doors.view.put_file(record, number)
+    for path, limit, count in (("/batches", 100, 90), ("/files", 10_000, 700)):
+        found = await pages(client, path, limit=limit)
+        ids = [each["id"] for page in found for each in page["data"]]
+        assert len(found) == 2
+        assert len(set(ids)) == len(ids) == count
+
+
+def test_one_object_is_always_on_a_page():
+    """Or a list could not be gone on with."""
+    rows = [Row(id=name, body=b"1" * (PAGE_BYTES_MAX + 1)) for name in "abc"]
+    assert paging.fitting(iter(rows)) == rows[:2]
+    assert b'"last_id":"a","has_more":true' in paging.write(Page(limit=10), rows[:2])
