@@ -52,7 +52,7 @@ KEEP_ALIVE_SECONDS = 75
 TOPICS_SECONDS = 5.0
 """Between tries to make the topics."""
 BACKLOG_CONNECTIONS_MAX = 1024
-FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.LEDGER)
+FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.SECRETS, topics.LEDGER)
 """The topics that the view is folded from."""
 
 

@@ -101,6 +101,8 @@ async def create(
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     fingerprint = fingerprint or fingerprint_of(asked.model_dump())
+    if repeats.key is not None and doors.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
+        raise errors.batch_deleted()
     if (known := _known(doors, project, asked, fingerprint, repeats)) is None:
         batch = asked.batch(_id(project, repeats), int(doors.clock()))
         command = BatchCreated(

@@ -213,6 +213,12 @@ def key_reused() -> ApiError:
     return conflict(message, code="idempotency_key_reused")
 
 
+def batch_deleted() -> ApiError:
+    """An idempotency key names a batch that was deleted since."""
+    message = "The batch that this 'Idempotency-Key' has made is deleted. Use a new key for a new batch."
+    return conflict(message, code="batch_deleted")
+
+
 def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
     """The body, or the file in it, has more bytes than may be."""
     return ApiError(413, f"The request is too large: the maximum is {maximum} bytes.", param=param)

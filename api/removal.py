@@ -5,13 +5,16 @@ import logging
 
 from tidemill.api.doors import Doors, from_store
 from tidemill.kafka import LogUnavailable
-from tidemill.schemas import topics
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.batch import Batch
 from tidemill.schemas.error import ApiError
+from tidemill.schemas.messages import DeleteRequested
 
 ROUND_SECONDS = 30.0
 """How often expired files, and bytes that were held for a batch, are looked for."""
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
+ROUND_BATCHES_MAX = 100
 STRAYS_SECONDS = 3600.0
 """How often objects that no record names are looked for."""
 
@@ -30,6 +33,24 @@ async def remove(doors: Doors, file_id: str, key: str) -> None:
         await _delete(doors, file_id, key)
 
 
+async def remove_batch(doors: Doors, project: str, batch: Batch) -> None:
+    """Delete a batch that is over: once the log has the command, results does it, whatever happens.
+
+    What the answers of this process show goes at once.
+
+    Raises:
+        LogUnavailable: The log does not answer, and the batch stays.
+    """
+    kinds = tuple(kind for kind, _ in batch.tidemill.receipt.files) if batch.tidemill.receipt else ()
+    at = int(doors.clock())
+    command = DeleteRequested(batch_id=batch.id, project=project, files=kinds, at=at)
+    headers = [(codec.KIND, command.kind.encode())]
+    await doors.log.send(topics.COMMANDS.name, batch.id, codec.encode(command), headers=headers)
+    doors.view.delete_batch(batch.id, project, at)
+    for kind in kinds:
+        doors.view.drop_file(ids.derived_file_id(batch.id, kind), -1)
+
+
 async def sweep(doors: Doors) -> int:
     """Delete files whose time is over, and bytes that no batch reads any more.
 
@@ -45,8 +66,16 @@ async def sweep(doors: Doors) -> int:
     expired = doors.view.expired(ROUND_FILES_MAX)
     for file_id, key in expired:
         await remove(doors, file_id, key)
+    await _sweep_batches(doors)
     await _sweep_uploads(doors)
     return max(len(released), len(expired))
+
+
+async def _sweep_batches(doors: Doors) -> None:
+    """Delete batches that have been over for longer than the operator wants to keep them."""
+    if (life_seconds := doors.settings.batch_life_seconds) is not None:
+        for project, batch in doors.view.outlived(int(doors.clock()) - life_seconds, ROUND_BATCHES_MAX):
+            await remove_batch(doors, project, batch)
 
 
 async def _sweep_uploads(doors: Doors) -> None:

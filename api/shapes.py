@@ -41,6 +41,14 @@ class DeletedFile(_Shape):
     deleted: Literal[True]
 
 
+class DeletedBatch(_Shape):
+    """A batch that is not there any more."""
+
+    id: str
+    object: Literal["batch"]
+    deleted: Literal[True]
+
+
 class ModelObject(_Shape):
     """A model that batches may name."""
 

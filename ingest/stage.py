@@ -20,7 +20,15 @@ from tidemill.ingest.check import LONG_LINE_BYTES, Checker, Failed, Passed, Rule
 from tidemill.ingest.pack import Origin, Packer, Record
 from tidemill.schemas.batch import BatchError
 from tidemill.schemas.lines import Line, Splitter
-from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Command, InputRef, Rejected
+from tidemill.schemas.messages import (
+    Accepted,
+    BatchCreated,
+    CancelRequested,
+    Command,
+    DeleteRequested,
+    InputRef,
+    Rejected,
+)
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
 from tidemill.settings import Settings
 
@@ -96,6 +104,9 @@ class Stage:
             case CancelRequested(batch_id=batch_id):
                 for work in self._works.get(batch_id, ()):
                     work.is_stopped = True
+            case DeleteRequested():
+                # What is deleted is over.
+                pass
 
     async def _ingest(self, work: _Work) -> None:
         batch_id = work.command.batch.id

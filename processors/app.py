@@ -280,7 +280,10 @@ class Processors:
         self._kafka = kafka
         self._names = list(models)
         self._ended = Ended()
-        self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
+        self._followers = (
+            Follower(kafka, topics.BATCHES.name, self._apply),
+            Follower(kafka, topics.SECRETS.name, self._erased),
+        )
         self._doors: Doors | None = None
         self._models: list[ModelApp] = []
         self._stopping_until: float | None = None
@@ -302,8 +305,10 @@ class Processors:
             ended=self._ended,
         )
         await doors.outbox.start()
-        await self._follower.start()
-        await self._follower.caught_up()
+        for follower in self._followers:
+            await follower.start()
+        for follower in self._followers:
+            await follower.caught_up()
         self._models = [
             ModelApp(name, self._settings.models[name], self._settings, doors, stop_seconds=self._stop_seconds)
             for name in self._names
@@ -314,7 +319,8 @@ class Processors:
 
     async def stop(self) -> None:
         """Close the doors."""
-        await self._follower.stop()
+        for follower in self._followers:
+            await follower.stop()
         for model in self._models:
             await model.close()
         if self._doors is not None:
@@ -333,13 +339,20 @@ class Processors:
         return max(0.0, self._stopping_until - now)
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
-        del key
         if value is None:
+            # A batch that is deleted was over; its lines may lie before us all the same.
+            self._ended.end(key)
             return
         try:
             self._ended.apply(codec.decode_batch(value))
         except DecodeError as error:
             _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
+
+    def _erased(self, key: str, value: bytes | None, offset: int) -> None:
+        """`batches` says that a batch is deleted for some days only, this topic as long as its lines may come."""
+        del offset
+        if value is not None:
+            self._ended.end(key)
 
 
 def main(settings: Settings, models: list[str] | None = None) -> None:

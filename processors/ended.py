@@ -38,11 +38,15 @@ class Ended:
 
     def apply(self, record: BatchRecord) -> None:
         """Take in a record of the log."""
-        batch = record.batch
-        if batch.status not in _OVER or batch.id in self._ids:
+        if record.batch.status in _OVER:
+            self.end(record.batch.id)
+
+    def end(self, batch_id: str) -> None:
+        """A batch is over, or deleted."""
+        if batch_id in self._ids:
             return
         if len(self._ids) >= self._batches_max:
             del self._ids[next(iter(self._ids))]
-        self._ids[batch.id] = None
+        self._ids[batch_id] = None
         for tell in self._tell:
-            tell(batch.id)
+            tell(batch_id)

@@ -15,6 +15,7 @@ from tidemill.schemas.messages import (
     BatchCreated,
     CancelRequested,
     Compacted,
+    DeleteRequested,
     Grown,
     InputRef,
     LedgerRecord,
@@ -57,28 +58,32 @@ class State(BaseModel):
     chunks: int = 0
     """How many chunks of the batch's tally may be in their table."""
     files_offset: int | None = None
+    deleted_at: int | None = None
+    """When the batch was deleted, Unix seconds: nothing else is kept of it then, and no fact brings it back."""
 
     @property
     def takes_lines(self) -> bool:
         """Whether a result line still counts."""
-        return not self.closed and (self.batch is None or self.batch.status in _OPEN)
+        return not self.closed and self.deleted_at is None and (self.batch is None or self.batch.status in _OPEN)
 
     @property
     def ended_at(self) -> int:
-        """When the batch came to its last state, Unix seconds; 0 while it has not."""
+        """When the batch came to its last state, or was deleted, Unix seconds; 0 while it has not."""
+        if self.deleted_at is not None:
+            return self.deleted_at
         if self.batch is None or not self.is_over:
             return 0
         return int(getattr(self.batch, f"{self.batch.status}_at") or 0)
 
     @property
     def is_over(self) -> bool:
-        """Whether the batch is in its last state."""
-        return self.batch is not None and self.batch.status.is_terminal
+        """Whether the batch is in its last state, or deleted."""
+        return self.deleted_at is not None or (self.batch is not None and self.batch.status.is_terminal)
 
 
 def created(state: State, command: BatchCreated, grace: float) -> State:
     """The batch begins, with what came before its beginning."""
-    if state.batch is not None:
+    if state.batch is not None or state.deleted_at is not None:
         return state
     begun: dict[str, object] = {
         "project": command.project,
@@ -91,7 +96,7 @@ def created(state: State, command: BatchCreated, grace: float) -> State:
 
 def opened(state: State, fact: Opened, grace: float) -> State:
     """A stream's batch begins, at work from the first; see `created`."""
-    if state.batch is not None:
+    if state.batch is not None or state.deleted_at is not None:
         return state
     return _begun(state, {"project": fact.project, "batch": fact.batch, "growing": True}, grace)
 
@@ -175,6 +180,15 @@ def cancelled(state: State, command: CancelRequested, grace: float) -> State:
             "close_at": command.at + grace,
         }
     )
+
+
+def deleted(state: State, command: DeleteRequested) -> State:
+    """Forget a batch that is over, or that nothing is known of any more, and remember that it was deleted."""
+    if not state.is_over and state.batch is not None:
+        return state
+    if state.deleted_at is not None:
+        return state
+    return State(id=state.id, partition=state.partition, chunks=state.chunks, deleted_at=command.at)
 
 
 def overdue(state: State, now: float, grace: float) -> State:
@@ -305,4 +319,6 @@ def _may_close(state: State) -> bool:
 
 
 def _early(state: State, fact: _Early) -> State:
+    if state.deleted_at is not None:
+        return state
     return state if fact in state.early else state.model_copy(update={"early": (*state.early, fact)})

@@ -7,7 +7,9 @@ refer to them: the files can be made again from both (`rebuild.py`).
 import logging
 from collections.abc import Callable, Sequence
 
-from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX
+from tidemill.results.compaction import stubborn
+from tidemill.schemas import ids
+from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
 from tidemill.schemas.ports import Store
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,23 @@ class Leftovers:
         except OSError:
             log.exception("large results of batches could not be removed")
         return done
+
+    async def erase(self, batch_id: str, kinds: Sequence[str]) -> None:
+        """Remove all that a deleted batch has in the store, however often that has to be tried.
+
+        Args:
+            batch_id: The batch.
+            kinds: Its files, by their kinds.
+        """
+
+        async def work() -> None:
+            for kind in kinds:
+                await self._store.delete(file_key(ids.derived_file_id(batch_id, kind)))
+                await self._store.delete(index_key(batch_id, kind))
+            for prefix in (PARTS_PREFIX, LARGE_PREFIX):
+                await self._remove(f"{prefix}{batch_id}/")
+
+        await stubborn(f"removing what {batch_id} has in the store", work)
 
     async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):

@@ -1,5 +1,7 @@
 """What the stage tells the others: a batch as it is, its files, its bill, and to itself that files are written."""
 
+from collections.abc import Sequence
+
 from tidemill.results import fold
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
@@ -8,7 +10,7 @@ from tidemill.schemas import ids, topics
 from tidemill.schemas.batch import FileReceipt, Progress
 from tidemill.schemas.codec import KIND, Headers, encode
 from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
-from tidemill.schemas.messages import BatchRecord, Compacted, FileRecord
+from tidemill.schemas.messages import BatchRecord, Compacted, DeleteRequested, Erasure, FileRecord
 from tidemill.schemas.part import file_key
 
 
@@ -41,13 +43,29 @@ class Publisher:
         if (entry := fold.billed(state, fact)) is not None:
             await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
 
+    async def erased(self, command: DeleteRequested) -> None:
+        """Say that nobody may read the lines of a deleted batch from the log any more."""
+        erasure = Erasure(project=command.project, at=command.at)
+        await self._send(topics.SECRETS.name, command.batch_id, encode(erasure))
+
+    async def withdrawn(self, command: DeleteRequested) -> None:
+        """Withdraw a batch and its files."""
+        await self._send(topics.BATCHES.name, command.batch_id, None)
+        for kind in command.files:
+            await self._send(topics.FILES.name, ids.derived_file_id(command.batch_id, kind), None)
+
+    async def forgotten(self, batch_ids: Sequence[str]) -> None:
+        """The log has nothing of deleted batches any more, so nothing need be said of them."""
+        for batch_id in batch_ids:
+            await self._send(topics.SECRETS.name, batch_id, None)
+
     async def compacted(self, fact: Compacted, partition: int) -> None:
         """Say that a batch's files are written."""
         headers = [(KIND, fact.kind.encode())]
         await self._send(topics.OUTCOMES.name, fact.batch_id, encode(fact), headers=headers, partition=partition)
 
     async def _send(
-        self, topic: str, key: str, value: bytes, *, headers: Headers = (), partition: int | None = None
+        self, topic: str, key: str, value: bytes | None, *, headers: Headers = (), partition: int | None = None
     ) -> int:
         return await stubborn(
             f"sending to {topic}",

@@ -39,6 +39,7 @@ from tidemill.schemas.messages import (
     CancelRequested,
     Command,
     Compacted,
+    DeleteRequested,
     Fact,
     Grown,
     Opened,
@@ -104,7 +105,9 @@ class Partition:
             writer=writer,
         )
         self._leftovers = Leftovers(store)
-        self._forgetting = Forgetting(tables, self._leftovers, limits.kept_seconds, clock())
+        self._forgetting = Forgetting(
+            tables, self._leftovers, self._publisher, kept_seconds=limits.kept_seconds, now=clock()
+        )
         self._writer = writer
         self._live: dict[str, Live] = {}
         self._waiting_bytes = 0
@@ -163,6 +166,9 @@ class Partition:
                 live = self._get(command.batch_id)
                 await self._turn(live, fold.cancelled(live.state, command, self._limits.grace_seconds))
                 ack()
+            case DeleteRequested():
+                live = self._get(command.batch_id)
+                self._start(await self._forgetting.erase(fold.deleted(live.state, command), command, ack))
             case _:
                 assert_never(command)
 

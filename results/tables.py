@@ -79,9 +79,13 @@ class Tables:
 
     def forget(self, state: State) -> None:
         """Drop a batch that is over."""
-        for number in range(state.chunks):
-            self._chunks.delete(_chunk_key(state.id, number))
+        self._drop_chunks(state)
         self._states.delete(OVER + state.id.encode())
+
+    def erase(self, state: State) -> None:
+        """Keep a deleted batch, without its tally; at no point is there nothing of it, or it could begin anew."""
+        self.put_state(state)
+        self._drop_chunks(state)
 
     async def keep(self, *lives: Live) -> None:
         """Write batches: first their states, and only when the changelog has them the chunks of their tallies.
@@ -102,6 +106,10 @@ class Tables:
         for key, chunk in touched:
             self._chunks.put(key, chunk)
         await self.delivered()
+
+    def _drop_chunks(self, state: State) -> None:
+        for number in range(state.chunks):
+            self._chunks.delete(_chunk_key(state.id, number))
 
     async def delivered(self) -> None:
         """Wait until the changelog has every write made so far."""

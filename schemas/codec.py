@@ -28,6 +28,7 @@ from tidemill.schemas.messages import (
     BatchRecord,
     Claim,
     Command,
+    Erasure,
     Fact,
     FileRecord,
     KeyRecord,
@@ -126,6 +127,8 @@ decode_fact: Decoder[Fact] = _decoder(Fact)
 decode_batch: Decoder[BatchRecord] = _decoder(BatchRecord)
 decode_file: Decoder[FileRecord] = _decoder(FileRecord)
 decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
+decode_erasure: Decoder[Erasure] = _decoder(Erasure)
+"""Of `secrets`."""
 decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
 decode_piece: Decoder[Piece] = _decoder(Piece)

@@ -64,7 +64,18 @@ class CancelRequested(_Message):
     at: Time
 
 
-Command = Annotated[BatchCreated | CancelRequested, Field(discriminator="kind")]
+class DeleteRequested(_Message):
+    """Somebody asked to delete a batch that is over, or its life has ended."""
+
+    kind: Literal["delete_requested"] = "delete_requested"
+    batch_id: str
+    project: str
+    files: tuple[str, ...] = ()
+    """Its files by their kinds (`schemas/part.py`): results may have forgotten them long ago."""
+    at: int
+
+
+Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, Field(discriminator="kind")]
 
 
 class Accepted(_Message):
@@ -172,6 +183,14 @@ class KeyRecord(_Message):
     key: ApiKey
     sha256: Digest
     """Of the secret, in hex; see `schemas/access.py`."""
+
+
+class Erasure(_Message):
+    """The value of `tidemill.secrets` under a batch id: the batch is deleted, and its lines are not to be read."""
+
+    kind: Literal["erasure"] = "erasure"
+    project: str
+    at: int
 
 
 class LedgerRecord(_Message):

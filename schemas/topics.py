@@ -65,6 +65,11 @@ KEYS = Topic(
     name="tidemill.keys", key="key id", value="KeyRecord",
     written_by=("api",), read_by=("api", "ingest"), spread=False, compacted=True,
 )  # fmt: skip
+SECRETS = Topic(
+    name="tidemill.secrets", key="batch id", value="Erasure of a deleted batch",
+    written_by=("api", "results"), read_by=("api", "ingest", "processors", "operator"),
+    spread=False, compacted=True,
+)  # fmt: skip
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",
     written_by=("results",), read_by=("api",), spread=False, compacted=True,
@@ -88,7 +93,8 @@ EXPRESS_LINES_MAX = 1_000
 """A batch of up to so many lines goes by a model's express topic, where no large batch lies before it."""
 
 TOPICS = (
-    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, LEDGER, STATES, TALLIES, STREAMS,
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, STATES, TALLIES,
+    STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 

@@ -12,6 +12,7 @@ from tidemill.api.again.spool import Source, Sources, Spool
 from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.doors import Doors, from_store
 from tidemill.api.reckoning import Reckoning
+from tidemill.api.state.erasures import Erasures
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import ReplayRange
 from tidemill.schemas.codec import RequestHead
@@ -66,6 +67,25 @@ class Found:
         self.endpoints: set[str] = set()
         self.lost = 0
         """Lines whose bytes were in a file that is deleted."""
+        self._forbidden: dict[str, bool] = {}
+        self._skipped = Sources()
+
+    @property
+    def skipped(self) -> int:
+        """Lines of batches that are deleted, or whose input file is."""
+        return self._skipped.lines
+
+    def skips(self, erasures: Erasures, batch_id: str) -> bool:
+        """Whether the lines of a batch are not to be run again."""
+        if (known := self._forbidden.get(batch_id)) is None:
+            known = self._forbidden[batch_id] = erasures.forbid(batch_id)
+        return known
+
+    def skip(self, head: RequestHead, entry: Entry) -> None:
+        """Leave out the lines of a record."""
+        count = 1 if head.ref is not None else entry.value.rstrip(b"\n").count(b"\n") + 1
+        for index in range(head.first, head.first + count):
+            self._skipped.take(head.batch_id, index, entry.at_ms)
 
     def endpoint(self) -> str:
         """What the lines ask for.
@@ -73,6 +93,9 @@ class Found:
         Raises:
             ApiError: 400, it is not the same for all; 409, there are none.
         """
+        if not self.endpoints and self.skipped:
+            message = f"The {self.skipped} lines of the range are of batches or input files that are deleted."
+            raise errors.conflict(message, code="lines_deleted")
         if not self.endpoints:
             raise errors.conflict("The range has no lines of yours any more.", code="no_lines")
         if len(self.endpoints) > 1:
@@ -145,6 +168,9 @@ async def _taken(doors: Doors, where: Where, found: Found, entry: Entry) -> list
         # Who cannot be read is nobody's; the processors have put it aside.
         return []
     if not where.takes(head):
+        return []
+    if found.skips(doors.view.erasures, head.batch_id):
+        found.skip(head, entry)
         return []
     taken = []
     for index, line in enumerate(await _texts(doors, entry, head), start=head.first):

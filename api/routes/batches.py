@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import creation, draft, errors, paging, shapes
+from tidemill.api import creation, draft, errors, paging, removal, shapes
 from tidemill.api.doors import Asking, Doors, Opened, body, json
 from tidemill.api.filters import BatchesQuery
 from tidemill.api.requests import bodies, reading
@@ -85,6 +85,19 @@ async def cancel(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
     # The batch may have gone on while the log was waited for.
     current = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
     return json(_shown(doors, asking.project, overlay.cancelled(current, at)))
+
+
+@router.delete(
+    "/{batch_id}", response_model=shapes.DeletedBatch, responses={409: {"description": "The batch is at work."}}
+)
+async def delete(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
+    """Delete a batch that is over, with its results: nothing of its content can be had or replayed any more."""
+    if not doors.view.erasures.is_deleted(batch_id, asking.project):
+        batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
+        if not batch.status.is_terminal:
+            raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
+        await removal.remove_batch(doors, asking.project, batch)
+    return json(b'{"id":"%b","object":"batch","deleted":true}' % batch_id.encode())
 
 
 async def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> InputRef | None:

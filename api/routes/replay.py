@@ -98,6 +98,8 @@ class ReplayPlan(estimate.Figures):
     """Whose lines they are."""
     lost_lines: int
     """Large lines whose input file is deleted; not in `lines`; with any of them there is no replay."""
+    skipped_lines: int
+    """Lines of batches or input files that are deleted; not in `lines`, and not run."""
     is_too_large: bool
     """Whether the lines are more than a batch may have."""
 
@@ -140,7 +142,7 @@ async def _of_batch(
         old = retry.old_input(doors, project, batch)
         async for chunk in retry.lines(doors, old, None, wish.model):
             await asyncio.to_thread(_reckon, found, chunk)
-    return _plan(doors, found, endpoint=batch.endpoint, batches=1, lost=0)
+    return _plan(doors, found, endpoint=batch.endpoint, batches=1, lost=0, skipped=0)
 
 
 async def _of_range(
@@ -155,7 +157,14 @@ async def _of_range(
         async with doors.estimates.turn(asking.project):
             found, sums = await rerun.reckoned(doors, where, model)
         retry.named_model(doors, model, found.endpoint())
-        return _plan(doors, sums, endpoint=found.endpoint(), batches=len(found.sources.by_id), lost=found.lost)
+        return _plan(
+            doors,
+            sums,
+            endpoint=found.endpoint(),
+            batches=len(found.sources.by_id),
+            lost=found.lost,
+            skipped=found.skipped,
+        )
     project = asking.project
     wish = _draft(doors, where, asked)
     fingerprint = creation.fingerprint_of(wish.model_dump() | {"model": model, "project": where.project})
@@ -238,11 +247,18 @@ def _draft(doors: Doors, where: Where, asked: ReplayWish) -> Draft:
     )
 
 
-def _plan(doors: Doors, found: Reckoning, *, endpoint: str, batches: int, lost: int) -> ReplayPlan:
+def _plan(doors: Doors, found: Reckoning, *, endpoint: str, batches: int, lost: int, skipped: int) -> ReplayPlan:
     shown = estimate.figures(doors, found).model_dump()
     lines = shown["lines"] + lost
     too_large = lines > doors.settings.file_lines_max
-    return ReplayPlan(**shown, endpoint=endpoint, batches=batches, lost_lines=lost, is_too_large=too_large)
+    return ReplayPlan(
+        **shown,
+        endpoint=endpoint,
+        batches=batches,
+        lost_lines=lost,
+        skipped_lines=skipped,
+        is_too_large=too_large,
+    )
 
 
 def _reckon(found: Reckoning, chunk: bytes) -> None:

@@ -31,6 +31,7 @@ class Claims:
         """
         rows = self._database.read(
             "SELECT body FROM claims WHERE project = ? AND fingerprint = ? AND created_at >= ?"
+            " AND id NOT IN (SELECT id FROM erasures)"
             " ORDER BY is_retry, CASE WHEN is_retry THEN place ELSE -place END LIMIT 1",
             project, fingerprint, int(self._clock()) - REPEAT_SECONDS_MAX,
         )  # fmt: skip

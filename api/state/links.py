@@ -24,7 +24,7 @@ class Links:
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch that is not there any more."""
-        self._database.write("DELETE FROM replays WHERE id = ?", batch_id)
+        self._database.write("DELETE FROM replays WHERE id = ? OR source = ?", batch_id, batch_id)
 
     def shown(self, batch_id: str, body: bytes) -> bytes:
         """A batch as JSON, with the batches that are made of it, the oldest first."""

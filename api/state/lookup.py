@@ -18,7 +18,7 @@ async def batch(doors: Doors, project: str, batch_id: str) -> bytes:
         ApiError: 404, the project has no such batch.
     """
     found = _find(doors, project, batch_id)
-    if found is None and ids.is_batch_id(batch_id):
+    if found is None and ids.is_batch_id(batch_id) and not doors.view.erasures.is_deleted(batch_id):
         found = await doors.view.news.until(lambda: _find(doors, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_batch(batch_id)
@@ -83,6 +83,8 @@ async def parts(doors: Doors, upload_id: str, part_ids: Sequence[str]) -> list[P
 def _find(doors: Doors, project: str, batch_id: str) -> bytes | None:
     if (found := doors.view.batch(project, batch_id)) is not None:
         return found
+    if doors.view.erasures.is_deleted(batch_id):
+        return None
     # Whoever knows the id of a claim was told it, so its command is on the log.
     claim = doors.view.claims.first(project, batch_id)
     return None if claim is None else claim.command.batch.model_dump_json().encode()

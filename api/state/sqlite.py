@@ -26,12 +26,15 @@ CREATE TABLE origin (cluster TEXT NOT NULL);
 CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
-    over INTEGER NOT NULL, status TEXT NOT NULL, lines_left INTEGER NOT NULL, listed BLOB, body BLOB NOT NULL
+    over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL, listed BLOB,
+    body BLOB NOT NULL
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
+CREATE INDEX batches_ended ON batches (ended_at) WHERE over;
+CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE labels (
     name TEXT NOT NULL, value TEXT NOT NULL, batch_id TEXT NOT NULL, PRIMARY KEY (name, value, batch_id)
 ) WITHOUT ROWID;

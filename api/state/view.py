@@ -15,6 +15,7 @@ from tidemill.api.filters import ALL, Filter
 from tidemill.api.paging import Page, Row
 from tidemill.api.state import overlay
 from tidemill.api.state.claims import Claims
+from tidemill.api.state.erasures import Erasures
 from tidemill.api.state.keyring import Keyring
 from tidemill.api.state.ledger import Ledger
 from tidemill.api.state.links import Links
@@ -26,7 +27,7 @@ from tidemill.api.state.strays import Strays
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch
 from tidemill.schemas.file import File
-from tidemill.schemas.messages import BatchRecord, FileRecord
+from tidemill.schemas.messages import BatchRecord, Erasure, FileRecord
 from tidemill.schemas.ports import Clock
 
 DELETED_SECONDS_MAX = 86_400
@@ -60,6 +61,7 @@ class View:
         self._clock = clock
         self.claims = Claims(database, clock)
         self.pieces = Pieces(database, clock)
+        self.erasures = Erasures(database)
         self.keyring = Keyring(database)
         self.ledger = Ledger(database)
         self.links = Links(database)
@@ -142,14 +144,17 @@ class View:
         Returns:
             What is shown now.
         """
+        if self.erasures.is_deleted(record.batch.id):
+            return record.batch
         shown = self.batch(record.project, record.batch.id)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-            " over = excluded.over, status = excluded.status, lines_left = excluded.lines_left,"
-            " listed = excluded.listed, body = excluded.body",
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " over = excluded.over, status = excluded.status, ended_at = excluded.ended_at,"
+            " lines_left = excluded.lines_left, listed = excluded.listed, body = excluded.body",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
-            batch.status, self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(),
+            batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
+            self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(),
         )  # fmt: skip
         if not shown:
             # What a batch was given when it was created never changes.
@@ -157,6 +162,19 @@ class View:
             for name, value in (batch.metadata or {}).items():
                 self._database.write("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", name, value, batch.id)
         return batch
+
+    def delete_batch(self, batch_id: str, project: str, at: int) -> None:
+        """No longer show a batch, whatever the log may still say of it, that was asked to be deleted."""
+        with self._database.transaction():
+            self.erasures.put(batch_id, Erasure(project=project, at=at))
+            self._drop_batch(batch_id)
+
+    def outlived(self, ended_before: int, limit: int) -> list[tuple[str, Batch]]:
+        """Batches that came to their end before that time: project and batch."""
+        rows = self._database.read(
+            "SELECT project, body FROM batches WHERE over AND ended_at < ? LIMIT ?", ended_before, limit
+        )
+        return [(str(project), Batch.model_validate_json(_bytes(body))) for project, body in rows]
 
     def put_file(self, record: FileRecord, offset: int) -> None:
         """Show a file that stands at this offset of the log, unless a later record is known already."""
@@ -208,6 +226,7 @@ class View:
             topics.CLAIMS.name: self.claims.fold,
             topics.UPLOADS.name: self.pieces.fold,
             topics.KEYS.name: self.keyring.fold,
+            topics.SECRETS.name: self._fold_erasure,
             topics.LEDGER.name: self.ledger.fold,
         }[topic]
         with self._database.transaction():
@@ -229,9 +248,7 @@ class View:
     def _fold_batch(self, key: str, value: bytes | None, offset: int) -> None:
         del offset
         if value is None:
-            self._database.write("DELETE FROM batches WHERE id = ?", key)
-            self._database.write("DELETE FROM labels WHERE batch_id = ?", key)
-            self.links.drop(key)
+            self._drop_batch(key)
         elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
             self._database.write("DELETE FROM waiting WHERE id = ?", key)
             self.put_batch(record)
@@ -240,6 +257,16 @@ class View:
             self._database.write(
                 "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", key, record.files_offset, value
             )
+
+    def _fold_erasure(self, key: str, value: bytes | None, offset: int) -> None:
+        self.erasures.fold(key, value, offset)
+        if value is not None:
+            self._drop_batch(key)
+
+    def _drop_batch(self, batch_id: str) -> None:
+        for table, column in (("batches", "id"), ("labels", "batch_id"), ("waiting", "id")):
+            self._database.write(f"DELETE FROM {table} WHERE {column} = ?", batch_id)  # noqa: S608  named above
+        self.links.drop(batch_id)
 
     @property
     def _files_next(self) -> int:
@@ -292,6 +319,7 @@ _TABLES = {
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),
     topics.KEYS.name: ("keys",),
+    topics.SECRETS.name: ("erasures",),
     topics.LEDGER.name: ("ledger",),
 }
 """What each topic is folded into."""

@@ -247,6 +247,8 @@ class Settings(BaseSettings):
     """A stream of a direct producer that says nothing for so long is sealed."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
     """How long after a deadline or a cancel a line in flight may still land."""
+    batch_life_seconds: Annotated[int, Field(ge=3600)] | None = None
+    """So long after its end a batch is deleted, with its results; by default somebody has to ask for it."""
     batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
     """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()

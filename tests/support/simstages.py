@@ -251,7 +251,10 @@ class ProcessorsProcess(Base):
             records = self.log.records[Place(BATCHES, 0)]
             while offset < len(records):
                 await self.process.pass_time()
-                self._ended.apply(codec.decode_batch(records[offset].value))
+                if (value := records[offset].value) is None:
+                    self._ended.end(records[offset].key)
+                else:
+                    self._ended.apply(codec.decode_batch(value))
                 offset += 1
             await self.log.growth()
 

@@ -177,13 +177,24 @@ class SimulatedLog:
         self.events: list[tuple[str, tuple[tuple[str, bytes], ...], bytes]] = []
         self.published: list[BatchRecord] = []
         self.ledger: list[LedgerRecord] = []
+        self.deleted: list[tuple[str, int]] = []
+        """Batches whose records were withdrawn, and how many records were published before."""
+        self.withdrawn: set[str] = set()
+        """Files whose records were."""
+        self.erased: dict[str, bytes | None] = {}
         self._fuse = fuse
 
     async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
-        del key, partition
+        del partition
         self._fuse.step()
         await asyncio.sleep(0)
-        if topic == topics.BATCHES.name:
+        if topic == topics.SECRETS.name:
+            self.erased[key] = value
+        elif topic == topics.BATCHES.name and value is None:
+            self.deleted.append((key, len(self.published)))
+        elif topic == topics.FILES.name and value is None:
+            self.withdrawn.add(key)
+        elif topic == topics.BATCHES.name:
             self.published.append(codec.decode_batch(value))
         elif topic == topics.LEDGER.name:
             self.ledger.append(codec.decode_ledger(value))

@@ -32,10 +32,11 @@ from support.simulated import leads_to
 
 from tidemill.processors.call import Answer, Broken
 from tidemill.results.limits import Limits
-from tidemill.schemas import codec, topics
+from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.bill import Tariff
-from tidemill.schemas.messages import BatchCreated, CancelRequested, InputRef
+from tidemill.schemas.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
+from tidemill.schemas.part import file_key
 from tidemill.settings import Settings
 
 PARTITIONS = 2
@@ -51,6 +52,7 @@ PROMPTS = 5
 PROMPT_BYTES = 64
 """Every second seed has lines with the same prompt one after the other."""
 PROCESSES_MAX = 3
+DELETED_SHARE = 0.3
 CALL_SECONDS_MAX = 2.0
 WELL_SHARE = 0.9
 BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), Broken.CONNECTION)
@@ -81,6 +83,7 @@ class SimulatedWay:
         self._tokens = itertools.count()
         self._members: list[tuple[str, object]] = []
         self._jobs: list[Job] = []
+        self._deleted: set[str] = set()
         model = {
             "backends": [{"url": "http://backend/v1"}],
             "max_in_flight": 5,
@@ -228,6 +231,26 @@ class SimulatedWay:
             await asyncio.sleep(cancel)
             request = CancelRequested(batch_id=batch.id, at=int(self.loop.now()))
             self.log.append(COMMANDS, batch.id, codec.encode(request))
+        if self.chance.random() < DELETED_SHARE:
+            while batch.id not in self._over():
+                await self.log.growth()
+            await asyncio.sleep(self.chance.uniform(0, 20))
+            shown = self._shown(batch.id)[-1]
+            kinds = tuple(kind for kind, _ in shown.tidemill.receipt.files) if shown.tidemill.receipt else ()
+            self._deleted.add(batch.id)
+            request = DeleteRequested(batch_id=batch.id, project="default", files=kinds, at=int(self.loop.now()))
+            self.log.append(COMMANDS, batch.id, codec.encode(request))
+            await self._gone(batch.id, {file_key(ids.derived_file_id(batch.id, kind)) for kind in kinds})
+
+    async def _gone(self, batch_id: str, keys: set[str]) -> None:
+        """Wait until a deletion has done all it has to."""
+        # Nothing tells that an object is removed.
+        while self._is_shown(batch_id) or keys & self.objects.keys():  # noqa: ASYNC110
+            await asyncio.sleep(1)
+
+    def _is_shown(self, batch_id: str) -> bool:
+        records = self.log.records[Place(BATCHES, 0)]
+        return all(record.value is not None for record in records if record.key == batch_id)
 
     def _tariff(self, model: str | None) -> Tariff:
         """A price that changes all the time."""
@@ -235,20 +258,25 @@ class SimulatedWay:
         return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
 
     def _shown(self, batch_id: str) -> list[Batch]:
-        records = [codec.decode_batch(record.value) for record in self.log.records[Place(BATCHES, 0)]]
-        return [record.batch for record in records if record.batch.id == batch_id]
+        """What was published of a batch, until it was deleted."""
+        records = [record for record in self.log.records[Place(BATCHES, 0)] if record.key == batch_id]
+        told = itertools.takewhile(lambda record: record.value is not None, records)
+        return [codec.decode_batch(record.value).batch for record in told]
+
+    def _over(self) -> set[str]:
+        values = [record.value for record in self.log.records[Place(BATCHES, 0)] if record.value is not None]
+        batches = [codec.decode_batch(value).batch for value in values]
+        return {batch.id for batch in batches if batch.status.is_terminal}
 
     def _is_over(self) -> bool:
-        over = set()
-        for record in self.log.records[Place(BATCHES, 0)]:
-            batch = codec.decode_batch(record.value).batch
-            if batch.status.is_terminal:
-                over.add(batch.id)
-        return len(over) == len(self._jobs)
+        return len(self._over()) == len(self._jobs)
 
     def _check(self) -> None:
         for job in self._jobs:
             self._check_status(job)
+            if job.batch.id in self._deleted:
+                self._check_deleted(job.batch.id)
+                continue
             self._check_lines(job)
         repeats = self._calls.total() - len(self._calls)
         # Where clocks differ, what was done before a restart may not be found (docs/decisions/0012).
@@ -266,6 +294,20 @@ class SimulatedWay:
         for batch in shown:
             has_files = batch.output_file_id is not None or batch.error_file_id is not None
             assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
+
+    def _check_deleted(self, batch_id: str) -> None:
+        """Its record and its files are gone, and nothing has brought it back."""
+        records = [record for record in self.log.records[Place(BATCHES, 0)] if record.key == batch_id]
+        told = [record.value is not None for record in records]
+        assert told == sorted(told, reverse=True), "a deleted batch was published again"
+        assert not told[-1]
+        shown = self._shown(batch_id)[-1]
+        for file_id in (shown.output_file_id, shown.error_file_id):
+            assert f"files/{file_id}" not in self.objects
+        states = [self.changelogs["states", number] for number in range(PARTITIONS)]
+        ((key, value),) = [item for found in states for item in found.items() if batch_id.encode() in item[0]]
+        assert key.startswith(b"over/")
+        assert b"deleted_at" in value
 
     def _check_lines(self, job: Job) -> None:
         """Invariants 1 and 4."""

@@ -86,6 +86,11 @@ async def tell(talk: Console, target: Target, wish: dict[str, Any]) -> Exit:
         talk.print("These are more lines than a batch may have: narrow the range.", style="yellow")
     if plan["lost_lines"]:
         talk.print(f"{plan['lost_lines']:,} lines more are lost with their input files.", style="yellow")
+    if plan["skipped_lines"]:
+        talk.print(
+            f"{plan['skipped_lines']:,} lines more are of batches or input files that are deleted, and stay out.",
+            style="yellow",
+        )
     return Exit.OK
 
 

@@ -72,6 +72,14 @@ def cancel(batch: Annotated[str, typer.Argument(help="Id of the batch.")]) -> Wo
 
 
 @of_service
+def delete(batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")]) -> Work:
+    """Delete a batch and its results: nothing of its content can be had or run again."""
+    from tidemill.client.run import delete as work
+
+    return lambda talk, target: work(talk, target, batch)
+
+
+@of_service
 def usage(
     since: Annotated[
         str | None, typer.Option(help="The first day, like 2026-11-23, in UTC; else 30 days.")

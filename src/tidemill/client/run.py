@@ -114,6 +114,14 @@ async def cancel(talk: Console, target: Target, batch_id: str) -> Exit:
     return Exit.OK
 
 
+async def delete(talk: Console, target: Target, batch_id: str) -> Exit:
+    """Delete a batch that is over, with its results."""
+    async with Client(target.base_url, target.api_key) as client:
+        await client.delete(f"/batches/{batch_id}")
+    talk.print(f"{batch_id} is deleted, with its results")
+    return Exit.OK
+
+
 async def show(target: Target, *, limit: int, as_json: bool) -> Exit:
     """Print the newest batches on stdout, as a table or as one JSON object a line."""
     table = Table("batch", "status", "lines", "done", "failed", "model", "created", box=None)

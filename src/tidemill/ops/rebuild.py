@@ -46,9 +46,11 @@ async def rebuild(where: Kafka, store: Store, batch_ids: Sequence[str], say: Say
     async with kafka.reading(where) as reader:
         known = await _published(reader, set(batch_ids))
         files = await _files(reader, known.values())
+        erased = await _erased(reader)
         for batch_id in batch_ids:
-            if (batch := known.get(batch_id)) is None:
-                say(f"{batch_id}: there is no such batch")
+            if (batch := known.get(batch_id)) is None or batch_id in erased:
+                what = "it is deleted, and is not read from the log any more [batch_deleted]"
+                say(f"{batch_id}: {what if batch_id in erased else 'there is no such batch'}")
                 is_well = False
                 continue
             try:
@@ -108,6 +110,15 @@ async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
                 found[key] = codec.decode_batch(record.value).batch
             except DecodeError:
                 found.pop(key, None)
+    return found
+
+
+async def _erased(reader: Reader) -> set[str]:
+    """The batches that are deleted, as long as the log may have something of them."""
+    found: set[str] = set()
+    async for record in reader.records(topics.SECRETS.name):
+        key = (record.key or b"").decode(errors="replace")
+        (found.discard if record.value is None else found.add)(key)
     return found
 
 

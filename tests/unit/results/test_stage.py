@@ -11,7 +11,7 @@ from support.simulated import Simulation, leads_to
 
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.batch import BatchError, Status
-from tidemill.schemas.messages import CancelRequested, Rejected
+from tidemill.schemas.messages import CancelRequested, DeleteRequested, Rejected
 
 SEEDS = range(150)
 
@@ -145,6 +145,53 @@ async def test_what_was_not_run_gets_its_error_line(seed, status):
     assert final(simulation, 0).request_counts.failed == len(errors) - len(not_run)
     assert ids.is_file_id(final(simulation, 0).error_file_id)
     assert len(output) + len(errors) == total
+
+
+@pytest.mark.parametrize("seed", SEEDS[:60])
+async def test_a_deleted_batch_is_gone_for_good(seed):
+    """Wherever its deletion breaks off, and whatever comes late: its record, its files, its objects, its tally."""
+    simulation = Simulation(seed)
+    for number in (0, 1):
+        simulation.store.objects[f"files/in{number}"] = input_file(40)
+    events = [[*commands(number, 40), *lines(simulation.chance, number, 40)] for number in (0, 1)]
+    simulation.log.events += interleaved(simulation.chance, events)
+    await simulation.run(crashes_max=simulation.chance.randint(0, 4))
+    simulation.store.late.clear()
+    gone, kept = (final(simulation, number) for number in (0, 1))
+    kinds = tuple(kind for kind, _ in gone.tidemill.receipt.files)
+    simulation.store.objects |= dict.fromkeys((f"results-large/{gone.id}/1-x", f"parts/{gone.id}/orphan"), b"x")
+    request = DeleteRequested(batch_id=gone.id, project="default", files=kinds, at=NOW + 90)
+    delete = (topics.COMMANDS.name, (), codec.encode(request))
+    # What nobody has acknowledged in time comes again, and an api process may ask twice.
+    late = [event for event in simulation.log.events if dict(event[1]).get(codec.KIND) != b"tick"]
+    simulation.log.events += [delete, *interleaved(simulation.chance, [late, [delete]])]
+    simulation.crashes = 0
+    await simulation.run(crashes_max=simulation.chance.randint(0, 12))
+    assert {batch for batch, _ in simulation.log.deleted} == {gone.id}
+    after = simulation.log.published[simulation.log.deleted[0][1] :]
+    assert gone.id not in {record.batch.id for record in after}
+    assert simulation.log.withdrawn == {gone.output_file_id, gone.error_file_id}
+    assert codec.decode_erasure(simulation.log.erased[gone.id]).project == "default"
+    names = (gone.id, gone.output_file_id, gone.error_file_id)
+    assert not [key for key in simulation.store.objects if any(name in key for name in names)]
+    tables = simulation.tables.states.changelog, simulation.tables.tallies.changelog
+    assert [key for table in tables for key in table if gone.id.encode() in key] == [b"over/" + gone.id.encode()]
+    assert b"custom" not in tables[0][b"over/" + gone.id.encode()]
+    check(simulation, 1, 40, Status.COMPLETED)
+    assert file_of(simulation, kept.output_file_id, kept.tidemill.receipt.output)
+    assert [entry for entry in simulation.log.ledger if entry.batch_id == gone.id]
+
+
+async def test_a_batch_at_work_is_not_deleted():
+    """The api refuses it; a command that comes all the same changes nothing."""
+    simulation = Simulation(1)
+    simulation.store.objects["files/in0"] = input_file(10)
+    request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW)
+    delete = (topics.COMMANDS.name, (), codec.encode(request))
+    simulation.log.events += [*commands(0, 10), delete, *lines(simulation.chance, 0, 10)]
+    await simulation.run(crashes_max=0)
+    check(simulation, 0, 10, Status.COMPLETED)
+    assert not simulation.log.deleted
 
 
 @pytest.mark.parametrize("seed", SEEDS[:20])

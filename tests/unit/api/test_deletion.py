@@ -1,0 +1,160 @@
+"""Batches that are deleted, and lines that a replay therefore leaves out; the log is a list."""
+
+from dataclasses import replace
+
+import httpx
+import orjson
+import pytest
+from support.doors import NOW, open_doors
+
+from tidemill.api import removal
+from tidemill.api.again.stretch import Entry
+from tidemill.api.app import create_app
+from tidemill.api.state.view import Origin
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.batch import Batch, Extras, FileReceipt, Receipt, Status
+from tidemill.schemas.codec import RequestHead
+from tidemill.schemas.file import File
+from tidemill.schemas.messages import BatchRecord, Erasure, FileRecord
+from tidemill.settings import Settings
+
+CHAT = "/v1/chat/completions"
+REQUESTS = topics.requests("m").name
+BATCH, OTHER = (f"batch_{digit * 32}" for digit in "ab")
+INPUT = "file-" + "i" * 22
+
+
+def file(file_id: str, purpose: str) -> FileRecord:
+    """A file of two bytes."""
+    shown = File(id=file_id, bytes=2, created_at=1, expires_at=None, filename="f", purpose=purpose)
+    return FileRecord(project="p", file=shown, key=f"files/{file_id}", sha256="0" * 64)
+
+
+def record(batch_id: str = BATCH, status: Status = Status.COMPLETED, **fields) -> BatchRecord:
+    """A batch with an output file, labelled."""
+    receipt = Receipt(lines=1, output=FileReceipt(lines=1, bytes=2, sha256="0" * 64), missing=0, double=0)
+    batch = Batch(
+        id=batch_id, endpoint=CHAT, input_file_id=INPUT, completion_window="24h", status=status, created_at=1,
+        expires_at=2, completed_at=NOW - 100, metadata={"a": "canary"},
+        output_file_id=ids.derived_file_id(batch_id, "output"), tidemill=Extras(receipt=receipt), **fields,
+    )  # fmt: skip
+    return BatchRecord(project="p", batch=batch)
+
+
+def requested(batch_id: str, *names: str) -> Entry:
+    """A record of requests."""
+    head = RequestHead(batch_id=batch_id, project="p", first=0, deadline=9, url=CHAT)
+    lines = [
+        orjson.dumps({"custom_id": name, "method": "POST", "url": CHAT, "body": {"model": "m"}}) for name in names
+    ]
+    return Entry(at_ms=1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """Doors with two batches of one input that are over."""
+    async with open_doors(tmp_path) as doors:
+        doors.view.put_file(file(INPUT, "batch"), 0)
+        for name in (BATCH, OTHER):
+            doors.view.put_batch(record(name))
+            doors.view.put_file(file(ids.derived_file_id(name, "output"), "batch_output"), 0)
+        yield replace(doors, settings=Settings(models={"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}))
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    headers = {"authorization": "Bearer key-of-p"}
+    transport = httpx.ASGITransport(create_app(doors))
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        yield client
+
+
+async def test_a_batch_is_deleted_at_once_and_for_good(doors, client):
+    """Retrieval, lists, labels and files; a record that comes late does not bring it back, and again is fine."""
+    for _ in range(2):
+        answer = await client.delete(f"/batches/{BATCH}")
+        assert (answer.status_code, answer.json()) == (200, {"id": BATCH, "object": "batch", "deleted": True})
+    ((topic, key, value),) = doors.log.records
+    command = codec.decode_command(value)
+    assert (topic, key, command.kind, command.files) == (
+        topics.COMMANDS.name,
+        BATCH,
+        "delete_requested",
+        ("output",),
+    )
+    doors.view.fold(topics.BATCHES.name, [(BATCH, codec.encode(record()), 7)])
+    assert (await client.get(f"/batches/{BATCH}")).status_code == 404
+    found = await client.get("/batches", params={"metadata[a]": "canary"})
+    assert [batch["id"] for batch in found.json()["data"]] == [OTHER]
+    assert (await client.get(f"/files/{record().batch.output_file_id}/content")).status_code == 404
+    assert (await client.get(f"/files/{INPUT}")).status_code == 200
+
+
+async def test_another_project_cannot_delete_it(doors, client):
+    """For it there is no such batch, before and after."""
+    stranger = {"authorization": "Bearer key-of-q"}
+    assert (await client.delete(f"/batches/{BATCH}", headers=stranger)).status_code == 404
+    assert not doors.log.records
+    await client.delete(f"/batches/{BATCH}")
+    assert (await client.delete(f"/batches/{BATCH}", headers=stranger)).status_code == 404
+
+
+@pytest.mark.parametrize("status", [Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING])
+async def test_a_batch_at_work_stays(doors, client, status):
+    """It is a 409 that the SDKs do not repeat."""
+    doors.view.put_batch(record("batch_" + "c" * 32, status))
+    answer = await client.delete(f"/batches/batch_{'c' * 32}")
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
+    assert not doors.log.records
+
+
+async def test_its_idempotency_key_is_used_up(doors, client):
+    """The claim of a deleted batch shows nothing of it, and makes it no more."""
+    body = {"input_file_id": INPUT, "endpoint": CHAT, "completion_window": "24h", "metadata": {"a": "canary"}}
+    key = {"idempotency-key": "k"}
+    made = (await client.post("/batches", json=body, headers=key)).json()
+    doors.view.put_batch(BatchRecord(project="p", batch=Batch.model_validate(made | {"status": "failed"})))
+    assert (await client.delete(f"/batches/{made['id']}")).status_code == 200
+    assert (await client.get(f"/batches/{made['id']}")).status_code == 404
+    again = await client.post("/batches", json=body, headers=key)
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "batch_deleted")
+    assert (await client.get(f"/batches/{made['id']}")).status_code == 404
+
+
+async def test_batches_are_deleted_when_their_life_is_over(doors):
+    """By setting, so long after their end; by default they stay."""
+    await removal.sweep(doors)
+    assert not doors.log.records
+    for life, count in ((101, 0), (99, 2), (99, 2)):
+        aged = replace(doors, settings=doors.settings.model_copy(update={"batch_life_seconds": life}))
+        await removal.sweep(aged)
+        assert [topic for topic, _, _ in doors.log.records] == [topics.COMMANDS.name] * count
+
+
+async def test_a_replay_leaves_out_what_is_deleted(doors, client):
+    """Lines of a deleted batch, and of one whose input is; a dry run tells how many, each once."""
+    doors.history.topics[REQUESTS] = [requested(BATCH, "r0", "r1"), requested(BATCH, "r0"), requested(OTHER, "x0")]
+    source = {"model": "m", "from": "0"}
+    await client.delete(f"/batches/{BATCH}")
+    plan = (await client.post("/replays", json={"source": source, "dry_run": True})).json()
+    assert (plan["lines"], plan["skipped_lines"], plan["batches"]) == (1, 2, 1)
+    new = (await client.post("/replays", json={"source": source})).json()
+    content = (await client.get(f"/files/{new['input_file_id']}/content")).content
+    assert (b"x0" in content, b"r0" in content) == (True, False)
+    assert (await client.delete(f"/files/{INPUT}")).status_code == 200
+    for dry in (True, False):
+        refused = await client.post("/replays", json={"source": source, "dry_run": dry})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "lines_deleted")
+    whole = await client.post("/replays", json={"source": {"batch": BATCH}})
+    assert whole.status_code == 404
+
+
+async def test_a_view_that_is_made_anew_knows_what_is_deleted(doors, client):
+    """From `secrets`, since the tombstone of a batch stays in the log for some days only."""
+    erasure = codec.encode(Erasure(project="p", at=1))
+    doors.view.resume(topics.SECRETS.name, Origin(cluster="c", end=0))
+    doors.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])
+    assert (await client.get(f"/batches/{BATCH}")).status_code == 404
+    doors.view.fold(topics.SECRETS.name, [(BATCH, None, 1)])
+    assert not doors.view.erasures.is_deleted(BATCH)
