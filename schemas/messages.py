@@ -12,6 +12,7 @@ from tidemill.schemas.access import ApiKey
 from tidemill.schemas.batch import Batch, ExpiresAfter, Faults, Receipt, Status, Usage
 from tidemill.schemas.bill import Bill
 from tidemill.schemas.bounds import (
+    OUTPUTS_MAX,
     UPLOAD_PARTS_MAX,
     Digest,
     Id,
@@ -68,11 +69,11 @@ class DeleteRequested(_Message):
     """Somebody asked to delete a batch that is over, or its life has ended."""
 
     kind: Literal["delete_requested"] = "delete_requested"
-    batch_id: str
-    project: str
-    files: tuple[str, ...] = ()
+    batch_id: Id
+    project: Name
+    files: Annotated[tuple[Word, ...], Field(max_length=OUTPUTS_MAX + 1)] = ()
     """Its files by their kinds (`schemas/part.py`): results may have forgotten them long ago."""
-    at: int
+    at: Time
 
 
 Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, Field(discriminator="kind")]
@@ -189,8 +190,8 @@ class Erasure(_Message):
     """The value of `tidemill.secrets` under a batch id: the batch is deleted, and its lines are not to be read."""
 
     kind: Literal["erasure"] = "erasure"
-    project: str
-    at: int
+    project: Name
+    at: Time
 
 
 class LedgerRecord(_Message):

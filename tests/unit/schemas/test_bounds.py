@@ -20,7 +20,7 @@ from tidemill.schemas.bounds import (
 
 RECORDS = [
     messages.Command, messages.Fact, messages.BatchRecord, messages.FileRecord, messages.KeyRecord,
-    messages.LedgerRecord, messages.Claim, messages.Piece,
+    messages.LedgerRecord, messages.Claim, messages.Erasure, messages.Piece,
 ]  # fmt: skip
 NASTY = "\x00"
 
