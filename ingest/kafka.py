@@ -7,11 +7,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from tidemill.ingest.pack import Record
-from tidemill.kafka import CONNECT_SECONDS_MAX, RECORD_BYTES_MAX, REQUEST_MS_MAX, Log, LogUnavailable
+from tidemill.kafka import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, Log, LogUnavailable, too_large
 from tidemill.schemas import topics
+from tidemill.schemas.bounds import RECORD_BYTES_MAX
 from tidemill.schemas.codec import KIND, encode, request_headers
 from tidemill.schemas.messages import Accepted, Rejected
 from tidemill.security import Kafka, client_options
@@ -53,6 +54,7 @@ class Outlet:
 
         Raises:
             OSError: One was not acknowledged in time. Any of them may have landed, or land yet.
+            RecordTooLarge: One is.
         """
         names = {False: topics.requests(model).name, True: topics.express(model).name}
         current = None
@@ -68,6 +70,8 @@ class Outlet:
                 size += sent
             while unacked:
                 await _oldest(unacked)
+        except MessageSizeTooLargeError as error:
+            raise too_large(names[False], record.key, record.value) from error
         except KafkaError as error:
             # An idempotent producer that met a fault it may not repeat is of no use any more.
             await self._drop(current)

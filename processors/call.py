@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import orjson
 
 from tidemill.processors.retry import Kind, kind_of
 from tidemill.schemas import line as shapes
+from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.codec import LineMark
 
 REPLY_BYTES_MAX: Final = 32 << 20
-TOKENS_MAX: Final = 1 << 53
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 
 Tokens = tuple[int, int, int, int]
@@ -71,7 +71,8 @@ class Success:
 
     answer: Answer
     body: bytes
-    tokens: Tokens = NO_TOKENS
+    tokens: Tokens | None = NO_TOKENS
+    """None where the server names counts that cannot be: nothing is billed then, and the line is delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,16 @@ class _Reply(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _OddReply(msgspec.Struct):
+    usage: object = None
+
+
 class _Object(msgspec.Struct):
     pass
 
 
 _replies: Final = msgspec.json.Decoder(_Reply)
+_odd_replies: Final = msgspec.json.Decoder(_OddReply)
 _objects: Final = msgspec.json.Decoder(_Object)
 
 
@@ -129,12 +135,12 @@ def judge(outcome: Answer | Broken) -> Success | Failure:
         return Failure(_KINDS[outcome], outcome.value, _MESSAGES[outcome])
     status = outcome.status
     if 200 <= status < 300:  # noqa: PLR2004
-        tokens = _tokens(outcome.body)
-        if tokens is None:
+        try:
+            return Success(outcome, outcome.body, _tokens(outcome.body))
+        except msgspec.MsgspecError:
             return Failure(
                 Kind.SUSPECT, "backend_reply_invalid", "The backend's reply is not a JSON object.", outcome
             )
-        return Success(outcome, outcome.body, tokens)
     body = outcome.body if is_object(outcome.body) else None
     if (kind := kind_of(status)) is None:
         return Success(outcome, body or _error_body(status))
@@ -210,17 +216,51 @@ def wait_seconds(retry_after: str | None, now: float) -> float | None:
 
 
 def _tokens(body: bytes) -> Tokens | None:
-    """The token counts of a reply, zeros where it has none that can be read; None where it is no JSON object."""
+    """The token counts of a reply: zeros where it names none, None where it names what cannot be.
+
+    Raises:
+        MsgspecError: It is no JSON object.
+    """
     try:
         usage = _replies.decode(body).usage
-    except msgspec.ValidationError:
-        # It is JSON, but not of the shape: an array, or an object with an odd `usage`.
-        return NO_TOKENS if is_object(body) else None
+    except msgspec.MsgspecError:
+        # Not of the shape: an array, or an object whose `usage` is odd, or has what the decoder does not read.
+        if not is_object(body):
+            raise
+        return _odd_tokens(body)
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error
+    if not _is_utf8(body):
+        raise msgspec.DecodeError("it is not UTF-8")
+    return NO_TOKENS if usage is None else _mapped(usage)
+
+
+def _odd_tokens(body: bytes) -> Tokens | None:
+    """Of a `usage` that is not as it should be, what can be made out; None where that is not both counts."""
+    try:
+        usage = _odd_replies.decode(body).usage
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if not _is_utf8(body):
+    if not isinstance(usage, dict):
         return None
-    return NO_TOKENS if usage is None else _mapped(usage)
+    fields: dict[str, Any] = {}
+    for name in _Usage.__struct_fields__:
+        value = usage.get(name)
+        if name.endswith("_details"):
+            details = value if isinstance(value, dict) else {}
+            fields[name] = _Details(*(_whole(details.get(part)) for part in _Details.__struct_fields__))
+        else:
+            fields[name] = _whole(value)
+    return _mapped(_Usage(**fields))
+
+
+def _whole(value: object) -> int | None:
+    """A number as a whole one; -1, which no count can be, where it is anything else."""
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -234,22 +274,26 @@ def _is_utf8(body: bytes) -> bool:
     return True
 
 
-def _mapped(usage: _Usage) -> Tokens:
+def _mapped(usage: _Usage) -> Tokens | None:
     """Chat and embeddings speak of prompt and completion, responses of input and output."""
     given = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
     made = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
+    given, made = given or 0, made or 0
+    if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):
+        return None
     given_details = usage.input_tokens_details or usage.prompt_tokens_details
     made_details = usage.output_tokens_details or usage.completion_tokens_details
     return (
-        _count(given),
-        _count(given_details.cached_tokens if given_details else None),
-        _count(made),
-        _count(made_details.reasoning_tokens if made_details else None),
+        given,
+        _part(given_details.cached_tokens if given_details else None, given),
+        made,
+        _part(made_details.reasoning_tokens if made_details else None, made),
     )
 
 
-def _count(number: int | None) -> int:
-    return number if number is not None and 0 <= number <= TOKENS_MAX else 0
+def _part(number: int | None, whole: int) -> int:
+    """A count of some of the tokens; it bills nothing, so one that cannot be is none."""
+    return number if number is not None and 0 <= number <= whole else 0
 
 
 def _error_body(status: int) -> bytes:

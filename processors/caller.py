@@ -120,7 +120,7 @@ class Caller:
         custom_id = bytes(parsed.custom_id)
         now = asyncio.get_running_loop().time()
         if isinstance(end, call.Success) or end.kind is Kind.FINAL:
-            used = end.tokens[0] + end.tokens[2] if isinstance(end, call.Success) else 0
+            used = end.tokens[0] + end.tokens[2] if isinstance(end, call.Success) and end.tokens else 0
             self._fleet.answered(place, now, used)
             return Made(custom_id, end, backend.answered_at)
         return self._failed(line, custom_id, place, end, now)

@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, REQUEST_MS_MAX, STOP_SECONDS_MAX, producer
+from tidemill.kafka import (
+    BACKOFF_SECONDS_MAX,
+    BACKOFF_SECONDS_MIN,
+    REQUEST_MS_MAX,
+    STOP_SECONDS_MAX,
+    producer,
+    too_large,
+)
 from tidemill.schemas import codec
 from tidemill.schemas.topics import OUTCOMES
 from tidemill.security import Kafka, client_options
@@ -44,6 +51,9 @@ class KafkaOutbox:
         """Append a record and return once all replicas have it; tries for as long as it takes.
 
         What is sent again after a doubtful failure may be on the log twice; the fold counts each line once.
+
+        Raises:
+            RecordTooLarge: It is.
         """
         wait_seconds = BACKOFF_SECONDS_MIN
         while True:
@@ -51,6 +61,8 @@ class KafkaOutbox:
             try:
                 current = await self._started()
                 await current.send_and_wait(OUTCOMES.name, value, key=batch_id.encode(), headers=headers)
+            except MessageSizeTooLargeError as error:
+                raise too_large(OUTCOMES.name, batch_id, value) from error
             except (KafkaError, OSError) as error:
                 _log.warning("outcomes are not taken (%s); again in %.1f s", type(error).__name__, wait_seconds)
                 await self._drop(current)
@@ -167,7 +179,7 @@ class Reader:
 
 
 def _tell(record: Any, mark: Mark) -> None:
-    if dict(record.headers).get(codec.KIND) != codec.LINES:
+    if codec.kind_of(record.headers) != codec.LINES:
         return
     try:
         batch_id, marks = codec.lines_marks(record.headers, len(record.value or b""))

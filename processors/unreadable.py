@@ -11,21 +11,25 @@ from typing import Final
 import msgspec
 
 from tidemill.schemas import codec, ids, line
+from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.codec import Headers, LineMark
 
 CODE: Final = "unreadable_request"
+_FIRST_DIGITS_MAX: Final = 10
 MESSAGE: Final = "The record of this request was damaged in the log, so it was not run. Please send it again."
 PARCEL_LINES_MAX: Final = 256
 """Error lines of one record of outcomes: some hundred bytes each, beside a `custom_id` of 512 characters."""
+CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
+"""A longer one was refused before it came here, and a record with its line may not fit into the log."""
 PARCEL_BYTES_MAX: Final = 512 * 1024
 
 
-def refusals(headers: Iterable[tuple[str, bytes]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
+def refusals(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
     """The outcomes of a record's lines: batch id, value and headers, for as many records as it takes."""
     found = dict(headers)
     batch_id = (found.get("tidemill-batch") or b"").decode("ascii", "replace")
     first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
-    if not ids.is_batch_id(batch_id) or not first.isdecimal():
+    if not ids.is_batch_id(batch_id) or not first.isdecimal() or len(first) > _FIRST_DIGITS_MAX:
         return
     texts: list[bytes] = []
     marks: list[LineMark] = []
@@ -34,6 +38,8 @@ def refusals(headers: Iterable[tuple[str, bytes]], value: bytes) -> Iterator[tup
         try:
             custom_id = bytes(line.parse(data).custom_id)
         except (msgspec.MsgspecError, RecursionError):
+            continue
+        if len(custom_id) > CUSTOM_ID_BYTES_MAX:
             continue
         text = line.unanswered(batch_id, index, custom_id, code=CODE, message=MESSAGE)
         if texts and (len(texts) >= PARCEL_LINES_MAX or size + len(text) > PARCEL_BYTES_MAX):

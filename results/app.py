@@ -198,7 +198,7 @@ class Results:
     async def _dispatch(self, seat: _Seat, message: Any, ack: Any) -> None:
         if message.topic == topics.COMMANDS.name:
             await seat.partition.command(codec.decode_command(message.value), ack)
-        elif dict(message.headers or ()).get(codec.KIND) == codec.LINES:
+        elif codec.kind_of(message.headers) == codec.LINES:
             value = message.value or b""
             batch_id, marks = codec.lines_marks(message.headers, len(value))
             if not ids.is_batch_id(batch_id):

@@ -107,6 +107,7 @@ class Compactor:
             receipt=receipt,
             failed=error_sums.lines.done - filled,
             usage=usage,
+            usage_unknown=output_sums.unknown,
             # In the fact, so that whoever reads it again bills the same, whatever the price is by then.
             bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
             at=int(self.clock()),

@@ -251,6 +251,7 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
                 "cost": fact.bill.cost if fact.bill else None,
                 "at_risk": None,
                 "mended": fact.mended,
+                "usage_unknown": fact.usage_unknown or None,
             }
         ),
     )

@@ -4,7 +4,6 @@ The first result of a line counts, in the order of the log; once as many lines a
 closed, nothing more is taken. So the same lines come together as did then.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from tidemill.results.compaction import write_part
@@ -97,6 +96,6 @@ class Gathering:
                 )
 
 
-def _is_of(headers: Iterable[tuple[str, bytes]], batch_id: str) -> bool:
+def _is_of(headers: Headers, batch_id: str) -> bool:
     found = dict(headers)
-    return found.get(codec.KIND) == codec.LINES and found.get("tidemill-batch") == batch_id.encode()
+    return codec.kind_of(headers) == codec.LINES and found.get("tidemill-batch") == batch_id.encode()

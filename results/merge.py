@@ -12,7 +12,16 @@ from heapq import heappop, heappush
 from typing import Final
 
 from tidemill.results.tally import Tally
-from tidemill.schemas.part import HEAD_BYTES, Index, PartError, PartRef, encode_index, index_bytes, parse_index
+from tidemill.schemas.part import (
+    HEAD_BYTES,
+    UNKNOWN_USAGE,
+    Index,
+    PartError,
+    PartRef,
+    encode_index,
+    index_bytes,
+    parse_index,
+)
 from tidemill.schemas.ports import Store
 
 _NO_LIMIT: Final = 1 << 62
@@ -32,8 +41,17 @@ class Sums:
 
     @property
     def usage(self) -> tuple[int, int, int, int]:
-        """Tokens of all lines: input, cached of these, output, reasoning of these."""
-        return sum(self.usages[0::4]), sum(self.usages[1::4]), sum(self.usages[2::4]), sum(self.usages[3::4])
+        """Tokens of all lines: input, cached of these, output, reasoning of these; unknown ones are none."""
+        unknown = self.unknown
+        read, cached, written, reasoning = (
+            sum(self.usages[place::4]) - unknown * UNKNOWN_USAGE[place] for place in range(4)
+        )
+        return read, cached, written, reasoning
+
+    @property
+    def unknown(self) -> int:
+        """Lines whose tokens are not known."""
+        return self.usages[0::4].count(UNKNOWN_USAGE[0])
 
     def index(self, start: int, end: int) -> bytes:
         """The columns of a file that has the lines from `start` up to `end`, as an object of their own."""

@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from tidemill.schemas.codec import LineMark
-from tidemill.schemas.part import encode_index
+from tidemill.schemas.part import UNKNOWN_USAGE, encode_index
 
 
 @dataclass(slots=True)
@@ -17,13 +17,13 @@ class Shelf:
 
     def add(self, mark: LineMark, line: bytes | memoryview) -> None:
         """Take in a line."""
-        self.lines.append((mark.index, line, mark.usage))
+        self.lines.append((mark.index, line, UNKNOWN_USAGE if mark.usage is None else mark.usage))
         self.size += mark.size
 
     def take(self) -> tuple[int, bytes, bytes]:
         """Empty the shelf: the first index, and the part's content, which is its columns and its lines."""
-        lines, self.lines, self.size = self.lines, [], 0
-        lines.sort(key=lambda line: line[0])
+        # Sorted anew: who holds the old list may yet go back to it (`Live.restore`).
+        lines, self.lines, self.size = sorted(self.lines, key=lambda line: line[0]), [], 0
         columns = encode_index(
             array("I", [index for index, _, _ in lines]),
             array("I", [len(line) for _, line, _ in lines]),

@@ -208,6 +208,8 @@ class Extras(_Shape):
     receipt: Receipt | None = None
     cost: Cost | None = None
     """Known once the batch is over."""
+    usage_unknown: Number | None = None
+    """Lines whose server named impossible counts of tokens: `usage` and `cost` are without them. Null for none."""
 
 
 class ExpiresAfter(_Shape):

@@ -23,6 +23,17 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tidemill.schemas.bounds import (
+    BATCH_LINES_MAX,
+    ID_CHARS_MAX,
+    NAME_CHARS_MAX,
+    PARAM_CHARS_MAX,
+    SIZE_MAX,
+    STORE_KEY_CHARS_MAX,
+    TIME_MAX,
+    TOKENS_MAX,
+    WORD_CHARS_MAX,
+)
 from tidemill.schemas.messages import (
     VERSION,
     BatchRecord,
@@ -36,7 +47,8 @@ from tidemill.schemas.messages import (
     Piece,
 )
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""As they come from the log: names may be anything, also the same twice, and a value may be null."""
 
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
@@ -51,13 +63,17 @@ class DecodeError(Exception):
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 """What has its place in a column of 32 bits."""
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
+LINES_MAX: Final = 4096
+"""Lines of one record."""
+_DIGITS_MAX: Final = 16
 
 
 class LineRef(msgspec.Struct, frozen=True):
     """A line that is too large for a record: `length` bytes at `offset` of the object `key`."""
 
-    key: str
-    offset: Annotated[int, msgspec.Meta(ge=0)]
+    key: Annotated[str, msgspec.Meta(max_length=STORE_KEY_CHARS_MAX)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
     length: Count
 
 
@@ -70,8 +86,8 @@ class LineMark(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of the result line, its newline included."""
     failed: bool
     """Whether it belongs into the error file."""
-    usage: tuple[Count, Count, Count, Count] = (0, 0, 0, 0)
-    """Tokens: input, cached of these, output, reasoning of these."""
+    usage: tuple[Tokens, Tokens, Tokens, Tokens] | None = (0, 0, 0, 0)
+    """Tokens: input, cached of these, output, reasoning of these; None where the server said what cannot be."""
     attempts: Count = 1
     """Calls that were made for it."""
 
@@ -92,7 +108,7 @@ class RequestHead:
 
 T = TypeVar("T")
 
-_marks = msgspec.json.Decoder(list[LineMark])
+_marks = msgspec.json.Decoder(Annotated[list[LineMark], msgspec.Meta(max_length=LINES_MAX)])
 _refs = msgspec.json.Decoder(LineRef)
 _encoder = msgspec.json.Encoder()
 
@@ -112,7 +128,7 @@ def _decoder(kind: Any) -> Callable[[bytes | None], Any]:
             return adapter.validate_json(value)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
-            raise DecodeError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+            raise DecodeError(f"{'.'.join(map(str, fault['loc']))[:PARAM_CHARS_MAX]}: {fault['msg']}") from error
 
     return decode
 
@@ -152,7 +168,7 @@ def request_headers(head: RequestHead) -> Headers:
     return headers
 
 
-def request_head(headers: Iterable[tuple[str, bytes]]) -> RequestHead:
+def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
     """Read the headers of a record of `requests`.
 
     Raises:
@@ -161,13 +177,13 @@ def request_head(headers: Iterable[tuple[str, bytes]]) -> RequestHead:
     found = _readable(headers)
     try:
         return RequestHead(
-            batch_id=found["tidemill-batch"].decode(),
-            project=found["tidemill-project"].decode(),
-            first=int(found["tidemill-first"]),
-            deadline=int(found["tidemill-deadline"]),
-            url=found["tidemill-url"].decode(),
+            batch_id=_text(found["tidemill-batch"], ID_CHARS_MAX),
+            project=_text(found["tidemill-project"], NAME_CHARS_MAX),
+            first=_number(found["tidemill-first"], BATCH_LINES_MAX - 1),
+            deadline=_number(found["tidemill-deadline"], TIME_MAX),
+            url=_text(found["tidemill-url"], WORD_CHARS_MAX),
             ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
-            created=int(created) if (created := found.get("tidemill-created")) is not None else None,
+            created=_number(created, TIME_MAX) if (created := found.get("tidemill-created")) is not None else None,
         )
     except KeyError as error:
         raise DecodeError(f"the header {error.args[0]} is missing") from error
@@ -194,7 +210,12 @@ def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None =
     return headers
 
 
-def lines_ref(headers: Iterable[tuple[str, bytes]]) -> LineRef | None:
+def kind_of(headers: Iterable[tuple[str, bytes | None]] | None) -> bytes:
+    """What a record of `outcomes` says that it is; empty where it does not."""
+    return dict(headers or ()).get(KIND) or b""
+
+
+def lines_ref(headers: Iterable[tuple[str, bytes | None]]) -> LineRef | None:
     """Where the one result line of a record is in the store; None where it is in the record's value.
 
     Raises:
@@ -208,7 +229,7 @@ def lines_ref(headers: Iterable[tuple[str, bytes]]) -> LineRef | None:
         raise DecodeError(f"a header is malformed: {error}") from error
 
 
-def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, list[LineMark]]:
+def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple[str, list[LineMark]]:
     """Read the headers of a record of result lines.
 
     Args:
@@ -223,7 +244,7 @@ def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, l
     """
     found = _readable(headers)
     try:
-        batch_id = found["tidemill-batch"].decode()
+        batch_id = _text(found["tidemill-batch"], ID_CHARS_MAX)
         marks = _marks.decode(found["tidemill-marks"])
     except KeyError as error:
         raise DecodeError(f"the header {error.args[0]} is missing") from error
@@ -238,13 +259,25 @@ def lines_marks(headers: Iterable[tuple[str, bytes]], size: int) -> tuple[str, l
     return batch_id, marks
 
 
-def _readable(headers: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
-    """The headers of a record of lines, by name.
+def _readable(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, bytes]:
+    """The headers of a record of lines, by name; one that is null is not there.
 
     Raises:
         DecodeError: It is of another major version.
     """
-    found = dict(headers)
+    found = {name: content for name, content in headers if content is not None}
     if (version := found.get(VERSION_HEADER, _VERSION)) != _VERSION:
         raise DecodeError(f"it is of version {version[:8].decode(errors='replace')!r}, not {VERSION}")
     return found
+
+
+def _text(content: bytes, chars_max: int) -> str:
+    if len(content) > chars_max:
+        raise ValueError(f"it has more than {chars_max} bytes")
+    return content.decode()
+
+
+def _number(content: bytes, most: int) -> int:
+    if not content.isdigit() or len(content) > _DIGITS_MAX or int(content) > most:
+        raise ValueError(f"it is no number from 0 to {most}")
+    return int(content)

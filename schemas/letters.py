@@ -20,10 +20,13 @@ from typing import Final
 
 from tidemill.schemas.codec import DecodeError, Headers
 
-VALUE_BYTES_MAX: Final = 960 * 1024
-"""With its headers a letter has to stay below 1 MiB."""
+VALUE_BYTES_MAX: Final = 900 * 1024
+"""With its headers a letter has to stay below `RECORD_BYTES_MAX`."""
 HEADERS_BYTES_MAX: Final = 32 * 1024
-"""Headers of a record beyond this are left out of its letter."""
+"""Headers of a record beyond this are left out of its letter, and so is a longer rest of its key."""
+_HEADER_BYTES: Final = 16
+"""What a header takes beside its name and its value, at most."""
+_DIGITS_MAX: Final = 16
 REASON_BYTES_MAX: Final = 1000
 
 STAGE: Final = "tidemill-dead-stage"
@@ -47,7 +50,7 @@ class Letter:
     reason: str
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
     """The record's own."""
     cut_bytes: int | None
     """The length of a value that was not kept."""
@@ -64,7 +67,7 @@ class Mark:
 
 
 def headers(
-    source: str, own: Iterable[tuple[str, bytes]], *, key: bytes | None, stage: str, reason: str
+    source: str, own: Iterable[tuple[str, bytes | None]], *, key: bytes | None, stage: str, reason: str
 ) -> Headers:
     """The headers of a letter.
 
@@ -75,19 +78,23 @@ def headers(
         stage: Who could not read it.
         reason: Why.
     """
-    kept: list[tuple[str, bytes]] = []
+    kept: list[tuple[str, bytes | None]] = []
     room = HEADERS_BYTES_MAX
     for name, content in own:
-        room -= len(name) + len(content or b"")
+        room -= _HEADER_BYTES + len(name.encode()) + len(content or b"")
         if room >= 0 and name not in _OURS:
             kept.append((name, content))
-    said = [(STAGE, stage.encode()), (SOURCE, source.encode()), (REASON, reason.encode()[:REASON_BYTES_MAX])]
+    said: list[tuple[str, bytes | None]] = [
+        (STAGE, stage.encode()),
+        (SOURCE, source.encode()),
+        (REASON, reason.encode("utf-8", "backslashreplace")[:REASON_BYTES_MAX]),
+    ]
     if key is not None:
         said.append((KEY, key[:HEADERS_BYTES_MAX]))
     return [*kept, *said]
 
 
-def read(found: Iterable[tuple[str, bytes]], value: bytes | None, at: float) -> Letter | Mark:
+def read(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: float) -> Letter | Mark:
     """Read a record of `tidemill.dead`.
 
     Raises:
@@ -109,8 +116,8 @@ def read(found: Iterable[tuple[str, bytes]], value: bytes | None, at: float) -> 
         reason=said.get(REASON, b"").decode("utf-8", "replace"),
         key=said.get(KEY),
         value=value,
-        headers=tuple((name, content or b"") for name, content in own if name not in _OURS),
-        cut_bytes=int(cut) if cut.isdigit() else None,
+        headers=tuple((name, content) for name, content in own if name not in _OURS),
+        cut_bytes=int(cut) if cut.isdigit() and len(cut) <= _DIGITS_MAX else None,
         at=at,
     )
 

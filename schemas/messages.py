@@ -107,6 +107,8 @@ class Compacted(_Message):
     failed: Number
     """Lines of the error file that were run; the others were not."""
     usage: Usage
+    usage_unknown: Number = 0
+    """Lines of the output whose server named counts of tokens that cannot be; they are billed as nothing."""
     bill: Bill | None = None
     """At the price in force when the files were written, which is so the price for good."""
     mended: bool = False

@@ -20,6 +20,8 @@ from tidemill.schemas.bounds import Id, Number
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
 _COLUMNS: Final = 6
+UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * 4
+"""In the columns of usage: the server said what cannot be."""
 HEAD_BYTES: Final = _HEAD.size
 PARTS_PREFIX: Final = "parts/"
 INDICES_PREFIX: Final = "indices/"

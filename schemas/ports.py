@@ -17,6 +17,10 @@ class NotFound(Exception):
     """The store holds no object of that key."""
 
 
+class RecordTooLarge(Exception):
+    """A record does not fit into the log, now or later; the text names its topic, its key and its size."""
+
+
 class Store(Protocol):
     """Objects under keys like `files/file-…`; a key is made of ids, never of what a user wrote.
 

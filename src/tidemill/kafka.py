@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,11 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
+from tidemill import records
 from tidemill.lease import Lease, guarded
+from tidemill.schemas.bounds import ID_CHARS_MAX, RECORD_BYTES_MAX
+from tidemill.schemas.codec import Headers
+from tidemill.schemas.ports import RecordTooLarge
 from tidemill.security import Kafka, client_options
 
 REQUEST_MS_MAX = 10_000
@@ -21,7 +25,6 @@ SEND_SECONDS_MAX = 10.0
 """How long `Log.send` waits for the acknowledgement."""
 CONNECT_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 5.0
-RECORD_BYTES_MAX = 1 << 20
 BACKOFF_SECONDS_MIN = 0.2
 BACKOFF_SECONDS_MAX = 10.0
 POLL_MS = 500
@@ -30,6 +33,8 @@ POLL_RECORDS_MAX = 500
 """Records applied in a row without giving way to other tasks."""
 
 _log = logging.getLogger(__name__)
+
+records.tolerate()
 
 Apply = Callable[[str, bytes | None, int], object]
 """Takes a record: key, value (None is a tombstone), offset."""
@@ -60,6 +65,15 @@ def producer(kafka: Kafka, *, compression: str | None = None, linger_ms: int = 0
         max_request_size=RECORD_BYTES_MAX,
         compression_type=compression,
         linger_ms=linger_ms,
+    )
+
+
+def too_large(topic: str, key: str | bytes | None, value: bytes | None) -> RecordTooLarge:
+    """The error of a record that does not fit, which quotes no more of it than the key."""
+    shown = (key if isinstance(key, str) else (key or b"").decode(errors="backslashreplace"))[:ID_CHARS_MAX]
+    size = len(value or b"")
+    return RecordTooLarge(
+        f"a record of {topic} under {shown!r} has {size} bytes; all of it may be {RECORD_BYTES_MAX}"
     )
 
 
@@ -94,7 +108,7 @@ class Log:
         key: str | bytes | None,
         value: bytes | None,
         *,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Headers = (),
         partition: int | None = None,
     ) -> int:
         """Append a record; on return every in-sync replica has it.
@@ -106,7 +120,7 @@ class Log:
 
         Raises:
             LogUnavailable: There was no acknowledgement in time. The record may have landed, or not.
-            MessageSizeTooLargeError: It is above `RECORD_BYTES_MAX`.
+            RecordTooLarge: It is above `RECORD_BYTES_MAX`.
         """
         current = sent = None
         try:
@@ -120,8 +134,8 @@ class Log:
                     partition=partition,
                 )
                 record = await sent
-        except MessageSizeTooLargeError:
-            raise
+        except MessageSizeTooLargeError as error:
+            raise too_large(topic, key, value) from error
         except (KafkaError, OSError) as error:
             # An idempotent producer never gives up a record by itself: one that its sender was told is refused
             # would land when the broker is back, beside the sender's second try. So it goes with its producer.

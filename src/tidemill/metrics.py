@@ -28,7 +28,10 @@ DEAD_LETTERS: Final = Counter(
 MISMATCHES: Final = Counter(
     "tidemill_reconcile_mismatch", "Batches whose receipt has a line missing or double. More than 0 is an alarm."
 )
-COUNTERS: Final = (LINES, ATTEMPTS, DEAD_LETTERS, MISMATCHES)
+USAGE_UNKNOWN: Final = Counter(
+    "tidemill_usage_unknown_lines", "Lines whose server named counts of tokens that cannot be; nothing is billed."
+)
+COUNTERS: Final = (LINES, ATTEMPTS, DEAD_LETTERS, MISMATCHES, USAGE_UNKNOWN)
 
 for _outcome in OUTCOMES:
     LINES.labels(_outcome)
@@ -103,6 +106,8 @@ def ask(metric: Asked, source: Ask) -> None:
 
 def settled(marks: Sequence[LineMark]) -> None:
     """Count the lines of a record of outcomes, and the calls made for them."""
+    if unknown := sum(mark.usage is None for mark in marks):
+        USAGE_UNKNOWN.inc(unknown)
     failed = [mark.attempts for mark in marks if mark.failed]
     if len(failed) < len(marks):
         LINES.labels("completed").inc(len(marks) - len(failed))

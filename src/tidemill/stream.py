@@ -24,6 +24,7 @@ import uvloop
 from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, resume_at_once, seek_all
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import Store
 from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
@@ -55,9 +56,15 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
         super().__init__(*args, **kwargs)
         self._undelivered: list[asyncio.Future[Any]] = []
 
-    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:
-        """Send as Faust does, and remember the future."""
-        future = super().send_changelog(*args, **kwargs)
+    def send_changelog(self, partition: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send as Faust does, and remember the future.
+
+        Raises:
+            RecordTooLarge: It is, and neither the changelog nor the table has it.
+        """
+        if len(key) + len(value or b"") + RECORD_BYTES_EXTRA > RECORD_BYTES_MAX:
+            raise kafka.too_large(self.changelog_topic.get_topic_name(), key, value)
+        future = super().send_changelog(partition, key, value, *args, **kwargs)
         self._undelivered.append(future)
         return future
 
@@ -134,6 +141,7 @@ def create_app(name: str, settings: Settings, *, kafka: Kafka, state: Path, tabl
         # An idle consumer whose partitions are all paused would leave the group otherwise.
         broker_max_poll_interval=7 * 86_400.0,
         producer_acks=-1,
+        producer_max_request_size=RECORD_BYTES_MAX,
         web_enabled=False,
         web_tables_enabled=False,
         worker_redirect_stdouts=False,

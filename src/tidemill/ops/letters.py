@@ -109,7 +109,7 @@ async def show(where: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
         say(f"sent again {_time(yard.requeued[letter.id])}")
     say(f"key        {'none' if letter.key is None else printable(letter.key)}")
     for name, content in letter.headers:
-        say(f"header     {name} = {printable(content)}")
+        say(f"header     {name} = {'null' if content is None else printable(content)}")
     if letter.cut_bytes is not None:
         say(f"value      {letter.cut_bytes} bytes, too large for a letter; it is at its place in the log")
     elif letter.value is None:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tidemill.processors import call
 from tidemill.processors.call import Answer, Broken, Failure, Success
 from tidemill.processors.retry import Kind
+from tidemill.schemas import codec
+from tidemill.schemas.bounds import TOKENS_MAX
 
 BATCH = "batch_" + 32 * "0"
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -96,16 +98,74 @@ def test_what_is_no_json_object(body: bytes) -> None:
             (4, 1, 6, 5),
         ),
         (None, (0, 0, 0, 0)),
-        ("much", (0, 0, 0, 0)),
-        ({"prompt_tokens": -1, "completion_tokens": 1 << 60}, (0, 0, 0, 0)),
-        ({"prompt_tokens": 1.5}, (0, 0, 0, 0)),
+        ("much", None),
+        ({"prompt_tokens": -1, "completion_tokens": 1 << 60}, None),
+        ({"prompt_tokens": 1.5}, None),
+        ({"prompt_tokens": 1.0}, (1, 0, 0, 0)),
+        ({"prompt_tokens": "12"}, None),
+        ({"prompt_tokens": True}, None),
+        ({"prompt_tokens": []}, None),
+        ({"prompt_tokens": {"a": 1}}, None),
+        ({"prompt_tokens": 5, "completion_tokens": None}, (5, 0, 0, 0)),
+        ({"prompt_tokens": 1 << 28, "completion_tokens": 0}, (1 << 28, 0, 0, 0)),
+        ({"prompt_tokens": (1 << 28) + 1, "completion_tokens": 0}, None),
+        ({"prompt_tokens": 1 << 32}, None),
+        ({"prompt_tokens": 1 << 53}, None),
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 6}}, (5, 0, 0, 0)),
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": -6}}, (5, 0, 0, 0)),
+        ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": "x"}}, (5, 0, 0, 0)),
+        ({"prompt_tokens": 5, "prompt_tokens_details": 3}, (5, 0, 0, 0)),
+        ([], None),
+        ({}, (0, 0, 0, 0)),
     ],
 )
 def test_tokens_of_each_endpoint(usage: object, tokens: call.Tokens) -> None:
-    """Chat, embeddings and responses say it in their own words; what is odd counts nothing and harms nothing."""
+    """Chat, embeddings and responses say it in their own words; what cannot be is not known."""
     end = call.judge(Answer(200, orjson.dumps({"usage": usage})))
     assert isinstance(end, Success)
     assert end.tokens == tokens
+
+
+NUMBERS = (
+    st.integers(-(1 << 70), 1 << 70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.none()
+    | st.booleans()
+    | st.text()
+)
+COUNTS = st.dictionaries(
+    st.sampled_from(["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"]),
+    NUMBERS,
+)
+DETAILS = st.dictionaries(
+    st.sampled_from(["prompt_tokens_details", "output_tokens_details"]),
+    st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), NUMBERS) | NUMBERS,
+)
+
+
+@given(
+    usage=st.builds(lambda counts, details: {**counts, **details}, COUNTS, DETAILS) | NUMBERS | st.lists(NUMBERS)
+)
+def test_whatever_a_server_counts_its_line_is_kept(usage: object) -> None:
+    """And what is billed has its place in every column and sum that it comes to."""
+    body = json.dumps({"usage": usage, "choices": []}).encode()
+    end = call.judge(Answer(200, body))
+    assert isinstance(end, Success)
+    assert end.body == body
+    read, cached, written, reasoning = end.tokens or (0, 0, 0, 0)
+    assert 0 <= cached <= read <= TOKENS_MAX
+    assert 0 <= reasoning <= written <= TOKENS_MAX
+    text, mark = call.result("batch_x", 0, b'"a"', end, 1)
+    headers = codec.lines_headers("batch_x", [mark])
+    assert codec.lines_marks(headers, len(text)) == ("batch_x", [mark])
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-0", b"1" * 5000, b"[" * 500 + b"]" * 500, b"1.0e3"])
+def test_numbers_that_few_readers_know(number: bytes) -> None:
+    """The line is kept; more than the reader takes is no reply at all, as everywhere."""
+    end = call.judge(Answer(200, b'{"usage":{"prompt_tokens":%b}}' % number))
+    assert isinstance(end, Success)
+    assert end.tokens in (None, (0, 0, 0, 0), (1000, 0, 0, 0))
 
 
 def test_a_refusal_is_an_answer() -> None:

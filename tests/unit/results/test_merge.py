@@ -8,6 +8,7 @@ from tidemill.directory import DirectoryStore
 from tidemill.results.compaction import write_part
 from tidemill.results.merge import Sums, merged, read_index
 from tidemill.results.shelf import Shelf
+from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.codec import LineMark
 from tidemill.schemas.part import PartError, PartRef, part_key
 from tidemill.schemas.ports import NotFound
@@ -54,6 +55,19 @@ async def test_each_line_once_and_in_order(tmp_path_factory, parts):
     assert sums.usage == (len(expected), 0, 2 * len(expected), 0)
     assert list(sums.indices) == expected
     assert list(sums.sizes) == [len(text(index)) for index in expected]
+
+
+async def test_unknown_usage_is_counted_and_nothing_else(tmp_path):
+    """It has its place in the columns, and is in no sum."""
+    store, shelf, sums = DirectoryStore(tmp_path), Shelf(), Sums()
+    most = (TOKENS_MAX,) * 4
+    for index, usage in enumerate([most, None, (1, 0, 2, 0), None]):
+        shelf.add(LineMark(index=index, size=len(text(index)), failed=False, usage=usage), text(index))
+    part = await write_part(store, BATCH, 0, shelf, failed=False)
+    async for _ in merged(store, [(part, part_key(BATCH, part))], sums):
+        pass
+    assert sums.unknown == 2
+    assert sums.usage == (TOKENS_MAX + 1, TOKENS_MAX, TOKENS_MAX + 2, TOKENS_MAX)
 
 
 async def test_a_part_larger_than_a_chunk(tmp_path, monkeypatch):

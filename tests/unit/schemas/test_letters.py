@@ -3,6 +3,7 @@
 import pytest
 
 from tidemill.schemas import letters
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.letters import Letter, Mark
 
@@ -59,3 +60,11 @@ def test_what_is_too_large():
     )
     size = sum(len(name) + len(content) for name, content in headers)
     assert size + letters.VALUE_BYTES_MAX < 1 << 20
+
+
+def test_many_headers_fit_too():
+    """Each takes some bytes, also where its name and its value are empty; a name takes what it has in UTF-8."""
+    for own in ([("", None)] * 100_000, [("é" * 100, b"")] * 1000):
+        said = letters.headers(SOURCE, own, key=b"k" * 100_000, stage="s", reason="\udcff" * 10_000)
+        size = sum(12 + len(name.encode()) + len(content or b"") for name, content in said)
+        assert size + letters.VALUE_BYTES_MAX + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
