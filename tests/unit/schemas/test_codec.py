@@ -21,7 +21,8 @@ from tidemill.schemas.codec import DecodeError, LineMark, LineRef
 BATCH = ids.new_batch_id()
 OURS = [
     "tidemill-batch", "tidemill-project", "tidemill-first", "tidemill-deadline", "tidemill-created",
-    "tidemill-url", "tidemill-ref", "tidemill-marks", "tidemill-kind", "tidemill-v", letters.SOURCE, letters.CUT, letters.MARK,
+    "tidemill-url", "tidemill-ref", "tidemill-marks", "tidemill-kind", "tidemill-v",
+    letters.SOURCE, letters.CUT, letters.MARK,
 ]  # fmt: skip
 FIELDS = ["batch_id", "at", "total", "model", "errors", "batch", "receipt", "usage", "input", "project"]
 GOOD = {
