@@ -5,17 +5,15 @@ import contextlib
 import functools
 import logging
 import signal
-import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import uvicorn
 import uvloop
 from fastapi import FastAPI
 
 from tidemill import heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics
-from tidemill.api import auth, exchange, http, openapi, removal
+from tidemill.api import auth, exchange, openapi, removal
 from tidemill.api.again.kafka import History
 from tidemill.api.doors import Doors
 from tidemill.api.routes import (
@@ -33,6 +31,7 @@ from tidemill.api.routes import (
     uploads,
     usage,
 )
+from tidemill.api.server import Server, listen
 from tidemill.api.state.sqlite import Database
 from tidemill.api.state.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
@@ -46,12 +45,8 @@ from tidemill.watch.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS_MAX = 10
-"""How long requests under way may take to end when the process is told to stop."""
-KEEP_ALIVE_SECONDS = 75
 TOPICS_SECONDS = 5.0
 """Between tries to make the topics."""
-BACKLOG_CONNECTIONS_MAX = 1024
 FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.SECRETS, topics.LEDGER)
 """The topics that the view is folded from."""
 
@@ -152,33 +147,6 @@ def _follower(cluster: Cluster, feed: Feed) -> Follower:
     return Follower(cluster, feed.topic, feed.apply, resume=resume, applied=feed.applied)
 
 
-class Server(uvicorn.Server):
-    """A server that leaves signals to `serve`: uvicorn would die of the one that it was stopped by."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-def server(app: FastAPI) -> Server:
-    """The server of an app; it listens where its sockets do."""
-    return Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http=http.Protocol,
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=STOP_SECONDS_MAX,
-        )
-    )
-
-
 async def serve(settings: Settings, pulse: Pulse) -> None:
     """Serve until SIGINT or SIGTERM, and say so once the view is whole.
 
@@ -187,7 +155,7 @@ async def serve(settings: Settings, pulse: Pulse) -> None:
         OSError: The address is taken, or a folder cannot be written.
     """
     async with opened(settings) as (doors, followers), _watched(doors, followers, pulse):
-        serving = server(create_app(doors))
+        serving = Server(create_app(doors), settings.connections)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -228,12 +196,6 @@ async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> Asy
             yield
     finally:
         beating.cancel()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS_MAX)
 
 
 async def _tell(doors: Doors, followers: list[Follower]) -> None:

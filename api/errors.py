@@ -224,9 +224,29 @@ def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
     return ApiError(413, f"The request is too large: the maximum is {maximum} bytes.", param=param)
 
 
-def silent() -> ApiError:
-    """The client stopped sending in the middle of its body."""
-    return ApiError(408, "The request body did not arrive in time.", headers={"connection": "close"})
+def silent(part: str = "body") -> ApiError:
+    """The client stopped sending in the middle of its request, or sends too slowly; `part` is `head` or `body`."""
+    return ApiError(408, f"The request {part} did not arrive in time.", headers={"connection": "close"})
+
+
+def head_too_large() -> ApiError:
+    """The request line and the headers are too many."""
+    return ApiError(431, "The request's headers are too large.")
+
+
+def url_too_long(maximum: int) -> ApiError:
+    """The URL has too many bytes."""
+    return ApiError(414, f"The URL is too long: the maximum is {maximum} bytes.")
+
+
+def full() -> ApiError:
+    """So many requests are being answered that this one is not."""
+    return ApiError(
+        503,
+        "The server has too many requests under way. Please try again.",
+        kind="server_error",
+        headers={"retry-after": str(RETRY_SECONDS), "connection": "close"},
+    )
 
 
 def unavailable(what: str) -> ApiError:

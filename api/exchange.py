@@ -22,6 +22,9 @@ NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
+_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +35,7 @@ class Exchange:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the app answer."""
+        """Let the app answer; headers that it sets itself stay."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -43,7 +46,10 @@ class Exchange:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                own = message.get("headers", ())
+                names = {name for name, _ in own}
+                ours = headers(request_id, is_secure=scope["scheme"] == "https")
+                message["headers"] = [*own, *(field for field in ours if field[0] not in names)]
             await send(message)
 
         try:
@@ -57,6 +63,12 @@ class Exchange:
             # An answer that has begun can only be cut short: the server closes the connection.
             if not begun:
                 await answer(errors.internal())(scope, receive, named)
+
+
+def headers(request_id: str, *, is_secure: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """What every answer says: nobody but who asked may keep it, and it is only what its type says."""
+    named = ((b"x-request-id", request_id.encode()), *_ALWAYS)
+    return (*named, _TRANSPORT) if is_secure else named
 
 
 def answer(error: ApiError) -> Response:

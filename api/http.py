@@ -1,21 +1,251 @@
-"""The protocol of the server: as uvicorn has it, but what is no HTTP is answered like every other fault."""
+"""The protocol of the server: uvicorn's, with bounds on what a connection may bring, and on how slowly.
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+uvicorn's protocol reads a head of any size, waits for it and for a body without end, and keeps what a client does
+not take for as long as it lives. Here each of these has a bound:
 
-from tidemill.api import errors
+- A head (request line and headers), a chunk's extensions, or trailers: `HEAD_BYTES_MAX`, `HEADERS_MAX`, and
+  `URL_BYTES_MAX` for the URL; a head is whole after `head_seconds_max`.
+- A body arrives with `bytes_per_second_min` at least. A client may fall behind that by `slow_seconds_max`, at any
+  time and whatever it sent before. **Time counts only while the server reads**: not while an upload waits for its
+  place unread (64 KiB of it are taken first), not before the client is told `100 Continue`, and not while the
+  store holds up what has arrived. So a route may let a body wait for as long as it likes, and needs no timeout of
+  its own for a slow one: the stream that it reads raises `ClientDisconnect`, and the client is answered with 408.
+- An answer is taken with the same rate at least, by the same account.
+
+The bounds are looked at once in `LOOK_SECONDS`, for all connections together; a request costs no timer.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from tidemill import metrics
+from tidemill.api import errors, exchange
+from tidemill.connections import Connection, Room
 from tidemill.schemas import ids
+from tidemill.schemas.error import ApiError
+from tidemill.settings import Connections
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+HEADERS_MAX: Final = 100
+URL_BYTES_MAX: Final = 8 * 1024
+PIPELINED_MAX: Final = 16
+"""Requests that a connection may send before the first of them is answered."""
+LOOK_SECONDS: Final = 1.0
+HEALTH: Final = (b"/livez", b"/readyz")
+"""What is answered also where too much is being answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all connections of a server have in common."""
+
+    config: uvicorn.Config
+    state: ServerState
+    bounds: Connections
+    room: Room
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Args:
+        shared: What it has in common with others.
+        connection: Its place in the room.
+    """
+
+    def __init__(self, shared: Shared, connection: Connection) -> None:
+        super().__init__(shared.config, shared.state, {})
+        self._bounds = shared.bounds
+        self._room = shared.room
+        self._connection = connection
+        self._served = self.app
+        self._fault: ApiError | None = None
+        self._is_refused = False
+        self._has_lingered = False
+        self._in_head = True
+        self._is_new = True
+        self._head_seconds = 0.0
+        self._framing = 0
+        """Bytes since the last one of a body: of a head, of a chunk's size and extensions, of trailers."""
+        self._brought = 0
+        """Bytes of a body since the last look."""
+        self._behind_reading = 0.0
+        self._behind_writing = 0.0
+        self._unsent = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._connection.drop = transport.abort
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave."""
+        super().connection_lost(exc)
+        # Without this a connection that was reset is kept in memory by its timer.
+        self._unset_keepalive_if_required()
+        self._room.leave(self._connection)
+
+    def abandon(self) -> None:
+        """Leave, where opening failed: the loop may have told of the connection, and does not tell of its end."""
+        if self.transport is None:
+            self._room.leave(self._connection)
+        else:
+            self.connection_lost(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, in pieces that no head can hide in."""
+        while data and not self._is_refused and not self.transport.is_closing():
+            left = HEAD_BYTES_MAX - self._framing
+            piece, data = (data, b"") if len(data) <= left else (data[:left], data[left:])
+            self._framing += len(piece)
+            super().data_received(piece)
+            if self._framing >= HEAD_BYTES_MAX:
+                self._refuse(errors.head_too_large(), "invalid")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise self._faulty(errors.invalid("Too many requests were sent ahead."))
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL has come."""
+        super().on_url(url)
+        if len(self.url) > URL_BYTES_MAX:
+            raise self._faulty(errors.url_too_long(URL_BYTES_MAX))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header has come, or a trailer."""
+        if len(self.headers) >= HEADERS_MAX:
+            raise self._faulty(errors.head_too_large())
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, be it that there is no room."""
+        self._in_head = self._is_new = False
+        self._framing = 0
+        self._head_seconds = self._behind_reading = 0.0
+        is_served = self._room.work(self._connection, at_any_rate=self.url in HEALTH)
+        self.app = self._served if is_served else _full
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body has come."""
+        self._framing = 0
+        self._brought += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        self._in_head = True
+        self._framing = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, where none has come already."""
+        super().on_response_complete()
+        if not self._is_answering:
+            self._room.wait(self._connection)
+
+    def look(self) -> None:
+        """End what is too slow; called once in `LOOK_SECONDS`."""
+        if self._is_refused:
+            self._linger()
+        elif not self._in_head:
+            self._look_at_body()
+        elif not self._is_answering and (self._is_new or self._framing):
+            self._head_seconds += LOOK_SECONDS
+            if self._head_seconds > self._bounds.head_seconds_max:
+                self._refuse(errors.silent("head"), "head")
+        if self._unsent or self.transport.get_write_buffer_size():
+            self._look_at_answer()
+
+    def _look_at_body(self) -> None:
+        got, self._brought = self._brought, 0
+        if not self.flow.read_paused and not self.cycle.waiting_for_100_continue:
+            self._behind_reading = self._behind(self._behind_reading, got)
+            if self._behind_reading > self._bounds.slow_seconds_max:
+                self._refuse(errors.silent("body"), "body")
+
+    def _look_at_answer(self) -> None:
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        # Where there is more than before, the app has written, which it does once most of the rest was taken.
+        taken = before - self._unsent if self._unsent <= before else self._unsent
+        self._behind_writing = self._behind(self._behind_writing, taken)
+        if self._behind_writing > self._bounds.slow_seconds_max:
+            self._drop("answer")
+
+    def _behind(self, seconds: float, moved: int) -> float:
+        """By how much a client is behind the least rate, after a look at which so many bytes had moved."""
+        return max(0.0, seconds + LOOK_SECONDS - moved / self._bounds.bytes_per_second_min)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _faulty(self, fault: ApiError) -> Exception:
+        """Remember what is wrong with a request; the parser ends at the exception."""
+        self._fault = fault
+        return ValueError(fault.status)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP, and close the connection; the reason may quote them and is not said."""
+        """Answer bytes that are no HTTP; the reason may quote them and is not said."""
         del msg
-        content = errors.encode(errors.invalid("The request is not valid HTTP.").body)
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(content)}\r\nx-request-id: {ids.new_request_id()}\r\nconnection: close\r\n\r\n"
+        self._refuse(self._fault or errors.invalid("The request is not valid HTTP."), "invalid")
+
+    def _refuse(self, error: ApiError, reason: str) -> None:
+        """Answer a request that is not whole, and close the connection; without such a request only close it."""
+        if not self._is_answerable:
+            self._drop(reason)
+            return
+        metrics.CONNECTIONS_CLOSED.labels(reason).inc()
+        self._is_refused = True
+        if self._is_answering:
+            # What the app still says is not sent after this, and what it reads is the end of the connection.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        content = errors.encode(error.body)
+        fields = (
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(content)),
+            (b"connection", b"close"),
+            *exchange.headers(ids.new_request_id(), is_secure=self.scheme == "https"),
         )
-        self.transport.write(head.encode() + content)
-        self.transport.close()
+        head = b"".join(b"%b: %b\r\n" % field for field in fields)
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], head, content))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        # A client that still sends would be told of a reset, and never read the answer.
+        self.flow.resume_reading()
+
+    @property
+    def _is_answerable(self) -> bool:
+        """Whether a request has begun that is not whole, and of whose answer nothing has been sent."""
+        if self._in_head:
+            return self._framing > 0 and not self._is_answering
+        return self._is_answering and not self.cycle.response_started and not self.pipeline
+
+    def _linger(self) -> None:
+        """Close a refused connection at the second look after its answer."""
+        if self.transport.is_closing():
+            return
+        if self._has_lingered:
+            self.transport.abort()
+        self._has_lingered = True
+
+    def _drop(self, reason: str) -> None:
+        metrics.CONNECTIONS_CLOSED.labels(reason).inc()
+        self.transport.abort()
+
+
+async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
+    metrics.CONNECTIONS_CLOSED.labels("full").inc()
+    await exchange.answer(errors.full())(scope, receive, send)
+
+
+_full: Final[ASGIApp] = exchange.Exchange(_no_room)

@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
-from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings, Spare
+from tidemill.settings import Backend, Connections, Limits, Model, OwnLimits, Price, Project, Settings, Spare
 from tidemill.timetable import Hours
 
 DOCS = Path(__file__).resolve().parent
@@ -30,6 +30,7 @@ and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("All", Settings),
     ("How to get into an external Kafka: `[kafka_security]`", Security),
+    ("What clients' connections may take: `[connections]`", Connections),
     ('A model: `[models."name"]`', Model),
     ("A backend of a model", Backend),
     ("The hours of a backend", Hours),

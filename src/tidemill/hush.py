@@ -10,6 +10,8 @@ REPEAT_SECONDS: Final = 30.0
 """The same message is let through once in so long."""
 MESSAGES_MAX: Final = 1_000
 """Different messages that are remembered; beyond it all are forgotten, and said once more."""
+THINNED: Final = ("aiokafka", "faust", "mode", "uvicorn", "tidemill.api.server")
+"""Loggers that speak once for each try of a library, or for each thing that a client does wrong."""
 
 
 class Hush(logging.Filter):
@@ -47,18 +49,18 @@ class Hush(logging.Filter):
 
 
 def install() -> None:
-    """Thin what the Kafka client and Faust say; to be called once logging is set up."""
+    """Thin what the loggers of `THINNED` say; to be called once logging is set up."""
     hush = Hush()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_Only(hush))
 
 
 class _Only(logging.Filter):
-    """Asks another filter about records of the client libraries alone."""
+    """Asks another filter about records of the loggers of `THINNED` alone."""
 
     def __init__(self, hush: Hush) -> None:
         super().__init__()
         self._hush = hush
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.name.startswith(("aiokafka", "faust", "mode")) or self._hush.filter(record)
+        return not record.name.startswith(THINNED) or self._hush.filter(record)

@@ -31,7 +31,12 @@ MISMATCHES: Final = Counter(
 USAGE_UNKNOWN: Final = Counter(
     "tidemill_usage_unknown_lines", "Lines whose server named counts of tokens that cannot be; nothing is billed."
 )
-COUNTERS: Final = (LINES, ATTEMPTS, DEAD_LETTERS, MISMATCHES, USAGE_UNKNOWN)
+CONNECTIONS_CLOSED: Final = Counter(
+    "tidemill_api_connections_closed",
+    "Clients' connections that the API closed, or requests that it would not answer, to bound what they take.",
+    ("reason",),
+)
+COUNTERS: Final = (LINES, ATTEMPTS, DEAD_LETTERS, MISMATCHES, USAGE_UNKNOWN, CONNECTIONS_CLOSED)
 
 for _outcome in OUTCOMES:
     LINES.labels(_outcome)
@@ -78,7 +83,12 @@ SLACK: Final = Asked(
     label="model",
     text="From the expected end of a batch to its deadline, the least of those at work. Below 0 one is late.",
 )
-ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STUCK, SLACK)
+CONNECTIONS: Final = Asked(
+    name="tidemill_api_connections",
+    label="state",
+    text="Clients' connections to the API: those that wait for a request, and those at work.",
+)
+ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STUCK, SLACK, CONNECTIONS)
 
 
 class _Collector(Collector):

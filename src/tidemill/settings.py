@@ -176,6 +176,27 @@ class OwnLimits(BaseModel):
     """Bytes of its files."""
 
 
+class Connections(BaseModel):
+    """What clients' connections may take of one api process, and how slow they may be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    connections_max: Annotated[int, Field(ge=32, le=100_000)] = 1024
+    """Connections at one time. One more closes the one that has waited longest for a request; where all are at
+    work, requests are answered with 503. Fewer, where the system allows too few open files: each needs two."""
+    per_address_max: Annotated[int, Field(ge=0)] | None = None
+    """Of them, those of one client address (of IPv6: of one network of 64 bits); by default half of them, 0 is no
+    bound. Behind a proxy all have its address."""
+    head_seconds_max: Annotated[float, Field(gt=0)] = 10
+    """A request's head, and a TLS handshake, has to be whole after so long."""
+    idle_seconds_max: Annotated[int, Field(ge=1)] = 75
+    """A connection without a request is closed after so long; a proxy in front should close its own sooner."""
+    bytes_per_second_min: Annotated[int, Field(ge=1)] = 4096
+    """The rate at which a client has to send a body and to take an answer, while the server waits for it."""
+    slow_seconds_max: Annotated[float, Field(gt=0)] = 30
+    """A client that is behind that rate by so long is closed."""
+
+
 class Project(BaseModel):
     """One project; one that is not named here has the general limits."""
 
@@ -213,6 +234,8 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
+    connections: Connections = Connections()
+    """What clients' connections may take."""
     health_host: str = "127.0.0.1"
     """Address on which a stage answers `/livez`, `/readyz` and `/metrics`."""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0

@@ -15,7 +15,10 @@ from tidemill.settings import Settings
 
 KEY = "sk-api-test-0123456789"
 STARTER = """
-import logging, sys
+import logging, resource, sys
+files_max = int(sys.argv[1])
+if files_max:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
 from tidemill.api.app import main
 from tidemill.settings import Settings
 logging.basicConfig(level=logging.INFO)
@@ -26,14 +29,22 @@ STOP_SECONDS_MAX = 30
 
 
 class Api:
-    """A context manager; `url` ends in `/v1`. `stop` and `start` again keep the data."""
+    """A context manager; `url` ends in `/v1`. `stop` and `start` again keep the data.
 
-    def __init__(self, data: Path, kafka: str, **settings: Any) -> None:
+    Args:
+        data: Its folder.
+        kafka: Its broker.
+        files_max: How many files it may open; 0 leaves that to the system.
+        settings: Other settings.
+    """
+
+    def __init__(self, data: Path, kafka: str, *, files_max: int = 0, **settings: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.root = f"http://127.0.0.1:{port}"
         self.url = f"{self.root}/v1"
         self.data = data
+        self.files_max = files_max
         self.kafka = kafka
         self.settings = Settings(data=data, kafka=kafka, port=port, **settings)
         self.process: subprocess.Popen[bytes] | None = None
@@ -56,7 +67,7 @@ class Api:
         reading, writing = os.pipe()
         with (self.data / "api.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", STARTER],
+                [sys.executable, "-c", STARTER, str(self.files_max)],
                 env={**os.environ, "TIDEMILL_API_KEY": KEY, "TIDEMILL_NOTIFY_FD": str(writing)},
                 pass_fds=[writing],
                 stdin=subprocess.PIPE,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tidemill.hush import MESSAGES_MAX, Hush
+from tidemill.hush import MESSAGES_MAX, Hush, _Only
 
 
 @pytest.fixture
@@ -62,3 +62,12 @@ def test_memory_is_bounded(hush):
     for number in range(3 * MESSAGES_MAX):
         hush.filter(record(f"message {number}"))
     assert len(hush._said) <= MESSAGES_MAX
+
+
+def test_what_clients_do_wrong_is_said_once_in_a_while(hush):
+    """A flood of bad requests does not push everything else out of the log; our own errors are all said."""
+    only = _Only(hush)
+    bad = [logging.LogRecord("uvicorn.error", logging.WARNING, __file__, 1, "bad", (), None) for _ in range(3)]
+    own = [logging.LogRecord("tidemill.api.exchange", logging.ERROR, __file__, 1, "x", (), None) for _ in range(3)]
+    assert [only.filter(one) for one in bad] == [True, False, False]
+    assert all(only.filter(one) for one in own)

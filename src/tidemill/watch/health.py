@@ -5,14 +5,16 @@ process needs; an answer is kept for a moment, so that who asks often costs litt
 """
 
 import asyncio
+import functools
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from tidemill.connections import Connection, Room
 from tidemill.schemas.ports import Store
 
 log = logging.getLogger(__name__)
@@ -23,8 +25,8 @@ KEPT_SECONDS: Final = 2.0
 """How long the outcome of the probes is given again."""
 HEAD_BYTES_MAX: Final = 8 * 1024
 REQUEST_SECONDS_MAX: Final = 10.0
-CONNECTIONS_MAX: Final = 16
-"""Further ones are closed unanswered."""
+CONNECTIONS_MAX: Final = 64
+"""One more closes the one that has waited longest for a request."""
 
 Probe = Callable[[], Awaitable[object]]
 """Returns where what it asks is well, and raises where it is not."""
@@ -100,22 +102,25 @@ async def served(health: Health, host: str, port: int) -> AsyncIterator[None]:
     if not port:
         yield
         return
-    connections = 0
+    room = Room(CONNECTIONS_MAX)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
+        transport = writer.transport
+        connection = Connection("", transport.abort)
         try:
-            if connections <= CONNECTIONS_MAX:
-                with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                    async with asyncio.timeout(REQUEST_SECONDS_MAX):
-                        await _exchange(health, reader, writer)
+            if room.enter(connection):
+                async with asyncio.timeout(REQUEST_SECONDS_MAX):
+                    await _exchange(health, reader, writer, functools.partial(room.work, connection))
+                    writer.close()
+                    await writer.wait_closed()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a timeout is an OSError
         finally:
-            connections -= 1
-            writer.close()
+            room.leave(connection)
+            transport.abort()
 
     try:
-        server = await asyncio.start_server(connected, host, port, limit=HEAD_BYTES_MAX)
+        server = await asyncio.start_server(connected, host, port, limit=HEAD_BYTES_MAX, backlog=CONNECTIONS_MAX)
     except OSError as error:
         log.warning("health is not served on %s:%d: %s", host, port, error)
         yield
@@ -143,16 +148,22 @@ async def writable(store: Store, name: str) -> None:
     await store.write(f"health/{name}", content())
 
 
-async def _exchange(health: Health, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _exchange(
+    health: Health, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, work: Callable[[], bool]
+) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
     path = rest.partition(" ")[0].partition("?")[0]
-    if method in {"GET", "HEAD"}:
+    # Liveness waits for nothing, so it is answered also where others are being waited for.
+    if not work() and path != "/livez":
+        answer = Answer(status=_UNAVAILABLE, body=b'{"status":"too many requests under way"}\n')
+    elif method in {"GET", "HEAD"}:
         answer = await health.answer(path)
     else:
         answer = Answer(status=405, body=b'{"status":"only GET is answered"}\n')
     writer.write(
-        b"HTTP/1.1 %d %s\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        b"HTTP/1.1 %d %s\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n"
+        b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n\r\n"
         % (answer.status, b"OK" if answer.status == _OK else b"-", answer.kind.encode(), len(answer.body))
     )
     if method != "HEAD":

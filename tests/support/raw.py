@@ -1,0 +1,80 @@
+"""Clients that a library would not let us be: bytes as they are, on sockets of our own."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+SECONDS_MAX = 20.0
+
+
+def connect(address: tuple[str, int], *, receives_bytes: int = 0, source: str = "") -> socket.socket:
+    """A connection.
+
+    Args:
+        address: Of the other side.
+        receives_bytes: How much the system takes ahead of who reads; 0 leaves that to it.
+        source: The address of this side.
+    """
+    raw = socket.socket()
+    if source:
+        raw.bind((source, 0))
+    if receives_bytes:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives_bytes)
+    raw.settimeout(SECONDS_MAX)
+    raw.connect(address)
+    return raw
+
+
+def answered(raw: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    content = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := raw.recv(1 << 20):
+            content += piece
+    return content
+
+
+def asked(address: tuple[str, int], *pieces: bytes) -> bytes:
+    """Send pieces as far as they are taken, and read what comes until the other side closes."""
+    with connect(address) as raw:
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                raw.sendall(piece)
+        return answered(raw)
+
+
+def trickled(address: tuple[str, int], start: bytes, piece: bytes, *, seconds: float = 0.2) -> bytes:
+    """Send a piece again and again, slowly, until the other side answers or closes."""
+    with connect(address) as raw:
+        raw.sendall(start)
+        ends = time.monotonic() + SECONDS_MAX
+        raw.settimeout(seconds)
+        while time.monotonic() < ends:
+            try:
+                if first := raw.recv(1 << 16):
+                    raw.settimeout(SECONDS_MAX)
+                    return first + answered(raw)
+            except TimeoutError:
+                with contextlib.suppress(ConnectionError):
+                    raw.sendall(piece)
+                continue
+            except ConnectionError:
+                pass
+            return b""
+    raise AssertionError(f"nothing came of it in {SECONDS_MAX:.0f} s")
+
+
+@contextlib.contextmanager
+def silent(
+    address: tuple[str, int], count: int, start: bytes = b"", *, source: str = "127.0.0.2"
+) -> Iterator[list[socket.socket]]:
+    """So many connections of another client, that say `start`, and then nothing."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            raw = stack.enter_context(connect(address, source=source))
+            with contextlib.suppress(ConnectionError):
+                raw.sendall(start)
+            opened.append(raw)
+        yield opened
