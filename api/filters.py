@@ -7,7 +7,7 @@ from pydantic import Field
 
 from tidemill.api.paging import OrderedQuery
 from tidemill.api.requests.fields import SECONDS_MAX, Metadata, OneOf
-from tidemill.api.requests.reading import Whole
+from tidemill.api.requests.reading import WHOLE
 from tidemill.schemas.batch import Status
 
 LIMIT_DEFAULT = 20
@@ -44,13 +44,13 @@ class Filter:
 ALL = Filter()
 
 
-_Moment = Annotated[Whole, Field(ge=0, le=SECONDS_MAX)]
+_Moment = Annotated[int, Field(ge=0, le=SECONDS_MAX), WHOLE]
 
 
 class BatchesQuery(OrderedQuery):
     """The query of a list of batches."""
 
-    limit: Annotated[Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     status: Annotated[str, OneOf(list(Status))] | None = None
     """Only those of this status."""

@@ -9,7 +9,7 @@ import orjson
 from pydantic import Field
 
 from tidemill.api.requests.fields import Cursor, OneOf
-from tidemill.api.requests.reading import Query, Whole
+from tidemill.api.requests.reading import WHOLE, Query
 
 ORDERS = ("asc", "desc")
 PAGE_BYTES_MAX = 4 << 20
@@ -36,7 +36,7 @@ class Row:
 class PageQuery(Query):
     """What the query of a list has; each list bounds `limit` itself."""
 
-    limit: Annotated[Whole, Field(ge=1)]
+    limit: Annotated[int, Field(ge=1), WHOLE]
     """How many a page has at most."""
     after: Cursor | None = None
     """The id of the last object of the page before."""

@@ -12,6 +12,7 @@ from tidemill.schemas import line
 
 CODES_MAX: Final = 100
 CODE_CHARS_MAX: Final = 100
+STATUS_MAX: Final = 999
 
 
 class Kind(StrEnum):
@@ -63,8 +64,14 @@ def _is_refused(code: str, status: int | None) -> bool:
     return status is None and code in line.REFUSALS
 
 
+_Text = Annotated[str, Field(max_length=CODE_CHARS_MAX)]
+_Status = Annotated[int, Field(ge=0, le=STATUS_MAX)]
+
+
 def _code(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value <= STATUS_MAX:
+            raise faults.below(0) if value < 0 else faults.above(STATUS_MAX)
         return str(value)
     if not isinstance(value, str):
         raise faults.not_a("a string or an integer")
@@ -91,11 +98,7 @@ class Codes(Body):
     """Lines by what they failed with."""
 
     codes: Annotated[
-        list[
-            Annotated[
-                str, Field(max_length=CODE_CHARS_MAX), BeforeValidator(_code, json_schema_input_type=str | int)
-            ]
-        ],
+        list[Annotated[_Text, BeforeValidator(_code, json_schema_input_type=_Text | _Status)]],
         Field(max_length=CODES_MAX, fail_fast=True, json_schema_extra={"minItems": 1}),
         AfterValidator(_some),
     ]

@@ -1,6 +1,7 @@
 """A form with a file in it, taken from a request: bounded in time, in size, and in how many there are at once."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Protocol, TypeVar
@@ -20,6 +21,7 @@ SILENCE_SECONDS_MAX = 60.0
 DRAIN_BYTES_MAX = 1 << 30
 """A client that is still sending learns of an error only once it is done, so the rest is read up to here."""
 DRAIN_SECONDS_MAX = 60.0
+_LENGTH = re.compile(r"\d{1,18}\Z", re.ASCII)
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -75,11 +77,16 @@ async def receive(
             raise
 
 
+def declared_bytes(request: Request) -> int:
+    """What a request says that its body has; 0 where it does not say, or nothing that could be read."""
+    match = _LENGTH.match(request.headers.get("content-length", ""))
+    return int(match[0]) if match is not None else 0
+
+
 async def _receive(
     request: Request, stream: AsyncIterator[bytes], taker: Taker[T_co], *, bytes_max: int, param: str
 ) -> T_co:
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > bytes_max + FORM_BYTES_MAX:
+    if declared_bytes(request) > bytes_max + FORM_BYTES_MAX:
         raise errors.body_too_large(bytes_max, param=param)
     try:
         await _read(Form(request.headers.get("content-type")), stream, taker)

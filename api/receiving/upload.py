@@ -31,7 +31,7 @@ class FileFields(reading.Query):
 
     purpose: Purpose
     anchor: Annotated[str, OneOf(("created_at",))] | None = Field(None, alias=_ANCHOR)
-    seconds: Annotated[reading.Whole, Field(ge=_LOW, le=_HIGH)] | None = Field(None, alias=_SECONDS)
+    seconds: Annotated[int, Field(ge=_LOW, le=_HIGH), reading.WHOLE] | None = Field(None, alias=_SECONDS)
 
     @property
     def life_seconds(self) -> int | None:
@@ -61,8 +61,7 @@ async def receive(request: Request, doors: Doors, project: str, booking: Booking
         ApiError: It cannot be taken; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
-    length = request.headers.get("content-length", "")
-    declared = max(0, int(length) - reception.FORM_BYTES_MAX) if length.isdecimal() else 0
+    declared = max(0, reception.declared_bytes(request) - reception.FORM_BYTES_MAX)
     upload = _Upload(doors, project, booking, declared)
     return await reception.receive(
         request, doors, upload, project=project, bytes_max=doors.settings.upload_bytes_max, param="file"

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 from tidemill.api.requests import faults
 from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, Purpose, Window
 from tidemill.api.requests.reading import Body, settings_of
-from tidemill.schemas.bounds import SIZE_MAX, UPLOAD_PARTS_MAX, Filename
+from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
 from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS
 
 MIME_CHARS_MAX: Final = 255
@@ -56,7 +56,7 @@ class NewUpload(Body):
     filename: Filename
     purpose: Purpose
     mime_type: Annotated[str, Field(max_length=MIME_CHARS_MAX)]
-    bytes: Annotated[int, Field(ge=1, le=SIZE_MAX), AfterValidator(_assembled)]
+    bytes: Annotated[int, Field(ge=1, le=NUMBER_MAX), AfterValidator(_assembled)]
     """What the parts will add up to; the installation says how much that may be."""
     expires_after: Expiry | None = None
     """How long the file is kept."""

@@ -59,6 +59,11 @@ def above(maximum: int) -> PydanticCustomError:
     return PydanticCustomError("less_than_equal", "too large", {"le": maximum})
 
 
+def below(minimum: int) -> PydanticCustomError:
+    """A number that is too small."""
+    return PydanticCustomError("greater_than_equal", "too small", {"ge": minimum})
+
+
 def cursor() -> PydanticCustomError:
     """A cursor that can be none."""
     return PydanticCustomError("cursor", "no cursor")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
@@ -41,8 +41,8 @@ def whole(text: Any) -> int:
     return int(text)
 
 
-Whole = Annotated[int, BeforeValidator(whole)]
-"""A number of a query; its field gives it a minimum and a maximum."""
+WHOLE: Final = BeforeValidator(whole)
+"""Marks a number of a query, after its minimum and maximum: `Annotated[int, Field(ge=1, le=9), WHOLE]`."""
 
 
 def settings_of(info: ValidationInfo) -> Settings:

@@ -44,7 +44,7 @@ class KeyWish(reading.Body):
 class KeysQuery(PageQuery):
     """The query of a list of keys."""
 
-    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     project: Project | None = None
     """Only the keys of this project."""

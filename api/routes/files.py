@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class FilesQuery(OrderedQuery):
     """The query of a list of files."""
 
-    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     purpose: Annotated[str, Field(max_length=PURPOSE_CHARS_MAX)] | None = None
     """Only those of this purpose."""

@@ -49,9 +49,9 @@ class ResultPage(BaseModel):
 class ResultsQuery(reading.Query):
     """Which lines are wanted."""
 
-    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has."""
-    after: Annotated[reading.Whole, Field(ge=-1, le=INDEX_MAX)] = -1
+    after: Annotated[int, Field(ge=-1, le=INDEX_MAX), reading.WHOLE] = -1
     """`next_after` of the page before."""
     status: Annotated[str, OneOf(STATUSES)] | None = None
     """Only those lines."""

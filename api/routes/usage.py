@@ -71,7 +71,7 @@ class UsagePage(BaseModel):
 
 _GROUPS: Final = "|".join(DIMENSIONS)
 _BY: Final = f"^(({_GROUPS})(,({_GROUPS}))*)?$"
-_When = Annotated[reading.Whole, Field(ge=0, le=TIME_MAX)]
+_When = Annotated[int, Field(ge=0, le=TIME_MAX), reading.WHOLE]
 
 
 def _by(text: str) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def _known(text: str) -> str:
 class UsageQuery(reading.Query):
     """Which sums are wanted."""
 
-    limit: Annotated[reading.Whole, Field(ge=1, le=LIMIT_MAX)] = LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     after: Annotated[str, Field(max_length=CURSOR_CHARS_MAX)] | None = None
     """The id of the last object of the page before."""

@@ -60,14 +60,16 @@ def _is_from(edge: Edge, offset: int, entry: Entry) -> bool:
 
 
 @asynccontextmanager
-async def open_doors(folder: Path, clock: Clock = lambda: NOW) -> AsyncIterator[Doors]:
+async def open_doors(
+    folder: Path, clock: Clock = lambda: NOW, settings: Settings | None = None
+) -> AsyncIterator[Doors]:
     """Doors that are closed in the end; the projects are `p` and `q`."""
     view = View(Database(folder / "view"), clock)
     store = DirectoryStore(folder / "store")
     fixed = {key: Principal(project=project, role=Role.WRITE) for key, project in PROJECTS.items()}
     fixed[ADMIN] = Principal(project="default", role=Role.ADMIN)
     yield Doors(
-        settings=Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
+        settings=settings or Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
         history=ListHistory(),
         view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip

@@ -1,0 +1,264 @@
+"""Every free field of every route, out of the description of the API: at its bound, above it, and far above it.
+
+A field is found by walking `/openapi.json`, so one that is added is asked for, too; one that has no bound is named
+by `unbounded`. A cell is one request with one field changed in an otherwise good request.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MILLION = 1_000_000
+LINE_CHARS = 60_000
+"""About what a client puts into the first line of a request: a million does not leave it."""
+BODY_BYTES = 1_000_000
+"""About what fits into a JSON body."""
+WIDTH_MAX = 1 << 20
+"""A pattern that lets more characters through is no bound."""
+
+Node = dict[str, Any]
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A field of a request."""
+
+    operation: str
+    """Method and path, as the description has them."""
+    where: str
+    """`path`, `query`, `header`, `json` or `form`."""
+    place: Place
+    schema: Node
+    is_key: bool = False
+    """Whether it is the name of a map's entry, which stands at `place`."""
+
+    @property
+    def param(self) -> str:
+        """What an error names it."""
+        text = ""
+        for part in self.place:
+            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        return text
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether its schema bounds it."""
+        schema = self.schema
+        match schema.get("type"):
+            case "string":
+                return (
+                    "enum" in schema
+                    or "const" in schema
+                    or schema.get("format") == "binary"
+                    or "maxLength" in schema
+                    or ("pattern" in schema and width(schema["pattern"]) < WIDTH_MAX)
+                )
+            case "array":
+                return "maxItems" in schema
+            case "object":
+                return "maxProperties" in schema
+            case "integer" | "number":
+                return "maximum" in schema and "minimum" in schema
+            case "boolean":
+                return True
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A field and what is put there."""
+
+    field: Field
+    name: str
+    value: Any
+    codes: frozenset[str]
+    """Codes of a 400 that must be answered; none where it may be taken."""
+
+
+def width(pattern: str) -> int:
+    """The most characters that a pattern lets through."""
+    return re._parser.parse(pattern).getwidth()[1]
+
+
+def operations(description: Node) -> Iterator[tuple[str, Node]]:
+    """Method and path of each, and what the description says of it."""
+    for path, found in description["paths"].items():
+        for method, operation in found.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def fields(description: Node) -> Iterator[Field]:
+    """All of them."""
+    for name, operation in operations(description):
+        for parameter in operation.get("parameters", ()):
+            yield from _walk(name, parameter["in"], (parameter["name"],), parameter["schema"])
+        for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+            where = "form" if kind == "multipart/form-data" else "json"
+            for field in content["schema"]["properties"]:
+                yield from _walk(name, where, (field,), content["schema"]["properties"][field])
+
+
+def unbounded(description: Node) -> list[str]:
+    """Fields that may be of any size."""
+    return [
+        f"{field.operation} {field.where} {field.param}" for field in fields(description) if not field.is_bounded
+    ]
+
+
+def _walk(operation: str, where: str, place: Place, schema: Node) -> Iterator[Field]:
+    for branch in branches(schema):
+        here = Field(operation=operation, where=where, place=place, schema=branch)
+        kind = branch.get("type")
+        if kind == "object" and "properties" in branch:
+            for name, inner in branch["properties"].items():
+                yield from _walk(operation, where, (*place, name), inner)
+            continue
+        yield here
+        if kind == "array":
+            yield from _walk(operation, where, (*place, 0), branch.get("items", {}))
+        elif kind == "object":
+            key = {"type": "string", **branch.get("propertyNames", {})}
+            yield Field(operation=operation, where=where, place=place, schema=key, is_key=True)
+            yield from _walk(operation, where, (*place, "k"), branch.get("additionalProperties", {}))
+
+
+def branches(schema: Node) -> list[Node]:
+    """What a schema may be, but for null."""
+    found = [
+        inner for key in ("anyOf", "oneOf", "allOf") for each in schema.get(key, ()) for inner in branches(each)
+    ]
+    return found or ([] if schema.get("type") == "null" else [schema])
+
+
+def cells(field: Field) -> Iterator[Cell]:
+    """What is put into a field."""
+    if field.is_key:
+        for cell in _texts(field):
+            value = {cell.value: "v"}
+            yield Cell(field=field, name=f"{cell.name} key", value=value, codes=cell.codes)
+        return
+    match field.schema["type"]:
+        case "string" if field.schema.get("format") != "binary":
+            yield from _texts(field)
+        case "array":
+            yield from _many(field, "array_above_max_length", field.schema["maxItems"], _list)
+        case "object":
+            yield from _many(field, "object_above_max_properties", field.schema["maxProperties"], _map)
+        case "integer" | "number":
+            yield from _numbers(field)
+
+
+def _texts(field: Field) -> Iterator[Cell]:
+    schema, far = field.schema, LINE_CHARS if field.where in {"path", "query"} else MILLION
+    if "enum" in schema or "const" in schema:
+        yield Cell(field=field, name="a million", value="x" * far, codes=frozenset({"invalid_value"}))
+        return
+    most = schema.get("maxLength") or width(schema["pattern"])
+    codes = (
+        {"string_above_max_length"} if "pattern" not in schema else {"string_above_max_length", "invalid_value"}
+    )
+    for name, length, refusal in (
+        ("bound", most, set()),
+        ("above", most + 1, codes),
+        ("a million", far, codes),
+    ):
+        yield Cell(field=field, name=name, value="a" * length, codes=frozenset(refusal))
+    if "pattern" not in schema and field.where == "json":
+        yield Cell(field=field, name="worst", value="\x01" * most, codes=frozenset())
+
+
+def _many(field: Field, code: str, most: int, make: Any) -> Iterator[Cell]:
+    yield Cell(field=field, name="bound", value=make(most), codes=frozenset())
+    yield Cell(field=field, name="above", value=make(most + 1), codes=frozenset({code}))
+    far = BODY_BYTES // 12 if field.where == "json" else LINE_CHARS // 40
+    yield Cell(field=field, name="many", value=make(far), codes=frozenset({code}))
+
+
+def _list(count: int) -> list[str]:
+    return [f"p{number}" for number in range(count)]
+
+
+def _map(count: int) -> dict[str, str]:
+    return {f"k{number}": "v" for number in range(count)}
+
+
+def _numbers(field: Field) -> Iterator[Cell]:
+    low, high = int(field.schema["minimum"]), int(field.schema["maximum"])
+    yield Cell(field=field, name="least", value=low, codes=frozenset())
+    yield Cell(field=field, name="bound", value=high, codes=frozenset())
+    yield Cell(field=field, name="below", value=low - 1, codes=frozenset({"integer_below_min_value"}))
+    if high + 1 < 1 << 63:
+        yield Cell(field=field, name="above", value=high + 1, codes=frozenset({"integer_above_max_value"}))
+
+
+def least(schema: Node, known: Node, name: str = "") -> Any:
+    """The smallest value of a schema; `known` has those of some names."""
+    return known[name] if name in known else _made(branches(schema)[0], known, largest=False)
+
+
+def most(schema: Node, known: Node, name: str = "") -> Any:
+    """A value of a schema that is as large as it may be, in characters that take the most room in JSON."""
+    return known[name] if name in known else _made(branches(schema)[-1], known, largest=True)
+
+
+def _made(schema: Node, known: Node, *, largest: bool) -> Any:
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type")
+    if kind == "integer":
+        return int(schema["maximum" if largest else "minimum"])
+    if kind in {"object", "array"}:
+        return (_largest if largest else _smallest)(schema, known)
+    return _text(schema, largest=largest) if kind == "string" else largest
+
+
+def _smallest(schema: Node, known: Node) -> Any:
+    if schema["type"] == "array":
+        return [least(schema["items"], known)] * schema.get("minItems", 0)
+    properties = schema.get("properties", {})
+    return {each: least(properties[each], known, each) for each in schema.get("required", ())}
+
+
+def _largest(schema: Node, known: Node) -> Any:
+    if schema["type"] == "array":
+        value = str(most({**schema["items"], "anyOf": branches(schema["items"])[:1]}, known))
+        return [f"{number:05}{value[5:]}" for number in range(schema["maxItems"])]
+    if "properties" in schema:
+        return {each: most(inner, known, each) for each, inner in schema["properties"].items()}
+    length, value = schema["propertyNames"]["maxLength"], most(schema["additionalProperties"], known)
+    return {f"{number:02}" + "\x01" * (length - 2): value for number in range(schema["maxProperties"])}
+
+
+def _text(schema: Node, *, largest: bool) -> str:
+    if not largest:
+        return "a" * max(1, schema.get("minLength", 1))
+    if "pattern" in schema:
+        return "a" * schema.get("maxLength", width(schema["pattern"]))
+    return "\x01" * schema["maxLength"]
+
+
+def put(node: Any, schema: Node, place: Place, value: Any) -> Any:
+    """A body with a value at a place; what leads there is made from its schema, where it is not there."""
+    if not place:
+        return value
+    part, *rest = place
+    branch = _towards(schema, part)
+    if isinstance(part, int):
+        return [put(None, branch.get("items", {}), tuple(rest), value)]
+    if "properties" not in branch:
+        return {part: put(None, branch.get("additionalProperties", {}), tuple(rest), value)}
+    inner = branch["properties"]
+    base = node if isinstance(node, dict) and set(node) <= set(inner) else least(branch, {"from": "0"})
+    return {**base, part: put(base.get(part), inner[part], tuple(rest), value)}
+
+
+def _towards(schema: Node, part: str | int) -> Node:
+    """The branch of a schema that has a part."""
+    for branch in branches(schema):
+        if isinstance(part, int) and branch.get("type") == "array":
+            return branch
+        if branch.get("type") == "object" and part in branch.get("properties", {part: 1}):
+            return branch
+    return schema

@@ -1,0 +1,293 @@
+"""Every free field of every route at its bound, above it, and with a million: taken, or refused in OpenAI's words.
+
+What is asked comes from the description of the API (`support/corpus.py`), so a field that is added is asked for.
+"""
+
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import APIRouter
+from pydantic import BaseModel
+from support import corpus
+from support.corpus import MILLION
+from support.doors import ADMIN, NOW, open_doors
+from support.faults import long
+
+from tidemill import api
+from tidemill.api import shapes
+from tidemill.api.app import create_app
+from tidemill.api.openapi import describe
+from tidemill.api.paging import PAGE_BYTES_MAX
+from tidemill.api.requests.reading import Body
+from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
+from tidemill.schemas.messages import BatchRecord
+from tidemill.settings import Settings
+
+ERROR_BYTES_MAX = 8_192
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+BATCH = "batch_" + "0" * 32
+MODELS = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
+SETTINGS = Settings(models=MODELS, assembled_bytes_max=NUMBER_MAX)
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def doors(tmp_path_factory):
+    """Doors onto a folder, with one model."""
+    async with open_doors(tmp_path_factory.mktemp("corpus"), settings=SETTINGS) as doors:
+        yield doors
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(doors):
+    """A client that may do everything."""
+    transport = httpx.ASGITransport(create_app(doors), raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {ADMIN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def known(doors, client):
+    """Ids of what is there, by the names that fields have."""
+    file = (await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("f", LINE)})).json()
+    upload = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
+    batch = Batch(
+        id=BATCH, endpoint="/v1/embeddings", input_file_id=file["id"], completion_window="24h", created_at=NOW,
+        expires_at=NOW + 86_400, status=Status.COMPLETED, completed_at=NOW, model="m",
+        request_counts=RequestCounts(total=1, completed=1),
+    )  # fmt: skip
+    doors.view.put_batch(BatchRecord(project="default", batch=batch))
+    return {
+        "input_file_id": file["id"],
+        "file_id": file["id"],
+        "batch_id": BATCH,
+        "batch": BATCH,
+        "upload_id": (await client.post("/v1/uploads", json=upload)).json()["id"],
+        "key_id": (await client.post("/v1/admin/keys", json={"name": "k"})).json()["id"],
+        "model": "m",
+        "from": "0",
+        "completion_window": "24h",
+    }
+
+
+@pytest.fixture(scope="module")
+def description(doors):
+    """What the API says of itself."""
+    return describe(create_app(doors))
+
+
+def request(client, description, known, field=None, value=None, *, largest=False):
+    """A good request of an operation, but for the value of one field."""
+    method, path = field.operation.split(" ")
+    operation = description["paths"][path][method.lower()]
+    sent = {"params": {}, "headers": {}}
+    if field.where == "path":
+        known = known | {field.place[0]: value}
+    for name, text in known.items():
+        path = path.replace(f"{{{name}}}", text)
+    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+        schema = content["schema"]
+        if kind == "application/json":
+            make = corpus.most if largest else corpus.least
+            good = make(schema, known)
+            sent["json"] = corpus.put(good, schema, field.place, value) if field.where == "json" else good
+        else:
+            files = {name: ("f", LINE) for name, each in schema["properties"].items() if each.get("format")}
+            fields = {"purpose": "batch"} if "purpose" in schema["properties"] else {}
+            if field.where == "form":
+                fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+                fields[field.place[0]] = str(value)
+            sent |= {"data": fields, "files": files}
+    if field.where == "query":
+        name, *rest = field.place
+        pairs = value if isinstance(value, dict) else dict.fromkeys(rest, value)
+        sent["params"] = {f"{name}[{key}]": text for key, text in pairs.items()} or {name: str(value)}
+    if field.where == "header":
+        sent["headers"][field.place[0]] = str(value)
+    return client.request(method, path, **sent)
+
+
+def check(answer, cell) -> None:
+    """The answer to a cell is bounded, no fault of the server's, and names what is wrong."""
+    told = f"{cell.field.operation}: {cell.field.where} {cell.field.param}, {cell.name}: {answer.status_code}"
+    assert answer.status_code < 500, told
+    if answer.status_code < 400:
+        assert not cell.codes, told
+        assert len(answer.content) <= PAGE_BYTES_MAX + 1_000, told
+        return
+    assert len(answer.content) <= ERROR_BYTES_MAX, told
+    error = answer.json()["error"]
+    told += f" {error}"
+    if cell.field.where == "path":
+        assert answer.status_code in {404, 409} or not cell.codes, told
+    elif cell.field.where == "form" and cell.name == "a million":
+        # The reader of forms holds no more of a field, and does not say which one it was.
+        assert (answer.status_code, error["message"].startswith(FORM)) == (400, True), told
+    elif cell.codes:
+        assert answer.status_code == 400, told
+        assert error["code"] in cell.codes, told
+        assert error["param"].startswith(cell.field.param), told
+    else:
+        bounded = {"string_above_max_length", "array_above_max_length", "object_above_max_properties"}
+        assert error["code"] not in bounded | {"integer_above_max_value", "integer_below_min_value"}, told
+
+
+@in_one_loop
+async def test_every_field_is_bounded(description):
+    """By its schema: one that is added without a bound fails here."""
+    assert corpus.unbounded(description) == []
+    found = list(corpus.fields(description))
+    assert len(found) >= 90
+    assert {field.where for field in found} == {"path", "query", "header", "json", "form"}
+
+
+@in_one_loop
+async def test_a_field_without_a_bound_is_found(doors):
+    """Of each kind, and wherever it lies."""
+
+    class Inner(BaseModel):
+        free: str
+        count: int
+        names: list[str]
+        pairs: dict[str, str]
+
+    class New(Body):
+        inner: Inner | None = None
+
+    app = create_app(doors)
+    router = APIRouter(prefix="/v1/new")
+
+    @router.post("/{new_id}", openapi_extra={"requestBody": shapes.body(New)})
+    async def new(new_id: str, search: str) -> None:
+        """Do something new."""
+
+    app.include_router(router)
+    found = {each.removeprefix("POST /v1/new/{new_id} ") for each in corpus.unbounded(describe(app))}
+    assert found == {
+        "path new_id", "query search", "json inner.free", "json inner.count", "json inner.names",
+        "json inner.names[0]", "json inner.pairs", "json inner.pairs.k",
+    }  # fmt: skip
+
+
+@in_one_loop
+async def test_every_field_at_its_bound_and_above(doors, client, description, known):
+    """Each alone, in a request that is good otherwise; no record is made that the log has no room for."""
+    asked = 0
+    for field in corpus.fields(description):
+        for cell in corpus.cells(field):
+            # What a cell revokes or deletes is not there for the next one.
+            fresh = known
+            if field.operation.startswith("DELETE /v1/files"):
+                form = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
+                fresh = known | {"file_id": (await client.post("/v1/files", **form)).json()["id"]}
+            answer = await request(client, description, fresh, field, cell.value)
+            check(answer, cell)
+            asked += 1
+    assert asked >= 250
+    assert records_fit(doors)
+
+
+@in_one_loop
+async def test_all_fields_at_their_bounds_together(doors, client, description, known):
+    """In characters that take the most room in JSON: what is taken fits into all that is made of it."""
+    bodies = {field.operation: field for field in corpus.fields(description) if field.where == "json"}
+    taken = []
+    for operation, field in bodies.items():
+        schema = description["paths"][operation.split()[1]]["post"]["requestBody"]["content"]["application/json"]
+        value = corpus.most(schema["schema"], known)[field.place[0]]
+        whole = corpus.Field(operation=operation, where="json", place=field.place[:1], schema={})
+        answer = await request(client, description, known, whole, value, largest=True)
+        assert answer.status_code < 500, (operation, answer.text)
+        taken += [operation] if answer.status_code == 200 else []
+    assert {"POST /v1/batches", "POST /v1/admin/keys"} <= set(taken)
+    assert max(len(value or b"") for _, _, value in doors.log.records) > 50_000
+    assert records_fit(doors)
+
+
+def records_fit(doors) -> bool:
+    """Whether the log has room for all that was sent."""
+    return all(len(value or b"") <= RECORD_BYTES_MAX - RECORD_BYTES_EXTRA for _, _, value in doors.log.records)
+
+
+LONG = long("file", FILENAME_CHARS_MAX, FILENAME_CHARS_MAX + 1)[3]
+FORM = "Could not read the upload: "
+
+
+@in_one_loop
+@pytest.mark.parametrize(
+    ("filename", "status", "code", "message"),
+    [
+        ("f" * FILENAME_CHARS_MAX, 200, None, None),
+        ("f" * (FILENAME_CHARS_MAX + 1), 400, "string_above_max_length", LONG),
+        ("f" * MILLION, 400, None, f"{FORM}the multipart body is malformed."),
+    ],
+    ids=["bound", "above", "a million"],
+)
+async def test_names_of_files(client, *, filename, status, code, message):
+    """They stand in the head of a part, which has a bound of its own."""
+    answer = await client.post("/v1/files", data={"purpose": "batch"}, files={"file": (filename, LINE)})
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.json()["filename"] == filename
+    else:
+        assert (answer.json()["error"]["code"], answer.json()["error"]["message"]) == (code, message)
+
+
+@in_one_loop
+async def test_what_is_not_known(doors, client, known):
+    """Fields, parameters, headers and parts of other names are let pass and leave nothing, or are refused."""
+    huge = "x" * 900_000
+    batch = {"input_file_id": known["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    before = len(doors.log.records)
+    for extra in ({huge: 1}, {"other": huge}, {"other": [[[huge]]]}, {"other": {huge: huge[:10]}}):
+        assert (await client.post("/v1/batches", json=batch | extra)).status_code == 200
+    long = huge[: corpus.LINE_CHARS // 2]
+    assert (await client.get("/v1/batches", params={long: long})).status_code == 200
+    assert (await client.get("/v1/batches", params={f"status[{long}]": "x"})).status_code == 400
+    for name in ("x-request-id", "user-agent", "x-stainless-retry-count", "openai-project", "authorization"):
+        answer = await client.get("/v1/batches", headers={name: huge})
+        assert answer.status_code == (401 if name == "authorization" else 200)
+        assert len(str(answer.headers)) + len(answer.content) < PAGE_BYTES_MAX
+        assert huge[:1000] not in answer.text + str(answer.headers)
+    for length in ("9" * 5000, "-1", "x"):
+        headers = {"content-length": length, "content-type": "multipart/form-data; boundary=b"}
+        answer = await client.post("/v1/files", content=b"--b--", headers=headers)
+        assert answer.status_code in {400, 413}
+    for form in ({huge: "x"}, {"other": huge}, {f"f{n}": "x" for n in range(1000)}):
+        answer = await client.post("/v1/files", data={"purpose": "batch"} | form, files={"file": ("f", LINE)})
+        assert answer.status_code == 400
+    for path in (f"/v1/{long}", f"/{long}", f"/v1/batches/{BATCH}/{long}", f"/dashboard/{long}"):
+        answer = await client.get(path)
+        assert (answer.status_code, len(answer.content) < 1000) == (404, True)
+    assert all(b"xxxx" not in (value or b"") for _, _, value in doors.log.records[before:])
+
+
+READ = {
+    "query_params": {
+        "routes/admin.py",
+        "routes/batches.py",
+        "routes/files.py",
+        "routes/results.py",
+        "routes/usage.py",
+    },
+    "orjson.loads": {"reckoning.py", "requests/reading.py", "routes/usage.py"},
+}
+"""Where requests are read beside the models; of queries all that is done is to hand them to a model."""
+
+
+def test_requests_are_read_through_models():
+    """A field that is read past them would have no bound that anything knows."""
+    folder = Path(api.__path__[0])
+    found = {name: set() for name in READ}
+    for path in folder.rglob("*.py"):
+        for name in READ:
+            if name in path.read_text():
+                found[name].add(str(path.relative_to(folder)))
+    assert found == READ
+    for module in READ["query_params"]:
+        text = (folder / module).read_text()
+        assert text.count("query_params") == text.count(", request.query_params.multi_items())")
