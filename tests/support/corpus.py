@@ -172,7 +172,7 @@ def _texts(field: Field) -> Iterator[Cell]:
 def _many(field: Field, code: str, most: int, make: Any) -> Iterator[Cell]:
     yield Cell(field=field, name="bound", value=make(most), codes=frozenset())
     yield Cell(field=field, name="above", value=make(most + 1), codes=frozenset({code}))
-    far = BODY_BYTES // 12 if field.where == "json" else LINE_CHARS // 40
+    far = BODY_BYTES // 15 if field.where == "json" else LINE_CHARS // 40
     yield Cell(field=field, name="many", value=make(far), codes=frozenset({code}))
 
 
