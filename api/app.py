@@ -132,7 +132,7 @@ async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:
     """Make the topics that are missing; what can be served without a broker is served meanwhile."""
     while True:
         try:
-            await ensure_topics(settings, cluster)
+            await ensure_topics(settings, cluster, role="api")
         except TopicError as error:
             log.warning("%s; again in %.0f s", error, TOPICS_SECONDS)
             await asyncio.sleep(TOPICS_SECONDS)

@@ -130,4 +130,4 @@ def main(settings: Settings) -> None:
     Raises:
         SystemExit: It crashed, or a setting is missing.
     """
-    stream.run(settings, Ingest)
+    stream.run(settings, "ingest", Ingest)

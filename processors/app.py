@@ -365,7 +365,7 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
     names = list(settings.models) if models is None else models
     if unknown := [name for name in names if name not in settings.models]:
         raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
-    stream.run(settings, functools.partial(Processors, models=names))
+    stream.run(settings, "processors", functools.partial(Processors, models=names))
 
 
 def _lines(value: bytes) -> list[bytes]:

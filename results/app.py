@@ -296,4 +296,4 @@ class Results:
 
 def main(settings: Settings) -> None:
     """Run the stage until SIGTERM."""
-    stream.run(settings, Results)
+    stream.run(settings, "results", Results)

@@ -16,11 +16,17 @@ class Topic:
     value: str
     written_by: tuple[str, ...]
     read_by: tuple[str, ...]
+    harm: str = ""
+    """What somebody could do who may write to it and should not."""
     spread: bool = True
     """Whether it has the set number of partitions, rather than one."""
     compacted: bool = False
     """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
     retention_ms: int = 7 * DAY_MS
+
+    def concerns(self, role: str) -> bool:
+        """Whether a role reads or writes it."""
+        return role in self.written_by or role in self.read_by
 
     @property
     def is_needed(self) -> bool:
@@ -30,40 +36,48 @@ class Topic:
 
 COMMANDS = Topic(
     name="tidemill.commands", key="batch id", value="BatchCreated, CancelRequested",
-    written_by=("api",), read_by=("ingest", "results"),
+    written_by=("api", "operator"), read_by=("ingest", "results"),
+    harm="create and cancel batches of any project, over any file of the store, without a key",
 )  # fmt: skip
 INTAKE = Topic(
     name="tidemill.intake", key="stream name", value="one or more JSONL lines",
-    written_by=("producers",), read_by=("ingest",),
+    written_by=("producers", "ingest", "operator"), read_by=("ingest",),
+    harm="nothing without the key of a project, which every record needs; fill the disk",
 )  # fmt: skip
 OUTCOMES = Topic(
     name="tidemill.outcomes", key="batch id", value="Accepted, Opened, Sealed, Compacted, …, or result lines",
-    written_by=("ingest", "processors", "results"), read_by=("results", "processors"),
+    written_by=("ingest", "processors", "results", "operator"), read_by=("results", "processors", "operator"),
+    harm="invent answers and endings for the lines of any batch",
 )  # fmt: skip
 BATCHES = Topic(
     name="tidemill.batches", key="batch id", value="BatchRecord",
-    written_by=("results",), read_by=("api", "ingest", "processors"), spread=False, compacted=True,
+    written_by=("results",), read_by=("api", "ingest", "processors", "operator"), spread=False, compacted=True,
+    harm="show any batch as it is not, and give it to another project; end the work on it",
 )  # fmt: skip
 FILES = Topic(
     name="tidemill.files", key="file id", value="FileRecord",
-    written_by=("api", "ingest", "results"), read_by=("api", "ingest"), spread=False, compacted=True,
+    written_by=("api", "ingest", "results"), read_by=("api", "ingest", "operator"), spread=False, compacted=True,
+    harm="give a file to another project, point it at another object of the store, or delete it",
 )  # fmt: skip
 DEAD = Topic(
     name="tidemill.dead", key="source", value="a record nothing could read, the reason in headers",
-    written_by=("ingest", "processors", "results"), read_by=("operator",), spread=False,
-    retention_ms=14 * DAY_MS,
+    written_by=("ingest", "processors", "results", "operator"), read_by=("operator",), spread=False,
+    retention_ms=14 * DAY_MS, harm="forge letters, which an operator might send to their topics again",
 )  # fmt: skip
 CLAIMS = Topic(
     name="tidemill.claims", key="batch id", value="Claim",
     written_by=("api",), read_by=("api",), spread=False,
+    harm="let a creation that is repeated answer with another batch",
 )  # fmt: skip
 UPLOADS = Topic(
     name="tidemill.uploads", key="upload id, or upload id / part id", value="UploadRecord, PartRecord",
     written_by=("api",), read_by=("api",), spread=False, compacted=True,
+    harm="change or give away uploads that are not finished",
 )  # fmt: skip
 KEYS = Topic(
     name="tidemill.keys", key="key id", value="KeyRecord",
     written_by=("api",), read_by=("api", "ingest"), spread=False, compacted=True,
+    harm="make and revoke keys of any project and role",
 )  # fmt: skip
 SECRETS = Topic(
     name="tidemill.secrets", key="batch id", value="Erasure of a deleted batch",
@@ -73,19 +87,23 @@ SECRETS = Topic(
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",
     written_by=("results",), read_by=("api",), spread=False, compacted=True,
+    harm="change what projects are billed",
 )  # fmt: skip
 STATES = Topic(
     name="tidemill-results-batches-changelog", key="batch id", value="a batch's state (results/fold.py)",
     written_by=("results",), read_by=("results",), compacted=True,
+    harm="change the state of any batch, from the next recovery on",
 )  # fmt: skip
 TALLIES = Topic(
     name="tidemill-results-lines-changelog", key="batch id / chunk", value="two bitmaps (results/tally.py)",
     written_by=("results",), read_by=("results",), compacted=True,
+    harm="have lines counted as done that are not, or once more, from the next recovery on",
 )  # fmt: skip
 STREAMS = Topic(
     name="tidemill-intake-streams-changelog", key="batch id, or decided/partition",
     value="a stream on its way to be a batch (ingest/flow.py)",
     written_by=("ingest",), read_by=("ingest",), compacted=True,
+    harm="change which batch a stream's lines go to, from the next recovery on",
 )  # fmt: skip
 REQUESTS_PREFIX = "tidemill.requests."
 EXPRESS_PREFIX = "tidemill.express."
@@ -98,6 +116,8 @@ TOPICS = (
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 
+_HARM_OF_REQUESTS = "make calls to the model's servers, and put answers into any batch"
+
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
 
 
@@ -108,7 +128,7 @@ def requests(model: str) -> Topic:
     """
     return Topic(
         name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest",), read_by=("processors",),
+        written_by=("ingest", "operator"), read_by=("processors", "api"), harm=_HARM_OF_REQUESTS,
     )  # fmt: skip
 
 
@@ -116,7 +136,7 @@ def express(model: str) -> Topic:
     """The topic of the requests of small batches to one model; else it is as the other."""
     return Topic(
         name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest",), read_by=("processors",),
+        written_by=("ingest", "operator"), read_by=("processors", "api"), harm=_HARM_OF_REQUESTS,
     )  # fmt: skip
 
 

@@ -2,13 +2,23 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.protocol.admin import CreateAclsRequest
 
-from tidemill.schemas import topics
+from tidemill.schemas import acls, topics
+from tidemill.schemas.acls import Acl
 from tidemill.schemas.topics import Topic
 from tidemill.security import Kafka, client_options
 from tidemill.settings import MIB, Settings
@@ -26,6 +36,11 @@ POLL_SECONDS = 0.05
 REQUEST_SECONDS_MAX = 20.0
 
 
+_LITERAL, _PREFIXED = 3, 4
+_ALLOW = 3
+_ANY_HOST = "*"
+
+
 class TopicError(Exception):
     """The topics are not as Tidemill needs them and cannot be made so; the text says which and why."""
 
@@ -36,13 +51,18 @@ def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
     return (*topics.TOPICS, *(row for rows in own for row in rows))
 
 
-async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] | None = None) -> int:
+async def ensure_topics(
+    settings: Settings, kafka: Kafka, models: Iterable[str] | None = None, *, role: str | None = None
+) -> int:
     """Have every topic of the table and of the configured models; several may do this at one time.
+
+    Where all of them are there, this only looks. Who may not create topics is told which are missing.
 
     Args:
         settings: Partitions and copies of a topic that is made.
         kafka: Where, and how to get in.
         models: Each gets a topic of requests; by default those of the settings.
+        role: Only the topics that this one reads or writes, since a broker with access lists shows it no others.
 
     Returns:
         How many partitions `commands` and `outcomes` have.
@@ -52,6 +72,8 @@ async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] 
             tables, which belong together, exist with different numbers of partitions.
     """
     rows = wanted(settings.models if models is None else models)
+    if role is not None:
+        rows = tuple(row for row in rows if row.concerns(role))
     admin = AIOKafkaAdminClient(
         **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
     )
@@ -71,6 +93,55 @@ async def ensure_topics(settings: Settings, kafka: Kafka, models: Iterable[str] 
         raise TopicError(f"The topics of {kafka} cannot be set up: {error or 'no answer in time'}") from error
     finally:
         await admin.close()
+
+
+async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str, str] | None = None) -> int:
+    """Have these access lists; one that is there already is left as it is, and none is taken away.
+
+    Args:
+        kafka: Where, and how to get in as somebody who may alter access lists.
+        wanted_acls: The lists.
+        users: The user of each role, where it is not `acls.user(role)`.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        TopicError: The broker is out of reach, or refuses.
+    """
+    rows = [_creation(acl, users or {}) for acl in wanted_acls]
+    admin = AIOKafkaAdminClient(
+        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            await admin.start()
+            answer = await admin._send_to_controller(_CreateAcls(rows))  # noqa: SLF001  it has no public way
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise TopicError(f"access lists of {kafka} cannot be set: {error or 'no answer in time'}") from error
+    finally:
+        await admin.close()
+    for code, message in answer.creation_responses:
+        if (kind := for_code(code)) is not NoError:
+            raise TopicError(f"access lists of {kafka} cannot be set: {message or kind.__name__}")
+    return len(rows)
+
+
+class _CreateAcls(CreateAclsRequest):  # type: ignore[misc]  # aiokafka is untyped here
+    """One request for many lists: the client library's own has room for one."""
+
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
+        self._rows = rows
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        """The request as the broker's version has it."""
+        return request_struct_class(self._rows)
+
+
+def _creation(acl: Acl, users: Mapping[str, str]) -> tuple[Any, ...]:
+    pattern = _PREFIXED if acl.is_prefix else _LITERAL
+    principal = f"User:{users.get(acl.role) or acls.user(acl.role)}"
+    return (int(acl.resource), acl.name, pattern, principal, _ANY_HOST, int(acl.operation), _ALLOW)
 
 
 async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -151,7 +222,10 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Se
             return
         if attempt == ATTEMPTS_MAX or not all(kind.retriable for kind, _ in errors.values()):
             told = "; ".join(f"{name}: {message or kind.__name__}" for name, (kind, message) in errors.items())
-            raise TopicError(f"Topics cannot be made: {told}")
+            kinds = {kind for kind, _ in errors.values()}
+            refused = kinds & {TopicAuthorizationFailedError, ClusterAuthorizationFailedError}
+            mend = " An administrator makes them: `tidemill acls --apply`." if refused else ""
+            raise TopicError(f"Topics cannot be made: {told}.{mend}")
         await asyncio.sleep(POLL_SECONDS * 2**attempt)
 
 

@@ -21,7 +21,9 @@ class Security(BaseModel):
     username: str | None = None
     """Needed with `SASL`."""
     password_env: str | None = None
-    """Name of the environment variable that holds the password; needed with `SASL`."""
+    """Name of the environment variable that holds the password; with `SASL`, this or `password_file` is needed."""
+    password_file: Path | None = None
+    """File that holds the password, like a mounted secret; it is read whenever a client is made."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `SSL`; by default those of the system."""
     cert_file: Path | None = None
@@ -31,13 +33,15 @@ class Security(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.has_password and not (self.username and self.password_env):
-            raise ValueError(f"{self.protocol} needs a username and a password_env")
-        if self.has_password and not os.environ.get(self.password_env or ""):
+        if self.has_password and not (self.username and (self.password_env or self.password_file)):
+            raise ValueError(f"{self.protocol} needs a username, and a password_env or a password_file")
+        if self.password_env and self.password_file:
+            raise ValueError("password_env and password_file: one of them says where the password is")
+        if self.has_password and self.password_env and not os.environ.get(self.password_env):
             raise ValueError(f"the variable {self.password_env} holds no password")
         if self.key_file is not None and self.cert_file is None:
             raise ValueError("a key_file needs its cert_file")
-        for file in (self.ca_file, self.cert_file, self.key_file):
+        for file in (self.ca_file, self.cert_file, self.key_file, self.password_file):
             if file is not None and not file.is_file():
                 raise ValueError(f"{file} is not there")
         return self
@@ -54,8 +58,20 @@ class Security(BaseModel):
 
     @property
     def password(self) -> str:
-        """The password, read at the time of asking."""
+        """The password, read at the time of asking.
+
+        Raises:
+            OSError: The file that holds it cannot be read.
+        """
+        if self.password_file is not None:
+            return self.password_file.read_text("utf-8").rstrip("\r\n")
         return os.environ.get(self.password_env or "", "")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables by which a process that reads the settings is told the same."""
+        told = self.model_dump(mode="json", exclude_defaults=True)
+        return {f"TIDEMILL_KAFKA_SECURITY__{name.upper()}": str(value) for name, value in told.items()}
 
     def tls(self) -> ssl.SSLContext | None:
         """What a connection trusts and shows, read from the files at the time of asking; None without TLS.

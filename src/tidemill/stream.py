@@ -126,6 +126,8 @@ def create_app(name: str, settings: Settings, *, kafka: Kafka, state: Path, tabl
         value_serializer="raw",
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication,
+        # They are there (`_with_topics`), and a stage need not have the right to make one.
+        topic_allow_declare=False,
         topic_disable_leader=True,
         table_standby_replicas=0,
         stream_buffer_maxsize=BUFFER_EVENTS_MAX,
@@ -212,11 +214,12 @@ def oldest(events: Iterable[Any]) -> float | None:
     return min((event.message.timestamp for event in events if event is not None), default=None)
 
 
-def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
+def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage]) -> None:
     """Run a stage until SIGTERM or SIGINT; the topics are made first, where they are not there yet.
 
     Args:
         settings: All settings.
+        role: The stage's name.
         make: Makes the stage from these, with the number of partitions that there really are, and Kafka's
             address; called on the event loop.
 
@@ -232,13 +235,13 @@ def run(settings: Settings, make: Callable[[Settings, Cluster], Stage]) -> None:
     watched = Watched()
     pulse = Pulse(watched.look)
     with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        crashed = runner.run(_run(settings, make, watched, pulse))
+        crashed = runner.run(_run(settings, role, make, watched, pulse))
     if crashed:
         raise SystemExit(1)
 
 
 async def _run(
-    settings: Settings, make: Callable[[Settings, Cluster], Stage], watched: Watched, pulse: Pulse
+    settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage], watched: Watched, pulse: Pulse
 ) -> bool:
     """Run the stage; says whether it crashed."""
     asked = asyncio.Event()
@@ -246,12 +249,12 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     beating = loop.create_task(pulse.run())
-    stage = make(await _with_topics(settings), settings.cluster)
+    stage = make(await _with_topics(settings, role), settings.cluster)
     state = health.Health(
         ill=pulse.ill,
         probes={
             "kafka": functools.partial(kafka.reachable, settings.cluster),
-            "store": lambda: health.writable(stage.store, type(stage).__name__.lower()),
+            "store": lambda: health.writable(stage.store, role),
             "assignment": watched.assigned,
         },
         metrics=metrics.text,
@@ -261,10 +264,10 @@ async def _run(
         return await _until_asked(stage, asked, watched, beating, ask)
 
 
-async def _with_topics(settings: Settings) -> Settings:
+async def _with_topics(settings: Settings, role: str) -> Settings:
     """Have the topics. Their partitions are what counts from then on, whatever was set before they were made."""
     try:
-        partitions = await ensure_topics(settings, settings.cluster)
+        partitions = await ensure_topics(settings, settings.cluster, role=role)
     except TopicError as error:
         raise SystemExit(str(error)) from error
     return settings.model_copy(update={"partitions": partitions})

@@ -198,7 +198,7 @@ def poison(world: World, chance: random.Random, victim: str) -> None:
         (topics.OUTCOMES.name, b"x", [(codec.KIND, codec.LINES)], rubbish),
     ]
     world.wait_for("kafka")
-    asyncio.run(_produce(world.stack.kafka, records))
+    asyncio.run(_produce(world.stack.clients(), records))
 
 
 def duplicate(world: World, chance: random.Random, victim: str) -> None:
@@ -206,7 +206,7 @@ def duplicate(world: World, chance: random.Random, victim: str) -> None:
     del victim
     world.soft["duplicate"] += 1
     world.wait_for("kafka")
-    asyncio.run(_copy(world.stack.kafka, topics.requests(chance.choice(list(MODELS))).name, chance))
+    asyncio.run(_copy(world.stack.clients(), topics.requests(chance.choice(list(MODELS))).name, chance))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +260,8 @@ def _fill(disks: list[Disk | None], seconds: float) -> None:
             disk.empty()
 
 
-async def _produce(bootstrap: str, records: list[tuple[str, bytes | None, Any, bytes]]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+async def _produce(clients: dict[str, Any], records: list[tuple[str, bytes | None, Any, bytes]]) -> None:
+    producer = AIOKafkaProducer(**clients)
     await producer.start()
     try:
         for topic, key, headers, value in records:
@@ -270,8 +270,8 @@ async def _produce(bootstrap: str, records: list[tuple[str, bytes | None, Any, b
         await producer.stop()
 
 
-async def _copy(bootstrap: str, topic: str, chance: random.Random) -> None:
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+async def _copy(clients: dict[str, Any], topic: str, chance: random.Random) -> None:
+    consumer = AIOKafkaConsumer(**clients, enable_auto_commit=False)
     await consumer.start()
     copies: list[tuple[str, bytes | None, Any, bytes]] = []
     try:
@@ -283,4 +283,4 @@ async def _copy(bootstrap: str, topic: str, chance: random.Random) -> None:
             copies += [(topic, record.key, list(record.headers), record.value) for record in records]
     finally:
         await consumer.stop()
-    await _produce(bootstrap, copies)
+    await _produce(clients, copies)

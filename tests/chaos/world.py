@@ -106,7 +106,7 @@ class World:
         environ = {
             **self.stack.environ_of_all,
             "TIDEMILL_DATA": str(self.stack.data),
-            "TIDEMILL_KAFKA": self.stack.kafka,
+            **self.stack.way_in(stage),
             "TIDEMILL_PORT": "0",
         }
         log = (self.stack.data / "logs" / f"extra-{stage}.log").open("ab")

@@ -34,7 +34,7 @@ async def test_a_shortened_topic_shows_on_the_batch(forgetful, backend):
     line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
     file = client.files.create(file=("in.jsonl", json.dumps(line).encode()), purpose="batch")
     made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    admin = AIOKafkaAdminClient(bootstrap_servers=forgetful.kafka)
+    admin = AIOKafkaAdminClient(**forgetful.clients())
     await admin.start()
     shorter = {"retention.ms": "20000"}
     await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topics.COMMANDS.name, configs=shorter)])

@@ -142,7 +142,7 @@ class Harmed(Results):
             coordinator._subscription.abort_waiters = lambda error: None
             thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 
-stream.run(settings.load(), Harmed)
+stream.run(settings.load(), "results", Harmed)
 """
 
 
@@ -150,7 +150,7 @@ stream.run(settings.load(), Harmed)
 def test_a_stage_that_is_dead_ends_itself(watched, tmp_path, harm):
     """Without a supervisor, as in a cluster: the exit code is not 0, and the log says why."""
     environ = {
-        **os.environ, "TIDEMILL_KAFKA": watched.kafka, "TIDEMILL_DATA": str(tmp_path), "TIDEMILL_REPLICATION": "1",
+        **os.environ, **watched.way_in("results"), "TIDEMILL_DATA": str(tmp_path), "TIDEMILL_REPLICATION": "1",
         "TIDEMILL_STORE": (watched.data / "store").as_uri(),
     }  # fmt: skip
     log = tmp_path / "log"

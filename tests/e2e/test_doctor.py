@@ -47,7 +47,7 @@ def test_a_broker_that_is_away(stack, tmp_path):
 def test_a_backend_that_is_away(stack, tmp_path):
     """It is a warning: lines wait for it."""
     models = '{"m": {"backends": [{"url": "http://127.0.0.1:1/v1"}]}}'
-    code, words = doctor(stack, TIDEMILL_KAFKA=stack.kafka, TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
+    code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
     assert code == 0, words
     assert "warn  backend http://127.0.0.1:1/v1: GET /models: ClientConnectorError" in words
 
@@ -59,7 +59,7 @@ def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
         server.lacks = frozenset({"/v1/embeddings"})
         models = f'{{"m": {{"backends": [{{"url": "{server.url}"}}]}}}}'
         code, words = doctor(
-            stack, TIDEMILL_KAFKA=stack.kafka, TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models
+            stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models
         )
     assert code == 0, words
     assert f"warn  backend {server.url}: serves m, and not at /v1/embeddings" in words

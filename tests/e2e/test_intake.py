@@ -52,7 +52,7 @@ def client(stack):
 
 @pytest.fixture
 async def producer(stack):
-    producer = AIOKafkaProducer(bootstrap_servers=stack.kafka)
+    producer = AIOKafkaProducer(**stack.clients("producers"))
     await producer.start()
     yield producer
     await producer.stop()
@@ -119,7 +119,7 @@ async def tidemill(folder, *words, code=0):
 
 async def letters(stack, name):
     """The dead letters of a stream."""
-    consumer = AIOKafkaConsumer(topics.DEAD.name, bootstrap_servers=stack.kafka, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(topics.DEAD.name, **stack.clients("operator"), auto_offset_reset="earliest")
     await consumer.start()
     found = []
     try:
@@ -302,7 +302,7 @@ async def test_the_command_produces(stack, client, tmp_path):
     """
     file = tmp_path / "in.jsonl"
     file.write_bytes(b"\r\n".join(line(number) for number in range(3000)))
-    options = ["--kafka", stack.kafka, "--base-url", stack.api, "--api-key", KEY]
+    options = ["--data", str(stack.data), "--base-url", stack.api, "--api-key", KEY]
     printed = []
     for end in ("--no-end", "--end"):
         wish = ["--stream", "tool", "--output", "numbered", end]
@@ -333,6 +333,7 @@ async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
     local = tmp_path / ".tidemill"
     local.mkdir()
     (local / "run.json").symlink_to(stack.data / "run.json")
+    (local / "kafka").symlink_to(stack.data / "kafka")
     (local / "api_key").write_text(KEY)
     (tmp_path / "in.jsonl").write_bytes(b"".join(line(number) + b"\n" for number in range(EXAMPLE_LINES)))
     language, code = examples()[title]

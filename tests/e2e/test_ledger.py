@@ -144,7 +144,7 @@ def test_the_ledger_is_the_sum_of_the_outputs(client, billed, backend):
     assert sorted(batch.status for batch in made.values()) == [
         "cancelled", "completed", "completed", "expired", "failed",
     ]  # fmt: skip
-    entries = {key: found for key, found in ledger(billed.kafka).items() if key in made}
+    entries = {key: found for key, found in ledger(billed.cluster()).items() if key in made}
     assert set(entries) == {batch_id for batch_id, batch in made.items() if batch.status != "failed"}
     sums = defaultdict(lambda: [0, 0, 0, Decimal(0)])
     for batch_id, found in entries.items():

@@ -34,7 +34,7 @@ POISON = (
 async def test_every_stage_goes_on(stack):
     """Poison in every partition of each topic, then a batch that has to pass them all."""
     before = {stage: stack.pids(stage) for stage in ("ingest", "processors", "results")}
-    producer = AIOKafkaProducer(bootstrap_servers=stack.kafka)
+    producer = AIOKafkaProducer(**stack.clients())
     await producer.start()
     sent = set()
     for topic, value, headers in POISON:
@@ -55,7 +55,7 @@ async def test_every_stage_goes_on(stack):
     await until(lambda: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=60)
 
     async def buried():
-        return sent <= (await letters.opened(stack.kafka)).letters.keys()
+        return sent <= (await letters.opened(stack.cluster("operator"))).letters.keys()
 
     await until(buried, "all of them among the dead letters")
     assert {stage: stack.pids(stage) for stage in before} == before, "no process ended over it"

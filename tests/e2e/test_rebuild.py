@@ -76,7 +76,7 @@ def streamed(stack, word, window):
     headers = [[key, ("tidemill-window", window.encode())], [key, ("tidemill-end", b"true")]]
 
     async def send():
-        async with AIOKafkaProducer(bootstrap_servers=stack.kafka) as producer:
+        async with AIOKafkaProducer(**stack.clients("producers")) as producer:
             sent = [
                 await producer.send_and_wait(topics.INTAKE.name, value, key=word.encode(), headers=told)
                 for value, told in zip(values, headers, strict=True)

@@ -60,7 +60,7 @@ class Service:
 
     def __init__(self, stack):
         self.sdk = OpenAI(base_url=stack.api, api_key=KEY)
-        self.kafka = stack.kafka
+        self.kafka = stack.clients("producers")
         self.http = httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
 
     def __enter__(self):
@@ -119,7 +119,7 @@ def by_kafka(service, source):
 async def produced(kafka, lines):
     """Send lines as a stream; returns the id of its batch."""
     key, ends = ("authorization", f"Bearer {KEY}".encode()), ("tidemill-end", b"true")
-    async with AIOKafkaProducer(bootstrap_servers=kafka) as producer:
+    async with AIOKafkaProducer(**kafka) as producer:
         coming = [
             await producer.send(topics.INTAKE.name, b"\n".join(some), key=STREAM, headers=[key])
             for some in (lines[start : start + RECORD_LINES] for start in range(0, len(lines), RECORD_LINES))

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tidemill.embedded import users
 from tidemill.embedded.broker import Broker
+from tidemill.security import Cluster
 
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2
@@ -19,6 +21,32 @@ CONTAINER_SETTINGS = {
     "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
     "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
 }
+
+
+OPEN = {
+    "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "authorizer.class.name": "",
+}
+"""What makes the embedded broker ask for nothing."""
+
+
+class OpenBroker(Broker):
+    """The embedded broker for tests that are not about access: it is open, as a given one or a container is."""
+
+    def cluster(self, role: str = "") -> Cluster:
+        """Without a password."""
+        del role
+        return Cluster(servers=self.bootstrap)
+
+    def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
+        name = super()._write_properties(name, records, clean=clean)
+        self.add(name, OPEN)
+        return name
+
+    def add(self, name: str, more: Mapping[str, object]) -> None:
+        """Add to a configuration: of two values of one name the last one counts."""
+        text = (self.folder / name).read_text("utf-8")
+        users.write(self.folder / name, text + "".join(f"{key}={value}\n" for key, value in more.items()))
 
 
 @contextmanager
@@ -61,8 +89,8 @@ def container() -> Iterator[str]:
 
 @contextmanager
 def embedded(folder: Path) -> Iterator[str]:
-    """Kafka as `tidemill up` starts it."""
-    broker = Broker(folder)
+    """Kafka as `tidemill up` starts it, but open."""
+    broker = OpenBroker(folder)
     # `asyncio.run` would leave this thread without the loop that belongs to pytest.
     loop = asyncio.new_event_loop()
     try:

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from support.brokers import OpenBroker
+
 from tidemill.embedded import kraft
-from tidemill.embedded.broker import Broker
 
 HEAP = "-Xmx256m"
 SESSION_MS = 3_000
 """A broker that was killed is missed after this time, and its partitions get other leaders."""
 
 
-class Node(Broker):
+class Node(OpenBroker):
     """One of the brokers, and a controller as well.
 
     Args:
@@ -31,9 +32,9 @@ class Node(Broker):
         self.number = number
         self.peers: tuple[Node, ...] = (self,)
         self._more = dict(more or {})
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(exist_ok=True)
-        self._ports = kraft.keep_ports(self._folder / "ports")
+        self._ports = kraft.keep_ports(self.folder / "ports")
 
     @property
     def voter(self) -> str:
@@ -48,8 +49,8 @@ class Node(Broker):
         # Use the start cache where there is one, and leave it to others to make one.
         return super()._aot_options() if self._aot is not None and self._aot.exists() else []
 
-    def _write_properties(self, name: str, records: Path, *, clean: bool) -> Path:
-        file = super()._write_properties(name, records, clean=clean)
+    def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
+        super()._write_properties(name, records, clean=clean)
         copies = len(self.peers)
         in_sync = max(1, copies - 1)
         more = {
@@ -65,10 +66,8 @@ class Node(Broker):
             "broker.heartbeat.interval.ms": SESSION_MS // kraft.HEARTBEATS_A_SESSION,
             **self._more,
         }
-        # Of two values of one name the last one counts.
-        with file.open("a") as properties:
-            properties.writelines(f"{key}={value}\n" for key, value in more.items())
-        return file
+        self.add(name, more)
+        return name
 
     async def _format(self) -> None:
         """Format the first one's folder; the others get copies, with an id of their own."""

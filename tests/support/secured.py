@@ -2,16 +2,14 @@
 
 import asyncio
 import subprocess
-from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import trustme
 from support.quorum import Node
 
-from tidemill.embedded import java, kraft, tether
+from tidemill.embedded import java, kraft
 
 USER = "tidemill"
 PASSWORD = "a-password-of-the-test"
@@ -20,7 +18,6 @@ LISTENERS = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MUTUAL = "MUTUAL"
 """A listener with TLS that asks who comes for a certificate."""
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-TOOL_SECONDS_MAX = 60
 
 
 class SecuredNode(Node):
@@ -62,9 +59,9 @@ class SecuredNode(Node):
                 name = f"listener.name.{listener.lower()}.{mechanism.lower()}.sasl.jaas.config"
                 more[name] = jaas.get(mechanism, scram)
         super().__init__(folder, 1, more)
-        own = f"PLAINTEXT://{self.bootstrap}"
+        own = f"{kraft.CLIENTS}://{self.bootstrap}"
         controller = f"CONTROLLER://{kraft.LOOPBACK}:{self._ports.controller}"
-        kinds = [f"{name}:{name}" for name in ("PLAINTEXT", *LISTENERS)] + [f"{MUTUAL}:SSL"]
+        kinds = [f"{kraft.CLIENTS}:PLAINTEXT", *(f"{name}:{name}" for name in LISTENERS), f"{MUTUAL}:SSL"]
         self._more |= {
             "listeners": ",".join([own, *addresses, controller]),
             "advertised.listeners": ",".join([own, *addresses]),
@@ -75,21 +72,10 @@ class SecuredNode(Node):
         """`host:port` of a protocol's listener."""
         return f"{kraft.LOOPBACK}:{self.ports[protocol]}"
 
-    async def _format(self) -> None:
+    def _format_arguments(self, config: str) -> list[str]:
         """As the embedded broker's, with a user whose password the broker knows from the start."""
-        config = self._write_properties("format.properties", self._records, clean=True)
-        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
-        users = [
-            part
-            for mechanism in MECHANISMS[1:]
-            for part in ("--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]")
-        ]
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config), *users]
-        process = await asyncio.create_subprocess_exec(
-            *tether.command([*self._java, *tool]), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        said, _ = await asyncio.wait_for(process.communicate(), TOOL_SECONDS_MAX)
-        assert process.returncode == 0, said.decode()
+        made = [f"--add-scram={mechanism}=[name={USER},password={PASSWORD}]" for mechanism in MECHANISMS[1:]]
+        return [*super()._format_arguments(config), *made]
 
 
 @contextmanager

@@ -16,6 +16,10 @@ import orjson
 import psutil
 from support.waiting import wait_until
 
+from tidemill import running
+from tidemill.schemas.acls import ADMIN
+from tidemill.security import Cluster, Security, client_options
+
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
 """What a machine has set about where packages are, which a test leaves alone."""
 KEY = "sk-test-0123456789"
@@ -59,6 +63,20 @@ class Stack:
     def kafka(self) -> str:
         """Where the broker listens, `host:port`."""
         return str(self._running["kafka"])
+
+    def cluster(self, role: str = ADMIN) -> Cluster:
+        """The broker, and how a role gets in."""
+        found = running.cluster(self.data, role, Security())
+        assert found is not None
+        return found
+
+    def clients(self, role: str = ADMIN) -> dict[str, Any]:
+        """The same as arguments of aiokafka's clients."""
+        return client_options(self.cluster(role))
+
+    def way_in(self, role: str) -> dict[str, str]:
+        """The same as variables of a process."""
+        return {"TIDEMILL_KAFKA": self.kafka, **self.cluster(role).security.environ}
 
     @property
     def supervisor(self) -> int:

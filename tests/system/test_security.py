@@ -136,7 +136,12 @@ async def test_a_stranger_is_not_trusted(settings, broker):
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"PROTOCOL": "SASL_SSL"}, "needs a username and a password_env"),
+        ({"PROTOCOL": "SASL_SSL"}, "needs a username, and a password_env or a password_file"),
+        ({"PROTOCOL": "SASL_SSL", "USERNAME": "u", "PASSWORD_FILE": "/nowhere/word"}, "word is not there"),
+        (
+            {"PROTOCOL": "SASL_SSL", "USERNAME": "u", "PASSWORD_FILE": "/dev/null", "PASSWORD_ENV": "HOME"},
+            "one of them says",
+        ),
         ({"PROTOCOL": "SASL_SSL", "USERNAME": "u", "PASSWORD_ENV": "NOT_SET"}, "NOT_SET holds no password"),
         ({"PROTOCOL": "SSL", "CA_FILE": "/nowhere/ca.pem"}, "ca.pem is not there"),
         ({"PROTOCOL": "SSL", "KEY_FILE": "/nowhere/key.pem"}, "needs its cert_file"),

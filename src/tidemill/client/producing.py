@@ -47,9 +47,8 @@ def produce(
 
 def _kafka(named: str | None, data: Path | None) -> "Cluster | None":
     """What the command line names, else the settings, else the broker of the local service."""
-    import msgspec
-
-    from tidemill import settings, terminal
+    from tidemill import running, settings, terminal
+    from tidemill.schemas.acls import PRODUCERS
     from tidemill.security import Cluster
 
     try:
@@ -61,8 +60,4 @@ def _kafka(named: str | None, data: Path | None) -> "Cluster | None":
         return Cluster(servers=named, security=loaded.kafka_security)
     if loaded.kafka is not None and data is None:
         return loaded.cluster
-    try:
-        running = msgspec.json.decode(((data or loaded.data) / "run.json").read_bytes())
-        return Cluster(servers=str(running["kafka"]))
-    except (OSError, msgspec.DecodeError, KeyError):
-        return None
+    return running.cluster(data or loaded.data, PRODUCERS, loaded.kafka_security)

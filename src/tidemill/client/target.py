@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
+from tidemill import running
 
 
 class NoTarget(Exception):
@@ -17,12 +17,6 @@ class Target:
 
     base_url: str
     api_key: str = field(repr=False)
-
-
-class _Running(msgspec.Struct, frozen=True):
-    """What is read of the file by which `tidemill up` tells where it listens."""
-
-    api: str
 
 
 def find(*, base_url: str | None, api_key: str | None, data: Path | None, environ: Mapping[str, str]) -> Target:
@@ -38,12 +32,14 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         NoTarget: An address or a key is missing.
     """
     folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
-    running = _running(folder)
+    here = running.read(folder)
+    local_url = here.api if here else None
     # A folder that is named on the command line goes before the environment.
-    order = (running, environ.get("TIDEMILL_BASE_URL")) if data else (environ.get("TIDEMILL_BASE_URL"), running)
+    named = environ.get("TIDEMILL_BASE_URL")
+    order = (local_url, named) if data else (named, local_url)
     url = base_url or order[0] or order[1]
     # The local key is for the local service: it is never shown to another address.
-    local = _key(folder) if url == running else None
+    local = _key(folder) if url == local_url else None
     keys = (local, environ.get("TIDEMILL_API_KEY")) if data else (environ.get("TIDEMILL_API_KEY"), local)
     key = api_key or keys[0] or keys[1]
     if url is None:
@@ -54,13 +50,6 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
     if key is None:
         raise NoTarget(f"no key for {url}: give it with --api-key or TIDEMILL_API_KEY")
     return Target(base_url=url.rstrip("/"), api_key=key)
-
-
-def _running(folder: Path) -> str | None:
-    try:
-        return msgspec.json.decode((folder / "run.json").read_bytes(), type=_Running).api
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def _key(folder: Path) -> str | None:

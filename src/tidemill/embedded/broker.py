@@ -6,6 +6,10 @@ the end.
 
     DATA/kafka/log/                records          DATA/kafka/ports              kept over restarts
     DATA/kafka/server.properties   written anew     DATA/logs/kafka.log, .out     what Kafka and Java say
+    DATA/kafka/users/              passwords
+
+It lets nobody in without a password (`users.py`), and what each user may do is said by access lists, which
+`admin.set_acls` sets.
 """
 
 import asyncio
@@ -21,7 +25,10 @@ from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
 
-from tidemill.embedded import jars, java, kraft, tether
+from tidemill import running
+from tidemill.embedded import jars, java, kraft, tether, users
+from tidemill.schemas import acls
+from tidemill.security import Cluster, client_options
 
 START_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 10
@@ -32,6 +39,8 @@ REQUEST_SECONDS_MAX = 5
 TAIL_LINES = 15
 AOT_NICENESS = 10
 AOT_TRAINING_SECONDS_MAX = 24 * 3600
+AOT_TRAINED_ON = "passwords and access lists"
+"""What a run does that loads classes of its own: one that did something else makes another cache."""
 AOT_UNUSED_SECONDS_MAX = 30 * 24 * 3600
 JVM_OPTIONS = (
     "-Xmx512m",
@@ -41,6 +50,12 @@ JVM_OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
 )
+
+
+JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+"""What Java is told of the environment: no secret of others is in it."""
+LOCALE = "C.UTF-8"
+"""Java reads and writes the names of files in the locale's encoding."""
 
 
 class BrokerError(Exception):
@@ -56,7 +71,7 @@ class Broker:
     """
 
     def __init__(self, data: Path, *, cache: Path | None = None) -> None:
-        self._folder = data.absolute() / "kafka"
+        self.folder = data.absolute() / "kafka"
         self._logs = data.absolute() / "logs"
         self._cache = cache or jars.cache_folder()
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,6 +86,21 @@ class Broker:
         if self._ports is None:
             raise BrokerError("the broker was not prepared")
         return f"{kraft.LOOPBACK}:{self._ports.clients}"
+
+    @property
+    def users(self) -> Path:
+        """The folder of the passwords."""
+        return self.folder / "users"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of its process."""
+        kept = {name: os.environ[name] for name in JAVA_VARIABLES if name in os.environ}
+        return {**kept, "LC_ALL": LOCALE}
+
+    def cluster(self, role: str = acls.ADMIN) -> Cluster:
+        """Where it is and how a role gets in; known once prepared."""
+        return Cluster(servers=self.bootstrap, security=running.security(self.users, role))
 
     @property
     def output(self) -> Path:
@@ -89,36 +119,44 @@ class Broker:
             BrokerError: One of them cannot be had.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._logs.mkdir(exist_ok=True)
             pinned = jars.pinned()
             found = java.find()
             paths = await jars.fetch(pinned, self._cache)
             self._java = [str(found.program), *JVM_OPTIONS, *found.quiet, "-cp", ":".join(map(str, paths))]
-            self._ports = kraft.keep_ports(self._folder / "ports")
+            self._ports = kraft.keep_ports(self.folder / "ports")
             if found.has_aot_cache:
                 self._aot = self._cache / "aot" / f"kafka-{self._aot_key(found, paths)}.aot"
                 with suppress(OSError):
                     self._aot.parent.mkdir(exist_ok=True)
-            (self._folder / "log4j2.xml").write_text(kraft.log4j2(self._logs / "kafka.log"))
+            log = f"../{self._logs.name}/kafka.log"
+            (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
             if not (self._records / "meta.properties").exists():
+                users.make(self.users)
                 await self._format()
+            elif not self.users.exists():
+                raise BrokerError(
+                    f"The records in {self.folder} have no passwords: they are of a version of Tidemill that let "
+                    "everybody in. Choose another folder with --data, or move this one away."
+                )
+            users.tell_producers(self.users, self.bootstrap)
         except (jars.JarError, java.JavaError, kraft.PortError, OSError) as error:
             raise BrokerError(f"The embedded Kafka cannot be started: {error}") from error
 
     def command(self) -> list[str]:
-        """The command line of the next start; it also writes the configuration that this start needs."""
+        """The command line of the next start, in `folder`; it also writes the configuration that it needs."""
         clean = (self._records / ".kafka_cleanshutdown").exists()
-        config = self._write_properties("server.properties", self._records, clean=clean)
+        config = self._write_properties("server.properties", self._records.name, clean=clean)
         java_program, *options = self._java
         return [
             java_program,
             *self._aot_options(),
             *options[:-2],
-            f"-Dlog4j2.configurationFile={self._folder / 'log4j2.xml'}",
+            "-Dlog4j2.configurationFile=log4j2.xml",
             *options[-2:],
             "kafka.Kafka",
-            str(config),
+            config,
         ]
 
     async def answers(self) -> None:
@@ -132,7 +170,7 @@ class Broker:
         try:
             while True:
                 client = AIOKafkaClient(
-                    bootstrap_servers=self.bootstrap, request_timeout_ms=REQUEST_SECONDS_MAX * 1000
+                    **client_options(self.cluster()), request_timeout_ms=REQUEST_SECONDS_MAX * 1000
                 )
                 try:
                     _, writer = await asyncio.open_connection(host, int(port))
@@ -165,6 +203,8 @@ class Broker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                cwd=self.folder,
+                env=self.environ,
             )
         answered = asyncio.ensure_future(self.answers())
         patience = time.monotonic() + START_SECONDS_MAX
@@ -232,6 +272,7 @@ class Broker:
                 capture_output=True,
                 timeout=seconds_max,
                 check=True,
+                env=self.environ,
             )
             made.replace(self._aot)
         except (OSError, subprocess.SubprocessError):
@@ -241,11 +282,11 @@ class Broker:
 
     @property
     def _records(self) -> Path:
-        return self._folder / "log"
+        return self.folder / "log"
 
     def _aot_key(self, found: java.Java, paths: list[Path]) -> str:
         """Java refuses a cache that was made by another version, or of jars that have changed."""
-        parts = [found.program, found.version, JVM_OPTIONS]
+        parts = [found.program, found.version, JVM_OPTIONS, AOT_TRAINED_ON]
         parts += [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -264,23 +305,26 @@ class Broker:
         self._training = self._aot.parent / f"training-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         return ["-XX:AOTMode=record", f"-XX:AOTConfiguration={self._training}", "-Xlog:aot*=off"]
 
-    def _write_properties(self, name: str, records: Path, *, clean: bool) -> Path:
+    def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
+        """Write a configuration, and return its name: Kafka runs in the folder."""
         assert self._ports is not None
-        file = self._folder / name
-        file.write_text(kraft.properties(ports=self._ports, logs=records, clean=clean))
-        return file
+        word = users.password(self.users, acls.ADMIN)
+        text = kraft.properties(ports=self._ports, logs=records, clean=clean, password=word)
+        users.write(self.folder / name, text)
+        return name
 
     async def _format(self) -> None:
         """Format a new folder and move it to its place, so that no crash leaves half of one."""
-        new = self._folder / "log.new"
+        new = self.folder / "log.new"
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(self._records, ignore_errors=True)
-        config = self._write_properties("format.properties", new, clean=True)
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # One word, since one id in 64 starts with a dash and would be taken for an option.
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", str(config)]
+        config = self._write_properties("format.properties", new.name, clean=True)
+        arguments = self.folder / "format.arguments"
+        users.write(arguments, "\n".join(self._format_arguments(config)))
         process = await asyncio.create_subprocess_exec(
-            *tether.command([*self._java, *tool]),
+            *tether.command([*self._java, "kafka.tools.StorageTool", f"@{arguments.name}"]),
+            cwd=self.folder,
+            env=self.environ,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -293,10 +337,21 @@ class Broker:
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
+            arguments.unlink()
         if process.returncode != 0:
             raise BrokerError(f"Kafka's folder cannot be formatted.\n{said.decode('utf-8', 'replace')}")
-        config.unlink()
+        (self.folder / config).unlink()
         new.rename(self._records)
+
+    def _format_arguments(self, config: str) -> list[str]:
+        """They are read from a file, since everybody on a machine sees the command lines."""
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        made = [
+            f"--add-scram={users.MECHANISM}=[name={acls.user(role)},password={users.password(self.users, role)}]"
+            for role in users.ROLES
+        ]
+        # One word, since one id in 64 starts with a dash and would be taken for an option.
+        return ["format", f"--cluster-id={cluster}", f"--config={config}", *made]
 
 
 def _remove_old(folder: Path) -> None:

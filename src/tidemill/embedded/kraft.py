@@ -1,4 +1,8 @@
-"""The configuration of a one-node Kafka in KRaft mode, as text and as files of one folder."""
+"""The configuration of a one-node Kafka in KRaft mode, as text and as files of one folder.
+
+Kafka runs in that folder, and each path in its configuration is relative to it: a Java properties file, a list
+with commas, XML and the pattern of a log's name each have characters of their own that a folder's name may hold.
+"""
 
 import json
 import random
@@ -6,7 +10,12 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tidemill.embedded import users
+from tidemill.schemas import acls
+
 LOOPBACK = "127.0.0.1"
+CLIENTS = "CLIENTS"
+"""The name of the listener for clients."""
 PORT_LOWEST = 10_000
 PORT_TRIES_MAX = 200
 SESSION_MS = 9_000
@@ -28,17 +37,23 @@ class Ports:
     controller: int
 
 
-def properties(*, ports: Ports, logs: Path, clean: bool) -> str:
+def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
     """The text of `server.properties`.
+
+    Both listeners ask for a password, and what a user may do is said by access lists; one without any may do
+    nothing, and the administrator, as whom the node also speaks to itself, everything.
 
     Args:
         ports: Where to listen.
-        logs: The folder of the records.
+        logs: The folder of the records, relative to the one in which Kafka runs.
         clean: Whether the node was stopped in order before. After a crash its controller keeps the dead broker's
             place for as long as a session lasts, and the new one waits for that; so the session is short then.
+        password: The administrator's.
     """
     session = SESSION_MS if clean else SESSION_MS_AFTER_CRASH
-    clients = f"PLAINTEXT://{LOOPBACK}:{ports.clients}"
+    clients = f"{CLIENTS}://{LOOPBACK}:{ports.clients}"
+    admin = acls.user(acls.ADMIN)
+    way_in = f"{users.MECHANISM.lower()}.sasl.jaas.config"
     settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -46,7 +61,16 @@ def properties(*, ports: Ports, logs: Path, clean: bool) -> str:
         "controller.listener.names": "CONTROLLER",
         "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{ports.controller}",
         "advertised.listeners": clients,
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": f"{CLIENTS}:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        "inter.broker.listener.name": CLIENTS,
+        "sasl.enabled.mechanisms": users.MECHANISM,
+        "sasl.mechanism.inter.broker.protocol": users.MECHANISM,
+        "sasl.mechanism.controller.protocol": users.MECHANISM,
+        f"listener.name.{CLIENTS.lower()}.{way_in}": users.jaas(admin, password),
+        f"listener.name.controller.{way_in}": users.jaas(admin, password),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": f"User:{admin}",
         "log.dirs": logs,
         "broker.session.timeout.ms": session,
         "broker.heartbeat.interval.ms": session // HEARTBEATS_A_SESSION,
@@ -76,8 +100,8 @@ def properties(*, ports: Ports, logs: Path, clean: bool) -> str:
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
-def log4j2(file: Path) -> str:
-    """The text of `log4j2.xml`: one file of bounded size, and the one before it."""
+def log4j2(file: str) -> str:
+    """The text of `log4j2.xml`: one file of bounded size, and the one before it; the file is a relative path."""
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN" shutdownHook="disable">
   <Appenders>

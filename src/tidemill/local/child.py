@@ -50,6 +50,8 @@ class Program:
     last_words: Callable[[], str] | None = None
     """What it said last, where that is not in `log`."""
     start_seconds_max: float = START_SECONDS_MAX
+    folder: Path | None = None
+    """Where it runs; by default where this process does."""
     stage: str | None = None
     """The stage that it is one of several processes of; by default its name."""
 
@@ -169,6 +171,7 @@ class Child:
             stdout=saying,
             stderr=STDOUT,
             env=environ,
+            cwd=self._program.folder,
             pass_fds=(notifying.fileno(),),
             # Ctrl-C goes to the supervisor alone, which knows the order of things.
             process_group=0,

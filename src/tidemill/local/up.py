@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from tidemill import demo, notify
-from tidemill.admin import TopicError, ensure_topics
+from tidemill.admin import TopicError, ensure_topics, set_acls
 from tidemill.embedded import kraft
 from tidemill.embedded.broker import Broker, BrokerError
 from tidemill.local import cores, datafolder
 from tidemill.local.child import ChildError, Program
 from tidemill.local.datafolder import FolderError
 from tidemill.local.supervisor import Supervisor
+from tidemill.running import security
+from tidemill.schemas.acls import acls
 from tidemill.settings import Settings
 
 PROCESSORS = "processors"
@@ -150,7 +152,8 @@ class Up:
                 name=KAFKA,
                 command=broker.command,
                 log=broker.output,
-                environ=os.environ,
+                environ=broker.environ,
+                folder=broker.folder,
                 answers=broker.answers,
                 last_words=broker.last_words,
             )
@@ -158,9 +161,11 @@ class Up:
             self._kafka = broker.bootstrap
             _tell(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
         models = self._settings.models or demo.models("")
-        # One of its own asks for nothing.
-        cluster = self._settings.cluster if self._broker is None else self._kafka
-        await ensure_topics(self._settings, cluster, models)
+        if self._broker is None:
+            await ensure_topics(self._settings, self._settings.cluster, models)
+            return
+        cluster = self._broker.cluster()
+        await asyncio.gather(ensure_topics(self._settings, cluster, models), set_acls(cluster, acls()))
 
     async def _start_demo(self, environ: dict[str, str], *, other_than: int) -> None:
         """Have a backend with two small models, since none is configured, and tell the stages of it."""
@@ -203,6 +208,8 @@ class Up:
         port = kraft.free_port()
         self._health[name] = f"http://{kraft.LOOPBACK}:{port}"
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
+        if self._broker is not None:
+            own |= security(self._broker.users, stage).environ
         return self._program(name, [stage], {**environ, **own}, stage)
 
     def _program(
@@ -227,6 +234,7 @@ class Up:
                 {
                     "api": self._api,
                     "kafka": self._kafka,
+                    "users": str(self._broker.users) if self._broker else None,
                     "pid": os.getpid(),
                     "processes": self._supervisor.processes,
                     "health": self._health,

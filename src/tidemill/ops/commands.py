@@ -96,24 +96,27 @@ def rebuild(
 def doctor(config: Config = None, data: DataFolder = None) -> None:
     """Look at all that Tidemill needs here, and say how to mend what is not as it should be."""
     from tidemill.ops import doctor as work
-    from tidemill.ops import local
     from tidemill.terminal import say
 
     loaded = _loaded(config, data)
-    where = loaded.cluster if loaded.kafka is not None and data is None else local.kafka(loaded.data)
-    raise typer.Exit(0 if run(work.examine(loaded, where, say)) else FAILED)
+    raise typer.Exit(0 if run(work.examine(loaded, _kafka(loaded, data), say)) else FAILED)
 
 
 def place(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
     """The settings, and the Kafka that a command speaks to: the one that is set, else that of a local service."""
-    from tidemill.ops import local
-
     loaded = _loaded(config, data)
-    if loaded.kafka is not None and data is None:
-        return loaded, loaded.cluster
-    if (running := local.kafka(loaded.data)) is None:
+    if (where := _kafka(loaded, data)) is None:
         refuse(f"no Kafka is set (TIDEMILL_KAFKA), and no `tidemill up` runs on {loaded.data}")
-    return loaded, running
+    return loaded, where
+
+
+def _kafka(loaded: "Settings", data: Path | None) -> "Kafka | None":
+    from tidemill import running
+    from tidemill.schemas.acls import OPERATOR
+
+    if loaded.kafka is not None and data is None:
+        return loaded.cluster
+    return running.cluster(loaded.data, OPERATOR, loaded.kafka_security)
 
 
 def _loaded(config: Path | None, data: Path | None) -> "Settings":

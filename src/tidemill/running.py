@@ -1,0 +1,54 @@
+"""What a running `tidemill up` says in the `run.json` of its folder, and how commands get into its Kafka."""
+
+from pathlib import Path
+
+import msgspec
+
+from tidemill.schemas import acls
+from tidemill.security import Cluster, Security
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What is read of `run.json`."""
+
+    api: str | None = None
+    kafka: str | None = None
+    users: str | None = None
+    """The folder of the passwords to its own broker; None where it uses a Kafka that others run."""
+
+
+def read(data: Path) -> Running | None:
+    """What the service of this folder says; None where none runs, or the folder is somebody else's."""
+    try:
+        return msgspec.json.decode((data / "run.json").read_bytes(), type=Running)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def cluster(data: Path, role: str, otherwise: Security) -> Cluster | None:
+    """The Kafka of the service of this folder; None where none runs.
+
+    Args:
+        data: The folder.
+        role: Whose rights are asked for, where it is the service's own broker.
+        otherwise: How to get into a Kafka that others run.
+    """
+    if (running := read(data)) is None or running.kafka is None:
+        return None
+    if running.users is None:
+        return Cluster(servers=running.kafka, security=otherwise)
+    return Cluster(servers=running.kafka, security=security(Path(running.users), role))
+
+
+def security(users: Path, role: str) -> Security:
+    """How a role gets into an embedded broker.
+
+    Args:
+        users: The folder with a file for each user, which holds the password.
+        role: One of `acls.ROLES`, or `acls.ADMIN`.
+    """
+    name = acls.user(role)
+    # A file that is gone is told by who connects.
+    return Security.model_construct(
+        protocol="SASL_PLAINTEXT", sasl_mechanism="SCRAM-SHA-512", username=name, password_file=users / name
+    )
