@@ -8,16 +8,18 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final, Protocol
 
 import msgspec
 import orjson
 
 from tidemill.schemas import nesting
-from tidemill.schemas.batch import BatchError
+from tidemill.schemas.batch import BatchError, error_bytes
+from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
 from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 
-FAULTS_MAX: Final = 1000
+FAULTS_MAX: Final = ERRORS_MAX
 """Entries of `errors.data`; the last one says how many more there are."""
 DEPTH_MAX: Final = 128
 CUSTOM_ID_CHARS_MAX: Final = 512
@@ -121,6 +123,7 @@ class Checker:
         self._required = _REQUIRED[rules.endpoint]
         self._ids: Seen = set() if seen is None else seen
         self._errors: list[BatchError] = []
+        self._errors_bytes = 0
         self._faults = 0
         self._total = 0
         self._inputs = 0
@@ -141,8 +144,10 @@ class Checker:
             self._examine(line.data)
         except Fault as fault:
             self._faults += 1
-            if self._faults <= FAULTS_MAX:
-                self._errors.append(_entry(fault, line.number))
+            if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
+                entry = _entry(fault, line.number)
+                self._errors_bytes += error_bytes(entry)
+                self._errors.append(entry)
 
     def take_all(self, lines: Iterable[Line]) -> None:
         """Check the next lines."""
@@ -164,11 +169,7 @@ class Checker:
         if not count:
             assert self.model is not None
             return Passed(total=self._total, model=self.model)
-        errors = whole + self._errors
-        if count > FAULTS_MAX:
-            more = Fault("too_many_errors", f"{count - FAULTS_MAX + 1} more errors are not listed.")
-            errors = [*errors[: FAULTS_MAX - 1], _entry(more)]
-        return Failed(errors=tuple(errors))
+        return Failed(errors=tuple(_listed(whole + self._errors, count)))
 
     def too_large(self) -> Failed:
         """The verdict on a file above `bytes_max`, of which the first line at most has been taken."""
@@ -264,6 +265,20 @@ class Checker:
             )
             raise Fault("mismatched_model", text, "body.model")
         self.model = model
+
+
+def _listed(errors: list[BatchError], count: int) -> list[BatchError]:
+    """As many as fit, in number and in bytes; where that is not all of `count`, the last one says so."""
+    sizes = accumulate(map(error_bytes, errors))
+    if count <= FAULTS_MAX and count == len(errors) and max(sizes, default=0) <= ERRORS_BYTES_MAX:
+        return errors
+    room = ERRORS_BYTES_MAX - error_bytes(_more(count))
+    fit = sum(size <= room for size in accumulate(map(error_bytes, errors[: FAULTS_MAX - 1])))
+    return [*errors[:fit], _more(count - fit)]
+
+
+def _more(count: int) -> BatchError:
+    return BatchError(code="too_many_errors", message=f"{count} more errors are not listed.")
 
 
 def missing_file(file_id: str, project: str) -> Failed:

@@ -7,15 +7,28 @@ so a record that comes again after a crash has its lines at the same places, wha
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.ingest.check import Checker
 from tidemill.schemas.batch import Batch
+from tidemill.schemas.bounds import Id, Name, Number, Size
+from tidemill.schemas.intake import SEQ_DIGITS_MAX
 
 Ack = Callable[[], None]
 """Says that a record needs no second reading."""
+
+PIECES_MAX: Final = 2048
+"""A stream of so many parts is sealed, and its next line begins another batch."""
+JOURNAL_RECORDS_MAX: Final = 2048
+"""Records of a stream that may wait for their part, however small they are."""
+GROUP_RECORDS_MAX: Final = 1000
+"""Records that are decided on together."""
+GROUPS_MAX: Final = 16
+"""Parts that a stream may get after it was decided that it ends."""
+Sequence = Annotated[int, Field(ge=-1, le=10**SEQ_DIGITS_MAX - 1)]
+Entry = tuple[Number, Number, Number, Sequence]
 
 PREFIX: Final = "intake/"
 """Of the parts of inputs that are not whole yet."""
@@ -26,11 +39,11 @@ class Piece(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    number: int
-    writer: str
+    number: Number
+    writer: Id
     """Of no other owner of the partition: what a lost one still writes replaces nothing."""
-    lines: int
-    bytes: int
+    lines: Number
+    bytes: Size
 
 
 class State(BaseModel):
@@ -38,16 +51,16 @@ class State(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    partition: int
+    partition: Number
     """Of `tidemill.intake`."""
-    project: str
+    project: Name
     batch: Batch
     """Its first state."""
-    model: str | None = None
-    kept_seq: int = -1
+    model: Name | None = None
+    kept_seq: Sequence = -1
     """The highest number of the records that are in parts."""
-    pieces: tuple[Piece, ...] = ()
-    journal: tuple[tuple[int, int, int, int], ...] = ()
+    pieces: Annotated[tuple[Piece, ...], Field(max_length=PIECES_MAX + GROUPS_MAX)] = ()
+    journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
     """Records whose lines are in no part yet: offset, place of the first line, lines, `seq` or -1."""
     sealed: bool = False
     """Whether it takes no more lines, and its input is being put together."""

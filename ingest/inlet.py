@@ -18,7 +18,7 @@ from typing import Any, Final
 from tidemill import stream
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.arrival import Arrival
-from tidemill.ingest.flow import State
+from tidemill.ingest.flow import GROUP_RECORDS_MAX, State
 from tidemill.ingest.intake import Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.kafka import Outlet
@@ -39,9 +39,8 @@ from tidemill.settings import Settings
 log = logging.getLogger(__name__)
 
 NAME: Final = "tidemill-intake"
-GROUP_RECORDS_MAX: Final = 1000
 GROUP_BYTES_MAX: Final = 4 << 20
-"""What is decided on together, and so what a partition holds of records that nobody has looked at yet."""
+"""With `GROUP_RECORDS_MAX`, what is decided on together, and so what a partition holds of records that wait."""
 DRAIN_SECONDS_MAX: Final = 4.0
 WRITER_BYTES: Final = 4
 _DECIDED: Final = b"decided/"

@@ -22,12 +22,13 @@ from typing import Any, Final, Protocol
 
 from tidemill.dead import bury
 from tidemill.ingest.arrival import Arrival, joined_bytes, split
-from tidemill.ingest.flow import Ack, Flow, State
+from tidemill.ingest.flow import JOURNAL_RECORDS_MAX, PIECES_MAX, Ack, Flow, State
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.publisher import Publisher
 from tidemill.ingest.quota import Quotas
 from tidemill.schemas import intake
+from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.intake import IntakeError, Label
 from tidemill.schemas.ports import Clock, Steady
 
@@ -35,9 +36,7 @@ log = logging.getLogger(__name__)
 
 HELD_BYTES_MAX: Final = 32 << 20
 """Lines of all streams of a partition that may wait for their parts."""
-JOURNAL_RECORDS_MAX: Final = 4096
-"""Records of a stream that may wait for their part, however small they are."""
-STREAM_LINES_MAX: Final = 10_000_000
+STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
 
 Project = Callable[[str], Awaitable[str]]
@@ -268,7 +267,7 @@ class Partition:
             offset=arrival.offset,
             first=first,
             lines=lines,
-            ends=ends or end >= STREAM_LINES_MAX,
+            ends=ends or end >= STREAM_LINES_MAX or len(state.pieces) >= PIECES_MAX,
             ack=arrival.ack,
         )
 

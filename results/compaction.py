@@ -32,6 +32,7 @@ from tidemill.schemas.batch import (
     Usage,
 )
 from tidemill.schemas.bill import Tariff, bill
+from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.codec import LineMark
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import Compacted
@@ -153,7 +154,8 @@ class Compactor:
         while await volumes.has_more():
             first, digest = volumes.lines, hashlib.sha256()
             kind = file_kind(failed=failed, number=None if cut is None else len(files) + 1)
-            content = _hashed(_gathered(volumes.next()), digest, *([] if cut is None else [whole]))
+            rest = _gathered(volumes.next(last=len(files) + 1 == OUTPUTS_MAX))
+            content = _hashed(rest, digest, *([] if cut is None else [whole]))
             size = await self.store.write(file_key(ids.derived_file_id(batch_id, kind)), content)
             await self.store.write(index_key(batch_id, kind), _once(sums.index(first, volumes.lines)))
             files.append(FileReceipt(lines=volumes.lines - first, bytes=size, sha256=digest.hexdigest()))

@@ -4,12 +4,13 @@ Facts come at least once and, from two topics, in any order: a fact that was fol
 one that comes too early waits in the state.
 """
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.results.lifecycle import MOVES, move
 from tidemill.schemas import ids
 from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, RequestCounts, Status
 from tidemill.schemas.bill import day_of
+from tidemill.schemas.bounds import Id, Moment, Name, Number, Signed, Time
 from tidemill.schemas.messages import (
     Accepted,
     BatchCreated,
@@ -26,7 +27,32 @@ from tidemill.schemas.messages import (
 from tidemill.schemas.part import PartRef, file_kind
 from tidemill.schemas.topics import EXPRESS_LINES_MAX
 
-_Early = Accepted | Rejected | CancelRequested | Grown | Sealed
+_Early = Accepted | Rejected | Grown | Sealed | CancelRequested
+
+
+class Early(BaseModel):
+    """What came before the batch was created: of each kind the first, of the lines the most."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accepted: Accepted | None = None
+    rejected: Rejected | None = None
+    grown: Grown | None = None
+    sealed: Sealed | None = None
+    cancel_requested: CancelRequested | None = None
+
+    def facts(self) -> list[_Early]:
+        """Those that came, in the order they make sense in."""
+        found = (self.accepted, self.rejected, self.grown, self.sealed, self.cancel_requested)
+        return [fact for fact in found if fact is not None]
+
+    def with_(self, fact: _Early) -> "Early":
+        """These and one more."""
+        known = getattr(self, fact.kind)
+        if known is None or (isinstance(fact, Grown) and fact.total > known.total):
+            return self.model_copy(update={fact.kind: fact})
+        return self
+
 
 _OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
 
@@ -36,29 +62,30 @@ class State(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
-    partition: int
+    id: Id
+    partition: Number
     """Partition of `outcomes` that the batch belongs to."""
-    project: str = ""
+    project: Name = ""
     batch: Batch | None = None
     """None until the command that created it was read."""
     input: InputRef | None = None
     output_expires_after: ExpiresAfter | None = None
     growing: bool = False
     """Whether more lines may come: a stream of a direct producer that is not sealed."""
-    early: tuple[_Early, ...] = ()
+    early: Early = Early()
     """Facts that came before the batch was created."""
     ending: Status | None = None
     """What the batch will be in the end, once that is decided before all lines are done."""
-    close_at: float | None = None
+    close_at: Moment | None = None
     """When an ending batch takes no more lines, Unix seconds."""
     closed: bool = False
     """Whether no line is taken any more and the files are being written."""
-    parts: tuple[PartRef, ...] = ()
-    chunks: int = 0
+    parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
+    """Kept in records of their own (`tables.py`): there may be any number of them."""
+    chunks: Number = 0
     """How many chunks of the batch's tally may be in their table."""
-    files_offset: int | None = None
-    deleted_at: int | None = None
+    files_offset: Signed | None = None
+    deleted_at: Time | None = None
     """When the batch was deleted, Unix seconds: nothing else is kept of it then, and no fact brings it back."""
 
     @property
@@ -102,8 +129,8 @@ def opened(state: State, fact: Opened, grace: float) -> State:
 
 
 def _begun(state: State, begun: dict[str, object], grace: float) -> State:
-    early, state = state.early, state.model_copy(update={**begun, "early": ()})
-    for fact in early:
+    early, state = state.early, state.model_copy(update={**begun, "early": Early()})
+    for fact in early.facts():
         match fact:
             case Accepted():
                 state = accepted(state, fact)
@@ -322,4 +349,5 @@ def _may_close(state: State) -> bool:
 def _early(state: State, fact: _Early) -> State:
     if state.deleted_at is not None:
         return state
-    return state if fact in state.early else state.model_copy(update={"early": (*state.early, fact)})
+    early = state.early.with_(fact)
+    return state if early is state.early else state.model_copy(update={"early": early})

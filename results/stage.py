@@ -32,6 +32,7 @@ from tidemill.results.ports import History, Sender
 from tidemill.results.publisher import Publisher
 from tidemill.results.tables import Tables
 from tidemill.results.tally import Tally
+from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.codec import DecodeError, LineMark
 from tidemill.schemas.messages import (
     Accepted,
@@ -55,8 +56,6 @@ WAITING_BYTES_MAX: Final = 64 << 20
 """Lines of all batches of a partition that may wait for their parts."""
 TAKE_OVER_BATCHES: Final = 256
 """Batches that are kept and published together when a partition is taken over."""
-BATCH_LINES_MAX: Final = 10_000_000
-"""A mark beyond this index is no line of any batch."""
 
 
 class Partition:

@@ -35,13 +35,18 @@ class Volumes:
             self._rest = piece
         return True
 
-    async def next(self) -> AsyncGenerator[memoryview, None]:
-        """The next file; to be read to its end before another one is asked for."""
+    async def next(self, *, last: bool = False) -> AsyncGenerator[memoryview, None]:
+        """The next file; to be read to its end before another one is asked for.
+
+        Args:
+            last: Whether it takes all that is left, whatever its bounds.
+        """
+        cut = WHOLE if last else self._cut
         lines = size = owed = 0
         while await self.has_more():
             while owed < len(self._rest):
                 line = self._sizes[self.lines]
-                if lines and (lines >= self._cut.lines_max or size + line > self._cut.bytes_max):
+                if lines and (lines >= cut.lines_max or size + line > cut.bytes_max):
                     break
                 lines, size, owed = lines + 1, size + line, owed + line
                 self.lines += 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.simulated import Simulation
 
+from tidemill.results import compaction
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, Cut, Extras, Status
 from tidemill.schemas.messages import CancelRequested, Grown, InputRef, Opened, Sealed
@@ -79,6 +80,17 @@ async def test_a_stream_ends_with_each_line_once(seed, cut):
     batch = cases.final(simulation, 0)
     assert batch.model == "m"
     assert (len(batch.tidemill.output_file_ids) > 1) is (cut is not None)
+
+
+async def test_an_output_has_no_more_files_than_a_batch_can_name(monkeypatch):
+    """The last of them holds the rest."""
+    monkeypatch.setattr(compaction, "OUTPUTS_MAX", 3)
+    simulation = Simulation(0)
+    simulation.log.events += [*facts(0, [TOTAL], Cut(lines_max=7, bytes_max=1 << 20))]
+    simulation.log.events += cases.lines(simulation.chance, 0, TOTAL)
+    await simulation.run(crashes_max=0)
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    assert len(cases.final(simulation, 0).tidemill.output_file_ids) == 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)

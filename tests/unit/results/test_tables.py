@@ -1,6 +1,7 @@
 """The state tables of a partition: what is at work and what is over lie apart, and what is long over goes."""
 
 import pytest
+from support.largest import largest
 from support.simulated import Fuse, SimulatedTable, Simulation
 
 from tidemill.directory import DirectoryStore
@@ -8,9 +9,11 @@ from tidemill.results.fold import State
 from tidemill.results.forgetting import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, Forgetting
 from tidemill.results.leftovers import Leftovers
 from tidemill.results.live import Live
-from tidemill.results.tables import Tables
+from tidemill.results.tables import GROUP_PARTS, Group, Tables
 from tidemill.results.tally import CHUNK_LINES, Tally
 from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
+from tidemill.schemas.part import PartRef
 
 KEPT_SECONDS = 1000.0
 ENDED_AT = 10_000
@@ -70,6 +73,55 @@ def test_what_an_earlier_version_kept_among_the_others(rows):
     rows[0].put(over.id.encode(), over.model_dump_json(exclude_none=True).encode())
     assert not list(tables.open())
     assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + over.id.encode()]
+
+
+def parts(count):
+    """So many, as a slow batch writes them."""
+    return tuple(PartRef(number=number, failed=False, first=number, crc32=(1, 2)) for number in range(count))
+
+
+def test_a_batch_with_any_number_of_parts_is_kept_in_records_that_fit(rows):
+    """Part by part, as it grows; who takes it over has all of them, and its end leaves nothing but its state."""
+    tables, most = Tables(*rows), 3 * GROUP_PARTS + 1
+    for count in (0, 1, GROUP_PARTS - 1, GROUP_PARTS, GROUP_PARTS + 1, most):
+        tables.put_state(state(0, parts=parts(count)))
+        assert Tables(*rows).state(state(0).id).parts == parts(count)
+        assert [found.parts for found in Tables(*rows).open()] == [parts(count)]
+    # A take-over writes again all that it builds on.
+    Tables(*rows).put_state(state(0, parts=parts(most)))
+    assert max(len(value) for _, value in rows[0].scan(b"")) < RECORD_BYTES_MAX
+    assert Tables(*rows).state(state(0).id).parts == parts(most)
+    tables.put_state(state(0, Status.COMPLETED))
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + state(0).id.encode()]
+
+
+def test_only_the_last_records_of_parts_are_written_again(rows, monkeypatch):
+    """What a flush writes does not grow with the parts there are."""
+    tables = Tables(*rows)
+    tables.put_state(state(0, parts=parts(2 * GROUP_PARTS + 5)))
+    written = []
+    put = rows[0].put
+    monkeypatch.setattr(rows[0], "put", lambda key, value: (written.append(key), put(key, value)))
+    tables.put_state(state(0, parts=parts(2 * GROUP_PARTS + 6)))
+    assert written == [b"parts/" + state(0).id.encode() + b"/00000002", state(0).id.encode()]
+
+
+def test_parts_whose_batch_ended_before_they_were_dropped(rows):
+    """A crash between the writes of the end: the next take-over drops the rest."""
+    tables = Tables(*rows)
+    tables.put_state(state(0, parts=parts(2)))
+    left = list(rows[0].scan(b""))
+    tables.put_state(state(0, Status.COMPLETED))
+    for key, value in left:
+        rows[0].put(key, value)
+    assert not list(Tables(*rows).open())
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + state(0).id.encode()]
+
+
+@pytest.mark.parametrize("kind", [State, Group])
+def test_each_record_fits(kind):
+    """Of a batch with everything at its bound."""
+    assert largest(kind) + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
 
 
 def test_page_by_page(tables):

@@ -47,3 +47,16 @@ async def test_files_are_full_and_lines_are_whole(lines, cut, chunk):
     expected = naive(lines, cut)
     assert files == [b"".join(file) for file in expected]
     assert counts == [len(file) for file in expected]
+
+
+async def test_the_last_file_takes_the_rest():
+    """Of an output that would be more files than a batch can name."""
+    lines = [b"%d\n" % number for number in range(9)]
+
+    async def pieces():
+        yield memoryview(b"".join(lines))
+
+    volumes = Volumes(pieces(), array("I", map(len, lines)), Cut(lines_max=2, bytes_max=100))
+    files = [b"".join([bytes(piece) async for piece in volumes.next(last=number == 2)]) for number in range(3)]
+    assert files == [b"".join(lines[:2]), b"".join(lines[2:4]), b"".join(lines[4:])]
+    assert not await volumes.has_more()
