@@ -12,6 +12,9 @@ from tidemill.schemas.messages import KeyRecord
 from tidemill.schemas.ports import Clock
 from tidemill.settings import Settings, SettingsError
 
+SETTINGS_KEY_ID = "key_settings"
+"""What stands for the id of the key that the settings name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Principal:
@@ -19,6 +22,8 @@ class Principal:
 
     project: str
     role: Role
+    key_id: str = SETTINGS_KEY_ID
+    """Of the key that was shown."""
 
 
 class Keys:
@@ -65,7 +70,7 @@ class Keys:
             raise errors.wrong_key(secret)
         if not record.key.opens(self._clock()):
             raise errors.dead_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
-        return Principal(project=record.key.project, role=record.key.role)
+        return Principal(project=record.key.project, role=record.key.role, key_id=record.key.id)
 
 
 def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:

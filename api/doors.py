@@ -1,6 +1,7 @@
 """What the routes reach the world through, and how a route gets at it."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,10 +9,11 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request, Response
 
-from tidemill.api import errors
+from tidemill.api import errors, rates
 from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.lines import Lines
+from tidemill.api.rates import Rates
 from tidemill.api.state.loads import Booking
 from tidemill.api.state.view import View
 from tidemill.api.turns import Turns
@@ -71,6 +73,8 @@ class Doors:
     replays: Turns = field(default_factory=lambda: Turns("replays", REPLAYS_AT_ONCE_MAX))
     creates: Turns = field(default_factory=lambda: Turns("new batches", CREATES_AT_ONCE_MAX))
 
+    rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
+
     def booking(self, project: str) -> Booking:
         """Room for what a request brings to a project."""
         return Booking(self.view.loads, self.settings.limits_of(project), project)
@@ -92,7 +96,8 @@ async def principal(request: Request) -> Principal:
     """Whom the request stands for, if its key may do what the method says.
 
     Raises:
-        ApiError: 401 without a valid key, 403 where its role is too small; 503 while the view is not yet whole.
+        ApiError: 401 without a valid key, 403 where its role is too small, 429 where it asks too often; 503 while
+            the view is not yet whole.
     """
     return await _able(request, Role.READ if request.method in SAFE_METHODS else Role.WRITE)
 
@@ -111,6 +116,7 @@ async def _able(request: Request, needed: Role) -> Principal:
     opened = await doors(request)
     is_ready = opened.is_ready()
     asking = opened.keys.principal(request.headers.get("authorization"), is_whole=is_ready)
+    rates.charge(request, opened.rates, asking.key_id, opened.settings.limits_of(asking.project))
     if not asking.role.covers(needed):
         raise errors.forbidden(asking.role, needed)
     if not is_ready:

@@ -202,6 +202,18 @@ def beyond(limit: str, message: str) -> ApiError:
     )
 
 
+def too_often(per_second: float, wait_ms: int) -> ApiError:
+    """The key makes too many requests; the SDKs wait as they are told, and try again."""
+    return ApiError(
+        429,
+        f"Rate limit reached for requests: {per_second:g} per second. Please try again in {wait_ms} ms."
+        " (limit: requests_per_second)",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(-(-wait_ms // 1000)), "retry-after-ms": str(wait_ms)},
+    )
+
+
 def conflict(message: str, *, code: str | None = None) -> ApiError:
     """The object's state forbids it, and will go on doing so: the SDKs, which repeat a 409, are told not to."""
     return ApiError(409, message, code=code, headers={"x-should-retry": "false"})

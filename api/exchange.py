@@ -40,6 +40,7 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         request_id = ids.new_request_id()
+        scope.setdefault("state", {})
         begun = False
 
         async def named(message: Message) -> None:
@@ -48,7 +49,11 @@ class Exchange:
                 begun = True
                 own = message.get("headers", ())
                 names = {name for name, _ in own}
-                ours = headers(request_id, is_secure=scope["scheme"] == "https")
+                told = scope["state"].get("headers", {}).items()
+                ours = (
+                    *headers(request_id, is_secure=scope["scheme"] == "https"),
+                    *((name.encode(), value.encode()) for name, value in told),
+                )
                 message["headers"] = [*own, *(field for field in ours if field[0] not in names)]
             await send(message)
 

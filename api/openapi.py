@@ -26,6 +26,7 @@ _WITH_KEY = {
     "400": "The request cannot be taken as it is; `param` names the field.",
     "401": "There is no key, or it is not known.",
     "403": "The key may not do this.",
+    "429": "The key asks too often, or a limit of the project is reached.",
     "500": "A fault of the server's own.",
     "503": "The log, the store or the view does not answer; the same request may do in a moment.",
 }

@@ -161,6 +161,11 @@ class Limits(BaseModel):
     """Lines of such batches that are not final."""
     bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
     """Bytes of its files, inputs and results. Results are written beyond it, too; uploads are not taken."""
+    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
+    """Requests of one key to one api process, on average. One that reads an object counts as 1, a list, a download
+    and what changes something as 5, and what goes through all lines of a batch as 20."""
+    requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
+    """So many of them may come at one time, after a while without any."""
 
 
 class OwnLimits(BaseModel):
@@ -174,6 +179,10 @@ class OwnLimits(BaseModel):
     """Lines of such batches that are not final."""
     bytes_stored_max: Annotated[int, Field(ge=0)] | None = None
     """Bytes of its files."""
+    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Requests of one key to one api process, on average."""
+    requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] | None = None
+    """So many of them at one time."""
 
 
 class Connections(BaseModel):

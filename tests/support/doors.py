@@ -66,7 +66,7 @@ async def open_doors(
     """Doors that are closed in the end; the projects are `p` and `q`."""
     view = View(Database(folder / "view"), clock)
     store = DirectoryStore(folder / "store")
-    fixed = {key: Principal(project=project, role=Role.WRITE) for key, project in PROJECTS.items()}
+    fixed = {key: Principal(project=project, role=Role.WRITE, key_id=key) for key, project in PROJECTS.items()}
     fixed[ADMIN] = Principal(project="default", role=Role.ADMIN)
     yield Doors(
         settings=settings or Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,

@@ -25,7 +25,7 @@ class Service:
         files: Contents by file id; the upload is `file-in`.
         states: What changes in the batch from one look to the next; the last one stays.
         breaks: How many more downloads break off, each after `break_bytes`.
-        down: How many more reads are answered with 503.
+        down: How many more reads are answered with `down_status` and `down_headers`.
         lost: How many more batches are made without an answer.
         keys: The idempotency keys that came.
     """
@@ -36,6 +36,8 @@ class Service:
         self.breaks = 0
         self.break_bytes = 100
         self.down = 0
+        self.down_status = 503
+        self.down_headers: dict[str, str] = {}
         self.lost = 0
         self.keys: set[str] = set()
         self.ranges = True
@@ -108,7 +110,7 @@ class Service:
         del request
         if self.down:
             self.down -= 1
-            return web.json_response({}, status=503)
+            return web.json_response({}, status=self.down_status, headers=self.down_headers)
         self.looks += 1
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return web.json_response(self.batch(**state))

@@ -313,6 +313,8 @@ async def _error(answer: aiohttp.ClientResponse) -> Exception:
         message = ErrorEnvelope.model_validate_json(body).error.message
     except ValidationError:
         message = f"{answer.reason or 'error'} ({answer.url.path})"
-    if answer.status >= 500:  # noqa: PLR2004 - the service's own fault
+    # A 429 that says when to come back may be asked again; one of a full project is known to last.
+    is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
+    if is_busy or answer.status >= 500:  # noqa: PLR2004 - the service's own fault
         return Unreachable(f"the service cannot do it now: {answer.status} {message}")
     return Refused(answer.status, message)

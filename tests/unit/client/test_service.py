@@ -120,6 +120,17 @@ async def test_a_read_waits_for_a_service_that_starts_anew(service: Service, cli
     assert (await client.batch("batch_1")).status == "completed"
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_that_asks_too_often_waits(service: Service, client: Client) -> None:
+    """A 429 that says when to come back is tried again; one of a full project is said."""
+    service.down, service.down_status, service.down_headers = 3, 429, {"retry-after": "1"}
+    assert (await client.batch("batch_1")).status == "completed"
+    service.down, service.down_headers = 3, {"x-should-retry": "false"}
+    with pytest.raises(Refused) as caught:
+        await client.batch("batch_1")
+    assert (caught.value.status, service.down) == (429, 2)
+
+
 async def test_nothing_listens() -> None:
     """A wrong address is said at once."""
     with socket.socket() as free:
