@@ -35,6 +35,7 @@ from tidemill.api.server import Server, listen
 from tidemill.api.state.sqlite import Database
 from tidemill.api.state.view import Feed, View
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
+from tidemill.log_space import log_space
 from tidemill.schemas import topics
 from tidemill.schemas.batch import window_seconds
 from tidemill.security import Cluster
@@ -91,7 +92,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
     auth.bootstrap(settings)
     _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(settings.store_url)
+        store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
         stack.push_async_callback(store.close)
         view = View(Database(settings.data / "state" / "api"), time.time)
         stack.callback(view.close)
@@ -99,6 +100,8 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
         stack.push_async_callback(sender.stop)
         ensuring = asyncio.create_task(_ensure_topics(settings, cluster))
         stack.callback(ensuring.cancel)
+        space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
+        stack.push_async_callback(space.stop)
         followers = [_follower(cluster, Feed(view, topic.name)) for topic in FOLDED]
         for follower in followers:
             await follower.start()
@@ -112,6 +115,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
                 log=sender,
                 history=History(cluster),
                 store=store,
+                space=space,
                 view=view,
                 clock=time.time,
                 is_ready=lambda: all(follower.is_caught_up for follower in followers),
@@ -201,6 +205,7 @@ async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> Asy
 async def _tell(doors: Doors, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
+    await doors.space.start()
     heap.settle()
     notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.

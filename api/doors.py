@@ -17,6 +17,7 @@ from tidemill.api.rates import Rates
 from tidemill.api.state.loads import Booking
 from tidemill.api.state.view import View
 from tidemill.api.turns import Turns
+from tidemill.disk_space import DiskSpace
 from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
 from tidemill.settings import Settings
@@ -64,6 +65,8 @@ class Doors:
     log: Sender
     history: History
     store: Store
+    space: DiskSpace = field(default_factory=lambda: DiskSpace(0, {}))
+    """What is free for more."""
     view: View
     clock: Clock
     is_ready: Callable[[], bool]
@@ -77,7 +80,7 @@ class Doors:
 
     def booking(self, project: str) -> Booking:
         """Room for what a request brings to a project."""
-        return Booking(self.view.loads, self.settings.limits_of(project), project)
+        return Booking(self.view.loads, self.settings.limits_of(project), project, self.space)
 
     @cached_property
     def lines(self) -> Lines:

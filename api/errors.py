@@ -289,7 +289,7 @@ def from_store(error: OSError) -> ApiError:
         return unavailable("file store")
     return ApiError(
         507,
-        "The file store is full. Please try again once whoever runs this server has made room.",
+        "The server's disk is full, but for what deletions need. Please delete files, or try again later.",
         kind="server_error",
         code="storage_full",
         headers={"retry-after": str(FULL_RETRY_SECONDS)},

@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from tidemill import stream
 from tidemill.dead import bury
+from tidemill.disk_space import LOG
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.inlet import Inlet
 from tidemill.ingest.kafka import Outlet
 from tidemill.ingest.stage import Stage
 from tidemill.kafka import Log
+from tidemill.log_space import log_space
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.ports import Store
@@ -36,8 +38,9 @@ class Ingest:
     def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._log = Log(kafka)
-        self._store = open_store(settings.store_url)
-        self._outlet = Outlet(kafka, self._log)
+        self._store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        self._space = log_space(kafka, settings.disk_reserve_bytes)
+        self._outlet = Outlet(kafka, self._log, check_disk=lambda: self._space.check(LOG))
         self._stage = Stage(settings, store=self._store, outlet=self._outlet, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"
         self.app = stream.create_app(NAME, settings, kafka=kafka, state=state)
@@ -61,10 +64,12 @@ class Ingest:
     async def start(self) -> list[stream.StageApp]:
         """Connect, and give the app to run."""
         await self._log.start()
+        await self._space.start()
         return [self.app, await self._inlet.start()]
 
     async def stop(self) -> None:
         """Close the doors."""
+        await self._space.stop()
         await self._inlet.stop()
         await self._outlet.stop()
         await self._log.stop()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -34,7 +34,15 @@ _RECORD_BYTES_BASE = 200
 class Outlet:
     """What ingest tells the rest of Tidemill. Producers are started when needed and replaced after a failure."""
 
-    def __init__(self, kafka: Kafka, log: Log) -> None:
+    def __init__(self, kafka: Kafka, log: Log, *, check_disk: Callable[[], None] = lambda: None) -> None:
+        """Connect nothing yet.
+
+        Args:
+            kafka: Where, and how to get in.
+            log: For facts.
+            check_disk: Raises `DiskFull` where the log has no room for lines.
+        """
+        self._check_disk = check_disk
         self._kafka = kafka
         self._log = log
         self._producer: AIOKafkaProducer | None = None
@@ -54,8 +62,13 @@ class Outlet:
 
         Raises:
             OSError: One was not acknowledged in time. Any of them may have landed, or land yet.
+        <<<<<<< HEAD
             RecordTooLarge: One is.
+        =======
+            DiskFull: There is no room for them; none was sent.
+        >>>>>>> 824f071 (Keep a reserve on the disks of the log and the store)
         """
+        self._check_disk()
         names = {False: topics.requests(model).name, True: topics.express(model).name}
         current = None
         unacked: deque[tuple[int, asyncio.Future[Any]]] = deque()

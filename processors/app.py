@@ -28,7 +28,9 @@ from typing import Any, Final
 
 from tidemill import metrics, stream
 from tidemill.dead import bury
+from tidemill.disk_space import LOG
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
+from tidemill.log_space import log_space
 from tidemill.processors import roster
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
@@ -280,6 +282,7 @@ class Processors:
         self._kafka = kafka
         self._names = list(models)
         self._ended = Ended()
+        self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._followers = (
             Follower(kafka, topics.BATCHES.name, self._apply),
             Follower(kafka, topics.SECRETS.name, self._erased),
@@ -299,11 +302,12 @@ class Processors:
         doors = self._doors = Doors(
             kafka=self._kafka,
             log=Log(self._kafka),
-            outbox=KafkaOutbox(self._kafka),
+            outbox=KafkaOutbox(self._kafka, check_disk=lambda: self._space.check(LOG)),
             upstream=HttpUpstream(roster.authorities(self._settings.models.values())),
-            store=open_store(self._settings.store_url),
+            store=open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes),
             ended=self._ended,
         )
+        await self._space.start()
         await doors.outbox.start()
         for follower in self._followers:
             await follower.start()
@@ -319,6 +323,7 @@ class Processors:
 
     async def stop(self) -> None:
         """Close the doors."""
+        await self._space.stop()
         for follower in self._followers:
             await follower.stop()
         for model in self._models:

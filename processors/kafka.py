@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from tidemill.disk_space import DiskFull
 from tidemill.kafka import (
     BACKOFF_SECONDS_MAX,
     BACKOFF_SECONDS_MIN,
@@ -34,7 +35,14 @@ Mark = Callable[[str, int], None]
 class KafkaOutbox:
     """Appends to `outcomes`. Any number of tasks may send; one producer serves them all."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, *, check_disk: Callable[[], None] = lambda: None) -> None:
+        """Connect nothing yet.
+
+        Args:
+            kafka: Where, and how to get in.
+            check_disk: Raises `DiskFull` where the log has no room for results.
+        """
+        self._check_disk = check_disk
         self._kafka = kafka
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
@@ -59,12 +67,13 @@ class KafkaOutbox:
         while True:
             current = None
             try:
+                self._check_disk()
                 current = await self._started()
                 await current.send_and_wait(OUTCOMES.name, value, key=batch_id.encode(), headers=headers)
             except MessageSizeTooLargeError as error:
                 raise too_large(OUTCOMES.name, batch_id, value) from error
             except (KafkaError, OSError) as error:
-                _log.warning("outcomes are not taken (%s); again in %.1f s", type(error).__name__, wait_seconds)
+                _log.warning("outcomes are not taken (%s); again in %.1f s", _told(error), wait_seconds)
                 await self._drop(current)
                 await asyncio.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
@@ -176,6 +185,10 @@ class Reader:
             for records in batches.values():
                 for record in records:
                     _tell(record, mark)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, DiskFull) else type(error).__name__
 
 
 def _tell(record: Any, mark: Mark) -> None:

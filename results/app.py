@@ -119,7 +119,7 @@ class Results:
         self._lease = Lease()
         self._log = Log(kafka, lease=self._lease)
         self._history = LogHistory(kafka)
-        self._store: Store = open_store(settings.store_url)
+        self._store: Store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
         self.app = stream.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )

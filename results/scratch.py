@@ -46,6 +46,10 @@ class Scratch:
         del key, disposition
         return None
 
+    async def free(self) -> int | None:
+        """What is free above."""
+        return await self.above.free()
+
     async def delete(self, key: str) -> None:
         """Remove above."""
         await self.above.delete(key)

@@ -34,6 +34,8 @@ GROUPS: Final = {
     "results": ("tidemill-results",),
 }
 """The consumer groups of a stage; one that ends in a dash is the beginning of many names."""
+_LOOKS_AT_DISKS: Final = ("api", "ingest", "processors")
+"""Who asks the brokers what their disks have free."""
 _LOOKS_AT_RETENTION: Final = ("ingest", "processors", "results")
 
 
@@ -42,6 +44,7 @@ class Resource(IntEnum):
 
     TOPIC = 2
     GROUP = 3
+    CLUSTER = 4
 
 
 class Operation(IntEnum):
@@ -76,7 +79,7 @@ def rows() -> tuple[Topic, ...]:
 
 def acls(roles: Iterable[str] = ROLES) -> list[Acl]:
     """All lists of these roles, in the order of roles and topics."""
-    return [acl for role in roles for acl in (*_of_topics(role), *_of_groups(role))]
+    return [acl for role in roles for acl in (*_of_topics(role), *_of_groups(role), *_of_cluster(role))]
 
 
 def _of_topics(role: str) -> Iterable[Acl]:
@@ -103,6 +106,11 @@ def _of_groups(role: str) -> Iterable[Acl]:
             is_prefix=name.endswith("-"),
             operation=Operation.READ,
         )
+
+
+def _of_cluster(role: str) -> Iterable[Acl]:
+    if role in _LOOKS_AT_DISKS:
+        yield Acl(role=role, resource=Resource.CLUSTER, name="kafka-cluster", operation=Operation.DESCRIBE)
 
 
 def _pattern(row: Topic) -> tuple[str, bool]:

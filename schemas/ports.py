@@ -68,6 +68,10 @@ class Store(Protocol):
         """
         ...
 
+    async def free(self) -> int | None:
+        """Bytes that are free where the objects are kept; None where there is no such number."""
+        ...
+
     async def delete(self, key: str) -> None:
         """Remove the object; one that is not there is fine."""
         ...

@@ -10,6 +10,7 @@ from typing import Self
 
 from tidemill.api import errors
 from tidemill.api.state.sqlite import Database
+from tidemill.disk_space import DiskFull, DiskSpace
 from tidemill.schemas.batch import Batch
 from tidemill.settings import Limits
 
@@ -75,7 +76,8 @@ class Loads:
 class Booking:
     """Room for what one request brings: a context manager that gives it back once the view shows it."""
 
-    def __init__(self, loads: Loads, limits: Limits, project: str) -> None:
+    def __init__(self, loads: Loads, limits: Limits, project: str, space: DiskSpace) -> None:
+        self._space = space
         self._loads = loads
         self._limits = limits
         self._project = project
@@ -97,8 +99,9 @@ class Booking:
         """Book a batch of so many lines.
 
         Raises:
-            ApiError: 429, there is no room for it.
+            ApiError: 429, there is no room for it in the project; 507, there is none on a disk.
         """
+        self._accept(0)
         load, limits = self._loads.of(self._project), self._limits
         if load.batches >= limits.batches_in_progress_max:
             raise errors.beyond(
@@ -121,11 +124,12 @@ class Booking:
         """Book an upload of so many bytes in all; what was booked for it before counts towards them.
 
         Raises:
-            ApiError: 429, there is no room for it.
+            ApiError: 429, there is no room for it in the project; 507, there is none on a disk.
         """
         more = size - self._booked.bytes
         if more <= 0:
             return
+        self._accept(more)
         load = self._loads.of(self._project)
         if load.bytes + more > self._limits.bytes_stored_max:
             raise errors.beyond(
@@ -135,3 +139,9 @@ class Booking:
             )
         self._loads.come(self._project, size=more)
         self._booked.bytes += more
+
+    def _accept(self, size: int) -> None:
+        try:
+            self._space.accept(size)
+        except DiskFull as error:
+            raise errors.from_store(error) from error

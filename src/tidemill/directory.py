@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from tidemill.disk_space import STORE, DiskFull
 from tidemill.schemas.keys import checked_key, checked_prefix
 from tidemill.schemas.ports import READ_BYTES, NotFound, chained
 
@@ -31,15 +32,22 @@ T = TypeVar("T")
 class DirectoryStore:
     """Objects in a folder; any number of processes of one machine may share it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
+        """Have the folder.
+
+        Args:
+            root: The folder.
+            reserve_bytes: What writing leaves free on its disk; see `disk_space.py`.
+        """
         self._root = root
+        self._reserve_bytes = reserve_bytes
         self._partial = root / PARTIAL
         self._partial.mkdir(parents=True, exist_ok=True)
         _collect(self._partial, before=time.time() - PARTIAL_AGE_SECONDS_MAX)
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         """See `Store.write`; an object of up to `HOP_BYTES` takes one hop to a thread."""
-        draft = _Draft(self._partial / secrets.token_hex(16), self._path(key))
+        draft = _Draft(self._partial / secrets.token_hex(16), self._path(key), self._reserve_bytes)
         gathered: list[bytes] = []
         size = 0
         try:
@@ -78,6 +86,10 @@ class DirectoryStore:
         """None: nobody serves the folder but the api."""
         del key, disposition
 
+    async def free(self) -> int:
+        """See `Store.free`."""
+        return await _hop(_free, self._root)
+
     async def delete(self, key: str) -> None:
         """See `Store.delete`; folders that become empty go with it."""
         await _hop(_delete, self._path(key), self._root)
@@ -100,13 +112,16 @@ class DirectoryStore:
 class _Draft:
     """An object while it is written. Every method blocks, and one thread at a time may call them."""
 
-    def __init__(self, partial: Path, target: Path) -> None:
+    def __init__(self, partial: Path, target: Path, reserve_bytes: int) -> None:
         self._partial = partial
         self._target = target
+        self._reserve_bytes = reserve_bytes
         self._descriptor: int | None = None
         self._size = 0
 
     def write(self, data: bytes) -> None:
+        if self._reserve_bytes and (free := _free(self._partial.parent)) - len(data) < self._reserve_bytes:
+            raise DiskFull(STORE, free, self._reserve_bytes)
         if self._descriptor is None:
             self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         rest = memoryview(data)
@@ -172,6 +187,11 @@ async def _hop(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([work])
         raise
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def _size(path: Path, key: str) -> int:

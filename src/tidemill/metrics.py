@@ -88,7 +88,12 @@ CONNECTIONS: Final = Asked(
     label="state",
     text="Clients' connections to the API: those that wait for a request, and those at work.",
 )
-ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STUCK, SLACK, CONNECTIONS)
+DISK_FREE: Final = Asked(
+    name="tidemill_disk_free_bytes",
+    label="disk",
+    text="Free on the fullest disk of the log, and on that of the store where it is a folder.",
+)
+ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STUCK, SLACK, CONNECTIONS, DISK_FREE)
 
 
 class _Collector(Collector):

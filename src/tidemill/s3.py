@@ -140,6 +140,9 @@ class S3Store:
         with _failures(key):
             return str(await client.generate_presigned_url("get_object", Params=where, ExpiresIn=LINK_SECONDS))
 
+    async def free(self) -> None:
+        """None: a bucket has no such number."""
+
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
         where = self._where(key)

@@ -281,6 +281,9 @@ class Settings(BaseSettings):
     """How long after a deadline or a cancel a line in flight may still land."""
     batch_life_seconds: Annotated[int, Field(ge=3600)] | None = None
     """So long after its end a batch is deleted, with its results; by default somebody has to ask for it."""
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    """What stays free on the disk of each broker and of a store in a folder: below twice as much the api answers
+    uploads and batches with a 507, below it lines and results wait, and deletions always work; 0 keeps nothing."""
     batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
     """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()

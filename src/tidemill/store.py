@@ -9,11 +9,12 @@ from tidemill.schemas.ports import Store
 from tidemill.settings import SettingsError
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
     """Open the store of an address; the caller closes it.
 
     Args:
         url: `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest.
+        reserve_bytes: What a store in a folder leaves free on its disk.
 
     Raises:
         SettingsError: The address is of another kind, or incomplete.
@@ -21,7 +22,7 @@ def open_store(url: str) -> Store:
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
-        return DirectoryStore(Path(url2pathname(parts.path)))
+        return DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes)
     if parts.scheme == "s3" and parts.netloc:
         # The client library takes half a second to import, which a store in a folder need not wait for.
         from tidemill.s3 import S3Store  # noqa: PLC0415

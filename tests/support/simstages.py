@@ -75,6 +75,9 @@ class MemoryStore:
     async def size(self, key: str) -> int:
         return len(self._objects[key])
 
+    async def free(self) -> int | None:
+        return None
+
     async def delete(self, key: str) -> None:
         await self._process.door(lambda: self._objects.pop(key, None))
 

@@ -91,6 +91,9 @@ class SimulatedStore:
     async def size(self, key: str) -> int:
         return len(self.objects[key])
 
+    async def free(self) -> int | None:
+        return None
+
     async def delete(self, key: str) -> None:
         self._fuse.step()
         self.objects.pop(key, None)
