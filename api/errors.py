@@ -236,6 +236,11 @@ def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
     return ApiError(413, f"The request is too large: the maximum is {maximum} bytes.", param=param)
 
 
+def record_too_large() -> ApiError:
+    """The fields of a request are bounded each, but together they do not fit into a record of the log."""
+    return ApiError(413, "The request is too large: there is no room for it in the message log.")
+
+
 def silent(part: str = "body") -> ApiError:
     """The client stopped sending in the middle of its request, or sends too slowly; `part` is `head` or `body`."""
     return ApiError(408, f"The request {part} did not arrive in time.", headers={"connection": "close"})

@@ -17,6 +17,7 @@ from tidemill.api.state.sqlite import StateUnavailable
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import ids
 from tidemill.schemas.error import ApiError
+from tidemill.schemas.ports import RecordTooLarge
 
 NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
@@ -90,6 +91,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(LogUnavailable, _on_log_unavailable)
+    app.add_exception_handler(RecordTooLarge, _on_record_too_large)
     app.add_exception_handler(StateUnavailable, _on_state_unavailable)
 
 
@@ -102,6 +104,12 @@ async def _on_log_unavailable(request: Request, error: Any) -> Response:
     del request
     _log.warning("the log does not acknowledge (%s)", error)
     return answer(errors.unavailable("message log"))
+
+
+async def _on_record_too_large(request: Request, error: Any) -> Response:
+    del request
+    _log.warning("%s", error)
+    return answer(errors.record_too_large())
 
 
 async def _on_state_unavailable(request: Request, error: Any) -> Response:

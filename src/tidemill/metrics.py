@@ -36,7 +36,18 @@ CONNECTIONS_CLOSED: Final = Counter(
     "Clients' connections that the API closed, or requests that it would not answer, to bound what they take.",
     ("reason",),
 )
-COUNTERS: Final = (LINES, ATTEMPTS, DEAD_LETTERS, MISMATCHES, USAGE_UNKNOWN, CONNECTIONS_CLOSED)
+LOG_LINES_SUPPRESSED: Final = Counter(
+    "tidemill_log_lines_suppressed", "Lines that the log does not have, since it had the same ones of late."
+)
+COUNTERS: Final = (
+    LINES,
+    ATTEMPTS,
+    DEAD_LETTERS,
+    MISMATCHES,
+    USAGE_UNKNOWN,
+    CONNECTIONS_CLOSED,
+    LOG_LINES_SUPPRESSED,
+)
 
 for _outcome in OUTCOMES:
     LINES.labels(_outcome)

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tidemill import kafka
 from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.doors import Doors
@@ -13,6 +14,7 @@ from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import topics
 from tidemill.schemas.access import Role
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import Clock
 from tidemill.settings import Settings
 
@@ -29,6 +31,7 @@ class ListLog:
         self.away = False
         self.refused: set[str] = set()
         """Topics that nothing gets into."""
+        self.record_bytes_max = RECORD_BYTES_MAX
         self._view = view
 
     async def send(self, topic, key, value, *, headers) -> int:
@@ -36,6 +39,8 @@ class ListLog:
         del headers
         if self.away or topic in self.refused:
             raise LogUnavailable
+        if len(value or b"") + RECORD_BYTES_EXTRA > self.record_bytes_max:
+            raise kafka.too_large(topic, key, value)
         self.records.append((topic, key, value))
         if topic == topics.CLAIMS.name:
             self._view.fold(topic, [(key, value, len(self.records) - 1)])

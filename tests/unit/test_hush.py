@@ -1,11 +1,11 @@
 """A log that repeats itself is thinned, and says by how much."""
 
 import logging
-import sys
 
 import pytest
 
-from tidemill.hush import MESSAGES_MAX, Hush, _Only
+from tidemill import metrics
+from tidemill.hush import LINES_MAX, MESSAGES_MAX, Hush, _Split
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def now():
 
 @pytest.fixture
 def hush(now):
-    return Hush(30.0, lambda: now[0])
+    return Hush(1, 30.0, lambda: now[0])
 
 
 def record(text="node %d away", *args, level=logging.ERROR, exc_info=None):
@@ -48,13 +48,20 @@ def test_percent_signs_survive(hush, now):
     assert last.getMessage().startswith("100% full (and 1")
 
 
-def test_a_traceback_is_never_left_out(hush):
-    """It may be the one that counts."""
-    try:
-        int("x")
-    except ValueError:
-        info = sys.exc_info()
-    assert [hush.filter(record("x", exc_info=info)) for _ in range(3)] == [True] * 3
+def test_tracebacks_are_left_out_late(hush):
+    """One may be the one that counts; those of another kind are not the same."""
+    value, key = (ValueError, ValueError("x"), None), (KeyError, KeyError("x"), None)
+    said = [hush.filter(record("x", exc_info=value)) for _ in range(LINES_MAX + 5)]
+    assert said == [True] * LINES_MAX + [False] * 5
+    assert hush.filter(record("x", exc_info=key))
+
+
+def test_what_is_left_out_is_counted(hush):
+    """Where it ends, no line would tell."""
+    before = metrics.LOG_LINES_SUPPRESSED._value.get()
+    for _ in range(10):
+        hush.filter(record())
+    assert metrics.LOG_LINES_SUPPRESSED._value.get() - before == 9
 
 
 def test_memory_is_bounded(hush):
@@ -64,10 +71,16 @@ def test_memory_is_bounded(hush):
     assert len(hush._said) <= MESSAGES_MAX
 
 
-def test_what_clients_do_wrong_is_said_once_in_a_while(hush):
-    """A flood of bad requests does not push everything else out of the log; our own errors are all said."""
-    only = _Only(hush)
-    bad = [logging.LogRecord("uvicorn.error", logging.WARNING, __file__, 1, "bad", (), None) for _ in range(3)]
-    own = [logging.LogRecord("tidemill.api.exchange", logging.ERROR, __file__, 1, "x", (), None) for _ in range(3)]
-    assert [only.filter(one) for one in bad] == [True, False, False]
-    assert all(only.filter(one) for one in own)
+def test_what_clients_do_wrong_is_said_once_in_a_while(now):
+    """A flood of bad requests does not push all else out of the log, nor one of requests that fail for us."""
+    split = _Split(lambda: now[0])
+
+    def said(name: str, text: str) -> int:
+        lines = [logging.LogRecord(name, logging.WARNING, __file__, 1, text, (n,), None) for n in range(10_000)]
+        return sum(split.filter(line) for line in lines)
+
+    assert said("uvicorn.error", "bad %d") == 1
+    assert said("tidemill.api.exchange", "no log for %d") == LINES_MAX
+    assert said("tidemill.api.exchange", "no view for %d") == LINES_MAX
+    now[0] = 31.0
+    assert said("tidemill.api.exchange", "no log for %d") == LINES_MAX

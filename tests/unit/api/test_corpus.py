@@ -213,6 +213,22 @@ def records_fit(doors) -> bool:
     return all(len(value or b"") <= RECORD_BYTES_MAX - RECORD_BYTES_EXTRA for _, _, value in doors.log.records)
 
 
+@in_one_loop
+async def test_a_record_that_does_not_fit_is_refused(doors, client, known):
+    """Should a field ever be bounded too widely: nothing is made, and the next request is taken."""
+    batch = {"input_file_id": known["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    large = batch | {"metadata": {"k": "v" * 500}}
+    before = len(doors.log.records)
+    doors.log.record_bytes_max = RECORD_BYTES_EXTRA + 1_000
+    try:
+        answer = await client.post("/v1/batches", json=large)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (413, "invalid_request_error")
+        assert len(doors.log.records) == before
+    finally:
+        doors.log.record_bytes_max = RECORD_BYTES_MAX
+    assert (await client.post("/v1/batches", json=large)).status_code == 200
+
+
 LONG = long("file", FILENAME_CHARS_MAX, FILENAME_CHARS_MAX + 1)[3]
 FORM = "Could not read the upload: "
 
