@@ -34,6 +34,7 @@ from tidemill.api.routes import (
 from tidemill.api.server import Server, listen
 from tidemill.api.state.sqlite import Database
 from tidemill.api.state.view import Feed, View
+from tidemill.connections import EXPOSED
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
 from tidemill.log_space import log_space
 from tidemill.schemas import topics
@@ -158,8 +159,10 @@ async def serve(settings: Settings, pulse: Pulse) -> None:
         SettingsError: A setting is missing or cannot be used.
         OSError: The address is taken, or a folder cannot be written.
     """
+    if settings.is_exposed:
+        log.warning(EXPOSED, settings.host)
     async with opened(settings) as (doors, followers), _watched(doors, followers, pulse):
-        serving = Server(create_app(doors), settings.connections)
+        serving = Server(create_app(doors), settings)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -256,6 +256,15 @@ def url_too_long(maximum: int) -> ApiError:
     return ApiError(414, f"The URL is too long: the maximum is {maximum} bytes.")
 
 
+def misdirected() -> ApiError:
+    """The request calls the server by a name that is not its own; the name is not repeated."""
+    return ApiError(
+        421,
+        "This server does not answer to the host name of the request. Whoever runs it can add the name to "
+        "'allowed_hosts'.",
+    )
+
+
 def full() -> ApiError:
     """So many requests are being answered that this one is not."""
     return ApiError(

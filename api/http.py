@@ -15,6 +15,7 @@ not take for as long as it lives. Here each of these has a bound:
 The bounds are looked at once in `LOOK_SECONDS`, for all connections together; a request costs no timer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,11 +25,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tidemill import metrics
-from tidemill.api import errors, exchange
-from tidemill.connections import Connection, Room
+from tidemill.api import errors, exchange, hosts
+from tidemill.connections import Connection, Connections, Room
 from tidemill.schemas import ids
 from tidemill.schemas.error import ApiError
-from tidemill.settings import Connections
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 100
@@ -48,6 +48,8 @@ class Shared:
     state: ServerState
     bounds: Connections
     room: Room
+    is_ours: Callable[[hosts.Headers], bool]
+    """Whether a request with these headers calls the server by a name of its own."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -60,6 +62,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, shared: Shared, connection: Connection) -> None:
         super().__init__(shared.config, shared.state, {})
+        self._shared = shared
         self._bounds = shared.bounds
         self._room = shared.room
         self._connection = connection
@@ -130,9 +133,14 @@ class Protocol(HttpToolsProtocol):
         self._in_head = self._is_new = False
         self._framing = 0
         self._head_seconds = self._behind_reading = 0.0
-        is_served = self._room.work(self._connection, at_any_rate=self.url in HEALTH)
-        self.app = self._served if is_served else _full
+        self.app = self._answering()
         super().on_headers_complete()
+
+    def _answering(self) -> ASGIApp:
+        is_health = self.url in HEALTH
+        if not self._room.work(self._connection, at_any_rate=is_health):
+            return _full
+        return self._served if is_health or self._shared.is_ours(self.headers) else hosts.misdirected
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body has come."""

@@ -5,17 +5,17 @@ import contextlib
 import errno
 import logging
 import socket
-import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from tidemill import connections, metrics
+from tidemill.api import hosts, tls
 from tidemill.api.http import LOOK_SECONDS, Protocol, Shared
 from tidemill.connections import Connection, Room
-from tidemill.settings import Connections
+from tidemill.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,14 @@ class Server(uvicorn.Server):
 
     Args:
         app: The app.
-        bounds: What connections may take.
-        tls: Gives the context of a new connection; None where there is no TLS.
+        settings: Where it listens, how, and what connections may take.
+
+    Raises:
+        SettingsError: The certificate cannot be used.
     """
 
-    def __init__(self, app: FastAPI, bounds: Connections, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        bounds = settings.connections
         config = uvicorn.Config(
             app,
             loop="none",
@@ -61,8 +64,14 @@ class Server(uvicorn.Server):
             dropped=metrics.CONNECTIONS_CLOSED.labels("room").inc,
         )
         metrics.ask(metrics.CONNECTIONS, lambda: room.counts)
-        self._shared = Shared(config=config, state=self.server_state, bounds=bounds, room=room)
-        self._tls = tls
+        self._shared = Shared(
+            config=config,
+            state=self.server_state,
+            bounds=bounds,
+            room=room,
+            is_ours=hosts.check(settings.allowed_hosts, settings.host),
+        )
+        self._certificate = tls.of(settings)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,14 +80,16 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
-        self.servers = [Listener(listening, self._shared, self._tls) for listening in sockets or ()]  # type: ignore[misc]
+        self.servers = [Listener(listening, self._shared, self._certificate) for listening in sockets or ()]  # type: ignore[misc]
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look at all connections once in `LOOK_SECONDS`."""
+        """Look at all connections, and at the certificate, once in `LOOK_SECONDS`."""
         if counter % TICKS_PER_LOOK == 0:
             for connection in list(self.server_state.connections):
                 connection.look()  # type: ignore[union-attr]
+            if self._certificate is not None:
+                self._certificate.renew()
         return await super().on_tick(counter)
 
 
@@ -89,10 +100,10 @@ class Listener:
     client has done its part of the handshake.
     """
 
-    def __init__(self, sock: socket.socket, shared: Shared, tls: Callable[[], ssl.SSLContext] | None) -> None:
+    def __init__(self, sock: socket.socket, shared: Shared, certificate: tls.Certificate | None) -> None:
         self._sock = sock
         self._shared = shared
-        self._tls = tls
+        self._certificate = certificate
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -143,14 +154,14 @@ class Listener:
 
     async def _open(self, accepted: socket.socket, connection: Connection) -> None:
         """Give a connection its protocol, with TLS after the handshake."""
-        tls = self._tls() if self._tls else None
+        context = self._certificate.context() if self._certificate else None
         protocol = Protocol(self._shared, connection)
         try:
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 accepted,
-                ssl=tls,
-                ssl_handshake_timeout=self._shared.bounds.head_seconds_max if tls else None,
+                ssl=context,
+                ssl_handshake_timeout=self._shared.bounds.head_seconds_max if context else None,
             )
         except OSError as error:
             log.info("a connection did not come about: %s", type(error).__name__)

@@ -6,10 +6,11 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from tidemill.connections import Connections
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
-from tidemill.settings import Backend, Connections, Limits, Model, OwnLimits, Price, Project, Settings, Spare
+from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings, Spare
 from tidemill.timetable import Hours
 
 DOCS = Path(__file__).resolve().parent

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tidemill.connections import Connections, is_local
 from tidemill.schemas import topics
 from tidemill.schemas.batch import ENDPOINTS, window_seconds
 from tidemill.schemas.bill import Tariff
@@ -185,27 +186,6 @@ class OwnLimits(BaseModel):
     """So many of them at one time."""
 
 
-class Connections(BaseModel):
-    """What clients' connections may take of one api process, and how slow they may be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    connections_max: Annotated[int, Field(ge=32, le=100_000)] = 1024
-    """Connections at one time. One more closes the one that has waited longest for a request; where all are at
-    work, requests are answered with 503. Fewer, where the system allows too few open files: each needs two."""
-    per_address_max: Annotated[int, Field(ge=0)] | None = None
-    """Of them, those of one client address (of IPv6: of one network of 64 bits); by default half of them, 0 is no
-    bound. Behind a proxy all have its address."""
-    head_seconds_max: Annotated[float, Field(gt=0)] = 10
-    """A request's head, and a TLS handshake, has to be whole after so long."""
-    idle_seconds_max: Annotated[int, Field(ge=1)] = 75
-    """A connection without a request is closed after so long; a proxy in front should close its own sooner."""
-    bytes_per_second_min: Annotated[int, Field(ge=1)] = 4096
-    """The rate at which a client has to send a body and to take an answer, while the server waits for it."""
-    slow_seconds_max: Annotated[float, Field(gt=0)] = 30
-    """A client that is behind that rate by so long is closed."""
-
-
 class Project(BaseModel):
     """One project; one that is not named here has the general limits."""
 
@@ -243,6 +223,17 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Names that the API answers to, as the header `Host` has them without a port; `*` is any part of one. By
+    default any, and where `host` is a loopback address only `localhost`, `*.localhost` and loopback addresses."""
+    tls_cert_file: Path | None = None
+    """PEM file of the API's certificate with its chain; with it the API speaks TLS, and nothing else. A renewed
+    file is read within some seconds."""
+    tls_key_file: Path | None = None
+    """PEM file of the certificate's key, where it is not in the same file."""
+    tls_client_ca_file: Path | None = None
+    """PEM file of authorities; with it only clients get in that show a certificate of one of them. They need a key
+    all the same."""
     connections: Connections = Connections()
     """What clients' connections may take."""
     health_host: str = "127.0.0.1"
@@ -296,6 +287,22 @@ class Settings(BaseSettings):
         if self.kafka is None and self.kafka_security != Security():
             raise ValueError("kafka_security: it is for an external Kafka, and kafka is not set")
         return self
+
+    @model_validator(mode="after")
+    def _certified(self) -> Self:
+        if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
+            raise ValueError("tls_cert_file: not set, and the API has no TLS without a certificate")
+        return self
+
+    @property
+    def scheme(self) -> str:
+        """How the API is spoken to: `http` or `https`."""
+        return "http" if self.tls_cert_file is None else "https"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether keys and contents of the API pass a network in clear."""
+        return self.tls_cert_file is None and not is_local(self.host)
 
     @property
     def cluster(self) -> Cluster:

@@ -41,12 +41,12 @@ class Api:
     def __init__(self, data: Path, kafka: str, *, files_max: int = 0, **settings: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        self.root = f"http://127.0.0.1:{port}"
-        self.url = f"{self.root}/v1"
         self.data = data
         self.files_max = files_max
         self.kafka = kafka
         self.settings = Settings(data=data, kafka=kafka, port=port, **settings)
+        self.root = f"{self.settings.scheme}://127.0.0.1:{port}"
+        self.url = f"{self.root}/v1"
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:

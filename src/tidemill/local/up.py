@@ -13,6 +13,7 @@ from typing import Any
 
 from tidemill import demo, notify
 from tidemill.admin import TopicError, ensure_topics, set_acls
+from tidemill.connections import EXPOSED
 from tidemill.embedded import kraft
 from tidemill.embedded.broker import Broker, BrokerError
 from tidemill.local import cores, datafolder
@@ -122,7 +123,7 @@ class Up:
         port = settings.port or kraft.free_port()
         if not kraft.is_free(port, settings.host):
             raise UpError(f"port {port} of {settings.host} is in use; choose another with --port.", code=WRONG)
-        self._api = f"http://{_reachable(settings.host)}:{port}/v1"
+        self._api = f"{settings.scheme}://{_reachable(settings.host)}:{port}/v1"
         key = settings.api_key.get_secret_value() if settings.api_key else datafolder.kept_key(self._data)
         environ = self._environ(key, port)
         try:
@@ -138,6 +139,8 @@ class Up:
         self._is_ready = True
         self._write_run()
         shown = "$TIDEMILL_API_KEY" if settings.api_key else key
+        if settings.is_exposed:
+            _tell(f"warning: {EXPOSED % settings.host}")
         sys.stdout.write(f"Tidemill is ready at {self._api} (API key: {shown})\n")
         sys.stdout.flush()
 
