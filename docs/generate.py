@@ -22,7 +22,8 @@ _HEAD = """# Settings
 A setting comes from the environment (`TIDEMILL_` and its name in capitals; two underscores between the names of
 nested ones), else from `tidemill.toml` (its name), else from the default. The options of a command go before all
 of these. The file is the one that `--config` or `TIDEMILL_CONFIG` names, else `tidemill.toml` of the current
-folder.
+folder. A text has at most 4,096 characters, a name 255, and neither a control character; a list or a table has at
+most 10,000 entries. What cannot be used is said at the start, with its name.
 
 Besides these, `TIDEMILL_CACHE` names the folder where the embedded broker's files are kept (`~/.cache/tidemill`),
 and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.

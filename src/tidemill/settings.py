@@ -24,10 +24,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tidemill.connections import Connections, is_local
-from tidemill.schemas import topics
+from tidemill.schemas import access, configured, topics
 from tidemill.schemas.batch import ENDPOINTS, window_seconds
 from tidemill.schemas.bill import Tariff
-from tidemill.schemas.bounds import Name
+from tidemill.schemas.bounds import BATCH_LINES_MAX, Name, Word
 from tidemill.security import Cluster, Security
 from tidemill.timetable import Hours
 
@@ -197,6 +197,10 @@ class Project(BaseModel):
     """Its share of the calls, beside the weights of the other projects that have lines waiting."""
 
 
+ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
+ProjectName = Annotated[str, Field(pattern=access.PROJECT)]
+
+
 class Settings(BaseSettings):
     """All settings; immutable once loaded."""
 
@@ -242,7 +246,7 @@ class Settings(BaseSettings):
     """Its port; 0 is none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
     api_key: SecretStr | None = None
     """Key of the default project; `tidemill up` makes one and keeps it where none is set."""
-    models: dict[Name, Model] = {}
+    models: dict[ModelName, Model] = {}
     """The models by name."""
 
     processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -252,7 +256,7 @@ class Settings(BaseSettings):
     """Partitions of `commands`, `outcomes` and each `requests` topic that does not exist yet."""
     replication: Annotated[int, Field(ge=1, le=7)] = 1
     """Copies of each topic's records that is created."""
-    windows: tuple[str, ...] = ("24h",)
+    windows: Annotated[tuple[Word, ...], Field(min_length=1)] = ("24h",)
     """The completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
     file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
     """A batch whose input is larger fails."""
@@ -260,7 +264,7 @@ class Settings(BaseSettings):
     """A larger upload is refused at once; one between the two limits fails its batch, as at OpenAI."""
     assembled_bytes_max: Annotated[int, Field(ge=1)] = 8192 * MIB
     """An upload in parts that declares more is refused; a batch's input has its own limit all the same."""
-    file_lines_max: Annotated[int, Field(ge=1)] = 50_000
+    file_lines_max: Annotated[int, Field(ge=1, le=BATCH_LINES_MAX)] = 50_000
     """A batch whose input has more lines fails."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """Finished lines of a batch are gathered up to this size before they are written to the store."""
@@ -279,8 +283,15 @@ class Settings(BaseSettings):
     """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()
     """What one project may have, where nothing else is said of it."""
-    projects: dict[Name, Project] = {}
+    projects: dict[ProjectName, Project] = {}
     """What is said of single projects, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, content: Any) -> Any:
+        for fault in configured.faults(content):
+            raise ValueError(fault)
+        return content
 
     @model_validator(mode="after")
     def _secured(self) -> Self:
@@ -381,5 +392,8 @@ def load(config: Path | None = None) -> Settings:
     try:
         return Settings(**content)
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise SettingsError("\n".join(f"{file}: {fault}" for fault in faults)) from error
+        faults = (
+            (*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()
+        )
+        lines = (f"{file}: {'.'.join(places)}{': ' if places else ''}{text}" for *places, text in faults)
+        raise SettingsError("\n".join(lines)) from error
