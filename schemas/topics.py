@@ -82,7 +82,7 @@ KEYS = Topic(
 SECRETS = Topic(
     name="tidemill.secrets", key="batch id", value="Erasure of a deleted batch",
     written_by=("api", "results"), read_by=("api", "ingest", "processors", "operator"),
-    spread=False, compacted=True,
+    spread=False, compacted=True, harm="have what is kept of any batch forgotten for good",
 )  # fmt: skip
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",

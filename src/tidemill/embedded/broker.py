@@ -25,7 +25,7 @@ from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
 
-from tidemill import running
+from tidemill import ownership, running
 from tidemill.embedded import jars, java, kraft, tether, users
 from tidemill.schemas import acls
 from tidemill.security import Cluster, client_options
@@ -128,8 +128,10 @@ class Broker:
             self._ports = kraft.keep_ports(self.folder / "ports")
             if found.has_aot_cache:
                 self._aot = self._cache / "aot" / f"kafka-{self._aot_key(found, paths)}.aot"
-                with suppress(OSError):
+                with suppress(FileNotFoundError, PermissionError):
                     self._aot.parent.mkdir(exist_ok=True)
+                if self._aot.parent.exists():
+                    ownership.keep_unchanged(self._aot.parent)
             log = f"../{self._logs.name}/kafka.log"
             (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
             if not (self._records / "meta.properties").exists():
@@ -294,7 +296,7 @@ class Broker:
         """Use the cache where there is one; else record what a later start can be spared."""
         if self._aot is None:
             return []
-        if self._aot.exists():
+        if ownership.is_trusted(self._aot):
             with suppress(OSError):
                 os.utime(self._aot)
             return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off"]

@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tidemill import ownership
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -99,8 +101,9 @@ def repository_address() -> str:
 async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = None) -> list[Path]:
     """Have every jar in the cache and return their paths, in the order of the list.
 
-    A file that is there already is hashed once and remembered by size and time of change; others are fetched
-    side by side. Any number of processes may do this at one time: a file appears whole or not at all.
+    A file that is there already is hashed once and remembered by size and time of change; one that another user
+    could have written is not taken. The others are fetched side by side. Any number of processes may do this at
+    one time: a file appears whole or not at all.
 
     Raises:
         JarError: A jar cannot be fetched, is not what the list says, or the cache cannot be written.
@@ -109,7 +112,10 @@ async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = 
     stamp = folder / f"checked-{key(jars)}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = _read_stamp(stamp)
+        # What lies here is run: who could write to it could do everything as this user.
+        for place in (cache, folder):
+            ownership.keep_unchanged(place)
+        known = _read_stamp(stamp) if ownership.is_trusted(stamp) else {}
         missing = [jar for jar in jars if not _is_good(folder / jar.name, jar, known)]
         if missing:
             _remove_leftovers(folder)
@@ -143,6 +149,8 @@ def _write_stamp(stamp: Path, seen: dict[str, list[int]]) -> None:
 
 def _is_good(file: Path, jar: Jar, known: dict[str, list[int]]) -> bool:
     try:
+        if not ownership.is_trusted(file):
+            return False
         found = _print_of(file)
         if found == known.get(jar.name):
             return True

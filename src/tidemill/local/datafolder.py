@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tidemill import ownership
+
 KEY_BYTES = 24
 
 
@@ -22,14 +24,17 @@ class FolderError(Exception):
 
 
 @contextmanager
-def locked(data: Path) -> Iterator[None]:
+def locked(data: Path) -> Iterator[str | None]:
     """Make the folder where it is missing and hold it; the kernel lets go of it however the process ends.
 
+    Yields:
+        What the operator should know of the folder, where others could look into it before.
+
     Raises:
-        FolderError: Another process holds it, or it cannot be made.
+        FolderError: Another process holds it, it cannot be made, or another user has his hands in it.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        word = ownership.make_private(data)
         (data / "logs").mkdir(exist_ok=True)
         file = (data / "lock").open("a+", encoding="ascii")
     except OSError as error:
@@ -48,7 +53,7 @@ def locked(data: Path) -> Iterator[None]:
         with suppress(OSError):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()}\n".encode())
-        yield
+        yield word
 
 
 def kept_key(data: Path) -> str:

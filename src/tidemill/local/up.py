@@ -26,6 +26,8 @@ from tidemill.settings import Settings
 
 PROCESSORS = "processors"
 STAGES = ("api", "ingest", PROCESSORS, "results")
+READS_KEYS = ("api", "ingest")
+"""The stages that compare keys of callers."""
 KAFKA = "kafka"
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
@@ -51,8 +53,12 @@ def main(settings: Settings, config: Path | None) -> int:
         settings: Those of the command line, the environment and the file.
         config: The file, where one was named.
     """
+    # Whatever this process and those that it starts make is their user's alone.
+    os.umask(0o077)
     try:
-        with datafolder.locked(settings.data.absolute()):
+        with datafolder.locked(settings.data.absolute()) as word:
+            if word is not None:
+                _tell(word)
             asyncio.run(Up(settings, config).run())
     except FolderError as error:
         _tell(str(error))
@@ -180,7 +186,7 @@ class Up:
             )
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
-        program = self._program(DEMO, [DEMO, "--port", str(port)], dict(environ))
+        program = self._program(DEMO, [DEMO, "--port", str(port)], self._only_needed(DEMO, environ))
         environ["TIDEMILL_MODELS"] = json.dumps(demo.models(address))
         await self._supervisor.start([program], base=True)
         _tell(f"no model is configured, so two small ones for a first try are served at {address}.")
@@ -213,7 +219,16 @@ class Up:
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
         if self._broker is not None:
             own |= security(self._broker.users, stage).environ
-        return self._program(name, [stage], {**environ, **own}, stage)
+        return self._program(name, [stage], {**self._only_needed(stage, environ), **own}, stage)
+
+    def _only_needed(self, stage: str, environ: dict[str, str]) -> dict[str, str]:
+        """The environment without secrets that a process has no use for."""
+        models = self._settings.models.values()
+        servers = {backend.api_key_env for model in models for backend in model.backends}
+        unneeded: set[str | None] = set() if stage == PROCESSORS else servers
+        if stage not in READS_KEYS:
+            unneeded = unneeded | {"TIDEMILL_API_KEY"}
+        return {name: value for name, value in environ.items() if name not in unneeded}
 
     def _program(
         self, name: str, arguments: list[str], environ: dict[str, str], stage: str | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 
 import pytest
 from aiohttp import web
@@ -135,6 +136,42 @@ async def test_a_spoilt_file_is_fetched_again(tmp_path, repository, spoil):
     (tmp_path / "jars" / "a-1.0.jar").write_bytes(spoil)
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     assert files(tmp_path) == WHOLE
+
+
+async def test_a_file_that_others_could_write_is_fetched_again(tmp_path, repository):
+    """A jar is code: that its size and time are the known ones proves nothing where others could set them."""
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    jar = tmp_path / "jars" / "a-1.0.jar"
+    before = jar.stat()
+    jar.write_bytes(b"x" * before.st_size)
+    os.utime(jar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) != WHOLE, "or the next lines would prove nothing"
+    jar.chmod(0o666)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) == WHOLE
+    assert jar.stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_others_could_remember_is_not_believed(tmp_path, repository):
+    """The list of files that were checked is theirs as well, if they may write to it."""
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    jar = tmp_path / "jars" / "a-1.0.jar"
+    before = jar.stat()
+    jar.write_bytes(b"x" * before.st_size)
+    os.utime(jar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (stamp,) = (tmp_path / "jars").glob("checked-*")
+    stamp.chmod(0o666)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) == WHOLE
+
+
+async def test_a_cache_in_which_others_may_write_is_closed(tmp_path, repository):
+    """Its owner alone writes there from then on."""
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars").chmod(0o777)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert (tmp_path / "jars").stat().st_mode & 0o777 == 0o755
 
 
 async def test_many_at_one_time(tmp_path, repository):
