@@ -174,10 +174,11 @@ class Inlet:
         self._cancels = Cancels(self._wake)
         scratch = Path(str(self.app.conf.datadir))
         self._sizes = Sizes(scratch / "sizes")
-        self._quotas = Quotas(settings.limits_of, self._sizes)
+        self._kept = Sizes(scratch / "batches")
+        self._quotas = Quotas(settings.limits_of, self._sizes, self._kept)
         self._followers = (
             Follower(kafka, topics.KEYS.name, self._keyring.apply),
-            Follower(kafka, topics.BATCHES.name, self._heard),
+            Follower(kafka, topics.BATCHES.name, self._heard, applied=self._kept.commit),
             Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
         self._nursery = functools.partial(
@@ -217,6 +218,7 @@ class Inlet:
         for follower in self._followers:
             await follower.stop()
         self._sizes.close()
+        self._kept.close()
 
     async def _consume(self, events: Any) -> None:
         async for event in events.noack().events():

@@ -15,6 +15,7 @@ import msgspec
 
 from tidemill.ingest.check import Fault
 from tidemill.schemas.batch import Status
+from tidemill.schemas.file import cost_bytes
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.messages import VERSION
 from tidemill.settings import Limits
@@ -26,7 +27,11 @@ LINES: Final = "lines_enqueued_max"
 
 
 class Sizes(Protocol):
-    """The bytes of files."""
+    """The number and the bytes of objects."""
+
+    def number(self, project: str) -> int:
+        """How many a project has."""
+        ...
 
     def of(self, project: str) -> int:
         """All bytes of a project."""
@@ -93,15 +98,17 @@ class _Work:
 class Quotas:
     """Of all projects."""
 
-    def __init__(self, limits_of: Callable[[str], Limits], sizes: Sizes) -> None:
+    def __init__(self, limits_of: Callable[[str], Limits], sizes: Sizes, batches: Sizes) -> None:
         """Know nothing yet.
 
         Args:
             limits_of: What a project may have.
             sizes: Where the bytes of files are kept, empty.
+            batches: Where it is kept which batches there are, empty; they have no bytes.
         """
         self._limits_of = limits_of
         self._sizes = sizes
+        self._kept = batches
         self._works: dict[str, _Work] = {}
         """By batch id; as many as all projects may have in progress."""
         self._batches: Counter[str] = Counter()
@@ -115,6 +122,7 @@ class Quotas:
         """Take a record of `tidemill.batches`."""
         if value is None:
             self._over(key)
+            self._kept.drop(key)
             return
         try:
             record = _batches.decode(value)
@@ -123,6 +131,8 @@ class Quotas:
             return
         if record.v != VERSION:
             return
+        if key not in self._works:
+            self._kept.put(key, record.project, 0)
         if record.batch.status.is_terminal:
             self._over(key)
         else:
@@ -140,7 +150,7 @@ class Quotas:
             log.warning("record %d of the files cannot be read (%s)", offset, type(error).__name__)
             return
         if record.v == VERSION:
-            self._sizes.put(key, record.project, record.file.bytes)
+            self._sizes.put(key, record.project, cost_bytes(record.file.bytes))
             self._growing[record.project] -= self._inputs.pop(key, 0)
 
     def opens(self, project: str) -> None:
@@ -149,9 +159,14 @@ class Quotas:
         Raises:
             IntakeError: There is no room.
         """
-        count, most = self._batches[project], self._limits_of(project).batches_in_progress_max
-        if count >= most:
-            raise IntakeError(f"its project has {count} batches in progress and may have {most}")
+        limits = self._limits_of(project)
+        for count, most, what in (
+            (self._batches[project], limits.batches_in_progress_max, "batches in progress"),
+            (self._kept.number(project), limits.batches_max, "batches"),
+            (self._sizes.number(project), limits.files_max, "files"),
+        ):
+            if count >= most:
+                raise IntakeError(f"its project has {count} {what} and may have {most}")
 
     def stores(self, project: str, size: int) -> None:
         """Ask for so many bytes more.
@@ -166,8 +181,9 @@ class Quotas:
     def grown(self, batch_id: str, project: str, total: int, input_file_id: str, size: int) -> None:
         """A stream has so many lines, and so many bytes."""
         self._at_work(batch_id, project, total, 0)
-        self._growing[project] += size - self._inputs.get(input_file_id, 0)
-        self._inputs[input_file_id] = size
+        cost = cost_bytes(size)
+        self._growing[project] += cost - self._inputs.get(input_file_id, 0)
+        self._inputs[input_file_id] = cost
 
     def beyond(self, project: str) -> int:
         """How many lines too many a project has; the last ones that have come are to be refused."""

@@ -39,7 +39,7 @@ class Digests:
 
 
 class Sizes:
-    """The bytes of each file, and of all files of a project."""
+    """The bytes of each object, and the number and the bytes of all that a project has."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -47,6 +47,11 @@ class Sizes:
             file, "CREATE TABLE sizes (id TEXT PRIMARY KEY, project TEXT, bytes INTEGER) WITHOUT ROWID"
         )
         self._sums: Counter[str] = Counter()
+        self._numbers: Counter[str] = Counter()
+
+    def number(self, project: str) -> int:
+        """How many a project has."""
+        return self._numbers[project]
 
     def of(self, project: str) -> int:
         """All bytes of a project."""
@@ -57,6 +62,7 @@ class Sizes:
         self.drop(file_id)
         self._write("INSERT INTO sizes VALUES (?, ?, ?)", file_id, project, size)
         self._sums[project] += size
+        self._numbers[project] += 1
 
     def drop(self, file_id: str) -> None:
         """Take out a file; one that is not known is out."""
@@ -64,6 +70,7 @@ class Sizes:
         if found is not None:
             self._write("DELETE FROM sizes WHERE id = ?", file_id)
             self._sums[found[0]] -= found[1]
+            self._numbers[found[0]] -= 1
 
     def commit(self) -> None:
         """Many changes are made faster as one; what was not committed is there all the same."""

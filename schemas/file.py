@@ -8,6 +8,8 @@ from tidemill.schemas.bounds import Filename, Id, Size, Text, Time, Word
 
 PURPOSES_UPLOADED = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 BATCH_FILE_LIFE_SECONDS = 30 * 86_400
+OBJECT_BYTES = 4096
+"""What an object costs beyond its bytes: its records in the log, its rows, and the rest of a disk's last block."""
 EXPIRES_AFTER_SECONDS = (3600, 2_592_000)
 
 
@@ -25,3 +27,8 @@ class File(BaseModel):
     purpose: Word
     status: Literal["uploaded", "processed", "error"] = "processed"
     status_details: Text | None = None
+
+
+def cost_bytes(size: int) -> int:
+    """What an object of so many bytes counts against a project's limit."""
+    return size + OBJECT_BYTES

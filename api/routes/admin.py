@@ -83,6 +83,8 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
     """Make a key. Its secret is in this answer and nowhere else; it opens every api process within seconds."""
     wish = reading.body(KeyWish, await body(request), doors.settings)
     now = int(doors.clock())
+    with doors.booking(wish.project or asking.project) as booking:
+        booking.key()
     secret = access.new_secret()
     key = ApiKey(
         id=access.new_key_id(),

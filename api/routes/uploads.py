@@ -32,6 +32,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     with doors.booking(asking.project) as booking:
         # It is only looked at: the room is taken part by part.
         booking.bytes(asked.bytes)
+        booking.upload()
     now = int(doors.clock())
     upload = Upload(
         id=ids.new_upload_id(),

@@ -12,6 +12,8 @@ from tidemill.api import errors
 from tidemill.api.state.sqlite import Database
 from tidemill.disk_space import DiskFull, DiskSpace
 from tidemill.schemas.batch import Batch
+from tidemill.schemas.file import OBJECT_BYTES, cost_bytes
+from tidemill.schemas.ports import Clock
 from tidemill.settings import Limits
 
 
@@ -19,40 +21,58 @@ from tidemill.settings import Limits
 class Load:
     """What counts against the limits of one project."""
 
-    batches: int = 0
-    """Those that are not over."""
+    running: int = 0
+    """Batches that are not over."""
     lines: int = 0
     """Lines of such batches that are not final."""
+    batches: int = 0
+    """All batches."""
+    files: int = 0
     bytes: int = 0
-    """Of files, and of uploads in parts that are not put together yet."""
+    """Of files, and of uploads in parts that are not put together yet, with what each object costs beside them."""
 
 
 class Loads:
     """In the file of the view, and what is on its way there."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
         self._coming: defaultdict[str, Load] = defaultdict(Load)
 
     def of(self, project: str) -> Load:
         """What a project has, and what this process is about to give it."""
-        ((batches, lines),) = self._database.read(
-            "SELECT count(*), coalesce(sum(lines_left), 0) FROM batches WHERE project = ? AND NOT over", project
-        )
-        ((in_files,),) = self._database.read(
-            "SELECT coalesce(sum(bytes), 0) FROM files WHERE project = ? AND (deleted_at IS NULL OR held)", project
-        )
-        ((in_parts,),) = self._database.read(
-            "SELECT coalesce(sum(parts.bytes), 0) FROM uploads JOIN parts ON upload_id = uploads.id"
+        rows = self._database.read("SELECT kind, number, amount FROM totals WHERE project = ?", project)
+        totals = {kind: (int(str(number)), int(str(amount))) for kind, number, amount in rows}
+        files, size = totals.get("files", (0, 0))
+        running, lines = totals.get("running", (0, 0))
+        ((parts, in_parts),) = self._database.read(
+            "SELECT count(*), coalesce(sum(parts.bytes), 0) FROM uploads JOIN parts ON upload_id = uploads.id"
             " WHERE project = ? AND pending",
             project,
         )
         coming = self._coming.get(project, Load())
         return Load(
-            batches=int(str(batches)) + coming.batches,
-            lines=int(str(lines)) + coming.lines,
-            bytes=int(str(in_files)) + int(str(in_parts)) + coming.bytes,
+            running=running + coming.running,
+            lines=lines + coming.lines,
+            batches=totals.get("batches", (0, 0))[0] + coming.running,
+            files=files + coming.files,
+            bytes=size + int(str(in_parts)) + OBJECT_BYTES * (files + int(str(parts))) + coming.bytes,
         )
+
+    def uploads(self, project: str) -> int:
+        """Uploads of a project that are not put together yet."""
+        ((number,),) = self._database.read(
+            "SELECT count(*) FROM uploads WHERE project = ? AND pending AND expires_at > ?",
+            project,
+            int(self._clock()),
+        )
+        return int(str(number))
+
+    def keys(self, project: str) -> int:
+        """Keys of a project that are not revoked."""
+        ((number,),) = self._database.read("SELECT count(*) FROM keys WHERE project = ? AND NOT revoked", project)
+        return int(str(number))
 
     def lines_left(self, batch: Batch) -> int:
         """Lines of a batch that are not final; until ingest has counted them, those of its input file."""
@@ -63,11 +83,12 @@ class Loads:
         rows = self._database.read("SELECT lines FROM files WHERE id = ?", batch.input_file_id)
         return int(str(rows[0][0] or 0)) if rows else 0
 
-    def come(self, project: str, *, batches: int = 0, lines: int = 0, size: int = 0) -> None:
+    def come(self, project: str, *, running: int = 0, lines: int = 0, files: int = 0, size: int = 0) -> None:
         """So much more is coming; negative once it is there, or will not come."""
         coming = self._coming[project]
-        coming.batches += batches
+        coming.running += running
         coming.lines += lines
+        coming.files += files
         coming.bytes += size
         if coming == Load():
             del self._coming[project]
@@ -93,7 +114,9 @@ class Booking:
 
     def __exit__(self, *_: object) -> None:
         booked, self._booked = self._booked, Load()
-        self._loads.come(self._project, batches=-booked.batches, lines=-booked.lines, size=-booked.bytes)
+        self._loads.come(
+            self._project, running=-booked.running, lines=-booked.lines, files=-booked.files, size=-booked.bytes
+        )
 
     def batch(self, lines: int) -> None:
         """Book a batch of so many lines.
@@ -103,12 +126,8 @@ class Booking:
         """
         self._accept(0)
         load, limits = self._loads.of(self._project), self._limits
-        if load.batches >= limits.batches_in_progress_max:
-            raise errors.beyond(
-                "batches_in_progress_max",
-                f"Project '{self._project}' has {load.batches} batches in progress and may have "
-                f"{limits.batches_in_progress_max}. Wait until one is over, or cancel one.",
-            )
+        self._within("batches_in_progress_max", load.running + 1, "batches in progress", "Wait until one is over.")
+        self._within("batches_max", load.batches + 1, "batches", "Delete batches you do not need.")
         if load.lines + lines > limits.lines_enqueued_max:
             raise errors.beyond(
                 "lines_enqueued_max",
@@ -116,9 +135,26 @@ class Booking:
                 f"{limits.lines_enqueued_max}; this file has {lines} more. "
                 "Wait until some are done, cancel a batch, or split the file.",
             )
-        self._loads.come(self._project, batches=1, lines=lines)
-        self._booked.batches += 1
+        self._loads.come(self._project, running=1, lines=lines)
+        self._booked.running += 1
         self._booked.lines += lines
+
+    def upload(self) -> None:
+        """Ask for room for an upload in parts.
+
+        Raises:
+            ApiError: 429, there is none.
+        """
+        pending = self._loads.uploads(self._project)
+        self._within("uploads_pending_max", pending + 1, "uploads in parts", "Complete or cancel one.")
+
+    def key(self) -> None:
+        """Ask for room for a key.
+
+        Raises:
+            ApiError: 429, there is none.
+        """
+        self._within("keys_max", self._loads.keys(self._project) + 1, "keys", "Revoke those you do not need.")
 
     def bytes(self, size: int) -> None:
         """Book an upload of so many bytes in all; what was booked for it before counts towards them.
@@ -126,19 +162,29 @@ class Booking:
         Raises:
             ApiError: 429, there is no room for it in the project; 507, there is none on a disk.
         """
-        more = size - self._booked.bytes
+        more = cost_bytes(size) - self._booked.bytes
         if more <= 0:
             return
         self._accept(more)
         load = self._loads.of(self._project)
+        if not self._booked.files:
+            self._within("files_max", load.files + 1, "files", "Delete files you do not need.")
         if load.bytes + more > self._limits.bytes_stored_max:
             raise errors.beyond(
                 "bytes_stored_max",
                 f"Project '{self._project}' stores {load.bytes - self._booked.bytes} bytes and may store "
                 f"{self._limits.bytes_stored_max}; this upload has {size} more. Delete files you do not need.",
             )
-        self._loads.come(self._project, size=more)
+        self._loads.come(self._project, files=1 - self._booked.files, size=more)
+        self._booked.files = 1
         self._booked.bytes += more
+
+    def _within(self, limit: str, wanted: int, what: str, mend: str) -> None:
+        most = getattr(self._limits, limit)
+        if wanted > most:
+            raise errors.beyond(
+                limit, f"Project '{self._project}' has {wanted - 1} {what} and may have {most}. {mend}"
+            )
 
     def _accept(self, size: int) -> None:
         try:

@@ -14,7 +14,7 @@ from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 7
+LAYOUT = 8
 """Number of the tables' layout; a file of another one is made anew."""
 
 PRIMARY_CODE = 0xFF
@@ -85,7 +85,19 @@ CREATE TABLE ledger (
 CREATE INDEX ledger_of ON ledger (project, ended_at);
 CREATE INDEX ledger_by_time ON ledger (ended_at);
 CREATE INDEX uploads_of ON uploads (project);
+CREATE INDEX keys_unrevoked ON keys (project) WHERE NOT revoked;
+CREATE TABLE totals (
+    project TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (project, kind)
+) WITHOUT ROWID;
 """
+
+_COUNTED = (
+    ("files", "files", "(row.deleted_at IS NULL OR row.held)", "row.bytes"),
+    ("batches", "batches", "1", "0"),
+    ("batches", "running", "NOT row.over", "row.lines_left"),
+)
+"""What `totals` counts: table, kind, which rows, and what is summed of them; to count a million takes 50 ms."""
 
 _log = logging.getLogger(__name__)
 
@@ -201,8 +213,30 @@ def _open(path: Path) -> sqlite3.Connection:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).unlink()
     connection = _connect(path)
-    connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+    connection.executescript(f"BEGIN; {_TABLES} {_triggers()} PRAGMA user_version = {LAYOUT}; COMMIT;")
     return connection
+
+
+def _triggers() -> str:
+    """Keep `totals` true, whatever changes its rows."""
+
+    def moved(kind: str, which: str, amount: str, row: str, sign: str) -> str:
+        which, amount = which.replace("row.", f"{row}."), amount.replace("row.", f"{row}.")
+        return (
+            f"INSERT INTO totals SELECT {row}.project, '{kind}', {sign}1, {sign}({amount}) WHERE {which}"
+            " ON CONFLICT DO UPDATE SET number = number + excluded.number, amount = amount + excluded.amount;"
+        )
+
+    written = []
+    for table, kind, which, amount in _COUNTED:
+        came = moved(kind, which, amount, "NEW", "+")
+        went = moved(kind, which, amount, "OLD", "-")
+        written += [
+            f"CREATE TRIGGER {kind}_came AFTER INSERT ON {table} BEGIN {came} END;",
+            f"CREATE TRIGGER {kind}_went AFTER DELETE ON {table} BEGIN {went} END;",
+            f"CREATE TRIGGER {kind}_changed AFTER UPDATE ON {table} BEGIN {went} {came} END;",
+        ]
+    return " ".join(written)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

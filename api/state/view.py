@@ -65,7 +65,7 @@ class View:
         self.keyring = Keyring(database)
         self.ledger = Ledger(database)
         self.links = Links(database)
-        self.loads = Loads(database)
+        self.loads = Loads(database, clock)
         self.strays = Strays(database, clock)
         self.news = News()
         """Told after each fold."""

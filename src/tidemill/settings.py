@@ -161,7 +161,16 @@ class Limits(BaseModel):
     lines_enqueued_max: Annotated[int, Field(ge=0)] = 5_000_000
     """Lines of such batches that are not final."""
     bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
-    """Bytes of its files, inputs and results. Results are written beyond it, too; uploads are not taken."""
+    """Bytes of its files, inputs and results, with 4 KiB for each: its records, its rows, the rest of a disk's
+    block. Results are written beyond it, too; uploads are not taken."""
+    files_max: Annotated[int, Field(ge=0)] = 1_000_000
+    """Its files, inputs and results. Results are written beyond it, too."""
+    batches_max: Annotated[int, Field(ge=0)] = 1_000_000
+    """Its batches, those that are over among them."""
+    uploads_pending_max: Annotated[int, Field(ge=0)] = 1_000
+    """Its uploads in parts that are not put together yet."""
+    keys_max: Annotated[int, Field(ge=0)] = 1_000
+    """Its keys that are not revoked."""
     requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
     """Requests of one key to one api process, on average. One that reads an object counts as 1, a list, a download
     and what changes something as 5, and what goes through all lines of a batch as 20."""
@@ -179,7 +188,15 @@ class OwnLimits(BaseModel):
     lines_enqueued_max: Annotated[int, Field(ge=0)] | None = None
     """Lines of such batches that are not final."""
     bytes_stored_max: Annotated[int, Field(ge=0)] | None = None
-    """Bytes of its files."""
+    """Bytes of its files, with 4 KiB for each."""
+    files_max: Annotated[int, Field(ge=0)] | None = None
+    """Its files."""
+    batches_max: Annotated[int, Field(ge=0)] | None = None
+    """Its batches, those that are over among them."""
+    uploads_pending_max: Annotated[int, Field(ge=0)] | None = None
+    """Its uploads in parts that are not put together yet."""
+    keys_max: Annotated[int, Field(ge=0)] | None = None
+    """Its keys that are not revoked."""
     requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Requests of one key to one api process, on average."""
     requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] | None = None

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.doors import NOW, open_doors
+from support.doors import ADMIN, NOW, open_doors
 
 from tidemill.api.app import create_app
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.file import OBJECT_BYTES
 from tidemill.schemas.messages import BatchRecord
 from tidemill.settings import Settings
 
@@ -21,7 +22,11 @@ BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
 async def doors(tmp_path):
     """New doors, where the project `p` may have 2 batches, 10 lines and 10 files of a line; `q` has more room."""
     settings = Settings(
-        limits={"batches_in_progress_max": 2, "lines_enqueued_max": 10, "bytes_stored_max": 10 * len(LINE)},
+        limits={
+            "batches_in_progress_max": 2,
+            "lines_enqueued_max": 10,
+            "bytes_stored_max": 10 * len(LINE) + 2 * OBJECT_BYTES,
+        },
         projects={"q": {"limits": {"batches_in_progress_max": 3}}},
     )
     async with open_doors(tmp_path) as doors:
@@ -121,7 +126,9 @@ async def test_lines_enqueued(doors, client):
 async def test_bytes_stored(tmp_path, client):
     """Files of all kinds count, until they are deleted; what is refused leaves nothing."""
     file_id = (await upload(client, 9)).json()["id"]
-    assert is_beyond(await upload(client, 2), "bytes_stored_max", f"stores {9 * len(LINE)} bytes", "Delete files")
+    assert is_beyond(
+        await upload(client, 2), "bytes_stored_max", f"stores {9 * len(LINE) + OBJECT_BYTES} bytes", "Delete files"
+    )
     assert [path.name for path in (tmp_path / "store" / "files").iterdir()] == [file_id]
     assert (await upload(client)).status_code == 200
     assert (await client.delete(f"/files/{file_id}")).status_code == 200
@@ -160,3 +167,27 @@ async def test_the_lines_of_a_file_are_counted_while_it_is_uploaded(doors, clien
     file_id = (await upload(client, 1, content)).json()["id"]
     assert doors.view.file("p", file_id).lines == lines
     assert codec.decode_file(doors.log.records[-1][2]).lines == lines
+
+
+async def test_numbers_of_things(doors):
+    """Files, batches, uploads and keys each have a number of their own; to be rid of one makes room."""
+    few = {"files_max": 2, "batches_max": 2, "uploads_pending_max": 1, "keys_max": 1}
+    doors = replace(doors, settings=Settings(limits=few))
+    wish = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
+    async with client_of(doors, "key-of-p") as client, client_of(doors, ADMIN) as root:
+        first, second = [(await upload(client)).json()["id"] for _ in range(2)]
+        assert is_beyond(await upload(client), "files_max", "has 2 files and may have 2", "Delete files")
+        for _ in range(2):
+            batch = (await create(client, first)).json()["id"]
+            report(doors, batch, status=Status.COMPLETED, completed_at=NOW)
+        assert is_beyond(await create(client, first), "batches_max", "has 2 batches and may have 2")
+        assert (await client.delete(f"/files/{second}")).status_code == 200
+        pending = (await client.post("/uploads", json=wish)).json()["id"]
+        assert is_beyond(await client.post("/uploads", json=wish), "uploads_pending_max", "Complete or cancel")
+        assert (await client.post(f"/uploads/{pending}/cancel")).status_code == 200
+        assert (await client.post("/uploads", json=wish)).status_code == 200
+        key = (await root.post("/admin/keys", json={"name": "n", "project": "p"})).json()["id"]
+        again = await root.post("/admin/keys", json={"name": "n", "project": "p"})
+        assert is_beyond(again, "keys_max", "Project 'p' has 1 keys and may have 1", "Revoke")
+        assert (await root.delete(f"/admin/keys/{key}")).status_code == 200
+        assert (await root.post("/admin/keys", json={"name": "n", "project": "p"})).status_code == 200

@@ -19,6 +19,7 @@ from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import ENDPOINTS, Cut
+from tidemill.schemas.file import OBJECT_BYTES
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.messages import Grown, Opened, Sealed
 from tidemill.settings import Limits
@@ -146,7 +147,7 @@ class World:
 
     async def _life(self):
         news = asyncio.Event()
-        quotas = Quotas(lambda _: self.limits, Sizes(self.folder / "sizes"))
+        quotas = Quotas(lambda _: self.limits, Sizes(self.folder / "sizes"), Sizes(self.folder / "batches"))
         publisher = Publisher(sender=self, outlet=self, store=self.store, quotas=quotas)
         joiner = Joiner(
             store=self.store, sender=self, publisher=publisher, clock=self._clock, writer=f"{self.crashes:x}",
@@ -307,12 +308,13 @@ async def test_bytes_beyond_the_limit_are_dead_letters(seed, tmp_path):
     """Whatever crashes: a record is in the input or is one, and one that was refused still ends its stream."""
     size = len(line("acme/a/0/0")) + 1
     world = World(seed, tmp_path)
-    world.limits = Limits(bytes_stored_max=3 * size)
+    most = 3 * size + OBJECT_BYTES
+    world.limits = Limits(bytes_stored_max=most)
     world.log = [producing(b"a", line(f"acme/a/{place}/0"), ends=place == 4) for place in range(5)]
     await world.run(world.chance.randint(0, 6))
     assert {fact.total for fact in world.facts if isinstance(fact, Sealed)} == {3}
     reasons = {headers["tidemill-dead-reason"] for _, headers in world.dead}
-    assert reasons == {f"its project stores {3 * size} bytes and may store {3 * size}".encode()}
+    assert reasons == {f"its project stores {most} bytes and may store {most}".encode()}
     check(world)
 
 

@@ -9,12 +9,18 @@ from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.schemas.batch import Batch, RequestCounts, Status
 from tidemill.schemas.codec import encode
-from tidemill.schemas.file import File
+from tidemill.schemas.file import OBJECT_BYTES, File
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.messages import BatchRecord, FileRecord
 from tidemill.settings import Limits
 
-LIMITS = Limits(batches_in_progress_max=2, lines_enqueued_max=10, bytes_stored_max=1000)
+LIMITS = Limits(
+    batches_max=4,
+    files_max=2,
+    batches_in_progress_max=2,
+    lines_enqueued_max=10,
+    bytes_stored_max=1000 + OBJECT_BYTES,
+)
 
 
 @pytest.fixture
@@ -25,8 +31,10 @@ def sizes(tmp_path):
 
 
 @pytest.fixture
-def quotas(sizes):
-    return Quotas(lambda project: LIMITS if project == "p" else Limits(), sizes)
+def quotas(sizes, tmp_path):
+    kept = Sizes(tmp_path / "batches")
+    yield Quotas(lambda project: LIMITS if project == "p" else Limits(), sizes, kept)
+    kept.close()
 
 
 def batch(status=Status.IN_PROGRESS, total=0, completed=0, failed=0, project="p"):
@@ -57,6 +65,21 @@ def test_batches_count_until_they_are_over(quotas):
     quotas.opens("p")
 
 
+def test_batches_and_files_have_numbers(quotas):
+    """A stream opens none beyond them, over or not; what is deleted makes room."""
+    for name in ("a", "b", "c", "d", "d"):
+        quotas.batch(name, batch(Status.COMPLETED), 0)
+    with pytest.raises(IntakeError, match="has 4 batches and may have 4"):
+        quotas.opens("p")
+    quotas.batch("a", None, 0)
+    for name in ("file-a", "file-b", "file-b"):
+        quotas.file(name, file(1), 0)
+    with pytest.raises(IntakeError, match="has 2 files and may have 2"):
+        quotas.opens("p")
+    quotas.file("file-a", None, 0)
+    quotas.opens("p")
+
+
 def test_lines_count_until_they_are_final(quotas):
     """As the log shows them, or as a stream has brought them, whichever is more."""
     quotas.grown("a", "p", 14, "file-a", 0)
@@ -76,11 +99,11 @@ def test_lines_count_until_they_are_final(quotas):
 def test_bytes_of_a_stream_are_those_of_its_file_in_the_end(quotas):
     """They count once, before the file is there and after."""
     quotas.grown("a", "p", 1, "file-a", 600)
-    with pytest.raises(IntakeError, match="stores 600 bytes and may store 1000"):
+    with pytest.raises(IntakeError, match=f"stores {600 + OBJECT_BYTES} bytes and may"):
         quotas.stores("p", 401)
     quotas.file("file-a", file(700), 0)
     quotas.stores("p", 300)
-    with pytest.raises(IntakeError, match="stores 700"):
+    with pytest.raises(IntakeError, match=f"stores {700 + OBJECT_BYTES}"):
         quotas.stores("p", 301)
     quotas.file("file-a", None, 0)
     quotas.stores("p", 1000)
