@@ -10,7 +10,7 @@ from tidemill.connections import Connections
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
-from tidemill.settings import Backend, Limits, Model, OwnLimits, Price, Project, Settings, Spare
+from tidemill.settings import Backend, Limits, Model, Price, Project, Settings, Spare
 from tidemill.timetable import Hours
 
 DOCS = Path(__file__).resolve().parent
@@ -40,7 +40,6 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("A price", Price),
     ("What a project may have: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),
-    ('What one project may have: `[projects."name".limits]`', OwnLimits),
 )
 
 

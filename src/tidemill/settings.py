@@ -178,38 +178,13 @@ class Limits(BaseModel):
     """So many of them may come at one time, after a while without any."""
 
 
-class OwnLimits(BaseModel):
-    """The limits of one project; each that is not set is the one of `[limits]`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    batches_in_progress_max: Annotated[int, Field(ge=0)] | None = None
-    """Batches that are not over."""
-    lines_enqueued_max: Annotated[int, Field(ge=0)] | None = None
-    """Lines of such batches that are not final."""
-    bytes_stored_max: Annotated[int, Field(ge=0)] | None = None
-    """Bytes of its files, with 4 KiB for each."""
-    files_max: Annotated[int, Field(ge=0)] | None = None
-    """Its files."""
-    batches_max: Annotated[int, Field(ge=0)] | None = None
-    """Its batches, those that are over among them."""
-    uploads_pending_max: Annotated[int, Field(ge=0)] | None = None
-    """Its uploads in parts that are not put together yet."""
-    keys_max: Annotated[int, Field(ge=0)] | None = None
-    """Its keys that are not revoked."""
-    requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
-    """Requests of one key to one api process, on average."""
-    requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] | None = None
-    """So many of them at one time."""
-
-
 class Project(BaseModel):
     """One project; one that is not named here has the general limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    limits: OwnLimits = OwnLimits()
-    """Its own limits."""
+    limits: Limits = Limits()
+    """Its own limits; each that is not set is the one of `[limits]`."""
     weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
     """Its share of the calls, beside the weights of the other projects that have lines waiting."""
 
@@ -358,7 +333,7 @@ class Settings(BaseSettings):
         """What a project may have."""
         if (own := self.projects.get(project)) is None:
             return self.limits
-        return self.limits.model_copy(update=own.limits.model_dump(exclude_none=True))
+        return self.limits.model_copy(update=own.limits.model_dump(exclude_unset=True))
 
     def tariff_of(self, model: str | None) -> Tariff:
         """The price of a batch of the model; of one that is not configured, nothing."""

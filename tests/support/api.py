@@ -75,7 +75,7 @@ class Api:
                 stderr=log,
             )
         os.close(writing)
-        self.process.stdin.write(self.settings.model_dump_json(exclude={"api_key"}).encode())
+        self.process.stdin.write(self.settings.model_dump_json(exclude={"api_key"}, exclude_unset=True).encode())
         self.process.stdin.close()
         began = time.monotonic()
         with os.fdopen(reading, "rb") as pipe:
