@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import uvloop
 from fastapi import FastAPI
 
-from tidemill import heap, hush, kafka, metrics, notify
+from tidemill import heap, hush, kafka, metrics, notify, trust
 from tidemill.admin import TopicError, ensure_topics
 from tidemill.api import auth, exchange, openapi, removal
 from tidemill.api.again.kafka import History
@@ -28,6 +28,7 @@ from tidemill.api.routes import (
     replay,
     results,
     retry,
+    tokens,
     uploads,
     usage,
 )
@@ -69,6 +70,7 @@ def create_app(doors: Doors) -> FastAPI:
         retry,
         usage,
         admin,
+        tokens,
         models,
         health,
         openapi,
@@ -91,11 +93,12 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
     """
     cluster = settings.cluster
     auth.bootstrap(settings)
+    signer = trust.signer(settings)
     _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
         store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
         stack.push_async_callback(store.close)
-        view = View(Database(settings.data / "state" / "api"), time.time)
+        view = View(Database(settings.data / "state" / "api"), time.time, trust.verifier(settings))
         stack.callback(view.close)
         sender = Log(cluster)
         stack.push_async_callback(sender.stop)
@@ -113,6 +116,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
             Doors(
                 settings=settings,
                 keys=auth.keys(settings, view.keyring, time.time),
+                signer=signer,
                 log=sender,
                 history=History(cluster),
                 store=store,
@@ -209,6 +213,7 @@ async def _tell(doors: Doors, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
     await doors.space.start()
+    await admin.sign_again(doors)
     heap.settle()
     notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.

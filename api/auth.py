@@ -25,6 +25,11 @@ class Principal:
     key_id: str = SETTINGS_KEY_ID
     """Of the key that was shown."""
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may act for every project; others act for their own alone."""
+        return self.role.covers(Role.OPERATOR)
+
 
 class Keys:
     """The keys that are known, as digests: what a comparison takes says nothing about a key."""
@@ -33,11 +38,11 @@ class Keys:
         """Take the keys.
 
         Args:
-            fixed: Those that the settings name, which nobody can revoke: secret to principal.
+            fixed: Those that the settings name, which nobody can revoke: digest to principal.
             keyring: Those that were made.
             clock: Unix time, for those that expire.
         """
-        self._fixed = {access.digest(secret): principal for secret, principal in fixed.items()}
+        self._fixed = dict(fixed)
         self._keyring = keyring
         self._clock = clock
 
@@ -74,20 +79,23 @@ class Keys:
 
 
 def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:
-    """The keys of an installation: the one of the settings is the admin of the default project.
+    """The keys of an installation: the one of the settings is the operator's, in the default project.
 
     Raises:
         SettingsError: None is set, and a server without a key would be open to nobody.
     """
-    return Keys({bootstrap(settings): Principal(project=DEFAULT_PROJECT, role=Role.ADMIN)}, keyring, clock)
+    return Keys({bootstrap(settings): Principal(project=DEFAULT_PROJECT, role=Role.OPERATOR)}, keyring, clock)
 
 
 def bootstrap(settings: Settings) -> str:
-    """The key that the settings name.
+    """The digest of the key that the settings name.
 
     Raises:
         SettingsError: There is none, and without it no other one could be made.
     """
-    if not (secret := settings.api_key.get_secret_value() if settings.api_key else ""):
-        raise SettingsError("api_key: not set; the api needs one (TIDEMILL_API_KEY)")
-    return secret
+    if (digest := settings.api_key_digest) is None:
+        raise SettingsError(
+            "api_key: not set; the api needs one (TIDEMILL_API_KEY, or TIDEMILL_API_KEY_SHA256); "
+            "`tidemill keys make` prints one"
+        )
+    return digest

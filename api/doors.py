@@ -20,6 +20,7 @@ from tidemill.api.turns import Turns
 from tidemill.disk_space import DiskSpace
 from tidemill.schemas.access import Role
 from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.signing import Signer
 from tidemill.settings import Settings
 
 STORE_SECONDS_MAX = 30.0
@@ -62,6 +63,8 @@ class Doors:
 
     settings: Settings
     keys: Keys
+    signer: Signer
+    """Signs keys and tokens."""
     log: Sender
     history: History
     store: Store
@@ -111,7 +114,7 @@ async def reader(request: Request) -> Principal:
 
 
 async def administrator(request: Request) -> Principal:
-    """As `principal`, for what only the role `admin` may do."""
+    """As `principal`, for what only an admin of the project may do, or an operator."""
     return await _able(request, Role.ADMIN)
 
 

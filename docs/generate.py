@@ -54,7 +54,13 @@ def topics_rows() -> list[str]:
 
 
 def _row(topic: Topic) -> str:
-    kept = "compacted" if topic.compacted else f"{topic.retention_ms // DAY_MS} d"
+    kept = (
+        "compacted"
+        if topic.compacted
+        else "for good"
+        if topic.retention_ms < 0
+        else f"{topic.retention_ms // DAY_MS} d"
+    )
     name = topic.name
     if topic not in topics.TOPICS:
         is_express = name.startswith(topics.EXPRESS_PREFIX)

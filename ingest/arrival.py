@@ -17,6 +17,8 @@ class Arrival:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     ack: Ack
+    logged_at: float | None = None
+    """When the broker appended it, Unix seconds; None where the topic keeps its producer's time instead."""
 
     @property
     def shown(self) -> "Arrival":

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from tidemill import stream
+from tidemill import stream, trust
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import GROUP_RECORDS_MAX, State
@@ -43,6 +43,8 @@ GROUP_BYTES_MAX: Final = 4 << 20
 """With `GROUP_RECORDS_MAX`, what is decided on together, and so what a partition holds of records that wait."""
 DRAIN_SECONDS_MAX: Final = 4.0
 WRITER_BYTES: Final = 4
+LOG_APPEND_TIME: Final = 1
+"""Kafka's `timestamp_type` of a record whose time is the broker's."""
 _DECIDED: Final = b"decided/"
 
 
@@ -169,8 +171,12 @@ class Inlet:
         self._table = self.app.Table(
             "streams", partitions=settings.partitions, key_type=bytes, value_type=bytes, options=options
         )
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        self._keyring = Keyring(key, time.time)
+        self._keyring = Keyring(
+            trust.verifier(settings),
+            time.time,
+            fixed=settings.api_key_digest,
+            takes_keys=bool(settings.intake_api_keys),
+        )
         self._cancels = Cancels(self._wake)
         scratch = Path(str(self.app.conf.datadir))
         self._sizes = Sizes(scratch / "sizes")
@@ -236,6 +242,7 @@ class Inlet:
                     value=message.value,
                     headers=tuple(message.headers or ()),
                     ack=functools.partial(_acknowledge, seat, ticket),
+                    logged_at=message.timestamp if message.timestamp_type == LOG_APPEND_TIME else None,
                 )
             )
             await seat.room.wait()

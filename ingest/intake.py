@@ -39,8 +39,8 @@ HELD_BYTES_MAX: Final = 32 << 20
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
 
-Project = Callable[[str], Awaitable[str]]
-"""Finds whose lines a key lets in, or raises `IntakeError`."""
+Project = Callable[[str, str, float | None], Awaitable[str]]
+"""Finds whose lines a credential lets into a stream, given when the log got them, or raises `IntakeError`."""
 
 
 class Tables(Protocol):
@@ -280,8 +280,8 @@ class Partition:
         headers = intake.named(arrival.headers)
         if intake.TICK in headers and arrival.value is None:
             return None
-        project = await self._project(intake.secret(headers))
         label = intake.label(arrival.key, headers)
+        project = await self._project(intake.secret(headers), label.name, arrival.logged_at)
         flow = self._flows.get((project, label.name))
         if flow is not None and flow.state.muted:
             flow.heard_at = self._steady()

@@ -1,66 +1,84 @@
-"""The keys that direct producers may use, as the log tells of them."""
+"""The keys and tokens that direct producers may use: what the api has signed, and nothing else."""
 
 import asyncio
 import hmac
 import logging
 from typing import Final
 
-from tidemill.schemas import access, codec
+from tidemill import hush, metrics
+from tidemill.schemas import access, producer
 from tidemill.schemas.access import DEFAULT_PROJECT, Role
-from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.messages import KeyRecord
 from tidemill.schemas.ports import Clock
+from tidemill.schemas.producer import Claims, TokenError
+from tidemill.schemas.signing import SignatureError, Verifier
 
 log = logging.getLogger(__name__)
+# Whoever writes to the topic could fill the log with what is refused.
+log.addFilter(hush.Hush())
 
 HEARD_SECONDS_MAX: Final = 1.0
 """How long a key that nobody knows is waited for: it may have been made a moment ago."""
 REFUSED_MAX: Final = 1000
 """Digests of such keys that are remembered, so that each is waited for once."""
+TOKENS_MAX: Final = 1000
+"""Tokens whose signatures need not be checked again."""
 
 
 class Keyring:
     """All keys, by the digests of their secrets: some hundred bytes each."""
 
-    def __init__(self, fixed: str | None, clock: Clock) -> None:
+    def __init__(self, verifier: Verifier, clock: Clock, *, fixed: str | None, takes_keys: bool) -> None:
         """Know one key.
 
         Args:
-            fixed: The key of the settings, which is the default project's; None where there is none.
+            verifier: Whose signatures count.
             clock: Unix time, for keys that expire.
+            fixed: Digest of the key of the settings, which is the default project's; None where there is none.
+            takes_keys: Whether producers may show API keys, and not tokens alone.
         """
-        self._fixed = access.digest(fixed) if fixed else None
+        self._verifier = verifier
+        self._fixed = fixed
         self._clock = clock
+        self._takes_keys = takes_keys
         self._records: dict[str, KeyRecord] = {}
-        self._digests: dict[str, str] = {}
+        self._by_id: dict[str, KeyRecord] = {}
+        self._claims: dict[str, Claims] = {}
         self._refused: dict[str, None] = {}
         self._news = asyncio.Event()
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of `tidemill.keys`; a key that is revoked stays so."""
-        if value is None:
-            if (gone := self._digests.pop(key, None)) is not None:
-                self._records.pop(gone, None)
-            return
+        """Take a record of `tidemill.keys`, if the api has signed it; a key that is revoked stays so."""
         try:
-            record = codec.decode_key(value)
-        except DecodeError as error:
-            log.warning("record %d of the keys cannot be read (%s)", offset, type(error).__name__)
+            record, _ = self._verifier.key_record(key, value)
+        except SignatureError as error:
+            metrics.KEYS_REFUSED.inc()
+            log.warning("record %d of the keys changes nothing: %s", offset, error)
             return
-        known = self._records.get(record.sha256)
+        known = self._by_id.get(key)
         if known is None or known.key.revoked_at is None:
-            self._records[record.sha256] = record
-            self._digests[key] = record.sha256
+            self._records[record.sha256] = self._by_id[key] = record
         self._news.set()
         self._news = asyncio.Event()
 
-    async def project(self, secret: str) -> str:
-        """Whose lines a key lets in.
+    async def project(self, secret: str, stream: str, logged_at: float | None) -> str:
+        """Whose lines a key or a token lets in.
+
+        Args:
+            secret: The credential of a record.
+            stream: The record's stream.
+            logged_at: When the log got the record, by its own clock; None where it does not say.
 
         Raises:
-            IntakeError: It is not known, revoked, expired, or may only read.
+            IntakeError: It is not known, revoked, expired, may only read, or is for another stream.
         """
+        if producer.is_token(secret):
+            return self._project_of_token(secret, stream, self._clock() if logged_at is None else logged_at)
+        if not self._takes_keys:
+            raise IntakeError(
+                "API keys are not taken here (intake_api_keys); make a token: `tidemill keys token --stream NAME`"
+            )
         digest = access.digest(secret)
         if self._fixed is not None and hmac.compare_digest(self._fixed, digest):
             return DEFAULT_PROJECT
@@ -69,11 +87,31 @@ class Keyring:
             record = await self._heard(digest)
         if record is None:
             raise IntakeError("its key is not known")
+        self._see_open(record)
+        return record.key.project
+
+    def _project_of_token(self, text: str, stream: str, at: float) -> str:
+        """A token needs no look-up: the one thing that its key is asked for is whether it was revoked since."""
+        digest = access.digest(text)
+        try:
+            if (claims := self._claims.get(digest)) is None:
+                claims = producer.claims(self._verifier, text)
+            producer.check(claims, stream, at)
+        except TokenError as error:
+            raise IntakeError(str(error)) from None
+        if digest not in self._claims:
+            if len(self._claims) >= TOKENS_MAX:
+                del self._claims[next(iter(self._claims))]
+            self._claims[digest] = claims
+        if (record := self._by_id.get(claims.key)) is not None:
+            self._see_open(record)
+        return claims.project
+
+    def _see_open(self, record: KeyRecord) -> None:
         if not record.key.opens(self._clock()):
             raise IntakeError("its key is revoked or expired")
         if not record.key.role.covers(Role.WRITE):
             raise IntakeError("its key may only read")
-        return record.key.project
 
     async def _heard(self, digest: str) -> KeyRecord | None:
         if digest in self._refused:

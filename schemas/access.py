@@ -5,10 +5,12 @@ a leaked one from chance. Only its SHA-256 is kept: 256 random bits need no slow
 """
 
 import hashlib
+import math
 import re
 import secrets
 import string
 import zlib
+from collections import Counter
 from enum import StrEnum
 from typing import Literal
 
@@ -28,6 +30,10 @@ _SECRET = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_CHARS}}})([0-9A-Za-z]{{{_
 PROJECT = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What the name of a project looks like: it travels in headers and stands in tables."""
 _PROJECT = re.compile(PROJECT)
+SET_CHARS_MIN = 24
+SET_CHARS_MAX = 256
+SET_BITS_MIN = 72
+"""What a key must have that an operator sets: 24 random hex digits have it."""
 _HINT_CHARS = (len(PREFIX) + 2, 4)
 
 
@@ -39,7 +45,9 @@ class Role(StrEnum):
     WRITE = "write"
     """Make and change it."""
     ADMIN = "admin"
-    """Also make and revoke keys, and see the usage of every project."""
+    """Also make and revoke keys of its project."""
+    OPERATOR = "operator"
+    """All of that in every project, and see the usage of each."""
 
     def covers(self, needed: "Role") -> bool:
         """Whether this role is enough where `needed` is asked for."""
@@ -85,13 +93,29 @@ def is_secret(text: str) -> bool:
     return found is not None and _check(found[1]) == found[2]
 
 
+def weakness(secret: str) -> str | None:
+    """What makes a key that somebody chose easy to guess; None where nothing is seen.
+
+    Its length, and how much its characters differ, are all that can be seen of it: Shannon's entropy of them.
+    """
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        return "it may have ASCII letters, digits and signs only, without spaces"
+    if not SET_CHARS_MIN <= len(secret) <= SET_CHARS_MAX:
+        return f"it has {len(secret)} characters, and needs {SET_CHARS_MIN} to {SET_CHARS_MAX}"
+    shares = [count / len(secret) for count in Counter(secret).values()]
+    bits = -len(secret) * sum(share * math.log2(share) for share in shares)
+    if bits < SET_BITS_MIN:
+        return f"its characters are too much alike: some {bits:.0f} bits of {SET_BITS_MIN}"
+    return None
+
+
 def digest(secret: str) -> str:
     """What is kept of a secret: its SHA-256 in hex."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def hint(secret: str) -> str:
-    """What may be shown of a secret that `new_secret` has made."""
+    """What may be shown of a secret of `SET_CHARS_MIN` characters or more."""
     head, tail = _HINT_CHARS
     return f"{secret[:head]}…{secret[-tail:]}"
 

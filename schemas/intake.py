@@ -92,10 +92,10 @@ def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
         name = (key or b"").decode()
     except UnicodeDecodeError:
         raise IntakeError("the key, which is the stream's name, is not UTF-8") from None
-    if not name or len(name) > NAME_CHARS_MAX or not name.isprintable():
-        raise IntakeError(
-            f"the key, which is the stream's name, must be 1 to {NAME_CHARS_MAX} printable characters"
-        )
+    try:
+        stream_name(name)
+    except IntakeError as error:
+        raise IntakeError(f"the key, which is the stream's name: {error}") from None
     ends = headers.get(END, "false").lower()
     if ends not in {"true", "false"}:
         raise IntakeError(f"the header {END} must be true or false")
@@ -103,6 +103,17 @@ def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
     if seq is not None and not (seq.isascii() and seq.isdigit() and len(seq) <= SEQ_DIGITS_MAX):
         raise IntakeError(f"the header {SEQ} must be a number of at most {SEQ_DIGITS_MAX} digits")
     return Label(name=name, ends=ends == "true", seq=None if seq is None else int(seq))
+
+
+def stream_name(text: str) -> str:
+    """Check the name of a stream.
+
+    Raises:
+        IntakeError: It cannot be one.
+    """
+    if not text or len(text) > NAME_CHARS_MAX or not text.isprintable():
+        raise IntakeError(f"it must be 1 to {NAME_CHARS_MAX} printable characters")
+    return text
 
 
 def wish(headers: Mapping[str, str], windows: Collection[str]) -> Wish:

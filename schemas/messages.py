@@ -181,7 +181,7 @@ class FileRecord(_Message):
 
 
 class KeyRecord(_Message):
-    """The value of `tidemill.keys`: a key, and what its secret is known by."""
+    """A key, and what its secret is known by; signed, it is the value of `tidemill.keys`."""
 
     key: ApiKey
     sha256: Digest

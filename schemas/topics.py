@@ -23,6 +23,9 @@ class Topic:
     compacted: bool = False
     """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
     retention_ms: int = 7 * DAY_MS
+    """-1 keeps every record for good."""
+    broker_time: bool = False
+    """Whether a record's time is when the log got it, rather than what its writer says."""
 
     def concerns(self, role: str) -> bool:
         """Whether a role reads or writes it."""
@@ -41,8 +44,8 @@ COMMANDS = Topic(
 )  # fmt: skip
 INTAKE = Topic(
     name="tidemill.intake", key="stream name", value="one or more JSONL lines",
-    written_by=("producers", "ingest", "operator"), read_by=("ingest",),
-    harm="nothing without the key of a project, which every record needs; fill the disk",
+    written_by=("producers", "ingest", "operator"), read_by=("ingest",), broker_time=True,
+    harm="nothing without the token or key of a project, which every record needs; fill the disk",
 )  # fmt: skip
 OUTCOMES = Topic(
     name="tidemill.outcomes", key="batch id", value="Accepted, Opened, Sealed, Compacted, …, or result lines",
@@ -75,9 +78,10 @@ UPLOADS = Topic(
     harm="change or give away uploads that are not finished",
 )  # fmt: skip
 KEYS = Topic(
-    name="tidemill.keys", key="key id", value="KeyRecord",
-    written_by=("api",), read_by=("api", "ingest"), spread=False, compacted=True,
-    harm="make and revoke keys of any project and role",
+    name="tidemill.keys", key="key id", value="KeyRecord, signed by the api",
+    # Not compacted: who may write there could otherwise have a revocation dropped by a later record.
+    written_by=("api",), read_by=("api", "ingest", "operator"), spread=False, retention_ms=-1,
+    harm="nothing but fill the disk: what the api has not signed is ignored",
 )  # fmt: skip
 SECRETS = Topic(
     name="tidemill.secrets", key="batch id", value="Erasure of a deleted batch",

@@ -18,9 +18,10 @@ from pydantic_core import CoreSchema, core_schema
 
 from tidemill.api.requests import faults
 from tidemill.api.requests.reading import Body, settings_of
-from tidemill.schemas import access, bounds
+from tidemill.schemas import access, bounds, intake
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
+from tidemill.schemas.intake import IntakeError
 
 ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
 SECONDS_MAX: Final = 1 << 53
@@ -75,6 +76,13 @@ def _named(text: str) -> str:
     return text
 
 
+def _stream(text: str) -> str:
+    try:
+        return intake.stream_name(text)
+    except IntakeError as error:
+        raise faults.wrong("invalid_value", f"{error}.") from None
+
+
 Id = Annotated[str, Field(max_length=bounds.ID_CHARS_MAX, pattern=ID)]
 """Of an object: made by the server, and short."""
 Cursor = Annotated[
@@ -88,6 +96,9 @@ Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_offered
 Model = Annotated[bounds.Name, Field(min_length=1)]
 Metadata = Annotated[bounds.Metadata, BeforeValidator(_few)]
 Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_named)]
+Stream = Annotated[
+    str, Field(json_schema_extra={"minLength": 1, "maxLength": intake.NAME_CHARS_MAX}), AfterValidator(_stream)
+]
 
 
 class Expiry(Body):

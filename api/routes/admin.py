@@ -1,4 +1,4 @@
-"""The routes of keys, for who has the role `admin`."""
+"""The routes of keys: an admin's reach the keys of its project, an operator's those of all."""
 
 import logging
 from typing import Annotated, Final, Literal
@@ -7,11 +7,13 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.api import errors, paging, shapes
+from tidemill.api.auth import Principal
 from tidemill.api.doors import Administering, Doors, Opened, body, json
 from tidemill.api.paging import PageQuery
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import KeyId, OneOf, Project
-from tidemill.schemas import access, codec, topics
+from tidemill.kafka import LogUnavailable
+from tidemill.schemas import access, topics
 from tidemill.schemas.access import ApiKey, Role
 from tidemill.schemas.messages import KeyRecord
 
@@ -82,6 +84,11 @@ _INDEX: Final = {"parameters": reading.described(KeysQuery)}
 async def create(request: Request, doors: Opened, asking: Administering) -> Response:
     """Make a key. Its secret is in this answer and nowhere else; it opens every api process within seconds."""
     wish = reading.body(KeyWish, await body(request), doors.settings)
+    role = Role(wish.role)
+    if wish.project not in {None, asking.project} and not asking.is_operator:
+        raise errors.forbidden(asking.role, Role.OPERATOR)
+    if not asking.role.covers(role):
+        raise errors.forbidden(asking.role, role)
     now = int(doors.clock())
     with doors.booking(wish.project or asking.project) as booking:
         booking.key()
@@ -102,11 +109,13 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
 
 @router.get("", response_model=KeyPage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Administering) -> Response:
-    """List keys, also those that are revoked: of all projects, or of the one that `project` names."""
-    del asking
+    """List keys, also those that are revoked: of the project; for an operator of all, or of the one it names."""
     wanted = reading.query(KeysQuery, request.query_params.multi_items())
     page = wanted.page
-    rows = doors.view.keyring.rows(wanted.project, page.after, page.limit + 1)
+    project = wanted.project or (None if asking.is_operator else asking.project)
+    if project != asking.project and not asking.is_operator:
+        raise errors.forbidden(asking.role, Role.OPERATOR)
+    rows = doors.view.keyring.rows(project, page.after, page.limit + 1)
     if rows is None:
         raise errors.unknown_cursor(page.after or "")
     return json(paging.write(page, rows))
@@ -115,15 +124,15 @@ async def index(request: Request, doors: Opened, asking: Administering) -> Respo
 @router.get("/{key_id}", response_model=ApiKey)
 async def retrieve(key_id: KeyId, doors: Opened, asking: Administering) -> Response:
     """Get a key, without its secret."""
-    del asking
-    return json(_known(doors, key_id).key.model_dump_json().encode())
+    return json(_known(doors, key_id, asking).key.model_dump_json().encode())
 
 
 @router.delete("/{key_id}", response_model=Revoked)
 async def revoke(key_id: KeyId, doors: Opened, asking: Administering) -> Response:
     """Revoke a key: within seconds it opens no api process any more. Doing it again changes nothing."""
-    del asking
-    record = _known(doors, key_id)
+    record = _known(doors, key_id, asking)
+    if not asking.role.covers(record.key.role):
+        raise errors.forbidden(asking.role, record.key.role)
     if record.key.revoked_at is None:
         key = record.key.model_copy(update={"revoked_at": int(doors.clock())})
         await _publish(doors, record.model_copy(update={"key": key}))
@@ -131,12 +140,25 @@ async def revoke(key_id: KeyId, doors: Opened, asking: Administering) -> Respons
     return json(Revoked(id=record.key.id).model_dump_json().encode())
 
 
-def _known(doors: Doors, key_id: str) -> KeyRecord:
-    if (record := doors.view.keyring.by_id(key_id)) is None:
+async def sign_again(doors: Doors) -> None:
+    """Sign the records of keys that another trusted key has signed, so that this one may be taken out of trust."""
+    records = doors.view.keyring.signed_by_others(doors.signer.kid)
+    try:
+        for record in records:
+            await _publish(doors, record)
+    except LogUnavailable:
+        _log.warning("the log is away; keys that another key has signed are signed again at the next start")
+    if records:
+        _log.warning("%d keys that another key had signed were signed again", len(records))
+
+
+def _known(doors: Doors, key_id: str, asking: Principal) -> KeyRecord:
+    record = doors.view.keyring.by_id(key_id)
+    if record is None or (record.key.project != asking.project and not asking.is_operator):
         raise errors.no_key_with(key_id)
     return record
 
 
 async def _publish(doors: Doors, record: KeyRecord) -> None:
-    await doors.log.send(topics.KEYS.name, record.key.id, codec.encode(record), headers=[])
-    doors.view.keyring.put(record)
+    await doors.log.send(topics.KEYS.name, record.key.id, doors.signer.key_record(record), headers=[])
+    doors.view.keyring.put(record, doors.signer.kid)

@@ -224,8 +224,8 @@ def _where(asking: Principal, source: RangeSource) -> Where:
         ApiError: 400, an edge is none; 403, they are another project's.
     """
     project = source.project or asking.project
-    if project != asking.project and asking.role is not Role.ADMIN:
-        raise errors.forbidden(asking.role, Role.ADMIN)
+    if project != asking.project and not asking.is_operator:
+        raise errors.forbidden(asking.role, Role.OPERATOR)
     return Where(
         asked=ReplayRange(model=source.model, start=source.start, end=source.end),
         start=stretch.edge(source.start, "source.from"),

@@ -127,8 +127,8 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
 def _project(named: str | None, asking: Principal) -> str:
     if named in {None, asking.project}:
         return asking.project
-    if not asking.role.covers(Role.ADMIN):
-        raise errors.forbidden(asking.role, Role.ADMIN)
+    if not asking.is_operator:
+        raise errors.forbidden(asking.role, Role.OPERATOR)
     return named or ""
 
 

@@ -1,16 +1,37 @@
 """The keys to the API, as the log tells of them."""
 
+import logging
+
+from tidemill import hush, metrics
 from tidemill.api.paging import Row
 from tidemill.api.state.sqlite import Database
-from tidemill.schemas import codec
+from tidemill.schemas import codec, topics
 from tidemill.schemas.messages import KeyRecord
+from tidemill.schemas.signing import SignatureError, Verifier
+
+_log = logging.getLogger(__name__)
+# Whoever writes to the topic could fill the log with what is refused.
+_log.addFilter(hush.Hush())
 
 
 class Keyring:
-    """In the file of the view. A key that is revoked stays so, whatever order its records are read in."""
+    """In the file of the view: only what a trusted key has signed.
 
-    def __init__(self, database: Database) -> None:
+    A key that is revoked stays so, whatever is read later: a revocation is a signed record of its own, the topic
+    keeps every record, and a record of an earlier state says nothing new.
+    """
+
+    def __init__(self, database: Database, verifier: Verifier) -> None:
+        """Keep what was folded, unless other keys were trusted then: it is folded anew."""
         self._database = database
+        self._verifier = verifier
+        trusted = " ".join(verifier.kids)
+        with database.transaction():
+            if database.read("SELECT signers FROM trust") != [(trusted,)]:
+                database.write("DELETE FROM keys")
+                database.write("DELETE FROM topics WHERE name = ?", topics.KEYS.name)
+                database.write("DELETE FROM trust")
+                database.write("INSERT INTO trust VALUES (?)", trusted)
 
     def by_digest(self, sha256: str) -> KeyRecord | None:
         """The key whose secret has this digest, whatever has become of it."""
@@ -36,26 +57,29 @@ class Keyring:
         records = (_record([row]) for row in rows)
         return [Row(id=r.key.id, body=r.key.model_dump_json().encode()) for r in records if r is not None]
 
-    def put(self, record: KeyRecord) -> None:
-        """Take in what the log tells of a key."""
+    def signed_by_others(self, kid: str) -> list[KeyRecord]:
+        """The keys whose records another key than this one has signed last."""
+        rows = self._database.read("SELECT body FROM keys WHERE signer <> ? ORDER BY created_at", kid)
+        return [record for row in rows if (record := _record([row])) is not None]
+
+    def put(self, record: KeyRecord, signer: str) -> None:
+        """Take in what a trusted key has signed."""
         key = record.key
         self._database.write(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-            " SET revoked = excluded.revoked, body = excluded.body WHERE NOT keys.revoked",
-            key.id, key.project, key.created_at, record.sha256, key.revoked_at is not None, codec.encode(record),
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET revoked = excluded.revoked, signer = excluded.signer, body = excluded.body"
+            " WHERE excluded.revoked OR NOT keys.revoked",
+            key.id, key.project, key.created_at, record.sha256, key.revoked_at is not None, signer,
+            codec.encode(record),
         )  # fmt: skip
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic.
-
-        Raises:
-            DecodeError: It cannot be read.
-        """
-        del offset
-        if value is None:
-            self._database.write("DELETE FROM keys WHERE id = ?", key)
-        else:
-            self.put(codec.decode_key(value))
+        """Take a record of the topic; one that is not signed by a trusted key changes nothing."""
+        try:
+            self.put(*self._verifier.key_record(key, value))
+        except SignatureError as error:
+            metrics.KEYS_REFUSED.inc()
+            _log.warning("record %d of the keys changes nothing: %s", offset, error)
 
 
 def _record(rows: list[tuple[object, ...]]) -> KeyRecord | None:

@@ -73,8 +73,9 @@ CREATE INDEX files_keys ON files (key);
 CREATE INDEX files_stored ON files (project, bytes) WHERE deleted_at IS NULL OR held;
 CREATE TABLE keys (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    revoked INTEGER NOT NULL, body BLOB NOT NULL
+    revoked INTEGER NOT NULL, signer TEXT NOT NULL, body BLOB NOT NULL
 );
+CREATE TABLE trust (signers TEXT NOT NULL);
 CREATE INDEX keys_by_digest ON keys (sha256);
 CREATE INDEX keys_listed ON keys (created_at, id);
 CREATE TABLE ledger (

@@ -29,6 +29,7 @@ from tidemill.schemas.batch import Batch
 from tidemill.schemas.file import File
 from tidemill.schemas.messages import BatchRecord, Erasure, FileRecord
 from tidemill.schemas.ports import Clock
+from tidemill.schemas.signing import Verifier
 
 DELETED_SECONDS_MAX = 86_400
 """How long a deleted file's row still serves as a cursor, for who deletes while paging."""
@@ -56,13 +57,13 @@ class Origin:
 class View:
     """Everything is scoped by a project; another project's object is as one that is not there."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, verifier: Verifier) -> None:
         self._database = database
         self._clock = clock
         self.claims = Claims(database, clock)
         self.pieces = Pieces(database, clock)
         self.erasures = Erasures(database)
-        self.keyring = Keyring(database)
+        self.keyring = Keyring(database, verifier)
         self.ledger = Ledger(database)
         self.links = Links(database)
         self.loads = Loads(database, clock)

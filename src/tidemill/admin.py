@@ -235,6 +235,10 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
         configs |= {"cleanup.policy": "compact", "segment.bytes": SEGMENT_BYTES_COMPACTED}
     else:
         configs |= {"cleanup.policy": "delete", "retention.ms": row.retention_ms}
+    if row.retention_ms < 0:
+        configs["retention.bytes"] = -1
+    if row.broker_time:
+        configs["message.timestamp.type"] = "LogAppendTime"
     if settings.replication >= REPLICATION_SAFE:
         # What is acknowledged is on two disks at least, and one broker may be away all the same.
         configs["min.insync.replicas"] = IN_SYNC_MIN

@@ -39,6 +39,11 @@ CONNECTIONS_CLOSED: Final = Counter(
 LOG_LINES_SUPPRESSED: Final = Counter(
     "tidemill_log_lines_suppressed", "Lines that the log does not have, since it had the same ones of late."
 )
+KEYS_REFUSED: Final = Counter(
+    "tidemill_key_records_refused",
+    "Records of `tidemill.keys` that the api has not signed, and that change nothing. More than 0: somebody else "
+    "writes there.",
+)
 COUNTERS: Final = (
     LINES,
     ATTEMPTS,
@@ -47,6 +52,7 @@ COUNTERS: Final = (
     USAGE_UNKNOWN,
     CONNECTIONS_CLOSED,
     LOG_LINES_SUPPRESSED,
+    KEYS_REFUSED,
 )
 
 for _outcome in OUTCOMES:

@@ -8,7 +8,7 @@ import os
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +32,7 @@ from tidemill.security import Cluster, Security
 from tidemill.timetable import Hours
 
 MIB = 1 << 20
+ENV_PREFIX = "TIDEMILL_"
 
 
 class SettingsError(Exception):
@@ -197,7 +198,7 @@ class Settings(BaseSettings):
     """All settings; immutable once loaded."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TIDEMILL_",
+        env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -237,7 +238,20 @@ class Settings(BaseSettings):
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Its port; 0 is none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
     api_key: SecretStr | None = None
-    """Key of the default project; `tidemill up` makes one and keeps it where none is set."""
+    """The operator's first key, of the default project; `tidemill keys make` prints a good one. `tidemill up`
+    makes one and keeps it where none is set. It never stands in the file."""
+    api_key_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Its SHA-256 in hex, instead of it: all that a process needs to know."""
+    signing_key: SecretStr | None = None
+    """The api's private key, with which it signs keys and tokens; `tidemill keys init` makes it. `tidemill up`
+    makes one and keeps it where none is set. It never stands in the file."""
+    signing_key_file: Path | None = None
+    """File that holds it, instead of it."""
+    verify_keys: str = ""
+    """Public keys whose signatures ingest trusts, with commas between them; the api trusts its own besides."""
+    intake_api_keys: bool | None = None
+    """Whether direct producers may show API keys, not only tokens: who reads `tidemill.intake` reads them there.
+    By default only where `tidemill up` runs its own Kafka."""
     models: dict[ModelName, Model] = {}
     """The models by name."""
 
@@ -284,6 +298,13 @@ class Settings(BaseSettings):
         for fault in configured.faults(content):
             raise ValueError(fault)
         return content
+
+    @field_validator("api_key")
+    @classmethod
+    def _strong(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and (fault := access.weakness(key.get_secret_value())) is not None:
+            raise ValueError(f"{fault}; `tidemill keys make` prints a good one")
+        return key
 
     @model_validator(mode="after")
     def _secured(self) -> Self:
@@ -345,6 +366,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def api_key_digest(self) -> str | None:
+        """What the operator's first key is known by; None where none is set."""
+        return access.digest(self.api_key.get_secret_value()) if self.api_key else self.api_key_sha256
+
+    @property
     def store_url(self) -> str:
         """The store's address, the default filled in."""
         return self.store or (self.data / "store").resolve().as_uri()
@@ -361,6 +387,14 @@ class Settings(BaseSettings):
         """The environment goes before the file, whose content arrives as init arguments."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
+
+
+SECRETS = frozenset(
+    name
+    for name, field in Settings.model_fields.items()
+    if SecretStr in (field.annotation, *get_args(field.annotation))
+)
+"""The settings that are secrets: each process is told those that it needs, by its environment alone."""
 
 
 def load(config: Path | None = None) -> Settings:
@@ -381,6 +415,8 @@ def load(config: Path | None = None) -> Settings:
             content = tomllib.loads(file.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{file}: {error}") from error
+    for name in sorted(SECRETS & content.keys()):
+        raise SettingsError(f"{file}: {name}: every stage reads this file; set {ENV_PREFIX}{name.upper()} instead")
     try:
         return Settings(**content)
     except ValidationError as error:

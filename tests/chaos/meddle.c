@@ -1,8 +1,9 @@
 /* A library that is loaded before a program's own: it steps the wall clock and holds up the disk, as a file says.
  *
- * The file `$CHAOS_MEDDLE` is shared memory of numbers of 64 bits (see meddle.py): the milliseconds that each
- * opening, renaming or removing below `$CHAOS_STORE` takes longer; the milliseconds that each write to a file and
+ * The file MEDDLE_FILE is shared memory of numbers of 64 bits (see meddle.py): the milliseconds that each
+ * opening, renaming or removing below MEDDLE_STORE takes longer; the milliseconds that each write to a file and
  * each sync takes longer; the milliseconds that all clocks are ahead; and the same for each process by its number.
+ * Both names are compiled in: a process is told nothing but what it may have, so no variable of ours gets to it.
  * The monotonic clock is left alone, as it is by an administrator or a time server that sets the other.
  */
 #define _GNU_SOURCE
@@ -23,12 +24,10 @@ enum { STORE_MS, DISK_MS, AHEAD_MS, AHEAD_MS_OF };
 #define PIDS_MAX (1 << 22)
 
 static volatile int64_t *control;
-static const char *store;
+static const char *const store = MEDDLE_STORE;
 
 __attribute__((constructor)) static void begin(void) {
-    const char *file = getenv("CHAOS_MEDDLE");
-    int descriptor = file ? open(file, O_RDONLY | O_CLOEXEC) : -1;
-    store = getenv("CHAOS_STORE");
+    int descriptor = open(MEDDLE_FILE, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return;
     void *mapped = mmap(NULL, (AHEAD_MS_OF + PIDS_MAX) * sizeof *control, PROT_READ, MAP_SHARED, descriptor, 0);
     close(descriptor);

@@ -5,6 +5,7 @@ memory, so that the clock of a process can be stepped, and its disk slowed down,
 privilege.
 """
 
+import json
 import mmap
 import shutil
 import struct
@@ -42,7 +43,9 @@ class Meddle:
         self._control: mmap.mmap | None = None
 
     def __enter__(self) -> Self:
-        command = [_compiler() or "cc", "-shared", "-fPIC", "-O2", "-o", str(self._library)]
+        names = {"MEDDLE_FILE": str(self._file), "MEDDLE_STORE": f"{self._store}/"}
+        defined = [f"-D{name}={json.dumps(value)}" for name, value in names.items()]
+        command = [_compiler() or "cc", "-shared", "-fPIC", "-O2", *defined, "-o", str(self._library)]
         source = Path(__file__).with_name("meddle.c")
         subprocess.run([*command, str(source), "-ldl"], check=True, timeout=COMPILE_SECONDS_MAX)
         with self._file.open("w+b") as file:
@@ -58,11 +61,7 @@ class Meddle:
     @property
     def environ(self) -> dict[str, str]:
         """What a process must be started with."""
-        return {
-            "LD_PRELOAD": str(self._library),
-            "CHAOS_MEDDLE": str(self._file),
-            "CHAOS_STORE": f"{self._store}/",
-        }
+        return {"LD_PRELOAD": str(self._library)}
 
     def slow_store(self, seconds: float) -> None:
         """From now on each object takes so much longer to open, to put in place, or to remove."""

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from support.trust import ENVIRON
 
 from tidemill.settings import Settings
 
-KEY = "sk-api-test-0123456789"
+KEY = "sk-api-test-0123456789-of-the-tests"
 STARTER = """
 import logging, resource, sys
 files_max = int(sys.argv[1])
@@ -61,14 +62,20 @@ class Api:
         """What the process has written."""
         return (self.data / "api.log").read_text()
 
-    def start(self) -> None:
-        """Start, and wait until it says that it is ready."""
+    def start(self, **environ: str) -> None:
+        """Start, and wait until it says that it is ready; `environ` goes before what it is told else."""
         self.data.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
         with (self.data / "api.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", STARTER, str(self.files_max)],
-                env={**os.environ, "TIDEMILL_API_KEY": KEY, "TIDEMILL_NOTIFY_FD": str(writing)},
+                env={
+                    **os.environ,
+                    **ENVIRON,
+                    "TIDEMILL_API_KEY": KEY,
+                    "TIDEMILL_NOTIFY_FD": str(writing),
+                    **environ,
+                },
                 pass_fds=[writing],
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from support.trust import SIGNER, VERIFIER
+
 from tidemill import kafka
 from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.auth import Keys, Principal
@@ -12,7 +14,7 @@ from tidemill.api.state.sqlite import Database
 from tidemill.api.state.view import View
 from tidemill.directory import DirectoryStore
 from tidemill.kafka import LogUnavailable
-from tidemill.schemas import topics
+from tidemill.schemas import access, topics
 from tidemill.schemas.access import Role
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import Clock
@@ -21,6 +23,7 @@ from tidemill.settings import Settings
 NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
 ADMIN = "key-of-admin"
+"""As the key of the settings: an operator's."""
 
 
 class ListLog:
@@ -69,13 +72,16 @@ async def open_doors(
     folder: Path, clock: Clock = lambda: NOW, settings: Settings | None = None
 ) -> AsyncIterator[Doors]:
     """Doors that are closed in the end; the projects are `p` and `q`."""
-    view = View(Database(folder / "view"), clock)
+    view = View(Database(folder / "view"), clock, VERIFIER)
     store = DirectoryStore(folder / "store")
-    fixed = {key: Principal(project=project, role=Role.WRITE, key_id=key) for key, project in PROJECTS.items()}
-    fixed[ADMIN] = Principal(project="default", role=Role.ADMIN)
+    fixed = {
+        access.digest(key): Principal(project=project, role=Role.WRITE, key_id=key)
+        for key, project in PROJECTS.items()
+    }
+    fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
     yield Doors(
         settings=settings or Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
-        history=ListHistory(),
+        history=ListHistory(), signer=SIGNER,
         view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip
     view.close()

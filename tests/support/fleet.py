@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.stack import KEPT, KEY
+from support.trust import ENVIRON
 from support.waiting import wait_until
 
 from tidemill.embedded import kraft, tether
@@ -60,6 +61,7 @@ class Fleet:
         self._environ = {
             **kept,
             "TIDEMILL_API_KEY": KEY,
+            **ENVIRON,
             "TIDEMILL_DATA": str(folder / "data"),
             "TIDEMILL_MODELS": json.dumps(models),
             **environ,

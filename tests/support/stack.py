@@ -22,7 +22,7 @@ from tidemill.security import Cluster, Security, client_options
 
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
 """What a machine has set about where packages are, which a test leaves alone."""
-KEY = "sk-test-0123456789"
+KEY = "sk-test-0123456789-of-the-tests"
 START_SECONDS_MAX = 180.0
 """The first start on a machine fetches the broker."""
 STOP_SECONDS_MAX = 60.0

@@ -15,6 +15,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
+from support.trust import SIGNER
 from support.waiting import WAIT_SECONDS_MAX, until, wait_until
 
 from tidemill.admin import ensure_topics
@@ -51,6 +52,7 @@ class Place:
         reading, writing = os.pipe()
         environ = {
             **os.environ,
+            "TIDEMILL_VERIFY_KEYS": SIGNER.public,
             "TIDEMILL_KAFKA": self.kafka,
             "TIDEMILL_STORE": (self.folder / "store").as_uri(),
             "TIDEMILL_DATA": str(self.folder / f"data-{len(self.processes)}"),

@@ -1,6 +1,7 @@
 """Keys and usage on a real broker: every api process knows of them, and so do the commands."""
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -13,14 +14,20 @@ from decimal import Decimal
 import openai
 import pytest
 from support.api import KEY, Api
+from support.trust import VERIFIER
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.kafka import Log
-from tidemill.schemas import access, codec, ids, topics
+from tidemill.admin import ensure_topics, topic_configs
+from tidemill.ingest.keyring import Keyring
+from tidemill.kafka import Follower, Log
+from tidemill.past.kafka import reading
+from tidemill.schemas import access, codec, ids, producer, topics
+from tidemill.schemas.access import Role
 from tidemill.schemas.batch import Status, Usage
 from tidemill.schemas.bill import Tariff, bill, day_of
-from tidemill.schemas.messages import LedgerRecord
+from tidemill.schemas.intake import IntakeError
+from tidemill.schemas.messages import KeyRecord, LedgerRecord
+from tidemill.schemas.signing import Signer
 from tidemill.settings import Settings
 
 pytestmark = pytest.mark.kafka
@@ -154,3 +161,118 @@ def test_the_command_of_usage(api, kafka):
     assert "m149" in command(api, *asked).stdout
     assert command(api, "usage", "--by", "colour").returncode == 2
     assert command(api, "usage", "--project", "*", "--by", "project").returncode == 0
+
+
+async def published(kafka: str, *records: tuple[str, bytes | None]) -> None:
+    """Write to `tidemill.keys` as anybody can who may write there."""
+    log = Log(kafka)
+    for key, value in records:
+        await log.send(topics.KEYS.name, key, value)
+    await log.stop()
+
+
+async def all_records(kafka: str) -> list[tuple[str, bytes | None]]:
+    """What `tidemill.keys` holds."""
+    async with reading(kafka) as reader:
+        return [(record.key.decode(), record.value) async for record in reader.records(topics.KEYS.name)]
+
+
+async def opened_by_ingest(kafka: str, secrets: list[str]) -> list[str]:
+    """Those of some secrets with which a producer's lines get in, on an ingest that starts now."""
+    ring = Keyring(VERIFIER, time.time, fixed=None, takes_keys=True)
+    follower = Follower(kafka, topics.KEYS.name, ring.apply)
+    await follower.start()
+    await follower.caught_up()
+    found = []
+    for secret in secrets:
+        with contextlib.suppress(IntakeError):
+            await ring.project(secret, "s", None)
+            found.append(secret)
+    await follower.stop()
+    return found
+
+
+def test_who_may_write_to_the_topic_opens_nothing(api, second, kafka, tmp_path):
+    """Forged, raised, replayed, brought back from a tombstone: on processes that run, and on those that start anew."""
+    with api.client() as admin:
+        good, gone = (admin.post("/admin/keys", json={"name": name, "role": "read"}).json() for name in "gx")
+        admin.delete(f"/admin/keys/{gone['id']}").raise_for_status()
+    wait_until(lambda: status(second, good["secret"]) == 200, "the key", seconds_max=LIVE_SECONDS_MAX)
+    log = asyncio.run(all_records(kafka))
+    old = next((key, value) for key, value in log if key == gone["id"])
+    record, _ = VERIFIER.key_record(*next((key, value) for key, value in log if key == good["id"]))
+    forged_secret, stranger = access.new_secret(), Signer.made()
+    raised = record.model_copy(update={"key": record.key.model_copy(update={"role": Role.OPERATOR})})
+    forged = KeyRecord(
+        key=raised.key.model_copy(update={"id": access.new_key_id()}), sha256=access.digest(forged_secret)
+    )
+    asyncio.run(
+        published(
+            kafka, old, (gone["id"], None), old, (forged.key.id, codec.encode(forged)),
+            (forged.key.id, stranger.key_record(forged)), (good["id"], stranger.key_record(raised)),
+            (good["id"], codec.encode(raised)), (good["id"], None), ("\x00", b"\xff" * 100_000),
+        )
+    )  # fmt: skip
+    with api.client() as admin:
+        last = admin.post("/admin/keys", json={"name": "after all that"}).json()
+    wait_until(lambda: status(second, last["secret"]) == 200, "a later key", seconds_max=LIVE_SECONDS_MAX)
+    with Api(tmp_path / "fresh", kafka) as fresh:
+        for process in (api, second, fresh):
+            assert status(process, good["secret"]) == 200
+            assert status(process, good["secret"], "/admin/keys") == 403
+            assert status(process, gone["secret"]) == 401
+            assert status(process, forged_secret) == 401
+        assert "changes nothing" in fresh.log
+        assert forged_secret not in fresh.log
+    secrets = [good["secret"], gone["secret"], forged_secret, last["secret"]]
+    # The first may only read.
+    assert asyncio.run(opened_by_ingest(kafka, secrets)) == [last["secret"]]
+
+
+def test_the_broker_keeps_every_record_of_a_key(kafka):
+    """Compaction would drop a revocation for a later record, whoever has written that."""
+    (configs,) = asyncio.run(topic_configs(kafka, [topics.KEYS.name])).values()
+    assert (configs["cleanup.policy"], configs["retention.ms"], configs["retention.bytes"]) == (
+        "delete",
+        "-1",
+        "-1",
+    )
+    (configs,) = asyncio.run(topic_configs(kafka, [topics.INTAKE.name])).values()
+    assert configs["message.timestamp.type"] == "LogAppendTime"
+
+
+def test_an_api_that_cannot_sign_does_not_start(kafka, tmp_path):
+    """It says what is missing and which command makes it."""
+    made = Api(tmp_path, kafka)
+    with pytest.raises(AssertionError, match=r"signing_key: not set.*tidemill keys init"):
+        made.start(TIDEMILL_SIGNING_KEY="")
+
+
+def test_the_commands_that_ask_no_service():
+    """A key that is strong enough, and a pair of which each is what it says."""
+    environ = {"PATH": os.environ["PATH"], "TIDEMILL_BASE_URL": "http://127.0.0.1:1/v1"}
+    made, pair = (
+        subprocess.run(
+            [sys.executable, "-m", "tidemill", "keys", word],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for word in ("make", "init")
+    )
+    assert access.is_secret(made.stdout.strip())
+    assert access.digest(made.stdout.strip()) in made.stderr
+    found = dict(line.split("=", 1) for line in pair.stdout.splitlines())
+    assert Signer.read(found["TIDEMILL_SIGNING_KEY"]).public == found["TIDEMILL_VERIFY_KEYS"]
+
+
+def test_the_command_of_tokens(api):
+    """The token alone is on stdout."""
+    made = command(api, "keys", "token", "--stream", "crawl", "--for", "2h")
+    claims = producer.claims(VERIFIER, made.stdout.strip())
+    assert (claims.sub, claims.project, claims.exp - claims.iat) == ("crawl", "default", 7200)
+    assert made.stdout.strip() not in made.stderr
+    for wrong in ("1w", "-1h", "9999999999h", ""):
+        assert command(api, "keys", "token", "--stream", "crawl", "--for", wrong).returncode == 2
+    assert command(api, "keys", "token", "--stream", "crawl", "--for", "25h").returncode == 2

@@ -18,8 +18,15 @@ from tidemill.settings import Settings
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "compose.yaml").read_text("utf-8")
 STAGES = ("api", "ingest", "processors", "results")
-FOREIGN = {"BACKEND_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-"""Variables that are not Tidemill's own: those of the S3 client, and the one that deploy/tidemill.toml names."""
+FOREIGN = {"AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+"""Variables that are not Tidemill's own: those of the S3 client."""
+OWN = {
+    "api": {"TIDEMILL_API_KEY", "TIDEMILL_SIGNING_KEY"},
+    "ingest": {"TIDEMILL_VERIFY_KEYS"},
+    "processors": {"BACKEND_KEY"},
+    "results": set(),
+}
+"""Variables that one stage alone has; `BACKEND_KEY` is the one that deploy/tidemill.toml names."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def check_settings(environ, monkeypatch, tmp_path):
     known = {f"TIDEMILL_{name.upper()}" for name in Settings.model_fields} | {"TIDEMILL_CONFIG"}
     assert {name.split("__")[0] for name in own} <= known
     for name, value in own.items():
-        monkeypatch.setenv(name, re.sub(r"\$\{[^}]*\}", "sk-0123456789", value))
+        monkeypatch.setenv(name, re.sub(r"\$\{[^}]*\}", "sk-0123456789-abcdefghijklm", value))
     monkeypatch.chdir(tmp_path)
     return Settings(**tomllib.loads((ROOT / "deploy" / "tidemill.toml").read_text("utf-8")))
 
@@ -90,12 +97,22 @@ def test_variables_are_settings(services, image, monkeypatch, tmp_path):
     for stage in STAGES:
         environ = {**variables(image), **services[stage]["environment"]}
         strangers = {name for name in environ if not name.startswith(("TIDEMILL_", "PYTHON", "PATH", "UV_"))}
-        assert strangers == FOREIGN
+        assert strangers - OWN[stage] == FOREIGN
         settings = check_settings(environ, monkeypatch, tmp_path)
         assert settings.replication == 3
         assert settings.kafka.split(",") == ["kafka-1:9092", "kafka-2:9092", "kafka-3:9092"]
         assert settings.health_port == 8081
         assert [backend.api_key_env for backend in settings.models["chat"].backends] == ["BACKEND_KEY"]
+
+
+def test_each_stage_has_its_own_secrets(services):
+    """Beyond what all of them are told, and no container gets those of another."""
+    for stage in STAGES:
+        others = [set(services[other]["environment"]) for other in STAGES if other != stage]
+        assert set(services[stage]["environment"]) - set.intersection(*others) == OWN[stage]
+        assert not set(services[stage]["environment"]) & set.union(
+            *(OWN[other] for other in OWN if other != stage)
+        )
 
 
 def test_brokers_agree(services):

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from tidemill import metrics
 from tidemill.__main__ import app
-from tidemill.settings import Settings
+from tidemill.settings import SECRETS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -85,6 +85,16 @@ def test_settings_can_be_used(monkeypatch):
     assert settings.cluster.security.protocol == "SASL_SSL"
     assert settings.replication == 3
     assert list(settings.models) == ["chat"]
+
+
+def test_each_stage_has_its_own_secrets():
+    """The signing key is the api's alone, the servers' keys are those of processors."""
+    names = {"api": ["tidemill", "tidemill-api"], "processors": ["tidemill", "tidemill-processors"]}
+    for stage, deployment in of("Deployment").items():
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        secrets = [found["secretRef"]["name"] for found in container["envFrom"] if "secretRef" in found]
+        assert secrets == names.get(stage, ["tidemill"])
+    assert not {f"TIDEMILL_{name.upper()}" for name in SECRETS} & of("ConfigMap")["tidemill"]["data"].keys()
 
 
 def test_probes_ask_what_is_answered():

@@ -13,11 +13,12 @@ import aiohttp
 
 from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODEL
 from tidemill.metrics import LIMIT
+from tidemill.schemas import access
 
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.1
-KEY = "sk-bench"
+KEY = access.new_secret()
 
 
 class Mock:

@@ -10,7 +10,7 @@ from tidemill.client.options import ErrorsFile, OutputFile, ReceiptFile
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
-keys_app = typer.Typer(help="Keys to the API, for who has an admin's key.", no_args_is_help=True)
+keys_app = typer.Typer(help="Keys to the API, and producers' tokens.", no_args_is_help=True)
 
 
 @of_service
@@ -87,7 +87,7 @@ def usage(
     until: Annotated[str | None, typer.Option(help="The first day that is left out.")] = None,
     by: Annotated[str | None, typer.Option(help="Of project, model, day, batch, with commas between.")] = "model",
     project: Annotated[
-        str | None, typer.Option(help="Another project, or * for all; with an admin's key.")
+        str | None, typer.Option(help="Another project, or * for all; with an operator's key.")
     ] = None,
     *,
     as_csv: Annotated[bool, typer.Option("--csv", help="For a spreadsheet.")] = False,
@@ -106,7 +106,7 @@ def create_key(
     *,
     name: Annotated[str, typer.Option(help="What it is for.")],
     project: Annotated[str | None, typer.Option(help="Whose it is; by default the asking key's project.")] = None,
-    role: Annotated[str, typer.Option(help="read, write or admin.")] = "write",
+    role: Annotated[str, typer.Option(help="read, write, admin or operator.")] = "write",
     life_seconds: Annotated[int | None, typer.Option("--expires-in", help="Seconds; else until revoked.")] = None,
 ) -> Work:
     """Make a key; its secret is printed on stdout, once."""
@@ -137,6 +137,41 @@ def revoke_key(key: Annotated[str, typer.Argument(help="Id of the key.")]) -> Wo
     from tidemill.client import keys
 
     return lambda talk, target: keys.revoke(talk, target, key)
+
+
+@keys_app.command("token")
+@of_service
+def make_token(
+    *,
+    stream: Annotated[str, typer.Option(help="The stream that it lets lines into.")],
+    life: Annotated[str, typer.Option("--for", help="How long it is good, like 30m, 1h or 24h.")] = "1h",
+) -> Work:
+    """Make a direct producer's token for one stream; it is printed on stdout."""
+    from tidemill.client import keys
+
+    life_seconds = keys.seconds_of(life)
+    return lambda talk, target: keys.token(talk, target, stream=stream, life_seconds=life_seconds)
+
+
+@keys_app.command("make")
+def make_key() -> None:
+    """Print a good key for TIDEMILL_API_KEY; asks no service."""
+    from tidemill.schemas import access
+
+    secret = access.new_secret()
+    typer.echo(secret)
+    typer.echo(f"What may stand in its place: TIDEMILL_API_KEY_SHA256={access.digest(secret)}", err=True)
+
+
+@keys_app.command("init")
+def make_signing_key() -> None:
+    """Print a new pair of keys for signatures, as variables; asks no service."""
+    from tidemill.schemas.signing import Signer
+
+    made = Signer.made()
+    typer.echo(f"TIDEMILL_SIGNING_KEY={made.text}")
+    typer.echo(f"TIDEMILL_VERIFY_KEYS={made.public}")
+    typer.echo("The first is a secret of the api alone. Ingest needs the second, which is none.", err=True)
 
 
 def verify(

@@ -1,5 +1,6 @@
-"""The commands `keys create`, `keys list` and `keys revoke`, for who has a key with the role `admin`."""
+"""The commands of keys that ask a service: an admin's `create`, `list` and `revoke`, and a writer's `token`."""
 
+import re
 import sys
 import time
 
@@ -8,12 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from tidemill.client.ending import Exit
+from tidemill.client.place import InputFault
 from tidemill.client.service import Client
 from tidemill.client.target import Target
 from tidemill.schemas.access import ApiKey
 from tidemill.terminal import Console, show_table
 
 PATH = "/admin/keys"
+TOKENS = "/intake/tokens"
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 async def create(
@@ -60,6 +64,28 @@ async def revoke(talk: Console, target: Target, key_id: str) -> Exit:
         await client.delete(f"{PATH}/{key_id}")
     talk.print(f"{key_id} is revoked: within seconds it opens nothing any more.")
     return Exit.OK
+
+
+async def token(talk: Console, target: Target, *, stream: str, life_seconds: int) -> Exit:
+    """Make a producer's token; it goes to stdout, all else to stderr."""
+    async with Client(target.base_url, target.api_key) as client:
+        made = await client.post(TOKENS, {"stream": stream, "expires_in_seconds": life_seconds})
+    until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made["expires_at"]))
+    talk.print(f"A token for the stream {stream} of {made['project']}, good until {until}.")
+    sys.stdout.write(f"{made['token']}\n")
+    return Exit.OK
+
+
+def seconds_of(text: str) -> int:
+    """The seconds of a length like `90s`, `30m`, `1h` or `1d`.
+
+    Raises:
+        InputFault: It is none.
+    """
+    found = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if found is None:
+        raise InputFault(f"'{text}' is no length of time: 30m, 1h, 24h")
+    return int(found[1]) * UNITS[found[2]]
 
 
 def state(key: ApiKey, now: float) -> str:

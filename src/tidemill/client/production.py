@@ -1,12 +1,14 @@
 """`tidemill produce`: the lines of a file go straight to the log, as a stream that is a batch."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from tidemill.client.ending import Exit
 from tidemill.client.kafka import Intake
+from tidemill.client.keys import TOKENS
 from tidemill.client.place import size_of
 from tidemill.client.progress import display
 from tidemill.client.service import Client, Refused
@@ -32,31 +34,32 @@ async def produce(
 
     Args:
         talk: Where all else is said.
-        target: The service, whose key lets the lines in.
+        target: The service, which makes the token that lets the lines in.
         kafka: Where they go.
         source: JSONL.
         name: The stream's.
         ends: Whether the stream ends with the file.
         output: Whether its results come in `one` file or in `numbered` ones.
     """
-    authorization = (intake.AUTHORIZATION, f"Bearer {target.api_key}".encode())
     size = size_of(source)
     async with Client(target.base_url, target.api_key) as client:
         before = await _open(client, name)
-    with source.open("rb") as file, display(talk) as shown:
-        shown.transfer("produce", size)
-        async with Intake(kafka) as door:
-            held, headers = None, [authorization, (intake.OUTPUT, output.encode())]
-            for value in packed(file):
+        token = Token(client, name)
+        with source.open("rb") as file, display(talk) as shown:
+            shown.transfer("produce", size)
+            async with Intake(kafka) as door:
+                held, more = None, [(intake.OUTPUT, output.encode())]
+                for value in packed(file):
+                    if held is not None:
+                        await door.send(name, held, [await token.header(), *more])
+                        shown.moved(len(held) + 1)
+                        more = []
+                    held = value
                 if held is not None:
-                    await door.send(name, held, headers)
+                    end = [(intake.END, b"true")] if ends else []
+                    await door.send(name, held, [await token.header(), *more, *end])
                     shown.moved(len(held) + 1)
-                    headers = [authorization]
-                held = value
-            if held is not None:
-                await door.send(name, held, [*headers, (intake.END, b"true")] if ends else headers)
-                shown.moved(len(held) + 1)
-            await door.sent()
+                await door.sent()
     if door.first is None:
         talk.print("tidemill: the file has no line", style="red")
         return Exit.USAGE
@@ -69,6 +72,29 @@ async def produce(
     say(batch_id)
     talk.print(f"Watch it: tidemill watch {batch_id}   Results: tidemill watch {batch_id} -o out.jsonl")
     return Exit.OK
+
+
+class Token:
+    """A producer's token for one stream, made anew when half of its time is over."""
+
+    def __init__(self, client: Client, stream: str) -> None:
+        self._client = client
+        self._stream = stream
+        self._header = (intake.AUTHORIZATION, b"")
+        self._good_until = 0.0
+
+    async def header(self) -> tuple[str, bytes]:
+        """The header of the next record.
+
+        Raises:
+            Refused: The key may not write.
+        """
+        now = time.monotonic()
+        if now >= self._good_until:
+            made = await self._client.post(TOKENS, {"stream": self._stream})
+            self._header = (intake.AUTHORIZATION, f"Bearer {made['token']}".encode())
+            self._good_until = now + (made["expires_at"] - made["created_at"]) / 2
+        return self._header
 
 
 def packed(file: BinaryIO) -> Iterator[bytes]:

@@ -1,22 +1,25 @@
-"""The data folder of one installation: who holds it, its key, and the file that tells scripts where all is.
+"""The data folder of one installation: who holds it, its keys, and the file that tells scripts where all is.
 
-DATA/lock      held while it is in use     DATA/api_key   made once, readable by its owner alone
-DATA/run.json  there while it runs         DATA/logs/     what each process prints
+DATA/lock         held while it is in use                         DATA/run.json  there while it runs
+DATA/api_key      made once, readable by its owner alone          DATA/logs/     what each process prints
+DATA/signing_key  likewise: what the api signs keys and tokens with
 """
 
 import fcntl
 import json
 import os
-import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tidemill import ownership
+from tidemill.schemas import access
+from tidemill.schemas.signing import Signer
 
-KEY_BYTES = 24
+API_KEY = "api_key"
+SIGNING_KEY = "signing_key"
 
 
 class FolderError(Exception):
@@ -56,17 +59,26 @@ def locked(data: Path) -> Iterator[str | None]:
         yield word
 
 
-def kept_key(data: Path) -> str:
-    """The installation's own key; made when it is first asked for."""
-    file = data / "api_key"
+def kept_key(data: Path) -> tuple[str, bool]:
+    """The installation's own key, and whether it was made just now: when it is first asked for."""
+    return _kept(data / API_KEY, access.new_secret)
+
+
+def kept_signing_key(data: Path) -> Path:
+    """The file with the private key that the api signs with; made when it is first asked for."""
+    _kept(data / SIGNING_KEY, lambda: Signer.made().text)
+    return data / SIGNING_KEY
+
+
+def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
     try:
-        if key := file.read_text("ascii").strip():
-            return key
+        if kept := file.read_text("ascii").strip():
+            return kept, False
     except FileNotFoundError:
         pass
-    key = f"sk-{secrets.token_urlsafe(KEY_BYTES)}"
-    _write(file, f"{key}\n")
-    return key
+    made = make()
+    _write(file, f"{made}\n")
+    return made, True
 
 
 def write_run(data: Path, content: dict[str, Any]) -> None:

@@ -11,18 +11,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tidemill import demo, notify
+from tidemill import demo, trust
 from tidemill.admin import TopicError, ensure_topics, set_acls
 from tidemill.connections import EXPOSED
 from tidemill.embedded import kraft
 from tidemill.embedded.broker import Broker, BrokerError
-from tidemill.local import cores, datafolder
+from tidemill.local import cores, datafolder, environ
 from tidemill.local.child import ChildError, Program
 from tidemill.local.datafolder import FolderError
 from tidemill.local.supervisor import Supervisor
 from tidemill.running import security
+from tidemill.schemas import access
 from tidemill.schemas.acls import acls
-from tidemill.settings import Settings
+from tidemill.settings import Settings, SettingsError
 
 PROCESSORS = "processors"
 STAGES = ("api", "ingest", PROCESSORS, "results")
@@ -86,6 +87,8 @@ class Up:
         self._kafka = settings.kafka
         self._api = ""
         self._health: dict[str, str] = {}
+        self._secrets: dict[str, dict[str, str]] = {}
+        """What some stages are told, and the others are not."""
         self._is_ready = False
         self._stopping = asyncio.Event()
 
@@ -130,25 +133,53 @@ class Up:
         if not kraft.is_free(port, settings.host):
             raise UpError(f"port {port} of {settings.host} is in use; choose another with --port.", code=WRONG)
         self._api = f"{settings.scheme}://{_reachable(settings.host)}:{port}/v1"
-        key = settings.api_key.get_secret_value() if settings.api_key else datafolder.kept_key(self._data)
-        environ = self._environ(key, port)
         try:
+            shown = self._keep_secrets()
+            told = self._told(port)
             below = [self._start_kafka()]
             if not settings.models:
-                below.append(self._start_demo(environ, other_than=port))
+                below.append(self._start_demo(told, other_than=port))
             await _side_by_side(below)
             assert self._kafka is not None
-            environ["TIDEMILL_KAFKA"] = self._kafka
-            await self._supervisor.start([self._stage(*named, environ) for named in self._stages()])
-        except (BrokerError, ChildError, TopicError) as error:
+            told["TIDEMILL_KAFKA"] = self._kafka
+            await self._supervisor.start([self._stage(*named, told) for named in self._stages()])
+        except (BrokerError, ChildError, SettingsError, TopicError) as error:
             raise UpError(str(error)) from error
         self._is_ready = True
         self._write_run()
-        shown = "$TIDEMILL_API_KEY" if settings.api_key else key
         if settings.is_exposed:
             _tell(f"warning: {EXPOSED % settings.host}")
         sys.stdout.write(f"Tidemill is ready at {self._api} (API key: {shown})\n")
         sys.stdout.flush()
+
+    def _keep_secrets(self) -> str:
+        """Have the keys that nobody has set, and say what is shown of the API key: where it is.
+
+        The key itself is shown once, when it is made. What a start prints goes into logs and journals.
+        """
+        settings = self._settings
+        shown = "$TIDEMILL_API_KEY"
+        if (digest := settings.api_key_digest) is None:
+            key, is_new = datafolder.kept_key(self._data)
+            digest = access.digest(key)
+            shown = key if is_new else f"{access.hint(key)}, in {settings.data / datafolder.API_KEY}"
+        takes_keys = settings.kafka is None if settings.intake_api_keys is None else settings.intake_api_keys
+        signing = {}
+        if settings.signing_key is None and settings.signing_key_file is None:
+            file = datafolder.kept_signing_key(self._data)
+            signing = {"TIDEMILL_SIGNING_KEY_FILE": str(file)}
+            settings = settings.model_copy(update={"signing_key_file": file})
+        publics = ",".join(filter(None, (trust.signer(settings).public, settings.verify_keys)))
+        known = {"TIDEMILL_API_KEY_SHA256": digest}
+        self._secrets = {
+            "api": {**signing, **known},
+            "ingest": {
+                "TIDEMILL_VERIFY_KEYS": publics,
+                "TIDEMILL_INTAKE_API_KEYS": str(takes_keys).lower(),
+                **(known if takes_keys else {}),
+            },
+        }
+        return shown
 
     async def _start_kafka(self) -> None:
         """Have a broker, and the topics on it."""
@@ -176,7 +207,7 @@ class Up:
         cluster = self._broker.cluster()
         await asyncio.gather(ensure_topics(self._settings, cluster, models), set_acls(cluster, acls()))
 
-    async def _start_demo(self, environ: dict[str, str], *, other_than: int) -> None:
+    async def _start_demo(self, told: dict[str, str], *, other_than: int) -> None:
         """Have a backend with two small models, since none is configured, and tell the stages of it."""
         if missing := demo.missing():
             raise UpError(
@@ -186,32 +217,30 @@ class Up:
             )
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
-        program = self._program(DEMO, [DEMO, "--port", str(port)], self._only_needed(DEMO, environ))
-        environ["TIDEMILL_MODELS"] = json.dumps(demo.models(address))
+        program = self._program(DEMO, [DEMO, "--port", str(port)], environ.plain(os.environ))
+        told["TIDEMILL_MODELS"] = json.dumps(demo.models(address))
         await self._supervisor.start([program], base=True)
         _tell(f"no model is configured, so two small ones for a first try are served at {address}.")
 
-    def _environ(self, key: str, port: int) -> dict[str, str]:
-        """What every process is told; a variable goes before what the file says."""
-        environ = {name: value for name, value in os.environ.items() if name != notify.VARIABLE}
-        environ |= {
+    def _told(self, port: int) -> dict[str, str]:
+        """What every stage is told; a variable goes before what the file says."""
+        told = {
             "TIDEMILL_DATA": str(self._data),
             "TIDEMILL_STORE": self._settings.store or (self._data / "store").as_uri(),
-            "TIDEMILL_API_KEY": key,
             "TIDEMILL_PORT": str(port),
             # A log is of use while it is being written.
             "PYTHONUNBUFFERED": "1",
         }
         if self._config is not None:
-            environ["TIDEMILL_CONFIG"] = str(self._config.absolute())
-        return environ
+            told["TIDEMILL_CONFIG"] = str(self._config.absolute())
+        return told
 
     def _stages(self) -> list[tuple[str, str]]:
         """Each process of a stage, and which stage it is of; the first one has the stage's name."""
         extra = range(2, 1 + cores.processors(self._settings, cores.available()))
         return [*((stage, stage) for stage in STAGES), *((f"{PROCESSORS}-{n}", PROCESSORS) for n in extra)]
 
-    def _stage(self, name: str, stage: str, environ: dict[str, str]) -> Program:
+    def _stage(self, name: str, stage: str, told: dict[str, str]) -> Program:
         """A process of a stage, with a port of its own to tell its health on."""
         # The kernel hands out its ports in turn, so it does not give one of a moment ago again.
         port = kraft.free_port()
@@ -219,19 +248,12 @@ class Up:
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
         if self._broker is not None:
             own |= security(self._broker.users, stage).environ
-        return self._program(name, [stage], {**self._only_needed(stage, environ), **own}, stage)
-
-    def _only_needed(self, stage: str, environ: dict[str, str]) -> dict[str, str]:
-        """The environment without secrets that a process has no use for."""
-        models = self._settings.models.values()
-        servers = {backend.api_key_env for model in models for backend in model.backends}
-        unneeded: set[str | None] = set() if stage == PROCESSORS else servers
-        if stage not in READS_KEYS:
-            unneeded = unneeded | {"TIDEMILL_API_KEY"}
-        return {name: value for name, value in environ.items() if name not in unneeded}
+        given = environ.of_stage(stage, self._settings, os.environ)
+        secrets = self._secrets.get(stage, {})
+        return self._program(name, [stage], {**given, **told, **own, **secrets}, stage)
 
     def _program(
-        self, name: str, arguments: list[str], environ: dict[str, str], stage: str | None = None
+        self, name: str, arguments: list[str], variables: dict[str, str], stage: str | None = None
     ) -> Program:
         command = [sys.executable, "-m", "tidemill", *arguments]
         return Program(
@@ -239,7 +261,7 @@ class Up:
             stage=stage,
             command=lambda: command,
             log=self._data / "logs" / f"{name}.log",
-            environ=environ,
+            environ=variables,
         )
 
     def _write_run(self) -> None:

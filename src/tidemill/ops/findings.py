@@ -83,6 +83,9 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
     if not row.compacted and "compact" in policy:
         return fail(name, "is compacted, and records with equal keys would be lost", "set cleanup.policy=delete")
     kept_ms = int(configs.get("retention.ms", -1))
+    if row.retention_ms < 0 and (kept_ms >= 0 or int(configs.get("retention.bytes", -1)) >= 0):
+        return fail(name, "drops old records, and a revoked key would open again",
+                    "set retention.ms=-1 and retention.bytes=-1")  # fmt: skip
     if not row.compacted and 0 <= kept_ms < row.retention_ms:
         return warn(name, f"is kept for {kept_ms / DAY_MS:.1f} days instead of {row.retention_ms // DAY_MS}",
                     f"set retention.ms={row.retention_ms}, or keep windows shorter")  # fmt: skip

@@ -6,11 +6,17 @@ from dataclasses import replace
 import httpx
 import pytest
 from support.doors import ADMIN, NOW, open_doors
+from support.trust import SIGNER, VERIFIER
 
+from tidemill import metrics
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
-from tidemill.schemas import access, codec, topics
+from tidemill.api.routes.admin import sign_again
+from tidemill.api.state.sqlite import Database
+from tidemill.api.state.view import Origin, View
+from tidemill.schemas import access, codec, producer, topics
 from tidemill.schemas.messages import KeyRecord
+from tidemill.schemas.signing import KEY_RECORD, Signer, Verifier
 
 MADE = {"name": "ci", "project": "team", "role": "write"}
 
@@ -24,7 +30,7 @@ async def doors(tmp_path):
 
 @pytest.fixture
 async def admin(doors):
-    """A client with the key of an admin."""
+    """A client with the key of the settings: an operator's."""
     async with client_of(doors, ADMIN) as client:
         yield client
 
@@ -64,9 +70,10 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(doors, admin, caplog):
     assert (await admin.get(f"/v1/admin/keys/{key['id']}")).json() == key
     ((topic, name, value),) = doors.log.records
     assert (topic, name) == (topics.KEYS.name, key["id"])
-    assert codec.decode_key(value).sha256 == access.digest(secret)
+    payload, _ = VERIFIER.payload(KEY_RECORD, value)
+    assert codec.decode_key(payload).sha256 == access.digest(secret)
     rows = doors.view._database.read("SELECT body FROM keys")
-    for place in (str(value), caplog.text, str(rows)):
+    for place in (str(value), str(payload), caplog.text, str(rows)):
         assert secret not in place
         assert secret[5:-4] not in place
 
@@ -93,7 +100,7 @@ async def test_a_key_expires(doors, admin):
     assert key["expires_at"] == NOW + 60
     record = doors.view.keyring.by_id(key["id"])
     old = record.key.model_copy(update={"id": "key_old", "expires_at": NOW})
-    doors.view.keyring.put(KeyRecord(key=old, sha256=access.digest(secret := access.new_secret())))
+    doors.view.keyring.put(KeyRecord(key=old, sha256=access.digest(secret := access.new_secret())), SIGNER.kid)
     async with client_of(doors, key["secret"]) as client, client_of(doors, secret) as late:
         assert (await client.get("/v1/files")).status_code == 200
         answer = await late.get("/v1/files")
@@ -108,6 +115,81 @@ async def test_a_revocation_is_not_undone_by_an_older_record(doors, admin):
     for offset, (_, name, value) in enumerate(list(doors.log.records)):
         doors.view.fold(topics.KEYS.name, [(name, value, offset)])
         assert doors.view.keyring.by_id(key["id"]).key.revoked_at == NOW
+
+
+def hostile(log):
+    """What somebody may write who gets at the topic, and has read it."""
+    made, revoked = ((name, value) for _, name, value in log.records)
+    key, _ = VERIFIER.key_record(*made)
+    raised = key.model_copy(update={"key": key.key.model_copy(update={"role": access.Role.OPERATOR})})
+    return {
+        "an old record": [made],
+        "a tombstone": [(made[0], None)],
+        "a tombstone, then an old record": [(made[0], None), made],
+        "an unsigned record": [(made[0], codec.encode(raised))],
+        "a record that a stranger has signed": [(made[0], Signer.made().key_record(raised))],
+        "the signature of another record": [
+            (made[0], made[1].rpartition(b".")[0] + b"." + revoked[1].rpartition(b".")[2])
+        ],
+        "a record under another id": [("key_of_mine", made[1])],
+    }
+
+
+@pytest.mark.parametrize("name", range(7))
+async def test_who_writes_to_the_topic_opens_nothing(doors, admin, tmp_path, name):
+    """Not on a process that has seen the revocation, nor on one that reads the topic from its beginning."""
+    key = await made(admin)
+    await admin.delete(f"/v1/admin/keys/{key['id']}")
+    written = list(hostile(doors.log).values())[name]
+    fresh = View(Database(tmp_path / "fresh"), lambda: NOW, VERIFIER)
+    try:
+        for view in (doors.view, fresh):
+            records = [(name, value) for _, name, value in doors.log.records]
+            view.fold(topics.KEYS.name, [(*record, at) for at, record in enumerate([*records, *written])])
+            assert view.keyring.by_id(key["id"]).key.revoked_at == NOW
+            assert view.keyring.by_id("key_of_mine") is None
+            assert view.keyring.by_digest(access.digest(key["secret"])).key.role == "write"
+    finally:
+        fresh.close()
+
+
+async def test_a_made_up_key_is_refused_counted_and_told(doors, caplog):
+    """It never opens, and the log says so once, not a thousand times."""
+    stranger, secret, before = Signer.made(), access.new_secret(), metrics.KEYS_REFUSED._value.get()
+    key = access.ApiKey(id="key_x", name="x", project="p", role="operator", hint="h", created_at=NOW)
+    record = KeyRecord(key=key, sha256=access.digest(secret))
+    forged = [stranger.key_record(record), codec.encode(record)] * 50
+    doors.view.fold(topics.KEYS.name, [("key_x", value, at) for at, value in enumerate(forged)])
+    async with client_of(doors, secret) as client:
+        assert (await client.get("/v1/files")).status_code == 401
+    assert metrics.KEYS_REFUSED._value.get() == before + 100
+    assert sum("changes nothing" in message for message in caplog.messages) <= 1
+
+
+async def test_a_signing_key_takes_the_place_of_another(doors, admin, tmp_path):
+    """The new one signs again what the old one had; then the old one may go."""
+    key, gone = await made(admin), await made(admin)
+    await admin.delete(f"/v1/admin/keys/{gone['id']}")
+    old = [(name, value, at) for at, (_, name, value) in enumerate(doors.log.records)]
+    young = Signer.made()
+    for verifier, known in ((Verifier([young.public]), False), (Verifier([young.public, SIGNER.public]), True)):
+        view = View(Database(tmp_path / "again"), lambda: NOW, verifier)
+        view.fold(topics.KEYS.name, old)
+        assert (view.keyring.by_id(key["id"]) is not None) is known
+        await sign_again(replace(doors, view=view, signer=young))
+        await sign_again(replace(doors, view=view, signer=young))
+        view.close()
+    again = [(name, value, len(old) + at) for at, (_, name, value) in enumerate(doors.log.records[len(old) :])]
+    assert len(again) == 2
+    view = View(Database(tmp_path / "again"), lambda: NOW, Verifier([young.public]))
+    try:
+        assert view.keyring.by_id(key["id"]) is None
+        assert view.resume(topics.KEYS.name, Origin(cluster="c", end=9)) == 0
+        view.fold(topics.KEYS.name, [*old, *again])
+        assert view.keyring.by_id(key["id"]).key.revoked_at is None
+        assert view.keyring.by_id(gone["id"]).key.revoked_at == NOW
+    finally:
+        view.close()
 
 
 async def test_a_key_is_not_unknown_while_the_view_is_not_whole(doors, admin):
@@ -191,6 +273,69 @@ def operations(doors):
         for method in found
         if path.startswith("/v1")
     ]
+
+
+async def test_an_admin_is_one_of_its_project_alone(doors, admin):
+    """Keys of others are not there; none is made or revoked that could do more than its own."""
+    theirs = await made(admin, project="other")
+    root = await made(admin, role="operator")
+    mine = await made(admin, role="admin")
+    written = len(doors.log.records)
+    async with client_of(doors, mine["secret"]) as client:
+        needs_more = [
+            ("POST", "/v1/admin/keys", {"json": MADE | {"project": "other"}}),
+            ("POST", "/v1/admin/keys", {"json": MADE | {"role": "operator"}}),
+            ("GET", "/v1/admin/keys", {"params": {"project": "other"}}),
+            ("DELETE", f"/v1/admin/keys/{root['id']}", {}),
+            ("GET", "/v1/usage", {"params": {"project": "other"}}),
+            ("GET", "/v1/usage", {"params": {"project": "*"}}),
+        ]
+        for method, path, more in needs_more:
+            answer = await client.request(method, path, **more)
+            assert fault(answer) == (403, None, "insufficient_permissions"), (method, path, more)
+            assert "'operator'" in answer.json()["error"]["message"]
+        for method in ("GET", "DELETE"):
+            for key_id in (theirs["id"], "key_none", "key_settings"):
+                answer = await client.request(method, f"/v1/admin/keys/{key_id}")
+                assert fault(answer) == (404, None, None)
+        page = (await client.get("/v1/admin/keys")).json()
+        assert {key["id"] for key in page["data"]} == {root["id"], mine["id"]}
+        answer = await client.get("/v1/admin/keys", params={"after": theirs["id"]})
+        assert fault(answer) == (400, "after", "invalid_value")
+        assert len(doors.log.records) == written
+        for role in ("read", "write", "admin"):
+            key = (await client.post("/v1/admin/keys", json={"name": "x", "role": role})).json()
+            assert (key["project"], key["role"]) == ("team", role)
+            assert (await client.delete(f"/v1/admin/keys/{key['id']}")).status_code == 200
+
+
+async def test_a_token_lets_one_stream_in(doors, admin):
+    """It is signed for the asking key's project, for a time that is bounded, and asks the log nothing."""
+    key = await made(admin)
+    doors.log.away = True
+    async with client_of(doors, key["secret"]) as client:
+        body = {"stream": "crawl", "expires_in_seconds": 60}
+        answer = (await client.post("/v1/intake/tokens", json=body)).json()
+        token = answer.pop("token")
+        assert answer == {
+            "object": "producer_token", "stream": "crawl", "project": "team", "key": key["id"],
+            "created_at": NOW, "expires_at": NOW + 60,
+        }  # fmt: skip
+        claims = producer.claims(VERIFIER, token)
+        assert (claims.sub, claims.project, claims.key) == ("crawl", "team", key["id"])
+        for wrong, param in (
+            ({}, "stream"),
+            ({"stream": ""}, "stream"),
+            ({"stream": "x" * 256}, "stream"),
+            ({"stream": "a\nb"}, "stream"),
+            ({"stream": "a", "expires_in_seconds": 86_401}, "expires_in_seconds"),
+            ({"stream": "a", "expires_in_seconds": True}, "expires_in_seconds"),
+            ({"stream": "a", "project": "other"}, "project"),
+        ):
+            answer = await client.post("/v1/intake/tokens", json=wrong)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), wrong
+    async with client_of(doors, token) as holder:
+        assert (await holder.get("/v1/files")).status_code == 401
 
 
 async def test_what_each_role_may_do(doors, admin):

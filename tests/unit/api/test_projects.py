@@ -6,6 +6,7 @@ import re
 import httpx
 import pytest
 from support.doors import open_doors
+from support.trust import SIGNER
 
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
@@ -54,7 +55,7 @@ async def owned(doors) -> dict[str, str]:
     key = access.ApiKey(
         id=access.new_key_id(), name="n", project="p", role="read", hint="sk-ab…wxyz", created_at=1
     )
-    doors.view.keyring.put(KeyRecord(key=key, sha256="0" * 64))
+    doors.view.keyring.put(KeyRecord(key=key, sha256="0" * 64), SIGNER.kid)
     return {
         "file_id": file_id,
         "batch_id": batch.json()["id"],

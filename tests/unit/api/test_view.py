@@ -3,6 +3,7 @@
 import sqlite3
 
 import pytest
+from support.trust import VERIFIER
 
 from tidemill.api.paging import Page
 from tidemill.api.state.sqlite import Database, StateUnavailable
@@ -35,7 +36,7 @@ def time():
 @pytest.fixture
 def view(tmp_path, time):
     """A new view."""
-    view = View(Database(tmp_path), time)
+    view = View(Database(tmp_path), time, VERIFIER)
     yield view
     view.close()
 
@@ -152,14 +153,14 @@ def test_a_record_that_cannot_be_read_is_passed_over(view, caplog):
 
 def test_offsets_are_kept_with_the_rows(tmp_path, time):
     """A new process goes on; another cluster, or a topic that was cut, begins anew."""
-    feed = Feed(view := View(Database(tmp_path), time), FILES)
+    feed = Feed(view := View(Database(tmp_path), time, VERIFIER), FILES)
     assert feed.resume("k", 5) == 0
     for offset in range(5):
         feed.apply(f"f{offset}", codec.encode(file_record(f"f{offset}")), offset)
     feed.applied()
     view.put_batch(BatchRecord(project="p", batch=batch()))
     view.close()
-    view = View(Database(tmp_path), time)
+    view = View(Database(tmp_path), time, VERIFIER)
     assert view.resume(FILES, Origin(cluster="k", end=9)) == 5
     assert view.resume(FILES, Origin(cluster="k", end=4)) == 0
     assert view.file("p", "f0") is None

@@ -123,7 +123,8 @@ class World:
             for place, line in enumerate(record.value.split(b"\n"), record.head.first):
                 self.lines[record.head.batch_id, place].add(orjson.loads(line)["custom_id"])
 
-    async def project(self, secret):
+    async def project(self, secret, stream, logged_at):
+        del stream, logged_at
         await asyncio.sleep(0)
         if secret in self.revoked:
             raise IntakeError("its key is revoked")

@@ -9,6 +9,8 @@ import pytest
 
 from tidemill.local import datafolder
 from tidemill.local.datafolder import FolderError
+from tidemill.schemas import access
+from tidemill.schemas.signing import Signer
 
 HOLDER = """
 import sys
@@ -56,11 +58,15 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_the_key_is_made_once(tmp_path):
     """It is the same every time, and nobody else on the machine can read it."""
-    key = datafolder.kept_key(tmp_path)
-    assert key.startswith("sk-")
-    assert len(key) > 30
-    assert datafolder.kept_key(tmp_path) == key
-    assert (tmp_path / "api_key").stat().st_mode & 0o777 == 0o600
+    key, is_new = datafolder.kept_key(tmp_path)
+    assert is_new
+    assert access.is_secret(key)
+    assert datafolder.kept_key(tmp_path) == (key, False)
+    file = datafolder.kept_signing_key(tmp_path)
+    signing = file.read_text()
+    assert datafolder.kept_signing_key(tmp_path).read_text() == signing == Signer.read(signing.strip()).text + "\n"
+    for kept in (tmp_path / "api_key", file):
+        assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_run_file_is_replaced_whole(tmp_path):

@@ -54,7 +54,34 @@ def test_a_role_covers_those_below_it():
         Role.READ: [Role.READ],
         Role.WRITE: [Role.READ, Role.WRITE],
         Role.ADMIN: [Role.READ, Role.WRITE, Role.ADMIN],
+        Role.OPERATOR: [Role.READ, Role.WRITE, Role.ADMIN, Role.OPERATOR],
     }
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault"),
+    [
+        ("sk-choose-one", "13 characters"),
+        ("a" * 40, "too much alike"),
+        ("abcabcabcabcabcabcabcabcabc", "too much alike"),
+        ("x" * 257, "257 characters"),
+        ("ä" * 40, "ASCII"),
+        ("correct horse battery staple", "without spaces"),
+        ("0f3a9c7e5b1d8246f0a97c3e", None),
+        ("sk-" + "k3Jf9ZqLx7Bv2Nw8Rt5Ym1Pc", None),
+    ],
+)
+def test_a_chosen_key_must_have_some_strength(secret, fault):
+    """Its length and its variety are what can be seen."""
+    found = access.weakness(secret)
+    assert (found is None) == (fault is None)
+    assert fault is None or fault in found
+    assert secret not in (found or "")
+
+
+def test_keys_that_are_made_are_strong():
+    """Always."""
+    assert [access.weakness(access.new_secret()) for _ in range(200)] == [None] * 200
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""The route of producers' tokens; see `schemas/producer.py`."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.api import shapes
+from tidemill.api.doors import Asking, Opened, body, json
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import Stream
+from tidemill.schemas import producer
+from tidemill.schemas.producer import LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN
+
+router = APIRouter(prefix="/v1/intake/tokens", tags=["intake"])
+
+
+class TokenWish(reading.Body):
+    """What a token is made of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stream: Stream
+    """The stream that its holder may produce to: printable characters."""
+    expires_in_seconds: Annotated[int, Field(ge=LIFE_SECONDS_MIN, le=LIFE_SECONDS_MAX)] = LIFE_SECONDS_DEFAULT
+    """How long it is good; what the log gets in that time is taken, however late it is read."""
+
+
+class NewToken(BaseModel):
+    """A token, in the only answer that has it."""
+
+    object: Literal["producer_token"] = "producer_token"
+    token: str
+    stream: str
+    project: str
+    key: str
+    """Id of the API key that it was made with, and ends with."""
+    created_at: int
+    expires_at: int
+
+
+@router.post("", response_model=NewToken, openapi_extra={"requestBody": shapes.body(TokenWish)})
+async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+    """Make a token, with which a direct producer's lines get into one stream of this project and nothing else."""
+    wish = reading.body(TokenWish, await body(request), doors.settings)
+    now = int(doors.clock())
+    claims = producer.Claims(
+        sub=wish.stream, project=asking.project, key=asking.key_id, iat=now, exp=now + wish.expires_in_seconds
+    )
+    made = NewToken(
+        token=producer.token(doors.signer, claims), stream=claims.sub, project=claims.project, key=claims.key,
+        created_at=claims.iat, expires_at=claims.exp,
+    )  # fmt: skip
+    return json(made.model_dump_json().encode())

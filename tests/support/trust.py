@@ -1,0 +1,8 @@
+"""The signing key of the tests: one for a run, so that what one process signs another one trusts."""
+
+from tidemill.schemas.signing import Signer, Verifier
+
+SIGNER = Signer.made()
+VERIFIER = Verifier([SIGNER.public])
+ENVIRON = {"TIDEMILL_SIGNING_KEY": SIGNER.text, "TIDEMILL_VERIFY_KEYS": SIGNER.public}
+"""What the stages of a cluster are told."""

@@ -1,0 +1,57 @@
+"""Keys of signatures and other secrets, as settings name them: a fault is said with what to do."""
+
+import pytest
+
+from tidemill import trust
+from tidemill.schemas.signing import Signer
+from tidemill.settings import SECRETS, Settings, SettingsError, load
+
+ONE, OTHER = Signer.made(), Signer.made()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """A folder without a file of settings."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_a_signing_key(tmp_path):
+    """The error names the command that makes one."""
+    for ask, name in ((trust.signer, "signing_key"), (trust.verifier, "verify_keys")):
+        with pytest.raises(SettingsError, match=rf"^{name}: not set.*tidemill keys init"):
+            ask(Settings())
+    with pytest.raises(SettingsError, match=r"^signing_key_file: .*none cannot be read"):
+        trust.signer(Settings(signing_key_file=tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"^signing_key: .*43 characters") as caught:
+        trust.signer(Settings(signing_key="tidemill_signing_hush"))
+    assert "hush" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"^verify_keys: .*mixed up"):
+        trust.verifier(Settings(verify_keys=ONE.text))
+
+
+def test_a_signing_key_of_a_variable_or_a_file(monkeypatch, tmp_path):
+    """Its public half is trusted, and so are others that are named."""
+    monkeypatch.setenv("TIDEMILL_SIGNING_KEY", ONE.text)
+    assert trust.signer(load()).kid == ONE.kid
+    monkeypatch.delenv("TIDEMILL_SIGNING_KEY")
+    (tmp_path / "key").write_text(f"{ONE.text}\n")
+    monkeypatch.setenv("TIDEMILL_SIGNING_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("TIDEMILL_VERIFY_KEYS", f"{OTHER.public}, {ONE.public}")
+    assert trust.signer(load()).kid == ONE.kid
+    assert trust.verifier(load()).kids == tuple(sorted((ONE.kid, OTHER.kid)))
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_no_secret_stands_in_the_file(name, tmp_path):
+    """Every stage reads it."""
+    (tmp_path / "tidemill.toml").write_text(f'{name} = "hush"\n')
+    with pytest.raises(SettingsError, match=rf"{name}: .*set TIDEMILL_{name.upper()} instead"):
+        load()
+
+
+def test_a_weak_key_is_refused(monkeypatch):
+    """With what to do about it, and without the key."""
+    monkeypatch.setenv("TIDEMILL_API_KEY", "sk-weak")
+    with pytest.raises(SettingsError, match=r"api_key: .*7 characters.*tidemill keys make") as caught:
+        load()
+    assert "sk-weak" not in str(caught.value)
