@@ -6,6 +6,8 @@ from tidemill.schemas.signing import KeyTextError, Signer, Verifier
 from tidemill.settings import Settings, SettingsError
 
 FILE_BYTES_MAX = 4096
+KEPT = "signing_key"
+"""The file of the data folder in which `tidemill up` keeps the one that it has made."""
 INIT = "`tidemill keys init` makes a pair"
 
 
@@ -47,6 +49,14 @@ def verifier(settings: Settings) -> Verifier:
         return Verifier(publics)
     except KeyTextError as error:
         raise SettingsError(f"verify_keys: {error}") from None
+
+
+def with_kept(settings: Settings) -> Settings:
+    """The settings, with the signing key that `tidemill up` keeps in the data folder where none is set."""
+    file = settings.data / KEPT
+    if settings.signing_key or settings.signing_key_file or settings.verify_keys or not file.exists():
+        return settings
+    return settings.model_copy(update={"signing_key_file": file})
 
 
 def _content(file: Path) -> str:

@@ -1,10 +1,15 @@
 """`tidemill doctor` as an operator meets it."""
 
+import asyncio
+import re
 import subprocess
 import sys
 
 import pytest
 from support.backend import Backend
+
+from tidemill.kafka import Log
+from tidemill.schemas import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -29,9 +34,23 @@ def test_all_is_well(stack):
     """Each thing has its line; a store and topics that work are ok."""
     code, words = doctor(stack, "--data", str(stack.data))
     assert code == 0, words
-    for what in ("kafka", "topics", "clock", "store", "disk of"):
+    for what in ("kafka", "topics", "keys", "clock", "store", "disk of"):
         assert f"ok    {what}" in words or f"warn  {what}" in words, words
     assert words.splitlines()[-1].endswith("0 fail")
+
+
+def test_a_record_of_keys_that_the_api_has_not_signed(stack):
+    """It is counted; nothing of it is believed."""
+    asyncio.run(write(stack.kafka, topics.KEYS.name, "key_forged", b"{}"))
+    code, words = doctor(stack, "--data", str(stack.data))
+    assert code == 0, words
+    assert re.search(r"warn  keys: \d+ of \d+ records are not signed by the api, and change nothing", words)
+
+
+async def write(kafka, topic, key, value):
+    log = Log(kafka)
+    await log.send(topic, key, value)
+    await log.stop()
 
 
 def test_a_broker_that_is_away(stack, tmp_path):

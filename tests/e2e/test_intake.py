@@ -227,6 +227,28 @@ async def test_the_key_says_whose_it_is(stack, client, producer):
     assert dict(letter.headers)["tidemill-dead-reason"] == b"its key may only read"
 
 
+async def test_a_token_lets_one_stream_in(stack, client, producer):
+    """Of its project, and no other; it ends with the key that made it."""
+    made = client.post("/admin/keys", body={"name": "t", "project": "tokens", "role": "write"}, cast_to=object)
+    with OpenAI(base_url=stack.api, api_key=made["secret"]) as holder:
+        token = holder.post("/intake/tokens", body={"stream": "tokened"}, cast_to=object)["token"]
+        key = ("authorization", f"Bearer {token}".encode())
+        batch_id = await send(producer, "tokened", [line(0)], key=key)
+        await send(producer, "tokened-not", [line(0)], END, key=key)
+        await send(producer, "tokened", [line(1)], END, key=key)
+        assert (await shown(holder, batch_id, is_over)).request_counts.completed == 2
+    (letter,) = await letters(stack, "tokened-not")
+    assert dict(letter.headers)["tidemill-dead-reason"] == b"its token is for another stream"
+    assert token.encode() not in str(letter).encode()
+    client.delete(f"/admin/keys/{made['id']}", cast_to=object)
+
+    async def is_refused():
+        await send(producer, "tokened", [line(2)], END, key=key)
+        return b"its key is revoked" in str(await letters(stack, "tokened")).encode()
+
+    await until(is_refused)
+
+
 async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer):
     """A line beyond them is an error line, which can be retried; a stream is a dead letter while another runs."""
     made = client.post("/admin/keys", body={"name": "small", "project": "small", "role": "write"}, cast_to=object)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,14 +21,20 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 COMMAND = (sys.executable, "-m", "tidemill", "up")
 RESTART_SECONDS_MAX = 60.0
 REFUSAL_SECONDS_MAX = 60.0
-TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2"}
+SECRETS = {
+    name: f"secret-of-{name.lower().replace('_', '-')}-0123456789"
+    for name in ("BACKEND_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
+}
+TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2", **SECRETS}
 STOP_SECONDS_MAX = 15.0
 
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, inference):
     """One installation for this file: the tests below go through its life in their order."""
-    with Stack(tmp_path_factory.mktemp("up") / "data", inference.models("chat"), TWO) as stack:
+    models = inference.models("chat")
+    models["chat"]["backends"][0]["api_key_env"] = "BACKEND_KEY"
+    with Stack(tmp_path_factory.mktemp("up") / "data", models, TWO) as stack:
         yield stack
 
 
@@ -110,6 +117,22 @@ def test_says_where_everything_is(up):
     request = urllib.request.Request(f"{now['api']}/models", headers={"authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
+
+
+def test_each_process_is_told_its_own_secrets(up):
+    """As the kernel has it: no stage, nor the broker, holds a key that it does not need."""
+    signing = (up.data / "signing_key").read_text().strip()
+    known = {**SECRETS, "TIDEMILL_API_KEY": KEY, "TIDEMILL_SIGNING_KEY": signing}
+    told = {
+        name: {
+            secret
+            for secret, value in known.items()
+            for pid in pids
+            if value in Path(f"/proc/{pid}/environ").read_bytes().decode("utf-8", "replace")
+        }
+        for name, pids in running(up)["processes"].items()
+    }
+    assert told == {"api": set(), "ingest": set(), "processors": {"BACKEND_KEY"}, "results": set(), "kafka": set()}
 
 
 @pytest.mark.parametrize("name", ["api", "results", "processors", "kafka"])

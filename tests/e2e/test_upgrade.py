@@ -79,7 +79,12 @@ def broker(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fleet(broker, inference, tmp_path_factory):
-    environ = {"TIDEMILL_KAFKA": broker, "TIDEMILL_PARTITIONS": str(PARTITIONS), "TIDEMILL_PART_AGE_SECONDS": "1"}
+    environ = {
+        "TIDEMILL_KAFKA": broker,
+        "TIDEMILL_INTAKE_API_KEYS": "true",
+        "TIDEMILL_PARTITIONS": str(PARTITIONS),
+        "TIDEMILL_PART_AGE_SECONDS": "1",
+    }
     with Fleet(tmp_path_factory.mktemp("fleet"), environ, inference.models("chat", max_in_flight=8)) as fleet:
         yield fleet
 

@@ -193,7 +193,7 @@ async def opened_by_ingest(kafka: str, secrets: list[str]) -> list[str]:
 
 
 def test_who_may_write_to_the_topic_opens_nothing(api, second, kafka, tmp_path):
-    """Forged, raised, replayed, brought back from a tombstone: on processes that run, and on those that start anew."""
+    """Forged, raised, replayed, brought back: on processes that run, and on those that start anew."""
     with api.client() as admin:
         good, gone = (admin.post("/admin/keys", json={"name": name, "role": "read"}).json() for name in "gx")
         admin.delete(f"/admin/keys/{gone['id']}").raise_for_status()

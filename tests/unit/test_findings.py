@@ -20,6 +20,7 @@ def test_a_topic_as_the_table_says():
     assert judged() is None
     assert judged(topics.BATCHES, partitions=1, **{"cleanup.policy": "compact"}) is None
     assert judged(**{"retention.ms": "-1"}) is None
+    assert judged(topics.KEYS, partitions=1, **{"retention.ms": "-1", "retention.bytes": "-1"}) is None
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,9 @@ def test_a_topic_as_the_table_says():
         (topics.OUTCOMES, {"cleanup.policy": "compact,delete"}, Verdict.FAIL, "is compacted"),
         (topics.BATCHES, {"partitions": 1}, Verdict.FAIL, "would be lost"),
         (topics.BATCHES, {"partitions": 2, "cleanup.policy": "compact"}, Verdict.FAIL, "instead of one"),
+        (topics.KEYS, {"partitions": 1, "retention.ms": "604800000"}, Verdict.FAIL, "would open again"),
+        (topics.KEYS, {"partitions": 1, "retention.ms": "-1", "retention.bytes": "9"}, Verdict.FAIL, "open again"),
+        (topics.KEYS, {"partitions": 1, "cleanup.policy": "compact"}, Verdict.FAIL, "is compacted"),
         (topics.COMMANDS, {"partitions": 8}, Verdict.FAIL, "outcomes 4"),
     ],
 )
@@ -47,6 +51,13 @@ def test_what_is_wrong_with_a_topic(row, seen, verdict, words):
 def test_a_clock(seconds, verdict):
     """Records of the future mean a clock that is behind."""
     assert findings.clock(seconds).verdict == verdict
+
+
+def test_records_of_keys():
+    """Those that the api has not signed change nothing, and somebody has written them."""
+    assert findings.keys(7, []).verdict is Verdict.OK
+    found = findings.keys(7, [3, 5])
+    assert (found.verdict, found.text[:7]) == (Verdict.WARN, "2 of 7 ")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1 << 40, "ok"), (5 << 30, "warn"), (1 << 20, "fail")])

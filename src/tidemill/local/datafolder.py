@@ -14,12 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tidemill import ownership
+from tidemill import ownership, trust
 from tidemill.schemas import access
 from tidemill.schemas.signing import Signer
 
 API_KEY = "api_key"
-SIGNING_KEY = "signing_key"
 
 
 class FolderError(Exception):
@@ -66,8 +65,8 @@ def kept_key(data: Path) -> tuple[str, bool]:
 
 def kept_signing_key(data: Path) -> Path:
     """The file with the private key that the api signs with; made when it is first asked for."""
-    _kept(data / SIGNING_KEY, lambda: Signer.made().text)
-    return data / SIGNING_KEY
+    _kept(data / trust.KEPT, lambda: Signer.made().text)
+    return data / trust.KEPT
 
 
 def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from tidemill import trust
 from tidemill.admin import TopicError, topic_configs, wanted
 from tidemill.kafka import LogUnavailable, reachable
 from tidemill.ops import findings, service
@@ -16,8 +17,9 @@ from tidemill.ops.findings import Finding
 from tidemill.past import kafka
 from tidemill.schemas import topics
 from tidemill.schemas.ports import Store
+from tidemill.schemas.signing import SignatureError
 from tidemill.security import Kafka
-from tidemill.settings import Backend, Model, Settings
+from tidemill.settings import Backend, Model, Settings, SettingsError
 from tidemill.store import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
@@ -66,6 +68,7 @@ def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaita
     return [
         lambda: _broker(where),
         lambda: _topics(settings, where),
+        lambda: _keys(settings, where),
         lambda: _clock(where),
         lambda: _store(settings),
         lambda: _backends(settings),
@@ -107,6 +110,28 @@ async def _topics(settings: Settings, where: Kafka | None) -> list[Finding]:
     ]
     wrong = [finding for finding in judged if finding is not None]
     return wrong or [findings.ok("topics", f"all {len(rows)} are as the table says")]
+
+
+async def _keys(settings: Settings, where: Kafka | None) -> list[Finding]:
+    """Whether the api has signed every record of keys."""
+    if where is None:
+        return []
+    try:
+        verifier = trust.verifier(trust.with_kept(settings))
+    except SettingsError as error:
+        return [findings.warn("keys", f"cannot be checked here ({error})", "set it as ingest has it")]
+    count, refused = 0, []
+    try:
+        async with kafka.reading(where) as reader:
+            async for record in reader.records(topics.KEYS.name):
+                count += 1
+                try:
+                    verifier.key_record((record.key or b"").decode(errors="replace"), record.value)
+                except SignatureError:
+                    refused.append(record.offset)
+    except LogUnavailable as error:
+        return [findings.fail("keys", str(error), "see kafka above")]
+    return [findings.keys(count, refused)]
 
 
 async def _clock(where: Kafka | None) -> list[Finding]:

@@ -92,6 +92,22 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
     return None
 
 
+def keys(count: int, refused: Sequence[int]) -> Finding:
+    """What `tidemill.keys` holds.
+
+    Args:
+        count: Its records.
+        refused: Offsets of those that no trusted key has signed, in order.
+    """
+    if not refused:
+        return ok("keys", f"the api has signed all {count} records")
+    text = (
+        f"{len(refused)} of {count} records are not signed by the api, and change nothing; "
+        f"the last is at offset {refused[-1]}"
+    )
+    return warn("keys", text, "see who may write to tidemill.keys, and whether the signing key was replaced")
+
+
 def clock(skew_seconds: float | None) -> Finding:
     """How far this machine's clock is behind the newest record; None where there is none yet."""
     if skew_seconds is None:

@@ -1,0 +1,58 @@
+"""What `tidemill up` says of keys, and what it passes on of them."""
+
+import pytest
+
+from tidemill.local import datafolder
+from tidemill.local.up import Up
+from tidemill.schemas import access
+from tidemill.schemas.signing import Signer
+from tidemill.settings import Settings
+
+SET = "sk-set-by-the-operator-0123456789"
+
+
+def kept(folder, **settings):
+    """What is shown, and what the stages are told of secrets."""
+    up = Up(Settings(data=folder, **settings), None)
+    return up._keep_secrets(), up._secrets
+
+
+def test_a_made_key_is_shown_once(tmp_path):
+    """When it is made; later starts say where it is."""
+    shown, told = kept(tmp_path)
+    key, is_new = datafolder.kept_key(tmp_path)
+    assert (shown, is_new) == (key, False)
+    again, told_again = kept(tmp_path)
+    assert again == f"{access.hint(key)}, in {tmp_path / 'api_key'}"
+    assert key not in again
+    assert told == told_again
+    assert kept(tmp_path, api_key=SET)[0] == "$TIDEMILL_API_KEY"
+
+
+def test_what_stages_are_told_of_keys(tmp_path):
+    """The api the file of the signing key, ingest its public half; of the API key nothing but its digest."""
+    _, told = kept(tmp_path, api_key=SET)
+    signer = Signer.read((tmp_path / "signing_key").read_text().strip())
+    assert told == {
+        "api": {
+            "TIDEMILL_SIGNING_KEY_FILE": str(tmp_path / "signing_key"),
+            "TIDEMILL_API_KEY_SHA256": access.digest(SET),
+        },
+        "ingest": {
+            "TIDEMILL_VERIFY_KEYS": signer.public,
+            "TIDEMILL_INTAKE_API_KEYS": "true",
+            "TIDEMILL_API_KEY_SHA256": access.digest(SET),
+        },
+    }
+
+
+@pytest.mark.parametrize(("asked", "is_on"), [(None, "false"), (True, "true"), (False, "false")])
+def test_an_external_kafka_gets_no_api_keys(tmp_path, asked, is_on):
+    """Unless that is asked for: others may read what stands in its records. Keys that are set are not made."""
+    made = Signer.made()
+    _, told = kept(tmp_path, kafka="k:1", signing_key=made.text, intake_api_keys=asked, verify_keys="x")
+    assert told["ingest"]["TIDEMILL_INTAKE_API_KEYS"] == is_on
+    assert told["ingest"]["TIDEMILL_VERIFY_KEYS"] == f"{made.public},x"
+    assert ("TIDEMILL_API_KEY_SHA256" in told["ingest"]) is (is_on == "true")
+    assert "TIDEMILL_SIGNING_KEY_FILE" not in told["api"]
+    assert not (tmp_path / "signing_key").exists()
