@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.largest import largest
 
 from tidemill.schemas import access, codec
 from tidemill.schemas.access import ApiKey, Role
@@ -124,6 +125,11 @@ def test_keys_as_texts():
     with pytest.raises(KeyTextError, match="more than"):
         Verifier([Signer.made().public for _ in range(VERIFY_KEYS_MAX + 1)])
     assert Verifier([SIGNER.public, SIGNER.public]).kids == (SIGNER.kid,)
+
+
+def test_the_largest_record_of_a_key_is_read():
+    """A name of 255 control characters is six times as long in JSON, and base64 makes it longer."""
+    assert len(SIGNER.sign(KEY_RECORD, b"x" * largest(KeyRecord))) <= SIGNED_BYTES_MAX
 
 
 def test_a_private_key_is_in_no_representation():
