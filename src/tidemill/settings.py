@@ -243,15 +243,13 @@ class Settings(BaseSettings):
     api_key_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Its SHA-256 in hex, instead of it: all that a process needs to know."""
     signing_key: SecretStr | None = None
-    """The api's private key, with which it signs keys and tokens; `tidemill keys init` makes it. `tidemill up`
-    makes one and keeps it where none is set. It never stands in the file."""
+    """What the api signs keys and tokens with, likewise; `tidemill keys init` makes it, with its public half."""
     signing_key_file: Path | None = None
     """File that holds it, instead of it."""
     verify_keys: str = ""
     """Public keys whose signatures ingest trusts, with commas between them; the api trusts its own besides."""
     intake_api_keys: bool | None = None
-    """Whether direct producers may show API keys, not only tokens: who reads `tidemill.intake` reads them there.
-    By default only where `tidemill up` runs its own Kafka."""
+    """Whether producers may show API keys besides tokens; by default where `tidemill up` runs its own Kafka."""
     models: dict[ModelName, Model] = {}
     """The models by name."""
 
@@ -302,7 +300,7 @@ class Settings(BaseSettings):
     @field_validator("api_key")
     @classmethod
     def _strong(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and (fault := access.weakness(key.get_secret_value())) is not None:
+        if key and (fault := access.weakness(key.get_secret_value())):
             raise ValueError(f"{fault}; `tidemill keys make` prints a good one")
         return key
 
