@@ -96,9 +96,7 @@ Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_offered
 Model = Annotated[bounds.Name, Field(min_length=1)]
 Metadata = Annotated[bounds.Metadata, BeforeValidator(_few)]
 Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_named)]
-Stream = Annotated[
-    str, Field(json_schema_extra={"minLength": 1, "maxLength": intake.NAME_CHARS_MAX}), AfterValidator(_stream)
-]
+Stream = Annotated[bounds.Name, Field(min_length=1), AfterValidator(_stream)]
 
 
 class Expiry(Body):
