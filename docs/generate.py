@@ -10,7 +10,8 @@ from tidemill.connections import Connections
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
-from tidemill.settings import Backend, Limits, Model, Price, Project, Settings, Spare
+from tidemill.servers import Backend, Model, Price, Spare
+from tidemill.settings import Limits, Project, Settings
 from tidemill.timetable import Hours
 
 DOCS = Path(__file__).resolve().parent

@@ -46,7 +46,8 @@ from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import DecodeError, RequestHead
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
-from tidemill.settings import Model, Settings
+from tidemill.servers import Model
+from tidemill.settings import Settings
 from tidemill.store import open_store
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0

@@ -14,8 +14,8 @@ from tidemill.processors.pressure import Pressure
 from tidemill.processors.spare import Spare
 from tidemill.processors.upstream import Origin, origin
 from tidemill.schemas.ports import Clock, Steady
-from tidemill.settings import Backend as Settings
-from tidemill.settings import Model
+from tidemill.servers import Backend as Settings
+from tidemill.servers import Model
 
 
 def fleet(model: Model, clock: Clock) -> Fleet:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
-    AfterValidator,
-    AnyHttpUrl,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,11 +23,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from tidemill.connections import Connections, is_local
 from tidemill.schemas import access, configured, topics
-from tidemill.schemas.batch import ENDPOINTS, window_seconds
+from tidemill.schemas.batch import window_seconds
 from tidemill.schemas.bill import Tariff
 from tidemill.schemas.bounds import BATCH_LINES_MAX, Name, Word
 from tidemill.security import Cluster, Security
-from tidemill.timetable import Hours
+from tidemill.servers import Model, Price
 
 MIB = 1 << 20
 ENV_PREFIX = "TIDEMILL_"
@@ -37,119 +35,6 @@ ENV_PREFIX = "TIDEMILL_"
 
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the text names it, one fault a line."""
-
-
-class Spare(BaseModel):
-    """How much of a backend is left to batches where others' requests go first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    requests_max: Annotated[int, Field(ge=1)] | None = None
-    """Requests that it should have at one time, others' and ours; without it, as many as run until one waits."""
-    calls_min: Annotated[int, Field(ge=0)] = 1
-    """Calls at any rate, of each processor process; with 0 batches wait as long as others need all of it."""
-
-
-def _without_password(url: AnyHttpUrl) -> AnyHttpUrl:
-    if url.username is not None or url.password is not None:
-        raise ValueError("an address holds no name and no password, since it is shown; name a key in api_key_env")
-    return url
-
-
-ServerUrl = Annotated[AnyHttpUrl, AfterValidator(_without_password)]
-"""The address of a server; it may be logged and shown."""
-
-
-class Backend(BaseModel):
-    """One OpenAI-compatible inference server."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    url: ServerUrl
-    """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the server's key."""
-    drain: bool = False
-    """Whether it gets no more calls; what it has is awaited."""
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """What part of the calls that it takes at one time is for batches; the rest is left to others."""
-    hours: tuple[Hours, ...] = ()
-    """Ceilings by the hour of the day; where none applies, only what it takes counts."""
-    metrics: bool | ServerUrl = True
-    """Where it says how many requests run and wait, as vLLM and llama.cpp do: an address; by default `/metrics`
-    beside `/v1`, where that answers; `false`: it is not asked."""
-    spare: Spare | None = None
-    """Set, also to `{}`: others' requests go first, as its metrics tell of them."""
-    ca_file: Path | None = None
-    """PEM file of the authorities to trust with `https`; by default those of the system."""
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of requests and answers in a minute, on average; by default as many as come."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.spare is not None and self.metrics is False:
-            raise ValueError("spare: what others leave is read from metrics, and they are switched off")
-        if self.ca_file is not None and not self.ca_file.is_file():
-            raise ValueError(f"{self.ca_file} is not there")
-        return self
-
-    @property
-    def metrics_url(self) -> str | None:
-        """Where its metrics are; None where it is not asked."""
-        if isinstance(self.metrics, bool):
-            return self.base.removesuffix("/v1") + "/metrics" if self.metrics else None
-        return str(self.metrics)
-
-    @property
-    def base(self) -> str:
-        """The address without a final slash."""
-        return str(self.url).rstrip("/")
-
-    @property
-    def api_key(self) -> str | None:
-        """The key, read at the time of asking."""
-        return os.environ.get(self.api_key_env) if self.api_key_env else None
-
-
-class Price(BaseModel):
-    """What a model costs at the base price, in currency units."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    input_per_million: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
-    """For a million input tokens."""
-    output_per_million: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
-    """For a million output tokens."""
-
-
-class Model(BaseModel):
-    """A model that batches may name, and who serves it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
-    """The servers; the least loaded one is called first."""
-    endpoints: tuple[str, ...] = ENDPOINTS
-    """What it can be asked for."""
-    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Calls to the model's backends at one time, of all processor processes together."""
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Tokens in a minute, on average, of all its backends together; each may have a limit of its own, too."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 600
-    """A call that takes longer is given up and tried again."""
-    prefix_bytes: Annotated[int, Field(ge=64, le=65_536)] | None = None
-    """So many first bytes of a prompt tell its group: lines of a batch that have them in common go one after the
-    other, for servers that keep the beginnings of prompts; by default lines go as they stand."""
-    price: Price = Price()
-    """Base price; a batch pays it less the discount."""
-
-    @field_validator("endpoints")
-    @classmethod
-    def _known(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        for endpoint in endpoints:
-            if endpoint not in ENDPOINTS:
-                raise ValueError(f"unknown endpoint {endpoint!r}; known are {', '.join(ENDPOINTS)}")
-        return endpoints
 
 
 class Limits(BaseModel):

@@ -19,7 +19,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.ports import Store
 from tidemill.schemas.signing import SignatureError
 from tidemill.security import Kafka
-from tidemill.settings import Backend, Model, Settings, SettingsError
+from tidemill.servers import Backend, Model
+from tidemill.settings import Settings, SettingsError
 from tidemill.store import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tidemill.processors import hours, roster
-from tidemill.settings import Model
+from tidemill.servers import Model
 from tidemill.timetable import Hours
 
 

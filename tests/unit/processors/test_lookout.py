@@ -6,7 +6,7 @@ from support.backend import Backend as Server
 from tidemill.processors import roster
 from tidemill.processors.lookout import POLL_SECONDS, RARE_SECONDS_MAX, SPARE_RARE_SECONDS_MAX
 from tidemill.processors.upstream import HttpUpstream
-from tidemill.settings import Model
+from tidemill.servers import Model
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tidemill.processors.menu import LISTED_SECONDS, Menu
 from tidemill.processors.retry import Kind
 from tidemill.processors.upstream import HttpUpstream
 from tidemill.schemas.codec import RequestHead
-from tidemill.settings import Model
+from tidemill.servers import Model
 from tidemill.store import DirectoryStore
 
 CHAT = "/v1/chat/completions"

@@ -10,7 +10,7 @@ from tidemill.processors import prefix, roster
 from tidemill.processors.lane import Line
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import RequestHead
-from tidemill.settings import Model
+from tidemill.servers import Model
 
 FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 texts = st.text(max_size=100)
