@@ -41,7 +41,7 @@ def test_all_is_well(stack):
 
 def test_a_record_of_keys_that_the_api_has_not_signed(stack):
     """It is counted; nothing of it is believed."""
-    asyncio.run(write(stack.kafka, topics.KEYS.name, "key_forged", b"{}"))
+    asyncio.run(write(stack.cluster(), topics.KEYS.name, "key_forged", b"{}"))
     code, words = doctor(stack, "--data", str(stack.data))
     assert code == 0, words
     assert re.search(r"warn  keys: \d+ of \d+ records are not signed by the api, and change nothing", words)
