@@ -5,7 +5,7 @@ import hmac
 import logging
 from typing import Final
 
-from tidemill import hush, metrics
+from tidemill import metrics
 from tidemill.schemas import access, producer
 from tidemill.schemas.access import DEFAULT_PROJECT, Role
 from tidemill.schemas.intake import IntakeError
@@ -15,8 +15,6 @@ from tidemill.schemas.producer import Claims, TokenError
 from tidemill.schemas.signing import SignatureError, Verifier
 
 log = logging.getLogger(__name__)
-# Whoever writes to the topic could fill the log with what is refused.
-log.addFilter(hush.Hush())
 
 HEARD_SECONDS_MAX: Final = 1.0
 """How long a key that nobody knows is waited for: it may have been made a moment ago."""

@@ -2,7 +2,7 @@
 
 import logging
 
-from tidemill import hush, metrics
+from tidemill import metrics
 from tidemill.api.paging import Row
 from tidemill.api.state.sqlite import Database
 from tidemill.schemas import codec, topics
@@ -10,8 +10,6 @@ from tidemill.schemas.messages import KeyRecord
 from tidemill.schemas.signing import SignatureError, Verifier
 
 _log = logging.getLogger(__name__)
-# Whoever writes to the topic could fill the log with what is refused.
-_log.addFilter(hush.Hush())
 
 
 class Keyring:

@@ -27,8 +27,6 @@ from tidemill.settings import Settings, SettingsError
 
 PROCESSORS = "processors"
 STAGES = ("api", "ingest", PROCESSORS, "results")
-READS_KEYS = ("api", "ingest")
-"""The stages that compare keys of callers."""
 KAFKA = "kafka"
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
