@@ -14,7 +14,7 @@ from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 9
+LAYOUT = 10
 """Number of the tables' layout; a file of another one is made anew."""
 
 PRIMARY_CODE = 0xFF
