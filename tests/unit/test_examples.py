@@ -8,7 +8,7 @@ import pytest
 from tidemill import demo
 from tidemill.client.place import endpoint_of
 from tidemill.client.run import Exit, verify
-from tidemill.client.run import console as stderr
+from tidemill.terminal import talk as stderr
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
