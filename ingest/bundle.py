@@ -6,6 +6,7 @@ How many lines make a record follows from how many came together, so that a line
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
 import orjson
 
 from tidemill.ingest.check import CUSTOM_ID_CHARS_MAX, Fault
@@ -13,8 +14,16 @@ from tidemill.ingest.pack import RECORD_BYTES_MAX, RECORD_LINES_MAX, RUN_LINES, 
 from tidemill.schemas import line
 from tidemill.schemas.codec import LineMark, LineRef, RequestHead
 
-FAILED_LINES_MAX: Final = 256
+FAILED_LINES_MAX: Final = 1024
+FAILED_BYTES_MAX: Final = 256 * 1024
 """Error lines of one record: with their marks they are far below what a record may hold."""
+
+
+class _Named(msgspec.Struct):
+    custom_id: str
+
+
+_named: Final = msgspec.json.Decoder(_Named)
 
 Placed = tuple[int, bytes | LineRef]
 """A line and its place in the batch, or where in the store it is."""
@@ -45,13 +54,15 @@ def failures(batch_id: str, faults: Iterable[tuple[int, bytes, Fault]]) -> Itera
     """The error lines of lines with a fault: marks and value of each record."""
     marks: list[LineMark] = []
     texts: list[bytes] = []
+    size = 0
     for place, data, fault in faults:
         text = line.unanswered(batch_id, place, _custom_id(data), code=fault.code, message=fault.message)
         marks.append(LineMark(index=place, size=len(text), failed=True, attempts=0))
         texts.append(text)
-        if len(marks) == FAILED_LINES_MAX:
+        size += len(text)
+        if len(marks) == FAILED_LINES_MAX or size >= FAILED_BYTES_MAX:
             yield marks, b"".join(texts)
-            marks, texts = [], []
+            marks, texts, size = [], [], 0
     if marks:
         yield marks, b"".join(texts)
 
@@ -71,10 +82,9 @@ def _record(origin: Origin, first: int, value: bytes, ref: LineRef | None = None
 def _custom_id(data: bytes) -> bytes:
     """The line's own, as JSON; null where it has none that can be told."""
     try:
-        found = orjson.loads(data)
-        custom_id = found.get("custom_id") if isinstance(found, dict) else None
-    except orjson.JSONDecodeError:
+        custom_id = _named.decode(data).custom_id
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return b"null"
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= CUSTOM_ID_CHARS_MAX:
+    if not 0 < len(custom_id) <= CUSTOM_ID_CHARS_MAX:
         return b"null"
     return orjson.dumps(custom_id)

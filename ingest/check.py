@@ -159,7 +159,8 @@ class Checker:
         try:
             self._examine(data)
         except Fault as fault:
-            return fault
+            # Without the frames that it came through, which hold the parsed line.
+            return fault.with_traceback(None)
         return None
 
     def verdict(self) -> Passed | Failed:

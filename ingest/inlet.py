@@ -19,7 +19,7 @@ from tidemill import stream, trust
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import GROUP_RECORDS_MAX, State
-from tidemill.ingest.intake import Partition, Times
+from tidemill.ingest.intake import Held, Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.kafka import Outlet
 from tidemill.ingest.keyring import Keyring
@@ -39,12 +39,15 @@ from tidemill.settings import Settings
 log = logging.getLogger(__name__)
 
 NAME: Final = "tidemill-intake"
+GROUP_LINES_MAX: Final = 8_192
 GROUP_BYTES_MAX: Final = 4 << 20
 """With `GROUP_RECORDS_MAX`, what is decided on together, and so what a partition holds of records that wait."""
 DRAIN_SECONDS_MAX: Final = 4.0
 WRITER_BYTES: Final = 4
 LOG_APPEND_TIME: Final = 1
 """Kafka's `timestamp_type` of a record whose time is the broker's."""
+BUFFER_EVENTS_MAX: Final = 16
+"""Records of a partition that Faust may hold: a producer's has up to 1 MiB, those of the other topics 64 KiB."""
 _DECIDED: Final = b"decided/"
 
 
@@ -124,14 +127,19 @@ class _Seat:
         self._cancels = cancels
         self._held = held
         self._waiting: deque[Arrival] = deque()
-        self._bytes = 0
+        self._bytes = self._lines = 0
         self.room.set()
 
     def put(self, arrival: Arrival) -> None:
         """Have a record wait for its turn."""
         self._waiting.append(arrival)
         self._bytes += len(arrival.value or b"")
-        if len(self._waiting) >= GROUP_RECORDS_MAX or self._bytes >= GROUP_BYTES_MAX:
+        self._lines += 1 + (arrival.value or b"").count(b"\n")
+        if (
+            len(self._waiting) >= GROUP_RECORDS_MAX
+            or self._bytes >= GROUP_BYTES_MAX
+            or self._lines >= GROUP_LINES_MAX
+        ):
             self.room.clear()
         self.news.set()
 
@@ -140,7 +148,7 @@ class _Seat:
         await follow()
         while not self.is_leaving:
             self.news.clear()
-            group, self._waiting, self._bytes = self._waiting, deque(), 0
+            group, self._waiting, self._bytes, self._lines = self._waiting, deque(), 0, 0
             self.room.set()
             if group:
                 await self.partition.take(group)
@@ -165,7 +173,12 @@ class Inlet:
         """Set up the app; nothing is connected yet."""
         self._log, self._store = log_door, store
         self.app = stream.create_app(
-            NAME, settings, kafka=kafka, state=settings.data / "state" / "intake", tables=True
+            NAME,
+            settings,
+            kafka=kafka,
+            state=settings.data / "state" / "intake",
+            tables=True,
+            buffer=BUFFER_EVENTS_MAX,
         )
         options = {"block_cache_size": 8 << 20, "write_buffer_size": 8 << 20, "max_open_files": 64}
         self._table = self.app.Table(
@@ -203,6 +216,7 @@ class Inlet:
             age_seconds=settings.part_age_seconds,
             part_bytes=settings.part_bytes,
         )
+        self._held = Held()
         self._tenure = stream.Tenure(self.app)
         self._seats: dict[int, _Seat] = {}
         self._ticking: set[asyncio.Future[int]] = set()
@@ -268,6 +282,7 @@ class Inlet:
             clock=time.time,
             steady=time.monotonic,
             times=self._times,
+            held=self._held,
         )
         seat = self._seats[number] = _Seat(partition, self._cancels, event)
         seat.task = asyncio.create_task(self._work(seat), name=f"intake {number}")

@@ -15,13 +15,15 @@ and what is told twice is known by them. A stream that is sealed has its parts p
 (`join.py`); only then is it told that the batch is whole, so there is no end without an input.
 """
 
+import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tidemill.dead import bury
-from tidemill.ingest.arrival import Arrival, joined_bytes, split
+from tidemill.ingest.arrival import Arrival, bounded, joined_bytes, split
 from tidemill.ingest.flow import JOURNAL_RECORDS_MAX, PIECES_MAX, Ack, Flow, State
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
@@ -34,8 +36,8 @@ from tidemill.schemas.ports import Clock, Steady
 
 log = logging.getLogger(__name__)
 
-HELD_BYTES_MAX: Final = 32 << 20
-"""Lines of all streams of a partition that may wait for their parts."""
+HELD_BYTES_MAX: Final = 64 << 20
+"""Lines of all streams of a process that may wait for their parts."""
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
 
@@ -100,6 +102,22 @@ class Times:
     part_bytes: int
 
 
+class Held:
+    """How many bytes of lines wait for their parts, in all partitions of a process."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Partition, int] = {}
+
+    def now(self, partition: "Partition", size: int) -> int:
+        """All of them, once a partition has so many."""
+        self._sizes[partition] = size
+        return sum(self._sizes.values())
+
+    def forget(self, partition: "Partition") -> None:
+        """A partition has none any more."""
+        self._sizes.pop(partition, None)
+
+
 class Partition:
     """The streams of one partition. Its calls never overlap; the caller sees to it."""
 
@@ -116,6 +134,7 @@ class Partition:
         clock: Clock,
         steady: Steady,
         times: Times,
+        held: Held | None = None,
     ) -> None:
         self._tables = tables
         self._sender = sender
@@ -127,6 +146,9 @@ class Partition:
         self._clock = clock
         self._steady = steady
         self._times = times
+        self._held = held or Held()
+        self._dead: list[tuple[Arrival, IntakeError]] = []
+        """Records that cannot be taken, and why."""
         self._flows: dict[tuple[str, str], Flow] = {}
         """The streams that take lines or refuse them, by project and name."""
         self._sealed: dict[str, Flow] = {}
@@ -213,6 +235,7 @@ class Partition:
     def abandon(self) -> None:
         """Let go: what is not acknowledged comes again to the next owner."""
         self._joiner.abandon()
+        self._held.forget(self)
         for flow in [*self._flows.values(), *self._sealed.values()]:
             self._nursery.forget(flow)
 
@@ -227,34 +250,45 @@ class Partition:
 
     async def _decide(self, arrival: Arrival) -> Work | None:
         """What a record brings; None where that is nothing, and then it is acknowledged."""
-        lines = split(arrival.value or b"")
         if (known := self._journal.pop(arrival.offset, None)) is not None:
             flow, first, count = known
             flow.awaited.discard(arrival.offset)
             ends = intake.label(arrival.key, intake.named(arrival.headers)).ends
-            return self._work(arrival, flow, first, lines[:count], ends=ends)
+            return self._work(arrival, flow, first, split(arrival.value or b"")[:count], ends=ends)
         if arrival.offset > self._decided:
             try:
+                lines = bounded(arrival.value or b"")
                 found = await self._admitted(arrival, lines)
             except IntakeError as error:
-                await bury(self._sender, arrival.shown, stage="ingest", reason=error)
+                self._dead.append((arrival, error))
+                return None
             else:
                 if found is not None:
                     flow, label = found
                     flow.heard_at = self._steady()
-                    is_room = await self._is_room(arrival, flow, lines)
+                    is_room = self._is_room(arrival, flow, lines)
                     taken = lines if is_room else []
                     first = flow.note(arrival.offset, len(taken), label.seq if is_room else None)
                     return self._work(arrival, flow, first, taken, ends=label.ends)
         arrival.ack()
         return None
 
-    async def _is_room(self, arrival: Arrival, flow: Flow, lines: list[bytes]) -> bool:
+    async def _bury(self) -> None:
+        """Bury what cannot be taken, many at one time: whoever may write to the topic may send any number."""
+        dead, self._dead = self._dead, []
+        await asyncio.gather(*(self._buried(arrival, error) for arrival, error in dead))
+
+    async def _buried(self, arrival: Arrival, error: IntakeError) -> None:
+        await bury(self._sender, arrival.shown, stage="ingest", reason=error)
+        arrival.ack()
+
+    def _is_room(self, arrival: Arrival, flow: Flow, lines: list[bytes]) -> bool:
         """Whether the project may store the lines; else the record is a dead letter, but it may end its stream."""
         try:
             self._quotas.stores(flow.state.project, joined_bytes(lines))
         except IntakeError as error:
-            await bury(self._sender, arrival.shown, stage="ingest", reason=error)
+            # It is acknowledged with its place in the stream's journal, and not before.
+            self._dead.append((dataclasses.replace(arrival, ack=_nothing), error))
             return False
         return True
 
@@ -305,24 +339,31 @@ class Partition:
 
     async def _commit(self, works: list[Work]) -> None:
         """Keep what was decided, then let it be known."""
+        # Nothing says of a record that it is decided on before its letter is written.
+        await self._bury()
         if not works:
             return
-        touched = {work.flow.state.id: work.flow for work in works}
+        touched: dict[str, list[Work]] = {}
+        for work in works:
+            touched.setdefault(work.flow.state.id, []).append(work)
         if works[-1].offset > self._decided:
             self._decided = works[-1].offset
-            for flow in touched.values():
-                self._tables.put(flow.state)
+            for mine in touched.values():
+                self._tables.put(mine[0].flow.state)
             self._tables.put_decided(self._decided)
             await self._tables.delivered()
-        for flow in touched.values():
-            mine = [work for work in works if work.flow is flow]
+        for mine in touched.values():
+            flow = mine[0].flow
             await self._publisher.publish(flow, [(work.first, work.lines) for work in mine])
             for work in mine:
                 flow.put(work.lines, work.ack, self._steady())
             if flow.shelf_bytes >= self._times.part_bytes or len(flow.state.journal) >= JOURNAL_RECORDS_MAX:
                 await self._flush(flow)
-        while sum(flow.shelf_bytes for flow in self._flows.values()) > HELD_BYTES_MAX:
-            await self._flush(max(self._flows.values(), key=lambda flow: flow.shelf_bytes))
+        while self._held.now(self, sum(flow.shelf_bytes for flow in self._flows.values())) > HELD_BYTES_MAX:
+            largest = max(self._flows.values(), key=lambda flow: flow.shelf_bytes, default=None)
+            if largest is None or not largest.shelf_bytes:
+                break
+            await self._flush(largest)
 
     async def _flush(self, flow: Flow, **changes: bool) -> None:
         """Write the waiting lines as a part, keep the stream, and acknowledge their records."""
@@ -370,3 +411,7 @@ class Partition:
         else:
             self._tables.put(flow.state)
         await self._tables.delivered()
+
+
+def _nothing() -> None:
+    """The ack of a record that is acknowledged elsewhere."""

@@ -1,11 +1,12 @@
 """What is told of a stream's lines: that they are there, and what becomes of each."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from tidemill.ingest import bundle
-from tidemill.ingest.check import Fault
+from tidemill.ingest.check import LONG_LINE_BYTES, Fault
 from tidemill.ingest.flow import Flow
 from tidemill.ingest.pack import INLINE_BYTES_MAX, Origin, Record
 from tidemill.ingest.patience import stubborn
@@ -18,6 +19,9 @@ from tidemill.schemas.ports import Store
 
 log = logging.getLogger(__name__)
 
+SLICE_BYTES: Final = 128 * 1024
+SLICE_LINES: Final = 256
+"""Lines that are checked in a row, one or two milliseconds' worth."""
 INTERNAL: Final = Fault("server_error", "The server had an error while checking this line.")
 
 Stretch = tuple[int, list[bytes]]
@@ -58,7 +62,7 @@ class Publisher:
 
         What results must know first is told first: the batch, then how many lines it has, then the lines.
         """
-        good, faults = self._room(flow, *_checked(flow, stretches))
+        good, faults = self._room(flow, *await _checked(flow, stretches))
         if not flow.told:
             await self._tell(Opened(project=flow.state.project, batch=flow.state.batch), flow.state.id)
             flow.told = True
@@ -114,21 +118,43 @@ class Publisher:
         await stubborn(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
 
 
-def _checked(flow: Flow, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
+async def _checked(flow: Flow, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
+    """Check lines, some at a time; between them other tasks have their turn."""
     good: list[Placed] = []
     faults: list[Faulty] = []
-    for first, lines in stretches:
-        for place, line in enumerate(lines, first):
-            try:
-                fault = flow.checker.fault(line)
-            except Exception as error:  # noqa: BLE001  a line that breaks the check would be met for ever
-                log.error("%s: %s in the check", flow.state.id, type(error).__name__)  # noqa: TRY400
-                fault = INTERNAL
-            if fault is None:
-                good.append((place, line))
-            else:
-                faults.append((place, line, fault))
+    for slice_ in _sliced((place, line) for first, lines in stretches for place, line in enumerate(lines, first)):
+        if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
+            await asyncio.to_thread(_check, flow, slice_, good, faults)
+        else:
+            _check(flow, slice_, good, faults)
+            await asyncio.sleep(0)
     return good, faults
+
+
+def _check(flow: Flow, lines: list[Placed], good: list[Placed], faults: list[Faulty]) -> None:
+    for place, line in lines:
+        try:
+            fault = flow.checker.fault(line)
+        except Exception as error:  # noqa: BLE001  a line that breaks the check would be met for ever
+            log.error("%s: %s in the check", flow.state.id, type(error).__name__)  # noqa: TRY400
+            fault = INTERNAL
+        if fault is None:
+            good.append((place, line))
+        else:
+            faults.append((place, line, fault))
+
+
+def _sliced(lines: Iterable[Placed]) -> Iterator[list[Placed]]:
+    held: list[Placed] = []
+    size = 0
+    for place, line in lines:
+        held.append((place, line))
+        size += len(line)
+        if size >= SLICE_BYTES or len(held) >= SLICE_LINES:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 async def _once(line: bytes) -> AsyncIterator[bytes]:

@@ -91,7 +91,8 @@ class Sizes:
 def _made(file: Path, table: str) -> sqlite3.Connection:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
-    connection = sqlite3.connect(file, isolation_level=None)
+    # One thread after the other: long lines are checked in one beside the event loop's.
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     for statement in (
         "PRAGMA journal_mode = OFF",
         "PRAGMA synchronous = OFF",

@@ -103,7 +103,15 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         await super()._on_partitions_revoked(revoked)
 
 
-def create_app(name: str, settings: Settings, *, kafka: Kafka, state: Path, tables: bool = False) -> StageApp:
+def create_app(
+    name: str,
+    settings: Settings,
+    *,
+    kafka: Kafka,
+    state: Path,
+    tables: bool = False,
+    buffer: int = BUFFER_EVENTS_MAX,
+) -> StageApp:
     """Make the app of a stage.
 
     Args:
@@ -112,6 +120,7 @@ def create_app(name: str, settings: Settings, *, kafka: Kafka, state: Path, tabl
         kafka: Where, and how to get in.
         state: Folder of the app's tables; another process of the stage on this machine takes one beside it.
         tables: Whether it has tables, which are kept in RocksDB.
+        buffer: Records that Faust may hold for an agent.
     """
     state = folder.take(state)
     app = StageApp(
@@ -130,12 +139,12 @@ def create_app(name: str, settings: Settings, *, kafka: Kafka, state: Path, tabl
         topic_allow_declare=False,
         topic_disable_leader=True,
         table_standby_replicas=0,
-        stream_buffer_maxsize=BUFFER_EVENTS_MAX,
+        stream_buffer_maxsize=buffer,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=FETCH_BYTES_MAX,
-        broker_max_poll_records=BUFFER_EVENTS_MAX,
+        broker_max_poll_records=buffer,
         broker_commit_interval=COMMIT_SECONDS,
         broker_session_timeout=SESSION_SECONDS,
         broker_heartbeat_interval=SESSION_SECONDS / 3,

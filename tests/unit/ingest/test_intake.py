@@ -11,16 +11,16 @@ from support.simulated import Crash, Fuse, SimulatedStore
 from tidemill.gate import AckGate
 from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import State
-from tidemill.ingest.intake import Partition, Times
+from tidemill.ingest.intake import Held, Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
-from tidemill.ingest.publisher import Publisher
+from tidemill.ingest.publisher import SLICE_LINES, Publisher, _checked
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import ENDPOINTS, Cut
 from tidemill.schemas.file import OBJECT_BYTES
-from tidemill.schemas.intake import IntakeError
+from tidemill.schemas.intake import IntakeError, Wish
 from tidemill.schemas.messages import Grown, Opened, Sealed
 from tidemill.settings import Limits
 
@@ -332,3 +332,80 @@ async def test_a_stream_says_how_its_output_comes(tmp_path):
     assert {name: batch.tidemill.numbered for name, batch in opened.items()} == {"one": None, "numbered": CUT}
     ((_, headers),) = world.dead
     assert "tidemill-output" in headers["tidemill-dead-reason"].decode()
+
+
+async def test_dead_letters_do_not_wait_for_one_another(tmp_path, monkeypatch):
+    """Whoever may write to the topic may send any number of them, and none is acknowledged before its letter."""
+    world, under_way = World(0, tmp_path), [0, 0]
+    send = world.send
+
+    async def slow(topic, key, value, *, headers=()):
+        under_way[0] += 1
+        under_way[1] = max(under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way[0] -= 1
+        assert len(world.dead) >= world.committed
+        return await send(topic, key, value, headers=headers)
+
+    monkeypatch.setattr(world, "send", slow)
+    world.revoked = {"acme"}
+    world.log = [producing(b"a", line(f"acme/a/{place}/0")) for place in range(60)]
+    await world.run(0)
+    assert (len(world.dead), world.committed, under_way[1]) == (60, 60, 6)
+
+
+async def test_a_record_beyond_its_bounds_is_a_dead_letter(tmp_path):
+    """The stream goes on with the next one."""
+    world = World(0, tmp_path)
+    world.log = [
+        producing(b"a", line("acme/a/0/0")),
+        producing(b"a", *[b"x"] * 2_000, ends=True),
+        producing(b"a", line("acme/a/2/0"), ends=True),
+    ]
+    await world.run(0)
+    ((_, headers),) = world.dead
+    assert headers["tidemill-dead-reason"].endswith(b"too short to be requests")
+    assert [fact.total for fact in world.facts if isinstance(fact, Sealed)] == [2]
+
+
+async def test_others_have_their_turn_while_lines_are_checked(tmp_path):
+    """However many lines and faults a group has; and of a fault nothing is kept but what is said."""
+    world = World(0, tmp_path)
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    stretch = 0, [b"{}" + b" " * 70 + b"x"] * 8_192
+    (quotas, flow) = (Quotas(lambda _: world.limits, Sizes(tmp_path / "sizes")), _flow(world))
+    publisher = Publisher(sender=world, outlet=world, store=world.store, quotas=quotas)
+    task = asyncio.create_task(others())
+    good, faults = await _checked(flow, [stretch])
+    task.cancel()
+    assert (len(good), len(faults)) == (0, 8_192)
+    assert turns >= 8_192 // SLICE_LINES
+    assert all(fault.__traceback__ is None for _, _, fault in faults)
+    await publisher.publish(flow, [stretch])
+    assert len(world.codes) == 8_192
+
+
+def _flow(world):
+    nursery = Nursery(
+        store=world.store, models={"m": ENDPOINTS}, windows=("24h",), cut=CUT, folder=world.folder,
+        clock=world._clock, steady=lambda: world.now,
+    )  # fmt: skip
+    return nursery.born(("acme", "a"), (PARTITION, 0), Wish(), [])
+
+
+async def test_all_partitions_together_hold_a_bounded_number_of_bytes():
+    """One flushes what it has where the others have much."""
+    held, (one, two) = Held(), (object(), object())
+    assert held.now(one, 5) == 5
+    assert held.now(two, 7) == 12
+    assert held.now(one, 1) == 8
+    held.forget(two)
+    assert held.now(one, 1) == 1
