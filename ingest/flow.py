@@ -161,3 +161,19 @@ class Flow:
         )
         acks, self.acks, self.waiting_since = self.acks, [], None
         return acks
+
+
+class Held:
+    """How many bytes of lines wait for their parts, in all partitions of a process."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[object, int] = {}
+
+    def now(self, partition: object, size: int) -> int:
+        """All of them, once a partition has so many."""
+        self._sizes[partition] = size
+        return sum(self._sizes.values())
+
+    def forget(self, partition: object) -> None:
+        """A partition has none any more."""
+        self._sizes.pop(partition, None)

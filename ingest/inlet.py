@@ -18,8 +18,8 @@ from typing import Any, Final
 from tidemill import stream, trust
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.arrival import Arrival
-from tidemill.ingest.flow import GROUP_RECORDS_MAX, State
-from tidemill.ingest.intake import Held, Partition, Times
+from tidemill.ingest.flow import GROUP_RECORDS_MAX, Held, State
+from tidemill.ingest.intake import Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.kafka import Outlet
 from tidemill.ingest.keyring import Keyring

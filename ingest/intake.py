@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from tidemill.dead import bury
 from tidemill.ingest.arrival import Arrival, bounded, joined_bytes, split
-from tidemill.ingest.flow import JOURNAL_RECORDS_MAX, PIECES_MAX, Ack, Flow, State
+from tidemill.ingest.flow import JOURNAL_RECORDS_MAX, PIECES_MAX, Ack, Flow, Held, State
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.publisher import Publisher
@@ -100,22 +100,6 @@ class Times:
     idle_seconds: float
     age_seconds: float
     part_bytes: int
-
-
-class Held:
-    """How many bytes of lines wait for their parts, in all partitions of a process."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[Partition, int] = {}
-
-    def now(self, partition: "Partition", size: int) -> int:
-        """All of them, once a partition has so many."""
-        self._sizes[partition] = size
-        return sum(self._sizes.values())
-
-    def forget(self, partition: "Partition") -> None:
-        """A partition has none any more."""
-        self._sizes.pop(partition, None)
 
 
 class Partition:
@@ -288,7 +272,7 @@ class Partition:
             self._quotas.stores(flow.state.project, joined_bytes(lines))
         except IntakeError as error:
             # It is acknowledged with its place in the stream's journal, and not before.
-            self._dead.append((dataclasses.replace(arrival, ack=_nothing), error))
+            self._dead.append((dataclasses.replace(arrival, ack=lambda: None), error))
             return False
         return True
 
@@ -411,7 +395,3 @@ class Partition:
         else:
             self._tables.put(flow.state)
         await self._tables.delivered()
-
-
-def _nothing() -> None:
-    """The ack of a record that is acknowledged elsewhere."""

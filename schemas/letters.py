@@ -36,6 +36,8 @@ KEY: Final = "tidemill-dead-key"
 CUT: Final = "tidemill-dead-cut"
 MARK: Final = "tidemill-dead-requeued"
 REQUEUED: Final = "tidemill-requeued"
+UNREAD: Final = "tidemill-unread"
+"""On a record that stands for a batch of records which the client did not read: why (`inflation.py`)."""
 _OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
 
 
@@ -80,6 +82,9 @@ def headers(
     """
     kept: list[tuple[str, bytes | None]] = []
     room = HEADERS_BYTES_MAX
+    own = tuple(own)
+    if (unread := dict(own).get(UNREAD)) is not None:
+        reason = unread.decode(errors="replace")
     for name, content in own:
         room -= _HEADER_BYTES + len(name.encode()) + len(content or b"")
         if room >= 0 and name not in _OURS:

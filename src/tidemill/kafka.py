@@ -12,7 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
-from tidemill import records
+from tidemill import inflation, records
 from tidemill.lease import Lease, guarded
 from tidemill.schemas.bounds import ID_CHARS_MAX, RECORD_BYTES_MAX
 from tidemill.schemas.codec import Headers
@@ -35,6 +35,7 @@ POLL_RECORDS_MAX = 500
 _log = logging.getLogger(__name__)
 
 records.tolerate()
+inflation.bound()
 
 Apply = Callable[[str, bytes | None, int], object]
 """Takes a record: key, value (None is a tombstone), offset."""

@@ -28,6 +28,8 @@ NUMBERED_LINES = 1000
 BEARER = ("authorization", f"Bearer {KEY}".encode())
 END = ("tidemill-end", b"true")
 SECONDS_MAX = 60
+INGEST_KIB_MAX = 512 * 1024
+"""Two thirds of what `deploy/` gives to it."""
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +129,17 @@ async def tidemill(folder, *words, code=0):
 
 
 async def letters(stack, name):
-    """The dead letters of a stream."""
+    """The dead letters of a stream; those of records without a key where it has no name."""
+    key = name and name.encode()
     consumer = AIOKafkaConsumer(topics.DEAD.name, **stack.clients("operator"), auto_offset_reset="earliest")
     await consumer.start()
     found = []
     try:
-        while not any(dict(record.headers).get("tidemill-dead-key") == name.encode() for record in found):
+        while not any(dict(record.headers).get("tidemill-dead-key") == key for record in found):
             found += [record async for record in _some(consumer)]
     finally:
         await consumer.stop()
-    return [record for record in found if dict(record.headers).get("tidemill-dead-key") == name.encode()]
+    return [record for record in found if dict(record.headers).get("tidemill-dead-key") == key]
 
 
 async def _some(consumer):
@@ -179,6 +182,35 @@ async def test_a_bad_line_is_an_error_line(client, producer):
     assert [found["custom_id"] for found in errors] == [None, "id-0", "id-5", "id-6", None]
     assert [found["custom_id"] for found in lines_of(client, batch.output_file_id)] == ["id-0", "id-1"]
     assert (batch.request_counts.total, batch.request_counts.failed) == (7, 5)
+
+
+async def test_what_is_small_on_the_wire_stays_small(stack, client):
+    """A bomb, tiny bad lines and very many bad lines: ingest stays far below what it may have, others go on."""
+    wire = AIOKafkaProducer(
+        bootstrap_servers=stack.kafka, compression_type="zstd", max_request_size=1 << 28, max_batch_size=1 << 28
+    )
+    await wire.start()
+    try:
+        for _ in range(3):
+            await send(wire, "tiny", [b"x\n" * 400_000])
+        await send(wire, "bomb", [b"x\n" * (75 << 20)])
+        bad = await send(wire, "bad lines", [b"x" * 70] * 14_000)
+        for _ in range(4):
+            await send(wire, "bad lines", [b"x" * 70] * 14_000)
+        neighbour = await send(wire, "neighbour", [line(0)], END)
+        await send(wire, "bad lines", [line(0)], END)
+        assert (await shown(client, neighbour, is_over)).request_counts.completed == 1
+        counts = (await shown(client, bad, is_over)).request_counts
+        assert (counts.total, counts.failed) == (70_001, 70_000)
+    finally:
+        await wire.stop()
+    (reason,) = {dict(letter.headers)["tidemill-dead-reason"] for letter in await letters(stack, "tiny")}
+    assert reason == b"it has more than 16384 lines"
+    (letter,) = await letters(stack, None)
+    assert b"is more than 8388608 bytes when decompressed" in dict(letter.headers)["tidemill-dead-reason"]
+    (pid,) = stack.pids("ingest")
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text("utf-8"))
+    assert int(peak) < INGEST_KIB_MAX
 
 
 async def test_silence_seals(client, producer):

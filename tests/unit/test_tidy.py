@@ -13,7 +13,7 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
 BLOB_BYTES_MAX = 600_000
 DOORS = {
-    "aiokafka": {"kafka.py", "admin.py", "broker.py", "records.py", "log_space.py"},
+    "aiokafka": {"kafka.py", "admin.py", "broker.py", "records.py", "log_space.py", "inflation.py"},
     "faust": {"stream.py"},
     "aioboto3": {"s3.py"},
     "aiohttp": {"s3.py", "upstream.py", "service.py", "app.py", "jars.py"},

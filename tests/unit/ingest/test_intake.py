@@ -10,8 +10,8 @@ from support.simulated import Crash, Fuse, SimulatedStore
 
 from tidemill.gate import AckGate
 from tidemill.ingest.arrival import Arrival
-from tidemill.ingest.flow import State
-from tidemill.ingest.intake import Held, Partition, Times
+from tidemill.ingest.flow import Held, State
+from tidemill.ingest.intake import Partition, Times
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.publisher import SLICE_LINES, Publisher, _checked
