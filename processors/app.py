@@ -32,6 +32,7 @@ from tidemill.disk_space import LOG
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
 from tidemill.log_space import log_space
 from tidemill.processors import roster
+from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.kafka import KafkaOutbox, Reader
@@ -71,6 +72,7 @@ class Doors:
     upstream: HttpUpstream
     store: Store
     ended: Ended
+    lines: Lines
 
 
 class _Tap:
@@ -127,6 +129,7 @@ class ModelApp:
                 menu=Menu(name, fleet, doors.upstream),
                 upstream=doors.upstream,
                 store=doors.store,
+                lines=doors.lines,
                 clock=time.time,
                 seconds_max=model.timeout_seconds,
             ),
@@ -307,6 +310,7 @@ class Processors:
             upstream=HttpUpstream(roster.authorities(self._settings.models.values())),
             store=open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes),
             ended=self._ended,
+            lines=Lines(),
         )
         await self._space.start()
         await doors.outbox.start()

@@ -6,7 +6,7 @@ token counts are read.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from tidemill.processors.budget import Share
 from tidemill.processors.retry import Kind, kind_of
 from tidemill.schemas import line as shapes
 from tidemill.schemas.bounds import TOKENS_MAX
@@ -63,6 +64,8 @@ class Answer:
     body: bytes
     request_id: str | None = None
     retry_after: str | None = None
+    share: Share | None = field(default=None, compare=False)
+    """Of the budget of replies, where it is a large one; whoever has the answer closes it in the end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from tidemill.processors import call
+from tidemill.processors.budget import SMALL_BYTES, Lines, Share
 from tidemill.processors.fleet import Backend, Fleet, Pass
 from tidemill.processors.lane import Line
 from tidemill.processors.menu import STATUSES, Menu
@@ -17,8 +18,6 @@ from tidemill.schemas import line as shapes
 from tidemill.schemas.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
 
-LARGE_CALLS_MAX: Final = 16
-"""Calls in flight at one time whose lines lie in the store: a line may have 8 MiB."""
 WARN_SECONDS: Final = 30.0
 NO_CUSTOM_ID: Final = b"null"
 
@@ -47,13 +46,23 @@ class Made:
     """Whether it refused this call while it answers most."""
     wait_seconds: float | None = None
     """How long it asked us to wait, where that is to be taken as said to this line."""
+    share: Share | None = None
+    """Of the budget of replies; whoever has this closes it in the end."""
 
 
 class Caller:
     """Makes the calls of one model."""
 
     def __init__(
-        self, *, fleet: Fleet, menu: Menu, upstream: Upstream, store: Store, clock: Clock, seconds_max: float
+        self,
+        *,
+        fleet: Fleet,
+        menu: Menu,
+        upstream: Upstream,
+        store: Store,
+        lines: Lines,
+        clock: Clock,
+        seconds_max: float,
     ) -> None:
         """Take the doors.
 
@@ -62,6 +71,7 @@ class Caller:
             menu: What they lack.
             upstream: The HTTP client.
             store: Where large lines lie.
+            lines: How many bytes of them there may be at one time.
             clock: Unix time.
             seconds_max: How long a call may take.
         """
@@ -71,7 +81,7 @@ class Caller:
         self._store = store
         self._clock = clock
         self._seconds_max = seconds_max
-        self._large = asyncio.Semaphore(LARGE_CALLS_MAX)
+        self._lines = lines
 
     async def make(self, line: Line, place: Pass) -> Made:
         """Call once. Never raises.
@@ -87,7 +97,7 @@ class Caller:
                 parsed = shapes.parse(text)
                 is_left = True
                 return await self._make(line, parsed, place)
-            async with self._large:
+            async with self._lines.room(line.head.ref.length):
                 parsed = shapes.parse(await self._fetched(line.head.ref))
                 is_left = True
                 return await self._make(line, parsed, place)
@@ -109,21 +119,27 @@ class Caller:
         backend = place.backend
         url = backend.base + line.head.url.removeprefix("/v1")
         seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
+        share = None
         try:
-            outcome = await self._upstream.post(url, backend.headers, bytes(parsed.body), seconds)
-            end = call.judge(outcome)
+            outcome = await self._upstream.post(url, backend.headers, _sent(parsed.body), seconds)
+            if isinstance(outcome, call.Answer) and (share := outcome.share) is not None:
+                end = await asyncio.to_thread(call.judge, outcome)
+            else:
+                end = call.judge(outcome)
             if isinstance(end, call.Failure) and await self._finds_no_endpoint(end, line, backend):
                 end = call.unserved(line.head.url)
         except BaseException:
             self._fleet.leave(place)
+            if share is not None:
+                share.close()
             raise
         custom_id = bytes(parsed.custom_id)
         now = asyncio.get_running_loop().time()
         if isinstance(end, call.Success) or end.kind is Kind.FINAL:
             used = end.tokens[0] + end.tokens[2] if isinstance(end, call.Success) and end.tokens else 0
             self._fleet.answered(place, now, used)
-            return Made(custom_id, end, backend.answered_at)
-        return self._failed(line, custom_id, place, end, now)
+            return Made(custom_id, end, backend.answered_at, share=share)
+        return replace(self._failed(line, custom_id, place, end, now), share=share)
 
     async def _finds_no_endpoint(self, end: call.Failure, line: Line, backend: Backend) -> bool:
         if end.answer is None or end.answer.status not in STATUSES:
@@ -156,3 +172,9 @@ class Caller:
     async def _fetched(self, ref: LineRef) -> bytes:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]
         return b"".join(chunks)
+
+
+def _sent(body: msgspec.Raw) -> bytes | memoryview:
+    """A large body is sent from where it lies, not from a copy."""
+    view = memoryview(body)
+    return bytes(view) if len(view) <= SMALL_BYTES else view

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from tidemill import metrics
+from tidemill.processors.budget import Share
 from tidemill.processors.lane import Line
 from tidemill.processors.packer import LINE_BYTES_MAX, Packer, Parcel
 from tidemill.schemas.codec import Headers, LineMark, LineRef, lines_headers
@@ -57,13 +58,23 @@ class Shipper:
         """Whether so much is on its way that nothing should be added."""
         return self._bytes >= UNDELIVERED_BYTES_MAX
 
-    def ship(self, line: Line, text: bytes, mark: LineMark, *, more: bool) -> None:
-        """Take a result on its way; `more` says that other lines of its batch are at work here."""
+    def ship(self, line: Line, text: bytes, mark: LineMark, *, more: bool, share: Share | None = None) -> None:
+        """Take a result on its way.
+
+        Args:
+            line: Whose it is.
+            text: Its line.
+            mark: What the fold is told of it.
+            more: Whether other lines of its batch are at work here.
+            share: Of the budget of replies; closed once the result is no more, or is small.
+        """
         batch_id = line.head.batch_id
         self._bytes += len(text)
         if len(text) > LINE_BYTES_MAX:
-            self._start(self._ship_large(Parcel(batch_id, [text], [mark], [line], len(text))))
+            self._start(self._ship_large(Parcel(batch_id, [text], [mark], [line], len(text)), share))
             return
+        if share is not None:
+            share.close()
         for parcel in self._packer.add(batch_id, text, mark, line, self._loop.time(), more=more):
             self._start(self._ship(parcel))
         self._await_due(batch_id)
@@ -85,10 +96,18 @@ class Shipper:
             self._start(self._ship(following))
         self._await_due(parcel.batch_id)
 
-    async def _ship_large(self, parcel: Parcel[Line]) -> None:
+    async def _ship_large(self, parcel: Parcel[Line], share: Share | None) -> None:
         """A result above the record's limit is stored first; its record says where it lies."""
-        (text,) = parcel.lines
-        digest = hashlib.blake2b(text, digest_size=8).hexdigest()
+        try:
+            await self._store_large(parcel)
+        finally:
+            if share is not None:
+                share.close()
+        await self._send(parcel, b"")
+
+    async def _store_large(self, parcel: Parcel[Line]) -> None:
+        text = parcel.lines.pop()
+        digest = (await asyncio.to_thread(hashlib.blake2b, text, digest_size=8)).hexdigest()
         # With the digest, a second result of the same line does not overwrite what a record refers to.
         key = f"{LARGE_PREFIX}{parcel.batch_id}/{parcel.receipts[0].index}-{digest}"
         while True:
@@ -99,7 +118,6 @@ class Shipper:
                 _log.warning("a result of %s cannot be stored: %s", parcel.batch_id, type(error).__name__)
                 await asyncio.sleep(STORE_WAIT_SECONDS)
         parcel.ref = LineRef(key, 0, len(text))
-        await self._send(parcel, b"")
 
     async def _send(self, parcel: Parcel[Line], value: bytes) -> None:
         await self._outbox.send(

@@ -19,6 +19,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.processors import call, retry
+from tidemill.processors.budget import Share
 from tidemill.processors.caller import Caller, Made
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Fleet, Pass
@@ -292,8 +293,8 @@ class Stage:
         self._primed(line)
         match made.end:
             case call.Success() as end:
-                batch_id = line.head.batch_id
-                self._settle(line, *call.result(batch_id, line.index, made.custom_id, end, line.attempts))
+                said = line.head.batch_id, line.index, made.custom_id, end, line.attempts
+                self._settle(line, *call.result(*said), made.share)
             case call.Failure() as end:
                 self._failed(line, made, end)
             case _:
@@ -323,7 +324,9 @@ class Stage:
         )
         match verdict:
             case retry.GiveUp():
-                self._settle(line, *call.failed(batch_id, line.index, made.custom_id, end, line.attempts))
+                said = batch_id, line.index, made.custom_id, end, line.attempts
+                self._settle(line, *call.failed(*said), made.share)
+                return
             case retry.RetryAt(at) if batch_id not in self._ended:
                 self._landed(1)
                 self._wait(line, at)
@@ -332,6 +335,8 @@ class Stage:
                 self._done(line)
             case _:
                 assert_never(verdict)
+        if made.share is not None:
+            made.share.close()
 
     def _wait(self, line: Line, at: float) -> None:
         """Let a line wait for its next try, without a slot; while the stage lets go it is forgotten."""
@@ -361,11 +366,11 @@ class Stage:
         self._set_timer()
         self.fill()
 
-    def _settle(self, line: Line, text: bytes, mark: LineMark) -> None:
+    def _settle(self, line: Line, text: bytes, mark: LineMark, share: Share | None) -> None:
         """A line has its result."""
         batch = self._batches[line.head.batch_id]
         batch.open -= 1
-        self._shipper.ship(line, text, mark, more=batch.open > 0)
+        self._shipper.ship(line, text, mark, more=batch.open > 0, share=share)
 
     def _arrived(self, lines: list[Line]) -> None:
         """The log has the results of these lines: only now are they done."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from tidemill.processors.budget import Replies
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 from tidemill.processors.wire import Connection
 
@@ -19,6 +20,7 @@ IDLE_SECONDS_MAX: Final = 4.0
 SECRET_CHARS_MIN: Final = 8
 """A shorter key is not looked for in replies."""
 REDACTED: Final = b"[redacted]"
+_NOTHING: Final = memoryview(b"")
 ROUTES_MAX: Final = 1_000
 """Addresses whose request heads are remembered; there are as many as backends and endpoints."""
 
@@ -26,7 +28,9 @@ ROUTES_MAX: Final = 1_000
 class Upstream(Protocol):
     """What the stage needs of an HTTP client."""
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
+    ) -> Answer | Broken:
         """Make a call; it ends within `seconds`, and never raises for what the other side does."""
         ...
 
@@ -67,19 +71,24 @@ class HttpUpstream:
             authorities: PEM files of those to trust at an origin; elsewhere the system's are.
         """
         self._authorities = authorities or {}
+        self._replies = Replies()
         self._routes: dict[tuple[str, str, str], _Route] = {}
         self._idle: defaultdict[tuple[str, int, bool], deque[Connection]] = defaultdict(deque)
         self._tls: dict[tuple[Path, ...], ssl.SSLContext] = {}
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
+    ) -> Answer | Broken:
         """See `Upstream`.
 
         Raises:
             ValueError: The address or a header cannot be written.
         """
         route = self._route("POST", url, headers)
-        request = b"%bcontent-length: %d\r\n\r\n%b" % (route.head, len(body), body)
-        return await self._send(route, request, seconds, REPLY_BYTES_MAX)
+        head = b"%bcontent-length: %d\r\n\r\n" % (route.head, len(body))
+        if isinstance(body, memoryview):
+            return await self._send(route, head, seconds, REPLY_BYTES_MAX, body)
+        return await self._send(route, head + body, seconds, REPLY_BYTES_MAX)
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | Broken:
         """Read a page; like `post`.
@@ -94,9 +103,14 @@ class HttpUpstream:
             ValueError: The address or a header cannot be written.
         """
         route = self._route("GET", url, headers)
-        return await self._send(route, route.head + b"\r\n", seconds, bytes_max)
+        page = await self._send(route, route.head + b"\r\n", seconds, bytes_max)
+        if isinstance(page, Answer) and page.share is not None:
+            page.share.close()
+        return page
 
-    async def _send(self, route: _Route, request: bytes, seconds: float, bytes_max: int) -> Answer | Broken:
+    async def _send(
+        self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
+    ) -> Answer | Broken:
         loop = asyncio.get_running_loop()
         start = loop.time()
         idle = self._idle[route.host, route.port, route.is_tls]
@@ -106,7 +120,7 @@ class HttpUpstream:
                 return opened
             connection = opened
             seconds -= loop.time() - start
-        outcome = await connection.call(request, seconds, bytes_max)
+        outcome = await connection.call(request, seconds, bytes_max, body)
         if connection.is_usable:
             connection.idle_since = loop.time()
             idle.append(connection)
@@ -135,7 +149,10 @@ class HttpUpstream:
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    Connection, route.host, route.port, ssl=self._trust(route) if route.is_tls else None
+                    lambda: Connection(self._replies),
+                    route.host,
+                    route.port,
+                    ssl=self._trust(route) if route.is_tls else None,
                 )
         except (OSError, UnicodeError):
             # A time-out, an unknown name, a failed handshake and a file that is gone are all of the one kind, a

@@ -9,19 +9,28 @@ from typing import Final, cast
 
 import httptools
 
+from tidemill.processors.budget import SMALL_BYTES, Replies, Share
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 
 HEAD_BYTES_MAX: Final = 64 << 10
 
 _INFORMATIONAL: Final = 200
+_NOTHING: Final = memoryview(b"")
 
 
 class Connection(asyncio.Protocol):
     """A connection to a server, used for one call at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, replies: Replies) -> None:
         self.idle_since = 0.0
         """When its last call ended, by the clock of the event loop."""
+        self._replies = replies
+        self._share: Share | None = None
+        self._is_paused = False
+        """Whether it waits for the budget, and is not read from."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._seconds_left = 0.0
+        """What is left of the call's time while it waits for the budget."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -38,13 +47,16 @@ class Connection(asyncio.Protocol):
         """Whether another call may be made."""
         return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
 
-    async def call(self, request: bytes, seconds: float, bytes_max: int = REPLY_BYTES_MAX) -> Answer | Broken:
+    async def call(
+        self, request: bytes, seconds: float, bytes_max: int = REPLY_BYTES_MAX, body: memoryview = _NOTHING
+    ) -> Answer | Broken:
         """Send a request and wait for its reply.
 
         Args:
             request: All of it.
             seconds: How long that may take.
             bytes_max: Of the reply's body.
+            body: What comes after it; it is not copied.
         """
         if self._transport is None or self._transport.is_closing():
             return Broken.CONNECTION
@@ -52,18 +64,25 @@ class Connection(asyncio.Protocol):
         self._bytes_max = bytes_max
         call: asyncio.Future[Answer | Broken] = self._loop.create_future()
         self._call = call
-        timer = self._loop.call_later(seconds, self._end, Broken.TIMEOUT)
+        self._timer = self._loop.call_later(seconds, self._end, Broken.TIMEOUT)
         try:
             self._transport.write(request)
+            if body:
+                self._transport.write(body)
             return await call
+        except asyncio.CancelledError:
+            if call.done() and not call.cancelled():
+                _drop(call.result())
+            raise
         finally:
-            timer.cancel()
+            self._stop_timer()
             if not call.done() or call.cancelled():
                 self.close()
 
     def close(self) -> None:
         """Close at once."""
         self._keeps_alive = False
+        self._let_go()
         if self._transport is not None:
             self._transport.abort()
 
@@ -120,8 +139,13 @@ class Connection(asyncio.Protocol):
         self._size += len(body)
         if self._size > self._bytes_max:
             self._end(Broken.TOO_LARGE)
-        else:
-            self._body.append(body)
+            return
+        self._body.append(body)
+        if self._share is not None:
+            self._count(len(body))
+        elif self._size > SMALL_BYTES:
+            self._share = self._replies.share(self._read_on, self._give_up)
+            self._count(self._size)
 
     def on_message_complete(self) -> None:
         """See `httptools`."""
@@ -144,7 +168,43 @@ class Connection(asyncio.Protocol):
 
     def _answer(self) -> Answer:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Answer(self._status, body, self._request_id, self._retry_after)
+        self._body = []
+        share, self._share = self._share, None
+        if share is not None:
+            share.finish()
+        return Answer(self._status, body, self._request_id, self._retry_after, share)
+
+    def _count(self, size: int) -> None:
+        assert self._share is not None
+        if not self._share.grow(size) and self._transport is not None and self._timer is not None:
+            self._transport.pause_reading()
+            self._is_paused = True
+            self._seconds_left = self._timer.when() - self._loop.time()
+            self._stop_timer()
+
+    def _read_on(self) -> None:
+        """There is room for more of the reply; the time that it has waited was not the server's."""
+        if self._call is not None:
+            self._timer = self._loop.call_later(self._seconds_left, self._end, Broken.TIMEOUT)
+        self._unpause()
+
+    def _unpause(self) -> None:
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _give_up(self) -> None:
+        self._end(Broken.TIMEOUT)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _let_go(self) -> None:
+        share, self._share = self._share, None
+        if share is not None:
+            share.close()
 
     def _end(self, outcome: Answer | Broken) -> None:
         """Hand over how the call ended; a connection whose call broke off is of no use any more."""
@@ -152,5 +212,14 @@ class Connection(asyncio.Protocol):
         self._body = []
         if isinstance(outcome, Broken):
             self.close()
+        else:
+            self._unpause()
         if call is not None and not call.done():
             call.set_result(outcome)
+        else:
+            _drop(outcome)
+
+
+def _drop(outcome: Answer | Broken) -> None:
+    if isinstance(outcome, Answer) and outcome.share is not None:
+        outcome.share.close()

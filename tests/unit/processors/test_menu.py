@@ -9,6 +9,7 @@ from support.backend import Backend as Server
 from support.backend import Behaviour
 
 from tidemill.processors import roster
+from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.lane import Entry, Lane, Line
 from tidemill.processors.menu import LISTED_SECONDS, Menu
@@ -58,6 +59,7 @@ class World:
             menu=self.menu,
             upstream=upstream,
             store=DirectoryStore(folder),
+            lines=Lines(),
             clock=time.time,
             seconds_max=5,
         )

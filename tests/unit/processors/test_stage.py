@@ -18,6 +18,7 @@ from tidemill.directory import DirectoryStore
 from tidemill.processors import stage
 from tidemill.processors.breaker import Breaker, Pauses
 from tidemill.processors.bucket import Bucket
+from tidemill.processors.budget import Lines
 from tidemill.processors.call import Answer, Broken
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
@@ -161,7 +162,7 @@ class World:
             fleet=fleet,
             caller=Caller(
                 fleet=fleet, menu=Menu("m", fleet, self.inference), upstream=self.inference,
-                store=store, clock=self.now, seconds_max=5,
+                store=store, lines=Lines(), clock=self.now, seconds_max=5,
             ),
             outbox=self.log,
             store=store,

@@ -6,10 +6,13 @@ import ssl
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.waiting import until
 
+from tidemill.processors.budget import Replies
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 from tidemill.processors.upstream import HttpUpstream
 
@@ -264,3 +267,81 @@ async def test_a_key_cannot_break_the_request() -> None:
     """A newline in a header is refused before anything is sent."""
     with pytest.raises(ValueError, match="may not hold"):
         await HttpUpstream().post("http://127.0.0.1:1/", {"authorization": "a\r\nb: c"}, b"", SECONDS)
+
+
+async def test_large_replies_share_a_budget(monkeypatch) -> None:
+    """Many of them at one time are whole in the end, bounded meanwhile, and a small one does not wait for them."""
+    replies, size, count = Replies(8 << 20), 4 << 20, 12
+    large = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    async with serving(*[[large]] * count, [OK]) as (server, client):
+        monkeypatch.setattr(client, "_replies", replies)
+        held, most = [], 0
+
+        async def take() -> None:
+            nonlocal most
+            answer = await post(server, client)
+            assert isinstance(answer, Answer)
+            assert answer.share is not None
+            assert (len(answer.body), answer.share.size) == (size, size)
+            most = max(most, replies.used)
+            held.append(answer.share)
+
+        tasks = [asyncio.create_task(take()) for _ in range(count)]
+        await until(lambda: len(held) >= 1 and replies.used >= 8 << 20, "spent budget")
+        assert len(held) < count
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
+        while len(held) < count or any(share.size and share._budget for share in held):
+            for share in held:
+                share.close()
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        assert replies.used == 0
+        assert most <= (8 << 20) + size + count * (1 << 20)
+
+
+async def test_a_connection_that_waited_for_the_budget_is_read_from_again() -> None:
+    """Its next call finds nothing of it; and time that it waited is not the server's."""
+    replies = Replies(100_000)
+    first = replies.share(lambda: None, lambda: None)
+    first.grow(200_000)
+    first.finish()
+    body = b"x" * 150_000
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    async with serving([whole[:100_000], whole[100_000:]], [OK]) as (server, client):
+        client._replies = replies
+        call = asyncio.create_task(post(server, client, SHORT_SECONDS))
+        await until(lambda: replies.used > 200_000, "a reply that waits")
+        await asyncio.sleep(2 * SHORT_SECONDS)
+        assert not call.done()
+        first.close()
+        answer = await call
+        assert isinstance(answer, Answer)
+        assert answer.body == body
+        assert await post(server, client) == Answer(200, b"{}", "abc", None)
+        assert server.connections == 1
+        assert replies.used == len(body)
+
+
+async def test_a_large_reply_that_breaks_off_leaves_nothing() -> None:
+    """Neither one that ends early, nor one whose call is cancelled, nor a page of a server's metrics."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n"
+    async with serving([head + b"x" * 200_000, None], [head + b"x" * 200_000], [head + b"x" * 300_000]) as (
+        server,
+        client,
+    ):
+        assert await post(server, client) is Broken.CONNECTION
+        call = asyncio.create_task(post(server, client))
+        await until(lambda: client._replies.used > 0, "a reply that has begun")
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await client.get(server.url, {}, SECONDS, 1 << 20)
+        assert client._replies.used == 0
+
+
+async def test_a_large_body_is_sent_from_where_it_lies() -> None:
+    """All of it."""
+    body = orjson.dumps({"a": "x" * 3_000_000})
+    async with serving([OK]) as (server, client):
+        answer = await client.post(server.url, {}, memoryview(body), SECONDS)
+        assert answer == Answer(200, b"{}", "abc", None)
+        assert server.requests[0].endswith(b"\r\n\r\n" + body)

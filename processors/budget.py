@@ -1,0 +1,179 @@
+"""How many bytes of replies and of large lines a process holds at one time; what goes beyond waits.
+
+A reply may have 32 MiB and a line 8 MiB, and there may be hundreds of calls in flight. Small replies are not
+counted, so they never wait for large ones. Of the large ones each byte is counted as it arrives; while they are
+too many, only the oldest that is not whole goes on, and the connections of the others are not read from. Those
+that wait lose no time by it. One that goes on more slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+REPLIES_BYTES_MAX: Final = 128 << 20
+"""Of large replies, from their first byte until the log has their result."""
+SMALL_BYTES: Final = 64 * 1024
+"""A reply up to this size is not counted."""
+STEP_BYTES: Final = 256 * 1024
+"""What a connection may bring before it can be paused."""
+LOOK_SECONDS: Final = 10.0
+BYTES_A_SECOND_MIN: Final = 16 * 1024
+LINES_BYTES_MAX: Final = 128 << 20
+"""Of large lines whose calls are in flight."""
+
+
+class Share:
+    """What one reply has of the budget. It is closed once, however often that is said."""
+
+    __slots__ = ("_budget", "_resume", "_stop", "is_waiting", "is_whole", "looked", "size")
+
+    def __init__(self, budget: "Replies", resume: Callable[[], None], stop: Callable[[], None]) -> None:
+        self._budget: Replies | None = budget
+        self._resume = resume
+        self._stop = stop
+        self.size = 0
+        self.looked = -1
+        """Its size when it was last looked at whether it goes on."""
+        self.is_waiting = False
+        self.is_whole = False
+
+    def grow(self, size: int) -> bool:
+        """Count more bytes. False where no more should be read until `resume` is called."""
+        return self._budget is None or self._budget.grow(self, size)
+
+    def finish(self) -> None:
+        """The reply is whole; its bytes stay counted until `close`."""
+        self.is_whole = True
+        self.is_waiting = False
+        if self._budget is not None:
+            self._budget.wake()
+
+    def close(self) -> None:
+        """Its bytes are gone."""
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            budget.forget(self)
+
+    def resume(self) -> None:
+        """Let the connection read again."""
+        self.is_waiting = False
+        self._resume()
+
+    def stop(self) -> None:
+        """Give the reply up."""
+        self._stop()
+
+
+class Replies:
+    """The budget of all large replies of a process; needs a running event loop once it is asked for a share."""
+
+    def __init__(self, bytes_max: int = REPLIES_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._shares: dict[Share, None] = {}
+        """The oldest first."""
+        self._timer: asyncio.TimerHandle | None = None
+        self.used = 0
+
+    def share(self, resume: Callable[[], None], stop: Callable[[], None]) -> Share:
+        """Begin to count a reply.
+
+        Args:
+            resume: Called after `Share.grow` was False, when reading may go on.
+            stop: Called to give the reply up; closes the share.
+        """
+        share = Share(self, resume, stop)
+        self._shares[share] = None
+        return share
+
+    def grow(self, share: Share, size: int) -> bool:
+        """See `Share.grow`."""
+        self.used += size
+        share.size += size
+        if self.used <= self._bytes_max or share is self._first:
+            return True
+        share.is_waiting = True
+        if self._timer is None:
+            self._look_later()
+        return False
+
+    def forget(self, share: Share) -> None:
+        """See `Share.close`."""
+        self.used -= share.size
+        del self._shares[share]
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those go on that have waited longest, as far as there is room."""
+        room = self._bytes_max - self.used
+        for share in [share for share in self._shares if share.is_waiting]:
+            if room > 0 or share is self._first:
+                share.resume()
+                room -= STEP_BYTES
+
+    @property
+    def _first(self) -> Share | None:
+        """The reply that may go on in any case, or none would ever be whole; those that are will make room."""
+        if any(share.is_whole for share in self._shares):
+            return None
+        return next(iter(self._shares), None)
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not any(share.is_waiting for share in self._shares):
+            return
+        for share in list(self._shares):
+            if share.is_waiting or share.is_whole:
+                share.looked = -1
+            elif share.looked >= 0 and share.size < share.looked + LOOK_SECONDS * BYTES_A_SECOND_MIN:
+                share.stop()
+            else:
+                share.looked = share.size
+        self._look_later()
+
+
+class Lines:
+    """The budget of large lines: who asks for more than there is waits until those before have their bytes."""
+
+    def __init__(self, bytes_max: int = LINES_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._used = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def room(self, size: int) -> AsyncIterator[None]:
+        """Have room for so many bytes; for all there is, where they are more."""
+        size = min(size, self._bytes_max)
+        if self._waiting or self._used + size > self._bytes_max:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append((size, turn))
+            try:
+                await turn
+            except BaseException:
+                self._withdraw(size, turn)
+                raise
+        else:
+            self._used += size
+        try:
+            yield
+        finally:
+            self._leave(size)
+
+    def _withdraw(self, size: int, turn: "asyncio.Future[None]") -> None:
+        if turn.done() and not turn.cancelled():
+            self._leave(size)
+            return
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[1] is not turn)
+        self._leave(0)
+
+    def _leave(self, size: int) -> None:
+        self._used -= size
+        while self._waiting and self._used + self._waiting[0][0] <= self._bytes_max:
+            following, turn = self._waiting.popleft()
+            if not turn.done():
+                self._used += following
+                turn.set_result(None)
