@@ -115,12 +115,8 @@ class ModelApp:
         """
         names = [topics.express(name).name, topics.requests(name).name]
         plain = names[1].removeprefix(topics.REQUESTS_PREFIX)
-        self.app = stream.create_app(
-            f"tidemill-processors-{plain}",
-            settings,
-            kafka=doors.kafka,
-            state=settings.data / "state" / f"processors-{plain}",
-        )
+        state = settings.data / "state" / f"processors-{plain}"
+        self.app = stream.create_app(f"tidemill-processors-{plain}", settings, kafka=doors.kafka, state=state)
         fleet = roster.fleet(model, time.time)
         self.stage = Stage(
             fleet=fleet,

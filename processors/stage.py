@@ -19,7 +19,6 @@ from heapq import heapify, heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.processors import call, retry
-from tidemill.processors.budget import Share
 from tidemill.processors.caller import Caller, Made
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Fleet, Pass
@@ -291,14 +290,10 @@ class Stage:
         line.attempts += 1
         made = await self._caller.make(line, place)
         self._primed(line)
-        match made.end:
-            case call.Success() as end:
-                said = line.head.batch_id, line.index, made.custom_id, end, line.attempts
-                self._settle(line, *call.result(*said), made.share)
-            case call.Failure() as end:
-                self._failed(line, made, end)
-            case _:
-                assert_never(made.end)
+        if isinstance(made.end, call.Failure):
+            self._failed(line, made, made.end)
+        else:
+            self._settle(line, made, call.result)
 
     def _primed(self, line: Line) -> None:
         """What waits for the call of this line may go, if anything does."""
@@ -324,8 +319,7 @@ class Stage:
         )
         match verdict:
             case retry.GiveUp():
-                said = batch_id, line.index, made.custom_id, end, line.attempts
-                self._settle(line, *call.failed(*said), made.share)
+                self._settle(line, made, call.failed)
                 return
             case retry.RetryAt(at) if batch_id not in self._ended:
                 self._landed(1)
@@ -366,11 +360,12 @@ class Stage:
         self._set_timer()
         self.fill()
 
-    def _settle(self, line: Line, text: bytes, mark: LineMark, share: Share | None) -> None:
+    def _settle(self, line: Line, made: Made, write: Callable[..., tuple[bytes, LineMark]]) -> None:
         """A line has its result."""
         batch = self._batches[line.head.batch_id]
         batch.open -= 1
-        self._shipper.ship(line, text, mark, more=batch.open > 0, share=share)
+        text, mark = write(line.head.batch_id, line.index, made.custom_id, made.end, line.attempts)
+        self._shipper.ship(line, text, mark, more=batch.open > 0, share=made.share)
 
     def _arrived(self, lines: list[Line]) -> None:
         """The log has the results of these lines: only now are they done."""

@@ -187,7 +187,7 @@ async def test_a_bad_line_is_an_error_line(client, producer):
 async def test_what_is_small_on_the_wire_stays_small(stack, client):
     """A bomb, tiny bad lines and very many bad lines: ingest stays far below what it may have, others go on."""
     wire = AIOKafkaProducer(
-        bootstrap_servers=stack.kafka, compression_type="zstd", max_request_size=1 << 28, max_batch_size=1 << 28
+        **stack.clients("producers"), compression_type="zstd", max_request_size=1 << 28, max_batch_size=1 << 28
     )
     await wire.start()
     try:
