@@ -381,7 +381,8 @@ async def test_others_have_their_turn_while_lines_are_checked(tmp_path):
             await asyncio.sleep(0)
 
     stretch = 0, [b"{}" + b" " * 70 + b"x"] * 8_192
-    (quotas, flow) = (Quotas(lambda _: world.limits, Sizes(tmp_path / "sizes")), _flow(world))
+    quotas = Quotas(lambda _: world.limits, Sizes(tmp_path / "sizes"), Sizes(tmp_path / "batches"))
+    flow = _flow(world)
     publisher = Publisher(sender=world, outlet=world, store=world.store, quotas=quotas)
     task = asyncio.create_task(others())
     good, faults = await _checked(flow, [stretch])
