@@ -172,13 +172,9 @@ class Inlet:
     def __init__(self, settings: Settings, kafka: Kafka, *, log_door: Log, store: Store, outlet: Outlet) -> None:
         """Set up the app; nothing is connected yet."""
         self._log, self._store = log_door, store
+        state = settings.data / "state" / "intake"
         self.app = stream.create_app(
-            NAME,
-            settings,
-            kafka=kafka,
-            state=settings.data / "state" / "intake",
-            tables=True,
-            buffer=BUFFER_EVENTS_MAX,
+            NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
         )
         options = {"block_cache_size": 8 << 20, "write_buffer_size": 8 << 20, "max_open_files": 64}
         self._table = self.app.Table(
@@ -200,16 +196,7 @@ class Inlet:
             Follower(kafka, topics.BATCHES.name, self._heard, applied=self._kept.commit),
             Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
-        self._nursery = functools.partial(
-            Nursery,
-            store=store,
-            models={name: model.endpoints for name, model in settings.models.items()},
-            windows=settings.windows,
-            cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
-            folder=scratch / "ids",
-            clock=time.time,
-            steady=time.monotonic,
-        )
+        self._nursery = _nursery(settings, store, scratch / "ids")
         self._publisher = Publisher(sender=log_door, outlet=outlet, store=store, quotas=self._quotas)
         self._times = Times(
             idle_seconds=settings.intake_idle_seconds,
@@ -340,6 +327,19 @@ class Inlet:
                 await asyncio.wait(late)
         for seat in seats:
             seat.partition.abandon()
+
+
+def _nursery(settings: Settings, store: Store, folder: Path) -> Callable[[], Nursery]:
+    return functools.partial(
+        Nursery,
+        store=store,
+        models={name: model.endpoints for name, model in settings.models.items()},
+        windows=settings.windows,
+        cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
+        folder=folder,
+        clock=time.time,
+        steady=time.monotonic,
+    )
 
 
 def _acknowledge(seat: _Seat, ticket: Ticket[Any]) -> None:
