@@ -28,6 +28,7 @@ class Service:
         down: How many more reads are answered with `down_status` and `down_headers`.
         lost: How many more batches are made without an answer.
         keys: The idempotency keys that came.
+        tokens: How many producers' tokens were made.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Service:
         self.created: list[dict[str, Any]] = []
         self.looks = 0
         self.cancels = 0
+        self.tokens = 0
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -54,6 +56,7 @@ class Service:
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._batch)
         app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
+        app.router.add_post("/v1/intake/tokens", self._token)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -163,3 +166,8 @@ def result_lines(*ids: str) -> bytes:
         orjson.dumps({"id": f"batch_req_{name}", "custom_id": name, "response": {}, "error": None}) + b"\n"
         for name in ids
     )
+
+    async def _token(self, request: web.Request) -> web.Response:
+        assert await request.json() == {"stream": "crawl"}
+        self.tokens += 1
+        return web.json_response({"token": f"token-{self.tokens}", "created_at": 5_000, "expires_at": 5_100})

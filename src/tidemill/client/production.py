@@ -14,6 +14,7 @@ from tidemill.client.progress import display
 from tidemill.client.service import Client, Refused
 from tidemill.client.target import Target
 from tidemill.schemas import ids, intake
+from tidemill.schemas.ports import Steady
 from tidemill.security import Kafka
 from tidemill.terminal import Console, say
 
@@ -77,9 +78,10 @@ async def produce(
 class Token:
     """A producer's token for one stream, made anew when half of its time is over."""
 
-    def __init__(self, client: Client, stream: str) -> None:
+    def __init__(self, client: Client, stream: str, steady: Steady = time.monotonic) -> None:
         self._client = client
         self._stream = stream
+        self._steady = steady
         self._header = (intake.AUTHORIZATION, b"")
         self._good_until = 0.0
 
@@ -89,7 +91,7 @@ class Token:
         Raises:
             Refused: The key may not write.
         """
-        now = time.monotonic()
+        now = self._steady()
         if now >= self._good_until:
             made = await self._client.post(TOKENS, {"stream": self._stream})
             self._header = (intake.AUTHORIZATION, f"Bearer {made['token']}".encode())
