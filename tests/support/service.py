@@ -132,6 +132,11 @@ class Service:
         self.cancels += 1
         return web.json_response(self.batch(status="cancelling"))
 
+    async def _token(self, request: web.Request) -> web.Response:
+        assert await request.json() == {"stream": "crawl"}
+        self.tokens += 1
+        return web.json_response({"token": f"token-{self.tokens}", "created_at": 5_000, "expires_at": 5_100})
+
     async def _content(self, request: web.Request) -> web.StreamResponse:
         content = self.files[request.match_info["id"]]
         start = 0
@@ -166,8 +171,3 @@ def result_lines(*ids: str) -> bytes:
         orjson.dumps({"id": f"batch_req_{name}", "custom_id": name, "response": {}, "error": None}) + b"\n"
         for name in ids
     )
-
-    async def _token(self, request: web.Request) -> web.Response:
-        assert await request.json() == {"stream": "crawl"}
-        self.tokens += 1
-        return web.json_response({"token": f"token-{self.tokens}", "created_at": 5_000, "expires_at": 5_100})
