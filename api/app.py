@@ -18,6 +18,7 @@ from tidemill.api.again.kafka import History
 from tidemill.api.doors import Doors
 from tidemill.api.routes import (
     admin,
+    audit,
     batches,
     bounds,
     dashboard,
@@ -39,6 +40,7 @@ from tidemill.connections import EXPOSED
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
 from tidemill.log_space import log_space
 from tidemill.schemas import topics
+from tidemill.schemas.audit import Action
 from tidemill.schemas.batch import window_seconds
 from tidemill.security import Cluster
 from tidemill.settings import Settings, SettingsError
@@ -50,7 +52,16 @@ log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
 """Between tries to make the topics."""
-FOLDED = (topics.BATCHES, topics.FILES, topics.CLAIMS, topics.UPLOADS, topics.KEYS, topics.SECRETS, topics.LEDGER)
+FOLDED = (
+    topics.BATCHES,
+    topics.FILES,
+    topics.CLAIMS,
+    topics.UPLOADS,
+    topics.KEYS,
+    topics.AUDIT,
+    topics.SECRETS,
+    topics.LEDGER,
+)
 """The topics that the view is folded from."""
 
 
@@ -70,6 +81,7 @@ def create_app(doors: Doors) -> FastAPI:
         retry,
         usage,
         admin,
+        audit,
         tokens,
         models,
         health,
@@ -213,6 +225,7 @@ async def _tell(doors: Doors, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
     await doors.space.start()
+    await doors.trail.settings(doors.settings, doors.view.audit.newest(Action.SETTINGS_CHANGE))
     await admin.sign_again(doors)
     heap.settle()
     notify.ready(beats=True)

@@ -9,16 +9,18 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request, Response
 
-from tidemill.api import errors, rates
+from tidemill.api import errors, rates, trail
 from tidemill.api.again.stretch import Edge, Entry
 from tidemill.api.auth import Keys, Principal
 from tidemill.api.lines import Lines
 from tidemill.api.rates import Rates
 from tidemill.api.state.loads import Booking
 from tidemill.api.state.view import View
+from tidemill.api.trail import Refusals, Trail
 from tidemill.api.turns import Turns
 from tidemill.disk_space import DiskSpace
 from tidemill.schemas.access import Role
+from tidemill.schemas.error import ApiError
 from tidemill.schemas.ports import Clock, Store
 from tidemill.schemas.signing import Signer
 from tidemill.settings import Settings
@@ -79,11 +81,17 @@ class Doors:
     replays: Turns = field(default_factory=lambda: Turns("replays", REPLAYS_AT_ONCE_MAX))
     creates: Turns = field(default_factory=lambda: Turns("new batches", CREATES_AT_ONCE_MAX))
 
+    refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
 
     def booking(self, project: str) -> Booking:
         """Room for what a request brings to a project."""
         return Booking(self.view.loads, self.settings.limits_of(project), project, self.space)
+
+    @cached_property
+    def trail(self) -> Trail:
+        """Records what is done."""
+        return Trail(self.log, self.clock)
 
     @cached_property
     def lines(self) -> Lines:
@@ -121,13 +129,25 @@ async def administrator(request: Request) -> Principal:
 async def _able(request: Request, needed: Role) -> Principal:
     opened = await doors(request)
     is_ready = opened.is_ready()
-    asking = opened.keys.principal(request.headers.get("authorization"), is_whole=is_ready)
+    asking = _known(request, opened, is_whole=is_ready)
     rates.charge(request, opened.rates, asking.key_id, opened.settings.limits_of(asking.project))
     if not asking.role.covers(needed):
         raise errors.forbidden(asking.role, needed)
     if not is_ready:
         raise errors.unavailable("server's view of the log")
     return asking
+
+
+def _known(request: Request, opened: Doors, *, is_whole: bool) -> Principal:
+    try:
+        return opened.keys.principal(request.headers.get("authorization"), is_whole=is_whole)
+    except ApiError as error:
+        if error.body.code != errors.INVALID_KEY:
+            raise
+        if seconds := opened.refusals.count(trail.address(request)):
+            raise errors.refused_too_often(seconds) from error
+        opened.trail.refused(request)
+        raise
 
 
 Opened = Annotated[Doors, Depends(doors)]

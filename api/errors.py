@@ -1,6 +1,7 @@
 """The errors of the API in OpenAI's words, and how one is written."""
 
 import errno
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ RETRY_SECONDS = 2
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_RETRY_SECONDS = 60
 """The same where somebody has to make room first."""
+INVALID_KEY = "invalid_api_key"
 ECHO_CHARS_MAX = 200
 """The most that an answer repeats of what was sent."""
 
@@ -151,7 +153,7 @@ def wrong_key(key: str) -> ApiError:
     return ApiError(
         401,
         f"Incorrect API key provided: {shown}. Ask whoever runs this server for a key.",
-        code="invalid_api_key",
+        code=INVALID_KEY,
         headers={"www-authenticate": "Bearer"},
     )
 
@@ -161,7 +163,7 @@ def dead_key(hint: str, how: str) -> ApiError:
     return ApiError(
         401,
         f"The API key {hint} is {how}. Ask whoever runs this server for a new one.",
-        code="invalid_api_key",
+        code=INVALID_KEY,
         headers={"www-authenticate": "Bearer"},
     )
 
@@ -307,6 +309,17 @@ def from_store(error: OSError) -> ApiError:
         kind="server_error",
         code="storage_full",
         headers={"retry-after": str(FULL_RETRY_SECONDS)},
+    )
+
+
+def refused_too_often(seconds: float) -> ApiError:
+    """So many keys of an address were refused that it has to wait before the next one is looked at."""
+    return ApiError(
+        429,
+        f"Too many keys from your address were refused. Please try again in {math.ceil(seconds)} s.",
+        kind="requests",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(math.ceil(seconds)), "x-should-retry": "false"},
     )
 
 

@@ -41,7 +41,7 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         request_id = ids.new_request_id()
-        scope.setdefault("state", {})
+        scope.setdefault("state", {})["request_id"] = request_id
         begun = False
 
         async def named(message: Message) -> None:

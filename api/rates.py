@@ -29,6 +29,7 @@ COSTS: Final = {
     ("GET", "/v1/files"): MANY,
     ("GET", "/v1/usage"): MANY,
     ("GET", "/v1/admin/keys"): MANY,
+    ("GET", "/v1/admin/audit"): MANY,
     ("GET", "/v1/files/{file_id}/content"): MANY,
     ("GET", "/v1/batches/{batch_id}/results"): MANY,
     ("GET", "/v1/batches/{batch_id}/errors"): HEAVY,

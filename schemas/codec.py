@@ -36,6 +36,7 @@ from tidemill.schemas.bounds import (
 )
 from tidemill.schemas.messages import (
     VERSION,
+    AuditRecord,
     BatchRecord,
     Claim,
     Command,
@@ -146,6 +147,7 @@ decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
 decode_erasure: Decoder[Erasure] = _decoder(Erasure)
 """Of `secrets`."""
 decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
+decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
 decode_piece: Decoder[Piece] = _decoder(Piece)
 """Of `uploads`."""

@@ -19,6 +19,11 @@ _UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
 _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
 
 
+def new_audit_id() -> str:
+    """`audit_` and 32 hex digits, the first 13 of which are the time."""
+    return f"audit_{timely_hex()}"
+
+
 def new_batch_id() -> str:
     """`batch_` and 32 hex digits: 13 of the time, 19 random ones."""
     return BATCH_PREFIX + timely_hex()

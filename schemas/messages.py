@@ -16,6 +16,7 @@ from tidemill.schemas.bounds import (
     UPLOAD_PARTS_MAX,
     Digest,
     Id,
+    Metadata,
     Moment,
     Name,
     Number,
@@ -213,6 +214,26 @@ class LedgerRecord(_Message):
     usage: Usage
     """The sum over the lines of the output file."""
     bill: Bill
+
+
+class AuditRecord(_Message):
+    """The value of `tidemill.audit`: who asked for what, from where. It holds no secret and no line."""
+
+    id: Id
+    at: Time
+    project: Name
+    """Whose things it is about; empty where no key was known."""
+    actor: Id
+    """Id of the key that asked; `key_settings` is that of the settings, empty is none that is known."""
+    action: Word
+    """One of `schemas/audit.py`."""
+    target: Name = ""
+    """Id of what it was done to."""
+    address: Word = ""
+    """The client's IP address, as the api saw it."""
+    request_id: Id = ""
+    detail: Metadata = {}
+    """What else is worth knowing, like the role of a key."""
 
 
 class Claim(_Message):

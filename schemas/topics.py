@@ -4,6 +4,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from tidemill.schemas.audit import KEPT_DAYS
+
 DAY_MS = 86_400_000
 
 
@@ -88,6 +90,11 @@ SECRETS = Topic(
     written_by=("api", "results"), read_by=("api", "ingest", "processors", "operator"),
     spread=False, compacted=True, harm="have what is kept of any batch forgotten for good",
 )  # fmt: skip
+AUDIT = Topic(
+    name="tidemill.audit", key="project", value="AuditRecord",
+    written_by=("api",), read_by=("api", "operator"), spread=False, retention_ms=KEPT_DAYS * DAY_MS,
+    harm="add to the trail what did not happen; nothing can be taken out of it",
+)  # fmt: skip
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",
     written_by=("results",), read_by=("api",), spread=False, compacted=True,
@@ -115,8 +122,8 @@ EXPRESS_LINES_MAX = 1_000
 """A batch of up to so many lines goes by a model's express topic, where no large batch lies before it."""
 
 TOPICS = (
-    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, STATES, TALLIES,
-    STREAMS,
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, AUDIT, STATES,
+    TALLIES, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 

@@ -15,6 +15,7 @@ from tidemill.api.requests.fields import KeyId, OneOf, Project
 from tidemill.kafka import LogUnavailable
 from tidemill.schemas import access, topics
 from tidemill.schemas.access import ApiKey, Role
+from tidemill.schemas.audit import Action
 from tidemill.schemas.messages import KeyRecord
 
 LIMIT_DEFAULT: Final = 20
@@ -102,6 +103,8 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
         created_at=now,
         expires_at=None if wish.expires_in_seconds is None else now + wish.expires_in_seconds,
     )
+    about = {"name": key.name, "role": key.role, "project": key.project}
+    await doors.trail.tell(request, asking, Action.KEY_CREATE, key.id, **about)
     await _publish(doors, KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("%s was made, a key of the project %s with the role %s", key.id, key.project, key.role)
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
@@ -128,12 +131,14 @@ async def retrieve(key_id: KeyId, doors: Opened, asking: Administering) -> Respo
 
 
 @router.delete("/{key_id}", response_model=Revoked)
-async def revoke(key_id: KeyId, doors: Opened, asking: Administering) -> Response:
+async def revoke(key_id: KeyId, request: Request, doors: Opened, asking: Administering) -> Response:
     """Revoke a key: within seconds it opens no api process any more. Doing it again changes nothing."""
     record = _known(doors, key_id, asking)
     if not asking.role.covers(record.key.role):
         raise errors.forbidden(asking.role, record.key.role)
     if record.key.revoked_at is None:
+        about = {"name": record.key.name, "project": record.key.project}
+        await doors.trail.tell(request, asking, Action.KEY_REVOKE, key_id, **about)
         key = record.key.model_copy(update={"revoked_at": int(doors.clock())})
         await _publish(doors, record.model_copy(update={"key": key}))
         _log.info("%s was revoked", key.id)

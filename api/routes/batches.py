@@ -13,6 +13,7 @@ from tidemill.api.state import lookup, overlay
 from tidemill.api.state.loads import Booking
 from tidemill.api.state.view import UnknownCursor
 from tidemill.schemas import codec, topics
+from tidemill.schemas.audit import Action
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.error import ApiError
 from tidemill.schemas.messages import BatchRecord, CancelRequested, InputRef
@@ -72,7 +73,7 @@ async def retrieve(batch_id: BatchId, doors: Opened, asking: Asking) -> Response
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
-async def cancel(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
+async def cancel(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
     shown = await lookup.batch(doors, asking.project, batch_id)
     status = Batch.model_validate_json(shown).status
@@ -81,6 +82,7 @@ async def cancel(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
     if status not in _CANCELLABLE:
         raise errors.conflict(f"Cannot cancel a batch with status '{status}'.")
     at = int(doors.clock())
+    await doors.trail.tell(request, asking, Action.BATCH_CANCEL, batch_id)
     await _send(doors, batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have gone on while the log was waited for.
     current = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
@@ -90,12 +92,13 @@ async def cancel(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
 @router.delete(
     "/{batch_id}", response_model=shapes.DeletedBatch, responses={409: {"description": "The batch is at work."}}
 )
-async def delete(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
+async def delete(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Delete a batch that is over, with its results: nothing of its content can be had or replayed any more."""
     if not doors.view.erasures.is_deleted(batch_id, asking.project):
         batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
         if not batch.status.is_terminal:
             raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
+        await doors.trail.tell(request, asking, Action.BATCH_DELETE, batch_id)
         await removal.remove_batch(doors, asking.project, batch)
     return json(b'{"id":"%b","object":"batch","deleted":true}' % batch_id.encode())
 

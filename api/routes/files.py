@@ -19,6 +19,7 @@ from tidemill.api.requests.fields import FileId
 from tidemill.api.state import lookup
 from tidemill.api.state.view import UnknownCursor
 from tidemill.schemas import codec, topics
+from tidemill.schemas.audit import Action
 from tidemill.schemas.file import File
 from tidemill.schemas.messages import FileRecord
 from tidemill.schemas.ports import NotFound
@@ -100,9 +101,10 @@ async def retrieve(file_id: FileId, doors: Opened, asking: Asking) -> Response:
 
 
 @router.delete("/{file_id}", response_model=shapes.DeletedFile)
-async def delete(file_id: FileId, doors: Opened, asking: Asking) -> Response:
+async def delete(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = await lookup.file(doors, asking.project, file_id)
+    await doors.trail.tell(request, asking, Action.FILE_DELETE, file_id)
     await removal.remove(doors, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 

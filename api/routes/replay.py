@@ -31,6 +31,7 @@ from tidemill.api.state import lookup
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
 from tidemill.schemas.access import Role, is_project
+from tidemill.schemas.audit import Action
 from tidemill.schemas.batch import Batch, ReplayRange
 from tidemill.schemas.messages import FileRecord, InputRef
 from tidemill.schemas.part import file_key
@@ -119,11 +120,18 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     repeats = creation.repetition(request.headers)
     asked = reading.body(ReplayWish, await body(request), doors.settings)
     made: Batch | ReplayPlan
+    if not asked.dry_run:
+        await doors.trail.tell(request, asking, Action.REPLAY_CREATE, **_told(asked.source))
     if isinstance(source := asked.source, BatchSource):
         made = await _of_batch(doors, asking.project, source.batch, asked, repeats)
     else:
         made = await _of_range(doors, asking, _where(asking, source), asked, repeats)
     return json(made.model_dump_json().encode())
+
+
+def _told(source: BatchSource | RangeSource) -> dict[str, str]:
+    """The source of a replay as the audit trail has it."""
+    return {name: str(value) for name, value in source.model_dump(exclude_none=True).items()}
 
 
 async def _of_batch(

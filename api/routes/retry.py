@@ -27,6 +27,7 @@ from tidemill.api.requests.fields import BatchId, Expiry, Metadata, Model, Windo
 from tidemill.api.state import lookup
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
+from tidemill.schemas.audit import Action
 from tidemill.schemas.batch import Batch, ExpiresAfter, Status
 from tidemill.schemas.error import ApiError
 from tidemill.schemas.lines import Line, Splitter
@@ -94,6 +95,7 @@ async def retry(batch_id: BatchId, request: Request, doors: Opened, asking: Aski
     repeats = creation.repetition(request.headers)
     asked = reading.body(RetryWish, await body(request), doors.settings)
     wish = wished(doors, batch, selection.of(asked.lines), asked)
+    await doors.trail.tell(request, asking, Action.BATCH_RETRY, batch_id)
     new = await again(doors, asking.project, batch, wish, repeats)
     return json(new.model_dump_json().encode())
 

@@ -10,6 +10,7 @@ from tidemill.api.doors import Asking, Opened, body, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Stream
 from tidemill.schemas import producer
+from tidemill.schemas.audit import Action
 from tidemill.schemas.producer import LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN
 
 router = APIRouter(prefix="/v1/intake/tokens", tags=["intake"])
@@ -51,4 +52,5 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
         token=producer.token(doors.signer, claims), stream=claims.sub, project=claims.project, key=claims.key,
         created_at=claims.iat, expires_at=claims.exp,
     )  # fmt: skip
+    await doors.trail.tell(request, asking, Action.TOKEN_CREATE, wish.stream, expires_at=str(claims.exp))
     return json(made.model_dump_json().encode())

@@ -11,6 +11,7 @@ from tidemill.api.requests import bodies, reading
 from tidemill.api.requests.fields import UploadId
 from tidemill.api.state import lookup
 from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.audit import Action
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
 from tidemill.schemas.messages import PartRecord, UploadRecord
 from tidemill.schemas.upload import LIFE_SECONDS, Upload, UploadPart
@@ -87,12 +88,13 @@ async def complete(upload_id: UploadId, request: Request, doors: Opened, asking:
 
 
 @router.post("/{upload_id}/cancel", response_model=Upload)
-async def cancel(upload_id: UploadId, doors: Opened, asking: Asking) -> Response:
+async def cancel(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Give an upload up; a body is not read."""
     record = await lookup.upload(doors, asking.project, upload_id)
     if record.upload.status == "cancelled":
         return _shown(record)
     upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
+    await doors.trail.tell(request, asking, Action.UPLOAD_CANCEL, upload_id)
     return await _put(doors, record.model_copy(update={"upload": upload}))
 
 

@@ -14,7 +14,7 @@ from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 10
+LAYOUT = 11
 """Number of the tables' layout; a file of another one is made anew."""
 
 PRIMARY_CODE = 0xFF
@@ -83,6 +83,13 @@ CREATE TABLE ledger (
     lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
     reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL
 );
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY, at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
+    target TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX audit_of ON audit (project, at, id);
+CREATE INDEX audit_listed ON audit (at, id);
+CREATE INDEX audit_by_action ON audit (action, at, id);
 CREATE INDEX ledger_of ON ledger (project, ended_at);
 CREATE INDEX ledger_by_time ON ledger (ended_at);
 CREATE INDEX uploads_of ON uploads (project);

@@ -14,6 +14,7 @@ from tidemill.api import paging
 from tidemill.api.filters import ALL, Filter
 from tidemill.api.paging import Page, Row
 from tidemill.api.state import overlay
+from tidemill.api.state.audit import Audit
 from tidemill.api.state.claims import Claims
 from tidemill.api.state.erasures import Erasures
 from tidemill.api.state.keyring import Keyring
@@ -65,6 +66,7 @@ class View:
         self.erasures = Erasures(database)
         self.keyring = Keyring(database, verifier)
         self.ledger = Ledger(database)
+        self.audit = Audit(database, clock)
         self.links = Links(database)
         self.loads = Loads(database, clock)
         self.strays = Strays(database, clock)
@@ -229,6 +231,7 @@ class View:
             topics.KEYS.name: self.keyring.fold,
             topics.SECRETS.name: self._fold_erasure,
             topics.LEDGER.name: self.ledger.fold,
+            topics.AUDIT.name: self.audit.fold,
         }[topic]
         with self._database.transaction():
             for record in records:
@@ -322,6 +325,7 @@ _TABLES = {
     topics.KEYS.name: ("keys",),
     topics.SECRETS.name: ("erasures",),
     topics.LEDGER.name: ("ledger",),
+    topics.AUDIT.name: ("audit",),
 }
 """What each topic is folded into."""
 

@@ -31,6 +31,8 @@ class ListLog:
 
     def __init__(self, view: View) -> None:
         self.records: list[tuple[str, str, bytes | None]] = []
+        self.trail: list[bytes] = []
+        """Records of the audit trail, which nothing else is done with."""
         self.away = False
         self.refused: set[str] = set()
         """Topics that nothing gets into."""
@@ -44,6 +46,9 @@ class ListLog:
             raise LogUnavailable
         if len(value or b"") + RECORD_BYTES_EXTRA > self.record_bytes_max:
             raise kafka.too_large(topic, key, value)
+        if topic == topics.AUDIT.name:
+            self.trail.append(value)
+            return len(self.trail) - 1
         self.records.append((topic, key, value))
         if topic == topics.CLAIMS.name:
             self._view.fold(topic, [(key, value, len(self.records) - 1)])

@@ -100,6 +100,24 @@ def usage(
     return lambda _, target: report.show(target, query, as_csv=as_csv, as_json=as_json)
 
 
+@of_service
+def audit(
+    project: Annotated[str | None, typer.Option(help="Only what was done to this project.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this, like key.create or batch.delete.")] = None,
+    about: Annotated[str | None, typer.Option("--target", help="Only what was done to this object.")] = None,
+    actor: Annotated[str | None, typer.Option("--key", help="Only what this key asked for.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000)] = 50,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> Work:
+    """Show who did what: keys, cancels, deletions, runs of old lines, settings. It takes an admin's key."""
+    from tidemill.client import audit as trail
+
+    given = {"project": project, "action": action, "target": about, "actor": actor}
+    params = {name: value for name, value in given.items() if value}
+    return lambda _, target: trail.show(target, params, limit=limit, as_json=as_json)
+
+
 @keys_app.command("create")
 @of_service
 def create_key(

@@ -312,9 +312,8 @@ async def test_an_admin_is_one_of_its_project_alone(doors, admin):
 
 
 async def test_a_token_lets_one_stream_in(doors, admin):
-    """It is signed for the asking key's project, for a time that is bounded, and asks the log nothing."""
+    """It is signed for the asking key's project, for a time that is bounded."""
     key = await made(admin)
-    doors.log.away = True
     async with client_of(doors, key["secret"]) as client:
         body = {"stream": "crawl", "expires_in_seconds": 60}
         answer = (await client.post("/v1/intake/tokens", json=body)).json()

@@ -1,0 +1,83 @@
+"""The route of the audit trail: an admin reads what was done to its project, an operator what was done to any."""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from tidemill.api import errors, paging
+from tidemill.api.doors import Administering, Opened, json
+from tidemill.api.paging import PageQuery
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import OneOf, Project
+from tidemill.api.state.audit import Wanted
+from tidemill.schemas.access import Role
+from tidemill.schemas.audit import Action
+from tidemill.schemas.bounds import Id, Metadata, Name
+
+LIMIT_DEFAULT: Final = 50
+LIMIT_MAX: Final = 1_000
+
+router = APIRouter(prefix="/v1/admin/audit", tags=["admin"])
+
+
+class AuditQuery(PageQuery):
+    """The query of the trail."""
+
+    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
+    """How many a page has at most."""
+    project: Project | None = None
+    """Only what was done to this project; an operator's default is all."""
+    actor: Id | None = None
+    """Only what this key asked for."""
+    action: Annotated[str, OneOf(list(Action))] | None = None
+    """Only this action."""
+    target: Name | None = None
+    """Only what was done to this object."""
+
+
+class AuditEntry(BaseModel):
+    """Who asked for what, and from where; see `schemas/audit.py`."""
+
+    id: str
+    object: Literal["audit"] = "audit"
+    at: int
+    project: str
+    actor: str
+    action: str
+    target: str
+    address: str
+    request_id: str
+    detail: Metadata
+
+
+class AuditPage(BaseModel):
+    """Entries, the newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[AuditEntry]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+_INDEX: Final = {"parameters": reading.described(AuditQuery)}
+
+
+@router.get("", response_model=AuditPage, openapi_extra=_INDEX)
+async def index(request: Request, doors: Opened, asking: Administering) -> Response:
+    """List what was done: keys, cancels, deletions, runs of old lines, changes of settings, refused keys."""
+    asked = reading.query(AuditQuery, request.query_params.multi_items())
+    project = asked.project or (None if asking.is_operator else asking.project)
+    if project != asking.project and not asking.is_operator:
+        raise errors.forbidden(asking.role, Role.OPERATOR)
+    wanted = Wanted(project=project, actor=asked.actor, action=asked.action, target=asked.target)
+    page = asked.page
+    rows = doors.view.audit.rows(wanted, page)
+    if rows is None:
+        raise errors.unknown_cursor(page.after or "")
+    return json(paging.write(page, [_shown(row) for row in rows]))
+
+
+def _shown(row: paging.Row) -> paging.Row:
+    return paging.Row(id=row.id, body=AuditEntry.model_validate_json(row.body).model_dump_json().encode())
