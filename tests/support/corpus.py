@@ -9,13 +9,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
+from tidemill.api.paging import PAGE_BYTES_MAX
+
 MILLION = 1_000_000
 LINE_CHARS = 60_000
-"""About what a client puts into the first line of a request: a million does not leave it."""
+"""About what fits into the head of a request; clients do not even send a URL that is longer."""
 BODY_BYTES = 1_000_000
 """About what fits into a JSON body."""
 WIDTH_MAX = 1 << 20
 """A pattern that lets more characters through is no bound."""
+
+ERROR_BYTES_MAX = 8_192
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
+FORM = "Could not read the upload: "
+BOUNDS = frozenset({
+    "string_above_max_length", "array_above_max_length", "object_above_max_properties", "integer_above_max_value",
+    "integer_below_min_value",
+})  # fmt: skip
+HEAD_TOO_LARGE = {414, 431}
 
 Node = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -151,7 +164,7 @@ def cells(field: Field) -> Iterator[Cell]:
 
 
 def _texts(field: Field) -> Iterator[Cell]:
-    schema, far = field.schema, LINE_CHARS if field.where in {"path", "query"} else MILLION
+    schema, far = field.schema, MILLION if field.where in {"json", "form"} else LINE_CHARS
     if "enum" in schema or "const" in schema:
         yield Cell(field=field, name="a million", value="x" * far, codes=frozenset({"invalid_value"}))
         return
@@ -237,6 +250,74 @@ def _text(schema: Node, *, largest: bool) -> str:
     if "pattern" in schema:
         return "a" * schema.get("maxLength", width(schema["pattern"]))
     return "\x01" * schema["maxLength"]
+
+
+def build(
+    description: Node, known: Node, field: Field, value: Any, *, largest: bool = False, line: bytes = LINE
+) -> tuple[str, str, Node]:
+    """A good request of an operation, but for the value of one field: method, path, options of an httpx client.
+
+    Args:
+        description: Of the API.
+        known: Values by the names of fields, like ids of what is there.
+        field: The field.
+        value: What is put there.
+        largest: Whether the other fields of a body are as large as they may be, or not there.
+        line: What files hold.
+    """
+    method, path = field.operation.split(" ")
+    content = description["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
+    for name, text in (known | ({field.place[0]: value} if field.where == "path" else {})).items():
+        path = path.replace(f"{{{name}}}", text)
+    options: Node = {}
+    if (body := content.get("application/json")) is not None:
+        schema = body["schema"]
+        good = (most if largest else least)(schema, known)
+        options["json"] = put(good, schema, field.place, value) if field.where == "json" else good
+    if (body := content.get("multipart/form-data")) is not None:
+        options |= _form(body["schema"]["properties"], field, value, line)
+    if field.where == "query":
+        name, *rest = field.place
+        pairs = value if isinstance(value, dict) else dict.fromkeys(rest, value)
+        options["params"] = {f"{name}[{key}]": text for key, text in pairs.items()} or {name: str(value)}
+    if field.where == "header":
+        options["headers"] = {field.place[0]: str(value)}
+    return method, path, options
+
+
+def _form(properties: Node, field: Field, value: Any, line: bytes) -> Node:
+    files = {name: ("f", line) for name, each in properties.items() if each.get("format") == "binary"}
+    fields = {"purpose": "batch"} if "purpose" in properties else {}
+    if field.where == "form":
+        fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+        fields[str(field.place[0])] = str(value)
+    return {"data": fields, "files": files}
+
+
+def check(answer: httpx.Response, cell: Cell) -> None:
+    """The answer to a cell is bounded, no fault of the server's, and names what is wrong."""
+    told = f"{cell.field.operation}: {cell.field.where} {cell.field.param}, {cell.name}: {answer.status_code}"
+    assert answer.status_code < 500, told
+    if answer.status_code < 400:
+        assert not cell.codes, told
+        assert len(answer.content) <= PAGE_BYTES_MAX + 1_000, told
+        return
+    assert len(answer.content) <= ERROR_BYTES_MAX, told
+    error = answer.json()["error"]
+    told += f" {error}"
+    if not cell.codes:
+        assert error["code"] not in BOUNDS, told
+    elif answer.status_code in HEAD_TOO_LARGE:
+        assert cell.field.where not in {"json", "form"}, told
+    elif cell.field.where == "path":
+        assert answer.status_code == 404, told
+    elif cell.field.where == "form" and cell.name == "a million":
+        # The reader of forms holds no more of a field, and does not say which one it was.
+        assert (answer.status_code, error["message"].startswith(FORM)) == (400, True), told
+    else:
+        assert answer.status_code == 400, told
+        assert error["code"] in cell.codes, told
+        assert error["param"].startswith(cell.field.param), told
 
 
 def put(node: Any, schema: Node, place: Place, value: Any) -> Any:

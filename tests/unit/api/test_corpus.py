@@ -11,7 +11,7 @@ import pytest_asyncio
 from fastapi import APIRouter
 from pydantic import BaseModel
 from support import corpus
-from support.corpus import MILLION
+from support.corpus import FORM, LINE, MILLION, check
 from support.doors import ADMIN, NOW, open_doors
 from support.faults import long
 
@@ -26,8 +26,6 @@ from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES
 from tidemill.schemas.messages import BatchRecord
 from tidemill.settings import Settings
 
-ERROR_BYTES_MAX = 8_192
-LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 BATCH = "batch_" + "0" * 32
 MODELS = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
 SETTINGS = Settings(models=MODELS, assembled_bytes_max=NUMBER_MAX)
@@ -80,60 +78,10 @@ def description(doors):
     return describe(create_app(doors))
 
 
-def request(client, description, known, field=None, value=None, *, largest=False):
-    """A good request of an operation, but for the value of one field."""
-    method, path = field.operation.split(" ")
-    operation = description["paths"][path][method.lower()]
-    sent = {"params": {}, "headers": {}}
-    if field.where == "path":
-        known = known | {field.place[0]: value}
-    for name, text in known.items():
-        path = path.replace(f"{{{name}}}", text)
-    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
-        schema = content["schema"]
-        if kind == "application/json":
-            make = corpus.most if largest else corpus.least
-            good = make(schema, known)
-            sent["json"] = corpus.put(good, schema, field.place, value) if field.where == "json" else good
-        else:
-            files = {name: ("f", LINE) for name, each in schema["properties"].items() if each.get("format")}
-            fields = {"purpose": "batch"} if "purpose" in schema["properties"] else {}
-            if field.where == "form":
-                fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
-                fields[field.place[0]] = str(value)
-            sent |= {"data": fields, "files": files}
-    if field.where == "query":
-        name, *rest = field.place
-        pairs = value if isinstance(value, dict) else dict.fromkeys(rest, value)
-        sent["params"] = {f"{name}[{key}]": text for key, text in pairs.items()} or {name: str(value)}
-    if field.where == "header":
-        sent["headers"][field.place[0]] = str(value)
-    return client.request(method, path, **sent)
-
-
-def check(answer, cell) -> None:
-    """The answer to a cell is bounded, no fault of the server's, and names what is wrong."""
-    told = f"{cell.field.operation}: {cell.field.where} {cell.field.param}, {cell.name}: {answer.status_code}"
-    assert answer.status_code < 500, told
-    if answer.status_code < 400:
-        assert not cell.codes, told
-        assert len(answer.content) <= PAGE_BYTES_MAX + 1_000, told
-        return
-    assert len(answer.content) <= ERROR_BYTES_MAX, told
-    error = answer.json()["error"]
-    told += f" {error}"
-    if cell.field.where == "path":
-        assert answer.status_code in {404, 409} or not cell.codes, told
-    elif cell.field.where == "form" and cell.name == "a million":
-        # The reader of forms holds no more of a field, and does not say which one it was.
-        assert (answer.status_code, error["message"].startswith(FORM)) == (400, True), told
-    elif cell.codes:
-        assert answer.status_code == 400, told
-        assert error["code"] in cell.codes, told
-        assert error["param"].startswith(cell.field.param), told
-    else:
-        bounded = {"string_above_max_length", "array_above_max_length", "object_above_max_properties"}
-        assert error["code"] not in bounded | {"integer_above_max_value", "integer_below_min_value"}, told
+async def asked(client, description, known, field, value, *, largest=False):
+    """The answer to a request with one field changed."""
+    method, path, options = corpus.build(description, known, field, value, largest=largest)
+    return await client.request(method, path, **options)
 
 
 @in_one_loop
@@ -176,7 +124,7 @@ async def test_a_field_without_a_bound_is_found(doors):
 @in_one_loop
 async def test_every_field_at_its_bound_and_above(doors, client, description, known):
     """Each alone, in a request that is good otherwise; no record is made that the log has no room for."""
-    asked = 0
+    count = 0
     for field in corpus.fields(description):
         for cell in corpus.cells(field):
             # What a cell revokes or deletes is not there for the next one.
@@ -184,10 +132,10 @@ async def test_every_field_at_its_bound_and_above(doors, client, description, kn
             if field.operation.startswith("DELETE /v1/files"):
                 form = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
                 fresh = known | {"file_id": (await client.post("/v1/files", **form)).json()["id"]}
-            answer = await request(client, description, fresh, field, cell.value)
+            answer = await asked(client, description, fresh, field, cell.value)
             check(answer, cell)
-            asked += 1
-    assert asked >= 250
+            count += 1
+    assert count >= 250
     assert records_fit(doors)
 
 
@@ -200,7 +148,7 @@ async def test_all_fields_at_their_bounds_together(doors, client, description, k
         schema = description["paths"][operation.split()[1]]["post"]["requestBody"]["content"]["application/json"]
         value = corpus.most(schema["schema"], known)[field.place[0]]
         whole = corpus.Field(operation=operation, where="json", place=field.place[:1], schema={})
-        answer = await request(client, description, known, whole, value, largest=True)
+        answer = await asked(client, description, known, whole, value, largest=True)
         assert answer.status_code < 500, (operation, answer.text)
         taken += [operation] if answer.status_code == 200 else []
     assert {"POST /v1/batches", "POST /v1/admin/keys"} <= set(taken)
@@ -230,7 +178,6 @@ async def test_a_record_that_does_not_fit_is_refused(doors, client, known):
 
 
 LONG = long("file", FILENAME_CHARS_MAX, FILENAME_CHARS_MAX + 1)[3]
-FORM = "Could not read the upload: "
 
 
 @in_one_loop

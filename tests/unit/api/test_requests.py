@@ -1,0 +1,143 @@
+"""Requests read into models: whatever comes in is a request, or a fault in OpenAI's words."""
+
+import json
+from typing import Annotated
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from tidemill.api.filters import BatchesQuery
+from tidemill.api.requests import reading
+from tidemill.api.requests.bodies import Completion, NewBatch, NewUpload
+from tidemill.api.routes.admin import KeyWish
+from tidemill.api.routes.estimate import EstimateWish
+from tidemill.api.routes.files import ContentHeaders, FilesQuery
+from tidemill.api.routes.replay import ReplayWish
+from tidemill.api.routes.results import ResultsQuery
+from tidemill.api.routes.retry import RetryWish
+from tidemill.api.routes.usage import UsageQuery
+from tidemill.schemas.error import ApiError
+from tidemill.settings import Settings
+
+BODIES = (NewBatch, NewUpload, Completion, KeyWish, EstimateWish, ReplayWish, RetryWish)
+QUERIES = (BatchesQuery, FilesQuery, ResultsQuery, UsageQuery)
+SETTINGS = Settings()
+NAMES = sorted(
+    {field.alias or name for model in (*BODIES, *QUERIES) for name, field in model.model_fields.items()}
+    | {
+        "anchor",
+        "seconds",
+        "batch",
+        "from",
+        "to",
+        "project",
+        "codes",
+        "metadata[k]",
+        "limit[]",
+        "[",
+        "x[y",
+        "=name",
+    }
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=70),
+    lambda inner: (
+        st.lists(inner, max_size=20)
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), inner, max_size=20)
+    ),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=8)
+
+
+def is_told(error: ApiError) -> bool:
+    """Whether a fault is a 400 that is short and names what is wrong."""
+    body = error.body
+    return error.status == 400 and 0 < len(body.message) < 2_000 and len(body.param or "") < 1_000
+
+
+def fault(read, *arguments) -> ApiError | None:
+    """What is wrong with a request; nothing but an `ApiError` is raised."""
+    try:
+        read(*arguments)
+    except ApiError as error:
+        return error
+    return None
+
+
+@given(st.sampled_from(BODIES), OBJECTS)
+def test_any_object(model, fields):
+    """Is a request, or a fault of it."""
+    found = fault(reading.body, model, json.dumps(fields).encode(), SETTINGS)
+    assert found is None or is_told(found)
+
+
+@given(st.sampled_from(BODIES), st.binary(max_size=100))
+def test_any_bytes(model, content):
+    """Are no JSON, or no object, or one that lacks fields."""
+    found = fault(reading.body, model, content, SETTINGS)
+    assert found is not None
+    assert is_told(found)
+
+
+@given(
+    st.sampled_from(QUERIES),
+    st.lists(st.tuples(st.sampled_from(NAMES) | st.text(max_size=10), st.text(max_size=70)), max_size=20),
+)
+def test_any_query(model, pairs):
+    """As bodies."""
+    found = fault(reading.query, model, pairs)
+    assert found is None or is_told(found)
+
+
+@given(st.dictionaries(st.sampled_from(["range", "if-range", "if-none-match", "other"]), st.text(max_size=2_000)))
+def test_any_headers(sent):
+    """As queries."""
+    found = fault(reading.headers, ContentHeaders, sent)
+    assert found is None or is_told(found)
+
+
+UNLIKE = "Invalid 'code': string does not match pattern."
+
+
+class Odd(reading.Body):
+    """Fields of kinds whose faults have words of their own."""
+
+    name: Annotated[str, Field(min_length=1)] = "n"
+    code: Annotated[str, Field(pattern="^[a-c]+$")] = "a"
+    share: Annotated[float, Field(gt=0)] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"name": ""}, "empty_string", "Invalid 'name': empty string. Expected a string with minimum length 1."),
+        (
+            {"code": "d"}, "invalid_value",
+            f"{UNLIKE} Expected a string that matches the pattern '^[a-c]+$'.",
+        ),
+        ({"share": 0.0}, "invalid_value", "Invalid 'share': the value cannot be used."),
+    ],
+)  # fmt: skip
+def test_words_of_other_faults(fields, code, message):
+    """A kind of fault that nobody has thought of is a 400, too."""
+    with pytest.raises(ApiError) as caught:
+        reading.body(Odd, orjson.dumps(fields), SETTINGS)
+    assert (caught.value.body.code, caught.value.body.message) == (code, message)
+
+
+def test_null_is_as_not_given():
+    """In an object of an object as well; in a map it is a value of the wrong type."""
+    given_none = {
+        "endpoint": "/v1/embeddings", "completion_window": "24h", "input_file_id": "file-x", "metadata": None,
+        "output_expires_after": {"anchor": None, "seconds": 3_600},
+    }  # fmt: skip
+    with pytest.raises(ApiError) as caught:
+        reading.body(NewBatch, orjson.dumps(given_none), SETTINGS)
+    assert caught.value.body.message == "Missing required parameter: 'output_expires_after.anchor'."
+    given_none["output_expires_after"] = None
+    found = reading.body(NewBatch, orjson.dumps(given_none), SETTINGS)
+    assert (found.metadata, found.output_expires_after) == (None, None)
