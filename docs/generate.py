@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from tidemill.connections import Connections
-from tidemill.schemas import topics
+from tidemill.schemas import acls, topics
+from tidemill.schemas.acls import Operation, Resource
 from tidemill.schemas.topics import DAY_MS, Topic
 from tidemill.security import Security
 from tidemill.servers import Backend, Model, Price, Spare
@@ -29,6 +30,15 @@ most 10,000 entries. What cannot be used is said at the start, with its name.
 Besides these, `TIDEMILL_CACHE` names the folder where the embedded broker's files are kept (`~/.cache/tidemill`),
 and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 """
+
+_BEGIN = "<!-- access lists: made from schemas/acls.py by `make docs` -->"
+_END = "<!-- end of the access lists -->"
+_LETTERS = {
+    Operation.READ: "R",
+    Operation.WRITE: "W",
+    Operation.DESCRIBE: "D",
+    Operation.DESCRIBE_CONFIGS: "C",
+}
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("All", Settings),
@@ -52,6 +62,45 @@ def settings_page() -> str:
 def topics_rows() -> list[str]:
     """The rows of the table of topics, as docs/architecture.md has them."""
     return [_row(topic) for topic in (*topics.TOPICS, topics.requests("<model>"), topics.express("<model>"))]
+
+
+def access_tables() -> str:
+    """What each role may do with each topic and group, for docs/cluster.md."""
+    rows = [f"| topic | {' | '.join(acls.ROLES)} |", f"|---|{'---|' * len(acls.ROLES)}"]
+    for topic in acls.rows():
+        cells = [" ".join(_LETTERS[operation] for operation in _may(role, topic)) for role in acls.ROLES]
+        rows.append(f"| `{_name(topic)}` | {' | '.join(cells)} |")
+    groups = ["| group | read by |", "|---|---|"]
+    groups += [
+        f"| `{name}{'*' * name.endswith('-')}` | {role} |" for role, names in acls.GROUPS.items() for name in names
+    ]
+    harms = ["| who may write to | can |", "|---|---|"]
+    harms += [f"| `{_name(topic)}` | {topic.harm} |" for topic in (*topics.TOPICS, topics.requests("<model>"))]
+    return "\n\n".join("\n".join(table) for table in (rows, groups, harms))
+
+
+def cluster_page(text: str) -> str:
+    """The page of clusters with these tables in it."""
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n\n{access_tables()}\n\n{_END}{after}"
+
+
+def _may(role: str, topic: Topic) -> list[Operation]:
+    names = {topic.name, topics.REQUESTS_PREFIX, topics.EXPRESS_PREFIX}
+    return [
+        acl.operation
+        for acl in acls.acls([role])
+        if acl.resource is Resource.TOPIC and acl.name in names and topic.name.startswith(acl.name)
+    ]
+
+
+def _name(topic: Topic) -> str:
+    if topic in topics.TOPICS:
+        return topic.name
+    return (
+        topics.EXPRESS_PREFIX if topic.name.startswith(topics.EXPRESS_PREFIX) else topics.REQUESTS_PREFIX
+    ) + "*"
 
 
 def _row(topic: Topic) -> str:
@@ -92,4 +141,6 @@ def _shown(value: object) -> str:
 
 
 if __name__ == "__main__":
+    cluster = DOCS / "cluster.md"
+    cluster.write_text(cluster_page(cluster.read_text("utf-8")), "utf-8")
     (DOCS / "settings.md").write_text(settings_page(), "utf-8")

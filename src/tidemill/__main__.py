@@ -38,6 +38,7 @@ app.add_typer(replaying.app, name="replay")
 app.add_typer(operator.dead_app, name="dead")
 app.command()(operator.rebuild)
 app.command()(operator.doctor)
+app.command()(operator.acls)
 
 Config = Annotated[
     Path | None,

@@ -24,6 +24,13 @@ def test_the_settings_page_is_current(generate):
     assert "|  |" not in generate.settings_page()
 
 
+def test_the_access_lists_are_current(generate):
+    """docs/cluster.md has what each stage needs."""
+    page = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+    assert page == generate.cluster_page(page)
+    assert "| `tidemill.keys` | R W | R |" in page
+
+
 def test_the_table_of_topics_is_current(generate):
     """docs/architecture.md has the rows of schemas/topics.py, and no others."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")

@@ -93,6 +93,37 @@ def rebuild(
     raise typer.Exit(0 if is_well else FAILED)
 
 
+def acls(
+    *,
+    apply: Annotated[
+        bool,
+        typer.Option("--apply", help="Make the topics and set the lists, as the administrator of the settings."),
+    ] = False,
+    user: Annotated[
+        list[str] | None, typer.Option("--user", help="ROLE=NAME: the user of a role; by default tidemill-ROLE.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Show the access lists of Kafka that each stage needs, or set them."""
+    from tidemill.admin import TopicError
+    from tidemill.ops import access
+    from tidemill.schemas.acls import ROLES
+    from tidemill.settings import SettingsError
+    from tidemill.terminal import say
+
+    users = {role: name for role, _, name in (found.partition("=") for found in user or ())}
+    if wrong := [role for role, name in users.items() if role not in ROLES or not name]:
+        refuse(f"--user {wrong[0]}: it has the form ROLE=NAME, and roles are {', '.join(ROLES)}")
+    if not apply:
+        access.show(say, users)
+        return
+    loaded = _loaded(config, None)
+    try:
+        run(access.apply(loaded, loaded.cluster, say, users))
+    except (TopicError, SettingsError) as error:
+        refuse(str(error))
+
+
 def doctor(config: Config = None, data: DataFolder = None) -> None:
     """Look at all that Tidemill needs here, and say how to mend what is not as it should be."""
     from tidemill.ops import doctor as work
