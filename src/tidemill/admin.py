@@ -116,7 +116,9 @@ async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str,
     try:
         async with asyncio.timeout(SECONDS_MAX):
             await admin.start()
-            answer = await admin._send_to_controller(_CreateAcls(rows))  # noqa: SLF001  it has no public way
+            # Any broker passes it on to the controller, of which a client may not know yet. It has no public way.
+            node = admin._client.get_random_node()  # noqa: SLF001
+            answer = await admin._send_request_to_node(node, _CreateAcls(rows))  # noqa: SLF001
     except (KafkaError, TimeoutError, OSError) as error:
         raise TopicError(f"access lists of {kafka} cannot be set: {error or 'no answer in time'}") from error
     finally:

@@ -26,6 +26,8 @@ SECRETS = {
     for name in ("BACKEND_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 }
 TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2", **SECRETS}
+ODD = "Größe, 100% ${x} <a&b>"
+"""A name for the data folder that no configuration, address or pattern takes as it is."""
 STOP_SECONDS_MAX = 15.0
 
 
@@ -34,7 +36,7 @@ def up(tmp_path_factory, inference):
     """One installation for this file: the tests below go through its life in their order."""
     models = inference.models("chat")
     models["chat"]["backends"][0]["api_key_env"] = "BACKEND_KEY"
-    with Stack(tmp_path_factory.mktemp("up") / "data", models, TWO) as stack:
+    with Stack(tmp_path_factory.mktemp("up") / ODD, models, TWO) as stack:
         yield stack
 
 

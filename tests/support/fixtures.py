@@ -1,6 +1,8 @@
 """What tests of the whole service share."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from support.backend import Backend
@@ -23,12 +25,14 @@ def backend(inference: Backend) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="session")
-def stack(inference: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(inference: Backend) -> Iterator[Stack]:
     """Tidemill as `tidemill up` starts it, with the models `chat` and `embed` on the test's backend.
 
     Besides a day a batch may take four seconds, so that one can be seen to expire.
     """
-    data = tmp_path_factory.mktemp("stack")
     environ = {"TIDEMILL_WINDOWS": '["24h", "4s"]'}
-    with Stack(data, inference.models("chat", "embed"), environ) as stack:
-        yield stack
+    with TemporaryDirectory(prefix="tidemill-stack-") as folder:
+        # Other users can come as far as the data folder: pytest's own folders would keep them out already.
+        Path(folder).chmod(0o755)
+        with Stack(Path(folder) / "data", inference.models("chat", "embed"), environ) as stack:
+            yield stack

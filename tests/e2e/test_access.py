@@ -1,0 +1,239 @@
+"""Who may do what on a machine with other users: files, processes, ports, and the broker's access lists."""
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from support import stranger
+from support.stack import KEY
+
+from tidemill import running
+from tidemill.admin import TopicError, ensure_topics, set_acls
+from tidemill.embedded import jars
+from tidemill.log_space import usable_bytes
+from tidemill.schemas import acls, topics
+from tidemill.security import Cluster, client_options
+from tidemill.settings import Settings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
+
+TOPICS = (*topics.TOPICS, topics.requests("chat"), topics.express("embed"))
+NAMES = [row.name for row in TOPICS]
+WAIT_MS = 10_000
+SECONDS_MAX = 30.0
+CRC_AT = 17
+"""Where a batch of records has its sum."""
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """What clients say about being refused is expected."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
+
+
+def spoilt():
+    """A batch of records whose sum is wrong: who may write is told so, and nothing is written."""
+    made = DefaultRecordBatchBuilder(
+        magic=2, compression_type=0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1,
+        batch_size=1_000,
+    )  # fmt: skip
+    made.append(0, timestamp=0, key=b"k", value=b"v", headers=[])
+    batch = made.build()
+    batch[CRC_AT] ^= 0xFF
+    return bytes(batch)
+
+
+@asynccontextmanager
+async def client(where):
+    """A client that is connected, and the only broker's number."""
+    found = AIOKafkaClient(**client_options(where))
+    try:
+        await found.bootstrap()
+        (broker,) = found.cluster.brokers()
+        assert await found.ready(broker.nodeId)
+        yield found, broker.nodeId
+    finally:
+        await found.close()
+
+
+async def refused(where):
+    """The topics that a user may not read, and those that it may not write to, as the broker answers."""
+    refusal = TopicAuthorizationFailedError.errno
+    async with client(where) as (asking, node):
+        fetch = FetchRequest(0, 0, 1_000, 0, [(name, [(0, 0, 100)]) for name in NAMES], "")
+        fetched = (await asking.send(node, fetch)).topics
+        produce = ProduceRequest(None, -1, WAIT_MS, [(name, [(0, spoilt())]) for name in NAMES])
+        produced = (await asking.send(node, produce)).topics
+    codes = [{name: parts[0][1] for name, parts in answers} for answers in (fetched, produced)]
+    assert [set(found) for found in codes] == [set(NAMES)] * 2
+    assert all(code != 0 for code in codes[1].values()), "or something was written"
+    return [{name for name, code in found.items() if code == refusal} for found in codes]
+
+
+@pytest.mark.parametrize("role", acls.ROLES)
+async def test_a_role_reads_and_writes_what_its_lists_say(stack, role):
+    """Each topic is tried in both ways; every other one is refused by the broker."""
+    reads, writes = await refused(stack.cluster(role))
+    assert reads == {row.name for row in TOPICS if role not in row.read_by}
+    assert writes == {row.name for row in TOPICS if role not in row.written_by}
+
+
+@pytest.mark.parametrize("role", acls.ROLES)
+async def test_a_role_administers_nothing(stack, role):
+    """It makes, changes and deletes no topic, no list, and joins no group of another stage."""
+    where = stack.cluster(role)
+    admin = AIOKafkaAdminClient(**client_options(where))
+    await admin.start()
+    try:
+        made = await admin.create_topics([NewTopic("tidemill.requests.own", 1, 1)])
+        ((_, code, _),) = made.topic_errors
+        assert for_code(code) is TopicAuthorizationFailedError
+        deleted = await admin.delete_topics([topics.KEYS.name])
+        assert for_code(deleted.topic_error_codes[0][1]) is TopicAuthorizationFailedError
+        change = ConfigResource(ConfigResourceType.TOPIC, topics.KEYS.name, configs={"retention.ms": "1"})
+        (altered,) = await admin.alter_configs([change])
+        assert for_code(altered.resources[0][0]) is TopicAuthorizationFailedError
+        for stage, groups in acls.GROUPS.items():
+            if stage != role:
+                with pytest.raises(GroupAuthorizationFailedError):
+                    await admin.find_coordinator(f"{groups[0]}x" if groups[0].endswith("-") else groups[0])
+    finally:
+        await admin.close()
+    with pytest.raises(TopicError, match=r"access lists of .* cannot be set"):
+        await set_acls(where, acls.acls())
+
+
+@pytest.mark.parametrize("role", acls.STAGES)
+async def test_a_stage_that_lacks_a_topic_is_told_what_to_do(stack, role):
+    """It looks without any right to make one, and names what is missing."""
+    model = {"backends": [{"url": "http://127.0.0.1:1/v1"}]}
+    await ensure_topics(Settings(models={"chat": model}), stack.cluster(role), role=role)
+    if role not in topics.requests("m").written_by and role not in topics.requests("m").read_by:
+        return
+    with pytest.raises(TopicError, match=r"tidemill\.requests\.not-yet.*`tidemill acls --apply`"):
+        await ensure_topics(Settings(models={"not-yet": model}), stack.cluster(role), role=role)
+
+
+@pytest.mark.parametrize("role", ["api", "ingest", "processors"])
+async def test_a_stage_that_keeps_a_reserve_sees_the_disk(stack, role):
+    """Without the right to ask, it would be told nothing, and keep none."""
+    assert await usable_bytes(stack.cluster(role))
+
+
+def test_the_command_sets_topics_and_lists(stack):
+    """With an administrator's way in; others are told that they may not."""
+    for role, code, words in ((acls.ADMIN, 0, "All topics are there, and"), ("api", 2, "not authorized")):
+        done = subprocess.run(
+            [sys.executable, "-m", "tidemill", "acls", "--apply"],
+            env={**stack.environ_of_all, **stack.way_in(role)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
+
+
+async def test_nobody_gets_in_without_a_password(stack):
+    """Neither at the clients' listener nor at the controller's, nor with another's password."""
+    ports = json.loads((stack.data / "kafka" / "ports").read_text())
+    fetch = FetchRequest(0, 0, 1_000, 0, [(topics.KEYS.name, [(0, 0, 100)])], "")
+    produce = ProduceRequest(None, -1, WAIT_MS, [(topics.KEYS.name, [(0, spoilt())])])
+    for port in ports.values():
+        with pytest.raises((KafkaError, OSError)):
+            await asyncio.wait_for(AIOKafkaClient(bootstrap_servers=f"127.0.0.1:{port}").bootstrap(), SECONDS_MAX)
+        for request in (fetch, produce):
+            plain = await create_conn("127.0.0.1", port, request_timeout_ms=5_000)
+            with pytest.raises((KafkaError, OSError)):
+                await asyncio.wait_for(plain.send(request), SECONDS_MAX)
+            plain.close()
+    wrong = running.security(stack.data / "kafka" / "users", "api").model_copy(
+        update={"username": "tidemill-admin"}
+    )
+    with pytest.raises(KafkaError):
+        async with client(Cluster(servers=stack.kafka, security=wrong)):
+            pass
+
+
+def secrets(stack):
+    """All that must not be seen."""
+    users = stack.data / "kafka" / "users"
+    return {KEY, *(file.read_text() for file in users.glob("tidemill-*"))}
+
+
+def processes(stack):
+    """All processes of the installation."""
+    supervisor = psutil.Process(stack.supervisor)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def test_another_user_reaches_no_file(stack):
+    """Nothing below the data folder is read or written, and nothing that the processes use is written."""
+    control = stack.data.parent / "open to all"
+    control.touch()
+    control.chmod(0o666)
+    assert stranger.reach([control]) == {str(control): ["read", "write"]}, "or the rest would prove nothing"
+    own = [stack.data, *stack.data.rglob("*")]
+    assert len(own) > len(NAMES)
+    assert stranger.reach(own) == {}
+    used = {Path(file.path) for process in processes(stack) for file in process.open_files()}
+    used |= {Path(part.path) for process in processes(stack) for part in process.memory_maps()}
+    cache = jars.cache_folder()
+    used |= {cache, *cache.rglob("*")}
+    reached = stranger.reach(path for path in used if path.is_absolute() and path.exists())
+    assert {path for path, ways in reached.items() if ways != ["read"]} == set()
+
+
+def test_another_user_sees_no_secret_of_a_process(stack):
+    """The environment is closed, and command lines, which everybody sees, have none."""
+    pids = [process.pid for process in processes(stack)]
+    assert stranger.read(Path(f"/proc/{pid}/environ") for pid in pids) == {}
+    lines = stranger.read(Path(f"/proc/{pid}/cmdline") for pid in pids)
+    assert len(lines) == len(pids)
+    assert not [secret for secret in secrets(stack) for line in lines.values() if secret in line]
+
+
+def test_a_process_has_its_own_password_alone(stack):
+    """And keys of the API where it compares them."""
+    users = stack.data / "kafka" / "users"
+    for process in processes(stack)[1:]:
+        environ = process.environ()
+        role = environ.get("TIDEMILL_KAFKA_SECURITY__USERNAME", "").removeprefix("tidemill-")
+        named = {value for value in environ.values() if str(users) in value}
+        assert named == ({str(users / acls.user(role))} if role else set())
+        assert (KEY in environ.values()) is (role in ("api", "ingest"))
+
+
+def test_no_port_tells_a_secret(stack):
+    """What a health port and the API say to somebody without a key."""
+    told = json.loads((stack.data / "run.json").read_text())
+    for address in (*told["health"].values(), told["api"].removesuffix("/v1")):
+        for path in ("/", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/batches", "/v1/files"):
+            try:
+                with urllib.request.urlopen(address + path, timeout=SECONDS_MAX) as answer:
+                    body = answer.read().decode()
+            except urllib.error.HTTPError as error:
+                body = error.read().decode()
+            assert not [secret for secret in secrets(stack) if secret in body], address + path
