@@ -128,7 +128,8 @@ def create_app(
         broker=[f"aiokafka://{server}" for server in cluster(kafka).servers.split(",")],
         broker_credentials=_credentials(cluster(kafka).security),
         store="rocksdb://" if tables else "memory://",
-        datadir=str(state),
+        # It formats what it is given.
+        datadir=str(state).replace("{", "{{").replace("}", "}}"),
         Table=DeliveredTable,
         processing_guarantee="at_least_once",
         key_serializer="raw",
