@@ -28,7 +28,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from support import stranger
 from support.stack import KEY
 
-from tidemill import running
+from tidemill import running, trust
 from tidemill.admin import TopicError, ensure_topics, set_acls
 from tidemill.embedded import jars
 from tidemill.log_space import usable_bytes
@@ -180,7 +180,8 @@ async def test_nobody_gets_in_without_a_password(stack):
 def secrets(stack):
     """All that must not be seen."""
     users = stack.data / "kafka" / "users"
-    return {KEY, *(file.read_text() for file in users.glob("tidemill-*"))}
+    signing = (stack.data / trust.KEPT).read_text().strip()
+    return {KEY, signing, *(file.read_text() for file in users.glob("tidemill-*"))}
 
 
 def processes(stack):
@@ -216,14 +217,14 @@ def test_another_user_sees_no_secret_of_a_process(stack):
 
 
 def test_a_process_has_its_own_password_alone(stack):
-    """And keys of the API where it compares them."""
+    """And no key of the API, of which those who compare them are told a hash."""
     users = stack.data / "kafka" / "users"
     for process in processes(stack)[1:]:
         environ = process.environ()
         role = environ.get("TIDEMILL_KAFKA_SECURITY__USERNAME", "").removeprefix("tidemill-")
         named = {value for value in environ.values() if str(users) in value}
         assert named == ({str(users / acls.user(role))} if role else set())
-        assert (KEY in environ.values()) is (role in ("api", "ingest"))
+        assert KEY not in environ.values()
 
 
 def test_no_port_tells_a_secret(stack):
