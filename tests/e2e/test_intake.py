@@ -275,11 +275,17 @@ async def test_a_token_lets_one_stream_in(stack, client, producer):
     assert token.encode() not in str(letter).encode()
     client.delete(f"/admin/keys/{made['id']}", cast_to=object)
 
-    async def is_refused():
-        await send(producer, "tokened", [line(2)], END, key=key)
-        return b"its key is revoked" in str(await letters(stack, "tokened")).encode()
+    async def go_on():
+        while True:
+            await send(producer, "tokened", [line(2)], END, key=key)
+            await asyncio.sleep(0.2)
 
-    await until(is_refused)
+    going_on = asyncio.create_task(go_on())
+    try:
+        letter = (await letters(stack, "tokened"))[0]
+    finally:
+        going_on.cancel()
+    assert dict(letter.headers)["tidemill-dead-reason"] == b"its key is revoked or expired"
 
 
 async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer):
