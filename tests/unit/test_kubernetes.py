@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from tidemill import metrics
 from tidemill.__main__ import app
+from tidemill.schemas import acls
 from tidemill.settings import SECRETS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,7 @@ def test_settings_can_be_used(monkeypatch):
         if variable.startswith("TIDEMILL_") and variable != "TIDEMILL_CONFIG":
             assert variable.removeprefix("TIDEMILL_").split("__")[0].lower() in Settings.model_fields
     monkeypatch.setenv("KAFKA_PASSWORD", "secret")
+    monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__USERNAME", "of-a-stage")
     content = tomllib.loads(of("ConfigMap")["tidemill-models"]["data"]["tidemill.toml"])
     settings = Settings(**content)
     assert settings.cluster.security.protocol == "SASL_SSL"
@@ -88,12 +90,13 @@ def test_settings_can_be_used(monkeypatch):
 
 
 def test_each_stage_has_its_own_secrets():
-    """The signing key is the api's alone, the servers' keys are those of processors."""
-    names = {"api": ["tidemill", "tidemill-api"], "processors": ["tidemill", "tidemill-processors"]}
+    """And is a user of Kafka of its own, the one that `tidemill acls` gives rights to."""
     for stage, deployment in of("Deployment").items():
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         secrets = [found["secretRef"]["name"] for found in container["envFrom"] if "secretRef" in found]
-        assert secrets == names.get(stage, ["tidemill"])
+        assert secrets == ["tidemill", f"tidemill-{stage}"]
+        (named,) = container["env"]
+        assert named == {"name": "TIDEMILL_KAFKA_SECURITY__USERNAME", "value": acls.user(stage)}
     assert not {f"TIDEMILL_{name.upper()}" for name in SECRETS} & of("ConfigMap")["tidemill"]["data"].keys()
 
 
