@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from tidemill import stream
-from tidemill.dead import bury
 from tidemill.disk_space import LOG
 from tidemill.gate import AckGate, Ticket
+from tidemill.handling import handled
 from tidemill.ingest.inlet import Inlet
 from tidemill.ingest.kafka import Outlet
+from tidemill.ingest.patience import stubborn
 from tidemill.ingest.stage import Stage
 from tidemill.kafka import Log
 from tidemill.log_space import log_space
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.messages import Buried
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
 from tidemill.settings import Settings
@@ -101,12 +103,18 @@ class Ingest:
                 done.ack()
 
     async def _do(self, message: Any) -> None:
-        try:
-            command = codec.decode_command(message.value)
-        except DecodeError as error:
-            await bury(self._log, message, stage="ingest", reason=error)
-        else:
-            await self._stage.handle(command)
+        burial = await handled(self._log, message, lambda: self._command(message), stage="ingest")
+        if burial is None or burial.unreadable:
+            return
+        if (named := codec.named(message.topic, message.headers, message.value)) is not None:
+            fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(time.time()))
+            await stubborn(f"telling {named.batch_id}", lambda: self._outlet.tell(fact))
+
+    async def _command(self, message: Any) -> None:
+        command = codec.decode_command(message.value)
+        if message.key != (codec.batch_of(command) or "").encode():
+            raise DecodeError("its key is not that of its batch")
+        await self._stage.handle(command)
 
     async def _drain(self, revoked: set[Any]) -> None:
         """Let what is under way in these partitions come to its end, within a bound, then let go of it."""

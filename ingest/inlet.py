@@ -19,12 +19,13 @@ from tidemill import stream, trust
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import GROUP_RECORDS_MAX, Held, State
-from tidemill.ingest.intake import Partition, Times
+from tidemill.ingest.intake import Partition
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.kafka import Outlet
 from tidemill.ingest.keyring import Keyring
 from tidemill.ingest.nursery import Nursery
 from tidemill.ingest.patience import stubborn
+from tidemill.ingest.ports import Times
 from tidemill.ingest.publisher import Publisher
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
@@ -52,7 +53,7 @@ _DECIDED: Final = b"decided/"
 
 
 class Streams:
-    """The table, as one partition sees it (`intake.Tables`)."""
+    """The table, as one partition sees it (`ports.Tables`)."""
 
     def __init__(self, table: Any, number: int) -> None:
         self._table = table
@@ -60,7 +61,7 @@ class Streams:
         self._key = _DECIDED + b"%d" % number
 
     def states(self) -> Iterable[State]:
-        """See `intake.Tables`."""
+        """See `ports.Tables`."""
         for key, value in self._table.items():
             if not key.startswith(_DECIDED):
                 state = State.model_validate_json(value)
@@ -68,23 +69,23 @@ class Streams:
                     yield state
 
     def put(self, state: State) -> None:
-        """See `intake.Tables`."""
+        """See `ports.Tables`."""
         self._table[state.id.encode()] = state.model_dump_json(exclude_none=True).encode()
 
     def drop(self, batch_id: str) -> None:
-        """See `intake.Tables`."""
+        """See `ports.Tables`."""
         self._table.pop(batch_id.encode(), None)
 
     def decided(self) -> int:
-        """See `intake.Tables`."""
+        """See `ports.Tables`."""
         return int(self._table.get(self._key) or -1)
 
     def put_decided(self, offset: int) -> None:
-        """See `intake.Tables`."""
+        """See `ports.Tables`."""
         self._table[self._key] = b"%d" % offset
 
     async def delivered(self) -> None:
-        """See `intake.Tables`."""
+        """See `ports.Tables`."""
         await self._table.delivered()
 
 

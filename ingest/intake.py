@@ -17,21 +17,26 @@ and what is told twice is known by them. A stream that is sealed has its parts p
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 from tidemill.dead import bury
+from tidemill.handling import handled
 from tidemill.ingest.arrival import Arrival, bounded, joined_bytes, split
-from tidemill.ingest.flow import JOURNAL_RECORDS_MAX, PIECES_MAX, Ack, Flow, Held, State
+from tidemill.ingest.flow import JOURNAL_RECORDS_MAX, PIECES_MAX, Flow, Held
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
+from tidemill.ingest.ports import Sender, Tables, Times
 from tidemill.ingest.publisher import Publisher
 from tidemill.ingest.quota import Quotas
+from tidemill.kafka import TRANSIENT
 from tidemill.schemas import intake
 from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.intake import IntakeError, Label
+from tidemill.schemas.messages import Buried
 from tidemill.schemas.ports import Clock, Steady
 
 log = logging.getLogger(__name__)
@@ -45,61 +50,15 @@ Project = Callable[[str, str, float | None], Awaitable[str]]
 """Finds whose lines a credential lets into a stream, given when the log got them, or raises `IntakeError`."""
 
 
-class Tables(Protocol):
-    """What is kept of one partition; a write belongs to the record that is being handled."""
-
-    def states(self) -> Iterable[State]:
-        """The streams that are not over."""
-        ...
-
-    def put(self, state: State) -> None:
-        """Keep a stream."""
-        ...
-
-    def drop(self, batch_id: str) -> None:
-        """Keep a stream no longer; followed by `put_decided`."""
-        ...
-
-    def decided(self) -> int:
-        """The offset up to which every record is decided on, -1 for none."""
-        ...
-
-    def put_decided(self, offset: int) -> None:
-        """Keep it."""
-        ...
-
-    async def delivered(self) -> None:
-        """Wait until the changelog has every write made so far."""
-        ...
-
-
-class Sender(Protocol):
-    """The log, where dead letters go."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
-        """Append a record."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a record brings to its stream."""
 
     flow: Flow
-    offset: int
+    arrival: Arrival
     first: int
     lines: list[bytes]
     ends: bool
-    ack: Ack
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """When what waits has waited long enough."""
-
-    idle_seconds: float
-    age_seconds: float
-    part_bytes: int
 
 
 class Partition:
@@ -138,6 +97,8 @@ class Partition:
         self._sealed: dict[str, Flow] = {}
         self._journal: dict[int, tuple[Flow, int, int]] = {}
         """Records that were decided on before and come again: their stream, the first line's place, how many."""
+        self._born: Flow | None = None
+        """The stream that the record at hand has begun."""
         self._decided = -1
         self._loaded = False
 
@@ -178,7 +139,7 @@ class Partition:
         await self.load()
         works: list[Work] = []
         for arrival in arrivals:
-            if (work := await self._decide(arrival)) is None:
+            if (work := await self._decided_on(arrival)) is None:
                 continue
             works.append(work)
             if work.ends:
@@ -232,13 +193,34 @@ class Partition:
         # While a journal waits for its records there is nothing to decide; they are on their way.
         return max(min(times), self._steady() + 1) if flow.awaited else min(times)
 
+    async def _decided_on(self, arrival: Arrival) -> Work | None:
+        """See `_decide`; a record that cannot be decided on is a dead letter, and its stream goes on."""
+        found: list[Work | None] = []
+
+        async def decide() -> None:
+            self._born = None
+            found.append(await self._decide(arrival))
+
+        if await handled(self._sender, arrival.shown, decide, stage="ingest", undo=self._unborn) is not None:
+            arrival.ack()
+            return None
+        return found[-1]
+
+    def _unborn(self) -> None:
+        """Take back the stream that a record began which could not be decided on."""
+        if (flow := self._born) is not None and not flow.state.journal:
+            self._flows.pop(flow.state.name, None)
+            self._nursery.forget(flow)
+
     async def _decide(self, arrival: Arrival) -> Work | None:
         """What a record brings; None where that is nothing, and then it is acknowledged."""
-        if (known := self._journal.pop(arrival.offset, None)) is not None:
+        if (known := self._journal.get(arrival.offset)) is not None:
             flow, first, count = known
-            flow.awaited.discard(arrival.offset)
             ends = intake.label(arrival.key, intake.named(arrival.headers)).ends
-            return self._work(arrival, flow, first, split(arrival.value or b"")[:count], ends=ends)
+            work = self._work(arrival, flow, first, split(arrival.value or b"")[:count], ends=ends)
+            flow.awaited.discard(arrival.offset)
+            del self._journal[arrival.offset]
+            return work
         if arrival.offset > self._decided:
             try:
                 lines = bounded(arrival.value or b"")
@@ -282,11 +264,10 @@ class Partition:
         self._quotas.grown(state.id, state.project, end, state.batch.input_file_id, flow.size)
         return Work(
             flow=flow,
-            offset=arrival.offset,
+            arrival=arrival,
             first=first,
             lines=lines,
             ends=ends or end >= STREAM_LINES_MAX or len(state.pieces) >= PIECES_MAX,
-            ack=arrival.ack,
         )
 
     async def _admitted(self, arrival: Arrival, lines: list[bytes]) -> tuple[Flow, Label] | None:
@@ -316,7 +297,7 @@ class Partition:
             self._quotas.stores(project, joined_bytes(lines))
             place = arrival.partition, arrival.offset
             flow = self._nursery.born((project, label.name), place, wish, lines)
-            self._flows[flow.state.name] = flow
+            self._flows[flow.state.name] = self._born = flow
         elif label.seq is not None and label.seq <= flow.seq:
             return None
         return flow, label
@@ -330,17 +311,17 @@ class Partition:
         touched: dict[str, list[Work]] = {}
         for work in works:
             touched.setdefault(work.flow.state.id, []).append(work)
-        if works[-1].offset > self._decided:
-            self._decided = works[-1].offset
+        if works[-1].arrival.offset > self._decided:
+            self._decided = works[-1].arrival.offset
             for mine in touched.values():
                 self._tables.put(mine[0].flow.state)
             self._tables.put_decided(self._decided)
             await self._tables.delivered()
         for mine in touched.values():
             flow = mine[0].flow
-            await self._publisher.publish(flow, [(work.first, work.lines) for work in mine])
+            await self._publish(flow, mine)
             for work in mine:
-                flow.put(work.lines, work.ack, self._steady())
+                flow.put(work.lines, work.arrival.ack, self._steady())
             if flow.shelf_bytes >= self._times.part_bytes or len(flow.state.journal) >= JOURNAL_RECORDS_MAX:
                 await self._flush(flow)
         while self._held.now(self, sum(flow.shelf_bytes for flow in self._flows.values())) > HELD_BYTES_MAX:
@@ -348,6 +329,23 @@ class Partition:
             if largest is None or not largest.shelf_bytes:
                 break
             await self._flush(largest)
+
+    async def _publish(self, flow: Flow, works: list[Work]) -> None:
+        """Let lines be known; where that fails, record by record, so that only those are dead letters that do."""
+        try:
+            await self._publisher.publish(flow, [(work.first, work.lines) for work in works])
+        except TRANSIENT:
+            raise
+        except Exception:
+            log.exception("lines of %s could not be published together", flow.state.id)
+        else:
+            return
+        for work in works:
+            publish = functools.partial(self._publisher.publish, flow, [(work.first, work.lines)])
+            if (burial := await handled(self._sender, work.arrival.shown, publish, stage="ingest")) is not None:
+                at = int(self._clock())
+                fact = Buried(batch_id=flow.state.id, source=burial.source, reason=burial.reason, at=at)
+                await self._publisher.buried(fact)
 
     async def _flush(self, flow: Flow, **changes: bool) -> None:
         """Write the waiting lines as a part, keep the stream, and acknowledge their records."""

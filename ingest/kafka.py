@@ -14,7 +14,7 @@ from tidemill.kafka import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, Log, LogUnavaila
 from tidemill.schemas import topics
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
 from tidemill.schemas.codec import KIND, encode, request_headers
-from tidemill.schemas.messages import Accepted, Rejected
+from tidemill.schemas.messages import Accepted, Buried, Rejected
 from tidemill.security import Kafka, client_options
 
 UNACKED_BYTES_MAX: Final = 4 << 20
@@ -48,7 +48,7 @@ class Outlet:
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
-    async def tell(self, fact: Accepted | Rejected) -> None:
+    async def tell(self, fact: Accepted | Rejected | Buried) -> None:
         """Append a fact to `outcomes`; on return the broker has it.
 
         Raises:

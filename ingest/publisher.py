@@ -13,7 +13,7 @@ from tidemill.ingest.patience import stubborn
 from tidemill.ingest.quota import Quotas
 from tidemill.schemas import topics
 from tidemill.schemas.codec import KIND, LineRef, encode, lines_headers
-from tidemill.schemas.messages import Grown, Opened, Sealed
+from tidemill.schemas.messages import Buried, Grown, Opened, Sealed
 from tidemill.schemas.part import LARGE_PREFIX
 from tidemill.schemas.ports import Store
 
@@ -76,6 +76,10 @@ class Publisher:
         if good:
             await self._run(flow, [await self._placed(flow, place, line) for place, line in good])
 
+    async def buried(self, fact: Buried) -> None:
+        """Tell that a record of a batch is a dead letter."""
+        await self._tell(fact, fact.batch_id)
+
     async def sealed(self, fact: Sealed) -> None:
         """Tell that a batch is whole."""
         await self._tell(fact, fact.batch_id)
@@ -111,7 +115,7 @@ class Publisher:
         await stubborn(f"storing a line of {flow.state.id}", lambda: self._store.write(key, _once(line)))
         return place, LineRef(key=key, offset=0, length=len(line))
 
-    async def _tell(self, fact: Opened | Grown | Sealed, batch_id: str) -> None:
+    async def _tell(self, fact: Opened | Grown | Sealed | Buried, batch_id: str) -> None:
         await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
     async def _send(self, topic: str, key: str, value: bytes, headers: Any) -> None:

@@ -10,6 +10,7 @@ twice is known by the batch and the line's index to whoever reads it (docs/proto
 
 import asyncio
 import logging
+import re
 import traceback
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
@@ -46,6 +47,8 @@ PAUSE_SECONDS_MIN: Final = 0.2
 PAUSE_SECONDS_MAX: Final = 10.0
 """How long to wait after a failure of the store or the log; doubled each time, until the batch's deadline."""
 
+_INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
+"""Where an input lies: a command that names another object is not to be followed."""
 INTERNAL_FAULT: Final = BatchError(
     code="server_error",
     message="The server had an error while checking the input file. Please create the batch again.",
@@ -95,8 +98,8 @@ class Stage:
     async def handle(self, command: Command) -> None:
         """Do all that a command asks for; on return it never needs to be seen again.
 
-        May take until the batch's deadline, where store or log are away. A cancellation leaves nothing behind
-        that the same command would not do again.
+        May take until the batch's deadline, where store or log are away. Neither a cancellation nor an error
+        leaves anything behind that the same command would not do again.
         """
         match command:
             case BatchCreated():
@@ -132,7 +135,7 @@ class Stage:
                     await self._steps(work)
             except _Stopped:
                 raise
-            except Exception as error:  # noqa: BLE001  one batch that fails holds up no other
+            except OSError as error:
                 log.warning("%s: %s; again in %.1f s", batch.id, _told(error), pause_seconds)
             else:
                 return
@@ -162,7 +165,7 @@ class Stage:
         """Check the file; an error in the check itself is the file's verdict, or it would be met for ever."""
         source, batch = work.command.input, work.command.batch
         missing = missing_file(batch.input_file_id, work.command.project)
-        if source is None:
+        if source is None or _INPUT.match(source.key) is None:
             return missing
         try:
             return await self._checked(work, source)

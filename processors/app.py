@@ -29,6 +29,7 @@ from typing import Any, Final
 from tidemill import metrics, stream
 from tidemill.dead import bury
 from tidemill.disk_space import LOG
+from tidemill.handling import told
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
 from tidemill.log_space import log_space
 from tidemill.processors import roster
@@ -180,9 +181,9 @@ class ModelApp:
         try:
             head = _checked(codec.request_head(message.headers or ()))
             texts = [b""] if head.ref is not None else _lines(value)
-        except DecodeError as error:
+        except Exception as error:  # noqa: BLE001  nothing is waited for here, so a second try would fail the same
             entry = lane.admit(event, 1, len(value))
-            self._start(self._give_up(entry, message, value, error))
+            self._start(self._give_up(entry, message, value, DecodeError(told(error))))
             return
         entry = lane.admit(event, len(texts), len(value))
         # The lines were copied out; the event is kept until the last of them is done, and its value need not be.
@@ -251,9 +252,12 @@ class ModelApp:
     async def _give_up(self, entry: Entry, message: Any, value: bytes, reason: DecodeError) -> None:
         """A record that cannot be read: first its letter, then an error line for each line that can be told."""
         await bury(self._doors.log, message, stage="processors", reason=reason)
-        for batch_id, lines, headers in refusals(message.headers or (), value):
-            if batch_id not in self._doors.ended:
-                await self._doors.outbox.send(batch_id, lines, headers)
+        try:
+            for batch_id, lines, headers in refusals(message.headers or (), value):
+                if batch_id not in self._doors.ended:
+                    await self._doors.outbox.send(batch_id, lines, headers)
+        except Exception:  # noqa: BLE001  its lines get their end at the deadline
+            _log.exception("the lines of a record that is a dead letter could not be told")
         entry.lane.done(entry)
 
     async def _leave(self, revoked: set[Any]) -> None:

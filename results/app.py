@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from tidemill import stream
-from tidemill.dead import bury
 from tidemill.gate import AckGate
-from tidemill.kafka import Log
+from tidemill.handling import Burial, handled
+from tidemill.kafka import TRANSIENT, Log, partition_of
 from tidemill.lease import Lease, guarded
 from tidemill.results import census
 from tidemill.results.compaction import stubborn
@@ -27,7 +27,7 @@ from tidemill.results.stage import Partition
 from tidemill.results.tables import Tables
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.messages import Tick
+from tidemill.schemas.messages import Buried, Tick
 from tidemill.schemas.ports import NotFound, Store
 from tidemill.security import Kafka
 from tidemill.settings import Settings
@@ -71,24 +71,28 @@ class PartitionTable:
 
     def get(self, key: bytes) -> bytes | None:
         """See `ports.Table`."""
-        value: bytes | None = self._database.get(key)
+        with stream.of_the_table():
+            value: bytes | None = self._database.get(key)
         return value
 
     def put(self, key: bytes, value: bytes) -> None:
         """See `ports.Table`."""
-        self._table[key] = value
+        with stream.of_the_table():
+            self._table[key] = value
 
     def delete(self, key: bytes) -> None:
         """See `ports.Table`."""
-        del self._table[key]
+        with stream.of_the_table():
+            del self._table[key]
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """See `ports.Table`."""
-        place = self._database.iter()
-        place.seek(max(prefix, after))
-        while place.valid() and (key := place.key()).startswith(prefix):
-            yield key, place.value()
-            place.next()
+        with stream.of_the_table():
+            place = self._database.iter()
+            place.seek(max(prefix, after))
+            while place.valid() and (key := place.key()).startswith(prefix):
+                yield key, place.value()
+                place.next()
 
     async def delivered(self) -> None:
         """See `ports.Table`."""
@@ -187,22 +191,53 @@ class Results:
         seat = self._seat(message.partition)
         async with seat.turn:
             await seat.partition.load()
-            try:
-                await self._dispatch(seat, message, ack)
-            except DecodeError as error:
-                await bury(self._log, message, stage="results", reason=error)
+            burial = await handled(
+                self._log,
+                message,
+                lambda: self._dispatch(seat, message, ack),
+                stage="results",
+                undo=seat.partition.undo,
+            )
+            if burial is not None:
+                await self._tell(seat, message, burial)
                 ack()
         # Faust's rings around an event last until a collection; the lines need not.
         event.value = message.value = None
 
+    async def _tell(self, seat: _Seat, message: Any, burial: Burial) -> None:
+        """Let the batch know that a record names; where that fails too, its dead letter remains."""
+        named = codec.named(message.topic, message.headers, message.value)
+        if named is None or not self._belongs(message, named.batch_id):
+            return
+        fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(time.time()))
+        seat.partition.begin()
+        try:
+            await seat.partition.buried(fact, named.created, ends=not burial.unreadable)
+        except TRANSIENT:
+            raise
+        except Exception:
+            log.exception("%s could not be told", named.batch_id)
+            seat.partition.undo()
+
+    def _belongs(self, message: Any, batch_id: str) -> bool:
+        """Whether a record lies where its batch has its place, which is to be known by its key."""
+        is_keyed = message.key == batch_id.encode() and ids.is_batch_id(batch_id)
+        return is_keyed and partition_of(batch_id, self._settings.partitions) == message.partition
+
+    def _check(self, message: Any, batch_id: str) -> None:
+        if not self._belongs(message, batch_id):
+            raise DecodeError("its key and its place are not those of its batch")
+
     async def _dispatch(self, seat: _Seat, message: Any, ack: Any) -> None:
+        seat.partition.begin()
         if message.topic == topics.COMMANDS.name:
-            await seat.partition.command(codec.decode_command(message.value), ack)
+            command = codec.decode_command(message.value)
+            self._check(message, codec.batch_of(command) or "")
+            await seat.partition.command(command, ack)
         elif codec.kind_of(message.headers) == codec.LINES:
             value = message.value or b""
             batch_id, marks = codec.lines_marks(message.headers, len(value))
-            if not ids.is_batch_id(batch_id):
-                raise DecodeError("the batch id has not the form of one")
+            self._check(message, batch_id)
             if (ref := codec.lines_ref(message.headers)) is not None:
                 value = await stubborn("reading a large result", functools.partial(self._read, ref))
             await seat.partition.lines(batch_id, marks, value, ack)
@@ -210,6 +245,8 @@ class Results:
             fact = codec.decode_fact(message.value)
             if isinstance(fact, Tick):
                 seat.tick_sent = False
+            else:
+                self._check(message, codec.batch_of(fact) or "")
             await seat.partition.fact(fact, ack)
 
     async def _read(self, ref: codec.LineRef) -> bytes:

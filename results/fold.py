@@ -8,12 +8,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.results.lifecycle import MOVES, move
 from tidemill.schemas import ids
-from tidemill.schemas.batch import Batch, BatchErrors, ExpiresAfter, RequestCounts, Status
+from tidemill.schemas.batch import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    ExpiresAfter,
+    Extras,
+    Fault,
+    RequestCounts,
+    Status,
+)
 from tidemill.schemas.bill import day_of
-from tidemill.schemas.bounds import Id, Moment, Name, Number, Signed, Time
+from tidemill.schemas.bounds import BATCH_LINES_MAX, TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
 from tidemill.schemas.messages import (
     Accepted,
     BatchCreated,
+    Buried,
     CancelRequested,
     Compacted,
     DeleteRequested,
@@ -54,6 +64,7 @@ class Early(BaseModel):
         return self
 
 
+_UNHANDLED = "The server could not handle the batch ({}; {}). Please create the batch again."
 _OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
 
 
@@ -209,6 +220,34 @@ def cancelled(state: State, command: CancelRequested, grace: float) -> State:
     )
 
 
+def bare(state: State, command: BatchCreated) -> State:
+    """The batch as far as it can be shown in any case, where the command that creates it could not be folded."""
+    if state.batch is not None or state.deleted_at is not None:
+        return state
+    batch = command.batch.model_copy(update={"metadata": None, "tidemill": Extras()})
+    return state.model_copy(update={"project": command.project, "batch": batch, "early": Early()})
+
+
+def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
+    """A record of the batch is a dead letter: before its lines were accepted that ends it, at work it is shown."""
+    batch = state.batch
+    if batch is None or state.is_over or (batch.status is Status.VALIDATING and not ends):
+        return state
+    if batch.status is Status.VALIDATING:
+        error = BatchError(
+            code="server_error", message=_UNHANDLED.format(fact.reason, fact.source)[:TEXT_CHARS_MAX]
+        )
+        return state.model_copy(
+            update={"batch": move(batch, Status.FAILED, fact.at, errors=BatchErrors(data=(error,)))}
+        )
+    known = batch.tidemill.fault
+    if known is not None and known.source == fact.source:
+        return state
+    fault = Fault(records=known.records + 1 if known else 1, source=fact.source, reason=fact.reason)
+    extras = batch.tidemill.model_copy(update={"fault": fault})
+    return state.model_copy(update={"batch": batch.model_copy(update={"tidemill": extras})})
+
+
 def deleted(state: State, command: DeleteRequested) -> State:
     """Forget a batch that is over, or that nothing is known of any more, and remember that it was deleted."""
     if not state.is_over and state.batch is not None:
@@ -238,6 +277,12 @@ def is_complete(state: State, done: int) -> bool:
         and state.batch.in_progress_at is not None
         and done >= state.batch.request_counts.total
     )
+
+
+def lines_max(state: State) -> int:
+    """From this index on no line is one of the batch."""
+    total = state.batch.request_counts.total if state.batch is not None else 0
+    return total if total and not state.growing else BATCH_LINES_MAX
 
 
 def is_due(state: State, now: float) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from tidemill.results import fold
 from tidemill.results.fold import State
@@ -23,12 +23,27 @@ Ack = Callable[[], None]
 """Says that an event needs no second reading."""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a batch was before an event; taken for each event, so it holds references and copies nothing."""
+
+    state: State
+    kept: State | None
+    shelves: tuple[tuple[list[Any], int, int], tuple[list[Any], int, int]]
+    """Of each its lines, how many of them there were, and their bytes."""
+    acks: tuple[list[Ack], int]
+    times: tuple[float | None, float, float | None]
+    unsaid: bool
+
+
 @dataclass(slots=True)
 class Live:
     """One batch at work."""
 
     state: State
     tally: Tally
+    kept: State | None = None
+    """The state that was kept last, by this process."""
     output: Shelf = field(default_factory=Shelf)
     errors: Shelf = field(default_factory=Shelf)
     acks: list[Ack] = field(default_factory=list)
@@ -148,6 +163,36 @@ class Live:
         if new and self.waiting_since is None:
             self.waiting_since = steady
         return new
+
+    def snapshot(self) -> Snapshot:
+        """What it is now."""
+        return Snapshot(
+            self.state,
+            self.kept,
+            (
+                (self.output.lines, len(self.output.lines), self.output.size),
+                (self.errors.lines, len(self.errors.lines), self.errors.size),
+            ),
+            (self.acks, len(self.acks)),
+            (self.waiting_since, self.published_at, self.ending_since),
+            self.unsaid,
+        )
+
+    def restore(self, was: Snapshot) -> None:
+        """Make it what it was before an event that failed; what was kept meanwhile is in the table, and stays."""
+        if self.kept is not was.kept:
+            assert self.kept is not None
+            self.state = self.kept
+            return
+        for shelf, (lines, count, size) in zip((self.output, self.errors), was.shelves, strict=True):
+            for index, _, _ in lines[count:]:
+                self.tally.unmark(index, failed=shelf is self.errors)
+            del lines[count:]
+            shelf.lines, shelf.size = lines, size
+        self.state, self.unsaid = was.state, was.unsaid
+        self.acks, count = was.acks
+        del self.acks[count:]
+        self.waiting_since, self.published_at, self.ending_since = was.times
 
     def release(self) -> None:
         """Acknowledge the events whose lines are in parts by now, and the state with them."""

@@ -11,16 +11,19 @@ A take-over reads what is at work, and that alone, however many batches there ev
 long as the log may bring a fact about it once more (`forgetting.py`).
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tidemill.results.fold import State
 from tidemill.results.live import Live
 from tidemill.results.ports import Table
 from tidemill.schemas.ids import BATCH_PREFIX
 from tidemill.schemas.part import PartRef
+
+log = logging.getLogger(__name__)
 
 OPEN: Final = BATCH_PREFIX.encode()
 OVER: Final = b"over/"
@@ -45,7 +48,9 @@ class Tables:
         for key, value in list(self._states.scan(OPEN)):
             if self._states.get(OVER + key) is not None:
                 self._close(key)
-            elif (state := State.model_validate_json(value)).is_over:
+            elif (state := _read(key, value)) is None:
+                continue
+            elif state.is_over:
                 # An earlier version left it here.
                 self.put_state(state)
             else:
@@ -129,17 +134,28 @@ class Tables:
         only while no line waits on a shelf, since it may not know more than the parts; and no more once the batch
         is closed, since the parts say what was done.
         """
-        touched: list[tuple[bytes, bytes]] = []
+        taken: list[tuple[Live, list[tuple[int, bytes]]]] = []
+        try:
+            await self._keep(lives, taken)
+        except BaseException:
+            for live, chunks in taken:
+                live.tally.touch(number for number, _ in chunks)
+            raise
+        for live in lives:
+            live.kept = live.state
+
+    async def _keep(self, lives: Iterable[Live], taken: list[tuple[Live, list[tuple[int, bytes]]]]) -> None:
         for live in lives:
             chunks = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()
             if chunks:
                 known = max(live.state.chunks, chunks[-1][0] + 1)
                 live.state = live.state.model_copy(update={"chunks": known})
-            touched += [(_chunk_key(live.state.id, number), chunk) for number, chunk in chunks]
+            taken.append((live, chunks))
             self.put_state(live.state)
         await self.delivered()
-        for key, chunk in touched:
-            self._chunks.put(key, chunk)
+        for live, chunks in taken:
+            for number, chunk in chunks:
+                self._chunks.put(_chunk_key(live.state.id, number), chunk)
         await self.delivered()
 
     def _drop_chunks(self, state: State) -> None:
@@ -150,6 +166,16 @@ class Tables:
         """Wait until the changelog has every write made so far."""
         await self._states.delivered()
         await self._chunks.delivered()
+
+
+def _read(key: bytes, value: bytes) -> State | None:
+    """A batch; None where it is none, which holds up no other."""
+    try:
+        return State.model_validate_json(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        log.error("%r in the table is no batch: %s: %s", key, fault["loc"], fault["msg"])  # noqa: TRY400
+        return None
 
 
 def _groups(state: State) -> int:

@@ -50,6 +50,15 @@ class Tally:
         self._touched.add(index // CHUNK_LINES)
         return True
 
+    def unmark(self, index: int, *, failed: bool) -> None:
+        """Take a mark back that `mark` has just made."""
+        byte, bit = index >> 3, 1 << (index & 7)
+        self._done[byte] &= ~bit
+        self.done -= 1
+        if failed:
+            self._failed[byte] &= ~bit
+            self.failed -= 1
+
     def __contains__(self, index: int) -> bool:
         byte = index >> 3
         return byte < len(self._done) and bool(self._done[byte] & (1 << (index & 7)))
@@ -62,6 +71,10 @@ class Tally:
     def bits(self) -> int:
         """The lines that are final, as a number: line 0 is its lowest bit."""
         return int.from_bytes(self._done, "little")
+
+    def touch(self, numbers: Iterable[int]) -> None:
+        """Let these chunks be taken next."""
+        self._touched.update(numbers)
 
     def touch_all(self) -> None:
         """Let every chunk be taken next."""

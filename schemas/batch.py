@@ -183,6 +183,15 @@ class Cut(_Shape):
     """A longer line has a file of its own."""
 
 
+class Fault(_Shape):
+    """What of a batch could not be handled: its records are dead letters, and their lines have no result."""
+
+    records: Number
+    source: Name
+    """The last of them: `topic/partition/offset`, which is the letter's id."""
+    reason: Text
+
+
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
@@ -205,6 +214,8 @@ class Extras(_Shape):
     """Whether parts of it were lost on the way, and its lines were read from the log again."""
     stuck: Text | None = None
     """Why the files of a batch that is finalizing cannot be written; it is tried again. Null where all is well."""
+    fault: Fault | None = None
+    """What of it could not be handled, while it was at work. Null where all is well."""
     receipt: Receipt | None = None
     cost: Cost | None = None
     """Known once the batch is over."""

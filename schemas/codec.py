@@ -37,6 +37,7 @@ from tidemill.schemas.bounds import (
 from tidemill.schemas.messages import (
     VERSION,
     AuditRecord,
+    BatchCreated,
     BatchRecord,
     Claim,
     Command,
@@ -47,6 +48,7 @@ from tidemill.schemas.messages import (
     LedgerRecord,
     Piece,
 )
+from tidemill.schemas.topics import COMMANDS
 
 Headers = Sequence[tuple[str, bytes | None]]
 """As they come from the log: names may be anything, also the same twice, and a value may be null."""
@@ -151,6 +153,42 @@ decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
 decode_piece: Decoder[Piece] = _decoder(Piece)
 """Of `uploads`."""
+
+
+def batch_of(message: Command | Fact) -> str | None:
+    """The batch that a message is about; None of a tick."""
+    batch = getattr(message, "batch", None)
+    found: str | None = getattr(message, "batch_id", None) if batch is None else batch.id
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """The batch that a record names, as far as that can be read."""
+
+    batch_id: str
+    created: BatchCreated | None = None
+    """The record itself, where it creates the batch."""
+
+
+def named(topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value: bytes | None) -> Named | None:
+    """Which batch a record of `commands` or `outcomes` names, whatever else is wrong with it."""
+    try:
+        if topic == COMMANDS.name:
+            message: Command | Fact = decode_command(value)
+        elif kind_of(headers) == LINES:
+            batch_id = dict(headers or ()).get("tidemill-batch") or b""
+            return Named(batch_id=_text(batch_id, ID_CHARS_MAX))
+        else:
+            message = decode_fact(value)
+    except (DecodeError, ValueError):
+        return None
+    found = batch_of(message)
+    return (
+        None
+        if found is None
+        else Named(batch_id=found, created=message if isinstance(message, BatchCreated) else None)
+    )
 
 
 def request_headers(head: RequestHead) -> Headers:

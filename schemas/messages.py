@@ -23,6 +23,7 @@ from tidemill.schemas.bounds import (
     Signed,
     Size,
     StoreKey,
+    Text,
     Time,
     Word,
 )
@@ -157,7 +158,20 @@ class Sealed(_Message):
     input: InputRef
 
 
-Fact = Annotated[Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick, Field(discriminator="kind")]
+class Buried(_Message):
+    """A record that names the batch was tried and could not be handled; it is a dead letter."""
+
+    kind: Literal["buried"] = "buried"
+    batch_id: Id
+    source: Name
+    """`topic/partition/offset`: the letter's id."""
+    reason: Text
+    at: Time
+
+
+Fact = Annotated[
+    Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick | Buried, Field(discriminator="kind")
+]
 
 
 class BatchRecord(_Message):

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -36,6 +37,9 @@ _log = logging.getLogger(__name__)
 
 records.tolerate()
 inflation.bound()
+
+TRANSIENT: Final = (OSError, KafkaError)
+"""Failures of the log and of the store: they pass, and say nothing against what was tried."""
 
 Apply = Callable[[str, bytes | None, int], object]
 """Takes a record: key, value (None is a tombstone), offset."""

@@ -14,7 +14,8 @@ import asyncio
 import functools
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, resume_at_once, seek_all
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import RecordTooLarge, Store
 from tidemill.security import Cluster, Kafka, Security, cluster
 from tidemill.settings import Settings
 from tidemill.watch import health
@@ -73,6 +74,17 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
         pending, self._undelivered = self._undelivered, []
         for future in pending:
             await future
+
+
+@contextmanager
+def of_the_table() -> Iterator[None]:
+    """Make what the local database of a table raises an `OSError`: a full disk says nothing against a record."""
+    try:
+        yield
+    except (RecordTooLarge, OSError):
+        raise
+    except Exception as error:
+        raise OSError(f"the table failed: {type(error).__name__}: {error}") from error
 
 
 class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here

@@ -41,6 +41,10 @@ class Fuse:
     def __init__(self) -> None:
         self.left = -1
         self.burnt = False
+        self.faulty: asyncio.Task[None] | None = None
+        """Whose next step but `faulty_steps` fails once, and nothing breaks off by it."""
+        self.faulty_steps = 0
+        self.faults = 0
 
     def light(self, steps: int) -> None:
         self.left, self.burnt = steps, False
@@ -48,6 +52,12 @@ class Fuse:
     def step(self) -> None:
         if self.burnt:
             raise Crash
+        if self.faulty is not None and self.faulty is asyncio.current_task():
+            self.faulty_steps -= 1
+            if self.faulty_steps < 0:
+                self.faulty = None
+                self.faults += 1
+                raise ValueError("a fault of ours")
         self.left -= 1
         if self.left == 0:
             self.burnt = True
@@ -164,6 +174,7 @@ class SimulatedTables(Tables):
         disk = chance.random() >= 0.5
         for table in (self.states, self.tallies):
             table.crash(chance, disk=disk)
+        self._kept_parts.clear()
 
 
 def _apply(content: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
@@ -283,8 +294,8 @@ class Simulation:
                     if self.chance.random() < COMMIT_CHANCE:
                         self.committed = self._acked
                     self.now += self.chance.random()
-                while partition._tasks and at == len(self.log.events):
-                    done, _ = await asyncio.wait(partition._tasks, return_when=asyncio.FIRST_COMPLETED)
+                while partition._work._tasks and at == len(self.log.events):
+                    done, _ = await asyncio.wait(partition._work._tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
                 if at == len(self.log.events):

@@ -101,8 +101,8 @@ def test_a_long_line_is_judged_as_a_short_one(monkeypatch, given_fields, given_b
     assert judged(0) == judged(1 << 20)
 
 
-@pytest.mark.parametrize("name", ["\x01" * 64, "\x01" * 100_000, "ü" * 64])
-@pytest.mark.parametrize("faulty", [300, 999, 1000, 5000])
+@pytest.mark.parametrize("name", ["\x01" * 64, "\x01" * 100, "ü" * 64])
+@pytest.mark.parametrize("faulty", [300, 1000, 1500])
 def test_faults_that_quote_much_fit_into_a_record(name, faulty):
     """As many are listed as fit, in the characters that take most; none is lost count of."""
     found = verdict(*[line(str(number), body=request_body(model=name)) for number in range(faulty)])

@@ -11,9 +11,10 @@ from support.simulated import Crash, Fuse, SimulatedStore
 from tidemill.gate import AckGate
 from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import Held, State
-from tidemill.ingest.intake import Partition, Times
+from tidemill.ingest.intake import Partition
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
+from tidemill.ingest.ports import Times
 from tidemill.ingest.publisher import SLICE_LINES, Publisher, _checked
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes

@@ -30,8 +30,8 @@ class Standing:
     async def files_written(self):
         """Until the fact that the files are written is on the log, and folded."""
         before = len(self.simulation.log.events)
-        while self.partition._tasks:
-            await asyncio.wait(self.partition._tasks)
+        while self.partition._work._tasks:
+            await asyncio.wait(self.partition._work._tasks)
         for at in range(before, len(self.simulation.log.events)):
             await self._fold(at)
 

@@ -97,7 +97,7 @@ class Owner:
 
     async def ended(self) -> list[Compacted]:
         """What the compactions have said, once none is under way."""
-        await asyncio.gather(*self.partition._tasks)
+        await asyncio.gather(*self.partition._work._tasks)
         facts = (codec.decode_fact(value) for _, _, value in self.log.events)
         return [fact for fact in facts if isinstance(fact, Compacted)]
 

@@ -113,7 +113,7 @@ async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypa
     simulation.store.objects |= damage.keys[shown.id]
     await until(lambda: len(simulation.log.events) > len(events), "the fact that ends the batch")
     await simulation.handle(partition, gate, len(events))
-    await asyncio.gather(*partition._tasks)
+    await asyncio.gather(*partition._work._tasks)
     cases.check(simulation, 0, TOTAL, Status.COMPLETED)
     assert simulation.log.published[-1].batch.tidemill.stuck is None
     assert key not in simulation.store.objects

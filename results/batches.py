@@ -1,0 +1,227 @@
+"""The batches of one partition in memory, and what each event may bring them to (docs/protocol.md, 10 to 15)."""
+
+import asyncio
+from typing import Final
+
+from tidemill.results import fold, peril
+from tidemill.results.alarms import Alarms
+from tidemill.results.compaction import Compactor, write_part
+from tidemill.results.finish import Finisher
+from tidemill.results.fold import State
+from tidemill.results.forgetting import Forgetting
+from tidemill.results.leftovers import Leftovers
+from tidemill.results.limits import Limits
+from tidemill.results.live import Live, Snapshot
+from tidemill.results.ports import History, Sender
+from tidemill.results.publisher import Publisher
+from tidemill.results.tables import Tables
+from tidemill.results.tally import Tally
+from tidemill.results.work import Work
+from tidemill.schemas.ports import Clock, Steady, Store
+
+WAITING_BYTES_MAX: Final = 64 << 20
+"""Lines of all batches of a partition that may wait for their parts."""
+
+
+class Batches:
+    """The batches of a partition; `stage.py` brings the events."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        tables: Tables,
+        sender: Sender,
+        history: History,
+        store: Store,
+        clock: Clock,
+        steady: Steady,
+        limits: Limits,
+        compactions: asyncio.Semaphore,
+        writer: str,
+    ) -> None:
+        """Take over a partition.
+
+        Args:
+            number: Its number in `outcomes` and `commands`.
+            tables: Its tables.
+            sender: The log.
+            history: What the log still has.
+            store: Where parts and files are written.
+            clock: Unix time.
+            steady: What lasts is measured by it.
+            limits: Sizes, times and prices.
+            compactions: Bounds how many batches of the process are compacted at one time.
+            writer: Of no other owner of a partition, now or before; part of the keys of its parts.
+        """
+        self.number = number
+        self._tables = tables
+        self._publisher = Publisher(sender)
+        self._store = store
+        self._clock = clock
+        self._steady = steady
+        self._limits = limits
+        self._finisher = Finisher(
+            Compactor(store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of),
+            store=store,
+            history=history,
+            room=compactions,
+            writer=writer,
+        )
+        self._leftovers = Leftovers(store)
+        self._forgetting = Forgetting(
+            tables, self._leftovers, self._publisher, kept_seconds=limits.kept_seconds, now=clock()
+        )
+        self._writer = writer
+        self._live: dict[str, Live] = {}
+        self._waiting_bytes = 0
+        """Of lines that wait for their parts; a sum over thousands of batches would cost more than their lines."""
+        self._alarms = Alarms()
+        self._work = Work()
+        self._before: dict[str, tuple[Live, Snapshot]] = {}
+        """The batches that the present event has come to, as they were."""
+        self._loaded = False
+
+    @property
+    def alarm(self) -> float | None:
+        """When the next thing is due, Unix seconds."""
+        due = (self._alarms.next, self._forgetting.due_at)
+        return min((time for time in due if time is not None), default=None)
+
+    @property
+    def living(self) -> list[Live]:
+        """The batches that are not over."""
+        return list(self._live.values())
+
+    def ring(self) -> None:
+        """Set all alarms anew: the clock was stepped, or how long the log keeps its records has changed."""
+        for live in self._live.values():
+            self._ring(live)
+
+    def begin(self) -> None:
+        """A record is tried; see `undo`."""
+        self._before.clear()
+
+    def undo(self) -> None:
+        """Take back what the record has left that was tried last and failed."""
+        for live, was in self._before.values():
+            live.restore(was)
+            if live.state.is_over:
+                self._over(live)
+            else:
+                self._live[live.state.id] = live
+                self._ring(live)
+        self._before.clear()
+        self._waiting_bytes = sum(live.waiting_bytes for live in self._live.values())
+
+    def _get(self, batch_id: str) -> Live:
+        if (live := self._live.get(batch_id)) is None:
+            live = self._wake(self._tables.state(batch_id) or State(id=batch_id, partition=self.number))
+        return self._touched(live)
+
+    def _touched(self, live: Live) -> Live:
+        if live.state.id not in self._before:
+            self._before[live.state.id] = live, live.snapshot()
+        return live
+
+    def _is_over(self, batch_id: str) -> bool:
+        state = self._tables.state(batch_id)
+        return state is not None and state.is_over
+
+    def _wake(self, state: State) -> Live:
+        chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
+        steady = self._steady()
+        since = None if state.ending is None else steady
+        tally = Tally.of(chunks)
+        live = Live(state=state, tally=tally, taken_at=steady, published_at=steady, ending_since=since)
+        if not state.is_over:
+            self._live[state.id] = live
+        return live
+
+    async def _turn(self, live: Live, after: State, *, due: bool = False) -> None:
+        """Bring a batch to its state after an event, and to what follows from it."""
+        steady = self._steady()
+        before, live.state = live.state, after
+        if after.ending is not None and live.ending_since is None:
+            live.ending_since = steady
+        closing = due or fold.is_complete(after, live.tally.done)
+        if closing or live.state is not before or steady >= live.told_at:
+            live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
+        if closing:
+            await self._flush(live, keep=False)
+            live.state = fold.close(live.state, self._clock())
+        if live.state is not before or (live.unsaid and steady >= live.told_at):
+            await self._tables.keep(live)
+            if closing and fold.is_brief(live.state):
+                live.unsaid = True
+            else:
+                await self._publish(live)
+        # A batch that is over is closed too, and a fact about it may come again; its files are written for good.
+        if live.state.is_over:
+            self._over(live)
+            live.release()
+        elif live.state.closed:
+            live.release()
+            self._start_compaction(live)
+            self._ring(live)
+        else:
+            self._ring(live)
+
+    async def _bound(self) -> None:
+        while self._waiting_bytes > WAITING_BYTES_MAX:
+            await self._flush(self._touched(max(self._live.values(), key=lambda live: live.waiting_bytes)))
+
+    async def _flush(self, live: Live, *, keep: bool = True) -> None:
+        """Write the waiting lines as parts; with `keep`, also the state, and acknowledge their events."""
+        live.waiting_since = None
+        self._waiting_bytes -= live.waiting_bytes
+        for shelf, failed in ((live.output, False), (live.errors, True)):
+            if shelf.lines:
+                number = live.next_part
+                part = await write_part(
+                    self._store, live.state.id, number, shelf, failed=failed, writer=self._writer
+                )
+                live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
+        if keep:
+            await self._tables.keep(live)
+            live.release()
+
+    async def _publish(self, live: Live) -> None:
+        live.unsaid = False
+        await self._publisher.batch(live.state, live.progress(self._clock(), self._steady()), live.stuck)
+        live.published_at = self._steady()
+
+    async def _publish_again(self, live: Live) -> None:
+        """A fact that ended a batch came again: what it led to may not be in the changelog, nor published."""
+        if live.state.is_over:
+            await self._tables.keep(live)
+            await self._publish(live)
+
+    def _ring(self, live: Live) -> None:
+        """Set the alarm of a batch for the next thing that is due."""
+        due = live.due(self._clock() - self._steady(), self._limits)
+        if (risk_at := peril.risk_at(live.state, self._limits.kept_seconds())) is not None:
+            due.append(risk_at)
+        if due:
+            self._alarms.set(live.state.id, min(due))
+
+    def _start_compaction(self, live: Live) -> None:
+        if not live.compacting:
+            live.compacting = True
+            self._work.start(self._compact(live))
+
+    async def _compact(self, live: Live) -> None:
+        """Write the files and send the fact that they are there."""
+        fact = await self._finisher.finish(live, lambda why: self._stuck(live, why))
+        if fact is not None:
+            await self._publisher.compacted(fact, self.number)
+
+    def _stuck(self, live: Live, why: str) -> None:
+        """Have it shown on a batch that it cannot come to its end; the next tick publishes it."""
+        if why != live.stuck:
+            live.stuck, live.unsaid = why, True
+            self._ring(live)
+
+    def _over(self, live: Live) -> None:
+        self._live.pop(live.state.id, None)
+        self._alarms.drop(live.state.id)

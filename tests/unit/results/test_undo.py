@@ -1,0 +1,141 @@
+"""A failed try leaves nothing: tried again it is as if it had not been, and buried it harms no other batch."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from support.facts import batch_id, commands, lines
+from support.simulated import Simulation
+from tests.unit.results import test_stage as cases
+
+from tidemill.handling import handled
+from tidemill.results import fold, tables
+from tidemill.schemas import codec, letters, topics
+from tidemill.schemas.batch import Status
+from tidemill.schemas.messages import Buried
+
+SEEDS = range(120)
+TOTALS = (1, 40, 90)
+
+
+@pytest.fixture(autouse=True)
+def _small_groups(monkeypatch):
+    monkeypatch.setattr(tables, "GROUP_PARTS", 2)
+
+
+class Faulty(Simulation):
+    """Handles each event as the stage does; of many the first try fails at some step."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.letters = []
+        self.injects = True
+
+    async def handle(self, partition, gate, at):
+        topic, headers, value = self.log.events[at]
+        message = SimpleNamespace(topic=topic, partition=0, offset=at, key=None, value=value, headers=headers)
+
+        async def work():
+            partition.begin()
+            await super(Faulty, self).handle(partition, gate, at)
+
+        if self.injects and self.chance.random() < 0.5:
+            self.fuse.faulty, self.fuse.faulty_steps = asyncio.current_task(), self.chance.randint(0, 8)
+        try:
+            burial = await handled(self, message, work, stage="results", undo=partition.undo)
+        finally:
+            self.fuse.faulty = None
+        if burial is not None and (named := codec.named(topic, headers, value)) is not None:
+            fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(self.now))
+            partition.begin()
+            await partition.buried(fact, named.created, ends=not burial.unreadable)
+        if burial is not None:
+            for done in gate.finish(gate._tickets[-1]):
+                self._acked = done + 1
+
+    async def send(self, topic, key, value, *, headers=()):
+        assert (topic, letters.read(headers, value, 0.0).id) == (topics.DEAD.name, key)
+        self.letters.append(key)
+        return 0
+
+
+def filled(simulation):
+    for number, total in enumerate(TOTALS):
+        simulation.store.objects[f"files/in{number}"] = cases.input_file(total)
+    streams = [
+        [*commands(number, total), *lines(simulation.chance, number, total)] for number, total in enumerate(TOTALS)
+    ]
+    simulation.log.events += cases.interleaved(simulation.chance, streams)
+    return simulation
+
+
+async def test_faults_lose_and_double_nothing():
+    """At any step of any event, with crashes at others: each line comes once, and the bill is right."""
+    faults = 0
+    for seed in SEEDS:
+        simulation = filled(Faulty(seed))
+        await simulation.run(crashes_max=simulation.chance.randint(0, 5))
+        for number, total in enumerate(TOTALS):
+            cases.check(simulation, number, total, Status.COMPLETED)
+        assert not simulation.letters
+        faults += simulation.fuse.faults
+    assert faults > len(SEEDS)
+
+
+@pytest.mark.parametrize("broken", ["created", "accepted", "lines_max"])
+@pytest.mark.parametrize("seed", SEEDS[:10])
+async def test_what_always_fails_is_buried_and_told(monkeypatch, seed, broken):
+    """Its own batch ends, or shows it; the others are as if nothing had been."""
+    whole = getattr(fold, broken)
+
+    def breaks(state, *rest):
+        if state.id == batch_id(1):
+            raise ValueError("a fault of ours")
+        return whole(state, *rest)
+
+    monkeypatch.setattr(fold, broken, breaks)
+    simulation = filled(Faulty(seed))
+    simulation.injects = False
+    await simulation.run(crashes_max=simulation.chance.randint(0, 3))
+    assert simulation.letters
+    for number in (0, 2):
+        cases.check(simulation, number, TOTALS[number], Status.COMPLETED)
+    batch = [record.batch for record in simulation.log.published if record.batch.id == batch_id(1)][-1]
+    if broken == "lines_max":
+        # Its lines came to nothing: it ends with its deadline, and each has its error line.
+        assert batch.status is Status.EXPIRED
+        assert batch.tidemill.fault.records >= 1
+        assert batch.tidemill.fault.source in simulation.letters
+        assert batch.tidemill.receipt.lines == batch.tidemill.receipt.errors.lines == TOTALS[1]
+    else:
+        assert batch.status is Status.FAILED
+        assert "ValueError at breaks" in batch.errors.data[0].message
+
+
+async def test_what_time_makes_due_fails_for_one_batch_only(monkeypatch):
+    """The others end meanwhile, and it is tried again."""
+    whole, failing = fold.overdue, [True]
+
+    def breaks(state, *rest):
+        if state.id == batch_id(0) and failing[0]:
+            raise ValueError("a fault of ours")
+        return whole(state, *rest)
+
+    monkeypatch.setattr(fold, "overdue", breaks)
+    simulation = Faulty(1)
+    simulation.injects = False
+    for number in (0, 1):
+        simulation.store.objects[f"files/in{number}"] = cases.input_file(5)
+        simulation.log.events += commands(number, 5)
+    closing = simulation.tables.put_state
+
+    def put_state(state):
+        closing(state)
+        if state.id == batch_id(1) and state.is_over:
+            failing[0] = False
+
+    monkeypatch.setattr(simulation.tables, "put_state", put_state)
+    await simulation.run(crashes_max=0)
+    assert not failing[0]
+    for number in (0, 1):
+        cases.check(simulation, number, 5, Status.EXPIRED)
