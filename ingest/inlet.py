@@ -11,7 +11,8 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from tidemill.kafka import Follower, Log
 from tidemill.schemas import codec, intake, topics
 from tidemill.schemas.batch import Cut, Status
 from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.ports import Store
 from tidemill.security import Kafka
 from tidemill.settings import Settings
@@ -115,10 +117,14 @@ class Cancels:
             self._ids.discard(key)
 
 
+Learn = Callable[[Iterable[str]], Awaitable[None]]
+"""Finds out which of some credentials are keys."""
+
+
 class _Seat:
     """A partition, its worker, and the records that wait for it."""
 
-    def __init__(self, partition: Partition, cancels: Cancels, held: Any) -> None:
+    def __init__(self, partition: Partition, cancels: Cancels, held: Any, learn: Learn) -> None:
         self.partition = partition
         self.gate: AckGate[Any] = AckGate()
         self.news = asyncio.Event()
@@ -127,6 +133,7 @@ class _Seat:
         self.task: asyncio.Task[None] | None = None
         self._cancels = cancels
         self._held = held
+        self._learn = learn
         self._waiting: deque[Arrival] = deque()
         self._bytes = self._lines = 0
         self.room.set()
@@ -152,6 +159,7 @@ class _Seat:
             group, self._waiting, self._bytes, self._lines = self._waiting, deque(), 0, 0
             self.room.set()
             if group:
+                await self._learn(_secrets(group))
                 await self.partition.take(group)
             await self.partition.tick(self._cancels.__contains__)
             if not self._waiting:
@@ -197,6 +205,7 @@ class Inlet:
             Follower(kafka, topics.BATCHES.name, self._heard, applied=self._kept.commit),
             Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
+        self._keyring.abreast = self._followers[0].abreast
         self._nursery = _nursery(settings, store, scratch / "ids")
         self._publisher = Publisher(sender=log_door, outlet=outlet, store=store, quotas=self._quotas)
         self._times = Times(
@@ -272,7 +281,7 @@ class Inlet:
             times=self._times,
             held=self._held,
         )
-        seat = self._seats[number] = _Seat(partition, self._cancels, event)
+        seat = self._seats[number] = _Seat(partition, self._cancels, event, self._keyring.learn)
         seat.task = asyncio.create_task(self._work(seat), name=f"intake {number}")
         return seat
 
@@ -341,6 +350,13 @@ def _nursery(settings: Settings, store: Store, folder: Path) -> Callable[[], Nur
         clock=time.time,
         steady=time.monotonic,
     )
+
+
+def _secrets(group: Iterable[Arrival]) -> Iterator[str]:
+    """The credentials of records, as far as they can be read."""
+    for arrival in group:
+        with suppress(IntakeError):
+            yield intake.secret(intake.named(arrival.headers))
 
 
 def _acknowledge(seat: _Seat, ticket: Ticket[Any]) -> None:

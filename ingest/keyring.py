@@ -3,9 +3,12 @@
 import asyncio
 import hmac
 import logging
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from tidemill import metrics
+from tidemill.ingest.flow import GROUP_RECORDS_MAX
+from tidemill.kafka import TRANSIENT
 from tidemill.schemas import access, producer
 from tidemill.schemas.access import DEFAULT_PROJECT, Role
 from tidemill.schemas.intake import IntakeError
@@ -17,9 +20,10 @@ from tidemill.schemas.signing import SignatureError, Verifier
 log = logging.getLogger(__name__)
 
 HEARD_SECONDS_MAX: Final = 1.0
-"""How long a key that nobody knows is waited for: it may have been made a moment ago."""
-REFUSED_MAX: Final = 1000
-"""Digests of such keys that are remembered, so that each is waited for once."""
+"""How long it may take to read all of the log's keys, where records have one that nobody knows: it may have been
+made a moment ago. All such keys of the records that wait are looked for at once."""
+REFUSED_MAX: Final = 2 * GROUP_RECORDS_MAX
+"""Digests of keys that are not in the log, so that each is looked for once."""
 TOKENS_MAX: Final = 1000
 """Tokens whose signatures need not be checked again."""
 
@@ -44,7 +48,8 @@ class Keyring:
         self._by_id: dict[str, KeyRecord] = {}
         self._claims: dict[str, Claims] = {}
         self._refused: dict[str, None] = {}
-        self._news = asyncio.Event()
+        self.abreast: Callable[[], Awaitable[None]] = _at_once
+        """Waits until all was applied that the log has at this moment."""
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
         """Take a record of `tidemill.keys`, if the api has signed it; a key that is revoked stays so."""
@@ -57,8 +62,23 @@ class Keyring:
         known = self._by_id.get(key)
         if known is None or known.key.revoked_at is None:
             self._records[record.sha256] = self._by_id[key] = record
-        self._news.set()
-        self._news = asyncio.Event()
+
+    async def learn(self, secrets: Iterable[str]) -> None:
+        """Find out which of these are keys: those that nobody knows are looked for in the log, all at once."""
+        if not self._takes_keys:
+            return
+        found = {access.digest(secret) for secret in secrets if access.is_secret(secret)}
+        if not (unknown := found - self._records.keys() - self._refused.keys()):
+            return
+        try:
+            async with asyncio.timeout(HEARD_SECONDS_MAX):
+                await self.abreast()
+        except TRANSIENT as error:
+            log.warning("the keys could not be looked up (%s)", type(error).__name__)
+        for digest in unknown - self._records.keys():
+            if len(self._refused) >= REFUSED_MAX:
+                del self._refused[next(iter(self._refused))]
+            self._refused[digest] = None
 
     async def project(self, secret: str, stream: str, logged_at: float | None) -> str:
         """Whose lines a key or a token lets in.
@@ -81,8 +101,9 @@ class Keyring:
         if self._fixed is not None and hmac.compare_digest(self._fixed, digest):
             return DEFAULT_PROJECT
         record = self._records.get(digest)
-        if record is None and access.is_secret(secret):
-            record = await self._heard(digest)
+        if record is None:
+            await self.learn([secret])
+            record = self._records.get(digest)
         if record is None:
             raise IntakeError("its key is not known")
         self._see_open(record)
@@ -111,15 +132,6 @@ class Keyring:
         if not record.key.role.covers(Role.WRITE):
             raise IntakeError("its key may only read")
 
-    async def _heard(self, digest: str) -> KeyRecord | None:
-        if digest in self._refused:
-            return None
-        try:
-            async with asyncio.timeout(HEARD_SECONDS_MAX):
-                while digest not in self._records:
-                    await self._news.wait()
-        except TimeoutError:
-            if len(self._refused) >= REFUSED_MAX:
-                del self._refused[next(iter(self._refused))]
-            self._refused[digest] = None
-        return self._records.get(digest)
+
+async def _at_once() -> None:
+    """Nothing is followed."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -34,6 +34,9 @@ POLL_RECORDS_MAX = 500
 """Records applied in a row without giving way to other tasks."""
 
 _log = logging.getLogger(__name__)
+
+_FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, AssertionError)
+"""What a record can lead to by what it holds, whatever else is well; a store that fails raises others."""
 
 records.tolerate()
 inflation.bound()
@@ -194,7 +197,8 @@ class Tail:
 class Follower:
     """Reads a topic of one partition from an offset on, without a consumer group, for as long as it lives.
 
-    A broker that is away is waited for; a record whose `apply` raises is tried again after the same wait.
+    A broker that is away is waited for; a record whose `apply` raises is tried again after the same wait. One that
+    fails again for what it holds is left out.
     """
 
     def __init__(
@@ -225,6 +229,10 @@ class Follower:
         self._position = start
         self._end = 0
         self._caught_up = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._failed = -1
+        """Offset of the record that failed last."""
+        self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -240,6 +248,20 @@ class Follower:
     async def caught_up(self) -> None:
         """Wait until everything was applied that the topic held when it was first connected to."""
         await self._caught_up.wait()
+
+    async def abreast(self) -> None:
+        """Wait until everything was applied that the topic holds at this moment; a round trip, if that is so.
+
+        Raises:
+            KafkaError: No broker answers.
+            LogUnavailable: It is not connected.
+        """
+        if self._consumer is None:
+            raise LogUnavailable("not connected")
+        end = (await self._consumer.end_offsets([self._partition]))[self._partition]
+        while self._position < end:
+            self._moved.clear()
+            await self._moved.wait()
 
     @property
     def is_caught_up(self) -> bool:
@@ -283,9 +305,11 @@ class Follower:
                 self._end = (await consumer.end_offsets([self._partition]))[self._partition]
                 self._position = self._resume(Tail(cluster=await _cluster(self._kafka), end=self._end))
             consumer.seek(self._partition, self._position)
+            self._consumer = consumer
             while True:
                 await self._poll(consumer)
         finally:
+            self._consumer = None
             await _stop(consumer)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
@@ -296,15 +320,26 @@ class Follower:
             if record.offset < position:
                 self._position = 0
                 raise LogUnavailable("the topic was made anew")
-            self._apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+            self._take(record)
             position = record.offset + 1
         if position > self._position:
             if self._applied is not None:
                 self._applied()
             self._position = position
+            self._moved.set()
         elif not self._caught_up.is_set():
             # The last offsets of a topic may hold no record: compaction and transactions leave gaps.
             self._position = max(position, await consumer.position(self._partition))
+
+    def _take(self, record: ConsumerRecord) -> None:
+        try:
+            self._apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+        except _FAULTS as error:
+            if self._failed != record.offset:
+                self._failed = record.offset
+                raise
+            topic, kind = self._partition.topic, type(error).__name__
+            _log.exception("record %d of %s is left out (%s)", record.offset, topic, kind)
 
     def _from_position(self, tail: Tail) -> int:
         return self._position if self._position <= tail.end else 0

@@ -1,5 +1,6 @@
 """What direct producers may show: keys and tokens that the api has signed."""
 
+import asyncio
 import itertools
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from tidemill import metrics
 from tidemill.ingest import keyring
+from tidemill.ingest.flow import GROUP_RECORDS_MAX
 from tidemill.ingest.keyring import Keyring
+from tidemill.kafka import LogUnavailable
 from tidemill.schemas import access, codec, producer
 from tidemill.schemas.access import ApiKey
 from tidemill.schemas.intake import IntakeError
@@ -130,3 +133,36 @@ async def test_tokens_that_are_remembered_are_bounded(ring, monkeypatch):
     for made in itertools.chain(tokens, tokens):
         assert await ring.project(made, "s", None) == "p"
     assert len(ring._claims) == 3
+
+
+async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
+    """However many records have one, it is one look at the log; a key that was made a moment ago is found by it."""
+    looks = []
+
+    async def abreast():
+        looks.append(1)
+        ring.apply("key_1", MADE, 0)
+
+    ring.abreast = abreast
+    strangers = [access.new_secret() for _ in range(GROUP_RECORDS_MAX - 1)]
+    await ring.learn([*strangers, SECRET])
+    assert await ring.project(SECRET, "s", None) == "p"
+    for secret in strangers:
+        assert "not known" in await refused(ring, secret)
+    await ring.learn(strangers)
+    assert len(looks) == 1
+
+
+async def test_a_log_that_does_not_answer_holds_nothing_up_for_long(ring, monkeypatch):
+    """The keys are not known then; one that comes later is."""
+    monkeypatch.setattr(keyring, "HEARD_SECONDS_MAX", 0.01)
+    ring.abreast = asyncio.Event().wait
+    assert "not known" in await refused(ring, SECRET)
+
+    async def away():
+        raise LogUnavailable
+
+    ring.abreast = away
+    assert "not known" in await refused(ring, access.new_secret())
+    ring.apply("key_1", MADE, 0)
+    assert await ring.project(SECRET, "s", None) == "p"
