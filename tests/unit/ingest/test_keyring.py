@@ -136,7 +136,7 @@ async def test_tokens_that_are_remembered_are_bounded(ring, monkeypatch):
 
 
 async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
-    """However many records have one, it is one look at the log; a key that was made a moment ago is found by it."""
+    """However many records have one, it is one look at the log, and a key that was just made is found by it."""
     looks = []
 
     async def abreast():
