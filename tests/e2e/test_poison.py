@@ -4,6 +4,8 @@ import json
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer import message_accumulator
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from openai import OpenAI
 from support.stack import KEY
 from support.waiting import until
@@ -59,3 +61,137 @@ async def test_every_stage_goes_on(stack):
 
     await until(buried, "all of them among the dead letters")
     assert {stage: stack.pids(stage) for stage in before} == before, "no process ended over it"
+
+
+class _Raw(str):
+    """A header's name that is written as the bytes it stands for, which no client of ours would do."""
+
+    __slots__ = ("raw",)
+
+    def encode(self, *_):
+        return self.raw
+
+
+def raw(name):
+    found = _Raw("x")
+    found.raw = name
+    return found
+
+
+OURS = ("tidemill-kind", "tidemill-batch", "tidemill-marks", "tidemill-ref", "tidemill-v", "tidemill-first",
+        "tidemill-deadline", "tidemill-created", "tidemill-url", "tidemill-project", "authorization")  # fmt: skip
+KEYS = (None, b"", b"\xff\xfe", b"k" * 10_000)
+HEADERS = (
+    (),
+    ((raw(b"\xff\xfe"), b"x"),),
+    tuple((name, None) for name in OURS),
+    tuple((name, b"\xff" * 40) for name in OURS),
+    tuple((name, b"9" * 5000) for name in OURS),
+    ((codec.KIND, codec.LINES), ("tidemill-batch", BATCH), ("tidemill-marks", b"[[" + b"9" * 400 + b",1,false]]")),
+    (("", b""),) * 20_000,
+)
+VALUES = (None, b"", b"{", b"\xff", b"[" * 100_000, b"x" * 1_000_000, b'{"v":1,"kind":"tick","at":1e999}')
+WRITABLE = (
+    topics.COMMANDS, topics.OUTCOMES, topics.INTAKE, topics.requests("chat"), topics.express("chat"),
+    topics.BATCHES, topics.FILES, topics.KEYS, topics.LEDGER, topics.CLAIMS, topics.UPLOADS, topics.DEAD,
+)  # fmt: skip
+BURIED = WRITABLE[:5]
+"""What a stage takes as its input: what it cannot read becomes a letter."""
+
+
+def corpus():
+    """Each key, headers and value with some of the others."""
+    for place in range(max(len(HEADERS), len(VALUES))):
+        for turn in range(2):
+            yield (
+                KEYS[(place + turn) % len(KEYS)],
+                HEADERS[place % len(HEADERS)],
+                VALUES[(place + 3 * turn) % len(VALUES)],
+            )
+
+
+def forged(neighbour):
+    """Records that are what they should be, and lie: topic, batch, headers, value."""
+    strange = ids.new_batch_id()
+    created = {"v": 1, "project": "p", "batch": batch(strange, status="completed")}
+    lines = (LINES, ("tidemill-batch", neighbour.encode()))
+
+    def fact(topic, batch_id, kind, **fields):
+        return (
+            topic,
+            batch_id,
+            (("tidemill-kind", kind.encode()),),
+            json.dumps({"v": 1, "kind": kind, **fields}).encode(),
+        )
+
+    yield fact(topics.COMMANDS, strange, "batch_created", **created)
+    yield fact(topics.COMMANDS, strange, "batch_created", **created | {"batch": batch(neighbour)})
+    yield fact(topics.COMMANDS, strange, "batch_created", **created | {"batch": batch("x" * 1_000_000)})
+    yield fact(topics.OUTCOMES, strange, "opened", **created)
+    yield fact(topics.OUTCOMES, strange, "accepted", batch_id=strange, total=1 << 60, model="m", at=1)
+    yield fact(topics.OUTCOMES, strange, "accepted", batch_id=strange, total=1, model="m" * 1000, at=1)
+    yield fact(
+        topics.OUTCOMES, neighbour, "compacted", batch_id=neighbour, receipt={"lines": 1}, failed=0, usage={}, at=1
+    )
+    yield fact(topics.OUTCOMES, strange, "tick", at=1 << 60)
+    yield topics.OUTCOMES, neighbour, (*lines, ("tidemill-marks", b"[[5000000,2,false]]")), b"x\n"
+    yield topics.OUTCOMES, neighbour, (*lines, ("tidemill-marks", b"[[0,3,false]]")), b"x\n"
+    yield topics.OUTCOMES, strange, (*lines, ("tidemill-marks", b"[[0,2,false]]")), b"x\n"  # under another key
+
+
+def batch(batch_id, status="validating"):
+    return {
+        "id": batch_id, "endpoint": "/v1/chat/completions", "input_file_id": "file-x", "completion_window": "24h",
+        "status": status, "created_at": 1, "expires_at": 2,
+    }  # fmt: skip
+
+
+def created(client, count):
+    """A batch of so many lines."""
+    body = {"model": "chat", "messages": [{"role": "user", "content": "x"}]}
+    lines = [
+        json.dumps({"custom_id": f"{n}", "method": "POST", "url": "/v1/chat/completions", "body": body})
+        for n in range(count)
+    ]
+    file = client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+
+
+@pytest.mark.usefixtures("backend")
+async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
+    """Keys, headers and values that nobody means, and facts that lie: no stage restarts, and a batch goes by."""
+    monkeypatch.setattr(message_accumulator, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+    stages = ("api", "ingest", "processors", "results")
+    before = {stage: stack.pids(stage) for stage in stages}
+    client = OpenAI(base_url=stack.api, api_key=KEY)
+    neighbour = created(client, 20_000)
+    await until(lambda: client.batches.retrieve(neighbour.id).status == "in_progress", "its lines", seconds_max=60)
+    sent = set()
+    async with AIOKafkaProducer(**stack.clients(), max_request_size=2 << 20) as producer:
+        for topic in WRITABLE:
+            for partition in await producer.partitions_for(topic.name):
+                for key, headers, value in corpus():
+                    record = await producer.send_and_wait(
+                        topic.name, value, key=key, headers=list(headers), partition=partition
+                    )
+                    if topic in BURIED:
+                        sent.add(f"{topic.name}/{partition}/{record.offset}")
+        for topic, batch_id, headers, value in forged(neighbour.id):
+            record = await producer.send_and_wait(topic.name, value, key=batch_id.encode(), headers=list(headers))
+            sent.add(f"{topic.name}/{record.partition}/{record.offset}")
+    after = created(client, 10)
+    for made in (neighbour, after):
+        await until(
+            lambda made=made: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=90
+        )
+    shown = client.batches.retrieve(neighbour.id)
+    assert shown.request_counts.completed == 20_000
+    assert shown.model_extra["tidemill"]["fault"]["records"] >= 2
+    found = set()
+
+    async def buried():
+        found.update((await letters.opened(stack.cluster())).letters)
+        return sent <= found
+
+    await until(buried, "the letters of all of them")
+    assert {stage: stack.pids(stage) for stage in stages} == before, "no process ended over it"
