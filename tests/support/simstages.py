@@ -14,9 +14,11 @@ from support.simlog import Group, MemoryLog, Place, Record, Seat
 from support.simtime import Process
 
 from tidemill.gate import AckGate
+from tidemill.handling import handled
 from tidemill.ingest.stage import Stage as IngestStage
 from tidemill.kafka import partition_of
 from tidemill.processors import roster
+from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.lane import Lane
@@ -29,6 +31,7 @@ from tidemill.results.limits import Limits
 from tidemill.results.stage import Partition
 from tidemill.results.tables import Tables
 from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.part import PARTS_PREFIX
 from tidemill.schemas.ports import NotFound, chained
@@ -103,6 +106,10 @@ class Base:
     def seat(self) -> Seat:
         return self.group.seat(self)
 
+    async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
+        """The log, as stages have it."""
+        return (await self.append(topic, key, value, headers, partition)).offset
+
     async def append(self, topic, key, value, headers=(), partition=None) -> Record:
         """Append to the log through the process's door."""
         return await self.process.door(
@@ -143,7 +150,10 @@ class IngestProcess(Base):
             await self.append(topics.requests(model).name, record.key, record.value, headers)
 
     async def _handle(self, record: Record, gate: AckGate[Record], ticket, generation: int) -> None:
-        await self._stage.handle(codec.decode_command(record.value))
+        async def work() -> None:
+            await self._stage.handle(codec.decode_command(record.value))
+
+        await handled(self, record, work, stage="ingest")
         for done in gate.finish(ticket):
             self.group.ack(self.seat, generation, done)
 
@@ -174,6 +184,7 @@ class ProcessorsProcess(Base):
             menu=Menu(MODEL, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
+            lines=Lines(),
             clock=self.process.now,
             seconds_max=model.timeout_seconds,
         )
@@ -207,7 +218,12 @@ class ProcessorsProcess(Base):
         place = Place(record.topic, record.partition)
         if (lane := self._seats.lane(place)) is None:
             return
-        head = codec.request_head(record.headers)
+        try:
+            head = codec.request_head(record.headers)
+        except DecodeError:
+            entry = lane.admit(record, 1, 0)
+            entry.lane.done(entry)
+            return
         texts = [b""] if head.ref is not None else record.value.split(b"\n")
         entry = lane.admit(record, len(texts), len(record.value))
         held = Held(tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts)
@@ -241,8 +257,11 @@ class ProcessorsProcess(Base):
             lambda record: record.time < since, self.log.records[Place(OUTCOMES, partition)]
         )
         for record in later:
-            if dict(record.headers)[codec.KIND] == codec.LINES:
-                batch_id, marks = codec.lines_marks(record.headers, len(record.value))
+            if codec.kind_of(record.headers) == codec.LINES:
+                try:
+                    batch_id, marks = codec.lines_marks(record.headers, len(record.value))
+                except DecodeError:
+                    continue
                 for mark in marks:
                     if batch_id not in self._ended:
                         self.stage.ledger.mark(batch_id, mark.index)
@@ -341,13 +360,22 @@ class ResultsProcess(Base):
         async with self._turns[record.partition]:
             partition = self._partitions[record.partition]
             await partition.load()
-            if record.topic == COMMANDS:
-                await partition.command(codec.decode_command(record.value), ack)
-            elif dict(record.headers)[codec.KIND] == codec.LINES:
-                batch_id, marks = codec.lines_marks(record.headers, len(record.value))
-                await partition.lines(batch_id, marks, record.value, ack)
-            else:
-                await partition.fact(codec.decode_fact(record.value), ack)
+
+            async def work() -> None:
+                partition.begin()
+                await self._dispatch(partition, record, ack)
+
+            if await handled(self, record, work, stage="results", undo=partition.undo) is not None:
+                ack()
+
+    async def _dispatch(self, partition: Partition, record: Record, ack) -> None:
+        if record.topic == COMMANDS:
+            await partition.command(codec.decode_command(record.value), ack)
+        elif codec.kind_of(record.headers) == codec.LINES:
+            batch_id, marks = codec.lines_marks(record.headers, len(record.value))
+            await partition.lines(batch_id, marks, record.value, ack)
+        else:
+            await partition.fact(codec.decode_fact(record.value), ack)
 
     async def outcomes(self, partition: int, since: float):
         """See `ports.History`."""
@@ -363,9 +391,6 @@ class ResultsProcess(Base):
             async with self._turns[number]:
                 partition.abandon()
         self._partitions = {}
-
-    async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
-        return (await self.append(topic, key, value, headers, partition)).offset
 
     async def _tick(self) -> None:
         steps = Steps(self.process.now, self.world.loop.time)

@@ -152,8 +152,8 @@ class SimulatedWay:
         while (now := self.loop.time()) < until:
             await asyncio.sleep(min(self.chance.expovariate(1 / every), until - now))
             await self.chance.choices(
-                (self._kill, self._cut_power, self._leave, self._one_more, self._copy, self._step),
-                (8, 1, 3, 3, 3, 8 if self._steps_clocks else 0),
+                (self._kill, self._cut_power, self._leave, self._one_more, self._copy, self._poison, self._step),
+                (8, 1, 3, 3, 3, 4, 8 if self._steps_clocks else 0),
             )[0]()
         for stage in self.groups:
             if not self._living(stage):
@@ -209,6 +209,24 @@ class SimulatedWay:
         start = self.chance.randint(0, len(records))
         for record in records[start : start + 10]:
             self.log.append(REQUESTS, record.key, record.value, record.headers)
+
+    async def _poison(self) -> None:
+        """Somebody writes what nobody can read, or what is not true, also about batches that there are."""
+        batch_id = self.chance.choice([job.batch.id for job in self._jobs] or ["batch_x"])
+        lines = ((codec.KIND, codec.LINES), ("tidemill-batch", batch_id.encode()))
+        topic, headers, value = self.chance.choice(
+            (
+                (COMMANDS, (), b"\xff"),
+                (COMMANDS, ((codec.KIND, None),), b'{"v":1,"kind":"batch_created"}'),
+                (OUTCOMES, (("\\xff", None),), b"{"),
+                (OUTCOMES, (*lines, ("tidemill-marks", b"[[0,3,false]]")), b"x\n"),
+                (OUTCOMES, (*lines, ("tidemill-marks", b"[[9000000,2,false]]")), b"x\n"),
+                (OUTCOMES, (*lines, ("tidemill-marks", None)), b"x\n"),
+                (REQUESTS, (("tidemill-batch", batch_id.encode()), ("tidemill-first", b"9" * 400)), b"x"),
+                (REQUESTS, (), b""),
+            )
+        )
+        self.log.append(topic, batch_id, value, headers)
 
     async def _create(self, number: int) -> None:
         await asyncio.sleep(self.chance.uniform(0, FAULTS_SECONDS / 2))
