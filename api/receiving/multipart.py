@@ -10,6 +10,7 @@ PARTS_MAX = 16
 PART_HEADERS_MAX = 8
 PART_HEADER_BYTES_MAX = 4096
 BOUNDARY_CHARS_MAX = 200
+_DASHES = b"--"
 
 # The parser reports malformed bytes on its logger; what a user sent goes into no log.
 _silent = logging.getLogger("tidemill.api.receiving.multipart")
@@ -53,6 +54,8 @@ class Form:
             MultipartError: The content type is not that of a form, or has no boundary.
         """
         self._events: list[Event] = []
+        self._opening: bytes | None = b""
+        """The first bytes of the body, until they are enough to be known as such."""
         self._parts = 0
         self._headers: dict[bytes, bytes] = {}
         self._field = b""
@@ -83,13 +86,28 @@ class Form:
             MultipartError: They are malformed, or a bound is passed.
         """
         # What follows the closing boundary means nothing.
-        if data and not self.is_whole:
+        if not self.is_whole and (known := self._begun(data)):
             try:
-                self._parser.write(data)
+                self._parser.write(known)
             except FormParserError as error:
                 raise MultipartError("the multipart body is malformed") from error
         events, self._events = self._events, []
         return events
+
+    def _begun(self, data: bytes) -> bytes:
+        """What the parser is to see: from the first boundary on, before which only line breaks may come.
+
+        The parser passes over other bytes before it or not, by where the body is cut.
+        """
+        if self._opening is None:
+            return data
+        self._opening = (self._opening + data).lstrip(b"\r\n")
+        if len(self._opening) < len(_DASHES):
+            return b""
+        if not self._opening.startswith(_DASHES):
+            raise MultipartError("the multipart body does not begin with its boundary")
+        opening, self._opening = self._opening, None
+        return opening
 
     def _on_part_begin(self) -> None:
         self._parts += 1
