@@ -121,12 +121,11 @@ async def content(file_id: FileId, request: Request, doors: Opened, asking: Aski
         "accept-ranges": "bytes",
         "vary": "accept-encoding",
         "content-disposition": span.disposition(record.file.filename),
-        "x-content-type-options": "nosniff",
     }
     if span.matches(asked.if_none_match, etag):
         return Response(status_code=304, headers=headers)
     if doors.settings.presigned_downloads and (link := await _link(doors, record)) is not None:
-        return Response(status_code=302, headers={"location": link, "cache-control": "no-store"})
+        return Response(status_code=302, headers={"location": link})
     part = _part(asked, etag, size)
     chunks = await _begun(doors, record, part or span.Span(start=0, end=size))
     if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):

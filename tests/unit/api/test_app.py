@@ -133,6 +133,36 @@ async def test_a_command_says_where_the_input_is(doors, client):
             assert (command.input and command.input.key) == (f"files/{file_id}" if project == "p" else None)
 
 
+async def test_no_answer_is_kept_or_guessed_at(tmp_path, client):
+    """Neither lists nor files nor errors; the page's own files may be kept, and are asked for again."""
+    file_id = (await upload(client)).json()["id"]
+    etag = (await client.get(f"/files/{file_id}/content")).headers["etag"]
+    statuses = []
+    for method, path, headers in (
+        ("GET", "/files", {}),
+        ("GET", f"/files/{file_id}/content", {}),
+        ("GET", f"/files/{file_id}/content", {"range": "bytes=0-1"}),
+        ("GET", f"/files/{file_id}/content", {"if-none-match": etag}),
+        ("GET", f"/files/{file_id}/content", {"range": "bytes=999-"}),
+        ("GET", "/files?limit=x", {}),
+        ("GET", "/files", {"authorization": "Bearer none"}),
+        ("GET", "/nothing", {}),
+        ("PUT", "/files", {}),
+        ("GET", "http://api/livez", {}),
+        ("GET", "http://api/openapi.json", {}),
+    ):
+        answer = await client.request(method, path, headers=headers)
+        statuses.append(answer.status_code)
+        assert (path, answer.headers["cache-control"]) == (path, "no-store")
+        assert (path, answer.headers["x-content-type-options"]) == (path, "nosniff")
+    assert statuses == [200, 200, 206, 304, 416, 400, 401, 404, 405, 200, 200]
+    (tmp_path / "store").rename(tmp_path / "gone")
+    broken = await client.get(f"/files/{file_id}/content")
+    assert (broken.status_code, broken.headers["cache-control"]) == (404, "no-store")
+    page = await client.get("http://api/dashboard/")
+    assert (page.headers["cache-control"], page.headers["x-content-type-options"]) == ("no-cache", "nosniff")
+
+
 async def test_one_project_sees_nothing_of_another(doors, client):
     """Neither files nor batches, by any route."""
     file_id = (await upload(client)).json()["id"]
