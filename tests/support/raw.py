@@ -67,13 +67,13 @@ def trickled(address: tuple[str, int], start: bytes, piece: bytes, *, seconds: f
 
 @contextlib.contextmanager
 def silent(
-    address: tuple[str, int], count: int, start: bytes = b"", *, source: str = "127.0.0.2"
+    address: tuple[str, int], count: int, start: bytes = b"", *, sources: tuple[str, ...] = ("127.0.0.2",)
 ) -> Iterator[list[socket.socket]]:
-    """So many connections of another client, that say `start`, and then nothing."""
+    """So many connections of other clients, in turn from each address, that say `start`, and then nothing."""
     with contextlib.ExitStack() as stack:
         opened = []
-        for _ in range(count):
-            raw = stack.enter_context(connect(address, source=source))
+        for number in range(count):
+            raw = stack.enter_context(connect(address, source=sources[number % len(sources)]))
             with contextlib.suppress(ConnectionError):
                 raw.sendall(start)
             opened.append(raw)
