@@ -49,13 +49,13 @@ class Exchange:
             if message["type"] == "http.response.start":
                 begun = True
                 own = message.get("headers", ())
-                names = {name for name, _ in own}
-                told = scope["state"].get("headers", {}).items()
-                ours = (
-                    *headers(request_id, is_secure=scope["scheme"] == "https"),
-                    *((name.encode(), value.encode()) for name, value in told),
-                )
-                message["headers"] = [*own, *(field for field in ours if field[0] not in names)]
+                names = [name for name, _ in own]
+                ours = headers(request_id, is_secure=scope["scheme"] == "https")
+                if told := scope["state"].get("headers"):
+                    ours += tuple((name.encode(), value.encode()) for name, value in told.items())
+                if told or b"cache-control" in names:
+                    ours = tuple(field for field in ours if field[0] not in names)
+                message["headers"] = [*own, *ours]
             await send(message)
 
         try:

@@ -40,7 +40,13 @@ def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Header
             return is_local(name)
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in lower)
 
-    return lambda headers: is_answered(next((value for name, value in headers if name == b"host"), b""))
+    def is_ours(headers: Headers) -> bool:
+        for name, value in headers:
+            if name == b"host":
+                return is_answered(value)
+        return is_answered(b"")
+
+    return is_ours
 
 
 async def _misdirected(scope: Scope, receive: Receive, send: Send) -> None:

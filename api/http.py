@@ -106,41 +106,41 @@ class Protocol(HttpToolsProtocol):
             left = HEAD_BYTES_MAX - self._framing
             piece, data = (data, b"") if len(data) <= left else (data[:left], data[left:])
             self._framing += len(piece)
-            super().data_received(piece)
+            HttpToolsProtocol.data_received(self, piece)
             if self._framing >= HEAD_BYTES_MAX:
                 self._refuse(errors.head_too_large(), "invalid")
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        if len(self.pipeline) >= PIPELINED_MAX:
-            raise self._faulty(errors.invalid("Too many requests were sent ahead."))
-
     def on_url(self, url: bytes) -> None:
         """A part of the URL has come."""
-        super().on_url(url)
+        self.url += url
         if len(self.url) > URL_BYTES_MAX:
             raise self._faulty(errors.url_too_long(URL_BYTES_MAX))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header has come, or a trailer."""
-        if len(self.headers) >= HEADERS_MAX:
+        # As uvicorn has it, which a call of its own would cost more than all of it.
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > HEADERS_MAX:
             raise self._faulty(errors.head_too_large())
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to answer, be it that there is no room."""
         self._in_head = self._is_new = False
         self._framing = 0
         self._head_seconds = self._behind_reading = 0.0
-        self.app = self._answering()
-        super().on_headers_complete()
-
-    def _answering(self) -> ASGIApp:
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise self._faulty(errors.invalid("Too many requests were sent ahead."))
         is_health = self.url in HEALTH
         if not self._room.work(self._connection, at_any_rate=is_health):
-            return _full
-        return self._served if is_health or self._shared.is_ours(self.headers) else hosts.misdirected
+            self.app = _full
+        elif is_health or self._shared.is_ours(self.headers):
+            self.app = self._served
+        else:
+            self.app = hosts.misdirected
+        HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body has come."""
@@ -152,12 +152,12 @@ class Protocol(HttpToolsProtocol):
         """The body is whole."""
         self._in_head = True
         self._framing = 0
-        super().on_message_complete()
+        HttpToolsProtocol.on_message_complete(self)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, where none has come already."""
-        super().on_response_complete()
-        if not self._is_answering:
+        HttpToolsProtocol.on_response_complete(self)
+        if self.cycle.response_complete:
             self._room.wait(self._connection)
 
     def look(self) -> None:

@@ -1,6 +1,7 @@
 """The apps of a process as they are watched: by its pulse, `/readyz`, the metrics and the guard of retention."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
@@ -9,6 +10,8 @@ from tidemill.watch.guard import LOOK_SECONDS, Guard
 from tidemill.watch.health import Unwell
 from tidemill.watch.vitals import Vitals
 from tidemill.watch.watchdog import Watch
+
+log = logging.getLogger(__name__)
 
 
 class App(Protocol):
@@ -24,6 +27,7 @@ class Watched:
 
     def __init__(self) -> None:
         self._apps: list[tuple[str, App, Vitals, Watch]] = []
+        self._waiting: list[str] = []
 
     def add(self, apps: Sequence[App]) -> None:
         """Watch these; they are not started yet."""
@@ -43,12 +47,16 @@ class Watched:
         """Return where all of them have their place in their group and their tables.
 
         Raises:
-            Unwell: One has not.
+            Unwell: One has not. An app's name has a model's name in it, so only the log says which one it is.
         """
         if not self._apps:
             raise Unwell("not started yet")
-        if waiting := [name for name, _, vitals, _ in self._apps if not vitals.is_assigned]:
-            raise Unwell(f"without an assignment or its tables: {', '.join(waiting)}")
+        waiting = [name for name, _, vitals, _ in self._apps if not vitals.is_assigned]
+        if waiting != self._waiting:
+            log.info("without an assignment or its tables: %s", ", ".join(waiting) or "none")
+            self._waiting = waiting
+        if waiting:
+            raise Unwell(f"{len(waiting)} of {len(self._apps)} consumers without an assignment or its tables")
 
     async def guard(self, ask: Callable[[], Awaitable[float]]) -> None:
         """Watch over the retention of what the apps still need, until the task is cancelled.
