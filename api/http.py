@@ -107,7 +107,7 @@ class Protocol(HttpToolsProtocol):
             piece, data = (data, b"") if len(data) <= left else (data[:left], data[left:])
             self._framing += len(piece)
             HttpToolsProtocol.data_received(self, piece)
-            if self._framing >= HEAD_BYTES_MAX:
+            if self._framing >= HEAD_BYTES_MAX and not self._is_refused:
                 self._refuse(errors.head_too_large(), "invalid")
 
     def on_url(self, url: bytes) -> None:

@@ -115,6 +115,7 @@ def test_heads_have_a_size(api, address):
     assert status(raw.asked(address, chunked, b"1\r\n{\r\n0\r\n", *small)) == 431
     assert status(raw.asked(address, chunked, b"1\r\n{\r\n0\r\na: ", *flood)) == 431
     assert resident(api) < before + 32 * MIB
+    assert "Traceback" not in api.log
     whole = GET + b"a: b\r\n" * (HEADERS_MAX - 3) + b"b: " + b"b" * 60_000 + b"\r\nConnection: close\r\n\r\n"
     assert status(raw.asked(address, whole)) == 401
 
