@@ -33,6 +33,8 @@ from tidemill.schemas.error import ApiError
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
+LINGER_BYTES_MAX: Final = 1 << 20
+"""What is read of a request, and let go, after it was refused."""
 PIPELINED_MAX: Final = 16
 """Requests that a connection may send before the first of them is answered."""
 LOOK_SECONDS: Final = 1.0
@@ -109,6 +111,11 @@ class Protocol(HttpToolsProtocol):
             HttpToolsProtocol.data_received(self, piece)
             if self._framing >= HEAD_BYTES_MAX and not self._is_refused:
                 self._refuse(errors.head_too_large(), "invalid")
+        if self._is_refused:
+            # Some more is read so that an honest client hears the answer; a flood would only slow others down.
+            self._framing += len(data)
+            if self._framing > LINGER_BYTES_MAX:
+                self.transport.abort()
 
     def on_url(self, url: bytes) -> None:
         """A part of the URL has come."""

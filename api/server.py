@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 STOP_SECONDS_MAX: Final = 10
 """How long requests under way may take to end when the process is told to stop."""
 BACKLOG_CONNECTIONS_MAX: Final = 1024
-ACCEPTED_MAX: Final = 64
-"""Connections that are accepted at one time, before others are served again."""
+ACCEPTED_MAX: Final = 8
+"""Connections that one turn of the loop accepts: a request takes many turns, and a flood makes each longer."""
 FULL_SECONDS: Final = 0.1
 """For how long none is accepted where the system has no file left."""
 TICKS_PER_LOOK: Final = round(LOOK_SECONDS / 0.1)
