@@ -11,6 +11,8 @@ from tidemill.client.command import refuse
 from tidemill.ops import commands as operator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tidemill.settings import Settings
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
@@ -67,7 +69,7 @@ def api(config: Config = None) -> None:
     """One stage, for a cluster: the REST API."""
     from tidemill.api.app import main as stage
 
-    stage(_settings(config))
+    _run(stage, _settings(config))
 
 
 @app.command()
@@ -75,7 +77,7 @@ def ingest(config: Config = None) -> None:
     """One stage, for a cluster: checks inputs and publishes their lines."""
     from tidemill.ingest.app import main as stage
 
-    stage(_settings(config))
+    _run(stage, _settings(config))
 
 
 @app.command()
@@ -92,7 +94,7 @@ def processors(
         if unknown := [name for name in named if name not in settings.models]:
             refuse(f"no such model is configured: {', '.join(unknown)}")
         settings = settings.model_copy(update={"models": {name: settings.models[name] for name in named}})
-    stage(settings)
+    _run(stage, settings)
 
 
 @app.command()
@@ -100,7 +102,7 @@ def results(config: Config = None) -> None:
     """One stage, for a cluster: keeps the state of batches and writes their files."""
     from tidemill.results.app import main as stage
 
-    stage(_settings(config))
+    _run(stage, _settings(config))
 
 
 @app.command("backend-demo")
@@ -133,6 +135,16 @@ def bench(
     from tidemill.bench.run import main as measure
 
     measure(mock, case or [], save, compare, plots)
+
+
+def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:
+    """Run a stage; a setting that it cannot do without is told, and is no fault of the program."""
+    from tidemill.settings import SettingsError
+
+    try:
+        stage(settings)
+    except SettingsError as error:
+        refuse(str(error))
 
 
 def _settings(config: Path | None, **options: object) -> "Settings":

@@ -1,8 +1,11 @@
 """Keys of signatures and other secrets, as settings name them: a fault is said with what to do."""
 
 import pytest
+from typer.testing import CliRunner
 
 from tidemill import trust
+from tidemill.__main__ import app
+from tidemill.schemas import access
 from tidemill.schemas.signing import Signer
 from tidemill.settings import SECRETS, Settings, SettingsError, load
 
@@ -27,6 +30,16 @@ def test_without_a_signing_key(tmp_path):
     assert "hush" not in str(caught.value)
     with pytest.raises(SettingsError, match=r"^verify_keys: .*mixed up"):
         trust.verifier(Settings(verify_keys=ONE.text))
+
+
+def test_a_stage_that_lacks_a_key_says_so(monkeypatch):
+    """A line and the code of a usage error, without a traceback."""
+    monkeypatch.setenv("TIDEMILL_KAFKA", "127.0.0.1:1")
+    monkeypatch.setenv("TIDEMILL_API_KEY", access.new_secret())
+    done = CliRunner().invoke(app, ["api"])
+    assert done.exit_code == 2, done.output
+    assert "signing_key: not set" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_a_signing_key_of_a_variable_or_a_file(monkeypatch, tmp_path):
