@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # The build's tools, pinned with their hashes. They live apart, since `pip sync` removes what the lock does not name.
 UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test chaos docs lock bench sbom fuzz
+.PHONY: help setup demo lint check test chaos neighbours docs lock bench sbom fuzz
 help:  ## what can be asked for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,9 @@ TARGET ?=
 fuzz: setup  ## fuzz the decoders of what comes from outside; SECONDS for each, TARGET for one of them
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-fuzz.lock
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --target "$(TARGET)"
+
+neighbours: setup  ## what one project notices while another one floods; FLOODS chooses, ARGS adds more
+	@PYTHONPATH=tests $(BIN)/python -m neighbours $(if $(FLOODS),--floods "$(FLOODS)") $(ARGS)
 
 bench: setup  ## how fast it is, against the mock backend at MOCK=http://127.0.0.1:9100
 	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100)
