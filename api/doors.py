@@ -33,8 +33,9 @@ ESTIMATES_AT_ONCE_MAX = 2
 """Each one parses a whole input."""
 REPLAYS_AT_ONCE_MAX = 4
 """Each one reads a stretch of the log and writes a file."""
-CREATES_AT_ONCE_MAX = 64
-"""Each one waits for the log; further ones wait their turn, so that those of another project overtake them."""
+CREATES_AT_ONCE_MAX = 8
+"""Each one waits for the log; further ones wait their turn, so that those of another project overtake them. Some
+hundred a second need no more."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})

@@ -24,7 +24,10 @@ class Filter:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def condition(self) -> tuple[str, list[object]]:
-        """What a query has beside its `WHERE` of the project, and the values of it."""
+        """What a query has beside its `WHERE` of the project, and the values of it.
+
+        With metadata it is one of `labels` joined with `batches`.
+        """
         parts: list[str] = []
         values: list[object] = []
         for part, value in (
@@ -35,12 +38,16 @@ class Filter:
             if value is not None:
                 parts.append(part)
                 values.append(value)
-        for pair in self.metadata:
-            parts.append("id IN (SELECT batch_id FROM labels WHERE name = ? AND value = ?)")
+        for place, pair in enumerate(self.metadata):
+            parts.append(_OTHER_LABEL if place else "labels.name = ? AND labels.value = ?")
             values.extend(pair)
         return "".join(f" AND {part}" for part in parts), values
 
 
+_OTHER_LABEL = (
+    "EXISTS (SELECT 1 FROM labels AS other WHERE other.project = labels.project AND other.name = ?"
+    " AND other.value = ? AND other.created_at = labels.created_at AND other.id = labels.id)"
+)
 ALL = Filter()
 
 

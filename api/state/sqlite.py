@@ -36,8 +36,10 @@ CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
 CREATE INDEX batches_ended ON batches (ended_at) WHERE over;
 CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE labels (
-    name TEXT NOT NULL, value TEXT NOT NULL, batch_id TEXT NOT NULL, PRIMARY KEY (name, value, batch_id)
+    project TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT NOT NULL,
+    PRIMARY KEY (project, name, value, created_at, id)
 ) WITHOUT ROWID;
+CREATE INDEX labels_of ON labels (id);
 CREATE TABLE replays (source TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT PRIMARY KEY);
 CREATE INDEX replays_of ON replays (source, created_at);
 CREATE TABLE claims (

@@ -86,7 +86,9 @@ class View:
             UnknownCursor: `page.after` is no batch of the project.
         """
         condition, values = wanted.condition()
-        rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page)
+        # By its labels a batch is found where these are: a project has many batches, and few of most labels.
+        source = "labels CROSS JOIN batches USING (id, project, created_at)" if wanted.metadata else "batches"
+        rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page, source=source)
         return [Row(id=row.id, body=self.links.shown(row.id, row.body)) for row in rows]
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
@@ -163,7 +165,10 @@ class View:
             # What a batch was given when it was created never changes.
             self.links.put(batch)
             for name, value in (batch.metadata or {}).items():
-                self._database.write("INSERT OR IGNORE INTO labels VALUES (?, ?, ?)", name, value, batch.id)
+                self._database.write(
+                    "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)",
+                    record.project, name, value, batch.created_at, batch.id,
+                )  # fmt: skip
         return batch
 
     def delete_batch(self, batch_id: str, project: str, at: int) -> None:
@@ -268,7 +273,7 @@ class View:
             self._drop_batch(key)
 
     def _drop_batch(self, batch_id: str) -> None:
-        for table, column in (("batches", "id"), ("labels", "batch_id"), ("waiting", "id")):
+        for table, column in (("batches", "id"), ("labels", "id"), ("waiting", "id")):
             self._database.write(f"DELETE FROM {table} WHERE {column} = ?", batch_id)  # noqa: S608  named above
         self.links.drop(batch_id)
 
@@ -291,14 +296,17 @@ class View:
         else:
             self.put_file(codec.decode_file(value), offset)
 
-    def _rows(self, table: str, where: str, values: list[Any], project: str, page: Page) -> list[Row]:
+    def _rows(
+        self, table: str, where: str, values: list[Any], project: str, page: Page, *, source: str = ""
+    ) -> list[Row]:
         sign, order = ("<", "DESC") if page.newest_first else (">", "ASC")
         if page.after is not None:
             where = f"{where} AND (created_at, id) {sign} (?, ?)"
             values = [*values, self._created_at(table, project, page.after), page.after]
         shown = "coalesce(listed, body)" if table == "batches" else "body"
         rows = self._database.each(
-            f"SELECT id, {shown} FROM {table} WHERE {where} ORDER BY created_at {order}, id {order} LIMIT ?",  # noqa: S608
+            f"SELECT id, {shown} FROM {source or table} WHERE {where}"  # noqa: S608  names and conditions of this package
+            f" ORDER BY created_at {order}, id {order} LIMIT ?",
             *values, page.limit + 1,
         )  # fmt: skip
         return paging.fitting(Row(id=str(row[0]), body=_bytes(row[1])) for row in rows)

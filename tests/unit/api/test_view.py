@@ -3,8 +3,11 @@
 import sqlite3
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.trust import VERIFIER
 
+from tidemill.api.filters import Filter
 from tidemill.api.paging import Page
 from tidemill.api.state.sqlite import Database, StateUnavailable
 from tidemill.api.state.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
@@ -250,3 +253,53 @@ def test_a_batch_that_is_over_is_shown_with_its_files(view):
     assert Batch.model_validate_json(view.batch("p", "b")).status is Status.COMPLETED
     view.fold(BATCHES, [("b", codec.encode(over), 2)])
     assert Batch.model_validate_json(view.batch("p", "b")).status is Status.COMPLETED
+
+
+LABELS = st.dictionaries(st.sampled_from(["env", "run"]), st.sampled_from("abc"), max_size=2)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 3), LABELS), max_size=12),
+    labels=LABELS,
+    after=st.integers(0, 3) | st.none(),
+    turn=st.tuples(st.integers(1, 4), st.booleans()),
+)
+def test_lists_by_metadata(view, batches, labels, after, turn):
+    """Whatever is asked for: as if all batches of the project were looked at."""
+    for row in ids(view.batches("p", Page(limit=100))) + ids(view.batches("q", Page(limit=100))):
+        view._drop_batch(row)
+    for number, (project, at, metadata) in enumerate(batches):
+        made = batch(f"b{number}", created_at=NOW + at).model_copy(update={"metadata": metadata})
+        view.put_batch(BatchRecord(project=project, batch=made))
+    wanted = Filter(metadata=tuple(labels.items()), created_after=None if after is None else NOW + after)
+    listed, last, more, (limit, newest_first) = [], None, True, turn
+    while more:
+        found = ids(view.batches("p", Page(limit=limit, after=last, newest_first=newest_first), wanted))
+        listed, more = listed + found[:limit], len(found) > limit
+        last = listed[-1] if listed else None
+    expected = [
+        (NOW + at, f"b{number}")
+        for number, (project, at, metadata) in enumerate(batches)
+        if project == "p" and labels.items() <= metadata.items() and (after is None or at > after)
+    ]
+    assert listed == [row for _, row in sorted(expected, reverse=newest_first)]
+
+
+def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
+    """Neither those of the project, nor others that have the label: a list is made on the event loop."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    for number in range(600):
+        metadata = {"env": "a", "run": str(number)}
+        made = batch(f"b{number}", created_at=NOW + number).model_copy(update={"metadata": metadata})
+        view.put_batch(BatchRecord(project="q" if number else "p", batch=made))
+    view._database._connection.set_progress_handler(count, 10)
+    assert ids(view.batches("p", Page(limit=20), Filter(metadata=(("env", "a"),)))) == ["b0"]
+    assert ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "7"),)))) == ["b7"]
+    assert not ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "x"),))))
+    assert steps < 60
