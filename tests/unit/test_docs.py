@@ -50,7 +50,9 @@ def test_named_files_are_there(page):
     for path in re.findall(
         r"`((?:api|ingest|processors|results|schemas|src|tests|docs|examples)/[^`\s]+)`", page.read_text()
     ):
-        assert (ROOT / path).exists(), path
+        file, _, test = path.partition("::")
+        assert (ROOT / file).exists(), path
+        assert not test or f"def {test}(" in (ROOT / file).read_text("utf-8"), path
 
 
 def test_make_targets_of_the_readme_exist():
