@@ -223,7 +223,9 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Se
         if not errors:
             return
         if attempt == ATTEMPTS_MAX or not all(kind.retriable for kind, _ in errors.values()):
-            told = "; ".join(f"{name}: {message or kind.__name__}" for name, (kind, message) in errors.items())
+            told = "; ".join(
+                f"{name}: {(message or kind.__name__).rstrip('.')}" for name, (kind, message) in errors.items()
+            )
             kinds = {kind for kind, _ in errors.values()}
             refused = kinds & {TopicAuthorizationFailedError, ClusterAuthorizationFailedError}
             mend = " An administrator makes them: `tidemill acls --apply`." if refused else ""
