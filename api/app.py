@@ -42,6 +42,7 @@ from tidemill.log_space import log_space
 from tidemill.schemas import topics
 from tidemill.schemas.audit import Action
 from tidemill.schemas.batch import window_seconds
+from tidemill.sealing.keeper import Keeper
 from tidemill.security import Cluster
 from tidemill.settings import Settings, SettingsError
 from tidemill.store import open_store
@@ -108,17 +109,18 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
     signer = trust.signer(settings)
     _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
-        store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        sender = Log(cluster)
+        keeper = Keeper(settings, cluster, sender)
+        store = keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         stack.push_async_callback(store.close)
         view = View(Database(settings.data / "state" / "api"), time.time, trust.verifier(settings))
         stack.callback(view.close)
-        sender = Log(cluster)
         stack.push_async_callback(sender.stop)
         ensuring = asyncio.create_task(_ensure_topics(settings, cluster))
         stack.callback(ensuring.cancel)
         space = log_space(cluster, settings.disk_reserve_bytes, store=store.free)
         stack.push_async_callback(space.stop)
-        followers = [_follower(cluster, Feed(view, topic.name)) for topic in FOLDED]
+        followers = [keeper.follower, *(_follower(cluster, Feed(view, topic.name)) for topic in FOLDED)]
         for follower in followers:
             await follower.start()
             stack.push_async_callback(follower.stop)
@@ -134,6 +136,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
                 store=store,
                 space=space,
                 view=view,
+                vault=keeper.vault,
                 clock=time.time,
                 is_ready=lambda: all(follower.is_caught_up for follower in followers),
             ),

@@ -23,6 +23,7 @@ from tidemill.schemas.access import Role
 from tidemill.schemas.error import ApiError
 from tidemill.schemas.ports import Clock, Store
 from tidemill.schemas.signing import Signer
+from tidemill.sealing.vault import Vault
 from tidemill.settings import Settings
 
 STORE_SECONDS_MAX = 30.0
@@ -77,6 +78,8 @@ class Doors:
     clock: Clock
     is_ready: Callable[[], bool]
     """Whether the view holds all that the log held when this process started."""
+    vault: Vault | None = None
+    """The keys of batches whose lines are sealed."""
     estimates: Turns = field(default_factory=lambda: Turns("estimates", ESTIMATES_AT_ONCE_MAX))
     uploads: Turns = field(default_factory=lambda: Turns("uploads", UPLOADS_AT_ONCE_MAX))
     replays: Turns = field(default_factory=lambda: Turns("replays", REPLAYS_AT_ONCE_MAX))

@@ -24,9 +24,12 @@ _log = logging.getLogger(__name__)
 async def remove(doors: Doors, file_id: str, key: str) -> None:
     """Delete a file; bytes that a batch still reads stay until a `sweep` after its end.
 
+    With an input go the keys of the batches that were made of it: its lines are in the log, too.
+
     Raises:
         LogUnavailable: The log does not answer, and the file stays.
     """
+    await _destroy_keys(doors, file_id)
     offset = await doors.log.send(topics.FILES.name, file_id, None, headers=[])
     doors.view.drop_file(file_id, offset)
     if not doors.view.is_held(file_id):
@@ -61,6 +64,7 @@ async def sweep(doors: Doors) -> int:
     """
     released = doors.view.releasable(ROUND_FILES_MAX)
     for file_id, key in released:
+        await _destroy_keys(doors, file_id)
         if await _delete(doors, file_id, key):
             doors.view.release(file_id)
     expired = doors.view.expired(ROUND_FILES_MAX)
@@ -69,6 +73,18 @@ async def sweep(doors: Doors) -> int:
     await _sweep_batches(doors)
     await _sweep_uploads(doors)
     return max(len(released), len(expired))
+
+
+async def _destroy_keys(doors: Doors, file_id: str) -> None:
+    """Destroy the keys of the batches of an input; they stay as long as one of them is at work.
+
+    Raises:
+        LogUnavailable: The log does not answer.
+    """
+    if (vault := doors.vault) is not None:
+        for batch_id in doors.view.batches_of(file_id):
+            if vault.has_key(batch_id):
+                await vault.destroy(batch_id)
 
 
 async def _sweep_batches(doors: Doors) -> None:

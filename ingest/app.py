@@ -21,6 +21,7 @@ from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Buried
 from tidemill.schemas.ports import Store
+from tidemill.sealing.keeper import Keeper
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
@@ -40,13 +41,23 @@ class Ingest:
     def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._log = Log(kafka)
-        self._store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        self._keeper = Keeper(settings, kafka, self._log)
+        self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self._space = log_space(kafka, settings.disk_reserve_bytes)
-        self._outlet = Outlet(kafka, self._log, check_disk=lambda: self._space.check(LOG))
+        self._outlet = Outlet(
+            kafka, self._log, vault=self._keeper.vault, check_disk=lambda: self._space.check(LOG)
+        )
         self._stage = Stage(settings, store=self._store, outlet=self._outlet, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"
         self.app = stream.create_app(NAME, settings, kafka=kafka, state=state)
-        self._inlet = Inlet(settings, kafka, log_door=self._log, store=self._store, outlet=self._outlet)
+        self._inlet = Inlet(
+            settings,
+            kafka,
+            log_door=self._log,
+            store=self._store,
+            outlet=self._outlet,
+            vault=self._keeper.vault,
+        )
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: what a partition was before a rebalance is another one after it."""
@@ -67,12 +78,14 @@ class Ingest:
         """Connect, and give the app to run."""
         await self._log.start()
         await self._space.start()
+        await self._keeper.start()
         return [self.app, await self._inlet.start()]
 
     async def stop(self) -> None:
         """Close the doors."""
         await self._space.stop()
         await self._inlet.stop()
+        await self._keeper.stop()
         await self._outlet.stop()
         await self._log.stop()
         await self._store.close()

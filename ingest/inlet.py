@@ -36,6 +36,7 @@ from tidemill.schemas.batch import Cut, Status
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.intake import IntakeError
 from tidemill.schemas.ports import Store
+from tidemill.sealing.vault import Vault
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 
@@ -178,7 +179,16 @@ class _Seat:
 class Inlet:
     """The app and its doors."""
 
-    def __init__(self, settings: Settings, kafka: Kafka, *, log_door: Log, store: Store, outlet: Outlet) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kafka: Kafka,
+        *,
+        log_door: Log,
+        store: Store,
+        outlet: Outlet,
+        vault: Vault | None = None,
+    ) -> None:
         """Set up the app; nothing is connected yet."""
         self._log, self._store = log_door, store
         state = settings.data / "state" / "intake"
@@ -207,7 +217,7 @@ class Inlet:
         )
         self._keyring.abreast = self._followers[0].abreast
         self._nursery = _nursery(settings, store, scratch / "ids")
-        self._publisher = Publisher(sender=log_door, outlet=outlet, store=store, quotas=self._quotas)
+        self._publisher = Publisher(sender=log_door, outlet=outlet, store=store, quotas=self._quotas, vault=vault)
         self._times = Times(
             idle_seconds=settings.intake_idle_seconds,
             age_seconds=settings.part_age_seconds,

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
@@ -15,6 +16,8 @@ from tidemill.schemas import topics
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
 from tidemill.schemas.codec import KIND, encode, request_headers
 from tidemill.schemas.messages import Accepted, Buried, Rejected
+from tidemill.sealing.records import sealed_request
+from tidemill.sealing.vault import Vault
 from tidemill.security import Kafka, client_options
 
 UNACKED_BYTES_MAX: Final = 4 << 20
@@ -34,14 +37,18 @@ _RECORD_BYTES_BASE = 200
 class Outlet:
     """What ingest tells the rest of Tidemill. Producers are started when needed and replaced after a failure."""
 
-    def __init__(self, kafka: Kafka, log: Log, *, check_disk: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, kafka: Kafka, log: Log, *, vault: Vault | None = None, check_disk: Callable[[], None] = lambda: None
+    ) -> None:
         """Connect nothing yet.
 
         Args:
             kafka: Where, and how to get in.
             log: For facts.
+            vault: Has the keys of batches whose lines are sealed.
             check_disk: Raises `DiskFull` where the log has no room for lines.
         """
+        self._vault = vault
         self._check_disk = check_disk
         self._kafka = kafka
         self._log = log
@@ -62,11 +69,9 @@ class Outlet:
 
         Raises:
             OSError: One was not acknowledged in time. Any of them may have landed, or land yet.
-        <<<<<<< HEAD
             RecordTooLarge: One is.
-        =======
             DiskFull: There is no room for them; none was sent.
-        >>>>>>> 824f071 (Keep a reserve on the disks of the log and the store)
+            NoKey: The batch is deleted.
         """
         self._check_disk()
         names = {False: topics.requests(model).name, True: topics.express(model).name}
@@ -76,6 +81,8 @@ class Outlet:
         try:
             current = await self._started()
             async for record in records:
+                head, value = await sealed_request(self._vault, record.head, record.value)
+                record = replace(record, head=head, value=value)  # noqa: PLW2901
                 sent = _RECORD_BYTES_BASE + len(record.value)
                 while unacked and (size + sent > UNACKED_BYTES_MAX or len(unacked) >= UNACKED_RECORDS_MAX):
                     size -= await _oldest(unacked)

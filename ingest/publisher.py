@@ -16,6 +16,8 @@ from tidemill.schemas.codec import KIND, LineRef, encode, lines_headers
 from tidemill.schemas.messages import Buried, Grown, Opened, Sealed
 from tidemill.schemas.part import LARGE_PREFIX
 from tidemill.schemas.ports import Store
+from tidemill.sealing.records import sealed_outcome
+from tidemill.sealing.vault import NoKey, Vault
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +53,23 @@ class Outlet(Protocol):
 class Publisher:
     """Tells, until the log has it."""
 
-    def __init__(self, *, sender: Sender, outlet: Outlet, store: Store, quotas: Quotas) -> None:
+    def __init__(
+        self, *, sender: Sender, outlet: Outlet, store: Store, quotas: Quotas, vault: Vault | None = None
+    ) -> None:
         self._sender = sender
         self._outlet = outlet
         self._store = store
         self._quotas = quotas
+        self._vault = vault
 
     async def publish(self, flow: Flow, stretches: list[Stretch]) -> None:
         """Check lines, and send them to be run or tell what is wrong with them.
 
         What results must know first is told first: the batch, then how many lines it has, then the lines.
         """
+        if not await self._has_key(flow):
+            log.warning("%s is deleted, and its lines came again", flow.state.id)
+            return
         good, faults = self._room(flow, *await _checked(flow, stretches))
         if not flow.told:
             await self._tell(Opened(project=flow.state.project, batch=flow.state.batch), flow.state.id)
@@ -71,14 +79,24 @@ class Publisher:
             return
         await self._tell(Grown(batch_id=flow.state.id, total=total, model=flow.checker.model), flow.state.id)
         for marks, value in bundle.failures(flow.state.id, faults):
-            headers = lines_headers(flow.state.id, marks)
-            await self._send(topics.OUTCOMES.name, flow.state.id, value, headers)
+            told = await sealed_outcome(self._vault, flow.state.id, value, lines_headers(flow.state.id, marks))
+            await self._send(topics.OUTCOMES.name, flow.state.id, *told)
         if good:
             await self._run(flow, [await self._placed(flow, place, line) for place, line in good])
 
     async def buried(self, fact: Buried) -> None:
         """Tell that a record of a batch is a dead letter."""
         await self._tell(fact, fact.batch_id)
+
+    async def _has_key(self, flow: Flow) -> bool:
+        """Let the batch have its key, where it is to have one; False where it is deleted."""
+        if (vault := self._vault) is None:
+            return True
+        try:
+            await stubborn(f"the key of {flow.state.id}", lambda: vault.sealing(flow.state.id, flow.state.project))
+        except NoKey:
+            return False
+        return True
 
     async def sealed(self, fact: Sealed) -> None:
         """Tell that a batch is whole."""

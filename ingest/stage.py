@@ -31,6 +31,7 @@ from tidemill.schemas.messages import (
     Rejected,
 )
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
+from tidemill.sealing.vault import NoKey
 from tidemill.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -156,8 +157,8 @@ class Stage:
         assert work.command.input is not None
         try:
             await self._outlet.publish(verdict.model, self._records(work, work.command.input, verdict.total))
-        except NotFound:
-            log.warning("%s: its input was deleted while it was published", batch.id)
+        except (NotFound, NoKey):
+            log.warning("%s: it or its input was deleted while it was published", batch.id)
             return
         log.info("%s is published: %d lines", batch.id, verdict.total)
 

@@ -29,24 +29,25 @@ from typing import Any, Final
 from tidemill import metrics, stream
 from tidemill.dead import bury
 from tidemill.disk_space import LOG
-from tidemill.handling import told
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
 from tidemill.log_space import log_space
-from tidemill.processors import roster
+from tidemill.processors import roster, seals
 from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.kafka import KafkaOutbox, Reader
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.menu import Menu
+from tidemill.processors.seals import SealedOutbox
 from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage
 from tidemill.processors.unreadable import refusals
 from tidemill.processors.upstream import HttpUpstream
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import ENDPOINTS
-from tidemill.schemas.codec import DecodeError, RequestHead
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.ports import Store
+from tidemill.sealing.keeper import Keeper
+from tidemill.sealing.vault import Vault
 from tidemill.security import Kafka
 from tidemill.servers import Model
 from tidemill.settings import Settings
@@ -74,6 +75,7 @@ class Doors:
     store: Store
     ended: Ended
     lines: Lines
+    vault: Vault
 
 
 class _Tap:
@@ -130,7 +132,7 @@ class ModelApp:
                 clock=time.time,
                 seconds_max=model.timeout_seconds,
             ),
-            outbox=doors.outbox,
+            outbox=SealedOutbox(doors.outbox, doors.vault),
             store=doors.store,
             ended=doors.ended,
             clock=time.time,
@@ -173,18 +175,19 @@ class ModelApp:
             lane = self._seats.lane(event.message.tp)
             # Without a lane the partition is leaving: the record comes again.
             if lane is not None and event.message.generation_id == self.app.consumer_generation_id:
-                self._take(lane, event)
+                opened = await seals.opened(event.message, self._doors.ended, self._doors.vault)
+                # A key that is not known yet was waited for, and the partition may have left meanwhile.
+                if not lane.is_closed:
+                    self._take(lane, event, opened)
 
-    def _take(self, lane: Lane, event: Any) -> None:
+    def _take(self, lane: Lane, event: Any, opened: seals.Opened | DecodeError) -> None:
         message = event.message
         value = message.value or b""
-        try:
-            head = _checked(codec.request_head(message.headers or ()))
-            texts = [b""] if head.ref is not None else _lines(value)
-        except Exception as error:  # noqa: BLE001  nothing is waited for here, so a second try would fail the same
+        if isinstance(opened, DecodeError):
             entry = lane.admit(event, 1, len(value))
-            self._start(self._give_up(entry, message, value, DecodeError(told(error))))
+            self._start(self._give_up(entry, message, value, opened))
             return
+        head, texts = opened
         entry = lane.admit(event, len(texts), len(value))
         # The lines were copied out; the event is kept until the last of them is done, and its value need not be.
         event.value = message.value = None
@@ -287,10 +290,9 @@ class Processors:
         self._names = list(models)
         self._ended = Ended()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
-        self._followers = (
-            Follower(kafka, topics.BATCHES.name, self._apply),
-            Follower(kafka, topics.SECRETS.name, self._erased),
-        )
+        self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
+        self._log = Log(kafka)
+        self._keeper = Keeper(settings, kafka, self._log, also=self._erased)
         self._doors: Doors | None = None
         self._models: list[ModelApp] = []
         self._stopping_until: float | None = None
@@ -305,19 +307,21 @@ class Processors:
         """Connect the doors, learn which batches are over, and give the apps to run."""
         doors = self._doors = Doors(
             kafka=self._kafka,
-            log=Log(self._kafka),
+            log=self._log,
             outbox=KafkaOutbox(self._kafka, check_disk=lambda: self._space.check(LOG)),
             upstream=HttpUpstream(roster.authorities(self._settings.models.values())),
-            store=open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes),
+            store=self._keeper.store(
+                open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
+            ),
             ended=self._ended,
             lines=Lines(),
+            vault=self._keeper.vault,
         )
         await self._space.start()
         await doors.outbox.start()
-        for follower in self._followers:
-            await follower.start()
-        for follower in self._followers:
-            await follower.caught_up()
+        await self._follower.start()
+        await self._keeper.start()
+        await self._follower.caught_up()
         self._models = [
             ModelApp(name, self._settings.models[name], self._settings, doors, stop_seconds=self._stop_seconds)
             for name in self._names
@@ -329,8 +333,8 @@ class Processors:
     async def stop(self) -> None:
         """Close the doors."""
         await self._space.stop()
-        for follower in self._followers:
-            await follower.stop()
+        await self._follower.stop()
+        await self._keeper.stop()
         for model in self._models:
             await model.close()
         if self._doors is not None:
@@ -358,10 +362,9 @@ class Processors:
         except DecodeError as error:
             _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
 
-    def _erased(self, key: str, value: bytes | None, offset: int) -> None:
+    def _erased(self, key: str, value: bytes | None) -> None:
         """`batches` says that a batch is deleted for some days only, this topic as long as its lines may come."""
-        del offset
-        if value is not None:
+        if value is not None and "/" not in key:
             self._ended.end(key)
 
 
@@ -376,23 +379,3 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
     if unknown := [name for name in names if name not in settings.models]:
         raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
     stream.run(settings, "processors", functools.partial(Processors, models=names))
-
-
-def _lines(value: bytes) -> list[bytes]:
-    lines = value.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if not lines:
-        raise DecodeError("it has no line")
-    return lines
-
-
-def _checked(head: RequestHead) -> RequestHead:
-    """A head that may be acted upon: its batch id becomes part of a key of the store, its endpoint of a URL."""
-    if not ids.is_batch_id(head.batch_id):
-        raise DecodeError("the batch id has not the form of one")
-    if head.url not in ENDPOINTS:
-        raise DecodeError("the endpoint is not one of those known")
-    if head.first < 0:
-        raise DecodeError("the first line's index is negative")
-    return head

@@ -29,6 +29,9 @@ from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Buried, Tick
 from tidemill.schemas.ports import NotFound, Store
+from tidemill.sealing.keeper import Keeper
+from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.vault import NoKey
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
@@ -122,8 +125,9 @@ class Results:
         self._settings = settings
         self._lease = Lease()
         self._log = Log(kafka, lease=self._lease)
-        self._history = LogHistory(kafka)
-        self._store: Store = open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes)
+        self._keeper = Keeper(settings, kafka, self._log)
+        self._history = LogHistory(kafka, self._keeper.vault)
+        self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self.app = stream.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
@@ -140,6 +144,7 @@ class Results:
             kept_seconds=lambda: self.app.kept_seconds,
         )
         self._ticking: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._agent = self.app.agent(
             stream.raw_topic(self.app, topics.COMMANDS.name, topics.OUTCOMES.name), isolated_partitions=True
         )(self._fold)
@@ -156,14 +161,18 @@ class Results:
         """Connect, and give the app to run."""
         self._lease.start()
         await self._log.start()
+        await self._keeper.start()
         self._ticking = asyncio.create_task(self._tick())
+        self._tidying = asyncio.create_task(self._keeper.tidy(time.time, lambda: self.app.kept_seconds))
         census.offer(lambda: (seat.partition.living for seat in self._seats.values()), time.time, time.monotonic)
         return [self.app]
 
     async def stop(self) -> None:
         """Close the doors."""
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for task in (self._ticking, self._tidying):
+            if task is not None:
+                task.cancel()
+        await self._keeper.stop()
         await self._log.stop()
         await self._store.close()
         self._lease.stop()
@@ -238,6 +247,14 @@ class Results:
             value = message.value or b""
             batch_id, marks = codec.lines_marks(message.headers, len(value))
             self._check(message, batch_id)
+            if seat.partition.is_over(batch_id):
+                # What comes late is not opened: the key of its batch may be destroyed.
+                ack()
+                return
+            try:
+                _, value = await opened_outcome(self._keeper.vault, message.headers, value)
+            except NoKey as error:
+                raise DecodeError(str(error)) from error
             if (ref := codec.lines_ref(message.headers)) is not None:
                 value = await stubborn("reading a large result", functools.partial(self._read, ref))
             await seat.partition.lines(batch_id, marks, value, ack)

@@ -124,8 +124,9 @@ class Batches:
             self._before[live.state.id] = live, live.snapshot()
         return live
 
-    def _is_over(self, batch_id: str) -> bool:
-        state = self._tables.state(batch_id)
+    def is_over(self, batch_id: str) -> bool:
+        """Whether a batch is over or deleted."""
+        state = None if batch_id in self._live else self._tables.state(batch_id)
         return state is not None and state.is_over
 
     def _wake(self, state: State) -> Live:
@@ -151,10 +152,12 @@ class Batches:
             await self._flush(live, keep=False)
             live.state = fold.close(live.state, self._clock())
         if live.state is not before or (live.unsaid and steady >= live.told_at):
+            if live.state.is_over:
+                await self._publish(live)  # once the table has it, nothing would tell of it again
             await self._tables.keep(live)
             if closing and fold.is_brief(live.state):
                 live.unsaid = True
-            else:
+            elif not live.state.is_over:
                 await self._publish(live)
         # A batch that is over is closed too, and a fact about it may come again; its files are written for good.
         if live.state.is_over:

@@ -116,5 +116,4 @@ class Forgetting:
 
     async def _clear(self, due: list[State]) -> None:
         done = await self._leftovers.forget([state.id for state in due])
-        await self._publisher.forgotten([state.id for state in due[:done] if state.deleted_at is not None])
         self._cleared += due[:done]

@@ -23,6 +23,7 @@ class Gathering:
 
     Attributes:
         unreadable: Records of it that could not be read, or whose line is gone from the store.
+        destroyed: Those of them whose key is destroyed.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Gathering:
             writer: See `PartRef`.
         """
         self.unreadable = 0
+        self.destroyed = 0
         self._wanted = wanted
         self._store = store
         self._number_from = number_from
@@ -58,10 +60,16 @@ class Gathering:
     async def take(self, headers: Headers, value: bytes) -> None:
         """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
 
+        One that is sealed still has no key any more.
+
         Raises:
             OSError: The store failed.
         """
         if not self.missing or not _is_of(headers, self._live.state.id):
+            return
+        if codec.key_id(headers) is not None:
+            self.unreadable += 1
+            self.destroyed += 1
             return
         try:
             _, marks = codec.lines_marks(headers, len(value))

@@ -1,19 +1,22 @@
 """The door to what the log still has of the results of a partition (`ports.History`)."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from tidemill.past.kafka import reading
 from tidemill.schemas import topics
-from tidemill.schemas.codec import Headers
+from tidemill.schemas.codec import DecodeError, Headers
+from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.vault import NoKey, Vault
 from tidemill.security import Kafka
 
 
 class LogHistory:
     """Reads `outcomes`; every reading has a connection of its own."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, vault: Vault) -> None:
         self._kafka = kafka
+        self._vault = vault
 
     async def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
         """See `ports.History`."""
@@ -22,4 +25,5 @@ class LogHistory:
             aclosing(reader.records(topics.OUTCOMES.name, [partition], since=since)) as records,
         ):
             async for record in records:
-                yield record.headers, record.value or b""
+                with suppress(NoKey, DecodeError):
+                    yield await opened_outcome(self._vault, record.headers, record.value or b"")

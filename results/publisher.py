@@ -1,7 +1,5 @@
 """What the stage tells the others: a batch as it is, its files, its bill, and to itself that files are written."""
 
-from collections.abc import Sequence
-
 from tidemill.results import fold
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
@@ -53,11 +51,6 @@ class Publisher:
         await self._send(topics.BATCHES.name, command.batch_id, None)
         for kind in command.files:
             await self._send(topics.FILES.name, ids.derived_file_id(command.batch_id, kind), None)
-
-    async def forgotten(self, batch_ids: Sequence[str]) -> None:
-        """The log has nothing of deleted batches any more, so nothing need be said of them."""
-        for batch_id in batch_ids:
-            await self._send(topics.SECRETS.name, batch_id, None)
 
     async def compacted(self, fact: Compacted, partition: int) -> None:
         """Say that a batch's files are written."""

@@ -94,6 +94,11 @@ class Rebuild:
             OSError: The store failed.
         """
         found = self._gathering
+        if found.missing and found.destroyed:
+            raise RebuildError(
+                f"{self.batch.id}: its key is destroyed, since its input was deleted: {found.destroyed} records"
+                " of the log can be read by nobody [key_destroyed]"
+            )
         if found.missing:
             raise RebuildError(
                 f"{self.batch.id}: {found.missing} of {self._wanted} lines are in the log no more"

@@ -76,7 +76,7 @@ class Partition(Batches):
                 self._start_compaction(live)
             else:
                 self._ring(live)
-        self._work.start(self._leftovers.sweep(self._is_over))
+        self._work.start(self._leftovers.sweep(self.is_over))
 
     async def buried(self, fact: Buried, created: BatchCreated | None, *, ends: bool = True) -> None:
         """Tell a batch that a record of its own is a dead letter.

@@ -14,6 +14,8 @@ Lines travel as they are, many to a record; what is said about them stands in th
 | `tidemill-ref` | `requests` | JSON of a `LineRef`: the one line is in the store, the value is empty |
 | `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one a line of the value, in order |
 | `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
+| `tidemill-key` | both | id of the key of the batch that the value is sealed with (`src/tidemill/sealing/`) |
+| `tidemill-lines` | `requests` that are sealed | how many lines the value holds |
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -47,6 +49,7 @@ from tidemill.schemas.messages import (
     KeyRecord,
     LedgerRecord,
     Piece,
+    Secret,
 )
 from tidemill.schemas.topics import COMMANDS
 
@@ -55,6 +58,11 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
+KEY: Final = "tidemill-key"
+SEALED_LINES_MAX: Final = 1_024
+"""Of one record, as far as its header is believed: ingest packs a few dozen."""
+SEAL_BYTES: Final = 28
+"""What a sealed value has more than the value: a nonce of 12 bytes and a tag of 16."""
 VERSION_HEADER: Final = "tidemill-v"
 """The major version of a record whose value is lines; one that does not say is of the first."""
 _VERSION: Final = b"%d" % VERSION
@@ -95,6 +103,15 @@ class LineMark(msgspec.Struct, frozen=True, array_like=True):
     """Calls that were made for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """How the value of a record of requests is sealed."""
+
+    key_id: str
+    lines: int
+    """How many it holds."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestHead:
     """What a record of `requests` says about its lines."""
@@ -107,6 +124,7 @@ class RequestHead:
     ref: LineRef | None = None
     created: int | None = None
     """When the batch was created, Unix seconds; the same in each copy of the record."""
+    seal: Seal | None = None
 
 
 T = TypeVar("T")
@@ -147,7 +165,9 @@ decode_batch: Decoder[BatchRecord] = _decoder(BatchRecord)
 decode_file: Decoder[FileRecord] = _decoder(FileRecord)
 decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
 decode_erasure: Decoder[Erasure] = _decoder(Erasure)
-"""Of `secrets`."""
+"""Of `secrets`, under a batch id."""
+decode_secret: Decoder[Secret] = _decoder(Secret)
+"""Of the same, under a batch id, `/` and a key's id."""
 decode_ledger: Decoder[LedgerRecord] = _decoder(LedgerRecord)
 decode_audit: Decoder[AuditRecord] = _decoder(AuditRecord)
 decode_claim: Decoder[Claim] = _decoder(Claim)
@@ -205,6 +225,8 @@ def request_headers(head: RequestHead) -> Headers:
         headers.append(("tidemill-ref", _encoder.encode(head.ref)))
     if head.created is not None:
         headers.append(("tidemill-created", b"%d" % head.created))
+    if head.seal is not None:
+        headers += [(KEY, head.seal.key_id.encode()), ("tidemill-lines", b"%d" % head.seal.lines)]
     return headers
 
 
@@ -224,6 +246,7 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
             url=_text(found["tidemill-url"], WORD_CHARS_MAX),
             ref=_refs.decode(ref) if (ref := found.get("tidemill-ref")) is not None else None,
             created=_number(created, TIME_MAX) if (created := found.get("tidemill-created")) is not None else None,
+            seal=_seal(found),
         )
     except KeyError as error:
         raise DecodeError(f"the header {error.args[0]} is missing") from error
@@ -269,6 +292,12 @@ def lines_ref(headers: Iterable[tuple[str, bytes | None]]) -> LineRef | None:
         raise DecodeError(f"a header is malformed: {error}") from error
 
 
+def key_id(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """The id of the key that the value of a record of lines is sealed with; None where it is not."""
+    key = {name: content for name, content in headers if content is not None}.get(KEY)
+    return None if key is None else key[:ID_CHARS_MAX].decode(errors="replace")
+
+
 def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple[str, list[LineMark]]:
     """Read the headers of a record of result lines.
 
@@ -294,6 +323,8 @@ def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple
         if size or len(marks) != 1:
             raise DecodeError("a record that refers to a line holds none")
         size = ref.length
+    elif KEY in found:
+        size -= SEAL_BYTES
     if sum(mark.size for mark in marks) != size:
         raise DecodeError("the marks do not add up to the value's length")
     return batch_id, marks
@@ -315,6 +346,12 @@ def _text(content: bytes, chars_max: int) -> str:
     if len(content) > chars_max:
         raise ValueError(f"it has more than {chars_max} bytes")
     return content.decode()
+
+
+def _seal(found: dict[str, bytes]) -> Seal | None:
+    if (key := found.get(KEY)) is None:
+        return None
+    return Seal(_text(key, ID_CHARS_MAX), _number(found["tidemill-lines"], SEALED_LINES_MAX))
 
 
 def _number(content: bytes, most: int) -> int:

@@ -6,7 +6,7 @@ ignores fields it does not know.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from tidemill.schemas.access import ApiKey
 from tidemill.schemas.batch import Batch, ExpiresAfter, Faults, Receipt, Status, Usage
@@ -31,6 +31,8 @@ from tidemill.schemas.file import File
 from tidemill.schemas.upload import Upload, UploadPart
 
 VERSION = 1
+WRAPPED_CHARS_MAX = 1024
+"""A key management service makes some 200 bytes of a key."""
 
 
 class _Message(BaseModel):
@@ -209,6 +211,18 @@ class Erasure(_Message):
     kind: Literal["erasure"] = "erasure"
     project: Name
     at: Time
+
+
+class Secret(_Message):
+    """The value of `tidemill.secrets` under a batch id, `/` and a key's id: a key of the batch, wrapped."""
+
+    kind: Literal["secret"] = "secret"
+    project: Name
+    at: Time
+    wrapped_by: Name
+    """What it is wrapped with: a key of a file, or of a key management service."""
+    wrapped: Annotated[str, StringConstraints(max_length=WRAPPED_CHARS_MAX)]
+    """In base64."""
 
 
 class LedgerRecord(_Message):

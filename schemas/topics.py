@@ -23,6 +23,8 @@ class Topic:
     spread: bool = True
     """Whether it has the set number of partitions, rather than one."""
     compacted: bool = False
+    lag_ms: int | None = None
+    """How long a record may outlive its successor, where it is compacted and that matters."""
     """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
     retention_ms: int = 7 * DAY_MS
     """-1 keeps every record for good."""
@@ -86,9 +88,10 @@ KEYS = Topic(
     harm="nothing but fill the disk: what the api has not signed is ignored",
 )  # fmt: skip
 SECRETS = Topic(
-    name="tidemill.secrets", key="batch id", value="Erasure of a deleted batch",
-    written_by=("api", "results"), read_by=("api", "ingest", "processors", "operator"),
+    name="tidemill.secrets", key="batch id, or batch id / key id", value="Erasure of a deleted batch, Secret",
+    written_by=("api", "ingest", "results"), read_by=("api", "ingest", "processors", "results", "operator"),
     spread=False, compacted=True, harm="have what is kept of any batch forgotten for good",
+    lag_ms=3_600_000,
 )  # fmt: skip
 AUDIT = Topic(
     name="tidemill.audit", key="project", value="AuditRecord",
@@ -139,7 +142,7 @@ def requests(model: str) -> Topic:
     """
     return Topic(
         name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest", "operator"), read_by=("processors", "api"), harm=_HARM_OF_REQUESTS,
+        written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
     )  # fmt: skip
 
 
@@ -147,7 +150,7 @@ def express(model: str) -> Topic:
     """The topic of the requests of small batches to one model; else it is as the other."""
     return Topic(
         name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
-        written_by=("ingest", "operator"), read_by=("processors", "api"), harm=_HARM_OF_REQUESTS,
+        written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
     )  # fmt: skip
 
 

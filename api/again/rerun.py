@@ -17,6 +17,8 @@ from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import ReplayRange
 from tidemill.schemas.codec import RequestHead
 from tidemill.schemas.ports import NotFound
+from tidemill.sealing.records import opened_request
+from tidemill.sealing.vault import NoKey
 
 RECORDS_MAX: Final = 10_000_000
 """Of a range; a longer one is to be asked for in parts."""
@@ -83,7 +85,10 @@ class Found:
 
     def skip(self, head: RequestHead, entry: Entry) -> None:
         """Leave out the lines of a record."""
-        count = 1 if head.ref is not None else entry.value.rstrip(b"\n").count(b"\n") + 1
+        if head.seal is not None:
+            count = head.seal.lines
+        else:
+            count = 1 if head.ref is not None else entry.value.rstrip(b"\n").count(b"\n") + 1
         for index in range(head.first, head.first + count):
             self._skipped.take(head.batch_id, index, entry.at_ms)
 
@@ -172,8 +177,15 @@ async def _taken(doors: Doors, where: Where, found: Found, entry: Entry) -> list
     if found.skips(doors.view.erasures, head.batch_id):
         found.skip(head, entry)
         return []
+    try:
+        texts = await _texts(doors, entry, head)
+    except NoKey:
+        found.skip(head, entry)
+        return []
+    except codec.DecodeError:
+        return []
     taken = []
-    for index, line in enumerate(await _texts(doors, entry, head), start=head.first):
+    for index, line in enumerate(texts, start=head.first):
         if (source := found.sources.take(head.batch_id, index, entry.at_ms)) is None:
             continue
         found.endpoints.add(head.url)
@@ -187,7 +199,8 @@ async def _taken(doors: Doors, where: Where, found: Found, entry: Entry) -> list
 async def _texts(doors: Doors, entry: Entry, head: RequestHead) -> list[bytes | None]:
     """The lines of a record; one that lay in a file that is gone is None."""
     if (ref := head.ref) is None:
-        return list(entry.value.rstrip(b"\n").split(b"\n"))
+        value = await opened_request(doors.vault, head, entry.value)
+        return list(value.rstrip(b"\n").split(b"\n"))
     try:
         reading = doors.store.read(ref.key, ref.offset, ref.offset + ref.length)
         data = b""

@@ -33,6 +33,7 @@ CREATE INDEX batches_listed ON batches (project, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
 CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
 CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
+CREATE INDEX batches_of_input ON batches (input_file_id);
 CREATE INDEX batches_ended ON batches (ended_at) WHERE over;
 CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE labels (

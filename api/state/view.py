@@ -126,6 +126,11 @@ class View:
         """Whether a deleted file was the input of a batch that was not over, so that its bytes are still there."""
         return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND held", file_id))
 
+    def batches_of(self, file_id: str) -> list[str]:
+        """The batches that were made of an input, once all of them are over."""
+        rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
+        return [str(batch_id) for batch_id, _ in rows] if all(over for _, over in rows) else []
+
     def expired(self, limit: int) -> list[tuple[str, str]]:
         """Files whose time is over, though they are not deleted: id and key."""
         rows = self._database.read(
@@ -268,6 +273,9 @@ class View:
             )
 
     def _fold_erasure(self, key: str, value: bytes | None, offset: int) -> None:
+        if "/" in key:
+            # A key of a batch, which is not for this file.
+            return
         self.erasures.fold(key, value, offset)
         if value is not None:
             self._drop_batch(key)

@@ -39,6 +39,7 @@ app.command()(producing.produce)
 app.add_typer(replaying.app, name="replay")
 app.add_typer(operator.dead_app, name="dead")
 app.command()(operator.rebuild)
+app.command()(operator.purge)
 app.command()(operator.doctor)
 app.command()(operator.acls)
 

@@ -237,6 +237,8 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
     configs: dict[str, object] = {"max.message.bytes": RECORD_BYTES_MAX}
     if row.compacted:
         configs |= {"cleanup.policy": "compact", "segment.bytes": SEGMENT_BYTES_COMPACTED}
+        if row.lag_ms is not None:
+            configs |= {"max.compaction.lag.ms": row.lag_ms, "segment.ms": row.lag_ms}
     else:
         configs |= {"cleanup.policy": "delete", "retention.ms": row.retention_ms}
     if row.retention_ms < 0:

@@ -263,6 +263,16 @@ class Follower:
             self._moved.clear()
             await self._moved.wait()
 
+    async def current(self) -> None:
+        """The same, however long a broker is away."""
+        while True:
+            try:
+                await self.abreast()
+            except (KafkaError, OSError):
+                await asyncio.sleep(BACKOFF_SECONDS_MIN)
+            else:
+                return
+
     @property
     def is_caught_up(self) -> bool:
         """Whether `caught_up()` would return at once."""
@@ -327,9 +337,10 @@ class Follower:
                 self._applied()
             self._position = position
             self._moved.set()
-        elif not self._caught_up.is_set():
+        else:
             # The last offsets of a topic may hold no record: compaction and transactions leave gaps.
             self._position = max(position, await consumer.position(self._partition))
+            self._moved.set()
 
     def _take(self, record: ConsumerRecord) -> None:
         try:

@@ -163,6 +163,11 @@ class Settings(BaseSettings):
     """A stream of a direct producer that says nothing for so long is sealed."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
     """How long after a deadline or a cancel a line in flight may still land."""
+    encrypt_log: bool = False
+    """Whether lines in the log, parts and large results are encrypted, with a key that goes with their batch."""
+    encryption_key_file: Path | None = None
+    """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps. By default
+    `encryption_keys` in `data`, which `tidemill up` makes."""
     batch_life_seconds: Annotated[int, Field(ge=3600)] | None = None
     """So long after its end a batch is deleted, with its results; by default somebody has to ask for it."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1 << 30

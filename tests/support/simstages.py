@@ -17,12 +17,13 @@ from tidemill.gate import AckGate
 from tidemill.handling import handled
 from tidemill.ingest.stage import Stage as IngestStage
 from tidemill.kafka import partition_of
-from tidemill.processors import roster
+from tidemill.processors import roster, seals
 from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.lane import Lane
 from tidemill.processors.menu import Menu
+from tidemill.processors.seals import SealedOutbox
 from tidemill.processors.seats import Record as Held
 from tidemill.processors.seats import Seats
 from tidemill.processors.stage import Stage as ProcessorsStage
@@ -35,6 +36,9 @@ from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
 from tidemill.schemas.part import PARTS_PREFIX
 from tidemill.schemas.ports import NotFound, chained
+from tidemill.sealing.records import opened_outcome, sealed_request
+from tidemill.sealing.store import SealedStore
+from tidemill.sealing.vault import Vault
 from tidemill.settings import Settings
 from tidemill.watch.steps import Steps
 
@@ -43,6 +47,7 @@ REQUESTS = topics.requests(MODEL).name
 OUTCOMES = topics.OUTCOMES.name
 COMMANDS = topics.COMMANDS.name
 BATCHES = topics.BATCHES.name
+SECRETS = topics.SECRETS.name
 TICK_SECONDS = 0.5
 DRAIN_SECONDS_MAX = 5.0
 READ_BYTES = 512
@@ -58,7 +63,9 @@ class MemoryStore:
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         content = b"".join([chunk async for chunk in chunks])
         before = self._objects.get(key, content)
-        assert not key.startswith(PARTS_PREFIX) or before == content, f"{key} would be another part's"
+        # Sealed twice, the same part is other bytes.
+        is_same = before == content or (before.startswith(b"TMS1") and len(before) == len(content))
+        assert not key.startswith(PARTS_PREFIX) or is_same, f"{key} would be another part's"
         # A request that is on its way, and the last step of a process that was only frozen, may come much later.
         await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
         return len(content)
@@ -101,6 +108,12 @@ class Base:
         self.store = MemoryStore(world.objects, self.process)
         self.log: MemoryLog = world.log
         self.group = group
+        self._secrets_seen = 0
+        self.vault = Vault(
+            _Secrets(self), wrapper=world.wrapper, seals=world.wrapper is not None, caught_up=self._catch_up
+        )
+        if world.wrapper is not None:
+            self.store = SealedStore(self.store, self.vault)
 
     @property
     def seat(self) -> Seat:
@@ -110,11 +123,29 @@ class Base:
         """The log, as stages have it."""
         return (await self.append(topic, key, value, headers, partition)).offset
 
+    async def _catch_up(self) -> None:
+        await self.process.pass_time()
+        records = self.log.records[Place(SECRETS, 0)]
+        while self._secrets_seen < len(records):
+            record = records[self._secrets_seen]
+            self._secrets_seen += 1
+            self.vault.apply(record.key, record.value)
+
     async def append(self, topic, key, value, headers=(), partition=None) -> Record:
         """Append to the log through the process's door."""
         return await self.process.door(
             lambda: self.log.append(topic, key, value, headers, partition, time=self.process.now())
         )
+
+
+class _Secrets:
+    """The log of keys, as a process writes it."""
+
+    def __init__(self, process: Base) -> None:
+        self._process = process
+
+    async def send(self, topic, key, value, *, headers=()) -> int:
+        return (await self._process.append(topic, key, value, headers)).offset
 
 
 class IngestProcess(Base):
@@ -146,8 +177,8 @@ class IngestProcess(Base):
 
     async def publish(self, model: str, records) -> None:
         async for record in records:
-            headers = codec.request_headers(record.head)
-            await self.append(topics.requests(model).name, record.key, record.value, headers)
+            head, value = await sealed_request(self.vault, record.head, record.value)
+            await self.append(topics.requests(model).name, record.key, value, codec.request_headers(head))
 
     async def _handle(self, record: Record, gate: AckGate[Record], ticket, generation: int) -> None:
         async def work() -> None:
@@ -191,7 +222,7 @@ class ProcessorsProcess(Base):
         self.stage = ProcessorsStage(
             fleet=fleet,
             caller=caller,
-            outbox=self,
+            outbox=SealedOutbox(self, self.vault),
             store=self.store,
             ended=self._ended,
             clock=self.process.now,
@@ -218,13 +249,14 @@ class ProcessorsProcess(Base):
         place = Place(record.topic, record.partition)
         if (lane := self._seats.lane(place)) is None:
             return
-        try:
-            head = codec.request_head(record.headers)
-        except DecodeError:
+        opened = await seals.opened(record, self._ended, self.vault)
+        if lane.is_closed:
+            return
+        if isinstance(opened, DecodeError):
             entry = lane.admit(record, 1, 0)
             entry.lane.done(entry)
             return
-        texts = [b""] if head.ref is not None else record.value.split(b"\n")
+        head, texts = opened
         entry = lane.admit(record, len(texts), len(record.value))
         held = Held(tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts)
         if not self._seats.take(held):
@@ -329,6 +361,7 @@ class ResultsProcess(Base):
         self._gates: dict[Place, AckGate[Record]] = {}
         self._compactions = asyncio.Semaphore(2)
         self.process.start(self._tick())
+        self.process.start(self._tidy())
 
     async def assign(self, places: list[Place]) -> None:
         self._gates = {place: AckGate() for place in places}
@@ -373,7 +406,11 @@ class ResultsProcess(Base):
             await partition.command(codec.decode_command(record.value), ack)
         elif codec.kind_of(record.headers) == codec.LINES:
             batch_id, marks = codec.lines_marks(record.headers, len(record.value))
-            await partition.lines(batch_id, marks, record.value, ack)
+            if partition.is_over(batch_id):
+                ack()
+                return
+            _, value = await opened_outcome(self.vault, record.headers, record.value)
+            await partition.lines(batch_id, marks, value, ack)
         else:
             await partition.fact(codec.decode_fact(record.value), ack)
 
@@ -382,7 +419,7 @@ class ResultsProcess(Base):
         for record in list(self.log.records[Place(OUTCOMES, partition)]):
             await self.process.pass_time()
             if record.time >= since:
-                yield record.headers, record.value
+                yield await opened_outcome(self.vault, record.headers, record.value)
 
     async def revoke(self) -> None:
         for feed in self.seat.feeds:
@@ -391,6 +428,12 @@ class ResultsProcess(Base):
             async with self._turns[number]:
                 partition.abandon()
         self._partitions = {}
+
+    async def _tidy(self) -> None:
+        while True:
+            await self._catch_up()
+            await self.vault.tidy(float("-inf"))
+            await self.log.growth()
 
     async def _tick(self) -> None:
         steps = Steps(self.process.now, self.world.loop.time)

@@ -23,6 +23,7 @@ from support.simstages import (
     MODEL,
     OUTCOMES,
     REQUESTS,
+    SECRETS,
     IngestProcess,
     ProcessorsProcess,
     ResultsProcess,
@@ -37,6 +38,7 @@ from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.bill import Tariff
 from tidemill.schemas.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
 from tidemill.schemas.part import file_key
+from tidemill.sealing.cipher import Cipher
 from tidemill.settings import Settings
 
 PARTITIONS = 2
@@ -53,6 +55,20 @@ PROMPT_BYTES = 64
 """Every second seed has lines with the same prompt one after the other."""
 PROCESSES_MAX = 3
 DELETED_SHARE = 0.3
+
+
+class Keys:
+    """What wraps keys: here for who has them."""
+
+    async def wrap(self, project, place, key):
+        return "k", Cipher(bytes(32)).seal(key, f"{project}/{place}".encode())
+
+    async def unwrap(self, project, place, name, wrapped):
+        del name
+        return Cipher(bytes(32)).open(wrapped, f"{project}/{place}".encode())
+
+
+KEYS = Keys()
 CALL_SECONDS_MAX = 2.0
 WELL_SHARE = 0.9
 BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), Broken.CONNECTION)
@@ -84,6 +100,8 @@ class SimulatedWay:
         self._members: list[tuple[str, object]] = []
         self._jobs: list[Job] = []
         self._deleted: set[str] = set()
+        self.wrapper = KEYS if seed % 3 == 0 else None
+        """Every third run is encrypted."""
         model = {
             "backends": [{"url": "http://backend/v1"}],
             "max_in_flight": 5,
@@ -268,7 +286,13 @@ class SimulatedWay:
 
     def _is_shown(self, batch_id: str) -> bool:
         records = self.log.records[Place(BATCHES, 0)]
-        return all(record.value is not None for record in records if record.key == batch_id)
+        keys = {
+            record.key: record.value
+            for record in self.log.records[Place(SECRETS, 0)]
+            if record.key.startswith(f"{batch_id}/")
+        }
+        is_erased = all(value is None for value in keys.values())
+        return not is_erased or all(record.value is not None for record in records if record.key == batch_id)
 
     def _tariff(self, model: str | None) -> Tariff:
         """A price that changes all the time."""
@@ -290,6 +314,10 @@ class SimulatedWay:
         return len(self._over()) == len(self._jobs)
 
     def _check(self) -> None:
+        for topic in (REQUESTS, OUTCOMES):
+            for partition in range(PARTITIONS):
+                for record in self.log.records[Place(topic, partition)]:
+                    assert self.wrapper is None or b"custom_id" not in record.value
         for job in self._jobs:
             self._check_status(job)
             if job.batch.id in self._deleted:
@@ -326,6 +354,9 @@ class SimulatedWay:
         ((key, value),) = [item for found in states for item in found.items() if batch_id.encode() in item[0]]
         assert key.startswith(b"over/")
         assert b"deleted_at" in value
+        last = {record.key: record.value for record in self.log.records[Place(SECRETS, 0)]}
+        assert last[batch_id] is not None
+        assert all(value is None for key, value in last.items() if key.startswith(f"{batch_id}/"))
 
     def _check_lines(self, job: Job) -> None:
         """Invariants 1 and 4."""

@@ -23,6 +23,8 @@ from tidemill.local.supervisor import Supervisor
 from tidemill.running import security
 from tidemill.schemas import access
 from tidemill.schemas.acls import acls
+from tidemill.sealing.keeper import KEY_FILE
+from tidemill.sealing.wrapping import make_key_file
 from tidemill.settings import Settings, SettingsError
 
 PROCESSORS = "processors"
@@ -156,6 +158,8 @@ class Up:
         The key itself is shown once, when it is made. What a start prints goes into logs and journals.
         """
         settings = self._settings
+        if settings.encrypt_log and settings.encryption_key_file is None:
+            make_key_file(self._data / KEY_FILE)
         shown = "$TIDEMILL_API_KEY"
         if (digest := settings.api_key_digest) is None:
             key, is_new = datafolder.kept_key(self._data)

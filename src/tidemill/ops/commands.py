@@ -84,12 +84,10 @@ def rebuild(
 ) -> None:
     """Make the files of batches again from the log, without a call, and compare them with their receipts."""
     from tidemill.ops import rebuild as work
-    from tidemill.store import open_store
     from tidemill.terminal import say
 
     loaded, where = place(config, data)
-    store = open_store(loaded.store_url)
-    is_well = run(work.rebuild(where, store, batches[: work.BATCHES_MAX], say, write=write))
+    is_well = run(work.rebuild(loaded, where, batches[: work.BATCHES_MAX], say, write=write))
     raise typer.Exit(0 if is_well else FAILED)
 
 
@@ -122,6 +120,24 @@ def acls(
         run(access.apply(loaded, loaded.cluster, say, users))
     except (TopicError, SettingsError) as error:
         refuse(str(error))
+
+
+def purge(
+    batch: Annotated[str, typer.Argument(help="Id of a batch that is deleted.")],
+    *,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Search the log and the store for what can still be read of a deleted batch; exit code 0: nothing."""
+    from tidemill.ops import purge as work
+    from tidemill.terminal import say
+
+    loaded, where = place(config, data)
+    try:
+        is_gone = run(work.purge(loaded, where, batch, say))
+    except work.PurgeError as error:
+        refuse(str(error))
+    raise typer.Exit(0 if is_gone else FAILED)
 
 
 def doctor(config: Config = None, data: DataFolder = None) -> None:

@@ -1,8 +1,8 @@
 """`tidemill rebuild`: the files of batches, made again from the log and compared with what was published."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,13 @@ from tidemill.schemas.batch import Batch, FileReceipt
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.part import file_key, index_key
 from tidemill.schemas.ports import Store
+from tidemill.sealing.keeper import wrapper
+from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.store import SealedStore
+from tidemill.sealing.vault import NoKey, Vault
 from tidemill.security import Kafka
+from tidemill.settings import Settings
+from tidemill.store import open_store
 
 Say = Callable[[str], None]
 
@@ -25,12 +31,12 @@ BATCHES_MAX: Final = 100
 """Batches of one command; each is read from its partition of `outcomes` from end to end."""
 
 
-async def rebuild(where: Kafka, store: Store, batch_ids: Sequence[str], say: Say, *, write: bool) -> bool:
+async def rebuild(settings: Settings, where: Kafka, batch_ids: Sequence[str], say: Say, *, write: bool) -> bool:
     """Make the files of batches again.
 
     Args:
+        settings: Where inputs and files are, and the keys.
         where: The broker.
-        store: Where inputs and files are.
         batch_ids: Which.
         say: Takes a line for each.
         write: Whether files that are missing or damaged are replaced, where the receipt is the published one.
@@ -46,22 +52,21 @@ async def rebuild(where: Kafka, store: Store, batch_ids: Sequence[str], say: Say
     async with kafka.reading(where) as reader:
         known = await _published(reader, set(batch_ids))
         files = await _files(reader, known.values())
-        erased = await _erased(reader)
+        vault = await vault_of(reader, settings)
+        store = SealedStore(open_store(settings.store_url), vault)
         for batch_id in batch_ids:
-            if (batch := known.get(batch_id)) is None or batch_id in erased:
-                what = "it is deleted, and is not read from the log any more [batch_deleted]"
-                say(f"{batch_id}: {what if batch_id in erased else 'there is no such batch'}")
-                is_well = False
-                continue
             try:
-                is_well &= await _one(reader, store, batch, files, say, write=write)
+                batch = _known(known, vault, batch_id)
+                is_well &= await _one(reader, store, batch, files, say, vault=vault, write=write)
             except (RebuildError, ScratchError) as error:
                 say(str(error))
                 is_well = False
     return is_well
 
 
-async def _one(reader: Reader, store: Store, batch: Batch, files: set[str], say: Say, *, write: bool) -> bool:
+async def _one(
+    reader: Reader, store: Store, batch: Batch, files: set[str], say: Say, *, vault: Vault, write: bool
+) -> bool:
     with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
         above = DirectoryStore(Path(folder))
         try:
@@ -70,7 +75,10 @@ async def _one(reader: Reader, store: Store, batch: Batch, files: set[str], say:
             number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
             async with aclosing(reader.records(topics.OUTCOMES.name, [number])) as records:
                 async for record in records:
-                    await work.take(record.headers, record.value or b"")
+                    headers, value = record.headers, record.value or b""
+                    with suppress(NoKey, DecodeError):
+                        headers, value = await opened_outcome(vault, headers, value)
+                    await work.take(headers, value)
                     if work.is_complete:
                         break
             rebuilt = await work.finish()
@@ -113,13 +121,25 @@ async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
     return found
 
 
-async def _erased(reader: Reader) -> set[str]:
-    """The batches that are deleted, as long as the log may have something of them."""
-    found: set[str] = set()
+def _known(batches: Mapping[str, Batch], vault: Vault, batch_id: str) -> Batch:
+    """The batch of that id.
+
+    Raises:
+        RebuildError: It is deleted, or there is none.
+    """
+    if vault.is_erased(batch_id):
+        raise RebuildError(f"{batch_id}: it is deleted, and is not read from the log any more [batch_deleted]")
+    if (batch := batches.get(batch_id)) is None:
+        raise RebuildError(f"{batch_id}: there is no such batch")
+    return batch
+
+
+async def vault_of(reader: Reader, settings: Settings) -> Vault:
+    """The keys of batches; it makes and destroys none."""
+    vault = Vault(None, wrapper=wrapper(settings))
     async for record in reader.records(topics.SECRETS.name):
-        key = (record.key or b"").decode(errors="replace")
-        (found.discard if record.value is None else found.add)(key)
-    return found
+        vault.apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+    return vault
 
 
 async def _files(reader: Reader, batches: Iterable[Batch]) -> set[str]:

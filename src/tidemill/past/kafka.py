@@ -29,6 +29,10 @@ class Reader:
         """The partitions of a topic; none where it does not exist."""
         return sorted(self._cluster.partitions_for_topic(topic) or ())
 
+    def topics(self) -> set[str]:
+        """The names of all topics."""
+        return set(self._cluster.topics())
+
     async def ends(self, topic: str, numbers: Iterable[int]) -> dict[int, tuple[int, int]]:
         """The first offset that is still there and the next one to be written, by partition.
 

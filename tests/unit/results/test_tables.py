@@ -9,6 +9,7 @@ from tidemill.results.fold import State
 from tidemill.results.forgetting import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, Forgetting
 from tidemill.results.leftovers import Leftovers
 from tidemill.results.live import Live
+from tidemill.results.publisher import Publisher
 from tidemill.results.tables import GROUP_PARTS, Group, Tables
 from tidemill.results.tally import CHUNK_LINES, Tally
 from tidemill.schemas.batch import Batch, Status
@@ -149,7 +150,9 @@ async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
         tables.put_state(one)
         await store.write(f"results-large/{one.id}/1-a", content())
     now = ENDED_AT + OUTLIVED * KEPT_SECONDS + 1
-    forgetting = Forgetting(tables, Leftovers(store), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    forgetting = Forgetting(
+        tables, Leftovers(store), Publisher(None), kept_seconds=lambda: KEPT_SECONDS, now=now - LOOK_SECONDS
+    )
     assert forgetting.due_at == now
     assert forgetting.look(now - 1) is None
     await forgetting.look(now)
@@ -165,7 +168,8 @@ async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tm
     for number in range(LOOK_BATCHES + 1):
         tables.put_state(state(number, Status.COMPLETED))
     now = 1e6
-    forgetting = Forgetting(tables, Leftovers(DirectoryStore(tmp_path)), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    leftovers, started = Leftovers(DirectoryStore(tmp_path)), now - LOOK_SECONDS
+    forgetting = Forgetting(tables, leftovers, Publisher(None), kept_seconds=lambda: KEPT_SECONDS, now=started)
     left = []
     for turn in range(3):
         if (removal := forgetting.look(now + turn * LOOK_SECONDS)) is not None:
@@ -178,7 +182,8 @@ def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
     """How long it keeps its records is known a while after the start."""
     tables.put_state(state(0, Status.COMPLETED))
     kept = [float("inf")]
-    forgetting = Forgetting(tables, Leftovers(DirectoryStore(tmp_path)), lambda: kept[0], 0.0)
+    leftovers = Leftovers(DirectoryStore(tmp_path))
+    forgetting = Forgetting(tables, leftovers, Publisher(None), kept_seconds=lambda: kept[0], now=0.0)
     assert forgetting.due_at is None
     assert forgetting.look(1e9) is None
     kept[0] = KEPT_SECONDS

@@ -20,7 +20,7 @@ from tidemill.schemas.bounds import (
 
 RECORDS = [
     messages.Command, messages.Fact, messages.BatchRecord, messages.FileRecord, messages.KeyRecord,
-    messages.LedgerRecord, messages.Claim, messages.Erasure, messages.Piece,
+    messages.LedgerRecord, messages.Claim, messages.Erasure, messages.Secret, messages.Piece,
 ]  # fmt: skip
 NASTY = "\x00"
 

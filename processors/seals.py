@@ -1,0 +1,76 @@
+"""Records of requests, read, checked and opened where they are sealed; outcomes, sealed as their requests were."""
+
+import logging
+from typing import Any
+
+from tidemill.handling import told
+from tidemill.processors.ended import Ended
+from tidemill.processors.shipping import Outbox
+from tidemill.schemas import codec, ids
+from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.codec import DecodeError, Headers, RequestHead
+from tidemill.sealing.records import opened_request, sealed_outcome
+from tidemill.sealing.vault import NoKey, Vault
+
+_log = logging.getLogger(__name__)
+
+Opened = tuple[RequestHead, list[bytes]]
+"""One empty text where the line lies in the store, or where nobody wants the lines any more."""
+
+
+async def opened(message: Any, ended: Ended, vault: Vault) -> Opened | DecodeError:
+    """The lines of a record, or why it cannot be read.
+
+    Args:
+        message: The record.
+        ended: The batches that are over: nothing is read of these, since their keys may be destroyed.
+        vault: Has the keys; one that is not here yet is waited for.
+    """
+    try:
+        head = _checked(codec.request_head(message.headers or ()))
+        if vault.is_erased(head.batch_id):
+            ended.end(head.batch_id)
+        if head.ref is not None or (head.seal is not None and head.batch_id in ended):
+            return head, [b""]
+        return head, _lines(await opened_request(vault, head, message.value or b""))
+    except NoKey as error:
+        return DecodeError(str(error))
+    except Exception as error:  # noqa: BLE001  whatever it holds, a second try would fail the same
+        return DecodeError(told(error))
+
+
+class SealedOutbox:
+    """See `Outbox`."""
+
+    def __init__(self, below: Outbox, vault: Vault) -> None:
+        self._below = below
+        self._vault = vault
+
+    async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
+        """See `Outbox`; what comes too late for a batch, which is deleted, goes nowhere."""
+        try:
+            sealed = await sealed_outcome(self._vault, batch_id, value, headers)
+        except NoKey:
+            _log.warning("%s is deleted, and results of it come too late", batch_id)
+        else:
+            await self._below.send(batch_id, *sealed)
+
+
+def _lines(value: bytes) -> list[bytes]:
+    lines = value.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise DecodeError("it has no line")
+    return lines
+
+
+def _checked(head: RequestHead) -> RequestHead:
+    """A head that may be acted upon: its batch id becomes part of a key of the store, its endpoint of a URL."""
+    if not ids.is_batch_id(head.batch_id):
+        raise DecodeError("the batch id has not the form of one")
+    if head.url not in ENDPOINTS:
+        raise DecodeError("the endpoint is not one of those known")
+    if head.first < 0:
+        raise DecodeError("the first line's index is negative")
+    return head

@@ -1,0 +1,151 @@
+"""`tidemill purge`: the log and the store are searched for what can still be read of a batch that is deleted.
+
+The command has an operator's access to the log, which is reading: the deletion itself goes through the API.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tidemill.admin import topic_configs
+from tidemill.ops.rebuild import vault_of
+from tidemill.past import kafka
+from tidemill.past.kafka import Reader
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.bounds import OUTPUTS_MAX
+from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.part import INDICES_PREFIX, LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
+from tidemill.sealing.records import opened_outcome, opened_request
+from tidemill.sealing.vault import NoKey, Vault
+from tidemill.security import Kafka
+from tidemill.settings import Settings
+from tidemill.store import open_store
+
+Say = Callable[[str], None]
+
+DELETED_SECONDS_MAX: Final = 30.0
+"""How long results may take to remove the objects of a batch."""
+KINDS: Final = (
+    file_kind(failed=False),
+    file_kind(failed=True),
+    *(file_kind(failed=False, number=number) for number in range(1, OUTPUTS_MAX + 1)),
+)
+POLL_SECONDS: Final = 0.5
+
+
+class PurgeError(Exception):
+    """There is nothing to be proved; the text says why."""
+
+
+@dataclass
+class Found:
+    """What there is of a batch."""
+
+    sealed: int = 0
+    """Records whose lines nobody can open."""
+    readable: dict[str, int] = field(default_factory=dict)
+    """Records whose lines can be read, by topic: in clear, or since there is their key."""
+    newest_ms: dict[str, int] = field(default_factory=dict)
+    """When the newest of these was written."""
+    wrapped: int = 0
+    """Wrapped keys that the log has not compacted away yet."""
+    objects: list[str] = field(default_factory=list)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody can read anything of it any more."""
+        return not (self.readable or self.wrapped or self.objects)
+
+
+async def purge(settings: Settings, where: Kafka, batch_id: str, say: Say) -> bool:
+    """Tell what can be found of a deleted batch.
+
+    Returns:
+        Whether nobody can read anything of it any more.
+
+    Raises:
+        PurgeError: The log does not say that it was deleted.
+        LogUnavailable: The broker does not answer.
+        OSError: The store failed.
+    """
+    async with kafka.reading(where) as reader:
+        if not [key async for key in _erased(reader) if key == batch_id]:
+            raise PurgeError(
+                f"nothing in the log says that {batch_id} was deleted: `tidemill delete {batch_id}` does that"
+            )
+        found = Found(objects=await _objects(settings, batch_id))
+        vault = await vault_of(reader, settings)
+        found.wrapped = await _wrapped(reader, batch_id)
+        for topic in sorted(reader.topics()):
+            if topics.is_of_requests(topic) or topic in {topics.OUTCOMES.name, topics.DEAD.name}:
+                async for record in reader.records(topic):
+                    await _look(found, vault, batch_id, topic, record)
+    await _tell(found, where, batch_id, say)
+    return found.is_gone
+
+
+async def _erased(reader: Reader) -> Any:
+    async for record in reader.records(topics.SECRETS.name):
+        if record.value is not None:
+            yield (record.key or b"").decode(errors="replace")
+
+
+async def _wrapped(reader: Reader, batch_id: str) -> int:
+    prefix = f"{batch_id}/"
+    return len([key async for key in _erased(reader) if key.startswith(prefix)])
+
+
+async def _objects(settings: Settings, batch_id: str) -> list[str]:
+    """Objects of the batch, once results has had the time to remove them."""
+    named = {file_key(ids.derived_file_id(batch_id, kind)) for kind in KINDS}
+    named |= {index_key(batch_id, kind) for kind in KINDS}
+    prefixes = (f"{PARTS_PREFIX}{batch_id}/", f"{LARGE_PREFIX}{batch_id}/", f"{INDICES_PREFIX}{batch_id}.")
+    until = time.monotonic() + DELETED_SECONDS_MAX
+    store = open_store(settings.store_url)
+    try:
+        while True:
+            found = [key for prefix in prefixes async for key in store.keys(prefix)]
+            found += [key async for key in store.keys("files/") if key in named]
+            if not found or time.monotonic() > until:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        await store.close()
+
+
+async def _look(found: Found, vault: Vault, batch_id: str, topic: str, record: Any) -> None:
+    """Take in a record, if it is one of the batch with lines."""
+    headers = {name: value for name, value in record.headers if value is not None}
+    if headers.get("tidemill-batch") != batch_id.encode() or not record.value:
+        return
+    try:
+        if topics.is_of_requests(topic):
+            await opened_request(vault, codec.request_head(record.headers), record.value)
+        elif topic == topics.OUTCOMES.name:
+            await opened_outcome(vault, record.headers, record.value)
+        is_sealed = topic == topics.DEAD.name and codec.KEY in headers
+    except (NoKey, DecodeError):
+        is_sealed = True
+    if is_sealed:
+        found.sealed += 1
+        return
+    found.readable[topic] = found.readable.get(topic, 0) + 1
+    found.newest_ms[topic] = max(found.newest_ms.get(topic, 0), record.timestamp)
+
+
+async def _tell(found: Found, where: Kafka, batch_id: str, say: Say) -> None:
+    say(f"records of its lines that nobody can open: {found.sealed}")
+    if found.wrapped:
+        say(f"wrapped keys that Kafka has not compacted away yet: {found.wrapped}; look again in an hour")
+    configs = await topic_configs(where, found.readable) if found.readable else {}
+    for topic, count in found.readable.items():
+        kept_ms = int(configs.get(topic, {}).get("retention.ms", -1))
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime((found.newest_ms[topic] + kept_ms) / 1000))
+        say(
+            f"{topic}: {count} records can be read, until Kafka deletes them: {until if kept_ms >= 0 else 'never'}"
+        )
+    for key in found.objects:
+        say(f"{key}: is still in the store")
+    say(f"{batch_id}: " + ("nobody can read anything of it" if found.is_gone else "something of it can be read"))

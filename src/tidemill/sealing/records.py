@@ -1,0 +1,88 @@
+"""Records of lines, sealed and opened: of requests and of outcomes. What has no key stays as it is.
+
+A record is bound to its place: the lines of a request to their batch, the index of the first and their number,
+those of an outcome to their batch and their marks. Its headers stay readable, so that state can be made of them.
+"""
+
+from dataclasses import replace
+
+from tidemill.schemas import codec
+from tidemill.schemas.codec import DecodeError, Headers, RequestHead, Seal
+from tidemill.sealing.cipher import Damaged
+from tidemill.sealing.vault import Vault
+
+
+async def sealed_request(vault: Vault | None, head: RequestHead, value: bytes) -> tuple[RequestHead, bytes]:
+    """A record of `requests` as it goes to the log.
+
+    Raises:
+        NoKey: The batch is deleted.
+        OSError: Its key cannot be had.
+    """
+    if vault is None or head.ref is not None or (
+        cipher := await vault.sealing(head.batch_id, head.project)
+    ) is None:  # fmt: skip
+        return head, value
+    head = replace(head, seal=Seal(key_id=cipher.key_id, lines=value.count(b"\n") + 1))
+    return head, cipher.seal(value, _request_place(head))
+
+
+async def opened_request(vault: Vault | None, head: RequestHead, value: bytes) -> bytes:
+    """The lines of a record of `requests`.
+
+    Raises:
+        NoKey: Its key is destroyed.
+        DecodeError: It is damaged.
+    """
+    if head.seal is None:
+        return value
+    if vault is None:
+        raise DecodeError("it is sealed")
+    cipher = await vault.cipher(head.batch_id, head.seal.key_id)
+    try:
+        return cipher.open(value, _request_place(head))
+    except Damaged as error:
+        raise DecodeError(f"it is sealed, and {error}") from error
+
+
+async def sealed_outcome(
+    vault: Vault | None, batch_id: str, value: bytes, headers: Headers
+) -> tuple[bytes, Headers]:
+    """A record of `outcomes` with lines as it goes to the log: value and headers.
+
+    Raises:
+        NoKey: The batch is deleted.
+        OSError: Its key cannot be had.
+    """
+    if vault is None or not value or (cipher := await vault.sealing(batch_id)) is None:
+        return value, headers
+    sealed = cipher.seal(value, _outcome_place(headers))
+    return sealed, [*headers, (codec.KEY, cipher.key_id.encode())]
+
+
+async def opened_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[Headers, bytes]:
+    """Any record of `outcomes`, its lines opened if they are sealed: headers and value.
+
+    Raises:
+        NoKey: Its key is destroyed.
+        DecodeError: It is damaged.
+    """
+    if (key_id := codec.key_id(headers)) is None:
+        return headers, value
+    batch_id, _ = codec.lines_marks(headers, len(value))
+    cipher = await vault.cipher(batch_id, key_id)
+    try:
+        value = cipher.open(value, _outcome_place(headers))
+    except Damaged as error:
+        raise DecodeError(f"it is sealed, and {error}") from error
+    return [header for header in headers if header[0] != codec.KEY], value
+
+
+def _request_place(head: RequestHead) -> bytes:
+    assert head.seal is not None
+    return f"requests/{head.batch_id}/{head.first}/{head.seal.lines}".encode()
+
+
+def _outcome_place(headers: Headers) -> bytes:
+    found = {name: content for name, content in headers if content is not None}
+    return b"outcomes/%b/%b" % (found["tidemill-batch"], found["tidemill-marks"])

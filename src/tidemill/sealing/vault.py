@@ -1,0 +1,224 @@
+"""The keys of batches, folded from `tidemill.secrets`.
+
+| key | value |
+|---|---|
+| batch id, `/` and a key's id | `Secret`: the key, wrapped; a tombstone destroys it |
+| batch id | `Erasure`: the batch is deleted, and no key of it counts any more |
+
+Whoever seals the first record of a batch makes its key and sends it before, so nothing is ever sealed with a key
+that the log does not have. Two processes may each make one: what is sealed says with which. Whoever opens a record
+whose key it has not heard of folds all that the topic has; a key that is not there then is destroyed.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.messages import Secret
+from tidemill.sealing.cipher import Cipher, Damaged, new_key
+from tidemill.sealing.wrapping import KeyUnavailable, KeyWrapper
+
+log = logging.getLogger(__name__)
+
+CIPHERS_MAX: Final = 4096
+"""Unwrapped keys that a process remembers."""
+KEY_ID_BYTES: Final = 8
+WAIT_SECONDS: Final = 5.0
+"""Between tries to unwrap a key: nothing can go on without it."""
+
+
+class NoKey(Exception):
+    """The key is destroyed, so nobody can read what was sealed with it; or there never was such a key."""
+
+
+class Sender(Protocol):
+    """The log."""
+
+    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
+        """Append a record; on return every in-sync replica has it."""
+        ...
+
+
+class Vault:
+    """The keys that this process can get at."""
+
+    def __init__(
+        self,
+        sender: Sender | None,
+        *,
+        wrapper: KeyWrapper | None = None,
+        seals: bool = False,
+        caught_up: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Know no key yet.
+
+        Args:
+            sender: The log; without it keys are neither made nor destroyed.
+            wrapper: Unwraps keys; without it nothing can be sealed or opened.
+            seals: Whether batches that have no key get one.
+            caught_up: Waits until all is folded that the topic has at this moment.
+        """
+        self._sender = sender
+        self._wrapper = wrapper
+        self._seals = seals
+        self._caught_up = caught_up
+        self._secrets: dict[str, dict[str, bytes]] = {}
+        """By batch and id: as the log has them, since most are never needed here."""
+        self._erased: dict[str, int] = {}
+        """When each deleted batch was, Unix seconds."""
+        self._ciphers: OrderedDict[tuple[str, str], Cipher] = OrderedDict()
+        self._making: dict[str, asyncio.Lock] = {}
+
+    def apply(self, key: str, value: bytes | None, offset: int = -1) -> None:
+        """Take a record of the topic."""
+        batch_id, _, key_id = key.partition("/")
+        if key_id:
+            self._take(batch_id, key_id, value)
+        elif value is None:
+            self._erased.pop(batch_id, None)
+        else:
+            try:
+                self._erased[batch_id] = codec.decode_erasure(value).at
+            except DecodeError:
+                log.warning("the record at %d of the secrets cannot be read", offset)
+
+    def is_erased(self, batch_id: str) -> bool:
+        """Whether a batch is deleted."""
+        return batch_id in self._erased
+
+    def has_key(self, batch_id: str) -> bool:
+        """Whether there is a key of a batch."""
+        return batch_id in self._secrets
+
+    async def sealing(self, batch_id: str, project: str | None = None) -> Cipher | None:
+        """What the batch's bytes are sealed with; None where they stay as they are.
+
+        Args:
+            batch_id: The batch.
+            project: Whose it is: the batch gets a key if it has none and is to have one; None makes none.
+
+        Raises:
+            NoKey: The batch is deleted.
+            OSError: Its key cannot be had, or sent, at the moment.
+        """
+        if batch_id in self._erased:
+            raise NoKey(f"{batch_id} is deleted")
+        if (known := self._secrets.get(batch_id)) is not None:
+            return await self.cipher(batch_id, next(iter(known)))
+        if project is None or not self._seals:
+            return None
+        async with self._making.setdefault(batch_id, asyncio.Lock()):
+            if (known := self._secrets.get(batch_id)) is None:
+                await self._make(batch_id, project)
+        self._making.pop(batch_id, None)
+        return await self.sealing(batch_id)
+
+    async def cipher(self, batch_id: str, key_id: str) -> Cipher:
+        """What was sealed with a key of a batch is opened with this.
+
+        Raises:
+            NoKey: There is no such key any more.
+        """
+        while True:
+            if batch_id in self._erased:
+                raise NoKey(f"{batch_id} is deleted, and its key with it")
+            if (cipher := self._ciphers.get((batch_id, key_id))) is not None:
+                self._ciphers.move_to_end((batch_id, key_id))
+                return cipher
+            if key_id not in self._secrets.get(batch_id, ()) and self._caught_up is not None:
+                await self._caught_up()
+            if (value := self._secrets.get(batch_id, {}).get(key_id)) is None:
+                raise NoKey(f"the key {key_id} of {batch_id} is destroyed")
+            try:
+                await self._unwrap(batch_id, key_id, value)
+            except KeyUnavailable as error:
+                log.error("%s waits for its key: %s", batch_id, error)  # noqa: TRY400
+                await asyncio.sleep(WAIT_SECONDS)
+            except (DecodeError, Damaged, binascii.Error) as error:
+                raise NoKey(f"the key {key_id} of {batch_id} cannot be read") from error
+
+    async def destroy(self, batch_id: str) -> None:
+        """Destroy all keys of a batch: once the log has compacted them away, nobody can open what they sealed.
+
+        Raises:
+            OSError: The log does not answer.
+        """
+        if self._caught_up is not None:
+            await self._caught_up()
+        for key_id in list(self._secrets.get(batch_id, ())):
+            await self._drop(_place(batch_id, key_id))
+
+    async def tidy(self, made_before: float) -> None:
+        """Destroy the keys of deleted batches, and withdraw what is so old that the log has nothing it is about.
+
+        Args:
+            made_before: Unix seconds.
+
+        Raises:
+            OSError: The log does not answer.
+        """
+        for batch_id, erased_at in list(self._erased.items()):
+            for key_id in list(self._secrets.get(batch_id, ())):
+                await self._drop(_place(batch_id, key_id))
+            if erased_at < made_before:
+                await self._drop(batch_id)
+        for batch_id, known in list(self._secrets.items()):
+            for key_id, value in list(known.items()):
+                with suppress(DecodeError):
+                    if codec.decode_secret(value).at < made_before:
+                        await self._drop(_place(batch_id, key_id))
+
+    async def _drop(self, key: str) -> None:
+        assert self._sender is not None
+        await self._sender.send(topics.SECRETS.name, key, None, headers=[])
+        self.apply(key, None)
+
+    def _take(self, batch_id: str, key_id: str, value: bytes | None) -> None:
+        if value is not None:
+            self._secrets.setdefault(batch_id, {})[key_id] = value
+            return
+        self._ciphers.pop((batch_id, key_id), None)
+        if (known := self._secrets.get(batch_id)) is not None:
+            known.pop(key_id, None)
+            if not known:
+                del self._secrets[batch_id]
+
+    async def _make(self, batch_id: str, project: str) -> None:
+        if self._wrapper is None or self._sender is None:
+            raise KeyUnavailable("no file of keys is set")
+        key_id, key = secrets.token_hex(KEY_ID_BYTES), new_key()
+        name, wrapped = await self._wrapper.wrap(project, _place(batch_id, key_id), key)
+        secret = Secret(
+            project=project, at=int(time.time()), wrapped_by=name, wrapped=base64.b64encode(wrapped).decode()
+        )
+        value = codec.encode(secret)
+        await self._sender.send(topics.SECRETS.name, _place(batch_id, key_id), value, headers=[])
+        self._take(batch_id, key_id, value)
+        self._remember(batch_id, key_id, key)
+
+    async def _unwrap(self, batch_id: str, key_id: str, value: bytes) -> None:
+        if self._wrapper is None:
+            raise KeyUnavailable("no file of keys is set")
+        secret = codec.decode_secret(value)
+        wrapped = base64.b64decode(secret.wrapped, validate=True)
+        place = _place(batch_id, key_id)
+        key = await self._wrapper.unwrap(secret.project, place, secret.wrapped_by, wrapped)
+        self._remember(batch_id, key_id, key)
+
+    def _remember(self, batch_id: str, key_id: str, key: bytes) -> None:
+        self._ciphers[batch_id, key_id] = Cipher(key, key_id)
+        while len(self._ciphers) > CIPHERS_MAX:
+            self._ciphers.popitem(last=False)
+
+
+def _place(batch_id: str, key_id: str) -> str:
+    return f"{batch_id}/{key_id}"

@@ -1,0 +1,350 @@
+"""Keys of batches, and what is sealed with them: whatever is changed, moved or destroyed is not opened."""
+
+import asyncio
+import base64
+import os
+import stat
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.directory import DirectoryStore
+from tidemill.kafka import LogUnavailable
+from tidemill.results.gather import Gathering
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError, LineMark, RequestHead, lines_headers
+from tidemill.schemas.messages import Erasure
+from tidemill.schemas.ports import NotFound
+from tidemill.sealing import store as sealed
+from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged, new_key
+from tidemill.sealing.keeper import wrapper
+from tidemill.sealing.records import opened_outcome, opened_request, sealed_outcome, sealed_request
+from tidemill.sealing.store import FRAME_BYTES, SealedStore
+from tidemill.sealing.vault import NoKey, Vault
+from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, make_key_file
+from tidemill.settings import Settings, SettingsError
+
+A, B = (f"batch_{digit * 32}" for digit in "ab")
+KEY = Cipher(new_key())
+CANARY = b"canary-4711"
+
+
+class Topic:
+    """`tidemill.secrets`: all who fold it see what is sent, once they ask for it."""
+
+    def __init__(self):
+        self.records: list[tuple[str, bytes | None]] = []
+        self.vaults: list[Vault] = []
+        self.is_away = False
+
+    async def send(self, topic, key, value, *, headers):
+        """Append."""
+        assert (topic, headers) == (topics.SECRETS.name, [])
+        if self.is_away:
+            raise LogUnavailable
+        await asyncio.sleep(0)
+        self.records.append((key, value))
+        return len(self.records) - 1
+
+    def vault(self, keys, *, seals=True):
+        """A process's vault."""
+        seen = 0
+
+        async def caught_up():
+            nonlocal seen
+            await asyncio.sleep(0)
+            for key, value in self.records[seen:]:
+                vault.apply(key, value)
+            seen = len(self.records)
+
+        vault = Vault(self, wrapper=keys, seals=seals, caught_up=caught_up)
+        self.vaults.append(vault)
+        return vault
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """A file with one key."""
+    make_key_file(tmp_path / "keys")
+    return FileWrapper(tmp_path / "keys")
+
+
+@given(st.binary(max_size=200), st.binary(max_size=20), st.data())
+def test_what_is_changed_does_not_open(content, place, data):
+    """A bit, an end, another place, another key: `Damaged` each time, and nothing else."""
+    blob = KEY.seal(content, place)
+    assert KEY.open(blob, place) == content
+    assert len(blob) == len(content) + SEAL_BYTES == len(content) + codec.SEAL_BYTES
+    bit = data.draw(st.integers(0, len(blob) * 8 - 1))
+    changed = bytearray(blob)
+    changed[bit // 8] ^= 1 << (bit % 8)
+    cut = blob[: data.draw(st.integers(0, len(blob) - 1))]
+    for cipher, piece, where in (
+        (KEY, bytes(changed), place), (KEY, cut, place), (KEY, blob, place + b"x"),
+        (Cipher(new_key()), blob, place),
+    ):  # fmt: skip
+        with pytest.raises(Damaged):
+            cipher.open(piece, where)
+
+
+def test_no_two_nonces_are_the_same():
+    """Of one key, in whatever process."""
+    assert max(Counter(KEY.seal(b"", b"")[:12] for _ in range(20_000)).values()) == 1
+
+
+async def test_the_file_of_keys(tmp_path):
+    """For its owner alone; a new first line wraps, the old one unwraps; a stranger's file does not."""
+    path = tmp_path / "keys"
+    make_key_file(path)
+    before = path.read_bytes()
+    make_key_file(path)
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    name, wrapped = await FileWrapper(path).wrap("p", "x", b"k" * 32)
+    path.write_bytes(base64.b64encode(os.urandom(32)) + b"\n" + before)
+    later = FileWrapper(path)
+    assert await later.unwrap("p", "x", name, wrapped) == b"k" * 32
+    assert (await later.wrap("p", "x", b"k" * 32))[0] != name
+    for project, place in (("q", "x"), ("p", "y")):
+        with pytest.raises(Damaged):
+            await later.unwrap(project, place, name, wrapped)
+    with pytest.raises(KeyUnavailable):
+        await later.unwrap("p", "x", "other", wrapped)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short\n", b"\xff", base64.b64encode(b"k" * 31)])
+def test_a_file_that_has_no_keys(tmp_path, content):
+    """It is a fault of the settings, and is not quoted."""
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(KeyFileError):
+        FileWrapper(path)
+    with pytest.raises(SettingsError, match="encryption_key_file") as caught:
+        wrapper(Settings(encrypt_log=True, encryption_key_file=path))
+    assert b"short" not in str(caught.value).encode()
+    assert wrapper(Settings(data=tmp_path / "none")) is None
+
+
+async def test_a_key_is_on_the_log_before_anything_is_sealed_with_it(keys):
+    """A process that opens waits for it; without encryption none is made; a log that is away makes none."""
+    topic = Topic()
+    writer, reader = topic.vault(keys), topic.vault(keys, seals=False)
+    assert await reader.sealing(A, "p") is None
+    topic.is_away = True
+    with pytest.raises(LogUnavailable):
+        await writer.sealing(A, "p")
+    assert not writer.has_key(A)
+    topic.is_away = False
+    made = await asyncio.gather(*(writer.sealing(A, "p") for _ in range(5)))
+    assert len(topic.records) == 1
+    blob = made[0].seal(b"x", b"place")
+    assert (await reader.cipher(A, made[4].key_id)).open(blob, b"place") == b"x"
+    assert (await reader.sealing(A)).key_id == made[0].key_id
+    assert CANARY not in topic.records[0][1]
+
+
+async def test_two_processes_may_each_make_a_key(keys):
+    """Both are there for whoever reads."""
+    topic = Topic()
+    made = [await topic.vault(keys).sealing(A, "p") for _ in range(2)]
+    reader = topic.vault(keys)
+    for cipher in made:
+        assert (await reader.cipher(A, cipher.key_id)).open(cipher.seal(b"x", b""), b"") == b"x"
+
+
+async def test_a_destroyed_key_is_gone_for_all(keys):
+    """Of one batch; also for whoever had it unwrapped, and for who folds the topic anew."""
+    topic = Topic()
+    writer, reader = topic.vault(keys), topic.vault(keys)
+    cipher, other = await writer.sealing(A, "p"), await writer.sealing(B, "p")
+    await reader.cipher(A, cipher.key_id)
+    await writer.destroy(A)
+    assert topic.records[-1] == (f"{A}/{cipher.key_id}", None)
+    await reader.sealing(B)
+    await reader._caught_up()
+    for vault in (writer, reader, topic.vault(keys)):
+        with pytest.raises(NoKey):
+            await vault.cipher(A, cipher.key_id)
+        assert await vault.cipher(B, other.key_id)
+
+
+async def test_keys_of_a_deleted_batch_are_destroyed_whoever_made_them(keys):
+    """Also one that a process makes that has not heard of the deletion; and no batch gets one after it."""
+    topic = Topic()
+    late, results = topic.vault(keys), topic.vault(keys)
+    cipher = await late.sealing(A, "p")
+    topic.records.append((A, codec.encode(Erasure(project="p", at=100))))
+    topic.records.append((f"{A}/0011223344556677", topic.records[0][1]))
+    await results._caught_up()
+    with pytest.raises(NoKey):
+        await results.cipher(A, cipher.key_id)
+    with pytest.raises(NoKey):
+        await results.sealing(A, "p")
+    await results.tidy(made_before=50)
+    assert sorted(key for key, value in topic.records if value is None) == sorted(
+        f"{A}/{key_id}" for key_id in (cipher.key_id, "0011223344556677")
+    )
+    assert results.is_erased(A)
+    await results.tidy(made_before=200)
+    assert (topic.records[-1], results.is_erased(A)) == ((A, None), False)
+
+
+async def test_keys_grow_old(keys):
+    """Once the log has nothing that they open, they are withdrawn."""
+    topic = Topic()
+    vault = topic.vault(keys)
+    await vault.sealing(A, "p")
+    await vault.tidy(made_before=1)
+    await vault.tidy(made_before=float("-inf"))
+    assert vault.has_key(A)
+    await vault.tidy(made_before=2e9 * 10)
+    assert not vault.has_key(A)
+
+
+async def test_a_wrapped_key_of_another_batch_is_of_no_use(keys):
+    """Who may write the topic cannot give a batch a key that he knows, or another's."""
+    topic = Topic()
+    vault = topic.vault(keys)
+    cipher = await vault.sealing(A, "p")
+    topic.records.append((f"{B}/{cipher.key_id}", topic.records[0][1]))
+    topic.records.append((f"{B}/x", b"{"))
+    for key_id in (cipher.key_id, "x", "none"):
+        with pytest.raises(NoKey):
+            await vault.cipher(B, key_id)
+
+
+def head(batch_id=A, first=3):
+    """What a record of requests says."""
+    return RequestHead(batch_id=batch_id, project="p", first=first, deadline=9, url="/v1/embeddings")
+
+
+async def test_requests_are_sealed_at_their_place(keys):
+    """Headers stay readable; a value is found out that is another record's, or cut, or changed."""
+    vault = Topic().vault(keys)
+    value = b"\n".join([CANARY] * 3)
+    said, blob = await sealed_request(vault, head(), value)
+    said = codec.request_head(codec.request_headers(said))
+    assert (said.seal.lines, said.first, CANARY in blob) == (3, 3, False)
+    assert await opened_request(vault, said, blob) == value
+    _, other = await sealed_request(vault, head(first=6), value)
+    for wrong in (other, blob[:-1], blob[:5], b"", blob[:-1] + bytes([blob[-1] ^ 1])):
+        with pytest.raises(DecodeError):
+            await opened_request(vault, said, wrong)
+    assert await sealed_request(None, head(), value) == (head(), value)
+    clear = Topic().vault(keys, seals=False)
+    assert await sealed_request(clear, head(), value) == (head(), value)
+
+
+async def test_outcomes_are_sealed_with_their_marks(keys):
+    """The marks still add up; a value that is another record's is found out."""
+    vault = Topic().vault(keys)
+    await vault.sealing(A, "p")
+    lines = {index: b"%d %b\n" % (index, CANARY) for index in (1, 2)}
+    headers = {
+        index: lines_headers(A, [LineMark(index, len(text), failed=False)]) for index, text in lines.items()
+    }
+    told = {index: await sealed_outcome(vault, A, lines[index], headers[index]) for index in lines}
+    value, said = told[1]
+    assert CANARY not in value
+    assert codec.lines_marks(said, len(value))[0] == A
+    opened, text = await opened_outcome(vault, said, value)
+    assert (text, codec.lines_marks(opened, len(text))[1][0].index) == (lines[1], 1)
+    for wrong in (told[2][0], value[:-1], value + b"x", b""):
+        with pytest.raises(DecodeError):
+            await opened_outcome(vault, said, wrong)
+    with pytest.raises(DecodeError):
+        codec.lines_marks(said, len(value) + 1)
+    assert await sealed_outcome(vault, B, lines[1], headers[1]) == (lines[1], headers[1])
+    await vault.destroy(A)
+    with pytest.raises(NoKey):
+        await opened_outcome(vault, said, value)
+
+
+async def chunks(content, size):
+    """A content in pieces."""
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def read(store, key, start=0, end=None):
+    """A stretch of an object."""
+    return b"".join([chunk async for chunk in store.read(key, start, end)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(1, 9), st.data())
+def test_any_stretch_of_a_sealed_object_is_read(tmp_path_factory, size, piece, data):
+    """As if it were not sealed, whatever the size of its frames."""
+    content = bytes(range(size))
+    start = data.draw(st.integers(0, size + 2))
+    end = data.draw(st.none() | st.integers(start, size + 9))
+
+    async def look():
+        folder = tmp_path_factory.mktemp("store")
+        make_key_file(folder / "keys")
+        vault = Topic().vault(FileWrapper(folder / "keys"))
+        await vault.sealing(A, "p")
+        below = DirectoryStore(folder / "objects")
+        store = SealedStore(below, vault)
+        assert await store.write(f"parts/{A}/1", chunks(content, piece)) == size
+        assert await store.size(f"parts/{A}/1") == size
+        assert await read(store, f"parts/{A}/1", start, end) == content[start:end]
+        assert (await read(below, f"parts/{A}/1")).startswith(b"TMS1")
+        await below.close()
+
+    frame = sealed.FRAME_BYTES, sealed.SEALED_BYTES
+    sealed.FRAME_BYTES, sealed.SEALED_BYTES = 8, 8 + SEAL_BYTES
+    try:
+        asyncio.run(look())
+    finally:
+        sealed.FRAME_BYTES, sealed.SEALED_BYTES = frame
+
+
+async def test_a_sealed_object_that_is_not_as_it_was(tmp_path, keys):
+    """Cut at a frame, moved, exchanged, or without its key, it is as one that is not there; others stay clear."""
+    vault = Topic().vault(keys)
+    await vault.sealing(A, "p")
+    below = DirectoryStore(tmp_path / "objects")
+    store = SealedStore(below, vault)
+    content = os.urandom(FRAME_BYTES) + CANARY + os.urandom(FRAME_BYTES)
+    await store.write(f"parts/{A}/1", chunks(content, 1 << 20))
+    await store.write(f"parts/{B}/1", chunks(content, 1 << 20))
+    assert await store.write("files/f", chunks(CANARY, 99)) == len(CANARY)
+    assert (await read(below, "files/f"), await read(below, f"parts/{B}/1")) == (CANARY, content)
+    whole = await read(below, f"parts/{A}/1")
+    assert CANARY not in whole
+    frame = FRAME_BYTES + SEAL_BYTES
+    exchanged = whole[:20] + whole[20 + frame : 20 + 2 * frame] + whole[20 : 20 + frame] + whole[20 + 2 * frame :]
+    wrong = [whole[: 20 + 2 * frame], exchanged, whole[:-1], whole[:20], b"TMS1" + b"0" * 16 + whole[20:]]
+    for place, damaged in [(f"parts/{A}/1", piece) for piece in wrong] + [(f"parts/{A}/2", whole)]:
+        await below.write(place, chunks(damaged, 1 << 20))
+        with pytest.raises(NotFound):
+            await read(store, place)
+    await below.write(f"parts/{A}/1", chunks(whole, 1 << 20))
+    assert await read(store, f"parts/{A}/1") == content
+    joined = await store.join("files/in", [f"parts/{A}/1", f"parts/{B}/1"])
+    assert (joined, await read(below, "files/in")) == (2 * len(content), 2 * content)
+    await vault.destroy(A)
+    with pytest.raises(NotFound):
+        await read(store, f"parts/{A}/1")
+    await below.close()
+
+
+async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys):
+    """A rebuild tells it from one that is damaged."""
+    vault = Topic().vault(keys)
+    await vault.sealing(A, "p")
+    text = b"line\n"
+    value, headers = await sealed_outcome(
+        vault, A, text, [(codec.KIND, codec.LINES), *lines_headers(A, [LineMark(0, len(text), failed=False)])[1:]]
+    )
+    store = DirectoryStore(tmp_path / "objects")
+    gathering = Gathering(A, 1, store=store)
+    await gathering.take(headers, value)
+    assert (gathering.missing, gathering.unreadable, gathering.destroyed) == (1, 1, 1)
+    await gathering.take(*await opened_outcome(vault, headers, value))
+    assert gathering.missing == 0
+    await store.close()
