@@ -105,7 +105,7 @@ class Form:
         if len(self._opening) < len(_DASHES):
             return b""
         if not self._opening.startswith(_DASHES):
-            raise MultipartError("the multipart body does not begin with its boundary")
+            raise MultipartError("the multipart body is malformed")
         opening, self._opening = self._opening, None
         return opening
 
