@@ -50,15 +50,14 @@ class Lines:
         self._store = store
         self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
 
-    def written(self, batch_id: str, files: Iterable[tuple[str, str]]) -> list[Source]:
+    def written(self, files: Iterable[tuple[str, str]]) -> list[Source]:
         """Where the lines of a batch are that is over.
 
         Args:
-            batch_id: The batch.
             files: Its files, each with its kind (`schemas/part.py`) and its key.
         """
         errors = file_kind(failed=True)
-        return [Source(key, index_key(batch_id, kind), kind == errors) for kind, key in files]
+        return [Source(key, index_key(key), kind == errors) for kind, key in files]
 
     async def running(self, batch_id: str) -> list[Source]:
         """Where the lines of a batch are whose files are not written yet."""

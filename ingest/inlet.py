@@ -31,6 +31,7 @@ from tidemill.ingest.publisher import Publisher
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.kafka import Follower, Log
+from tidemill.lease import guarded
 from tidemill.schemas import codec, intake, topics
 from tidemill.schemas.batch import Cut, Status
 from tidemill.schemas.codec import DecodeError
@@ -318,6 +319,8 @@ class Inlet:
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         """A record makes an owner take up the streams of a partition, also where no producer says anything."""
+        producer = self.app.producer._producer  # noqa: SLF001  Faust shows it nowhere
+        guarded(producer.client, lambda: None, self.app.membership.held)
         for tp in assigned:
             if tp.topic == topics.INTAKE.name:
                 send = functools.partial(

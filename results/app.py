@@ -23,6 +23,7 @@ from tidemill.results import census
 from tidemill.results.compaction import stubborn
 from tidemill.results.kafka import LogHistory
 from tidemill.results.limits import Limits
+from tidemill.results.ports import Owner
 from tidemill.results.stage import Partition
 from tidemill.results.tables import Tables
 from tidemill.schemas import codec, ids, topics
@@ -131,6 +132,7 @@ class Results:
         self.app = stream.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
+        self._log.membership = self.app.membership
         self._tables = FaustTables(self.app, settings.partitions)
         self._tenure = stream.Tenure(self.app)
         self._seats: dict[int, _Seat] = {}
@@ -276,8 +278,17 @@ class Results:
             raise DecodeError("what it refers to is cut short")
         return value
 
+    async def _held(self, number: int, writer: str) -> None:
+        """See `Owner`."""
+        await self.app.membership.held()
+        self._lease.check()
+        if (seat := self._seats.get(number)) is None or seat.partition.owner.writer != writer:
+            # Of an event that was under way when the partition went.
+            raise asyncio.CancelledError
+
     def _seat(self, number: int) -> _Seat:
         if (seat := self._seats.get(number)) is None:
+            writer = secrets.token_hex(WRITER_BYTES)
             partition = Partition(
                 number,
                 tables=self._tables.of(number),
@@ -288,7 +299,11 @@ class Results:
                 steady=time.monotonic,
                 limits=self._limits,
                 compactions=self._compactions,
-                writer=secrets.token_hex(WRITER_BYTES),
+                owner=Owner(
+                    writer=writer,
+                    generation=self.app.consumer_generation_id,
+                    held=functools.partial(self._held, number, writer),
+                ),
             )
             seat = self._seats[number] = _Seat(partition)
         return seat
@@ -296,7 +311,8 @@ class Results:
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         """A tick into each new partition makes it take up the batches that were at work."""
         # What a frozen process had on its way to the changelog would go before its successor's state.
-        guarded(self.app.producer._producer.client, self._lease.check)  # noqa: SLF001  Faust shows it nowhere
+        producer = self.app.producer._producer  # noqa: SLF001  Faust shows it nowhere
+        guarded(producer.client, self._lease.check, self.app.membership.held)
         for tp in assigned:
             if tp.topic == topics.OUTCOMES.name:
                 self._start_tick(tp.partition, self._seat(tp.partition))

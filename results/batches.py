@@ -12,7 +12,7 @@ from tidemill.results.forgetting import Forgetting
 from tidemill.results.leftovers import Leftovers
 from tidemill.results.limits import Limits
 from tidemill.results.live import Live, Snapshot
-from tidemill.results.ports import History, Sender
+from tidemill.results.ports import History, Owner, Sender
 from tidemill.results.publisher import Publisher
 from tidemill.results.tables import Tables
 from tidemill.results.tally import Tally
@@ -38,7 +38,7 @@ class Batches:
         steady: Steady,
         limits: Limits,
         compactions: asyncio.Semaphore,
-        writer: str,
+        owner: Owner,
     ) -> None:
         """Take over a partition.
 
@@ -52,27 +52,27 @@ class Batches:
             steady: What lasts is measured by it.
             limits: Sizes, times and prices.
             compactions: Bounds how many batches of the process are compacted at one time.
-            writer: Of no other owner of a partition, now or before; part of the keys of its parts.
+            owner: Who this is.
         """
         self.number = number
         self._tables = tables
-        self._publisher = Publisher(sender)
+        self._publisher = Publisher(sender, lambda: tables.owner)
         self._store = store
         self._clock = clock
         self._steady = steady
         self._limits = limits
         self._finisher = Finisher(
-            Compactor(store=store, clock=clock, part_bytes=limits.part_bytes, tariff_of=limits.tariff_of),
+            Compactor(store, clock, limits.part_bytes, limits.tariff_of, owner.writer),
             store=store,
             history=history,
             room=compactions,
-            writer=writer,
+            writer=owner.writer,
         )
-        self._leftovers = Leftovers(store)
+        self._leftovers = Leftovers(store, owner.held)
         self._forgetting = Forgetting(
             tables, self._leftovers, self._publisher, kept_seconds=limits.kept_seconds, now=clock()
         )
-        self._writer = writer
+        self.owner = owner
         self._live: dict[str, Live] = {}
         self._waiting_bytes = 0
         """Of lines that wait for their parts; a sum over thousands of batches would cost more than their lines."""
@@ -130,7 +130,7 @@ class Batches:
         return state is not None and state.is_over
 
     def _wake(self, state: State) -> Live:
-        chunks = () if state.is_over else self._tables.chunks(state.id, state.chunks)
+        chunks = () if state.is_over else self._tables.chunks(state)
         steady = self._steady()
         since = None if state.ending is None else steady
         tally = Tally.of(chunks)
@@ -150,7 +150,7 @@ class Batches:
             live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
         if closing:
             await self._flush(live, keep=False)
-            live.state = fold.close(live.state, self._clock())
+            live.state = fold.close(live.state, self._clock(), self.owner.writer)
         if live.state is not before or (live.unsaid and steady >= live.told_at):
             if live.state.is_over:
                 await self._publish(live)  # once the table has it, nothing would tell of it again
@@ -182,7 +182,7 @@ class Batches:
             if shelf.lines:
                 number = live.next_part
                 part = await write_part(
-                    self._store, live.state.id, number, shelf, failed=failed, writer=self._writer
+                    self._store, live.state.id, number, shelf, failed=failed, writer=self.owner.writer
                 )
                 live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
         if keep:

@@ -54,7 +54,7 @@ FILL_PARTS_FROM: Final = 1 << 30
 """Numbers of the parts of lines that were not run: above any number a finished line's part can have."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Compactor:
     """Writes the files of batches that are over."""
 
@@ -62,6 +62,8 @@ class Compactor:
     clock: Clock
     part_bytes: int
     tariff_of: TariffOf
+    writer: str = ""
+    """See `PartRef`."""
 
     async def compact(self, state: State, tally: Tally) -> Compacted:
         """Write the files of a batch.
@@ -111,6 +113,8 @@ class Compactor:
             usage_unknown=output_sums.unknown,
             # In the fact, so that whoever reads it again bills the same, whatever the price is by then.
             bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
+            closed_by=state.closed_by,
+            writer=self.writer,
             at=int(self.clock()),
         )
 
@@ -136,10 +140,10 @@ class Compactor:
             text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
             shelf.add(LineMark(index=index, size=len(text), failed=True), text)
             if shelf.size >= self.part_bytes:
-                yield await write_part(self.store, state.id, number, shelf, failed=True)
+                yield await write_part(self.store, state.id, number, shelf, failed=True, writer=self.writer)
                 number += 1
         if shelf.lines:
-            yield await write_part(self.store, state.id, number, shelf, failed=True)
+            yield await write_part(self.store, state.id, number, shelf, failed=True, writer=self.writer)
 
     async def _write(
         self, batch_id: str, parts: list[PartRef], *, failed: bool, cut: Cut | None
@@ -156,8 +160,9 @@ class Compactor:
             kind = file_kind(failed=failed, number=None if cut is None else len(files) + 1)
             rest = _gathered(volumes.next(last=len(files) + 1 == OUTPUTS_MAX))
             content = _hashed(rest, digest, *([] if cut is None else [whole]))
-            size = await self.store.write(file_key(ids.derived_file_id(batch_id, kind)), content)
-            await self.store.write(index_key(batch_id, kind), _once(sums.index(first, volumes.lines)))
+            key = file_key(ids.derived_file_id(batch_id, kind), self.writer)
+            size = await self.store.write(key, content)
+            await self.store.write(index_key(key), _once(sums.index(first, volumes.lines)))
             files.append(FileReceipt(lines=volumes.lines - first, bytes=size, sha256=digest.hexdigest()))
         if cut is None:
             return files[0], (), sums

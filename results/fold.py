@@ -91,6 +91,8 @@ class State(BaseModel):
     """When an ending batch takes no more lines, Unix seconds."""
     closed: bool = False
     """Whether no line is taken any more and the files are being written."""
+    closed_by: Id = ""
+    """The owner of the partition who decided so, and by it which lines are in the files."""
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
     """Kept in records of their own (`tables.py`): there may be any number of them."""
     chunks: Number = 0
@@ -290,9 +292,11 @@ def is_due(state: State, now: float) -> bool:
     return _may_close(state) and state.close_at is not None and now >= state.close_at
 
 
-def close(state: State, now: float) -> State:
-    """From here on no line is taken and the files are written."""
-    update: dict[str, object] = {"closed": True, "ending": state.ending or Status.COMPLETED}
+def close(state: State, now: float, by: str) -> State:
+    """From here on no line is taken and the files are written; `by` is the owner who decides it."""
+    update: dict[str, object] = {
+        "closed": True, "closed_by": by, "ending": state.ending or Status.COMPLETED,
+    }  # fmt: skip
     if state.batch is not None and state.batch.status is Status.IN_PROGRESS:
         update["batch"] = move(state.batch, Status.FINALIZING, int(now))
     return state.model_copy(update=update)

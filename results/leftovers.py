@@ -5,7 +5,7 @@ refer to them: the files can be made again from both (`rebuild.py`).
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from tidemill.results.compaction import stubborn
 from tidemill.schemas import ids
@@ -20,10 +20,12 @@ class Leftovers:
 
     Args:
         store: Where they are.
+        held: Waits until the partition is surely this process's: what another one reads must not go.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, held: Callable[[], Awaitable[None]]) -> None:
         self._store = store
+        self._held = held
 
     async def clear(self, batch_id: str) -> None:
         """Remove the parts of a batch that is over; what fails is left to the next take-over."""
@@ -41,7 +43,7 @@ class Leftovers:
                 if batch_id not in verdicts:
                     verdicts[batch_id] = is_over(batch_id)
                 if verdicts[batch_id]:
-                    await self._store.delete(key)
+                    await self._delete(key)
         except OSError:
             log.exception("parts of batches that are over could not be removed")
 
@@ -66,8 +68,10 @@ class Leftovers:
 
         async def work() -> None:
             for kind in kinds:
-                await self._store.delete(file_key(ids.derived_file_id(batch_id, kind)))
-                await self._store.delete(index_key(batch_id, kind))
+                # Whoever wrote them: the writer's name follows the id.
+                key = file_key(ids.derived_file_id(batch_id, kind))
+                await self._remove(key)
+                await self._remove(index_key(key))
             for prefix in (PARTS_PREFIX, LARGE_PREFIX):
                 await self._remove(f"{prefix}{batch_id}/")
 
@@ -75,4 +79,8 @@ class Leftovers:
 
     async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):
-            await self._store.delete(key)
+            await self._delete(key)
+
+    async def _delete(self, key: str) -> None:
+        await self._held()
+        await self._store.delete(key)

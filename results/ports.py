@@ -1,9 +1,22 @@
 """What the stage needs of the process it runs in: tables, the log, and the store."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.schemas.codec import Headers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """A process as the owner of a partition."""
+
+    writer: str
+    """Of no other owner, now or before; part of the keys of what it writes to the store."""
+    generation: int
+    """Of the group of consumers, when the partition was assigned; see `tables.py`."""
+    held: Callable[[], Awaitable[None]]
+    """Waits until the partition is surely this process's; raises `CancelledError` where it never will be again."""
 
 
 class Table(Protocol):

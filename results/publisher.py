@@ -1,5 +1,7 @@
 """What the stage tells the others: a batch as it is, its files, its bill, and to itself that files are written."""
 
+from collections.abc import Callable
+
 from tidemill.results import fold
 from tidemill.results.compaction import stubborn
 from tidemill.results.fold import State
@@ -15,8 +17,10 @@ from tidemill.schemas.part import file_key
 class Publisher:
     """Appends to the log, however long that takes: nothing goes on before the others can know of it."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, owner: Callable[[], int]) -> None:
+        """Take the log, and what gives the number of the partition's owner (`Tables.owner`)."""
         self._sender = sender
+        self._owner = owner
 
     async def batch(self, state: State, progress: Progress | None, stuck: str | None) -> None:
         """Publish a batch, once it is known what it is."""
@@ -25,20 +29,23 @@ class Publisher:
         if progress is not None or stuck is not None:
             extras = batch.tidemill.model_copy(update={"progress": progress, "stuck": stuck})
             batch = batch.model_copy(update={"tidemill": extras})
-        record = BatchRecord(project=state.project, batch=batch, files_offset=state.files_offset)
+        record = BatchRecord(
+            project=state.project, batch=batch, files_offset=state.files_offset, owner=self._owner()
+        )
         await self._send(topics.BATCHES.name, batch.id, encode(record))
 
     async def files(self, state: State, fact: Compacted) -> int | None:
         """Publish the files of a batch; returns the offset of the last record, None if it has no file."""
         offset = None
         for kind, found in fact.receipt.files:
-            record = _file_record(state, kind, found, fact.at)
+            record = _file_record(state, fact, kind, found, self._owner())
             offset = await self._send(topics.FILES.name, record.file.id, encode(record))
         return offset
 
     async def bill(self, state: State, fact: Compacted) -> None:
         """Publish what a batch costs, if anything of it was run."""
         if (entry := fold.billed(state, fact)) is not None:
+            entry = entry.model_copy(update={"owner": self._owner()})
             await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
 
     async def erased(self, command: DeleteRequested) -> None:
@@ -66,15 +73,17 @@ class Publisher:
         )
 
 
-def _file_record(state: State, kind: str, found: FileReceipt, at: int) -> FileRecord:
+def _file_record(state: State, fact: Compacted, kind: str, found: FileReceipt, owner: int) -> FileRecord:
     life = state.output_expires_after.seconds if state.output_expires_after else BATCH_FILE_LIFE_SECONDS
     file_id = ids.derived_file_id(state.id, kind)
     file = File(
         id=file_id,
         bytes=found.bytes,
-        created_at=at,
-        expires_at=at + life,
+        created_at=fact.at,
+        expires_at=fact.at + life,
         filename=f"{state.id}_{kind}.jsonl",
         purpose="batch_output",
     )
-    return FileRecord(project=state.project, file=file, key=file_key(file_id), sha256=found.sha256)
+    return FileRecord(
+        project=state.project, file=file, key=file_key(file_id, fact.writer), sha256=found.sha256, owner=owner
+    )

@@ -130,12 +130,12 @@ class Rebuild:
         )
 
 
-async def same(store: Scratch, key: str) -> bool:
+async def same(store: Scratch, above: str, below: str) -> bool:
     """Whether the object below is the one above, byte for byte; False where there is none."""
     try:
-        if await store.below.size(key) != await store.above.size(key):
+        if await store.below.size(below) != await store.above.size(above):
             return False
-        return await _digest(store.below.read(key)) == await _digest(store.above.read(key))
+        return await _digest(store.below.read(below)) == await _digest(store.above.read(above))
     except NotFound:
         return False
 

@@ -63,14 +63,14 @@ class Partition(Batches):
         if self._loaded:
             return
         self._loaded = True
+        await self._tables.take_over(self.owner.generation)
         woken = [self._wake(state) for state in self._tables.open()]
         for start in range(0, len(woken), TAKE_OVER_BATCHES):
             # Together, since what is waited for is the broker: thousands of batches may be at work.
             group = woken[start : start + TAKE_OVER_BATCHES]
-            for live in group:
-                live.tally.touch_all()
-            await self._tables.keep(*group)
+            await self._tables.adopt(*group)
             await asyncio.gather(*map(self._publish, group))
+        self._tables.drop_stale()
         for live in woken:
             if live.state.closed:
                 self._start_compaction(live)
@@ -220,9 +220,11 @@ class Partition(Batches):
 
     async def _compacted(self, fact: Compacted) -> None:
         live = self._get(fact.batch_id)
-        if live.state.is_over:
+        if live.state.is_over or fact.closed_by != live.state.closed_by:
+            # A former owner may have closed it over other lines: its files are not these.
             await self._publish_again(live)
-            self._work.start(self._leftovers.clear(fact.batch_id))
+            if live.state.is_over:
+                self._work.start(self._leftovers.clear(fact.batch_id))
             return
         if not live.state.closed:
             raise DecodeError("its batch is not closed")

@@ -117,6 +117,10 @@ class Compacted(_Message):
     """At the price in force when the files were written, which is so the price for good."""
     mended: bool = False
     """Whether the files were made of what the log has, since parts were gone."""
+    closed_by: Id = ""
+    """The owner of the partition who closed the batch; a former one may have closed it over other lines."""
+    writer: Id = ""
+    """The owner who wrote the files: part of their keys."""
     at: Time
 
 
@@ -183,6 +187,8 @@ class BatchRecord(_Message):
     batch: Batch
     files_offset: Signed | None = None
     """Offset in `tidemill.files` of the last of the batch's file records: who shows the batch shows them first."""
+    owner: Size = 0
+    """The owner of the batch's partition who wrote it: after a record of a later owner it counts for nothing."""
 
 
 class FileRecord(_Message):
@@ -195,6 +201,8 @@ class FileRecord(_Message):
     sha256: Digest
     lines: Number | None = None
     """Newlines in it, counted while it was uploaded, with one more for a last line that has none."""
+    owner: Size = 0
+    """The owner of the batch's partition who wrote it: after a record of a later owner it counts for nothing."""
 
 
 class KeyRecord(_Message):
@@ -242,6 +250,8 @@ class LedgerRecord(_Message):
     usage: Usage
     """The sum over the lines of the output file."""
     bill: Bill
+    owner: Size = 0
+    """The owner of the batch's partition who wrote it: after a record of a later owner it counts for nothing."""
 
 
 class AuditRecord(_Message):

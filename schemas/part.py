@@ -14,7 +14,6 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from tidemill.schemas import ids
 from tidemill.schemas.bounds import Id, Number
 
 _HEAD: Final = struct.Struct("<4sI")
@@ -24,6 +23,7 @@ UNKNOWN_USAGE: Final = (0xFFFFFFFF,) * 4
 """In the columns of usage: the server said what cannot be."""
 HEAD_BYTES: Final = _HEAD.size
 PARTS_PREFIX: Final = "parts/"
+FILES_PREFIX: Final = "files/"
 INDICES_PREFIX: Final = "indices/"
 LARGE_PREFIX: Final = "results-large/"
 """Of a batch's results that are too large for a record of the log."""
@@ -111,20 +111,18 @@ def part_key(batch_id: str, part: PartRef) -> str:
     return f"{part_prefix(batch_id)}{part.number:010d}{writer}.{file_kind(failed=part.failed)}"
 
 
-def index_key(batch_id: str, kind: str) -> str:
+def index_key(key: str) -> str:
     """Where the columns of a finished file lie in the store.
 
     Args:
-        batch_id: The batch.
-        kind: Which of its files, as `file_kind` says it.
+        key: Where the file lies.
     """
-    return f"{INDICES_PREFIX}{batch_id}.{kind}"
+    return INDICES_PREFIX + key.removeprefix(FILES_PREFIX)
 
 
 def indexed_key(key: str) -> str:
     """Where the finished file lies whose columns are there."""
-    batch_id, _, kind = key.removeprefix(INDICES_PREFIX).partition(".")
-    return file_key(ids.derived_file_id(batch_id, kind))
+    return FILES_PREFIX + key.removeprefix(INDICES_PREFIX)
 
 
 def file_kind(*, failed: bool, number: int | None = None) -> str:
@@ -138,6 +136,11 @@ def file_kind(*, failed: bool, number: int | None = None) -> str:
     return kind if number is None else f"{kind}-{number:05d}"
 
 
-def file_key(file_id: str) -> str:
-    """Where a file lies in the store."""
-    return f"files/{file_id}"
+def file_key(file_id: str, writer: str = "") -> str:
+    """Where a file lies in the store.
+
+    Args:
+        file_id: Its id.
+        writer: Which owner of a partition makes it of a batch's lines: see `PartRef`.
+    """
+    return f"{FILES_PREFIX}{file_id}-{writer}" if writer else f"{FILES_PREFIX}{file_id}"

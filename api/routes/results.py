@@ -121,7 +121,7 @@ async def _sources(doors: Doors, project: str, batch: Batch) -> list[Source]:
         return await from_store(doors.lines.running(batch.id))
     kinds = [kind for kind, _ in batch.tidemill.receipt.files] if batch.tidemill.receipt else []
     records = [(kind, doors.view.file(project, ids.derived_file_id(batch.id, kind))) for kind in kinds]
-    return doors.lines.written(batch.id, [(kind, record.key) for kind, record in records if record])
+    return doors.lines.written([(kind, record.key) for kind, record in records if record])
 
 
 async def _next(lines: AsyncIterator[bytes]) -> bytes:

@@ -210,7 +210,7 @@ async def _chosen(
         if (record := doors.view.file(project, batch.error_file_id)) is None:
             raise _gone("error", batch.error_file_id)
         try:
-            async for index, text in _failures(doors, batch.id, record.key):
+            async for index, text in _failures(doors, record.key):
                 if selection.takes(*report.fault(text)):
                     chosen.append(index)
                 else:
@@ -225,9 +225,9 @@ async def _chosen(
     return chosen
 
 
-async def _failures(doors: Doors, batch_id: str, key: str) -> AsyncIterator[tuple[int, bytes]]:
+async def _failures(doors: Doors, key: str) -> AsyncIterator[tuple[int, bytes]]:
     """The lines of an error file, each with its place in the input."""
-    sources, after = doors.lines.written(batch_id, [(file_kind(failed=True), key)]), -1
+    sources, after = doors.lines.written([(file_kind(failed=True), key)]), -1
     while found := bounded(await from_store(doors.lines.page(sources, after, LOOK_LINES))):
         texts = doors.lines.read(found)
         for place in found:

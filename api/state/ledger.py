@@ -86,11 +86,14 @@ class Ledger:
             return
         entry = codec.decode_ledger(value)
         usage, cost = entry.usage, entry.bill.cost
+        self._database.write("DELETE FROM ledger WHERE id = ? AND owner <= ?", entry.batch_id, entry.owner)
         self._database.write(
-            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            # Where there is one yet, a later owner of the batch wrote it.
+            "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             entry.batch_id, entry.project, entry.model or "", entry.day, entry.ended_at, entry.lines,
             usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,
             usage.output_tokens_details.reasoning_tokens, plain(cost.total), plain(cost.input), plain(cost.output),
+            entry.owner,
         )  # fmt: skip
 
 

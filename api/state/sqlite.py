@@ -27,7 +27,7 @@ CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE batches (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
     over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL, listed BLOB,
-    body BLOB NOT NULL
+    body BLOB NOT NULL, owner INTEGER NOT NULL
 );
 CREATE INDEX batches_listed ON batches (project, created_at, id);
 CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
@@ -60,12 +60,13 @@ CREATE TABLE parts (
 CREATE INDEX parts_of ON parts (upload_id);
 CREATE INDEX parts_keys ON parts (key);
 CREATE TABLE strays (key TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL,
+    owner INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
     expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
     place INTEGER NOT NULL, deleted_at INTEGER, held INTEGER NOT NULL DEFAULT 0,
-    bytes INTEGER NOT NULL, lines INTEGER
+    bytes INTEGER NOT NULL, lines INTEGER, owner INTEGER NOT NULL
 );
 CREATE INDEX files_listed ON files (project, created_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id) WHERE deleted_at IS NULL;
@@ -84,7 +85,8 @@ CREATE INDEX keys_listed ON keys (created_at, id);
 CREATE TABLE ledger (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
     lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
-    reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL
+    reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL,
+    owner INTEGER NOT NULL
 );
 CREATE TABLE audit (
     id TEXT PRIMARY KEY, at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,

@@ -157,14 +157,18 @@ class View:
         if self.erasures.is_deleted(record.batch.id):
             return record.batch
         shown = self.batch(record.project, record.batch.id)
+        if shown and record.owner and self._owner(record.batch.id) > record.owner:
+            # Its writer had lost the batch to another process, and did not know yet.
+            return Batch.model_validate_json(shown)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
-            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
             " over = excluded.over, status = excluded.status, ended_at = excluded.ended_at,"
-            " lines_left = excluded.lines_left, listed = excluded.listed, body = excluded.body",
+            " lines_left = excluded.lines_left, listed = excluded.listed, body = excluded.body,"
+            " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
             batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
-            self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(),
+            self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(), record.owner,
         )  # fmt: skip
         if not shown:
             # What a batch was given when it was created never changes.
@@ -193,13 +197,14 @@ class View:
         """Show a file that stands at this offset of the log, unless a later record is known already."""
         file = record.file
         self._database.write(
-            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?)"
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, key = excluded.key,"
             " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0,"
-            " bytes = excluded.bytes, lines = excluded.lines"
-            " WHERE excluded.place > place",
+            " bytes = excluded.bytes, lines = excluded.lines, owner = excluded.owner"
+            " WHERE excluded.place > place AND excluded.owner >= owner",
             file.id, record.project, file.created_at, file.purpose, file.expires_at, record.key, record.sha256,
             file.model_dump_json().encode(), offset, file.bytes, record.lines,
+            record.owner,
         )  # fmt: skip
 
     def drop_file(self, file_id: str, offset: int) -> None:
@@ -264,13 +269,19 @@ class View:
         if value is None:
             self._drop_batch(key)
         elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
-            self._database.write("DELETE FROM waiting WHERE id = ?", key)
+            self._database.write("DELETE FROM waiting WHERE id = ? AND owner <= ?", key, record.owner)
             self.put_batch(record)
         else:
             # Whoever sees the batch is over can get its files: they are on the way, on the other topic.
             self._database.write(
-                "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?)", key, record.files_offset, value
-            )
+                "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value,"
+                " files_offset = excluded.files_offset, owner = excluded.owner WHERE excluded.owner >= owner",
+                key, record.files_offset, value, record.owner,
+            )  # fmt: skip
+
+    def _owner(self, batch_id: str) -> int:
+        """The owner of the batch's partition whose record is shown."""
+        return int(str(self._database.read("SELECT owner FROM batches WHERE id = ?", batch_id)[0][0]))
 
     def _fold_erasure(self, key: str, value: bytes | None, offset: int) -> None:
         if "/" in key:

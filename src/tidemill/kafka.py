@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
 from tidemill import inflation, records
-from tidemill.lease import Lease, guarded
+from tidemill.lease import Lease, Membership, guarded
 from tidemill.schemas.bounds import ID_CHARS_MAX, RECORD_BYTES_MAX
 from tidemill.schemas.codec import Headers
 from tidemill.schemas.ports import RecordTooLarge
@@ -91,6 +91,15 @@ class Log:
     def __init__(
         self, kafka: Kafka, *, send_seconds_max: float = SEND_SECONDS_MAX, lease: Lease | None = None
     ) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            kafka: Where, and how to get in.
+            send_seconds_max: How long an acknowledgement is waited for.
+            lease: Of a process whose records must not follow those of its successor.
+        """
+        self.membership: Membership | None = None
+        """In the group by which that process owns what it writes about."""
         self._kafka = kafka
         self._lease = lease
         self._send_seconds_max = send_seconds_max
@@ -165,7 +174,8 @@ class Log:
             if self._producer is None:
                 fresh = producer(self._kafka)
                 if self._lease is not None:
-                    guarded(fresh.client, self._lease.check)
+                    held = None if self.membership is None else self.membership.held
+                    guarded(fresh.client, self._lease.check, held)
                 try:
                     await fresh.start()
                 except BaseException:

@@ -25,6 +25,7 @@ import uvloop
 from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, resume_at_once, seek_all
+from tidemill.lease import SESSION_SECONDS, Membership, followed
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import RecordTooLarge, Store
 from tidemill.security import Cluster, Kafka, Security, cluster
@@ -39,8 +40,6 @@ log = logging.getLogger("tidemill.stage")
 
 STOP_SECONDS_MAX = 9.0
 """A stage that is asked to stop and has not done so by then is left to its supervisor."""
-SESSION_SECONDS = 6.0
-"""A process that is gone is noticed after this time, and its partitions go to another: the broker's least."""
 COMMIT_SECONDS = 1.0
 BUFFER_EVENTS_MAX = 64
 """Records that Faust may hold for an agent beyond the one it works on; one has up to 64 KiB of lines."""
@@ -68,6 +67,17 @@ class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped her
         future = super().send_changelog(partition, key, value, *args, **kwargs)
         self._undelivered.append(future)
         return future
+
+    def _on_changelog_sent(self, fut: Any) -> None:
+        """Remember up to where the local table has its changelog: not past what somebody else has written.
+
+        Faust remembers the offset of its own last record. Where a successor wrote before it, as one does while
+        this process is cut off from its group, these records would never be read here.
+        """
+        record = fut.result()
+        known = self.data.persisted_offset(record.topic_partition)
+        if record.offset == (-1 if known is None else known) + 1:
+            super()._on_changelog_sent(fut)
 
     async def delivered(self) -> None:
         """Wait until the broker has every change made so far; raises what the broker says against one."""
@@ -97,6 +107,14 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     drain: Drain | None = None
     """Called with the revoked partitions before they go; it must end within a bound of its own."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.membership = Membership()
+        self.on_partitions_assigned.connect(self._joined, weak=False)
+
+    async def _joined(self, *_: Any, **__: Any) -> None:
+        followed(self.consumer._thread._consumer._coordinator, self.membership)  # noqa: SLF001  Faust shows it nowhere
+
     @functools.cached_property
     def flow_control(self) -> Flow:
         """What lets records flow to the agents."""
@@ -112,6 +130,8 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         if self.drain is not None and revoked and not self.should_stop:
             await self.drain(revoked)
             await self.consumer.commit()
+        # Faust flushes its producer before it joins anew, and the coordinator counts nobody in before that.
+        self.membership.left()
         await super()._on_partitions_revoked(revoked)
 
 

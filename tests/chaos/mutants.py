@@ -45,7 +45,7 @@ MUTATIONS = (
         new=(
             "                from tidemill.schemas.part import PartRef\n"
             "                early = PartRef(number=number, failed=failed,"
-            " first=min(entry[0] for entry in shelf.lines), writer=self._writer)\n"
+            " first=min(entry[0] for entry in shelf.lines), writer=self._owner.writer)\n"
             '                named = {"parts": (*live.state.parts, early)}\n'
             "                self._tables.put_state(live.state.model_copy(update=named))\n"
             "                await self._tables.delivered()\n"
@@ -55,8 +55,8 @@ MUTATIONS = (
     Mutation(
         name="the tally is written before its part",
         file="results/tables.py",
-        old="chunks = [] if live.waiting_bytes or live.state.closed else live.tally.take_touched()",
-        new="chunks = live.tally.take_touched()",
+        old="chunks = [] if live.waiting_bytes or live.state.closed else self._touched(live)",
+        new="chunks = self._touched(live)",
         real=_PARTS,
     ),
     Mutation(
@@ -69,14 +69,14 @@ MUTATIONS = (
     Mutation(
         name="the tally does not wait for its state",
         file="results/tables.py",
-        old="live.state)\n        await self.delivered()\n        for key",
-        new="live.state)\n        for key",
+        old="self.put_state(live.state)\n        await self.delivered()\n        for live, chunks",
+        new="self.put_state(live.state)\n        for live, chunks",
     ),
     Mutation(
         name="the changelog is not awaited",
         file="results/tables.py",
-        old="self._chunks.put(key, chunk)\n        await self.delivered()",
-        new="self._chunks.put(key, chunk)",
+        old="self._put_chunks(live, chunks)\n        await self.delivered()",
+        new="self._put_chunks(live, chunks)",
     ),
     Mutation(
         name="the tally takes a line twice",
@@ -113,6 +113,24 @@ MUTATIONS = (
         file="schemas/part.py",
         old='writer = f"-{part.writer}" if part.writer else ""',
         new='writer = ""',
+    ),
+    Mutation(
+        name="all owners of a partition write the same rows",
+        file="results/tables.py",
+        old='return b"%016x" % self.owner',
+        new='return b"%016x" % 1',
+    ),
+    Mutation(
+        name="the files of another owner's lines are taken",
+        file="results/stage.py",
+        old=" or fact.closed_by != live.state.closed_by:",
+        new=":",
+    ),
+    Mutation(
+        name="two owners write one file",
+        file="results/compaction.py",
+        old="kind), self.writer)\n",
+        new="kind))\n",
     ),
     Mutation(
         name="a batch that is over is compacted again",
@@ -157,8 +175,8 @@ MUTATIONS = (
     Mutation(
         name="a closed batch takes lines",
         file="results/fold.py",
-        old="return not self.closed and (",
-        new="return (",
+        old="return not self.closed and self",
+        new="return self",
     ),
     Mutation(
         name="a partition is left before its calls have ended",

@@ -34,6 +34,8 @@ class Member:
     """Where the API listens; other stages have none."""
     package: Path | None = None
     """Where its code lies; None is that of this checkout."""
+    environ: Mapping[str, str]
+    """Settings of its own."""
     wanted: bool = True
     """Whether it is to be there; one that ends all the same is started again."""
 
@@ -79,23 +81,31 @@ class Fleet:
                 member.process.kill()
                 member.process.wait()
 
-    def start(self, stage: str, *arguments: str, package: Path | None = None) -> Member:
+    def start(
+        self,
+        stage: str,
+        *arguments: str,
+        package: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Member:
         """Start one more process of a stage; it is not waited for.
 
         Args:
             stage: Which.
             arguments: Of its command.
             package: The folder that holds `tidemill`, where it is not that of this checkout.
+            environ: Settings of its own, as variables.
         """
+        environ = environ or {}
         port = kraft.free_port()
         log = self._folder / f"{stage}-{len(self.members)}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 tether.command([sys.executable, "-m", "tidemill", stage, *arguments]),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**self._environ, "TIDEMILL_PORT": str(port), **_path(package)},
+                env={**self._environ, "TIDEMILL_PORT": str(port), **_path(package), **environ},
             )  # fmt: skip
-        member = Member(stage=stage, process=process, log=log, port=port, package=package)
+        member = Member(stage=stage, process=process, log=log, port=port, package=package, environ=environ)
         self.members.append(member)
         return member
 
@@ -130,7 +140,7 @@ class Fleet:
             if member.wanted and not member.runs:
                 member.wanted = False
                 self.restarts += 1
-                self.start(member.stage, package=member.package)
+                self.start(member.stage, package=member.package, environ=member.environ)
 
     def tails(self) -> str:
         """The ends of all logs."""

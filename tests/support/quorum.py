@@ -5,11 +5,12 @@ import re
 import shutil
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from support.brokers import OpenBroker
+from support.cuts import Network
 
 from tidemill.embedded import kraft
 
@@ -32,6 +33,7 @@ class Node(OpenBroker):
         self.number = number
         self.peers: tuple[Node, ...] = (self,)
         self._more = dict(more or {})
+        self._doors: dict[str, tuple[int, int]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(exist_ok=True)
         self._ports = kraft.keep_ports(self.folder / "ports")
@@ -40,6 +42,20 @@ class Node(OpenBroker):
     def voter(self) -> str:
         """As the others find its controller."""
         return f"{self.number}@{kraft.LOOPBACK}:{self._ports.controller}"
+
+    def open_door(self, network: Network, process: str) -> None:
+        """Have a listener that only one process knows, and tell it to come by a way that can be cut."""
+        port = kraft.free_port()
+        self._doors[process] = port, network.lay(process, self.name, port).port
+
+    def door(self, process: str) -> str:
+        """`host:port` for that process."""
+        return f"{kraft.LOOPBACK}:{self._doors[process][1]}"
+
+    @property
+    def name(self) -> str:
+        """As a network knows it."""
+        return f"broker-{self.number}"
 
     def command(self) -> list[str]:
         """As the embedded broker's, with a smaller heap."""
@@ -64,10 +80,26 @@ class Node(OpenBroker):
             "transaction.state.log.min.isr": in_sync,
             "broker.session.timeout.ms": SESSION_MS,
             "broker.heartbeat.interval.ms": SESSION_MS // kraft.HEARTBEATS_A_SESSION,
+            **self._listeners(),
             **self._more,
         }
         self.add(name, more)
         return name
+
+    def _listeners(self) -> dict[str, str]:
+        """A listener has a name, a port, and an address that the broker tells those who come by it."""
+        assert self._ports is not None
+        clients = f"{kraft.CLIENTS}://{kraft.LOOPBACK}:{self._ports.clients}"
+        doors = {f"DOOR{number}": ports for number, ports in enumerate(self._doors.values())}
+        own = [f"{name}://{kraft.LOOPBACK}:{port}" for name, (port, _) in doors.items()]
+        told = [f"{name}://{kraft.LOOPBACK}:{port}" for name, (_, port) in doors.items()]
+        kinds = (kraft.CLIENTS, "CONTROLLER", *doors)
+        return {
+            "listeners": ",".join([clients, f"CONTROLLER://{kraft.LOOPBACK}:{self._ports.controller}", *own]),
+            "advertised.listeners": ",".join([clients, *told]),
+            "listener.security.protocol.map": ",".join(f"{kind}:PLAINTEXT" for kind in kinds),
+            "num.network.threads": "1",
+        }
 
     async def _format(self) -> None:
         """Format the first one's folder; the others get copies, with an id of their own."""
@@ -89,10 +121,27 @@ class Quorum:
     Every topic has as many copies as there are brokers, and takes records as long as all but one are there.
     """
 
-    def __init__(self, folder: Path, brokers: int = 3) -> None:
+    def __init__(
+        self, folder: Path, brokers: int = 3, *, network: Network | None = None, processes: Sequence[str] = ()
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            folder: Of their records.
+            brokers: How many.
+            network: Between them and `processes`, by their names.
+            processes: Each comes by ways of its own, at the address `door(name)`.
+        """
         self.nodes = tuple(Node(folder / f"broker-{number}", number) for number in range(1, brokers + 1))
         for node in self.nodes:
             node.peers = self.nodes
+            for process in processes:
+                assert network is not None
+                node.open_door(network, process)
+
+    def door(self, process: str) -> str:
+        """`host:port,…` for one process."""
+        return ",".join(node.door(process) for node in self.nodes)
 
     def __enter__(self) -> Self:
         # `asyncio.run` would leave this thread without the loop that belongs to pytest.

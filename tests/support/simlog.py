@@ -108,13 +108,14 @@ class Group:
         self._log = log
         self._topics = topics
         self._seats: list[Seat] = []
+        self._expelled: list[Seat] = []
         self._committed: dict[Place, int] = {}
         self._turn = asyncio.Lock()
         self._generation = 0
 
     def seat(self, member: Member) -> Seat:
         """The place of a member."""
-        return next(seat for seat in self._seats if seat.member is member)
+        return next(seat for seat in (*self._seats, *self._expelled) if seat.member is member)
 
     async def join(self, member: Member) -> None:
         """One more."""
@@ -125,7 +126,8 @@ class Group:
     async def leave(self, member: Member) -> None:
         """One that ends as it should."""
         async with self._turn:
-            seat = self.seat(member)
+            if (seat := self.seat(member)) not in self._seats:
+                return
             await self._revoke(seat)
             # What it has not done within its bound ends with its process.
             member.process.kill()
@@ -138,7 +140,19 @@ class Group:
             feed.cancel()
         await asyncio.sleep(SESSION_SECONDS)
         async with self._turn:
-            self._seats.remove(self.seat(member))
+            if (seat := self.seat(member)) in self._seats:
+                self._seats.remove(seat)
+                await self._rebalance()
+
+    async def expel(self, member: Member) -> None:
+        """One that the group hears nothing of, though it goes on with all it had: it is not told."""
+        await asyncio.sleep(SESSION_SECONDS)
+        async with self._turn:
+            if not member.process.is_alive or (seat := self.seat(member)) not in self._seats:
+                return
+            member.process.has_lease = False
+            self._seats.remove(seat)
+            self._expelled.append(seat)
             await self._rebalance()
 
     def ack(self, seat: Seat, generation: int, record: Record) -> None:
@@ -190,4 +204,5 @@ class Group:
         while True:
             await asyncio.sleep(COMMIT_SECONDS)
             seat.member.process.check()
-            self._committed.update(seat.acked)
+            if seat in self._seats:
+                self._committed.update(seat.acked)

@@ -29,8 +29,9 @@ from tidemill.processors.seats import Seats
 from tidemill.processors.stage import Stage as ProcessorsStage
 from tidemill.results.compaction import stubborn
 from tidemill.results.limits import Limits
+from tidemill.results.ports import Owner
 from tidemill.results.stage import Partition
-from tidemill.results.tables import Tables
+from tidemill.results.tables import Tables, TornError
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
@@ -340,7 +341,8 @@ class _Table:
 
     async def delivered(self) -> None:
         while self._pending:
-            await self._process.door(lambda: self._append(*self._pending[0]))
+            # As a request that is on its way when its process ends: what comes later changes nothing any more.
+            await self._process.door(functools.partial(self._append, *self._pending[0]), late=True)
             self._pending.pop(0)
 
     def _append(self, key: bytes, value: bytes | None) -> None:
@@ -366,11 +368,14 @@ class ResultsProcess(Base):
     async def assign(self, places: list[Place]) -> None:
         self._gates = {place: AckGate() for place in places}
         for number in {place.partition for place in places}:
+            tables = []
+            for name in ("states", "chunks"):
+                # The one is read later than the other, and a former owner may still write.
+                await self.process.pass_time()
+                tables.append(_Table(self.process, self.world.changelogs[name, number]))
             self._partitions[number] = Partition(
                 number,
-                tables=Tables(
-                    *(_Table(self.process, self.world.changelogs[name, number]) for name in ("states", "chunks"))
-                ),
+                tables=Tables(*tables),
                 sender=self,
                 history=self,
                 store=self.store,
@@ -378,7 +383,7 @@ class ResultsProcess(Base):
                 steady=self.world.loop.time,
                 limits=self._limits,
                 compactions=self._compactions,
-                writer=self.world.token(),
+                owner=Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased),
             )
             self.process.start(self._send_tick(number))
 
@@ -392,7 +397,11 @@ class ResultsProcess(Base):
 
         async with self._turns[record.partition]:
             partition = self._partitions[record.partition]
-            await partition.load()
+            try:
+                await partition.load()
+            except TornError:
+                self.world.tear(self)
+                self.process.check()
 
             async def work() -> None:
                 partition.begin()

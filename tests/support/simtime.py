@@ -86,6 +86,7 @@ class Process:
         self.is_alive = True
         self.ahead = 0.0
         self.errors: list[BaseException] = []
+        self.has_lease = True
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def now(self) -> float:
@@ -126,6 +127,11 @@ class Process:
         """A process that was ended does nothing any more."""
         if not self.is_alive:
             raise asyncio.CancelledError
+
+    async def leased(self) -> None:
+        """Wait for the lease; one that was lost does not come back before the process ends."""
+        if not self.has_lease:
+            await asyncio.Event().wait()
 
     def kill(self) -> None:
         """End it here and now."""

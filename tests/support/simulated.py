@@ -12,6 +12,7 @@ from tidemill.gate import AckGate
 from tidemill.results.fold import State
 from tidemill.results.lifecycle import MOVES
 from tidemill.results.limits import Limits
+from tidemill.results.ports import Owner
 from tidemill.results.stage import Partition
 from tidemill.results.tables import Tables
 from tidemill.schemas import codec, topics
@@ -29,6 +30,10 @@ LATE_CHANCE = 0.1
 def leads_to(status: Status, other: Status) -> bool:
     """Whether the table has a way; a step that is soon followed by the next one need not be published."""
     return other in MOVES[status] or any(leads_to(step, other) for step in MOVES[status])
+
+
+async def surely() -> None:
+    """The partition is this process's."""
 
 
 class Crash(BaseException):
@@ -196,6 +201,8 @@ class SimulatedLog:
         self.withdrawn: set[str] = set()
         """Files whose records were."""
         self.erased: dict[str, bytes | None] = {}
+        self.files: dict[str, str] = {}
+        """Where each file lies, by its id."""
         self._fuse = fuse
 
     async def send(self, topic, key, value, *, headers=(), partition=None) -> int:
@@ -211,7 +218,10 @@ class SimulatedLog:
         elif topic == topics.BATCHES.name:
             self.published.append(codec.decode_batch(value))
         elif topic == topics.LEDGER.name:
-            self.ledger.append(codec.decode_ledger(value))
+            self.ledger.append(codec.decode_ledger(value).model_copy(update={"owner": 0}))
+        elif topic == topics.FILES.name:
+            record = codec.decode_file(value)
+            self.files[record.file.id] = record.key
         elif topic == topics.OUTCOMES.name:
             self.events.append((topic, tuple(headers), value))
         self._fuse.step()
@@ -275,7 +285,7 @@ class Simulation:
             steady=lambda: self.now,
             limits=self._limits,
             compactions=asyncio.Semaphore(1),
-            writer=f"{self.crashes:08x}",
+            owner=Owner(writer=f"{self.crashes:08x}", generation=self.crashes + 1, held=surely),
         )
 
     async def _life(self) -> None:

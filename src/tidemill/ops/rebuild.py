@@ -65,7 +65,7 @@ async def rebuild(settings: Settings, where: Kafka, batch_ids: Sequence[str], sa
 
 
 async def _one(
-    reader: Reader, store: Store, batch: Batch, files: set[str], say: Say, *, vault: Vault, write: bool
+    reader: Reader, store: Store, batch: Batch, files: dict[str, str], say: Say, *, vault: Vault, write: bool
 ) -> bool:
     with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
         above = DirectoryStore(Path(folder))
@@ -91,7 +91,7 @@ async def _one(
 
 
 async def _mend(
-    scratch: Scratch, batch: Batch, rebuilt: Rebuilt, files: set[str], say: Say, *, write: bool
+    scratch: Scratch, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
 ) -> None:
     """Compare what is in the store, and replace what is not as it should be."""
     for kind, _ in rebuilt.receipt.files:
@@ -99,14 +99,15 @@ async def _mend(
         if file_id not in files:
             say(f"  {file_id}: was deleted, and stays so")
             continue
-        for key in (file_key(file_id), index_key(batch.id, kind)):
-            if await same(scratch, key):
-                say(f"  {key}: well")
+        made, key = file_key(file_id), files[file_id]
+        for above, below in ((made, key), (index_key(made), index_key(key))):
+            if await same(scratch, above, below):
+                say(f"  {below}: well")
             elif write:
-                await scratch.below.write(key, scratch.above.read(key))
-                say(f"  {key}: was missing or damaged, and is replaced")
+                await scratch.below.write(below, scratch.above.read(above))
+                say(f"  {below}: was missing or damaged, and is replaced")
             else:
-                say(f"  {key}: is missing or damaged; --write replaces it")
+                say(f"  {below}: is missing or damaged; --write replaces it")
 
 
 async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
@@ -142,17 +143,20 @@ async def vault_of(reader: Reader, settings: Settings) -> Vault:
     return vault
 
 
-async def _files(reader: Reader, batches: Iterable[Batch]) -> set[str]:
-    """Those files of the batches that were not deleted."""
+async def _files(reader: Reader, batches: Iterable[Batch]) -> dict[str, str]:
+    """Those files of the batches that were not deleted: where each lies, by its id."""
     receipts = ((batch.id, batch.tidemill.receipt) for batch in batches)
     wanted = {
         ids.derived_file_id(name, kind) for name, receipt in receipts if receipt for kind, _ in receipt.files
     }
-    found: set[str] = set()
+    found: dict[str, str] = {}
     async for record in reader.records(topics.FILES.name):
         key = (record.key or b"").decode(errors="replace")
         if key in wanted:
-            (found.discard if record.value is None else found.add)(key)
+            found.pop(key, None)
+            if record.value is not None:
+                with suppress(DecodeError):
+                    found[key] = codec.decode_file(record.value).key
     return found
 
 

@@ -172,13 +172,14 @@ async def test_the_columns_of_a_file_go_with_it(tmp_path):
             file_id = ids.derived_file_id(batch_id, kind)
             file = File(id=file_id, bytes=1, created_at=1, filename="f", purpose="batch_output")
             doors.view.put_file(FileRecord(project="p", file=file, key=file_key(file_id), sha256=""), -1)
-            await doors.store.write(index_key(batch_id, kind), content())
+            await doors.store.write(index_key(file_key(file_id)), content())
+        errors, second = (file_key(ids.derived_file_id(batch_id, kind)) for kind in ("errors", "output-00002"))
         await removal.remove(doors, ids.derived_file_id(batch_id, "errors"), file_key("x"))
         assert await removal.collect(doors) == 0
         clock.now += STRAY_SECONDS_MIN
         assert await removal.collect(doors) == 1
-        assert not await is_stored(doors, index_key(batch_id, "errors"))
-        assert await is_stored(doors, index_key(batch_id, "output-00002"))
+        assert not await is_stored(doors, index_key(errors))
+        assert await is_stored(doors, index_key(second))
 
 
 async def test_uploads_end_with_their_hour(tmp_path):

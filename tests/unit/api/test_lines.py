@@ -72,9 +72,9 @@ async def test_pages_of_a_finished_file(tmp_path):
     sums = Sums()
 
     await store.write("files/out", copied(merged(store, [(ref, part_key(BATCH, ref)) for ref in refs], sums)))
-    await store.write(index_key(BATCH, "output"), copied([sums.index(0, sums.lines.done)]))
+    await store.write(index_key("files/out"), copied([sums.index(0, sums.lines.done)]))
     lines = Lines(store)
-    sources = lines.written(BATCH, [("output", "files/out")])
+    sources = lines.written([("output", "files/out")])
     assert [index for index, _ in await walk(lines, sources, 2)] == [1, 2, 3, 5, 9]
 
 
@@ -89,10 +89,10 @@ async def test_pages_go_through_numbered_files(tmp_path):
         first, kind = volumes.lines, file_kind(failed=False, number=len(files) + 1)
         files.append((kind, f"files/{kind}"))
         await store.write(f"files/{kind}", copied(volumes.next()))
-        await store.write(index_key(BATCH, kind), copied([sums.index(first, volumes.lines)]))
+        await store.write(index_key(f"files/{kind}"), copied([sums.index(first, volumes.lines)]))
     assert [kind for kind, _ in files] == ["output-00001", "output-00002", "output-00003"]
     lines = Lines(store)
-    found = await walk(lines, lines.written(BATCH, files), 3)
+    found = await walk(lines, lines.written(files), 3)
     assert found == [(index, text(index).rstrip()) for index in (1, 2, 3, 5, 9)]
 
 

@@ -93,7 +93,7 @@ async def ended(doors, client, fates, **extras):
     await doors.store.write(record.key, once(b"".join(text for _, text in failed)))
     indices, sizes = array("I", [index for index, _ in failed]), array("I", [len(text) for _, text in failed])
     columns = encode_index(indices, sizes, array("I", [0] * 4 * len(failed)))
-    await doors.store.write(index_key(OLD, "errors"), once(columns))
+    await doors.store.write(index_key(f"files/{error_id}"), once(columns))
     doors.view.put_file(record, 1_000)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
     batch = Batch(

@@ -4,8 +4,9 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables
+from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables, surely
 
+from tidemill.results import ports
 from tidemill.results.limits import Limits
 from tidemill.results.stage import Partition
 from tidemill.schemas import codec, line
@@ -70,7 +71,7 @@ class Owner:
                 tariff_of=lambda _: self._tariff,
             ),
             compactions=asyncio.Semaphore(1),
-            writer="w",
+            owner=ports.Owner(writer="w", generation=1, held=surely),
         )
 
     async def begin(self) -> None:

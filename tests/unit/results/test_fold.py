@@ -80,7 +80,7 @@ def test_all_lines_done_completes():
     state = folded(folded(fold.State(id=ID, partition=0), CREATED), ACCEPTED)
     assert not fold.is_complete(state, 2)
     assert fold.is_complete(state, 3)
-    state = fold.close(state, NOW + 3)
+    state = fold.close(state, NOW + 3, "w")
     assert state.batch.status is Status.FINALIZING
     assert not state.takes_lines
     assert not fold.is_complete(state, 3)
@@ -101,7 +101,7 @@ def test_a_cancelled_batch_takes_lines_for_the_grace_only():
     assert fold.next_alarm(state) == CANCEL.at + GRACE
     assert not fold.is_due(state, CANCEL.at + GRACE - 1)
     assert fold.is_due(state, CANCEL.at + GRACE)
-    state = folded(fold.close(state, NOW + 8), COMPACTED)
+    state = folded(fold.close(state, NOW + 8, "w"), COMPACTED)
     assert state.batch.status is Status.CANCELLED
 
 
@@ -113,7 +113,7 @@ def test_the_deadline_expires_what_is_not_done():
     state = fold.overdue(folded(state, ACCEPTED), NOW + 86_400, GRACE)
     assert state.ending is Status.EXPIRED
     assert fold.is_due(state, NOW + 86_400 + GRACE)
-    state = folded(fold.close(state, NOW + 86_405), COMPACTED)
+    state = folded(fold.close(state, NOW + 86_405, "w"), COMPACTED)
     assert state.batch.status is Status.EXPIRED
 
 

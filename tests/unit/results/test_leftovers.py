@@ -1,5 +1,7 @@
 """What batches leave in the store."""
 
+from support.simulated import surely
+
 from tidemill.directory import DirectoryStore
 from tidemill.results.leftovers import Leftovers
 
@@ -26,14 +28,14 @@ async def keys(store):
 async def test_parts_go_with_their_batch(tmp_path):
     """And large results stay: the log refers to them."""
     store = await filled(tmp_path)
-    await Leftovers(store).clear(OVER)
+    await Leftovers(store, surely).clear(OVER)
     assert await keys(store) == [f"parts/{OPEN}/1-a", f"results-large/{OVER}/1-a", f"results-large/{OPEN}/1-a"]
 
 
 async def test_a_sweep_asks_which_batches_are_over(tmp_path):
     """Once for each batch that has left something."""
     store, asked = await filled(tmp_path), []
-    await Leftovers(store).sweep(lambda batch_id: asked.append(batch_id) or batch_id == OVER)
+    await Leftovers(store, surely).sweep(lambda batch_id: asked.append(batch_id) or batch_id == OVER)
     assert asked == [OVER, OPEN]
     assert await keys(store) == [f"parts/{OPEN}/1-a", f"results-large/{OVER}/1-a", f"results-large/{OPEN}/1-a"]
 
@@ -41,5 +43,5 @@ async def test_a_sweep_asks_which_batches_are_over(tmp_path):
 async def test_large_results_go_when_they_are_forgotten(tmp_path):
     """Those of the batches that are named."""
     store = await filled(tmp_path)
-    assert await Leftovers(store).forget([OVER]) == 1
+    assert await Leftovers(store, surely).forget([OVER]) == 1
     assert await keys(store) == [f"parts/{OVER}/1-a", f"parts/{OPEN}/1-a", f"results-large/{OPEN}/1-a"]

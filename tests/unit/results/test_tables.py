@@ -2,7 +2,7 @@
 
 import pytest
 from support.largest import largest
-from support.simulated import Fuse, SimulatedTable, Simulation
+from support.simulated import Fuse, SimulatedLog, SimulatedTable, Simulation, surely
 
 from tidemill.directory import DirectoryStore
 from tidemill.results.fold import State
@@ -10,7 +10,7 @@ from tidemill.results.forgetting import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, Fo
 from tidemill.results.leftovers import Leftovers
 from tidemill.results.live import Live
 from tidemill.results.publisher import Publisher
-from tidemill.results.tables import GROUP_PARTS, Group, Tables
+from tidemill.results.tables import GROUP_PARTS, Group, Tables, TornError
 from tidemill.results.tally import CHUNK_LINES, Tally
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
@@ -28,6 +28,10 @@ def state(number, status=Status.IN_PROGRESS, ended_at=ENDED_AT, **fields):
         status=status, created_at=1, expires_at=2, completed_at=ended_at if status is Status.COMPLETED else None,
     )  # fmt: skip
     return State(id=batch.id, partition=0, batch=batch, **fields)
+
+
+KEY = state(0).id.encode() + b"/" + b"0" * 16
+"""Of the first batch, as an owner has it who has not taken over."""
 
 
 @pytest.fixture
@@ -58,22 +62,92 @@ def test_the_end_of_a_batch_breaks_off_between_its_two_writes(rows, kept):
     """It is over as soon as the first of them is there, and the next take-over makes the second."""
     tables = Tables(*rows)
     tables.put_state(state(0))
-    key, open_value = next(rows[0].scan(b""))
+    key, open_value = next(rows[0].scan(b"batch_"))
     tables.put_state(state(0, Status.COMPLETED))
     if kept == 1:
         rows[0].put(key, open_value)
     assert tables.state(state(0).id).is_over
     assert not list(tables.open())
+    tables.drop_stale()
     assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + key]
 
 
-def test_what_an_earlier_version_kept_among_the_others(rows):
-    """A batch that is over is put in its place."""
+async def owned(rows, generation):
+    """The tables as the owner of a generation of the group takes them over."""
     tables = Tables(*rows)
-    over = state(0, Status.COMPLETED)
-    rows[0].put(over.id.encode(), over.model_dump_json(exclude_none=True).encode())
-    assert not list(tables.open())
-    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + over.id.encode()]
+    await tables.take_over(generation)
+    return tables
+
+
+async def test_a_later_owner_is_never_overwritten(rows):
+    """Whatever an earlier one writes, and when: the third one sees what the second one has left."""
+    zombie, successor = await owned(rows, 1), await owned(rows, 2)
+    successor.put_state(state(0, project="right"))
+    successor.put_state(state(1, Status.COMPLETED, project="right"))
+    zombie.put_state(state(0, Status.COMPLETED, project="wrong"))
+    zombie.put_state(state(1, project="wrong"))
+    third = await owned(rows, 3)
+    assert [found.id for found in third.open()] == [state(0).id]
+    for number in range(2):
+        assert third.state(state(number).id).project == "right"
+
+
+async def test_owners_are_in_order_where_a_group_counts_anew(rows):
+    """A group of which nothing was heard for a week begins with its first generation."""
+    owners = [(await owned(rows, generation)).owner for generation in (7, 8, 1, 2, 2)]
+    assert owners == sorted(set(owners))
+    assert [key for key, _ in rows[0].scan(b"owner/")] == [b"owner/%016x" % owners[-1]]
+
+
+async def test_a_tally_is_of_the_owner_of_the_state(rows):
+    """What an earlier owner still adds is not in it, and what this one left at its take-over is complete."""
+    zombie = await owned(rows, 1)
+    live = Live(state=state(0), tally=Tally())
+    live.tally.mark(1, failed=False)
+    await zombie.keep(live)
+    successor = await owned(rows, 2)
+    (found,) = successor.open()
+    await successor.adopt(Live(state=found, tally=Tally.of(successor.chunks(found))))
+    live.tally.mark(2, failed=False)
+    live.tally.mark(3 * CHUNK_LINES, failed=False)
+    await zombie.keep(live)
+    third = await owned(rows, 3)
+    (found,) = third.open()
+    assert Tally.of(third.chunks(found)).bits == 0b10
+
+
+async def test_a_take_over_that_breaks_off_is_none(rows):
+    """The tallies are written before the states, so the latest owner is the one before."""
+    first = await owned(rows, 1)
+    live = Live(state=state(0), tally=Tally())
+    live.tally.mark(1, failed=False)
+    await first.keep(live)
+    second = await owned(rows, 2)
+    list(second.open())
+    half = Live(state=state(0), tally=Tally())
+    half.tally.mark(9, failed=False)
+    second._put_chunks(half, second._touched(half))
+    third = await owned(rows, 3)
+    (found,) = third.open()
+    assert Tally.of(third.chunks(found)).bits == 0b10
+
+
+async def test_tables_that_were_read_at_two_times_are_noticed(rows):
+    """The former owner wrote while they were read: a tally that knows more than the parts would lose lines."""
+    tables = await owned(rows, 1)
+    live = Live(state=state(0), tally=Tally())
+    live.tally.mark(1, failed=False)
+    await tables.keep(live)
+    early = dict(rows[0].local)
+    part = PartRef(number=0, failed=False, first=2)
+    live.state = live.state.model_copy(update={"parts": (part,)})
+    live.tally.mark(2, failed=False)
+    await tables.keep(live)
+    rows[0].local = early
+    successor = await owned(rows, 2)
+    (found,) = successor.open()
+    with pytest.raises(TornError):
+        list(successor.chunks(found))
 
 
 def parts(count):
@@ -93,7 +167,7 @@ def test_a_batch_with_any_number_of_parts_is_kept_in_records_that_fit(rows):
     assert max(len(value) for _, value in rows[0].scan(b"")) < RECORD_BYTES_MAX
     assert Tables(*rows).state(state(0).id).parts == parts(most)
     tables.put_state(state(0, Status.COMPLETED))
-    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + state(0).id.encode()]
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + KEY]
 
 
 def test_only_the_last_records_of_parts_are_written_again(rows, monkeypatch):
@@ -104,7 +178,7 @@ def test_only_the_last_records_of_parts_are_written_again(rows, monkeypatch):
     put = rows[0].put
     monkeypatch.setattr(rows[0], "put", lambda key, value: (written.append(key), put(key, value)))
     tables.put_state(state(0, parts=parts(2 * GROUP_PARTS + 6)))
-    assert written == [b"parts/" + state(0).id.encode() + b"/00000002", state(0).id.encode()]
+    assert written == [b"parts/" + KEY + b"/00000002", KEY]
 
 
 def test_parts_whose_batch_ended_before_they_were_dropped(rows):
@@ -115,8 +189,10 @@ def test_parts_whose_batch_ended_before_they_were_dropped(rows):
     tables.put_state(state(0, Status.COMPLETED))
     for key, value in left:
         rows[0].put(key, value)
-    assert not list(Tables(*rows).open())
-    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + state(0).id.encode()]
+    successor = Tables(*rows)
+    assert not list(successor.open())
+    successor.drop_stale()
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + KEY]
 
 
 @pytest.mark.parametrize("kind", [State, Group])
@@ -137,6 +213,12 @@ async def content():
     yield b"x"
 
 
+def forgetting_of(tables, store, kept_seconds, now):
+    """What forgets, with nothing that was deleted."""
+    publisher = Publisher(SimulatedLog(Fuse()), lambda: 0)
+    return Forgetting(tables, Leftovers(store, surely), publisher, kept_seconds=kept_seconds, now=now)
+
+
 async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
     """First the large results, then the state and the tally; what ended later stays, and what is at work."""
     store = DirectoryStore(tmp_path)
@@ -150,9 +232,7 @@ async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
         tables.put_state(one)
         await store.write(f"results-large/{one.id}/1-a", content())
     now = ENDED_AT + OUTLIVED * KEPT_SECONDS + 1
-    forgetting = Forgetting(
-        tables, Leftovers(store), Publisher(None), kept_seconds=lambda: KEPT_SECONDS, now=now - LOOK_SECONDS
-    )
+    forgetting = forgetting_of(tables, store, lambda: KEPT_SECONDS, now - LOOK_SECONDS)
     assert forgetting.due_at == now
     assert forgetting.look(now - 1) is None
     await forgetting.look(now)
@@ -168,8 +248,7 @@ async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tm
     for number in range(LOOK_BATCHES + 1):
         tables.put_state(state(number, Status.COMPLETED))
     now = 1e6
-    leftovers, started = Leftovers(DirectoryStore(tmp_path)), now - LOOK_SECONDS
-    forgetting = Forgetting(tables, leftovers, Publisher(None), kept_seconds=lambda: KEPT_SECONDS, now=started)
+    forgetting = forgetting_of(tables, DirectoryStore(tmp_path), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
     left = []
     for turn in range(3):
         if (removal := forgetting.look(now + turn * LOOK_SECONDS)) is not None:
@@ -182,8 +261,7 @@ def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
     """How long it keeps its records is known a while after the start."""
     tables.put_state(state(0, Status.COMPLETED))
     kept = [float("inf")]
-    leftovers = Leftovers(DirectoryStore(tmp_path))
-    forgetting = Forgetting(tables, leftovers, Publisher(None), kept_seconds=lambda: kept[0], now=0.0)
+    forgetting = forgetting_of(tables, DirectoryStore(tmp_path), lambda: kept[0], 0.0)
     assert forgetting.due_at is None
     assert forgetting.look(1e9) is None
     kept[0] = KEPT_SECONDS

@@ -1,0 +1,216 @@
+"""A network that can be cut: TCP connections that pass through this process, each way on its own.
+
+Between one process and one broker (or the store, or a server) lies a *way*. What is cut is held back as a network
+that loses packets does: nothing comes through, new connections are taken and never answered, and what was sent
+arrives when the way is mended. A way can also be closed (connections break, new ones too), be slow, or break a
+connection off in the middle of what it carries.
+"""
+
+import asyncio
+import random
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Self, TypeVar
+
+T = TypeVar("T")
+
+LOOPBACK: Final = "127.0.0.1"
+CHUNK_BYTES: Final = 64 * 1024
+CALL_SECONDS_MAX: Final = 10.0
+OUT, BACK = "out", "back"
+"""Towards the broker, and from there."""
+
+
+class _Passage:
+    """One connection in one direction: chunk by chunk, as its way allows."""
+
+    def __init__(self, way: "Way", direction: str) -> None:
+        self._way = way
+        self._direction = direction
+        self.is_cut = False
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            if self._way.seconds:
+                await asyncio.sleep(self._way.seconds)
+            await self._way.opened(lambda: not self.is_cut and self._direction not in self._way.cuts)
+            if self._way.take_truncation(self._direction):
+                writer.write(data[: len(data) // 2])
+                await writer.drain()
+                return
+            self._way.bytes[self._direction] += len(data)
+            writer.write(data)
+            await writer.drain()
+
+
+class Way:
+    """One process to one server.
+
+    Attributes:
+        port: Where the process connects to.
+        bytes: That have passed, by direction.
+        seconds: By which each chunk is late.
+        cuts: The directions in which nothing passes.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self.bytes = {OUT: 0, BACK: 0}
+        self.seconds = 0.0
+        self.cuts: frozenset[str] = frozenset()
+        self._target = target
+        self._is_closed = False
+        self._truncated: str | None = None
+        self._changed = asyncio.Condition()
+        self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
+        self._live: dict[asyncio.Task[None], tuple[_Passage, _Passage]] = {}
+
+    async def listen(self) -> asyncio.Server:
+        """Begin to take connections."""
+        server = await asyncio.start_server(self._connected, LOOPBACK, self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def opened(self, is_open: Callable[[], bool]) -> None:
+        """Wait until something may pass."""
+        async with self._changed:
+            await self._changed.wait_for(is_open)
+
+    def take_truncation(self, direction: str) -> bool:
+        """Whether it is this chunk that is cut short."""
+        if self._truncated == direction:
+            self._truncated = None
+            return True
+        return False
+
+    async def set(
+        self,
+        *,
+        cuts: frozenset[str] = frozenset(),
+        seconds: float = 0.0,
+        closed: bool = False,
+        truncated: str | None = None,
+    ) -> None:
+        """Be like this from now on; without an argument all is well, also for single connections."""
+        self.cuts, self.seconds, self._is_closed, self._truncated = cuts, seconds, closed, truncated
+        if closed:
+            for task in list(self._live):
+                task.cancel()
+        if not (cuts or seconds or closed or truncated):
+            for passages in self._live.values():
+                for passage in passages:
+                    passage.is_cut = False
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def close(self) -> list["asyncio.Task[None]"]:
+        """Break off everything; gives what is to be awaited."""
+        tasks = list(self._live)
+        await self.set(closed=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        return tasks
+
+    async def cut_one(self, chance: random.Random) -> None:
+        """Hold back one of the connections there are, both ways."""
+        if self._live:
+            for passage in chance.choice(list(self._live.values())):
+                passage.is_cut = True
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        passages = _Passage(self, OUT), _Passage(self, BACK)
+        self._live[task] = passages
+        self._writers.add(writer)
+        try:
+            if self._is_closed:
+                return
+            await self.opened(lambda: not self.cuts)
+            there, back = await asyncio.open_connection(LOOPBACK, self._target)
+            self._writers.add(back)
+            try:
+                pumps = {
+                    asyncio.ensure_future(passages[0].pump(reader, back)),
+                    asyncio.ensure_future(passages[1].pump(there, writer)),
+                }
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for pump in pumps:
+                        pump.cancel()
+                    await asyncio.gather(*pumps, return_exceptions=True)
+            finally:
+                back.close()
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._live.pop(task, None)
+            writer.close()
+
+
+class Network:
+    """The ways of all processes; a context manager, on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="network", daemon=True)
+        self._servers: list[asyncio.Server] = []
+        self.ways: dict[tuple[str, str], Way] = {}
+        """By the process and what it reaches over it."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def lay(self, process: str, server: str, target: int, port: int = 0) -> Way:
+        """Make a way.
+
+        Args:
+            process: Whose.
+            server: What it leads to, by name.
+            target: The port there.
+            port: Where the process connects to; 0 is any free one.
+        """
+        return self.call(self._lay(process, server, target, port))
+
+    def set(self, process: str = "", server: str = "", **how: Any) -> None:
+        """Have all ways of a process, to a server, or both, be like this (`Way.set`)."""
+        for way in self.between(process, server):
+            self.call(way.set(**how))
+
+    def heal(self) -> None:
+        """All is well."""
+        self.set()
+
+    def between(self, process: str = "", server: str = "") -> list[Way]:
+        """The ways of a process to a server; without a name, of all."""
+        return [way for (a, b), way in self.ways.items() if process in {"", a} and server in {"", b}]
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something on the network's thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_SECONDS_MAX)
+
+    async def _lay(self, process: str, server: str, target: int, port: int) -> Way:
+        way = self.ways[process, server] = Way(target)
+        way.port = port
+        self._servers.append(await way.listen())
+        return way
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        tasks = []
+        for way in self.ways.values():
+            tasks += await way.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # A transport is closed in the turn after the one in which it is told to.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)

@@ -1,0 +1,153 @@
+"""The network that can be cut, against a server that says everything back."""
+
+import asyncio
+import random
+
+import pytest
+from support.cuts import BACK, OUT, Network
+
+WAIT_SECONDS_MAX = 10.0
+NOTHING_SECONDS = 0.2
+OPEN = []
+"""Connections of the test that is running, both ends."""
+
+
+async def echo(reader, writer):
+    OPEN.append(writer)
+    while data := await reader.read(1000):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+@pytest.fixture
+async def way():
+    """A way of `p` to `s`, and its network."""
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    with Network() as network:
+        yield network, network.lay("p", "s", server.sockets[0].getsockname()[1])
+        for writer in OPEN:
+            writer.close()
+    await asyncio.gather(*(writer.wait_closed() for writer in OPEN), return_exceptions=True)
+    OPEN.clear()
+    server.close()
+
+
+async def connect(way):
+    reader, writer = await asyncio.open_connection("127.0.0.1", way.port)
+    OPEN.append(writer)
+    return reader, writer
+
+
+async def says(reader, writer, text=b"hello"):
+    """Whether what was sent comes back."""
+    writer.write(text)
+    return await comes(reader, text)
+
+
+async def comes(reader, text=b"hello"):
+    try:
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            return await reader.readexactly(len(text)) == text
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return False
+
+
+async def nothing_comes(reader):
+    """What is held back does not come, however long one waits: this is only long enough to see a fault."""
+    task = asyncio.ensure_future(reader.read(1))
+    done, _ = await asyncio.wait([task], timeout=NOTHING_SECONDS)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return not done
+
+
+async def test_what_is_not_cut_passes(way):
+    """Both ways, and it is counted."""
+    _, lane = way
+    reader, writer = await connect(lane)
+    assert await says(reader, writer)
+    assert lane.bytes == {OUT: 5, BACK: 5}
+
+
+@pytest.mark.parametrize("cuts", [{OUT}, {BACK}, {OUT, BACK}])
+async def test_what_is_cut_is_held_back_and_comes_later(way, cuts):
+    """As in a network that loses packets: what was sent arrives when it is mended."""
+    network, lane = way
+    reader, writer = await connect(lane)
+    assert await says(reader, writer)
+    network.set("p", "s", cuts=frozenset(cuts))
+    writer.write(b"hello")
+    assert await nothing_comes(reader)
+    assert lane.bytes[BACK] == 5
+    assert lane.bytes[OUT] == (5 if OUT in cuts else 10)
+    network.heal()
+    assert await comes(reader)
+
+
+async def test_a_new_connection_is_taken_and_not_answered(way):
+    """Half open, until it is mended."""
+    network, lane = way
+    network.set("p", cuts=frozenset({OUT, BACK}))
+    reader, writer = await connect(lane)
+    writer.write(b"hello")
+    assert await nothing_comes(reader)
+    network.heal()
+    assert await comes(reader)
+
+
+async def test_one_of_two_connections(way):
+    """The other one goes on."""
+    network, lane = way
+    both = [await connect(lane), await connect(lane)]
+    for pair in both:
+        assert await says(*pair)
+    network.call(lane.cut_one(random.Random(1)))
+    for _, writer in both:
+        writer.write(b"hello")
+    silent = [await nothing_comes(reader) for reader, _ in both]
+    assert sorted(silent) == [False, True]
+    network.heal()
+    reader, _ = both[silent.index(True)]
+    assert await comes(reader)
+
+
+async def test_what_is_closed_breaks(way):
+    """Also what is new."""
+    network, lane = way
+    reader, writer = await connect(lane)
+    assert await says(reader, writer)
+    network.set(server="s", closed=True)
+    assert not await comes(reader)
+    assert not await says(*await connect(lane))
+    network.heal()
+    assert await says(*await connect(lane))
+
+
+async def test_a_message_breaks_off_in_its_middle(way):
+    """Half of it comes, then the end of the connection; the next connection is well."""
+    network, lane = way
+    reader, writer = await connect(lane)
+    network.set(truncated=BACK)
+    writer.write(b"12345678")
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        assert await reader.read() == b"1234"
+    assert await says(*await connect(lane))
+
+
+async def test_what_is_slow_comes(way):
+    """Later."""
+    network, lane = way
+    reader, writer = await connect(lane)
+    network.set(seconds=0.05)
+    began = asyncio.get_running_loop().time()
+    assert await says(reader, writer)
+    assert asyncio.get_running_loop().time() - began >= 0.1
+
+
+async def test_other_ways_are_not_touched(way):
+    """A cut is between one process and one server."""
+    network, lane = way
+    other = network.lay("q", "s", lane._target)
+    network.set("p", cuts=frozenset({OUT, BACK}))
+    assert await says(*await connect(other))
