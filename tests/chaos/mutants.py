@@ -40,7 +40,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="the table is written before the part",
-        file="results/stage.py",
+        file="results/batches.py",
         old="                part = await write_part(\n",
         new=(
             "                from tidemill.schemas.part import PartRef\n"
@@ -134,7 +134,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="a batch that is over is compacted again",
-        file="results/stage.py",
+        file="results/batches.py",
         old=(
             "        if live.state.is_over:\n"
             "            self._over(live)\n"
