@@ -30,6 +30,7 @@ from tidemill import metrics, stream
 from tidemill.dead import bury
 from tidemill.disk_space import LOG
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
+from tidemill.lease import Brake
 from tidemill.log_space import log_space
 from tidemill.processors import roster, seals
 from tidemill.processors.budget import Lines
@@ -156,8 +157,7 @@ class ModelApp:
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
-        self._is_cut_off = False
-        """Whether no call is begun since the group's coordinator does not answer."""
+        self._brake = Brake(self.app.membership, self.stage)
         for lookout in lookouts:
             self._start(lookout.run())
         self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
@@ -268,20 +268,13 @@ class ModelApp:
     async def _leave(self, revoked: set[Any]) -> None:
         """Let go of all partitions: a rebalance takes all of an app's at once."""
         del revoked
-        # Calls begin again with the next assignment.
-        self._is_cut_off = False
+        self._brake.release()
         await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
         self._seats.leave()
         self.stage.forget_waiting()
 
     async def _hold(self) -> None:
-        if not self.app.membership.holds:
-            # Its lines may be another process's by now, which calls for them as well.
-            self._is_cut_off = True
-            self.stage.halt()
-        elif self._is_cut_off:
-            self._is_cut_off = False
-            self.stage.resume()
+        self._brake.look()
         for lane in self._seats.lanes:
             lane.hold()
 

@@ -117,6 +117,33 @@ class Membership:
             await asyncio.sleep(LOOK_SECONDS)
 
 
+class Brake:
+    """Begins no work while a membership does not hold: another process may do the same by then.
+
+    Args:
+        membership: The process's in its group.
+        work: What can `halt` and `resume`.
+    """
+
+    def __init__(self, membership: Membership, work: Any) -> None:
+        self._membership = membership
+        self._work = work
+        self._is_on = False
+
+    def look(self) -> None:
+        """Halt or resume; to be called about each second."""
+        if not self._membership.holds:
+            self._is_on = True
+            self._work.halt()
+        elif self._is_on:
+            self._is_on = False
+            self._work.resume()
+
+    def release(self) -> None:
+        """Partitions are let go of: work begins again with the next assignment."""
+        self._is_on = False
+
+
 def followed(coordinator: Any, membership: Membership) -> None:
     """Have a membership renewed by what a group's coordinator answers; a second time changes nothing.
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tidemill.lease import LEASE_SECONDS, Membership
+from tidemill.lease import LEASE_SECONDS, Brake, Membership
 from tidemill.processors.app import ModelApp
 
 
@@ -39,7 +39,7 @@ def model(times):
     model.app.membership.renewed(100.0)
     model.stage = Stage()
     model._seats = SimpleNamespace(lanes=(), leave=lambda: None)
-    model._is_cut_off = False
+    model._brake = Brake(model.app.membership, model.stage)
     return model
 
 

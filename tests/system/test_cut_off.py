@@ -1,0 +1,233 @@
+"""A results process that loses the coordinator of its group alone: it reaches every leader as before.
+
+The leaders of all partitions are on one broker, the coordinator is on another, and one process is cut off from
+that. Its successor takes the batch over and ends it; the first one writes nothing beside it, and what a third
+process takes over later is what the second one left.
+"""
+
+import hashlib
+import json
+import random
+import time
+from itertools import pairwise
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+from support.cuts import BACK, OUT, Network
+from support.facts import batch_id, commands, lines
+from support.fleet import Fleet
+from support.quorum import Quorum
+from support.waiting import until
+
+from tidemill import admin
+from tidemill.results.app import NAME
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Status
+from tidemill.security import cluster
+from tidemill.settings import Settings
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+
+LINES = 400
+SECONDS_MAX = 150.0
+CUT = frozenset({OUT, BACK})
+SEED = 5
+
+
+async def coordinator_of(kafka):
+    """The broker that coordinates the group of results; the topic of the offsets is made by the first who asks."""
+    client = AIOKafkaAdminClient(bootstrap_servers=kafka.split(","))
+    await client.start()
+
+    async def found():
+        try:
+            return await client.find_coordinator(NAME)
+        except KafkaError:
+            return None
+
+    try:
+        return await until(found, "a coordinator", seconds_max=SECONDS_MAX)
+    finally:
+        await client.close()
+
+
+async def make_topics(kafka, leader, monkeypatch):
+    """All topics, on one broker."""
+    new = admin._new
+
+    def placed(row, settings):
+        made = new(row, settings)
+        return NewTopic(made.name, -1, -1, {0: [leader]}, made.topic_configs)
+
+    monkeypatch.setattr(admin, "_new", placed)
+    await admin.ensure_topics(Settings(partitions=1, replication=1), cluster(kafka), ["chat"])
+
+
+class Log:
+    """The log as the other stages write and read it."""
+
+    def __init__(self, kafka):
+        self._kafka = kafka.split(",")
+
+    async def __aenter__(self):
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._kafka)
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self._producer.stop()
+
+    async def send(self, number, *events):
+        """Append what is about a batch."""
+        key = batch_id(number).encode()
+        for topic, headers, value in events:
+            await self._producer.send_and_wait(topic, value, key=key, headers=list(headers), partition=0)
+
+    async def read(self, topic, decode, key):
+        """What was published under a key, in the order of the log."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka, enable_auto_commit=False)
+        place = TopicPartition(topic, 0)
+        await consumer.start()
+        found = []
+        try:
+            consumer.assign([place])
+            await consumer.seek_to_beginning(place)
+            end = (await consumer.end_offsets([place]))[place]
+            while await consumer.position(place) < end:
+                records = (await consumer.getmany(place, timeout_ms=500)).get(place, ())
+                found += [decode(record.value) for record in records if record.key == key.encode()]
+        finally:
+            await consumer.stop()
+        return found
+
+    async def told(self, number):
+        """What results told of a batch."""
+        return await self.read(topics.BATCHES.name, codec.decode_batch, batch_id(number))
+
+    async def owners(self, number):
+        """The owners of its partition who told of it."""
+        return {record.owner for record in await self.told(number)}
+
+
+@pytest.fixture(scope="module")
+def network():
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def brokers(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quorum")
+    with Quorum(folder, brokers=2, network=network, processes=("results",)) as quorum:
+        yield quorum
+
+
+@pytest.fixture
+def fleet(brokers, tmp_path):
+    environ = {
+        "TIDEMILL_KAFKA": brokers.bootstrap,
+        "TIDEMILL_REPLICATION": "1",
+        "TIDEMILL_PARTITIONS": "1",
+        "TIDEMILL_PART_AGE_SECONDS": "0.2",
+    }
+    with Fleet(tmp_path, environ, {"chat": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}) as fleet:
+        yield fleet
+
+
+def begun(number):
+    """A batch that begins now."""
+    (topic, headers, value), accepted = commands(number, LINES)
+    created = codec.decode_command(value)
+    now = int(time.time())
+    batch = created.batch.model_copy(update={"created_at": now, "expires_at": now + 86_400})
+    return [(topic, headers, codec.encode(created.model_copy(update={"batch": batch}))), accepted]
+
+
+async def wait(fleet, condition, what):
+    """Wait; what the processes have said is told where it does not come true."""
+    try:
+        return await until(condition, what, seconds_max=SECONDS_MAX)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{fleet.tails()}") from error
+
+
+async def trickle(fleet, log, number, events, condition, what):  # noqa: PLR0917
+    """Have results come, one record after the other, until a condition is true."""
+
+    async def looked():
+        if await condition():
+            return True
+        if events:
+            await log.send(number, events.pop())
+        return False
+
+    await wait(fleet, looked, what)
+
+
+async def check(log, folder, number):
+    """Each line once, and what was receipted."""
+    told = await log.told(number)
+    last = max(told, key=lambda record: (record.owner, record.batch.status.is_terminal)).batch
+    assert last.status is Status.COMPLETED
+    receipt = last.tidemill.receipt
+    assert (receipt.lines, receipt.missing, receipt.double) == (LINES, 0, 0)
+    found = []
+    for part, file_id in ((receipt.output, last.output_file_id), (receipt.errors, last.error_file_id)):
+        record = max(await log.read(topics.FILES.name, codec.decode_file, file_id), key=lambda one: one.owner)
+        content = (folder / "data" / "store" / record.key).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == part.sha256
+        found += [json.loads(text)["custom_id"] for text in content.splitlines()]
+    assert sorted(found) == sorted(f"id-{index}" for index in range(LINES))
+    bills = await log.read(topics.LEDGER.name, codec.decode_ledger, last.id)
+    assert {bill.lines for bill in bills} == {receipt.output.lines}
+
+
+async def test_a_process_that_loses_its_group_alone(brokers, network, fleet, tmp_path, monkeypatch):
+    """Its batch goes on by another process, exact, and the next one by a third that takes that over."""
+    coordinator = await coordinator_of(brokers.bootstrap)
+    leader = next(node.number for node in brokers.nodes if node.number != coordinator)
+    await make_topics(brokers.bootstrap, leader, monkeypatch)
+    first = fleet.start("results", environ={"TIDEMILL_KAFKA": brokers.door("results")})
+    chance = random.Random(SEED)
+    async with Log(brokers.bootstrap) as log:
+        events = list(lines(chance, 0, LINES))
+        await log.send(0, *begun(0))
+        await trickle(fleet, log, 0, events, lambda: log.owners(0), "the batch to be at work")
+        network.set("results", f"broker-{coordinator}", cuts=CUT)
+        second = fleet.start("results")
+
+        async def two():
+            return len(await log.owners(0)) > 1
+
+        await trickle(fleet, log, 0, events, two, "the second process to take the batch over")
+        assert first.runs, "it is no zombie that has ended"
+        await log.send(0, *events)
+
+        async def over(number=0):
+            return any(record.batch.status.is_terminal for record in await log.told(number))
+
+        await wait(fleet, over, "the end of the batch")
+        told = [record.owner for record in await log.told(0)]
+        assert all(before <= after for before, after in pairwise(told)), told
+        await check(log, tmp_path, 0)
+
+        events = list(lines(chance, 1, LINES))
+        await log.send(1, *begun(1))
+        await trickle(fleet, log, 1, events, lambda: log.owners(1), "the next batch to be at work")
+        fleet.kill(second)
+        second.wanted = False
+        third = fleet.start("results")
+        network.heal()
+        await trickle(fleet, log, 1, events, lambda: _more(log), "another process to take it over")
+        await log.send(1, *events)
+        await wait(fleet, lambda: over(1), "the end of the next batch")
+        await check(log, tmp_path, 1)
+        await check(log, tmp_path, 0)
+        assert first.runs, "it comes back into its group"
+        assert third.runs
+
+
+async def _more(log):
+    return len(await log.owners(1)) > 1
