@@ -30,7 +30,6 @@ from tidemill import metrics, stream
 from tidemill.dead import bury
 from tidemill.disk_space import LOG
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
-from tidemill.lease import Brake
 from tidemill.log_space import log_space
 from tidemill.processors import roster, seals
 from tidemill.processors.budget import Lines
@@ -157,7 +156,7 @@ class ModelApp:
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
-        self._brake = Brake(self.app.membership, self.stage)
+        self._brake = self.app.brake(self.stage)
         for lookout in lookouts:
             self._start(lookout.run())
         self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
@@ -265,9 +264,8 @@ class ModelApp:
             _log.exception("the lines of a record that is a dead letter could not be told")
         entry.lane.done(entry)
 
-    async def _leave(self, revoked: set[Any]) -> None:
+    async def _leave(self, _: set[Any]) -> None:
         """Let go of all partitions: a rebalance takes all of an app's at once."""
-        del revoked
         self._brake.release()
         await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
         self._seats.leave()

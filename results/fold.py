@@ -294,8 +294,7 @@ def is_due(state: State, now: float) -> bool:
 
 def close(state: State, now: float, by: str) -> State:
     """From here on no line is taken and the files are written; `by` is the owner who decides it."""
-    ending = state.ending or Status.COMPLETED
-    update: dict[str, object] = {"closed": True, "closed_by": by, "ending": ending}
+    update: dict[str, object] = {"closed": True, "closed_by": by, "ending": state.ending or Status.COMPLETED}
     if state.batch is not None and state.batch.status is Status.IN_PROGRESS:
         update["batch"] = move(state.batch, Status.FINALIZING, int(now))
     return state.model_copy(update=update)

@@ -25,7 +25,7 @@ import uvloop
 from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.flow import Flow, resume_at_once, seek_all
-from tidemill.lease import SESSION_SECONDS, Membership, followed
+from tidemill.lease import SESSION_SECONDS, Brake, Membership, followed
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import RecordTooLarge, Store
 from tidemill.security import Cluster, Kafka, Security, cluster
@@ -111,6 +111,10 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         super().__init__(*args, **kwargs)
         self.membership = Membership()
         self.on_partitions_assigned.connect(self._joined, weak=False)
+
+    def brake(self, work: Any) -> Brake:
+        """What halts work while the group's coordinator does not count this process in."""
+        return Brake(self.membership, work)
 
     async def _joined(self, *_: Any, **__: Any) -> None:
         followed(self.consumer._thread._consumer._coordinator, self.membership)  # noqa: SLF001  Faust shows it nowhere
