@@ -16,7 +16,7 @@ from tidemill.past.kafka import Reader
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.part import INDICES_PREFIX, LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
+from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
 from tidemill.sealing.records import opened_outcome, opened_request
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.security import Kafka
@@ -99,15 +99,14 @@ async def _wrapped(reader: Reader, batch_id: str) -> int:
 
 async def _objects(settings: Settings, batch_id: str) -> list[str]:
     """Objects of the batch, once results has had the time to remove them."""
-    named = {file_key(ids.derived_file_id(batch_id, kind)) for kind in KINDS}
-    named |= {index_key(batch_id, kind) for kind in KINDS}
-    prefixes = (f"{PARTS_PREFIX}{batch_id}/", f"{LARGE_PREFIX}{batch_id}/", f"{INDICES_PREFIX}{batch_id}.")
+    # Whoever wrote them: the writer's name follows the id.
+    files = [file_key(ids.derived_file_id(batch_id, kind)) for kind in KINDS]
+    prefixes = (f"{PARTS_PREFIX}{batch_id}/", f"{LARGE_PREFIX}{batch_id}/", *files, *map(index_key, files))
     until = time.monotonic() + DELETED_SECONDS_MAX
     store = open_store(settings.store_url)
     try:
         while True:
             found = [key for prefix in prefixes async for key in store.keys(prefix)]
-            found += [key async for key in store.keys("files/") if key in named]
             if not found or time.monotonic() > until:
                 return found
             await asyncio.sleep(POLL_SECONDS)
