@@ -91,15 +91,8 @@ class Log:
     def __init__(
         self, kafka: Kafka, *, send_seconds_max: float = SEND_SECONDS_MAX, lease: Lease | None = None
     ) -> None:
-        """Nothing is connected yet.
-
-        Args:
-            kafka: Where, and how to get in.
-            send_seconds_max: How long an acknowledgement is waited for.
-            lease: Of a process whose records must not follow those of its successor.
-        """
-        self.membership: Membership | None = None
-        """In the group by which that process owns what it writes about."""
+        self.membership = Membership()
+        """In the group by which the process owns what it writes about."""
         self._kafka = kafka
         self._lease = lease
         self._send_seconds_max = send_seconds_max
@@ -174,8 +167,7 @@ class Log:
             if self._producer is None:
                 fresh = producer(self._kafka)
                 if self._lease is not None:
-                    held = None if self.membership is None else self.membership.held
-                    guarded(fresh.client, self._lease.check, held)
+                    guarded(fresh.client, self._lease.check, self.membership.held)
                 try:
                     await fresh.start()
                 except BaseException:
