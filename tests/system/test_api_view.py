@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from support.api import Api
+from support.brokers import OpenBroker
 from support.waiting import wait_until
 
 from tidemill.admin import ensure_topics
-from tidemill.embedded.broker import Broker
 from tidemill.settings import Settings
 
 pytestmark = pytest.mark.kafka
@@ -97,7 +97,7 @@ def test_processes_of_one_folder_have_a_view_each(kafka, tmp_path):
 
 def test_without_a_broker_reads_go_on_and_writes_are_refused(tmp_path):
     """503 with `retry-after` in bounded time; once the broker is back, so is everything."""
-    broker = Broker(tmp_path / "kafka")
+    broker = OpenBroker(tmp_path / "kafka")
     loop = asyncio.new_event_loop()
     try:
         kafka = loop.run_until_complete(broker.start())

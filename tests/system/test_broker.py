@@ -15,6 +15,7 @@ from support.waiting import wait_until
 from tidemill.embedded import broker as broker_module
 from tidemill.embedded import jars, java
 from tidemill.embedded.broker import Broker, BrokerError
+from tidemill.security import client_options
 
 pytestmark = pytest.mark.kafka
 
@@ -31,9 +32,9 @@ time.sleep(600)
 """
 
 
-async def produce(bootstrap: str, topic: str, value: bytes) -> None:
+async def produce(broker: Broker, topic: str, value: bytes) -> None:
     """Write one record and see it taken."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    producer = AIOKafkaProducer(**client_options(broker.cluster()))
     await producer.start()
     try:
         await producer.send_and_wait(topic, value)
@@ -41,9 +42,9 @@ async def produce(bootstrap: str, topic: str, value: bytes) -> None:
         await producer.stop()
 
 
-async def first_value(bootstrap: str, topic: str) -> bytes:
+async def first_value(broker: Broker, topic: str) -> bytes:
     """The value of the oldest record."""
-    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(topic, **client_options(broker.cluster()), auto_offset_reset="earliest")
     await consumer.start()
     try:
         return (await consumer.getone()).value
@@ -56,20 +57,20 @@ async def test_records_and_address_survive_a_crash_and_a_stop(tmp_path):
     broker = Broker(tmp_path)
     try:
         bootstrap = await broker.start()
-        admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+        admin = AIOKafkaAdminClient(**client_options(broker.cluster()))
         await admin.start()
         await admin.create_topics([NewTopic("kept", 1, 1)])
         await admin.close()
-        await produce(bootstrap, "kept", b"still here")
+        await produce(broker, "kept", b"still here")
         broker.kill()
 
         assert await broker.start() == bootstrap
-        assert await first_value(bootstrap, "kept") == b"still here"
+        assert await first_value(broker, "kept") == b"still here"
         broker.stop()
         assert broker.pid is None
 
         assert await broker.start() == bootstrap
-        assert await first_value(bootstrap, "kept") == b"still here"
+        assert await first_value(broker, "kept") == b"still here"
     finally:
         broker.stop()
 

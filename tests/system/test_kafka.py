@@ -6,9 +6,9 @@ import secrets
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from support.brokers import OpenBroker
 from support.waiting import until
 
-from tidemill.embedded.broker import Broker
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
 
 pytestmark = pytest.mark.kafka
@@ -125,7 +125,7 @@ async def test_a_topic_that_comes_later_is_waited_for(kafka, log):
 
 async def test_what_was_refused_does_not_land_later(tmp_path):
     """A sender that was told so sends again: with a broker that was away, the record is there once."""
-    broker = Broker(tmp_path)
+    broker = OpenBroker(tmp_path)
     log = None
     try:
         kafka = await broker.start()
