@@ -39,8 +39,8 @@ async def main(folder, script):
     boss = Supervisor(tell=print)
     broker = Broker(folder)
     await broker.prepare()
-    await boss.start([Program(name="kafka", command=broker.command, log=broker.output, environ={},
-                              answers=broker.answers)], base=True)
+    await boss.start([Program(name="kafka", command=broker.command, log=broker.output, environ=broker.environ,
+                              folder=broker.folder, answers=broker.answers)], base=True)
     await boss.start([Program(name="stage", command=lambda: [sys.executable, "-c", script],
                               log=folder / "stage.log", environ={})])
     print(*(pid for pids in boss.processes.values() for pid in pids), flush=True)
