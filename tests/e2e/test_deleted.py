@@ -146,7 +146,11 @@ def test_what_is_deleted_is_gone(place):
         )
         wait_until(lambda: _is_destroyed(place, batch.id), seconds_max=END_SECONDS_MAX, what="its key's end")
         assert plain.get(f"/batches/{batch.id}").status_code == 404
-        assert not [path for path in (Path(place.data) / "store").rglob("*") if batch.id in str(path)]
+        wait_until(
+            lambda: not [path for path in (Path(place.data) / "store").rglob("*") if batch.id in str(path)],
+            seconds_max=END_SECONDS_MAX,
+            what="the end of what lies under its id",
+        )
         plan = plain.post("/replays", json={"source": source, "dry_run": True}).json()
         assert (plan["lines"], plan["skipped_lines"]) == (LINES, LINES)
         assert "batch_deleted" in command(place, "rebuild", batch.id)[1]

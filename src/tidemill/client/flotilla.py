@@ -149,7 +149,8 @@ class Flotilla:
         job, pieces = self._plan.job, len(self._plan.pieces)
         done = sum(each.completed for each in self._counts.values())
         failed = sum(each.failed for each in self._counts.values())
-        whole = Batch(
+        # It is only shown: what stands for its id is none.
+        whole = Batch.model_construct(
             id=f"{self._over} of {pieces} batches",
             endpoint=job.endpoint,
             input_file_id="",
