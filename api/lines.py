@@ -20,6 +20,9 @@ INDEX_LINES_MAX: Final = 4_000_000
 """Lines of all remembered columns together."""
 PAGE_BYTES_MAX: Final = 16 << 20
 """A page ends before it grows beyond this, but has at least one line."""
+RUN_BYTES_MAX: Final = 1 << 20
+"""Neighbours that are read together have no more, unless one line has: a client that reads slowly keeps them in
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,10 @@ class Lines:
         while start < len(found):
             end = start + 1
             while (
-                end < len(found) and found[end].key == found[start].key and found[end].start == found[end - 1].end
+                end < len(found)
+                and found[end].key == found[start].key
+                and found[end].start == found[end - 1].end
+                and found[end].end - found[start].start <= RUN_BYTES_MAX
             ):
                 end += 1
             first, last = found[start], found[end - 1]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.api.lines import PAGE_BYTES_MAX, Found, Lines, bounded
+from tidemill.api.lines import PAGE_BYTES_MAX, RUN_BYTES_MAX, Found, Lines, bounded
 from tidemill.directory import DirectoryStore
 from tidemill.results.compaction import write_part
 from tidemill.results.merge import Sums, merged
@@ -112,3 +112,22 @@ def test_a_page_is_bounded_but_never_empty(sizes, kept):
     """One line too large for a page is a page of its own."""
     found = [Found(index, False, "k", 0, size) for index, size in enumerate(sizes)]
     assert len(bounded(found)) == kept
+
+
+@pytest.mark.parametrize("size", [RUN_BYTES_MAX // 4, RUN_BYTES_MAX * 2])
+async def test_a_page_is_read_piece_by_piece(tmp_path, size):
+    """Who reads a page slowly keeps a piece of it in memory, or one line."""
+    store, asked = DirectoryStore(tmp_path), []
+
+    class Watched:
+        def read(self, key, start, end):
+            asked.append(end - start)
+            return store.read(key, start, end)
+
+    texts = [bytes([97 + n]) * (size - 1) + b"\n" for n in range(9)]
+    await store.write("k", copied([*texts]))
+    found = [Found(n, False, "k", n * size, (n + 1) * size) for n in range(9)]
+    assert [line async for line in Lines(Watched()).read(found)] == [text[:-1] for text in texts]
+    assert max(asked) <= max(RUN_BYTES_MAX, size)
+    assert len(asked) == (3 if size < RUN_BYTES_MAX else 9)
+    await store.close()
