@@ -10,13 +10,16 @@ not take for as long as it lives. Here each of these has a bound:
   place unread (64 KiB of it are taken first), not before the client is told `100 Continue`, and not while the
   store holds up what has arrived. So a route may let a body wait for as long as it likes, and needs no timeout of
   its own for a slow one: the stream that it reads raises `ClientDisconnect`, and the client is answered with 408.
-- An answer is taken with the same rate at least, by the same account.
+- An answer is taken with the same rate at least, by the same account. All answers together wait in
+  `UNSENT_BYTES_MAX` of memory (`server.py`).
+- Of a body that goes on after its answer `LATE_BYTES_MAX` are read, since most clients hear an answer only once
+  they have sent all; of all such bodies together `LATE_BYTES_PER_LOOK` between two looks.
 
 The bounds are looked at once in `LOOK_SECONDS`, for all connections together; a request costs no timer.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvicorn
@@ -35,11 +38,25 @@ HEADERS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
 LINGER_BYTES_MAX: Final = 1 << 20
 """What is read of a request, and let go, after it was refused."""
+LATE_BYTES_MAX: Final = 1 << 30
+LATE_BYTES_PER_LOOK: Final = 64 << 20
 PIPELINED_MAX: Final = 16
 """Requests that a connection may send before the first of them is answered."""
 LOOK_SECONDS: Final = 1.0
 HEALTH: Final = (b"/livez", b"/readyz")
 """What is answered also where too much is being answered."""
+
+
+@dataclass
+class Late:
+    """Bodies that go on after their answers, of all connections."""
+
+    left: int = 0
+    """Bytes that may still be read of them until the next look."""
+
+    def renew(self) -> None:
+        """Another look begins."""
+        self.left = LATE_BYTES_PER_LOOK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +69,7 @@ class Shared:
     room: Room
     is_ours: Callable[[hosts.Headers], bool]
     """Whether a request with these headers calls the server by a name of its own."""
+    late: Late = field(default_factory=Late)
 
 
 class Protocol(HttpToolsProtocol):
@@ -79,9 +97,13 @@ class Protocol(HttpToolsProtocol):
         """Bytes since the last one of a body: of a head, of a chunk's size and extensions, of trailers."""
         self._brought = 0
         """Bytes of a body since the last look."""
+        self._late = 0
+        """Bytes of a body since it was answered: the app reads none of them."""
+        self._is_held = False
+        """Whether such a body is not read on until the next look."""
         self._behind_reading = 0.0
         self._behind_writing = 0.0
-        self._unsent = 0
+        self._unsent = self._taken = 0
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
@@ -136,7 +158,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Begin to answer, be it that there is no room."""
         self._in_head = self._is_new = False
-        self._framing = 0
+        self._framing = self._late = 0
         self._head_seconds = self._behind_reading = 0.0
         if len(self.pipeline) >= PIPELINED_MAX:
             raise self._faulty(errors.invalid("Too many requests were sent ahead."))
@@ -153,7 +175,19 @@ class Protocol(HttpToolsProtocol):
         """A piece of a body has come."""
         self._framing = 0
         self._brought += len(body)
-        super().on_body(body)
+        if self.cycle.response_complete:
+            self._let_go(len(body))
+        else:
+            super().on_body(body)
+
+    def _let_go(self, size: int) -> None:
+        self._late += size
+        self._shared.late.left -= size
+        if self._late > LATE_BYTES_MAX:
+            self._drop("late")
+        elif self._shared.late.left <= 0:
+            self._is_held = True
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """The body is whole."""
@@ -171,6 +205,10 @@ class Protocol(HttpToolsProtocol):
         """End what is too slow; called once in `LOOK_SECONDS`."""
         if self._is_refused:
             self._linger()
+        elif self._is_held:
+            self._is_held = False
+            self._brought = 0
+            self.flow.resume_reading()
         elif not self._in_head:
             self._look_at_body()
         elif not self._is_answering and (self._is_new or self._framing):
@@ -179,6 +217,20 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(errors.silent("head"), "head")
         if self._unsent or self.transport.get_write_buffer_size():
             self._look_at_answer()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the client has not taken yet of its answers."""
+        return self.transport.get_write_buffer_size()
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the client will need for the rest, as fast as it was at the last look."""
+        return self._unsent / max(self._taken, 1) if self._unsent else LOOK_SECONDS
+
+    def crowd_out(self) -> None:
+        """Close the connection, so that the answers of all take less memory."""
+        self._drop("unsent")
 
     def _look_at_body(self) -> None:
         got, self._brought = self._brought, 0
@@ -190,8 +242,8 @@ class Protocol(HttpToolsProtocol):
     def _look_at_answer(self) -> None:
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         # Where there is more than before, the app has written, which it does once most of the rest was taken.
-        taken = before - self._unsent if self._unsent <= before else self._unsent
-        self._behind_writing = self._behind(self._behind_writing, taken)
+        self._taken = before - self._unsent if self._unsent <= before else self._unsent
+        self._behind_writing = self._behind(self._behind_writing, self._taken)
         if self._behind_writing > self._bounds.slow_seconds_max:
             self._drop("answer")
 

@@ -26,6 +26,9 @@ ACCEPTED_MAX: Final = 8
 """Connections that one turn of the loop accepts: a request takes many turns, and a flood makes each longer."""
 FULL_SECONDS: Final = 0.1
 """For how long none is accepted where the system has no file left."""
+UNSENT_BYTES_MAX: Final = 256 << 20
+"""Of answers that clients have not taken: 256 downloads that are read slowly. Beyond it the client that would need
+longest for the rest loses its connection."""
 TICKS_PER_LOOK: Final = round(LOOK_SECONDS / 0.1)
 NO_FILE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -86,11 +89,24 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look at all connections, and at the certificate, once in `LOOK_SECONDS`."""
         if counter % TICKS_PER_LOOK == 0:
+            self._shared.late.renew()
             for connection in list(self.server_state.connections):
                 connection.look()  # type: ignore[union-attr]
             if self._certificate is not None:
                 self._certificate.renew()
+        self._bound_answers()
         return await super().on_tick(counter)
+
+    def _bound_answers(self) -> None:
+        """Close the slowest of the connections whose answers together take more than `UNSENT_BYTES_MAX`."""
+        sizes = {connection: connection.unsent_bytes for connection in self.server_state.connections}  # type: ignore[union-attr]
+        if (left := sum(sizes.values())) <= UNSENT_BYTES_MAX:
+            return
+        for connection in sorted(sizes, key=lambda c: (c.seconds_left, sizes[c]), reverse=True):  # type: ignore[union-attr]
+            connection.crowd_out()  # type: ignore[union-attr]
+            left -= sizes[connection]
+            if left <= UNSENT_BYTES_MAX:
+                break
 
 
 class Listener:
