@@ -53,14 +53,30 @@ class Trail:
         self._pending: set[asyncio.Task[None]] = set()
 
     async def tell(
-        self, request: Request, asking: Principal, action: Action, target: str = "", **detail: str
+        self,
+        request: Request,
+        asking: Principal,
+        action: Action,
+        target: str = "",
+        *,
+        whose: str | None = None,
+        **detail: str,
     ) -> None:
         """Record what is about to be done; nothing is done that the trail does not have.
+
+        Args:
+            request: What was asked.
+            asking: By whom.
+            action: What it does.
+            target: To what.
+            whose: Its project, where that is another one than the key's: the record is for its admin.
+            detail: What else is worth knowing.
 
         Raises:
             LogUnavailable: The log does not answer.
         """
-        await self._send(_record(self._clock, action, request, asking=asking, target=target, detail=detail))
+        record = _record(self._clock, action, request, asking=asking, target=target, detail=detail)
+        await self._send(record.model_copy(update={"project": whose or record.project}))
 
     def refused(self, request: Request) -> None:
         """Record that a key was refused; the answer does not wait for it."""

@@ -98,13 +98,13 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
         id=access.new_key_id(),
         name=wish.name,
         project=wish.project or asking.project,
-        role=Role(wish.role),
+        role=role,
         hint=access.hint(secret),
         created_at=now,
         expires_at=None if wish.expires_in_seconds is None else now + wish.expires_in_seconds,
     )
     about = {"name": key.name, "role": key.role, "project": key.project}
-    await doors.trail.tell(request, asking, Action.KEY_CREATE, key.id, **about)
+    await doors.trail.tell(request, asking, Action.KEY_CREATE, key.id, whose=key.project, **about)
     await _publish(doors, KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("%s was made, a key of the project %s with the role %s", key.id, key.project, key.role)
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
@@ -138,7 +138,7 @@ async def revoke(key_id: KeyId, request: Request, doors: Opened, asking: Adminis
         raise errors.forbidden(asking.role, record.key.role)
     if record.key.revoked_at is None:
         about = {"name": record.key.name, "project": record.key.project}
-        await doors.trail.tell(request, asking, Action.KEY_REVOKE, key_id, **about)
+        await doors.trail.tell(request, asking, Action.KEY_REVOKE, key_id, whose=record.key.project, **about)
         key = record.key.model_copy(update={"revoked_at": int(doors.clock())})
         await _publish(doors, record.model_copy(update={"key": key}))
         _log.info("%s was revoked", key.id)

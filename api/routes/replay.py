@@ -121,7 +121,11 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     asked = reading.body(ReplayWish, await body(request), doors.settings)
     made: Batch | ReplayPlan
     if not asked.dry_run:
-        await doors.trail.tell(request, asking, Action.REPLAY_CREATE, **_told(asked.source))
+        about = _told(asked.source)
+        named = about.get("project", ALL)
+        await doors.trail.tell(
+            request, asking, Action.REPLAY_CREATE, whose=None if named == ALL else named, **about
+        )
     if isinstance(source := asked.source, BatchSource):
         made = await _of_batch(doors, asking.project, source.batch, asked, repeats)
     else:

@@ -132,7 +132,7 @@ async def test_who_did_what_to_what(doors, client, operator):
     for action, record in found.items():
         by_key = action in {Action.KEY_CREATE, Action.KEY_REVOKE}
         assert record.actor == ("key_settings" if by_key else "key-of-p")
-        assert record.project == ("default" if by_key else "p")
+        assert record.project == "p"
         assert (record.at, record.address) == (NOW, "10.0.0.7")
         assert record.request_id.startswith("req_")
     assert found[Action.KEY_CREATE].detail == {"name": "n", "role": "read", "project": "p"}
@@ -172,10 +172,25 @@ async def test_the_trail_is_read(doors, client, operator):
     async with client_of(doors, made["secret"]) as admin:
         own = (await admin.get("/admin/audit")).json()["data"]
         assert {entry["project"] for entry in own} == {"p"}
-        assert len(own) == len([record for record in everything if record.project == "p"])
+        assert len(own) == len(everything) + 1
         assert (await admin.get("/admin/audit", params={"project": "q"})).status_code == 403
     assert (await client.get("/admin/audit")).status_code == 403
     assert (await operator.get("/admin/audit", params={"after": "audit_0"})).status_code == 400
+
+
+async def test_what_an_operator_does_to_a_project_is_told_its_admin(doors, operator):
+    """Keys that are made and revoked there, and lines of it that are run, also where nothing comes of it."""
+    made = (await operator.post("/admin/keys", json={"name": "n", "project": "q", "role": "admin"})).json()
+    source = {"model": "m", "from": "-1h", "project": "q"}
+    await operator.post("/replays", json={"source": source})
+    await operator.post("/replays", json={"source": {**source, "project": "*"}})
+    records(doors)
+    async with client_of(doors, made["secret"]) as admin:
+        told = [entry["action"] for entry in (await admin.get("/admin/audit")).json()["data"]]
+    await operator.delete(f"/admin/keys/{made['id']}")
+    assert sorted(told) == ["key.create", "replay.create"]
+    assert [(record.project, record.actor) for record in records(doors, "key.revoke")] == [("q", "key_settings")]
+    assert [record.project for record in records(doors, "replay.create")] == ["q", "default"]
 
 
 async def test_refused_keys_are_few_in_the_trail(doors):
