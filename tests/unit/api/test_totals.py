@@ -24,8 +24,8 @@ def take(database, step):
     match step:
         case ("put", name, project, size):
             database.write(
-                "INSERT INTO files (id, project, created_at, purpose, key, sha256, body, place, bytes)"
-                " VALUES (?, ?, 1, 'batch', '', '', x'', 1, ?)"
+                "INSERT INTO files (id, project, created_at, purpose, key, sha256, body, place, bytes, owner)"
+                " VALUES (?, ?, 1, 'batch', '', '', x'', 1, ?, 0)"
                 " ON CONFLICT (id) DO UPDATE SET bytes = excluded.bytes, deleted_at = NULL, held = 0",
                 name, project, size,
             )  # fmt: skip
@@ -37,8 +37,9 @@ def take(database, step):
             database.write("DELETE FROM files WHERE deleted_at IS NOT NULL AND NOT held")
         case ("batch", name, project, over, left):
             database.write(
-                "INSERT INTO batches (id, project, created_at, input_file_id, over, status, body, lines_left)"
-                " VALUES (?, ?, 1, '', ?, '', x'', ?) ON CONFLICT (id) DO UPDATE"
+                "INSERT INTO batches"
+                " (id, project, created_at, input_file_id, over, status, body, lines_left, owner)"
+                " VALUES (?, ?, 1, '', ?, '', x'', ?, 0) ON CONFLICT (id) DO UPDATE"
                 " SET over = excluded.over, lines_left = excluded.lines_left",
                 name, project, over, left,
             )  # fmt: skip
