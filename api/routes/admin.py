@@ -90,22 +90,21 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
         raise errors.forbidden(asking.role, Role.OPERATOR)
     if not asking.role.covers(role):
         raise errors.forbidden(asking.role, role)
-    now = int(doors.clock())
-    with doors.booking(wish.project or asking.project) as booking:
-        booking.key()
-    secret = access.new_secret()
+    project, now, secret = wish.project or asking.project, int(doors.clock()), access.new_secret()
     key = ApiKey(
         id=access.new_key_id(),
         name=wish.name,
-        project=wish.project or asking.project,
+        project=project,
         role=role,
         hint=access.hint(secret),
         created_at=now,
         expires_at=None if wish.expires_in_seconds is None else now + wish.expires_in_seconds,
     )
-    about = {"name": key.name, "role": key.role, "project": key.project}
-    await doors.trail.tell(request, asking, Action.KEY_CREATE, key.id, whose=key.project, **about)
-    await _publish(doors, KeyRecord(key=key, sha256=access.digest(secret)))
+    about = {"name": key.name, "role": key.role, "project": project}
+    with doors.booking(project) as booking:
+        booking.key()
+        await doors.trail.tell(request, asking, Action.KEY_CREATE, key.id, whose=project, **about)
+        await _publish(doors, KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("%s was made, a key of the project %s with the role %s", key.id, key.project, key.role)
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
 

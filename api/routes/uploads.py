@@ -31,20 +31,20 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Begin an upload; it takes parts for an hour."""
     asked = reading.body(bodies.NewUpload, await body(request), doors.settings)
     with doors.booking(asking.project) as booking:
-        # It is only looked at: the room is taken part by part.
+        # The bytes have room once it is there: parts take it one by one.
         booking.bytes(asked.bytes)
         booking.upload()
-    now = int(doors.clock())
-    upload = Upload(
-        id=ids.new_upload_id(),
-        bytes=asked.bytes,
-        created_at=now,
-        expires_at=now + LIFE_SECONDS,
-        filename=asked.filename,
-        purpose=asked.purpose,
-    )
-    record = UploadRecord(project=asking.project, upload=upload, life_seconds=asked.life_seconds)
-    return await _put(doors, record)
+        now = int(doors.clock())
+        upload = Upload(
+            id=ids.new_upload_id(),
+            bytes=asked.bytes,
+            created_at=now,
+            expires_at=now + LIFE_SECONDS,
+            filename=asked.filename,
+            purpose=asked.purpose,
+        )
+        record = UploadRecord(project=asking.project, upload=upload, life_seconds=asked.life_seconds)
+        return await _put(doors, record)
 
 
 @router.post("/{upload_id}/parts", response_model=UploadPart, responses=shapes.LIMITED, openapi_extra=_PART)

@@ -30,6 +30,8 @@ class Load:
     files: int = 0
     bytes: int = 0
     """Of files, and of uploads in parts that are not put together yet, with what each object costs beside them."""
+    uploads: int = 0
+    keys: int = 0
 
 
 class Loads:
@@ -67,12 +69,12 @@ class Loads:
             project,
             int(self._clock()),
         )
-        return int(str(number))
+        return int(str(number)) + self._coming.get(project, Load()).uploads
 
     def keys(self, project: str) -> int:
         """Keys of a project that are not revoked."""
         ((number,),) = self._database.read("SELECT count(*) FROM keys WHERE project = ? AND NOT revoked", project)
-        return int(str(number))
+        return int(str(number)) + self._coming.get(project, Load()).keys
 
     def lines_left(self, batch: Batch) -> int:
         """Lines of a batch that are not final; until ingest has counted them, those of its input file."""
@@ -83,13 +85,11 @@ class Loads:
         rows = self._database.read("SELECT lines FROM files WHERE id = ?", batch.input_file_id)
         return int(str(rows[0][0] or 0)) if rows else 0
 
-    def come(self, project: str, *, running: int = 0, lines: int = 0, files: int = 0, size: int = 0) -> None:
-        """So much more is coming; negative once it is there, or will not come."""
+    def come(self, project: str, **more: int) -> None:
+        """So much more is coming, by the fields of `Load`; negative once it is there, or will not come."""
         coming = self._coming[project]
-        coming.running += running
-        coming.lines += lines
-        coming.files += files
-        coming.bytes += size
+        for name, amount in more.items():
+            setattr(coming, name, getattr(coming, name) + amount)
         if coming == Load():
             del self._coming[project]
 
@@ -114,9 +114,7 @@ class Booking:
 
     def __exit__(self, *_: object) -> None:
         booked, self._booked = self._booked, Load()
-        self._loads.come(
-            self._project, running=-booked.running, lines=-booked.lines, files=-booked.files, size=-booked.bytes
-        )
+        self._loads.come(self._project, **{name: -amount for name, amount in vars(booked).items()})
 
     def batch(self, lines: int) -> None:
         """Book a batch of so many lines.
@@ -135,26 +133,26 @@ class Booking:
                 f"{limits.lines_enqueued_max}; this file has {lines} more. "
                 "Wait until some are done, cancel a batch, or split the file.",
             )
-        self._loads.come(self._project, running=1, lines=lines)
-        self._booked.running += 1
-        self._booked.lines += lines
+        self._book(running=1, lines=lines)
 
     def upload(self) -> None:
-        """Ask for room for an upload in parts.
+        """Book an upload in parts.
 
         Raises:
             ApiError: 429, there is none.
         """
         pending = self._loads.uploads(self._project)
         self._within("uploads_pending_max", pending + 1, "uploads in parts", "Complete or cancel one.")
+        self._book(uploads=1)
 
     def key(self) -> None:
-        """Ask for room for a key.
+        """Book a key.
 
         Raises:
             ApiError: 429, there is none.
         """
         self._within("keys_max", self._loads.keys(self._project) + 1, "keys", "Revoke those you do not need.")
+        self._book(keys=1)
 
     def bytes(self, size: int) -> None:
         """Book an upload of so many bytes in all; what was booked for it before counts towards them.
@@ -175,9 +173,12 @@ class Booking:
                 f"Project '{self._project}' stores {load.bytes - self._booked.bytes} bytes and may store "
                 f"{self._limits.bytes_stored_max}; this upload has {size} more. Delete files you do not need.",
             )
-        self._loads.come(self._project, files=1 - self._booked.files, size=more)
-        self._booked.files = 1
-        self._booked.bytes += more
+        self._book(files=1 - self._booked.files, bytes=more)
+
+    def _book(self, **more: int) -> None:
+        self._loads.come(self._project, **more)
+        for name, amount in more.items():
+            setattr(self._booked, name, getattr(self._booked, name) + amount)
 
     def _within(self, limit: str, wanted: int, what: str, mend: str) -> None:
         most = getattr(self._limits, limit)

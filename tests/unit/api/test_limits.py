@@ -191,3 +191,22 @@ async def test_numbers_of_things(doors):
         assert is_beyond(again, "keys_max", "Project 'p' has 1 keys and may have 1", "Revoke")
         assert (await root.delete(f"/admin/keys/{key}")).status_code == 200
         assert (await root.post("/admin/keys", json={"name": "n", "project": "p"})).status_code == 200
+
+
+async def test_uploads_and_keys_at_one_time(doors):
+    """What is on its way to the log counts, however many ask at one moment."""
+
+    class Slow:
+        async def send(self, *record, headers):
+            await asyncio.sleep(0)
+            return await doors.log.send(*record, headers=headers)
+
+    limits = {"uploads_pending_max": 2, "keys_max": 2}
+    busy = replace(doors, settings=Settings(limits=limits), log=Slow())
+    wish = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
+    async with client_of(busy, "key-of-p") as client, client_of(busy, ADMIN) as root:
+        uploads = await asyncio.gather(*(client.post("/uploads", json=wish) for _ in range(6)))
+        keys = await asyncio.gather(*(root.post("/admin/keys", json={"name": "n"}) for _ in range(6)))
+    for answers in (uploads, keys):
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+    assert not busy.view.loads._coming
