@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill import ownership
 from tidemill.schemas import acls
 from tidemill.security import Cluster, Security
 
@@ -18,9 +19,13 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def read(data: Path) -> Running | None:
-    """What the service of this folder says; None where none runs, or the folder is somebody else's."""
+    """What the service of this folder says; None where none runs, or another user could have said it.
+
+    A command shows its key to the address that it finds here, and in a folder like `/tmp` anybody may make one.
+    """
+    file = data / "run.json"
     try:
-        return msgspec.json.decode((data / "run.json").read_bytes(), type=Running)
+        return msgspec.json.decode(file.read_bytes(), type=Running) if ownership.is_trusted(file) else None
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -14,6 +14,7 @@ LOCAL = "http://127.0.0.1:8080/v1"
 def data(tmp_path: Path) -> Path:
     """The folder of a local service that runs."""
     (tmp_path / "run.json").write_text(json.dumps({"api": LOCAL, "kafka": "127.0.0.1:1", "processes": {}}))
+    (tmp_path / "run.json").chmod(0o600)
     (tmp_path / "api_key").write_text("local\n")
     return tmp_path
 
@@ -55,3 +56,10 @@ def test_nothing_runs(tmp_path: Path) -> None:
     """It is said what to do."""
     with pytest.raises(NoTarget, match="tidemill up"):
         find(base_url=None, api_key=None, data=tmp_path, environ={})
+
+
+def test_no_key_goes_to_an_address_that_another_user_may_have_written(data: Path) -> None:
+    """A command in a folder where everybody may write does not believe what it finds there."""
+    (data / "run.json").chmod(0o646)
+    with pytest.raises(NoTarget, match="no service runs"):
+        find(base_url=None, api_key=None, data=None, environ={"TIDEMILL_DATA": str(data), "TIDEMILL_API_KEY": "e"})
