@@ -38,16 +38,17 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[s
         given: The environment of `tidemill up`.
     """
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}
-    named = {settings.kafka_security.password_env}
-    if stage == "processors":
-        named |= {backend.api_key_env for model in settings.models.values() for backend in model.backends}
+    kafka = settings.kafka_security.password_env
+    servers = {backend.api_key_env for model in settings.models.values() for backend in model.backends}
     is_s3 = settings.store_url.startswith("s3:")
 
     def is_told(name: str) -> bool:
         upper = name.upper()
         if name == notify.VARIABLE or upper in secrets:
             return False
-        if upper.startswith(ENV_PREFIX) or name in named:
+        if name in servers and name != kafka:
+            return stage == "processors"
+        if upper.startswith(ENV_PREFIX) or name == kafka:
             return True
         return is_s3 and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
 

@@ -38,3 +38,11 @@ def test_a_stage_is_told_what_it_needs(stage, monkeypatch):
 def test_others_are_told_nothing_of_tidemill():
     """The broker and the demo's backend."""
     assert set(environ.plain(GIVEN)) == PLAIN
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_key_of_a_server_is_for_processors_whatever_its_name(stage):
+    """Also where it begins as the settings do."""
+    backend = {"url": "http://127.0.0.1:9/v1", "api_key_env": "TIDEMILL_SERVER_KEY"}
+    found = environ.of_stage(stage, Settings(models={"m": {"backends": [backend]}}), {"TIDEMILL_SERVER_KEY": "x"})
+    assert set(found) == ({"TIDEMILL_SERVER_KEY"} if stage == "processors" else set())
