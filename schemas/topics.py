@@ -42,9 +42,9 @@ class Topic:
 
 
 COMMANDS = Topic(
-    name="tidemill.commands", key="batch id", value="BatchCreated, CancelRequested",
+    name="tidemill.commands", key="batch id", value="BatchCreated, CancelRequested, DeleteRequested",
     written_by=("api", "operator"), read_by=("ingest", "results"),
-    harm="create and cancel batches of any project, over any file of the store, without a key",
+    harm="create, cancel and delete batches of any project, over any file of the store, without a key",
 )  # fmt: skip
 INTAKE = Topic(
     name="tidemill.intake", key="stream name", value="one or more JSONL lines",
