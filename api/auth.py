@@ -24,6 +24,8 @@ class Principal:
     role: Role
     key_id: str = SETTINGS_KEY_ID
     """Of the key that was shown."""
+    expires_at: int | None = None
+    """When that key ends, Unix seconds."""
 
     @property
     def is_operator(self) -> bool:
@@ -75,7 +77,8 @@ class Keys:
             raise errors.wrong_key(secret)
         if not record.key.opens(self._clock()):
             raise errors.dead_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
-        return Principal(project=record.key.project, role=record.key.role, key_id=record.key.id)
+        key = record.key
+        return Principal(project=key.project, role=key.role, key_id=key.id, expires_at=key.expires_at)
 
 
 def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:

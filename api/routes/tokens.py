@@ -24,7 +24,8 @@ class TokenWish(reading.Body):
     stream: Stream
     """The stream that its holder may produce to: printable characters."""
     expires_in_seconds: Annotated[int, Field(ge=LIFE_SECONDS_MIN, le=LIFE_SECONDS_MAX)] = LIFE_SECONDS_DEFAULT
-    """How long it is good; what the log gets in that time is taken, however late it is read."""
+    """How long it is good, and never longer than its key. What the log gets in that time is taken, however late it
+    is read."""
 
 
 class NewToken(BaseModel):
@@ -45,9 +46,11 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Make a token, with which a direct producer's lines get into one stream of this project and nothing else."""
     wish = reading.body(TokenWish, await body(request), doors.settings)
     now = int(doors.clock())
-    claims = producer.Claims(
-        sub=wish.stream, project=asking.project, key=asking.key_id, iat=now, exp=now + wish.expires_in_seconds
-    )
+    until = now + wish.expires_in_seconds
+    if asking.expires_at is not None:
+        # Ingest knows of a key whether it was revoked, and asks no more of it.
+        until = min(until, asking.expires_at)
+    claims = producer.Claims(sub=wish.stream, project=asking.project, key=asking.key_id, iat=now, exp=until)
     made = NewToken(
         token=producer.token(doors.signer, claims), stream=claims.sub, project=claims.project, key=claims.key,
         created_at=claims.iat, expires_at=claims.exp,

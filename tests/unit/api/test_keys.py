@@ -339,6 +339,16 @@ async def test_a_token_lets_one_stream_in(doors, admin):
         assert (await holder.get("/v1/files")).status_code == 401
 
 
+async def test_a_token_ends_with_its_key(doors, admin):
+    """A key that has five minutes left makes no token for a day."""
+    key = await made(admin, expires_in_seconds=300)
+    async with client_of(doors, key["secret"]) as client:
+        for wanted, given in ((86_400, 300), (60, 60)):
+            answer = await client.post("/v1/intake/tokens", json={"stream": "s", "expires_in_seconds": wanted})
+            assert answer.json()["expires_at"] == NOW + given
+            assert producer.claims(VERIFIER, answer.json()["token"]).exp == NOW + given
+
+
 async def test_what_each_role_may_do(doors, admin):
     """By every route: reading keys change nothing, and only admins reach the routes of admins."""
     clients = {role: client_of(doors, (await made(admin, role=role))["secret"]) for role in access.Role}
