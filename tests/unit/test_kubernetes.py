@@ -11,7 +11,9 @@ from typer.main import get_command
 
 from tidemill import metrics
 from tidemill.__main__ import app
+from tidemill.api.doors import REPLAYS_AT_ONCE_MAX
 from tidemill.schemas import acls
+from tidemill.schemas.lines import LINE_BYTES_MAX
 from tidemill.settings import SECRETS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +54,15 @@ def test_one_deployment_for_each_stage():
         assert not spec["automountServiceAccountToken"]
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in spec["volumes"]}
+
+
+def test_replays_have_room_where_they_gather_lines():
+    """A pod that has more in an `emptyDir` than its limit is evicted."""
+    volumes = of("Deployment")["api"]["spec"]["template"]["spec"]["volumes"]
+    (limit,) = (volume["emptyDir"]["sizeLimit"] for volume in volumes if volume["name"] == "tmp")
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", limit).groups()
+    has = int(number) << {"Mi": 20, "Gi": 30}[unit]
+    assert has >= REPLAYS_AT_ONCE_MAX * (Settings().file_bytes_max + LINE_BYTES_MAX)
 
 
 def test_a_pod_has_time_to_stop():
