@@ -37,6 +37,8 @@ REPLAYS_AT_ONCE_MAX = 4
 CREATES_AT_ONCE_MAX = 8
 """Each one waits for the log; further ones wait their turn, so that those of another project overtake them. Some
 hundred a second need no more."""
+SUMS_AT_ONCE_MAX = 2
+"""Each one goes through the ledger of a project, or of all."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -84,6 +86,7 @@ class Doors:
     uploads: Turns = field(default_factory=lambda: Turns("uploads", UPLOADS_AT_ONCE_MAX))
     replays: Turns = field(default_factory=lambda: Turns("replays", REPLAYS_AT_ONCE_MAX))
     creates: Turns = field(default_factory=lambda: Turns("new batches", CREATES_AT_ONCE_MAX))
+    sums: Turns = field(default_factory=lambda: Turns("sums of usage", SUMS_AT_ONCE_MAX))
 
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     rates: Rates = field(default_factory=lambda: Rates(time.monotonic))

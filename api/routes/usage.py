@@ -1,5 +1,6 @@
 """The route of usage: what was run and what it cost, out of the ledger."""
 
+import asyncio
 import base64
 import binascii
 from typing import Annotated, Final, Literal
@@ -121,7 +122,9 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
         limit=asked.limit + 1,
     )
     page = Page(limit=asked.limit, after=asked.after)
-    return json(paging.write(page, [_row(found, by) for found in doors.view.ledger.sums(wanted)]))
+    async with doors.sums.turn(asking.project):
+        sums = await asyncio.to_thread(doors.view.ledger.sums, wanted)
+    return json(paging.write(page, [_row(found, by) for found in sums]))
 
 
 def _project(named: str | None, asking: Principal) -> str:

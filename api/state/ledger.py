@@ -52,7 +52,7 @@ class Ledger:
         self._database = database
 
     def sums(self, query: Query) -> list[Sum]:
-        """Up to `query.limit` groups, in order."""
+        """Up to `query.limit` groups, in order: for a thread, since a million batches take 1.6 s."""
         columns = [DIMENSIONS[name] for name in query.by]
         where = "ended_at >= ? AND ended_at < ?"
         values: list[object] = [query.start, query.end]
@@ -62,7 +62,7 @@ class Ledger:
             where += f" AND ({', '.join(columns)}) > ({', '.join('?' * len(columns))})"
             values += query.after
         named = ", ".join(columns)
-        rows = self._database.read(
+        rows = self._database.read_apart(
             f"SELECT {''.join(f'{column}, ' for column in columns)}"  # noqa: S608  columns of the table above
             " count(*), coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
             " coalesce(sum(output), 0), coalesce(sum(reasoning), 0),"

@@ -5,7 +5,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -144,6 +144,13 @@ class Database:
         with _told_apart():
             return self._connection.execute(statement, values).fetchall()
 
+    def read_apart(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        """The rows of a query that takes long, over a connection of its own: for a thread."""
+        address = f"{self.path.absolute().as_uri()}?mode=ro"
+        with _told_apart(), closing(sqlite3.connect(address, uri=True)) as connection:
+            _teach(connection)
+            return connection.execute(statement, values).fetchall()
+
     def each(self, statement: str, *values: object) -> Iterator[tuple[object, ...]]:
         """The rows of a query one by one, for who may stop early. Nothing may be awaited or written meanwhile."""
         with _told_apart():
@@ -258,9 +265,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A commit that a power cut takes back takes its offset back too, so it need not reach the disk at once.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+    _teach(connection)
+    return connection
+
+
+def _teach(connection: sqlite3.Connection) -> None:
     # That an aggregate may also return a text, its type does not say.
     connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
-    return connection
 
 
 def _is_sound(connection: sqlite3.Connection) -> bool:

@@ -1,5 +1,7 @@
 """Usage out of the ledger: sums that are exact, pages without a gap, and nobody else's."""
 
+import asyncio
+import threading
 from decimal import Decimal
 from itertools import product
 
@@ -96,6 +98,22 @@ async def test_sums_of_many_are_exact(doors, client):
     tokens = sum(range(1, 1001))
     assert Decimal(found["cost"]["input"]) == Decimal(10 * tokens) * Decimal("0.1") / 2 / 1_000_000
     assert Decimal(found["cost"]["total"]) == Decimal(found["cost"]["input"]) + Decimal(found["cost"]["output"])
+
+
+async def test_sums_hold_nobody_up(doors, client, monkeypatch):
+    """The ledger of years is summed in a thread, and for a project once at one time."""
+    sums, threads, places = doors.view.ledger.sums, set(), []
+
+    def watched(query):
+        threads.add(threading.current_thread())
+        places.append(doors.sums._held.total())
+        return sums(query)
+
+    monkeypatch.setattr(doors.view.ledger, "sums", watched)
+    answers = await asyncio.gather(*(client.get("/usage") for _ in range(6)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert threading.main_thread() not in threads
+    assert places == [1] * 6
 
 
 async def test_groups_and_pages(doors, client):
