@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Protocol, TypeVar
@@ -41,6 +42,9 @@ SUMS_AT_ONCE_MAX = 2
 """Each one goes through the ledger of a project, or of all."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
+SMALL_BODY_BYTES = 64 * 1024
+"""A larger one is read on in its turn: a thousand connections may send a MiB each, as slowly as they like."""
+LARGE_BODIES_AT_ONCE_MAX = 32
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 """What a key with the role `read` may use."""
 
@@ -86,6 +90,7 @@ class Doors:
     uploads: Turns = field(default_factory=lambda: Turns("uploads", UPLOADS_AT_ONCE_MAX))
     replays: Turns = field(default_factory=lambda: Turns("replays", REPLAYS_AT_ONCE_MAX))
     creates: Turns = field(default_factory=lambda: Turns("new batches", CREATES_AT_ONCE_MAX))
+    bodies: Turns = field(default_factory=lambda: Turns("large requests", LARGE_BODIES_AT_ONCE_MAX))
     sums: Turns = field(default_factory=lambda: Turns("sums of usage", SUMS_AT_ONCE_MAX))
 
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
@@ -137,6 +142,7 @@ async def _able(request: Request, needed: Role) -> Principal:
     opened = await doors(request)
     is_ready = opened.is_ready()
     asking = _known(request, opened, is_whole=is_ready)
+    request.state.project = asking.project
     rates.charge(request, opened.rates, asking.key_id, opened.settings.limits_of(asking.project))
     if not asking.role.covers(needed):
         raise errors.forbidden(asking.role, needed)
@@ -172,15 +178,20 @@ async def body(request: Request) -> bytes:
     """The body of a request that is not an upload.
 
     Raises:
-        ApiError: 413, it is above `BODY_BYTES_MAX`.
+        ApiError: 413, it is above `BODY_BYTES_MAX`; 429 or 503, it is large, and too many such are being read.
     """
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > BODY_BYTES_MAX:
-            raise errors.body_too_large(BODY_BYTES_MAX)
-        chunks.append(chunk)
+    async with AsyncExitStack() as stack:
+        async for chunk in request.stream():
+            is_large = size > SMALL_BODY_BYTES
+            size += len(chunk)
+            if size > BODY_BYTES_MAX:
+                raise errors.body_too_large(BODY_BYTES_MAX)
+            chunks.append(chunk)
+            if size > SMALL_BODY_BYTES and not is_large:
+                opened = await doors(request)
+                await stack.enter_async_context(opened.bodies.turn(request.state.project))
     return b"".join(chunks)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from tidemill import metrics
 from tidemill.api import http as protocol
 from tidemill.api import server
 from tidemill.api.app import create_app
+from tidemill.api.turns import Turns
 from tidemill.settings import Settings
 
 MIB = 1 << 20
@@ -21,15 +23,21 @@ KEY = {"authorization": "Bearer key-of-p"}
 
 
 @pytest.fixture
-async def address(tmp_path):
-    """Where the API is served."""
+async def doors(tmp_path):
+    """New doors, with two places for large bodies, of which a project alone has one."""
     async with open_doors(tmp_path) as doors:
-        serving = server.Server(create_app(doors), Settings())
-        with server.listen("127.0.0.1", 0) as listening:
-            task = asyncio.create_task(serving.serve(sockets=[listening]))
-            yield listening.getsockname()
-            serving.should_exit = serving.force_exit = True
-            await task
+        yield replace(doors, bodies=Turns("large requests", 2))
+
+
+@pytest.fixture
+async def address(doors):
+    """Where the API is served."""
+    serving = server.Server(create_app(doors), Settings())
+    with server.listen("127.0.0.1", 0) as listening:
+        task = asyncio.create_task(serving.serve(sockets=[listening]))
+        yield listening.getsockname()
+        serving.should_exit = serving.force_exit = True
+        await task
 
 
 def closed(reason):
@@ -77,6 +85,30 @@ async def test_bodies_after_their_answers_are_read_slowly(address, monkeypatch):
         assert (await client.get("/files")).status_code == 401
     assert len([left for left in looks if left <= 0]) >= 2
     assert min(looks) > -MIB
+
+
+async def test_few_large_bodies_are_read_at_one_time(address, doors):
+    """The others wait, read as far as a small one; small ones go on, and so do those of another project."""
+    lines = (
+        "POST /v1/batches HTTP/1.1",
+        "Host: localhost",
+        "Authorization: Bearer key-of-p",
+        "Content-Length: 900000",
+    )
+    request = "\r\n".join((*lines, "", "")).encode() + bytes(128 * 1024)
+    async with (
+        asyncio.timeout(SECONDS_MAX),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY) as client,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(4):
+            await stack.enter_async_context(connected(address, request))
+        await until(lambda: len(doors.bodies._waiting.get("p", ())) == 3, "three wait")
+        assert doors.bodies._held == {"p": 1}
+        assert (await client.post("/batches", content=b"{}")).status_code == 400
+        other = {"authorization": "Bearer key-of-q"}
+        assert (await client.post("/batches", content=bytes(900_000), headers=other)).status_code == 400
+    await until(lambda: not doors.bodies._held, "all have gone")
 
 
 async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeypatch):
