@@ -110,6 +110,9 @@ class Batches:
                 self._over(live)
             else:
                 self._live[live.state.id] = live
+                if live.state.closed:
+                    live.release()
+                    self._start_compaction(live)
                 self._ring(live)
         self._before.clear()
         self._waiting_bytes = sum(live.waiting_bytes for live in self._live.values())

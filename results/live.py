@@ -180,18 +180,24 @@ class Live:
 
     def restore(self, was: Snapshot) -> None:
         """Make it what it was before an event that failed; what was kept meanwhile is in the table, and stays."""
-        if self.kept is not was.kept:
-            assert self.kept is not None
-            self.state = self.kept
-            return
+        is_kept = self.kept is not was.kept
         for shelf, (lines, count, size) in zip((self.output, self.errors), was.shelves, strict=True):
+            if is_kept and shelf.lines is not lines:
+                continue  # they are in a part that the table knows
             for index, _, _ in lines[count:]:
                 self.tally.unmark(index, failed=shelf is self.errors)
             del lines[count:]
             shelf.lines, shelf.size = lines, size
-        self.state, self.unsaid = was.state, was.unsaid
-        self.acks, count = was.acks
-        del self.acks[count:]
+        acks, count = was.acks
+        if is_kept:
+            assert self.kept is not None
+            # It may not have been told yet, and the second try finds nothing new in it.
+            self.state, self.unsaid = self.kept, True
+            if self.acks is acks:
+                del acks[count:]
+            return
+        del acks[count:]
+        self.state, self.unsaid, self.acks = was.state, was.unsaid, acks
         self.waiting_since, self.published_at, self.ending_since = was.times
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ from tidemill.handling import handled
 from tidemill.results import fold, tables
 from tidemill.schemas import codec, letters, topics
 from tidemill.schemas.batch import Status
+from tidemill.schemas.codec import LineMark
 from tidemill.schemas.messages import Buried
 
 SEEDS = range(120)
@@ -139,3 +140,42 @@ async def test_what_time_makes_due_fails_for_one_batch_only(monkeypatch):
     assert not failing[0]
     for number in (0, 1):
         cases.check(simulation, number, 5, Status.EXPIRED)
+
+
+@pytest.mark.parametrize("has_all", [False, True])
+async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soon(monkeypatch, has_all):
+    """Where the state is in the table already, the second try finds nothing new in the record."""
+    simulation = Simulation(1)
+    simulation.store.objects["files/in0"] = cases.input_file(2_000)
+    partition, acks = simulation.partition(), []
+    await partition.load()
+    created, accepted = (value for _, _, value in commands(0, 2_000))
+    await partition.command(codec.decode_command(created), list)
+    await partition.fact(codec.decode_fact(accepted), list)
+    simulation.now += 60  # so that what is next is told
+    whole, left = partition._publish, [1]
+
+    async def publish(live):
+        if left and left.pop():
+            raise ValueError("a fault of ours")
+        await whole(live)
+
+    monkeypatch.setattr(partition, "_publish", publish)
+    marks = [LineMark(index=index, size=2, failed=False) for index in range(2_000 if has_all else 100)]
+    value = b"{}" * len(marks)
+    for _ in range(2):
+        partition.begin()
+        try:
+            await partition.lines(batch_id(0), marks, value, lambda: acks.append(1))
+        except ValueError:
+            partition.undo()
+    (live,) = partition.living
+    if has_all:
+        assert live.state.closed
+        assert live.compacting
+        assert acks
+    else:
+        assert (acks, live.waiting_bytes) == ([], len(value))
+        await partition._flush(live)
+        assert acks == [1]
+    partition.abandon()
