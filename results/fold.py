@@ -37,7 +37,7 @@ from tidemill.schemas.messages import (
 from tidemill.schemas.part import PartRef, file_kind
 from tidemill.schemas.topics import EXPRESS_LINES_MAX
 
-_Early = Accepted | Rejected | Grown | Sealed | CancelRequested
+_Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
 
 
 class Early(BaseModel):
@@ -50,11 +50,11 @@ class Early(BaseModel):
     grown: Grown | None = None
     sealed: Sealed | None = None
     cancel_requested: CancelRequested | None = None
+    buried: Buried | None = None
 
     def facts(self) -> list[_Early]:
         """Those that came, in the order they make sense in."""
-        found = (self.accepted, self.rejected, self.grown, self.sealed, self.cancel_requested)
-        return [fact for fact in found if fact is not None]
+        return [fact for _, fact in self if fact is not None]
 
     def with_(self, fact: _Early) -> "Early":
         """These and one more."""
@@ -155,6 +155,8 @@ def _begun(state: State, begun: dict[str, object], grace: float) -> State:
                 state = grown(state, fact)
             case Sealed():
                 state = sealed(state, fact)
+            case Buried():
+                state = buried(state, fact)
     return state
 
 
@@ -232,16 +234,14 @@ def bare(state: State, command: BatchCreated) -> State:
 
 def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
     """A record of the batch is a dead letter: before its lines were accepted that ends it, at work it is shown."""
-    batch = state.batch
-    if batch is None or state.is_over or (batch.status is Status.VALIDATING and not ends):
+    if (batch := state.batch) is None:
+        return _early(state, fact) if ends else state
+    if state.is_over or (batch.status is Status.VALIDATING and not ends):
         return state
     if batch.status is Status.VALIDATING:
-        error = BatchError(
-            code="server_error", message=_UNHANDLED.format(fact.reason, fact.source)[:TEXT_CHARS_MAX]
-        )
-        return state.model_copy(
-            update={"batch": move(batch, Status.FAILED, fact.at, errors=BatchErrors(data=(error,)))}
-        )
+        message = _UNHANDLED.format(fact.reason, fact.source)[:TEXT_CHARS_MAX]
+        errors = BatchErrors(data=(BatchError(code="server_error", message=message),))
+        return state.model_copy(update={"batch": move(batch, Status.FAILED, fact.at, errors=errors)})
     known = batch.tidemill.fault
     if known is not None and known.source == fact.source:
         return state
@@ -252,9 +252,7 @@ def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
 
 def deleted(state: State, command: DeleteRequested) -> State:
     """Forget a batch that is over, or that nothing is known of any more, and remember that it was deleted."""
-    if not state.is_over and state.batch is not None:
-        return state
-    if state.deleted_at is not None:
+    if state.deleted_at is not None or (state.batch is not None and not state.is_over):
         return state
     return State(id=state.id, partition=state.partition, chunks=state.chunks, deleted_at=command.at)
 

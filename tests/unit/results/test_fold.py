@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tidemill.results import fold
 from tidemill.results.lifecycle import MOVES, IllegalMove, move
 from tidemill.schemas.batch import Batch, BatchError, FileReceipt, Receipt, Status, Usage
-from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Compacted, Rejected
+from tidemill.schemas.messages import Accepted, BatchCreated, Buried, CancelRequested, Compacted, Rejected
 
 ID = "batch_" + "0" * 32
 NOW = 1_790_000_000
@@ -30,6 +30,7 @@ CREATED = BatchCreated(project="default", batch=batch(), input=None)
 ACCEPTED = Accepted(batch_id=ID, total=3, model="m", at=NOW + 1)
 REJECTED = Rejected(batch_id=ID, errors=(BatchError(code="x", message="y"),), at=NOW + 1)
 CANCEL = CancelRequested(batch_id=ID, at=NOW + 2)
+BURIED = Buried(batch_id=ID, source="tidemill.commands/0/7", reason="it broke", at=NOW + 3)
 COMPACTED = Compacted(
     batch_id=ID,
     receipt=Receipt(lines=3, output=FileReceipt(lines=2, bytes=9, sha256="a"), errors=None, missing=1, double=0),
@@ -51,9 +52,11 @@ def folded(state, fact):
             return fold.cancelled(state, fact, GRACE)
         case Compacted():
             return fold.compacted(state, fact, 7)
+        case Buried():
+            return fold.buried(state, fact)
 
 
-@given(st.lists(st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, COMPACTED]), max_size=12))
+@given(st.lists(st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, BURIED, COMPACTED]), max_size=12))
 def test_every_order_is_legal_and_moves_along_the_table(facts):
     """No order of facts raises, and each step is a move of the table or none."""
     state = fold.State(id=ID, partition=0)
@@ -133,3 +136,14 @@ def test_an_illegal_move_is_an_error():
     """Nothing leaves a last state."""
     with pytest.raises(IllegalMove):
         move(batch(Status.COMPLETED), Status.CANCELLING, NOW)
+
+
+def test_a_dead_letter_that_is_told_before_the_batch_ends_it():
+    """What ingest tells may come before the command that both read: without it the batch would wait for a day."""
+    state = fold.created(fold.buried(fold.State(id=ID, partition=0), BURIED), CREATED, GRACE)
+    assert state.batch.status is Status.FAILED
+    assert "it broke; tidemill.commands/0/7" in state.batch.errors.data[0].message
+    unread = fold.created(fold.buried(fold.State(id=ID, partition=0), BURIED, ends=False), CREATED, GRACE)
+    assert unread.batch.status is Status.VALIDATING
+    begun = fold.accepted(fold.buried(fold.State(id=ID, partition=0), BURIED), ACCEPTED)
+    assert fold.created(begun, CREATED, GRACE).batch.tidemill.fault.source == BURIED.source
