@@ -103,7 +103,10 @@ class Partition(Batches):
                 ack()
             case DeleteRequested():
                 live = self._get(command.batch_id)
-                self._work.start(await self._forgetting.erase(fold.deleted(live.state, command), command, ack))
+                after = fold.deleted(live.state, command)
+                self._work.start(await self._forgetting.erase(after, command, ack))
+                if after.is_over:
+                    self._over(live)
             case _:
                 assert_never(command)
 

@@ -196,6 +196,22 @@ async def test_a_batch_at_work_is_not_deleted():
     assert not simulation.log.deleted
 
 
+async def test_a_batch_that_is_long_forgotten_is_deleted_for_good():
+    """It leaves nothing in memory, and a command that comes again does not bring it back."""
+    simulation = Simulation(1)
+    partition = simulation.partition()
+    await partition.load()
+    request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW + 90)
+    await partition.command(request, list)
+    assert not partition.living
+    assert partition.is_over(batch_id(0))
+    created = commands(0, 10)[0][2]
+    await partition.command(codec.decode_command(created), list)
+    assert not partition.living
+    assert not simulation.log.published
+    partition.abandon()
+
+
 @pytest.mark.parametrize("seed", SEEDS[:20])
 async def test_a_batch_that_the_log_may_forget_shows_it(seed):
     """From a quarter before its time on, whatever crashes; a batch that is over is in no danger."""
