@@ -13,6 +13,7 @@ from tidemill.processors.budget import SMALL_BYTES, Replies, Share
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 
 HEAD_BYTES_MAX: Final = 64 << 10
+"""Of what is no body: the head, the fields behind the last chunk, and what may stand with the size of a chunk."""
 
 _INFORMATIONAL: Final = 200
 _NOTHING: Final = memoryview(b"")
@@ -40,6 +41,9 @@ class Connection(asyncio.Protocol):
         self._retry_after: str | None = None
         self._bytes_max = REPLY_BYTES_MAX
         self._body: list[bytes] = []
+        self._size = 0
+        self._bare_bytes = 0
+        """What has come since the body last grew."""
         self._begin()
 
     @property
@@ -103,14 +107,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if not self._has_head:
-            self._head_bytes += len(data)
+        size = self._size
+        self._bare_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(Broken.CONNECTION)
             return
-        if not self._has_head and self._head_bytes > HEAD_BYTES_MAX:
+        if self._size > size:
+            self._bare_bytes = 0
+        elif self._bare_bytes > HEAD_BYTES_MAX:
             self._end(Broken.CONNECTION)
 
     def on_message_begin(self) -> None:
@@ -160,7 +166,7 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._has_head = False
         self._is_framed = False
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._size = 0
         self._body = []
         self._request_id = None

@@ -149,6 +149,9 @@ async def test_a_reply_in_any_pieces(reply: tuple[bytes, Answer], cuts: list[int
         assert await post(server, client) == REPLIES[0][1]
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+
+
 @pytest.mark.parametrize(
     "script",
     [
@@ -158,6 +161,8 @@ async def test_a_reply_in_any_pieces(reply: tuple[bytes, Answer], cuts: list[int
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", None],
         [b"what?\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 20_000],
+        [CHUNKED + b"0\r\n", *[b"x: " + b"y" * 65_000] * 5],
+        [CHUNKED + b"2;x=", *[b"y" * 65_000] * 5],
         [b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"],
     ],
 )
