@@ -70,7 +70,7 @@ class DiskSpace:
             try:
                 async with asyncio.timeout(LOOK_SECONDS_MAX):
                     free = await ask()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  whatever it was, what is not known holds nothing up
                 _log.debug("the disk of the %s cannot be asked (%s)", disk, type(error).__name__)
                 free = None
             if free is None:

@@ -83,3 +83,17 @@ async def test_a_folder_keeps_its_reserve(tmp_path):
     assert [piece async for piece in tight.read("files/a")] == [b"kept"]
     await tight.delete("files/a")
     assert [key async for key in tight.keys("files/")] == []
+
+
+async def test_a_look_that_breaks_off_holds_nothing_up():
+    """Whatever the client raises: no look follows a last one that found the disk full, and nothing goes on."""
+    space = await looked(log=0)
+    with pytest.raises(DiskFull):
+        space.check(LOG)
+
+    async def ask():
+        raise LookupError("results")
+
+    space._disks = {LOG: ask}
+    await space.look()
+    space.check(LOG)
