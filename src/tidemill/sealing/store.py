@@ -45,6 +45,9 @@ class SealedStore:
     async def join(self, key: str, sources: Sequence[str]) -> int:
         """See `Store`; what is sealed passes through this process."""
         batches = {batch_id for source in sources if (batch_id := _batch(source)) is not None}
+        # Whoever wrote them has made the key, perhaps a moment ago.
+        if not all(self._vault.has_key(batch_id) for batch_id in batches):
+            await self._vault.catch_up()
         if not any(self._vault.has_key(batch_id) for batch_id in batches):
             return await self._below.join(key, sources)
         return await self.write(key, chained(self, sources))

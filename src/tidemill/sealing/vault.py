@@ -99,6 +99,11 @@ class Vault:
         """Whether there is a key of a batch."""
         return batch_id in self._secrets
 
+    async def catch_up(self) -> None:
+        """Learn of every key that the topic has at this moment."""
+        if self._caught_up is not None:
+            await self._caught_up()
+
     async def sealing(self, batch_id: str, project: str | None = None) -> Cipher | None:
         """What the batch's bytes are sealed with; None where they stay as they are.
 
@@ -134,8 +139,8 @@ class Vault:
             if (cipher := self._ciphers.get((batch_id, key_id))) is not None:
                 self._ciphers.move_to_end((batch_id, key_id))
                 return cipher
-            if key_id not in self._secrets.get(batch_id, ()) and self._caught_up is not None:
-                await self._caught_up()
+            if key_id not in self._secrets.get(batch_id, ()):
+                await self.catch_up()
             if (value := self._secrets.get(batch_id, {}).get(key_id)) is None:
                 raise NoKey(f"the key {key_id} of {batch_id} is destroyed")
             try:
@@ -152,8 +157,7 @@ class Vault:
         Raises:
             OSError: The log does not answer.
         """
-        if self._caught_up is not None:
-            await self._caught_up()
+        await self.catch_up()
         for key_id in list(self._secrets.get(batch_id, ())):
             await self._drop(_place(batch_id, key_id))
 

@@ -333,6 +333,17 @@ async def test_a_sealed_object_that_is_not_as_it_was(tmp_path, keys):
     await below.close()
 
 
+async def test_a_process_that_has_not_heard_of_a_key_joins_what_is_sealed(tmp_path, keys):
+    """As the next owner of a stream whose parts another process has written."""
+    topic, below = Topic(), DirectoryStore(tmp_path / "objects")
+    writer, joiner = topic.vault(keys), topic.vault(keys)
+    await writer.sealing(A, "p")
+    await SealedStore(below, writer).write(f"intake/{A}/1", chunks(CANARY, 99))
+    assert await SealedStore(below, joiner).join("files/in", [f"intake/{A}/1"]) == len(CANARY)
+    assert await read(below, "files/in") == CANARY
+    await below.close()
+
+
 async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys):
     """A rebuild tells it from one that is damaged."""
     vault = Topic().vault(keys)
