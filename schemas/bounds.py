@@ -47,6 +47,8 @@ TIME_MAX: Final = 250_000_000_000
 """Unix seconds in the year 9892: a later one may be no date."""
 BATCH_LINES_MAX: Final = 10_000_000
 """Lines of one batch, whatever it is made from."""
+LARGE_BYTES_MAX: Final = 64 << 20
+"""Of a line or a result that lies in the store: a reply has half as many at the most."""
 TOKENS_MAX: Final = 1 << 28
 """Tokens of one kind in one line: more than a line and its reply have bytes, and few enough that the sum over the
 largest batch is below `NUMBER_MAX`."""

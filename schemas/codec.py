@@ -28,6 +28,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tidemill.schemas.bounds import (
     BATCH_LINES_MAX,
     ID_CHARS_MAX,
+    LARGE_BYTES_MAX,
     NAME_CHARS_MAX,
     PARAM_CHARS_MAX,
     SIZE_MAX,
@@ -51,6 +52,7 @@ from tidemill.schemas.messages import (
     Piece,
     Secret,
 )
+from tidemill.schemas.part import LARGE_PREFIX
 from tidemill.schemas.topics import COMMANDS
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -85,13 +87,13 @@ class LineRef(msgspec.Struct, frozen=True):
 
     key: Annotated[str, msgspec.Meta(max_length=STORE_KEY_CHARS_MAX)]
     offset: Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
-    length: Count
+    length: Annotated[int, msgspec.Meta(ge=0, le=LARGE_BYTES_MAX)]
 
 
 class LineMark(msgspec.Struct, frozen=True, array_like=True):
     """What the fold needs to know of one result line."""
 
-    index: Count
+    index: Annotated[int, msgspec.Meta(ge=0, lt=BATCH_LINES_MAX)]
     """Place of the line in its batch, from 0."""
     size: Count
     """Bytes of the result line, its newline included."""
@@ -322,6 +324,8 @@ def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple
     if (ref := lines_ref(found.items())) is not None:
         if size or len(marks) != 1:
             raise DecodeError("a record that refers to a line holds none")
+        if not ref.key.startswith(f"{LARGE_PREFIX}{batch_id}/"):
+            raise DecodeError("it refers to what is no result of its batch")
         size = ref.length
     elif KEY in found:
         size -= SEAL_BYTES

@@ -10,6 +10,7 @@ from tidemill.processors import packer, unreadable
 from tidemill.schemas import codec, ids, letters
 from tidemill.schemas.bounds import (
     BATCH_LINES_MAX,
+    LARGE_BYTES_MAX,
     RECORD_BYTES_EXTRA,
     RECORD_BYTES_MAX,
     STORE_KEY_CHARS_MAX,
@@ -17,6 +18,7 @@ from tidemill.schemas.bounds import (
     TOKENS_MAX,
 )
 from tidemill.schemas.codec import DecodeError, LineMark, LineRef
+from tidemill.schemas.part import LARGE_PREFIX
 
 BATCH = ids.new_batch_id()
 OURS = [
@@ -120,3 +122,26 @@ def test_a_full_record_of_lines_fits():
         size = sum(len(name) + len(content or b"") for name, content in headers) + value
         assert size + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
         assert count <= codec.LINES_MAX
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        LineRef("files/file-other", 0, 9),
+        LineRef(f"{LARGE_PREFIX}batch_{'1' * 32}/0-x", 0, 9),
+        LineRef(f"{LARGE_PREFIX}{BATCH}/0-x", 0, LARGE_BYTES_MAX + 1),
+        LineRef(f"{LARGE_PREFIX}{BATCH}/0-x", -1, 9),
+    ],
+)
+def test_a_result_refers_to_what_is_its_own(ref):
+    """Not to a file of somebody else, which would be handed out, nor to more than fits into memory."""
+    headers = codec.lines_headers(BATCH, [LineMark(0, ref.length, failed=False)], ref=ref)
+    with pytest.raises(DecodeError, match=r"refers to what|malformed"):
+        codec.lines_marks(headers, 0)
+
+
+def test_a_line_of_no_batch():
+    """No batch has so many."""
+    headers = codec.lines_headers(BATCH, [LineMark(BATCH_LINES_MAX, 1, failed=False)])
+    with pytest.raises(DecodeError, match="malformed"):
+        codec.lines_marks(headers, 1)
