@@ -37,6 +37,10 @@ class Sizes(Protocol):
         """All bytes of a project."""
         ...
 
+    def __contains__(self, file_id: str) -> bool:
+        """Whether it is one of them."""
+        ...
+
     def put(self, file_id: str, project: str, size: int) -> None:
         """Take in a file."""
         ...
@@ -131,11 +135,12 @@ class Quotas:
             return
         if record.v != VERSION:
             return
-        if key not in self._works:
+        if not (is_known := key in self._kept):
             self._kept.put(key, record.project, 0)
         if record.batch.status.is_terminal:
             self._over(key)
-        else:
+        elif key in self._works or not is_known:
+            # Else it is over: a former owner of its partition wrote this, who did not know.
             counts = record.batch.request_counts
             self._at_work(key, record.project, counts.total, counts.completed + counts.failed)
 

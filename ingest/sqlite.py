@@ -57,6 +57,9 @@ class Sizes:
         """All bytes of a project."""
         return self._sums[project]
 
+    def __contains__(self, file_id: str) -> bool:
+        return self._connection.execute("SELECT 1 FROM sizes WHERE id = ?", (file_id,)).fetchone() is not None
+
     def put(self, file_id: str, project: str, size: int) -> None:
         """Take in a file; one that is known has this size from now on."""
         self.drop(file_id)

@@ -65,6 +65,25 @@ def test_batches_count_until_they_are_over(quotas):
     quotas.opens("p")
 
 
+def test_a_batch_that_is_over_stays_so(quotas):
+    """A former owner of its partition may tell late how far it was: that would count until the process ends."""
+    for status in (Status.IN_PROGRESS, Status.COMPLETED, Status.IN_PROGRESS):
+        quotas.batch("a", batch(status, total=100), 0)
+    assert quotas.beyond("p") == 0
+    quotas.batch("b", batch(), 0)
+    quotas.opens("p")
+
+
+def test_batches_of_streams_have_numbers(quotas):
+    """Those of this process are known before the log tells of them."""
+    for name in ("a", "b", "c", "d"):
+        quotas.grown(name, "p", 1, f"file-{name}", 0)
+        for status in (Status.IN_PROGRESS, Status.COMPLETED):
+            quotas.batch(name, batch(status), 0)
+    with pytest.raises(IntakeError, match="has 4 batches and may have 4"):
+        quotas.opens("p")
+
+
 def test_batches_and_files_have_numbers(quotas):
     """A stream opens none beyond them, over or not; what is deleted makes room."""
     for name in ("a", "b", "c", "d", "d"):
