@@ -23,9 +23,9 @@ class Topic:
     spread: bool = True
     """Whether it has the set number of partitions, rather than one."""
     compacted: bool = False
+    """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
     lag_ms: int | None = None
     """How long a record may outlive its successor, where it is compacted and that matters."""
-    """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
     retention_ms: int = 7 * DAY_MS
     """-1 keeps every record for good."""
     broker_time: bool = False
@@ -104,12 +104,14 @@ LEDGER = Topic(
     harm="change what projects are billed",
 )  # fmt: skip
 STATES = Topic(
-    name="tidemill-results-batches-changelog", key="batch id", value="a batch's state (results/fold.py)",
+    name="tidemill-results-batches-changelog", key="batch id / owner, with a prefix (results/tables.py)",
+    value="a batch's state (results/fold.py), or some of its parts",
     written_by=("results",), read_by=("results",), compacted=True,
     harm="change the state of any batch, from the next recovery on",
 )  # fmt: skip
 TALLIES = Topic(
-    name="tidemill-results-lines-changelog", key="batch id / chunk", value="two bitmaps (results/tally.py)",
+    name="tidemill-results-lines-changelog", key="batch id / owner / chunk",
+    value="two bitmaps (results/tally.py)",
     written_by=("results",), read_by=("results",), compacted=True,
     harm="have lines counted as done that are not, or once more, from the next recovery on",
 )  # fmt: skip
