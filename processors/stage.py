@@ -104,7 +104,7 @@ class Stage:
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._is_stopped = False
+        self._is_stopped = self._is_leaving = False
         ended.listen(self.drop)
 
     @property
@@ -185,7 +185,7 @@ class Stage:
         Returns:
             Whether all that was under way has arrived.
         """
-        self.halt()
+        self._is_stopped = self._is_leaving = True
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
@@ -202,12 +202,12 @@ class Stage:
 
     def resume(self) -> None:
         """Start calls again."""
-        self._is_stopped = False
+        self._is_stopped = self._is_leaving = False
         self.fill()
 
     async def close(self) -> None:
         """Break off what is under way."""
-        self._is_stopped = True
+        self._is_stopped = self._is_leaving = True
         for timer in (self._timer, self._opening):
             if timer is not None:
                 timer.cancel()
@@ -334,7 +334,7 @@ class Stage:
 
     def _wait(self, line: Line, at: float) -> None:
         """Let a line wait for its next try, without a slot; while the stage lets go it is forgotten."""
-        if self._is_stopped:
+        if self._is_leaving:
             self._forget(line)
             return
         self._sequence += 1

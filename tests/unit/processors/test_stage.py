@@ -388,6 +388,22 @@ async def test_a_log_that_is_away_holds_the_calls(tmp_path: Path) -> None:
     assert world.inference.calls.total() == 50
 
 
+async def test_what_fails_while_no_call_is_begun_is_tried_again(tmp_path: Path) -> None:
+    """A process that its coordinator does not answer for a while lets go of nothing."""
+    world = World(tmp_path, faults=1.0)
+    world.inference.gate.clear()
+    world.publish(ids.new_batch_id(), 0, 3)
+    await until(lambda: world.inference.in_flight == 3, "calls")
+    world.stage.halt()
+    world.inference.gate.set()
+    await until(lambda: not world.stage.busy, "their failures")
+    assert world.stage.pending == 3
+    world.inference.heal()
+    world.stage.resume()
+    await world.finish()
+    assert len(world.log.lines) == 3
+
+
 async def test_a_call_that_outlasts_the_drain_is_not_repeated(tmp_path: Path) -> None:
     """Its line comes back and finds it: the record waits for its outcome."""
     world = World(tmp_path)
