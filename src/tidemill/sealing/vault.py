@@ -175,11 +175,19 @@ class Vault:
                 await self._drop(_place(batch_id, key_id))
             if erased_at < made_before:
                 await self._drop(batch_id)
-        for batch_id, known in list(self._secrets.items()):
-            for key_id, value in list(known.items()):
+        for place in self._outlived(made_before):
+            await self._drop(place)
+
+    def _outlived(self, made_before: float) -> list[str]:
+        """Keys older than that. They are in the order of the log, so no more of them are looked at."""
+        found: list[str] = []
+        for batch_id, known in self._secrets.items():
+            for key_id, value in known.items():
                 with suppress(DecodeError):
-                    if codec.decode_secret(value).at < made_before:
-                        await self._drop(_place(batch_id, key_id))
+                    if codec.decode_secret(value).at >= made_before:
+                        return found
+                    found.append(_place(batch_id, key_id))
+        return found
 
     async def _drop(self, key: str) -> None:
         assert self._sender is not None

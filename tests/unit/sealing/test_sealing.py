@@ -204,6 +204,21 @@ async def test_keys_grow_old(keys):
     assert not vault.has_key(A)
 
 
+async def test_a_round_reads_no_keys_that_are_young(keys, monkeypatch):
+    """There is a round for each deletion, and there may be a million keys."""
+    vault, read = Topic().vault(keys), []
+    for batch_id in (A, B):
+        await vault.sealing(batch_id, "p")
+    monkeypatch.setattr(
+        codec, "decode_secret", lambda value, decode=codec.decode_secret: read.append(1) or decode(value)
+    )
+    await vault.tidy(0.0)
+    assert len(read) == 1
+    await vault.tidy(float("inf"))
+    assert not vault.has_key(A)
+    assert not vault.has_key(B)
+
+
 async def test_a_wrapped_key_of_another_batch_is_of_no_use(keys):
     """Who may write the topic cannot give a batch a key that he knows, or another's."""
     topic = Topic()
