@@ -3,7 +3,6 @@
 Settings travel into headers, topics, metrics, logs and command lines; so a text has no control characters.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -28,7 +27,8 @@ def faults(value: Any, place: tuple[str, ...] = ()) -> Iterator[str]:
         yield from _of_list(value, place)
     elif isinstance(value, str):
         yield from _of_text(value, place)
-    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= NUMBER_MAX):
+    # `nan` is within nothing; an integer may be too large to be looked at as a float.
+    elif isinstance(value, int | float) and not abs(value) <= NUMBER_MAX:
         yield _said(place, f"it must be a number within {NUMBER_MAX}")
 
 

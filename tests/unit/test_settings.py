@@ -86,6 +86,12 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf"), 10**400, -(1 << 53)])
+def test_a_number_that_is_none(number):
+    """One with hundreds of digits is told of, too."""
+    assert list(configured.faults({"port": number})) == ["port: it must be a number within 9007199254740991"]
+
+
 @given(JSON)
 def test_what_has_no_fault_is_bounded(value):
     """Whatever it is, and however deep; what is told of a fault is short."""
