@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CIPHERS_MAX: Final = 4096
 """Unwrapped keys that a process remembers."""
+DESTROYED_MAX: Final = 100_000
+"""Batches whose keys a process remembers to have seen go: what is still on its way is not for long."""
 KEY_ID_BYTES: Final = 8
 WAIT_SECONDS: Final = 5.0
 """Between tries to unwrap a key: nothing can go on without it."""
@@ -75,6 +77,7 @@ class Vault:
         """By batch and id: as the log has them, since most are never needed here."""
         self._erased: dict[str, int] = {}
         """When each deleted batch was, Unix seconds."""
+        self._destroyed: dict[str, None] = {}
         self._ciphers: OrderedDict[tuple[str, str], Cipher] = OrderedDict()
         self._making: dict[str, asyncio.Lock] = {}
 
@@ -112,13 +115,16 @@ class Vault:
             project: Whose it is: the batch gets a key if it has none and is to have one; None makes none.
 
         Raises:
-            NoKey: The batch is deleted.
+            NoKey: The batch is deleted, or its keys are destroyed and it is to get no other.
             OSError: Its key cannot be had, or sent, at the moment.
         """
         if batch_id in self._erased:
             raise NoKey(f"{batch_id} is deleted")
         if (known := self._secrets.get(batch_id)) is not None:
             return await self.cipher(batch_id, next(iter(known)))
+        if project is None and batch_id in self._destroyed:
+            # What comes late, as of a call that was in flight, is not to be in clear.
+            raise NoKey(f"the keys of {batch_id} are destroyed")
         if project is None or not self._seals:
             return None
         async with self._making.setdefault(batch_id, asyncio.Lock()):
@@ -197,12 +203,16 @@ class Vault:
     def _take(self, batch_id: str, key_id: str, value: bytes | None) -> None:
         if value is not None:
             self._secrets.setdefault(batch_id, {})[key_id] = value
+            self._destroyed.pop(batch_id, None)
             return
         self._ciphers.pop((batch_id, key_id), None)
         if (known := self._secrets.get(batch_id)) is not None:
             known.pop(key_id, None)
             if not known:
                 del self._secrets[batch_id]
+                self._destroyed[batch_id] = None
+                while len(self._destroyed) > DESTROYED_MAX:
+                    del self._destroyed[next(iter(self._destroyed))]
 
     async def _make(self, batch_id: str, project: str) -> None:
         if self._wrapper is None or self._sender is None:

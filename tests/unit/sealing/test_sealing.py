@@ -348,6 +348,23 @@ async def test_a_sealed_object_that_is_not_as_it_was(tmp_path, keys):
     await below.close()
 
 
+async def test_what_comes_late_for_a_destroyed_key_is_not_in_clear(tmp_path, keys):
+    """A call was in flight when the input of its cancelled batch was deleted."""
+    topic, below = Topic(), DirectoryStore(tmp_path / "objects")
+    ingest, processors, api = (topic.vault(keys) for _ in range(3))
+    await ingest.sealing(A, "p")
+    await processors.catch_up()
+    await api.destroy(A)
+    await processors.catch_up()
+    headers = codec.lines_headers(A, [LineMark(0, len(CANARY), failed=False)])
+    with pytest.raises(NoKey):
+        await sealed_outcome(processors, A, CANARY, headers)
+    await SealedStore(below, processors).write(f"results-large/{A}/0-x", chunks(CANARY, 99))
+    assert [key async for key in below.keys("results-large/")] == []
+    assert await processors.sealing(B) is None
+    await below.close()
+
+
 async def test_a_process_that_has_not_heard_of_a_key_joins_what_is_sealed(tmp_path, keys):
     """As the next owner of a stream whose parts another process has written."""
     topic, below = Topic(), DirectoryStore(tmp_path / "objects")
