@@ -47,6 +47,8 @@ def up() -> Iterator[None]:
     Raises:
         SystemExit: It did not come up.
     """
+    # Nobody else is to read what lies here, as in every folder of a service.
+    os.umask(0o077)
     RESULTS.mkdir(parents=True, exist_ok=True)
     # A file without a model: the demo's own are started, whatever the current folder configures.
     config = DATA / "tidemill.toml"
