@@ -1,4 +1,4 @@
-"""The route of the audit trail: an admin reads what was done to its project, an operator what was done to any."""
+"""The route of the audit trail: an admin reads the records of its project, an operator those of all."""
 
 from typing import Annotated, Final, Literal
 
@@ -27,13 +27,13 @@ class AuditQuery(PageQuery):
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     project: Project | None = None
-    """Only what was done to this project; an operator's default is all."""
+    """Only records of this project; an operator gets those of all by default."""
     actor: Id | None = None
-    """Only what this key asked for."""
+    """Only actions that this key asked for."""
     action: Annotated[str, OneOf(list(Action))] | None = None
     """Only this action."""
     target: Name | None = None
-    """Only what was done to this object."""
+    """Only actions on this object."""
 
 
 class AuditEntry(BaseModel):

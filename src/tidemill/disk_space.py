@@ -51,6 +51,8 @@ class DiskSpace:
         self._reserve_bytes = reserve_bytes
         self._disks = disks
         self._free: dict[str, int] = {}
+        self._unknown: set[str] = set()
+        """Disks that could not be asked at the last look; it is logged once, until they can be asked again."""
         self._looking: asyncio.Task[None] | None = None
         metrics.ask(metrics.DISK_FREE, lambda: dict(self._free))
 
@@ -71,8 +73,14 @@ class DiskSpace:
                 async with asyncio.timeout(LOOK_SECONDS_MAX):
                     free = await ask()
             except Exception as error:  # noqa: BLE001  whatever it was, what is not known holds nothing up
-                _log.debug("the disk of the %s cannot be asked (%s)", disk, type(error).__name__)
+                if disk not in self._unknown:
+                    self._unknown.add(disk)
+                    _log.warning(
+                        "the disk of the %s cannot be asked, and no reserve is kept on it: %r", disk, error
+                    )
                 free = None
+            else:
+                self._unknown.discard(disk)
             if free is None:
                 self._free.pop(disk, None)
             else:

@@ -5,7 +5,7 @@ import functools
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
@@ -93,7 +93,7 @@ async def usable_bytes(kafka: Kafka) -> int | None:
     """Free bytes of the fullest disk that a broker keeps records on; None before Kafka 3.3, which tells none.
 
     Raises:
-        OSError: A broker does not answer.
+        OSError: A broker does not answer, or does not let us ask: that takes DESCRIBE on the cluster.
     """
     admin = AIOKafkaAdminClient(
         **client_options(kafka), client_id="tidemill-disks", request_timeout_ms=int(SECONDS_MAX * 1000)
@@ -110,6 +110,9 @@ async def usable_bytes(kafka: Kafka) -> int | None:
         raise OSError(type(error).__name__) from error
     finally:
         await admin.close()
+    for answer in answers:
+        if code := answer.to_object()["error_code"]:
+            raise OSError(for_code(code).__name__)
     folders = [folder for answer in answers for folder in answer.to_object()["results"]]
     return min((folder["usable_bytes"] for folder in folders if folder["usable_bytes"] >= 0), default=None)
 

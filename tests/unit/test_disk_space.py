@@ -97,3 +97,22 @@ async def test_a_look_that_breaks_off_holds_nothing_up():
     space._disks = {LOG: ask}
     await space.look()
     space.check(LOG)
+
+
+async def test_a_disk_that_cannot_be_asked_is_told_once(caplog):
+    """No reserve is kept on it, which nobody should have to find out; and once more after it could be asked."""
+    answers = [OSError("ClusterAuthorizationFailedError"), OSError("again"), 5_000, OSError("away")]
+
+    async def ask():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    space = DiskSpace(RESERVE, {LOG: ask})
+    for _ in range(4):
+        await space.look()
+    assert len(caplog.messages) == 2
+    assert "no reserve is kept on it" in caplog.messages[0]
+    assert "ClusterAuthorizationFailedError" in caplog.messages[0]
+    assert "away" in caplog.messages[1]
