@@ -40,7 +40,7 @@ class Keys:
         """Take the keys.
 
         Args:
-            fixed: Those that the settings name, which nobody can revoke: digest to principal.
+            fixed: Keys of the settings, which cannot be revoked: digest to principal.
             keyring: Those that were made.
             clock: Unix time, for those that expire.
         """

@@ -50,7 +50,7 @@ class CreationHeaders(reading.Query):
         ]
         | None
     ) = Field(None, alias="Idempotency-Key")
-    """Requests of one key make one batch, whoever takes them and how often."""
+    """Repeated requests with one key create one batch, also in different api processes."""
 
 
 DESCRIBED: Final[dict[str, Any]] = {"parameters": reading.described(CreationHeaders, where="header")}

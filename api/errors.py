@@ -205,7 +205,7 @@ def beyond(limit: str, message: str) -> ApiError:
 
 
 def too_often(per_second: float, wait_ms: int) -> ApiError:
-    """The key makes too many requests; the SDKs wait as they are told, and try again."""
+    """The key makes too many requests; the SDKs wait for `Retry-After` and try again."""
     return ApiError(
         429,
         f"Rate limit reached for requests: {per_second:g} per second. Please try again in {wait_ms} ms."

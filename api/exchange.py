@@ -72,7 +72,7 @@ class Exchange:
 
 
 def headers(request_id: str, *, is_secure: bool) -> tuple[tuple[bytes, bytes], ...]:
-    """What every answer says: nobody but who asked may keep it, and it is only what its type says."""
+    """The headers of every answer: no cache keeps it, and no browser guesses another type."""
     named = ((b"x-request-id", request_id.encode()), *_ALWAYS)
     return (*named, _TRANSPORT) if is_secure else named
 

@@ -102,7 +102,7 @@ class UsageQuery(reading.Query):
     group_by: Annotated[
         str, Field(max_length=GROUPS_CHARS_MAX, json_schema_extra={"pattern": _BY}), AfterValidator(_known)
     ] = ""
-    """Which sums are told apart, with commas between them; without it there is one."""
+    """What sums are grouped by, with commas between; without it there is one sum."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
     """Another project, or * for all; for a key with the role admin."""
 
