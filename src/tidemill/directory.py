@@ -96,8 +96,8 @@ class DirectoryStore:
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
         """See `Store.keys`."""
-        folder = checked_prefix(prefix).rpartition("/")[0]
-        found = (key for key in _walk(self._root, folder) if key.startswith(prefix))
+        folder, _, beginning = checked_prefix(prefix).rpartition("/")
+        found = _walk(self._root, folder, beginning)
         while batch := await _hop(_some, found):
             for key in batch:
                 yield key
@@ -216,14 +216,20 @@ def _delete(path: Path, root: Path) -> None:
             folder.rmdir()
 
 
-def _walk(root: Path, folder: str) -> Iterator[str]:
-    """The keys under a folder in the order of their bytes; a folder sorts as its name with the slash."""
+def _walk(root: Path, folder: str, beginning: str = "") -> Iterator[str]:
+    """The keys under a folder in the order of their bytes; a folder sorts as its name with the slash.
+
+    Args:
+        root: Where all keys are.
+        folder: The folder, without a slash at its end.
+        beginning: What the names in it begin with: no other of its folders is opened.
+    """
     try:
         with os.scandir(root / folder) as found:
             names = sorted(
                 entry.name + "/" if entry.is_dir() else entry.name
                 for entry in found
-                if not entry.name.startswith(".")
+                if entry.name.startswith(beginning) and not entry.name.startswith(".")
             )
     except (FileNotFoundError, NotADirectoryError):
         return

@@ -16,6 +16,7 @@ import cramjam
 from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord
 
+from tidemill.records import Fetched
 from tidemill.schemas.letters import UNREAD
 
 BATCH_BYTES_MAX: Final = 8 << 20
@@ -91,19 +92,8 @@ def bound() -> None:
         for decoder, bounded in _DECODERS.items():
             if hasattr(module, decoder):
                 setattr(module, decoder, bounded)
-    fetcher.MemoryRecords = _keeping(fetcher.MemoryRecords)
+    fetcher.MemoryRecords = Fetched
     fetcher.PartitionRecords = _bounding(fetcher.PartitionRecords)
-
-
-def _keeping(base: Any) -> Any:
-    class Fetched(base):  # type: ignore[misc]  # aiokafka is untyped here
-        """What was fetched, with its bytes."""
-
-        def __init__(self, fetched: bytes) -> None:
-            super().__init__(fetched)
-            self.fetched = fetched
-
-    return Fetched
 
 
 def _bounding(base: Any) -> Any:
@@ -127,7 +117,7 @@ def _bounding(base: Any) -> Any:
             )
             first, final = base_offset, base_offset + (last if magic >= _V2 else 0)
             self._fetched = self._fetched[start + _OVERHEAD_BYTES + length :]
-            self._records = fetcher.MemoryRecords(self._fetched)
+            self._records = Fetched(self._fetched)
             self._records_iterator = self._unpack_records()
             self.next_fetch_offset = final + 1
             reason = f"the batch of records {first} to {final} {error}".encode()

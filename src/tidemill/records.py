@@ -50,7 +50,7 @@ class _Batches(_MemoryRecordsPy):  # type: ignore[misc]  # as above
         return super().next_batch()
 
 
-class _Fetched(MemoryRecords):  # type: ignore[misc]  # of the extension
+class Fetched(MemoryRecords):  # type: ignore[misc]  # of the extension
     """What was fetched, with its bytes."""
 
     def __init__(self, fetched: bytes) -> None:
@@ -77,5 +77,5 @@ class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is u
 
 def tolerate() -> None:
     """Have every consumer of this process, Faust's too, read like that."""
-    fetcher.MemoryRecords = _Fetched
+    fetcher.MemoryRecords = Fetched
     fetcher.PartitionRecords = _Records

@@ -224,6 +224,17 @@ async def test_keys_of_a_prefix(store):
         assert sorted(await keys(store, prefix)) == sorted(name for name in names if name.startswith(prefix))
 
 
+async def test_folders_beside_a_prefix_are_not_opened(tmp_path, monkeypatch):
+    """There may be a folder for each batch."""
+    store, opened = DirectoryStore(tmp_path), []
+    for name in ("parts/batch_1/1", "parts/batch_1-x/1", "parts/batch_2/1", "files/1"):
+        await store.write(name, chunks_of(b"x"))
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: opened.append(path) or scandir(path))
+    assert await keys(store, "parts/batch_1") == ["parts/batch_1-x/1", "parts/batch_1/1"]
+    assert opened == [tmp_path / "parts", tmp_path / "parts/batch_1-x", tmp_path / "parts/batch_1"]
+
+
 async def test_keys_of_a_folder_come_in_order(store):
     """In the order of their bytes, whatever the order they were written in, and however many there are."""
     names = [f"parts/{number:06}{suffix}" for number in range(30) for suffix in ("", "-a", ".b", "_c", "A")]

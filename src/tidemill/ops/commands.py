@@ -123,18 +123,21 @@ def acls(
 
 
 def purge(
-    batch: Annotated[str, typer.Argument(help="Id of a batch that is deleted.")],
+    batch: Annotated[str, typer.Argument(help="Id of a batch that is deleted.")] = "",
     *,
+    project: Annotated[str, typer.Option(help="All deleted batches of this project instead.")] = "",
     config: Config = None,
     data: DataFolder = None,
 ) -> None:
-    """Search the log and the store for what can still be read of a deleted batch; exit code 0: nothing."""
+    """Search the log and the store for what can still be read of deleted batches; exit code 0: nothing."""
     from tidemill.ops import purge as work
     from tidemill.terminal import say
 
+    if bool(batch) == bool(project):
+        refuse("give the id of a batch, or --project")
     loaded, where = place(config, data)
     try:
-        is_gone = run(work.purge(loaded, where, batch, say))
+        is_gone = run(work.purge(loaded, where, say, batch_id=batch, project=project))
     except work.PurgeError as error:
         refuse(str(error))
     raise typer.Exit(0 if is_gone else FAILED)

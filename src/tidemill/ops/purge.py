@@ -1,11 +1,12 @@
-"""`tidemill purge`: the log and the store are searched for what can still be read of a batch that is deleted.
+"""`tidemill purge`: the log and the store are searched for what can still be read of deleted batches.
 
 The command has an operator's access to the log, which is reading: the deletion itself goes through the API.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,42 +60,55 @@ class Found:
         return not (self.readable or self.wrapped or self.objects)
 
 
-async def purge(settings: Settings, where: Kafka, batch_id: str, say: Say) -> bool:
-    """Tell what can be found of a deleted batch.
+async def purge(settings: Settings, where: Kafka, say: Say, *, batch_id: str = "", project: str = "") -> bool:
+    """Tell what can be found of a deleted batch, or of all deleted batches of a project.
 
     Returns:
-        Whether nobody can read anything of it any more.
+        Whether nobody can read anything of them any more.
 
     Raises:
-        PurgeError: The log does not say that it was deleted.
+        PurgeError: The log does not say that there is such a batch.
         LogUnavailable: The broker does not answer.
         OSError: The store failed.
     """
     async with kafka.reading(where) as reader:
-        if not [key async for key in _erased(reader) if key == batch_id]:
-            raise PurgeError(
-                f"nothing in the log says that {batch_id} was deleted: `tidemill delete {batch_id}` does that"
-            )
-        found = Found(objects=await _objects(settings, batch_id))
-        vault = await vault_of(reader, settings)
-        found.wrapped = await _wrapped(reader, batch_id)
+        vault, found = await vault_of(reader, settings), await _deleted(reader, batch_id, project)
+        for deleted in found:
+            found[deleted].objects = await _objects(settings, deleted)
         for topic in sorted(reader.topics()):
             if topics.is_of_requests(topic) or topic in {topics.OUTCOMES.name, topics.DEAD.name}:
                 async for record in reader.records(topic):
-                    await _look(found, vault, batch_id, topic, record)
-    await _tell(found, where, batch_id, say)
-    return found.is_gone
+                    await _look(found, vault, topic, record)
+    for deleted, what in found.items():
+        await _tell(what, where, deleted, say)
+    return all(what.is_gone for what in found.values())
 
 
-async def _erased(reader: Reader) -> Any:
+async def _deleted(reader: Reader, batch_id: str, project: str) -> dict[str, Found]:
+    """The batches that are asked for, with the wrapped keys that the log has of each."""
+    found: dict[str, Found] = {}
+    wrapped: Counter[str] = Counter()
     async for record in reader.records(topics.SECRETS.name):
-        if record.value is not None:
-            yield (record.key or b"").decode(errors="replace")
+        of, slash, _ = (record.key or b"").decode(errors="replace").partition("/")
+        if record.value is None:
+            continue
+        if slash:
+            wrapped[of] += 1
+        elif of == batch_id or (project and _project(record.value) == project):
+            found[of] = Found()
+    if not found:
+        which = f"a batch of {project}" if project else batch_id
+        raise PurgeError(f"nothing in the log says that {which} was deleted: `tidemill delete` does that")
+    for of, what in found.items():
+        what.wrapped = wrapped[of]
+    return found
 
 
-async def _wrapped(reader: Reader, batch_id: str) -> int:
-    prefix = f"{batch_id}/"
-    return len([key async for key in _erased(reader) if key.startswith(prefix)])
+def _project(erasure: bytes) -> str | None:
+    try:
+        return codec.decode_erasure(erasure).project
+    except DecodeError:
+        return None
 
 
 async def _objects(settings: Settings, batch_id: str) -> list[str]:
@@ -114,10 +128,11 @@ async def _objects(settings: Settings, batch_id: str) -> list[str]:
         await store.close()
 
 
-async def _look(found: Found, vault: Vault, batch_id: str, topic: str, record: Any) -> None:
-    """Take in a record, if it is one of the batch with lines."""
+async def _look(batches: Mapping[str, Found], vault: Vault, topic: str, record: Any) -> None:
+    """Take in a record, if it is one of the batches with lines."""
     headers = {name: value for name, value in record.headers if value is not None}
-    if headers.get("tidemill-batch") != batch_id.encode() or not record.value:
+    found = batches.get(headers.get("tidemill-batch", b"").decode(errors="replace"))
+    if found is None or not record.value:
         return
     try:
         if topics.is_of_requests(topic):

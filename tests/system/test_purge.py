@@ -1,0 +1,104 @@
+"""`tidemill purge` on a real log: what can be read of deleted batches, and what cannot."""
+
+import pytest
+
+from tidemill.admin import ensure_topics
+from tidemill.kafka import Log
+from tidemill.ops.purge import PurgeError, purge
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.codec import LineMark, RequestHead, lines_headers
+from tidemill.schemas.messages import Erasure
+from tidemill.schemas.part import LARGE_PREFIX
+from tidemill.sealing.records import sealed_outcome, sealed_request
+from tidemill.sealing.vault import Vault
+from tidemill.sealing.wrapping import FileWrapper, make_key_file
+from tidemill.security import Cluster
+from tidemill.settings import Settings
+from tidemill.store import open_store
+
+pytestmark = pytest.mark.kafka
+
+MODEL = "purged"
+
+
+@pytest.fixture
+async def log(kafka):
+    """The topics, and what appends to them."""
+    await ensure_topics(Settings(), kafka, [MODEL])
+    log = Log(Cluster(servers=kafka))
+    await log.start()
+    yield log
+    await log.stop()
+
+
+async def written(log, project, vault):
+    """The id of a batch with one record of requests and one of outcomes in the log."""
+    batch_id = ids.new_batch_id()
+    head = RequestHead(batch_id=batch_id, project=project, first=0, deadline=9, url="/v1/embeddings")
+    head, value = await sealed_request(vault, head, b"{}")
+    topic = topics.requests(MODEL).name
+    await log.send(topic, f"{batch_id}/0", value, headers=codec.request_headers(head))
+    marks = [LineMark(index=0, size=3, failed=False)]
+    value, headers = await sealed_outcome(vault, batch_id, b"{}\n", lines_headers(batch_id, marks))
+    await log.send(topics.OUTCOMES.name, batch_id, value, headers=headers)
+    return batch_id
+
+
+async def test_what_is_left_of_deleted_batches(kafka, log, tmp_path):
+    """In clear, sealed, and of nothing; one by its id, and all of a project."""
+    make_key_file(tmp_path / "encryption_keys")
+    settings = Settings(data=tmp_path, store=(tmp_path / "store").as_uri())
+    vault = Vault(log, wrapper=FileWrapper(tmp_path / "encryption_keys"), seals=True)
+    project, other = (f"purged-{ids.new_batch_id()}" for _ in range(2))
+    clear, sealed = await written(log, project, None), await written(log, project, vault)
+    nothing, kept = ids.new_batch_id(), await written(log, project, None)
+    said = []
+
+    async def look(**which):
+        said.clear()
+        return await purge(settings, Cluster(servers=kafka), said.append, **which)
+
+    for which in ({"batch_id": clear}, {"project": project}):
+        with pytest.raises(PurgeError, match="was deleted"):
+            await look(**which)
+    for batch_id, whose in ((clear, project), (sealed, project), (nothing, other)):
+        erasure = codec.encode(Erasure(project=whose, at=1))
+        await log.send(topics.SECRETS.name, batch_id, erasure, headers=[])
+    await vault.destroy(sealed)
+
+    assert await look(batch_id=nothing)
+    assert said[-1] == f"{nothing}: nobody can read anything of it"
+    assert await look(project=other)
+    assert not await look(batch_id=clear)
+    for topic in (topics.requests(MODEL).name, topics.OUTCOMES.name):
+        assert any(line.startswith(f"{topic}: 1 records can be read, until") for line in said)
+    assert not await look(batch_id=sealed)
+    assert said == [
+        "records of its lines that nobody can open: 2",
+        "wrapped keys that Kafka has not compacted away yet: 1; look again in an hour",
+        f"{sealed}: something of it can be read",
+    ]
+    assert not await look(project=project)
+    assert [line.split(":")[0] for line in said if line.startswith("batch_")] == [clear, sealed]
+    assert not any(kept in line for line in said)
+
+
+async def one():
+    """An object's only chunk."""
+    yield b"x"
+
+
+async def test_objects_that_are_still_in_the_store(kafka, log, tmp_path, monkeypatch):
+    """They are named, once results has had its time."""
+    monkeypatch.setattr("tidemill.ops.purge.DELETED_SECONDS_MAX", 0)
+    settings = Settings(data=tmp_path, store=(tmp_path / "store").as_uri())
+    batch_id, said = ids.new_batch_id(), []
+    key = f"{LARGE_PREFIX}{batch_id}/0-abc"
+    store = open_store(settings.store_url)
+    await store.write(key, one())
+    await log.send(topics.SECRETS.name, batch_id, codec.encode(Erasure(project="p", at=1)), headers=[])
+    assert not await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id)
+    assert f"{key}: is still in the store" in said
+    await store.delete(key)
+    assert await purge(settings, Cluster(servers=kafka), said.append, batch_id=batch_id)
+    await store.close()
