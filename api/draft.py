@@ -17,7 +17,7 @@ class Draft(BaseModel):
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
-    replay_of: str | None = None
+    rerun_of: str | None = None
     replay_range: ReplayRange | None = None
 
     def batch(self, batch_id: str, now: int) -> Batch:
@@ -31,7 +31,7 @@ class Draft(BaseModel):
             created_at=now,
             expires_at=now + window_seconds(self.completion_window),
             metadata=self.metadata,
-            tidemill=Extras(replay_of=self.replay_of, replay_range=self.replay_range),
+            tidemill=Extras(rerun_of=self.rerun_of, replay_range=self.replay_range),
         )
 
     def is_like(self, batch: Batch) -> bool:

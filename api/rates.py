@@ -33,7 +33,7 @@ COSTS: Final = {
     ("GET", "/v1/files/{file_id}/content"): MANY,
     ("GET", "/v1/batches/{batch_id}/results"): MANY,
     ("GET", "/v1/batches/{batch_id}/errors"): HEAVY,
-    ("POST", "/v1/batches/{batch_id}/retry"): HEAVY,
+    ("POST", "/v1/batches/{batch_id}/rerun"): HEAVY,
     ("POST", "/v1/batches/estimate"): HEAVY,
     ("POST", "/v1/replays"): HEAVY,
 }

@@ -8,6 +8,7 @@ import msgspec
 from pydantic import BaseModel
 
 from tidemill.schemas.batch import Batch, FileReceipt, Status
+from tidemill.schemas.line import REFUSALS
 
 SAMPLES_MAX: Final = 3
 GROUPS_MAX: Final = 100
@@ -81,6 +82,8 @@ class ErrorReport(BaseModel):
 
     object: Literal["list"] = "list"
     total: int
+    unfinished: int
+    """Lines without an answer that succeeded, which a rerun takes unless it names others."""
     data: list[Group]
 
 
@@ -115,6 +118,7 @@ class Tally:
     """Counts the lines of an error file."""
 
     total: int = 0
+    unfinished: int = 0
     _groups: dict[tuple[str, int | None], Group] = field(default_factory=dict)
 
     def add(self, index: int, text: bytes) -> None:
@@ -122,6 +126,7 @@ class Tally:
         line = _lines.decode(text)
         error, status = _judged(line)
         key = (_code(error, status), status)
+        self.unfinished += not is_refused(*key)
         if key not in self._groups and len(self._groups) >= GROUPS_MAX:
             key = ("other", None)
         group = self._groups.setdefault(key, Group(code=key[0], status_code=key[1], count=0, samples=[]))
@@ -135,13 +140,18 @@ class Tally:
     def report(self) -> ErrorReport:
         """The groups."""
         groups = sorted(self._groups.values(), key=lambda group: (-group.count, group.code))
-        return ErrorReport(total=self.total, data=groups)
+        return ErrorReport(total=self.total, unfinished=self.unfinished, data=groups)
 
 
 def fault(text: bytes) -> tuple[str, int | None]:
     """What a line of an error file failed with: its code, and the HTTP status, if there was an answer."""
     error, status = _judged(_lines.decode(text))
     return _code(error, status), status
+
+
+def is_refused(code: str, status: int | None) -> bool:
+    """Whether a line of an error file was no request: one such line would fail a whole new batch."""
+    return status is None and code in REFUSALS
 
 
 def receipt(batch: Batch) -> ReceiptReport:
@@ -180,7 +190,7 @@ def refused(batch: Batch) -> ErrorReport:
             index = fault.line - 1 if fault.line else -1
             group.samples.append(Sample(index=index, custom_id="", message=fault.message))
     found = sorted(groups.values(), key=lambda group: (-group.count, group.code))
-    return ErrorReport(total=sum(group.count for group in found), data=found)
+    return ErrorReport(total=sum(group.count for group in found), unfinished=0, data=found)
 
 
 def _judged(line: _Line) -> tuple[_Error | None, int | None]:

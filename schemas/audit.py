@@ -18,7 +18,7 @@ class Action(StrEnum):
     TOKEN_CREATE = "token.create"  # noqa: S105  a name
     BATCH_CANCEL = "batch.cancel"
     BATCH_DELETE = "batch.delete"
-    BATCH_RETRY = "batch.retry"
+    BATCH_RERUN = "batch.rerun"
     REPLAY_CREATE = "replay.create"
     FILE_DELETE = "file.delete"
     UPLOAD_CANCEL = "upload.cancel"

@@ -14,7 +14,7 @@ from tidemill.schemas.bounds import (
     ERRORS_BYTES_MAX,
     ERRORS_MAX,
     OUTPUTS_MAX,
-    REPLAYS_MAX,
+    RERUNS_MAX,
     Digest,
     Id,
     Metadata,
@@ -201,11 +201,11 @@ class Extras(_Shape):
     """How the output is cut into numbered files; null where it is one file, whatever its size."""
     output_file_ids: Annotated[tuple[Id, ...], Field(max_length=OUTPUTS_MAX)] = ()
     """All the numbered files of the output, in order; the first is the batch's `output_file_id` too."""
-    replay_of: Id | None = None
+    rerun_of: Id | None = None
     """The batch whose lines these are once more."""
     replay_range: ReplayRange | None = None
     """The part of the log whose lines these are once more."""
-    replays: Annotated[tuple[Id, ...], Field(max_length=REPLAYS_MAX)] = ()
+    reruns: Annotated[tuple[Id, ...], Field(max_length=RERUNS_MAX)] = ()
     """The newest batches that are made of this one's lines. The api finds them; no record holds them."""
     progress: Progress | None = None
     at_risk: Signed | None = None

@@ -37,7 +37,7 @@ ERRORS_BYTES_MAX: Final = 256 * 1024
 """Of these in JSON, all together."""
 OUTPUTS_MAX: Final = 1000
 """Numbered files of one output: the last one holds what the others have no room for."""
-REPLAYS_MAX: Final = 100
+RERUNS_MAX: Final = 100
 UPLOAD_PARTS_MAX: Final = 10_000
 
 NUMBER_MAX: Final = (1 << 53) - 1

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from tidemill.api.report import is_refused
 from tidemill.api.requests import faults
 from tidemill.api.requests.fields import OneOf
 from tidemill.api.requests.reading import Body
@@ -18,6 +19,8 @@ STATUS_MAX: Final = 999
 class Kind(StrEnum):
     """The lines that have a name."""
 
+    UNFINISHED = "unfinished"
+    """Those without an answer that succeeded: failed, expired and cancelled ones."""
     FAILED = "failed"
     """Those that failed, but for lines of a stream that are no requests at all."""
     EXPIRED = "expired"
@@ -50,18 +53,13 @@ class Selection(BaseModel):
             status: The HTTP status of the answer; None where there was none.
         """
         match self.kind:
-            case Kind.ALL:
-                return not _is_refused(code, status)
+            case Kind.ALL | Kind.UNFINISHED:
+                return not is_refused(code, status)
             case Kind.CODES:
                 return code in self.codes or (status is not None and str(status) in self.codes)
             case _:
                 unrun = _UNRUN.get(code) if status is None else None
-                return (unrun or Kind.FAILED) is self.kind and not _is_refused(code, status)
-
-
-def _is_refused(code: str, status: int | None) -> bool:
-    """Whether the line was no request: one such line would fail the whole new batch."""
-    return status is None and code in line.REFUSALS
+                return (unrun or Kind.FAILED) is self.kind and not is_refused(code, status)
 
 
 _Text = Annotated[str, Field(max_length=CODE_CHARS_MAX)]

@@ -147,7 +147,7 @@ function actions(batch, path, act) {
       ...outputs,
       file("Failed lines", batch.error_file_id, "errors"),
       file("Input", batch.input_file_id, "input"),
-      batch.error_file_id ? button("Run failed lines again", () => again(path)) : null,
+      batch.error_file_id ? button("Rerun unfinished lines", () => rerun(path)) : null,
       isOver(batch) || batch.status === "cancelling"
         ? null
         : button("Cancel", async () => {
@@ -157,8 +157,8 @@ function actions(batch, path, act) {
   ];
 }
 
-async function again(path) {
-  const made = await call("POST", `${path}/retry`, { body: { lines: "failed" } });
+async function rerun(path) {
+  const made = await call("POST", `${path}/rerun`, { body: { lines: "unfinished" } });
   location.hash = `/batches/${encodeURIComponent(made.id)}`;
 }
 
@@ -183,7 +183,7 @@ function errors(report) {
 function details(batch) {
   const { usage } = batch;
   const link = (id) => h("a", { href: `#/batches/${encodeURIComponent(id)}` }, id);
-  const { replay_of: source, replays, cost: price } = batch.tidemill;
+  const { rerun_of: source, reruns, cost: price } = batch.tidemill;
   return [
     h("h2", {}, "About it"),
     facts([
@@ -194,7 +194,7 @@ function details(batch) {
       ["Output tokens", usage ? number(usage.output_tokens) : null],
       ["Cost", price ? cost(price.total) : null],
       ["Lines of", source ? link(source) : null],
-      ["Run again as", replays.length ? h("span", {}, ...replays.flatMap((id) => [link(id), " "])) : null],
+      ["Rerun as", reruns.length ? h("span", {}, ...reruns.flatMap((id) => [link(id), " "])) : null],
       ...Object.entries(batch.metadata ?? {}),
     ]),
   ];

@@ -1,6 +1,4 @@
-"""The route that runs lines of the past once more: those of a batch, or those of a part of the log.
-
-Of the log:
+"""The route that runs a part of the log once more.
 
 1. The lines of the range are gathered on disk: each once, however often the log has it.
 2. They are written into an input file, batch by batch, each in its own order (`spool.py`).
@@ -10,24 +8,21 @@ Of the log:
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import creation, draft, errors, removal, shapes
-from tidemill.api.again import reissue, rerun, stretch
-from tidemill.api.again.rerun import ALL, Where
-from tidemill.api.again.selection import Kind, Selection
+from tidemill.api.again import reissue, stretch
+from tidemill.api.again.replay import ALL, Where, gathered, reckoned
 from tidemill.api.again.spool import Sources, Spool
 from tidemill.api.auth import Principal
 from tidemill.api.doors import Asking, Doors, Opened, body, json
 from tidemill.api.draft import Draft
-from tidemill.api.reckoning import Reckoning
 from tidemill.api.requests import faults, reading
-from tidemill.api.requests.fields import Endpoint, Id, Model
-from tidemill.api.routes import estimate, retry
-from tidemill.api.state import lookup
+from tidemill.api.requests.fields import Endpoint, Model
+from tidemill.api.routes import estimate, rerun
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
 from tidemill.schemas.access import Role, is_project
@@ -47,14 +42,6 @@ def _whose(project: str) -> str:
     return project
 
 
-class BatchSource(reading.Body):
-    """All lines of a batch."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    batch: Id
-
-
 class RangeSource(reading.Body):
     """Lines of a part of the log."""
 
@@ -72,121 +59,83 @@ class RangeSource(reading.Body):
     """Only the lines that ask for this; needed where the range has several."""
 
 
-_BATCH: Final = f"{faults.TAG}batch"
-_RANGE: Final = f"{faults.TAG}range"
-
-
-def _branch(value: Any) -> str:
-    return _BATCH if isinstance(value, dict) and "batch" in value else _RANGE
-
-
-class ReplayWish(retry.Anew):
+class ReplayWish(rerun.Anew):
     """What is to be run once more."""
 
-    source: Annotated[
-        Annotated[BatchSource, Tag(_BATCH)] | Annotated[RangeSource, Tag(_RANGE)], Discriminator(_branch)
-    ]
+    source: RangeSource
     dry_run: bool = False
     """Only tell what it would be."""
 
 
-class ReplayPlan(estimate.Figures):
-    """What a replay would be; nothing was made."""
+class ReplayPlan(rerun.Plan):
+    """What a replay would be."""
 
     object: Literal["replay.plan"] = "replay.plan"
-    endpoint: str
     batches: int
     """Whose lines they are."""
     lost_lines: int
     """Large lines whose input file is deleted; not in `lines`; with any of them there is no replay."""
     skipped_lines: int
     """Lines of batches or input files that are deleted; not in `lines`, and not run."""
-    is_too_large: bool
-    """Whether the lines are more than a batch may have."""
 
 
 @router.post(
     "",
     response_model=Batch | ReplayPlan,
     responses={
-        404: {"description": "The project has no such batch, or there is no such model."},
+        404: {"description": "There is no such model."},
         409: {"description": "The lines are not there any more."},
         **shapes.LIMITED,
     },
     openapi_extra={"requestBody": shapes.body(ReplayWish), **creation.DESCRIBED},
 )
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
-    """Run lines of the past once more; a dry run tells how many they are, and what they would use."""
+    """Run a part of the log once more; a dry run says how many lines that is, and what they would use."""
     repeats = creation.repetition(request.headers)
     asked = reading.body(ReplayWish, await body(request), doors.settings)
-    made: Batch | ReplayPlan
     if not asked.dry_run:
-        about = _told(asked.source)
+        about = {name: str(value) for name, value in asked.source.model_dump(exclude_none=True).items()}
         named = about.get("project", ALL)
         await doors.trail.tell(
             request, asking, Action.REPLAY_CREATE, whose=None if named == ALL else named, **about
         )
-    if isinstance(source := asked.source, BatchSource):
-        made = await _of_batch(doors, asking.project, source.batch, asked, repeats)
+    where = _where(asking, asked.source)
+    made: Batch | ReplayPlan
+    if asked.dry_run:
+        made = await _planned(doors, asking.project, where, asked.model)
     else:
-        made = await _of_range(doors, asking, _where(asking, source), asked, repeats)
+        made = await _made(doors, asking.project, where, asked, repeats)
     return json(made.model_dump_json().encode())
 
 
-def _told(source: BatchSource | RangeSource) -> dict[str, str]:
-    """The source of a replay as the audit trail has it."""
-    return {name: str(value) for name, value in source.model_dump(exclude_none=True).items()}
-
-
-async def _of_batch(
-    doors: Doors,
-    project: str,
-    batch_id: str,
-    asked: ReplayWish,
-    repeats: creation.Repetition,
-) -> Batch | ReplayPlan:
-    batch = Batch.model_validate_json(await lookup.batch(doors, project, batch_id))
-    wish = retry.wished(doors, batch, Selection(kind=Kind.ALL), asked)
-    if not asked.dry_run:
-        return await retry.again(doors, project, batch, wish, repeats)
-    found = Reckoning(batch.endpoint)
+async def _planned(doors: Doors, project: str, where: Where, model: str | None) -> ReplayPlan:
     async with doors.estimates.turn(project):
-        old = retry.old_input(doors, project, batch)
-        async for chunk in retry.lines(doors, old, None, wish.model):
-            await asyncio.to_thread(_reckon, found, chunk)
-    return _plan(doors, found, endpoint=batch.endpoint, batches=1, lost=0, skipped=0)
+        found, sums = await reckoned(doors, where, model)
+    rerun.named_model(doors, model, found.endpoint())
+    shown = estimate.figures(doors, sums).model_dump()
+    return ReplayPlan(
+        **shown,
+        endpoint=found.endpoint(),
+        is_too_large=shown["lines"] + found.lost > doors.settings.file_lines_max,
+        batches=len(found.sources.by_id),
+        lost_lines=found.lost,
+        skipped_lines=found.skipped,
+    )
 
 
-async def _of_range(
-    doors: Doors,
-    asking: Principal,
-    where: Where,
-    asked: ReplayWish,
-    repeats: creation.Repetition,
-) -> Batch | ReplayPlan:
+async def _made(
+    doors: Doors, project: str, where: Where, asked: ReplayWish, repeats: creation.Repetition
+) -> Batch:
     model = asked.model
-    if asked.dry_run:
-        async with doors.estimates.turn(asking.project):
-            found, sums = await rerun.reckoned(doors, where, model)
-        retry.named_model(doors, model, found.endpoint())
-        return _plan(
-            doors,
-            sums,
-            endpoint=found.endpoint(),
-            batches=len(found.sources.by_id),
-            lost=found.lost,
-            skipped=found.skipped,
-        )
-    project = asking.project
     wish = _draft(doors, where, asked)
     fingerprint = creation.fingerprint_of(wish.model_dump() | {"model": model, "project": where.project})
     if creation.claimed(doors, project, fingerprint, repeats) is not None:
         return await creation.create(doors, project, wish, _never, repeats, fingerprint=fingerprint)
     async with doors.replays.turn(project):
         with Spool() as spool:
-            found = await rerun.gathered(doors, where, spool)
+            found = await gathered(doors, where, spool)
             endpoint = found.endpoint()
-            retry.named_model(doors, model, endpoint)
+            rerun.named_model(doors, model, endpoint)
             new = wish.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id()})
             with doors.booking(project) as booking:
 
@@ -257,23 +206,3 @@ def _draft(doors: Doors, where: Where, asked: ReplayWish) -> Draft:
         output_expires_after=draft.expires_after(asked.output_expires_after),
         replay_range=where.asked,
     )
-
-
-def _plan(doors: Doors, found: Reckoning, *, endpoint: str, batches: int, lost: int, skipped: int) -> ReplayPlan:
-    shown = estimate.figures(doors, found).model_dump()
-    lines = shown["lines"] + lost
-    too_large = lines > doors.settings.file_lines_max
-    return ReplayPlan(
-        **shown,
-        endpoint=endpoint,
-        batches=batches,
-        lost_lines=lost,
-        skipped_lines=skipped,
-        is_too_large=too_large,
-    )
-
-
-def _reckon(found: Reckoning, chunk: bytes) -> None:
-    for line in chunk.split(b"\n"):
-        if line:
-            found.take(line)

@@ -87,6 +87,10 @@ async def grouped_errors(batch_id: BatchId, doors: Opened, asking: Asking) -> re
     batch = await _batch(doors, asking.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
+    if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:
+        # It expired before its lines were looked at.
+        source = doors.view.file(asking.project, batch.input_file_id)
+        return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
     tally, after = report.Tally(), -1
     while True:
         found = await _page(doors, asking.project, batch, after=after, limit=ERRORS_PAGE, status="failed")

@@ -5,36 +5,36 @@ from typing import Final
 from tidemill.api.state.sqlite import Database
 from tidemill.schemas.batch import Batch
 
-REPLAYS_MAX: Final = 100
+RERUNS_MAX: Final = 100
 """Of a batch, the newest that are shown."""
 
 
 class Links:
-    """In the file of the view. A batch and its replays belong to one project, so whoever sees one may see all."""
+    """In the file of the view. A batch and its reruns belong to one project, so whoever sees one may see all."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def put(self, batch: Batch) -> None:
         """Remember what a batch is made of."""
-        if (source := batch.tidemill.replay_of) is not None:
+        if (source := batch.tidemill.rerun_of) is not None:
             self._database.write(
-                "INSERT OR IGNORE INTO replays VALUES (?, ?, ?)", source, batch.created_at, batch.id
+                "INSERT OR IGNORE INTO reruns VALUES (?, ?, ?)", source, batch.created_at, batch.id
             )
 
     def drop(self, batch_id: str) -> None:
         """Forget a batch that is not there any more."""
-        self._database.write("DELETE FROM replays WHERE id = ? OR source = ?", batch_id, batch_id)
+        self._database.write("DELETE FROM reruns WHERE id = ? OR source = ?", batch_id, batch_id)
 
     def shown(self, batch_id: str, body: bytes) -> bytes:
         """A batch as JSON, with the batches that are made of it, the oldest first."""
         rows = self._database.read(
-            "SELECT id FROM replays WHERE source = ? ORDER BY created_at DESC, id DESC LIMIT ?",
+            "SELECT id FROM reruns WHERE source = ? ORDER BY created_at DESC, id DESC LIMIT ?",
             batch_id,
-            REPLAYS_MAX,
+            RERUNS_MAX,
         )
         if not rows:
             return body
         batch = Batch.model_validate_json(body)
-        extras = batch.tidemill.model_copy(update={"replays": tuple(str(row[0]) for row in reversed(rows))})
+        extras = batch.tidemill.model_copy(update={"reruns": tuple(str(row[0]) for row in reversed(rows))})
         return batch.model_copy(update={"tidemill": extras}).model_dump_json().encode()

@@ -14,7 +14,7 @@ from tidemill.schemas.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 11
+LAYOUT = 12
 """Number of the tables' layout; a file of another one is made anew."""
 
 PRIMARY_CODE = 0xFF
@@ -41,8 +41,8 @@ CREATE TABLE labels (
     PRIMARY KEY (project, name, value, created_at, id)
 ) WITHOUT ROWID;
 CREATE INDEX labels_of ON labels (id);
-CREATE TABLE replays (source TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT PRIMARY KEY);
-CREATE INDEX replays_of ON replays (source, created_at);
+CREATE TABLE reruns (source TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT PRIMARY KEY);
+CREATE INDEX reruns_of ON reruns (source, created_at);
 CREATE TABLE claims (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, fingerprint TEXT NOT NULL, created_at INTEGER NOT NULL,
     is_retry INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL

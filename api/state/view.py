@@ -345,7 +345,7 @@ class View:
 
 
 _TABLES = {
-    topics.BATCHES.name: ("batches", "labels", "waiting", "replays"),
+    topics.BATCHES.name: ("batches", "labels", "waiting", "reruns"),
     topics.FILES.name: ("files",),
     topics.CLAIMS.name: ("claims",),
     topics.UPLOADS.name: ("uploads", "parts"),

@@ -1,4 +1,4 @@
-"""Lines once more: `tidemill retry` against the whole service."""
+"""Lines once more: `tidemill rerun` against the whole service."""
 
 import datetime as dt
 import json
@@ -66,16 +66,16 @@ def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
     assert code == 3, err
     old = told(client, err)
     backend.reset(well)
-    code, _, err = tidemill("retry", old.id, "--model", "embed", "-o", tmp_path / "again.jsonl")
+    code, _, err = tidemill("rerun", old.id, "--model", "embed", "-o", tmp_path / "again.jsonl")
     assert code == 0, err
     assert names(tmp_path / "again.jsonl") == ["r1", "r3"]
     assert backend.calls == 2
     assert {json.loads(body)["model"] for body in backend.bodies} == {"embed"}
     new = told(client, err)
-    assert (new.model, new.status, new.tidemill["replay_of"]) == ("embed", "completed", old.id)
-    assert client.batches.retrieve(old.id).tidemill["replays"] == [new.id]
-    code, _, err = tidemill("retry", new.id)
-    assert (code, "has no failed lines" in err) == (2, True), err
+    assert (new.model, new.status, new.tidemill["rerun_of"]) == ("embed", "completed", old.id)
+    assert client.batches.retrieve(old.id).tidemill["reruns"] == [new.id]
+    code, _, err = tidemill("rerun", new.id)
+    assert (code, "has no unfinished lines" in err) == (2, True), err
 
 
 def test_what_expired(tidemill, client, backend, tmp_path):
@@ -86,11 +86,11 @@ def test_what_expired(tidemill, client, backend, tmp_path):
     assert code == 5, err
     old = told(client, err)
     backend.reset(well)
-    for only, found in (("expired", ["r1"]), ("code=400", ["r2"]), ("all", ["r0", "r1", "r2"])):
-        code, out, err = tidemill("retry", old.id, "--only", only, "--window", "24h")
+    for only, found in (("unfinished", ["r1", "r2"]), ("expired", ["r1"]), ("code=400", ["r2"]), ("all", ["r0", "r1", "r2"])):
+        code, out, err = tidemill("rerun", old.id, "--only", only, "--window", "24h")
         assert code == 0, err
         assert [json.loads(line)["custom_id"] for line in out.splitlines()] == found
-    assert len(client.batches.retrieve(old.id).tidemill["replays"]) == 3
+    assert len(client.batches.retrieve(old.id).tidemill["reruns"]) == 4
 
 
 def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
@@ -102,7 +102,7 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     code, _, err = tidemill("run", source, "-o", tmp_path / "two.jsonl")
     assert code == 0, err
     old = told(client, err)
-    wanted = ("replay", "topic", "chat", "--from", start)
+    wanted = ("replay", "chat", "--from", start)
     code, out, err = tidemill(*wanted, "--dry-run")
     assert (code, out) == (0, ""), err
     assert "6 lines of 2 batches, for /v1/chat/completions" in err
@@ -112,13 +112,15 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     found = [name.split("@") for name in names(tmp_path / "again.jsonl")]
     assert [name for name, _ in found] == ["r0", "r1", "r2"] * 2
     assert [owner for _, owner in found[3:]] == [old.id] * 3
-    code, _, err = tidemill("replay", "batch", old.id, "--dry-run")
-    assert (code, "3 lines of 1 batch" in err) == (0, True), err
-    code, out, err = tidemill("replay", "batch", old.id)
+    code, _, err = tidemill("rerun", old.id, "--only", "all", "--dry-run")
+    assert (code, "3 lines, for /v1/chat/completions" in err) == (0, True), err
+    code, out, err = tidemill("rerun", old.id, "--only", "all")
     assert code == 0, err
     assert [json.loads(line)["custom_id"] for line in out.splitlines()] == ["r0", "r1", "r2"]
-    assert len(client.batches.retrieve(old.id).tidemill["replays"]) == 1
-    code, _, err = tidemill("replay", "topic", "chat", "--from", "soon")
+    assert len(client.batches.retrieve(old.id).tidemill["reruns"]) == 1
+    code, _, err = tidemill("replay", "nomodel", "--from", start)
+    assert (code, "'nomodel' does not exist" in err) == (2, True), err
+    code, _, err = tidemill("replay", "chat", "--from", "soon")
     assert (code, "expected an offset or a time" in err) == (2, True), err
 
 
@@ -137,4 +139,4 @@ def test_the_examples_of_the_page(stack, backend, tmp_path):
         timeout=RUN_SECONDS_MAX, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 line of 1 batch" in done.stderr
+    assert "1 line, for /v1/embeddings" in done.stderr

@@ -129,7 +129,7 @@ def test_what_failed_is_told_and_run_again(page, client, backend, tmp_path):
     page.get_by_role("link", name="2 failed").click()
     expect(page.locator("#lines tbody tr:not(.whole)")).to_have_count(2)
     backend.reset(well)
-    page.get_by_role("button", name="Run failed lines again").click()
+    page.get_by_role("button", name="Rerun unfinished lines").click()
     expect(page.locator("#about")).to_contain_text(batch.id)
     state(page, "completed")
     expect(page.locator("#progress")).to_contain_text("2 completed")

@@ -79,9 +79,9 @@ class Service:
         )
         return self.sdk.batches.retrieve(batch_id)
 
-    def replay(self, **fields):
-        """Ask for a replay."""
-        answer = self.http.post("/replays", json=fields)
+    def made(self, path, **fields):
+        """Ask for a batch of lines that were run before."""
+        answer = self.http.post(path, json=fields)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -92,10 +92,10 @@ def by_rest(service, source):
     return service.sdk.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h").id
 
 
-def by_replay_of_a_batch(service, source):
+def by_rerun(service, source):
     """A whole batch again."""
     old = service.finished(by_rest(service, source))
-    return service.replay(source={"batch": old.id})["id"]
+    return service.made(f"/batches/{old.id}/rerun", lines="all")["id"]
 
 
 def by_replay_of_the_log(service, source):
@@ -103,10 +103,10 @@ def by_replay_of_the_log(service, source):
     start = dt.datetime.now(dt.UTC).isoformat()
     service.finished(by_rest(service, source))
     wanted = {"model": "chat", "from": start, "to": dt.datetime.now(dt.UTC).isoformat()}
-    plan = service.replay(source=wanted, dry_run=True)
+    plan = service.made("/replays", source=wanted, dry_run=True)
     assert (plan["lines"], plan["batches"], plan["lost_lines"]) == (LINES, 1, 0)
     assert (plan["is_too_large"], plan["endpoint"]) == (False, CHAT)
-    return service.replay(source=wanted)["id"]
+    return service.made("/replays", source=wanted)["id"]
 
 
 def by_kafka(service, source):
@@ -129,7 +129,7 @@ async def produced(kafka, lines):
     return ids.stream_batch_id(first.partition, first.offset)
 
 
-WAYS = (by_rest, by_kafka, by_replay_of_a_batch, by_replay_of_the_log)
+WAYS = (by_rest, by_kafka, by_rerun, by_replay_of_the_log)
 
 
 def plain(content):

@@ -1,4 +1,4 @@
-"""The commands `retry` and `replay`: lines that were run before, once more."""
+"""The commands `rerun` and `replay`: lines that were run before, once more."""
 
 import datetime as dt
 import re
@@ -12,32 +12,20 @@ from tidemill.client.target import Target
 from tidemill.schemas.batch import Batch
 from tidemill.terminal import Console
 
-PATH: Final = "/replays"
+REPLAYS: Final = "/replays"
 _AGO: Final = re.compile(r"-(\d{1,6})([smhd])\Z")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-NAMES = ("failed", "expired", "cancelled", "all")
+NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
 
 
-async def retry(talk: Console, target: Target, batch_id: str, wish: dict[str, Any], sink: Sink) -> Exit:
-    """Make a batch of lines of one that is over, and follow it as `run` does.
-
-    Args:
-        talk: Where all talk goes.
-        target: The service.
-        batch_id: The batch that is over.
-        wish: See `wished`.
-        sink: Where results go.
-    """
-    sink = sink.checked(None)
-    async with Client(target.base_url, target.api_key) as client:
-        batch = await client.retry(batch_id, wish)
-        talk.print(f"{batch.id} has lines of {batch_id}")
-        return await followed(talk, client, batch.id, sink, None, wants_results=True)
+def reruns(batch_id: str) -> str:
+    """Where reruns of a batch are made."""
+    return f"/batches/{batch_id}/rerun"
 
 
 def wished(*, only: str, model: str | None, window: str | None) -> dict[str, Any]:
-    """The body of a retry.
+    """The body of a rerun.
 
     Args:
         only: One of `NAMES`, or `code=` with codes or HTTP statuses, commas between them.
@@ -57,40 +45,41 @@ def wished(*, only: str, model: str | None, window: str | None) -> dict[str, Any
     return {"lines": lines, **{name: value for name, value in options.items() if value is not None}}
 
 
-async def replay(talk: Console, target: Target, wish: dict[str, Any], sink: Sink) -> Exit:
-    """Make a batch of lines of the past, and follow it as `run` does.
+async def make(
+    talk: Console, target: Target, path: str, wish: dict[str, Any], sink: Sink, *, dry_run: bool = False
+) -> Exit:
+    """Make a batch of lines that were run before, and follow it as `run` does.
 
     Args:
         talk: Where all talk goes.
         target: The service.
-        wish: See `replayed`.
+        path: Where it is asked for.
+        wish: The body; see `wished` and `replayed`.
         sink: Where results go.
+        dry_run: Only say what the batch would be.
     """
     sink = sink.checked(None)
     async with Client(target.base_url, target.api_key) as client:
-        batch = Batch.model_validate(await client.make(PATH, wish))
-        talk.print(f"{batch.id} has {'lines' if 'model' in wish['source'] else 'all lines'} of the past")
+        if dry_run:
+            return _told(talk, await client.make(path, {**wish, "dry_run": True}))
+        batch = Batch.model_validate(await client.make(path, wish))
+        talk.print(f"{batch.id} runs these lines")
         return await followed(talk, client, batch.id, sink, None, wants_results=True)
 
 
-async def tell(talk: Console, target: Target, wish: dict[str, Any]) -> Exit:
-    """Say what a replay would be, and make nothing."""
-    async with Client(target.base_url, target.api_key) as client:
-        plan = await client.make(PATH, {**wish, "dry_run": True})
+def _told(talk: Console, plan: dict[str, Any]) -> Exit:
     cost, most = plan["cost"], plan["output_tokens_max"]
     output = "an open number of" if most is None else f"at most {most:,}"
-    talk.print(f"{counted(plan['lines'], 'line')} of {counted(plan['batches'], 'batch')}, for {plan['endpoint']}")
+    batches = f" of {counted(plan['batches'], 'batch')}" if "batches" in plan else ""
+    talk.print(f"{counted(plan['lines'], 'line')}{batches}, for {plan['endpoint']}")
     talk.print(f"tokens: about {plan['input_tokens']:,} in, {output} out")
     talk.print(f"cost: {cost['min']} to {cost['max'] or '?'}")
     if plan["is_too_large"]:
-        talk.print("These are more lines than a batch may have: narrow the range.", style="yellow")
-    if plan["lost_lines"]:
-        talk.print(f"{plan['lost_lines']:,} lines more are lost with their input files.", style="yellow")
-    if plan["skipped_lines"]:
-        talk.print(
-            f"{plan['skipped_lines']:,} lines more are of batches or input files that are deleted, and stay out.",
-            style="yellow",
-        )
+        talk.print("A batch may not have so many lines: choose fewer.", style="yellow")
+    if lost := plan.get("lost_lines"):
+        talk.print(f"{counted(lost, 'more line')} cannot be run: their input files are deleted.", style="yellow")
+    if skipped := plan.get("skipped_lines"):
+        talk.print(f"{counted(skipped, 'more line')} of deleted batches or files stay out.", style="yellow")
     return Exit.OK
 
 

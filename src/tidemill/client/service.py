@@ -135,10 +135,6 @@ class Client:
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
         return self._batch(await self.make("/batches", body, key=key))
 
-    async def retry(self, batch_id: str, wish: dict[str, Any]) -> Batch:
-        """Make a batch of lines of another one that is over; one batch, as `create`."""
-        return self._batch(await self.make(f"/batches/{batch_id}/retry", wish))
-
     async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
         """Make something under an idempotency key: one thing, also where the request is repeated.
 

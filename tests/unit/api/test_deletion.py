@@ -146,7 +146,7 @@ async def test_a_replay_leaves_out_what_is_deleted(doors, client):
     for dry in (True, False):
         refused = await client.post("/replays", json={"source": source, "dry_run": dry})
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "lines_deleted")
-    whole = await client.post("/replays", json={"source": {"batch": BATCH}})
+    whole = await client.post(f"/batches/{BATCH}/rerun", json={"lines": "all"})
     assert whole.status_code == 404
 
 

@@ -81,7 +81,7 @@ async def test_what_a_request_takes(doors, client):
     headers, left = of("key-of-q"), 1_000
     for method, path, taken in (
         ("GET", "/batches/batch_x", READ), ("GET", "/batches", MANY), ("POST", "/batches", MANY),
-        ("DELETE", "/files/file-x", MANY), ("POST", "/batches/batch_x/retry", HEAVY), ("POST", "/replays", HEAVY),
+        ("DELETE", "/files/file-x", MANY), ("POST", "/batches/batch_x/rerun", HEAVY), ("POST", "/replays", HEAVY),
         ("POST", "/admin/keys", MANY), ("GET", "/files/file-x/content", MANY),
     ):  # fmt: skip
         answer = await client.request(method, path, headers=headers)

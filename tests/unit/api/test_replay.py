@@ -198,20 +198,16 @@ async def test_a_replay_that_was_not_first_leaves_no_file(doors, client):
     assert (await client.get("/files")).json()["data"] == []
 
 
-async def test_a_whole_batch(client):
-    """As a retry of all its lines; a dry run reckons its input."""
-    text = b"\n".join(line(f"r{n}") for n in range(3))
-    file_id = (
-        await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", text)})
-    ).json()["id"]  # fmt: skip
-    body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
-    old = (await client.post("/batches", json=body)).json()
-    plan = (await replay(client, source={"batch": old["id"]}, model="n", dry_run=True)).json()
-    assert (plan["lines"], plan["batches"], plan["models"][0]["model"]) == (3, 1, "n")
-    early = await replay(client, source={"batch": old["id"]})
-    assert early.status_code == 409
-    other = await replay(client, {"authorization": "Bearer key-of-q"}, source={"batch": old["id"]}, dry_run=True)
-    assert other.status_code == 404
+async def test_a_model_that_does_not_exist(doors, client):
+    """A wrong name is not blamed on retention; one that was configured once has lines all the same."""
+    for dry in (True, False):
+        wrong = await replay(client, source={"model": "nomodel", "from": "0"}, dry_run=dry)
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (404, "model_not_found")
+    none = (await replay(client, source=ALL_OF_M)).json()["error"]
+    assert (none["code"], "keeps them for 7 days" in none["message"]) == ("no_lines", True)
+    doors.history.topics[topics.requests("former").name] = [entry("a", 0, line("a0"))]
+    former = await replay(client, source={"model": "former", "from": "0"}, dry_run=True)
+    assert former.json()["lines"] == 1
 
 
 @pytest.mark.parametrize(
@@ -220,7 +216,7 @@ async def test_a_whole_batch(client):
         ({}, 400, "source"),
         ({"source": 5}, 400, "source"),
         ({"source": {}}, 400, "source.model"),
-        ({"source": {"batch": 5}}, 400, "source.batch"),
+        ({"source": {"batch": "b"}}, 400, "source.model"),
         ({"source": {"model": "m"}}, 400, "source.from"),
         ({"source": {"model": "m", "from": "yesterday"}}, 400, "source.from"),
         ({"source": ALL_OF_M | {"to": "9" * 30}}, 400, "source.to"),

@@ -28,7 +28,7 @@ RECORDED = {
     ("POST", "/v1/intake/tokens"): Action.TOKEN_CREATE,
     ("POST", "/v1/batches/{batch_id}/cancel"): Action.BATCH_CANCEL,
     ("DELETE", "/v1/batches/{batch_id}"): Action.BATCH_DELETE,
-    ("POST", "/v1/batches/{batch_id}/retry"): Action.BATCH_RETRY,
+    ("POST", "/v1/batches/{batch_id}/rerun"): Action.BATCH_RERUN,
     ("POST", "/v1/replays"): Action.REPLAY_CREATE,
     ("DELETE", "/v1/files/{file_id}"): Action.FILE_DELETE,
     ("POST", "/v1/uploads/{upload_id}/cancel"): Action.UPLOAD_CANCEL,
@@ -102,14 +102,14 @@ async def asked(client, operator, doors):
     await operator.delete(f"/admin/keys/{made['id']}")
     await client.post("/intake/tokens", json={"stream": "acme", "expires_in_seconds": 60})
     await client.post(f"/batches/{running}/cancel")
-    await client.post(f"/batches/{again}/retry", json={"lines": "all"})
-    await client.post("/replays", json={"source": {"batch": again}})
+    await client.post(f"/batches/{again}/rerun", json={"lines": "all"})
+    await client.post("/replays", json={"source": {"model": "m", "from": "0"}})
     await client.delete(f"/batches/{done}")
     await client.delete(f"/files/{file}")
     await client.post(f"/uploads/{upload_id}/cancel")
     return {
         Action.KEY_CREATE: made["id"], Action.KEY_REVOKE: made["id"], Action.TOKEN_CREATE: "acme",
-        Action.BATCH_CANCEL: running, Action.BATCH_RETRY: again, Action.REPLAY_CREATE: "",
+        Action.BATCH_CANCEL: running, Action.BATCH_RERUN: again, Action.REPLAY_CREATE: "",
         Action.BATCH_DELETE: done, Action.FILE_DELETE: file, Action.UPLOAD_CANCEL: upload_id,
     }  # fmt: skip
 
@@ -136,7 +136,7 @@ async def test_who_did_what_to_what(doors, client, operator):
         assert (record.at, record.address) == (NOW, "10.0.0.7")
         assert record.request_id.startswith("req_")
     assert found[Action.KEY_CREATE].detail == {"name": "n", "role": "read", "project": "p"}
-    assert found[Action.REPLAY_CREATE].detail["batch"] == targets[Action.BATCH_RETRY]
+    assert found[Action.REPLAY_CREATE].detail == {"model": "m", "start": "0"}
 
 
 @pytest.mark.parametrize("what", ["key", "file", "batch"])

@@ -1,4 +1,4 @@
-"""What the commands `retry` and `replay` ask for."""
+"""What the commands `rerun` and `replay` ask for."""
 
 import datetime as dt
 
@@ -13,6 +13,7 @@ NOW = dt.datetime(2026, 11, 23, 9, tzinfo=dt.UTC)
 @pytest.mark.parametrize(
     ("only", "lines"),
     [
+        ("unfinished", "unfinished"),
         ("failed", "failed"),
         ("expired", "expired"),
         ("cancelled", "cancelled"),
@@ -30,7 +31,7 @@ def test_lines_by_name_or_by_code(only, lines):
 @pytest.mark.parametrize("only", ["", "some", "code=", "code=,", "codes"])
 def test_other_words_are_refused(only):
     """With those that are known."""
-    with pytest.raises(InputFault, match="failed, expired, cancelled, all or code=CODE"):
+    with pytest.raises(InputFault, match="unfinished, failed, expired, cancelled, all or code=CODE"):
         wished(only=only, model=None, window=None)
 
 
@@ -50,10 +51,9 @@ def test_so_long_ago_is_a_time(text, edge):
 
 
 def test_the_body_of_a_replay():
-    """Both edges are read; a batch has none."""
+    """Both edges are read."""
     source = {"model": "m", "from": "-1h", "to": "-0s"}
     assert replayed(source, model="n", window=None, now=NOW) == {
         "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
         "model": "n",
     }
-    assert replayed({"batch": "b"}, model=None, window=None) == {"source": {"batch": "b"}}

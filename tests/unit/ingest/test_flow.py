@@ -5,7 +5,7 @@ from support.largest import largest
 from tidemill.ingest.flow import State
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 
-NOT_YET = ("Batch.errors", "Extras.receipt", "Extras.output_file_ids", "Extras.replays")
+NOT_YET = ("Batch.errors", "Extras.receipt", "Extras.output_file_ids", "Extras.reruns")
 """Its batch is in its first state."""
 
 

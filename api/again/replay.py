@@ -1,7 +1,7 @@
 """Lines of a part of the log: found, told apart, and counted, or gathered for a file."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Container
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
@@ -62,9 +62,15 @@ class Taken:
 
 
 class Found:
-    """What a range has."""
+    """What a range has.
 
-    def __init__(self) -> None:
+    Args:
+        model: Whose requests are looked through.
+        known: The models that are configured.
+    """
+
+    def __init__(self, model: str, known: Container[str]) -> None:
+        self._model, self._known = model, known
         self.sources = Sources()
         self.endpoints: set[str] = set()
         self.lost = 0
@@ -96,13 +102,19 @@ class Found:
         """What the lines ask for.
 
         Raises:
-            ApiError: 400, it is not the same for all; 409, there are none.
+            ApiError: 400, it is not the same for all; 404, there is no such model; 409, there are no lines.
         """
         if not self.endpoints and self.skipped:
             message = f"The {self.skipped} lines of the range are of batches or input files that are deleted."
             raise errors.conflict(message, code="lines_deleted")
+        if not self.endpoints and self._model not in self._known:
+            raise errors.no_model(self._model)
         if not self.endpoints:
-            raise errors.conflict("The range has no lines of yours any more.", code="no_lines")
+            kept = topics.requests(self._model).retention_ms // topics.DAY_MS
+            message = (
+                f"No request of yours for '{self._model}' is in this range: the log keeps them for {kept} days."
+            )
+            raise errors.conflict(message, code="no_lines")
         if len(self.endpoints) > 1:
             named = ", ".join(sorted(self.endpoints))
             message = f"The range has lines for {named}: say which with 'source.endpoint'."
@@ -117,7 +129,7 @@ async def gathered(doors: Doors, where: Where, spool: Spool) -> Found:
         ApiError: 400, they are more than a batch may have; 409, lines are lost.
         LogUnavailable: The log does not answer.
     """
-    found = Found()
+    found = Found(where.asked.model, doors.settings.models)
     lines_max, bytes_max = doors.settings.file_lines_max, doors.settings.file_bytes_max
     async with aclosing(_lines(doors, where, found)) as lines:
         async for line in lines:
@@ -140,7 +152,7 @@ async def reckoned(doors: Doors, where: Where, model: str | None) -> tuple[Found
         ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
         LogUnavailable: The log does not answer.
     """
-    found = Found()
+    found = Found(where.asked.model, doors.settings.models)
     sums: dict[str, Reckoning] = {}
     async for line in _lines(doors, where, found):
         sums.setdefault(line.endpoint, Reckoning(line.endpoint)).take(recast(line.data, model=model))

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Final
+from typing import Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
@@ -22,11 +22,13 @@ from tidemill.api.again.selection import Kind, Selection
 from tidemill.api.doors import Asking, Doors, Opened, body, chunks_from_store, from_store, json
 from tidemill.api.draft import Draft
 from tidemill.api.lines import bounded
+from tidemill.api.reckoning import Reckoning
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, Expiry, Metadata, Model, Window
+from tidemill.api.routes import estimate
 from tidemill.api.state import lookup
 from tidemill.api.state.loads import Booking
-from tidemill.schemas import ids
+from tidemill.schemas import ids, line
 from tidemill.schemas.audit import Action
 from tidemill.schemas.batch import Batch, ExpiresAfter, Status
 from tidemill.schemas.error import ApiError
@@ -38,7 +40,7 @@ from tidemill.schemas.ports import NotFound
 LOOK_LINES: Final = 1_000
 """Lines of an error file that are looked at in one go."""
 GONE: Final = "file_gone"
-"""The code of a retry whose lines are not there any more."""
+"""The code of a rerun whose lines are not there any more."""
 
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"])
 
@@ -55,14 +57,30 @@ class Anew(reading.Body):
     output_expires_after: Expiry | None = None
 
 
-class RetryWish(Anew):
-    """What is to be run once more."""
+class RerunWish(Anew):
+    """Which lines to run once more, and how."""
 
-    lines: selection.Lines
+    lines: selection.Lines = Kind.UNFINISHED.value
+    dry_run: bool = False
+    """Only say what the new batch would be."""
+
+
+class Plan(estimate.Figures):
+    """What a batch of these lines would be; nothing was made."""
+
+    endpoint: str
+    is_too_large: bool
+    """Whether the lines are more than a batch may have."""
+
+
+class RerunPlan(Plan):
+    """What a rerun would be."""
+
+    object: Literal["rerun.plan"] = "rerun.plan"
 
 
 class Wish(BaseModel):
-    """A retry as it was asked for."""
+    """A rerun as it was asked for."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,23 +98,25 @@ class Wish(BaseModel):
         if self.selection.kind is Kind.ALL and self.model is None and batch.tidemill.stream is None:
             return batch.input_file_id
         wanted = f"{self.selection.model_dump_json()}\0{self.model or ''}"
-        return ids.derived_file_id(batch.id, f"retry/{hashlib.sha256(wanted.encode()).hexdigest()}")
+        return ids.derived_file_id(batch.id, f"rerun/{hashlib.sha256(wanted.encode()).hexdigest()}")
 
 
 @router.post(
-    "/retry",
-    response_model=Batch,
+    "/rerun",
+    response_model=Batch | RerunPlan,
     responses={409: {"description": "The batch is not over, or has no such lines any more."}, **shapes.LIMITED},
-    openapi_extra={"requestBody": shapes.body(RetryWish), **creation.DESCRIBED},
+    openapi_extra={"requestBody": shapes.body(RerunWish), **creation.DESCRIBED},
 )
-async def retry(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
-    """Run lines of a batch that is over once more, on the same model or on another one."""
+async def rerun(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
+    """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
     batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
     repeats = creation.repetition(request.headers)
-    asked = reading.body(RetryWish, await body(request), doors.settings)
+    asked = reading.body(RerunWish, await body(request), doors.settings)
     wish = wished(doors, batch, selection.of(asked.lines), asked)
-    await doors.trail.tell(request, asking, Action.BATCH_RETRY, batch_id)
-    new = await again(doors, asking.project, batch, wish, repeats)
+    if asked.dry_run:
+        return json((await _planned(doors, asking.project, batch, wish)).model_dump_json().encode())
+    await doors.trail.tell(request, asking, Action.BATCH_RERUN, batch_id)
+    new = await _made(doors, asking.project, batch, wish, repeats)
     return json(new.model_dump_json().encode())
 
 
@@ -133,24 +153,21 @@ def named_model(doors: Doors, model: str | None, endpoint: str) -> str | None:
     return model
 
 
-async def again(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition) -> Batch:
-    """Create the batch of a retry, or find the one that the same request has created.
+async def _made(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition) -> Batch:
+    """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
         ApiError: 409, the batch is not over, or the lines are not there; 429, the project has no room.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
-    if not batch.status.is_terminal:
-        raise errors.conflict(
-            f"Cannot retry a batch with status '{batch.status}': wait for its end, or cancel it."
-        )
+    _check_is_over(batch)
     asked = Draft(
         endpoint=batch.endpoint,
         input_file_id=wish.file_id(batch),
         completion_window=wish.window,
         metadata=wish.metadata,
         output_expires_after=wish.output_expires_after,
-        replay_of=batch.id,
+        rerun_of=batch.id,
     )
     with doors.booking(project) as booking:
 
@@ -161,7 +178,37 @@ async def again(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: c
         return await creation.create(doors, project, asked, source, repeats)
 
 
-def old_input(doors: Doors, project: str, batch: Batch) -> FileRecord:
+async def _planned(doors: Doors, project: str, batch: Batch, wish: Wish) -> RerunPlan:
+    """Say what the batch of a rerun would be, however many lines it has.
+
+    Raises:
+        ApiError: 409, the batch is not over, or the lines are not there; 429, other estimates run.
+    """
+    _check_is_over(batch)
+    found = Reckoning(batch.endpoint)
+    async with doors.estimates.turn(project):
+        old = _old_input(doors, project, batch)
+        chosen = await _chosen(doors, project, batch, old, wish.selection)
+        async for chunk in _lines(doors, old, chosen, wish.model):
+            await asyncio.to_thread(_reckon, found, chunk)
+    shown = estimate.figures(doors, found)
+    too_large = shown.lines > doors.settings.file_lines_max
+    return RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
+
+
+def _reckon(found: Reckoning, chunk: bytes) -> None:
+    for text in chunk.split(b"\n"):
+        if text:
+            found.take(text)
+
+
+def _check_is_over(batch: Batch) -> None:
+    if not batch.status.is_terminal:
+        message = f"Cannot rerun a batch with status '{batch.status}': wait for its end, or cancel it."
+        raise errors.conflict(message)
+
+
+def _old_input(doors: Doors, project: str, batch: Batch) -> FileRecord:
     """The input of a batch that is over.
 
     Raises:
@@ -174,7 +221,7 @@ def old_input(doors: Doors, project: str, batch: Batch) -> FileRecord:
 
 async def _input(doors: Doors, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
     """The input of the new batch, written unless it is there."""
-    old, file_id = old_input(doors, project, batch), wish.file_id(batch)
+    old, file_id = _old_input(doors, project, batch), wish.file_id(batch)
     known = old if file_id == old.file.id else doors.view.file(project, file_id)
     if known is not None:
         booking.batch(known.lines or 0)
@@ -188,8 +235,8 @@ async def _input(doors: Doors, project: str, batch: Batch, wish: Wish, booking: 
         )
         raise errors.invalid(message, param="lines", code="too_many_lines")
     booking.batch(count)
-    file = reissue.blank(file_id, f"retry-of-{batch.id}.jsonl", int(doors.clock()))
-    return await reissue.write(doors, booking, file, project, lines(doors, old, chosen, wish.model))
+    file = reissue.blank(file_id, f"rerun-of-{batch.id}.jsonl", int(doors.clock()))
+    return await reissue.write(doors, booking, file, project, _lines(doors, old, chosen, wish.model))
 
 
 async def _chosen(
@@ -202,7 +249,11 @@ async def _chosen(
     """
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
-    if batch.status is Status.EXPIRED and batch.tidemill.receipt is None and selection.kind is Kind.EXPIRED:
+    if (
+        batch.status is Status.EXPIRED
+        and batch.tidemill.receipt is None
+        and selection.takes(line.EXPIRED[0], None)
+    ):
         # Its time was over before its lines were looked at.
         return None
     chosen, others = array("I"), set[int]()
@@ -235,7 +286,7 @@ async def _failures(doors: Doors, key: str) -> AsyncIterator[tuple[int, bytes]]:
         after = found[-1].index
 
 
-async def lines(
+async def _lines(
     doors: Doors, old: FileRecord, chosen: "array[int] | None", model: str | None
 ) -> AsyncIterator[bytes]:
     """Lines of an input file, some at a time, each with a newline.
@@ -270,11 +321,11 @@ class _Choice:
 
     def take(self, lines: Iterable[Line]) -> bytes:
         taken = []
-        for line in lines:
+        for each in lines:
             if self._chosen is None:
-                taken.append(line.data or b"")
+                taken.append(each.data or b"")
             elif self._index == self._next:
-                taken.append(line.data or b"")
+                taken.append(each.data or b"")
                 self._next = next(self._chosen, -1)
             self._index += 1
         return b"".join(recast(data, model=self._model) + b"\n" for data in taken)

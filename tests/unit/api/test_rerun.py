@@ -110,9 +110,9 @@ def commands(doors) -> list[BatchCreated]:
     return [codec.decode_command(value) for topic, _, value in doors.log.records if topic == topics.COMMANDS.name]
 
 
-async def retry(client, old, headers=None, **fields) -> httpx.Response:
-    """Ask for a retry."""
-    return await client.post(f"/batches/{old.id}/retry", json=fields, headers=headers or {})
+async def rerun(client, old, headers=None, **fields) -> httpx.Response:
+    """Ask for a rerun."""
+    return await client.post(f"/batches/{old.id}/rerun", json=fields, headers=headers or {})
 
 
 async def content(client, batch) -> list[bytes]:
@@ -125,6 +125,8 @@ async def content(client, batch) -> list[bytes]:
 @pytest.mark.parametrize(
     ("wanted", "indices"),
     [
+        (None, [1, 3, 4, 5, 7]),
+        ("unfinished", [1, 3, 4, 5, 7]),
         ("failed", [1, 3, 7]),
         ("expired", [4]),
         ("cancelled", [5]),
@@ -135,38 +137,49 @@ async def content(client, batch) -> list[bytes]:
 )
 async def test_just_these_lines(doors, client, old, wanted, indices):
     """As the bytes they were; the new batch says whose they are, and the old one by whom they were taken."""
-    new = (await retry(client, old, lines=wanted)).json()
+    fields = {} if wanted is None else {"lines": wanted}
+    plan = (await rerun(client, old, dry_run=True, **fields)).json()
+    assert (plan["object"], plan["lines"], plan["is_too_large"]) == ("rerun.plan", len(indices), False)
+    assert doors.log.records[2:] == []
+    new = (await rerun(client, old, **fields)).json()
     assert await content(client, new) == [request_line(index) for index in indices]
     (command,) = commands(doors)
     assert (command.batch.id, command.input.key) == (new["id"], f"files/{new['input_file_id']}")
     assert (new["status"], new["endpoint"], new["completion_window"]) == ("validating", CHAT, "24h")
-    assert (new["metadata"], new["tidemill"]["replay_of"]) == ({"team": "a"}, old.id)
+    assert (new["metadata"], new["tidemill"]["rerun_of"]) == ({"team": "a"}, old.id)
     shown = (await client.get(f"/batches/{old.id}")).json()
-    assert shown["tidemill"]["replays"] == [new["id"]]
+    assert shown["tidemill"]["reruns"] == [new["id"]]
     listed = (await client.get("/batches", params={"status": "completed"})).json()["data"]
-    assert [each["tidemill"]["replays"] for each in listed] == [[new["id"]]]
+    assert [each["tidemill"]["reruns"] for each in listed] == [[new["id"]]]
     file = (await client.get(f"/files/{new['input_file_id']}")).json()
-    assert (file["filename"], file["purpose"]) == (f"retry-of-{old.id}.jsonl", "batch")
+    assert (file["filename"], file["purpose"]) == (f"rerun-of-{old.id}.jsonl", "batch")
 
 
 async def test_all_lines_need_no_new_file(client, old):
     """The input is there already."""
-    new = (await retry(client, old, lines="all", metadata={}, completion_window="24h")).json()
+    new = (await rerun(client, old, lines="all", metadata={}, completion_window="24h")).json()
     assert (new["input_file_id"], new["metadata"]) == (old.input_file_id, {})
 
 
 @pytest.mark.parametrize(
     ("wanted", "indices"),
-    [("all", [0, 2, 3]), ("failed", [2]), ({"codes": ["invalid_json_line"]}, [1]), ("expired", [3])],
+    [
+        ("all", [0, 2, 3]),
+        ("unfinished", [2, 3]),
+        ("failed", [2]),
+        ({"codes": ["invalid_json_line"]}, [1]),
+        ("expired", [3]),
+    ],
 )
 async def test_what_was_no_request_is_left_out(doors, client, wanted, indices):
     """A stream may have such lines, and a file with one of them would fail; by its code it can be had."""
     old = await ended(doors, client, ["ok", "refused", "429", "expired"], stream="crawl")
-    new = (await retry(client, old, lines=wanted)).json()
+    new = (await rerun(client, old, lines=wanted)).json()
     assert await content(client, new) == [request_line(index) for index in indices]
     assert new["input_file_id"] != old.input_file_id
-    groups = (await client.get(f"/batches/{old.id}/errors")).json()["data"]
-    (group,) = [group for group in groups if group["code"] == "invalid_json_line"]
+    report = (await client.get(f"/batches/{old.id}/errors")).json()
+    assert (report["total"], report["unfinished"]) == (3, 2)
+    (group,) = [group for group in report["data"] if group["code"] == "invalid_json_line"]
     assert group["samples"] == [{"index": 1, "custom_id": "", "message": "no"}]
 
 
@@ -176,7 +189,7 @@ async def test_more_lines_than_a_batch_may_have(doors, old):
     transport = httpx.ASGITransport(create_app(small))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
-        answer = await retry(other, old, lines="failed")
+        answer = await rerun(other, old, lines="failed")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_lines")
     assert "3 lines, and a batch may have 2" in answer.json()["error"]["message"]
     assert not commands(doors)
@@ -184,7 +197,7 @@ async def test_more_lines_than_a_batch_may_have(doors, old):
 
 async def test_another_model(client, old):
     """In the body, and nothing else changes but the space between the fields."""
-    new = (await retry(client, old, lines="all", model="n")).json()
+    new = (await rerun(client, old, lines="all", model="n")).json()
     found = await content(client, new)
     assert found == [recast(request_line(index), model="n") for index in range(len(FATES))]
     assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"content": "\\u00e4"}]' in found[0]
@@ -192,12 +205,12 @@ async def test_another_model(client, old):
 
 async def test_the_same_request_makes_one_batch(doors, client, old):
     """By its key, or as the SDK repeats it; without either it is another batch of the same file."""
-    keyed = [(await retry(client, old, {"idempotency-key": "k"}, lines="failed")).json() for _ in range(2)]
+    keyed = [(await rerun(client, old, {"idempotency-key": "k"}, lines="failed")).json() for _ in range(2)]
     assert keyed[0] == keyed[1]
-    conflict = await retry(client, old, {"idempotency-key": "k"}, lines="expired")
+    conflict = await rerun(client, old, {"idempotency-key": "k"}, lines="expired")
     assert (conflict.status_code, conflict.json()["error"]["code"]) == (409, "idempotency_key_reused")
-    first = (await retry(client, old, lines="failed")).json()
-    again = (await retry(client, old, {"x-stainless-retry-count": "1"}, lines="failed")).json()
+    first = (await rerun(client, old, lines="failed")).json()
+    again = (await rerun(client, old, {"x-stainless-retry-count": "1"}, lines="failed")).json()
     assert first["id"] == again["id"] != keyed[0]["id"]
     assert first["input_file_id"] == keyed[0]["input_file_id"]
     assert len(commands(doors)) == 2
@@ -207,12 +220,12 @@ async def test_the_same_request_makes_one_batch(doors, client, old):
 async def test_files_that_are_gone(doors, client, old):
     """A clear answer, and nothing is begun."""
     await client.delete(f"/files/{old.error_file_id}")
-    answer = await retry(client, old, lines="failed")
+    answer = await rerun(client, old, lines="failed")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
-    assert (await retry(client, old, lines="all", model="n")).status_code == 200
+    assert (await rerun(client, old, lines="all", model="n")).status_code == 200
     await client.delete(f"/files/{old.input_file_id}")
     for fields in ({"lines": "all"}, {"lines": "failed"}):
-        answer = await retry(client, old, **fields)
+        answer = await rerun(client, old, **fields)
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
         assert answer.headers["x-should-retry"] == "false"
     assert len(commands(doors)) == 1
@@ -221,7 +234,7 @@ async def test_files_that_are_gone(doors, client, old):
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
-        ({}, 400, "lines"),
+        ({"dry_run": 1}, 400, "dry_run"),
         ({"lines": 5}, 400, "lines"),
         ({"lines": "some"}, 400, "lines"),
         ({"lines": "codes"}, 400, "lines"),
@@ -238,19 +251,19 @@ async def test_files_that_are_gone(doors, client, old):
         ({"lines": {"codes": ["none"]}}, 409, None),
     ],
 )
-async def test_retries_that_are_refused(doors, client, old, *, fields, status, param):
+async def test_reruns_that_are_refused(doors, client, old, *, fields, status, param):
     """Each with the field that is wrong."""
-    answer = await retry(client, old, **fields)
+    answer = await rerun(client, old, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
     assert commands(doors) == []
 
 
 async def test_another_projects_batch_is_not_there(client, old):
     """Nor one that is not over."""
-    answer = await retry(client, old, {"authorization": "Bearer key-of-q"}, lines="all")
+    answer = await rerun(client, old, {"authorization": "Bearer key-of-q"}, lines="all")
     assert answer.status_code == 404
-    new = Batch.model_validate((await retry(client, old, lines="all")).json())
-    assert (await retry(client, new, lines="all")).status_code == 409
+    new = Batch.model_validate((await rerun(client, old, lines="all")).json())
+    assert (await rerun(client, new, lines="all")).status_code == 409
 
 
 async def test_what_expired_before_it_was_looked_at(doors, client, old):
@@ -258,9 +271,13 @@ async def test_what_expired_before_it_was_looked_at(doors, client, old):
     unseen = {"status": Status.EXPIRED, "error_file_id": None, "tidemill": Extras()}
     late = old.model_copy(update={"id": ids.new_batch_id(), **unseen})
     doors.view.put_batch(BatchRecord(project="p", batch=late))
-    new = (await retry(client, late, lines="expired")).json()
-    assert len(await content(client, new)) == len(FATES)
-    assert (await retry(client, late, lines="failed")).status_code == 409
+    for fields in ({"lines": "expired"}, {}):
+        new = (await rerun(client, late, **fields)).json()
+        assert len(await content(client, new)) == len(FATES)
+    assert (await client.get(f"/batches/{late.id}/errors")).json()["unfinished"] == doors.view.file(
+        "p", late.input_file_id
+    ).lines
+    assert (await rerun(client, late, lines="failed")).status_code == 409
 
 
 values = st.recursive(
