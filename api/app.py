@@ -33,11 +33,12 @@ from tidemill.api.routes import (
     uploads,
     usage,
 )
-from tidemill.api.server import Server, listen
+from tidemill.api.server import Server
 from tidemill.api.state.sqlite import Database
 from tidemill.api.state.view import Feed, View
 from tidemill.connections import EXPOSED
 from tidemill.kafka import Follower, Log, LogUnavailable, Tail
+from tidemill.listening import listen
 from tidemill.log_space import log_space
 from tidemill.schemas import topics
 from tidemill.schemas.audit import Action
@@ -175,8 +176,8 @@ async def serve(settings: Settings, pulse: Pulse) -> None:
     """Serve until SIGINT or SIGTERM, and say so once the view is whole.
 
     Raises:
-        SettingsError: A setting is missing or cannot be used.
-        OSError: The address is taken, or a folder cannot be written.
+        SettingsError: A setting is missing or cannot be used, or the address is taken.
+        OSError: A folder cannot be written.
     """
     if settings.is_exposed:
         log.warning(EXPOSED, settings.host)
@@ -240,8 +241,8 @@ def main(settings: Settings) -> None:
     """Run the stage until it is told to stop.
 
     Raises:
-        SettingsError: A setting is missing or cannot be used.
-        OSError: The address is taken, or a folder cannot be written.
+        SettingsError: A setting is missing or cannot be used, or the address is taken.
+        OSError: A folder cannot be written.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     hush.install()

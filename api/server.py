@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX: Final = 10
 """How long requests under way may take to end when the process is told to stop."""
-BACKLOG_CONNECTIONS_MAX: Final = 1024
 ACCEPTED_MAX: Final = 8
 """Connections that one turn of the loop accepts: a request takes many turns, and a flood makes each longer."""
 FULL_SECONDS: Final = 0.1
@@ -186,9 +185,3 @@ class Listener:
         except asyncio.CancelledError:
             protocol.abandon()
             raise
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS_MAX)

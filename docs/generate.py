@@ -25,7 +25,8 @@ A setting comes from the environment (`TIDEMILL_` and its name in capitals; two 
 nested ones), else from `tidemill.toml` (its name), else from the default. The options of a command go before all
 of these. The file is the one that `--config` or `TIDEMILL_CONFIG` names, else `tidemill.toml` of the current
 folder. A text has at most 4,096 characters, a name 255, and neither a control character; a list or a table has at
-most 10,000 entries. What cannot be used is said at the start, with its name.
+most 10,000 entries; a name with anything but letters, digits, `-` and `_` stands in quotes. What cannot be used is
+said at the start, each with its name and how to mend it; `tidemill doctor` says the same.
 
 Besides these, `TIDEMILL_CACHE` names the folder where the embedded broker's files are kept (`~/.cache/tidemill`),
 and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.

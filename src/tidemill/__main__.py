@@ -1,5 +1,7 @@
 """The command line: each command imports what it needs when it is called, so that all of them start fast."""
 
+import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +89,9 @@ def processors(
     models: Annotated[str | None, typer.Option(help="Only these, with commas between them.")] = None,
 ) -> None:
     """One stage, for a cluster: calls the backends."""
+    import os
+
+    from tidemill import preflight
     from tidemill.processors.app import main as stage
 
     settings = _settings(config)
@@ -95,6 +100,8 @@ def processors(
         if unknown := [name for name in named if name not in settings.models]:
             refuse(f"no such model is configured: {', '.join(unknown)}")
         settings = settings.model_copy(update={"models": {name: settings.models[name] for name in named}})
+    if lacking := [*map(str, preflight.keys(settings, os.environ))]:
+        refuse("\n".join(lacking))
     _run(stage, settings)
 
 
@@ -161,6 +168,10 @@ def _settings(config: Path | None, **options: object) -> "Settings":
 
 def main() -> None:
     """Run the command that the arguments name."""
+    # What a terminal's encoding lacks is escaped: it stops no command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

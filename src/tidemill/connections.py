@@ -13,7 +13,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from tidemill.misconfigured import Table
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,8 @@ WAITING_MIN = 16
 """Connections of the cap that are kept free of work, for health checks and for telling others to come again."""
 
 
-class Connections(BaseModel):
+class Connections(Table):
     """What clients' connections may take of one api process, and how slow they may be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     connections_max: Annotated[int, Field(ge=32, le=100_000)] = 1024
     """Connections at one time. One more closes the one that has waited longest for a request; where all are at

@@ -3,18 +3,17 @@
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, AnyHttpUrl, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_validator, model_validator
 
+from tidemill.misconfigured import Table
 from tidemill.schemas.batch import ENDPOINTS
 from tidemill.timetable import Hours
 
 
-class Spare(BaseModel):
+class Spare(Table):
     """How much of a backend is left to batches where others' requests go first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     requests_max: Annotated[int, Field(ge=1)] | None = None
     """Requests that it should have at one time, others' and ours; without it, as many as run until one waits."""
@@ -28,19 +27,27 @@ def _without_password(url: AnyHttpUrl) -> AnyHttpUrl:
     return url
 
 
-ServerUrl = Annotated[AnyHttpUrl, AfterValidator(_without_password)]
+def _with_scheme(url: object) -> object:
+    if isinstance(url, str) and "://" not in url:
+        raise ValueError(f"an address begins with http:// or https://, as in http://{url.lstrip('/')}")
+    return url
+
+
+ServerUrl = Annotated[AnyHttpUrl, BeforeValidator(_with_scheme), AfterValidator(_without_password)]
 """The address of a server; it may be logged and shown."""
 
 
-class Backend(BaseModel):
-    """One OpenAI-compatible inference server."""
+BELOW_BASE: Final = (*(endpoint.removeprefix("/v1") for endpoint in ENDPOINTS), "/models")
+"""What the addresses that are called have behind the base address."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+class Backend(Table):
+    """One OpenAI-compatible inference server."""
 
     url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
-    """Name of the environment variable that holds the server's key."""
+    """Name of the environment variable that holds the server's key; where it is not set, nothing starts."""
     drain: bool = False
     """Whether it gets no more calls; what it has is awaited."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -56,6 +63,16 @@ class Backend(BaseModel):
     """PEM file of the authorities to trust with `https`; by default those of the system."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Tokens of requests and answers in a minute, on average; by default as many as come."""
+
+    @field_validator("url")
+    @classmethod
+    def _base(cls, url: AnyHttpUrl) -> AnyHttpUrl:
+        if url.query is not None or url.fragment is not None:
+            raise ValueError("it has a query or a fragment; the paths of endpoints are put behind it")
+        base = str(url).rstrip("/")
+        if ending := next((ending for ending in BELOW_BASE if base.endswith(ending)), None):
+            raise ValueError(f"{ending} is put behind it; set {base.removesuffix(ending)}")
+        return url
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -83,10 +100,8 @@ class Backend(BaseModel):
         return os.environ.get(self.api_key_env) if self.api_key_env else None
 
 
-class Price(BaseModel):
+class Price(Table):
     """What a model costs at the base price, in currency units."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     input_per_million: Annotated[Decimal, Field(ge=0, max_digits=18)] = Decimal(0)
     """For a million input tokens."""
@@ -94,10 +109,8 @@ class Price(BaseModel):
     """For a million output tokens."""
 
 
-class Model(BaseModel):
+class Model(Table):
     """A model that batches may name, and who serves it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
     """The servers; the least loaded one is called first."""
@@ -114,6 +127,14 @@ class Model(BaseModel):
     other, for servers that keep the beginnings of prompts; by default lines go as they stand."""
     price: Price = Price()
     """Base price; a batch pays it less the discount."""
+
+    @field_validator("backends")
+    @classmethod
+    def _apart(cls, backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
+        for number, backend in enumerate(backends):
+            if backend.base in {other.base for other in backends[:number]}:
+                raise ValueError(f"{backend.base} is named twice")
+        return backends
 
     @field_validator("endpoints")
     @classmethod

@@ -5,23 +5,18 @@ A setting comes from the environment (`TIDEMILL_…`, nested names joined by two
 """
 
 import os
-import tomllib
+import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Final, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tidemill import misconfigured
 from tidemill.connections import Connections, is_local
+from tidemill.misconfigured import Table
 from tidemill.schemas import access, configured, topics
 from tidemill.schemas.batch import window_seconds
 from tidemill.schemas.bill import Tariff
@@ -31,16 +26,15 @@ from tidemill.servers import Model, Price
 
 MIB = 1 << 20
 ENV_PREFIX = "TIDEMILL_"
+_BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
 
 
 class SettingsError(Exception):
     """A setting has a value that cannot be used; the text names it, one fault a line."""
 
 
-class Limits(BaseModel):
+class Limits(Table):
     """What a project may have at one time; what goes beyond is refused when it is asked for, with a 429."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
     """Batches that are not over."""
@@ -64,10 +58,8 @@ class Limits(BaseModel):
     """So many of them may come at one time, after a while without any."""
 
 
-class Project(BaseModel):
+class Project(Table):
     """One project; one that is not named here has the general limits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     limits: Limits = Limits()
     """Its own limits; each that is not set is the one of `[limits]`."""
@@ -185,7 +177,31 @@ class Settings(BaseSettings):
     def _bounded(cls, content: Any) -> Any:
         for fault in configured.faults(content):
             raise ValueError(fault)
+        for name, table in NAMED.items():
+            for fault in misconfigured.unquoted(name, content.get(name), table):
+                raise ValueError(fault)
+        if said := misconfigured.unknown(content, cls):
+            raise ValueError(said)
         return content
+
+    @field_validator("kafka")
+    @classmethod
+    def _brokers(cls, kafka: str | None) -> str | None:
+        if kafka is not None and not all(map(_BROKERS.match, kafka.split(","))):
+            raise ValueError("it is host:port[,host:port…], without a scheme and without a password")
+        return kafka
+
+    @field_validator("store")
+    @classmethod
+    def _addressed(cls, store: str | None) -> str | None:
+        parts = urlsplit(store or "file:///")
+        if "@" in parts.netloc:
+            raise ValueError("an address holds no name and no password; keys of S3 are set as AWS_ACCESS_KEY_ID "
+                             "and AWS_SECRET_ACCESS_KEY")  # fmt: skip
+        is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+        if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
+            raise ValueError("an address is file:///dir or s3://bucket/prefix")
+        return store
 
     @field_validator("api_key")
     @classmethod
@@ -277,6 +293,8 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+NAMED: Final[dict[str, type[Table]]] = {"models": Model, "projects": Project}
+"""The tables whose keys are names that users choose, and what each entry is."""
 SECRETS = frozenset(
     name
     for name, field in Settings.model_fields.items()
@@ -300,16 +318,14 @@ def load(config: Path | None = None) -> Settings:
     content: dict[str, Any] = {}
     if named or file.exists():
         try:
-            content = tomllib.loads(file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            content = misconfigured.parsed(file.read_bytes(), NAMED)
+        except OSError as error:
+            raise SettingsError(f"{file}: {error.strerror}") from error
+        except ValueError as error:
             raise SettingsError(f"{file}: {error}") from error
     for name in sorted(SECRETS & content.keys()):
         raise SettingsError(f"{file}: {name}: every stage reads this file; set {ENV_PREFIX}{name.upper()} instead")
     try:
         return Settings(**content)
     except ValidationError as error:
-        faults = (
-            (*map(str, fault["loc"]), fault["msg"].removeprefix("Value error, ")) for fault in error.errors()
-        )
-        lines = (f"{file}: {'.'.join(places)}{': ' if places else ''}{text}" for *places, text in faults)
-        raise SettingsError("\n".join(lines)) from error
+        raise SettingsError("\n".join(f"{file}: {fault}" for fault in misconfigured.faults(error))) from error

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from tidemill.misconfigured import Table
 
 MINUTES_OF_AN_HOUR = 60
 
@@ -19,10 +21,8 @@ def _minute(text: object) -> object:
 Minute = Annotated[int, BeforeValidator(_minute), Field(ge=0, le=1440)]
 
 
-class Hours(BaseModel):
+class Hours(Table):
     """A range of the day in which a backend has another ceiling."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     start: Annotated[Minute, Field(alias="from")]
     """`HH:MM`, in UTC."""

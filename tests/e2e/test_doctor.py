@@ -58,7 +58,7 @@ def test_a_broker_that_is_away(stack, tmp_path):
     code, words = doctor(stack, TIDEMILL_KAFKA="127.0.0.1:1", TIDEMILL_DATA=str(tmp_path))
     assert code == 1
     assert "fail  kafka: 127.0.0.1:1 does not answer" in words
-    assert "→" in words
+    assert "-> check the address" in words
     assert "ok    store" in words
     assert "Traceback" not in words
 

@@ -25,8 +25,8 @@ SECRETS = {
     name: f"secret-of-{name.lower().replace('_', '-')}-0123456789"
     for name in ("BACKEND_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY")
 }
-TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2", **SECRETS}
-ODD = "Größe, 100% ${x} <a&b>"
+TWO = {"TIDEMILL_PROCESSOR_PROCESSES": "2", "LC_ALL": "C", **SECRETS}
+ODD = """Größe, 'q' "d" 100% %d #?&$HOME ${x} {y} <a&b> back\\slash; a:b *[z] -n"""
 """A name for the data folder that no configuration, address or pattern takes as it is."""
 STOP_SECONDS_MAX = 15.0
 
@@ -36,7 +36,12 @@ def up(tmp_path_factory, inference):
     """One installation for this file: the tests below go through its life in their order."""
     models = inference.models("chat")
     models["chat"]["backends"][0]["api_key_env"] = "BACKEND_KEY"
-    with Stack(tmp_path_factory.mktemp("up") / ODD, models, TWO) as stack:
+    stack = Stack(tmp_path_factory.mktemp("up") / ODD / ".tidemill", models, TWO)
+    stack.cwd = stack.data.parent
+    stack.cwd.mkdir()
+    # A user's own file with the name of a module that we use.
+    (stack.cwd / "email.py").write_text("raise RuntimeError('a file of the user was imported')\n")
+    with stack:
         yield stack
 
 
@@ -170,6 +175,12 @@ def test_a_stop_leaves_nothing(up):
     assert up.stop() == 0
     assert not any(lives(pid) for pid in pids)
     assert not (up.data / "run.json").exists()
+
+
+def test_nothing_lies_elsewhere(up):
+    """All that was made is in the data folder."""
+    assert {path.name for path in up.data.parent.iterdir()} == {".tidemill", "email.py"}
+    assert [path.name for path in up.data.parent.parent.iterdir()] == [ODD]
 
 
 def test_a_signal_while_starting(tmp_path):

@@ -37,6 +37,7 @@ class Stack:
         data: Its folder; what lies there outlives a stop.
         models: The table `models` of its configuration.
         environ: More variables for it.
+        cwd: The folder in which it is started; by default this process's.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Stack:
         self.data = data
         self.models = models
         self.environ = environ or {}
+        self.cwd: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -140,8 +142,10 @@ class Stack:
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "run.json").unlink(missing_ok=True)
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self._environ())
+            command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=self._environ(), cwd=self.cwd
+            )
         wait_until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
 
     def stop(self) -> int:

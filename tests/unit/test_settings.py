@@ -32,7 +32,7 @@ def refusal(tmp_path, text: str) -> str:
         (f'kafka = "{"k" * (TEXT_CHARS_MAX + 1)}"', "kafka: it has 4097 characters; at most 4096"),
         (f'store = "file:///{"k" * 1_000_000}"', "store: it has 1000008 characters"),
         ('host = "a\\r\\nb"', "host: it has a control character"),
-        ("windows = []", "windows: Tuple should have at least 1 item"),
+        ("windows = []", "windows: List should have at least 1 item"),
         (f"windows = {['24h'] * (ITEMS_MAX + 1)}", "windows: it has 10001 items; at most 10000"),
         ('windows = ["1 day"]', "windows: a window is a number and one of s, m, h, d"),
         (f'windows = ["{"9" * 65}h"]', "windows.0: String should have at most 64 characters"),
@@ -55,6 +55,61 @@ def refusal(tmp_path, text: str) -> str:
 def test_settings_that_are_refused(tmp_path, text, said):
     """At the start, in one line that names the setting."""
     assert refusal(tmp_path, text).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = 80 80", "Expected newline or end of document after a statement (at line 1, column 11)"),
+        ("port = 1\nport = 2", "Cannot overwrite a value (at end of document)"),
+        ("[models.m]\n[models.m]", "Cannot declare ('models', 'm') twice (at line 2, column 10)"),
+        (f"[models.a/b]\n{MODEL}", "Expected ']' at the end of a table declaration (at line 1, column"),
+        (f"[models.llama3.1]\n{MODEL}", 'models.llama3.1: a name with a dot stands in quotes: [models."llama3'),
+        (f"[models.a.1.5]\n{MODEL}", 'models.a.1.5: a name with a dot stands in quotes: [models."a.1.5"]'),
+        ("[projects.team.a.limits]", 'projects.team.a: a name with a dot stands in quotes: [projects."team.a"]'),
+        ("prot = 80", "there is no setting prot, but port"),
+        (f"[models.m]\n{MODEL}\nprize = {{}}", "models.m: there is no setting prize, but price"),
+        (f"[models.m]\n{MODEL.replace('url', 'uri')}", "models.m.backends.0: there is no setting uri, but url"),
+        ("[limits]\nxyz = 1", "limits: there is no setting xyz"),
+        ("[models.m]\nmax_in_flight = 2", "models.m.backends: missing; it names the servers"),
+        ("[models.m]\nbackends = [{}]", "models.m.backends.0.url: missing; it is the base address"),
+        ("[models.m]\nbackends = []", "models.m.backends: List should have at least 1 item"),
+        ('[models.m]\nbackends = "x"', "models.m.backends: Input should be a list"),
+        ("models = 3", "models: Input should be a table"),
+        ('port = "x"', "port: Input should be a valid integer"),
+        (f"[models.m]\n{MODEL.replace('http://', '')}", "models.m.backends.0.url: an address begins with"),
+        (f"[models.m]\n{MODEL.replace('/v1', '/v1/responses')}", "models.m.backends.0.url: /responses is put"),
+        (f"[models.m]\n{MODEL.replace('/v1', '/v1/embeddings/')}", "models.m.backends.0.url: /embeddings is put"),
+        (f"[models.m]\n{MODEL.replace('/v1', '/v1?a=b')}", "models.m.backends.0.url: it has a query"),
+        (f"[models.m]\n{MODEL.replace('}', ', metrics = 3 }')}", "models.m.backends.0.metrics: "),
+        ('[models.m]\nbackends = [{ url = "http://a/v1" }, { url = "http://a/v1/" }]', "models.m.backends: http:"),
+        ('store = "/srv/files"', "store: an address is file:///dir or s3://bucket/prefix"),
+        ('store = "s3://id:secret@bucket"', "store: an address holds no name and no password"),
+        ('kafka = "kafka://a:9092"', "kafka: it is host:port[,host:port…], without a scheme"),
+    ],
+    ids=range(26),
+)  # fmt: skip
+def test_a_fault_is_told_with_its_mend(tmp_path, text, said):
+    """In one line: where it is, and what to write instead."""
+    assert (found := refusal(tmp_path, text)).startswith(said)
+    assert "\n" not in found
+    assert "secret" not in found
+
+
+def test_a_file_as_editors_save_it(tmp_path):
+    """A byte order mark is passed over; another encoding is told, with the line."""
+    file = tmp_path / "tidemill.toml"
+    file.write_bytes(b"\xef\xbb\xbfport = 81\r\n")
+    assert load(file).port == 81
+    file.write_bytes("port = 1\n# Größe\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"it is not UTF-8 \(at line 2\)"):
+        load(file)
+
+
+def test_each_fault_has_its_line(tmp_path):
+    """All are told at once."""
+    text = f"prot = 1\n[models.m]\n{MODEL.replace('http', 'ftp')}\ntimeout = 1\n[models.n]\nbackends = [{{}}]"
+    assert len(refusal(tmp_path, text.removeprefix("prot = 1\n")).splitlines()) == 2
 
 
 def test_the_environment_has_the_same_bounds(monkeypatch):

@@ -62,7 +62,7 @@ class Service:
         models = {MODEL: {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}}
         environ = {**os.environ, "TIDEMILL_MODELS": json.dumps(models), "TIDEMILL_API_KEY": KEY}
         run = self._folder / "run.json"
-        command = [sys.executable, "-m", "tidemill", "up", "--port", "0", "--data", str(self._folder)]
+        command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self._folder)]
         self._process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)  # noqa: ASYNC220, S603
         async with asyncio.timeout(START_SECONDS_MAX):
             while not run.exists():

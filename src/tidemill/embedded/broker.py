@@ -119,6 +119,9 @@ class Broker:
             BrokerError: One of them cannot be had.
         """
         try:
+            if ":" in str(self._cache):
+                # Java's class path has no way to escape it.
+                raise BrokerError(f"TIDEMILL_CACHE: the path {self._cache} has a colon; set another folder.")
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._logs.mkdir(exist_ok=True)
             pinned = jars.pinned()

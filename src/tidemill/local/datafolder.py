@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from tidemill.schemas import access
 from tidemill.schemas.signing import Signer
 
 API_KEY = "api_key"
+BELOW_BYTES_MAX = 512
+"""The longest path below the data folder: topics and objects of the store have long names."""
 
 
 class FolderError(Exception):
@@ -35,6 +38,8 @@ def locked(data: Path) -> Iterator[str | None]:
     Raises:
         FolderError: Another process holds it, it cannot be made, or another user has his hands in it.
     """
+    if fault := _unusable(data):
+        raise FolderError(f"the folder {data} cannot be used: {fault}; choose another with --data.")
     try:
         word = ownership.make_private(data)
         (data / "logs").mkdir(exist_ok=True)
@@ -56,6 +61,19 @@ def locked(data: Path) -> Iterator[str | None]:
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()}\n".encode())
         yield word
+
+
+def _unusable(data: Path) -> str | None:
+    """What is wrong with the path itself; None where nothing is."""
+    try:
+        length = len(str(data).encode())
+    except UnicodeEncodeError:
+        return "its path is not UTF-8"
+    if any(unicodedata.category(char) == "Cc" for char in str(data)):
+        return "its path has a line break or another control character"
+    if length > (most := os.pathconf("/", "PC_PATH_MAX") - BELOW_BYTES_MAX):
+        return f"its path has {length} bytes, and {most} are the most that leave room for what is below it"
+    return None
 
 
 def kept_key(data: Path) -> tuple[str, bool]:

@@ -11,11 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tidemill import demo, trust
+from tidemill import demo, preflight, trust
 from tidemill.admin import TopicError, ensure_topics, set_acls
 from tidemill.connections import EXPOSED
 from tidemill.embedded import kraft
 from tidemill.embedded.broker import Broker, BrokerError
+from tidemill.listening import reachable
 from tidemill.local import cores, datafolder, environ
 from tidemill.local.child import ChildError, Program
 from tidemill.local.datafolder import FolderError
@@ -26,6 +27,7 @@ from tidemill.schemas.acls import acls
 from tidemill.sealing.keeper import KEY_FILE
 from tidemill.sealing.wrapping import make_key_file
 from tidemill.settings import Settings, SettingsError
+from tidemill.terminal import say
 
 PROCESSORS = "processors"
 STAGES = ("api", "ingest", PROCESSORS, "results")
@@ -129,10 +131,15 @@ class Up:
 
     async def _start(self) -> None:
         settings = self._settings
+        for lack in preflight.misspelt(settings, os.environ):
+            _tell(f"warning: {lack}")
+        if wrong := [
+            *map(str, preflight.keys(settings, os.environ)),
+            *filter(None, [preflight.address(settings)]),
+        ]:
+            raise UpError("\n".join(wrong), code=WRONG)
         port = settings.port or kraft.free_port()
-        if not kraft.is_free(port, settings.host):
-            raise UpError(f"port {port} of {settings.host} is in use; choose another with --port.", code=WRONG)
-        self._api = f"{settings.scheme}://{_reachable(settings.host)}:{port}/v1"
+        self._api = f"{settings.scheme}://{reachable(settings.host)}:{port}/v1"
         try:
             shown = self._keep_secrets()
             told = self._told(port)
@@ -149,8 +156,7 @@ class Up:
         self._write_run()
         if settings.is_exposed:
             _tell(f"warning: {EXPOSED % settings.host}")
-        sys.stdout.write(f"Tidemill is ready at {self._api} (API key: {shown})\n")
-        sys.stdout.flush()
+        say(f"Tidemill is ready at {self._api} (API key: {shown})")
 
     def _keep_secrets(self) -> str:
         """Have the keys that nobody has set, and say what is shown of the API key: where it is.
@@ -228,7 +234,6 @@ class Up:
         """What every stage is told; a variable goes before what the file says."""
         told = {
             "TIDEMILL_DATA": str(self._data),
-            "TIDEMILL_STORE": self._settings.store or (self._data / "store").as_uri(),
             "TIDEMILL_PORT": str(port),
             # A log is of use while it is being written.
             "PYTHONUNBUFFERED": "1",
@@ -257,7 +262,7 @@ class Up:
     def _program(
         self, name: str, arguments: list[str], variables: dict[str, str], stage: str | None = None
     ) -> Program:
-        command = [sys.executable, "-m", "tidemill", *arguments]
+        command = [sys.executable, "-P", "-m", "tidemill", *arguments]
         return Program(
             name=name,
             stage=stage,
@@ -302,15 +307,7 @@ async def _side_by_side(coroutines: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.wait(tasks)
 
 
-def _reachable(host: str) -> str:
-    """The address to call where a server listens on `host`."""
-    if host in {"0.0.0.0", "::"}:  # noqa: S104  it is compared, not listened on
-        return kraft.LOOPBACK
-    return f"[{host}]" if ":" in host else host
-
-
 def _tell(line: str) -> None:
     # Nobody may be listening any more.
     with suppress(OSError):
-        sys.stderr.write(f"tidemill: {line}\n")
-        sys.stderr.flush()
+        say(f"tidemill: {line}", err=True)

@@ -1,6 +1,7 @@
 """`tidemill doctor`: looks at all that Tidemill needs, and says how to mend what is not as it should be."""
 
 import asyncio
+import os
 import secrets
 import shutil
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from tidemill import trust
+from tidemill import preflight, running, trust
 from tidemill.admin import TopicError, topic_configs, wanted
 from tidemill.kafka import LogUnavailable, reachable
 from tidemill.ops import findings, service
@@ -60,13 +61,14 @@ async def examine(settings: Settings, where: Kafka | None, say: Say) -> bool:
 
 
 def shown(finding: Finding) -> str:
-    """A finding as a line, or two where there is something to do."""
-    mend = f"\n      → {finding.mend}" if finding.mend else ""
+    """A finding as a line, or two where there is something to do; an arrow in ASCII, for every terminal."""
+    mend = f"\n      -> {finding.mend}" if finding.mend else ""
     return f"{finding.verdict:<5} {finding.what}: {finding.text}{mend}"
 
 
 def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaitable[list[Finding]]]]:
     return [
+        lambda: _settings(settings),
         lambda: _broker(where),
         lambda: _topics(settings, where),
         lambda: _keys(settings, where),
@@ -75,6 +77,19 @@ def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaita
         lambda: _backends(settings),
         lambda: _disk(settings),
     ]
+
+
+async def _settings(settings: Settings) -> list[Finding]:
+    """What would stop or mislead a start: keys that are not set, an address that cannot be listened on."""
+    found = [findings.fail(lack.setting, lack.text, lack.mend) for lack in preflight.keys(settings, os.environ)]
+    found += [
+        findings.warn(lack.setting, lack.text, lack.mend) for lack in preflight.misspelt(settings, os.environ)
+    ]
+    # An external Kafka may have an api on another machine; what runs here holds its port itself.
+    if settings.kafka is None and running.read(settings.data) is None and (why := preflight.address(settings)):
+        text, _, mend = why.partition("; ")
+        found.append(findings.fail("address", text, mend))
+    return found or [findings.ok("settings", "can be used here")]
 
 
 async def _broker(where: Kafka | None) -> list[Finding]:

@@ -3,7 +3,7 @@
 import pytest
 
 from tidemill.embedded import kraft, users
-from tidemill.embedded.broker import Broker
+from tidemill.embedded.broker import Broker, BrokerError
 from tidemill.schemas import acls
 
 PORTS = kraft.Ports(clients=1, controller=2)
@@ -78,6 +78,12 @@ def test_no_path_stands_in_a_configuration(tmp_path, name):
     words = broker.command()
     for text in (*words, (broker.folder / "server.properties").read_text(), kraft.log4j2("../logs/kafka.log")):
         assert name not in text
+
+
+async def test_a_cache_that_java_cannot_name(tmp_path):
+    """Its class path has colons between the files."""
+    with pytest.raises(BrokerError, match=r"TIDEMILL_CACHE: the path .* has a colon; set another"):
+        await Broker(tmp_path, cache=tmp_path / "a:b").prepare()
 
 
 def test_a_start_cache_that_others_could_write_is_not_used(made, tmp_path):

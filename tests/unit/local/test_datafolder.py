@@ -56,6 +56,31 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a\nb", "has a line break or another control character"),
+        ("Gr\udcf6\udcdfe", "is not UTF-8"),
+        ("/".join(["Größe" * 40] * 20), r"has \d+ bytes, and \d+ are the most"),
+    ],
+    ids=["line break", "latin-1", "long"],
+)
+def test_a_path_that_cannot_be_used(tmp_path, name, why):
+    """It is refused in one sentence that says what to do, and nothing is made."""
+    with pytest.raises(FolderError, match=rf"its path {why}.*--data"), datafolder.locked(tmp_path / name):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["Größe", "a, b", "'q' \"d\"", "100%", "#1", "$HOME", "back\\slash", "日本"])
+def test_names_as_people_have_them(tmp_path, name):
+    """Whatever stands in them, and also behind a link."""
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with datafolder.locked(tmp_path / "link" / "data"):
+        assert (tmp_path / name / "data" / "lock").exists()
+
+
 def test_the_key_is_made_once(tmp_path):
     """It is the same every time, and nobody else on the machine can read it."""
     key, is_new = datafolder.kept_key(tmp_path)
