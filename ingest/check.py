@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol
 import msgspec
 import orjson
 
-from tidemill.schemas import nesting
+from tidemill.ingest.outline import outlined
+from tidemill.schemas import malformed, nesting
 from tidemill.schemas.batch import BatchError, error_bytes
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
 from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
@@ -53,15 +54,6 @@ _FACES = {
 _STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
 
 
-def _outline(name: str, fields: Iterable[str]) -> msgspec.json.Decoder[msgspec.Struct]:
-    """A decoder that keeps these fields as they are written, and skips all others."""
-    kept = [(field, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for field in fields]
-    return msgspec.json.Decoder(msgspec.defstruct(name, kept))
-
-
-_lines = _outline("_Line", (name for name, _, _ in _FIELDS))
-_bodies = _outline("_Body", {"stream", "model", *_REQUIRED.values()})
-_valid = msgspec.json.Decoder(msgspec.Raw)
 _KINDS = {
     type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string",
     list: "an array", dict: "an object",
@@ -106,12 +98,10 @@ class Fault(Exception):
 
 
 class Seen(Protocol):
-    """The `custom_id`s that were met."""
+    """The `custom_id`s that were met, each with the number of its line; a dictionary is one."""
 
-    def __contains__(self, kept: object, /) -> bool: ...
-
-    def add(self, kept: str | bytes, /) -> None:
-        """Remember one."""
+    def setdefault(self, kept: str | bytes, number: int, /) -> int:
+        """Remember one, if it is new; the number that is remembered, 0 where that is not known."""
         ...
 
 
@@ -121,7 +111,7 @@ class Checker:
     def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules
         self._required = _REQUIRED[rules.endpoint]
-        self._ids: Seen = set() if seen is None else seen
+        self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
         self._errors: list[BatchError] = []
         self._errors_bytes = 0
         self._faults = 0
@@ -141,7 +131,7 @@ class Checker:
         if self.is_full:
             return
         try:
-            self._examine(line.data)
+            self._examine(line.data, line.number)
         except Fault as fault:
             self._faults += 1
             if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
@@ -157,7 +147,7 @@ class Checker:
     def fault(self, data: bytes) -> Fault | None:
         """Check a line on its own, of which there may be any number: what is wrong with it."""
         try:
-            self._examine(data)
+            self._examine(data, 1)
         except Fault as fault:
             # Without the frames that it came through, which hold the parsed line.
             return fault.with_traceback(None)
@@ -190,22 +180,26 @@ class Checker:
             return [Fault("too_many_embedding_inputs", text, "body.input")]
         return []
 
-    def _examine(self, data: bytes | None) -> None:
+    def _examine(self, data: bytes | None, number: int) -> None:
         if data is None:
             raise Fault("line_too_long", f"This line is longer than the maximum of {LINE_BYTES_MAX} bytes.")
         request = _parsed(data)
         for name, kind, expected in _FIELDS:
             if type(request.get(name)) is not kind:
                 raise _field_fault(request, name, kind, expected)
-        self._unique(request["custom_id"])
-        if request["method"] != "POST":
-            raise Fault("invalid_method", "Invalid method for this request. Only POST is supported.", "method")
-        if request["url"] != self._rules.endpoint:
-            text = "The URL provided for this request does not match the batch endpoint."
+        self._unique(request["custom_id"], number)
+        if (method := request["method"]) != "POST":
+            text = f"Invalid method for this request. Only POST is supported, but it is '{_shown(method)}'."
+            raise Fault("invalid_method", text, "method")
+        if (url := request["url"]) != self._rules.endpoint:
+            text = (
+                "The URL provided for this request does not match the batch endpoint. "
+                f"Expected '{self._rules.endpoint}', but got '{_shown(url)}'."
+            )
             raise Fault("invalid_url", text, "url")
         self._examine_body(request["body"])
 
-    def _unique(self, custom_id: str) -> None:
+    def _unique(self, custom_id: str, number: int) -> None:
         size = len(custom_id)
         if not size:
             text = "Invalid 'custom_id': empty string. Expected a string with minimum length 1."
@@ -219,13 +213,12 @@ class Checker:
         kept = (
             custom_id if size <= _KEPT_CHARS_MAX else hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
         )
-        if kept in self._ids:
+        if (first := self._ids.setdefault(kept, number)) != number:
             text = (
                 f"The custom_id '{_shown(custom_id)}' for this request is a duplicate of another request. "
                 "The custom_id parameter must be unique for each request in a batch."
             )
-            raise Fault("duplicate_custom_id", text, "custom_id")
-        self._ids.add(kept)
+            raise Fault("duplicate_custom_id", f"{text} Line {first} has it too." if first else text, "custom_id")
 
     def _examine_body(self, body: dict[str, Any]) -> None:
         if stream := body.get("stream"):
@@ -262,7 +255,7 @@ class Checker:
         if self.model is not None:
             text = (
                 f"The model '{_shown(model)}' for this request does not match the rest of the batch. "
-                "Each batch must contain requests for a single model."
+                f"Each batch must contain requests for a single model; this one began with '{_shown(self.model)}'."
             )
             raise Fault("mismatched_model", text, "body.model")
         self.model = model
@@ -293,60 +286,14 @@ def _parsed(data: bytes) -> dict[str, Any]:
     if nesting.exceeds(data, DEPTH_MAX):
         raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
-        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else _outlined(data)
+        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else outlined(data)
     except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError):
-        # The parser's own text may quote the line.
-        raise Fault("invalid_json_line", "This line is not parseable as valid JSON.") from None
+        text = f"This line is not parseable as valid JSON. {malformed.reason(data)}"
+        raise Fault("invalid_json_line", text) from None
     if type(request) is not dict:
-        raise Fault("invalid_request", "Each line must be a JSON dictionary object")
+        text = f"Each line must be a JSON dictionary object, but this one is {_KINDS[type(request)]}."
+        raise Fault("invalid_request", text)
     return request
-
-
-def _outlined(data: bytes) -> object:
-    """The parts of a line that the check looks at; what lies deeper is skipped, so it costs no memory.
-
-    Raises:
-        msgspec.DecodeError: It is no JSON.
-        UnicodeDecodeError: It is no UTF-8, which the decoder does not look for in what it skips.
-        orjson.JSONDecodeError: As the first.
-    """
-    if not data.isascii():
-        data.decode()
-    try:
-        line = _fields(_lines.decode(data))
-    except msgspec.ValidationError:
-        return _valid.decode(data)
-    return {name: _outlined_body(raw) if name == "body" else _outlined_value(raw) for name, raw in line.items()}
-
-
-def _outlined_body(raw: msgspec.Raw) -> object:
-    if _first(raw) != b"{":
-        return _outlined_value(raw)
-    body = _fields(_bodies.decode(raw))
-    inputs = body.pop("input", None)
-    found = {name: _outlined_value(value) for name, value in body.items()}
-    if inputs is not None:
-        found["input"] = inputs if _first(inputs) == b"[" else _outlined_value(inputs)
-    return found
-
-
-def _outlined_value(raw: msgspec.Raw) -> object:
-    """A value; of an array or an object only which of them it is, and whether it is empty."""
-    text = bytes(raw)
-    if text[:1] == b"[":
-        return [None] if text[1:-1].strip() else []
-    if text[:1] == b"{":
-        return {"": None} if text[1:-1].strip() else {}
-    return orjson.loads(text)
-
-
-def _first(raw: msgspec.Raw) -> bytes:
-    return bytes(memoryview(raw)[:1])
-
-
-def _fields(found: msgspec.Struct) -> dict[str, msgspec.Raw]:
-    """The fields that a line has, of those that are looked at."""
-    return {name: raw for name, raw in msgspec.structs.asdict(found).items() if raw is not msgspec.UNSET}
 
 
 def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:

@@ -11,7 +11,7 @@ IN_MEMORY_MAX: Final = 50_000
 
 
 class Ids:
-    """A set of strings, to be asked and added to."""
+    """A set of strings (`ingest/check.py`, Seen)."""
 
     def __init__(self, file: Path, in_memory_max: int = IN_MEMORY_MAX) -> None:
         """Begin with none.
@@ -25,18 +25,18 @@ class Ids:
         self._few: set[bytes] = set()
         self._many: Digests | None = None
 
-    def __contains__(self, kept: object) -> bool:
+    def setdefault(self, kept: str | bytes, number: int) -> int:
+        """Remember one; 0 where it is remembered already, else `number`."""
         digest = _digest(kept)
-        return digest in self._few or (self._many is not None and digest in self._many)
-
-    def add(self, kept: str | bytes) -> None:
-        """Remember one."""
-        self._few.add(_digest(kept))
+        if digest in self._few or (self._many is not None and digest in self._many):
+            return 0
+        self._few.add(digest)
         if len(self._few) >= self._in_memory_max:
             if self._many is None:
                 self._many = Digests(self._file)
             self._many.update(self._few)
             self._few.clear()
+        return number
 
     def close(self) -> None:
         """Forget all of them."""
@@ -46,6 +46,6 @@ class Ids:
             self._many = None
 
 
-def _digest(kept: object) -> bytes:
-    data = kept if isinstance(kept, bytes) else str(kept).encode(errors="surrogatepass")
+def _digest(kept: str | bytes) -> bytes:
+    data = kept if isinstance(kept, bytes) else kept.encode(errors="surrogatepass")
     return hashlib.blake2b(data, digest_size=16).digest()

@@ -1,23 +1,31 @@
 """The look at the first line of a batch file while it is uploaded; every line is checked later, by ingest."""
 
+import codecs
+
 import msgspec
 
-FIRST_LINE_BYTES_MAX = 8 << 20
-"""A first line above this is for ingest to judge."""
-BOM = b"\xef\xbb\xbf"
+from tidemill.schemas import malformed
+from tidemill.schemas.lines import BOM
+
+LOOKED_BYTES_MAX = 64 * 1024
+"""Of a longer first line only the beginning is looked at: to parse 8 MiB would hold up every other request."""
 NOT_JSONL = "Invalid file format for Batch API. Must be .jsonl"
 NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
 
 _WHITESPACE = b" \t\n\r\f\v"
+_NUMBER = b"+-.eE0123456789"
+_TRUNCATED = "Input data was truncated"
 _valid = msgspec.json.Decoder(msgspec.Raw)
-"""Reads JSON to its end and makes nothing of it: 8 MiB of brackets are 20 ms, a second where they become lists."""
+"""Reads JSON to its end and makes nothing of it."""
 
 
 class Opening:
-    """Gathers a file's first line that is not blank, from chunks of any size."""
+    """Gathers the beginning of a file's first line that is not blank, from chunks of any size."""
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self._number = 1
+        """Of the line that is held."""
         self._fault: str | None = None
         self.is_done = False
         """Whether more of the file would change nothing."""
@@ -28,36 +36,43 @@ class Opening:
             return
         if not self._held:
             # There may be a hundred million blank lines.
-            chunk = chunk.lstrip(_WHITESPACE)
+            whole, chunk = chunk, chunk.lstrip(_WHITESPACE)
+            self._number += whole.count(b"\n", 0, len(whole) - len(chunk))
         start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
+        while (end := chunk.find(b"\n", start, start + LOOKED_BYTES_MAX)) >= 0:
             self._held += chunk[start:end]
-            line, start = bytes(self._held), end + 1
-            self._held.clear()
-            if self._judge(line):
+            if self._judge():
                 return
-        self._held += chunk[start:]
-        if len(self._held) > FIRST_LINE_BYTES_MAX:
-            self._held.clear()
-            self.is_done = True
+            self._number += 1
+            start = end + 1
+        self._held += chunk[start : start + LOOKED_BYTES_MAX]
+        if len(self._held) >= LOOKED_BYTES_MAX:
+            self._judge(is_whole=False)
 
     def fault(self) -> str | None:
         """What is wrong with the file, once it is whole; None where nothing is."""
-        if not self.is_done and not self._judge(bytes(self._held)):
-            return NOT_JSONL
+        if not self.is_done and not self._judge():
+            return f"{NOT_JSONL}: the file has no line that is not blank."
         return self._fault
 
-    def _judge(self, line: bytes) -> bool:
+    def _judge(self, *, is_whole: bool = True) -> bool:
         """Whether the line decides; a blank one does not."""
-        text = line.removeprefix(BOM).strip()
-        if not text:
+        text = bytes(self._held).removeprefix(BOM).strip()
+        self._held.clear()
+        if not text and is_whole:
             return False
         self.is_done = True
         try:
-            text.decode()
+            _, size = codecs.utf_8_decode(text, "strict", is_whole)
+            # A number may be cut anywhere; what else is cut is told apart by the parser.
+            text = text if is_whole else text[:size].rstrip(_NUMBER)
             _valid.decode(text)
         except UnicodeDecodeError:
-            self._fault = NOT_UTF8
-        except (msgspec.DecodeError, RecursionError):
-            self._fault = NOT_JSONL
+            self._fault = self._told(NOT_UTF8, text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            if is_whole or str(error) != _TRUNCATED:
+                self._fault = self._told(NOT_JSONL, text)
         return True
+
+    def _told(self, fault: str, text: bytes) -> str:
+        return f"{fault}: line {self._number} is not JSON. {malformed.reason(text)}"

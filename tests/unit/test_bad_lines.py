@@ -1,4 +1,4 @@
-"""Bad lines of a file, each with its exact fault: code, param and message; of them a batch fails."""
+"""Bad lines of a file, each with its fault: code, param and message; of them a batch fails."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 
 LineFault = tuple[str, str | None, str]
-"""Code, param, message; the line is the first."""
+"""Code, param, and how the message begins; the line is the first."""
 
 
 def line_kind(param: str, expected: str, got: str) -> LineFault:
@@ -31,11 +31,15 @@ def line_needed(name: str) -> LineFault:
 
 
 BROKEN: LineFault = ("invalid_json_line", None, "This line is not parseable as valid JSON.")
-NO_OBJECT: LineFault = ("invalid_request", None, "Each line must be a JSON dictionary object")
+NO_OBJECT: LineFault = ("invalid_request", None, "Each line must be a JSON dictionary object, but this one is ")
 ABSENT = object()
 CHAT_BODY = {"model": "m", "messages": []}
-NO_METHOD: LineFault = ("invalid_method", "method", "Invalid method for this request. Only POST is supported.")
-NO_URL: LineFault = ("invalid_url", "url", "The URL provided for this request does not match the batch endpoint.")
+NO_METHOD: LineFault = (
+    "invalid_method", "method", "Invalid method for this request. Only POST is supported, but it is ",
+)  # fmt: skip
+NO_URL: LineFault = (
+    "invalid_url", "url", "The URL provided for this request does not match the batch endpoint. Expected ",
+)  # fmt: skip
 
 RAW_LINES: list[tuple[bytes, LineFault]] = [
     *((line, BROKEN) for line in (
@@ -99,16 +103,17 @@ def checked(line: bytes) -> LineFault:
 @pytest.mark.parametrize(("line", "expected"), rows(RAW_LINES))
 def test_a_line(line, expected):
     """What is no request."""
-    assert checked(line) == expected
+    code, param, message = checked(line)
+    assert (code, param, message[: len(expected[2])]) == expected
 
 
 @pytest.mark.parametrize(("change", "expected"), rows(FIELD_LINES))
 def test_a_field_of_a_line(change, expected):
     """A request with one field that is not as it has to be."""
     request = {"custom_id": "a", "method": "POST", "url": CHAT, "body": CHAT_BODY} | change
-    assert (
-        checked(orjson.dumps({name: field for name, field in request.items() if field is not ABSENT})) == expected
-    )
+    line = orjson.dumps({name: field for name, field in request.items() if field is not ABSENT})
+    code, param, message = checked(line)
+    assert (code, param, message[: len(expected[2])]) == expected
 
 
 def test_the_table_is_large():

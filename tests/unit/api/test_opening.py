@@ -1,6 +1,8 @@
 """The look at a file's first line."""
 
+import gzip
 import itertools
+import json
 
 import pytest
 from hypothesis import given
@@ -26,41 +28,74 @@ FILES = [
 ]
 
 
+JSON = st.recursive(
+    st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+def judged(*pieces: bytes) -> str | None:
+    """What is said of a file that comes in these pieces."""
+    looking = Opening()
+    for piece in pieces:
+        looking.feed(piece)
+    return looking.fault()
+
+
 @given(st.sampled_from(FILES), st.lists(st.integers(0, 40), max_size=8))
 def test_any_cutting_is_judged_alike(file, cuts):
-    """A good first line passes, in whatever pieces it comes."""
+    """In whatever pieces it comes, the same is said, place and reason included."""
     content, fault = file
-    looking = Opening()
     places = [0, *sorted(cut for cut in cuts if cut < len(content)), len(content)]
-    for start, end in itertools.pairwise(places):
-        looking.feed(content[start:end])
-    assert looking.fault() == fault
+    found = judged(*(content[start:end] for start, end in itertools.pairwise(places)))
+    assert found == judged(content)
+    assert (found is None) == (fault is None)
+    assert fault is None or found.startswith(f"{fault}: ")
 
 
-def test_a_first_line_above_the_bound_is_left_to_ingest(monkeypatch):
-    """It is not held in memory."""
-    monkeypatch.setattr(opening, "FIRST_LINE_BYTES_MAX", 100)
+@given(JSON, st.integers(1, 60), st.booleans())
+def test_of_a_long_first_line_the_beginning_is_looked_at(value, looked, is_ascii):
+    """Wherever it is cut, the beginning of good JSON passes, and that of something else does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "LOOKED_BYTES_MAX", looked)
+        line = json.dumps(value, ensure_ascii=is_ascii).encode()
+        assert judged(line + b"\n") is None
+        assert judged(b"a" * 100 + line).startswith(NOT_JSONL)
+        assert judged(b"\xff" * 100 + line).startswith(NOT_UTF8)
+
+
+def test_a_long_first_line_is_not_held():
+    """Neither in memory nor in time: of 8 MiB the first 64 KiB are parsed."""
     looking = Opening()
-    for _ in range(11):
-        looking.feed(b"x" * 10)
-    assert looking.is_done
-    assert looking.fault() is None
-
-
-@pytest.mark.parametrize(("content", "fault"), FILES)
-def test_one_piece(content, fault):
-    """The same without a cut."""
-    looking = Opening()
-    looking.feed(content)
-    assert looking.fault() == fault
-
-
-@pytest.mark.parametrize("size", [100_000, 1 << 20])
-def test_a_first_line_of_brackets(size):
-    """Flat it passes, deep it is no file for a batch; neither is made into objects."""
-    looking = Opening()
-    looking.feed(b"[" + b"[]," * size + b"[]]\n")
+    looking.feed(b"[" + b"[]," * opening.LOOKED_BYTES_MAX)
     assert (looking.is_done, looking.fault()) == (True, None)
-    looking = Opening()
-    looking.feed(b"[" * size + b"]" * size + b"\n")
-    assert looking.fault() == NOT_JSONL
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file has no line that is not blank"),
+        (b'\n\n{"a":1,}\n', "line 3 is not JSON. Column 7: trailing comma"),
+        (b'{"a":1}{"b":2}\n', "line 1 is not JSON. Column 8: more text follows the JSON"),
+        (b'[\n{"custom_id": "1"}\n]\n', "line 1 is not JSON. Column 2: the line ends before its JSON does"),
+        (
+            b"id,prompt\n1,x\n",
+            'line 1 is not JSON. Column 1: unexpected character, expected a JSON value; found "id,',
+        ),
+        (b'{custom_id: "1"}\n', "line 1 is not JSON. Column 2: unexpected character, expected a string key"),
+        (b'{"a":"\xe4"}\n', "line 1 is not JSON. Byte 7: 0xe4 is not UTF-8"),
+        ('{"a":"\u00e4"}'.encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ('{"a":1}'.encode("utf-16-le"), "UTF-16; save it as UTF-8"),
+        (gzip.compress(b'{"a":1}\n'), "compressed with gzip"),
+        (b"PK\x03\x04\x14\x00\x06\x00xl/workbook.xml", "a zip archive, as .zip, .xlsx and .docx files are"),
+    ],
+)
+def test_place_and_reason_are_named(content, said):
+    """Also of the first line, and of what is no JSON at all."""
+    assert said in judged(content)
+
+
+def test_a_first_line_of_brackets():
+    """Flat it passes; what is too deep already at its beginning is no file for a batch."""
+    assert judged(b"[" + b"[]," * (1 << 20) + b"[]]\n") is None
+    assert judged(b"[" * (1 << 20) + b"]" * (1 << 20) + b"\n").startswith(NOT_JSONL)

@@ -68,17 +68,25 @@ def test_row_4_too_large_a_file(first, name):
 )  # fmt: skip
 def test_row_5_not_json(broken):
     """Whatever Python or another parser would let through, only JSON is JSON."""
-    assert fault(line(), broken) == BatchError(
-        code="invalid_json_line", message="This line is not parseable as valid JSON.", line=2
-    )
+    error = fault(line(), broken)
+    assert (error.code, error.param, error.line) == ("invalid_json_line", None, 2)
+    assert re.match(r"This line is not parseable as valid JSON\. (Column|Byte) [1-9]\d*: .*\.\Z", error.message)
 
 
-@pytest.mark.parametrize("value", [b"[]", b'"text"', b"1", b"null", b"true"])
-def test_row_6_not_an_object(value):
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (b"[]", "an array"),
+        (b'"text"', "a string"),
+        (b"1", "an integer"),
+        (b"null", "null"),
+        (b"true", "a boolean"),
+    ],
+)
+def test_row_6_not_an_object(value, kind):
     """JSON of another kind."""
-    assert fault(line(), b"", value) == BatchError(
-        code="invalid_request", message="Each line must be a JSON dictionary object", line=3
-    )
+    text = f"Each line must be a JSON dictionary object, but this one is {kind}."
+    assert fault(line(), b"", value) == BatchError(code="invalid_request", message=text, line=3)
 
 
 @pytest.mark.parametrize("field", ["custom_id", "method", "url", "body"])
@@ -143,7 +151,7 @@ def test_row_9_a_duplicate():
     assert found.errors[0] == BatchError(
         code="duplicate_custom_id",
         message="The custom_id 'xy' for this request is a duplicate of another request. "
-        "The custom_id parameter must be unique for each request in a batch.",
+        "The custom_id parameter must be unique for each request in a batch. Line 1 has it too.",
         param="custom_id",
         line=3,
     )
@@ -161,6 +169,7 @@ def test_row_10_another_method(method):
     """Only POST."""
     error = fault(line(method=method))
     assert (error.code, error.param, error.line) == ("invalid_method", "method", 1)
+    assert error.message == f"Invalid method for this request. Only POST is supported, but it is '{method}'."
 
 
 @pytest.mark.parametrize("url", [EMBEDDINGS, CHAT + "/", "https://x" + CHAT, ""])
@@ -168,7 +177,8 @@ def test_row_11_another_url(url):
     """It must be the batch's endpoint to the letter."""
     assert fault(line(url=url)) == BatchError(
         code="invalid_url",
-        message="The URL provided for this request does not match the batch endpoint.",
+        message="The URL provided for this request does not match the batch endpoint. "
+        f"Expected '{CHAT}', but got '{url}'.",
         param="url",
         line=1,
     )
@@ -240,7 +250,7 @@ def test_row_15_mixed_models():
     ]
     assert found.errors[1].message == (
         "The model 'other' for this request does not match the rest of the batch. "
-        "Each batch must contain requests for a single model."
+        "Each batch must contain requests for a single model; this one began with 'm'."
     )
     assert found.errors[1].param == "body.model"
 

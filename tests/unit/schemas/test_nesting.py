@@ -22,7 +22,7 @@ def levels(value: object) -> int:
 def parts(value: object) -> int:
     inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else None
     keys = len(value) if isinstance(value, dict) else 0
-    return 0 if inner is None else 1 + keys + sum(map(parts, inner))
+    return 0 if inner is None else 1 + keys + max(0, len(inner) - 1) + sum(map(parts, inner))
 
 
 @pytest.fixture(params=[1, 3, nesting.CHUNK_BYTES], autouse=True)

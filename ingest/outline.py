@@ -1,0 +1,78 @@
+"""What a check looks at in a long line: few fields, taken out of text that is skipped for the rest."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import orjson
+
+
+def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
+    """Keeps these fields as they are written."""
+    kept = [(field, others.get(field, msgspec.Raw) | msgspec.UnsetType, msgspec.UNSET) for field in fields]
+    return msgspec.defstruct(name, kept)
+
+
+_FIELDS = ("custom_id", "method", "url", "body")
+_Body = _struct("_Body", ("stream", "model", "messages", "prompt", "input"))
+_requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=_Body))
+_lines = msgspec.json.Decoder(_struct("_Line", _FIELDS))
+_bodies = msgspec.json.Decoder(_Body)
+_valid = msgspec.json.Decoder(msgspec.Raw)
+
+
+def outlined(data: bytes) -> object:
+    """The parts of a line that the check looks at; what lies deeper is skipped, so it costs no memory.
+
+    Lists of embedding inputs are kept as they are written.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON.
+        UnicodeDecodeError: It is no UTF-8, which the decoder does not look for in what it skips.
+        orjson.JSONDecodeError: As the first.
+    """
+    if not data.isascii():
+        data.decode()
+    try:
+        # One pass over a request: no other thread runs meanwhile.
+        line = _fields(_requests.decode(data))
+    except msgspec.ValidationError:
+        return _odd(data)
+    return {name: _body(value) if name == "body" else _value(value) for name, value in line.items()}
+
+
+def _odd(data: bytes) -> object:
+    """The same of what is no object, or has a body that is none."""
+    try:
+        line = _fields(_lines.decode(data))
+    except msgspec.ValidationError:
+        return _valid.decode(data)
+    is_object = _first(line.get("body", msgspec.Raw())) == b"{"
+    if is_object:
+        line["body"] = _bodies.decode(line["body"])
+    return {name: _body(raw) if is_object and name == "body" else _value(raw) for name, raw in line.items()}
+
+
+def _body(body: msgspec.Struct) -> dict[str, object]:
+    fields = _fields(body)
+    kept = {"input"} if _first(fields.get("input", msgspec.Raw())) == b"[" else set()
+    return {name: raw if name in kept else _value(raw) for name, raw in fields.items()}
+
+
+def _value(raw: msgspec.Raw) -> object:
+    """A value; of an array or an object only which of them it is, and whether it is empty."""
+    text = bytes(raw)
+    if text[:1] == b"[":
+        return [None] if text[1:-1].strip() else []
+    if text[:1] == b"{":
+        return {"": None} if text[1:-1].strip() else {}
+    return orjson.loads(text)
+
+
+def _first(raw: msgspec.Raw) -> bytes:
+    return bytes(memoryview(raw)[:1])
+
+
+def _fields(found: msgspec.Struct) -> dict[str, Any]:
+    """The fields that are there, of those that are looked at."""
+    return {name: raw for name, raw in msgspec.structs.asdict(found).items() if raw is not msgspec.UNSET}
