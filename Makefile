@@ -35,7 +35,7 @@ check: lint  ## the same and the unit tests: seconds, no broker
 	$(BIN)/pytest -q tests/unit
 
 test: setup  ## everything: a real Kafka, a real S3, the real SDKs
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 SECONDS ?= 60
 FAULTS  ?=
