@@ -5,12 +5,19 @@ import random
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from chaos.faults import COMMON, KINDS
+from chaos.faults import COMMON, GROUPS, KINDS
 from chaos.harness import Plan, run
 
 SEEDS = 1 << 31
+
+
+def chosen(text: str) -> Iterator[str]:
+    """The faults of a list with commas, groups as what is in them."""
+    for name in filter(None, text.split(",")):
+        yield from GROUPS.get(name, (name,))
 
 
 def main() -> int:
@@ -19,7 +26,7 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=random.randrange(SEEDS))
     arguments.add_argument("--seconds", type=float, default=60.0, help="how long faults come")
     arguments.add_argument(
-        "--faults", default="", help=f"of {', '.join(KINDS)}; NAME or NAME:VICTIM, commas between"
+        "--faults", default="", help=f"of {', '.join((*KINDS, *GROUPS))}; NAME or NAME:VICTIM, commas between"
     )
     arguments.add_argument(
         "--count", type=int, help="how many faults, instead of as many as the time has room for"
@@ -40,7 +47,7 @@ def main() -> int:
     plan = Plan(
         seed=given.seed,
         seconds=given.seconds,
-        faults=tuple(given.faults.split(",")) if given.faults else COMMON,
+        faults=tuple(chosen(given.faults)) or COMMON,
         count=given.count,
         every_seconds=given.every,
         batches=given.batches,

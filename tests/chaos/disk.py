@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-DISK_BYTES = 2 << 30
+DISK_BYTES = 8 << 30
+"""Far more than the reserve, of which uploads need twice as much to be free (`disk_reserve_bytes`)."""
 COMMAND_SECONDS_MAX = 10
 FILL_TRIES_MAX = 50
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from chaos import aimed, rig
+from chaos import aimed, network, rig, scenarios
 from chaos import world as worlds
 from chaos.disk import Disk
 from chaos.traffic import MODELS
@@ -106,11 +106,11 @@ def store_away(world: World, chance: random.Random, victim: str) -> None:
     """Every call of the store fails for a while."""
     del victim
     world.soft["store away"] += 1
-    worlds.break_store(world.stack.data)
+    world.break_store()
     try:
         worlds.sleep(world.away(chance))
     finally:
-        worlds.mend_store(world.stack.data)
+        world.mend_store()
 
 
 def store_full(world: World, chance: random.Random, victim: str) -> None:
@@ -239,11 +239,18 @@ KINDS = {
     "poison": Kind(fault=poison),
     "duplicate": Kind(fault=duplicate, weight=2),
     "zombie": Kind(fault=aimed.zombie, victims=aimed.VICTIMS, is_common=False),
+    **{
+        name: Kind(fault=fault, victims=victims, weight=2, is_common=False, needs=rig.NETWORK)
+        for name, (fault, victims) in network.FAULTS.items()
+    },
+    "scenario": Kind(fault=scenarios.play, victims=scenarios.VICTIMS, is_common=False, needs=rig.NETWORK),
 }
 """By the name that `--faults` knows; `power` takes the moments of `zombie` too."""
 COMMON = tuple(name for name, kind in KINDS.items() if kind.is_common)
 ANYWHERE = tuple(name for name in COMMON if not KINDS[name].needs)
 """Those of them that every machine can have."""
+GROUPS = {"network": (*network.FAULTS, *ANYWHERE)}
+"""A name for several faults: whatever a cluster can have."""
 
 
 def _fill(disks: list[Disk | None], seconds: float) -> None:

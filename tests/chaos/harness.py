@@ -12,9 +12,10 @@ from chaos import checker
 from chaos.aim import AWAY
 from chaos.backend import Backend
 from chaos.checker import Verdict, Watcher
+from chaos.cluster import Cluster
 from chaos.faults import COMMON, KINDS
 from chaos.refusals import Refusals
-from chaos.rig import WHY_NOT, rigged
+from chaos.rig import DISK, MEDDLE, NETWORK, WHY_NOT, rigged
 from chaos.traffic import MODELS, WINDOW_SHORT, Job, jobs
 from chaos.world import World
 from support.stack import Stack
@@ -220,7 +221,8 @@ class Harness:
         if self._errors:
             raise AssertionError("; ".join(self._errors))
         return len(self._ids) == len(self._jobs) and all(
-            self._watcher.seen.get(batch_id, {}).get("status") in checker.OVER for batch_id in self._ids.values()
+            self._watcher.seen.get(batch_id, {}).get("status") in checker.OVER
+            for batch_id in (*self._ids.values(), *(name for _, name in self._world.made))
         )
 
     def _report(self) -> Report:
@@ -228,12 +230,13 @@ class Harness:
         for told in (*self._watcher.told, *self._refusals.told):
             verdict.say(told, wrong=1)
         by_number = {job.number: job for job in self._jobs}
-        for number, batch_id in self._ids.items():
+        asked = [(by_number[number], batch_id) for number, batch_id in self._ids.items()]
+        for job, batch_id in (*asked, *self._world.made):
             status = self._watcher.seen.get(batch_id, {}).get("status", "unknown")
             if status in checker.OVER:
-                self._check(by_number[number], batch_id, verdict)
+                self._check(job, batch_id, verdict)
             else:
-                verdict.say(f"job {number} ({batch_id}) hangs in {status}", lost=by_number[number].lines)
+                verdict.say(f"job {job.number} ({batch_id}) hangs in {status}", lost=job.lines)
         checker.check_ledger(self._world.client, self._world.batches(), verdict)
         return self._judged(Report(verdict=verdict, failures=[*self._errors, *verdict.told]))
 
@@ -274,6 +277,8 @@ class Harness:
             ("double", str(verdict.double)),
             ("wrong bill", str(verdict.wrong_bill)),
             ("otherwise wrong", str(verdict.wrong)),
+            *(("found", found) for found in world.found),
+            *([("time to recover", _spread(world.recoveries))] if world.recoveries else []),
             ("longest stall", "{:.1f} s, from {:.1f} s on".format(*self._stall)),
         ]  # fmt: skip
         return report
@@ -283,11 +288,19 @@ def staged(plan: Plan, tell: Callable[[str], None]) -> Plan:
     """The plan without the faults that this machine cannot have; says which and why."""
     needs = set(map(_need, plan.faults))
     why_not = {need: why() for need, why in WHY_NOT.items() if need in needs}
+    if NETWORK in needs and not why_not[NETWORK]:
+        why_not |= dict.fromkeys({DISK, MEDDLE} & needs, "a cluster has no disks and clocks of its own")
     for need, why in why_not.items():
         if why:
             left_out = ", ".join(name for name in plan.faults if _need(name) == need)
             tell(f"left out: {left_out}, since {why}")
     return replace(plan, faults=tuple(name for name in plan.faults if not why_not.get(_need(name))))
+
+
+def _spread(recoveries: list[tuple[str, float]]) -> str:
+    times = sorted((seconds, fault) for fault, seconds in recoveries)
+    (middle, _), (most, fault) = times[len(times) // 2], times[-1]
+    return f"{middle:.1f} s in the middle, {most:.1f} s at most ({fault}), of {len(times)}"
 
 
 def _need(fault: str) -> str:
@@ -321,7 +334,8 @@ def run(
         environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW_SHORT}"]', "TIDEMILL_GRACE_SECONDS": "2"}
         if plan.part_bytes is not None:
             environ["TIDEMILL_PART_BYTES"] = str(plan.part_bytes)
-        with Stack(data, models, {**environ, **rig.environ}) as stack:
+        kind = Cluster if NETWORK in map(_need, plan.faults) else Stack
+        with kind(data, models, {**environ, **rig.environ}) as stack:
             world = World(
                 stack,
                 backend,

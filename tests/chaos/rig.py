@@ -1,6 +1,7 @@
-"""What a run needs of its machine beyond processes: disks of its own, and a library that all processes load.
+"""What a run needs of its machine: disks of its own, a library that all processes load, an S3 server.
 
-A machine that has no C compiler, or does not let one mount, leaves out the faults that need it, and says so.
+A machine that lacks one of them, since it has no C compiler or does not let one mount, leaves out the faults that
+need it, and says so.
 """
 
 from collections.abc import Iterable, Iterator
@@ -8,13 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import disk, meddle
+from chaos import cluster, disk, meddle
 from chaos.disk import Disk
 from chaos.meddle import Meddle
 
 DISK = "disk"
 MEDDLE = "meddle"
-WHY_NOT = {DISK: disk.missing, MEDDLE: meddle.missing}
+NETWORK = "network"
+"""The installation is a cluster then."""
+WHY_NOT = {DISK: disk.missing, MEDDLE: meddle.missing, NETWORK: cluster.missing}
 """What a fault may need, and how one learns why this machine has it not."""
 
 
@@ -52,7 +55,7 @@ def rigged(data: Path, needs: Iterable[str], *, keep: bool) -> Iterator[Rig]:
 
     Args:
         data: The folder of the installation; it is made where it is missing.
-        needs: `DISK`, `MEDDLE`, both or none.
+        needs: Of `WHY_NOT`.
         keep: Whether a copy of what is on the disks shall be left, in `DATA.rig`.
     """
     data.mkdir(parents=True, exist_ok=True)

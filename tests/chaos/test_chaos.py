@@ -1,6 +1,8 @@
 """A short run with faults of all kinds: nothing is lost, nothing is double, no bill is wrong."""
 
 import pytest
+from chaos import network
+from chaos.cluster import missing
 from chaos.faults import ANYWHERE
 from chaos.harness import Plan, run, schedule
 
@@ -26,7 +28,24 @@ def test_so_many_faults_as_are_asked_for():
 @pytest.mark.timeout(RUN_SECONDS_MAX)
 def test_faults_cost_nothing(tmp_path):
     """Invariants 1 to 6, as far as the outside can see them."""
-    plan = Plan(seed=SEED, seconds=60, every_seconds=6, batches=10, lines=5_000, faults=ANYWHERE)
-    report = run(plan, tmp_path / "data")
+    check(Plan(seed=SEED, seconds=60, every_seconds=6, batches=10, lines=5_000, faults=ANYWHERE), tmp_path)
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.timeout(RUN_SECONDS_MAX)
+def test_cuts_cost_nothing(tmp_path):
+    """The same in a cluster, between whose processes, brokers and store the network fails."""
+    check(Plan(seed=SEED, seconds=40, batches=8, lines=6_000, faults=tuple(network.FAULTS)), tmp_path)
+
+
+@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.timeout(RUN_SECONDS_MAX)
+def test_scenarios(tmp_path):
+    """Each of the five is met at its point, and costs nothing."""
+    check(Plan(seed=SEED, count=1, batches=4, lines=2_000, faults=("scenario:all",)), tmp_path)
+
+
+def check(plan, folder):
+    report = run(plan, folder / "data")
     print(report)  # noqa: T201  the table is what the run is for
     assert not report.failures

@@ -4,24 +4,31 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from chaos.aim import Aim
+from chaos.aim import AWAY, Aim, done
 from chaos.backend import Backend
+from chaos.checker import OVER
+from chaos.cluster import EXTRAS, STAGES, STORE, Cluster
 from chaos.rig import Rig
+from chaos.traffic import Job
 from openai import OpenAI
 from support.stack import KEY, Stack, runs
 from support.waiting import wait_until
 
-STAGES = ("api", "ingest", "processors", "results")
+T = TypeVar("T")
+Step = tuple[str, str, int]
+"""A batch, its status, and how many of its lines are final."""
+
 PROCESSES = (*STAGES, "kafka", "supervisor")
 BACK_SECONDS_MAX = 90.0
-EXTRAS_MAX = 3
+RECOVER_SECONDS_MAX = 60.0
+"""From the end of a fault of the network until lines go on."""
+LOOK_SECONDS = 0.1
 AWAY_SECONDS = (2.0, 8.0)
 CLIENT_SECONDS_MAX = 20.0
 
@@ -36,10 +43,19 @@ class World:
         in_flight_max: The most that Tidemill itself may have counted as in flight at these times: calls, and
             results that the log did not have yet.
         aim: Finds the moment of faults that wait for one.
+        recoveries: Which fault of the network was followed by how many seconds without a step of any batch.
+        made: Batches that a fault has asked for, with what they have to be.
+        found: What a fault has measured, in words.
     """
 
     def __init__(
-        self, stack: Stack, backend: Backend, rig: Rig, *, per_process: int, away_seconds: float | None = None
+        self,
+        stack: Stack | Cluster,
+        backend: Backend,
+        rig: Rig,
+        *,
+        per_process: int,
+        away_seconds: float | None = None,
     ) -> None:
         self.stack = stack
         self.backend = backend
@@ -50,8 +66,23 @@ class World:
         self.in_flight_max = 0
         self._per_process = per_process
         self._away_seconds = away_seconds
-        self._extras: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._extras: list[tuple[str, str, subprocess.Popen[bytes]]] = []
+        """Stage, place and process, the oldest first."""
         self.aim = Aim(self.batches)
+        self.recoveries: list[tuple[str, float]] = []
+        self.made: list[tuple[Job, str]] = []
+        self.found: list[str] = []
+
+    @property
+    def cluster(self) -> Cluster:
+        """The installation, where it is one."""
+        assert isinstance(self.stack, Cluster)
+        return self.stack
+
+    def places(self, stage: str) -> list[str]:
+        """Where a cluster's processes of a stage are that live."""
+        extra = [place for name, place, process in self._extras if name == stage and process.poll() is None]
+        return [stage, *extra]
 
     @property
     def client(self) -> OpenAI:
@@ -62,7 +93,7 @@ class World:
         """The processes of a stage that live, the extra ones included."""
         if name == "supervisor":
             return [self.stack.supervisor]
-        extra = [process.pid for stage, process in self._extras if stage == name and process.poll() is None]
+        extra = [process.pid for stage, _, process in self._extras if stage == name and process.poll() is None]
         with suppress(OSError, ValueError):
             return [*filter(runs, self.stack.pids(name)), *extra]
         return extra
@@ -98,28 +129,19 @@ class World:
         self.stack.crash(pids)
         self.stack.start()
 
-    def start_extra(self, stage: str) -> None:
-        """Start one more process of a stage on the same data folder; beyond `EXTRAS_MAX` the oldest one stops."""
-        self._extras = [(name, process) for name, process in self._extras if process.poll() is None]
-        while len(self._extras) >= EXTRAS_MAX:
+    def start_extra(self, stage: str) -> str:
+        """Start one more process of a stage, and return its place; where all are taken the oldest one stops."""
+        self._extras = [extra for extra in self._extras if extra[2].poll() is None]
+        while len(self._extras) >= len(EXTRAS):
             self.stop_extra()
-        environ = {
-            **self.stack.environ_of_all,
-            "TIDEMILL_DATA": str(self.stack.data),
-            **self.stack.way_in(stage),
-            "TIDEMILL_PORT": "0",
-        }
-        log = (self.stack.data / "logs" / f"extra-{stage}.log").open("ab")
-        with log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tidemill", stage], env=environ, stdout=log, stderr=subprocess.STDOUT
-            )
-        self._extras.append((stage, process))
+        place = next(place for place in EXTRAS if all(place != taken for _, taken, _ in self._extras))
+        self._extras.append((stage, place, self.stack.start_extra(stage, place)))
+        return place
 
     def stop_extra(self) -> None:
         """Ask the oldest extra process to end, and wait for it."""
         if self._extras:
-            _, process = self._extras.pop(0)
+            _, _, process = self._extras.pop(0)
             # One that was frozen in the meantime would not hear.
             process.send_signal(signal.SIGCONT)
             process.terminate()
@@ -137,8 +159,67 @@ class World:
         """Undo what lasts."""
         self.backend.set(down="false")
         self.rig.heal()
-        mend_store(self.stack.data)
+        self.mend_store()
         self.stop_extras()
+
+    def break_store(self) -> None:
+        """From now on every call of the store fails: its folder is a link to itself, its connections break."""
+        if isinstance(self.stack, Cluster):
+            self.stack.network.set(server=STORE, closed=True)
+            return
+        store = self.stack.data / "store"
+        store.rename(store.with_suffix(".away"))
+        store.symlink_to(store)
+
+    def mend_store(self) -> None:
+        """The store is back as it was, and with it the network."""
+        if isinstance(self.stack, Cluster):
+            self.stack.network.heal()
+            return
+        store = self.stack.data / "store"
+        if store.with_suffix(".away").exists():
+            store.unlink()
+            store.with_suffix(".away").rename(store)
+
+    def recover(self, fault: str) -> None:
+        """Wait until some batch has gone a step on since a fault has ended, or none is at work.
+
+        Raises:
+            AssertionError: Nothing goes on for `RECOVER_SECONDS_MAX`.
+        """
+        began = time.monotonic()
+        first: list[list[Step]] = []
+
+        def goes_on() -> bool:
+            sleep(LOOK_SECONDS)
+            try:
+                batches = self.batches()
+            except AWAY:
+                return False
+            now = [(batch["id"], batch["status"], done(batch)) for batch in batches]
+            first[:] = first or [now]
+            return now != first[0] or not _at_work(first[0])
+
+        wait_until(goes_on, f"a step of some batch after {fault}", seconds_max=RECOVER_SECONDS_MAX)
+        if _at_work(first[0]):
+            self.recoveries.append((fault, time.monotonic() - began))
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """A batch as the API shows it."""
+        return self.client.get(f"/batches/{batch_id}", cast_to=dict)
+
+    def steadily(self, call: Callable[[], T]) -> T:
+        """Ask until the api answers, as a client does that wants its batch."""
+        found: list[T] = []
+
+        def answers() -> bool:
+            sleep(LOOK_SECONDS)
+            with suppress(*AWAY):
+                found.append(call())
+            return bool(found)
+
+        wait_until(answers, "an answer of the api", seconds_max=BACK_SECONDS_MAX)
+        return found[0]
 
     def batches(self) -> list[dict[str, Any]]:
         """All batches as the API lists them."""
@@ -164,17 +245,8 @@ def gone(pids: list[int]) -> bool:
     return not any(map(runs, pids))
 
 
-def break_store(data: Path) -> None:
-    """From now on every call of the store fails: its folder is a link to itself."""
-    (data / "store").rename(data / "store.away")
-    (data / "store").symlink_to(data / "store")
-
-
-def mend_store(data: Path) -> None:
-    """The store is back as it was."""
-    if (data / "store.away").exists():
-        (data / "store").unlink()
-        (data / "store.away").rename(data / "store")
+def _at_work(steps: list[Step]) -> bool:
+    return any(status not in OVER for _, status, _ in steps)
 
 
 def sleep(seconds: float) -> None:

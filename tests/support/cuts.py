@@ -2,13 +2,15 @@
 
 Between one process and one broker (or the store, or a server) lies a *way*. What is cut is held back as a network
 that loses packets does: nothing comes through, new connections are taken and never answered, and what was sent
-arrives when the way is mended. A way can also be closed (connections break, new ones too), be slow, or break a
-connection off in the middle of what it carries.
+arrives when the way is mended. A way can also be closed (connections break, new ones too, and what was held back
+is lost), be slow, break a connection off in the middle of what it carries, or be half open: the server has lost
+its connections, and the process is not told.
 """
 
 import asyncio
 import random
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
@@ -29,17 +31,23 @@ class _Passage:
         self._way = way
         self._direction = direction
         self.is_cut = False
+        self.held = b""
+        """What has come and may not pass yet."""
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK_BYTES):
+            self.held = data
             if self._way.seconds:
                 await asyncio.sleep(self._way.seconds)
+            self.is_cut |= self._direction == OUT and self._way.catches(data)
             await self._way.opened(lambda: not self.is_cut and self._direction not in self._way.cuts)
+            self.held = b""
             if self._way.take_truncation(self._direction):
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
                 return
             self._way.bytes[self._direction] += len(data)
+            self._way.passed_at[self._direction] = time.monotonic()
             writer.write(data)
             await writer.drain()
 
@@ -50,6 +58,7 @@ class Way:
     Attributes:
         port: Where the process connects to.
         bytes: That have passed, by direction.
+        passed_at: When the last of them did, on the monotonic clock; 0 before the first.
         seconds: By which each chunk is late.
         cuts: The directions in which nothing passes.
     """
@@ -57,13 +66,18 @@ class Way:
     def __init__(self, target: int) -> None:
         self.port = 0
         self.bytes = {OUT: 0, BACK: 0}
+        self.passed_at = {OUT: 0.0, BACK: 0.0}
         self.seconds = 0.0
         self.cuts: frozenset[str] = frozenset()
         self._target = target
         self._is_closed = False
+        self._is_half_open = False
+        self._caught: tuple[bytes, ...] = ()
         self._truncated: str | None = None
         self._changed = asyncio.Condition()
         self._writers: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
+        self._behind: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
+        """Those of them that lead to the server."""
         self._live: dict[asyncio.Task[None], tuple[_Passage, _Passage]] = {}
 
     async def listen(self) -> asyncio.Server:
@@ -90,14 +104,29 @@ class Way:
         cuts: frozenset[str] = frozenset(),
         seconds: float = 0.0,
         closed: bool = False,
+        half_open: bool = False,
         truncated: str | None = None,
+        caught: tuple[bytes, ...] = (),
     ) -> None:
-        """Be like this from now on; without an argument all is well, also for single connections."""
+        """Be like this from now on; without an argument all is well, also for single connections.
+
+        Args:
+            cuts: Directions in which nothing passes.
+            seconds: By which each chunk is late.
+            closed: Connections break, new ones too.
+            half_open: The server has lost its connections, new ones wait, and the process is not told.
+            truncated: The direction in which the next chunk is cut short, and its connection ends.
+            caught: A connection is cut from the chunk on that has all of this in it, on its way to the server.
+        """
         self.cuts, self.seconds, self._is_closed, self._truncated = cuts, seconds, closed, truncated
+        self._is_half_open, self._caught = half_open, caught
         if closed:
             for task in list(self._live):
                 task.cancel()
-        if not (cuts or seconds or closed or truncated):
+        if half_open:
+            for writer in list(self._behind):
+                writer.transport.abort()
+        if not (cuts or seconds or closed or half_open or truncated or caught):
             for passages in self._live.values():
                 for passage in passages:
                     passage.is_cut = False
@@ -111,6 +140,15 @@ class Way:
         for writer in self._writers:
             writer.transport.abort()
         return tasks
+
+    def catches(self, data: bytes) -> bool:
+        """Whether a chunk is what its connection is to be cut at."""
+        return bool(self._caught) and all(text in data for text in self._caught)
+
+    @property
+    def has_caught(self) -> bool:
+        """Whether such a chunk is held back."""
+        return any(self.catches(out.held) for out, _ in list(self._live.values()))
 
     async def cut_one(self, chance: random.Random) -> None:
         """Hold back one of the connections there are, both ways."""
@@ -127,9 +165,10 @@ class Way:
         try:
             if self._is_closed:
                 return
-            await self.opened(lambda: not self.cuts)
+            await self.opened(lambda: not self.cuts and not self._is_half_open)
             there, back = await asyncio.open_connection(LOOPBACK, self._target)
             self._writers.add(back)
+            self._behind.add(back)
             try:
                 pumps = {
                     asyncio.ensure_future(passages[0].pump(reader, back)),
@@ -143,6 +182,7 @@ class Way:
                     await asyncio.gather(*pumps, return_exceptions=True)
             finally:
                 back.close()
+            await self.opened(lambda: not self._is_half_open)
         except (OSError, asyncio.CancelledError):
             pass
         finally:

@@ -97,7 +97,7 @@ class Fleet:
             environ: Settings of its own, as variables.
         """
         environ = environ or {}
-        port = kraft.free_port()
+        port = int(environ.get("TIDEMILL_PORT") or kraft.free_port())
         log = self._folder / f"{stage}-{len(self.members)}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(

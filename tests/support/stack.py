@@ -100,6 +100,19 @@ class Stack:
         """The processes of a stage, as they are now; a stage that was killed comes back under new ones."""
         return list(self._running["processes"].get(stage, []))
 
+    def start_extra(self, stage: str, place: str) -> subprocess.Popen[bytes]:
+        """Start one more process of a stage on the same data folder; whoever asks for it ends it.
+
+        Args:
+            stage: Which.
+            place: The name of its log, `extra-1` and so on.
+        """
+        environ = {**self._environ(), "TIDEMILL_DATA": str(self.data), **self.way_in(stage), "TIDEMILL_PORT": "0"}
+        with (self.data / "logs" / f"{place}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tidemill", stage], env=environ, stdout=log, stderr=subprocess.STDOUT
+            )
+
     def is_ready(self, stage: str) -> bool:
         """Whether a stage says of itself that it is ready."""
         with suppress(OSError, ValueError, KeyError):

@@ -124,6 +124,39 @@ async def test_what_is_closed_breaks(way):
     assert await says(*await connect(lane))
 
 
+async def test_what_is_half_open_is_silent_until_it_is_mended(way):
+    """The server's end is gone, the process is not told, and what it sends meanwhile is lost."""
+    network, lane = way
+    reader, writer = await connect(lane)
+    assert await says(reader, writer)
+    network.set("p", half_open=True)
+    writer.write(b"hello")
+    assert await nothing_comes(reader)
+    new = await connect(lane)
+    new[1].write(b"hello")
+    assert await nothing_comes(new[0])
+    network.heal()
+    assert not await comes(reader)
+    assert await comes(new[0])
+
+
+async def test_what_is_caught_is_lost_where_it_is_closed(way):
+    """All else passes, on the same connection before it and on others."""
+    network, lane = way
+    network.set("p", caught=(b"a", b"word"))
+    reader, writer = await connect(lane)
+    assert await says(reader, writer)
+    assert not lane.has_caught
+    writer.write(b"a word")
+    assert await nothing_comes(reader)
+    assert lane.has_caught
+    assert await says(*await connect(lane))
+    network.set("p", closed=True)
+    network.heal()
+    assert not await comes(reader)
+    assert lane.bytes[OUT] == 10
+
+
 async def test_a_message_breaks_off_in_its_middle(way):
     """Half of it comes, then the end of the connection; the next connection is well."""
     network, lane = way

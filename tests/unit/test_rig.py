@@ -87,3 +87,13 @@ def test_what_a_machine_cannot_have_is_left_out_and_said(monkeypatch):
     plan = staged(Plan(seed=1, faults=("kill:api", "disk-full", "clock", "store-full")), told.append)
     assert plan.faults == ("kill:api", "clock")
     assert told == ["left out: disk-full, store-full, since nobody may mount"]
+
+
+def test_a_cluster_has_no_disks_and_clocks(monkeypatch):
+    """Where a fault of the network is asked for, the installation is a cluster."""
+    for need in rig.WHY_NOT:
+        monkeypatch.setitem(rig.WHY_NOT, need, lambda: "")
+    told = []
+    plan = staged(Plan(seed=1, faults=("cut:api:out", "kill", "disk-full", "clock")), told.append)
+    assert plan.faults == ("cut:api:out", "kill")
+    assert len(told) == 2

@@ -1,0 +1,286 @@
+"""Five ways to come between two steps, each aimed at its exact point; that the point was met is checked.
+
+A scenario asks for a batch of its own, which is checked at the end of the run like all others.
+"""
+
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+
+from chaos import world as worlds
+from chaos.aim import AWAY, done
+from chaos.checker import OVER
+from chaos.cluster import BACKEND, STORE
+from chaos.network import BROKERS
+from chaos.traffic import Job
+from chaos.world import World
+from support.cuts import BACK, OUT
+from support.waiting import wait_until
+
+from tidemill.schemas import codec, ids, topics
+from tidemill.schemas.messages import CancelRequested
+from tidemill.schemas.part import file_key
+
+AIM_SECONDS_MAX = 60.0
+END_SECONDS_MAX = 120.0
+REFUSED_SECONDS_MAX = 30.0
+LINES = 800
+RUN, PROJECT = "scenario", "default"
+NUMBER_MIN = 1_000
+"""Jobs of the run have smaller numbers."""
+SLOW_SECONDS = 1.0
+ALONE_SECONDS = 8.0
+QUIET_SECONDS = 4.0
+"""A zombie that calls nothing for so long has stopped: its calls last for less."""
+DAY_SECONDS = 86_400
+
+Scenario = Callable[[World, random.Random], None]
+
+
+def creation(world: World, chance: random.Random) -> None:
+    """The api ends while the store has a batch's input and the log has not, and once more before its command."""
+    network, job = world.cluster.network, _job(world, chance, lines=60)
+    with ThreadPoolExecutor(1) as pool:
+        _cut(world, "api", OUT)
+        answer = pool.submit(lambda: job.upload(world.client))
+        size = len(job.content())
+        key = wait_until(
+            lambda: next((k for k, held in world.cluster.objects("files/").items() if held == size), ""),
+            "the input in the store", seconds_max=AIM_SECONDS_MAX,
+        )  # fmt: skip
+        _end(world, "api")
+        _refused(answer)
+    file_id = key.removeprefix("files/")
+    assert all(name != file_id for name, _ in world.cluster.records(topics.FILES.name)), "the log has the file"
+    network.heal()
+    batch_id = ids.derived_batch_id(PROJECT, f"{RUN}-{job.number}")
+    file_id = world.steadily(lambda: job.upload(world.client))
+    _lose(world, batch_id, lambda: job.create(world.client, RUN, file_id))
+    assert any(name == batch_id for name, _ in world.cluster.records(topics.CLAIMS.name)), "there is no claim"
+    assert all(name != batch_id for name, _ in world.cluster.records(topics.COMMANDS.name)), "the log has it"
+    network.heal()
+    assert _create(world, job, file_id) == batch_id
+    _ends(world, "creation", batch_id)
+
+
+def lost_cancel(world: World, chance: random.Random) -> None:
+    """A cancel has left the api and never comes to the log, and the api ends: its caller tries again."""
+    job = _job(world, chance, lines=4 * LINES, is_cancelled=True)
+    batch_id = _create(world, job)
+    _wait(world, batch_id, lambda batch: done(batch) > 0)
+    _lose(world, batch_id, lambda: world.client.batches.cancel(batch_id))
+    told = (codec.decode_command(value) for _, value in world.cluster.records(topics.COMMANDS.name) if value)
+    cancels = [command for command in told if isinstance(command, CancelRequested)]
+    assert all(command.batch_id != batch_id for command in cancels), "the log has the cancel"
+    world.cluster.network.heal()
+    world.steadily(lambda: world.client.batches.cancel(batch_id))
+    batch = _ends(world, "lost-cancel", batch_id)
+    assert batch["status"] == "cancelled", f"a batch that was cancelled is {batch['status']}"
+
+
+def orphan(world: World, chance: random.Random) -> None:
+    """Results end between a file and its record: another writes it anew, and the first one goes after a day."""
+    job = _job(world, chance, lines=LINES)
+    batch_id = _create(world, job)
+    _wait(world, batch_id, lambda batch: done(batch) > 0.5 * LINES)
+    own = tuple(file_key(ids.derived_file_id(batch_id, kind)) for kind in ("output", "errors"))
+    world.stop_extras()
+    world.cluster.network.set("results", STORE, seconds=SLOW_SECONDS)
+    made = wait_until(
+        lambda: {key for key in world.cluster.objects("files/") if key.startswith(own)}, "a file without a record",
+        seconds_max=AIM_SECONDS_MAX,
+    )  # fmt: skip
+    _end(world, "results")
+    orphans = _unnamed(world, made)
+    assert orphans, "the log has the file"
+    world.cluster.network.heal()
+    _ends(world, "orphan", batch_id)
+    left = _unnamed(world, orphans)
+    assert left, "its successor has taken over what it wrote"
+    began = time.monotonic()
+    _a_day_later(world, left)
+    wait_until(
+        lambda: not left & set(world.cluster.objects("files/")),
+        "removal of the orphans",
+        seconds_max=END_SECONDS_MAX,
+    )
+    world.found.append(
+        f"orphan: {len(left)} of {len(orphans)} removed {time.monotonic() - began:.0f} s after a day"
+    )
+
+
+def finalizing(world: World, chance: random.Random) -> None:
+    """Results end while they write a batch's files, and for a while there are none."""
+    job = _job(world, chance, lines=LINES)
+    batch_id = _create(world, job)
+    world.stop_extras()
+    _wait(world, batch_id, lambda batch: done(batch) > 0.5 * LINES)
+    world.cluster.network.set("results", STORE, seconds=SLOW_SECONDS)
+    _wait(world, batch_id, lambda batch: batch["status"] == "finalizing")
+    with world.cluster.kept_down("results"):
+        _end(world, "results")
+        world.cluster.network.heal()
+        worlds.sleep(ALONE_SECONDS)
+        batch = world.steadily(lambda: world.batch(batch_id))
+        assert batch["status"] == "finalizing", f"it is {batch['status']}, and nobody is at work on it"
+    _ends(world, "finalizing", batch_id)
+
+
+def zombie(world: World, chance: random.Random) -> None:
+    """A processor loses all brokers, or one, while its calls run; another one takes its partitions over."""
+    network = world.cluster.network
+    servers = chance.choice((BROKERS, *((broker,) for broker in BROKERS)))
+    batch_id = _create(world, _job(world, chance, lines=2 * LINES))
+    world.stop_extras()
+    _wait(world, batch_id, lambda batch: done(batch) > 0)
+    (way,) = network.between("processors", BACKEND)
+    before = world.backend.stats()
+    world.soft["zombie of processors"] += 1
+    world.note_in_flight(1)
+    assert before["in_flight"], "no call was running"
+    is_alone = servers == BROKERS
+    for server in servers:
+        network.set("processors", server, cuts=frozenset({OUT, BACK}))
+    at = time.monotonic()
+    heir = network.between(world.start_extra("processors"), BACKEND)[0]
+    wait_until(lambda: heir.bytes[OUT], "calls of another process", seconds_max=END_SECONDS_MAX)
+    if is_alone:
+        wait_until(
+            lambda: time.monotonic() - max(at, way.passed_at[OUT]) > QUIET_SECONDS,
+            "the end of the zombie's calls",
+            seconds_max=END_SECONDS_MAX,
+        )
+    seconds = max(0.0, way.passed_at[OUT] - at)
+    network.heal()
+    _ends(world, "zombie", batch_id)
+    again = world.backend.stats()["repeats"] - before["repeats"]
+    world.found.append(
+        f"zombie: without {' '.join(servers)} it called for {seconds:.1f} s, {before['in_flight']} in flight,"
+        f" {again} paid twice"
+    )
+    world.stop_extras()
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "creation": creation,
+    "lost-cancel": lost_cancel,
+    "orphan": orphan,
+    "finalizing": finalizing,
+    "zombie": zombie,
+}
+
+
+ALL = "all"
+VICTIMS = (*SCENARIOS, ALL)
+
+
+def play(world: World, chance: random.Random, victim: str) -> None:
+    """Play one of them, or all, one after the other."""
+    for name in SCENARIOS if victim == ALL else (victim,):
+        world.aim.strikes[name] += 1
+        try:
+            SCENARIOS[name](world, chance)
+        finally:
+            world.cluster.network.heal()
+        world.aim.met[name] += 1
+
+
+def _job(world: World, chance: random.Random, *, lines: int, is_cancelled: bool = False) -> Job:
+    number = NUMBER_MIN + len(world.made)
+    model = chance.choice(("chat-a", "chat-b", "embed"))
+    return Job(number=number, model=model, lines=lines, is_cancelled=is_cancelled)
+
+
+def _create(world: World, job: Job, file_id: str = "") -> str:
+    """Upload and create; asked again with the same key, the api makes no other batch."""
+    file_id = file_id or world.steadily(lambda: job.upload(world.client))
+    first, again = (world.steadily(lambda: job.create(world.client, RUN, file_id)) for _ in range(2))
+    assert first == again, "one key has made two batches"
+    world.made.append((job, first))
+    return first
+
+
+def _lose(world: World, batch_id: str, ask: Callable[[], object]) -> None:
+    """Have the api send a command about a batch, and end it while that is on its way."""
+    network = world.cluster.network
+    with ThreadPoolExecutor(1) as pool:
+        for broker in BROKERS:
+            network.set("api", broker, caught=(topics.COMMANDS.name.encode(), batch_id.encode()))
+        answer = pool.submit(ask)
+        wait_until(
+            lambda: any(way.has_caught for way in network.between("api")), f"a command about {batch_id}",
+            seconds_max=AIM_SECONDS_MAX,
+        )  # fmt: skip
+        _end(world, "api")
+        _refused(answer)
+
+
+def _cut(world: World, place: str, direction: str) -> None:
+    for broker in BROKERS:
+        world.cluster.network.set(place, broker, cuts=frozenset({direction}))
+
+
+def _end(world: World, stage: str) -> None:
+    """End a process at once; what it had sent and the network held back never arrives."""
+    world.hard[stage] += 1
+    pids = world.wait_for(stage)
+    worlds.send(pids, signal.SIGKILL)
+    wait_until(lambda: worlds.gone(pids), f"end of {stage}")
+    for broker in BROKERS:
+        world.cluster.network.set(stage, broker, closed=True)
+
+
+def _refused(answer: Future[object]) -> None:
+    with suppress(*AWAY):
+        raise AssertionError(f"it was answered with {answer.result(REFUSED_SECONDS_MAX)}")
+
+
+def _wait(world: World, batch_id: str, condition: Callable[[dict[str, object]], bool]) -> None:
+    def comes() -> bool:
+        worlds.sleep(worlds.LOOK_SECONDS)
+        with suppress(*AWAY):
+            batch = world.batch(batch_id)
+            assert batch["status"] not in OVER, f"{batch_id} was over before it was met"
+            return condition(batch)
+        return False
+
+    wait_until(comes, f"the moment of {batch_id}", seconds_max=END_SECONDS_MAX)
+
+
+def _ends(world: World, name: str, batch_id: str) -> dict[str, object]:
+    """Wait for the end of a batch from now on."""
+    began = time.monotonic()
+    world.recover(f"scenario:{name}")
+    wait_until(lambda: world.aim.ended(batch_id), f"end of {batch_id}", seconds_max=END_SECONDS_MAX)
+    world.found.append(f"{name}: its batch was over after {time.monotonic() - began:.1f} s")
+    return world.steadily(lambda: world.batch(batch_id))
+
+
+def _unnamed(world: World, keys: set[str]) -> set[str]:
+    """Those of them that no record of a file names."""
+    named = [value or b"" for _, value in world.cluster.records(topics.FILES.name)]
+    return {key for key in keys if not any(b'"%b"' % key.encode() in value for value in named)}
+
+
+def _a_day_later(world: World, keys: set[str]) -> None:
+    """The api has met these objects a day ago: it notes when, in a file, and looks when it starts."""
+    view = world.cluster.view
+
+    def met(change: str = "SELECT count(*) FROM strays") -> int:
+        with suppress(sqlite3.Error), closing(sqlite3.connect(view)) as database, database:
+            marks = ",".join("?" * len(keys))
+            return int((database.execute(f"{change} WHERE key IN ({marks})", sorted(keys)).fetchone() or [0])[0])
+        return 0
+
+    for change in (None, f"UPDATE strays SET met_at = met_at - {DAY_SECONDS}"):
+        with world.cluster.kept_down("api"):
+            _end(world, "api")
+            if change is not None:
+                met(change)
+        world.cluster.network.heal()
+        if change is None:
+            wait_until(lambda: met() == len(keys), "the api to meet the orphans", seconds_max=AIM_SECONDS_MAX)
