@@ -12,7 +12,8 @@ from tidemill.ingest.flow import Flow, State
 from tidemill.ingest.ids import Ids
 from tidemill.ingest.patience import stubborn
 from tidemill.schemas import ids
-from tidemill.schemas.batch import ENDPOINTS, Batch, Cut, Extras, Status, window_seconds
+from tidemill.schemas.batch import Batch, Cut, Extras, Status, window_seconds
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.intake import Wish
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.ports import Clock, Steady, Store

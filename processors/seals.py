@@ -7,8 +7,8 @@ from tidemill.handling import told
 from tidemill.processors.ended import Ended
 from tidemill.processors.shipping import Outbox
 from tidemill.schemas import codec, ids
-from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import DecodeError, Headers, RequestHead
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.sealing.records import opened_request, sealed_outcome
 from tidemill.sealing.vault import NoKey, Vault
 

@@ -30,8 +30,6 @@ from tidemill.schemas.bounds import (
 )
 from tidemill.schemas.part import file_kind
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
-
 _WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])\Z")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

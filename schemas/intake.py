@@ -18,7 +18,7 @@ from typing import Final
 
 import orjson
 
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 
 AUTHORIZATION: Final = "authorization"
 END: Final = "tidemill-end"

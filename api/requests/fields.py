@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, core_schema
 from tidemill.api.requests import faults
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas import access, bounds, intake
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
 from tidemill.schemas.intake import IntakeError
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, AnyHttpUrl, BeforeValidator, Field, field_validator, model_validator
 
 from tidemill.misconfigured import Table
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.timetable import Hours
 
 

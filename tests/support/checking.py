@@ -3,7 +3,8 @@
 import orjson
 
 from tidemill.ingest.check import Checker, Failed, Passed, Rules
-from tidemill.schemas.batch import ENDPOINTS, BatchError
+from tidemill.schemas.batch import BatchError
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.lines import Splitter
 
 CHAT = "/v1/chat/completions"

@@ -8,7 +8,7 @@ import pytest
 from support.faults import LIST, NUMBER, OBJECT, TEXT, TRUE, long, rows
 
 from tidemill.ingest.check import Checker, Failed, Rules
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.lines import Splitter
 
 CHAT = "/v1/chat/completions"

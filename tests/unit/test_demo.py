@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tidemill import demo
 from tidemill.demo.embedding import INPUTS_MAX, EmbeddingRequest, parse, reply
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.servers import Model
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)

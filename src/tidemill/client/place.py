@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from tidemill.client.reconciliation import BOM, LINE_BYTES_MAX
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 
 
 class InputFault(Exception):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tidemill.ingest import arrival
 from tidemill.ingest.arrival import REQUEST_BYTES_MIN, SHORT_LINES_MAX, bounded, split
-from tidemill.schemas.batch import ENDPOINTS
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.intake import IntakeError
 
 SHORTEST = min(

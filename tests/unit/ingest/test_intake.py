@@ -19,7 +19,8 @@ from tidemill.ingest.publisher import SLICE_LINES, Publisher, _checked
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
 from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import ENDPOINTS, Cut
+from tidemill.schemas.batch import Cut
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.file import OBJECT_BYTES
 from tidemill.schemas.intake import IntakeError, Wish
 from tidemill.schemas.messages import Grown, Opened, Sealed

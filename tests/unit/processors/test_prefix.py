@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tidemill.processors import prefix, roster
 from tidemill.processors.lane import Line
-from tidemill.schemas.batch import ENDPOINTS
 from tidemill.schemas.codec import RequestHead
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.servers import Model
 
 FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
