@@ -8,6 +8,7 @@ import msgspec
 from pydantic import BaseModel
 
 from tidemill.schemas.batch import Batch, FileReceipt, Status
+from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.line import REFUSALS
 
 SAMPLES_MAX: Final = 3
@@ -133,7 +134,7 @@ class Tally:
         group.count += 1
         self.total += 1
         if len(group.samples) < SAMPLES_MAX:
-            message = error.message if error is not None and isinstance(error.message, str) else ""
+            message = _message(error, line.response)
             sample = Sample(index=index, custom_id=line.custom_id or "", message=message[:MESSAGE_CHARS_MAX])
             group.samples.append(sample)
 
@@ -194,9 +195,10 @@ def refused(batch: Batch) -> ErrorReport:
 
 
 def _judged(line: _Line) -> tuple[_Error | None, int | None]:
+    """What is concluded goes before what the server said."""
     if line.response is None:
         return line.error, None
-    return _error(line.response.body), line.response.status_code
+    return line.error or _error(line.response.body), line.response.status_code
 
 
 def _error(body: msgspec.Raw) -> _Error | None:
@@ -204,6 +206,14 @@ def _error(body: msgspec.Raw) -> _Error | None:
         return msgspec.convert(_bodies.decode(body).error, _Error)
     except msgspec.MsgspecError:
         return None
+
+
+def _message(error: _Error | None, response: _Response | None) -> str:
+    """What a line failed with, in words: where no field has them, all that the server said."""
+    if error is not None and isinstance(error.message, str):
+        return error.message
+    said = memoryview(response.body) if response is not None else b""
+    return bytes(said[: CHAR_BYTES_MAX * MESSAGE_CHARS_MAX]).decode(errors="replace")
 
 
 def _code(error: _Error | None, status: int | None) -> str:

@@ -6,27 +6,26 @@ token counts are read.
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import orjson
 
+from tidemill.processors import forms, reply
 from tidemill.processors.budget import Share
+from tidemill.processors.reply import NO_TOKENS, Tokens
 from tidemill.processors.retry import Kind, kind_of
 from tidemill.schemas import line as shapes
-from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.codec import LineMark
 
 REPLY_BYTES_MAX: Final = 32 << 20
+WORDS_BYTES_MAX: Final = 4096
+"""What an error line quotes of an answer that is no JSON object."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
-
-Tokens = tuple[int, int, int, int]
-"""Input, cached of these, output, reasoning of these."""
-NO_TOKENS: Final = (0, 0, 0, 0)
 
 _FULL: Final = frozenset({429, 503})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
@@ -40,19 +39,32 @@ class Broken(StrEnum):
     TIMEOUT = "backend_timeout"
     CONNECTION = "backend_connection_lost"
     TOO_LARGE = "backend_reply_too_large"
+    LENGTHS = "backend_reply_unsupported"
 
 
-_KINDS: Final = {
-    Broken.UNREACHABLE: Kind.OUTAGE,
-    Broken.TIMEOUT: Kind.SUSPECT,
-    Broken.CONNECTION: Kind.SUSPECT,
-    Broken.TOO_LARGE: Kind.FINAL,
-}
 _MESSAGES: Final = {
     Broken.UNREACHABLE: "The backend could not be reached.",
-    Broken.TIMEOUT: "The backend did not answer in time.",
-    Broken.CONNECTION: "The connection to the backend broke off during the call.",
+    Broken.TIMEOUT: "The backend did not answer in time: it said nothing that could stand here.",
+    Broken.CONNECTION: "The connection to the backend broke off before there was an answer.",
     Broken.TOO_LARGE: f"The backend's reply is larger than {REPLY_BYTES_MAX} bytes.",
+    Broken.LENGTHS: "The backend's reply names two lengths that differ, so where it ends is not known.",
+}
+REFUSED: Final = "backend_error"
+"""The code of a call that was answered with a status other than 2xx."""
+ERROR_IN_REPLY: Final = "error_in_reply"
+"""Of one that was answered with a 2xx that is an error by its content."""
+INVALID: Final = "backend_reply_invalid"
+"""Of one whose reply is no JSON object; another try may get one."""
+UNSUPPORTED: Final = Broken.LENGTHS.value
+"""Of one whose reply has a form that cannot be delivered; another try would get the same."""
+
+_KINDS: Final = {
+    Broken.UNREACHABLE.value: Kind.OUTAGE,
+    "store_unavailable": Kind.OUTAGE,
+    Broken.TIMEOUT.value: Kind.SUSPECT,
+    Broken.CONNECTION.value: Kind.SUSPECT,
+    INVALID: Kind.SUSPECT,
+    "internal_error": Kind.SUSPECT,
 }
 
 
@@ -64,13 +76,15 @@ class Answer:
     body: bytes
     request_id: str | None = None
     retry_after: str | None = None
+    encoding: str | None = None
+    """How the body is compressed, where it could not be decompressed; the body is empty then."""
     share: Share | None = field(default=None, compare=False)
     """Of the budget of replies, where it is a large one; whoever has the answer closes it in the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A call that ended in an answer for the line, which may be a 4xx."""
+    """A call that was answered well."""
 
     answer: Answer
     body: bytes
@@ -80,114 +94,115 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A call that may be made again; the rest is what to say where it is not.
+    """A call that was not: what happened, and what to say where the line ends with it."""
 
-    `body` is the JSON object that came with an error status, if one did.
-    """
-
-    kind: Kind
     code: str
+    """The reason, in a word."""
     message: str
+    status: int | None = None
+    """What the server says of it: the status of its answer, or the one that an error in a 2xx names."""
     answer: Answer | None = None
-    body: bytes | None = None
+    body: bytes = b""
+    """What came with the answer, as a JSON object."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it says of the backend and of the line."""
+        if self.status is None or self.code not in {REFUSED, ERROR_IN_REPLY}:
+            return _KINDS.get(self.code, Kind.FINAL)
+        return kind_of(self.status) or Kind.FINAL
 
     @property
     def is_full(self) -> bool:
         """Whether the backend says by it that it has too many calls."""
-        if self.answer is None:
-            return self.code == Broken.TIMEOUT
-        return self.answer.status in _FULL
+        return self.code == Broken.TIMEOUT or self.status in _FULL
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+def judge(outcome: Answer | Broken, endpoint: str) -> Success | Failure:
+    """Say what a call came to.
 
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-class _Reply(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _OddReply(msgspec.Struct):
-    usage: object = None
-
-
-class _Object(msgspec.Struct):
-    pass
-
-
-_replies: Final = msgspec.json.Decoder(_Reply)
-_odd_replies: Final = msgspec.json.Decoder(_OddReply)
-_objects: Final = msgspec.json.Decoder(_Object)
-
-
-def judge(outcome: Answer | Broken) -> Success | Failure:
-    """Say what a call came to."""
+    Args:
+        outcome: What the HTTP client brought.
+        endpoint: The path that was called, like `/v1/embeddings`.
+    """
     if isinstance(outcome, Broken):
-        return Failure(_KINDS[outcome], outcome.value, _MESSAGES[outcome])
+        return Failure(outcome.value, _MESSAGES[outcome])
     status = outcome.status
-    if 200 <= status < 300:  # noqa: PLR2004
-        try:
-            return Success(outcome, outcome.body, _tokens(outcome.body))
-        except msgspec.MsgspecError:
-            return Failure(
-                Kind.SUSPECT, "backend_reply_invalid", "The backend's reply is not a JSON object.", outcome
-            )
-    body = outcome.body if is_object(outcome.body) else None
-    if (kind := kind_of(status)) is None:
-        return Success(outcome, body or _error_body(status))
-    return Failure(kind, "backend_error", f"The backend answered with status {status}.", outcome, body)
+    if 200 <= status < 300 and outcome.encoding is None:  # noqa: PLR2004
+        return _judged(outcome, endpoint)
+    message = f"The backend answered with status {status}."
+    code = REFUSED
+    if outcome.encoding is not None:
+        message = f"The backend's reply cannot be decompressed ({outcome.encoding}); none was asked for."
+        code = UNSUPPORTED if 200 <= status < 300 else REFUSED  # noqa: PLR2004
+    return Failure(code, message, status, outcome, _error_body(outcome, message))
 
 
-def unserved(endpoint: str) -> Failure:
-    """The end of a line that asks for what no backend of its model has."""
-    return Failure(Kind.FINAL, "endpoint_not_served", f"The model's backend does not serve {endpoint}.")
-
-
-def is_object(body: bytes) -> bool:
-    """Whether this is one JSON object in UTF-8, as strictly as RFC 8259 has it."""
+def _judged(answer: Answer, endpoint: str) -> Success | Failure:
+    """Say what a 2xx is."""
+    body = answer.body
     try:
-        _objects.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
-        return False
-    return _is_utf8(body)
+        found = reply.read(body, endpoint)
+    except msgspec.MsgspecError:
+        try:
+            mended = forms.mended(body)
+        except forms.UnsupportedFormError as error:
+            return _unusable(UNSUPPORTED, str(error), answer)
+        if mended is None:
+            return _unusable(INVALID, "The backend's reply is not a JSON object.", answer)
+        found, body = reply.read(mended, endpoint), mended
+    if isinstance(found, reply.Fault):
+        return Failure(ERROR_IN_REPLY, found.words, found.status, answer, body)
+    return Success(answer, body, found)
+
+
+def _unusable(code: str, message: str, answer: Answer) -> Failure:
+    return Failure(code, message, answer.status, answer, _error_body(answer, message))
+
+
+def unserved(end: Failure, endpoint: str) -> Failure:
+    """The end of a line that asks for what no backend of its model has, with what it was answered."""
+    return replace(end, code="endpoint_not_served", message=f"The model's backend does not serve {endpoint}.")
 
 
 def result(batch_id: str, index: int, custom_id: bytes, end: Success, attempts: int) -> tuple[bytes, LineMark]:
-    """The result line of a call that was answered, and what the fold is told of it."""
-    status = end.answer.status
-    text = shapes.answered(
-        batch_id,
-        index,
-        custom_id,
-        status=status,
-        request_id=request_id(end.answer.request_id, batch_id, index),
-        body=end.body,
-    )
-    failed = not 200 <= status < 300  # noqa: PLR2004
-    return text, LineMark(index, len(text), failed, end.tokens, attempts)
+    """The result line of a call that was answered well, and what the fold is told of it."""
+    text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body)
+    return text, LineMark(index, len(text), False, end.tokens, attempts)
 
 
 def failed(batch_id: str, index: int, custom_id: bytes, end: Failure, attempts: int) -> tuple[bytes, LineMark]:
     """The result line of a call that was given up, and what the fold is told of it.
 
-    A status that came with a JSON body is handed on as the answer that it is.
+    What the server said stands in it wherever there was an answer; what we make of it stands beside that.
     """
-    if end.answer is not None and end.body is not None:
-        return result(batch_id, index, custom_id, Success(end.answer, end.body), attempts)
-    text = shapes.unanswered(batch_id, index, custom_id, code=end.code, message=end.message)
+    told = {"code": end.code, "message": end.message}
+    if end.answer is None:
+        text = shapes.unanswered(batch_id, index, custom_id, **told)
+    else:
+        error = None if end.code == REFUSED else told
+        text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error)
     return text, LineMark(index, len(text), failed=True, attempts=attempts)
+
+
+def _line(
+    batch_id: str,
+    index: int,
+    custom_id: bytes,
+    *,
+    answer: Answer,
+    body: bytes,
+    error: dict[str, str] | None = None,
+) -> bytes:
+    return shapes.answered(
+        batch_id,
+        index,
+        custom_id,
+        status=answer.status,
+        request_id=request_id(answer.request_id, batch_id, index),
+        body=body,
+        error=error,
+    )
 
 
 def request_id(given: str | None, batch_id: str, index: int) -> str:
@@ -218,95 +233,17 @@ def wait_seconds(retry_after: str | None, now: float) -> float | None:
         return None
 
 
-def _tokens(body: bytes) -> Tokens | None:
-    """The token counts of a reply: zeros where it names none, None where it names what cannot be.
-
-    Raises:
-        MsgspecError: It is no JSON object.
-    """
+def _error_body(answer: Answer, message: str) -> bytes:
+    """What a server said with an error, as a JSON object: its own, or its words in OpenAI's shape."""
+    if reply.is_object(answer.body):
+        return answer.body
     try:
-        usage = _replies.decode(body).usage
-    except msgspec.MsgspecError:
-        # Not of the shape: an array, or an object whose `usage` is odd, or has what the decoder does not read.
-        if not is_object(body):
-            raise
-        return _odd_tokens(body)
-    except RecursionError as error:
-        raise msgspec.DecodeError("it is nested too deeply") from error
-    if not _is_utf8(body):
-        raise msgspec.DecodeError("it is not UTF-8")
-    return NO_TOKENS if usage is None else _mapped(usage)
-
-
-def _odd_tokens(body: bytes) -> Tokens | None:
-    """Of a `usage` that is not as it should be, what can be made out; None where that is not both counts."""
-    try:
-        usage = _odd_replies.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    if not isinstance(usage, dict):
-        return None
-    fields: dict[str, Any] = {}
-    for name in _Usage.__struct_fields__:
-        value = usage.get(name)
-        if name.endswith("_details"):
-            details = value if isinstance(value, dict) else {}
-            fields[name] = _Details(*(_whole(details.get(part)) for part in _Details.__struct_fields__))
-        else:
-            fields[name] = _whole(value)
-    return _mapped(_Usage(**fields))
-
-
-def _whole(value: object) -> int | None:
-    """A number as a whole one; -1, which no count can be, where it is anything else."""
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
-
-
-def _is_utf8(body: bytes) -> bool:
-    # The decoder does not look into strings that nobody asked for.
-    if body.isascii():
-        return True
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _mapped(usage: _Usage) -> Tokens | None:
-    """Chat and embeddings speak of prompt and completion, responses of input and output."""
-    given = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
-    made = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
-    given, made = given or 0, made or 0
-    if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):
-        return None
-    given_details = usage.input_tokens_details or usage.prompt_tokens_details
-    made_details = usage.output_tokens_details or usage.completion_tokens_details
-    return (
-        given,
-        _part(given_details.cached_tokens if given_details else None, given),
-        made,
-        _part(made_details.reasoning_tokens if made_details else None, made),
-    )
-
-
-def _part(number: int | None, whole: int) -> int:
-    """A count of some of the tokens; it bills nothing, so one that cannot be is none."""
-    return number if number is not None and 0 <= number <= whole else 0
-
-
-def _error_body(status: int) -> bytes:
-    return orjson.dumps(
-        {
-            "error": {
-                "message": f"The backend answered with status {status} and no JSON body.",
-                "type": "backend_error",
-                "param": None,
-                "code": None,
-            }
-        }
-    )
+        if (mended := forms.mended(answer.body)) is not None:
+            return mended
+    except forms.UnsupportedFormError:
+        pass
+    text = answer.body[: WORDS_BYTES_MAX + 1].decode(errors="replace").strip()
+    if len(answer.body) > WORDS_BYTES_MAX:
+        text = f"{text[:-1]}…"
+    error = {"message": text or message, "type": REFUSED, "param": None, "code": None}
+    return orjson.dumps({"error": error})

@@ -23,10 +23,10 @@ NO_CUSTOM_ID: Final = b"null"
 
 _log = logging.getLogger(__name__)
 
-_UNREADABLE: Final = call.Failure(Kind.FINAL, "invalid_line", "The line cannot be read.")
-_GONE: Final = call.Failure(Kind.FINAL, "input_gone", "The input of this line is no longer in the store.")
-_STORE_AWAY: Final = call.Failure(Kind.OUTAGE, "store_unavailable", "The store could not be read.")
-_FAULTY: Final = call.Failure(Kind.SUSPECT, "internal_error", "The call could not be made.")
+_UNREADABLE: Final = call.Failure("invalid_line", "The line cannot be read.")
+_GONE: Final = call.Failure("input_gone", "The input of this line is no longer in the store.")
+_STORE_AWAY: Final = call.Failure("store_unavailable", "The store could not be read.")
+_FAULTY: Final = call.Failure("internal_error", "The call could not be made.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,11 @@ class Caller:
         try:
             outcome = await self._upstream.post(url, backend.headers, _sent(parsed.body), seconds)
             if isinstance(outcome, call.Answer) and (share := outcome.share) is not None:
-                end = await asyncio.to_thread(call.judge, outcome)
+                end = await asyncio.to_thread(call.judge, outcome, line.head.url)
             else:
-                end = call.judge(outcome)
+                end = call.judge(outcome, line.head.url)
             if isinstance(end, call.Failure) and await self._finds_no_endpoint(end, line, backend):
-                end = call.unserved(line.head.url)
+                end = call.unserved(end, line.head.url)
         except BaseException:
             self._fleet.leave(place)
             if share is not None:

@@ -1,15 +1,16 @@
 """Whether a call found no such endpoint: a chat model's server that is asked for embeddings, for example.
 
-Such an answer (404, or 501) looks like that of a server which is not the right one, or does not know the model any
-more, and for these a line waits until somebody has mended it. The two are told apart by asking the server for its
-list of models: one that lists the model is the right one and takes our key, so what it lacks is the endpoint. No
-waiting mends that, and lines that wait for it would be in the way of all others.
+Such an answer (404, or 501) looks like that of a server which is not the right one, does not know the model any
+more, or does not have something that the line names. So the server is asked for its list of models, and for an
+answer of the endpoint to an empty object, which no server works on: one that lists the model is the right one and
+takes our key, and one that knows the endpoint says what the object lacks. No waiting mends what is left, and lines
+that wait for it would be in the way of all others.
 """
 
 import asyncio
-from typing import Final
+from typing import Final, Protocol
 
-from tidemill.processors.call import Answer
+from tidemill.processors.call import Answer, Broken
 from tidemill.processors.fleet import NEVER, Backend, Fleet
 from tidemill.processors.lookout import Getter
 from tidemill.schemas import served
@@ -23,23 +24,33 @@ REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 1 << 20
 
 
+class Asker(Getter, Protocol):
+    """What is needed of an HTTP client."""
+
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
+    ) -> Answer | Broken:
+        """See `Upstream`."""
+        ...
+
+
 class Menu:
     """What the backends of one model have shown to lack."""
 
-    def __init__(self, model: str, fleet: Fleet, getter: Getter) -> None:
+    def __init__(self, model: str, fleet: Fleet, asker: Asker) -> None:
         """Know nothing.
 
         Args:
             model: Its name, as its backends list it.
             fleet: Its backends.
-            getter: The HTTP client.
+            asker: The HTTP client.
         """
         self._model = model
         self._fleet = fleet
-        self._getter = getter
+        self._asker = asker
         self._asking = asyncio.Lock()
-        self._listed: dict[Backend, tuple[float, bool]] = {}
-        """When a backend was asked last, and whether it listed the model."""
+        self._asked: dict[tuple[Backend, str], tuple[float, bool]] = {}
+        """When a backend was asked last for an endpoint, and whether it lacked it."""
         self._lacking: dict[tuple[Backend, str], float] = {}
 
     async def lacks(self, endpoint: str, backend: Backend) -> bool:
@@ -51,7 +62,7 @@ class Menu:
             endpoint: What the line asked for, like `/v1/embeddings`.
             backend: Who answered.
         """
-        if not await self._lists(backend):
+        if not await self._lacks(endpoint, backend):
             return False
         now = asyncio.get_running_loop().time()
         self._lacking[backend, endpoint] = now
@@ -61,16 +72,28 @@ class Menu:
             if not other.drain
         )
 
-    async def _lists(self, backend: Backend) -> bool:
+    async def _lacks(self, endpoint: str, backend: Backend) -> bool:
         # Lines that fail together wait for one answer.
         async with self._asking:
-            loop = asyncio.get_running_loop()
-            asked_at, is_listed = self._listed.get(backend, (NEVER, False))
-            if loop.time() - asked_at > LISTED_SECONDS:
-                outcome = await self._getter.get(
-                    f"{backend.base}/models", backend.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
-                )
-                names = served.names(outcome.body) if isinstance(outcome, Answer) else None
-                is_listed = self._model in (names or ())
-                self._listed[backend] = loop.time(), is_listed
-            return is_listed
+            now = asyncio.get_running_loop().time()
+            asked_at, is_lacking = self._asked.get((backend, endpoint), (NEVER, False))
+            if now - asked_at > LISTED_SECONDS:
+                is_lacking = await self._lists(backend) and await self._denies(endpoint, backend)
+                self._asked[backend, endpoint] = now, is_lacking
+            return is_lacking
+
+    async def _lists(self, backend: Backend) -> bool:
+        outcome = await self._asker.get(
+            f"{backend.base}/models", backend.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
+        )
+        names = served.names(outcome.body) if isinstance(outcome, Answer) else None
+        return self._model in (names or ())
+
+    async def _denies(self, endpoint: str, backend: Backend) -> bool:
+        url = backend.base + endpoint.removeprefix("/v1")
+        outcome = await self._asker.post(url, backend.headers, b"{}", REPLY_SECONDS_MAX)
+        if isinstance(outcome, Broken):
+            return False
+        if outcome.share is not None:
+            outcome.share.close()
+        return outcome.status in STATUSES

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from tidemill import __version__
 from tidemill.processors.budget import Replies
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 from tidemill.processors.wire import Connection
@@ -21,6 +22,8 @@ SECRET_CHARS_MIN: Final = 8
 """A shorter key is not looked for in replies."""
 REDACTED: Final = b"[redacted]"
 _NOTHING: Final = memoryview(b"")
+_OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
+"""Of every request: some gateways refuse one without a name, and some compress what nobody said how to take."""
 ROUTES_MAX: Final = 1_000
 """Addresses whose request heads are remembered; there are as many as backends and endpoints."""
 
@@ -182,7 +185,7 @@ class HttpUpstream:
 def _made(method: str, url: str, headers: dict[str, str]) -> _Route:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    fields = {"host": parts.netloc.rpartition("@")[2], **headers}
+    fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     if any(not line.isprintable() for line in lines):
         raise ValueError("an address or a header holds what a request may not hold")

@@ -5,10 +5,12 @@ costs a third of it (see `upstream.py`, which keeps the connections).
 """
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 import httptools
 
+from tidemill.processors import coding, framing
 from tidemill.processors.budget import SMALL_BYTES, Replies, Share
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 
@@ -17,6 +19,43 @@ HEAD_BYTES_MAX: Final = 64 << 10
 
 _INFORMATIONAL: Final = 200
 _NOTHING: Final = memoryview(b"")
+
+
+_SHOWN_CHARS: Final = 64
+"""Of a content encoding that is quoted."""
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What has come of a reply."""
+
+    status: int = 0
+    has_head: bool = False
+    is_framed: bool = False
+    """Whether its head says where it ends."""
+    request_id: str | None = None
+    retry_after: str | None = None
+    encoding: str | None = None
+    """How its body is compressed."""
+    inflation: coding.Inflation | None = None
+    pieces: list[bytes] = field(default_factory=list)
+    """Of its body, decompressed; none where that cannot be."""
+    size: int = 0
+    has_body: bool = False
+
+    def encoded(self, value: str) -> None:
+        """Take in its `Content-Encoding`."""
+        name = value.strip().lower()
+        if name not in {"", "identity"}:
+            self.encoding = name[:_SHOWN_CHARS]
+            self.inflation = coding.inflation(name)
+
+    @property
+    def unread(self) -> str | None:
+        """How its body is compressed, where it could not be decompressed."""
+        if not self.has_body or (self.inflation is not None and self.inflation.is_whole):
+            return None
+        return self.encoding
 
 
 class Connection(asyncio.Protocol):
@@ -37,11 +76,11 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._call: asyncio.Future[Answer | Broken] | None = None
         self._keeps_alive = False
-        self._request_id: str | None = None
-        self._retry_after: str | None = None
         self._bytes_max = REPLY_BYTES_MAX
-        self._body: list[bytes] = []
-        self._size = 0
+        self._head = b""
+        """What has come of a reply's head."""
+        self._is_refused = False
+        """Whether the parser has refused it."""
         self._bare_bytes = 0
         """What has come since the body last grew."""
         self._begin()
@@ -100,24 +139,52 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`. A reply of no stated length ends with its connection."""
         self._keeps_alive = False
         self._transport = None
-        if exc is None and self._has_head and not self._is_framed:
+        if exc is None and self._reply.has_head and not self._reply.is_framed:
             self._end(self._answer())
         else:
             self._end(Broken.CONNECTION)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        size = self._size
+        size = self._reply.size
         self._bare_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
+        except framing.LengthsError:
+            self._end(Broken.LENGTHS)
+            return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(Broken.CONNECTION)
             return
-        if self._size > size:
+        if self._reply.size > size:
             self._bare_bytes = 0
         elif self._bare_bytes > HEAD_BYTES_MAX:
             self._end(Broken.CONNECTION)
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser have these bytes; a head that it refuses is mended, if that can be."""
+        if self._reply.has_head:
+            self._parser.feed_data(data)
+            return
+        self._head += data
+        if not self._is_refused:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError:
+                if self._reply.has_head:
+                    raise
+                self._is_refused = True
+            else:
+                return
+        head, end, rest = self._head.partition(framing.HEAD_END)
+        if not end:
+            return
+        mended = framing.mended(head + end)
+        self._begin()
+        self._parser = httptools.HttpResponseParser(self)
+        # Whoever wrote such a head may mean another end of the body.
+        self._keeps_alive = False
+        self._parser.feed_data(mended + rest)
 
     def on_message_begin(self) -> None:
         """See `httptools`."""
@@ -129,33 +196,54 @@ class Connection(asyncio.Protocol):
         """See `httptools`; only what is needed is kept."""
         name = name.lower()
         if name in {b"content-length", b"transfer-encoding"}:
-            self._is_framed = True
+            self._reply.is_framed = True
         elif name == b"x-request-id":
-            self._request_id = value.decode("latin-1")
+            self._reply.request_id = value.decode("latin-1")
         elif name == b"retry-after":
-            self._retry_after = value.decode("latin-1")
+            self._reply.retry_after = value.decode("latin-1")
+        elif name == b"content-encoding":
+            self._reply.encoded(value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         """See `httptools`."""
-        self._status = self._parser.get_status_code()
-        self._has_head = self._status >= _INFORMATIONAL
+        self._head = b""
+        self._reply.status = self._parser.get_status_code()
+        self._reply.has_head = self._reply.status >= _INFORMATIONAL
 
     def on_body(self, body: bytes) -> None:
         """See `httptools`."""
-        self._size += len(body)
-        if self._size > self._bytes_max:
+        self._reply.has_body = True
+        if self._reply.encoding is None:
+            self._take(body)
+        elif self._reply.inflation is None:
+            self._take(body, is_kept=False)
+        else:
+            try:
+                for piece in self._reply.inflation.feed(body):
+                    self._take(piece)
+                    if self._call is None:
+                        return
+            except coding.CodingError:
+                self._reply.inflation = None
+
+    def _take(self, body: bytes, *, is_kept: bool = True) -> None:
+        reply = self._reply
+        reply.size += len(body)
+        if reply.size > self._bytes_max:
             self._end(Broken.TOO_LARGE)
             return
-        self._body.append(body)
+        if not is_kept:
+            return
+        reply.pieces.append(body)
         if self._share is not None:
             self._count(len(body))
-        elif self._size > SMALL_BYTES:
+        elif reply.size > SMALL_BYTES:
             self._share = self._replies.share(self._read_on, self._give_up)
-            self._count(self._size)
+            self._count(reply.size)
 
     def on_message_complete(self) -> None:
         """See `httptools`."""
-        if self._status < _INFORMATIONAL:
+        if self._reply.status < _INFORMATIONAL:
             # `100 Continue` and its like go before the reply.
             self._begin()
         else:
@@ -163,22 +251,20 @@ class Connection(asyncio.Protocol):
             self._end(self._answer())
 
     def _begin(self) -> None:
-        self._status = 0
-        self._has_head = False
-        self._is_framed = False
+        self._reply = _Reply()
+        self._head = b""
+        self._is_refused = False
         self._bare_bytes = 0
-        self._size = 0
-        self._body = []
-        self._request_id = None
-        self._retry_after = None
 
     def _answer(self) -> Answer:
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = []
+        reply = self._reply
+        unread = reply.unread
+        body = b"" if unread else reply.pieces[0] if len(reply.pieces) == 1 else b"".join(reply.pieces)
+        reply.pieces = []
         share, self._share = self._share, None
         if share is not None:
             share.finish()
-        return Answer(self._status, body, self._request_id, self._retry_after, share)
+        return Answer(reply.status, body, reply.request_id, reply.retry_after, unread, share)
 
     def _count(self, size: int) -> None:
         assert self._share is not None
@@ -215,7 +301,7 @@ class Connection(asyncio.Protocol):
     def _end(self, outcome: Answer | Broken) -> None:
         """Hand over how the call ended; a connection whose call broke off is of no use any more."""
         call, self._call = self._call, None
-        self._body = []
+        self._reply.pieces = []
         if isinstance(outcome, Broken):
             self.close()
         else:

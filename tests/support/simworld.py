@@ -429,7 +429,7 @@ class SimulatedWay:
             places = [int(line["custom_id"][3:]) for line in found]
             assert places == sorted(places)
         for line in output:
-            assert line["response"]["body"]["echo"] == f"{batch.id} {line['custom_id'][3:]}"
+            assert line["response"]["body"]["choices"][0] == f"{batch.id} {line['custom_id'][3:]}"
         if batch.status is Status.COMPLETED:
             assert all(line["response"]["status_code"] == 400 for line in errors), errors
         self._check_bill(batch, output)
@@ -486,7 +486,7 @@ class _Upstream:
         if int(index) % REFUSED_EVERY == 0:
             return Answer(400, b'{"error":{"message":"refused"}}')
         usage = {"prompt_tokens": int(index) + 1, "completion_tokens": 1, "total_tokens": int(index) + 2}
-        return Answer(200, orjson.dumps({"echo": f"{batch_id} {index}", "usage": usage}))
+        return Answer(200, orjson.dumps({"choices": [f"{batch_id} {index}"], "usage": usage}))
 
     async def close(self) -> None: ...
 

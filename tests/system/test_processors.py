@@ -244,7 +244,7 @@ async def test_a_line_that_comes_twice_is_called_once(few, backend):
 
 async def test_large_lines_travel_by_reference(few, backend):
     """An input line out of the store, and a reply of 2 MiB that is too large for a record."""
-    reply = json.dumps({"text": "x" * (2 << 20), "usage": {"prompt_tokens": 1}}).encode()
+    reply = json.dumps({"choices": ["x" * (2 << 20)], "usage": {"prompt_tokens": 1}}).encode()
     backend.rule = lambda *_: Behaviour(body=reply)
     await few.process().ready()
     batch_id = ids.new_batch_id()

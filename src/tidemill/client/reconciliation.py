@@ -183,5 +183,5 @@ def _ids(path: Path, span: tuple[int, int] | None = None) -> Iterator[tuple[str,
                 raise Damaged(f"{path}, line {number}: it is torn off")
             try:
                 yield _lines.decode(text).custom_id, line
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise Damaged(f"{path}, line {number}: {error}") from error

@@ -59,7 +59,23 @@ def test_a_body_without_an_error_is_known_by_its_status():
     tally = report.Tally()
     for body in (b"{}", b'{"error":"text"}', b'{"error":{"code":5}}', b"[1]"):
         tally.add(0, line.answered(ID, 0, b'"a"', status=422, request_id="r", body=body))
-    assert [(group.code, group.count) for group in tally.report().data] == [("http_422", 4)]
+    (group,) = tally.report().data
+    assert (group.code, group.count) == ("http_422", 4)
+    assert [sample.message for sample in group.samples] == ["{}", '{"error":"text"}', '{"error":{"code":5}}']
+
+
+def test_what_is_concluded_goes_before_what_was_said():
+    """A line has both; numbers that no integer holds are no trouble."""
+    error = {"code": "endpoint_not_served", "message": "not served"}
+    body = b'{"error":{"message":"own","code":%b}}' % (b"1" * 5000)
+    text = line.answered(ID, 0, b'"a"', status=404, request_id="r", body=body, error=error)
+    tally = report.Tally()
+    tally.add(0, text)
+    tally.add(1, line.answered(ID, 1, b'"b"', status=404, request_id="r", body=body))
+    concluded, said = sorted(tally.report().data, key=lambda group: group.code)
+    assert (concluded.code, concluded.samples[0].message) == ("endpoint_not_served", "not served")
+    assert (said.code, said.samples[0].message) == ("http_404", body.decode()[: report.MESSAGE_CHARS_MAX])
+    assert report.fault(text) == ("endpoint_not_served", 404)
 
 
 def test_groups_are_bounded():

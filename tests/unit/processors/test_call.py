@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors import call
+from tidemill.processors import call, reply
 from tidemill.processors.call import Answer, Broken, Failure, Success
 from tidemill.processors.retry import Kind
 from tidemill.schemas import codec
 from tidemill.schemas.bounds import TOKENS_MAX
 
 BATCH = "batch_" + 32 * "0"
+PLAIN = "/v1/responses"
+"""An endpoint whose replies have no list that must be there."""
+CHAT = "/v1/chat/completions"
+WELL = {"choices": [{"index": 0, "message": {"content": "y"}, "finish_reason": "stop"}]}
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none()
     | st.booleans()
@@ -31,16 +35,16 @@ json_objects = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=10
 
 
 @given(json_objects, st.booleans(), st.integers(200, 299), st.integers(1, 20))
-def test_a_reply_passes_through(reply: dict[str, Any], indented: bool, status: int, attempts: int) -> None:
+def test_a_reply_passes_through(said: dict[str, Any], indented: bool, status: int, attempts: int) -> None:
     """The line holds the reply as it was, on one line, and its mark says how long it is."""
-    body = orjson.dumps(reply, option=orjson.OPT_INDENT_2 if indented else 0)
-    end = call.judge(Answer(status, body, "abc-1"))
+    body = orjson.dumps(said, option=orjson.OPT_INDENT_2 if indented else 0)
+    end = call.judge(Answer(status, body, "abc-1"), PLAIN)
     assert isinstance(end, Success)
     text, mark = call.result(BATCH, 7, b'"r-1"', end, attempts)
     assert text.count(b"\n") == 1
     assert text.endswith(b"\n")
     line = json.loads(text)
-    assert line["response"] == {"status_code": status, "request_id": "abc-1", "body": reply}
+    assert line["response"] == {"status_code": status, "request_id": "abc-1", "body": said}
     assert (line["custom_id"], line["error"]) == ("r-1", None)
     assert (mark.index, mark.size, mark.failed, mark.attempts) == (7, len(text), False, attempts)
 
@@ -52,16 +56,16 @@ def test_only_an_object_is_a_reply(body: bytes) -> None:
         is_object = isinstance(orjson.loads(body), dict)
     except orjson.JSONDecodeError:
         is_object = False
-    end = call.judge(Answer(200, body))
+    end = call.judge(Answer(200, body), PLAIN)
     assert isinstance(end, Success) == is_object
-    assert call.is_object(body) == is_object
+    assert reply.is_object(body) == is_object
 
 
 @given(json_objects.map(orjson.dumps), st.data())
 def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
     """No beginning of a JSON object is one."""
     cut = body[: data.draw(st.integers(0, len(body) - 1))]
-    end = call.judge(Answer(200, cut))
+    end = call.judge(Answer(200, cut), PLAIN)
     assert isinstance(end, Failure)
     assert (end.kind, end.code) == (Kind.SUSPECT, "backend_reply_invalid")
 
@@ -71,7 +75,7 @@ def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
 )
 def test_what_is_no_json_object(body: bytes) -> None:
     """Bad UTF-8, raw control characters, arrays, nothing, endless depth."""
-    assert isinstance(call.judge(Answer(200, body)), Failure)
+    assert isinstance(call.judge(Answer(200, body), PLAIN), Failure)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_what_is_no_json_object(body: bytes) -> None:
 )
 def test_tokens_of_each_endpoint(usage: object, tokens: call.Tokens) -> None:
     """Chat, embeddings and responses say it in their own words; what cannot be is not known."""
-    end = call.judge(Answer(200, orjson.dumps({"usage": usage})))
+    end = call.judge(Answer(200, orjson.dumps({"usage": usage})), PLAIN)
     assert isinstance(end, Success)
     assert end.tokens == tokens
 
@@ -149,7 +153,7 @@ DETAILS = st.dictionaries(
 def test_whatever_a_server_counts_its_line_is_kept(usage: object) -> None:
     """And what is billed has its place in every column and sum that it comes to."""
     body = json.dumps({"usage": usage, "choices": []}).encode()
-    end = call.judge(Answer(200, body))
+    end = call.judge(Answer(200, body), PLAIN)
     assert isinstance(end, Success)
     assert end.body == body
     read, cached, written, reasoning = end.tokens or (0, 0, 0, 0)
@@ -163,38 +167,124 @@ def test_whatever_a_server_counts_its_line_is_kept(usage: object) -> None:
 @pytest.mark.parametrize("number", [b"1e999", b"-0", b"1" * 5000, b"[" * 500 + b"]" * 500, b"1.0e3"])
 def test_numbers_that_few_readers_know(number: bytes) -> None:
     """The line is kept; more than the reader takes is no reply at all, as everywhere."""
-    end = call.judge(Answer(200, b'{"usage":{"prompt_tokens":%b}}' % number))
+    end = call.judge(Answer(200, b'{"usage":{"prompt_tokens":%b}}' % number), PLAIN)
     assert isinstance(end, Success)
     assert end.tokens in (None, (0, 0, 0, 0), (1000, 0, 0, 0))
 
 
-def test_a_refusal_is_an_answer() -> None:
-    """A 400 goes into the error file as it came; one without a body gets one in OpenAI's shape."""
-    end = call.judge(Answer(400, b'{"error":{"message":"too long"}}'))
-    assert isinstance(end, Success)
-    text, mark = call.result(BATCH, 0, b'"a"', end, 1)
-    assert json.loads(text)["response"]["body"] == {"error": {"message": "too long"}}
-    assert mark.failed
-    bare = call.judge(Answer(422, b"<html>"))
-    assert isinstance(bare, Success)
-    assert set(orjson.loads(bare.body)["error"]) == {"message", "type", "param", "code"}
-
-
-def test_what_a_failed_line_says() -> None:
-    """A status with a JSON body is handed on; anything else has a code and a message."""
-    end = call.judge(Answer(500, b'{"error":{"message":"no"}}'))
+def line_of(outcome: Answer | Broken, endpoint: str = CHAT) -> dict[str, Any]:
+    """The error line of a call that failed."""
+    end = call.judge(outcome, endpoint)
     assert isinstance(end, Failure)
     text, mark = call.failed(BATCH, 0, b'"a"', end, 10)
-    line = json.loads(text)
-    assert (line["response"]["status_code"], line["error"], mark.failed, mark.attempts) == (500, None, True, 10)
+    assert (mark.failed, mark.usage, mark.size, mark.attempts) == (True, (0, 0, 0, 0), len(text), 10)
+    line: dict[str, Any] = json.loads(text)
+    return line
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 404, 422, 429, 500, 503])
+def test_the_servers_own_words_stand_in_the_line(status: int) -> None:
+    """With its status; a JSON object as it is, anything else as a message in OpenAI's shape."""
+    own = {"error": {"message": "Previous response with id 'x' not found.", "code": 404}, "n": 10**50}
+    for body, expected in (
+        (json.dumps(own).encode(), own),
+        (b"\xef\xbb\xbf" + json.dumps(own).encode(), own),
+        (b" prompt is too long: 9000 > 8192\n", "prompt is too long: 9000 > 8192"),
+        (b'["no"]', '["no"]'),
+        (b"<html>" + b"x" * 100_000, "<html>" + "x" * (call.WORDS_BYTES_MAX - 6) + "…"),
+        ("zu groß".encode("latin-1"), "zu gro\ufffd"),
+        (b"", f"The backend answered with status {status}."),
+    ):
+        line = line_of(Answer(status, body, "abc"))
+        assert line["error"] is None
+        assert (line["response"]["status_code"], line["response"]["request_id"]) == (status, "abc")
+        said = line["response"]["body"]
+        assert said == expected if isinstance(expected, dict) else said["error"]["message"] == expected
+        assert isinstance(expected, dict) or set(said["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_we_conclude_stands_beside_what_was_said() -> None:
+    """And takes its place nowhere; where nothing was said, the line says so."""
+    end = call.judge(Answer(404, b'{"detail":"Not Found"}'), CHAT)
+    assert isinstance(end, Failure)
+    line = json.loads(call.failed(BATCH, 0, b'"a"', call.unserved(end, CHAT), 1)[0])
+    assert line["response"]["body"] == {"detail": "Not Found"}
+    assert line["error"]["code"] == "endpoint_not_served"
+    page = line_of(Answer(200, b"<html>busy</html>"))
+    assert (page["response"]["status_code"], page["error"]["code"]) == (200, "backend_reply_invalid")
+    assert page["response"]["body"]["error"]["message"] == "<html>busy</html>"
     for broken in Broken:
-        end = call.judge(broken)
-        assert isinstance(end, Failure)
-        text, mark = call.failed(BATCH, 0, b'"a"', end, 3)
-        line = json.loads(text)
+        line = line_of(broken)
         assert line["response"] is None
         assert line["error"]["code"] == broken.value
-        assert mark.failed
+        assert line["error"]["message"]
+
+
+FAULTY: list[tuple[object, int | None, str]] = [
+    ({"error": {"message": "upstream", "code": 502}}, 502, "upstream"),
+    ({"error": {"message": "slow down", "code": "429"}, **WELL}, 429, "slow down"),
+    ({"error": {"message": "bad", "type": "invalid_request_error", "code": None}}, None, "bad"),
+    ({"error": {"message": "bad", "status": 400, "code": "context_length_exceeded"}}, 400, "bad"),
+    ({"error": {"message": "bad", "code": 7}}, None, "bad"),
+    ({"error": "no engine"}, None, "no engine"),
+    ({"error": ["no", "engine"]}, None, '["no","engine"]'),
+    ({"error": {"message": "x" * 5000}}, None, "x" * 1000),
+    ({"choices": [{"finish_reason": "error"}]}, 500, "A choice ended with the finish_reason error."),
+    (
+        {
+            "choices": [
+                {"finish_reason": "stop"},
+                {"finish_reason": "error", "error": {"code": 429, "message": "m"}},
+            ]
+        },
+        429,
+        "m",
+    ),
+    ({"choices": []}, None, "The reply has no choices."),
+    ({"choices": None}, None, "The reply has no choices."),
+    ({"id": "x"}, None, "The reply has no choices."),
+]
+
+
+@pytest.mark.parametrize(("content", "status", "words"), FAULTY)
+def test_a_failure_with_status_200_is_a_failure(content: object, status: int | None, words: str) -> None:
+    """It is taken as the status in it says, and ends as an error line with the server's words, unbilled."""
+    body = orjson.dumps(content)
+    end = call.judge(Answer(200, body), CHAT)
+    assert isinstance(end, Failure)
+    assert (end.code, end.status, end.message, end.body) == ("error_in_reply", status, words, body)
+    as_status = call.judge(Answer(status or 400, b"{}"), CHAT)
+    assert isinstance(as_status, Failure)
+    assert (end.kind, end.is_full) == (as_status.kind, as_status.is_full)
+    line = line_of(Answer(200, body))
+    assert line["error"] == {"code": "error_in_reply", "message": words}
+    assert line["response"]["body"] == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WELL,
+        {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": "error"}, "finish_reason": "length"}], "error": None},
+        {"choices": [{"message": {"content": '"error"'}, "finish_reason": None}], "error": {}},
+        {"choices": ["odd", "error"]},
+    ],
+)
+def test_a_success_stays_one(content: object) -> None:
+    """A reply may be empty, and may speak of errors."""
+    assert isinstance(call.judge(Answer(200, orjson.dumps(content)), CHAT), Success)
+    assert isinstance(call.judge(Answer(200, orjson.dumps(content) + b" "), "/v1/completions"), Success)
+
+
+def test_each_endpoint_has_its_own_list() -> None:
+    """Embeddings have data; a response may have no output."""
+    for body in (b'{"data":[]}', b'{"data":[ \n]}', b'{"data":{}}', b'{"choices":[{}]}'):
+        assert isinstance(call.judge(Answer(200, body), "/v1/embeddings"), Failure)
+    assert isinstance(call.judge(Answer(200, b'{"data":[{"embedding":[1]}]}'), "/v1/embeddings"), Success)
+    assert isinstance(call.judge(Answer(200, b'{"output":[],"error":null}'), "/v1/responses"), Success)
+    failed = call.judge(Answer(200, b'{"status":"failed","error":{"code":"server_error"}}'), "/v1/responses")
+    assert isinstance(failed, Failure)
 
 
 @given(st.text() | st.none())

@@ -99,8 +99,14 @@ async def test_a_line_ends_whose_endpoint_is_not_there(world, server, monkeypatc
     monkeypatch.setenv("KEY", "sk-1")
     one = world({"url": server.url, "api_key_env": "KEY"})
     ends = await asyncio.gather(*(one.call(EMBEDDINGS, index) for index in range(8)))
-    assert {(end.kind, end.code, end.message, end.answer) for end in ends} == {
-        (Kind.FINAL, "endpoint_not_served", "The model's backend does not serve /v1/embeddings.", None)
+    assert {(end.kind, end.code, end.message, end.answer.status, end.body) for end in ends} == {
+        (
+            Kind.FINAL,
+            "endpoint_not_served",
+            "The model's backend does not serve /v1/embeddings.",
+            404,
+            b'{"detail": "Not Found"}',
+        )
     }
     backend = one.fleet.backends[0]
     assert (backend.breaker.failures, backend.in_flight) == (0, 0)
@@ -116,6 +122,15 @@ async def test_a_line_waits_whose_model_is_not_there(world, server):
     end = await one.call(CHAT)
     assert (end.kind, end.code, end.answer.body) == (Kind.FAULT, "backend_error", NO_MODEL)
     assert one.fleet.backends[0].breaker.failures == 1
+
+
+async def test_a_404_about_something_else_is_no_missing_endpoint(world, server):
+    """The server serves the endpoint, and does not know what the line names."""
+    own = b'{"error":{"message":"Previous response with id \'x\' not found.","code":404}}'
+    server.rule = lambda body, _: Behaviour(status=404, body=own) if body else Behaviour(status=400)
+    one = world({"url": server.url})
+    end = await one.call(CHAT)
+    assert (end.code, end.status, end.body) == ("backend_error", 404, own)
 
 
 async def test_what_is_listed_is_believed_for_a_moment(world, server, monkeypatch):
@@ -134,6 +149,7 @@ async def test_a_line_waits_while_another_backend_may_have_it(world, server):
     """It ends when all have been asked that get calls."""
     with Server() as second:
         second.lists = ("m",)
+        second.lacks = frozenset({EMBEDDINGS, CHAT})
         drained = {"url": "http://127.0.0.1:1/v1", "drain": True}
         one = world({"url": server.url}, {"url": second.url}, drained)
         first, last, _ = one.fleet.backends

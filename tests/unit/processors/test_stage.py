@@ -59,7 +59,7 @@ class Inference:
         self.good: Counter[bytes] = Counter()
         self.in_flight = 0
         self.in_flight_max = 0
-        self.reply = b'{"n":1}'
+        self.reply = b'{"data":[{"index":0}]}'
         self.gate = asyncio.Event()
         self.gate.set()
         self._rng = rng
@@ -285,7 +285,7 @@ async def test_tokens_are_counted_as_they_are_used(tmp_path: Path) -> None:
     """One call goes out; the next waits until what its answer really used is paid for."""
     bucket = Bucket(60)
     world = World(tmp_path, buckets=(bucket,))
-    world.inference.reply = b'{"usage":{"prompt_tokens":300,"completion_tokens":700}}'
+    world.inference.reply = b'{"data":[{}],"usage":{"prompt_tokens":300,"completion_tokens":700}}'
     world.publish(ids.new_batch_id(), 0, 3)
     await until(lambda: world.log.lines.total() == 1, "the first outcome")
     now = asyncio.get_running_loop().time()

@@ -1,8 +1,10 @@
 """The HTTP client, against a server that sends the bytes it is told to."""
 
 import asyncio
+import gzip
 import itertools
 import ssl
+import zlib
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.waiting import until
 
+from tidemill import __version__
 from tidemill.processors.budget import Replies
 from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
 from tidemill.processors.upstream import HttpUpstream
@@ -19,6 +22,8 @@ from tidemill.processors.upstream import HttpUpstream
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
 SECONDS = 20.0
 SHORT_SECONDS = 0.2
+OWN = b"user-agent: tidemill/%b\r\naccept-encoding: identity\r\n" % __version__.encode()
+"""What every request says of who asks, and of how the reply may come."""
 CERTIFICATE = Path(__file__).parents[2] / "support" / "tls" / "certificate.pem"
 
 
@@ -76,7 +81,8 @@ async def test_a_call_and_its_answer() -> None:
         assert server.connections == 1
         host = server.url.split("/")[2].encode()
         assert server.requests[0] == (
-            b"POST /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer k\r\ncontent-length: 7\r\n\r\n" % host
+            b"POST /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\n%bauthorization: Bearer k\r\ncontent-length: 7\r\n\r\n"
+            % (host, OWN)
             + b'{"a":1}'
         )
 
@@ -90,7 +96,7 @@ async def test_a_page_is_read() -> None:
         assert server.connections == 1
         host = server.url.split("/")[2].encode()
         assert server.requests[0] == (
-            b"GET /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\nauthorization: Bearer k\r\n\r\n" % host
+            b"GET /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\n%bauthorization: Bearer k\r\n\r\n" % (host, OWN)
         )
         assert await client.get(server.url, headers, SECONDS, 1) is Broken.TOO_LARGE
         assert await post(server, client) == Answer(200, b"{}", "abc", None)
@@ -122,6 +128,31 @@ async def test_the_authorities_of_the_environment(tls: ssl.SSLContext, monkeypat
         assert await post(server, client) == REPLIES[0][1]
 
 
+TEXT = b'{"a":"' + b"x" * 100_000 + b'"}'
+_bare = zlib.compressobj(wbits=-15)
+CODED = [
+    (b"gzip", gzip.compress(TEXT)),
+    (b"X-GZIP", gzip.compress(TEXT) + b"behind its end"),
+    (b"deflate", zlib.compress(TEXT)),
+    (b"deflate", _bare.compress(TEXT) + _bare.flush()),
+    (b"identity", TEXT),
+]
+"""One body in each encoding that is read."""
+SAID_TWICE = [
+    (b"Content-Length: 2\r\nX: y\r\ncontent-length:2\r\n", b"{}"),
+    (b"Content-Length: 2, 2\r\n", b"{}"),
+    (b"Content-Length: 900\r\nTransfer-Encoding: chunked\r\n", b"2\r\n{}\r\n0\r\n\r\n"),
+    (b"Transfer-Encoding: chunked\r\nContent-Length: 900\r\n", b"2\r\n{}\r\n0\r\n\r\n"),
+]
+"""Heads that say twice where the body ends, and can be read all the same."""
+
+
+def coded(encoding: bytes, body: bytes) -> bytes:
+    """A reply whose body is compressed so."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n"
+    return head % (encoding, len(body)) + body
+
+
 REPLIES = [
     (OK, Answer(200, b"{}", "abc", None)),
     (
@@ -134,6 +165,12 @@ REPLIES = [
         b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
         Answer(302, b"", None, None),
     ),
+    *((coded(encoding, body), Answer(200, TEXT)) for encoding, body in CODED),
+    (coded(b"gzip", CODED[0][1][:-1]), Answer(200, b"", encoding="gzip")),
+    (coded(b"gzip", b"no gzip"), Answer(200, b"", encoding="gzip")),
+    (coded(b"br", b"\x1b\x00"), Answer(200, b"", encoding="br")),
+    (coded(b"br", b""), Answer(200, b"")),
+    *((b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (head, body), Answer(200, b"{}")) for head, body in SAID_TWICE),
 ]
 
 
@@ -172,6 +209,23 @@ async def test_a_connection_that_breaks(script: list[bytes | None]) -> None:
         assert await post(server, client) is Broken.CONNECTION
         assert await post(server, client) == REPLIES[0][1]
         assert server.connections == 2
+
+
+async def test_lengths_that_differ() -> None:
+    """Where such a reply ends is not known, and another try would not tell."""
+    for said in (b"Content-Length: 2\r\nContent-Length: 3", b"Content-Length: 2, 3"):
+        async with serving([b"HTTP/1.1 200 OK\r\n%b\r\n\r\n{}" % said], [OK]) as (server, client):
+            assert await post(server, client) is Broken.LENGTHS
+            assert await post(server, client) == REPLIES[0][1]
+            assert server.connections == 2
+
+
+async def test_what_is_decompressed_has_the_bound_of_a_reply() -> None:
+    """A bomb is given up, not gathered."""
+    bomb = gzip.compress(b" " * (REPLY_BYTES_MAX + 1))
+    async with serving([coded(b"gzip", bomb)], [OK]) as (server, client):
+        assert await post(server, client) is Broken.TOO_LARGE
+        assert await post(server, client) == REPLIES[0][1]
 
 
 async def test_a_reply_that_ends_with_its_connection() -> None:

@@ -1,0 +1,161 @@
+"""Server-sent events that add up to a reply: a server streams although it was not asked to.
+
+Chunks of chat completions and of completions are merged: text is appended, items of lists find each other by their
+`index`, of other fields the last value that is not null counts. A stream of responses ends with the whole reply.
+Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, OpenAI's API reference, "Streaming".
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+
+_STREAM: Final = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:")
+_LINES: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")
+_TEXTS: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal", "arguments", "text"})
+"""Fields whose text comes in pieces."""
+_WHOLE: Final = {"chat.completion.chunk": "chat.completion", "text_completion": "text_completion"}
+"""What a reply is called whose chunks are called so."""
+ITEMS_MAX: Final = 1024
+"""Of one list, by their `index`."""
+_LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+class IncompleteError(Exception):
+    """The events do not add up to a reply; the text says what is wrong with them."""
+
+
+class _Text:
+    """Text in pieces, put together once."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, piece: str) -> None:
+        self.pieces = [piece]
+
+
+class _Items:
+    """Items of a list by their `index`."""
+
+    __slots__ = ("by_index",)
+
+    def __init__(self) -> None:
+        self.by_index: dict[int, dict[Any, Any]] = {}
+
+    @property
+    def ordered(self) -> list[dict[Any, Any]]:
+        return [self.by_index[index] for index in sorted(self.by_index)]
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether a body begins as a stream of events does."""
+    return _STREAM.match(body) is not None
+
+
+def assembled(body: bytes) -> bytes:
+    """The reply that a stream of events adds up to, or the error that one of them is, as JSON.
+
+    Raises:
+        IncompleteError: See there.
+    """
+    whole: dict[str, Any] = {}
+    try:
+        for event in _events(body):
+            if event.get("error") and not event.get("choices"):
+                return orjson.dumps(event)
+            if event.get("type") in _LAST and isinstance(event.get("response"), dict):
+                return orjson.dumps(event["response"])
+            _merge(whole, event)
+        return orjson.dumps(_reply(whole), default=_joined)
+    except (RecursionError, orjson.JSONEncodeError) as error:
+        raise IncompleteError("an event of it is nested too deeply") from error
+
+
+def _events(body: bytes) -> Iterator[dict[str, Any]]:
+    """The data of each event, up to the one that says that there are no more."""
+    data: list[bytes] = []
+    for found in _LINES.finditer(body):
+        line = found[1]
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+        elif not line and data:
+            text, data = b"\n".join(data), []
+            if text.strip() == b"[DONE]":
+                return
+            yield _decoded(text)
+
+
+def _decoded(text: bytes) -> dict[str, Any]:
+    try:
+        event = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise IncompleteError("an event of it is no JSON") from error
+    if not isinstance(event, dict):
+        raise IncompleteError("an event of it is no JSON object")
+    return event
+
+
+def _merge(into: dict[Any, Any], piece: dict[str, Any]) -> None:
+    for name, value in piece.items():
+        known = into.get(name)
+        if isinstance(value, str) and name in _TEXTS:
+            if isinstance(known, _Text):
+                known.pieces.append(value)
+            else:
+                into[name] = _Text(value)
+        elif isinstance(value, dict):
+            if not isinstance(known, dict):
+                known = into[name] = {}
+            _merge(known, value)
+        elif isinstance(value, list):
+            into[name] = _longer(known, value)
+        elif value is not None or name not in into:
+            into[name] = value
+
+
+def _longer(known: Any, items: list[Any]) -> Any:
+    """A list with more items; one whose items have an `index` is kept by it."""
+    if not items:
+        return items if known is None else known
+    if not all(isinstance(item, dict) and isinstance(item.get("index"), int) for item in items):
+        if isinstance(known, list):
+            known.extend(items)
+            return known
+        return items
+    kept = known if isinstance(known, _Items) else _Items()
+    for item in items:
+        _merge(kept.by_index.setdefault(item["index"], {}), item)
+    if len(kept.by_index) > ITEMS_MAX:
+        raise IncompleteError(f"a list of it has more than {ITEMS_MAX} items")
+    return kept
+
+
+def _reply(whole: dict[str, Any]) -> dict[str, Any]:
+    kind, choices = whole.get("object"), whole.get("choices")
+    if not isinstance(kind, str) or kind not in _WHOLE or not isinstance(choices, _Items):
+        raise IncompleteError("its events are no chunks of a completion")
+    if not all(choice.get("finish_reason") for choice in choices.ordered):
+        raise IncompleteError("it ends before the reply does")
+    whole["object"] = _WHOLE[kind]
+    if _WHOLE[kind] != kind:
+        for choice in choices.ordered:
+            choice["message"] = _message(choice.pop("delta", None))
+    return whole
+
+
+def _message(delta: Any) -> dict[Any, Any]:
+    message = {"role": "assistant", "content": None, **(delta if isinstance(delta, dict) else {})}
+    if isinstance(calls := message.get("tool_calls"), _Items):
+        # Only a chunk numbers them.
+        message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls.ordered]
+    return message
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, _Text):
+        return "".join(value.pieces)
+    if isinstance(value, _Items):
+        return value.ordered
+    raise TypeError
