@@ -8,6 +8,8 @@ everything else is a finding. What comes out is bounded by what went in.
 
 import asyncio
 import functools
+import gzip
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -158,11 +160,12 @@ def reply(data: bytes) -> None:
     """The body of a server's reply: a result line that is JSON and holds the body, or a failure with words."""
     status, body = (data[0] % 6 * 100 if data else 200), data[1:]
     for number in (200, status, status + 29):
-        end = call.judge(Answer(number, body, body[:40].decode("latin-1"), body[:20].decode("latin-1")))
+        named = body[:40].decode("latin-1"), body[:20].decode("latin-1")
+        end = call.judge(Answer(number, body, *named), MODELS["m"][number % 4])
         write = call.result if isinstance(end, call.Success) else call.failed
         text, mark = write("batch_0", 7, b'"id"', end, 1)  # type: ignore[arg-type]
         assert text.endswith(b"\n")
-        assert text.count(b"\n") == 1
+        assert len(text.decode().splitlines()) == 1
         assert mark.size == len(text)
         msgspec.json.decode(text, type=msgspec.Raw)
         codec.lines_marks(codec.lines_headers("batch_0", [mark]), len(text))
@@ -258,6 +261,11 @@ def seeds(name: str) -> Iterator[bytes]:
     )  # fmt: skip
     usage = {"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 1}}
     answer = orjson.dumps({"id": "x", "choices": [{"message": {"content": "y"}}], "usage": usage})
+    chunk = orjson.dumps(
+        {"object": "chat.completion.chunk", "usage": usage,
+         "choices": [{"index": 0, "delta": {"content": "y"}, "finish_reason": "stop"}]}
+    )  # fmt: skip
+    stream = b"event: x\ndata: " + chunk + b"\n\ndata: " + chunk + b"\r\n\r\ndata: [DONE]\n\n"
     part_head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'.encode()
     marks = b"tidemill-batch:batch_0\ntidemill-marks:[[0,3,false,[1,0,2,0],1]]\ntidemill-kind:lines"
     table: dict[str, tuple[bytes, ...]] = {
@@ -283,11 +291,20 @@ def seeds(name: str) -> Iterator[bytes]:
         "form_type": (f"multipart/form-data; boundary={BOUNDARY}".encode(),),
         "reply": (
             b"\x02" + answer, b"\x04" + b'{"error":{"message":"no"}}', b"\x01" + answer.replace(b"3", b"1e999"),
+            b"\x02" + answer.replace(b'"y"', b'"\xe2\x80\xa8\xc2\x85\\ud800\xed\xa0\x80",NaN,-Infinity'),
+            b"\x02" + stream, b"\x02" + b'{"error":{"message":"no","code":"429"},"choices":[]}',
+            b"\x02" + b'\xef\xbb\xbf{"choices":[{"finish_reason":"error"}]}',
         ),
         "wire": (
             bytes([20]) + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: a\r\n\r\n{}",
             bytes([20]) + b"HTTP/1.1 429 No\r\nTransfer-Encoding: chunked\r\nRetry-After: 1\r\n\r\n"
             b"2\r\n{}\r\n0\r\n\r\n",
+            bytes([40]) + b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\n{}",
+            bytes([40]) + b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"2\r\n{}\r\n0\r\n\r\n",
+            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(answer, mtime=0),
+            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(answer),
+            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx",
         ),
         "token": (_SIGNER.sign("x", b"{}")[:-1],),
         "key_record": (_SIGNER.sign("x", b"{}")[:-1],),
