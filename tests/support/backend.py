@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+from support.listening import stop_listening
 from support.waiting import wait_until
 
 DIMENSIONS = 8
 START_SECONDS_MAX = 10.0
 WAIT_SECONDS = 600.0
 SHUTDOWN_SECONDS = 0.1
-ACCEPT_TURNS = 4
-"""Turns of the loop until a connection that was accepted is one that the clean-up closes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +189,7 @@ class Backend:
         (socket,) = listener.sockets
         self.url = f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
         await self._stopped.wait()
-        # Python leaves a connection open that was accepted in the turn in which its listener is closed.
-        self._loop.remove_reader(socket.fileno())
-        for _ in range(ACCEPT_TURNS):
-            await asyncio.sleep(0)
-        listener.close()
+        await stop_listening(listener)
         await runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:

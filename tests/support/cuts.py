@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
 
+from support.listening import stop_listening
+
 T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
@@ -245,8 +247,7 @@ class Network:
         return way
 
     async def _close(self) -> None:
-        for server in self._servers:
-            server.close()
+        await stop_listening(*self._servers)
         tasks = []
         for way in self.ways.values():
             tasks += await way.close()

@@ -1,13 +1,21 @@
 """The network that can be cut, against a server that says everything back."""
 
 import asyncio
+import gc
 import random
+import socket
+import threading
+import warnings
+from contextlib import suppress
 
 import pytest
 from support.cuts import BACK, OUT, Network
 
 WAIT_SECONDS_MAX = 10.0
 NOTHING_SECONDS = 0.2
+ROUNDS = 20
+CONNECT_SECONDS_MAX = 0.05
+CLIENTS = 4
 OPEN = []
 """Connections of the test that is running, both ends."""
 
@@ -184,3 +192,32 @@ async def test_other_ways_are_not_touched(way):
     other = network.lay("q", "s", lane._target)
     network.set("p", cuts=frozenset({OUT, BACK}))
     assert await says(*await connect(other))
+
+
+def test_a_network_closes_what_it_accepts_while_it_ends():
+    """Python would leave such a connection open, and warn of it in a later test."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ResourceWarning)
+        for _ in range(ROUNDS):
+            _crowd()
+        gc.collect()
+    assert not told
+
+
+def _crowd():
+    """Clients that go on connecting while a network ends."""
+    with socket.create_server(("127.0.0.1", 0)) as target, Network() as network:
+        port = network.lay("p", "s", target.getsockname()[1]).port
+        crowd = [threading.Thread(target=_connect, args=(port,)) for _ in range(CLIENTS)]
+        for client in crowd:
+            client.start()
+        network.set("p", closed=True)
+    for client in crowd:
+        client.join()
+
+
+def _connect(port):
+    """Connect until the port is closed."""
+    with suppress(OSError):
+        while True:
+            socket.create_connection(("127.0.0.1", port), timeout=CONNECT_SECONDS_MAX).close()
