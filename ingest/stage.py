@@ -132,7 +132,6 @@ class Stage:
         while self._clock() < batch.expires_at:
             try:
                 async with lane:
-                    work.go_on()
                     await self._steps(work)
             except _Stopped:
                 raise
@@ -146,14 +145,15 @@ class Stage:
 
     async def _steps(self, work: _Work) -> None:
         batch = work.command.batch
+        # Also of a batch that is cancelled meanwhile: so it is known how many lines were not run.
         verdict = await self._verdict(work)
-        work.go_on()
         at = int(self._clock())
         if isinstance(verdict, Failed):
             await self._outlet.tell(Rejected(batch_id=batch.id, errors=verdict.errors, at=at))
             log.info("%s is rejected: %d errors", batch.id, len(verdict.errors))
             return
         await self._outlet.tell(Accepted(batch_id=batch.id, total=verdict.total, model=verdict.model, at=at))
+        work.go_on()
         assert work.command.input is not None
         try:
             await self._outlet.publish(verdict.model, self._records(work, work.command.input, verdict.total))
@@ -172,7 +172,7 @@ class Stage:
             return await self._checked(work, source)
         except NotFound:
             return missing
-        except (OSError, _Stopped):
+        except OSError:
             raise
         except Exception as error:  # noqa: BLE001  see above
             log.error("%s: %s", batch.id, _told(error))  # noqa: TRY400
@@ -189,7 +189,7 @@ class Stage:
             )
         )
         is_too_large = source.bytes > settings.file_bytes_max
-        async with aclosing(self._slices(work, source.key, READ_BYTES if is_too_large else None)) as slices:
+        async with aclosing(self._slices(source.key, READ_BYTES if is_too_large else None)) as slices:
             async for lines in slices:
                 taken = lines[:1] if is_too_large else lines
                 if any(line.data and len(line.data) > LONG_LINE_BYTES for line in taken):
@@ -211,8 +211,9 @@ class Stage:
             created=batch.created_at,
         )
         packer = Packer(origin, total)
-        async with aclosing(self._slices(work, source.key)) as slices:
+        async with aclosing(self._slices(source.key)) as slices:
             async for lines in slices:
+                work.go_on()
                 for line in lines:
                     assert line.data is not None
                     for record in packer.take(line.offset, line.data):
@@ -220,14 +221,13 @@ class Stage:
         for record in packer.finish():
             yield record
 
-    async def _slices(self, work: _Work, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
+    async def _slices(self, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
         """The lines of a file, some at a time; between two slices other tasks have their turn."""
         splitter = Splitter()
         async for chunk in self._store.read(key, 0, end):
             for lines in _sliced(splitter.feed(chunk)):
                 yield lines
                 await asyncio.sleep(0)
-                work.go_on()
         yield list(splitter.finish())
 
 

@@ -180,6 +180,16 @@ async def test_a_cancelled_batch_stops(here):
     assert 0 < len(here.outlet.lines("batch_1").splitlines()) < 1_000
 
 
+async def test_a_cancel_that_comes_before_the_check_leaves_the_number_of_lines(here):
+    """The lines are counted and none of them is sent, so that each can end as one that was cancelled."""
+    handling = asyncio.create_task(here.stage.handle(await here.batch("batch_1", input_lines(300))))
+    await asyncio.sleep(0)
+    await here.stage.handle(CancelRequested(batch_id="batch_1", at=NOW))
+    await handling
+    assert here.outlet.facts == [Accepted(batch_id="batch_1", total=300, model="m", at=NOW)]
+    assert here.outlet.records == []
+
+
 async def test_redelivery_publishes_the_same(here):
     """A command seen twice makes the same records under the same keys."""
     command = await here.batch("batch_1", input_lines(3_000))
