@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import uvloop
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from tidemill import heap, hush, kafka, metrics, notify, trust
 from tidemill.admin import TopicError, ensure_topics
@@ -54,6 +55,11 @@ log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
 """Between tries to make the topics."""
+EXPOSED_HEADERS = (
+    "content-disposition", "content-range", "etag", "retry-after", "retry-after-ms", "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id", "x-should-retry",
+)  # fmt: skip
+"""What a page of another origin may read of an answer, besides what browsers allow anyway."""
 FOLDED = (
     topics.BATCHES,
     topics.FILES,
@@ -71,7 +77,15 @@ def create_app(doors: Doors) -> FastAPI:
     """Compose the app; it opens and closes none of its doors."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.doors = doors
-    exchange.install(app)
+    if doors.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=doors.settings.cors_origins,
+            allow_methods=["DELETE", "GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    exchange.install(app, has_aliases=doors.settings.path_aliases)
     for routes in (
         files,
         uploads,

@@ -142,7 +142,7 @@ async def _able(request: Request, needed: Role) -> Principal:
     opened = await doors(request)
     is_ready = opened.is_ready()
     asking = _known(request, opened, is_whole=is_ready)
-    request.state.project = asking.project
+    request.state.project, request.state.key_id = asking.project, asking.key_id
     rates.charge(request, opened.rates, asking.key_id, opened.settings.limits_of(asking.project))
     if not asking.role.covers(needed):
         raise errors.forbidden(asking.role, needed)
@@ -153,7 +153,7 @@ async def _able(request: Request, needed: Role) -> Principal:
 
 def _known(request: Request, opened: Doors, *, is_whole: bool) -> Principal:
     try:
-        return opened.keys.principal(request.headers.get("authorization"), is_whole=is_whole)
+        return opened.keys.principal(_authorization(request), is_whole=is_whole)
     except ApiError as error:
         if error.body.code != errors.INVALID_KEY:
             raise
@@ -161,6 +161,14 @@ def _known(request: Request, opened: Doors, *, is_whole: bool) -> Principal:
             raise errors.refused_too_often(seconds) from error
         opened.trail.refused(request)
         raise
+
+
+def _authorization(request: Request) -> str | None:
+    """The key, in the header of OpenAI's clients or in that of Azure's."""
+    if (given := request.headers.get("authorization")) is not None:
+        return given
+    azure = request.headers.get("api-key")
+    return None if azure is None else f"Bearer {azure}"
 
 
 Opened = Annotated[Doors, Depends(doors)]

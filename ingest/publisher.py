@@ -18,6 +18,7 @@ from tidemill.schemas.part import LARGE_PREFIX
 from tidemill.schemas.ports import Store
 from tidemill.sealing.records import sealed_outcome
 from tidemill.sealing.vault import NoKey, Vault
+from tidemill.threads import run_half_time
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ async def _checked(flow: Flow, stretches: list[Stretch]) -> tuple[list[Placed], 
     faults: list[Faulty] = []
     for slice_ in _sliced((place, line) for first, lines in stretches for place, line in enumerate(lines, first)):
         if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
-            await asyncio.to_thread(_check, flow, slice_, good, faults)
+            await run_half_time(_check, flow, slice_, good, faults)
         else:
             _check(flow, slice_, good, faults)
             await asyncio.sleep(0)

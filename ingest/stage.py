@@ -33,6 +33,7 @@ from tidemill.schemas.messages import (
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
 from tidemill.sealing.vault import NoKey
 from tidemill.settings import Settings
+from tidemill.threads import run_half_time
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ class Stage:
             async for lines in slices:
                 taken = lines[:1] if is_too_large else lines
                 if any(line.data and len(line.data) > LONG_LINE_BYTES for line in taken):
-                    await asyncio.to_thread(checker.take_all, taken)
+                    await run_half_time(checker.take_all, taken)
                 else:
                     checker.take_all(taken)
                 if is_too_large or checker.is_full:

@@ -1,7 +1,9 @@
 """A multipart form, taken apart as it arrives: bounded, and without a look at what a file holds."""
 
 import logging
+import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -11,6 +13,8 @@ PART_HEADERS_MAX = 8
 PART_HEADER_BYTES_MAX = 4096
 BOUNDARY_CHARS_MAX = 200
 _DASHES = b"--"
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_EXTENDED = re.compile(rb";\s*filename\*=(utf-8|iso-8859-1)'[\w-]*'([\w%!#$&+.^`|~-]+)", re.ASCII | re.IGNORECASE)
 
 # The parser reports malformed bytes on its logger; what a user sent goes into no log.
 _silent = logging.getLogger("tidemill.api.receiving.multipart")
@@ -126,17 +130,14 @@ class Form:
         self._field = self._value = b""
 
     def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        disposition = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
         if (name := options.get(b"name")) is None:
             raise MultipartError("a part of the form has no name")
-        # `filename*` is RFC 5987's form; a browser or an SDK sends UTF-8 in `filename`.
-        filename = options.get(b"filename")
-        self._events.append(
-            PartBegan(
-                name=name.decode(errors="replace"),
-                filename=None if filename is None else filename.decode(errors="replace"),
-            )
-        )
+        filename = _extended(disposition)
+        if filename is None and (plain := options.get(b"filename")) is not None:
+            filename = plain.decode(errors="replace")
+        self._events.append(PartBegan(name=name.decode(errors="replace"), filename=filename))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._events.append(PartData(data[start:end]))
@@ -146,6 +147,16 @@ class Form:
 
     def _on_end(self) -> None:
         self.is_whole = True
+
+
+def _extended(disposition: bytes) -> str | None:
+    """The file name that `filename*` has (RFC 8187), which goes before that of `filename`; the parser drops it."""
+    if (match := _EXTENDED.search(_QUOTED.sub(b"", disposition))) is None:
+        return None
+    try:
+        return unquote_to_bytes(match[2]).decode(match[1].decode())
+    except UnicodeDecodeError:
+        return None
 
 
 def _boundary(content_type: str | None) -> bytes:

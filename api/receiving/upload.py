@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import Request
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from tidemill.api import errors
 from tidemill.api.doors import Doors
@@ -11,7 +11,7 @@ from tidemill.api.receiving import reception
 from tidemill.api.receiving.multipart import MultipartError, PartBegan
 from tidemill.api.receiving.sink import Sink
 from tidemill.api.requests import reading
-from tidemill.api.requests.fields import OneOf, Purpose
+from tidemill.api.requests.fields import Expiry, OneOf, Purpose
 from tidemill.api.state.loads import Booking
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX
@@ -24,6 +24,11 @@ BATCH = "batch"
 _ANCHOR = "expires_after[anchor]"
 _SECONDS = "expires_after[seconds]"
 _LOW, _HIGH = EXPIRES_AFTER_SECONDS
+_JSON = {
+    "type": "string",
+    "maxLength": reading.JSON_CHARS_MAX,
+    "examples": ['{"anchor": "created_at", "seconds": 86400}'],
+}
 
 
 class FileFields(reading.Query):
@@ -32,14 +37,22 @@ class FileFields(reading.Query):
     purpose: Purpose
     anchor: Annotated[str, OneOf(("created_at",))] | None = Field(None, alias=_ANCHOR)
     seconds: Annotated[int, Field(ge=_LOW, le=_HIGH), reading.WHOLE] | None = Field(None, alias=_SECONDS)
+    expires_after: Annotated[Expiry, BeforeValidator(reading.json), WithJsonSchema(_JSON)] | None = None
+    """Both as one JSON object, instead of the two."""
 
     @property
     def life_seconds(self) -> int | None:
         """How long the file is kept; None is for good.
 
         Raises:
-            ApiError: 400, one of the two is there without the other.
+            ApiError: 400, one of the two is there without the other, or both are there twice.
         """
+        if self.expires_after is not None:
+            if self.anchor is not None or self.seconds is not None:
+                raise errors.invalid(
+                    "'expires_after' is given twice.", param="expires_after", code="invalid_value"
+                )
+            return self.expires_after.seconds
         if (self.anchor is None) != (self.seconds is None):
             raise errors.missing(_ANCHOR if self.anchor is None else _SECONDS)
         return self.seconds or (BATCH_FILE_LIFE_SECONDS if self.purpose == BATCH else None)

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic_core import PydanticKnownError
 
 from tidemill.api import errors
 from tidemill.api.requests import faults
@@ -14,6 +15,7 @@ from tidemill.settings import Settings
 M = TypeVar("M", bound=BaseModel)
 
 _DEEP: Final = re.compile(r"(\w+)\[(.*)\]\Z", re.DOTALL)
+JSON_CHARS_MAX: Final = 512
 _WHOLE: Final = re.compile(r"[+-]?\d{1,18}\Z", re.ASCII)
 
 
@@ -39,6 +41,19 @@ def whole(text: Any) -> int:
     if not isinstance(text, str) or _WHOLE.match(text) is None:
         raise faults.not_a("an integer")
     return int(text)
+
+
+def json(text: Any) -> Any:
+    """An object that is written as text, of a few fields."""
+    if isinstance(text, str) and len(text) > JSON_CHARS_MAX:
+        raise PydanticKnownError("string_too_long", {"max_length": JSON_CHARS_MAX})
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise faults.not_a("a JSON object")
+    return found
 
 
 WHOLE: Final = BeforeValidator(whole)

@@ -1,6 +1,5 @@
 """The route that says beforehand what a batch of a file would use and cost."""
 
-import asyncio
 from decimal import Decimal, localcontext
 from typing import Literal
 
@@ -17,6 +16,7 @@ from tidemill.schemas.bill import bill, exact, plain
 from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import FileRecord
 from tidemill.schemas.ports import NotFound
+from tidemill.threads import run_half_time
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -107,11 +107,10 @@ async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckonin
 
     try:
         async for chunk in chunks_from_store(doors.store.read(record.key)):
-            # A chunk is some milliseconds of work, which others need not wait for.
-            await asyncio.to_thread(feed, chunk)
+            await run_half_time(feed, chunk)
     except NotFound as error:
         raise errors.no_file(record.file.id) from error
-    await asyncio.to_thread(finish)
+    await run_half_time(finish)
     return found
 
 

@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     allowed_hosts: tuple[str, ...] | None = None
     """Names that the API answers to, as the header `Host` has them without a port; `*` is any part of one. By
     default any, and where `host` is a loopback address only `localhost`, `*.localhost` and loopback addresses."""
+    cors_origins: tuple[Word, ...] = ()
+    """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default none."""
+    path_aliases: bool = False
+    """Whether `/openai/v1/…`, `/openai/…` and `/openai/deployments/{name}/…`, which Azure's clients ask for, lead
+    to `/v1/…`; the name means nothing."""
     tls_cert_file: Path | None = None
     """PEM file of the API's certificate with its chain; with it the API speaks TLS, and nothing else. A renewed
     file is read within some seconds."""

@@ -86,7 +86,12 @@ def test_what_expired(tidemill, client, backend, tmp_path):
     assert code == 5, err
     old = told(client, err)
     backend.reset(well)
-    for only, found in (("unfinished", ["r1", "r2"]), ("expired", ["r1"]), ("code=400", ["r2"]), ("all", ["r0", "r1", "r2"])):
+    for only, found in (
+        ("unfinished", ["r1", "r2"]),
+        ("expired", ["r1"]),
+        ("code=400", ["r2"]),
+        ("all", ["r0", "r1", "r2"]),
+    ):
         code, out, err = tidemill("rerun", old.id, "--only", only, "--window", "24h")
         assert code == 0, err
         assert [json.loads(line)["custom_id"] for line in out.splitlines()] == found

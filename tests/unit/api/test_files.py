@@ -132,14 +132,17 @@ async def test_compression_holds_one_chunk():
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/files", "GET, POST"), ("POST", "/files/x", "DELETE, GET"), ("DELETE", "/batches", "GET, POST"),
-        ("GET", "/batches/x/cancel", "POST"), ("DELETE", "/models", "GET"), ("GET", "/uploads", "POST"),
+        ("PUT", "/files", "GET, HEAD, OPTIONS, POST"), ("POST", "/files/x", "DELETE, GET, HEAD, OPTIONS"),
+        ("DELETE", "/batches", "GET, HEAD, OPTIONS, POST"), ("GET", "/batches/x/cancel", "OPTIONS, POST"),
+        ("DELETE", "/models", "GET, HEAD, OPTIONS"), ("HEAD", "/uploads", "OPTIONS, POST"),
     ],
 )  # fmt: skip
 async def test_a_wrong_method_is_told_the_right_ones(client, method, path, allow):
-    """All of the path's."""
+    """All of the path's; whoever asks by `OPTIONS` is told the same."""
     answer = await client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+    answer = await client.options(path, headers={"authorization": ""})
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allow, b"")
 
 
 async def test_objects_without_a_record_go_after_a_day(tmp_path):

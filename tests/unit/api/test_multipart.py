@@ -94,3 +94,22 @@ def test_bounds():
     for headers in (b"A: b\r\n" * 9, b"A: " + b"b" * 5000 + b"\r\n", b"Content-Disposition: form-data\r\n"):
         with pytest.raises(MultipartError):
             Form(KIND).feed(f"--{BOUNDARY}\r\n".encode() + headers + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("filename*=UTF-8''na%C3%AFve%20x.jsonl", "na\u00efve x.jsonl"),
+        ("filename=\"plain.jsonl\"; filename*=utf-8'en'b%22.jsonl", 'b".jsonl'),
+        ("filename*=iso-8859-1''%E4.jsonl; filename=a", "\u00e4.jsonl"),
+        ("filename=\"plain.jsonl\"; filename*=utf-8''%ff", "plain.jsonl"),
+        ("filename=\"plain.jsonl\"; filename*=bogus''a", "plain.jsonl"),
+        ("filename=\"; filename*=utf-8''forged\"", "; filename*=utf-8''forged"),
+        ("filename*=utf-8''", None),
+    ],
+)
+def test_an_extended_file_name(header, name):
+    """As aiohttp and .NET send it (RFC 8187); the plain one stands where it cannot be read."""
+    head = f'--b\r\nContent-Disposition: form-data; name="file"; {header}\r\n\r\n'
+    (began,) = Form("multipart/form-data; boundary=b").feed(head.encode())
+    assert began == PartBegan(name="file", filename=name)
