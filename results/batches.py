@@ -14,6 +14,7 @@ from tidemill.results.limits import Limits
 from tidemill.results.live import Live, Snapshot
 from tidemill.results.ports import History, Owner, Sender
 from tidemill.results.publisher import Publisher
+from tidemill.results.stalls import Stalls, unwritten, waits
 from tidemill.results.tables import Tables
 from tidemill.results.tally import Tally
 from tidemill.results.work import Work
@@ -81,6 +82,8 @@ class Batches:
         self._before: dict[str, tuple[Live, Snapshot]] = {}
         """The batches that the present event has come to, as they were."""
         self._loaded = False
+        self._heard: dict[str, float] = {}
+        """When a process of each model was heard of last."""
 
     @property
     def alarm(self) -> float | None:
@@ -137,7 +140,10 @@ class Batches:
         steady = self._steady()
         since = None if state.ending is None else steady
         tally = Tally.of(chunks)
-        live = Live(state=state, tally=tally, taken_at=steady, published_at=steady, ending_since=since)
+        stalls = Stalls(moved_at=steady, moved=(state.batch and state.batch.status, tally.done))
+        live = Live(
+            state=state, tally=tally, taken_at=steady, published_at=steady, ending_since=since, stalls=stalls
+        )
         if not state.is_over:
             self._live[state.id] = live
         return live
@@ -146,11 +152,12 @@ class Batches:
         """Bring a batch to its state after an event, and to what follows from it."""
         steady = self._steady()
         before, live.state = live.state, after
+        live.stalls.look(after, live.tally.done, steady)
         if after.ending is not None and live.ending_since is None:
             live.ending_since = steady
         closing = due or fold.is_complete(after, live.tally.done)
         if closing or live.state is not before or steady >= live.told_at:
-            live.state = fold.counted(live.state, live.tally.done - live.tally.failed, live.tally.failed)
+            live.state = fold.counted(self._waited(live), live.tally.done - live.tally.failed, live.tally.failed)
         if closing:
             await self._flush(live, keep=False)
             live.state = fold.close(live.state, self._clock(), self.owner.writer)
@@ -173,6 +180,18 @@ class Batches:
         else:
             self._ring(live)
 
+    def _waited(self, live: Live) -> State:
+        """The batch with what it waits for at this time."""
+        batch, steady = live.state.batch, self._steady()
+        heard_at = self._heard.get(batch.model or "", 0.0) if batch is not None else 0.0
+        waiting = live.stalls.waiting(live.state, live.tally.done, steady, self._clock(), heard_at=heard_at)
+        return waits(live.state, waiting)
+
+    def _hear(self, live: Live) -> None:
+        """A process that serves the model of a batch has said something."""
+        if live.state.batch is not None and (model := live.state.batch.model) is not None:
+            self._heard[model] = self._steady()
+
     async def _bound(self) -> None:
         while self._waiting_bytes > WAITING_BYTES_MAX:
             await self._flush(self._touched(max(self._live.values(), key=lambda live: live.waiting_bytes)))
@@ -194,7 +213,10 @@ class Batches:
 
     async def _publish(self, live: Live) -> None:
         live.unsaid = False
-        await self._publisher.batch(live.state, live.progress(self._clock(), self._steady()), live.stuck)
+        progress = live.progress(self._clock(), self._steady())
+        await self._publisher.batch(live.state, progress, live.blocked)
+        if live.pace is not None:
+            live.pace.told_quiet = live.pace.is_quiet
         live.published_at = self._steady()
 
     async def _publish_again(self, live: Live) -> None:
@@ -205,7 +227,7 @@ class Batches:
 
     def _ring(self, live: Live) -> None:
         """Set the alarm of a batch for the next thing that is due."""
-        due = live.due(self._clock() - self._steady(), self._limits)
+        due = live.due(self._clock(), self._steady(), self._limits)
         if (risk_at := peril.risk_at(live.state, self._limits.kept_seconds())) is not None:
             due.append(risk_at)
         if due:
@@ -218,14 +240,16 @@ class Batches:
 
     async def _compact(self, live: Live) -> None:
         """Write the files and send the fact that they are there."""
-        fact = await self._finisher.finish(live, lambda why: self._stuck(live, why))
+        fact = await self._finisher.finish(live, lambda why: self._block(live, why))
         if fact is not None:
             await self._publisher.compacted(fact, self.number)
 
-    def _stuck(self, live: Live, why: str) -> None:
+    def _block(self, live: Live, why: str) -> None:
         """Have it shown on a batch that it cannot come to its end; the next tick publishes it."""
-        if why != live.stuck:
-            live.stuck, live.unsaid = why, True
+        since = live.blocked[0].since if live.blocked else int(self._clock())
+        blocked = unwritten(why, since)
+        if blocked != live.blocked:
+            live.blocked, live.unsaid = blocked, True
             self._ring(live)
 
     def _over(self, live: Live) -> None:

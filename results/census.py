@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 
 from tidemill import metrics
 from tidemill.results.live import Live
+from tidemill.results.stalls import reasons
 from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.waiting import Reason
 
 Living = Callable[[], Iterable[Iterable[Live]]]
 """Gives the batches that are not over, by partition."""
@@ -15,7 +17,7 @@ def offer(living: Living, clock: Clock, steady: Steady) -> None:
     """Let the metrics be asked for here."""
     metrics.ask(metrics.BATCHES, lambda: statuses(living()))
     metrics.ask(metrics.AT_RISK, lambda: statuses(living(), _is_at_risk))
-    metrics.ask(metrics.STUCK, lambda: statuses(living(), is_stuck))
+    metrics.ask(metrics.STALLED, lambda: stalled(living()))
     metrics.ask(metrics.SLACK, lambda: slack(living(), clock(), steady()))
 
 
@@ -50,6 +52,9 @@ def _is_at_risk(live: Live) -> bool:
     return live.state.batch is not None and live.state.batch.tidemill.at_risk is not None
 
 
-def is_stuck(live: Live) -> bool:
-    """Whether its files cannot be written."""
-    return live.stuck is not None
+def stalled(partitions: Iterable[Iterable[Live]]) -> Counter[str]:
+    """How many batches wait for each reason; one that waits for two counts with both."""
+    found: Counter[str] = Counter(dict.fromkeys(Reason, 0))
+    for live in (live for partition in partitions for live in partition if live.state.batch is not None):
+        found.update(reasons(live.waiting))
+    return found

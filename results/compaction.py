@@ -38,6 +38,7 @@ from tidemill.schemas.lines import Splitter
 from tidemill.schemas.messages import Compacted
 from tidemill.schemas.part import PartRef, file_key, file_kind, index_key, part_key
 from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.waiting import told
 
 T = TypeVar("T")
 
@@ -130,6 +131,8 @@ class Compactor:
         assert state.batch is not None
         assert state.input is not None
         code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
+        if held := told(state.batch.tidemill.waiting):
+            message = f"{message} {held}"
         shelf = Shelf()
         number = FILL_PARTS_FROM
         index = -1
@@ -182,18 +185,22 @@ async def write_part(
     return part
 
 
-async def stubborn(what: str, call: Callable[[], Awaitable[T]]) -> T:
+async def stubborn(
+    what: str, call: Callable[[], Awaitable[T]], *, failing: Callable[[Exception], None] = lambda _: None
+) -> T:
     """Do what has to be done before anything else can be: again after each failure, until it succeeds.
 
     Args:
         what: Named in the log.
         call: Begins one try.
+        failing: Called with each failure.
     """
     tries = 0
     while True:
         try:
             return await call()
-        except OSError:
+        except OSError as error:
+            failing(error)
             wait = WAITS_SECONDS[min(tries, len(WAITS_SECONDS) - 1)]
             tries += 1
             log.warning("%s failed, next try in %s s", what, wait, exc_info=True)

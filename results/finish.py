@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 WAITS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
 """Waits after a try that came to nothing; the last one repeats."""
 
-Stuck = Callable[[str], None]
+Blocked = Callable[[str], None]
 """Told why a batch cannot come to its end; it is tried again all the same."""
 
 
@@ -53,7 +53,7 @@ class Finisher:
         self._room = room
         self._writer = writer
 
-    async def finish(self, live: Live, stuck: Stuck) -> Compacted | None:
+    async def finish(self, live: Live, blocked: Blocked) -> Compacted | None:
         """Write the files of a batch, however often that has to be tried.
 
         After a crash the fact may be on the log already, and be folded while the files are written again: then the
@@ -65,14 +65,14 @@ class Finisher:
         state, waits = live.state, _waits()
         while True:
             try:
-                return await self._compact(state, live.tally)
+                return await self._compact(state, live.tally, blocked)
             except Exception as error:  # noqa: BLE001  whatever was read from the store may be anything
                 first = _told(error)
             if live.state.is_over:
                 return None
             log.warning("%s: %s; its lines are read from the log again", state.id, first)
             try:
-                fact = await self._compact(await self._gathered(state), live.tally)
+                fact = await self._compact(await self._gathered(state), live.tally, blocked)
                 return fact.model_copy(update={"mended": True})
             except Exception as error:  # noqa: BLE001  as above; what it is stands on the batch
                 second = _told(error)
@@ -81,12 +81,16 @@ class Finisher:
             why = first if first == second else f"{first}; {second}"
             wait = next(waits)
             log.error("%s cannot be finished: %s; next try in %s s", state.id, why, wait)
-            stuck(why)
+            blocked(why)
             await asyncio.sleep(wait)
 
-    async def _compact(self, state: State, tally: Tally) -> Compacted:
+    async def _compact(self, state: State, tally: Tally, blocked: Blocked) -> Compacted:
         async with self._room:
-            return await stubborn(f"the compaction of {state.id}", lambda: self._compactor.compact(state, tally))
+            return await stubborn(
+                f"the compaction of {state.id}",
+                lambda: self._compactor.compact(state, tally),
+                failing=lambda error: blocked(f"the store fails ({type(error).__name__})"),
+            )
 
     async def _gathered(self, state: State) -> State:
         """The batch with parts that are made of what the log has.

@@ -40,4 +40,7 @@ def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
         raise IllegalMove(f"{batch.id} cannot go from {batch.status} to {to}")
     times = (batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.cancelling_at)
     latest = max((at, *(time for time in times if time is not None)))
+    if batch.tidemill.waiting and to not in (Status.FINALIZING, Status.EXPIRED):
+        # What it waited for is over; only of an expired batch it is of interest what that was.
+        changes = {"tidemill": batch.tidemill.model_copy(update={"waiting": ()}), **changes}
     return batch.model_copy(update={"status": to, f"{to.value}_at": latest, **changes})

@@ -9,9 +9,11 @@ from tidemill.results.fold import State
 from tidemill.results.limits import Limits
 from tidemill.results.pace import Pace
 from tidemill.results.shelf import Shelf
+from tidemill.results.stalls import Stalls
 from tidemill.results.tally import Tally
 from tidemill.schemas.batch import Progress, Status
 from tidemill.schemas.codec import LineMark
+from tidemill.schemas.waiting import Waiting
 
 PUBLISH_SECONDS: Final = 0.5
 """A batch at work is published at most this often, and a small one not at all that is over by then."""
@@ -59,10 +61,16 @@ class Live:
     pace: Pace | None = None
     """Observed once lines come."""
     compacting: bool = False
-    stuck: str | None = None
-    """Why it cannot come to its end."""
+    stalls: Stalls = field(default_factory=Stalls)
+    blocked: tuple[Waiting, ...] = ()
+    """Why its files cannot be written."""
     unsaid: bool = False
     """Whether there is something to publish beyond counts that have grown."""
+
+    @property
+    def waiting(self) -> tuple[Waiting, ...]:
+        """What is shown that it waits for."""
+        return self.blocked or (self.state.batch.tidemill.waiting if self.state.batch is not None else ())
 
     @property
     def waiting_bytes(self) -> int:
@@ -91,13 +99,15 @@ class Live:
         counts = self.state.batch.request_counts if self.state.batch else None
         return 0 if counts is None else self.tally.done - counts.completed - counts.failed
 
-    def due(self, ahead: float, limits: Limits) -> list[float]:
+    def due(self, now: float, steady: float, limits: Limits) -> list[float]:
         """When it is to be looked at, though nothing has come, Unix seconds.
 
         Args:
-            ahead: What the wall clock says more than the one that nobody steps.
+            now: Unix seconds.
+            steady: The same moment by a clock that nobody steps.
             limits: How long a line may wait for its part, and how long a grace is.
         """
+        ahead = now - steady
         due = [] if (alarm := fold.next_alarm(self.state)) is None else [alarm]
         if due and self.ending_since is not None:
             due.append(ahead + self.ending_since + limits.grace_seconds)
@@ -105,6 +115,10 @@ class Live:
             due.append(ahead + self.waiting_since + limits.part_age_seconds)
         if self.unsaid or self.untold > 0:
             due.append(ahead + self.told_at)
+        if not self.state.closed and self.state.ending is None:
+            due += [ahead + at for at in self.stalls.due(steady)]
+            if self.pace is not None and (quiet_at := self.pace.untold_quiet_at) is not None:
+                due.append(ahead + quiet_at)
         return due
 
     def graced(self, at: float, steady: float, limits: Limits) -> float:

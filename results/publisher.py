@@ -12,6 +12,7 @@ from tidemill.schemas.codec import KIND, Headers, encode
 from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
 from tidemill.schemas.messages import BatchRecord, Compacted, DeleteRequested, Erasure, FileRecord
 from tidemill.schemas.part import file_key
+from tidemill.schemas.waiting import Waiting
 
 
 class Publisher:
@@ -22,12 +23,19 @@ class Publisher:
         self._sender = sender
         self._owner = owner
 
-    async def batch(self, state: State, progress: Progress | None, stuck: str | None) -> None:
-        """Publish a batch, once it is known what it is."""
+    async def batch(self, state: State, progress: Progress | None, blocked: tuple[Waiting, ...]) -> None:
+        """Publish a batch, once it is known what it is.
+
+        Args:
+            state: The batch.
+            progress: How far it is, if it is at work.
+            blocked: Why its files cannot be written; empty where they can.
+        """
         if (batch := state.batch) is None:
             return
-        if progress is not None or stuck is not None:
-            extras = batch.tidemill.model_copy(update={"progress": progress, "stuck": stuck})
+        if progress is not None or blocked:
+            waiting = blocked or batch.tidemill.waiting
+            extras = batch.tidemill.model_copy(update={"progress": progress, "waiting": waiting})
             batch = batch.model_copy(update={"tidemill": extras})
         record = BatchRecord(
             project=state.project, batch=batch, files_offset=state.files_offset, owner=self._owner()

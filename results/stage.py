@@ -40,6 +40,7 @@ from tidemill.schemas.messages import (
     Opened,
     Rejected,
     Sealed,
+    Stalled,
     Tick,
 )
 
@@ -139,9 +140,19 @@ class Partition(Batches):
             case Buried():
                 live = self._get(fact.batch_id)
                 await self._turn(live, fold.buried(live.state, fact))
+            case Stalled():
+                await self._stalled(fact)
             case _:
                 assert_never(fact)
         ack()
+
+    async def _stalled(self, fact: Stalled) -> None:
+        """Hear what lines of a batch wait for; one that is not at work here needs no remark."""
+        if (live := self._live.get(fact.batch_id)) is None:
+            return
+        self._hear(live)
+        if live.stalls.take(fact, self._steady()):
+            await self._turn(self._touched(live), live.state)
 
     async def _begin(self, live: Live, after: State, ack: Ack) -> None:
         """Bring a batch on its way: a small one may be over before anybody has to know of it."""
@@ -171,6 +182,7 @@ class Partition(Batches):
             ack()
             return
         before = live.waiting_bytes
+        self._hear(live)
         if not live.take(marks, value, self._steady()):
             ack()
             return
@@ -202,7 +214,7 @@ class Partition(Batches):
                 # Time is no record that could be buried; the other batches go on, and this one is tried again.
                 log.exception("%s: what time has made due failed", batch_id)
                 self.undo()
-                live.stuck, live.unsaid = told(error), True
+                self._block(live, told(error))
                 self._alarms.drop(batch_id)
                 self._alarms.set(batch_id, at + AGAIN_SECONDS)
         if (removal := self._forgetting.look(at)) is not None:
@@ -216,7 +228,9 @@ class Partition(Batches):
         since = live.waiting_since
         if since is not None and self._steady() >= since + self._limits.part_age_seconds:
             await self._flush(live)
-        after = fold.overdue(live.state, at, self._limits.grace_seconds)
+        quiet_at = None if live.pace is None else live.pace.untold_quiet_at
+        live.unsaid = live.unsaid or (quiet_at is not None and self._steady() >= quiet_at)
+        after = fold.overdue(self._waited(live), at, self._limits.grace_seconds)
         after = peril.endangered(after, at, self._limits.kept_seconds())
         graced = live.graced(at, self._steady(), self._limits)
         await self._turn(live, after, due=fold.is_due(after, graced))
@@ -234,7 +248,7 @@ class Partition(Batches):
         after = fold.compacted(live.state, fact, None)
         # Before the state says that the batch is over: from then on nothing would tell of these any more.
         offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
-        live.stuck = None
+        live.blocked = ()
         live.state = after.model_copy(update={"files_offset": offset})
         await self._tables.keep(live)
         await self._publish(live)

@@ -29,6 +29,7 @@ from tidemill.schemas.bounds import (
     Word,
 )
 from tidemill.schemas.part import file_kind
+from tidemill.schemas.waiting import Waits
 
 _WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])\Z")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -156,11 +157,40 @@ class Progress(_Shape):
 
     percent: Real
     lines_per_second: Real | None = None
+    """0 where no line has been done for longer than usual; null where too little is known."""
     done_earliest_at: Signed | None = None
-    """Unix seconds; the end is expected between this and the next."""
+    """Unix seconds; the end is expected between this and the next. Null while no line gets done."""
     done_latest_at: Signed | None = None
     slack_seconds: Signed | None = None
-    """From the latest expected end to the deadline; below zero the batch is at risk."""
+    """From the latest expected end to the deadline; below zero the batch is at risk. While no line gets done, what
+    it would be if all lines went on at once as fast as before: it falls with each second."""
+    observed_at: Time | None = None
+    """Unix seconds; when all this was true."""
+    holds_until: Time | None = None
+    """Unix seconds; when the rate and the end are out of date, if nothing newer is said."""
+
+    def at(self, now: float) -> "Progress":
+        """What of it is still true at a time.
+
+        Args:
+            now: Unix seconds.
+        """
+        if self.lines_per_second is None or self.observed_at is None:
+            return self
+        is_old = self.holds_until is not None and now >= self.holds_until
+        if not is_old and self.lines_per_second:
+            if self.done_latest_at is None or self.done_latest_at >= now:
+                return self
+            return self.model_copy(update={"done_earliest_at": None, "done_latest_at": None})
+        age = max(0, int(now) - self.observed_at)
+        return self.model_copy(
+            update={
+                "lines_per_second": None if is_old else 0.0,
+                "done_earliest_at": None,
+                "done_latest_at": None,
+                "slack_seconds": None if self.slack_seconds is None else self.slack_seconds - age,
+            }
+        )
 
 
 class ReplayRange(_Shape):
@@ -210,8 +240,8 @@ class Extras(_Shape):
     """Unix seconds; from then on the log may have dropped what the batch still needs. Null where all is well."""
     mended: bool = False
     """Whether parts of it were lost on the way, and its lines were read from the log again."""
-    stuck: Text | None = None
-    """Why the files of a batch that is finalizing cannot be written; it is tried again. Null where all is well."""
+    waiting: Waits = ()
+    """What its lines, or its files, wait for longer than usual. Of an expired batch: what held its last lines."""
     fault: Fault | None = None
     """What of it could not be handled, while it was at work. Null where all is well."""
     receipt: Receipt | None = None

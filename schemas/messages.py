@@ -29,8 +29,10 @@ from tidemill.schemas.bounds import (
 )
 from tidemill.schemas.file import File
 from tidemill.schemas.upload import Upload, UploadPart
+from tidemill.schemas.waiting import Waits
 
 VERSION = 1
+HOLD_SECONDS_MAX = 3600
 WRAPPED_CHARS_MAX = 1024
 """A key management service makes some 200 bytes of a key."""
 
@@ -175,8 +177,27 @@ class Buried(_Message):
     at: Time
 
 
+class Stalled(_Message):
+    """A process says what the lines of a batch that it holds wait for, in place of what it said before.
+
+    It is a remark about the present: it changes no line, is not needed again, and may be lost.
+    """
+
+    kind: Literal["stalled"] = "stalled"
+    batch_id: Id
+    source: Id
+    """The process, and what it works on: another one speaks of other lines."""
+    number: Number
+    """Counts what this source has said: a lower one is older."""
+    waiting: Waits = ()
+    """Empty: they wait no more."""
+    hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
+    """How long it counts, unless it is said again."""
+
+
 Fact = Annotated[
-    Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick | Buried, Field(discriminator="kind")
+    Accepted | Rejected | Opened | Grown | Sealed | Compacted | Tick | Buried | Stalled,
+    Field(discriminator="kind"),
 ]
 
 

@@ -5,7 +5,7 @@ import { facts, h, put } from "./dom.js";
 import { bytes, cost, distance, duration, moment, number, rate } from "./format.js";
 import { live } from "./live.js";
 import { Lines } from "./lines.js";
-import { bar, end, isOver, name, pill, slack } from "./shown.js";
+import { bar, end, held, isOver, name, pill, slack } from "./shown.js";
 
 const FAULTS_SHOWN = 20;
 
@@ -72,10 +72,10 @@ function heading(batch) {
 }
 
 function notes(batch) {
-  const { at_risk: risk, stuck, mended } = batch.tidemill;
+  const { at_risk: risk, waiting, mended } = batch.tidemill;
   const refused = batch.errors?.data ?? [];
   return [
-    stuck ? h("p", { class: "note bad" }, `Its files cannot be written: ${stuck}. It is tried again.`) : null,
+    ...waiting.map(held).map((text) => h("p", { class: "note bad" }, text)),
     risk ? h("p", { class: "note bad" }, `The log may drop what it still needs: ${distance(risk)}.`) : null,
     mended
       ? h("p", { class: "note" }, "Parts of its results were lost in the store, and were read from the log again.")
@@ -124,7 +124,7 @@ function progress(batch) {
     ),
     facts([
       [isOver(batch) ? "Time" : "End", end(batch)],
-      ["Rate", !isOver(batch) && speed ? rate(speed) : null],
+      ["Rate", isOver(batch) || typeof speed !== "number" ? null : rate(speed)],
       ["Deadline", isOver(batch) ? null : slack(batch)],
     ]),
   ];

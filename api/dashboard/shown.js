@@ -1,7 +1,7 @@
 /** What several pages show of a batch in the same way. */
 
 import { h } from "./dom.js";
-import { distance, duration, number } from "./format.js";
+import { distance, duration, moment, number } from "./format.js";
 
 export const ENDS = ["completed", "failed", "expired", "cancelled"];
 export const isOver = (batch) => ENDS.includes(batch.status);
@@ -46,10 +46,18 @@ export function end(batch) {
     return `took ${duration(at - batch.created_at)}`;
   }
   const progress = batch.tidemill.progress;
-  if (!progress?.done_latest_at) return "not known yet";
+  if (!progress?.done_latest_at) {
+    const reasons = batch.tidemill.waiting.map(({ reason }) => reason.replaceAll("_", " "));
+    return reasons.length ? `waits: ${[...new Set(reasons)].join(", ")}` : "not known yet";
+  }
   const now = Date.now() / 1000;
   const [early, late] = [progress.done_earliest_at, progress.done_latest_at].map((at) => duration(at - now));
   return early === late ? `in ${early}` : `in ${early} to ${late}`;
+}
+
+/** What lines wait for, in a sentence. */
+export function held({ lines, message, since }) {
+  return `${lines ? `${number(lines)} ${lines === 1 ? "line waits" : "lines wait"}: ` : ""}${message} Since ${moment(since)}.`;
 }
 
 /** How much time is left beyond the expected end, or until the deadline where that is not known. */

@@ -13,7 +13,7 @@ from typing import Any
 from tidemill.api import paging
 from tidemill.api.filters import ALL, Filter
 from tidemill.api.paging import Page, Row
-from tidemill.api.state import overlay
+from tidemill.api.state import estimates, overlay
 from tidemill.api.state.audit import Audit
 from tidemill.api.state.claims import Claims
 from tidemill.api.state.erasures import Erasures
@@ -77,7 +77,7 @@ class View:
     def batch(self, project: str, batch_id: str) -> bytes | None:
         """A batch as JSON."""
         rows = self._database.read("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
-        return self.links.shown(batch_id, _bytes(rows[0][0])) if rows else None
+        return self._shown(batch_id, _bytes(rows[0][0])) if rows else None
 
     def batches(self, project: str, page: Page, wanted: Filter = ALL) -> list[Row]:
         """Up to `page.limit` + 1 batches of those that are wanted.
@@ -89,7 +89,7 @@ class View:
         # By its labels a batch is found where these are: a project has many batches, and few of most labels.
         source = "labels CROSS JOIN batches USING (id, project, created_at)" if wanted.metadata else "batches"
         rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page, source=source)
-        return [Row(id=row.id, body=self.links.shown(row.id, row.body)) for row in rows]
+        return [Row(id=row.id, body=self._shown(row.id, row.body)) for row in rows]
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""
@@ -263,6 +263,9 @@ class View:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    def _shown(self, batch_id: str, body: bytes) -> bytes:
+        return estimates.current(self.links.shown(batch_id, body), self._clock())
 
     def _fold_batch(self, key: str, value: bytes | None, offset: int) -> None:
         del offset

@@ -90,10 +90,10 @@ AT_RISK: Final = Asked(
     label="status",
     text="Those of them that the log may drop records of before they are over.",
 )
-STUCK: Final = Asked(
-    name="tidemill_batches_stuck",
-    label="status",
-    text="Those of them whose files cannot be written; `tidemill.stuck` of the batch says why.",
+STALLED: Final = Asked(
+    name="tidemill_batches_stalled",
+    label="reason",
+    text="Those of them that wait longer than usual; `tidemill.waiting` of the batch says what for.",
 )
 SLACK: Final = Asked(
     name="tidemill_deadline_slack_seconds",
@@ -110,7 +110,7 @@ DISK_FREE: Final = Asked(
     label="disk",
     text="Free on the fullest disk of the log, and on that of the store where it is a folder.",
 )
-ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STUCK, SLACK, CONNECTIONS, DISK_FREE)
+ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
 
 
 class _Collector(Collector):

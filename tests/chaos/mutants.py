@@ -97,7 +97,7 @@ MUTATIONS = (
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"
-            "        live.stuck = None\n"
+            "        live.blocked = ()\n"
             '        live.state = after.model_copy(update={"files_offset": offset})\n'
             "        await self._tables.keep(live)\n"
         ),

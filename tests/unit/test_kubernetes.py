@@ -14,6 +14,7 @@ from tidemill.__main__ import app
 from tidemill.api.doors import REPLAYS_AT_ONCE_MAX
 from tidemill.schemas import acls
 from tidemill.schemas.lines import LINE_BYTES_MAX
+from tidemill.schemas.waiting import Reason
 from tidemill.settings import SECRETS, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,3 +132,15 @@ def test_the_autoscaler_looks_at_a_metric_that_is_there():
     assert named == {metrics.SLACK.name}
     (metric,) = of("HorizontalPodAutoscaler")["processors"]["spec"]["metrics"]
     assert metric["external"]["metric"]["name"] == rule["record"].replace(":", "_")
+
+
+def test_the_alert_goes_off_for_each_reason_that_somebody_has_to_mend():
+    """What is left out is what goes away by itself, and each reason of the vocabulary is in the docs."""
+    rules = yaml.safe_load((ROOT / "deploy" / "rules.yml").read_text("utf-8"))["groups"][0]["rules"]
+    (rule,) = (rule for rule in rules if rule.get("alert") == "TidemillBatchesStalled")
+    (name, left_out) = re.search(r'(tidemill_\w+)\{reason!~"([^"]*)"\}', rule["expr"]).groups()
+    assert name == metrics.STALLED.name
+    harmless = {Reason.IN_FLIGHT, Reason.QUEUED, Reason.SCHEDULE, Reason.HEADROOM, Reason.TOKENS_PER_MINUTE}
+    assert set(left_out.split("|")) == harmless
+    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \| \w[^|]* \| ", operations, re.MULTILINE)[-len(Reason) :] == list(Reason)

@@ -12,7 +12,7 @@ from tidemill.api.paging import Page
 from tidemill.api.state.sqlite import Database, StateUnavailable
 from tidemill.api.state.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
 from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Batch, Status
+from tidemill.schemas.batch import Batch, Extras, Progress, Status
 from tidemill.schemas.file import File
 from tidemill.schemas.messages import BatchRecord, FileRecord
 
@@ -303,3 +303,29 @@ def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
     assert ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "7"),)))) == ["b7"]
     assert not ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "x"),))))
     assert steps < 60
+
+
+def test_no_estimate_outlives_what_it_rests_on(view, time):
+    """Whatever became of results: no rate of ten minutes ago and no end in the past, also in a list."""
+    told = Progress(
+        percent=50.0, lines_per_second=10.0, done_earliest_at=NOW + 300, done_latest_at=NOW + 900,
+        slack_seconds=600, observed_at=NOW, holds_until=NOW + 70,
+    )  # fmt: skip
+    at_work = batch("b", Status.IN_PROGRESS).model_copy(
+        update={"metadata": {"progress": '{"percent":1}'}, "tidemill": Extras(progress=told)}
+    )
+    view.put_batch(BatchRecord(project="p", batch=at_work))
+
+    def seen():
+        (row,) = view.batches("p", Page(limit=10))
+        one = view.batch("p", "b")
+        assert row.body == one
+        return Batch.model_validate_json(one)
+
+    assert seen() == at_work
+    time.now = NOW + 600
+    shown = seen()
+    assert shown.metadata == at_work.metadata
+    assert shown.tidemill.progress == Progress(
+        percent=50.0, slack_seconds=0, observed_at=NOW, holds_until=NOW + 70
+    )

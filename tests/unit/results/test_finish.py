@@ -14,6 +14,7 @@ from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Status
 from tidemill.schemas.messages import CancelRequested, Tick
 from tidemill.schemas.part import part_key
+from tidemill.schemas.waiting import Reason
 
 _SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parent / "test_stage.py")
 cases = importlib.util.module_from_spec(_SPEC)
@@ -59,7 +60,7 @@ async def test_parts_are_made_again_from_the_log(seed):
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
     assert damage.keys
     cases.check(simulation, 0, TOTAL, Status.COMPLETED, mended=True)
-    assert cases.final(simulation, 0).tidemill.stuck is None
+    assert cases.final(simulation, 0).tidemill.waiting == ()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -101,19 +102,21 @@ async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypa
     for at in range(len(events)):
         await simulation.handle(partition, gate, at)
     simulation.log.events[2:] = [(topics.COMMANDS.name, (), b"")] * (len(events) - 2)
-    await until(lambda: [live for live in partition.living if live.stuck], "a batch that is stuck")
-    assert census.statuses([partition.living], census.is_stuck) == {"finalizing": 1}
+    await until(lambda: [live for live in partition.living if live.blocked], "a batch that is blocked")
+    assert +census.stalled([partition.living]) == {"files": 1}
     assert partition.alarm is not None
     await partition.fact(Tick(at=partition.alarm), lambda: None)
     shown = simulation.log.published[-1].batch
     assert shown.status is Status.FINALIZING
     (key, *_) = sorted(damage.keys[shown.id])
-    assert "parts/" in shown.tidemill.stuck
-    assert "of its lines are in the log no more" in shown.tidemill.stuck
+    (waiting,) = shown.tidemill.waiting
+    assert waiting.reason is Reason.FILES
+    assert "parts/" in waiting.message
+    assert "of its lines are in the log no more" in waiting.message
     simulation.store.objects |= damage.keys[shown.id]
     await until(lambda: len(simulation.log.events) > len(events), "the fact that ends the batch")
     await simulation.handle(partition, gate, len(events))
     await asyncio.gather(*partition._work._tasks)
     cases.check(simulation, 0, TOTAL, Status.COMPLETED)
-    assert simulation.log.published[-1].batch.tidemill.stuck is None
+    assert simulation.log.published[-1].batch.tidemill.waiting == ()
     assert key not in simulation.store.objects

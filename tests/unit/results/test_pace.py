@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tidemill.results.pace import SURE_LINES, Pace
+from tidemill.results.pace import MARGIN_SECONDS, QUIET_GAPS, QUIET_SECONDS, SURE_LINES, Pace
 
 DAY = 86_400
 
@@ -93,20 +93,49 @@ def test_a_change_widens_the_range_first():
     assert progress.done_latest_at - progress.done_earliest_at > 0.3 * left
 
 
-def test_a_stalled_batch_has_a_late_end():
-    """What came to a stop is not expected soon."""
-    pace = Pace.start(0.0, 0)
-    for second in range(1, 31):
-        pace.observe(float(second), 10 * second)
-    before = pace.progress(1_000, DAY, pace.at)
-    for second in range(31, 91):
-        pace.observe(float(second), 300)
-    after = pace.progress(1_000, DAY, pace.at)
-    assert after.lines_per_second < before.lines_per_second / 5
-    assert after.done_latest_at > before.done_latest_at
-    assert after.slack_seconds < before.slack_seconds
-    pace.observe(float(DAY), 300)
-    assert pace.progress(1_000, DAY, pace.at).lines_per_second is None
+def moving(gap, until):
+    """A pace at which ten lines come at a time."""
+    pace, at = Pace.start(0.0, 0), 0.0
+    while at < until:
+        at += gap
+        pace.observe(at, pace.done + 10)
+    return pace
+
+
+@given(gap=st.floats(0.5, 200), looks=st.integers(1, 30))
+def test_a_batch_that_stands_has_no_pace_and_no_end(gap, looks):
+    """Its end is told until it rests for longer than it is used to; then its slack falls as time goes by."""
+    pace = moving(gap, 10 * gap)
+    stood_at, total = pace.at, pace.done + 1_000
+    for look in range(1, looks + 1):
+        pace.observe(stood_at + look, pace.done)
+        progress = pace.progress(total, DAY, pace.at)
+        assert (progress.lines_per_second == 0) == (look >= min(max(QUIET_SECONDS, QUIET_GAPS * gap), 300))
+        assert (progress.done_latest_at is None) == (progress.lines_per_second == 0)
+    pace.observe(stood_at + 1_000, pace.done)
+    early = pace.progress(total, DAY, pace.at)
+    pace.observe(stood_at + 2_000, pace.done)
+    late = pace.progress(total, DAY, pace.at)
+    assert early.slack_seconds - late.slack_seconds == pytest.approx(1_000, abs=1)
+    pace.observe(pace.at + gap, pace.done + 10)
+    assert pace.progress(total, DAY, pace.at).done_latest_at is not None
+
+
+@given(gap=st.floats(0.5, 50), age=st.integers(0, 4_000))
+def test_a_record_is_believed_no_longer_than_its_evidence_holds(gap, age):
+    """Whoever reads an old record sees no rate of minutes ago, no end in the past, and a slack of now."""
+    pace = moving(gap, 20 * gap)
+    told = pace.progress(pace.done + 1_000, DAY, pace.at)
+    now = pace.at + age
+    seen = told.at(now)
+    assert seen.done_latest_at is None or seen.done_latest_at >= now
+    if age > max(QUIET_SECONDS, QUIET_GAPS * gap) + MARGIN_SECONDS + 2:
+        assert (seen.lines_per_second, seen.done_earliest_at, seen.done_latest_at) == (None, None, None)
+        assert seen.slack_seconds == told.slack_seconds - (int(now) - told.observed_at)
+    pace.observe(pace.at + 1_000, pace.done)
+    stands = pace.progress(pace.done + 1_000, DAY, pace.at)
+    assert stands.at(pace.at + age).slack_seconds == pytest.approx(stands.slack_seconds - age, abs=1)
+    assert stands.at(pace.at + age).lines_per_second == 0
 
 
 def test_nothing_is_told_of_too_few_lines():

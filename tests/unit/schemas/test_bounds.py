@@ -14,9 +14,11 @@ from tidemill.schemas.bounds import (
     OUTPUTS_MAX,
     RECORD_BYTES_EXTRA,
     RECORD_BYTES_MAX,
+    TIME_MAX,
     TOKENS_MAX,
     Id,
 )
+from tidemill.schemas.waiting import WAITING_MAX, Reason, Waiting
 
 RECORDS = [
     messages.Command, messages.Fact, messages.BatchRecord, messages.FileRecord, messages.KeyRecord,
@@ -46,12 +48,15 @@ def test_no_batch_is_larger_than_computed():
     """A batch with everything at its bound, in the characters that take most."""
     error = BatchError(code=NASTY * 10, message=NASTY * 20, param=NASTY)
     receipt = FileReceipt(lines=NUMBER_MAX, bytes=NUMBER_MAX, sha256="f" * 64)
+    waiting = Waiting(
+        reason=Reason.TOKENS_PER_MINUTE, lines=NUMBER_MAX, server=NASTY * 255, message=NASTY * 300, since=TIME_MAX
+    )
     batch = Batch(
         id="b" * 64, endpoint=NASTY * 64, model=NASTY * 255, input_file_id="f" * 64, completion_window=NASTY * 64,
         status=Status.VALIDATING, created_at=0, expires_at=0, errors=BatchErrors(data=(error,) * ERRORS_MAX),
         metadata={f"{n:02}" + NASTY * 62: NASTY * 512 for n in range(16)},
         tidemill=Extras(
-            stream=NASTY * 255, stuck=NASTY * 1000, output_file_ids=("f" * 64,) * OUTPUTS_MAX,
+            stream=NASTY * 255, waiting=(waiting,) * WAITING_MAX, output_file_ids=("f" * 64,) * OUTPUTS_MAX,
             receipt=Receipt(lines=1, outputs=(receipt,) * OUTPUTS_MAX),
         ),
     )  # fmt: skip
