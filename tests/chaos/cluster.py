@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import aioboto3
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
 from support.cuts import Network
 from support.fleet import Fleet
 from support.quorum import Quorum
@@ -183,6 +184,10 @@ class Cluster:
         """The keys of the store that begin so, with their bytes, past the network."""
         return asyncio.run(self._keys(prefix))
 
+    def coordinator(self, group: str) -> str:
+        """The broker that coordinates a consumer group."""
+        return asyncio.run(self._coordinator(group))
+
     def records(self, topic: str) -> list[tuple[str, bytes | None]]:
         """Keys and values of a topic, partition after partition, past the network."""
         return asyncio.run(self._read(topic))
@@ -253,6 +258,14 @@ class Cluster:
             return [found async for found in _until_the_end(consumer)]
         finally:
             await consumer.stop()
+
+    async def _coordinator(self, group: str) -> str:
+        admin = AIOKafkaAdminClient(**self.clients())
+        await admin.start()
+        try:
+            return f"broker-{await admin.find_coordinator(group)}"
+        finally:
+            await admin.close()
 
     def _tend(self) -> None:
         """What is started by a thread lives as long as that thread: this one lives as long as the cluster."""

@@ -131,36 +131,35 @@ def finalizing(world: World, chance: random.Random) -> None:
 
 
 def zombie(world: World, chance: random.Random) -> None:
-    """A processor loses all brokers, or one, while its calls run; another one takes its partitions over."""
-    network = world.cluster.network
-    servers = chance.choice((BROKERS, *((broker,) for broker in BROKERS)))
-    batch_id = _create(world, _job(world, chance, lines=2 * LINES))
+    """A processor loses all brokers, or its coordinator alone, while its calls run; another one takes over."""
+    network, job = world.cluster.network, _job(world, chance, lines=4 * LINES)
+    batch_id = _create(world, job)
     world.stop_extras()
+    coordinator = world.cluster.coordinator(f"tidemill-processors-{job.model}")
+    servers = chance.choice((BROKERS, (coordinator,)))
     _wait(world, batch_id, lambda batch: done(batch) > 0)
     (way,) = network.between("processors", BACKEND)
     before = world.backend.stats()
     world.soft["zombie of processors"] += 1
     world.note_in_flight(1)
     assert before["in_flight"], "no call was running"
-    is_alone = servers == BROKERS
     for server in servers:
         network.set("processors", server, cuts=frozenset({OUT, BACK}))
     at = time.monotonic()
     heir = network.between(world.start_extra("processors"), BACKEND)[0]
     wait_until(lambda: heir.bytes[OUT], "calls of another process", seconds_max=END_SECONDS_MAX)
-    if is_alone:
-        wait_until(
-            lambda: time.monotonic() - max(at, way.passed_at[OUT]) > QUIET_SECONDS,
-            "the end of the zombie's calls",
-            seconds_max=END_SECONDS_MAX,
-        )
+    wait_until(
+        lambda: time.monotonic() - max(at, way.passed_at[OUT]) > QUIET_SECONDS,
+        "the end of the zombie's calls",
+        seconds_max=END_SECONDS_MAX,
+    )
     seconds = max(0.0, way.passed_at[OUT] - at)
     network.heal()
     _ends(world, "zombie", batch_id)
     again = world.backend.stats()["repeats"] - before["repeats"]
     world.found.append(
-        f"zombie: without {' '.join(servers)} it called for {seconds:.1f} s, {before['in_flight']} in flight,"
-        f" {again} paid twice"
+        f"zombie: without {'brokers' if servers == BROKERS else 'its coordinator'} it began calls for"
+        f" {seconds:.1f} s; {before['in_flight']} were in flight, {again} were paid twice"
     )
     world.stop_extras()
 
