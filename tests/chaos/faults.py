@@ -4,16 +4,19 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
 from chaos import aimed, network, rig, scenarios
 from chaos import world as worlds
 from chaos.disk import Disk
 from chaos.traffic import MODELS
 from chaos.world import World
+from support.waiting import wait_until
 
 from tidemill.schemas import codec, ids, topics
 
@@ -197,16 +200,15 @@ def poison(world: World, chance: random.Random, victim: str) -> None:
         (topics.OUTCOMES.name, b"x", [], rubbish),
         (topics.OUTCOMES.name, b"x", [(codec.KIND, codec.LINES)], rubbish),
     ]
-    world.wait_for("kafka")
-    asyncio.run(_produce(world.stack.clients(), records))
+    _with_the_log(world, lambda clients: _produce(clients, records))
 
 
 def duplicate(world: World, chance: random.Random, victim: str) -> None:
     """A range of a topic of requests is produced a second time."""
     del victim
     world.soft["duplicate"] += 1
-    world.wait_for("kafka")
-    asyncio.run(_copy(world.stack.clients(), topics.requests(chance.choice(list(MODELS))).name, chance))
+    model = topics.requests(chance.choice(list(MODELS))).name
+    _with_the_log(world, lambda clients: _copy(clients, model, chance))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +269,22 @@ def _fill(disks: list[Disk | None], seconds: float) -> None:
             disk.empty()
 
 
+def _with_the_log(world: World, work: Callable[[dict[str, Any]], Coroutine[Any, Any, None]]) -> None:
+    """Do something once a broker answers: one that was just started takes a while."""
+
+    def is_done() -> bool:
+        with suppress(KafkaError, OSError, ValueError):
+            asyncio.run(work(world.stack.clients()))
+            return True
+        return False
+
+    wait_until(is_done, "an answer of a broker", seconds_max=worlds.BACK_SECONDS_MAX)
+
+
 async def _produce(clients: dict[str, Any], records: list[tuple[str, bytes | None, Any, bytes]]) -> None:
     producer = AIOKafkaProducer(**clients)
-    await producer.start()
     try:
+        await producer.start()
         for topic, key, headers, value in records:
             await producer.send_and_wait(topic, value, key=key, headers=headers)
     finally:
@@ -279,9 +293,9 @@ async def _produce(clients: dict[str, Any], records: list[tuple[str, bytes | Non
 
 async def _copy(clients: dict[str, Any], topic: str, chance: random.Random) -> None:
     consumer = AIOKafkaConsumer(**clients, enable_auto_commit=False)
-    await consumer.start()
     copies: list[tuple[str, bytes | None, Any, bytes]] = []
     try:
+        await consumer.start()
         partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
         consumer.assign(partitions)
         for partition, end in (await consumer.end_offsets(partitions)).items():

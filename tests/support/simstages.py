@@ -5,12 +5,11 @@ What stands here instead of product code is what talks to Faust and Kafka: fetch
 """
 
 import asyncio
-import functools
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 from support.simlog import Group, MemoryLog, Place, Record, Seat
+from support.simstore import MemoryStore, MemoryTable
 from support.simtime import Process
 
 from tidemill.gate import AckGate
@@ -35,8 +34,6 @@ from tidemill.results.tables import Tables, TornError
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Tick
-from tidemill.schemas.part import PARTS_PREFIX
-from tidemill.schemas.ports import NotFound, chained
 from tidemill.sealing.records import opened_outcome, sealed_request
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
@@ -51,53 +48,6 @@ BATCHES = topics.BATCHES.name
 SECRETS = topics.SECRETS.name
 TICK_SECONDS = 0.5
 DRAIN_SECONDS_MAX = 5.0
-READ_BYTES = 512
-
-
-class MemoryStore:
-    """Objects that all processes share, as one of them reaches them."""
-
-    def __init__(self, objects: dict[str, bytes], process: Process) -> None:
-        self._objects = objects
-        self._process = process
-
-    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        content = b"".join([chunk async for chunk in chunks])
-        before = self._objects.get(key, content)
-        # Sealed twice, the same part is other bytes.
-        is_same = before == content or (before.startswith(b"TMS1") and len(before) == len(content))
-        assert not key.startswith(PARTS_PREFIX) or is_same, f"{key} would be another part's"
-        # A request that is on its way, and the last step of a process that was only frozen, may come much later.
-        await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
-        return len(content)
-
-    async def join(self, key: str, sources: Sequence[str]) -> int:
-        return await self.write(key, chained(self, sources))
-
-    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        await self._process.pass_time()
-        if key not in self._objects:
-            raise NotFound(key)
-        content = self._objects[key][start:end]
-        for at in range(0, len(content), READ_BYTES):
-            self._process.check()
-            yield content[at : at + READ_BYTES]
-
-    async def size(self, key: str) -> int:
-        return len(self._objects[key])
-
-    async def free(self) -> int | None:
-        return None
-
-    async def delete(self, key: str) -> None:
-        await self._process.door(lambda: self._objects.pop(key, None))
-
-    async def keys(self, prefix: str) -> AsyncIterator[str]:
-        for key in sorted(self._objects):
-            if key.startswith(prefix):
-                yield key
-
-    async def close(self) -> None: ...
 
 
 class Base:
@@ -314,44 +264,6 @@ class ProcessorsProcess(Base):
             await self.log.growth()
 
 
-class _Table:
-    """One partition's share of a table; what is not delivered is not in the changelog."""
-
-    def __init__(self, process: Process, changelog: dict[bytes, bytes]) -> None:
-        self._process = process
-        self._changelog = changelog
-        self._local = dict(changelog)
-        self._pending: list[tuple[bytes, bytes | None]] = []
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._local.get(key)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._local[key] = value
-        self._pending.append((key, value))
-
-    def delete(self, key: bytes) -> None:
-        self._local.pop(key, None)
-        self._pending.append((key, None))
-
-    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(self._local):
-            if key.startswith(prefix) and key >= after:
-                yield key, self._local[key]
-
-    async def delivered(self) -> None:
-        while self._pending:
-            # As a request that is on its way when its process ends: what comes later changes nothing any more.
-            await self._process.door(functools.partial(self._append, *self._pending[0]), late=True)
-            self._pending.pop(0)
-
-    def _append(self, key: bytes, value: bytes | None) -> None:
-        if value is None:
-            self._changelog.pop(key, None)
-        else:
-            self._changelog[key] = value
-
-
 class ResultsProcess(Base):
     """`results/app.py` without Faust."""
 
@@ -372,7 +284,7 @@ class ResultsProcess(Base):
             for name in ("states", "chunks"):
                 # The one is read later than the other, and a former owner may still write.
                 await self.process.pass_time()
-                tables.append(_Table(self.process, self.world.changelogs[name, number]))
+                tables.append(MemoryTable(self.process, self.world.changelogs[name, number]))
             self._partitions[number] = Partition(
                 number,
                 tables=Tables(*tables),

@@ -6,16 +6,14 @@ invariants 1 to 5 of the design (a batch's lines, status, files, bill, and calls
 """
 
 import asyncio
-import hashlib
 import itertools
-import json
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from decimal import Decimal
 
 import orjson
 from support import simtime
+from support.simchecks import PARTITIONS, Job, Seen
 from support.simlog import Group, MemoryLog, Place
 from support.simstages import (
     BATCHES,
@@ -29,12 +27,10 @@ from support.simstages import (
     ResultsProcess,
 )
 from support.simtime import Process, SimulatedLoop
-from support.simulated import leads_to
 
-from tidemill.api.state import overlay
 from tidemill.processors.call import Answer, Broken
 from tidemill.results.limits import Limits
-from tidemill.schemas import codec, ids, topics
+from tidemill.schemas import codec, ids
 from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.bill import Tariff
 from tidemill.schemas.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
@@ -42,7 +38,6 @@ from tidemill.schemas.part import file_key
 from tidemill.sealing.cipher import Cipher
 from tidemill.settings import Settings
 
-PARTITIONS = 2
 BATCHES_MAX = 4
 LINES_MAX = 70
 FAULTS_SECONDS = 60.0
@@ -76,15 +71,6 @@ WELL_SHARE = 0.9
 BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), Broken.CONNECTION)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A batch of a run."""
-
-    batch: Batch
-    lines: int
-    cancel_at: float | None
-
-
 class SimulatedWay:
     """One run."""
 
@@ -98,13 +84,14 @@ class SimulatedWay:
         self.torn = 0
         self._zombies: list[asyncio.Task[None]] = []
         self.repeats_max = 0
-        self._steps_clocks = self.chance.random() < STEPPING_SHARE
-        self._calls: Counter[tuple[str, int]] = Counter()
+        self.steps_clocks = self.chance.random() < STEPPING_SHARE
+        self.calls: Counter[tuple[str, int]] = Counter()
         self._under_way: dict[tuple[str, int], Process] = {}
         self._tokens = itertools.count()
         self._members: list[tuple[str, object]] = []
-        self._jobs: list[Job] = []
-        self._deleted: set[str] = set()
+        self.jobs: list[Job] = []
+        self.deleted: set[str] = set()
+        self._seen = Seen(self)
         self.wrapper = KEYS if seed % 3 == 0 else None
         """Every third run is encrypted."""
         model = {
@@ -123,7 +110,7 @@ class SimulatedWay:
     def run(self) -> None:
         """Run until all batches are over, then check; an `AssertionError` says what is wrong."""
         simtime.run(self._main)
-        self._check()
+        self._seen.check()
 
     def token(self) -> str:
         """Of nobody else."""
@@ -141,7 +128,7 @@ class SimulatedWay:
 
     def called(self, place: tuple[str, int], process: Process) -> None:
         """A call that will be answered for good is under way."""
-        self._calls[place] += 1
+        self.calls[place] += 1
         self._under_way[place] = process
 
     def arrived(self, headers, value: bytes) -> None:
@@ -191,7 +178,7 @@ class SimulatedWay:
                     self._cut_off,
                     self._step,
                 ),
-                (8, 1, 3, 3, 3, 4, 3, 8 if self._steps_clocks else 0),
+                (8, 1, 3, 3, 3, 4, 3, 8 if self.steps_clocks else 0),
             )[0]()
         await asyncio.gather(*self._zombies)
         for stage in self.groups:
@@ -267,7 +254,7 @@ class SimulatedWay:
 
     async def _poison(self) -> None:
         """Somebody writes what nobody can read, or what is not true, also about batches that there are."""
-        batch_id = self.chance.choice([job.batch.id for job in self._jobs] or ["batch_x"])
+        batch_id = self.chance.choice([job.batch.id for job in self.jobs] or ["batch_x"])
         lines = ((codec.KIND, codec.LINES), ("tidemill-batch", batch_id.encode()))
         topic, headers, value = self.chance.choice(
             (
@@ -295,7 +282,7 @@ class SimulatedWay:
         key = f"files/in{number}"
         self.objects[key] = b"".join(_line(batch.id, index) for index in range(lines))
         cancel = self.chance.uniform(0, 20) if self.chance.random() < 0.3 else None
-        self._jobs.append(Job(batch=batch, lines=lines, cancel_at=cancel))
+        self.jobs.append(Job(batch=batch, lines=lines, cancel_at=cancel))
         created = BatchCreated(
             project="default", batch=batch, input=InputRef(key=key, bytes=len(self.objects[key]))
         )
@@ -305,12 +292,12 @@ class SimulatedWay:
             request = CancelRequested(batch_id=batch.id, at=int(self.loop.now()))
             self.log.append(COMMANDS, batch.id, codec.encode(request))
         if self.chance.random() < DELETED_SHARE:
-            while batch.id not in self._over():
+            while batch.id not in self._seen.over():
                 await self.log.growth()
             await asyncio.sleep(self.chance.uniform(0, 20))
-            shown = self._shown(batch.id)[-1]
+            shown = self._seen.shown(batch.id)[-1]
             kinds = tuple(kind for kind, _ in shown.tidemill.receipt.files) if shown.tidemill.receipt else ()
-            self._deleted.add(batch.id)
+            self.deleted.add(batch.id)
             request = DeleteRequested(batch_id=batch.id, project="default", files=kinds, at=int(self.loop.now()))
             self.log.append(COMMANDS, batch.id, codec.encode(request))
             await self._gone(batch.id, {file_key(ids.derived_file_id(batch.id, kind)) for kind in kinds})
@@ -336,132 +323,8 @@ class SimulatedWay:
         del model
         return Tariff(input_per_million=Decimal(len(self._members)), output_per_million=Decimal("0.3"))
 
-    def _shown(self, batch_id: str) -> list[Batch]:
-        """What an api process shows one after the other (`api/state/view.py`), until it was deleted."""
-        records = [record for record in self.log.records[Place(BATCHES, 0)] if record.key == batch_id]
-        shown: list[Batch] = []
-        owner = 0
-        for record in itertools.takewhile(lambda record: record.value is not None, records):
-            told = codec.decode_batch(record.value)
-            if told.owner >= owner:
-                owner = told.owner
-                shown.append(overlay.merge(shown[-1] if shown else None, told.batch))
-        return shown
-
-    def _over(self) -> set[str]:
-        over: dict[str, int] = {}
-        latest: dict[str, int] = {}
-        for record in self.log.records[Place(BATCHES, 0)]:
-            if record.value is not None:
-                told = codec.decode_batch(record.value)
-                latest[told.batch.id] = max(told.owner, latest.get(told.batch.id, 0))
-                if told.batch.status.is_terminal:
-                    over[told.batch.id] = max(told.owner, over.get(told.batch.id, 0))
-        # What a process that had lost the batch says of its end is not the end.
-        return {batch_id for batch_id, owner in over.items() if owner == latest[batch_id]}
-
     def _is_over(self) -> bool:
-        return len(self._over()) == len(self._jobs)
-
-    def _check(self) -> None:
-        for topic in (REQUESTS, OUTCOMES):
-            for partition in range(PARTITIONS):
-                for record in self.log.records[Place(topic, partition)]:
-                    assert self.wrapper is None or b"custom_id" not in record.value
-        for job in self._jobs:
-            self._check_status(job)
-            if job.batch.id in self._deleted:
-                self._check_deleted(job.batch.id)
-                continue
-            self._check_lines(job)
-        repeats = self._calls.total() - len(self._calls)
-        # Where clocks differ, what was done before a restart may not be found (docs/decisions/0012).
-        assert self._steps_clocks or repeats <= self.repeats_max, (
-            f"{repeats} calls repeated, {self.repeats_max} were in flight at kills"
-        )
-
-    def _check_status(self, job: Job) -> None:
-        """Invariants 2 and 3."""
-        shown = self._shown(job.batch.id)
-        for before, after in itertools.pairwise(shown):
-            assert after.status is before.status or leads_to(before.status, after.status), (before, after)
-            assert after.request_counts.completed >= before.request_counts.completed
-            assert after.request_counts.failed >= before.request_counts.failed
-        for batch in shown:
-            has_files = batch.output_file_id is not None or batch.error_file_id is not None
-            assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
-
-    def _check_deleted(self, batch_id: str) -> None:
-        """Its record and its files are gone, and nothing has brought it back."""
-        records = [record for record in self.log.records[Place(BATCHES, 0)] if record.key == batch_id]
-        told = [record.value is not None for record in records]
-        # What a process that had lost the batch says of it later is not shown (`api/state/erasures.py`).
-        assert self.cuts or told == sorted(told, reverse=True), "a deleted batch was published again"
-        assert False in told
-        shown = self._shown(batch_id)[-1]
-        for file_id in (shown.output_file_id, shown.error_file_id):
-            assert self.cuts or not any(key.startswith(f"files/{file_id}") for key in self.objects)
-        states = [self.changelogs["states", number] for number in range(PARTITIONS)]
-        rows = [item for found in states for item in found.items() if batch_id.encode() in item[0]]
-        key, value = max(rows, key=lambda row: row[0].rpartition(b"/")[2])
-        assert key.startswith(b"over/")
-        assert b"deleted_at" in value
-        last = {record.key: record.value for record in self.log.records[Place(SECRETS, 0)]}
-        assert last[batch_id] is not None
-        assert all(value is None for key, value in last.items() if key.startswith(f"{batch_id}/"))
-
-    def _check_lines(self, job: Job) -> None:
-        """Invariants 1 and 4."""
-        batch = self._shown(job.batch.id)[-1]
-        expected = {Status.COMPLETED}
-        if job.cancel_at is not None:
-            expected.add(Status.CANCELLED)
-        if batch.expires_at < batch.created_at + 86_400:
-            expected.add(Status.EXPIRED)
-        assert batch.status in expected, batch
-        # One that was cut off may have removed the parts of a batch that it thought was over.
-        assert self.cuts or not batch.tidemill.mended, batch
-        output, errors = self._file(batch, "output"), self._file(batch, "errors")
-        total = batch.request_counts.total
-        assert total in {0, job.lines}
-        assert sorted(line["custom_id"] for line in output + errors) == sorted(f"id-{n}" for n in range(total))
-        for found in (output, errors):
-            places = [int(line["custom_id"][3:]) for line in found]
-            assert places == sorted(places)
-        for line in output:
-            assert line["response"]["body"]["choices"][0] == f"{batch.id} {line['custom_id'][3:]}"
-        if batch.status is Status.COMPLETED:
-            assert all(line["response"]["status_code"] == 400 for line in errors), errors
-        self._check_bill(batch, output)
-
-    def _check_bill(self, batch: Batch, output: list) -> None:
-        entries = [codec.decode_ledger(record.value) for record in self.log.records[Place(topics.LEDGER.name, 0)]]
-        entries = [entry for entry in entries if entry.batch_id == batch.id]
-        latest = max((entry.owner for entry in entries), default=0)
-        entries = [entry.model_copy(update={"owner": 0}) for entry in entries if entry.owner == latest]
-        if batch.tidemill is None or batch.tidemill.receipt is None:
-            return
-        assert entries
-        assert all(entry == entries[0] for entry in entries), entries
-        read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output)
-        assert entries[0].usage.input_tokens == read == batch.usage.input_tokens
-        assert entries[0].bill.cost == batch.tidemill.cost
-
-    def _file(self, batch: Batch, part: str) -> list:
-        receipt = batch.tidemill.receipt if batch.tidemill else None
-        file_id = batch.output_file_id if part == "output" else batch.error_file_id
-        found = getattr(receipt, part) if receipt else None
-        if file_id is None:
-            assert found is None
-            return []
-        values = [record.value for record in self.log.records[Place(topics.FILES.name, 0)]]
-        records = [codec.decode_file(value) for value in values if value is not None]
-        latest = max((record for record in records if record.file.id == file_id), key=lambda record: record.owner)
-        content = self.objects[latest.key]
-        assert hashlib.sha256(content).hexdigest() == found.sha256, (
-            f"{part} of {batch.id} is not what was receipted"
-        )
-        return [json.loads(line) for line in content.splitlines()]
+        return len(self._seen.over()) == len(self.jobs)
 
 
 class _Upstream:

@@ -1,0 +1,160 @@
+"""What has come of a simulated run, as its log and its store show it, held against what was asked for."""
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from support.simlog import Place
+from support.simstages import BATCHES, OUTCOMES, REQUESTS, SECRETS
+from support.simulated import leads_to
+
+from tidemill.api.state import overlay
+from tidemill.schemas import codec, topics
+from tidemill.schemas.batch import Batch, Status
+
+PARTITIONS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A batch of a run."""
+
+    batch: Batch
+    lines: int
+    cancel_at: float | None
+
+
+class Seen:
+    """What can be seen of a run (`simworld.SimulatedWay`)."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+
+    def shown(self, batch_id: str) -> list[Batch]:
+        """What an api process shows one after the other (`api/state/view.py`), until it was deleted."""
+        records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
+        shown: list[Batch] = []
+        owner = 0
+        for record in itertools.takewhile(lambda record: record.value is not None, records):
+            told = codec.decode_batch(record.value)
+            if told.owner >= owner:
+                owner = told.owner
+                shown.append(overlay.merge(shown[-1] if shown else None, told.batch))
+        return shown
+
+    def over(self) -> set[str]:
+        """The batches that are over."""
+        over: dict[str, int] = {}
+        latest: dict[str, int] = {}
+        for record in self._world.log.records[Place(BATCHES, 0)]:
+            if record.value is not None:
+                told = codec.decode_batch(record.value)
+                latest[told.batch.id] = max(told.owner, latest.get(told.batch.id, 0))
+                if told.batch.status.is_terminal:
+                    over[told.batch.id] = max(told.owner, over.get(told.batch.id, 0))
+        # What a process that had lost the batch says of its end is not the end.
+        return {batch_id for batch_id, owner in over.items() if owner == latest[batch_id]}
+
+    def check(self) -> None:
+        """An `AssertionError` says what is wrong."""
+        for topic in (REQUESTS, OUTCOMES):
+            for partition in range(PARTITIONS):
+                for record in self._world.log.records[Place(topic, partition)]:
+                    assert self._world.wrapper is None or b"custom_id" not in record.value
+        for job in self._world.jobs:
+            self._check_status(job)
+            if job.batch.id in self._world.deleted:
+                self._check_deleted(job.batch.id)
+                continue
+            self._check_lines(job)
+        repeats = self._world.calls.total() - len(self._world.calls)
+        # Where clocks differ, what was done before a restart may not be found (docs/decisions/0012).
+        assert self._world.steps_clocks or repeats <= self._world.repeats_max, (
+            f"{repeats} calls repeated, {self._world.repeats_max} were in flight at kills"
+        )
+
+    def _check_status(self, job: Job) -> None:
+        """Invariants 2 and 3."""
+        shown = self.shown(job.batch.id)
+        for before, after in itertools.pairwise(shown):
+            assert after.status is before.status or leads_to(before.status, after.status), (before, after)
+            assert after.request_counts.completed >= before.request_counts.completed
+            assert after.request_counts.failed >= before.request_counts.failed
+        for batch in shown:
+            has_files = batch.output_file_id is not None or batch.error_file_id is not None
+            assert has_files == (batch.status.is_terminal and batch.request_counts.total > 0), batch
+
+    def _check_deleted(self, batch_id: str) -> None:
+        """Its record and its files are gone, and nothing has brought it back."""
+        records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
+        told = [record.value is not None for record in records]
+        # What a process that had lost the batch says of it later is not shown (`api/state/erasures.py`).
+        assert self._world.cuts or told == sorted(told, reverse=True), "a deleted batch was published again"
+        assert False in told
+        shown = self.shown(batch_id)[-1]
+        for file_id in (shown.output_file_id, shown.error_file_id):
+            assert self._world.cuts or not any(key.startswith(f"files/{file_id}") for key in self._world.objects)
+        states = [self._world.changelogs["states", number] for number in range(PARTITIONS)]
+        rows = [item for found in states for item in found.items() if batch_id.encode() in item[0]]
+        key, value = max(rows, key=lambda row: row[0].rpartition(b"/")[2])
+        assert key.startswith(b"over/")
+        assert b"deleted_at" in value
+        last = {record.key: record.value for record in self._world.log.records[Place(SECRETS, 0)]}
+        assert last[batch_id] is not None
+        assert all(value is None for key, value in last.items() if key.startswith(f"{batch_id}/"))
+
+    def _check_lines(self, job: Job) -> None:
+        """Invariants 1 and 4."""
+        batch = self.shown(job.batch.id)[-1]
+        expected = {Status.COMPLETED}
+        if job.cancel_at is not None:
+            expected.add(Status.CANCELLED)
+        if batch.expires_at < batch.created_at + 86_400:
+            expected.add(Status.EXPIRED)
+        assert batch.status in expected, batch
+        # One that was cut off may have removed the parts of a batch that it thought was over.
+        assert self._world.cuts or not batch.tidemill.mended, batch
+        output, errors = self._file(batch, "output"), self._file(batch, "errors")
+        total = batch.request_counts.total
+        assert total in {0, job.lines}
+        assert sorted(line["custom_id"] for line in output + errors) == sorted(f"id-{n}" for n in range(total))
+        for found in (output, errors):
+            places = [int(line["custom_id"][3:]) for line in found]
+            assert places == sorted(places)
+        for line in output:
+            assert line["response"]["body"]["choices"][0] == f"{batch.id} {line['custom_id'][3:]}"
+        if batch.status is Status.COMPLETED:
+            assert all(line["response"]["status_code"] == 400 for line in errors), errors
+        self._check_bill(batch, output)
+
+    def _check_bill(self, batch: Batch, output: list) -> None:
+        records = self._world.log.records[Place(topics.LEDGER.name, 0)]
+        entries = [codec.decode_ledger(record.value) for record in records]
+        entries = [entry for entry in entries if entry.batch_id == batch.id]
+        latest = max((entry.owner for entry in entries), default=0)
+        entries = [entry.model_copy(update={"owner": 0}) for entry in entries if entry.owner == latest]
+        if batch.tidemill is None or batch.tidemill.receipt is None:
+            return
+        assert entries
+        assert all(entry == entries[0] for entry in entries), entries
+        read = sum(line["response"]["body"]["usage"]["prompt_tokens"] for line in output)
+        assert entries[0].usage.input_tokens == read == batch.usage.input_tokens
+        assert entries[0].bill.cost == batch.tidemill.cost
+
+    def _file(self, batch: Batch, part: str) -> list:
+        receipt = batch.tidemill.receipt if batch.tidemill else None
+        file_id = batch.output_file_id if part == "output" else batch.error_file_id
+        found = getattr(receipt, part) if receipt else None
+        if file_id is None:
+            assert found is None
+            return []
+        values = [record.value for record in self._world.log.records[Place(topics.FILES.name, 0)]]
+        records = [codec.decode_file(value) for value in values if value is not None]
+        latest = max((record for record in records if record.file.id == file_id), key=lambda record: record.owner)
+        content = self._world.objects[latest.key]
+        assert hashlib.sha256(content).hexdigest() == found.sha256, (
+            f"{part} of {batch.id} is not what was receipted"
+        )
+        return [json.loads(line) for line in content.splitlines()]
