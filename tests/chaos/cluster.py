@@ -9,11 +9,11 @@ import json
 import subprocess
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aioboto3
@@ -27,6 +27,8 @@ from support.waiting import wait_until
 
 from tidemill.embedded import kraft
 from tidemill.embedded.broker import BrokerError
+
+T = TypeVar("T")
 
 STAGES = ("api", "ingest", "processors", "results")
 EXTRAS = ("extra-1", "extra-2", "extra-3")
@@ -186,7 +188,11 @@ class Cluster:
 
     def coordinator(self, group: str) -> str:
         """The broker that coordinates a consumer group."""
-        return asyncio.run(self._coordinator(group))
+        return asyncio.run(self._ask(lambda admin: self._coordinator(admin, group)))
+
+    def leaders(self, topic: str) -> list[str]:
+        """The brokers that lead the partitions of a topic, in their order."""
+        return asyncio.run(self._ask(lambda admin: self._leaders(admin, topic)))
 
     def records(self, topic: str) -> list[tuple[str, bytes | None]]:
         """Keys and values of a topic, partition after partition, past the network."""
@@ -259,13 +265,21 @@ class Cluster:
         finally:
             await consumer.stop()
 
-    async def _coordinator(self, group: str) -> str:
+    async def _ask(self, question: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
         admin = AIOKafkaAdminClient(**self.clients())
         await admin.start()
         try:
-            return f"broker-{await admin.find_coordinator(group)}"
+            return await question(admin)
         finally:
             await admin.close()
+
+    async def _coordinator(self, admin: AIOKafkaAdminClient, group: str) -> str:
+        return f"broker-{await admin.find_coordinator(group)}"
+
+    async def _leaders(self, admin: AIOKafkaAdminClient, topic: str) -> list[str]:
+        (told,) = await admin.describe_topics([topic])
+        by_number = {partition["partition"]: partition["leader"] for partition in told["partitions"]}
+        return [f"broker-{by_number[number]}" for number in sorted(by_number)]
 
     def _tend(self) -> None:
         """What is started by a thread lives as long as that thread: this one lives as long as the cluster."""

@@ -41,6 +41,8 @@ SLOW_STORE_SECONDS = (0.5, 3.0)
 SLOW_DISK_SECONDS = (0.01, 0.1)
 STEP_SECONDS = (60.0, 900.0)
 READ_MS = 500
+CONNECT_SECONDS = 1.0
+"""Between two tries to reach a broker that is starting."""
 
 ALL = "all"
 """The victim of a step of every clock."""
@@ -276,6 +278,7 @@ def _with_the_log(world: World, work: Callable[[dict[str, Any]], Coroutine[Any, 
         with suppress(KafkaError, OSError, ValueError):
             asyncio.run(work(world.stack.clients()))
             return True
+        worlds.sleep(CONNECT_SECONDS)
         return False
 
     wait_until(is_done, "an answer of a broker", seconds_max=worlds.BACK_SECONDS_MAX)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 
 from chaos import world as worlds
 from chaos.aim import AWAY, done
@@ -21,6 +22,7 @@ from chaos.world import World
 from support.cuts import BACK, OUT
 from support.waiting import wait_until
 
+from tidemill.kafka import partition_of
 from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.messages import CancelRequested
 from tidemill.schemas.part import file_key
@@ -30,6 +32,7 @@ END_SECONDS_MAX = 120.0
 REFUSED_SECONDS_MAX = 30.0
 LINES = 800
 RUN, PROJECT = "scenario", "default"
+TRIES_MAX = 100
 NUMBER_MIN = 1_000
 """Jobs of the run have smaller numbers."""
 SLOW_SECONDS = 1.0
@@ -57,7 +60,7 @@ def creation(world: World, chance: random.Random) -> None:
     file_id = key.removeprefix("files/")
     assert all(name != file_id for name, _ in world.cluster.records(topics.FILES.name)), "the log has the file"
     network.heal()
-    batch_id = ids.derived_batch_id(PROJECT, f"{RUN}-{job.number}")
+    batch_id = _id(job)
     file_id = world.steadily(lambda: job.upload(world.client))
     _lose(world, batch_id, lambda: job.create(world.client, RUN, file_id))
     assert any(name == batch_id for name, _ in world.cluster.records(topics.CLAIMS.name)), "there is no claim"
@@ -133,10 +136,10 @@ def finalizing(world: World, chance: random.Random) -> None:
 def zombie(world: World, chance: random.Random) -> None:
     """A processor loses all brokers, or its coordinator alone, while its calls run; another one takes over."""
     network, job = world.cluster.network, _job(world, chance, lines=4 * LINES)
-    batch_id = _create(world, job)
-    world.stop_extras()
     coordinator = world.cluster.coordinator(f"tidemill-processors-{job.model}")
     servers = chance.choice((BROKERS, (coordinator,)))
+    batch_id = _create(world, _apart(world, job, coordinator))
+    world.stop_extras()
     _wait(world, batch_id, lambda batch: done(batch) > 0)
     (way,) = network.between("processors", BACKEND)
     before = world.backend.stats()
@@ -189,7 +192,7 @@ def play(world: World, chance: random.Random, victim: str) -> None:
 
 
 def _job(world: World, chance: random.Random, *, lines: int, is_cancelled: bool = False) -> Job:
-    number = NUMBER_MIN + len(world.made)
+    number = NUMBER_MIN + TRIES_MAX * len(world.made)
     model = chance.choice(("chat-a", "chat-b", "embed"))
     return Job(number=number, model=model, lines=lines, is_cancelled=is_cancelled)
 
@@ -201,6 +204,17 @@ def _create(world: World, job: Job, file_id: str = "") -> str:
     assert first == again, "one key has made two batches"
     world.made.append((job, first))
     return first
+
+
+def _id(job: Job) -> str:
+    return ids.derived_batch_id(PROJECT, f"{RUN}-{job.number}")
+
+
+def _apart(world: World, job: Job, broker: str) -> Job:
+    """The same job, under a number by which its outcomes are led by another broker, where there is one."""
+    leaders = world.cluster.leaders(topics.OUTCOMES.name)
+    tries = (replace(job, number=job.number + further) for further in range(TRIES_MAX))
+    return next((found for found in tries if leaders[partition_of(_id(found), len(leaders))] != broker), job)
 
 
 def _lose(world: World, batch_id: str, ask: Callable[[], object]) -> None:
