@@ -17,6 +17,8 @@ from tidemill.schemas.codec import LineMark
 
 OUTCOMES: Final = ("completed", "failed")
 STAGES: Final = ("ingest", "processors", "results")
+CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "body", "unsent", "answer")
+"""Why the API closes connections, as the table of docs/operations.md has it."""
 
 LINES: Final = Counter("tidemill_lines", "Lines whose end is settled, by the file they go into.", ("outcome",))
 ATTEMPTS: Final = Counter(
@@ -55,9 +57,15 @@ COUNTERS: Final = (
     KEYS_REFUSED,
 )
 
-for _outcome in OUTCOMES:
-    LINES.labels(_outcome)
-    ATTEMPTS.labels(_outcome)
+# What first appears with 1 has not increased, as Prometheus sees it, and raises no alarm.
+for _counter, _values in (
+    (LINES, OUTCOMES),
+    (ATTEMPTS, OUTCOMES),
+    (DEAD_LETTERS, STAGES),
+    (CONNECTIONS_CLOSED, CLOSED_FOR),
+):
+    for _value in _values:
+        _counter.labels(_value)
 
 Values = Mapping[str, float]
 Ask = Callable[[], Values]

@@ -1,6 +1,8 @@
 """The metrics: their names and labels are those of the docs, and what they say is true."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -37,6 +39,24 @@ def test_the_docs_have_the_same_ones():
 def test_no_label_names_a_user_or_an_id():
     """Labels have few values, whatever runs."""
     assert not {label for _, _, labels in defined() for label in labels} & FORBIDDEN
+
+
+def test_a_counter_is_there_before_it_counts():
+    """With each of its labels, at 0: what first appears with 1 has not increased, and raises no alarm."""
+    command = [sys.executable, "-c", "from tidemill import metrics; print(metrics.text()[0].decode())"]
+    scraped = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    found = {family.name: family.samples for family in text_string_to_metric_families(scraped)}
+    for counter in metrics.COUNTERS:
+        totals = [sample for sample in found[counter._name] if sample.name.endswith("_total")]
+        assert totals, counter._name
+        assert {sample.value for sample in totals} == {0}
+    closed = {sample.labels["reason"] for sample in found["tidemill_api_connections_closed"] if sample.labels}
+    assert closed | {"reason"} == set(
+        re.findall(r"\| `(\w+)` \|$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    )
+    assert {sample.labels["stage"] for sample in found["tidemill_dlq_messages"] if sample.labels} == set(
+        metrics.STAGES
+    )
 
 
 def test_lines_are_counted_by_record():
