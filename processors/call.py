@@ -167,7 +167,7 @@ def unserved(end: Failure, endpoint: str) -> Failure:
 
 def result(batch_id: str, index: int, custom_id: bytes, end: Success, attempts: int) -> tuple[bytes, LineMark]:
     """The result line of a call that was answered well, and what the fold is told of it."""
-    text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body)
+    text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, attempts=attempts)
     return text, LineMark(index, len(text), False, end.tokens, attempts)
 
 
@@ -181,7 +181,7 @@ def failed(batch_id: str, index: int, custom_id: bytes, end: Failure, attempts: 
         text = shapes.unanswered(batch_id, index, custom_id, **told)
     else:
         error = None if end.code == REFUSED else told
-        text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error)
+        text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error, attempts=attempts)
     return text, LineMark(index, len(text), failed=True, attempts=attempts)
 
 
@@ -192,6 +192,7 @@ def _line(
     *,
     answer: Answer,
     body: bytes,
+    attempts: int,
     error: dict[str, str] | None = None,
 ) -> bytes:
     return shapes.answered(
@@ -199,17 +200,26 @@ def _line(
         index,
         custom_id,
         status=answer.status,
-        request_id=request_id(answer.request_id, batch_id, index),
+        request_id=request_id(answer.request_id, batch_id, index, attempts),
         body=body,
         error=error,
     )
 
 
-def request_id(given: str | None, batch_id: str, index: int) -> str:
-    """The backend's name for the request, if it is a sane one, else one derived from the line's place."""
+def request_id(given: str | None, batch_id: str, index: int, attempts: int) -> str:
+    """The backend's name for the request, if it is a sane one, else the one that it was sent."""
     if given is not None and _REQUEST_ID.match(given) is not None:
         return given
-    return "req_" + hashlib.blake2b(f"{batch_id}/{index}/request".encode(), digest_size=16).hexdigest()
+    return sent_id(batch_id, index, attempts)
+
+
+def sent_id(batch_id: str, index: int, attempts: int) -> str:
+    """What a call is named by: `batch_…-17-1` is the first try of line 17, counted from 0."""
+    name = f"{batch_id}-{index}-{attempts}"
+    if _REQUEST_ID.match(name) is not None:
+        return name
+    # Another writer of the topic has chosen the batch's id.
+    return "req_" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def wait_seconds(retry_after: str | None, now: float) -> float | None:

@@ -121,7 +121,8 @@ class Caller:
         seconds = min(self._seconds_max, max(line.head.deadline - self._clock(), 0.0))
         share = None
         try:
-            outcome = await self._upstream.post(url, backend.headers, _sent(parsed.body), seconds)
+            name = call.sent_id(line.head.batch_id, line.index, line.attempts)
+            outcome = await self._upstream.post(url, backend.headers, _sent(parsed.body), seconds, name)
             if isinstance(outcome, call.Answer) and (share := outcome.share) is not None:
                 end = await asyncio.to_thread(call.judge, outcome, line.head.url)
             else:

@@ -32,9 +32,12 @@ class Upstream(Protocol):
     """What the stage needs of an HTTP client."""
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
     ) -> Answer | Broken:
-        """Make a call; it ends within `seconds`, and never raises for what the other side does."""
+        """Make a call; it ends within `seconds`, and never raises for what the other side does.
+
+        `request_id` is the server's name for it (`call.sent_id`); without one none is sent.
+        """
         ...
 
     async def close(self) -> None:
@@ -80,7 +83,7 @@ class HttpUpstream:
         self._tls: dict[tuple[Path, ...], ssl.SSLContext] = {}
 
     async def post(
-        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
     ) -> Answer | Broken:
         """See `Upstream`.
 
@@ -88,7 +91,8 @@ class HttpUpstream:
             ValueError: The address or a header cannot be written.
         """
         route = self._route("POST", url, headers)
-        head = b"%bcontent-length: %d\r\n\r\n" % (route.head, len(body))
+        named = b"x-request-id: %b\r\n" % request_id.encode() if request_id else b""
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (route.head, named, len(body))
         if isinstance(body, memoryview):
             return await self._send(route, head, seconds, REPLY_BYTES_MAX, body)
         return await self._send(route, head + body, seconds, REPLY_BYTES_MAX)

@@ -334,8 +334,8 @@ class _Upstream:
         self._world = world
         self._process = process
 
-    async def post(self, url: str, headers, body: bytes, seconds: float) -> Answer | Broken:
-        del url, headers
+    async def post(self, url: str, headers, body: bytes, seconds: float, request_id: str) -> Answer | Broken:
+        del url, headers, request_id
         self._process.check()
         chance = self._world.chance
         _, batch_id, index = orjson.loads(body)["messages"].split()

@@ -290,8 +290,10 @@ def test_each_endpoint_has_its_own_list() -> None:
 @given(st.text() | st.none())
 def test_a_request_id_is_sane(given_id: str | None) -> None:
     """What a backend sends is taken only if it can do no harm."""
-    name = call.request_id(given_id, BATCH, 3)
-    assert name == given_id or name == call.request_id(None, BATCH, 3)
+    name = call.request_id(given_id, BATCH, 3, 2)
+    assert name in {given_id, f"{BATCH}-3-2"}
+    odd = call.sent_id(f"{given_id}\r\n", 3, 2)
+    assert all(c.isascii() and (c.isalnum() or c in "._-") for c in odd)
     assert all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
 
 

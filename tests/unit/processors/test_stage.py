@@ -59,14 +59,18 @@ class Inference:
         self.good: Counter[bytes] = Counter()
         self.in_flight = 0
         self.in_flight_max = 0
+        self.names: Counter[str] = Counter()
         self.reply = b'{"data":[{"index":0}]}'
         self.gate = asyncio.Event()
         self.gate.set()
         self._rng = rng
         self._faults = faults
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str
+    ) -> Answer | Broken:
         del url, headers, seconds
+        self.names[request_id] += 1
         self.calls[body] += 1
         self.in_flight += 1
         self.in_flight_max = max(self.in_flight, self.in_flight_max)

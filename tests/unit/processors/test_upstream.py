@@ -73,6 +73,14 @@ async def post(server: Server, client: HttpUpstream, seconds: float = SECONDS) -
     return await client.post(server.url, {"authorization": "Bearer k"}, b'{"a":1}', seconds)
 
 
+async def test_a_call_is_named() -> None:
+    """So that it can be found in the log of the server, and in that of a proxy before it."""
+    async with serving([OK], [OK]) as (server, client):
+        for body in (b'{"a":1}', memoryview(b'{"a":1}')):
+            await client.post(server.url, {}, body, SECONDS, "batch_1-17-1")
+            assert server.requests[-1].count(b"\r\nx-request-id: batch_1-17-1\r\n") == 1
+
+
 async def test_a_call_and_its_answer() -> None:
     """The request is whole, the headers that matter are read, and the connection is kept."""
     async with serving([OK], [OK]) as (server, client):
