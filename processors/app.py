@@ -27,21 +27,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tidemill import metrics, stream
-from tidemill.dead import bury
 from tidemill.disk_space import LOG
 from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
 from tidemill.log_space import log_space
 from tidemill.processors import roster, seals
+from tidemill.processors.aside import Aside, Held
 from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
-from tidemill.processors.kafka import KafkaOutbox, Reader
+from tidemill.processors.kafka import KafkaOutbox, Reader, reopened
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.menu import Menu
-from tidemill.processors.seals import SealedOutbox
+from tidemill.processors.seals import Opened, SealedOutbox, Unopened
 from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage
-from tidemill.processors.unreadable import refusals
+from tidemill.processors.unreadable import give_up
 from tidemill.processors.upstream import HttpUpstream
 from tidemill.schemas import codec, topics
 from tidemill.schemas.codec import DecodeError
@@ -153,10 +153,19 @@ class ModelApp:
         self._seats = Seats(
             doors.ended, self.stage.enqueue, lambda batch_id: partition_of(batch_id, self._outcome_partitions)
         )
+        self.aside = Aside(
+            reopened=functools.partial(reopened, doors.kafka, doors.ended, doors.vault),
+            admit=self._readmit,
+            tell=doors.outbox.stalled,
+            ended=doors.ended,
+            steady=time.monotonic,
+        )
+        self._give_up = functools.partial(give_up, log=doors.log, outbox=doors.outbox, ended=doors.ended)
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
         self._brake = self.app.brake(self.stage)
+        self._start(self.aside.run())
         for lookout in lookouts:
             self._start(lookout.run())
         self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
@@ -176,27 +185,40 @@ class ModelApp:
             lane = self._seats.lane(event.message.tp)
             # Without a lane the partition is leaving: the record comes again.
             if lane is not None and event.message.generation_id == self.app.consumer_generation_id:
-                opened = await seals.opened(event.message, self._doors.ended, self._doors.vault)
-                # A key that is not known yet was waited for, and the partition may have left meanwhile.
+                opened = await seals.opened(event.message, self._doors.ended, self._doors.vault, self.aside.why)
+                # A key that is not known yet was looked for, and the partition may have left meanwhile.
                 if not lane.is_closed:
                     self._take(lane, event, opened)
 
-    def _take(self, lane: Lane, event: Any, opened: seals.Opened | DecodeError) -> None:
+    def _take(self, lane: Lane, event: Any, opened: Opened | DecodeError | Unopened) -> None:
         message = event.message
-        value = message.value or b""
+        if isinstance(opened, Unopened):
+            self.aside.put(Held(head=opened.head, entry=lane.admit(event, 1, 0), message=message), opened.why)
+        else:
+            lines = 1 if isinstance(opened, DecodeError) else len(opened[1])
+            self._admit(lane.admit(event, lines, len(message.value or b"")), message, opened)
+        if not isinstance(opened, DecodeError):
+            # The lines were copied out, or are read again; the event is kept until the last of them is done.
+            event.value = message.value = None
+
+    def _admit(self, entry: Entry, message: Any, opened: Opened | DecodeError) -> None:
         if isinstance(opened, DecodeError):
-            entry = lane.admit(event, 1, len(value))
-            self._start(self._give_up(entry, message, value, opened))
+            self._start(self._give_up(entry, message, opened))
             return
         head, texts = opened
-        entry = lane.admit(event, len(texts), len(value))
-        # The lines were copied out; the event is kept until the last of them is done, and its value need not be.
-        event.value = message.value = None
         record = Record(
             tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts
         )
         if not self._seats.take(record):
             self._wanted.set()
+
+    def _readmit(self, held: Held, opened: Opened | DecodeError) -> None:
+        """A record that waited waits no more."""
+        if not isinstance(opened, DecodeError):
+            held.entry.lane.refill(held.entry, len(opened[1]), len(held.message.value))
+        self._admit(held.entry, held.message, opened)
+        if not isinstance(opened, DecodeError):
+            held.message.value = None
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         if self._learning is not None:
@@ -253,22 +275,12 @@ class ModelApp:
             else:
                 return
 
-    async def _give_up(self, entry: Entry, message: Any, value: bytes, reason: DecodeError) -> None:
-        """A record that cannot be read: first its letter, then an error line for each line that can be told."""
-        await bury(self._doors.log, message, stage="processors", reason=reason)
-        try:
-            for batch_id, lines, headers in refusals(message.headers or (), value):
-                if batch_id not in self._doors.ended:
-                    await self._doors.outbox.send(batch_id, lines, headers)
-        except Exception:  # noqa: BLE001  its lines get their end at the deadline
-            _log.exception("the lines of a record that is a dead letter could not be told")
-        entry.lane.done(entry)
-
     async def _leave(self, _: set[Any]) -> None:
         """Let go of all partitions: a rebalance takes all of an app's at once."""
         self._brake.release()
         await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
         self._seats.leave()
+        self.aside.clear()
         self.stage.forget_waiting()
 
     async def _hold(self) -> None:
@@ -329,6 +341,7 @@ class Processors:
             for name in self._names
         ]
         metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.stage.busy for model in self._models})
+        metrics.ask(metrics.HELD, lambda: {model.name: len(model.aside) for model in self._models})
         metrics.ask(metrics.LIMIT, lambda: {model.name: model.stage.allowed for model in self._models})
         return [model.app for model in self._models]
 

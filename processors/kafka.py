@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -17,8 +18,16 @@ from tidemill.kafka import (
     producer,
     too_large,
 )
+from tidemill.processors import seals
+from tidemill.processors.aside import Held
+from tidemill.processors.ended import Ended
+from tidemill.processors.seals import Opened, Unopened
 from tidemill.schemas import codec
+from tidemill.schemas.codec import DecodeError
+from tidemill.schemas.messages import Stalled
 from tidemill.schemas.topics import OUTCOMES
+from tidemill.sealing.vault import NoKey, Vault
+from tidemill.sealing.wrapping import KeyUnavailable
 from tidemill.security import Kafka, client_options
 
 LINGER_MS: Final = 1
@@ -79,6 +88,10 @@ class KafkaOutbox:
                 wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
             else:
                 return
+
+    async def stalled(self, fact: Stalled) -> None:
+        """Tell a batch what its lines wait for. See `send`."""
+        await self.send(fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
 
     async def stop(self) -> None:
         """Disconnect; what was sent has been waited for by whoever sent it."""
@@ -170,6 +183,24 @@ class Reader:
             self._consumer.seek(tp, starts[tp].offset)
         await self._read(left, mark)
 
+    async def value(self, topic: str, partition: int, offset: int) -> bytes | None:
+        """The value of one record; None where the log has it no more.
+
+        Raises:
+            KafkaError: No broker answers.
+            TimeoutError: The record did not come within `STALL_SECONDS_MAX`.
+        """
+        tp = TopicPartition(topic, partition)
+        self._consumer.assign([tp])
+        first = (await self._consumer.beginning_offsets([tp]))[tp]
+        if offset < first:
+            return None
+        self._consumer.seek(tp, offset)
+        async with asyncio.timeout(STALL_SECONDS_MAX):
+            while not (found := (await self._consumer.getmany(tp, timeout_ms=POLL_MS, max_records=1)).get(tp)):
+                pass
+        return found[0].value if found[0].offset == offset else None
+
     async def _read(self, left: dict[TopicPartition, int], mark: Mark) -> None:
         while left:
             async with asyncio.timeout(STALL_SECONDS_MAX):
@@ -185,6 +216,23 @@ class Reader:
             for records in batches.values():
                 for record in records:
                     _tell(record, mark)
+
+
+async def reopened(
+    kafka: Kafka, ended: Ended, vault: Vault, records: Sequence[Held]
+) -> AsyncGenerator[Opened | DecodeError, None]:
+    """See `aside.Reopen`; also raises `KafkaError` and `TimeoutError`, where the log does not answer."""
+    for held in records[:1]:
+        with suppress(NoKey):
+            await vault.cipher(held.head.batch_id, held.head.seal.key_id if held.head.seal else "")
+    async with Reader(kafka) as reader:
+        for held in records:
+            message = held.message
+            message.value = await reader.value(message.topic, message.partition, message.offset)
+            opened = await seals.opened(message, ended, vault)
+            if isinstance(opened, Unopened):
+                raise KeyUnavailable(opened.why)
+            yield opened if message.value is not None else DecodeError("the log has it no more")
 
 
 def _told(error: Exception) -> str:

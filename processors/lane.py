@@ -53,9 +53,14 @@ class Window:
         """Those that are not acknowledged."""
 
     @property
+    def is_laden(self) -> bool:
+        """Whether there should be no more lines."""
+        return self.lines >= self.lines_max or self.bytes >= self.bytes_max
+
+    @property
     def is_full(self) -> bool:
         """Whether nothing more should come."""
-        return self.lines >= self.lines_max or self.bytes >= self.bytes_max or self.records >= self.records_max
+        return self.is_laden or self.records >= self.records_max
 
     @property
     def has_room(self) -> bool:
@@ -117,6 +122,11 @@ class Lane:
         return len(self._gate)
 
     @property
+    def is_laden(self) -> bool:
+        """Whether records that wait beside it should go on doing so."""
+        return self._window.is_laden and not self.is_closed
+
+    @property
     def oldest(self) -> Any:
         """The token of the oldest record that is under way; None where there is none."""
         head = self._gate.head
@@ -142,6 +152,14 @@ class Lane:
             self.is_paused = True
             self._tap.pause()
         return entry
+
+    def refill(self, entry: Entry, lines: int, size: int) -> None:
+        """Say how many lines a record holds, and its bytes, that was admitted with one line and no bytes."""
+        if not self.is_closed:
+            self._window.lines += lines - entry.lines
+            self._window.bytes += size
+        entry.left += lines - entry.lines
+        entry.lines, entry.size = lines, size
 
     def done(self, entry: Entry, lines: int = 1) -> None:
         """So many lines of a record are done: their outcomes are delivered, or none is wanted."""

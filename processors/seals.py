@@ -1,7 +1,10 @@
 """Records of requests, read, checked and opened where they are sealed; outcomes, sealed as their requests were."""
 
+import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
 from tidemill.handling import told
 from tidemill.processors.ended import Ended
@@ -11,6 +14,10 @@ from tidemill.schemas.codec import DecodeError, Headers, RequestHead
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.sealing.records import opened_request, sealed_outcome
 from tidemill.sealing.vault import NoKey, Vault
+from tidemill.sealing.wrapping import KeyUnavailable
+
+KEY_SECONDS: Final = 5.0
+"""Between two tries to get the key of results."""
 
 _log = logging.getLogger(__name__)
 
@@ -18,13 +25,24 @@ Opened = tuple[RequestHead, list[bytes]]
 """One empty text where the line lies in the store, or where nobody wants the lines any more."""
 
 
-async def opened(message: Any, ended: Ended, vault: Vault) -> Opened | DecodeError:
-    """The lines of a record, or why it cannot be read.
+@dataclass(frozen=True, slots=True)
+class Unopened:
+    """A record that cannot be opened at the moment, and why."""
+
+    head: RequestHead
+    why: str
+
+
+async def opened(
+    message: Any, ended: Ended, vault: Vault, waits: Callable[[str], str | None] = lambda _: None
+) -> Opened | DecodeError | Unopened:
+    """The lines of a record, or why it cannot be read: for good, or at the moment.
 
     Args:
         message: The record.
         ended: The batches that are over: nothing is read of these, since their keys may be destroyed.
-        vault: Has the keys; one that is not here yet is waited for.
+        vault: Has the keys.
+        waits: Why the records of a batch wait, where they do: then this one is not tried.
     """
     try:
         head = _checked(codec.request_head(message.headers or ()))
@@ -32,7 +50,12 @@ async def opened(message: Any, ended: Ended, vault: Vault) -> Opened | DecodeErr
             ended.end(head.batch_id)
         if head.ref is not None or (head.seal is not None and head.batch_id in ended):
             return head, [b""]
-        return head, _lines(await opened_request(vault, head, message.value or b""))
+        if (why := waits(head.batch_id)) is not None:
+            return Unopened(head, why)
+        try:
+            return head, _lines(await opened_request(vault, head, message.value or b""))
+        except KeyUnavailable as error:
+            return Unopened(head, str(error))
     except NoKey as error:
         return DecodeError(str(error))
     except Exception as error:  # noqa: BLE001  whatever it holds, a second try would fail the same
@@ -48,12 +71,18 @@ class SealedOutbox:
 
     async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
         """See `Outbox`; what comes too late for a batch, which is deleted, goes nowhere."""
-        try:
-            sealed = await sealed_outcome(self._vault, batch_id, value, headers)
-        except NoKey:
-            _log.warning("%s is deleted, and results of it come too late", batch_id)
-        else:
-            await self._below.send(batch_id, *sealed)
+        while True:
+            try:
+                sealed = await sealed_outcome(self._vault, batch_id, value, headers)
+            except NoKey:
+                _log.warning("%s is deleted, and results of it come too late", batch_id)
+            except OSError as error:
+                _log.error("results of %s wait for their key: %s", batch_id, error)
+                await asyncio.sleep(KEY_SECONDS)
+                continue
+            else:
+                await self._below.send(batch_id, *sealed)
+            return
 
 
 def _lines(value: bytes) -> list[bytes]:

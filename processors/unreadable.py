@@ -5,14 +5,19 @@ batch need not wait for its deadline. A line whose own `custom_id` cannot be rea
 results writes it, with the `custom_id` of the input.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from tidemill.dead import Sender, bury
+from tidemill.processors.ended import Ended
+from tidemill.processors.lane import Entry
+from tidemill.processors.shipping import Outbox
 from tidemill.schemas import codec, ids, line
 from tidemill.schemas.bounds import CHAR_BYTES_MAX
-from tidemill.schemas.codec import Headers, LineMark
+from tidemill.schemas.codec import DecodeError, Headers, LineMark
 
 CODE: Final = "unreadable_request"
 _FIRST_DIGITS_MAX: Final = 10
@@ -22,6 +27,33 @@ PARCEL_LINES_MAX: Final = 256
 CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
 """A longer one was refused before it came here, and a record with its line may not fit into the log."""
 PARCEL_BYTES_MAX: Final = 512 * 1024
+
+
+_log = logging.getLogger(__name__)
+
+
+async def give_up(
+    entry: Entry, message: Any, reason: DecodeError, *, log: Sender, outbox: Outbox, ended: Ended
+) -> None:
+    """End a record that cannot be read: first its letter, then an error line for each line that can be told.
+
+    Args:
+        entry: The record in its lane.
+        message: The record as Faust hands it over.
+        reason: Why it cannot be read.
+        log: Where the letter goes.
+        outbox: Where the error lines go.
+        ended: The batches that are over, which get none.
+    """
+    value = message.value or b""
+    await bury(log, message, stage="processors", reason=reason)
+    try:
+        for batch_id, lines, headers in refusals(message.headers or (), value):
+            if batch_id not in ended:
+                await outbox.send(batch_id, lines, headers)
+    except Exception:  # noqa: BLE001  its lines get their end at the deadline
+        _log.exception("the lines of a record that is a dead letter could not be told")
+    entry.lane.done(entry)
 
 
 def refusals(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:

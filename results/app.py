@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from tidemill import stream
 from tidemill.gate import AckGate
-from tidemill.handling import Burial, handled
+from tidemill.handling import Burial, handled, reason
 from tidemill.kafka import TRANSIENT, Log, partition_of
 from tidemill.lease import Lease, guarded
 from tidemill.results import census
+from tidemill.results.aside import Aside, Unread
 from tidemill.results.compaction import stubborn
 from tidemill.results.kafka import LogHistory
 from tidemill.results.limits import Limits
@@ -30,9 +31,11 @@ from tidemill.schemas import codec, ids, topics
 from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.messages import Buried, Tick
 from tidemill.schemas.ports import NotFound, Store
+from tidemill.schemas.waiting import Reason
 from tidemill.sealing.keeper import Keeper
 from tidemill.sealing.records import opened_outcome
 from tidemill.sealing.vault import NoKey
+from tidemill.sealing.wrapping import KeyUnavailable
 from tidemill.security import Kafka
 from tidemill.settings import Settings
 from tidemill.store import open_store
@@ -112,6 +115,7 @@ class _Seat:
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
+        self.aside = Aside(partition.unread, time.monotonic)
         self.turn = asyncio.Lock()
         self.tick_sent = False
         self.ticking: asyncio.Future[int] | None = None
@@ -202,16 +206,27 @@ class Results:
         seat = self._seat(message.partition)
         async with seat.turn:
             await seat.partition.load()
-            burial = await handled(
-                self._log,
-                message,
-                lambda: self._dispatch(seat, message, ack),
-                stage="results",
-                undo=seat.partition.undo,
-            )
-            if burial is not None:
-                await self._tell(seat, message, burial)
-                ack()
+            of = codec.lines_batch(message.headers) if message.topic == topics.OUTCOMES.name else None
+            work = functools.partial(self._work, seat, event, ack)
+            await seat.aside.take(of, work, len(message.value or b""))
+
+    async def _work(self, seat: _Seat, event: Any, ack: Any) -> None:
+        """Fold a record, or bury it.
+
+        Raises:
+            Unread: Its lines cannot be had at the moment.
+        """
+        message = event.message
+        burial = await handled(
+            self._log,
+            message,
+            lambda: self._dispatch(seat, message, ack),
+            stage="results",
+            undo=seat.partition.undo,
+        )
+        if burial is not None:
+            await self._tell(seat, message, burial)
+            ack()
         # Faust's rings around an event last until a collection; the lines need not.
         event.value = message.value = None
 
@@ -249,17 +264,11 @@ class Results:
             value = message.value or b""
             batch_id, marks = codec.lines_marks(message.headers, len(value))
             self._check(message, batch_id)
-            if seat.partition.is_over(batch_id):
+            if not seat.partition.takes_lines(batch_id):
                 # What comes late is not opened: the key of its batch may be destroyed.
                 ack()
                 return
-            try:
-                _, value = await opened_outcome(self._keeper.vault, message.headers, value)
-            except NoKey as error:
-                raise DecodeError(str(error)) from error
-            if (ref := codec.lines_ref(message.headers)) is not None:
-                value = await stubborn("reading a large result", functools.partial(self._read, ref))
-            await seat.partition.lines(batch_id, marks, value, ack)
+            await seat.partition.lines(batch_id, marks, await self._value(message, value), ack)
         else:
             fact = codec.decode_fact(message.value)
             if isinstance(fact, Tick):
@@ -267,6 +276,24 @@ class Results:
             else:
                 self._check(message, codec.batch_of(fact) or "")
             await seat.partition.fact(fact, ack)
+
+    async def _value(self, message: Any, value: bytes) -> bytes:
+        """The lines of a record.
+
+        Raises:
+            DecodeError: They are gone, or damaged.
+            Unread: They cannot be had at the moment.
+        """
+        try:
+            _, value = await opened_outcome(self._keeper.vault, message.headers, value)
+            if (ref := codec.lines_ref(message.headers)) is not None:
+                value = await self._read(ref)
+        except NoKey as error:
+            raise DecodeError(str(error)) from error
+        except OSError as error:
+            of = Reason.KEY if isinstance(error, KeyUnavailable) else Reason.STORE
+            raise Unread(reason(error), of) from error
+        return value
 
     async def _read(self, ref: codec.LineRef) -> bytes:
         try:
@@ -344,7 +371,8 @@ class Results:
                 for seat in self._seats.values():
                     seat.partition.ring()
             for number, seat in self._seats.items():
-                if (alarm := seat.partition.alarm) is not None and alarm <= now:
+                due_in = seat.aside.due_in
+                if ((alarm := seat.partition.alarm) is not None and alarm <= now) or (due_in or 1) <= 0:
                     self._start_tick(number, seat)
 
     def _start_tick(self, number: int, seat: _Seat) -> None:

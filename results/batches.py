@@ -1,11 +1,14 @@
 """The batches of one partition in memory, and what each event may bring them to (docs/protocol.md, 10 to 15)."""
 
 import asyncio
+import logging
 from typing import Final
 
+from tidemill.handling import reason
 from tidemill.results import fold, peril
 from tidemill.results.alarms import Alarms
-from tidemill.results.compaction import Compactor, write_part
+from tidemill.results.aside import Unread
+from tidemill.results.compaction import Compactor, pause_seconds, write_part
 from tidemill.results.finish import Finisher
 from tidemill.results.fold import State
 from tidemill.results.forgetting import Forgetting
@@ -14,14 +17,19 @@ from tidemill.results.limits import Limits
 from tidemill.results.live import Live, Snapshot
 from tidemill.results.ports import History, Owner, Sender
 from tidemill.results.publisher import Publisher
-from tidemill.results.stalls import Stalls, unwritten, waits
+from tidemill.results.stalls import Stalls, one, waits
 from tidemill.results.tables import Tables
 from tidemill.results.tally import Tally
 from tidemill.results.work import Work
 from tidemill.schemas.ports import Clock, Steady, Store
+from tidemill.schemas.waiting import Reason
 
 WAITING_BYTES_MAX: Final = 64 << 20
 """Lines of all batches of a partition that may wait for their parts."""
+PUT_OFF_BYTES_MAX: Final = 32 << 20
+"""Of these, those of batches whose parts the store does not take; beyond it the partition waits."""
+
+log = logging.getLogger(__name__)
 
 
 class Batches:
@@ -77,6 +85,8 @@ class Batches:
         self._live: dict[str, Live] = {}
         self._waiting_bytes = 0
         """Of lines that wait for their parts; a sum over thousands of batches would cost more than their lines."""
+        self._put_off: dict[str, Live] = {}
+        """The batches whose lines the store has not taken."""
         self._alarms = Alarms()
         self._work = Work()
         self._before: dict[str, tuple[Live, Snapshot]] = {}
@@ -156,10 +166,11 @@ class Batches:
         if after.ending is not None and live.ending_since is None:
             live.ending_since = steady
         closing = due or fold.is_complete(after, live.tally.done)
+        # Where the store does not take the lines, a tick tries again.
+        closing = closing and await self._flush(live, keep=False)
         if closing or live.state is not before or steady >= live.told_at:
             live.state = fold.counted(self._waited(live), live.tally.done - live.tally.failed, live.tally.failed)
         if closing:
-            await self._flush(live, keep=False)
             live.state = fold.close(live.state, self._clock(), self.owner.writer)
         if live.state is not before or (live.unsaid and steady >= live.told_at):
             if live.state.is_over:
@@ -193,23 +204,60 @@ class Batches:
             self._heard[model] = self._steady()
 
     async def _bound(self) -> None:
-        while self._waiting_bytes > WAITING_BYTES_MAX:
-            await self._flush(self._touched(max(self._live.values(), key=lambda live: live.waiting_bytes)))
+        while self._waiting_bytes > WAITING_BYTES_MAX or self._put_off_bytes > PUT_OFF_BYTES_MAX:
+            largest = max(
+                (live for live in self._live.values() if live.state.id not in self._put_off),
+                key=lambda live: live.waiting_bytes,
+                default=None,
+            )
+            if self._put_off_bytes > PUT_OFF_BYTES_MAX or largest is None:
+                largest = min(self._put_off.values(), key=lambda live: live.again_at)
+                await asyncio.sleep(max(0.0, largest.again_at - self._steady()))
+            await self._flush(self._touched(largest))
 
-    async def _flush(self, live: Live, *, keep: bool = True) -> None:
-        """Write the waiting lines as parts; with `keep`, also the state, and acknowledge their events."""
-        live.waiting_since = None
-        self._waiting_bytes -= live.waiting_bytes
+    @property
+    def _put_off_bytes(self) -> int:
+        return sum(live.waiting_bytes for live in self._put_off.values())
+
+    async def _flush(self, live: Live, *, keep: bool = True) -> bool:
+        """Write the waiting lines as parts; with `keep`, also the state, and acknowledge their events.
+
+        Returns:
+            Whether that is done; else the store has not taken them, and they wait on.
+        """
+        if live.state.id in self._put_off and self._steady() < live.again_at:
+            return False
         for shelf, failed in ((live.output, False), (live.errors, True)):
-            if shelf.lines:
-                number = live.next_part
+            if not shelf.lines:
+                continue
+            size, live.tried_part = shelf.size, live.next_part
+            try:
                 part = await write_part(
-                    self._store, live.state.id, number, shelf, failed=failed, writer=self.owner.writer
+                    self._store, live.state.id, live.tried_part, shelf, failed=failed, writer=self.owner.writer
                 )
-                live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
+            except OSError as error:
+                self._not_taken(live, error)
+                return False
+            self._waiting_bytes -= size
+            live.state = live.state.model_copy(update={"parts": (*live.state.parts, part)})
+        live.waiting_since = None
+        if self._put_off.pop(live.state.id, None) is not None:
+            live.tries = 0
+            if not live.is_unread:
+                self._block(live, None)
         if keep:
             await self._tables.keep(live)
             live.release()
+        return True
+
+    def _not_taken(self, live: Live, error: OSError) -> None:
+        """The store has not taken the lines of a batch."""
+        pause = pause_seconds(live.tries)
+        live.tries += 1
+        self._put_off[live.state.id] = live
+        why = f"Results of the batch cannot be stored: {reason(error)}."
+        log.warning("%s: %s Next try in %s s", live.state.id, why, pause)
+        self._block(live, (Reason.STORE, why), self._steady() + pause)
 
     async def _publish(self, live: Live) -> None:
         live.unsaid = False
@@ -240,18 +288,43 @@ class Batches:
 
     async def _compact(self, live: Live) -> None:
         """Write the files and send the fact that they are there."""
-        fact = await self._finisher.finish(live, lambda why: self._block(live, why))
+
+        def blocked(why: str) -> None:
+            self._block(live, (Reason.FILES, f"The files of the batch cannot be written: {why}."))
+
+        fact = await self._finisher.finish(live, blocked)
         if fact is not None:
             await self._publisher.compacted(fact, self.number)
 
-    def _block(self, live: Live, why: str) -> None:
-        """Have it shown on a batch that it cannot come to its end; the next tick publishes it."""
+    def takes_lines(self, batch_id: str) -> bool:
+        """Whether result lines of a batch still count."""
+        live = self._live.get(batch_id)
+        state = self._tables.state(batch_id) if live is None else live.state
+        return state is None or state.takes_lines
+
+    def unread(self, batch_id: str, why: Unread | None, again_at: float) -> None:
+        """Lines of a batch that were run cannot be had at the moment; see `aside.Tell`."""
+        if (live := self._live.get(batch_id)) is not None:
+            live.is_unread = why is not None
+            words = f"Results of the batch cannot be read: {why}."
+            self._block(live, None if why is None else (why.reason, words), again_at)
+
+    def _block(self, live: Live, why: tuple[Reason, str] | None, again_at: float = 0.0) -> None:
+        """Have it shown on a batch that it cannot go on, or that it can; the next tick publishes it.
+
+        Args:
+            live: The batch.
+            why: Why not.
+            again_at: When it is tried again, by the clock that nobody steps.
+        """
+        live.again_at = again_at
         since = live.blocked[0].since if live.blocked else int(self._clock())
-        blocked = unwritten(why, since)
+        blocked = () if why is None else (one(*why, since=since),)
         if blocked != live.blocked:
             live.blocked, live.unsaid = blocked, True
             self._ring(live)
 
     def _over(self, live: Live) -> None:
         self._live.pop(live.state.id, None)
+        self._put_off.pop(live.state.id, None)
         self._alarms.drop(live.state.id)

@@ -176,32 +176,39 @@ class Compactor:
 async def write_part(
     store: Store, batch_id: str, number: int, shelf: Shelf, *, failed: bool, writer: str = ""
 ) -> PartRef:
-    """Write what waits on a shelf as a part, and empty it; a store that fails is tried again until it does not."""
-    first, columns, lines = shelf.take()
+    """Write what waits on a shelf as a part, and empty it.
+
+    Raises:
+        OSError: The store failed, and the shelf is as it was; the part may appear all the same, so none other may
+            ever have its number.
+    """
+    first, columns, lines = shelf.content()
     crc32 = zlib.crc32(columns), zlib.crc32(lines)
     part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
     key = part_key(batch_id, part)
-    await stubborn(f"part {number} of {batch_id}", lambda: store.write(key, _once(columns, lines)))
+    await store.write(key, _once(columns, lines))
+    shelf.clear()
     return part
 
 
-async def stubborn(
-    what: str, call: Callable[[], Awaitable[T]], *, failing: Callable[[Exception], None] = lambda _: None
-) -> T:
+def pause_seconds(tries: int) -> float:
+    """How long to wait after so many tries that failed, the last one not counted."""
+    return WAITS_SECONDS[min(tries, len(WAITS_SECONDS) - 1)]
+
+
+async def stubborn(what: str, call: Callable[[], Awaitable[T]]) -> T:
     """Do what has to be done before anything else can be: again after each failure, until it succeeds.
 
     Args:
         what: Named in the log.
         call: Begins one try.
-        failing: Called with each failure.
     """
     tries = 0
     while True:
         try:
             return await call()
-        except OSError as error:
-            failing(error)
-            wait = WAITS_SECONDS[min(tries, len(WAITS_SECONDS) - 1)]
+        except OSError:
+            wait = pause_seconds(tries)
             tries += 1
             log.warning("%s failed, next try in %s s", what, wait, exc_info=True)
             await asyncio.sleep(wait)

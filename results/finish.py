@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from typing import Final
 
-from tidemill.results.compaction import Compactor, stubborn
+from tidemill.handling import reason
+from tidemill.results.compaction import Compactor, pause_seconds
 from tidemill.results.fold import State
 from tidemill.results.gather import Gathering
 from tidemill.results.live import Live
@@ -30,6 +31,10 @@ Blocked = Callable[[str], None]
 
 class LinesLost(Exception):
     """Lines are neither in the store nor in the log; the text says how many."""
+
+
+class Unfinished(Exception):
+    """The files of a batch cannot be written; the text says why."""
 
 
 class Finisher:
@@ -62,35 +67,50 @@ class Finisher:
         Returns:
             The fact that ends the batch; None where that was folded meanwhile.
         """
-        state, waits = live.state, _waits()
+        state, failures, waits = live.state, 0, _waits()
         while True:
             try:
-                return await self._compact(state, live.tally, blocked)
-            except Exception as error:  # noqa: BLE001  whatever was read from the store may be anything
-                first = _told(error)
+                return await self._made(live, state)
+            except OSError as error:
+                why, wait = reason(error), pause_seconds(failures)
+                failures += 1
+            except Unfinished as error:
+                why, wait = str(error), next(waits)
             if live.state.is_over:
                 return None
-            log.warning("%s: %s; its lines are read from the log again", state.id, first)
-            try:
-                fact = await self._compact(await self._gathered(state), live.tally, blocked)
-                return fact.model_copy(update={"mended": True})
-            except Exception as error:  # noqa: BLE001  as above; what it is stands on the batch
-                second = _told(error)
-            if live.state.is_over:
-                return None
-            why = first if first == second else f"{first}; {second}"
-            wait = next(waits)
             log.error("%s cannot be finished: %s; next try in %s s", state.id, why, wait)
             blocked(why)
+            # Without a place among those that are compacted: what fails for one batch holds up no other.
             await asyncio.sleep(wait)
 
-    async def _compact(self, state: State, tally: Tally, blocked: Blocked) -> Compacted:
+    async def _made(self, live: Live, state: State) -> Compacted:
+        """Try once.
+
+        Raises:
+            OSError: The store or the log failed.
+            Unfinished: What is there does not suffice.
+        """
+        try:
+            return await self._compact(state, live.tally)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever was read from the store may be anything
+            first = _told(error)
+        if live.state.is_over:
+            raise Unfinished(first)
+        log.warning("%s: %s; its lines are read from the log again", state.id, first)
+        try:
+            fact = await self._compact(await self._gathered(state), live.tally)
+            return fact.model_copy(update={"mended": True})
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above; what it is stands on the batch
+            second = _told(error)
+        raise Unfinished(first if first == second else f"{first}; {second}")
+
+    async def _compact(self, state: State, tally: Tally) -> Compacted:
         async with self._room:
-            return await stubborn(
-                f"the compaction of {state.id}",
-                lambda: self._compactor.compact(state, tally),
-                failing=lambda error: blocked(f"the store fails ({type(error).__name__})"),
-            )
+            return await self._compactor.compact(state, tally)
 
     async def _gathered(self, state: State) -> State:
         """The batch with parts that are made of what the log has.
@@ -99,7 +119,7 @@ class Finisher:
             LinesLost: That is not all it had.
         """
         async with self._room:
-            parts = await stubborn(f"gathering the lines of {state.id}", lambda: self._parts(state))
+            parts = await self._parts(state)
         return state.model_copy(update={"parts": parts})
 
     async def _parts(self, state: State) -> tuple[PartRef, ...]:

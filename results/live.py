@@ -63,7 +63,15 @@ class Live:
     compacting: bool = False
     stalls: Stalls = field(default_factory=Stalls)
     blocked: tuple[Waiting, ...] = ()
-    """Why its files cannot be written."""
+    """Why it cannot go on here."""
+    is_unread: bool = False
+    """Whether lines that were run cannot be had at the moment (`aside.py`)."""
+    tries: int = 0
+    """How often in a row the store has not taken its lines."""
+    again_at: float = 0.0
+    """Before this time there is nothing to be tried for it; a time of the clock that nobody steps."""
+    tried_part: int = -1
+    """Number of the last part that was tried to be written; it may appear yet, whatever was said of it."""
     unsaid: bool = False
     """Whether there is something to publish beyond counts that have grown."""
 
@@ -80,7 +88,7 @@ class Live:
     @property
     def next_part(self) -> int:
         """Number of the next part."""
-        return max((part.number for part in self.state.parts), default=-1) + 1
+        return max([self.tried_part, *(part.number for part in self.state.parts)]) + 1
 
     @property
     def total(self) -> int:
@@ -113,6 +121,8 @@ class Live:
             due.append(ahead + self.ending_since + limits.grace_seconds)
         if self.waiting_since is not None:
             due.append(ahead + self.waiting_since + limits.part_age_seconds)
+        if self.again_at:
+            due = [max(at, ahead + self.again_at) for at in due]
         if self.unsaid or self.untold > 0:
             due.append(ahead + self.told_at)
         if not self.state.closed and self.state.ending is None:

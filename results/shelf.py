@@ -20,10 +20,14 @@ class Shelf:
         self.lines.append((mark.index, line, UNKNOWN_USAGE if mark.usage is None else mark.usage))
         self.size += mark.size
 
-    def take(self) -> tuple[int, bytes, bytes]:
-        """Empty the shelf: the first index, and the part's content, which is its columns and its lines."""
-        # Sorted anew: who holds the old list may yet go back to it (`Live.restore`).
-        lines, self.lines, self.size = sorted(self.lines, key=lambda line: line[0]), [], 0
+    def clear(self) -> None:
+        """Empty the shelf."""
+        # A new list: who holds the old one may yet go back to it (`Live.restore`).
+        self.lines, self.size = [], 0
+
+    def content(self) -> tuple[int, bytes, bytes]:
+        """The first index, and the content of the part that the lines make, which is its columns and its lines."""
+        lines = sorted(self.lines, key=lambda line: line[0])
         columns = encode_index(
             array("I", [index for index, _, _ in lines]),
             array("I", [len(line) for _, line, _ in lines]),

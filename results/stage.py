@@ -43,6 +43,7 @@ from tidemill.schemas.messages import (
     Stalled,
     Tick,
 )
+from tidemill.schemas.waiting import Reason
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class Partition(Batches):
                 # Time is no record that could be buried; the other batches go on, and this one is tried again.
                 log.exception("%s: what time has made due failed", batch_id)
                 self.undo()
-                self._block(live, told(error))
+                self._block(live, (Reason.FILES, f"What is due cannot be done: {told(error)}."))
                 self._alarms.drop(batch_id)
                 self._alarms.set(batch_id, at + AGAIN_SECONDS)
         if (removal := self._forgetting.look(at)) is not None:
@@ -230,10 +231,15 @@ class Partition(Batches):
             await self._flush(live)
         quiet_at = None if live.pace is None else live.pace.untold_quiet_at
         live.unsaid = live.unsaid or (quiet_at is not None and self._steady() >= quiet_at)
-        after = fold.overdue(self._waited(live), at, self._limits.grace_seconds)
+        after = self._waited(live)
+        # Lines that were run before are not given up for the sake of time.
+        if not (live.is_unread or fold.is_complete(after, live.tally.done)):
+            after = fold.overdue(after, at, self._limits.grace_seconds)
         after = peril.endangered(after, at, self._limits.kept_seconds())
         graced = live.graced(at, self._steady(), self._limits)
-        await self._turn(live, after, due=fold.is_due(after, graced))
+        gives_up = after.ending is Status.CANCELLED and live.untold >= 0  # else its counts would go back
+        is_due = fold.is_due(after, graced) and (gives_up or not live.is_unread)
+        await self._turn(live, after, due=is_due)
 
     async def _compacted(self, fact: Compacted) -> None:
         live = self._get(fact.batch_id)

@@ -103,11 +103,6 @@ def waits(state: State, waiting: tuple[Waiting, ...]) -> State:
     return state.model_copy(update={"batch": batch.model_copy(update={"tidemill": extras})})
 
 
-def unwritten(why: str, since: int) -> tuple[Waiting, ...]:
-    """The files of a batch cannot be written."""
-    return (_one(Reason.FILES, 0, f"The files of the batch cannot be written: {why}.", since),)
-
-
 def reasons(waits: Iterable[Waiting]) -> set[str]:
     """The reasons that are named."""
     return {one.reason.value for one in waits}
@@ -115,15 +110,18 @@ def reasons(waits: Iterable[Waiting]) -> set[str]:
 
 def _unchecked(since: int) -> Waiting:
     words = "The input is not checked yet: ingest works on others, cannot read the store, or does not run."
-    return _one(Reason.VALIDATION, 0, words, since)
+    return one(Reason.VALIDATION, words, lines=0, since=since)
 
 
 def _unheard(model: str, lines: int, since: int, *, others: bool) -> Waiting:
     if others:
-        return _one(Reason.QUEUED, lines, "The processes of its model work on lines of other batches.", since)
+        return one(
+            Reason.QUEUED, "The processes of its model work on lines of other batches.", lines=lines, since=since
+        )
     words = f"No process that serves the model {model} has reported on the lines."
-    return _one(Reason.NO_PROCESSOR, lines, words, since)
+    return one(Reason.NO_PROCESSOR, words, lines=lines, since=since)
 
 
-def _one(reason: Reason, lines: int, words: str, since: int) -> Waiting:
+def one(reason: Reason, words: str, *, lines: int = 0, since: int) -> Waiting:
+    """A reason; what words are too many are left out."""
     return Waiting(reason=reason, lines=lines, message=words[:MESSAGE_CHARS_MAX], since=max(0, since))

@@ -213,6 +213,13 @@ def named(topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value:
     )
 
 
+def lines_batch(headers: Iterable[tuple[str, bytes | None]] | None) -> str | None:
+    """The batch whose lines a record of `outcomes` says it holds; None where it says nothing of the kind."""
+    if kind_of(headers) != LINES:
+        return None
+    return (dict(headers or ()).get("tidemill-batch") or b"").decode(errors="replace")
+
+
 def request_headers(head: RequestHead) -> Headers:
     """The headers of a record of `requests`."""
     headers = [

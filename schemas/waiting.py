@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """The tokens of this minute are used."""
     STORE = "store"
     """The object store does not answer."""
+    KEY = "key"
+    """The key of the batch cannot be unwrapped."""
     DELIVERY = "delivery"
     """Results are there, and the log or the store does not take them."""
     VALIDATION = "validation"

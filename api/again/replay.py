@@ -19,6 +19,7 @@ from tidemill.schemas.codec import RequestHead
 from tidemill.schemas.ports import NotFound
 from tidemill.sealing.records import opened_request
 from tidemill.sealing.vault import NoKey
+from tidemill.sealing.wrapping import KeyUnavailable
 
 RECORDS_MAX: Final = 10_000_000
 """Of a range; a longer one is to be asked for in parts."""
@@ -211,7 +212,10 @@ async def _taken(doors: Doors, where: Where, found: Found, entry: Entry) -> list
 async def _texts(doors: Doors, entry: Entry, head: RequestHead) -> list[bytes | None]:
     """The lines of a record; one that lay in a file that is gone is None."""
     if (ref := head.ref) is None:
-        value = await opened_request(doors.vault, head, entry.value)
+        try:
+            value = await opened_request(doors.vault, head, entry.value)
+        except KeyUnavailable as error:
+            raise errors.unavailable("keys of these lines") from error
         return list(value.rstrip(b"\n").split(b"\n"))
     try:
         reading = doors.store.read(ref.key, ref.offset, ref.offset + ref.length)

@@ -90,6 +90,11 @@ IN_FLIGHT: Final = Asked(
     name="tidemill_backend_inflight", label="model", text="Calls in flight, and results on their way to the log."
 )
 LIMIT: Final = Asked(name="tidemill_backend_limit", label="model", text="How many there may be at this time.")
+HELD: Final = Asked(
+    name="tidemill_records_held",
+    label="model",
+    text="Records of requests that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
+)
 BATCHES: Final = Asked(
     name="tidemill_batches", label="status", text="Batches that are not over, in the partitions of this process."
 )
@@ -118,7 +123,7 @@ DISK_FREE: Final = Asked(
     label="disk",
     text="Free on the fullest disk of the log, and on that of the store where it is a folder.",
 )
-ASKED: Final = (LAG, IN_FLIGHT, LIMIT, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
+ASKED: Final = (LAG, IN_FLIGHT, LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
 
 
 class _Collector(Collector):

@@ -44,8 +44,8 @@ MUTATIONS = (
         old="                part = await write_part(\n",
         new=(
             "                from tidemill.schemas.part import PartRef\n"
-            "                early = PartRef(number=number, failed=failed,"
-            " first=min(entry[0] for entry in shelf.lines), writer=self._owner.writer)\n"
+            "                early = PartRef(number=live.tried_part, failed=failed,"
+            " first=min(entry[0] for entry in shelf.lines), writer=self.owner.writer)\n"
             '                named = {"parts": (*live.state.parts, early)}\n'
             "                self._tables.put_state(live.state.model_copy(update=named))\n"
             "                await self._tables.delivered()\n"

@@ -26,6 +26,7 @@ from tidemill.processors.seals import SealedOutbox
 from tidemill.processors.seats import Record as Held
 from tidemill.processors.seats import Seats
 from tidemill.processors.stage import Stage as ProcessorsStage
+from tidemill.results.aside import Aside, Unread
 from tidemill.results.compaction import stubborn
 from tidemill.results.limits import Limits
 from tidemill.results.ports import Owner
@@ -56,7 +57,7 @@ class Base:
     def __init__(self, world, group: Group) -> None:
         self.world = world
         self.process = Process(world.loop, world.chance)
-        self.store = MemoryStore(world.objects, self.process)
+        self.store = MemoryStore(world.objects, self.process, world.refuses)
         self.log: MemoryLog = world.log
         self.group = group
         self._secrets_seen = 0
@@ -271,6 +272,7 @@ class ResultsProcess(Base):
         super().__init__(world, group)
         self._limits = limits
         self._partitions: dict[int, Partition] = {}
+        self._asides: dict[int, Aside] = {}
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._gates: dict[Place, AckGate[Record]] = {}
         self._compactions = asyncio.Semaphore(2)
@@ -297,6 +299,7 @@ class ResultsProcess(Base):
                 compactions=self._compactions,
                 owner=Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased),
             )
+            self._asides[number] = Aside(self._partitions[number].unread, self.world.loop.time)
             self.process.start(self._send_tick(number))
 
     async def take(self, record: Record) -> None:
@@ -315,21 +318,27 @@ class ResultsProcess(Base):
                 self.world.tear(self)
                 self.process.check()
 
-            async def work() -> None:
+            async def dispatch() -> None:
                 partition.begin()
                 await self._dispatch(partition, record, ack)
 
-            if await handled(self, record, work, stage="results", undo=partition.undo) is not None:
-                ack()
+            async def work() -> None:
+                if await handled(self, record, dispatch, stage="results", undo=partition.undo) is not None:
+                    ack()
+
+            of = codec.lines_batch(record.headers) if record.topic == OUTCOMES else None
+            await self._asides[record.partition].take(of, work, len(record.value or b""))
 
     async def _dispatch(self, partition: Partition, record: Record, ack) -> None:
         if record.topic == COMMANDS:
             await partition.command(codec.decode_command(record.value), ack)
         elif codec.kind_of(record.headers) == codec.LINES:
             batch_id, marks = codec.lines_marks(record.headers, len(record.value))
-            if partition.is_over(batch_id):
+            if not partition.takes_lines(batch_id):
                 ack()
                 return
+            if self.world.refuses(f"key of {batch_id}"):
+                raise Unread("refused")
             _, value = await opened_outcome(self.vault, record.headers, record.value)
             await partition.lines(batch_id, marks, value, ack)
         else:
@@ -364,7 +373,8 @@ class ResultsProcess(Base):
                 for partition in self._partitions.values():
                     partition.ring()
             for number, partition in list(self._partitions.items()):
-                if partition.alarm is not None and partition.alarm <= self.process.now():
+                due_in = self._asides[number].due_in
+                if (due_in or 1) <= 0 or (partition.alarm is not None and partition.alarm <= self.process.now()):
                     await self._send_tick(number)
 
     async def _send_tick(self, number: int) -> None:

@@ -1,7 +1,8 @@
 """A store and tables in memory, as one process of a simulated run reaches them."""
 
+import asyncio
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 
 from support.simtime import Process
 
@@ -9,14 +10,16 @@ from tidemill.schemas.part import PARTS_PREFIX
 from tidemill.schemas.ports import NotFound, chained
 
 READ_BYTES = 512
+LATE_SECONDS_MAX = 23
 
 
 class MemoryStore:
     """Objects that all processes share, as one of them reaches them."""
 
-    def __init__(self, objects: dict[str, bytes], process: Process) -> None:
+    def __init__(self, objects: dict[str, bytes], process: Process, refuses: Callable[[str], bool]) -> None:
         self._objects = objects
         self._process = process
+        self._refuses = refuses
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
         content = b"".join([chunk async for chunk in chunks])
@@ -24,6 +27,13 @@ class MemoryStore:
         # Sealed twice, the same part is other bytes.
         is_same = before == content or (before.startswith(b"TMS1") and len(before) == len(content))
         assert not key.startswith(PARTS_PREFIX) or is_same, f"{key} would be another part's"
+        if self._refuses(key):
+            # What is said to have failed may be there all the same.
+            if len(content) % 2 and key.startswith(PARTS_PREFIX):
+                asyncio.get_running_loop().call_later(
+                    len(content) % LATE_SECONDS_MAX, self._objects.__setitem__, key, content
+                )
+            raise OSError("refused")
         # A request that is on its way, and the last step of a process that was only frozen, may come much later.
         await self._process.door(functools.partial(self._objects.__setitem__, key, content), late=True)
         return len(content)
@@ -33,6 +43,8 @@ class MemoryStore:
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         await self._process.pass_time()
+        if self._refuses(key):
+            raise OSError("refused")
         if key not in self._objects:
             raise NotFound(key)
         content = self._objects[key][start:end]

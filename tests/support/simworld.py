@@ -66,6 +66,7 @@ class Keys:
 
 KEYS = Keys()
 ZOMBIE_SECONDS_MAX = 40.0
+REFUSED_SECONDS_MAX = 40.0
 CALL_SECONDS_MAX = 2.0
 WELL_SHARE = 0.9
 BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), Broken.CONNECTION)
@@ -82,6 +83,9 @@ class SimulatedWay:
         self.kills: Counter[str] = Counter()
         self.cuts = 0
         self.torn = 0
+        self.refusals = 0
+        self._refused: dict[str, tuple[str, ...]] = {}
+        """By batch: with what the keys begin of objects that the store refuses for a while."""
         self._zombies: list[asyncio.Task[None]] = []
         self.repeats_max = 0
         self.steps_clocks = self.chance.random() < STEPPING_SHARE
@@ -176,9 +180,10 @@ class SimulatedWay:
                     self._copy,
                     self._poison,
                     self._cut_off,
+                    self._refuse,
                     self._step,
                 ),
-                (8, 1, 3, 3, 3, 4, 3, 8 if self.steps_clocks else 0),
+                (8, 1, 3, 3, 3, 4, 3, 4, 8 if self.steps_clocks else 0),
             )[0]()
         await asyncio.gather(*self._zombies)
         for stage in self.groups:
@@ -232,6 +237,27 @@ class SimulatedWay:
 
         self._zombies.append(self.loop.create_task(cut_off()))
         await self._one_more("results")
+
+    async def _refuse(self) -> None:
+        """The store refuses what is of one batch, and its key does not come; all else goes on."""
+        if not self._jobs:
+            return
+        batch = self.chance.choice(self._jobs).batch
+        number = int(batch.id.removeprefix(ids.BATCH_PREFIX), 16)
+        files = (ids.derived_file_id(batch.id, kind) for kind in ("output", "error"))
+        names = (f"key of {batch.id}", f"parts/{batch.id}", f"files/in{number}", *files)
+        self._refused[batch.id] = tuple(self.chance.sample(names, self.chance.randint(1, len(names))))
+        self.refusals += 1
+
+        async def end() -> None:
+            await asyncio.sleep(self.chance.uniform(0, REFUSED_SECONDS_MAX))
+            self._refused.pop(batch.id, None)
+
+        self._zombies.append(self.loop.create_task(end()))
+
+    def refuses(self, key: str) -> bool:
+        """Whether the store does not take or give an object at the moment."""
+        return any(name in key for names in self._refused.values() for name in names)
 
     async def _one_more(self, stage: str = "") -> None:
         stage = stage or self.chance.choice(list(self.groups))

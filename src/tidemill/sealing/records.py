@@ -32,6 +32,7 @@ async def opened_request(vault: Vault | None, head: RequestHead, value: bytes) -
 
     Raises:
         NoKey: Its key is destroyed.
+        KeyUnavailable: Its key cannot be unwrapped at the moment.
         DecodeError: It is damaged.
     """
     if head.seal is None:
@@ -65,6 +66,7 @@ async def opened_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[
 
     Raises:
         NoKey: Its key is destroyed.
+        KeyUnavailable: Its key cannot be unwrapped at the moment.
         DecodeError: It is damaged.
     """
     if (key_id := codec.key_id(headers)) is None:

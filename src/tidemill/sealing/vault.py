@@ -34,8 +34,6 @@ CIPHERS_MAX: Final = 4096
 DESTROYED_MAX: Final = 100_000
 """Batches whose keys a process remembers to have seen go: what is still on its way is not for long."""
 KEY_ID_BYTES: Final = 8
-WAIT_SECONDS: Final = 5.0
-"""Between tries to unwrap a key: nothing can go on without it."""
 
 
 class NoKey(Exception):
@@ -138,24 +136,21 @@ class Vault:
 
         Raises:
             NoKey: There is no such key any more.
+            KeyUnavailable: It cannot be unwrapped at the moment.
         """
-        while True:
-            if batch_id in self._erased:
-                raise NoKey(f"{batch_id} is deleted, and its key with it")
-            if (cipher := self._ciphers.get((batch_id, key_id))) is not None:
-                self._ciphers.move_to_end((batch_id, key_id))
-                return cipher
-            if key_id not in self._secrets.get(batch_id, ()):
-                await self.catch_up()
-            if (value := self._secrets.get(batch_id, {}).get(key_id)) is None:
-                raise NoKey(f"the key {key_id} of {batch_id} is destroyed")
-            try:
-                await self._unwrap(batch_id, key_id, value)
-            except KeyUnavailable as error:
-                log.error("%s waits for its key: %s", batch_id, error)  # noqa: TRY400
-                await asyncio.sleep(WAIT_SECONDS)
-            except (DecodeError, Damaged, binascii.Error) as error:
-                raise NoKey(f"the key {key_id} of {batch_id} cannot be read") from error
+        if batch_id in self._erased:
+            raise NoKey(f"{batch_id} is deleted, and its key with it")
+        if (cipher := self._ciphers.get((batch_id, key_id))) is not None:
+            self._ciphers.move_to_end((batch_id, key_id))
+            return cipher
+        if key_id not in self._secrets.get(batch_id, ()):
+            await self.catch_up()
+        if (value := self._secrets.get(batch_id, {}).get(key_id)) is None:
+            raise NoKey(f"the key {key_id} of {batch_id} is destroyed")
+        try:
+            return await self._unwrap(batch_id, key_id, value)
+        except (DecodeError, Damaged, binascii.Error) as error:
+            raise NoKey(f"the key {key_id} of {batch_id} cannot be read") from error
 
     async def destroy(self, batch_id: str) -> None:
         """Destroy all keys of a batch: once the log has compacted them away, nobody can open what they sealed.
@@ -227,19 +222,20 @@ class Vault:
         self._take(batch_id, key_id, value)
         self._remember(batch_id, key_id, key)
 
-    async def _unwrap(self, batch_id: str, key_id: str, value: bytes) -> None:
+    async def _unwrap(self, batch_id: str, key_id: str, value: bytes) -> Cipher:
         if self._wrapper is None:
             raise KeyUnavailable("no file of keys is set")
         secret = codec.decode_secret(value)
         wrapped = base64.b64decode(secret.wrapped, validate=True)
         place = _place(batch_id, key_id)
         key = await self._wrapper.unwrap(secret.project, place, secret.wrapped_by, wrapped)
-        self._remember(batch_id, key_id, key)
+        return self._remember(batch_id, key_id, key)
 
-    def _remember(self, batch_id: str, key_id: str, key: bytes) -> None:
-        self._ciphers[batch_id, key_id] = Cipher(key, key_id)
+    def _remember(self, batch_id: str, key_id: str, key: bytes) -> Cipher:
+        cipher = self._ciphers[batch_id, key_id] = Cipher(key, key_id)
         while len(self._ciphers) > CIPHERS_MAX:
             self._ciphers.popitem(last=False)
+        return cipher
 
 
 def _place(batch_id: str, key_id: str) -> str:

@@ -1,13 +1,15 @@
 """Keys of batches are wrapped with a key that is not on the log: here with those of a file, by a port with others.
 
 The file has one key a line, 32 bytes in base64. The first wraps; all of them unwrap, so a key is replaced by a new
-first line. Each project's keys are wrapped with a key of its own, which is derived from the file's.
+first line. One that is missing is looked for in the file again, so that it can be put back without a restart. Each
+project's keys are wrapped with a key of its own, which is derived from the file's.
 """
 
 import base64
 import binascii
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -58,15 +60,9 @@ class FileWrapper:
         Raises:
             KeyFileError: It is not there, or is no file of keys.
         """
-        try:
-            lines = path.read_text("ascii").split()
-            keys = [base64.b64decode(line, validate=True) for line in lines]
-        except (OSError, UnicodeDecodeError, binascii.Error) as error:
-            raise KeyFileError(f"{path} cannot be read as keys ({type(error).__name__})") from error
-        if not keys or any(len(key) != KEY_BYTES for key in keys):
-            raise KeyFileError(f"{path}: each line has to be {KEY_BYTES} random bytes in base64")
-        self._keys = {_name(key): key for key in keys}
-        self._first = _name(keys[0])
+        self._path = path
+        self._keys = _read(path)
+        self._first = next(iter(self._keys))
         self._ciphers: dict[tuple[str, str], Cipher] = {}
 
     async def wrap(self, project: str, place: str, key: bytes) -> tuple[str, bytes]:
@@ -75,6 +71,9 @@ class FileWrapper:
 
     async def unwrap(self, project: str, place: str, name: str, wrapped: bytes) -> bytes:
         """See `KeyWrapper`."""
+        if name not in self._keys:
+            with suppress(KeyFileError):
+                self._keys |= _read(self._path)
         if name not in self._keys:
             raise KeyUnavailable(f"the file of keys does not have the key {name}")
         return self._cipher(project, name).open(wrapped, place.encode())
@@ -95,6 +94,17 @@ def make_key_file(path: Path) -> None:
         file.write(base64.b64encode(new_key()) + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """The keys of a file by their names, in its order."""
+    try:
+        keys = [base64.b64decode(line, validate=True) for line in path.read_text("ascii").split()]
+    except (OSError, UnicodeDecodeError, binascii.Error) as error:
+        raise KeyFileError(f"{path} cannot be read as keys ({type(error).__name__})") from error
+    if not keys or any(len(key) != KEY_BYTES for key in keys):
+        raise KeyFileError(f"{path}: each line has to be {KEY_BYTES} random bytes in base64")
+    return {_name(key): key for key in keys}
 
 
 def _name(key: bytes) -> str:

@@ -39,6 +39,7 @@ def model(times):
     model.app.membership.renewed(100.0)
     model.stage = Stage()
     model._seats = SimpleNamespace(lanes=(), leave=lambda: None)
+    model.aside = SimpleNamespace(clear=lambda: None)
     model._brake = Brake(model.app.membership, model.stage)
     return model
 
