@@ -141,32 +141,23 @@ class ModelApp:
             weights={project: own.weight for project, own in settings.projects.items()},
             prefixes=roster.prefixes(model, fleet),
         )
-        lookouts = roster.lookouts(
-            model, fleet, getter=doors.upstream, steady=time.monotonic, told=self.stage.fill
-        )
         self.name = name
         self._topics = names
         self._doors = doors
         self._settings = settings
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
-        self._seats = Seats(
-            doors.ended, self.stage.enqueue, lambda batch_id: partition_of(batch_id, self._outcome_partitions)
-        )
-        self.aside = Aside(
-            reopened=functools.partial(reopened, doors.kafka, doors.ended, doors.vault),
-            admit=self._readmit,
-            tell=doors.outbox.stalled,
-            ended=doors.ended,
-            steady=time.monotonic,
-        )
+        self._seats = Seats(doors.ended, self.stage.enqueue, self._partition_of)
+        reopen = functools.partial(reopened, doors.kafka, doors.ended, doors.vault)
+        self.aside = Aside(reopened=reopen, admit=self._readmit, tell=doors.outbox.stalled, ended=doors.ended)
         self._give_up = functools.partial(give_up, log=doors.log, outbox=doors.outbox, ended=doors.ended)
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._learning: asyncio.Task[None] | None = None
         self._brake = self.app.brake(self.stage)
         self._start(self.aside.run())
-        for lookout in lookouts:
+        told = self.stage.fill
+        for lookout in roster.lookouts(model, fleet, getter=doors.upstream, steady=time.monotonic, told=told):
             self._start(lookout.run())
         self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
@@ -179,6 +170,9 @@ class ModelApp:
         for task in (*self._tasks, *([self._learning] if self._learning else ())):
             task.cancel()
         await self.stage.close()
+
+    def _partition_of(self, batch_id: str) -> int:
+        return partition_of(batch_id, self._outcome_partitions)
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():

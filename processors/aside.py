@@ -66,7 +66,9 @@ Tell = Callable[[Stalled], Awaitable[None]]
 class Aside:
     """The waiting records of one model."""
 
-    def __init__(self, *, reopened: Reopen, admit: Admit, tell: Tell, ended: Ended, steady: Steady) -> None:
+    def __init__(
+        self, *, reopened: Reopen, admit: Admit, tell: Tell, ended: Ended, steady: Steady = time.monotonic
+    ) -> None:
         """Hold nothing yet; `ended` has the batches that are over, and what lasts is measured by `steady`."""
         self._reopened = reopened
         self._admit = admit
