@@ -240,9 +240,9 @@ class SimulatedWay:
 
     async def _refuse(self) -> None:
         """The store refuses what is of one batch, and its key does not come; all else goes on."""
-        if not self._jobs:
+        if not self.jobs:
             return
-        batch = self.chance.choice(self._jobs).batch
+        batch = self.chance.choice(self.jobs).batch
         number = int(batch.id.removeprefix(ids.BATCH_PREFIX), 16)
         files = (ids.derived_file_id(batch.id, kind) for kind in ("output", "error"))
         names = (f"key of {batch.id}", f"parts/{batch.id}", f"files/in{number}", *files)
