@@ -159,6 +159,8 @@ class ModelApp:
         told = self.stage.fill
         for lookout in roster.lookouts(model, fleet, getter=doors.upstream, steady=time.monotonic, told=told):
             self._start(lookout.run())
+        self.stage.stalls.is_secret = doors.vault.has_key
+        self._start(self.stage.stalls.run(doors.outbox))
         self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave

@@ -89,7 +89,7 @@ class Entry:
 class Line:
     """One line on its way through the stage."""
 
-    __slots__ = ("attempts", "entries", "head", "index", "since", "text")
+    __slots__ = ("attempts", "entries", "head", "index", "since", "text", "why")
 
     def __init__(self, head: RequestHead, index: int, text: bytes, entry: Entry) -> None:
         self.head = head
@@ -101,11 +101,23 @@ class Line:
         self.attempts = 0
         self.since = 0.0
         """Unix time of its first call."""
+        self.why: tuple[str, str, int | None] | None = None
+        """What failed it last: code, base URL and status."""
 
     @property
     def size(self) -> int:
         """Bytes of the input line, wherever it lies."""
         return len(self.text) if self.head.ref is None else self.head.ref.length
+
+
+class Pending:
+    """The pending lines of a batch by their index, how many of them have no result yet, and how many got one."""
+
+    __slots__ = ("lines", "open", "settled")
+
+    def __init__(self) -> None:
+        self.lines: dict[int, Line] = {}
+        self.open = self.settled = 0
 
 
 class Lane:

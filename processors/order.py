@@ -131,6 +131,10 @@ class Order(Generic[T]):
     def __len__(self) -> int:
         return self._lines
 
+    def waiting(self, batch_id: str) -> int:
+        """Lines of a batch that wait for a call."""
+        return len(batch.lines) if (batch := self._batches.get(batch_id)) is not None else 0
+
     def add(
         self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float, first: bool = False
     ) -> None:

@@ -19,15 +19,17 @@ from heapq import heapify, heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.processors import call, retry
+from tidemill.processors.account import Account
 from tidemill.processors.caller import Caller, Made
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Fleet, Pass
 from tidemill.processors.groups import PRIMER_SECONDS_MAX, Prefixes
-from tidemill.processors.lane import Entry, Line
+from tidemill.processors.lane import Entry, Line, Pending
 from tidemill.processors.ledger import Ledger
 from tidemill.processors.order import Order
 from tidemill.processors.packer import PARCEL_LINES_MAX, Packer
 from tidemill.processors.shipping import Outbox, Shipper
+from tidemill.processors.stalls import Stalls
 from tidemill.schemas.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Store
 
@@ -36,16 +38,6 @@ PARCELS: Final = 4
 turn of a batch is as large a part of what is in flight, so that its results come together."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Batch:
-    """The pending lines of a batch by their index, and how many of them have no result yet."""
-
-    __slots__ = ("lines", "open")
-
-    def __init__(self) -> None:
-        self.lines: dict[int, Line] = {}
-        self.open = 0
 
 
 class Stage:
@@ -93,7 +85,9 @@ class Stage:
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._order: Order[Line] = Order(weights, prefixes=prefixes)
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, Pending] = {}
+        self._account = Account(clock)
+        self.stalls = Stalls(self._batches, self._order, fleet, self._account, clock=clock)
         self._waits: list[tuple[float, int, Line]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -134,7 +128,7 @@ class Stage:
         if head.batch_id in self._ended or self._clock() >= head.deadline:
             entry.lane.done(entry, len(texts))
             return
-        batch = self._batches.setdefault(head.batch_id, _Batch())
+        batch = self._batches.setdefault(head.batch_id, Pending())
         fresh, done = self._sorted(batch, entry, head, texts)
         batch.open += len(fresh)
         self._order.add(fresh, project=head.project, batch_id=head.batch_id, deadline=head.deadline)
@@ -217,7 +211,7 @@ class Stage:
         await self._shipper.close()
 
     def _sorted(
-        self, batch: _Batch, entry: Entry, head: RequestHead, texts: Sequence[bytes]
+        self, batch: Pending, entry: Entry, head: RequestHead, texts: Sequence[bytes]
     ) -> tuple[list[Line], int]:
         """The lines of a record that are new, and how many are done already; the rest joins pending ones."""
         fresh = []
@@ -291,7 +285,7 @@ class Stage:
         made = await self._caller.make(line, place)
         self._primed(line)
         if isinstance(made.end, call.Failure):
-            self._failed(line, made, made.end)
+            self._failed(line, made, made.end, place.backend.base)
         else:
             self._settle(line, made, call.result)
 
@@ -300,7 +294,7 @@ class Stage:
         if self._order.primed(line):
             self.fill()
 
-    def _failed(self, line: Line, made: Made, end: call.Failure) -> None:
+    def _failed(self, line: Line, made: Made, end: call.Failure, server: str) -> None:
         # All waits are by the loop's time; only the deadline is a date.
         batch_id, now = line.head.batch_id, self._loop.time()
         verdict = retry.decide(
@@ -323,6 +317,7 @@ class Stage:
                 return
             case retry.RetryAt(at) if batch_id not in self._ended:
                 self._landed(1)
+                self._account.note(line, server, end)
                 self._wait(line, at)
             case retry.RetryAt() | retry.Lapse():
                 self._landed(1)
@@ -364,6 +359,7 @@ class Stage:
         """A line has its result."""
         batch = self._batches[line.head.batch_id]
         batch.open -= 1
+        batch.settled += 1
         text, mark = write(line.head.batch_id, line.index, made.custom_id, made.end, line.attempts)
         self._shipper.ship(line, text, mark, more=batch.open > 0, share=made.share)
 
@@ -394,6 +390,8 @@ class Stage:
         self._remove(line)
 
     def _remove(self, line: Line) -> None:
+        if line.why is not None:
+            self._account.forget(line)
         batch = self._batches[line.head.batch_id]
         del batch.lines[line.index]
         if not batch.lines:

@@ -85,7 +85,8 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
     for one in sorted(waits, key=lambda one: (one.since, one.message)):
         key = (one.reason, one.server, one.status)
         if (known := found.get(key)) is not None:
-            one = known.model_copy(update={"lines": known.lines + one.lines})  # noqa: PLW2901
+            message = max(known.message, one.message, key=len)  # with the server's own words
+            one = known.model_copy(update={"lines": known.lines + one.lines, "message": message})  # noqa: PLW2901
         found[key] = one
     capped = [one.model_copy(update={"lines": min(one.lines, lines_max)}) for one in found.values()]
     capped.sort(key=lambda one: (-one.lines, one.since, one.reason, one.server or "", one.status or 0))
