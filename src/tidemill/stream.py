@@ -15,12 +15,13 @@ import functools
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import faust
 import uvloop
+from faust.exceptions import ConsumerNotStarted
 
 from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
@@ -364,9 +365,11 @@ async def _serve(apps: Sequence[StageApp]) -> None:
 
 async def _leave(apps: Sequence[StageApp], stage: Stage, *, crashed: bool) -> None:
     for app in apps:
-        if app.drain is not None and not crashed:
-            await app.drain(set(app.consumer.assignment()))
-            await app.consumer.commit()
+        # One that is asked to stop while it starts has nothing to let go of yet.
+        with suppress(ConsumerNotStarted):
+            if app.drain is not None and not crashed:
+                await app.drain(set(app.consumer.assignment()))
+                await app.consumer.commit()
     await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True)
     await stage.stop()
 

@@ -13,3 +13,20 @@ async def test_a_state_folder_may_have_any_name(tmp_path, name):
     app = stream.create_app("any", Settings(), kafka="127.0.0.1:1", state=state, tables=True)
     assert app.conf.datadir == state
     assert state in app.conf.tabledir.parents
+
+
+async def test_a_stage_is_asked_to_stop_while_it_starts(tmp_path):
+    """There is no consumer yet; what was opened is closed all the same."""
+    app = stream.create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    stopped, drained = [], []
+
+    async def drain(partitions):
+        drained.append(partitions)
+
+    class Stage:
+        async def stop(self):
+            stopped.append(self)
+
+    app.drain = drain
+    await stream._leave([app], Stage(), crashed=False)
+    assert (len(stopped), drained) == (1, [])
