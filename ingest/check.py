@@ -17,7 +17,7 @@ import orjson
 from tidemill.ingest.outline import outlined
 from tidemill.schemas import malformed, nesting
 from tidemill.schemas.batch import BatchError, error_bytes
-from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX
+from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX, LINE_BYTES_HIGHEST
 from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 
 FAULTS_MAX: Final = ERRORS_MAX
@@ -29,6 +29,10 @@ LONG_LINE_BYTES: Final = 64 * 1024
 SHOWN_CHARS_MAX: Final = 64
 """What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
 
+NUMBER_BYTES: Final = 20
+"""Of a number of an embedding and its comma: most servers print all digits of a double."""
+BASE64_NUMBER_BYTES: Final = 6
+"""Of one in base64: four bytes make five and a third."""
 _KEPT_CHARS_MAX = 64
 """A longer `custom_id` is remembered by its hash, so that the memory for them is bounded."""
 
@@ -69,6 +73,9 @@ class Rules:
     """The models that may be named, each with its endpoints."""
     lines_max: int
     bytes_max: int
+    line_bytes_max: int = LINE_BYTES_MAX
+    reply_bytes_max: int = LINE_BYTES_HIGHEST
+    """A line whose reply must be larger is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +189,8 @@ class Checker:
 
     def _examine(self, data: bytes | None, number: int) -> None:
         if data is None:
-            raise Fault("line_too_long", f"This line is longer than the maximum of {LINE_BYTES_MAX} bytes.")
+            text = f"This line is longer than the maximum of {self._rules.line_bytes_max} bytes."
+            raise Fault("line_too_long", text)
         request = _parsed(data)
         for name, kind, expected in _FIELDS:
             if type(request.get(name)) is not kind:
@@ -235,7 +243,23 @@ class Checker:
             text = f"{required.capitalize()} parameter is required."
             raise Fault("invalid_request", text, f"body.{required}")
         if self._rules.endpoint == _EMBEDDINGS:
-            self._inputs += _count_of_inputs(body["input"])
+            inputs = _count_of_inputs(body["input"])
+            self._inputs += inputs
+            self._examine_reply(inputs, body)
+
+    def _examine_reply(self, inputs: int, body: dict[str, Any]) -> None:
+        """Refuse what is known to be worked out for nothing."""
+        dimensions = body.get("dimensions")
+        if type(dimensions) is not int:
+            return
+        number_bytes = BASE64_NUMBER_BYTES if body.get("encoding_format") == "base64" else NUMBER_BYTES
+        size = inputs * dimensions * number_bytes
+        if size > self._rules.reply_bytes_max:
+            text = (
+                f"The reply to {inputs} inputs of {dimensions} dimensions has about {size} bytes; the maximum is "
+                f"{self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
+            )
+            raise Fault("reply_too_large", text, "body.input")
 
     def _examine_model(self, model: object) -> None:
         if model is None or model == "":

@@ -362,6 +362,7 @@ def _nursery(settings: Settings, store: Store, folder: Path) -> Callable[[], Nur
         folder=folder,
         clock=time.time,
         steady=time.monotonic,
+        reply_bytes_max=settings.reply_bytes_max,
     )
 
 

@@ -13,6 +13,7 @@ from tidemill.ingest.ids import Ids
 from tidemill.ingest.patience import stubborn
 from tidemill.schemas import ids
 from tidemill.schemas.batch import Batch, Cut, Extras, Status, window_seconds
+from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.intake import Wish
 from tidemill.schemas.lines import Splitter
@@ -35,6 +36,7 @@ class Nursery:
         folder: Path,
         clock: Clock,
         steady: Steady,
+        reply_bytes_max: int = LINE_BYTES_HIGHEST,
     ) -> None:
         """Make none yet.
 
@@ -46,6 +48,7 @@ class Nursery:
             folder: For what does not fit into memory, and outlives nothing.
             clock: Unix time.
             steady: What lasts is measured by it.
+            reply_bytes_max: See `Rules`.
         """
         self.windows = windows
         self._store = store
@@ -54,6 +57,7 @@ class Nursery:
         self._folder = folder
         self._clock = clock
         self._steady = steady
+        self._reply_bytes_max = reply_bytes_max
         self._ids: dict[str, Ids] = {}
 
     def born(self, name: tuple[str, str], place: tuple[int, int], wish: Wish, lines: list[bytes]) -> Flow:
@@ -99,7 +103,13 @@ class Nursery:
 
     def _flow(self, state: State) -> Flow:
         seen = self._ids[state.id] = Ids(self._folder / state.id)
-        rules = Rules(endpoint=state.batch.endpoint, models=self._models, lines_max=NO_BOUND, bytes_max=NO_BOUND)
+        rules = Rules(
+            endpoint=state.batch.endpoint,
+            models=self._models,
+            lines_max=NO_BOUND,
+            bytes_max=NO_BOUND,
+            reply_bytes_max=self._reply_bytes_max,
+        )
         last = state.journal[-1] if state.journal else (0, state.kept_lines, 0, -1)
         return Flow(
             state=state,

@@ -14,7 +14,7 @@ def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Str
 
 
 _FIELDS = ("custom_id", "method", "url", "body")
-_Body = _struct("_Body", ("stream", "model", "messages", "prompt", "input"))
+_Body = _struct("_Body", ("stream", "model", "messages", "prompt", "input", "dimensions", "encoding_format"))
 _requests = msgspec.json.Decoder(_struct("_Request", _FIELDS, body=_Body))
 _lines = msgspec.json.Decoder(_struct("_Line", _FIELDS))
 _bodies = msgspec.json.Decoder(_Body)

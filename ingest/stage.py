@@ -187,6 +187,8 @@ class Stage:
                 models={name: model.endpoints for name, model in settings.models.items()},
                 lines_max=settings.file_lines_max,
                 bytes_max=settings.file_bytes_max,
+                line_bytes_max=settings.line_bytes_max,
+                reply_bytes_max=settings.reply_bytes_max,
             )
         )
         is_too_large = source.bytes > settings.file_bytes_max
@@ -224,7 +226,7 @@ class Stage:
 
     async def _slices(self, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
         """The lines of a file, some at a time; between two slices other tasks have their turn."""
-        splitter = Splitter()
+        splitter = Splitter(self._settings.line_bytes_max)
         async for chunk in self._store.read(key, 0, end):
             for lines in _sliced(splitter.feed(chunk)):
                 yield lines

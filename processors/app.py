@@ -319,7 +319,10 @@ class Processors:
             kafka=self._kafka,
             log=self._log,
             outbox=KafkaOutbox(self._kafka, check_disk=lambda: self._space.check(LOG)),
-            upstream=HttpUpstream(roster.authorities(self._settings.models.values())),
+            upstream=HttpUpstream(
+                roster.authorities(self._settings.models.values()),
+                reply_bytes_max=self._settings.reply_bytes_max,
+            ),
             store=self._keeper.store(
                 open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
             ),

@@ -1,9 +1,10 @@
 """How many bytes of replies and of large lines a process holds at one time; what goes beyond waits.
 
-A reply may have 32 MiB and a line 8 MiB, and there may be hundreds of calls in flight. Small replies are not
-counted, so they never wait for large ones. Of the large ones each byte is counted as it arrives; while they are
-too many, only the oldest that is not whole goes on, and the connections of the others are not read from. Those
-that wait lose no time by it. One that goes on more slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
+A reply and a line may have many MiB (`reply_bytes_max`, `line_bytes_max`), and hundreds of calls may be in flight.
+Small replies are not counted, so they never wait for large ones. Of the large ones each byte is counted as it
+arrives; while they are too many, only the oldest that is not whole goes on, and the connections of the others are
+not read from, so a reply above the budget comes by itself. Those that wait lose no time by it. One that goes on
+more slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
 """
 
 import asyncio

@@ -22,7 +22,6 @@ from tidemill.processors.retry import Kind, kind_of
 from tidemill.schemas import line as shapes
 from tidemill.schemas.codec import LineMark
 
-REPLY_BYTES_MAX: Final = 32 << 20
 WORDS_BYTES_MAX: Final = 4096
 """What an error line quotes of an answer that is no JSON object."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
@@ -46,7 +45,7 @@ _MESSAGES: Final = {
     Broken.UNREACHABLE: "The backend could not be reached.",
     Broken.TIMEOUT: "The backend did not answer in time: it said nothing that could stand here.",
     Broken.CONNECTION: "The connection to the backend broke off before there was an answer.",
-    Broken.TOO_LARGE: f"The backend's reply is larger than {REPLY_BYTES_MAX} bytes.",
+    Broken.TOO_LARGE: "The backend's reply is larger than the setting reply_bytes_max allows.",
     Broken.LENGTHS: "The backend's reply names two lengths that differ, so where it ends is not known.",
 }
 REFUSED: Final = "backend_error"

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 from tidemill import __version__
 from tidemill.processors.budget import Replies
-from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
+from tidemill.processors.call import Answer, Broken
 from tidemill.processors.wire import Connection
+from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 CONNECT_SECONDS_MAX: Final = 10.0
 IDLE_SECONDS_MAX: Final = 4.0
@@ -70,12 +71,19 @@ def origin(url: str) -> Origin:
 class HttpUpstream:
     """Calls over HTTP/1.1, on connections that are kept for the next call. It opens as many as there are calls."""
 
-    def __init__(self, authorities: Mapping[Origin, Sequence[Path]] | None = None) -> None:
+    def __init__(
+        self,
+        authorities: Mapping[Origin, Sequence[Path]] | None = None,
+        *,
+        reply_bytes_max: int = REPLY_BYTES_MAX,
+    ) -> None:
         """Nothing is connected before the first call.
 
         Args:
             authorities: PEM files of those to trust at an origin; elsewhere the system's are.
+            reply_bytes_max: Of the body of what answers a post.
         """
+        self._reply_bytes_max = reply_bytes_max
         self._authorities = authorities or {}
         self._replies = Replies()
         self._routes: dict[tuple[str, str, str], _Route] = {}
@@ -94,8 +102,8 @@ class HttpUpstream:
         named = b"x-request-id: %b\r\n" % request_id.encode() if request_id else b""
         head = b"%b%bcontent-length: %d\r\n\r\n" % (route.head, named, len(body))
         if isinstance(body, memoryview):
-            return await self._send(route, head, seconds, REPLY_BYTES_MAX, body)
-        return await self._send(route, head + body, seconds, REPLY_BYTES_MAX)
+            return await self._send(route, head, seconds, self._reply_bytes_max, body)
+        return await self._send(route, head + body, seconds, self._reply_bytes_max)
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | Broken:
         """Read a page; like `post`.

@@ -12,7 +12,7 @@ import httptools
 
 from tidemill.processors import coding, framing
 from tidemill.processors.budget import SMALL_BYTES, Replies, Share
-from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
+from tidemill.processors.call import Answer, Broken
 
 HEAD_BYTES_MAX: Final = 64 << 10
 """Of what is no body: the head, the fields behind the last chunk, and what may stand with the size of a chunk."""
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._call: asyncio.Future[Answer | Broken] | None = None
         self._keeps_alive = False
-        self._bytes_max = REPLY_BYTES_MAX
+        self._bytes_max = 0
         self._head = b""
         """What has come of a reply's head."""
         self._is_refused = False
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
 
     async def call(
-        self, request: bytes, seconds: float, bytes_max: int = REPLY_BYTES_MAX, body: memoryview = _NOTHING
+        self, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
     ) -> Answer | Broken:
         """Send a request and wait for its reply.
 

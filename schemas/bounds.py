@@ -47,8 +47,13 @@ TIME_MAX: Final = 250_000_000_000
 """Unix seconds in the year 9892: a later one may be no date."""
 BATCH_LINES_MAX: Final = 10_000_000
 """Lines of one batch, whatever it is made from."""
-LARGE_BYTES_MAX: Final = 64 << 20
-"""Of a line or a result that lies in the store: a reply has half as many at the most."""
+REPLY_BYTES_MAX: Final = 32 << 20
+"""Of a backend's reply, where no setting says another bound."""
+LINE_BYTES_HIGHEST: Final = 256 << 20
+"""What the settings may raise the bound of a line, and that of a reply, to."""
+LARGE_BYTES_MAX: Final = 3 * LINE_BYTES_HIGHEST + (1 << 20)
+"""Of a line or a result that lies in the store. A result is a reply with some hundred bytes around it, where a
+character of two bytes may have become an escape of six."""
 TOKENS_MAX: Final = 1 << 28
 """Tokens of one kind in one line: more than a line and its reply have bytes, and few enough that the sum over the
 largest batch is below `NUMBER_MAX`."""

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
+
 LINE_BYTES_MAX = 8 << 20
+"""Of a line, where no setting says another bound."""
 EMBEDDING_INPUTS_MAX = 50_000
 """Of all lines of a batch together: one line may have a list of them."""
 BOM = b"\xef\xbb\xbf"
@@ -34,7 +37,12 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 class Splitter:
     """Takes chunks and gives lines; holds at most one line, and of a line beyond the bound nothing."""
 
-    def __init__(self, line_bytes_max: int = LINE_BYTES_MAX) -> None:
+    def __init__(self, line_bytes_max: int = LINE_BYTES_HIGHEST) -> None:
+        """Begin a file.
+
+        Args:
+            line_bytes_max: The bound; without it that of lines which were checked, whatever the bound was then.
+        """
         self._line_bytes_max = line_bytes_max
         self._number = 1
         self._offset = 0

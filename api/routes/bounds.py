@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from tidemill.api.doors import Asking, Opened, json
-from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
+from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX
 
 router = APIRouter(prefix="/v1/limits", tags=["batches"])
 
@@ -32,7 +32,7 @@ async def show(doors: Opened, asking: Asking) -> Response:
     found = Bounds(
         file_bytes_max=settings.file_bytes_max,
         file_lines_max=settings.file_lines_max,
-        line_bytes_max=LINE_BYTES_MAX,
+        line_bytes_max=settings.line_bytes_max,
         embedding_inputs_max=EMBEDDING_INPUTS_MAX,
         completion_windows=list(settings.windows),
     )

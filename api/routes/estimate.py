@@ -95,7 +95,7 @@ async def estimate(request: Request, doors: Opened, asking: Reading) -> Response
 
 
 async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckoning:
-    found, splitter = Reckoning(endpoint), Splitter()
+    found, splitter = Reckoning(endpoint), Splitter(doors.settings.line_bytes_max)
 
     def feed(chunk: bytes) -> None:
         for line in splitter.feed(chunk):

@@ -20,7 +20,8 @@ from tidemill.misconfigured import Table
 from tidemill.schemas import access, configured, topics
 from tidemill.schemas.batch import window_seconds
 from tidemill.schemas.bill import Tariff
-from tidemill.schemas.bounds import BATCH_LINES_MAX, Name, Word
+from tidemill.schemas.bounds import BATCH_LINES_MAX, LINE_BYTES_HIGHEST, REPLY_BYTES_MAX, Name, Word
+from tidemill.schemas.lines import LINE_BYTES_MAX
 from tidemill.security import Cluster, Security
 from tidemill.servers import Model, Price
 
@@ -152,6 +153,11 @@ class Settings(BaseSettings):
     """An upload in parts that declares more is refused; a batch's input has its own limit all the same."""
     file_lines_max: Annotated[int, Field(ge=1, le=BATCH_LINES_MAX)] = 50_000
     """A batch whose input has more lines fails."""
+    line_bytes_max: Annotated[int, Field(ge=1 << 16, le=LINE_BYTES_HIGHEST)] = LINE_BYTES_MAX
+    """A line that is longer fails its batch. A stage holds such a line up to three times in memory."""
+    reply_bytes_max: Annotated[int, Field(ge=1 << 16, le=LINE_BYTES_HIGHEST)] = REPLY_BYTES_MAX
+    """A backend's reply that is larger ends its line; one that can be foreseen, of embeddings with `dimensions`,
+    fails its batch before a call is made. processors and results hold such a reply up to four times in memory."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """Finished lines of a batch are gathered up to this size before they are written to the store."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10

@@ -32,7 +32,8 @@ def request_body(**fields: object) -> dict[str, object]:
 
 def verdict(*lines: bytes, of: Rules | None = None) -> Passed | Failed:
     """What is said of a file."""
-    checker, splitter = Checker(of or rules()), Splitter()
+    of = of or rules()
+    checker, splitter = Checker(of), Splitter(of.line_bytes_max)
     for found in [*splitter.feed(b"\n".join(lines)), *splitter.finish()]:
         checker.take(found)
     return checker.verdict()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.client.reconciliation import BOM, LINE_BYTES_MAX
+from tidemill.client.reconciliation import BOM
+from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.endpoints import ENDPOINTS
 
 
@@ -57,7 +58,7 @@ def endpoint_of(source: Path) -> str:
     """
     try:
         with source.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX), b""), start=1):
+            for number, line in enumerate(iter(lambda: file.readline(LARGE_BYTES_MAX), b""), start=1):
                 if text := line.removeprefix(BOM).strip():
                     return _endpoint(f"{source}, line {number}", text)
     except OSError as error:

@@ -26,6 +26,7 @@ class Bounds(msgspec.Struct, frozen=True):
     bytes_max: int
     inputs_max: int = EMBEDDING_INPUTS_MAX
     """Texts that are to be embedded, of all lines together."""
+    line_bytes_max: int = LINE_BYTES_MAX
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -117,7 +118,7 @@ def fits(source: Path, bounds: Bounds, *, is_embedding: bool = False) -> bool:
             newlines, last = newlines + chunk.count(b"\n"), chunk[-1:]
         if newlines + (last != b"\n") > bounds.lines_max:
             return False
-        return not is_embedding or sum(_inputs(line) for line in _lines(source)) <= bounds.inputs_max
+        return not is_embedding or sum(_inputs(line) for line in _lines(source, bounds)) <= bounds.inputs_max
     except OSError as error:
         raise InputFault(f"{source}: {error.strerror}") from error
 
@@ -138,11 +139,11 @@ def cut(source: Path, bounds: Bounds, digests: Digests, *, is_embedding: bool = 
     pieces: list[Piece] = []
     faults: list[str] = []
     try:
-        for line in _lines(source):
-            end = line.offset + (LINE_BYTES_MAX if line.data is None else len(line.data) + 1)
+        for line in _lines(source, bounds):
+            end = line.offset + (bounds.line_bytes_max if line.data is None else len(line.data) + 1)
             inputs = _inputs(line) if is_embedding else 0
             pieces.extend(cutter.take(line.offset, end, line.number, inputs))
-            if (fault := _fault(line, digests)) is not None:
+            if (fault := _fault(line, digests, bounds)) is not None:
                 faults.append(f"line {line.number}: {fault}")
                 if len(faults) == FAULTS_MAX:
                     break
@@ -159,9 +160,9 @@ def cut(source: Path, bounds: Bounds, digests: Digests, *, is_embedding: bool = 
     return [*pieces, cutter.finish(size)]
 
 
-def _fault(line: Line, digests: Digests) -> str | None:
+def _fault(line: Line, digests: Digests, bounds: Bounds) -> str | None:
     if line.data is None:
-        return f"it is longer than {LINE_BYTES_MAX:,} bytes"
+        return f"it is longer than {bounds.line_bytes_max:,} bytes"
     try:
         digests.add(_ids.decode(line.data).custom_id, line.number)
     except (ValueError, msgspec.MsgspecError) as error:
@@ -180,8 +181,8 @@ def _inputs(line: Line) -> int:
     return len(texts) if texts and not bytes(texts[0])[:1].isdigit() else 1
 
 
-def _lines(source: Path) -> Iterator[Line]:
-    splitter = Splitter()
+def _lines(source: Path, bounds: Bounds) -> Iterator[Line]:
+    splitter = Splitter(bounds.line_bytes_max)
     for chunk in _chunks(source):
         yield from splitter.feed(chunk)
     yield from splitter.finish()

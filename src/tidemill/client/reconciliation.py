@@ -10,9 +10,8 @@ from typing import Self
 import msgspec
 
 from tidemill.schemas.batch import FileReceipt, Receipt
+from tidemill.schemas.bounds import LARGE_BYTES_MAX
 
-LINE_BYTES_MAX = 64 << 20
-"""A longer line is taken for a damaged file; an answer may have half of it."""
 EXAMPLES_MAX = 5
 WHOLE = (0, sys.maxsize)
 BOM = b"\xef\xbb\xbf"
@@ -174,7 +173,7 @@ def _ids(path: Path, span: tuple[int, int] | None = None) -> Iterator[tuple[str,
     start, end = span or WHOLE
     with path.open("rb") as file:
         file.seek(start)
-        lines = iter(lambda: file.readline(LINE_BYTES_MAX) if file.tell() < end else b"", b"")
+        lines = iter(lambda: file.readline(LARGE_BYTES_MAX) if file.tell() < end else b"", b"")
         for number, line in enumerate(lines, start=1):
             text = line.removeprefix(BOM) if number == 1 and is_input else line
             if is_input and not text.strip():

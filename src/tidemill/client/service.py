@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from tidemill.client.plan import Bounds
 from tidemill.schemas.batch import Batch, FileReceipt
 from tidemill.schemas.error import ErrorEnvelope
-from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX
+from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
 
 CHUNK_BYTES = 256 << 10
 TRIES_MAX = 14
@@ -100,6 +100,7 @@ class Client:
             lines_max=int(answer["file_lines_max"]),
             bytes_max=int(answer["file_bytes_max"]),
             inputs_max=int(answer.get("embedding_inputs_max", EMBEDDING_INPUTS_MAX)),
+            line_bytes_max=int(answer.get("line_bytes_max", LINE_BYTES_MAX)),
         )
 
     async def upload(

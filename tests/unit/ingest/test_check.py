@@ -1,5 +1,6 @@
 """The checks of an input file: one test for each row of the specification's table."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tidemill.ingest import check
 from tidemill.ingest.check import Checker, Failed, Passed
 from tidemill.schemas.batch import BatchError
 from tidemill.schemas.line import REFUSALS
-from tidemill.schemas.lines import Splitter
+from tidemill.schemas.lines import LINE_BYTES_MAX, Splitter
 
 
 def test_a_file_without_fault():
@@ -291,3 +292,40 @@ def test_whoever_retries_knows_each_code():
     """The lines of a stream that are no requests are known by the code that the check has told."""
     source = Path(check.__file__).read_text("utf-8")
     assert set(re.findall(r"(?:raise|return) Fault\(\"(\w+)\"", source)) == REFUSALS
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize(
+    ("more", "is_refused"),
+    [
+        ({"dimensions": 1024}, True),
+        ({"dimensions": 1024, "encoding_format": "base64"}, False),
+        ({"dimensions": 4096, "encoding_format": "base64"}, True),
+        ({"dimensions": 10**15}, True),
+        ({"dimensions": 512}, False),
+        ({"dimensions": "1024"}, False),
+        ({}, False),
+    ],
+)
+def test_a_reply_that_must_be_too_large_is_not_worked_out(more, is_refused, is_long, monkeypatch):
+    """Inputs times dimensions say how long it is; a short line and a long one are judged alike."""
+    monkeypatch.setattr(check, "LONG_LINE_BYTES", 0 if is_long else 1 << 20)
+    of = dataclasses.replace(rules(EMBEDDINGS), reply_bytes_max=32 << 20)
+    body = {"model": "m", "input": ["x"] * 2048, **more}
+    found = verdict(line(url=EMBEDDINGS, body=body), of=of)
+    assert isinstance(found, Failed) == is_refused
+    if is_refused:
+        (error,) = found.errors
+        assert (error.code, error.param) == ("reply_too_large", "body.input")
+
+
+def test_the_bound_of_a_line_is_that_of_the_rules():
+    """And is named."""
+    of = dataclasses.replace(rules(), line_bytes_max=100)
+    checker, splitter = Checker(of), Splitter(of.line_bytes_max)
+    checker.take_all([*splitter.feed(b"x" * 101), *splitter.finish()])
+    (error,) = checker.verdict().errors
+    assert "maximum of 100 bytes" in error.message
+    # A line that was checked is read by whatever reads it later.
+    (found,) = [*Splitter().feed(b"x" * (LINE_BYTES_MAX + 1) + b"\n")]
+    assert len(found.data) == LINE_BYTES_MAX + 1

@@ -16,8 +16,9 @@ from support.waiting import until
 
 from tidemill import __version__
 from tidemill.processors.budget import Replies
-from tidemill.processors.call import REPLY_BYTES_MAX, Answer, Broken
+from tidemill.processors.call import Answer, Broken
 from tidemill.processors.upstream import HttpUpstream
+from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
 SECONDS = 20.0
@@ -226,6 +227,16 @@ async def test_lengths_that_differ() -> None:
             assert await post(server, client) is Broken.LENGTHS
             assert await post(server, client) == REPLIES[0][1]
             assert server.connections == 2
+
+
+async def test_the_bound_of_a_reply_is_a_setting() -> None:
+    """It holds for calls; what is below it comes."""
+    text = b'{"a":"' + b"x" * 90 + b'"}'
+    async with serving([coded(b"identity", text)], [coded(b"identity", text + b" ")]) as (server, _):
+        client = HttpUpstream(reply_bytes_max=len(text))
+        assert await post(server, client) == Answer(200, text)
+        assert await post(server, client) is Broken.TOO_LARGE
+        await client.close()
 
 
 async def test_what_is_decompressed_has_the_bound_of_a_reply() -> None:

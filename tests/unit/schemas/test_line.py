@@ -3,13 +3,25 @@
 import json
 
 import httpx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.schemas import line
+from tidemill.schemas.bounds import LARGE_BYTES_MAX, LINE_BYTES_HIGHEST
 
 ID = "batch_" + 32 * "0"
 texts = st.text(st.sampled_from('ab\\"\n\u2028\u2029\u0085é😀') | st.characters(codec="utf-8"), max_size=20)
+
+
+@pytest.mark.parametrize("text", ["\u0085", "\u2028", "\u0085\u2029a"])
+def test_a_result_has_room_in_the_store(text: str) -> None:
+    """What escapes make of a reply is within the bound of what the log may refer to."""
+    body = json.dumps({"content": text * 100_000}, ensure_ascii=False).encode()
+    custom_id = json.dumps("\u0085" * 512, ensure_ascii=False).encode()
+    written = line.answered(ID, 0, custom_id, status=200, request_id="r" * 128, body=body)
+    around = LARGE_BYTES_MAX - 3 * LINE_BYTES_HIGHEST
+    assert len(written) <= 3 * len(body) + around
 
 
 @given(name=texts, content=texts, message=texts, is_raw=st.booleans())
