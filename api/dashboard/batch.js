@@ -5,11 +5,11 @@ import { facts, h, put } from "./dom.js";
 import { bytes, cost, distance, duration, moment, number, rate } from "./format.js";
 import { live } from "./live.js";
 import { Lines } from "./lines.js";
-import { bar, end, held, isOver, name, pill, slack } from "./shown.js";
+import { bar, called, end, held, isOver, pill, progress as far, short, slack } from "./shown.js";
 
 const FAULTS_SHOWN = 20;
 
-export async function show({ main, signal, tell, query, parts: [id] }) {
+export async function show({ main, signal, tell, told, ready, title, canWrite, query, parts: [id] }) {
   const path = `/batches/${encodeURIComponent(id)}`;
   const act = async (work) => {
     try {
@@ -23,25 +23,52 @@ export async function show({ main, signal, tell, query, parts: [id] }) {
     part("head", heading),
     part("notes", notes),
     part("progress", progress),
-    part("actions", (batch) => actions(batch, path, act)),
+    part("actions", (batch, report) => actions(batch, report, { path, act, canWrite })),
     part("errors", (_, report) => errors(report)),
     part("about", details),
     part("timeline", timeline),
     part("receipt", receipt),
   ];
-  const lines = new Lines({ path, id, status: query.get("status"), signal, act });
-  main.append(...sections.map(({ place }) => place), lines.section);
+  const line = Math.max(1, Math.trunc(Number(query.get("line")) || 1));
+  const lines = new Lines({ path, id, status: query.get("status"), line, signal, act });
+  const loading = h("p", { class: "empty" }, "Loading …");
+  main.append(loading, ...sections.map(({ place }) => place), lines.section);
   let report = null;
   const look = async () => {
-    const batch = await call("GET", path, { signal });
-    const { failed } = batch.request_counts;
-    if (failed && failed !== report?.total) report = await call("GET", `${path}/errors`, { signal });
+    let batch;
+    try {
+      batch = await call("GET", path, { signal });
+    } catch (error) {
+      if (![400, 404].includes(error.status)) throw error;
+      title("No such batch");
+      main.replaceChildren(h("h1", {}, "There is no such batch"), h("p", {}, error.message), back());
+      return false;
+    }
+    title(`${far(batch)} · ${called(batch)}`);
+    if (isBehind(report, batch)) {
+      report = await call("GET", `${path}/errors`, { signal });
+      report.of = batch.status;
+    }
     for (const { place, make } of sections) put(place, ...make(batch, report));
-    if (lines.isWanted(batch.request_counts)) await lines.load();
+    loading.hidden = true;
+    lines.tell(batch);
+    if (lines.isWanted(batch)) {
+      await lines.load();
+      lines.tell(batch);
+    }
+    ready(query.has("line") ? lines.section : null);
     // Lines show some seconds after they are done.
-    return !isOver(batch) || lines.isWanted(batch.request_counts);
+    return !isOver(batch) || lines.isWanted(batch);
   };
-  await live(signal, look, tell);
+  await live(signal, look, told);
+}
+
+const back = () => h("p", {}, h("a", { href: "#/" }, "To the batches"));
+
+/** Whether there are lines that failed or were not run, and the report does not have all of them. */
+function isBehind(report, { status, request_counts: { failed } }) {
+  if (["expired", "cancelled"].includes(status) && report?.of !== status) return true;
+  return failed > 0 && failed !== report?.total;
 }
 
 function part(id, make) {
@@ -49,9 +76,8 @@ function part(id, make) {
 }
 
 function heading(batch) {
-  const label = name(batch);
   return [
-    h("h1", {}, label ?? "Batch", " ", pill(batch)),
+    h("h1", {}, called(batch), " ", pill(batch)),
     h(
       "p",
       { class: "id" },
@@ -130,7 +156,7 @@ function progress(batch) {
   ];
 }
 
-function actions(batch, path, act) {
+function actions(batch, report, { path, act, canWrite }) {
   const button = (label, work) =>
     h("button", { type: "button", "data-focus": label, onclick: () => act(work) }, label);
   const file = (label, fileId, ending) =>
@@ -147,8 +173,10 @@ function actions(batch, path, act) {
       ...outputs,
       file("Failed lines", batch.error_file_id, "errors"),
       file("Input", batch.input_file_id, "input"),
-      batch.error_file_id ? button("Rerun unfinished lines", () => rerun(path)) : null,
-      isOver(batch) || batch.status === "cancelling"
+      canWrite && isOver(batch) && report?.unfinished
+        ? button(unfinished(report), () => rerun(path))
+        : null,
+      !canWrite || isOver(batch) || batch.status === "cancelling"
         ? null
         : button("Cancel", async () => {
             if (confirm("Cancel this batch? What is done by now is kept.")) await call("POST", `${path}/cancel`);
@@ -157,13 +185,15 @@ function actions(batch, path, act) {
   ];
 }
 
+const unfinished = ({ unfinished: count }) => `Rerun ${number(count)} unfinished line${count === 1 ? "" : "s"}`;
+
 async function rerun(path) {
   const made = await call("POST", `${path}/rerun`, { body: { lines: "unfinished" } });
   location.hash = `/batches/${encodeURIComponent(made.id)}`;
 }
 
 function errors(report) {
-  if (report === null) return [];
+  if (!report?.total) return [];
   const group = ({ code, status_code: status, count, samples }) =>
     h(
       "details",
@@ -182,7 +212,7 @@ function errors(report) {
 
 function details(batch) {
   const { usage } = batch;
-  const link = (id) => h("a", { href: `#/batches/${encodeURIComponent(id)}` }, id);
+  const link = (id) => h("a", { href: `#/batches/${encodeURIComponent(id)}`, title: id }, short(id));
   const { rerun_of: source, reruns, cost: price } = batch.tidemill;
   return [
     h("h2", {}, "About it"),

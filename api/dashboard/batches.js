@@ -4,7 +4,7 @@ import { call } from "./client.js";
 import { cells, h, put, table } from "./dom.js";
 import { cost, distance, moment, number } from "./format.js";
 import { live } from "./live.js";
-import { bar, end, isOver, name, pill, slack } from "./shown.js";
+import { bar, called, end, isOver, name, pill, short, slack } from "./shown.js";
 
 const LIMIT = 50;
 const STATUSES = [
@@ -18,10 +18,12 @@ const STATUSES = [
   "cancelled",
 ];
 
-export async function show({ main, signal, tell, query }) {
+export async function show({ main, signal, told, ready, canWrite, query }) {
   const body = h("tbody");
   const list = table("Batches", ["Batch", "Model", "State", "Lines", "End", "Deadline", "Cost", "Created"], body);
-  const empty = h("p", { class: "empty", hidden: true });
+  list.className = "cards";
+  list.hidden = true;
+  const empty = h("p", { class: "empty" }, "Loading …");
   const more = h("p", { class: "more" });
   main.append(h("h1", {}, "Batches"), filters(query), list, empty, more);
   const wanted = { limit: LIMIT, status: query.get("status"), after: query.get("after") };
@@ -32,11 +34,12 @@ export async function show({ main, signal, tell, query }) {
       put(body, ...page.data.map(row));
       list.hidden = !page.data.length;
       empty.hidden = !list.hidden;
-      put(empty, ...nothing(wanted));
+      put(empty, ...nothing(wanted, canWrite));
       put(more, ...turning(query, page));
+      ready();
       return true;
     },
-    tell,
+    told,
   );
 }
 
@@ -50,15 +53,18 @@ function filters(query) {
 
 function row(batch) {
   const { total, completed, failed } = batch.request_counts;
-  const label = name(batch);
   return h(
     "tr",
     {},
     h(
       "td",
       {},
-      h("a", { href: `#/batches/${encodeURIComponent(batch.id)}`, "data-focus": batch.id }, label ?? batch.id),
-      label === null ? null : h("small", { class: "id" }, batch.id),
+      h(
+        "a",
+        { href: `#/batches/${encodeURIComponent(batch.id)}`, "data-focus": batch.id, title: batch.id },
+        called(batch),
+      ),
+      name(batch) === null ? null : h("small", { class: "id" }, short(batch.id)),
     ),
     ...cells(
       batch.model ?? "–",
@@ -82,10 +88,10 @@ function row(batch) {
   );
 }
 
-function nothing(wanted) {
+function nothing(wanted, canWrite) {
   if (wanted.after) return ["There are no older batches."];
   if (wanted.status) return [`No batch is ${wanted.status.replace("_", " ")}.`];
-  return ["There is no batch yet. ", h("a", { href: "#/new" }, "Make the first one.")];
+  return ["There is no batch yet. ", canWrite ? h("a", { href: "#/new" }, "Make the first one.") : null];
 }
 
 function turning(query, page) {

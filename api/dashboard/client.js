@@ -1,7 +1,9 @@
-/** The API as this page uses it: with the key that was typed in, which stays in this tab. */
+/** The API as this page uses it: with the key that was typed in, which stays in this browser's open tabs. */
 
 const KEY = "tidemill-key";
 const BASE = "../v1";
+const ANSWER_MS_MAX = 200;
+const tabs = new BroadcastChannel(KEY);
 
 /** The API said no, or did not answer (status 0). */
 export class Fault extends Error {
@@ -11,11 +13,43 @@ export class Fault extends Error {
   }
 }
 
-export const hasKey = () => sessionStorage.getItem(KEY) !== null;
-export const keep = (key) => sessionStorage.setItem(KEY, key);
+const key = () => sessionStorage.getItem(KEY);
+export const hasKey = () => key() !== null;
+export const keep = (typed) => sessionStorage.setItem(KEY, typed);
 export const forget = () => sessionStorage.removeItem(KEY);
 
-const headers = () => ({ authorization: `Bearer ${sessionStorage.getItem(KEY)}` });
+/** Forget the key in every tab that has it. */
+export function leave() {
+  tabs.postMessage({ left: key() });
+  forget();
+}
+
+/**
+ * Take the key from another tab that is open, where one has it: a copied address opens signed in. Nothing of it
+ * outlives the last tab.
+ * @param {() => void} left Called when another tab has signed out.
+ */
+export function share(left) {
+  return new Promise((resolve) => {
+    tabs.onmessage = ({ data }) => {
+      if (data.asks && hasKey()) tabs.postMessage({ key: key() });
+      if (data.key && !hasKey()) {
+        keep(data.key);
+        resolve();
+      }
+      if (data.left && data.left === key()) {
+        forget();
+        left();
+      }
+    };
+    if (hasKey()) {
+      resolve();
+      return;
+    }
+    tabs.postMessage({ asks: true });
+    setTimeout(resolve, ANSWER_MS_MAX);
+  });
+}
 
 /**
  * Make a call.
@@ -25,11 +59,12 @@ const headers = () => ({ authorization: `Bearer ${sessionStorage.getItem(KEY)}` 
  * @param {object} [options.query] Values that are empty or null are left out.
  * @param {object} [options.body] Sent as JSON.
  * @param {AbortSignal} [options.signal]
+ * @param {string} [options.typed] A key to try, in place of the one that is kept.
  * @returns {Promise<any>} The answer's JSON.
  * @throws {Fault}
  */
-export async function call(method, path, { query = {}, body, signal } = {}) {
-  const answer = await send(method, path, { query, body, signal });
+export async function call(method, path, options = {}) {
+  const answer = await send(method, path, options);
   return answer.json();
 }
 
@@ -57,7 +92,7 @@ export function upload(file, told) {
     // fetch does not tell how much it has sent.
     const request = new XMLHttpRequest();
     request.open("POST", `${BASE}/files`);
-    request.setRequestHeader("authorization", headers().authorization);
+    request.setRequestHeader("authorization", `Bearer ${key()}`);
     request.upload.onprogress = (event) => told(event.total ? event.loaded / event.total : 0);
     request.onerror = () => reject(new Fault(0, "The service does not answer."));
     request.onload = () => {
@@ -68,10 +103,10 @@ export function upload(file, told) {
   });
 }
 
-async function send(method, path, { query = {}, body, signal }) {
+async function send(method, path, { query = {}, body, signal, typed = key() }) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const asked = given.length ? `?${new URLSearchParams(given)}` : "";
-  const options = { method, headers: headers(), signal };
+  const options = { method, headers: { authorization: `Bearer ${typed}` }, signal };
   if (body !== undefined) {
     options.headers["content-type"] = "application/json";
     options.body = JSON.stringify(body);

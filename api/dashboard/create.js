@@ -6,9 +6,19 @@ import { bytes, cost, number } from "./format.js";
 
 const HEAD_BYTES = 1 << 20;
 
-export async function show({ main, tell }) {
+export async function show({ main, tell, ready, limits, canWrite }) {
+  ready();
+  if (!canWrite) {
+    main.append(h("h1", {}, "New batch"), h("p", { class: "empty" }, "This key may read, and make no batch."));
+    return;
+  }
   const file = h("input", { type: "file", id: "file", accept: ".jsonl,.ndjson,.json,.txt", required: true });
   const label = h("input", { type: "text", id: "name", maxlength: 512, autocomplete: "off" });
+  const windows = h(
+    "select",
+    { id: "window" },
+    ...limits.completion_windows.map((window) => h("option", { value: window }, window)),
+  );
   const state = h("div", { "aria-live": "polite" });
   const form = h(
     "form",
@@ -17,6 +27,8 @@ export async function show({ main, tell }) {
     file,
     h("label", { for: "name" }, "Name (may be empty)"),
     label,
+    h("label", { for: "window" }, "Completion window"),
+    windows,
     h("button", {}, "Upload"),
   );
   main.append(h("h1", {}, "New batch"), form, state);
@@ -32,7 +44,8 @@ export async function show({ main, tell }) {
         told.value = part;
       });
       const estimate = await call("POST", "/batches/estimate", { body: { input_file_id: made.id, endpoint } });
-      state.replaceChildren(...offer(estimate, made, endpoint, label.value.trim(), { tell, discard }));
+      const wish = { name: label.value.trim(), window: windows.value };
+      state.replaceChildren(...offer(estimate, made, endpoint, wish, { tell, discard }));
       tell(null);
     } catch (error) {
       discard();
@@ -46,14 +59,14 @@ export async function show({ main, tell }) {
   }
 }
 
-function offer(estimate, file, endpoint, name, { tell, discard }) {
+function offer(estimate, file, endpoint, { name, window }, { tell, discard }) {
   const unknown = estimate.models.filter((model) => !model.is_configured).map((model) => model.model);
   const { min, max } = estimate.cost;
   const start = async () => {
     const metadata = name ? { name } : null;
     try {
       const batch = await call("POST", "/batches", {
-        body: { input_file_id: file.id, endpoint, completion_window: "24h", metadata },
+        body: { input_file_id: file.id, endpoint, completion_window: window, metadata },
       });
       location.hash = `/batches/${encodeURIComponent(batch.id)}`;
     } catch (error) {
@@ -73,6 +86,7 @@ function offer(estimate, file, endpoint, name, { tell, discard }) {
     facts([
       ["Lines", number(estimate.lines)],
       ["Endpoint", endpoint],
+      ["Window", window],
       ["Models", estimate.models.map((model) => model.model).join(", ")],
       ["Input tokens", `about ${number(estimate.input_tokens)}`],
       [

@@ -8,7 +8,7 @@ const SECONDS_MAX = 30;
  * less often while it fails.
  * @param {AbortSignal} signal Ends it.
  * @param {() => Promise<boolean>} look Says whether there is more to come.
- * @param {(error: Error | null) => void} told Of what failed, and of null once it does not any more.
+ * @param {(error: Error | null) => void} told Told what failed, and null once it does not any more.
  */
 export async function live(signal, look, told) {
   let wait = SECONDS;

@@ -1,7 +1,8 @@
 /** The frame: who asks, which page, and what went wrong. The address says all that a page shows. */
 
-import { Fault, call, forget, hasKey, keep } from "./client.js";
+import { Fault, call, forget, hasKey, keep, leave, share } from "./client.js";
 import { h } from "./dom.js";
+import { live } from "./live.js";
 import * as batch from "./batch.js";
 import * as batches from "./batches.js";
 import * as create from "./create.js";
@@ -11,28 +12,45 @@ const main = document.querySelector("main");
 const nav = document.querySelector("nav");
 const fault = document.querySelector("#fault");
 const PAGES = [
-  [/^\/$/, batches.show],
-  [/^\/batches\/([^/]+)$/, batch.show],
-  [/^\/new$/, create.show],
-  [/^\/usage$/, usage.show],
+  [/^\/$/, "Batches", batches.show],
+  [/^\/batches\/([^/]+)$/, "Batch", batch.show],
+  [/^\/new$/, "New batch", create.show],
+  [/^\/usage$/, "Usage", usage.show],
 ];
+/** What went wrong when somebody did something, which stays until it is dismissed, and when the page looked. */
+const faults = { act: null, look: null };
 let shown = new AbortController();
+/** What may be done with the key, and what a batch may hold. */
+let limits = null;
 
-/** Tell what failed, or with null that nothing does any more. */
-function tell(error) {
-  if (error instanceof Fault && error.status === 401) {
+/**
+ * Tell what failed.
+ * @param {"act"|"look"} kind
+ * @param {Error|null} error null: nothing does any more.
+ */
+function tell(kind, error) {
+  if (error instanceof Fault && error.status === 401 && hasKey()) {
     forget();
     open();
   }
-  fault.hidden = error === null;
-  fault.textContent = error === null ? "" : error.message;
+  faults[kind] = error;
+  const found = faults.act ?? faults.look;
+  fault.hidden = found === null;
+  fault.querySelector("span").textContent = found?.message ?? "";
 }
 
-async function open() {
+const title = (text) => {
+  document.title = `${text} · Tidemill`;
+};
+
+async function open(moved = false) {
   shown.abort();
   shown = new AbortController();
   const { signal } = shown;
-  fault.hidden = true;
+  const { id, dataset } = document.activeElement ?? {};
+  const held = { id, mark: dataset?.focus };
+  tell("act", null);
+  tell("look", null);
   nav.hidden = !hasKey();
   const [path, search] = (location.hash.slice(1) || "/").split("?");
   for (const link of nav.querySelectorAll("a")) {
@@ -43,28 +61,66 @@ async function open() {
     enter();
     return;
   }
-  const found = PAGES.map(([form, show]) => [form.exec(path), show]).find(([match]) => match);
   main.replaceChildren();
+  if (limits === null) await live(signal, knowLimits(signal), (error) => tell("look", error));
+  if (signal.aborted) return;
+  const canWrite = limits.role !== "read";
+  nav.querySelector("[href='#/new']").hidden = !canWrite;
+  const found = PAGES.map(([form, name, show]) => [form.exec(path), name, show]).find(([match]) => match);
   if (!found) {
+    title("No such page");
     main.append(h("h1", {}, "There is no such page"), h("p", {}, h("a", { href: "#/" }, "To the batches")));
     return;
   }
-  const [match, show] = found;
+  const [match, name, show] = found;
+  title(name);
   try {
-    await show({
+    const showing = show({
       main,
       signal,
-      tell,
+      limits,
+      canWrite,
+      title,
+      ready: once((target) => settle(held, target)),
+      tell: (error) => tell("act", error),
+      told: (error) => tell("look", error),
       query: new URLSearchParams(search),
       parts: match.slice(1).map(decodeURIComponent),
     });
+    if (moved) (named(held.id) ?? main).focus({ preventScroll: true });
+    await showing;
   } catch (error) {
-    if (!signal.aborted) tell(error);
+    if (!signal.aborted) tell("look", error);
   }
+}
+
+const knowLimits = (signal) => async () => {
+  limits = await call("GET", "/limits", { signal });
+  return false;
+};
+
+const named = (id) => (id ? main.querySelector(`#${CSS.escape(id)}`) : null);
+
+function once(work) {
+  let isDone = false;
+  return (...given) => {
+    if (!isDone) work(...given);
+    isDone = true;
+  };
+}
+
+/** Once a page has its content: scroll to where this entry of the history was, and focus what had the focus. */
+function settle({ mark }, target) {
+  if (mark && document.activeElement === main)
+    main.querySelector(`[data-focus="${CSS.escape(mark)}"]`)?.focus({ preventScroll: true });
+  const y = history.state?.y;
+  if (y === undefined && target) target.scrollIntoView();
+  else scrollTo(0, y ?? 0);
 }
 
 /** Ask for a key. */
 function enter() {
+  title("Sign in");
   const input = h("input", {
     id: "key",
     type: "password",
@@ -78,33 +134,49 @@ function enter() {
       class: "enter",
       onsubmit: async (event) => {
         event.preventDefault();
-        keep(input.value.trim());
+        const typed = input.value.trim();
         try {
-          await call("GET", "/batches", { query: { limit: 1 } });
+          limits = await call("GET", "/limits", { typed });
         } catch (error) {
-          forget();
-          tell(error);
+          tell("act", error);
+          input.focus();
           return;
         }
+        keep(typed);
         open();
       },
     },
     h("h1", {}, "Your batches"),
     h("label", { for: "key" }, "API key"),
     input,
-    h("p", { class: "hint" }, "It stays in this tab. `tidemill up` keeps one in .tidemill/api_key."),
+    h(
+      "p",
+      { class: "hint" },
+      "It stays in the open tabs of this browser. `tidemill up` keeps one in .tidemill/api_key.",
+    ),
     h("button", {}, "Sign in"),
   );
   main.replaceChildren(form);
   input.focus();
 }
 
+function left() {
+  limits = null;
+  open();
+}
+
 document.querySelector("#leave").addEventListener("click", () => {
-  forget();
-  open();
+  leave();
+  left();
 });
-addEventListener("hashchange", () => {
-  open();
-  main.focus();
+fault.querySelector("button").addEventListener("click", () => {
+  tell("act", null);
+  tell("look", null);
 });
+// The browser would scroll before there is anything to scroll to.
+history.scrollRestoration = "manual";
+for (const event of ["click", "change", "pagehide"])
+  addEventListener(event, () => history.replaceState({ y: scrollY }, ""), true);
+addEventListener("hashchange", () => open(true));
+await share(left);
 open();

@@ -3,16 +3,22 @@
 import { h } from "./dom.js";
 import { distance, duration, moment, number } from "./format.js";
 
+const SHORT_CHARS = 8;
 export const ENDS = ["completed", "failed", "expired", "cancelled"];
 export const isOver = (batch) => ENDS.includes(batch.status);
 
-/** The state in a word; one that runs and has nothing done yet is waiting for its turn. */
+/**
+ * The state in words. One that runs and has nothing done yet is waiting for its turn; one that is completed may have
+ * failed lines, or no others.
+ */
 export function state(batch) {
   const { completed, failed } = batch.request_counts;
-  return batch.status === "in_progress" && completed + failed === 0 ? "queued" : batch.status.replace("_", " ");
+  if (batch.status === "in_progress" && completed + failed === 0) return "queued";
+  if (batch.status === "completed" && failed) return completed ? "some lines failed" : "all lines failed";
+  return batch.status.replace("_", " ");
 }
 
-export const pill = (batch) => h("span", { class: "pill", "data-status": batch.status }, state(batch));
+export const pill = (batch) => h("span", { class: "pill", "data-state": state(batch) }, state(batch));
 
 /** The lines that are done and those that failed, of all. */
 export function bar(batch) {
@@ -69,6 +75,18 @@ export function slack(batch) {
     : h("span", {}, `${duration(seconds)} to spare`);
 }
 
-/** The name that somebody gave a batch. */
+/** The name of a batch, where it has one. */
 export const name = (batch) =>
-  batch.metadata?.name ?? batch.metadata?.description ?? batch.tidemill.stream ?? null;
+  batch.tidemill.name ?? batch.metadata?.name ?? batch.metadata?.description ?? batch.tidemill.stream ?? null;
+
+/** The end of an id, by which people tell one from another. */
+export const short = (id) => `…${id.slice(-SHORT_CHARS)}`;
+
+/** A batch as a title says it. */
+export const called = (batch) => name(batch) ?? `Batch ${short(batch.id)}`;
+
+/** How far it is, or how it ended. */
+export function progress(batch) {
+  const { total, completed, failed } = batch.request_counts;
+  return isOver(batch) || !total ? state(batch) : `${Math.floor((100 * (completed + failed)) / total)} %`;
+}

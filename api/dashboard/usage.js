@@ -19,7 +19,7 @@ const SPANS = [
   [365, "a year"],
 ];
 
-export async function show({ main, signal, query }) {
+export async function show({ main, signal, ready, query }) {
   const by = query.get("by") ?? "model";
   const days = Number(query.get("days") ?? 30);
   const choose = (id, options, value) => {
@@ -61,6 +61,7 @@ export async function show({ main, signal, query }) {
       "Only lines that succeeded cost something. `tidemill usage --csv` has the exact numbers.",
     ),
   );
+  ready();
 }
 
 function row(sum, names) {

@@ -1,4 +1,4 @@
-"""The route that says what a batch may hold here, for clients that cut their files to it."""
+"""The route that says what a client may ask for: what a batch may hold here, and what the client's key may do."""
 
 from typing import Literal
 
@@ -6,13 +6,14 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from tidemill.api.doors import Asking, Opened, json
+from tidemill.schemas.access import Role
 from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX
 
 router = APIRouter(prefix="/v1/limits", tags=["batches"])
 
 
 class Bounds(BaseModel):
-    """What a batch may hold; a file that has more fails its batch."""
+    """What a batch may hold, and what the key may do; a file that has more fails its batch."""
 
     object: Literal["limits"] = "limits"
     file_bytes_max: int
@@ -22,12 +23,13 @@ class Bounds(BaseModel):
     """Of all lines together."""
     completion_windows: list[str]
     """Those that a batch may ask for."""
+    role: Role
+    """Of the key that was shown."""
 
 
 @router.get("", response_model=Bounds)
 async def show(doors: Opened, asking: Asking) -> Response:
-    """Tell what a batch may hold."""
-    del asking
+    """Tell what a batch may hold, and what the key may do."""
     settings = doors.settings
     found = Bounds(
         file_bytes_max=settings.file_bytes_max,
@@ -35,5 +37,6 @@ async def show(doors: Opened, asking: Asking) -> Response:
         line_bytes_max=settings.line_bytes_max,
         embedding_inputs_max=EMBEDDING_INPUTS_MAX,
         completion_windows=list(settings.windows),
+        role=asking.role,
     )
     return json(found.model_dump_json().encode())

@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 CHAT = "/v1/chat/completions"
 HOSTILE = """<img src=x onerror="alert(1)"><script>alert(2)</script>"""
 WAIT_MS = 60_000
+WIDTH = 390
+"""Of a phone, in pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,14 @@ def browser():
     """One for all tests of this file."""
     with chromium() as browser:
         yield browser
+
+
+def signed_in(page, root, key=KEY):
+    """Type in a key."""
+    page.goto(root)
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
 
 
 @pytest.fixture
@@ -38,10 +48,7 @@ def page(browser, stack):
     page.on(
         "request", lambda asked: None if asked.url.startswith((root, "blob:")) else elsewhere.append(asked.url)
     )
-    page.goto(root)
-    page.get_by_label("API key").fill(KEY)
-    page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", name="Batches")).to_be_visible()
+    signed_in(page, root)
     yield page
     assert (faults, elsewhere) == ([], [])
     context.close()
@@ -66,12 +73,12 @@ def chats(path, *stops, user="hello"):
     return path
 
 
-def started(client, path, **metadata):
+def started(client, path, *, window="24h", **metadata):
     """A batch of a file."""
     with path.open("rb") as file:
         made = client.files.create(file=file, purpose="batch")
     return client.batches.create(
-        input_file_id=made.id, endpoint=CHAT, completion_window="24h", metadata=metadata or None
+        input_file_id=made.id, endpoint=CHAT, completion_window=window, metadata=metadata or None
     )
 
 
@@ -86,13 +93,14 @@ def state(page, word):
 
 
 def test_a_wrong_key_is_told(browser, stack):
-    """And nothing is kept of it."""
+    """And nothing is kept of it, except what was typed, to be mended."""
     page = browser.new_page()
     page.goto(stack.api.removesuffix("/v1"))
     page.get_by_label("API key").fill("sk-wrong")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("Incorrect API key")
     assert page.evaluate("sessionStorage.length") == 0
+    assert page.get_by_label("API key").input_value() == "sk-wrong"
     page.close()
 
 
@@ -123,14 +131,14 @@ def test_what_failed_is_told_and_run_again(page, client, backend, tmp_path):
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", None, "refuse", "refuse"))
     opened(page, batch.id)
-    state(page, "completed")
+    state(page, "some lines failed")
     page.locator("#errors summary").click()
     expect(page.locator("#errors")).to_contain_text("r2")
     page.get_by_role("link", name="2 failed").click()
     expect(page.locator("#lines tbody tr:not(.whole)")).to_have_count(2)
     backend.reset(well)
-    page.get_by_role("button", name="Rerun unfinished lines").click()
-    expect(page.locator("#about")).to_contain_text(batch.id)
+    page.get_by_role("button", name="Rerun 2 unfinished lines").click()
+    expect(page.locator("#about").get_by_title(batch.id)).to_be_visible()
     state(page, "completed")
     expect(page.locator("#progress")).to_contain_text("2 completed")
 
@@ -145,8 +153,10 @@ def test_a_batch_is_watched_and_cancelled(page, client, backend, tmp_path):
     page.get_by_role("button", name="Cancel").click()
     state(page, "cancelled")
     page.get_by_role("link", name="Batches").click()
+    page.get_by_label("State").focus()
     page.get_by_label("State").select_option("cancelled")
-    expect(page.locator("tbody")).to_contain_text(batch.id)
+    expect(page.locator("tbody").get_by_title(batch.id)).to_be_visible()
+    expect(page.get_by_label("State")).to_be_focused()
     page.get_by_label("State").select_option("validating")
     expect(page.get_by_text("No batch is validating.")).to_be_visible()
 
@@ -167,10 +177,155 @@ def test_what_users_send_is_text(page, client, backend, tmp_path):
     path = chats(tmp_path / "in.jsonl", None, "refuse", user=HOSTILE)
     path.write_text(path.read_text("utf-8").replace('"r0"', json.dumps(HOSTILE)), "utf-8")
     opened(page, started(client, path, name=HOSTILE, **{HOSTILE[:40]: HOSTILE}).id)
-    state(page, "completed")
+    state(page, "some lines failed")
     expect(page.locator("h1")).to_contain_text(HOSTILE)
     expect(page.locator("#lines code").first).to_have_text(HOSTILE)
     page.locator("#lines").get_by_role("button", name="1", exact=True).click()
     page.get_by_role("link", name="Batches").click()
     expect(page.locator("tbody")).to_contain_text(HOSTILE)
     assert page.locator("main img, main script").count() == 0
+
+
+def test_an_error_of_an_action_stays(page, client, backend, tmp_path):
+    """Until it is dismissed, however often the page looks again."""
+    backend.rule = as_told
+    batch = started(client, chats(tmp_path / "in.jsonl", "wait"))
+    opened(page, batch.id)
+    state(page, "queued")
+    page.route("**/cancel", lambda route: route.abort())
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel").click()
+    for _ in range(2):
+        with page.expect_response(re.compile(f"{batch.id}$")):
+            pass
+        expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.get_by_role("button", name="Dismiss").click()
+    expect(page.get_by_role("alert")).to_be_hidden()
+    client.batches.cancel(batch.id)
+    state(page, "cancelled")
+
+
+def test_a_key_that_reads_sees_nothing_to_press(browser, stack, client, backend, tmp_path):
+    """Neither a new batch nor a cancel nor a rerun; all that it may read is there."""
+    backend.rule = as_told
+    made = client.post("/admin/keys", body={"name": "reader", "role": "read"}, cast_to=object)
+    running = started(client, chats(tmp_path / "in.jsonl", "wait"))
+    failed = started(client, chats(tmp_path / "in.jsonl", "refuse"))
+    page = browser.new_page()
+    signed_in(page, stack.api.removesuffix("/v1"), made["secret"])
+    expect(page.get_by_role("link", name="New batch")).to_be_hidden()
+    opened(page, failed.id)
+    state(page, "all lines failed")
+    expect(page.get_by_role("button", name="Failed lines")).to_be_visible()
+    expect(page.get_by_role("button", name="Rerun")).to_have_count(0)
+    opened(page, running.id)
+    state(page, "queued")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    page.close()
+    client.batches.cancel(running.id)
+
+
+def test_what_is_not_there_yet_is_not_called_nothing(page, client, tmp_path):
+    """While lines are on their way the page says how many are done; an id that is unknown has no lines at all."""
+    batch = started(client, chats(tmp_path / "in.jsonl", None, None), name="lines late")
+    held = []
+    page.route("**/results?*", lambda route: held.insert(0, route))
+    opened(page, batch.id)
+    state(page, "completed")
+    expect(page.locator("#lines .empty")).to_have_text("2 lines are done, and show here within seconds.")
+    held[0].continue_()
+    expect(page.locator("#lines tbody tr:not(.whole)")).to_have_count(2)
+    expect(page).to_have_title("completed · lines late · Tidemill")
+    opened(page, "batch_" + "0" * 32)
+    expect(page.get_by_role("heading", name="There is no such batch")).to_be_visible()
+    expect(page.get_by_text("No line")).to_have_count(0)
+
+
+def test_a_window_of_the_service(page, client, backend, tmp_path):
+    """It can be chosen; what the deadline kept from being run is offered with its number."""
+    backend.rule = as_told
+    page.get_by_role("link", name="New batch").click()
+    expect(page).to_have_title("New batch · Tidemill")
+    page.get_by_label("File with a request").set_input_files(chats(tmp_path / "in.jsonl", "wait", "wait"))
+    page.get_by_label("Completion window").select_option("4s")
+    page.get_by_role("button", name="Upload").click()
+    page.get_by_role("button", name="Start").click()
+    state(page, "expired")
+    assert client.batches.retrieve(page.url.rsplit("/", 1)[1]).completion_window == "4s"
+    expect(page.get_by_role("button", name="Rerun 2 unfinished lines")).to_be_visible()
+
+
+def test_a_line_far_down(page, client, tmp_path):
+    """One number leads to it, and the address keeps it."""
+    batch = started(client, chats(tmp_path / "in.jsonl", *[None] * 120))
+    opened(page, batch.id)
+    state(page, "completed")
+    page.get_by_label("From line").fill("117")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#lines code")).to_have_text(["r116", "r117", "r118", "r119"])
+    assert page.url.endswith("?line=117")
+    page.get_by_label("From line").fill("121")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#lines .empty")).to_have_text("From line 121 on, no line was run.")
+    page.get_by_role("link", name="All lines").click()
+    expect(page.locator("#lines code").first).to_have_text("r0")
+
+
+def test_back_is_where_one_was(page, client, tmp_path):
+    """The list is scrolled as before; Enter on a batch puts no ring around the page."""
+    page.set_viewport_size({"width": 1000, "height": 300})
+    for number in range(8):
+        started(client, chats(tmp_path / "in.jsonl", None), name=f"back {number}")
+    link = page.get_by_role("link", name="back 1")
+    link.focus()
+    link.scroll_into_view_if_needed()
+    before = page.evaluate("scrollY")
+    assert before > 0
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_contain_text("back 1")
+    assert page.evaluate("getComputedStyle(document.querySelector('main')).outlineStyle") == "none"
+    page.go_back()
+    expect(page.get_by_role("link", name="back 1")).to_be_visible()
+    page.wait_for_function("y => Math.abs(scrollY - y) < 2", arg=before)
+
+
+def test_a_phone_shows_the_state(page, client, backend, tmp_path):
+    """Nothing of it is cut off, in the list and on the page of a batch; names are there, and ids are short."""
+    backend.rule = as_told
+    page.set_viewport_size({"width": WIDTH, "height": 844})
+    name = f"a name that is as long as people make them {tmp_path.name}"
+    batch = started(client, chats(tmp_path / "in.jsonl", "refuse"), name=name)
+    row = page.locator("tbody tr", has=page.get_by_title(batch.id))
+    expect(row.locator(".pill")).to_have_text("all lines failed")
+    expect(row).to_contain_text(name)
+    expect(row).to_contain_text(batch.id[-8:])
+    expect(row).not_to_contain_text(batch.id)
+    assert ends(row.locator(".pill")) <= WIDTH
+    row.get_by_role("link").click()
+    state(page, "all lines failed")
+    assert ends(page.locator("h1 .pill")) <= WIDTH
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH
+    colour = page.evaluate("getComputedStyle(document.querySelector('h1 .pill')).color")
+    assert colour == "rgb(179, 38, 30)"
+
+
+def ends(locator):
+    """Where an element ends on the right, in pixels."""
+    box = locator.bounding_box()
+    return box["x"] + box["width"]
+
+
+def test_a_copied_address_opens_signed_in(page, client, tmp_path):
+    """In another tab of the same browser; who signs out in one is out in all, and nothing of the key is left."""
+    opened(page, started(client, chats(tmp_path / "in.jsonl", None), name="copied").id)
+    state(page, "completed")
+    other = page.context.new_page()
+    other.goto(page.url)
+    state(other, "completed")
+    other.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+    assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_role("button", name="Sign in").click()
+    state(page, "completed")
+    other.close()
