@@ -58,9 +58,10 @@ class Exchange:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["request_id"] = request_id = _request_id(scope)
-        answering = _Answering(scope, send)
+        routed = self._routed(scope)
+        answering = _Answering(routed, send, is_head=scope["method"] == "HEAD")
         try:
-            await self._app(self._routed(scope), receive, answering.send)
+            await self._app(routed, receive, answering.send)
         except _Told:
             pass
         except ClientDisconnect:
@@ -87,8 +88,9 @@ class _Told(Exception):
 class _Answering:
     """Sends one answer, with the headers that every answer has."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, *, is_head: bool) -> None:
         self._scope = scope
+        self._is_head = is_head
         self._send = send
         self._asked_at = time.monotonic()
         self.has_begun = False
@@ -100,7 +102,7 @@ class _Answering:
             message["headers"] = self._headers(message.get("headers", ()))
             if message["status"] >= ERROR:
                 _note(self._scope, message["status"], time.monotonic() - self._asked_at)
-        elif self._scope["method"] == "HEAD":
+        elif self._is_head:
             await self._send({"type": "http.response.body", "body": b""})
             raise _Told
         await self._send(message)
@@ -125,9 +127,9 @@ def _request_id(scope: Scope) -> str:
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
-    """Log a request that is answered with an error; `hush` thins the lines of each status."""
+    """Log a request that is answered with an error, and nothing that the user wrote; `hush` thins the lines."""
     state = scope["state"]
-    path = errors.shorten(str(scope.get("raw_path") or scope["path"].encode(), "ascii", "backslashreplace"))
+    path = getattr(scope.get("route"), "path", "no route")
     _log.log(
         logging.WARNING if status >= SERVER_ERROR else logging.INFO,
         f"request %s: {status} %s for %s %s in %.0f ms, project %s, key %s",

@@ -16,7 +16,8 @@ def api(kafka, tmp_path_factory):
     """One api process for all tests of a module."""
     asyncio.run(ensure_topics(Settings(), kafka))
     folder = tmp_path_factory.mktemp("api")
-    with Api(folder, kafka, models=MODELS, upload_bytes_max=UPLOAD_BYTES_MAX, windows=("24h", "1h")) as api:
+    settings = {"models": MODELS, "upload_bytes_max": UPLOAD_BYTES_MAX, "windows": ("24h", "1h")}
+    with Api(folder, kafka, path_aliases=True, **settings) as api:
         yield api
 
 

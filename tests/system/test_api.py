@@ -41,6 +41,20 @@ def test_a_file_comes_back_as_it_was_sent(sdk):
         sdk.files.content(file.id)
 
 
+def test_azures_client_and_head(api, plain):
+    """Its key comes in a header of its own, its paths are aliases; `HEAD` has no body on the wire."""
+    with openai.AzureOpenAI(azure_endpoint=api.root, api_key=KEY, api_version="2024-10-21") as azure:
+        file = azure.files.create(file=LINE * 3, purpose="batch", extra_headers={"x-request-id": "mine-1"})
+        assert file._request_id == "mine-1"
+        assert new_batch(azure).id == azure.batches.list(limit=1).data[0].id
+    for _ in range(2):
+        # The connection is kept, so a body would be taken for the next answer.
+        head = plain.head(f"/files/{file.id}/content", headers={"accept-encoding": "identity"})
+        assert (head.status_code, head.headers["content-length"]) == (200, str(3 * len(LINE)))
+    assert plain.get("/files/file-x", headers={"x-request-id": "lost-1"}).headers["x-request-id"] == "lost-1"
+    wait_until(lambda: "request lost-1: 404" in api.log, what="a line in the log")
+
+
 def test_uploads_of_every_kind(sdk, tmp_path):
     """A path, bytes without a name, an expiry of one's own, a BOM, CRLF, no final newline, another purpose."""
     path = tmp_path / 'größe "1".jsonl'

@@ -85,7 +85,7 @@ async def test_the_caller_may_name_a_request(doors, caplog):
         lost = await client.get(f"/v1/files/{file_id}", headers={"x-request-id": "job-8"})
         assert lost.headers["x-request-id"] == "job-8"
         (line,) = [record.getMessage() for record in caplog.records if "job-8" in record.getMessage()]
-        assert line.startswith(f"request job-8: 404 - for GET /v1/files/{file_id} in ")
+        assert line.startswith("request job-8: 404 - for GET /v1/files/{file_id} in ")
         assert line.endswith(" ms, project p, key key-of-p")
         for odd in ("", "a b", "x" * 65, "a\tb", "ä", "a,b"):
             answer = await client.get("/v1/models", headers={"x-request-id": odd.encode()})
@@ -93,7 +93,7 @@ async def test_the_caller_may_name_a_request(doors, caplog):
 
 
 async def test_what_is_refused_is_logged_and_thinned(doors, caplog):
-    """One line for each refusal, with OpenAI's code and without what the URL asks; of a flood only some."""
+    """One line for each refusal, with OpenAI's code and without what the user wrote; of a flood only some."""
     split = hush._Split()
     async with ask(doors) as client:
         await client.get("/v1/files?after=secret%0Aforged&limit=x")
@@ -101,7 +101,8 @@ async def test_what_is_refused_is_logged_and_thinned(doors, caplog):
         assert "400 invalid_type for GET /v1/files in" in line.getMessage()
         assert line.levelno == logging.INFO
         await client.get("/v1/files/%0Aforged")
-        assert "/v1/files/%0Aforged" in caplog.records[-1].getMessage()
+        await client.get("/forged")
+        assert not [record for record in caplog.records if "forged" in record.getMessage()]
         caplog.clear()
         for _ in range(100):
             await client.get("/v1/none")
