@@ -36,6 +36,13 @@ def test_the_docs_have_the_same_ones():
     assert documented == set(defined())
 
 
+def test_rules_ask_for_what_there_is():
+    """Each metric in deploy/rules.yml is one of these; Prometheus takes a misspelt one for an absent one."""
+    asked = set(re.findall(r"\btidemill_\w+", (ROOT / "deploy/rules.yml").read_text()))
+    assert "tidemill_dlq_messages_total" in asked
+    assert asked <= {name for name, _, _ in defined()}
+
+
 def test_no_label_names_a_user_or_an_id():
     """Labels have few values, whatever runs."""
     assert not {label for _, _, labels in defined() for label in labels} & FORBIDDEN
