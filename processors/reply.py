@@ -128,6 +128,9 @@ def read(body: bytes, endpoint: str) -> Tokens | Fault | None:
     Raises:
         MsgspecError: It is no JSON object.
     """
+    # Before it is decoded: a decoder fails in another way on a text that is not.
+    if not is_utf8(body):
+        raise msgspec.DecodeError("it is not UTF-8")
     try:
         reply = _replies.decode(body)
         tokens = NO_TOKENS if reply.usage is None else _mapped(reply.usage)
@@ -136,8 +139,6 @@ def read(body: bytes, endpoint: str) -> Tokens | Fault | None:
         reply, tokens = _odd(_odd_replies.decode(body))
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deeply") from error
-    if not is_utf8(body):
-        raise msgspec.DecodeError("it is not UTF-8")
     return _fault(reply, endpoint) or tokens
 
 

@@ -71,7 +71,17 @@ def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"a":"\xff"}', b'{"a":"x\ny"}', b"[1]", b"", b"null", b'{"a":1}x', b'{"a":' + b"[" * 100_000]
+    "body",
+    [
+        b'{"a":"\xff"}',
+        b'{"a":"x\ny"}',
+        b"[1]",
+        b"",
+        b"null",
+        b'{"a":1}x',
+        b'{"a":' + b"[" * 100_000,
+        b'{"choices":[{"finish_reason":"erro\xf4"}]}',
+    ],
 )
 def test_what_is_no_json_object(body: bytes) -> None:
     """Bad UTF-8, raw control characters, arrays, nothing, endless depth."""
