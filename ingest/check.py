@@ -189,7 +189,8 @@ class Checker:
 
     def _examine(self, data: bytes | None, number: int) -> None:
         if data is None:
-            text = f"This line is longer than the maximum of {self._rules.line_bytes_max} bytes."
+            most = self._rules.line_bytes_max
+            text = f"This line is longer than the maximum of {most} bytes (limit: line_bytes_max)."
             raise Fault("line_too_long", text)
         request = _parsed(data)
         for name, kind, expected in _FIELDS:

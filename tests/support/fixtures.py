@@ -1,5 +1,6 @@
 """What tests of the whole service share."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,6 +8,20 @@ from tempfile import TemporaryDirectory
 import pytest
 from support.backend import Backend
 from support.stack import Stack
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that tasks make, in seconds; none of them takes time."""
+    made: list[float] = []
+    sleep = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        made.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    return made
 
 
 @pytest.fixture(scope="session")

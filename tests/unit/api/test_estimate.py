@@ -8,6 +8,7 @@ import pytest
 from support.doors import open_doors
 
 from tidemill.api.app import create_app
+from tidemill.schemas.ports import READ_BYTES
 from tidemill.settings import Settings
 
 CHAT = "/v1/chat/completions"
@@ -59,6 +60,12 @@ async def test_a_line_without_a_maximum_leaves_the_end_open(client):
     configured, other = found["models"]
     assert (configured["output_tokens_max"], configured["cost"]["max"]) == (5, "0.00001")
     assert (other["is_configured"], other["lines_without_max"], other["cost"]["min"]) == (False, 1, "0")
+
+
+async def test_an_estimate_leaves_half_of_the_time_to_others(client, pauses):
+    """It rests after each piece of the file, as long as the piece took."""
+    await estimate(client, line("m", "x" * READ_BYTES) * 3)
+    assert sum(pause > 0 for pause in pauses) >= 3
 
 
 @pytest.mark.parametrize(

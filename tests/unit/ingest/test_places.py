@@ -103,7 +103,7 @@ def check_of(mutant: bytes):
         (line("b", url="/v1/x"), "url", f"Expected '{CHAT}', but got '/v1/x'."),
         (line("first"), "custom_id", "Line 1 has it too."),
         (line("b", body=request_body(model="other")), "body.model", "this one began with 'm'."),
-        (b"x" * (LINE_BYTES_MAX + 1), None, f"longer than the maximum of {LINE_BYTES_MAX} bytes"),
+        (b"x" * (LINE_BYTES_MAX + 1), None, f"maximum of {LINE_BYTES_MAX} bytes (limit: line_bytes_max)."),
     ],
 )
 def test_what_is_found_and_what_is_wanted(bad, param, said):

@@ -8,6 +8,7 @@ from support.waiting import until
 
 from tidemill.directory import DirectoryStore
 from tidemill.ingest import stage as module
+from tidemill.ingest.check import LONG_LINE_BYTES
 from tidemill.ingest.pack import Record
 from tidemill.ingest.stage import Stage
 from tidemill.schemas.batch import Batch, Status
@@ -178,6 +179,16 @@ async def test_a_cancelled_batch_stops(here):
     wait.set_result(None)
     await handling
     assert 0 < len(here.outlet.lines("batch_1").splitlines()) < 1_000
+
+
+async def test_the_check_of_a_long_line_leaves_half_of_the_time_to_others(here, pauses):
+    """It rests as long as it works; for short lines there is no need."""
+    short = input_lines(3)
+    await here.stage.handle(await here.batch("batch_1", short))
+    assert not any(pauses)
+    long = short.splitlines()[0].replace(b"[]", b"[" + b"[]," * LONG_LINE_BYTES + b"[]]")
+    await here.stage.handle(await here.batch("batch_2", long))
+    assert any(pauses)
 
 
 async def test_a_cancel_that_comes_before_the_check_leaves_the_number_of_lines(here):
