@@ -17,7 +17,7 @@ from tidemill.schemas.codec import encode
 from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
 from tidemill.schemas.messages import FileRecord, InputRef, Sealed
 from tidemill.schemas.part import file_key
-from tidemill.schemas.ports import Clock, Store, chained
+from tidemill.schemas.ports import Clock, NotFound, Store, chained
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,9 @@ class Joiner:
         state = flow.state
         last = state.pieces[-1] if state.pieces else None
         taken = last if last is not None and last.bytes + flow.shelf_bytes <= part_bytes else None
+        before = b"" if taken is None else await self._content(state, taken)
+        if before is None:
+            taken, before = None, b""
         piece = Piece(
             number=last.number + 1 if last else 0,
             writer=self._writer,
@@ -86,14 +89,19 @@ class Joiner:
         content = b"\n".join([*flow.shelf, b""])
 
         async def chunks() -> AsyncIterator[bytes]:
-            if taken is not None:
-                async for chunk in self._store.read(state.key(taken)):
-                    yield chunk
-            yield content
+            yield before + content
 
         await stubborn(f"a part of {state.id}", lambda: self._store.write(state.key(piece), chunks()))
         flow.keep(piece, 1 if taken else 0)
         return state.key(taken) if taken is not None else None
+
+    async def _content(self, state: State, piece: Piece) -> bytes | None:
+        """The lines of a part; None where it cannot be read, and then it stays as it is."""
+        try:
+            return b"".join([chunk async for chunk in self._store.read(state.key(piece))])
+        except (OSError, NotFound) as error:
+            log.warning("a part of %s cannot be read (%s)", state.id, type(error).__name__)
+            return None
 
     async def remove(self, key: str) -> None:
         """Remove a part that no stream names; what fails here goes with the rest at the end."""
@@ -128,8 +136,7 @@ class Joiner:
 
     async def _join(self, state: State, lines: int) -> None:
         batch = state.batch
-        async with self._room:
-            size, sha256 = await stubborn(f"the input of {state.id}", lambda: self._write(state))
+        size, sha256 = await stubborn(f"the input of {state.id}", lambda: self._write(state))
         file = File(
             id=batch.input_file_id,
             bytes=size,
@@ -152,8 +159,14 @@ class Joiner:
     async def _write(self, state: State) -> tuple[int, str]:
         """The file, of which only the hash comes by here where the store can put its parts together by itself."""
         sources = [state.key(piece) for piece in state.pieces]
-        size = await self._store.join(file_key(state.batch.input_file_id), sources)
-        digest = hashlib.sha256()
-        async for chunk in chained(self._store, sources):
-            digest.update(chunk)
+        try:
+            # Its place is given back before the next try: one that fails holds up no other.
+            async with self._room:
+                size = await self._store.join(file_key(state.batch.input_file_id), sources)
+                digest = hashlib.sha256()
+                async for chunk in chained(self._store, sources):
+                    digest.update(chunk)
+        except NotFound as error:
+            # It may be put back, and until then the stream alone waits.
+            raise FileNotFoundError(f"{error} is not in the store") from error
         return size, digest.hexdigest()

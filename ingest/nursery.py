@@ -1,6 +1,7 @@
 """The nursery: where a stream begins, or begins anew in another process."""
 
 import functools
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,9 @@ from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.intake import Wish
 from tidemill.schemas.lines import Splitter
-from tidemill.schemas.ports import Clock, Steady, Store
+from tidemill.schemas.ports import Clock, NotFound, Steady, Store
+
+log = logging.getLogger(__name__)
 
 NO_BOUND: Final = 1 << 62
 """A stream has no limit on its lines or bytes."""
@@ -92,7 +95,10 @@ class Nursery:
         if not state.sealed:
             for piece in state.pieces:
                 recall = functools.partial(self._recall, flow, state.key(piece))
-                await stubborn(f"reading {state.id}", recall)
+                try:
+                    await stubborn(f"reading {state.id}", recall)
+                except NotFound:
+                    log.exception("a part of %s is gone, and its lines may come once more", state.id)
         flow.checker.model = state.model
         return flow
 

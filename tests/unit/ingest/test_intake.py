@@ -9,6 +9,7 @@ import pytest
 from support.simulated import Crash, Fuse, SimulatedStore
 
 from tidemill.gate import AckGate
+from tidemill.ingest import patience
 from tidemill.ingest.arrival import Arrival
 from tidemill.ingest.flow import Held, State
 from tidemill.ingest.intake import Partition
@@ -24,6 +25,7 @@ from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.file import OBJECT_BYTES
 from tidemill.schemas.intake import IntakeError, Wish
 from tidemill.schemas.messages import Grown, Opened, Sealed
+from tidemill.schemas.ports import NotFound
 from tidemill.settings import Limits
 
 SEEDS = range(150)
@@ -269,6 +271,28 @@ async def test_crashes_lose_and_double_nothing(seed, tmp_path):
     await world.run(world.chance.randint(0, 12))
     check(world)
     assert not [key for key in world.store.objects if key.startswith("intake/")] or world.crashes
+    assert not world.tables.states()
+
+
+@pytest.mark.parametrize("seed", SEEDS[:40])
+async def test_parts_that_cannot_be_read_hold_up_their_stream_alone(seed, tmp_path, monkeypatch):
+    """Gone or refused for a while, whoever reads them; crashes besides."""
+    monkeypatch.setattr(patience, "PAUSE_SECONDS_MIN", 0.0)
+    world = World(seed, tmp_path)
+    world.log = records(world.chance, 60)
+    whole, trouble, failed = world.store.read, random.Random(seed), []
+
+    async def read(key, start=0, end=None):
+        if key.startswith("intake/") and trouble.random() < 0.3:
+            failed.append(key)
+            raise trouble.choice([NotFound(key), PermissionError(key)])
+        async for chunk in whole(key, start, end):
+            yield chunk
+
+    monkeypatch.setattr(world.store, "read", read)
+    await world.run(world.chance.randint(0, 6))
+    check(world)
+    assert failed
     assert not world.tables.states()
 
 
