@@ -19,7 +19,7 @@ from typing import Any, Final
 from tidemill import stream, trust
 from tidemill.gate import AckGate, Ticket
 from tidemill.ingest.arrival import Arrival
-from tidemill.ingest.flow import GROUP_RECORDS_MAX, Held, State
+from tidemill.ingest.flow import GROUP_RECORDS_MAX, Held
 from tidemill.ingest.intake import Partition
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.kafka import Outlet
@@ -30,6 +30,7 @@ from tidemill.ingest.ports import Times
 from tidemill.ingest.publisher import Publisher
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
+from tidemill.ingest.tables import Streams
 from tidemill.kafka import Follower, Log
 from tidemill.lease import guarded
 from tidemill.schemas import codec, intake, topics
@@ -53,44 +54,6 @@ LOG_APPEND_TIME: Final = 1
 """Kafka's `timestamp_type` of a record whose time is the broker's."""
 BUFFER_EVENTS_MAX: Final = 16
 """Records of a partition that Faust may hold: a producer's has up to 1 MiB, those of the other topics 64 KiB."""
-_DECIDED: Final = b"decided/"
-
-
-class Streams:
-    """The table, as one partition sees it (`ports.Tables`)."""
-
-    def __init__(self, table: Any, number: int) -> None:
-        self._table = table
-        self._number = number
-        self._key = _DECIDED + b"%d" % number
-
-    def states(self) -> Iterable[State]:
-        """See `ports.Tables`."""
-        for key, value in self._table.items():
-            if not key.startswith(_DECIDED):
-                state = State.model_validate_json(value)
-                if state.partition == self._number:
-                    yield state
-
-    def put(self, state: State) -> None:
-        """See `ports.Tables`."""
-        self._table[state.id.encode()] = state.model_dump_json(exclude_none=True).encode()
-
-    def drop(self, batch_id: str) -> None:
-        """See `ports.Tables`."""
-        self._table.pop(batch_id.encode(), None)
-
-    def decided(self) -> int:
-        """See `ports.Tables`."""
-        return int(self._table.get(self._key) or -1)
-
-    def put_decided(self, offset: int) -> None:
-        """See `ports.Tables`."""
-        self._table[self._key] = b"%d" % offset
-
-    async def delivered(self) -> None:
-        """See `ports.Tables`."""
-        await self._table.delivered()
 
 
 class Cancels:
@@ -280,7 +243,7 @@ class Inlet:
             wake=self._wake,
         )
         partition = Partition(
-            tables=Streams(self._table, number),
+            tables=Streams(self._table, number, self.app.consumer_generation_id),
             sender=self._log,
             project=self._keyring.project,
             nursery=self._nursery(),

@@ -130,9 +130,9 @@ class Partition:
             if not state.sealed or state.muted:
                 self._flows[state.name] = flow
             self._journal |= {offset: (flow, first, count) for offset, first, count, _ in state.journal}
-        if self._decided >= 0:
-            self._tables.put_decided(self._decided)
+        self._tables.put_decided(self._decided)
         await self._tables.delivered()
+        self._tables.drop_stale()
 
     async def take(self, arrivals: Iterable[Arrival]) -> None:
         """Take records in their order."""

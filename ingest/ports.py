@@ -11,7 +11,7 @@ class Tables(Protocol):
     """What is kept of one partition; a write belongs to the record that is being handled."""
 
     def states(self) -> Iterable[State]:
-        """The streams that are not over."""
+        """The streams that were not over when the partition was taken over."""
         ...
 
     def put(self, state: State) -> None:
@@ -22,8 +22,12 @@ class Tables(Protocol):
         """Keep a stream no longer; followed by `put_decided`."""
         ...
 
+    def drop_stale(self) -> None:
+        """Drop what owners before this one have left, once all of it is put that counts."""
+        ...
+
     def decided(self) -> int:
-        """The offset up to which every record is decided on, -1 for none."""
+        """The offset up to which every record was decided on at the take-over, -1 for none."""
         ...
 
     def put_decided(self, offset: int) -> None:

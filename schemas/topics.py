@@ -116,7 +116,7 @@ TALLIES = Topic(
     harm="have lines counted as done that are not, or once more, from the next recovery on",
 )  # fmt: skip
 STREAMS = Topic(
-    name="tidemill-intake-streams-changelog", key="batch id, or decided/partition",
+    name="tidemill-intake-streams-changelog", key="batch id / owner, or decided/partition/owner",
     value="a stream on its way to be a batch (ingest/flow.py)",
     written_by=("ingest",), read_by=("ingest",), compacted=True,
     harm="change which batch a stream's lines go to, from the next recovery on",

@@ -7,11 +7,12 @@ from collections import defaultdict
 import orjson
 import pytest
 from support.simulated import Crash, Fuse, SimulatedStore
+from support.waiting import WAIT_SECONDS_MAX
 
 from tidemill.gate import AckGate
 from tidemill.ingest import patience
 from tidemill.ingest.arrival import Arrival
-from tidemill.ingest.flow import Held, State
+from tidemill.ingest.flow import Held
 from tidemill.ingest.intake import Partition
 from tidemill.ingest.join import Joiner
 from tidemill.ingest.nursery import Nursery
@@ -19,6 +20,7 @@ from tidemill.ingest.ports import Times
 from tidemill.ingest.publisher import SLICE_LINES, Publisher, _checked
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
+from tidemill.ingest.tables import Streams
 from tidemill.schemas import codec, topics
 from tidemill.schemas.batch import Cut
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -31,45 +33,46 @@ from tidemill.settings import Limits
 SEEDS = range(150)
 PARTITION = 3
 STEP_CHANCE = 0.1
+LATE_CHANCE = 0.05
 STEP_SECONDS_MAX = 900.0
 IDLE_SECONDS = 50
 CUT = Cut(lines_max=5, bytes_max=1000)
 
 
-class Tables:
-    """The table; a crash keeps a prefix of what was not delivered, or with the disk gone nothing of it."""
+class Rows:
+    """The table; a crash keeps a prefix of what was not delivered, or with the disk gone nothing of it.
 
-    def __init__(self, fuse):
-        self._fuse = fuse
-        self.local, self.changelog, self._pending = {}, {}, []
+    What was on its way to the changelog may come there at any later time.
+    """
 
-    def states(self):
-        found = [State.model_validate_json(value) for key, value in self.local.items() if key != "decided"]
-        return [state for state in found if state.partition == PARTITION]
+    def __init__(self, fuse, chance):
+        self._fuse, self._chance = fuse, chance
+        self.local, self.changelog, self._pending, self.late = {}, {}, [], []
 
-    def put(self, state):
-        self._put(state.id, state.model_dump_json(exclude_none=True))
+    def items(self):
+        return list(self.local.items())
 
-    def drop(self, batch_id):
-        self._put(batch_id, None)
+    def __setitem__(self, key, value):
+        self._put(key, value)
 
-    def decided(self):
-        return int(self.local.get("decided", -1))
-
-    def put_decided(self, offset):
-        self._put("decided", str(offset))
+    def pop(self, key, default=None):
+        self._put(key, None)
+        return default
 
     async def delivered(self):
         while self._pending:
             self._fuse.step()
             _write(self.changelog, *self._pending.pop(0))
+            if self.late and self._chance.random() < LATE_CHANCE:
+                _write(self.changelog, *self.late.pop(0))
 
     def crash(self, chance):
         kept = 0 if chance.random() < 0.5 else chance.randint(0, len(self._pending))
         self.local = dict(self.changelog)
         for key, value in self._pending[:kept]:
             _write(self.local, key, value)
-        self._pending.clear()
+        self.late += self._pending
+        self._pending = []
 
     def _put(self, key, value):
         _write(self.local, key, value)
@@ -90,7 +93,7 @@ class World:
         self.chance, self.stepping = random.Random(seed), random.Random(seed)
         self.fuse = Fuse()
         self.store = SimulatedStore(self.fuse)
-        self.tables = Tables(self.fuse)
+        self.tables = Rows(self.fuse, random.Random(seed))
         self.folder = folder
         self.log, self.facts, self.dead = [], [], []
         self.lines = defaultdict(set)
@@ -168,15 +171,16 @@ class World:
             steady=lambda: self.now,
         )
         partition = Partition(
-            tables=self.tables, sender=self, project=self.project, nursery=nursery, quotas=quotas,
+            tables=Streams(self.tables, PARTITION, self.crashes + 1),
+            sender=self, project=self.project, nursery=nursery, quotas=quotas,
             publisher=publisher, joiner=joiner, clock=self._clock, steady=lambda: self.now,
             times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
         )  # fmt: skip
         try:
             await self._take_all(partition)
             while partition.alarm is not None or joiner._tasks or joiner._joined:
-                for task in list(joiner._tasks):
-                    await task
+                async with asyncio.timeout(WAIT_SECONDS_MAX):
+                    await asyncio.gather(*joiner._tasks)
                 await asyncio.sleep(0)
                 self.now = max(self.now, partition.alarm or 0)
                 await partition.tick(self.cancelled.__contains__)
@@ -271,7 +275,7 @@ async def test_crashes_lose_and_double_nothing(seed, tmp_path):
     await world.run(world.chance.randint(0, 12))
     check(world)
     assert not [key for key in world.store.objects if key.startswith("intake/")] or world.crashes
-    assert not world.tables.states()
+    assert not list(Streams(world.tables, PARTITION, world.crashes + 2).states())
 
 
 @pytest.mark.parametrize("seed", SEEDS[:40])
@@ -293,7 +297,7 @@ async def test_parts_that_cannot_be_read_hold_up_their_stream_alone(seed, tmp_pa
     await world.run(world.chance.randint(0, 6))
     check(world)
     assert failed
-    assert not world.tables.states()
+    assert not list(Streams(world.tables, PARTITION, world.crashes + 2).states())
 
 
 def producing(name, *lines, ends=False):
