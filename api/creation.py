@@ -104,9 +104,12 @@ async def create(
     if repeats.key is not None and doors.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
         raise errors.batch_deleted()
     if (known := _known(doors, project, asked, fingerprint, repeats)) is None:
-        batch = asked.batch(_id(project, repeats), int(doors.clock()))
+        ref = await source()
+        record = doors.view.file(project, asked.input_file_id)
+        filename = None if record is None else record.file.filename
+        batch = asked.batch(_id(project, repeats), int(doors.clock()), filename)
         command = BatchCreated(
-            project=project, batch=batch, input=await source(), output_expires_after=asked.output_expires_after
+            project=project, batch=batch, input=ref, output_expires_after=asked.output_expires_after
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
         await doors.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])

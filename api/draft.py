@@ -1,10 +1,11 @@
-"""A batch as it was asked for, by a create, a retry or a replay."""
+"""A batch as it was asked for, by a create, a rerun or a replay."""
 
 from pydantic import BaseModel, ConfigDict
 
 from tidemill.api.requests.bodies import NewBatch
 from tidemill.api.requests.fields import Expiry
 from tidemill.schemas.batch import Batch, ExpiresAfter, Extras, ReplayRange, Status, window_seconds
+from tidemill.schemas.bounds import NAME_CHARS_MAX
 
 
 class Draft(BaseModel):
@@ -17,11 +18,20 @@ class Draft(BaseModel):
     completion_window: str
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
+    name: str | None = None
+    """Its name, unless its metadata has one."""
     rerun_of: str | None = None
     replay_range: ReplayRange | None = None
 
-    def batch(self, batch_id: str, now: int) -> Batch:
-        """The batch in its first state; its deadline is `now` and the window."""
+    def batch(self, batch_id: str, now: int, filename: str | None) -> Batch:
+        """The batch in its first state; its deadline is `now` and the window.
+
+        Args:
+            batch_id: Its id.
+            now: Unix seconds.
+            filename: That of its input, whose name it has where nothing else names it.
+        """
+        name = (self.metadata or {}).get("name") or self.name or filename or ""
         return Batch(
             id=batch_id,
             endpoint=self.endpoint,
@@ -31,7 +41,9 @@ class Draft(BaseModel):
             created_at=now,
             expires_at=now + window_seconds(self.completion_window),
             metadata=self.metadata,
-            tidemill=Extras(rerun_of=self.rerun_of, replay_range=self.replay_range),
+            tidemill=Extras(
+                name=name[:NAME_CHARS_MAX] or None, rerun_of=self.rerun_of, replay_range=self.replay_range
+            ),
         )
 
     def is_like(self, batch: Batch) -> bool:

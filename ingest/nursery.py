@@ -85,7 +85,7 @@ class Nursery:
             in_progress_at=now,
             expires_at=now + window_seconds(window),
             metadata=wish.metadata,
-            tidemill=Extras(stream=name[1], numbered=self._cut if wish.numbered else None),
+            tidemill=Extras(name=name[1], stream=name[1], numbered=self._cut if wish.numbered else None),
         )
         return self._flow(State(partition=place[0], project=name[0], batch=batch))
 

@@ -223,6 +223,8 @@ class Fault(_Shape):
 class Extras(_Shape):
     """What Tidemill says beyond OpenAI's fields."""
 
+    name: Name | None = None
+    """What people call it: `metadata.name`, else the name of its input file, or of its stream."""
     stream: Name | None = None
     """The name of the stream that a direct producer sent its lines in; see docs/intake.md."""
     numbered: Cut | None = None

@@ -167,6 +167,7 @@ async def _made(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: c
         completion_window=wish.window,
         metadata=wish.metadata,
         output_expires_after=wish.output_expires_after,
+        name=batch.tidemill.name,
         rerun_of=batch.id,
     )
     with doors.booking(project) as booking:

@@ -175,3 +175,22 @@ async def test_keys_belong_to_a_project(doors, client):
     assert theirs.json()["id"] != mine
     assert (await client.get(f"/batches/{theirs.json()['id']}")).status_code == 404
     assert len(commands(doors)) == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "filename", "name"),
+    [
+        ({"name": "nightly"}, "in.jsonl", "nightly"),
+        ({"name": ""}, "in.jsonl", "in.jsonl"),
+        (None, "x" * 300, "x" * 255),
+        (None, None, None),
+    ],
+)
+async def test_a_batch_has_a_name(client, metadata, filename, name):
+    """Its metadata's, else that of its file; what the file is called has no bearing on whether it is taken."""
+    body = BODY | {"metadata": metadata}
+    if filename:
+        form = {"data": {"purpose": "batch"}, "files": {"file": (filename, b"{}\n")}}
+        body["input_file_id"] = (await client.post("/files", **form)).json()["id"]
+    made = (await client.post("/batches", json=body)).json()
+    assert (made["tidemill"]["name"], made["metadata"]) == (name, metadata)

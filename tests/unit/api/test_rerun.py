@@ -96,6 +96,7 @@ async def ended(doors, client, fates, **extras):
     await doors.store.write(index_key(f"files/{error_id}"), once(columns))
     doors.view.put_file(record, 1_000)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
+    extras["name"] = "nightly"
     batch = Batch(
         id=OLD, endpoint=CHAT, input_file_id=file_id, completion_window="24h", status=Status.COMPLETED,
         created_at=NOW, expires_at=NOW + 86_400, error_file_id=error_id, metadata={"team": "a"},
@@ -143,6 +144,7 @@ async def test_just_these_lines(doors, client, old, wanted, indices):
     assert doors.log.records[2:] == []
     new = (await rerun(client, old, **fields)).json()
     assert await content(client, new) == [request_line(index) for index in indices]
+    assert new["tidemill"]["name"] == old.tidemill.name
     (command,) = commands(doors)
     assert (command.batch.id, command.input.key) == (new["id"], f"files/{new['input_file_id']}")
     assert (new["status"], new["endpoint"], new["completion_window"]) == ("validating", CHAT, "24h")
