@@ -1,6 +1,10 @@
 """What may reach a terminal: text of others with nothing in it that a terminal would obey."""
 
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -9,7 +13,29 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
+NAME: Final = "tidemill"
 _COLUMNS: Final = 10_000
+
+
+def program() -> str:
+    """How this program is called here: what a hint may be copied from."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{_near(Path(sys.executable))} -m tidemill"
+    if called.name != NAME or ((found := shutil.which(NAME)) and Path(found).absolute() == called.absolute()):
+        return NAME
+    return _near(called)
+
+
+def _near(path: Path) -> str:
+    """A path as short as it can be given here."""
+    whole, here = path.absolute(), Path.cwd()
+    return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))
+
+
+def hinted(text: str) -> str:
+    """The text, with the commands in its hints as they can be called here: "`tidemill list`"."""
+    return text.replace(f"`{NAME} ", f"`{program()} ")
 
 
 def printable(text: str | bytes) -> str:
@@ -25,7 +51,7 @@ class Console(RichConsole):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """See `rich.console.Console.print`; a string is one line, whatever is in it."""
-        super().print(*(printable(item) if isinstance(item, str) else item for item in objects), **options)
+        super().print(*(printable(hinted(item)) if isinstance(item, str) else item for item in objects), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """See `rich.console.Console.render`."""
@@ -34,7 +60,7 @@ class Console(RichConsole):
 
 def say(text: str, *, err: bool = False) -> None:
     """Print lines on stdout, or on stderr."""
-    typer.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    typer.echo("\n".join(map(printable, hinted(text).split("\n"))), err=err)
 
 
 def talk(**options: Any) -> Console:

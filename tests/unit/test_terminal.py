@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tidemill import terminal
-from tidemill.terminal import Console
+from tidemill.terminal import Console, say, talk
 
 HOSTILE = "ok \x1b]0;owned\x07\x1b[2J\u202e\r\nforged line 日本"
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
@@ -64,3 +65,25 @@ def test_nothing_is_cut(capsys, monkeypatch):
     terminal.show_table(table)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["batch", "cost_total"], ["batch_0123456789abcdef0123456789abcdef", "0.2529035"]]
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "shown"),
+    [
+        ("bin/tidemill", False, "bin/tidemill"),
+        ("bin/tidemill", True, "tidemill"),
+        ("a folder/tidemill", False, "'a folder/tidemill'"),
+        ("package/__main__.py", False, f"{sys.executable} -m tidemill"),
+        ("bin/pytest", False, "tidemill"),
+    ],
+)
+def test_a_hint_can_be_copied(tmp_path, monkeypatch, capsys, called, on_path, shown):  # noqa: PLR0917
+    """It calls the program as it was called; a text that only speaks of it stays."""
+    (program := tmp_path / called).parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", str(program.parent) if on_path else "/nowhere")
+    say("start `tidemill up` on tidemill", err=True)
+    talk().print("start `tidemill up` on tidemill")
+    assert capsys.readouterr().err == f"start `{shown} up` on tidemill\n" * 2
