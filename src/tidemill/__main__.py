@@ -27,6 +27,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"tidemill {version('tidemill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda value: _version(asked=value), is_eager=True, help="Show it."),
+    ] = False,
+) -> None:
+    del version
+
+
 app.command()(client.run)
 app.command()(client.watch)
 app.command("list")(client.list_batches)

@@ -1,6 +1,7 @@
 """What a running `tidemill up` says in the `run.json` of its folder, and how commands get into its Kafka."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,8 @@ class Running(msgspec.Struct, frozen=True):
     kafka: str | None = None
     users: str | None = None
     """The folder of the passwords to its own broker; None where it uses a Kafka that others run."""
+    models: dict[str, Any] = {}
+    """The models of the demo, as in `tidemill.toml`, where they are served for want of others."""
 
 
 def read(data: Path) -> Running | None:

@@ -68,7 +68,7 @@ def test_a_backend_that_is_away(stack, tmp_path):
     models = '{"m": {"backends": [{"url": "http://127.0.0.1:1/v1"}]}}'
     code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
     assert code == 0, words
-    assert "warn  backend http://127.0.0.1:1/v1: GET /models: ClientConnectorError" in words
+    assert "warn  backend http://127.0.0.1:1/v1: GET /models: Connection refused" in words
 
 
 def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):

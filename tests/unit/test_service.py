@@ -24,7 +24,7 @@ async def test_its_models(server):
     assert await service.models(server.url, "sk-1") == ["a", "b"]
     assert await service.models(server.url, "sk-2") == Unheard("status 401", is_refused=True)
     assert await service.models(server.url, None) == Unheard("status 401", is_refused=True)
-    assert await service.models("http://127.0.0.1:1/v1", None) == Unheard("ClientConnectorError")
+    assert await service.models("http://127.0.0.1:1/v1", None) == Unheard("Connection refused")
 
 
 async def test_a_long_list(server):

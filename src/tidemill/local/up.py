@@ -41,6 +41,12 @@ WRONG = 2
 """Exit code where the operator has to change something first."""
 
 
+NO_MODEL = """no model is configured. Name your inference server in tidemill.toml:
+  [models."qwen3-8b"]
+  backends = [{ url = "http://127.0.0.1:8000/v1" }]
+and start again. (Two small models for a first try come with the repository: make demo.)"""
+
+
 class UpError(Exception):
     """It cannot be started; `code` is the exit code."""
 
@@ -56,6 +62,9 @@ def main(settings: Settings, config: Path | None) -> int:
         settings: Those of the command line, the environment and the file.
         config: The file, where one was named.
     """
+    if not settings.models and demo.missing():
+        _tell(NO_MODEL)
+        return WRONG
     # Whatever this process and those that it starts make is their user's alone.
     os.umask(0o077)
     try:
@@ -67,7 +76,6 @@ def main(settings: Settings, config: Path | None) -> int:
         _tell(str(error))
         return WRONG
     except UpError as error:
-        _tell(str(error))
         return error.code
     return 0
 
@@ -91,6 +99,8 @@ class Up:
         self._health: dict[str, str] = {}
         self._secrets: dict[str, dict[str, str]] = {}
         """What some stages are told, and the others are not."""
+        self._demo: dict[str, dict[str, Any]] = {}
+        """The models of the demo, where they are served."""
         self._is_ready = False
         self._stopping = asyncio.Event()
 
@@ -98,7 +108,7 @@ class Up:
         """Start, tell, wait for a signal, stop.
 
         Raises:
-            UpError: It cannot be started; nothing is left running.
+            UpError: It cannot be started, and has said why; nothing is left running.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -113,11 +123,16 @@ class Up:
             if starting.done():
                 starting.result()
                 await asked
+        except UpError as error:
+            # Before all is stopped, which may take a while.
+            _tell(str(error))
+            raise
         finally:
             self._stopping.set()
             starting.cancel()
             await asyncio.gather(starting, asked, return_exceptions=True)
             await self._stop()
+        _tell("stopped.")
 
     def _on_signal(self) -> None:
         if not self._stopping.is_set():
@@ -217,16 +232,11 @@ class Up:
 
     async def _start_demo(self, told: dict[str, str], *, other_than: int) -> None:
         """Have a backend with two small models, since none is configured, and tell the stages of it."""
-        if missing := demo.missing():
-            raise UpError(
-                "no model is configured, and those of the demo are not installed: name your inference server in "
-                f"tidemill.toml, or install {' '.join(missing)}.",
-                code=WRONG,
-            )
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
         program = self._program(DEMO, [DEMO, "--port", str(port)], environ.plain(os.environ))
-        told["TIDEMILL_MODELS"] = json.dumps(demo.models(address))
+        self._demo = demo.models(address)
+        told["TIDEMILL_MODELS"] = json.dumps(self._demo)
         await self._supervisor.start([program], base=True)
         _tell(f"no model is configured, so two small ones for a first try are served at {address}.")
 
@@ -282,6 +292,7 @@ class Up:
                     "api": self._api,
                     "kafka": self._kafka,
                     "users": str(self._broker.users) if self._broker else None,
+                    "models": self._demo,
                     "pid": os.getpid(),
                     "processes": self._supervisor.processes,
                     "health": self._health,
@@ -293,7 +304,6 @@ class Up:
         if self._broker is not None and left > AOT_SECONDS_MIN:
             await asyncio.to_thread(self._broker.keep_aot_cache, min(left, AOT_SECONDS_MAX))
         datafolder.remove_run(self._data)
-        _tell("stopped.")
 
 
 async def _side_by_side(coroutines: list[Coroutine[Any, Any, None]]) -> None:

@@ -170,13 +170,18 @@ def _kafka(loaded: "Settings", data: Path | None) -> "Kafka | None":
 
 
 def _loaded(config: Path | None, data: Path | None) -> "Settings":
-    from tidemill import settings
+    from tidemill import running, settings
 
     try:
         loaded = settings.load(config)
     except settings.SettingsError as error:
         refuse(str(error))
-    return loaded if data is None else loaded.model_copy(update={"data": data})
+    if data is not None:
+        loaded = loaded.model_copy(update={"data": data})
+    if not loaded.models and (here := running.read(loaded.data)) is not None:
+        # Those of the demo, which no file names.
+        loaded = loaded.model_copy(update={"models": settings.Settings(models=here.models).models})
+    return loaded
 
 
 def run(work: "Coroutine[Any, Any, T]") -> T:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -44,8 +45,10 @@ async def models(base: str, key: str | None, ca_file: Path | None = None) -> lis
                     return Unheard(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
     except TimeoutError:
         return Unheard(f"no answer in {SECONDS_MAX:.0f} s")
-    except (aiohttp.ClientError, OSError) as error:
-        return Unheard(type(error).__name__)
+    except aiohttp.ClientConnectorError as error:
+        return Unheard(os.strerror(error.os_error.errno) if error.os_error.errno else "no connection")
+    except (aiohttp.ClientError, OSError):
+        return Unheard("the connection broke off")
     names = served.names(body)
     return Unheard("an answer that is no list of models") if names is None else names
 

@@ -1,14 +1,41 @@
 """What `tidemill up` says of keys, and what it passes on of them."""
 
+import re
+import tomllib
+
 import pytest
 
+from tidemill import demo
 from tidemill.local import datafolder
-from tidemill.local.up import Up
+from tidemill.local.up import WRONG, Up, main
+from tidemill.ops.commands import _loaded
 from tidemill.schemas import access
 from tidemill.schemas.signing import Signer
 from tidemill.settings import Settings
 
 SET = "sk-set-by-the-operator-0123456789"
+
+
+def test_no_model(tmp_path, monkeypatch, capsys):
+    """Says what to write where, at once: nothing is made, fetched or started, and nothing has to be compiled."""
+    monkeypatch.setattr(demo, "_PACKAGES", {"no_such_module": "no-such-package"})
+    assert main(Settings(data=tmp_path / "data"), None) == WRONG
+    said = capsys.readouterr().err
+    assert said.startswith("tidemill: no model is configured. Name your inference server in tidemill.toml:\n")
+    assert not {word for word in ("install", "no-such-package", "stopped") if word in said}
+    assert list(tmp_path.iterdir()) == []
+    (example,) = re.findall(r"(?s)toml:\n(.*?)\nand", said)
+    assert Settings.model_validate(tomllib.loads(example)).models["qwen3-8b"].backends[0].base
+
+
+def test_the_demos_models_are_known_to_the_operators_commands(tmp_path):
+    """Though no file names them: `doctor` looks at what is served."""
+    up = Up(Settings(data=tmp_path), None)
+    up._demo, up._is_ready = demo.models("http://127.0.0.1:9/v1"), True
+    up._write_run()
+    assert set(_loaded(None, tmp_path).models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
+    datafolder.remove_run(tmp_path)
+    assert _loaded(None, tmp_path).models == {}
 
 
 def kept(folder, **settings):
