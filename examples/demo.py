@@ -84,6 +84,7 @@ def run(name: str) -> int:
     output = RESULTS / f"{name}.jsonl"
     receipt = RESULTS / f"{name}.receipt.json"
     words = ("run", f"examples/{name}.jsonl", "-o", str(output), "--receipt", str(receipt), "--data", str(DATA))
+    words += ("--force",)
     print(f"\n$ tidemill {' '.join(word.replace(f'{ROOT}/', '') for word in words)}", flush=True)
     return subprocess.run(
         tidemill(*words), cwd=ROOT, env=environ(), timeout=RUN_SECONDS_MAX, check=False

@@ -54,8 +54,10 @@ def names(path):
 
 
 def told(client, err):
-    """The batch that a command made, by what it says."""
-    return client.batches.retrieve(re.findall(r"batch_[0-9a-f]{32}", err)[-1])
+    """The batch that a command made, by the end of its id, which it says."""
+    short = re.findall(r"\(([0-9a-f]{8})\)", err)[-1]
+    (batch_id,) = [batch.id for batch in client.batches.list() if batch.id.endswith(short)]
+    return client.batches.retrieve(batch_id)
 
 
 def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
@@ -64,10 +66,15 @@ def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
     source, output = chats(tmp_path / "in.jsonl", None, "refuse", None, "refuse"), tmp_path / "out.jsonl"
     code, _, err = tidemill("run", source, "-o", output)
     assert code == 3, err
+    assert "2 of 4 succeeded, 2 failed" in err
+    assert "2 x 400 " in err
     old = told(client, err)
+    assert f"To run the 2 lines that did not succeed: `{sys.executable} -m tidemill rerun {old.id[-8:]}`" in err
     backend.reset(well)
-    code, _, err = tidemill("rerun", old.id, "--model", "embed", "-o", tmp_path / "again.jsonl")
-    assert code == 0, err
+    again = ("rerun", old.id[-8:], "--model", "embed", "-o", tmp_path / "again.jsonl")
+    for words in (again, (*again, "--force")):
+        code, _, err = tidemill(*words)
+        assert code == 0, err
     assert names(tmp_path / "again.jsonl") == ["r1", "r3"]
     assert backend.calls == 2
     assert {json.loads(body)["model"] for body in backend.bodies} == {"embed"}

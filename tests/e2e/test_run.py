@@ -1,14 +1,17 @@
 """`tidemill run` and its sisters against the whole service: every way a batch can end, by its exit code."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.backend import Backend, as_told
+from support.backend import Backend, Behaviour, as_told
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
@@ -25,9 +28,13 @@ def tidemill(stack: Stack, backend: Backend) -> Tidemill:
     """Starts a command of the command line against the service."""
     backend.rule = as_told
 
-    def start(*words: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tidemill", *words, "--base-url", stack.api, "--api-key", KEY]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def start(*words: str, stdin: Any = None) -> "subprocess.Popen[str]":
+        # A suite that runs in the background of a shell has SIGINT ignored, and would hand that on.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "tidemill", *words]
+        where = ["--base-url", stack.api, "--api-key", KEY]
+        return subprocess.Popen(
+            [*command, *where], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     return start
 
@@ -65,6 +72,57 @@ def test_a_batch_goes_through(tidemill: Tidemill, backend: Backend, tmp_path: Pa
     assert [line["custom_id"] for line in lines(output)] == [line["custom_id"] for line in lines(source)]
     assert json.loads(receipt.read_text())["output"]["lines"] == 1000
     assert (backend.calls, backend.repeats) == (1000, 0)
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+def test_the_same_command_goes_on(tidemill: Tidemill, backend: Backend, tmp_path: Path, *, to_file: bool) -> None:
+    """After Ctrl-C at a third: no line is called twice, and what is there in the end is whole."""
+    source, output = chats(tmp_path / f"{to_file}.jsonl", *[None] * 300), tmp_path / "out.jsonl"
+    words = (
+        "run",
+        str(source),
+        "--name",
+        "nightly",
+        "--metadata",
+        "team=a",
+        *(("-o", str(output)) if to_file else ()),
+    )
+
+    def answers(body: dict[str, Any], nth: int) -> Behaviour:
+        return replace(as_told(body, nth), latency_seconds=0.05)
+
+    backend.rule = answers
+    first = tidemill(*words)
+    wait_until(lambda: backend.calls >= 100, "a third of the calls", seconds_max=RUN_SECONDS_MAX)
+    first.send_signal(signal.SIGINT)
+    code, _, err = finished(first)
+    assert (code, output.exists()) == (130, False), err
+    assert "The same command goes on with it." in err
+    code, out, err = finished(tidemill(*words))
+    assert code == 0, err
+    found = output.read_text("utf-8") if to_file else out
+    assert [json.loads(line)["custom_id"] for line in found.splitlines()] == [f"r{n}" for n in range(300)]
+    assert (backend.calls, backend.repeats) == (300, 0)
+    _, listed, _ = finished(tidemill("list", "--json", "--limit", "1"))
+    batch = json.loads(listed)
+    assert (batch["tidemill"]["name"], batch["metadata"]) == ("nightly", {"name": "nightly", "team": "a"})
+    _, listed, _ = finished(tidemill("list", "--limit", "1"))
+    assert listed.splitlines()[1].split()[:4] == [batch["id"][-8:], "nightly", "completed", "300/300"]
+    if to_file:
+        code, _, err = finished(tidemill(*words))
+        assert (code, backend.calls) == (2, 300), err
+        assert "out.jsonl is there already; --force overwrites it" in err
+
+
+def test_no_line_succeeds(tidemill: Tidemill, tmp_path: Path) -> None:
+    """Exit code 3, in words that cannot be taken for success, with the server's reason; the input is stdin."""
+    source = chats(tmp_path / "none.jsonl", "refuse", "refuse")
+    with source.open("rb") as stdin:
+        code, out, err = finished(tidemill("run", "-", stdin=stdin))
+    assert (code, out) == (3, ""), err
+    assert "0 of 2 succeeded, 2 failed" in err
+    assert re.search(r"^stdin \([0-9a-f]{8}\) completed after ", err, re.MULTILINE), err
+    assert re.search(r"^  2 x 400 \S+: \S+", err, re.MULTILINE), err
 
 
 def test_results_go_to_stdout(tidemill: Tidemill, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ class Service:
         lost: How many more batches are made without an answer.
         keys: The idempotency keys that came.
         tokens: How many producers' tokens were made.
+        report: The errors by code; None where the service does not tell.
+        ids: The batches of the list.
+        rows: What they have in common.
     """
 
     def __init__(self) -> None:
@@ -46,6 +49,9 @@ class Service:
         self.looks = 0
         self.cancels = 0
         self.tokens = 0
+        self.report: dict[str, Any] | None = None
+        self.ids = [f"batch_{number}" for number in range(7)]
+        self.rows: dict[str, Any] = {}
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -55,6 +61,7 @@ class Service:
         app.router.add_post("/v1/batches", self._create)
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._batch)
+        app.router.add_get("/v1/batches/{id}/errors", self._errors)
         app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
         app.router.add_post("/v1/intake/tokens", self._token)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -118,13 +125,16 @@ class Service:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         return web.json_response(self.batch(**state))
 
+    async def _errors(self, request: web.Request) -> web.Response:
+        del request
+        return web.json_response({} if self.report is None else self.report, status=200 if self.report else 404)
+
     async def _list(self, request: web.Request) -> web.Response:
         limit = int(request.query["limit"])
-        ids = [f"batch_{number}" for number in range(7)]
         after = request.query.get("after")
-        ids = ids[ids.index(after) + 1 :] if after else ids
+        ids = self.ids[self.ids.index(after) + 1 :] if after else self.ids
         page = list(itertools.islice(ids, limit))
-        data = [self.batch(status="completed") | {"id": name} for name in page]
+        data = [self.batch(status="completed") | self.rows | {"id": name} for name in page]
         return web.json_response({"object": "list", "data": data, "has_more": len(page) < len(ids)})
 
     async def _cancel(self, request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,7 @@ class Run:
 async def _batch(client: Client, input_id: str, case: Case) -> Run:
     """Make a batch and wait for its end."""
     start = time.monotonic()
-    batch = await client.create(input_id, case.endpoint, "24h")
+    batch = await client.create(input_id, case.endpoint, "24h", {}, key=uuid.uuid4().hex)
     made = time.monotonic() - start
     wait_seconds = POLL_SECONDS_MIN if case.lines <= QUICK_LINES_MAX and case.clients == 1 else POLL_SECONDS_MAX
     looks = []

@@ -1,10 +1,15 @@
 """The commands `rerun` and `replay`: lines that were run before, once more."""
 
 import datetime as dt
+import hashlib
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 from tidemill.client.ending import Exit
+from tidemill.client.outcome import name_of
 from tidemill.client.place import InputFault, Sink
 from tidemill.client.run import followed
 from tidemill.client.service import Client
@@ -19,9 +24,21 @@ NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
 
 
-def reruns(batch_id: str) -> str:
-    """Where reruns of a batch are made."""
-    return f"/batches/{batch_id}/rerun"
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What else is wanted of a batch of lines that were run before.
+
+    Attributes:
+        dry_run: Only say what it would be.
+        again: Make another one, where the same was made before.
+        force: Overwrite files that are there.
+        everything: Show every reason.
+    """
+
+    dry_run: bool = False
+    again: bool = False
+    force: bool = False
+    everything: bool = False
 
 
 def wished(*, only: str, model: str | None, window: str | None) -> dict[str, Any]:
@@ -46,25 +63,34 @@ def wished(*, only: str, model: str | None, window: str | None) -> dict[str, Any
 
 
 async def make(
-    talk: Console, target: Target, path: str, wish: dict[str, Any], sink: Sink, *, dry_run: bool = False
+    talk: Console, target: Target, batch_id: str | None, wish: dict[str, Any], sink: Sink, *, how: How
 ) -> Exit:
     """Make a batch of lines that were run before, and follow it as `run` does.
 
     Args:
         talk: Where all talk goes.
         target: The service.
-        path: Where it is asked for.
+        batch_id: The batch whose lines they are, or a part of its id; None for a part of the log.
         wish: The body; see `wished` and `replayed`.
         sink: Where results go.
-        dry_run: Only say what the batch would be.
+        how: What else is wanted.
     """
-    sink = sink.checked(None)
+    sink = sink.checked(None, force=how.force)
     async with Client(target.base_url, target.api_key) as client:
-        if dry_run:
+        path, key = REPLAYS, None
+        if batch_id is not None:
+            old = await client.find(batch_id)
+            path = f"/batches/{old}/rerun"
+            # The lines of a batch that is over do not change, so the same rerun is one batch.
+            key = None if how.again else hashlib.sha256(f"{old}\0{orjson.dumps(wish)!r}".encode()).hexdigest()
+        if how.dry_run:
             return _told(talk, await client.make(path, {**wish, "dry_run": True}))
-        batch = Batch.model_validate(await client.make(path, wish))
-        talk.print(f"{batch.id} runs these lines")
-        return await followed(talk, client, batch.id, sink, None, wants_results=True)
+        batch = Batch.model_validate(await client.make(path, wish, key=key))
+        if key is not None:
+            talk.print(
+                f"{name_of(batch)} runs these lines. The same command goes on with it; --again makes another."
+            )
+        return await followed(talk, client, batch.id, sink, None, wants=True, everything=how.everything)
 
 
 def _told(talk: Console, plan: dict[str, Any]) -> Exit:

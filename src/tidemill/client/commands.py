@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tidemill.client.command import Work, of_service
-from tidemill.client.options import ErrorsFile, OutputFile, ReceiptFile
+from tidemill.client.options import Again, BatchId, ErrorsFile, Everything, Force, OutputFile, ReceiptFile
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
@@ -15,40 +15,62 @@ keys_app = typer.Typer(help="Keys to the API, and producers' tokens.", no_args_i
 
 @of_service
 def run(
-    file: Annotated[Path, typer.Argument(help="JSONL, one request a line.")],
+    file: Annotated[Path, typer.Argument(help="JSONL, one request a line; - is stdin.")],
     *,
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
+    name: Annotated[str | None, typer.Option(help="What the batch is called; else as the file.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, kept with the batch; repeatable.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
     window: Annotated[str, typer.Option(help="How long the batch may take.")] = "24h",
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Batches at one time, where the file is more than one holds.")
     ] = 4,
+    again: Again = False,
+    force: Force = False,
+    everything: Everything = False,
 ) -> Work:
-    """Run a file of any size: upload, follow, download, check. Ctrl-C leaves it running."""
-    from tidemill.client.place import Sink
-    from tidemill.client.run import run as work
+    """Run a file of any size: upload, follow, download, check.
+
+    Ctrl-C leaves it running; the same command goes on with it.
+    """
+    from tidemill.client.job import Order
+    from tidemill.client.job import run as work
+    from tidemill.client.place import Sink, pairs
 
     sink = Sink(output=output, errors=errors, receipt=receipt)
-    return lambda talk, target: work(talk, target, file, sink, endpoint=endpoint, window=window, parallel=parallel)
+    order = Order(
+        endpoint=endpoint,
+        window=window,
+        metadata=pairs(metadata or []) | ({"name": name} if name else {}),
+        parallel=parallel,
+        again=again,
+        force=force,
+        everything=everything,
+    )
+    return lambda talk, target: work(talk, target, file, sink, order)
 
 
 @of_service
 def watch(
-    batch: Annotated[str, typer.Argument(help="Id of the batch.")],
+    batch: BatchId,
     *,
-    output: OutputFile = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where results go; else they are not fetched.")
+    ] = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
     source: Annotated[Path | None, typer.Option("--input", help="The batch's input, to check against.")] = None,
+    force: Force = False,
+    everything: Everything = False,
 ) -> Work:
     """Follow a batch to its end; with -o, fetch and check its results."""
     from tidemill.client.place import Sink
     from tidemill.client.run import watch as work
 
     sink = Sink(output=output, errors=errors, receipt=receipt)
-    return lambda talk, target: work(talk, target, batch, sink, source)
+    return lambda talk, target: work(talk, target, batch, sink, source, force=force, everything=everything)
 
 
 @of_service
@@ -64,7 +86,7 @@ def list_batches(
 
 
 @of_service
-def cancel(batch: Annotated[str, typer.Argument(help="Id of the batch.")]) -> Work:
+def cancel(batch: BatchId) -> Work:
     """Cancel a batch; what it has done by then is kept."""
     from tidemill.client.run import cancel as work
 
@@ -72,7 +94,7 @@ def cancel(batch: Annotated[str, typer.Argument(help="Id of the batch.")]) -> Wo
 
 
 @of_service
-def delete(batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")]) -> Work:
+def delete(batch: BatchId) -> Work:
     """Delete a batch and its results: nothing of its content can be had or run again."""
     from tidemill.client.run import delete as work
 

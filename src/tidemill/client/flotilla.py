@@ -1,4 +1,4 @@
-"""The batches that one large file is run as: a bounded number of them at a time, each step remembered.
+"""The batches that a file is run as: a bounded number of them at a time, each step remembered.
 
 For each piece:
 
@@ -18,22 +18,18 @@ import msgspec
 
 from tidemill.client.delivery import delivered
 from tidemill.client.journal import Journal, Plan, Step
+from tidemill.client.outcome import End, end_of
 from tidemill.client.place import Sink
 from tidemill.client.plan import Piece
 from tidemill.client.progress import Display, Silence
 from tidemill.client.service import Client, Refused, Unreachable
 from tidemill.schemas.batch import Batch, RequestCounts, Status
 
-POLL_SECONDS_MIN: Final = 0.1
-POLL_SECONDS_MAX: Final = 2.0
-POLL_GROWTH: Final = 1.3
 UPLOAD_TRIES_MAX: Final = 5
 LIMITED_TRIES_MAX: Final = 10_000
 """A project that is at its limits has room again once a batch of it is over: it is asked for so often."""
 LIMITED_SECONDS: Final = 10.0
 LIMITED: Final = 429
-FAULTS_MAX: Final = 10
-"""Of each piece, those that are shown."""
 
 T = TypeVar("T")
 
@@ -41,25 +37,49 @@ T = TypeVar("T")
 class Flotilla:
     """Runs the pieces of a plan."""
 
-    def __init__(self, client: Client, source: Path, plan: Plan, journal: Journal, shown: Display) -> None:
+    def __init__(self, client: Client, source: Path, name: str, plan: Plan, journal: Journal) -> None:
+        """Nothing is begun.
+
+        Args:
+            client: The service.
+            source: The file.
+            name: What it is called.
+            plan: Its pieces.
+            journal: What is known of them.
+        """
+        self.name = name
+        self.plan = plan
+        self.journal = journal
         self._client = client
         self._source = source
-        self._plan = plan
-        self._journal = journal
-        self._shown = shown
+        self._shown: Display = Silence()
+        self._bytes: Display = Silence()
         self._counts: dict[int, RequestCounts] = {}
         """Of the pieces that have begun: lines that are done."""
         self._over = 0
 
-    async def run(self, parallel: int) -> None:
+    @property
+    def ends(self) -> list[End]:
+        """How the batches ended, in the order of the pieces."""
+        steps = (self.journal.step(piece.number) for piece in self.plan.pieces)
+        return [step.end for step in steps if step.end is not None]
+
+    async def run(self, shown: Display, parallel: int) -> None:
         """Run all pieces that are not over yet, at most `parallel` of them at a time.
+
+        Args:
+            shown: Shows how far they are, and of a single one the bytes that move.
+            parallel: How many at one time.
 
         Raises:
             Unreachable: The service went away; what was begun goes on there.
             Refused: The service does not do it.
             OSError: The disk is full.
         """
-        waiting = iter(self._plan.pieces)
+        self._shown = shown
+        if len(self.plan.pieces) == 1:
+            self._bytes = shown
+        waiting = iter(self.plan.pieces)
 
         async def work() -> None:
             for piece in waiting:
@@ -74,18 +94,21 @@ class Flotilla:
             raise failures.exceptions[0] from failures
 
     async def _piece(self, piece: Piece) -> None:
-        step = self._journal.step(piece.number)
-        if step.status is None or not self._is_here(step):
+        step = self.journal.step(piece.number)
+        if (end := step.end) is not None and self._is_here(piece, end):
+            self._counts[piece.number] = RequestCounts(total=end.total, completed=end.completed, failed=end.failed)
+        else:
             step = await self._made(piece, step)
-            step = await self._fetched(piece, step, await self._terminal(piece, str(step.batch)))
-            self._journal.note(step)
+            batch = await self._client.terminal(str(step.batch), lambda seen: self._tell(piece, seen))
+            step = self.journal.note(msgspec.structs.replace(step, end=await self._fetched(piece, batch)))
         self._over += 1
-        self._tell(piece, RequestCounts(total=piece.lines, completed=step.completed, failed=step.failed))
+        if self._over == len(self.plan.pieces) > 1:
+            self._show(str(Status.COMPLETED))
 
-    def _is_here(self, step: Step) -> bool:
+    def _is_here(self, piece: Piece, end: End) -> bool:
         """Whether the results of a piece that is over still lie where they were put."""
-        output, errors = self._journal.results(step.piece)
-        return output.exists() == bool(step.completed) and errors.exists() == bool(step.errors)
+        output, errors = self.journal.results(piece.number)
+        return output.exists() == bool(end.completed) and errors.exists() == bool(end.errors)
 
     async def _made(self, piece: Piece, step: Step) -> Step:
         """The batch of a piece."""
@@ -93,18 +116,20 @@ class Flotilla:
             return step
         if step.file is None:
             file_id = await _patiently(lambda: self._uploaded(piece))
-            step = self._journal.note(msgspec.structs.replace(step, file=file_id))
-        job, file = self._plan.job, str(step.file)
-        key = f"{self._plan.key}-{piece.number}"
-        batch = await _patiently(lambda: self._client.create(file, job.endpoint, job.window, key=key))
-        return self._journal.note(msgspec.structs.replace(step, batch=batch.id))
+            step = self.journal.note(msgspec.structs.replace(step, file=file_id))
+        job, file = self.plan.job, str(step.file)
+        key, metadata = f"{self.plan.key}-{piece.number}", dict(job.metadata)
+        batch = await _patiently(lambda: self._client.create(file, job.endpoint, job.window, metadata, key=key))
+        return self.journal.note(msgspec.structs.replace(step, batch=batch.id))
 
     async def _uploaded(self, piece: Piece) -> str:
-        name = f"{self._source.name}.{piece.number:06}.jsonl"
+        is_whole = len(self.plan.pieces) == 1
+        name = self.name if is_whole else f"{self.name}.{piece.number:06}.jsonl"
+        self._bytes.transfer("upload", piece.end - piece.start)
         for tried in range(UPLOAD_TRIES_MAX):
             try:
                 return await self._client.upload(
-                    self._source, lambda _: None, span=(piece.start, piece.end), name=name
+                    self._source, self._bytes.moved, span=(piece.start, piece.end), name=name
                 )
             except Unreachable:
                 if tried == UPLOAD_TRIES_MAX - 1:
@@ -113,54 +138,31 @@ class Flotilla:
             await self._client.limits()
         raise AssertionError("the last try returns or raises")
 
-    async def _terminal(self, piece: Piece, batch_id: str) -> Batch:
-        """Look again and again until nothing changes any more; the deadline of the batch is the bound."""
-        pause = POLL_SECONDS_MIN
-        while True:
-            batch = await self._client.batch(batch_id)
-            if batch.status.is_terminal:
-                return batch
-            self._tell(piece, batch.request_counts)
-            await asyncio.sleep(pause)
-            pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
-
-    async def _fetched(self, piece: Piece, step: Step, batch: Batch) -> Step:
+    async def _fetched(self, piece: Piece, batch: Batch) -> End:
         """Fetch and check the results of a batch that is over, and say what came of it."""
-        output, errors = self._journal.results(piece.number)
+        output, errors = self.journal.results(piece.number)
         sink = Sink(output=output, errors=errors)
         span = (piece.start, piece.end)
-        done = await delivered(self._client, batch, sink, self._source, Silence(), span=span)
-        receipt, usage, counts = batch.tidemill.receipt, batch.usage, batch.request_counts
-        faults = done.faults if done else _refusals(piece, batch)
-        return msgspec.structs.replace(
-            step,
-            status=str(batch.status),
-            completed=counts.completed,
-            failed=counts.failed,
-            errors=receipt.errors.lines if receipt and receipt.errors else 0,
-            tokens=(usage.input_tokens, usage.output_tokens) if usage else (0, 0),
-            faults=tuple(f"{batch.id}: {fault}" for fault in faults[:FAULTS_MAX]),
-            is_inexact=bool(done and done.faults),
-        )
+        done = await delivered(self._client, batch, sink, self._source, self._bytes, span=span)
+        report = await self._client.errors(batch)
+        return end_of(batch, report, done.faults if done else (), line=piece.line)
 
-    def _tell(self, piece: Piece, counts: RequestCounts) -> None:
+    def _tell(self, piece: Piece, batch: Batch) -> None:
         """Show all pieces as if they were one batch."""
-        self._counts[piece.number] = counts
-        job, pieces = self._plan.job, len(self._plan.pieces)
-        done = sum(each.completed for each in self._counts.values())
-        failed = sum(each.failed for each in self._counts.values())
-        # It is only shown: what stands for its id is none.
-        whole = Batch.model_construct(
-            id=f"{self._over} of {pieces} batches",
-            endpoint=job.endpoint,
-            input_file_id="",
-            completion_window=job.window,
-            status=Status.COMPLETED if self._over == pieces else Status.IN_PROGRESS,
-            created_at=0,
-            expires_at=0,
-            request_counts=RequestCounts(total=self._plan.lines, completed=done, failed=failed),
+        self._counts[piece.number] = batch.request_counts
+        self._show(str(batch.status))
+
+    def _show(self, status: str) -> None:
+        pieces, counts = len(self.plan.pieces), self._counts.values()
+        self._shown.lines(
+            self.name,
+            status if pieces == 1 else f"{self._over} of {pieces} batches",
+            RequestCounts(
+                total=self.plan.lines or sum(each.total for each in counts),
+                completed=sum(each.completed for each in counts),
+                failed=sum(each.failed for each in counts),
+            ),
         )
-        self._shown.batch(whole)
 
 
 async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
@@ -173,15 +175,3 @@ async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
                 raise
         await asyncio.sleep(LIMITED_SECONDS)
     raise AssertionError("the last try returns or raises")
-
-
-def _refusals(piece: Piece, batch: Batch) -> tuple[str, ...]:
-    """What was wrong with the input of a batch that failed, by the lines of the whole file."""
-    if batch.errors is None:
-        return ("the input was refused",)
-    return tuple(
-        f"line {fault.line + piece.line - 1}: {fault.message} [{fault.code}]"
-        if fault.line is not None
-        else f"{fault.message} [{fault.code}]"
-        for fault in batch.errors.data
-    )

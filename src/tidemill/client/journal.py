@@ -1,38 +1,49 @@
-"""The folder beside an output that a run of many batches remembers itself in: `out.jsonl.tidemill/`.
+"""The folder that a run remembers itself in: `out.jsonl.tidemill/` beside its output.
+
+Where results go to stdout it is a folder of the user's state, named by the job.
 
 | file | holds |
 |---|---|
-| `plan.json` | the input as it was, where it goes, and its pieces; written once, in one step |
+| `plan.json` | the job and its pieces; written once, in one step |
 | `journal.jsonl` | a line for each step of a piece, on disk before the next step |
 | `000007.output.jsonl`, `000007.errors.jsonl` | the results of a piece |
+| `delivering` | is there from when results are put where they are wanted |
 
-A run that was killed goes on from here: a piece whose batch is known is not made again, and one that was asked for
-without an answer is asked for again, under the same idempotency key.
+A run that was left or killed goes on from here: a piece whose batch is known is not made again, and one that was
+asked for without an answer is asked for again, under the same idempotency key.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import msgspec
 
+from tidemill.client.outcome import End
 from tidemill.client.place import InputFault
 from tidemill.client.plan import Piece
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
+KEPT_SECONDS: Final = 30 * 86_400
+"""A job in the user's state that nothing has gone on with for so long is forgotten."""
 
 
 class Job(msgspec.Struct, frozen=True):
     """What was asked for: a run goes on only with the same."""
 
-    source: str
-    size: int
-    modified_ns: int
+    sha256: str
+    """Of the input's bytes."""
     base_url: str
     endpoint: str
     window: str
+    metadata: tuple[tuple[str, str], ...] = ()
+    """Sorted."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -57,20 +68,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     file: str | None = None
     """The uploaded input."""
     batch: str | None = None
-    status: str | None = None
+    end: End | None = None
     """How the batch ended, once its results are here."""
-    completed: int = 0
-    """Lines of the output."""
-    failed: int = 0
-    """Lines that were run and failed."""
-    errors: int = 0
-    """Lines of the error file."""
-    tokens: tuple[int, int] = (0, 0)
-    """Read and written."""
-    faults: tuple[str, ...] = ()
-    """What was wrong with the input or with the results."""
-    is_inexact: bool = False
-    """Whether the results do not hold each line once."""
 
 
 _plans = msgspec.json.Decoder(Plan)
@@ -80,13 +79,9 @@ _steps = msgspec.json.Decoder(Step)
 class Journal:
     """The folder, held by one process; a context manager."""
 
-    def __init__(self, output: Path) -> None:
-        """Nothing is touched before it is entered.
-
-        Args:
-            output: The output file that the folder belongs to.
-        """
-        self.folder = folder_of(output)
+    def __init__(self, folder: Path) -> None:
+        """Nothing is touched before it is entered; see `folder_of`."""
+        self.folder = folder
         self._steps: dict[int, Step] = {}
         self._file: BinaryIO | None = None
 
@@ -94,11 +89,13 @@ class Journal:
         """Take the folder.
 
         Raises:
-            InputFault: Another process has it.
+            InputFault: Another process has it, or it cannot be made.
         """
-        self.folder.mkdir(exist_ok=True)
-        path = self.folder / "journal.jsonl"
-        file = path.open("a+b")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = (self.folder / "journal.jsonl").open("a+b")
+        except OSError as error:
+            raise InputFault(f"{self.folder}: {error.strerror}") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -110,6 +107,9 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
+            # Where nothing was begun, nothing is to be gone on with.
+            if not self._plan.exists():
+                self.remove()
             self._file.close()
             self._file = None
 
@@ -120,25 +120,38 @@ class Journal:
             InputFault: It is of another job, or of another version of this program.
         """
         try:
-            plan = _plans.decode((self.folder / "plan.json").read_bytes())
+            plan = _plans.decode(self._plan.read_bytes())
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
-            raise InputFault(f"{self.folder} cannot be read; remove it to begin anew") from error
+            raise InputFault(f"{self.folder} cannot be read; --again begins anew") from error
         if (plan.job, plan.layout) != (job, LAYOUT):
-            message = "belongs to a run of another input, or to another service; remove it to begin anew"
-            raise InputFault(f"{self.folder} {message}")
+            message = "belongs to a run of another input, with other options or at another service"
+            raise InputFault(f"{self.folder} {message}; --again begins anew")
         return plan
 
     def begin(self, plan: Plan) -> None:
         """Remember a new plan."""
-        path = self.folder / "plan.json"
-        fresh = path.with_suffix(".new")
+        fresh = self._plan.with_suffix(".new")
         with fresh.open("wb") as file:
             file.write(msgspec.json.encode(plan))
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        fresh.replace(self._plan)
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether a batch is known."""
+        return any(step.batch for step in self._steps.values())
+
+    @property
+    def delivers(self) -> bool:
+        """Whether results were begun to be put where they are wanted: what lies there is this run's."""
+        return (self.folder / "delivering").exists()
+
+    def deliver(self) -> None:
+        """Note that it begins now."""
+        (self.folder / "delivering").touch()
 
     def step(self, piece: int) -> Step:
         """What is known of a piece."""
@@ -157,14 +170,41 @@ class Journal:
         """Where the output and the errors of a piece lie."""
         return self.folder / f"{piece:06}.output.jsonl", self.folder / f"{piece:06}.errors.jsonl"
 
+    def forget(self) -> None:
+        """Begin anew; the folder stays this process's."""
+        assert self._file is not None
+        self._plan.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.name != "journal.jsonl" and path.is_file():
+                path.unlink()
+        self._file.truncate(0)
+        self._steps = {}
+
     def remove(self) -> None:
         """Forget everything: the results are where they are wanted."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def _plan(self) -> Path:
+        return self.folder / "plan.json"
 
-def folder_of(output: Path) -> Path:
-    """Where the journal of an output file lies."""
-    return output.with_name(f"{output.name}.tidemill")
+
+def folder_of(output: Path | None, job: Job, environ: Mapping[str, str]) -> Path:
+    """Where the journal of a run lies.
+
+    Args:
+        output: The output file that it belongs to; None is stdout.
+        job: Names the folder where there is no output file.
+        environ: The environment, which may say where state is kept (XDG Base Directory Specification).
+    """
+    if output is not None:
+        return output.with_name(f"{output.name}.tidemill")
+    state = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tidemill"
+    with suppress(OSError):
+        for old in state.iterdir():
+            if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+    return state / hashlib.sha256(msgspec.json.encode(job)).hexdigest()[:32]
 
 
 def _read(file: BinaryIO) -> dict[int, Step]:

@@ -28,11 +28,15 @@ class Sink:
     errors: Path | None = None
     receipt: Path | None = None
 
-    def checked(self, source: Path | None) -> "Sink":
+    def checked(self, source: Path | None, *, force: bool = True) -> "Sink":
         """Fill in where the errors go, and see that the files can be written.
 
+        Args:
+            source: The input, which must not be one of them.
+            force: Whether files that are there may be overwritten.
+
         Raises:
-            InputFault: Two of the files are the same, or a folder is not there.
+            InputFault: Two of the files are the same, a folder is not there, or a file is.
         """
         errors = self.errors
         if errors is None and self.output is not None:
@@ -41,9 +45,23 @@ class Sink:
         if len({path.resolve() for path in paths}) < len(paths):
             raise InputFault(f"the same file is named twice: {', '.join(map(str, paths))}")
         for path in paths:
-            if path.is_dir() or not path.absolute().parent.is_dir():
+            # A device, which /dev/null is, would be replaced by a file.
+            if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
                 raise InputFault(f"{path}: no file can be there")
-        return Sink(output=self.output, errors=errors, receipt=self.receipt)
+        whole = Sink(output=self.output, errors=errors, receipt=self.receipt)
+        if not force:
+            whole.check_new()
+        return whole
+
+    def check_new(self) -> None:
+        """See that nothing would be overwritten.
+
+        Raises:
+            InputFault: A file is there.
+        """
+        for path in (self.output, self.errors, self.receipt):
+            if path is not None and path.is_file():
+                raise InputFault(f"{path} is there already; --force overwrites it")
 
 
 class _First(msgspec.Struct, frozen=True):
@@ -64,6 +82,18 @@ def endpoint_of(source: Path) -> str:
     except OSError as error:
         raise InputFault(f"{source}: {error.strerror}") from error
     raise InputFault(f"{source} is empty")
+
+
+def pairs(given: list[str]) -> dict[str, str]:
+    """Metadata as the command line has it: `KEY=VALUE`, one an entry.
+
+    Raises:
+        InputFault: One is written in another way.
+    """
+    found = {key: value for key, is_pair, value in (pair.partition("=") for pair in given) if is_pair and key}
+    if len(found) < len(given):
+        raise InputFault("--metadata takes KEY=VALUE, each key once")
+    return found
 
 
 def size_of(source: Path) -> int:

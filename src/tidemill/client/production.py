@@ -71,7 +71,7 @@ async def produce(
         talk.print("and `tidemill dead list` for what could not be taken.")
         return Exit.UNREACHABLE
     say(batch_id)
-    talk.print(f"Watch it: tidemill watch {batch_id}   Results: tidemill watch {batch_id} -o out.jsonl")
+    talk.print(f"To watch it: `tidemill watch {batch_id}`; with -o out.jsonl it fetches the results.")
     return Exit.OK
 
 

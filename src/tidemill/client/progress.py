@@ -5,9 +5,20 @@ from collections import deque
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
-from tidemill.schemas.batch import Batch
+from tidemill.schemas.batch import RequestCounts, Status
 from tidemill.terminal import Console
 
 PACE_SECONDS = 30.0
@@ -15,6 +26,9 @@ PACE_SECONDS = 30.0
 SAMPLES_MAX = 600
 PLAIN_SECONDS = 10.0
 """Without a terminal a line is written when the state changes, else no more often than this."""
+NAME_CHARS = 14
+BAR_CELLS = 16
+TERMINAL = frozenset(str(status) for status in Status if status.is_terminal)
 SECOND, MINUTE, HOUR = 1, 60, 3600
 
 
@@ -55,16 +69,13 @@ def duration(seconds: float) -> str:
     return f"{whole // HOUR}:{whole % HOUR // MINUTE:02}:{whole % MINUTE:02} h"
 
 
-def state(batch: Batch, pace: Pace) -> str:
-    """What there is to say of a batch, beside the bar."""
-    counts = batch.request_counts
-    words = [str(batch.status)]
-    if counts.total:
-        words.append(f"{counts.completed:,} done")
-        if counts.failed:
-            words.append(f"{counts.failed:,} failed")
-    if not batch.status.is_terminal and pace.rate:
-        words.append(f"{pace.rate:,.1f} lines/s")
+def state(status: str, counts: RequestCounts, pace: Pace) -> str:
+    """What there is to say beside the bar, in few words: a terminal may have 80 columns."""
+    words = [status] if status != Status.IN_PROGRESS or not counts.total else []
+    if counts.failed:
+        words.append(f"{counts.failed:,} failed")
+    if status not in TERMINAL and pace.rate:
+        words.append(f"{pace.rate:,.1f}/s")
         left = pace.seconds_left(counts.total - counts.completed - counts.failed)
         words += [f"{duration(left)} left"] if left else []
     return ", ".join(words)
@@ -85,8 +96,23 @@ class Display(Protocol):
     def moved(self, count: int) -> None:
         """So many more bytes have moved."""
 
-    def batch(self, batch: Batch) -> None:
-        """The batch as it is now."""
+    def lines(self, name: str, status: str, counts: RequestCounts) -> None:
+        """How far the lines are: of one batch, or of the batches of one run."""
+
+
+class _Name(ProgressColumn):
+    """The end of a name that is too long says more than its beginning."""
+
+    def render(self, task: Task) -> Text:
+        name = task.description
+        return Text(f"{name if len(name) <= NAME_CHARS else f'…{name[1 - NAME_CHARS :]}':<{NAME_CHARS}}")
+
+
+class _State(ProgressColumn):
+    """One line, cut off where the terminal ends, so that it takes nothing from the bar."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["state"], no_wrap=True, overflow="ellipsis")
 
 
 class Bars:
@@ -95,17 +121,18 @@ class Bars:
     def __init__(self, console: Console) -> None:
         common = {"console": console, "transient": False, "expand": False}
         self._bytes = Progress(
-            TextColumn("{task.description:<10}", markup=False),
-            BarColumn(30, finished_style="green"),
+            _Name(Column(no_wrap=True)),
+            BarColumn(BAR_CELLS, finished_style="green", table_column=Column(no_wrap=True)),
             DownloadColumn(),
             TransferSpeedColumn(),
             **common,  # type: ignore[arg-type]
         )
+        self._bar = BarColumn(BAR_CELLS, finished_style="green", table_column=Column(no_wrap=True))
         self._lines = Progress(
-            TextColumn("{task.description:<10}", markup=False),
-            BarColumn(30, finished_style="green"),
+            _Name(Column(no_wrap=True)),
+            self._bar,
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            TextColumn("{task.fields[state]}", markup=False),
+            _State(),
             **common,  # type: ignore[arg-type]
         )
         self._active: Progress | None = None
@@ -130,16 +157,16 @@ class Bars:
         """So many more bytes have moved."""
         self._bytes.advance(self._task, count)
 
-    def batch(self, batch: Batch) -> None:
-        """The batch as it is now."""
+    def lines(self, name: str, status: str, counts: RequestCounts) -> None:
+        """How far the lines are."""
         if self._active is not self._lines:
             self._show(self._lines)
-            self._task = self._lines.add_task("batch", total=0, state="")
-        counts = batch.request_counts
+            self._task = self._lines.add_task(name, total=0, state="")
         done = counts.completed + counts.failed
         if counts.total:
             self._pace.add(time.monotonic(), done)
-        shown = state(batch, self._pace)
+        shown = state(status, counts, self._pace)
+        self._bar.finished_style = "red" if not counts.completed else "yellow" if counts.failed else "green"
         self._lines.update(self._task, total=counts.total, completed=done, state=shown)
 
     def _show(self, progress: Progress) -> None:
@@ -175,17 +202,17 @@ class Lines:
         """So many more bytes have moved."""
         del count
 
-    def batch(self, batch: Batch) -> None:
-        """The batch as it is now."""
-        now = time.monotonic()
-        if batch.request_counts.total:
-            self._pace.add(now, batch.request_counts.completed + batch.request_counts.failed)
-        status, last = self._shown
-        if batch.status != status or now - last >= PLAIN_SECONDS:
-            total = batch.request_counts.total
-            of = f" of {total:,} lines" if total else ""
-            self._console.print(f"{batch.id}{of}: {state(batch, self._pace)}")
-            self._shown = (batch.status, now)
+    def lines(self, name: str, status: str, counts: RequestCounts) -> None:
+        """How far the lines are."""
+        now, done = time.monotonic(), counts.completed + counts.failed
+        if counts.total:
+            self._pace.add(now, done)
+        before, last = self._shown
+        if status != before or now - last >= PLAIN_SECONDS:
+            words = [f"{done:,} of {counts.total:,} lines"] if counts.total else []
+            words += [word] if (word := state(status, counts, self._pace)) else []
+            self._console.print(f"{name}: {', '.join(words)}")
+            self._shown = (status, now)
 
 
 class Silence:
@@ -205,7 +232,7 @@ class Silence:
     def moved(self, count: int) -> None:
         """Nothing."""
 
-    def batch(self, batch: Batch) -> None:
+    def lines(self, name: str, status: str, counts: RequestCounts) -> None:
         """Nothing."""
 
 

@@ -5,14 +5,25 @@ from typing import Annotated
 import typer
 
 from tidemill.client.command import Work, of_service
-from tidemill.client.options import DryRun, ErrorsFile, OtherModel, OtherWindow, OutputFile, ReceiptFile
+from tidemill.client.options import (
+    Again,
+    BatchId,
+    DryRun,
+    ErrorsFile,
+    Everything,
+    Force,
+    OtherModel,
+    OtherWindow,
+    OutputFile,
+    ReceiptFile,
+)
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
 
 @of_service
 def rerun(
-    batch: Annotated[str, typer.Argument(help="Id of a batch that is over.")],
+    batch: BatchId,
     *,
     only: Annotated[
         str, typer.Option(help="unfinished (failed, expired and cancelled), one of these, all, or code=429,…")
@@ -23,14 +34,18 @@ def rerun(
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
+    again: Again = False,
+    force: Force = False,
+    everything: Everything = False,
 ) -> Work:
     """Run the unfinished lines of a batch once more, or others of it, as a batch of their own."""
-    from tidemill.client import again
+    from tidemill.client.again import How, make, wished
     from tidemill.client.place import Sink
 
     sink = Sink(output=output, errors=errors, receipt=receipt)
-    wish = again.wished(only=only, model=model, window=window)
-    return lambda talk, target: again.make(talk, target, again.reruns(batch), wish, sink, dry_run=dry_run)
+    wish = wished(only=only, model=model, window=window)
+    how = How(dry_run=dry_run, again=again, force=force, everything=everything)
+    return lambda talk, target: make(talk, target, batch, wish, sink, how=how)
 
 
 @of_service
@@ -51,13 +66,16 @@ def replay(
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
+    force: Force = False,
+    everything: Everything = False,
 ) -> Work:
     """Run a part of what a model was asked once more, as a batch of its own; see docs/replay.md."""
-    from tidemill.client import again
+    from tidemill.client.again import How, make, replayed
     from tidemill.client.place import Sink
 
     source = {"model": of, "from": start, "to": end, "project": project, "endpoint": endpoint}
     given = {name: value for name, value in source.items() if value is not None}
-    wish = again.replayed(given, model=model, window=window)
+    wish = replayed(given, model=model, window=window)
     sink = Sink(output=output, errors=errors, receipt=receipt)
-    return lambda talk, target: again.make(talk, target, again.REPLAYS, wish, sink, dry_run=dry_run)
+    how = How(dry_run=dry_run, force=force, everything=everything)
+    return lambda talk, target: make(talk, target, None, wish, sink, how=how)

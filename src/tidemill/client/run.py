@@ -1,4 +1,4 @@
-"""The commands `run`, `watch`, `list`, `cancel` and `verify`: a batch from the outside.
+"""The commands `watch`, `list`, `cancel` and `verify`: a batch from the outside.
 
 Results go to stdout or to a file, all talk to stderr. Leaving (Ctrl-C) never cancels a batch.
 """
@@ -16,21 +16,20 @@ from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client import split
-from tidemill.client.delivery import Delivery, delivered
+from tidemill.client.delivery import delivered
 from tidemill.client.ending import Exit
-from tidemill.client.place import InputFault, Sink, endpoint_of, size_of
-from tidemill.client.plan import fits
-from tidemill.client.progress import Display, display, duration
+from tidemill.client.outcome import SHORT, end_of, name_of, style_of, summary
+from tidemill.client.place import InputFault, Sink
+from tidemill.client.progress import display
 from tidemill.client.reconciliation import Damaged, reconcile
 from tidemill.client.service import Client, Refused, Unreachable
 from tidemill.client.target import NoTarget, Target, find
 from tidemill.schemas.batch import Batch, Status
 from tidemill.terminal import Console, show_table
 
-POLL_SECONDS_MIN = 0.1
-POLL_SECONDS_MAX = 1.0
-POLL_GROWTH = 1.3
+NAME_CHARS_MAX = 20
+MODEL_CHARS_MAX = 16
+"""Of a row of the list."""
 
 
 def found(talk: Console, **options: Any) -> Target:
@@ -48,96 +47,95 @@ def ended(talk: Console, command: Coroutine[Any, Any, Exit]) -> Exit:
         return asyncio.run(command)
     except KeyboardInterrupt:
         return Exit.DETACHED
-    except (InputFault, Refused) as error:
-        talk.print(f"tidemill: {error}", style="red")
-        return Exit.USAGE
-    except Unreachable as error:
-        talk.print(f"tidemill: {error}", style="red")
-        return Exit.UNREACHABLE
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        talk.print(f"tidemill: the service does not speak the Batch API: {place}: {fault['msg']}", style="red")
-        return Exit.UNREACHABLE
     except BrokenPipeError:
         # Whoever read the results has gone; without this the interpreter complains once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DETACHED
+    except (InputFault, Refused, Unreachable, ValidationError, OSError) as error:
+        talk.print(f"tidemill: {_why(error)}", style="red")
+        return Exit.UNREACHABLE if isinstance(error, Unreachable | ValidationError) else Exit.USAGE
 
 
-async def run(
+def _why(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        return f"the service does not speak the Batch API: {place}: {fault['msg']}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+async def watch(
     talk: Console,
     target: Target,
-    source: Path,
+    batch_id: str,
     sink: Sink,
+    source: Path | None = None,
     *,
-    endpoint: str | None,
-    window: str,
-    parallel: int = split.PARALLEL,
+    force: bool = False,
+    everything: bool = False,
 ) -> Exit:
-    """Upload a file, make a batch of it, follow it to its end, fetch and check what it brought.
-
-    A file that is more than one batch holds is run as many; see `tidemill.client.split`.
-    """
-    sink = sink.checked(source)
-    read = endpoint_of(source)
-    asked = endpoint or read
-    async with Client(target.base_url, target.api_key) as client:
-        bounds = await client.limits()
-        if not await asyncio.to_thread(fits, source, bounds, is_embedding=asked == split.EMBEDDINGS):
-            return await split.run(
-                talk, client, target, source, sink, endpoint=asked, window=window, bounds=bounds, parallel=parallel
-            )
-        try:
-            with display(talk) as shown:
-                shown.transfer("upload", size_of(source))
-                file_id = await client.upload(source, shown.moved)
-                batch = await client.create(file_id, asked, window)
-        except asyncio.CancelledError:
-            talk.print("broken off before there was a batch")
-            raise
-        return await followed(talk, client, batch.id, sink, source, wants_results=True)
-
-
-async def watch(talk: Console, target: Target, batch_id: str, sink: Sink, source: Path | None) -> Exit:
     """Follow a batch to its end; with a place for its results, fetch and check them."""
-    sink = sink.checked(source)
+    sink = sink.checked(source, force=force)
     async with Client(target.base_url, target.api_key) as client:
-        return await followed(talk, client, batch_id, sink, source, wants_results=sink.output is not None)
+        found, wants = await client.find(batch_id), sink.output is not None
+        return await followed(talk, client, found, sink, source, wants=wants, everything=everything)
 
 
 async def cancel(talk: Console, target: Target, batch_id: str) -> Exit:
     """Ask for a batch to be cancelled; what it has done by then is kept."""
     async with Client(target.base_url, target.api_key) as client:
-        batch = await client.cancel(batch_id)
-    talk.print(f"{batch.id} is {batch.status}. Its results so far: tidemill watch {batch.id} -o out.jsonl")
+        batch = await client.cancel(await client.find(batch_id))
+    hint = f"`tidemill watch {batch.id[-SHORT:]} -o out.jsonl`"
+    talk.print(f"{name_of(batch)} is {batch.status}. Its results so far: {hint}")
     return Exit.OK
 
 
 async def delete(talk: Console, target: Target, batch_id: str) -> Exit:
     """Delete a batch that is over, with its results."""
     async with Client(target.base_url, target.api_key) as client:
-        await client.delete(f"/batches/{batch_id}")
-    talk.print(f"{batch_id} is deleted, with its results")
+        found = await client.find(batch_id)
+        await client.delete(f"/batches/{found}")
+    talk.print(f"{found} is deleted, with its results")
     return Exit.OK
 
 
 async def show(target: Target, *, limit: int, as_json: bool) -> Exit:
     """Print the newest batches on stdout, as a table or as one JSON object a line."""
-    table = Table("batch", "status", "lines", "done", "failed", "model", "created", box=None)
+    table = Table("batch", "name", "status", "succeeded", "model", "created", box=None, padding=(0, 1, 0, 0))
     async with Client(target.base_url, target.api_key) as client:
         async for batch in client.batches(limit=limit):
             if as_json:
                 sys.stdout.write(batch.model_dump_json() + "\n")
                 continue
-            counts = batch.request_counts
-            created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(batch.created_at))
-            numbers = (f"{number:,}" for number in (counts.total, counts.completed, counts.failed))
-            cells = (batch.id, str(batch.status), *numbers, batch.model or "", created)
-            table.add_row(*map(Text, cells))
+            table.add_row(*_row(batch))
     if not as_json:
         show_table(table)
     return Exit.OK
+
+
+def _row(batch: Batch) -> list[Text]:
+    """A batch in 79 columns."""
+    counts = batch.request_counts
+    is_over = batch.status.is_terminal
+    ok = batch.status is Status.COMPLETED
+    style = style_of(completed=counts.completed, failed=counts.failed, ok=ok) if is_over else ""
+    created = time.localtime(batch.created_at)
+    is_today = created[:3] == time.localtime()[:3]
+    return [
+        Text(batch.id[-SHORT:]),
+        Text(_cut(batch.tidemill.name or "", NAME_CHARS_MAX)),
+        Text(str(batch.status), style),
+        Text(f"{counts.completed:,}/{counts.total:,}", style),
+        Text(_cut(batch.model or "", MODEL_CHARS_MAX)),
+        Text(time.strftime("%H:%M" if is_today else "%m-%d", created)),
+    ]
+
+
+def _cut(text: str, chars_max: int) -> str:
+    """The text, or its end where it is too long: names differ there."""
+    return text if len(text) <= chars_max else f"…{text[1 - chars_max :]}"
 
 
 def verify(talk: Console, source: Path, output: Path | None, errors: Path | None) -> Exit:
@@ -155,68 +153,25 @@ def verify(talk: Console, source: Path, output: Path | None, errors: Path | None
 
 
 async def followed(
-    talk: Console, client: Client, batch_id: str, sink: Sink, source: Path | None, *, wants_results: bool
+    talk: Console, client: Client, batch_id: str, sink: Sink, source: Path | None, *, wants: bool, everything: bool
 ) -> Exit:
     """Follow a batch to its end, fetch and check its results where they are wanted, and say what came of it."""
-    began = time.monotonic()
     try:
         with display(talk) as shown:
-            batch = await _terminal(client, batch_id, shown)
-            done = await delivered(client, batch, sink, source, shown) if wants_results else None
+            batch = await client.terminal(
+                batch_id, lambda seen: shown.lines(name_of(seen), str(seen.status), seen.request_counts)
+            )
+            done = await delivered(client, batch, sink, source, shown) if wants else None
+            report = await client.errors(batch)
     except (asyncio.CancelledError, Unreachable):
-        talk.print(f"{batch_id} goes on without you. To see it again: {_again(batch_id, sink, source)}")
+        talk.print(f"It goes on without you. To see it again: `{_again(batch_id, sink, source)}`")
         raise
-    return _summary(talk, batch, done, time.monotonic() - began)
-
-
-async def _terminal(client: Client, batch_id: str, shown: Display) -> Batch:
-    """Look again and again until nothing changes any more; the deadline of the batch is the bound."""
-    pause = POLL_SECONDS_MIN
-    while True:
-        batch = await client.batch(batch_id)
-        shown.batch(batch)
-        if batch.status.is_terminal:
-            return batch
-        await asyncio.sleep(pause)
-        pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
+    end = end_of(batch, report, done.faults if done else ())
+    return summary(talk, name_of(batch), [end], done.told if done else (), everything=everything)
 
 
 def _again(batch_id: str, sink: Sink, source: Path | None) -> str:
-    words = ["tidemill", "watch", batch_id]
+    words = ["tidemill", "watch", batch_id[-SHORT:]]
     words += ["--input", str(source)] if source else []
     words += ["-o", str(sink.output)] if sink.output else []
     return shlex.join(words)
-
-
-def verdict(batch: Batch, done: Delivery | None) -> Exit:
-    """The exit code of a batch that has ended."""
-    match batch.status:
-        case Status.FAILED:
-            return Exit.FAILED
-        case _ if done and done.faults:
-            return Exit.INEXACT
-        case Status.EXPIRED:
-            return Exit.EXPIRED
-        case Status.CANCELLED:
-            return Exit.CANCELLED
-        case _:
-            return Exit.SOME_FAILED if batch.request_counts.failed else Exit.OK
-
-
-def _summary(talk: Console, batch: Batch, done: Delivery | None, seconds: float) -> Exit:
-    code = verdict(batch, done)
-    talk.print(
-        f"{batch.id} {batch.status} after {duration(seconds)}", style="green" if code is Exit.OK else "yellow"
-    )
-    for fault in batch.errors.data if batch.errors else ():
-        place = f"line {fault.line}" if fault.line is not None else "file"
-        param = f" ({fault.param})" if fault.param else ""
-        talk.print(f"  {place}{param}: {fault.message} [{fault.code}]")
-    for line in done.told if done else ():
-        talk.print(f"  {line}")
-    for line in done.faults if done else ():
-        talk.print(f"  {line}", style="red")
-    if batch.usage:
-        usage = batch.usage
-        talk.print(f"  tokens: {usage.input_tokens:,} in, {usage.output_tokens:,} out")
-    return code

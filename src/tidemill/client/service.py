@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,8 +20,10 @@ from typing import Any, BinaryIO, Self, TypeVar
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
+from tidemill.client.place import InputFault
 from tidemill.client.plan import Bounds
-from tidemill.schemas.batch import Batch, FileReceipt
+from tidemill.schemas import ids
+from tidemill.schemas.batch import Batch, FileReceipt, Status
 from tidemill.schemas.error import ErrorEnvelope
 from tidemill.schemas.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
 
@@ -34,6 +37,12 @@ SILENCE_SECONDS_MAX = 120.0
 ERROR_BYTES_MAX = 64 << 10
 PAGE_LINES_MAX = 100
 PAGES_MAX = 10_000
+NEWEST_MAX = 1_000
+"""Batches among which one is looked for by a part of its id."""
+POLL_SECONDS_MIN = 0.1
+POLL_SECONDS_MAX = 1.0
+POLL_GROWTH = 1.3
+_PART = re.compile(r"(batch_)?[0-9a-f]{4,31}\Z")
 DEFAULT_BOUNDS = Bounds(lines_max=50_000, bytes_max=209_715_200)
 """What one batch may hold, where the service does not say."""
 
@@ -124,16 +133,20 @@ class Client:
             answer = await self._send("POST", "/files", data=form)
         return str(answer["id"])
 
-    async def create(self, input_file_id: str, endpoint: str, window: str, *, key: str | None = None) -> Batch:
+    async def create(
+        self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str], *, key: str
+    ) -> Batch:
         """Make a batch of an uploaded file: one batch, also where an answer is lost and the request repeated.
 
         Args:
             input_file_id: The file.
             endpoint: What its lines ask for.
             window: How long the batch may take.
-            key: The idempotency key; by default one that no other request has.
+            metadata: Its pairs.
+            key: The idempotency key.
         """
-        body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
+        body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
+        body |= {"metadata": metadata} if metadata else {}
         return self._batch(await self.make("/batches", body, key=key))
 
     async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
@@ -154,6 +167,50 @@ class Client:
     async def batch(self, batch_id: str) -> Batch:
         """Read a batch."""
         return self._batch(await self._tried(lambda: self._send("GET", f"/batches/{batch_id}")))
+
+    async def terminal(self, batch_id: str, seen: Callable[[Batch], None]) -> Batch:
+        """Look at a batch until nothing changes any more; its deadline is the bound.
+
+        Args:
+            batch_id: The batch.
+            seen: Takes what each look shows.
+        """
+        pause = POLL_SECONDS_MIN
+        while True:
+            batch = await self.batch(batch_id)
+            seen(batch)
+            if batch.status.is_terminal:
+                return batch
+            await asyncio.sleep(pause)
+            pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
+
+    async def errors(self, batch: Batch) -> dict[str, Any] | None:
+        """The errors of a batch that is over, by code; None where it has none, or the service does not tell."""
+        if batch.status is Status.COMPLETED and not batch.request_counts.failed:
+            return None
+        try:
+            return await self._tried(lambda: self._send("GET", f"/batches/{batch.id}/errors"))
+        except Refused:
+            return None
+
+    async def find(self, text: str) -> str:
+        """The id of a batch that is named by its first or last characters, among the newest `NEWEST_MAX`.
+
+        Raises:
+            InputFault: There is no such batch, or more than one.
+        """
+        if ids.is_batch_id(text) or not _PART.match(text):
+            return text
+        part = text.removeprefix(ids.BATCH_PREFIX)
+        found = [
+            batch.id
+            async for batch in self.batches(limit=NEWEST_MAX)
+            if batch.id.endswith(part) or batch.id.removeprefix(ids.BATCH_PREFIX).startswith(part)
+        ]
+        if len(found) != 1:
+            which = f"{len(found)} batches" if found else f"none of the newest {NEWEST_MAX:,} batches"
+            raise InputFault(f"{text}: {which} can be meant; `tidemill list --json` shows whole ids")
+        return found[0]
 
     async def batches(self, *, limit: int) -> AsyncIterator[Batch]:
         """Read the newest batches, the newest first.
@@ -223,7 +280,7 @@ class Client:
         try:
             return Batch.model_validate(answer)
         except ValidationError as error:
-            raise Unreachable(f"{self._base_url} does not speak the Batch API: {error}") from error
+            raise Unreachable(f"{self._base_url} does not speak the Batch API") from error
 
     async def _send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         try:
@@ -233,7 +290,7 @@ class Client:
                     raise await _error(answer)
                 content = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise Unreachable(f"{self._base_url}: {error or type(error).__name__}") from error
+            raise self._unreachable(error) from error
         if not isinstance(content, dict):
             raise Unreachable(f"{self._base_url} does not speak the Batch API")
         return content
@@ -253,7 +310,28 @@ class Client:
                 async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                     transfer.take(chunk)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unreachable(f"{self._base_url}: {error or type(error).__name__}") from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        """Why there was no answer, in plain words."""
+        url = self._base_url
+        match error:
+            case aiohttp.InvalidURL():
+                text = f"{url} is no address of a service"
+            case aiohttp.ClientConnectorDNSError():
+                text = f"the host of {url} is not known"
+            case aiohttp.ClientConnectorCertificateError():
+                text = f"the certificate of {url} is not trusted"
+            case aiohttp.ClientConnectorError():
+                number = error.os_error.errno
+                text = f"no service answers at {url}: {os.strerror(number) if number else 'no connection'}"
+            case TimeoutError():
+                text = f"{url} does not answer in time"
+            case aiohttp.ClientError():
+                text = f"the connection to {url} broke off"
+            case _:
+                text = f"{url} does not speak the Batch API"
+        return Unreachable(text)
 
     async def _tried(self, send: Callable[[], Awaitable[T]]) -> T:
         """Send until there is an answer; a refusal is one."""

@@ -7,22 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tidemill.client.progress import PACE_SECONDS, Bars, Lines, Pace, display, duration, state
-from tidemill.schemas.batch import Batch, RequestCounts, Status
-
-
-def batch(status: Status, **counts: int) -> Batch:
-    """A batch in a state."""
-    return Batch(
-        id="batch_1",
-        endpoint="/v1/embeddings",
-        input_file_id="file-1",
-        completion_window="24h",
-        status=status,
-        created_at=1,
-        expires_at=2,
-        request_counts=RequestCounts(**counts),
-    )
+from tidemill.client.progress import BAR_CELLS, PACE_SECONDS, Bars, Lines, Pace, display, duration, state
+from tidemill.schemas.batch import RequestCounts, Status
 
 
 def test_the_rate_is_that_of_the_recent_past() -> None:
@@ -55,14 +41,14 @@ def test_durations_are_written_as_people_do(seconds: float, expected: str) -> No
 
 
 def test_state_tells_of_failures_and_of_time_left() -> None:
-    """Only what is known is said."""
+    """Only what is known is said, and not what stands beside it."""
     pace = Pace()
-    assert state(batch(Status.VALIDATING), pace) == "validating"
+    assert state(Status.VALIDATING, RequestCounts(), pace) == "validating"
     pace.add(0, 0)
     pace.add(2, 20)
-    text = state(batch(Status.IN_PROGRESS, total=1000, completed=15, failed=5), pace)
-    assert text == "in_progress, 15 done, 5 failed, 10.0 lines/s, 1:38 min left"
-    assert state(batch(Status.COMPLETED, total=1, completed=1), pace) == "completed, 1 done"
+    text = state(Status.IN_PROGRESS, RequestCounts(total=1000, completed=15, failed=5), pace)
+    assert text == "5 failed, 10.0/s, 1:38 min left"
+    assert state(Status.COMPLETED, RequestCounts(total=1, completed=1), pace) == "completed"
 
 
 def test_without_a_terminal_only_news_is_written() -> None:
@@ -74,29 +60,43 @@ def test_without_a_terminal_only_news_is_written() -> None:
         shown.transfer("upload", 1234)
         shown.moved(1234)
         for done in range(100):
-            shown.batch(batch(Status.IN_PROGRESS, total=100, completed=done))
-        shown.batch(batch(Status.COMPLETED, total=100, completed=100))
+            shown.lines("in.jsonl", Status.IN_PROGRESS, RequestCounts(total=100, completed=done))
+        shown.lines("in.jsonl", Status.COMPLETED, RequestCounts(total=100, completed=99, failed=1))
     assert file.getvalue().splitlines() == [
         "upload: 1,234 bytes",
-        "batch_1 of 100 lines: in_progress, 0 done",
-        "batch_1 of 100 lines: completed, 100 done",
+        "in.jsonl: 0 of 100 lines",
+        "in.jsonl: 100 of 100 lines, completed, 1 failed",
     ]
 
 
 @pytest.mark.parametrize("no_color", [False, True])
-def test_a_terminal_has_bars(no_color: bool) -> None:
-    """One for bytes and one for lines; without colour where that is asked for."""
+@pytest.mark.parametrize(("completed", "colour"), [(100, 32), (1, 33), (0, 31)])
+def test_a_terminal_has_bars(*, no_color: bool, completed: int, colour: int) -> None:
+    """One for bytes and one for lines, whose colour says how many failed; none where that is asked for."""
     file = io.StringIO()
-    console = Console(file=file, width=120, force_terminal=True, color_system="standard", no_color=no_color)
+    console = Console(file=file, width=80, force_terminal=True, color_system="standard", no_color=no_color)
     shown = display(console)
     assert isinstance(shown, Bars)
     with shown:
         shown.transfer("upload", 1000)
         shown.moved(1000)
-        shown.batch(batch(Status.IN_PROGRESS, total=100, completed=40, failed=2))
-        shown.transfer("output", None)
-        shown.moved(10)
+        counts = RequestCounts(total=100, completed=completed, failed=100 - completed)
+        shown.lines("batch", Status.COMPLETED, counts)
     text = file.getvalue()
-    assert "42/100" in text
-    assert "2 failed" in text
-    assert ("\x1b[3" in text) != no_color
+    assert "100/100" in text
+    assert (f"\x1b[{colour}m━" in text.rsplit("batch", 1)[1]) != no_color
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "a-very-long-name-of-a-file.jsonl (1a2b3c4d)"])
+def test_a_bar_is_as_long_as_ever_in_80_columns(name: str) -> None:
+    """What is said beside it is cut off before it takes anything from the bar."""
+    file = io.StringIO()
+    shown = display(Console(file=file, width=80, force_terminal=True, no_color=True))
+    with shown:
+        for done in range(0, 50_000, 10_000):
+            counts = RequestCounts(total=50_000, completed=done, failed=12_345)
+            shown.lines(name, "a long word for it, which goes on and on and on and on", counts)
+    last = [line for line in file.getvalue().splitlines() if "/50,000" in line][-1]
+    assert last.count("━") + last.count("╸") + last.count("╺") == BAR_CELLS
+    assert last.rstrip().endswith("…")
+    assert name[-8:] in last

@@ -1,6 +1,7 @@
 """What `tidemill run` and its sisters do, against a stand-in of the service."""
 
 import asyncio
+import io
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -11,8 +12,10 @@ from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
 from tidemill.client.ending import Exit
-from tidemill.client.place import InputFault, Sink
-from tidemill.client.run import cancel, ended, run, show, verify, watch
+from tidemill.client.job import Order, run
+from tidemill.client.place import InputFault, Sink, pairs
+from tidemill.client.run import cancel, ended, show, verify, watch
+from tidemill.client.service import Client
 from tidemill.client.target import Target
 from tidemill.schemas.batch import Batch
 from tidemill.terminal import Console
@@ -23,6 +26,12 @@ async def service() -> AsyncIterator[Service]:
     """The stand-in."""
     async with Service() as service:
         yield service
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs to stdout are remembered in a folder of the test's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture
@@ -50,6 +59,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def put(path: Path, content: bytes) -> Path:
+    """Write a file."""
+    path.write_bytes(content)
+    return path
+
+
 async def test_a_batch_is_fetched_and_checked(
     service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
 ) -> None:
@@ -58,7 +73,7 @@ async def test_a_batch_is_fetched_and_checked(
     counts = {"total": 3, "completed": 2, "failed": 1}
     service.finish(output, errors, request_counts=counts)
     sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
-    assert await run(talk, target, source, sink, endpoint=None, window="24h") is Exit.SOME_FAILED
+    assert await run(talk, target, source, sink, Order()) is Exit.SOME_FAILED
     files = contents(tmp_path)
     assert files.pop("receipt.json").startswith(b"{")
     assert files == {"in.jsonl": request_lines(3), "out.jsonl": output, "out.errors.jsonl": errors}
@@ -73,7 +88,7 @@ async def test_results_go_to_stdout(
     talk.file = open("/dev/null", "w")  # noqa: ASYNC230, PTH123, SIM115
     output = result_lines("r0", "r1", "r2")
     service.finish(output, request_counts={"total": 3, "completed": 3})
-    assert await run(talk, target, source, Sink(), endpoint=None, window="24h") is Exit.OK
+    assert await run(talk, target, source, Sink(), Order()) is Exit.OK
     assert capfdbinary.readouterr().out == output
     talk.file.close()
 
@@ -100,7 +115,7 @@ async def test_files_that_do_not_fit_are_told(
 ) -> None:
     """A service that loses, doubles or tears a line is found out."""
     service.finish(output, request_counts={"total": 3, "completed": 3})
-    code = await run(talk, target, source, Sink(output=tmp_path / "o"), endpoint=None, window="24h")
+    code = await run(talk, target, source, Sink(output=tmp_path / "o"), Order())
     assert code is Exit.INEXACT
     assert fault in talk.export_text()
 
@@ -112,8 +127,8 @@ async def test_a_receipt_of_other_bytes_is_told(
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     service.files["file-out"] = result_lines("r2", "r1", "r0")
     sink = Sink(output=tmp_path / "o")
-    assert await run(talk, target, source, sink, endpoint=None, window="24h") is Exit.INEXACT
-    assert await watch(talk, target, "batch_1", sink, None) is Exit.INEXACT
+    assert await run(talk, target, source, sink, Order()) is Exit.INEXACT
+    assert await watch(talk, target, "batch_1", sink, force=True) is Exit.INEXACT
     assert "SHA-256" in talk.export_text()
 
 
@@ -144,15 +159,198 @@ async def test_faulty_lines_are_listed(service: Service, target: Target, talk: C
     assert "line 7 (body.model): bad \\x1b[31m[red]it[/red] [invalid_type]" in talk.export_text()
 
 
-async def test_an_old_error_file_is_not_taken_for_this_ones(
+@pytest.mark.parametrize("there", ["out.jsonl", "out.errors.jsonl", "receipt.json"])
+async def test_a_file_that_is_there_is_not_overwritten(
+    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path, *, there: str
+) -> None:
+    """Nothing is sent either; with force it is, and what is no more of this run goes away."""
+    put(tmp_path / there, b"mine")
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
+    with pytest.raises(InputFault, match=rf"{there} is there already; --force overwrites it"):
+        await run(talk, target, source, sink, Order())
+    with pytest.raises(InputFault, match="--force"):
+        await watch(talk, target, "batch_1", sink)
+    assert contents(tmp_path) == {"in.jsonl": request_lines(3), there: b"mine"}
+    assert "file-in" not in service.files
+    assert await run(talk, target, source, sink, Order(force=True)) is Exit.OK
+    assert set(contents(tmp_path)) == {"in.jsonl", "out.jsonl", "receipt.json"}
+
+
+async def left(talk: Console, target: Target, source: Path, sink: Sink, service: Service) -> None:
+    """Run a file, and leave as Ctrl-C does while its batch is at work."""
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
+    looks = service.looks
+    task = asyncio.create_task(run(talk, target, source, sink, Order()))
+    await until(lambda: service.looks > looks, "a look at the batch")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", None])
+async def test_the_same_command_goes_on(
+    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path, *, output: str | None
+) -> None:
+    """No batch is made twice, under whatever name the content lies; once it is over nothing is remembered."""
+    sink = Sink(output=tmp_path / output if output else None)
+    await left(talk, target, source, sink, service)
+    moved = put(tmp_path / "moved.jsonl", request_lines(3))
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(talk, target, moved, sink, Order()) is Exit.OK
+    assert len(service.created) == 1
+    said = talk.export_text()
+    assert "The same command goes on with it." in said
+    assert "moved.jsonl was begun before, and this goes on with it; --again runs it anew." in said
+    assert set(contents(tmp_path)) == {"in.jsonl", "moved.jsonl", *([output] if output else [])}
+
+
+async def test_again_runs_anew(
     service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
 ) -> None:
-    """What lay at the place of the errors goes away where there are none."""
-    (tmp_path / "out.errors.jsonl").write_text("old")
-    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    """And what is another run is not gone on with."""
     sink = Sink(output=tmp_path / "out.jsonl")
-    assert await run(talk, target, source, sink, endpoint=None, window="24h") is Exit.OK
-    assert set(contents(tmp_path)) == {"in.jsonl", "out.jsonl"}
+    await left(talk, target, source, sink, service)
+    with pytest.raises(InputFault, match="--again begins anew"):
+        await run(talk, target, source, sink, Order(window="7d"))
+    put(source, request_lines(2))
+    with pytest.raises(InputFault, match="--again begins anew"):
+        await run(talk, target, source, sink, Order())
+    service.finish(result_lines("r0", "r1"), request_counts={"total": 2, "completed": 2})
+    assert await run(talk, target, source, sink, Order(again=True)) is Exit.OK
+    assert (len(service.created), len(service.keys)) == (2, 2)
+
+
+async def test_a_run_that_was_refused_is_not_remembered(
+    target: Target, source: Path, talk: Console, tmp_path: Path
+) -> None:
+    """Its command can be mended and given again."""
+    sink, wrong = Sink(output=tmp_path / "out.jsonl"), Target(base_url=target.base_url, api_key="wrong")
+    assert await asyncio.to_thread(ended, talk, run(talk, wrong, source, sink, Order(window="1y"))) is Exit.USAGE
+    assert set(contents(tmp_path)) == {"in.jsonl"}
+
+
+async def test_names_and_metadata(service: Service, target: Target, source: Path, talk: Console) -> None:
+    """Are the batch's."""
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    order = Order(metadata=pairs(["team=a", "x=1=2"]) | {"name": "nightly"})
+    assert await run(talk, target, source, Sink(), order) is Exit.OK
+    assert service.created[0]["metadata"] == {"team": "a", "x": "1=2", "name": "nightly"}
+    for wrong in (["team"], ["=a"], ["a=1", "a=2"]):
+        with pytest.raises(InputFault, match="KEY=VALUE"):
+            pairs(wrong)
+
+
+@pytest.mark.parametrize(
+    ("state", "words", "colour"),
+    [
+        ({"status": "completed", "request_counts": {"total": 200, "completed": 200}}, "200 of 200 succeeded", 32),
+        (
+            {"status": "completed", "request_counts": {"total": 200, "completed": 1, "failed": 199}},
+            "1 of 200 succeeded, 199 failed",
+            33,
+        ),
+        (
+            {"status": "completed", "request_counts": {"total": 200, "failed": 200}},
+            "0 of 200 succeeded, 200 failed",
+            31,
+        ),
+        (
+            {
+                "status": "expired",
+                "request_counts": {"total": 9, "completed": 4, "failed": 1},
+                "expired_at": 86_401,
+            },
+            "expired after 24:00:00 h: 4 of 9 succeeded, 1 failed, 4 did not run",
+            33,
+        ),
+        ({"status": "failed", "failed_at": 3}, "failed after 2.0 s: the input was refused, no line was run", 31),
+    ],
+)
+async def test_the_end_in_words_and_colour(
+    service: Service, target: Target, *, state: dict[str, object], words: str, colour: int
+) -> None:
+    """Green only where all succeeded, red where nothing did; the time is the batch's, not that of the look."""
+    service.states = [state]
+    file = io.StringIO()
+    terminal = Console(
+        file=file, width=80, force_terminal=True, color_system="standard", highlight=False, soft_wrap=True
+    )
+    await watch(terminal, target, "batch_1", Sink())
+    (headline,) = [line for line in file.getvalue().splitlines() if words in line]
+    assert f"\x1b[{colour}m" in headline
+
+
+async def test_why_lines_failed_and_what_can_be_done(service: Service, target: Target, talk: Console) -> None:
+    """By code, the most frequent first, with the server's words; and how many lines a rerun has."""
+    counts = {"total": 300, "completed": 30, "failed": 270}
+    groups = [{"code": f"c{n}", "status_code": None, "count": n, "samples": []} for n in range(1, 24)]
+    sample = {"index": 0, "custom_id": "a", "message": "slow \x1b[31mdown"}
+    groups.append({"code": "rate_limit", "status_code": 429, "count": 199, "samples": [sample]})
+    service.states = [{"status": "expired", "request_counts": counts, "expired_at": 61}]
+    service.report = {"total": 270, "unfinished": 269, "data": groups}
+    await watch(talk, target, "batch_1", Sink())
+    said = talk.export_text().splitlines()
+    assert said[2] == "  199 x 429 rate_limit: slow \\x1b[31mdown"
+    assert said[-2:] == [
+        "  and 4 more: --all shows them",
+        "  To run the 269 lines that did not succeed: `tidemill rerun batch_1`",
+    ]
+    await watch(talk, target, "batch_1", Sink(), everything=True)
+    assert "1 x c1" in talk.export_text()
+
+
+async def test_equal_faults_are_one_row(service: Service, target: Target, talk: Console) -> None:
+    """Of a thousand; unless all are asked for."""
+    faults = [{"code": "c", "message": "no body", "param": "body", "line": n} for n in range(1, 1_000)]
+    service.states = [
+        {"status": "failed", "errors": {"object": "list", "data": [*faults, faults[0] | {"code": "d"}]}}
+    ]
+    await watch(talk, target, "batch_1", Sink())
+    assert talk.export_text().splitlines()[2:] == [
+        "  lines 1, 2, 3 and 996 more (body): no body [c]",
+        "  line 1 (body): no body [d]",
+    ]
+    await watch(talk, target, "batch_1", Sink(), everything=True)
+    assert "  line 998 (body): no body [c]" in talk.export_text()
+
+
+async def test_a_part_of_an_id_is_enough(service: Service, target: Target, talk: Console) -> None:
+    """Its beginning or its end, where one of the newest batches has it."""
+    service.ids = [f"batch_abcd{n:02x}{'0' * 22}{n:04x}" for n in range(1, 130)]
+    async with Client(target.base_url, target.api_key) as client:
+        assert await client.find("batch_abcd7f") == await client.find("0000007f") == service.ids[126]
+        assert await client.find(service.ids[3]) == service.ids[3]
+        for text, count in (("abcd", "129 batches"), ("ffff", "none of the newest")):
+            with pytest.raises(InputFault, match=count):
+                await client.find(text)
+    await cancel(talk, target, "0007f")
+    assert service.cancels == 1
+
+
+async def test_a_list_fits_a_terminal(
+    service: Service, target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the names, in 80 columns."""
+    long = {"name": "the-nightly-run-of-2026-11-23.jsonl"}
+    counts = {"total": 50_000, "completed": 50_000}
+    service.rows = {
+        "status": "in_progress",
+        "model": "org/a-model-of-32b",
+        "request_counts": counts,
+        "tidemill": long,
+    }
+    service.ids = [f"batch_{'0' * 24}1a2b3c4d"]
+    await show(target, limit=1, as_json=False)
+    head, row = capsys.readouterr().out.splitlines()
+    assert max(len(head.rstrip()), len(row.rstrip())) <= 80
+    assert row.split()[:5] == [
+        "1a2b3c4d",
+        "…of-2026-11-23.jsonl",
+        "in_progress",
+        "50,000/50,000",
+        "…/a-model-of-32b",
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"hello\n", b"[]\n", b'{"url":"/v1/nothing"}\n'])
@@ -163,7 +361,7 @@ async def test_a_file_that_is_no_input_is_not_uploaded(
     source = tmp_path / "in.jsonl"
     source.write_bytes(content)
     with pytest.raises(InputFault):
-        await run(talk, target, source, Sink(), endpoint=None, window="24h")
+        await run(talk, target, source, Sink(), Order())
     assert service.files == {}
 
 
@@ -174,6 +372,7 @@ def test_a_file_is_not_written_over_its_input(source: Path, tmp_path: Path) -> N
         Sink(output=tmp_path / "a", errors=tmp_path / "a"),
         Sink(output=tmp_path),
         Sink(output=tmp_path / "none" / "a"),
+        Sink(output=Path("/dev/null")),
     ):
         with pytest.raises(InputFault):
             sink.checked(source)
@@ -192,10 +391,17 @@ async def test_cancel_and_list(
 
 
 def test_what_went_wrong_is_an_exit_code(talk: Console) -> None:
-    """No service is 7; a file that is not there is 2."""
+    """No service is 7, in words that are not a library's; a file that is not there is 2."""
     nowhere = Target(base_url="http://127.0.0.1:1/v1", api_key="x")
-    assert ended(talk, cancel(talk, nowhere, "batch_1")) is Exit.UNREACHABLE
-    job = run(talk, nowhere, Path("/nonexistent"), Sink(), endpoint=None, window="24h")
+    for url, why in (
+        (nowhere.base_url, "no service answers at http://127.0.0.1:1/v1: Connection refused"),
+        ("here", "here is no address of a service"),
+        ("http://nothing.invalid/v1", "the host of http://nothing.invalid/v1 is not known"),
+    ):
+        job = cancel(talk, Target(base_url=url, api_key="x"), "batch_1")
+        assert ended(talk, job) is Exit.UNREACHABLE
+        assert talk.export_text() == f"tidemill: {why}\n"
+    job = run(talk, nowhere, Path("/nonexistent"), Sink(), Order())
     assert ended(talk, job) is Exit.USAGE
 
 
@@ -239,6 +445,6 @@ async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = await process.communicate()
     assert process.returncode == Exit.DETACHED
-    assert f"tidemill watch batch_1 --input {source}".encode() in said
+    assert b"in.jsonl goes on without you. The same command goes on with it." in said
     assert b"Traceback" not in said
     assert service.cancels == 0

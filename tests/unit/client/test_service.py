@@ -49,10 +49,15 @@ async def test_upload_sends_the_file_as_it_is(service: Service, client: Client, 
 
 async def test_create_names_endpoint_and_window(service: Service, client: Client) -> None:
     """A batch is made with what was asked."""
-    batch = await client.create("file-in", "/v1/embeddings", "24h")
+    batch = await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
     assert batch.status == "validating"
     assert service.created == [
-        {"input_file_id": "file-in", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+        {
+            "input_file_id": "file-in",
+            "endpoint": "/v1/embeddings",
+            "completion_window": "24h",
+            "metadata": {"team": "a"},
+        }
     ]
 
 
@@ -61,7 +66,7 @@ async def test_a_lost_answer_to_create_is_asked_for_again(service: Service, clie
     """Under the same idempotency key, by which the service knows the request."""
     await client.batch("batch_1")
     service.lost = 2
-    assert (await client.create("file-in", "/v1/embeddings", "24h")).id == "batch_1"
+    assert (await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")).id == "batch_1"
     assert len(service.created) == 3
     assert len(service.keys) == 1
 
@@ -70,7 +75,7 @@ async def test_a_wrong_key_is_refused_once(service: Service) -> None:
     """The message of the service is passed on."""
     async with Client(service.url, "wrong") as client:
         with pytest.raises(Refused, match="Incorrect API key") as caught:
-            await client.create("file-in", "/v1/embeddings", "24h")
+            await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
     assert caught.value.status == 401
 
 

@@ -1,6 +1,8 @@
 """A file of any size in pieces: what is cut, what is remembered, what is put together."""
 
 import hashlib
+import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -8,17 +10,18 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from tidemill.client.digests import Digests
 from tidemill.client.ending import Exit
 from tidemill.client.joint import join
-from tidemill.client.journal import Job, Journal, Plan, Step, folder_of
+from tidemill.client.journal import KEPT_SECONDS, Job, Journal, Plan, Step, folder_of
+from tidemill.client.outcome import End, verdict
 from tidemill.client.place import InputFault
 from tidemill.client.plan import Bounds, Piece, cut, fits
-from tidemill.client.split import verdict
 from tidemill.schemas.lines import Splitter
 
-JOB = Job(source="in", size=1, modified_ns=2, base_url="http://x/v1", endpoint="/v1/embeddings", window="24h")
+JOB = Job(sha256="0", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h")
 blanks = st.sampled_from([b"", b"\n", b" \r\n\n", b"\t"])
 
 
@@ -128,14 +131,15 @@ def test_a_file_that_fits(tmp_path):
 )
 def test_the_journal_survives_a_torn_end(tmp_path_factory, steps, torn):
     """What a crash left of the last line is no step, and the next one is written after the last whole one."""
-    output = tmp_path_factory.mktemp("journal") / "out.jsonl"
-    with Journal(output) as journal:
+    folder = tmp_path_factory.mktemp("journal")
+    with Journal(folder) as journal:
+        journal.begin(Plan(job=JOB, key="k", pieces=[]))
         for step in steps:
             journal.note(step)
-    with (folder_of(output) / "journal.jsonl").open("ab") as file:
+    with (folder / "journal.jsonl").open("ab") as file:
         file.write(b'{"piece":9,"batch":"torn off by a cut'[:torn])
     for _ in range(2):
-        with Journal(output) as journal:
+        with Journal(folder) as journal:
             for piece in range(4):
                 last = [step for step in steps if step.piece == piece]
                 assert journal.step(piece) == (last[-1] if last else Step(piece=piece))
@@ -146,16 +150,22 @@ def test_the_journal_survives_a_torn_end(tmp_path_factory, steps, torn):
 def test_a_plan_is_gone_on_with_by_the_same_job_alone(tmp_path):
     """Another input or another service is another job; and no two processes share a folder."""
     plan = Plan(job=JOB, key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
-    with Journal(tmp_path / "out") as journal:
+    with Journal(tmp_path / "j") as journal:
         assert journal.plan(JOB) is None
         journal.begin(plan)
         assert journal.plan(JOB) == plan
-        with pytest.raises(InputFault, match="another run is at work"), Journal(tmp_path / "out"):
+        with pytest.raises(InputFault, match="another run is at work"), Journal(tmp_path / "j"):
             pass
         with pytest.raises(InputFault, match="another input"):
-            journal.plan(Job(source="in", size=1, modified_ns=3, base_url="x", endpoint="e", window="24h"))
-        journal.remove()
-    assert not folder_of(tmp_path / "out").exists()
+            journal.plan(Job(sha256="1", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h"))
+        journal.note(Step(piece=0, batch="b"))
+        assert (journal.has_batches, journal.delivers) == (True, False)
+        journal.deliver()
+    with Journal(tmp_path / "j") as journal:
+        assert journal.delivers
+        journal.forget()
+        assert (journal.plan(JOB), journal.has_batches, journal.delivers) == (None, False, False)
+    assert not (tmp_path / "j").exists()
 
 
 @given(contents=st.lists(st.none() | st.sampled_from([b"a\n", b"b\nc\n", b"d" * 5000 + b"\n"]), max_size=6))
@@ -180,21 +190,29 @@ def test_results_are_joined_in_order(tmp_path_factory, contents):
 
 
 @pytest.mark.parametrize(
-    ("steps", "code"),
+    ("ends", "code"),
     [
-        ([Step(piece=0, status="completed")], Exit.OK),
-        ([Step(piece=0, status="completed"), Step(piece=1, status="completed", failed=1)], Exit.SOME_FAILED),
-        ([Step(piece=0, status="completed", failed=1), Step(piece=1, status="cancelled")], Exit.CANCELLED),
-        ([Step(piece=0, status="expired"), Step(piece=1, status="cancelled")], Exit.EXPIRED),
-        ([Step(piece=0, status="expired", is_inexact=True), Step(piece=1, status="expired")], Exit.INEXACT),
-        ([Step(piece=0, status="failed"), Step(piece=1, status="completed", is_inexact=True)], Exit.FAILED),
+        ([{"status": "completed"}], Exit.OK),
+        ([{"status": "completed"}, {"status": "completed", "failed": 1}], Exit.SOME_FAILED),
+        ([{"status": "completed", "failed": 1}, {"status": "cancelled"}], Exit.CANCELLED),
+        ([{"status": "expired"}, {"status": "cancelled"}], Exit.EXPIRED),
+        ([{"status": "expired", "damage": ("x",)}, {"status": "expired"}], Exit.INEXACT),
+        ([{"status": "failed"}, {"status": "completed", "damage": ("x",)}], Exit.FAILED),
     ],
 )
-def test_the_worst_end_is_the_end(steps: list[Step], code: Exit) -> None:
+def test_the_worst_end_is_the_end(ends: list[dict], code: Exit) -> None:
     """Of all batches."""
-    assert verdict(steps) is code
+    assert verdict([End(batch="b", began_at=1, ended_at=2, **end) for end in ends]) is code
 
 
-def test_where_a_journal_lies() -> None:
-    """Beside the output."""
-    assert folder_of(Path("a/out.jsonl")) == Path("a/out.jsonl.tidemill")
+def test_where_a_journal_lies(tmp_path: Path) -> None:
+    """Beside the output; of stdout in the user's state, where an old one is forgotten."""
+    assert folder_of(Path("a/out.jsonl"), JOB, {}) == Path("a/out.jsonl.tidemill")
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    folder, other = folder_of(None, JOB, environ), folder_of(None, Job(**{**asdict(JOB), "window": "7d"}), environ)
+    assert folder.parent == other.parent == tmp_path / "tidemill"
+    assert folder != other
+    folder.mkdir(parents=True)
+    assert folder_of(None, JOB, environ).exists()
+    os.utime(folder, (1, time.time() - KEPT_SECONDS - 60))
+    assert not folder_of(None, JOB, environ).exists()
