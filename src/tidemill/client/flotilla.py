@@ -24,6 +24,7 @@ from tidemill.client.plan import Piece
 from tidemill.client.progress import Display, Silence
 from tidemill.client.service import Client, Refused, Unreachable
 from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.waiting import Waits
 
 UPLOAD_TRIES_MAX: Final = 5
 LIMITED_TRIES_MAX: Final = 10_000
@@ -56,6 +57,7 @@ class Flotilla:
         self._bytes: Display = Silence()
         self._counts: dict[int, RequestCounts] = {}
         """Of the pieces that have begun: lines that are done."""
+        self._waits: dict[int, Waits] = {}
         self._over = 0
 
     @property
@@ -150,7 +152,9 @@ class Flotilla:
     def _tell(self, piece: Piece, batch: Batch) -> None:
         """Show all pieces as if they were one batch."""
         self._counts[piece.number] = batch.request_counts
+        self._waits[piece.number] = batch.tidemill.waiting
         self._show(str(batch.status))
+        self._shown.waits(wait for waits in self._waits.values() for wait in waits)
 
     def _show(self, status: str) -> None:
         pieces, counts = len(self.plan.pieces), self._counts.values()

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -19,6 +20,7 @@ from rich.table import Column
 from rich.text import Text
 
 from tidemill.schemas.batch import RequestCounts, Status
+from tidemill.schemas.waiting import Reason, Waiting
 from tidemill.terminal import Console
 
 PACE_SECONDS = 30.0
@@ -28,6 +30,8 @@ PLAIN_SECONDS = 10.0
 """Without a terminal a line is written when the state changes, else no more often than this."""
 NAME_CHARS = 14
 BAR_CELLS = 16
+USUAL = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION})
+"""What lines wait for while all is well."""
 TERMINAL = frozenset(str(status) for status in Status if status.is_terminal)
 SECOND, MINUTE, HOUR = 1, 60, 3600
 
@@ -81,6 +85,22 @@ def state(status: str, counts: RequestCounts, pace: Pace) -> str:
     return ", ".join(words)
 
 
+class Stalls:
+    """Says once what lines wait for, as long as they do; work that goes on as usual is no stall."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: set[tuple[Reason, str | None]] = set()
+
+    def see(self, waits: Iterable[Waiting]) -> None:
+        """Take what lines wait for now."""
+        found = {(wait.reason, wait.server): wait for wait in waits if wait.reason not in USUAL}
+        for key in found.keys() - self._said:
+            lines = f"{found[key].lines:,} {'line waits' if found[key].lines == 1 else 'lines wait'}"
+            self._console.print(f"{lines}: {found[key].message}", style="yellow")
+        self._said = set(found)
+
+
 class Display(Protocol):
     """Where progress is shown; a context manager."""
 
@@ -98,6 +118,9 @@ class Display(Protocol):
 
     def lines(self, name: str, status: str, counts: RequestCounts) -> None:
         """How far the lines are: of one batch, or of the batches of one run."""
+
+    def waits(self, waits: Iterable[Waiting]) -> None:
+        """What lines wait for."""
 
 
 class _Name(ProgressColumn):
@@ -135,6 +158,7 @@ class Bars:
             _State(),
             **common,  # type: ignore[arg-type]
         )
+        self.waits = Stalls(console).see
         self._active: Progress | None = None
         self._task = TaskID(0)
         self._pace = Pace()
@@ -183,6 +207,7 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self.waits = Stalls(console).see
         self._pace = Pace()
         self._shown: tuple[str, float] = ("", 0.0)
 
@@ -233,6 +258,9 @@ class Silence:
         """Nothing."""
 
     def lines(self, name: str, status: str, counts: RequestCounts) -> None:
+        """Nothing."""
+
+    def waits(self, waits: Iterable[Waiting]) -> None:
         """Nothing."""
 
 

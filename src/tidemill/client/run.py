@@ -158,9 +158,12 @@ async def followed(
     """Follow a batch to its end, fetch and check its results where they are wanted, and say what came of it."""
     try:
         with display(talk) as shown:
-            batch = await client.terminal(
-                batch_id, lambda seen: shown.lines(name_of(seen), str(seen.status), seen.request_counts)
-            )
+
+            def seen(batch: Batch) -> None:
+                shown.lines(name_of(batch), str(batch.status), batch.request_counts)
+                shown.waits(batch.tidemill.waiting)
+
+            batch = await client.terminal(batch_id, seen)
             done = await delivered(client, batch, sink, source, shown) if wants else None
             report = await client.errors(batch)
     except (asyncio.CancelledError, Unreachable):

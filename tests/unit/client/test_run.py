@@ -300,6 +300,25 @@ async def test_why_lines_failed_and_what_can_be_done(service: Service, target: T
     assert "1 x c1" in talk.export_text()
 
 
+async def test_a_stall_is_said_once(service: Service, target: Target, talk: Console) -> None:
+    """While it lasts; that lines are at work, or have not had their turn, is none."""
+    usual = {"reason": "queued", "lines": 9, "message": "others go first", "since": 1}
+    down = {
+        "reason": "server_refuses",
+        "lines": 5,
+        "server": "http://h/v1",
+        "message": "h answers 401",
+        "since": 1,
+    }
+    stalled = {"status": "in_progress", "request_counts": {"total": 9}, "tidemill": {"waiting": [usual, down]}}
+    fine = {**stalled, "tidemill": {"waiting": [usual]}}
+    service.states = [stalled, stalled, fine, stalled, {"status": "completed"}]
+    await watch(talk, target, "batch_1", Sink())
+    said = talk.export_text()
+    assert said.count("5 lines wait: h answers 401") == 2
+    assert "others go first" not in said
+
+
 async def test_equal_faults_are_one_row(service: Service, target: Target, talk: Console) -> None:
     """Of a thousand; unless all are asked for."""
     faults = [{"code": "c", "message": "no body", "param": "body", "line": n} for n in range(1, 1_000)]
