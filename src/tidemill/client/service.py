@@ -321,7 +321,7 @@ class Client:
             case aiohttp.ClientConnectorDNSError():
                 text = f"the host of {url} is not known"
             case aiohttp.ClientConnectorCertificateError():
-                text = f"the certificate of {url} is not trusted"
+                text = f"the certificate of {url} is not trusted; SSL_CERT_FILE may name who signed it"
             case aiohttp.ClientConnectorError():
                 number = error.os_error.errno
                 text = f"no service answers at {url}: {os.strerror(number) if number else 'no connection'}"
