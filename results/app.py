@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tidemill import stream
 from tidemill.gate import AckGate
-from tidemill.handling import Burial, handled, reason
+from tidemill.handling import Burial, handled, is_cancelled, reason
 from tidemill.kafka import TRANSIENT, Log, partition_of
 from tidemill.lease import Lease, guarded
 from tidemill.results import census
@@ -188,6 +188,11 @@ class Results:
             if self._tenure.holds(event.message):
                 try:
                     await self._handle(event)
+                except (
+                    asyncio.CancelledError
+                ):  # Faust would end the agent, and lose what waits behind a lost event.
+                    if is_cancelled():
+                        raise
                 except Exception as error:
                     # Nothing is built on what may be wrong: the process ends and its successor reads again.
                     log.exception("a record of %s could not be folded", event.message.tp)

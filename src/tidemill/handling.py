@@ -9,6 +9,7 @@ A process that ends in the middle of a record (for want of memory, say) is not c
 end one, and a process that is killed for another reason may hold any record in hand.
 """
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
@@ -93,3 +94,9 @@ def told(error: Exception) -> str:
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {place.name}:{place.lineno}"
+
+
+def is_cancelled() -> bool:
+    """Whether the task that runs was told to end; a `CancelledError` of its own making does not say so."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
