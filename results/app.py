@@ -188,10 +188,8 @@ class Results:
             if self._tenure.holds(event.message):
                 try:
                     await self._handle(event)
-                except (
-                    asyncio.CancelledError
-                ):  # Faust would end the agent, and lose what waits behind a lost event.
-                    if is_cancelled():
+                except asyncio.CancelledError:
+                    if is_cancelled():  # If not, Faust would end the agent, and lose what waits for it.
                         raise
                 except Exception as error:
                     # Nothing is built on what may be wrong: the process ends and its successor reads again.
