@@ -383,7 +383,7 @@ class Results:
         if seat.tick_sent:
             return
         seat.tick_sent = True
-        tick = Tick(at=time.time())
+        tick = Tick(at=time.time(), writer=seat.partition.owner.writer)
         send = functools.partial(
             self._log.send,
             topics.OUTCOMES.name,

@@ -151,9 +151,7 @@ class Batches:
         since = None if state.ending is None else steady
         tally = Tally.of(chunks)
         stalls = Stalls(moved_at=steady, moved=(state.batch and state.batch.status, tally.done))
-        live = Live(
-            state=state, tally=tally, taken_at=steady, published_at=steady, ending_since=since, stalls=stalls
-        )
+        live = Live(state=state, tally=tally, published_at=steady, ending_since=since, stalls=stalls)
         if not state.is_over:
             self._live[state.id] = live
         return live

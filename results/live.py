@@ -51,9 +51,7 @@ class Live:
     acks: list[Ack] = field(default_factory=list)
     """Of the events whose lines wait on the shelves."""
     waiting_since: float | None = None
-    """When the oldest of these lines came; this and the next two are times of a clock that nobody steps."""
-    taken_at: float = 0.0
-    """When it was taken up here."""
+    """When the oldest of these lines came; this and the next one are times of a clock that nobody steps."""
     published_at: float = 0.0
     """When it was last published, or taken up."""
     ending_since: float | None = None
@@ -131,19 +129,20 @@ class Live:
                 due.append(ahead + quiet_at)
         return due
 
-    def graced(self, at: float, steady: float, limits: Limits) -> float:
+    def graced(self, at: float, steady: float, limits: Limits, *, is_current: bool) -> float:
         """The time that counts for the end of the batch's grace: once a grace has lasted, it is over.
 
         Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since. And a process
-        before us may have sent the tick by a clock that was ahead, and then have folded lines and told of them: it
-        does not end before these have come again, unless the log has lost them and a grace has gone by.
+        before us may have told of lines that it had folded after this tick: the batch does not end before these
+        have come again. Behind a tick of our own come none: what is missing by then the log has lost.
 
         Args:
             at: Unix seconds.
             steady: The time of the clock that nobody steps.
             limits: How long a grace is.
+            is_current: Whether this owner has sent the tick.
         """
-        if self.untold < 0 and steady < self.taken_at + limits.grace_seconds:
+        if self.untold < 0 and not is_current:
             return float("-inf")
         close_at = self.state.close_at
         if close_at is None or self.ending_since is None or steady < self.ending_since + limits.grace_seconds:

@@ -137,7 +137,7 @@ class Partition(Batches):
             case Compacted():
                 await self._compacted(fact)
             case Tick():
-                await self._tick(fact.at)
+                await self._tick(fact.at, is_current=fact.writer == self.owner.writer)
             case Buried():
                 live = self._get(fact.batch_id)
                 await self._turn(live, fold.buried(live.state, fact))
@@ -200,7 +200,7 @@ class Partition(Batches):
         self._live.clear()
         self._alarms.clear()
 
-    async def _tick(self, at: float) -> None:
+    async def _tick(self, at: float, *, is_current: bool) -> None:
         """Do what was due at that time."""
         # The tick may be of another's clock, by which what is set anew here is due again at once.
         for batch_id in self._alarms.due(at):
@@ -208,7 +208,7 @@ class Partition(Batches):
                 continue
             self.begin()
             try:
-                await self._due(self._touched(live), at)
+                await self._due(self._touched(live), at, is_current=is_current)
             except TRANSIENT:
                 raise
             except Exception as error:
@@ -221,7 +221,7 @@ class Partition(Batches):
         if (removal := self._forgetting.look(at)) is not None:
             self._work.start(removal)
 
-    async def _due(self, live: Live, at: float) -> None:
+    async def _due(self, live: Live, at: float, *, is_current: bool) -> None:
         if live.state.closed:
             if live.unsaid:
                 await self._publish(live)
@@ -236,7 +236,7 @@ class Partition(Batches):
         if not (live.is_unread or fold.is_complete(after, live.tally.done)):
             after = fold.overdue(after, at, self._limits.grace_seconds)
         after = peril.endangered(after, at, self._limits.kept_seconds())
-        graced = live.graced(at, self._steady(), self._limits)
+        graced = live.graced(at, self._steady(), self._limits, is_current=is_current)
         gives_up = after.ending is Status.CANCELLED and live.untold >= 0  # else its counts would go back
         is_due = fold.is_due(after, graced) and (gives_up or not live.is_unread)
         await self._turn(live, after, due=is_due)

@@ -135,6 +135,8 @@ class Tick(_Message):
 
     kind: Literal["tick"] = "tick"
     at: Moment
+    writer: Id = ""
+    """The owner of the partition who sent it: what an earlier owner has told of lies before it."""
 
 
 class Opened(_Message):

@@ -378,7 +378,7 @@ class ResultsProcess(Base):
                     await self._send_tick(number)
 
     async def _send_tick(self, number: int) -> None:
-        tick = Tick(at=self.process.now())
+        tick = Tick(at=self.process.now(), writer=self._partitions[number].owner.writer)
         headers = [(codec.KIND, tick.kind.encode())]
         await stubborn(
             "a tick", lambda: self.append(OUTCOMES, "tick", codec.encode(tick), headers, partition=number)

@@ -312,7 +312,7 @@ class Simulation:
                     if partition.alarm is None or not partition.living:
                         return
                     self.now = max(self.now, partition.alarm)
-                    tick = Tick(at=self.now)
+                    tick = Tick(at=self.now, writer=partition.owner.writer)
                     self.log.events.append(
                         (topics.OUTCOMES.name, ((codec.KIND, tick.kind.encode()),), codec.encode(tick))
                     )
