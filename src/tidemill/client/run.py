@@ -126,11 +126,17 @@ def _row(batch: Batch) -> list[Text]:
     return [
         Text(batch.id[-SHORT:]),
         Text(_cut(batch.tidemill.name or "", NAME_CHARS_MAX)),
-        Text(str(batch.status), style),
+        Text(_status(batch), style),
         Text(f"{counts.completed:,}/{counts.total:,}", style),
         Text(_cut(batch.model or "", MODEL_CHARS_MAX)),
         Text(time.strftime("%H:%M" if is_today else "%m-%d", created)),
     ]
+
+
+def _status(batch: Batch) -> str:
+    """What most of its lines wait for, if they do, else its status."""
+    waiting = () if batch.status.is_terminal else batch.tidemill.waiting
+    return waiting[0].reason.replace("_", " ") if waiting else str(batch.status)
 
 
 def _cut(text: str, chars_max: int) -> str:

@@ -1,0 +1,120 @@
+"""A batch that waits says why: in the API, the commands, the metrics, on the page and in its error lines."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from openai import OpenAI
+from playwright.sync_api import expect
+from support.backend import Behaviour
+from support.browser import chromium
+from support.stack import KEY, Stack
+from support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+CHAT = "/v1/chat/completions"
+WINDOW = "60s"
+LINES = 20
+STATUSES = {"busy": 503, "refused": 401}
+CASES = {
+    "away": ("server_unreachable", None, "cannot be reached"),
+    "busy": ("server_refuses", 503, "answers 503"),
+    "refused": ("server_refuses", 401, "answers 401"),
+    "night": ("schedule", None, "takes no calls at this hour"),
+}
+
+
+@pytest.fixture(scope="module")
+def closed():
+    """The URL of a server that is not there."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{door.getsockname()[1]}/v1"
+
+
+@pytest.fixture(scope="module")
+def stalled(inference, closed, tmp_path_factory):
+    """An installation whose models have one trouble each."""
+    never = [
+        {"from": "00:00", "to": "12:00", "max_in_flight": 0},
+        {"from": "12:00", "to": "00:00", "max_in_flight": 0},
+    ]
+    models = inference.models("well", *STATUSES)
+    models["away"] = {"backends": [{"url": closed}]}
+    models["night"] = {"backends": [{"url": inference.url, "hours": never}]}
+    environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]', "TIDEMILL_GRACE_SECONDS": "1"}
+    with Stack(tmp_path_factory.mktemp("stalled") / "data", models, environ) as stack:
+        yield stack
+
+
+def started(client, model):
+    lines = "".join(
+        json.dumps({
+            "custom_id": f"r{n}", "method": "POST", "url": CHAT,
+            "body": {"model": model, "messages": [{"role": "user", "content": f"{model} {n}"}]},
+        }) + "\n"
+        for n in range(LINES)
+    )  # fmt: skip
+    file = client.files.create(file=("in.jsonl", lines.encode()), purpose="batch")
+    return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=WINDOW).id
+
+
+def listed(stack):
+    command = [sys.executable, "-m", "tidemill", "list"]
+    environ = os.environ | {"TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY, "COLUMNS": "200"}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+
+
+def stalled_by_reason(stack):
+    health = json.loads((stack.data / "run.json").read_text())["health"]
+    with urllib.request.urlopen(f"{health['results']}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {line.split('"')[1]: float(line.split()[-1]) for line in text.splitlines() if "_stalled{" in line}
+
+
+def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend):
+    """Then the window ends, and each expired line says what held it."""
+    backend.reset(lambda body, _: Behaviour(status=STATUSES.get(body["model"], 200)))
+    client = OpenAI(base_url=stalled.api, api_key=KEY)
+    ids = {model: started(client, model) for model in CASES}
+
+    def waits(model):
+        return client.batches.retrieve(ids[model]).tidemill["waiting"]
+
+    for model, (reason, status, words) in CASES.items():
+        wait_until(lambda model=model: waits(model), f"what {model} waits for", seconds_max=40)
+        told = {(one["reason"], one["status"]): one for one in waits(model)}
+        assert words in told[reason, status]["message"]
+        assert told[reason, status]["lines"] <= LINES
+    counted = stalled_by_reason(stalled)
+    assert {reason: counted[reason] for reason, _, _ in CASES.values()} == {
+        "server_unreachable": 1, "server_refuses": 2, "schedule": 1,
+    }  # fmt: skip
+    assert counted["no_processor"] == 0
+    table = listed(stalled)
+    for reason in ("server unreachable", "server refuses", "schedule"):
+        assert reason in table, table
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(stalled.api.removesuffix("/v1"))
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("waits: server unreachable")).to_be_visible()
+        page.goto(f"{stalled.api.removesuffix('/v1')}/dashboard/#/batches/{ids['busy']}")
+        expect(page.get_by_text("answers 503")).to_be_visible()
+    for model, (_, _, words) in CASES.items():
+        wait_until(
+            lambda model=model: client.batches.retrieve(ids[model]).status == "expired", "the end", seconds_max=90
+        )
+        batch = client.batches.retrieve(ids[model])
+        errors = [
+            json.loads(line)["error"] for line in client.files.content(batch.error_file_id).text.splitlines()
+        ]
+        assert len(errors) == LINES
+        assert all(error["code"] == "batch_expired" and words in error["message"] for error in errors)
+        assert words in batch.tidemill["waiting"][0]["message"]
