@@ -29,6 +29,7 @@ from tidemill.terminal import Console, show_table
 
 NAME_CHARS_MAX = 20
 MODEL_CHARS_MAX = 16
+STATUS_CHARS_MAX = 12
 """Of a row of the list."""
 
 
@@ -134,9 +135,11 @@ def _row(batch: Batch) -> list[Text]:
 
 
 def _status(batch: Batch) -> str:
-    """What most of its lines wait for, if they do, else its status."""
+    """What most of its lines wait for, if they do, else its status; a server's trouble without the word `server`."""
     waiting = () if batch.status.is_terminal else batch.tidemill.waiting
-    return waiting[0].reason.replace("_", " ") if waiting else str(batch.status)
+    if not waiting:
+        return str(batch.status)
+    return waiting[0].reason.removeprefix("server_").replace("_", " ")[:STATUS_CHARS_MAX]
 
 
 def _cut(text: str, chars_max: int) -> str:

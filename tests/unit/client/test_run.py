@@ -370,6 +370,13 @@ async def test_a_list_fits_a_terminal(
         "50,000/50,000",
         "…/a-model-of-32b",
     ]
+    for reason, shown in {"no_processor": "no processor", "server_refuses": "refuses", "in_flight": "in flight"}.items():
+        waits = [{"reason": reason, "lines": 9, "message": "It waits.", "since": 1}]
+        service.rows["tidemill"] = long | {"waiting": waits}
+        await show(target, limit=1, as_json=False)
+        row = capsys.readouterr().out.splitlines()[1]
+        assert shown in row
+        assert len(row.rstrip()) <= 80
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"hello\n", b"[]\n", b'{"url":"/v1/nothing"}\n'])
