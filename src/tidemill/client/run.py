@@ -135,7 +135,7 @@ def _row(batch: Batch) -> list[Text]:
 
 
 def _status(batch: Batch) -> str:
-    """What most of its lines wait for, if they do, else its status; a server's trouble without the word `server`."""
+    """What most of its lines wait for, if they do, else its status."""
     waiting = () if batch.status.is_terminal else batch.tidemill.waiting
     if not waiting:
         return str(batch.status)

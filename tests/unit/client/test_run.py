@@ -370,7 +370,11 @@ async def test_a_list_fits_a_terminal(
         "50,000/50,000",
         "…/a-model-of-32b",
     ]
-    for reason, shown in {"no_processor": "no processor", "server_refuses": "refuses", "in_flight": "in flight"}.items():
+    for reason, shown in {
+        "no_processor": "no processor",
+        "server_refuses": "refuses",
+        "in_flight": "in flight",
+    }.items():
         waits = [{"reason": reason, "lines": 9, "message": "It waits.", "since": 1}]
         service.rows["tidemill"] = long | {"waiting": waits}
         await show(target, limit=1, as_json=False)
