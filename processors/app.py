@@ -38,6 +38,7 @@ from tidemill.processors.ended import Ended
 from tidemill.processors.kafka import KafkaOutbox, Reader, reopened
 from tidemill.processors.lane import Entry, Lane
 from tidemill.processors.menu import Menu
+from tidemill.processors.retry import Policy
 from tidemill.processors.seals import Opened, SealedOutbox, Unopened
 from tidemill.processors.seats import Record, Seats
 from tidemill.processors.stage import Stage
@@ -139,12 +140,11 @@ class ModelApp:
             chance=random.random,
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
+            policy=Policy(tries_max=model.tries_max),
             prefixes=roster.prefixes(model, fleet),
         )
         self.name = name
-        self._topics = names
-        self._doors = doors
-        self._settings = settings
+        self._topics, self._doors, self._settings = names, doors, settings
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
         self._seats = Seats(doors.ended, self.stage.enqueue, self._partition_of)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -9,9 +10,10 @@ import msgspec
 
 from tidemill.processors import call
 from tidemill.processors.budget import SMALL_BYTES, Lines, Share
-from tidemill.processors.fleet import Backend, Fleet, Pass
+from tidemill.processors.fleet import REFUSING_MAX, Backend, Failed, Fleet, Pass
 from tidemill.processors.lane import Line
 from tidemill.processors.menu import STATUSES, Menu
+from tidemill.processors.proof import Proof
 from tidemill.processors.retry import Kind
 from tidemill.processors.upstream import Upstream
 from tidemill.schemas import line as shapes
@@ -20,6 +22,9 @@ from tidemill.schemas.ports import Clock, NotFound, Store
 
 WARN_SECONDS: Final = 30.0
 NO_CUSTOM_ID: Final = b"null"
+
+_GATEWAYS: Final = frozenset({502, 504})
+"""What a proxy says that had no answer from the server itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +41,10 @@ class Made:
     custom_id: bytes
     """JSON text."""
     end: call.Success | call.Failure
-    answered_at: float = 0.0
-    """When the backend that was asked last answered a line, by the event loop's time."""
-    alone: bool = True
-    """Whether that backend has failed no other line since."""
-    spread: bool = False
-    """Whether its budget of retries is spent."""
+    backend: Backend | None = None
+    """Who was asked, where somebody was."""
+    counts: bool = False
+    """Whether it failed this call while it answers other lines."""
     brisk: bool = False
     """Whether it refused this call while it answers most."""
     wait_seconds: float | None = None
@@ -110,7 +113,7 @@ class Caller:
             return Made(NO_CUSTOM_ID, _STORE_AWAY)
         except Exception:  # noqa: BLE001  a line is never lost to a fault of ours
             _log.exception("a call for line %d of %s broke off", line.index, line.head.batch_id)
-            return Made(NO_CUSTOM_ID, _FAULTY)
+            return Made(NO_CUSTOM_ID, _FAULTY, counts=bool(self._fleet.proven(line.head.url, line.mark)))
         finally:
             if not is_left:
                 self._fleet.leave(place)
@@ -138,8 +141,9 @@ class Caller:
         now = asyncio.get_running_loop().time()
         if isinstance(end, call.Success) or end.kind is Kind.FINAL:
             used = end.tokens[0] + end.tokens[2] if isinstance(end, call.Success) and end.tokens else 0
-            self._fleet.answered(place, now, used)
-            return Made(custom_id, end, backend.answered_at, share=share)
+            endpoint = line.head.url if isinstance(end, call.Success) else None
+            self._fleet.answered(place, now, used, endpoint=endpoint, begun=line.begun)
+            return Made(custom_id, end, backend, share=share)
         return replace(self._failed(line, custom_id, place, end, now), share=share)
 
     async def _finds_no_endpoint(self, end: call.Failure, line: Line, backend: Backend) -> bool:
@@ -150,12 +154,23 @@ class Caller:
     def _failed(self, line: Line, custom_id: bytes, place: Pass, end: call.Failure, now: float) -> Made:
         backend = place.backend
         asked = call.wait_seconds(end.answer.retry_after, self._clock()) if end.answer else None
-        full = end.is_full
+        is_late = end.code == call.Broken.TIMEOUT
         # Where most calls are answered, it is not this line that was asked to wait but one call among many; the
         # next line in its place would be the same load.
-        is_chance = full and not backend.limit.is_pressed
-        self._fleet.failed(place, end.kind, (line.head.batch_id, line.index), now, full=full, asked=asked)
-        if end.kind is Kind.FAULT and now >= backend.warned_at + WARN_SECONDS:
+        is_chance = end.is_full and not backend.limit.is_pressed
+        others_answered = backend.has_answered(line.head.url, line.mark)
+        is_suspected = line.past is not None and (others_answered or line.past.tries > 0)
+        failed = Failed(
+            end.kind,
+            (line.head.batch_id, line.index),
+            is_suspected=is_suspected,
+            is_full=end.is_full,
+            is_late=is_late,
+            is_taken=end.answer is not None and not end.is_full and end.status not in _GATEWAYS,
+            asked=asked,
+        )
+        self._fleet.failed(place, failed, now)
+        if end.kind is Kind.REFUSAL and backend.breaker.failures and now >= backend.warned_at + WARN_SECONDS:
             backend.warned_at = now
             _log.warning(
                 "backend %s does not take our calls: %s Check its key and model.", backend.base, end.message
@@ -163,12 +178,17 @@ class Caller:
         return Made(
             custom_id,
             end,
-            backend.answered_at,
-            alone=not backend.fails_all,
-            spread=not self._fleet.may_retry(place),
+            backend,
+            counts=end.kind is not Kind.OUTAGE
+            and others_answered
+            and not (end.is_full and not is_late and backend.refusing > REFUSING_MAX),
             brisk=is_chance,
             wait_seconds=None if is_chance else asked,
         )
+
+    def proof(self, told: Callable[[], None], wait_seconds: float) -> Proof:
+        """Who asks the model's backends whether they answer; see `Proof`."""
+        return Proof(self._menu.model, self._fleet, self._upstream, told, wait_seconds)
 
     async def _fetched(self, ref: LineRef) -> bytes:
         chunks = [chunk async for chunk in self._store.read(ref.key, ref.offset, ref.offset + ref.length)]

@@ -4,7 +4,7 @@ All times are those of the event loop, which no step of the wall clock changes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -16,9 +16,12 @@ from tidemill.processors.pressure import Pressure
 from tidemill.processors.retry import Kind
 from tidemill.processors.spare import Spare
 
-RETRIES_PER_ANSWER: Final = 0.15
-"""What is tried again, as a part of what is answered, before tries are spread out further."""
-RETRIES_SAVED_MAX: Final = 100.0
+STEP: Final = 1 / 16
+"""What one call more moves an average by."""
+REFUSING_MAX: Final = 0.25
+"""A server that refuses a larger part of the calls is taken to be full."""
+FAILING_MAX: Final = 0.25
+"""Where a larger part of the lines fails, others are looked for at random."""
 NEVER: Final = float("-inf")
 
 
@@ -32,6 +35,24 @@ class Pass(NamedTuple):
     """Bytes of the line, where tokens are counted."""
     expected: tuple[float, ...] = ()
     """What each bucket of the backend was told that it will use."""
+
+
+class Failed(NamedTuple):
+    """A call that failed, as far as its server is concerned."""
+
+    kind: Kind
+    line: tuple[str, int]
+    """Which line it was made for."""
+    is_suspected: bool = False
+    """Whether the line has failed before while others were answered: then it says nothing of the server."""
+    is_full: bool = False
+    """Whether it says that the server has too many calls: 429, 503, no answer in time."""
+    is_late: bool = False
+    """Whether it was not answered in time."""
+    is_taken: bool = False
+    """Whether the server took it in, and said itself that it failed."""
+    asked: float | None = None
+    """Seconds the server asked us to wait."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,14 +78,25 @@ class Backend:
     calls: int = 0
     refused: int = 0
     """Of all calls, those that were answered with 429 or 503, or not in time."""
-    answered_at: float = 0.0
-    """When it last answered a line."""
+    proven_at: dict[str, float] = field(default_factory=dict)
+    """By endpoint, when the latest call began that it has answered well: what it was still working on when it went
+    away says nothing of it now."""
+    refusing: float = 0.0
+    """Which part of the calls it refused lately as too many, but for those of lines that are suspected."""
+    failing: float = 0.0
+    """Which part of the lines failed lately, at their first call."""
     warned_at: float = NEVER
     failed_line: tuple[str, int] | None = None
     """The line that failed last, since it last answered."""
-    fails_all: bool = False
-    """Whether it has failed more than one line since it last answered."""
-    retries: float = RETRIES_SAVED_MAX
+
+    @property
+    def is_well(self) -> bool:
+        """Whether calls go out to it that are no probes."""
+        return not self.drain and not self.breaker.failures
+
+    def has_answered(self, endpoint: str, since: float) -> bool:
+        """Whether it has answered a call of an endpoint well that began after that time."""
+        return self.proven_at.get(endpoint, NEVER) > since
 
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""
@@ -123,14 +155,31 @@ class Fleet:
         for bucket in {bucket for backend in self.backends for bucket in backend.buckets}:
             bucket.take_part(part, now)
 
-    def enter(self, now: float) -> Pass | None:
+    def enter(
+        self,
+        now: float,
+        *,
+        avoid: Backend | None = None,
+        among: Sequence[Backend] | None = None,
+        probes: bool = True,
+    ) -> Pass | None:
         """Take a place at the least loaded backend that has one, measured by what it may have.
 
         Each pass must be given back by `answered`, `failed` or `leave`.
+
+        Args:
+            now: The time.
+            avoid: Not there, as long as another backend is well.
+            among: Only at one of these.
+            probes: Whether the call may be a probe.
         """
         best = None
         load = 0.0
-        for backend in self.backends:
+        if avoid is not None and not self.has_other(avoid):
+            avoid = None
+        for backend in self.backends if among is None else among:
+            if backend is avoid or (not probes and backend.breaker.failures):
+                continue
             backend.limit.tick(backend.in_flight, now)
             if (room := backend.room(now)) <= backend.in_flight:
                 continue
@@ -142,6 +191,26 @@ class Fleet:
         best.in_flight += 1
         best.calls += 1
         return Pass(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
+
+    def ask(self, backend: Backend, now: float) -> Pass | None:
+        """Take a place at one backend, also where it is left alone for what may be the fault of lines."""
+        if backend.drain or backend.in_flight >= backend.limit.allowed:
+            return None
+        is_doubtful = backend.breaker.is_doubtful
+        if not is_doubtful and not backend.breaker.admits(now):
+            return None
+        backend.in_flight += 1
+        backend.calls += 1
+        is_probe = not is_doubtful and backend.breaker.sent(now)
+        return Pass(backend, backend.limit.sent(backend.in_flight), is_probe)
+
+    def has_other(self, backend: Backend) -> bool:
+        """Whether another backend is well."""
+        return any(other.is_well and other is not backend for other in self.backends)
+
+    def proven(self, endpoint: str, since: float) -> list[Backend]:
+        """The backends that have answered a call of an endpoint well that began after that time."""
+        return [backend for backend in self.backends if backend.has_answered(endpoint, since)]
 
     @staticmethod
     def load(call: Pass, size: int) -> Pass:
@@ -166,15 +235,20 @@ class Fleet:
     def leave(self, call: Pass) -> None:
         """The call was not made after all."""
         call.backend.in_flight -= 1
+        call.backend.breaker.left(is_probe=call.is_probe)
         _give_back(call)
 
-    def answered(self, call: Pass, now: float, tokens: int = 0) -> None:
+    def answered(
+        self, call: Pass, now: float, tokens: int = 0, *, endpoint: str | None = None, begun: float = NEVER
+    ) -> None:
         """The backend answered a line.
 
         Args:
             call: The call.
-            now: Unix time.
+            now: The time.
             tokens: What it used, all in all; 0 where the backend does not say: then it was what was expected.
+            endpoint: The line's, where it was answered well, and not with an error that is its own.
+            begun: When the call began.
         """
         backend = call.backend
         if tokens:
@@ -183,47 +257,51 @@ class Fleet:
         backend.in_flight -= 1
         backend.limit.answered(call.slot, now)
         backend.breaker.answered()
-        backend.answered_at = now
+        backend.refusing -= backend.refusing * STEP
+        backend.failing -= backend.failing * STEP
         backend.failed_line = None
-        backend.fails_all = False
-        backend.retries = min(RETRIES_SAVED_MAX, backend.retries + RETRIES_PER_ANSWER)
+        if endpoint is not None and begun > backend.proven_at.get(endpoint, NEVER):
+            backend.proven_at[endpoint] = begun
 
-    def failed(
-        self, call: Pass, kind: Kind, line: tuple[str, int], now: float, *, full: bool, asked: float | None
-    ) -> None:
-        """The call failed.
-
-        Args:
-            call: The call.
-            kind: What the failure says.
-            line: Which line it was made for.
-            now: The time.
-            full: Whether it says that the backend has too many calls: 429, 503, no answer in time.
-            asked: Seconds the backend asked us to wait.
-        """
+    def failed(self, call: Pass, failed: Failed, now: float) -> None:
+        """The call failed."""
         backend = call.backend
         backend.in_flight -= 1
-        if kind is not Kind.SUSPECT:
+        if failed.kind is not Kind.SUSPECT or (failed.is_full and not failed.is_late):
             # One that broke off may have been worked on.
             _give_back(call)
-        if full:
+        if failed.is_full:
             backend.refused += 1
-            backend.limit.refused(call.slot, backend.in_flight, now, late=kind is Kind.SUSPECT)
-        # One refusal among many answers holds nobody up, and that of a trial only until the next answer.
-        if call.is_probe or not full or backend.limit.is_pressed or (call.slot.trial and backend.in_flight):
-            was_open = backend.breaker.is_open
-            backend.breaker.failed(kind, now, is_probe=call.is_probe, asked=asked)
-            # One that has calls under way and refuses another is full, and is not away.
-            if backend.breaker.is_open and not was_open and not (full and backend.in_flight):
-                backend.limit.halve()
-        if backend.failed_line not in {None, line}:
-            backend.fails_all = True
-        backend.failed_line = line
+        is_new = not failed.is_suspected and failed.line != backend.failed_line
+        backend.failed_line = failed.line
+        if failed.is_taken:
+            backend.limit.answered(call.slot, now)
+        elif is_new and failed.is_full:
+            backend.limit.refused(call.slot, backend.in_flight, now, late=failed.is_late)
+        if is_new:
+            backend.failing += (1 - backend.failing) * STEP
+            backend.refusing += ((failed.is_full and not failed.is_late) - backend.refusing) * STEP
+        if call.is_probe or (is_new and not self._is_accident(call, failed)):
+            self._stop(call, failed, now)
 
-    def may_retry(self, call: Pass) -> bool:
-        """Take a retry out of the budget of a backend; False where that is spent."""
+    @staticmethod
+    def _is_accident(call: Pass, failed: Failed) -> bool:
+        """One refusal among many answers holds nobody up, and that of a trial only until the next answer."""
+        limit = call.backend.limit
+        return failed.is_full and not limit.is_pressed and not (call.slot.trial and call.backend.in_flight)
+
+    @staticmethod
+    def _stop(call: Pass, failed: Failed, now: float) -> None:
         backend = call.backend
-        if backend.retries < 1:
-            return False
-        backend.retries -= 1
-        return True
+        was_open = backend.breaker.is_open
+        backend.breaker.failed(
+            failed.kind,
+            now,
+            is_probe=call.is_probe,
+            is_full=failed.is_full and not failed.is_late,
+            in_flight=backend.in_flight,
+            asked=failed.asked,
+        )
+        # One that has calls under way and refuses another is full, and is not away.
+        if backend.breaker.is_open and not was_open and not (failed.is_full and backend.in_flight):
+            backend.limit.halve()

@@ -128,7 +128,7 @@ class Groups(Generic[T]):
         self._prefixes = prefixes
         self._span = span_lines
         self._first: deque[T] = deque()
-        """What goes before all groups."""
+        """All lines, where they go as they stand."""
         self._line_up: deque[_Group[T]] = deque()
         """Groups that are not opened, in the order of their first lines."""
         self._latest: dict[int | None, _Group[T]] = {}
@@ -164,22 +164,21 @@ class Groups(Generic[T]):
             self._came += 1
         self._restock()
 
-    def put_first(self, lines: Iterable[T]) -> None:
-        """Take in lines that go before all others."""
-        self._first.extendleft(reversed(list(lines)))
-
-    def take(self, at: Place | None) -> T:
+    def take(self, at: Place | None, chance: float | None = None) -> T:
         """The next line; there must be one.
 
         Args:
             at: Where it will be called; not needed where all lines go as they stand.
+            chance: A random number, 0 <= chance < 1, to take any line instead, also one whose group is not open.
         """
         if self._first:
-            return self._first.popleft()
+            return _taken(self._first, chance)
+        if chance is not None and self._line_up:
+            return self._picked(chance)
         self._takes += 1
         stock = self._source(at)
         self._ready -= 1
-        line = stock.ready.popleft()
+        line = _taken(stock.ready, chance)
         self._restock()
         return line
 
@@ -215,6 +214,23 @@ class Groups(Generic[T]):
         self._ready = 0
         return lines
 
+    def _picked(self, chance: float) -> T:
+        place = chance * len(self._line_up)
+        index = int(place)
+        group = self._line_up[index]
+        line = group.lines.pop(int((place - index) * len(group.lines)))
+        if not group.lines:
+            self._close(index)
+        return line
+
+    def _close(self, index: int) -> _Group[T]:
+        """Take a group out of the line: it takes in no more lines."""
+        group = self._line_up[index]
+        del self._line_up[index]
+        if self._latest.get(group.key) is group:
+            del self._latest[group.key]
+        return group
+
     def _source(self, at: Place | None) -> _Stock[T]:
         """Whose lines a backend takes: its own, else those of another."""
         stocks = self._stocks
@@ -249,11 +265,7 @@ class Groups(Generic[T]):
                 if group.first < until and group.key is not None and self._prefixes.owner(group.key) is place:
                     index = number
                     break
-        group = self._line_up[index]
-        del self._line_up[index]
-        if self._latest.get(group.key) is group:
-            del self._latest[group.key]
-        return group
+        return self._close(index)
 
     def _open(self, group: _Group[T], stock: _Stock[T]) -> None:
         assert self._prefixes is not None, "there are no groups without it"
@@ -274,3 +286,12 @@ class Groups(Generic[T]):
             self._prefixes.note(stock.place, key)
         stock.ready.extend(lines)
         self._ready += len(lines)
+
+
+def _taken(lines: deque[T], chance: float | None) -> T:
+    if chance is None:
+        return lines.popleft()
+    index = int(chance * len(lines))
+    line = lines[index]
+    del lines[index]
+    return line

@@ -8,6 +8,8 @@ slow, or of a project whose turns are few, do not keep others of their partition
 from typing import Any, Final, Protocol
 
 from tidemill.gate import AckGate, Ticket
+from tidemill.processors.fleet import Backend
+from tidemill.processors.retry import Past
 from tidemill.schemas.codec import RequestHead
 
 LINES_MAX: Final = 16_384
@@ -89,7 +91,19 @@ class Entry:
 class Line:
     """One line on its way through the stage."""
 
-    __slots__ = ("attempts", "entries", "head", "index", "since", "text", "why")
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "begun",
+        "entries",
+        "head",
+        "index",
+        "mark",
+        "past",
+        "seconds",
+        "text",
+        "why",
+    )
 
     def __init__(self, head: RequestHead, index: int, text: bytes, entry: Entry) -> None:
         self.head = head
@@ -99,8 +113,14 @@ class Line:
         self.entries = [entry]
         """The records that wait for it: more than one where the log holds it twice."""
         self.attempts = 0
-        self.since = 0.0
-        """Unix time of its first call."""
+        self.mark = 0.0
+        """When it was called first, or failed last, by the event loop's time."""
+        self.past: Past | None = None
+        """Its failed calls, if there are any."""
+        self.begun = self.seconds = 0.0
+        """When its last call began, and how long it took."""
+        self.avoid: Backend | None = None
+        """The backend that it failed at last."""
         self.why: tuple[str, str, int | None] | None = None
         """What failed it last: code, base URL and status."""
 

@@ -45,7 +45,7 @@ class Menu:
             fleet: Its backends.
             asker: The HTTP client.
         """
-        self._model = model
+        self.model = model
         self._fleet = fleet
         self._asker = asker
         self._asking = asyncio.Lock()
@@ -87,7 +87,7 @@ class Menu:
             f"{backend.base}/models", backend.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
         )
         names = served.names(outcome.body) if isinstance(outcome, Answer) else None
-        return self._model in (names or ())
+        return self.model in (names or ())
 
     async def _denies(self, endpoint: str, backend: Backend) -> bool:
         url = backend.base + endpoint.removeprefix("/v1")

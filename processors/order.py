@@ -10,8 +10,8 @@ batches are at work. How long it may be is said with each call. A batch that com
 the rotation goes on, and where many come, every second turn of the rotation is for one of them: ten lines behind
 many batches of fifty thousand wait for two turns, and for those of others that came just before.
 
-Within a batch lines keep their order, or go by the beginnings of their prompts (`groups.py`); one that comes back
-from a wait goes first.
+Within a batch lines keep their order, or go by the beginnings of their prompts (`groups.py`). Where lines fail,
+one is taken at random, and its turn is over with it: so good lines are found behind any number of bad ones.
 """
 
 from collections import deque
@@ -135,9 +135,7 @@ class Order(Generic[T]):
         """Lines of a batch that wait for a call."""
         return len(batch.lines) if (batch := self._batches.get(batch_id)) is not None else 0
 
-    def add(
-        self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float, first: bool = False
-    ) -> None:
+    def add(self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float) -> None:
         """Let lines of one batch wait.
 
         Args:
@@ -145,31 +143,28 @@ class Order(Generic[T]):
             project: Whose they are.
             batch_id: Their batch.
             deadline: Unix time.
-            first: Whether they go before what waits of the batch already.
         """
         batch = self._batches.get(batch_id) or self._new(project, batch_id, deadline)
         before = len(batch.lines)
-        if first:
-            batch.lines.put_first(lines)
-        else:
-            batch.lines.add(lines)
+        batch.lines.add(lines)
         self._enlist(batch, len(batch.lines) - before)
 
-    def take(self, at: Place | None = None, *, stretch: int = 1) -> T | None:
+    def take(self, at: Place | None = None, *, stretch: int = 1, chance: float | None = None) -> T | None:
         """The next line; None where there is none that may be called.
 
         Args:
             at: Where it will be called; not needed where lines do not go by their beginnings.
             stretch: Lines that a turn may have, as things are now; it has one in any case.
+            chance: A random number, 0 <= chance < 1, to take any line of the batch whose turn it is.
         """
         if not self._lines:
             return None
         batch = self._turn
-        if batch is None or not batch.lines or self._taken >= stretch:
+        if batch is None or not batch.lines or self._taken >= stretch or chance is not None:
             batch = self._turned()
         self._taken += 1
         before = len(batch.lines)
-        line = batch.lines.take(at)
+        line = batch.lines.take(at, chance)
         if batch.lines.is_primer(line):
             self._primers[line] = batch
         self._count(batch, len(batch.lines) - before)

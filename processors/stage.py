@@ -15,15 +15,15 @@ this stage, they find them pending.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heapify, heappop, heappush
 from typing import Final, assert_never
 
 from tidemill.processors import call, retry
 from tidemill.processors.account import Account
 from tidemill.processors.caller import Caller, Made
 from tidemill.processors.ended import Ended
-from tidemill.processors.fleet import Fleet, Pass
+from tidemill.processors.fleet import FAILING_MAX, Fleet, Pass
 from tidemill.processors.groups import PRIMER_SECONDS_MAX, Prefixes
+from tidemill.processors.held import Held
 from tidemill.processors.lane import Entry, Line, Pending
 from tidemill.processors.ledger import Ledger
 from tidemill.processors.order import Order
@@ -88,13 +88,11 @@ class Stage:
         self._batches: dict[str, Pending] = {}
         self._account = Account(clock)
         self.stalls = Stalls(self._batches, self._order, fleet, self._account, clock=clock)
-        self._waits: list[tuple[float, int, Line]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._proof = caller.proof(self.fill, policy.proof_seconds_min)
+        self._held = Held(fleet, self._proof, self.fill)
         self._opening: asyncio.TimerHandle | None = None
         self._opening_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sequence = 0
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -140,11 +138,7 @@ class Stage:
 
     def drop(self, batch_id: str) -> None:
         """The batch is over: its lines that are not in flight are done without an outcome."""
-        lines = self._order.drop(batch_id)
-        lines += [line for _, _, line in self._waits if line.head.batch_id == batch_id]
-        self._waits = [wait for wait in self._waits if wait[2].head.batch_id != batch_id]
-        heapify(self._waits)
-        for line in lines:
+        for line in (*self._order.drop(batch_id), *self._held.drop(batch_id)):
             self._done(line)
         self.ledger.forget(batch_id)
         self.fill()
@@ -190,9 +184,8 @@ class Stage:
 
     def forget_waiting(self) -> None:
         """The lanes are closed: what waits for a call comes again with its records."""
-        for line in (*self._order.clear(), *(wait[2] for wait in self._waits)):
+        for line in (*self._order.clear(), *self._held.clear()):
             self._forget(line)
-        self._waits.clear()
 
     def resume(self) -> None:
         """Start calls again."""
@@ -202,9 +195,10 @@ class Stage:
     async def close(self) -> None:
         """Break off what is under way."""
         self._is_stopped = self._is_leaving = True
-        for timer in (self._timer, self._opening):
-            if timer is not None:
-                timer.cancel()
+        self._held.close()
+        await self._proof.close()
+        if self._opening is not None:
+            self._opening.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -229,22 +223,42 @@ class Stage:
 
     def _next(self) -> tuple[Line, Pass] | None:
         """The next line to call, out of the order and into flight, and where to."""
-        while self._is_free and self._order:
+        while self._is_free:
             now = self._loop.time()
-            if (place := self._fleet.enter(now)) is None:
-                self._set_opening(now)
+            if (found := self._failed_before(now) or self._fresh(now)) is None:
                 return None
-            while (line := self._order.take(place.backend, stretch=self._busy // PARCELS)) is not None:
-                if self._is_wanted(line):
-                    self._busy += 1
-                    self._idle.clear()
-                    if self._order.is_primer(line):
-                        self._loop.call_later(PRIMER_SECONDS_MAX, self._primed, line)
-                    return line, self._fleet.load(place, line.size)
-                self._order.primed(line)
-                self._done(line)
+            line, place = found
+            if self._is_wanted(line):
+                self._busy += 1
+                self._idle.clear()
+                if self._order.is_primer(line):
+                    self._loop.call_later(PRIMER_SECONDS_MAX, self._primed, line)
+                return line, self._fleet.load(place, line.size)
             self._fleet.leave(place)
+            self._order.primed(line)
+            self._done(line)
         return None
+
+    def _failed_before(self, now: float) -> tuple[Line, Pass] | None:
+        if not self._held.are_due:
+            return None
+        return self._held.take(now, self.allowed, others_wait=bool(self._order))
+
+    def _fresh(self, now: float) -> tuple[Line, Pass] | None:
+        if not self._order:
+            if self._held.are_due:
+                self._set_opening(now)
+            return None
+        if (place := self._fleet.enter(now)) is None:
+            self._set_opening(now)
+            self._held.doubt()
+            return None
+        # Where many lines fail, the next ones may be as bad for the same reason.
+        is_lost = place.is_probe or place.backend.failing > FAILING_MAX
+        chance = self._chance() if is_lost else None
+        line = self._order.take(place.backend, stretch=self._busy // PARCELS, chance=chance)
+        assert line is not None, "there is one"
+        return line, place
 
     def _set_opening(self, now: float) -> None:
         """Look again when a backend may have a place; the end of a call looks by itself."""
@@ -279,10 +293,9 @@ class Stage:
                 self.fill()
 
     async def _call(self, line: Line, place: Pass) -> None:
-        if not line.attempts:
-            line.since = self._loop.time()
-        line.attempts += 1
+        self._held.begin(line, others_wait=bool(self._order))
         made = await self._caller.make(line, place)
+        self._held.end(line)
         self._primed(line)
         if isinstance(made.end, call.Failure):
             self._failed(line, made, made.end, place.backend.base)
@@ -297,28 +310,35 @@ class Stage:
     def _failed(self, line: Line, made: Made, end: call.Failure, server: str) -> None:
         # All waits are by the loop's time; only the deadline is a date.
         batch_id, now = line.head.batch_id, self._loop.time()
+        past = line.past = line.past or retry.Past(now)
+        past.note(end.kind, counts=made.counts, is_full=end.is_full and end.code != call.Broken.TIMEOUT)
+        backend = made.backend
         verdict = retry.decide(
             end.kind,
+            past,
+            counts=made.counts,
             attempt=line.attempts,
             now=now,
-            since=line.since,
-            well=made.answered_at > line.since,
-            alone=made.alone,
-            spread=made.spread,
-            brisk=made.brisk,
             deadline=now + line.head.deadline - self._clock(),
             chance=self._chance(),
+            elsewhere=not made.counts and backend is not None and self._fleet.has_other(backend),
+            brisk=made.brisk,
             retry_after=made.wait_seconds,
             policy=self._policy,
         )
+        line.mark, line.avoid = now, backend
         match verdict:
             case retry.GiveUp():
                 self._settle(line, made, call.failed)
                 return
             case retry.RetryAt(at) if batch_id not in self._ended:
                 self._landed(1)
-                self._account.note(line, server, end)
-                self._wait(line, at)
+                if self._is_leaving:
+                    # It comes again with its record.
+                    self._forget(line)
+                else:
+                    self._account.note(line, server, end)
+                    self._held.put(line, at)
             case retry.RetryAt() | retry.Lapse():
                 self._landed(1)
                 self._done(line)
@@ -326,34 +346,6 @@ class Stage:
                 assert_never(verdict)
         if made.share is not None:
             made.share.close()
-
-    def _wait(self, line: Line, at: float) -> None:
-        """Let a line wait for its next try, without a slot; while the stage lets go it is forgotten."""
-        if self._is_leaving:
-            self._forget(line)
-            return
-        self._sequence += 1
-        heappush(self._waits, (at, self._sequence, line))
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._waits and (self._timer is None or self._waits[0][0] < self._timer_at):
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = self._waits[0][0]
-            self._timer = self._loop.call_later(max(0.0, self._timer_at - self._loop.time()), self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        while self._waits and self._waits[0][0] <= now:
-            line = heappop(self._waits)[2]
-            head = line.head
-            self._order.add(
-                [line], project=head.project, batch_id=head.batch_id, deadline=head.deadline, first=True
-            )
-        self._set_timer()
-        self.fill()
 
     def _settle(self, line: Line, made: Made, write: Callable[..., tuple[bytes, LineMark]]) -> None:
         """A line has its result."""

@@ -122,6 +122,9 @@ class Model(Table):
     """Tokens in a minute, on average, of all its backends together; each may have a limit of its own, too."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
     """A call that takes longer is given up and tried again."""
+    tries_max: Annotated[int, Field(ge=2, le=100)] = 10
+    """Calls for a line that its server fails while it answers others (429, 5xx, no answer in time), over a minute
+    at least; then the line ends with what the server said last."""
     prefix_bytes: Annotated[int, Field(ge=64, le=65_536)] | None = None
     """So many first bytes of a prompt tell its group: lines of a batch that have them in common go one after the
     other, for servers that keep the beginnings of prompts; by default lines go as they stand."""

@@ -17,6 +17,8 @@ import httptools
 import orjson
 import uvloop
 
+from tidemill.schemas.endpoints import PROMPT
+
 REFUSED_EVERY = 97
 """Each line whose number is a multiple of it is answered with a 400, every time."""
 SLOW_EVERY = 100
@@ -162,6 +164,10 @@ class Connection(asyncio.Protocol):
         mock = self._mock
         asked = orjson.loads(body)
         text = asked["input"] if path.endswith("embeddings") else asked["messages"][-1]["content"]
+        if text == PROMPT:
+            # No line: it is only asked whether anybody is answered.
+            await self._fulfil("down" if mock.is_down else "proof", path, text)
+            return
         fate = mock.fate(text.encode())
         if fate == "well":
             mock.good[text.encode()] += 1
@@ -182,7 +188,7 @@ class Connection(asyncio.Protocol):
         match fate:
             case "well" if int(text.rpartition(" ")[2]) % REFUSED_EVERY == 0:
                 self._send(400, b'{"error":{"message":"Refused.","type":"test","param":null,"code":"refused"}}')
-            case "well":
+            case "well" | "proof":
                 self._send(200, orjson.dumps(self._content(path, text)))
             case "429":
                 self._send(429, _error("slow down"), more="retry-after: 0.3\r\n")

@@ -19,6 +19,8 @@ from aiohttp import web
 from support.listening import stop_listening
 from support.waiting import wait_until
 
+from tidemill.schemas.endpoints import PROMPT
+
 DIMENSIONS = 8
 START_SECONDS_MAX = 10.0
 WAIT_SECONDS = 600.0
@@ -73,6 +75,7 @@ class _Period:
         self.bodies: Counter[str] = Counter()
         self.paths: Counter[str] = Counter()
         self.keys: Counter[str] = Counter()
+        self.proofs: Counter[str] = Counter()
         self.in_flight = 0
         self.in_flight_max = 0
         self.open = asyncio.Event()
@@ -132,6 +135,11 @@ class Backend:
     def keys(self) -> Counter[str]:
         """The `authorization` headers that came."""
         return self._period.keys
+
+    @property
+    def proofs(self) -> int:
+        """Calls that no line asked for: only whether the server answers."""
+        return self._period.proofs.total()
 
     @property
     def in_flight(self) -> int:
@@ -215,8 +223,9 @@ class Backend:
         period = self._period
         body = json.loads(await request.read())
         key = json.dumps(body, sort_keys=True)
-        period.bodies[key] += 1
-        nth = period.bodies[key]
+        counter = period.proofs if PROMPT in key else period.bodies
+        counter[key] += 1
+        nth = counter[key]
         period.paths[request.path] += 1
         period.keys[request.headers.get("authorization", "")] += 1
         period.in_flight += 1

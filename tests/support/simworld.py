@@ -360,11 +360,14 @@ class _Upstream:
         self._world = world
         self._process = process
 
-    async def post(self, url: str, headers, body: bytes, seconds: float, request_id: str) -> Answer | Broken:
+    async def post(self, url: str, headers, body: bytes, seconds: float, request_id: str = "") -> Answer | Broken:
         del url, headers, request_id
         self._process.check()
         chance = self._world.chance
-        _, batch_id, index = orjson.loads(body)["messages"].split()
+        messages = orjson.loads(body)["messages"]
+        if not isinstance(messages, str):
+            return await self._proven(seconds)
+        _, batch_id, index = messages.split()
         is_well = chance.random() < WELL_SHARE
         if is_well:
             self._world.called((batch_id, int(index)), self._process)
@@ -376,6 +379,13 @@ class _Upstream:
             return Answer(400, b'{"error":{"message":"refused"}}')
         usage = {"prompt_tokens": int(index) + 1, "completion_tokens": 1, "total_tokens": int(index) + 2}
         return Answer(200, orjson.dumps({"choices": [f"{batch_id} {index}"], "usage": usage}))
+
+    async def _proven(self, seconds: float) -> Answer | Broken:
+        """A call without a line only asks whether anybody is answered."""
+        chance = self._world.chance
+        await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))
+        self._process.check()
+        return Answer(200, b"{}") if chance.random() < WELL_SHARE else chance.choice(BROKEN)
 
     async def close(self) -> None: ...
 

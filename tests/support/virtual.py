@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from tidemill.processors.fleet import Backend, Fleet, Pass
+from tidemill.processors.fleet import Backend, Failed, Fleet, Pass
 from tidemill.processors.gauges import Gauges
 from tidemill.processors.retry import Kind
 
@@ -119,9 +119,8 @@ class Server:
             self._fleet.answered(call, self.now, tokens)
             return
         sample.refused += 1
-        self._fleet.failed(
-            call, Kind.OUTAGE, ("batch", number), self.now, full=True, asked=self._retry_after
-        )  # fmt: skip
+        line = ("batch", number)
+        self._fleet.failed(call, Failed(Kind.SUSPECT, line, is_full=True, asked=self._retry_after), self.now)
 
 
 def lone(limit: object, **more: object) -> Fleet:

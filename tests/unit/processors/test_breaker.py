@@ -1,17 +1,26 @@
-"""Whether a backend is called at all."""
+"""Whether a server is called at all."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.breaker import ASKED_PAUSE_SECONDS_MAX, PAUSE_SECONDS_MAX, PROBE_SECONDS_MAX, Breaker
+from tidemill.processors.breaker import (
+    ASKED_PAUSE_SECONDS_MAX,
+    PAUSE_SECONDS_MAX,
+    PROBE_SECONDS_MAX,
+    PROBES,
+    REFUSAL_PAUSE_SECONDS_MAX,
+    ROW,
+    ROW_NEW,
+    Breaker,
+)
 from tidemill.processors.retry import Kind
 
-kinds = st.sampled_from([Kind.OUTAGE, Kind.FAULT, Kind.SUSPECT])
+kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])
 
 
 def fail(breaker: Breaker, kind: Kind, now: float, asked: float | None = None) -> None:
-    """As many calls as it takes."""
-    for _ in range(3):
+    """As many lines as it takes."""
+    for _ in range(ROW):
         is_probe = breaker.sent(now)
         breaker.failed(kind, now, is_probe=is_probe, asked=asked)
         if not breaker.admits(now):
@@ -19,19 +28,37 @@ def fail(breaker: Breaker, kind: Kind, now: float, asked: float | None = None) -
 
 
 @given(kinds)
-def test_a_pause_ends_with_one_call(kind: Kind) -> None:
-    """Nothing goes out before its end; then one call does, and no other until that has failed or is overdue."""
+def test_a_pause_ends_with_few_calls(kind: Kind) -> None:
+    """Nothing goes out before its end; then some do, and no other until all have failed, or are overdue."""
     breaker = Breaker()
     fail(breaker, kind, 0.0)
     assert not breaker.admits(breaker.until - 0.001)
     now = breaker.until
-    assert breaker.admits(now)
-    assert breaker.sent(now)
-    assert not breaker.admits(now)
+    probes = 0
+    while breaker.admits(now):
+        assert breaker.sent(now)
+        probes += 1
+    assert probes == (1 if kind is Kind.OUTAGE else PROBES)
     assert breaker.admits(now + PROBE_SECONDS_MAX)
-    breaker.failed(kind, now, is_probe=True)
-    assert breaker.until > now
+    for _ in range(probes):
+        assert not breaker.is_open
+        breaker.failed(kind, now, is_probe=True)
     assert breaker.is_open
+    assert breaker.until > now
+
+
+@given(kinds)
+def test_one_probe_that_is_answered_opens_everything(kind: Kind) -> None:
+    """Whatever the others come to."""
+    breaker = Breaker()
+    fail(breaker, kind, 0.0)
+    now = breaker.until
+    while breaker.admits(now):
+        breaker.sent(now)
+    breaker.answered()
+    breaker.failed(Kind.SUSPECT, now, is_probe=True)
+    assert breaker.admits(now)
+    assert not breaker.is_open
 
 
 @given(st.lists(st.tuples(kinds, st.none() | st.floats(0, 1e6)), min_size=1, max_size=40))
@@ -41,7 +68,7 @@ def test_pauses_are_bounded_and_end_with_an_answer(failures: list[tuple[Kind, fl
     now = 0.0
     for kind, asked in failures:
         fail(breaker, kind, now, asked)
-        longest = max(PAUSE_SECONDS_MAX, 10.0, min(asked or 0, ASKED_PAUSE_SECONDS_MAX))
+        longest = max(PAUSE_SECONDS_MAX, REFUSAL_PAUSE_SECONDS_MAX, min(asked or 0, ASKED_PAUSE_SECONDS_MAX))
         assert breaker.until <= now + longest
         now = max(now, breaker.until)
     breaker.answered()
@@ -49,7 +76,7 @@ def test_pauses_are_bounded_and_end_with_an_answer(failures: list[tuple[Kind, fl
     assert not breaker.is_open
 
 
-def test_what_the_backend_asks_for_is_done() -> None:
+def test_what_the_server_asks_for_is_done() -> None:
     """`Retry-After` is longer than its own pause would be."""
     breaker = Breaker()
     fail(breaker, Kind.OUTAGE, 0.0, asked=20.0)
@@ -60,14 +87,26 @@ def test_calls_of_before_say_nothing_new() -> None:
     """A hundred calls that were in flight when it went away make one pause."""
     breaker = Breaker()
     for _ in range(100):
-        breaker.failed(Kind.OUTAGE, 0.0, is_probe=False)
+        breaker.failed(Kind.SUSPECT, 0.0, is_probe=False)
     assert breaker.failures == 1
 
 
-def test_one_line_alone_opens_nothing() -> None:
-    """A line that breaks its calls between others that are answered is no sign against the backend."""
+@given(st.integers(0, 100))
+def test_a_server_has_to_fail_more_lines_than_it_may_answer_yet(in_flight: int) -> None:
+    """Bad lines fail at once, good ones take their time; and of a server that has answered more is known."""
     breaker = Breaker()
-    for now in range(20):
-        breaker.failed(Kind.SUSPECT, float(now), is_probe=False)
-        assert breaker.admits(float(now))
+    for number in range(2):
+        row = 0
+        while breaker.admits(0.0):
+            breaker.failed(Kind.SUSPECT, 0.0, is_probe=False, in_flight=in_flight)
+            row += 1
+        assert row == 2 * in_flight + (ROW if number else ROW_NEW)
         breaker.answered()
+
+
+def test_what_is_said_for_certain_needs_no_second_line() -> None:
+    """A connection that is refused, a server that is full."""
+    for kind, is_full in ((Kind.OUTAGE, False), (Kind.SUSPECT, True)):
+        breaker = Breaker()
+        breaker.failed(kind, 0.0, is_probe=False, is_full=is_full, in_flight=10)
+        assert not breaker.admits(0.0)

@@ -5,19 +5,18 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.fleet import RETRIES_PER_ANSWER, RETRIES_SAVED_MAX, Backend, Fleet
+from tidemill.processors.fleet import REFUSING_MAX, Backend, Failed, Fleet
 from tidemill.processors.limit import START_CALLS, Limit
 from tidemill.processors.retry import Kind
 
-kinds = st.sampled_from([Kind.OUTAGE, Kind.FAULT, Kind.SUSPECT])
-LINE = ("batch", 0)
+kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])
 
 
-def fail(fleet: Fleet, kind: Kind, now: float, line: tuple[str, int] = LINE) -> str:
+def fail(fleet: Fleet, kind: Kind, now: float, number: int = 0, **more: bool) -> str:
     """Make a call that fails; returns whom it went to."""
     call = fleet.enter(now)
     assert call is not None
-    fleet.failed(call, kind, line, now, full=False, asked=None)
+    fleet.failed(call, Failed(kind, ("batch", number), **more), now)  # type: ignore[arg-type]
     return call.backend.base
 
 
@@ -41,10 +40,10 @@ def test_a_broken_backend_swallows_few_calls(kind: Kind, calls: int) -> None:
         assert call is not None
         asked[call.backend.base] += 1
         if call.backend.base == "broken":
-            fleet.failed(call, kind, LINE, now, full=False, asked=None)
+            fleet.failed(call, Failed(kind, ("batch", number)), now)
         else:
             fleet.answered(call, now)
-    assert asked["broken"] <= 3
+    assert asked["broken"] <= 4
 
 
 def test_when_all_are_down_nobody_is_called() -> None:
@@ -79,31 +78,73 @@ def test_a_ceiling_of_the_hour_holds() -> None:
     assert fleet.enter(200.0) is None
 
 
-@given(st.lists(st.booleans(), max_size=400))
-def test_retries_are_few_beside_answers(answers: list[bool]) -> None:
-    """The budget is a part of what was answered, and what was saved."""
-    fleet = Fleet([Backend("a", Limit(64))])
-    answered = retried = 0
-    for good in answers:
-        call = fleet.enter(0.0)
-        assert call is not None
-        fleet.answered(call, 0.0)
-        answered += 1
-        if not good:
-            retried += fleet.may_retry(call)
-    assert retried <= RETRIES_SAVED_MAX + RETRIES_PER_ANSWER * answered + 1
+def test_one_line_opens_nothing_and_cuts_nothing() -> None:
+    """Whatever it is refused with, and however often, while nothing else is asked."""
+    for more in ({}, {"is_full": True}):
+        backend = Backend("a", Limit(64))
+        fleet = Fleet([backend])
+        fail(fleet, Kind.SUSPECT, 0.0, **more)
+        failures, sure = backend.breaker.failures, backend.limit.sure
+        now = backend.breaker.until
+        for _ in range(100):
+            now += 1
+            if backend.breaker.failures:
+                # What is asked after a pause is a probe, whoever it is.
+                break
+            fail(fleet, Kind.SUSPECT, now, **more)
+        assert (backend.breaker.failures, backend.limit.sure) == (failures, sure)
 
 
-def test_a_backend_that_fails_all_is_told_from_a_bad_line() -> None:
-    """One line that fails again and again is alone; two are not; an answer begins anew."""
+def test_suspected_lines_open_nothing_and_cut_nothing() -> None:
+    """A hundred of them: they failed before while others were answered."""
     backend = Backend("a", Limit(64))
     fleet = Fleet([backend])
-    for now in range(2):
-        fail(fleet, Kind.SUSPECT, float(now))
-    assert not backend.fails_all
-    fail(fleet, Kind.SUSPECT, 2.0, ("batch", 1))
-    assert backend.fails_all
-    call = fleet.enter(1000.0)
+    sure = backend.limit.sure
+    for number in range(100):
+        fail(fleet, Kind.SUSPECT, 0.0, number, is_suspected=True, is_full=bool(number % 2))
+    assert (backend.breaker.failures, backend.breaker.row, backend.limit.sure) == (0, 0, sure)
+    assert backend.refusing == 0
+
+
+def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
+    """By what part of the calls it refuses."""
+    for every, is_full in ((2, True), (20, False)):
+        backend = Backend("a", Limit(64))
+        fleet = Fleet([backend])
+        for number in range(400):
+            now = max(number / 10, backend.breaker.until)
+            if number % every:
+                call = fleet.enter(now)
+                assert call is not None
+                fleet.answered(call, now)
+            else:
+                fail(fleet, Kind.SUSPECT, now, number, is_full=True)
+        assert (backend.refusing > REFUSING_MAX) == is_full
+
+
+def test_a_line_avoids_the_server_that_failed_it() -> None:
+    """As long as another is well, even if that is full at the time; and it is no probe of a third."""
+    first, second = Backend("a", Limit(64)), Backend("b", Limit(START_CALLS), in_flight=START_CALLS)
+    fleet = Fleet([first, second])
+    assert fleet.enter(0.0, avoid=first) is None
+    assert fleet.enter(0.0, avoid=second) is not None
+    second.breaker.failed(Kind.OUTAGE, 0.0, is_probe=False)
+    call = fleet.enter(0.0, avoid=first)
     assert call is not None
-    fleet.answered(call, 1000.0)
-    assert not backend.fails_all
+    assert call.backend is first
+    first.drain = True
+    assert fleet.enter(second.breaker.until, avoid=first, probes=False) is None
+    second.in_flight = 0
+    assert fleet.enter(second.breaker.until, avoid=first) is not None
+
+
+def test_answers_are_known_by_endpoint() -> None:
+    """One of embeddings says nothing of chat, and one that is an error of the line's says nothing at all."""
+    fleet = Fleet([Backend("a", Limit(64))])
+    for now, endpoint in ((1.0, "/v1/embeddings"), (2.0, None)):
+        call = fleet.enter(now)
+        assert call is not None
+        fleet.answered(call, now + 10, endpoint=endpoint, begun=now)
+    assert fleet.proven("/v1/embeddings", 0.5) == fleet.backends
+    assert not fleet.proven("/v1/embeddings", 1.0)
+    assert not fleet.proven("/v1/chat/completions", 0.0)

@@ -208,7 +208,7 @@ def test_a_group_of_another_backend_is_passed_over_for_a_span() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "take", "primed", "drop", "back", "clear"]), st.integers(0, 5)),
+        st.tuples(st.sampled_from(["add", "take", "pick", "primed", "drop", "clear"]), st.integers(0, 5)),
         max_size=120,
     ),
     st.integers(1, 3),
@@ -226,15 +226,12 @@ def test_any_use_loses_no_line(steps: list[tuple[str, int]], backends: int) -> N
             items = [(10 * number + n, (number + n) % 3 or None) for n in range(which + 1)]
             waiting.add(items, **where)  # type: ignore[arg-type]
             inside |= dict.fromkeys(items, batch)
-        elif step == "take" and (item := waiting.take(places[which % backends])) is not None:
-            called.append((item, inside.pop(item)))
-        elif step in {"primed", "back"} and called:
-            item, batch = called.pop(which % len(called))
-            waiting.primed(item)
-            if step == "back":
-                project = f"p{int(batch[1:]) % 2}"
-                waiting.add([item], project=project, batch_id=batch, deadline=0.0, first=True)
-                inside[item] = batch
+        elif step in {"take", "pick"}:
+            chance = which / 6 if step == "pick" else None
+            if (item := waiting.take(places[which % backends], chance=chance)) is not None:
+                called.append((item, inside.pop(item)))
+        elif step == "primed" and called:
+            waiting.primed(called.pop(which % len(called))[0])
         elif step == "drop":
             assert set(waiting.drop(batch)) == {item for item, other in inside.items() if other == batch}
             inside = {item: other for item, other in inside.items() if other != batch}

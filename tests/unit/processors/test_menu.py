@@ -9,6 +9,7 @@ from support.backend import Backend as Server
 from support.backend import Behaviour
 
 from tidemill.processors import roster
+from tidemill.processors.breaker import ROW_NEW
 from tidemill.processors.budget import Lines
 from tidemill.processors.caller import Caller
 from tidemill.processors.lane import Entry, Lane, Line
@@ -120,7 +121,9 @@ async def test_a_line_waits_whose_model_is_not_there(world, server):
     server.lists = ("tiny",)
     one = world({"url": server.url})
     end = await one.call(CHAT)
-    assert (end.kind, end.code, end.answer.body) == (Kind.FAULT, "backend_error", NO_MODEL)
+    assert (end.kind, end.code, end.answer.body) == (Kind.REFUSAL, "backend_error", NO_MODEL)
+    for index in range(1, ROW_NEW):
+        await one.call(CHAT, index)
     assert one.fleet.backends[0].breaker.failures == 1
 
 

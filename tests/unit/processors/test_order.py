@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter, defaultdict
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,10 +53,10 @@ def test_any_use_keeps_the_count(steps: list[tuple[str, int]]) -> None:
             order.add([number], **where)
             waiting.add(number)
         elif step == "back" and taken:
-            order.add([taken[-1]], **where, first=True)
+            order.add([taken[-1]], **where)
             waiting.add(taken.pop())
         elif step == "take":
-            line = order.take(stretch=1 + which)
+            line = order.take(stretch=1 + which, chance=which / 6 if number % 2 else None)
             assert (line is None) == (not waiting)
             if line is not None:
                 waiting.remove(line)
@@ -146,14 +147,26 @@ def test_the_urgent_batch_has_half_the_calls(others: int, stretch: int) -> None:
     assert Counter(order.take(stretch=stretch)[1] for _ in range(100))["urgent"] >= 50  # type: ignore[index]
 
 
-def test_a_line_that_comes_back_goes_first() -> None:
-    """It is the oldest of its batch."""
+@given(st.integers(0, 2**32))
+def test_a_line_taken_at_random_may_be_any(seed: int) -> None:
+    """A hundred bad lines before a hundred good ones hide none of these; each line is taken once all the same."""
+    random = Random(seed)
     order: Order[int] = Order()
-    order.add([1, 2, 3], project="p", batch_id="b", deadline=0)
-    line = order.take()
-    assert line == 1
-    order.add([line], project="p", batch_id="b", deadline=0, first=True)
-    assert [order.take() for _ in range(4)] == [1, 2, 3, None]
+    order.add(range(200), project="p", batch_id="b", deadline=0)
+    taken = [order.take(chance=random.random()) for _ in range(40)]
+    assert any(line is not None and line >= 100 for line in taken)
+    taken += [order.take() for _ in range(160)]
+    assert sorted(line for line in taken if line is not None) == list(range(200))
+
+
+def test_lines_taken_at_random_leave_the_others_their_turns() -> None:
+    """Two projects, and one of two batches: each has its part of them."""
+    order: Order[Item] = Order()
+    for project, batch in (("p", "a"), ("p", "b"), ("q", "c")):
+        add(order, project, batch, range(100))
+    counts = Counter(order.take(stretch=16, chance=0.5)[1] for _ in range(80))  # type: ignore[index]
+    assert counts["c"] == 40
+    assert min(counts["a"], counts["b"]) >= 10
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 200), st.integers(1, 9))

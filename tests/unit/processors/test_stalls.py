@@ -39,8 +39,10 @@ class Upstream:
         self.reply: Answer | Broken | None = WELL
         self.seconds = 0.5
 
-    async def post(self, url: str, headers: dict[str, str], body: bytes, seconds: float) -> Answer | Broken:
-        del url, headers, body
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str = ""
+    ) -> Answer | Broken:
+        del url, headers, body, request_id
 
         if self.reply is None:
             await asyncio.sleep(seconds)

@@ -1,0 +1,225 @@
+"""A model's dispatcher among servers that refuse some lines for good, in virtual time.
+
+The stage, its lanes and all they use are the product's; the servers, the log and the clock are not. A run is a
+function of its seed.
+"""
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from support.simtime import SimulatedLoop
+
+from tidemill.processors import proof
+from tidemill.processors.budget import Lines
+from tidemill.processors.call import Answer, Broken
+from tidemill.processors.caller import Caller
+from tidemill.processors.ended import Ended
+from tidemill.processors.fleet import Backend, Fleet
+from tidemill.processors.groups import Prefixes
+from tidemill.processors.lane import Lane
+from tidemill.processors.limit import Limit
+from tidemill.processors.menu import Menu
+from tidemill.processors.retry import Policy
+from tidemill.processors.stage import Stage
+from tidemill.schemas import codec
+
+ENDPOINT = "/v1/chat/completions"
+DAY_SECONDS = 86_400.0
+RECORD_LINES = 50
+GOOD = Answer(200, b'{"choices":[{"finish_reason":"stop","message":{"content":"yes"}}]}')
+FULL = Answer(429, b'{"error":{"message":"too many"}}')
+TIMEOUT_SECONDS = 30.0
+"""Of a call."""
+LOG_SECONDS = 0.005
+
+Place = tuple[str, int]
+"""A line: its batch and number."""
+Outcome = Answer | Broken
+
+
+def refusal(status: int) -> Answer:
+    """What a server says with a status."""
+    return Answer(status, b'{"error":{"message":"this is %d"}}' % status)
+
+
+@dataclass
+class Server:
+    """Answers what is not bad, as many calls at a time as it has seats.
+
+    Attributes:
+        rule: What it says to a line at a time; None is a good answer. A proof is a line of no batch.
+        seats: Calls that it works on at one time; it refuses more.
+        seconds: How long a good call takes, on average.
+        bad_seconds: How long another takes.
+        calls: How often it was asked, by line.
+        others: Calls without a line.
+    """
+
+    rule: Callable[[Place, float], Outcome | None] = lambda _place, _now: None
+    seats: int = 64
+    seconds: float = 0.1
+    bad_seconds: float = 0.002
+    calls: Counter[Place] = field(default_factory=Counter)
+    others: int = 0
+    in_flight: int = 0
+
+    async def answer(self, place: Place, seconds: float, chance: random.Random) -> Outcome:
+        """One call."""
+        self.calls[place] += 1
+        if self.in_flight >= self.seats:
+            await asyncio.sleep(0.001)
+            return FULL
+        self.in_flight += 1
+        try:
+            outcome = self.rule(place, asyncio.get_running_loop().time())
+            if outcome is Broken.TIMEOUT:
+                await asyncio.sleep(seconds)
+                return outcome
+            await asyncio.sleep(self.bad_seconds if outcome else self.seconds * chance.uniform(0.5, 1.5))
+            return outcome or GOOD
+        finally:
+            self.in_flight -= 1
+
+
+class _Upstream:
+    def __init__(self, servers: dict[str, Server], chance: random.Random) -> None:
+        self._servers = servers
+        self._chance = chance
+
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
+    ) -> Outcome:
+        del headers, request_id
+        asked = orjson.loads(bytes(body))
+        place = (asked["batch"], asked["n"]) if "batch" in asked else proof.NO_LINE
+        return await self._servers[url.removesuffix("/chat/completions")].answer(place, seconds, self._chance)
+
+    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Outcome:
+        del url, headers, seconds, bytes_max
+        return refusal(404)
+
+    async def close(self) -> None: ...
+
+
+class _Tap:
+    def __init__(self) -> None:
+        self.acked = 0
+
+    def ack(self, token: Any) -> None:
+        assert token == self.acked, "an acknowledgement out of order"
+        self.acked += 1
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class World:
+    """A stage, its servers, and the log of what came of the lines."""
+
+    def __init__(
+        self,
+        loop: SimulatedLoop,
+        servers: Iterable[Server],
+        *,
+        seed: int = 0,
+        max_in_flight: int = 64,
+        policy: Policy | None = None,
+        prefix: bool = False,
+    ) -> None:
+        self.loop = loop
+        self.chance = random.Random(seed)
+        self.servers = {f"http://{number}": server for number, server in enumerate(servers)}
+        self.ends: dict[Place, bytes] = {}
+        """The outcomes."""
+        self.failed: set[Place] = set()
+        """The lines whose outcome is an error."""
+        self._published: list[tuple[str, int, list[bytes], float]] = []
+        self._waiting: deque[int] = deque()
+        self._options = max_in_flight, policy or Policy(), prefix
+        self._start()
+
+    def _start(self) -> None:
+        max_in_flight, policy, prefix = self._options
+        fleet = Fleet([Backend(base, Limit(max_in_flight)) for base in self.servers])
+        upstream: Any = _Upstream(self.servers, self.chance)
+        self.fleet = fleet
+        ended = Ended()
+        store: Any = None
+        self.stage = Stage(
+            fleet=fleet,
+            caller=Caller(
+                fleet=fleet, menu=Menu("m", fleet, upstream), upstream=upstream, store=store, lines=Lines(),
+                clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
+            ),
+            outbox=self, store=store, ended=ended, clock=self.loop.now, chance=self.chance.random,
+            in_flight_max=max_in_flight, policy=policy,
+            prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,
+        )  # fmt: skip
+        self.tap = _Tap()
+        self.lane = Lane(self.tap)
+
+    async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
+        """The log."""
+        await asyncio.sleep(LOG_SECONDS)
+        start = 0
+        for mark in codec.lines_marks(headers, len(value))[1]:
+            assert (batch_id, mark.index) not in self.ends, "a second outcome"
+            self.ends[batch_id, mark.index] = value[start : start + mark.size]
+            if mark.failed:
+                self.failed.add((batch_id, mark.index))
+            start += mark.size
+
+    def publish(self, batch_id: str, lines: int, *, seconds: float = DAY_SECONDS) -> None:
+        """A batch comes."""
+        for first in range(0, lines, RECORD_LINES):
+            texts = [
+                b'{"custom_id":"%d","body":{"model":"m","batch":"%b","n":%d}}' % (n, batch_id.encode(), n)
+                for n in range(first, min(lines, first + RECORD_LINES))
+            ]
+            self._waiting.append(len(self._published))
+            self._published.append((batch_id, first, texts, self.loop.now() + seconds))
+        self._feed()
+
+    def _feed(self) -> None:
+        while self._waiting and not self.lane.is_paused:
+            number = self._waiting.popleft()
+            batch_id, first, texts, deadline = self._published[number]
+            head = codec.RequestHead(
+                batch_id=batch_id, project="p", first=first, deadline=int(deadline), url=ENDPOINT
+            )
+            self.stage.enqueue(self.lane.admit(number, len(texts), sum(map(len, texts))), head, texts)
+
+    async def restart(self) -> None:
+        """The process is killed, and its successor reads the whole log again."""
+        await self.stage.close()
+        # What was on its way to the log has arrived, or never will.
+        await asyncio.sleep(2 * LOG_SECONDS)
+        self._start()
+        for batch_id, index in self.ends:
+            self.stage.ledger.mark(batch_id, index)
+        self._waiting = deque(range(len(self._published)))
+        self._feed()
+
+    async def run(self, seconds: float, until: Callable[[], bool] | None = None) -> float:
+        """Let time pass, at most so much; gives how much it was."""
+        begun = self.loop.time()
+        while self.loop.time() < begun + seconds and not (until and until()):
+            await asyncio.sleep(0.05)
+            self._feed()
+        return self.loop.time() - begun
+
+    def has_ended(self, places: Iterable[Place]) -> Callable[[], bool]:
+        """A condition to run until."""
+        left = set(places)
+
+        def check() -> bool:
+            left.difference_update(self.ends)
+            return not left
+
+        return check

@@ -1,0 +1,290 @@
+"""Whose fault a failure is, and what bad lines cost the others: the dispatcher in virtual time.
+
+`SEEDS=1000 pytest tests/unit/processors/test_evidence.py` runs as many cases of each kind.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterable
+
+import pytest
+from support.bad_lines import FULL, TIMEOUT_SECONDS, Outcome, Place, Server, World, refusal
+from support.simtime import SimulatedLoop, run
+
+from tidemill.processors import proof
+from tidemill.processors.account import Waiting
+from tidemill.processors.call import Answer, Broken
+
+SEEDS = range(int(os.environ.get("SEEDS", "3")))
+HOUR = 3600.0
+SLACK_SECONDS = 10.0
+FACTOR = 1.2
+AT_ONCE = [refusal(status) for status in (400, 413, 422)]
+REFUSALS = [refusal(status) for status in (401, 402, 403, 404, 410)]
+SUSPECTS: list[Outcome] = [
+    *(refusal(status) for status in (408, 409, 424, 429, 500, 502, 503, 504)),
+    Broken.TIMEOUT,
+    Broken.CONNECTION,
+    Answer(200, b""),
+    Answer(200, b"<html>"),
+]
+WORDS = {Broken.TIMEOUT: b"backend_timeout", Broken.CONNECTION: b"backend_connection_lost"}
+
+
+def name(outcome: Outcome) -> str:
+    """Of a case."""
+    if isinstance(outcome, Broken):
+        return outcome.name
+    return str(outcome.status) if outcome.status >= 400 else repr(outcome.body)
+
+
+def words(outcome: Outcome) -> bytes:
+    """What an error line has of it."""
+    if isinstance(outcome, Broken):
+        return WORDS[outcome]
+    return b'"status_code":%d' % outcome.status if outcome.status >= 400 else b"backend_reply_invalid"
+
+
+def lines(batch: str, numbers: Iterable[int]) -> set[Place]:
+    """Some lines of a batch."""
+    return {(batch, number) for number in numbers}
+
+
+def is_answered(world: World, place: Place) -> bool:
+    """Whether a line has ended well."""
+    return place in world.ends and place not in world.failed
+
+
+async def alone(loop: SimulatedLoop, batches: Iterable[int], server: Server) -> float:
+    """How long so many good lines of some batches take."""
+    world = World(loop, [server])
+    for number, size in enumerate(batches):
+        world.publish(f"alone{number}", size)
+    wanted = {place for n, size in enumerate(batches) for place in lines(f"alone{n}", range(size))}
+    seconds = await world.run(HOUR, world.has_ended(wanted))
+    await world.stage.close()
+    return seconds
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("outcome", [*AT_ONCE, *REFUSALS, *SUSPECTS], ids=name)
+def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outcome: Outcome, servers: int) -> None:
+    """One line in fifty, and a second server that is broken for everybody: right end, right words, right time."""
+    bad = lines("b", random.Random(name(outcome)).sample(range(1000), 20))
+    good = lines("b", range(1000)) - bad
+
+    async def main(loop: SimulatedLoop) -> None:
+        first = Server(lambda place, _: outcome if place in bad else None)
+        second = Server(lambda *_: refusal(503))
+        world = World(loop, [first, second][:servers])
+        world.publish("b", 1000)
+        seconds = await world.run(HOUR, world.has_ended(good))
+        ended = seconds + await world.run(HOUR, world.has_ended(bad))
+        assert all(is_answered(world, place) for place in good)
+        assert seconds <= FACTOR * await alone(loop, [980], Server()) + 0.5
+        assert all(words(outcome) in world.ends[place] for place in bad)
+        assert len(second.calls) < 60, "a server that is broken for everybody is left alone"
+        tries = sum(first.calls[place] for place in bad) / len(bad)
+        if outcome in AT_ONCE:
+            assert (ended, tries) == (seconds, 1) or ended <= seconds + 1
+        elif outcome in REFUSALS:
+            assert ended <= seconds + SLACK_SECONDS
+            assert 2 <= tries <= 3
+        else:
+            assert 60 <= ended <= (20 * 14 * TIMEOUT_SECONDS / 8 if outcome is Broken.TIMEOUT else 130)
+            assert 10 <= tries <= 12
+        assert world.stage._account.waiting() == []
+        await world.stage.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("outcome", [*REFUSALS, *SUSPECTS, Broken.UNREACHABLE], ids=name)
+def test_no_line_fails_while_its_server_answers_nobody(outcome: Outcome) -> None:
+    """From the first line on, amid a batch or at its very end: all are answered once the server is well again."""
+
+    async def main(loop: SimulatedLoop, begin: float, size: int, seed: int) -> None:
+        begin += loop.time()
+        end = begin + 1200
+        server = Server(lambda _, now: outcome if begin <= now < end else None)
+        world = World(loop, [server], seed=seed)
+        world.publish("b", size)
+        places = lines("b", range(size))
+        await world.run(HOUR, world.has_ended(places))
+        assert all(is_answered(world, place) for place in places)
+        assert server.calls.total() <= 12 * size + 300
+        await world.stage.close()
+
+    for seed in SEEDS:
+        begin = random.Random(f"{seed} {name(outcome)}").choice([0.0, 0.2, 0.4, 0.5, 0.6])
+        size = 1 if seed == 1 else 300
+        run(lambda loop, begin=begin, size=size, seed=seed: main(loop, begin, size, seed))  # type: ignore[misc]
+
+
+def _layout(share: float, where: str, batches: int, seed: int) -> tuple[int, set[Place], set[Place]]:
+    """Lines a batch, all lines, and the bad ones."""
+    size = 1000 // batches
+    names = [f"b{number}" for number in range(batches)]
+    places = [(name, number) for name in names for number in range(size)]
+    part = int(share * size)
+    bad = {
+        "head": [(name, number) for name in names for number in range(part)],
+        "tail": [(name, number) for name in names for number in range(size - part, size)],
+        "scattered": random.Random(seed).sample(places, int(share * 1000)),
+        "together": places[: int(share * 1000)],
+    }[where]
+    return size, set(places), set(bad)
+
+
+@pytest.mark.parametrize("where", ["head", "tail", "scattered", "together"])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.2, 0.5])
+def test_bad_lines_starve_no_good_ones(share: float, where: str) -> None:
+    """Wherever they are, in one batch or in several, and with a restart that makes all forgotten."""
+
+    async def main(loop: SimulatedLoop, seed: int) -> None:
+        batches = 10 if seed % 2 else 1
+        size, places, bad = _layout(share, where, batches, seed)
+        good = places - bad
+        seats = (4, 64)[seed // 4 % 2]
+        outcome = (refusal(500), Answer(200, b"<html>"))[seed // 8 % 2]
+        shares = [sum(f"b{number}" == name for name, _ in good) for number in range(batches)]
+        least = await alone(loop, shares, Server(seats=seats))
+        server = Server(lambda place, _: outcome if place in bad else None, seats=seats)
+        world = World(loop, [server], seed=seed, prefix=seed % 16 >= 8)
+        for number in range(batches):
+            world.publish(f"b{number}", size)
+        seconds = 0.0
+        if seed // 2 % 2:
+            seconds = await world.run(least * random.Random(seed).random())
+            await world.restart()
+        seconds += await world.run(FACTOR * least + SLACK_SECONDS - seconds, world.has_ended(good))
+        missing = [place for place in good if place not in world.ends]
+        assert not missing, f"seed {seed}: {len(missing)} good lines starve, {seconds} s of {least} s"
+        assert all(is_answered(world, place) for place in good)
+        await world.run(HOUR, world.has_ended(bad))
+        assert all(place in world.ends and not is_answered(world, place) for place in bad)
+        assert server.calls.total() <= len(good) + 16 * len(bad) + 100
+        await world.stage.close()
+
+    for seed in SEEDS:
+        # Few seeds are to meet all layouts between the cases.
+        number = 5 * seed + int(9 * share) + len(where)
+        run(lambda loop, number=number: main(loop, number))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seats"),
+    # Of few seats, a line that is never answered in time has one all the same.
+    [(outcome, seats) for outcome in SUSPECTS for seats in (8, 64) if outcome is not Broken.TIMEOUT or seats > 8],
+    ids=lambda value: str(value) if isinstance(value, int) else name(value),
+)
+def test_a_fresh_batch_takes_no_longer_beside_lines_that_are_held(outcome: Outcome, seats: int) -> None:
+    """One line in twenty of the batch before fails for good, and is held or tried again meanwhile."""
+    bad = lines("b", range(0, 1000, 20))
+
+    async def main(loop: SimulatedLoop) -> None:
+        slow = Server(lambda place, _: outcome if place in bad else None, seats=seats)
+        world = World(loop, [slow], max_in_flight=seats)
+        world.publish("b", 1000)
+        good = lines("b", range(1000)) - bad
+        await world.run(HOUR, world.has_ended(good))
+        # Until then each bad line is as good as any.
+        await world.run(HOUR, lambda: all(slow.calls[place] > 2 for place in bad))
+        for number in range(5):
+            await world.run(7)
+            world.publish(f"fresh{number}", 400)
+            seconds = await world.run(HOUR, world.has_ended(lines(f"fresh{number}", range(400))))
+            assert seconds <= FACTOR * await alone(loop, [400], Server(seats=seats)) + 0.5
+        assert world.fleet.backends[0].limit.sure >= 0.9 * seats, "no limit is cut for a line"
+        await world.stage.close()
+
+    run(main)
+
+
+def test_retries_take_a_small_share_of_the_seats_while_others_wait() -> None:
+    """Lines that are never answered in time, and one seat for all."""
+    bad = lines("b", range(3))
+
+    async def main(loop: SimulatedLoop) -> None:
+        server = Server(lambda place, _: Broken.TIMEOUT if place in bad else None, seats=1, seconds=1.0)
+        world = World(loop, [server], max_in_flight=1)
+        world.publish("b", 2000)
+        await world.run(1000)
+        assert len(world.ends) >= 1000 / FACTOR - 3 * TIMEOUT_SECONDS
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_full_server_fails_no_line() -> None:
+    """It refuses most calls for ten minutes since others use it: that says nothing of the lines."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        chance = random.Random(1)
+        server = Server(lambda _, now: FULL if now < 600 and chance.random() < 0.8 else None)
+        world = World(loop, [server])
+        places = lines("b", range(500))
+        world.publish("b", 500)
+        await world.run(HOUR, world.has_ended(places))
+        assert all(is_answered(world, place) for place in places)
+        await world.stage.close()
+
+    run(main)
+
+
+def test_what_waits_says_why() -> None:
+    """By batch and reason: from when on, how many lines, and what was said."""
+    rules: dict[str, Callable[[int], Outcome | None]] = {
+        "a": lambda number: refusal(500) if number < 3 else None,
+        "b": lambda number: Broken.CONNECTION if number == 0 else None,
+    }
+
+    async def main(loop: SimulatedLoop) -> None:
+        def rule(place: Place, _: float) -> Outcome | None:
+            return rules.get(place[0], lambda _: None)(place[1])
+
+        world = World(loop, [Server(rule)])
+        since = loop.now()
+        for batch in rules:
+            world.publish(batch, 20)
+        await world.run(10)
+        waiting = sorted(world.stage._account.waiting())
+        message = "this is 500"
+        lost = "The connection to the backend broke off before there was an answer."
+        assert [row._replace(since=0) for row in waiting] == [
+            Waiting("a", "backend_error", "http://0", 500, message, 3, 0),
+            Waiting("b", "backend_connection_lost", "http://0", None, lost, 1, 0),
+        ]
+        assert all(since <= row.since < since + 5 for row in waiting)
+        rules["b"] = lambda _: None
+        await world.run(30)
+        assert [row.batch_id for row in world.stage._account.waiting()] == ["a"]
+        world.stage.drop("a")
+        assert world.stage._account.waiting() == []
+        await world.stage.close()
+
+    run(main)
+
+
+def test_no_server_is_asked_whether_it_answers_while_lines_tell() -> None:
+    """And one that takes no such question for a right one is not asked again soon."""
+    bad = lines("b", range(0, 100, 20))
+
+    async def main(loop: SimulatedLoop) -> None:
+        def rule(place: Place, _: float) -> Outcome | None:
+            return refusal(400) if place == proof.NO_LINE else refusal(500) if place in bad else None
+
+        server = Server(rule, seconds=1.0, seats=4)
+        world = World(loop, [server], max_in_flight=4)
+        world.publish("b", 1200)
+        good = lines("b", range(1200)) - bad
+        await world.run(HOUR, world.has_ended(good))
+        assert server.calls[proof.NO_LINE] == 0
+        assert len(world.ends) == 1200, "they end while others are answered"
+        bad.update(lines("c", range(3)))
+        world.publish("c", 3)
+        await world.run(proof.USELESS_SECONDS)
+        assert 1 <= server.calls[proof.NO_LINE] <= 5
+        await world.stage.close()
+
+    run(main)
