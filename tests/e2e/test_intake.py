@@ -303,7 +303,7 @@ async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer)
         assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 2, 3)
         codes = [found["error"]["code"] for found in lines_of(small, batch.error_file_id)]
         assert codes == ["invalid_json_line", "lines_enqueued_max", "lines_enqueued_max"]
-        again = small.post(f"/batches/{batch_id}/retry", body={"lines": "failed"}, cast_to=object)
+        again = small.post(f"/batches/{batch_id}/rerun", body={"lines": "failed"}, cast_to=object)
         batch = await shown(small, again["id"], is_over)
         assert (batch.status, batch.request_counts.completed) == ("completed", 2)
         assert [found["custom_id"] for found in lines_of(small, batch.output_file_id)] == ["id-2", "id-3"]
