@@ -210,8 +210,8 @@ class Harness:
             except AWAY as error:
                 self._refusals.note(error)
                 continue
+            self._stall = max(self._stall, (now - moved, moved - began))
             if final != lines or self._nothing_is_open():
-                self._stall = max(self._stall, (now - moved, moved - began))
                 moved, lines = now, final
 
     def _nothing_is_open(self) -> bool:
