@@ -132,6 +132,33 @@ async def test_processes_share_the_calls(few, backend):
     assert (backend.in_flight_max, backend.repeats) == (8, 0)
 
 
+async def test_lines_that_their_server_never_takes_end(many, backend):
+    """Each in its own way, with what the server said; the others, and a fresh batch, are done long before."""
+    statuses = [401, 402, 403, 404, 409, 413, 422, 424, 429, 500, 502, 503, 504]
+    faults = {13 * number: Behaviour(status=status) for number, status in enumerate(statuses)}
+    faults |= {170: Behaviour(cut=True), 180: Behaviour(body=b""), 199: Behaviour(body=b"<html>")}
+
+    def rule(body, nth):
+        del nth
+        said = body["messages"][0]["content"].split()
+        return faults.get(int(said[1]), Behaviour()) if len(said) == 2 else Behaviour()
+
+    backend.rule = rule
+    await many.process().ready()
+    batch_id = await many.batch(200)
+    await many.collect(batch_id, 200 - len(faults))
+    backend.rule = lambda body, nth: rule(body, nth) if batch_id in str(body) else Behaviour()
+    fresh = await many.batch(50)
+    await many.collect(fresh, 50)
+    lines = await many.collect(batch_id, 200, seconds_max=150)
+    assert {n for n in range(200) if many.marks[batch_id, n].failed} == set(faults)
+    assert [lines[13 * number]["response"]["status_code"] for number in range(len(statuses))] == statuses
+    assert lines[0]["response"]["body"]["error"]["message"] == "The test wants 401."
+    assert [many.marks[batch_id, 13 * number].attempts for number in (5, 6)] == [1, 1]
+    assert all(2 <= many.marks[batch_id, 13 * number].attempts <= 4 for number in range(4))
+    assert all(10 <= many.marks[batch_id, n].attempts <= 14 for n in faults if n >= 7 * 13)
+
+
 async def test_faults_pass(many, backend):
     """Refusals, errors, closed connections and cut replies are tried again; a 400 is an answer."""
     faults = {
