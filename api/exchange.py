@@ -30,7 +30,7 @@ ERROR = 400
 SERVER_ERROR = 500
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}\Z")
 """What the audit trail takes as well (`schemas/bounds.py`, Id)."""
-_ALIAS: Final = re.compile(r"/openai(?:/v1|/deployments/[^/]+)?(?=/)")
+_ALIAS: Final = re.compile(r"\A/openai(?:/v1|/deployments/[^/]+)?(?=/)")
 """What stands in place of `/v1` in the paths of Azure's clients."""
 
 _ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))

@@ -27,6 +27,7 @@ from tidemill.servers import Model, Price
 
 MIB = 1 << 20
 ENV_PREFIX = "TIDEMILL_"
+_ORIGIN: Final = re.compile(r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+)\Z")
 _BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\Z")
 
 
@@ -213,6 +214,15 @@ class Settings(BaseSettings):
         if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
             raise ValueError("an address is file:///dir or s3://bucket/prefix")
         return store
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.match(origin):
+                raise ValueError(f"a browser sends an origin as https://app.example.com: in small letters, without "
+                                 f"a path or a slash at its end; not as {origin}")  # fmt: skip
+        return origins
 
     @field_validator("api_key")
     @classmethod

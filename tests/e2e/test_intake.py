@@ -289,7 +289,7 @@ async def test_a_token_lets_one_stream_in(stack, client, producer):
 
 
 async def test_the_limits_of_a_project_bind_its_streams(stack, client, producer):
-    """A line beyond them is an error line, which can be retried; a stream is a dead letter while another runs."""
+    """A line beyond them is an error line, which can be rerun; a stream is a dead letter while another runs."""
     made = client.post("/admin/keys", body={"name": "small", "project": "small", "role": "write"}, cast_to=object)
     key = ("authorization", f"Bearer {made['secret']}".encode())
     batch_id = await send(producer, "narrow", [b"{", *map(line, range(4))], key=key)

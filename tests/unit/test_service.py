@@ -1,5 +1,9 @@
 """What the doctor hears of an inference server, over real HTTP."""
 
+import asyncio
+import ssl
+from pathlib import Path
+
 import pytest
 from support.backend import Backend
 
@@ -8,6 +12,7 @@ from tidemill.ops.service import Unheard
 from tidemill.schemas import served
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")
+TLS = Path(__file__).parents[1] / "support" / "tls"
 
 
 @pytest.fixture
@@ -25,6 +30,22 @@ async def test_its_models(server):
     assert await service.models(server.url, "sk-2") == Unheard("status 401", is_refused=True)
     assert await service.models(server.url, None) == Unheard("status 401", is_refused=True)
     assert await service.models("http://127.0.0.1:1/v1", None) == Unheard("Connection refused")
+
+
+async def test_a_host_that_is_not_known():
+    """Is said in words: the resolver's numbers are none of the system's."""
+    found = await service.models("http://tidemill.invalid/v1", None)
+    assert found == Unheard("its host is not known")
+
+
+async def test_a_certificate_that_is_not_trusted():
+    """Is a finding, which ends no command."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        found = await service.models(f"https://127.0.0.1:{port}/v1", None)
+    assert found == Unheard("its certificate is not trusted; ca_file may name who signed it")
 
 
 async def test_a_long_list(server):

@@ -85,9 +85,11 @@ def test_settings_that_are_refused(tmp_path, text, said):
         ('[models.m]\nbackends = [{ url = "http://a/v1" }, { url = "http://a/v1/" }]', "models.m.backends: http:"),
         ('store = "/srv/files"', "store: an address is file:///dir or s3://bucket/prefix"),
         ('store = "s3://id:secret@bucket"', "store: an address holds no name and no password"),
+        ('cors_origins = ["https://a.example/"]', "cors_origins: a browser sends an origin as https://app"),
+        ('cors_origins = ["app.example.com"]', "cors_origins: a browser sends an origin as https://app"),
         ('kafka = "kafka://a:9092"', "kafka: it is host:port[,host:port…], without a scheme"),
     ],
-    ids=range(26),
+    ids=range(28),
 )  # fmt: skip
 def test_a_fault_is_told_with_its_mend(tmp_path, text, said):
     """In one line: where it is, and what to write instead."""

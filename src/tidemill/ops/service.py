@@ -45,6 +45,10 @@ async def models(base: str, key: str | None, ca_file: Path | None = None) -> lis
                     return Unheard(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
     except TimeoutError:
         return Unheard(f"no answer in {SECONDS_MAX:.0f} s")
+    except aiohttp.ClientConnectorDNSError:
+        return Unheard("its host is not known")
+    except aiohttp.ClientConnectorCertificateError:
+        return Unheard("its certificate is not trusted; ca_file may name who signed it")
     except aiohttp.ClientConnectorError as error:
         return Unheard(os.strerror(error.os_error.errno) if error.os_error.errno else "no connection")
     except (aiohttp.ClientError, OSError):

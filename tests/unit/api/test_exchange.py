@@ -131,6 +131,10 @@ async def test_azure_paths_are_aliases_by_a_setting(doors, prefix):
         assert (answer.status_code, answer.json()["id"]) == (200, file_id)
         assert (await client.get(f"{prefix}/v1/v1/files")).status_code == 404
         assert (await client.get("/openaiv1/files")).status_code == 404
+        named = await client.get(f"{prefix}/models/openai/gpt-oss")
+        assert named.json()["error"]["message"].startswith("The model 'openai/gpt-oss'")
+        named = await client.get("/v1/models/openai/gpt-oss")
+        assert named.json()["error"]["message"].startswith("The model 'openai/gpt-oss'")
     async with ask(doors) as client:
         assert (await client.get(f"{prefix}/files/{file_id}")).status_code == 404
 
