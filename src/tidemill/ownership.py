@@ -25,7 +25,7 @@ def make_private(folder: Path) -> str | None:
     """
     check_place(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_ours(made := folder.lstat()):
+    if not is_ours(made := folder.lstat()):
         raise OSError(f"{folder} was made by another user (uid {made.st_uid})")
     check_place(folder.resolve())
     descriptor = os.open(folder.resolve(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -70,7 +70,7 @@ def keep_unchanged(folder: Path) -> None:
     """
     check_place(folder)
     status = folder.stat()
-    if not _is_ours(status):
+    if not is_ours(status):
         raise OSError(f"{folder} belongs to another user (uid {status.st_uid})")
     if status.st_mode & _OTHERS_WRITE:
         folder.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
@@ -82,10 +82,11 @@ def is_trusted(file: Path) -> bool:
         status = file.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(status.st_mode) and _is_ours(status) and not status.st_mode & _OTHERS_WRITE
+    return stat.S_ISREG(status.st_mode) and is_ours(status) and not status.st_mode & _OTHERS_WRITE
 
 
-def _is_ours(status: os.stat_result) -> bool:
+def is_ours(status: os.stat_result) -> bool:
+    """Whether a file belongs to who counts as trusted."""
     return status.st_uid in {ROOT, os.geteuid()}
 
 
@@ -95,7 +96,7 @@ def _tighten(folder: Path) -> None:
         for name in (*folders, *files):
             path = Path(where) / name
             status = path.lstat()
-            if not _is_ours(status):
+            if not is_ours(status):
                 raise OSError(f"{path} belongs to another user (uid {status.st_uid})")
             if status.st_mode & _OTHERS and not stat.S_ISLNK(status.st_mode):
                 path.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)

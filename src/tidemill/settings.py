@@ -220,8 +220,8 @@ class Settings(BaseSettings):
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not _ORIGIN.match(origin):
-                raise ValueError(f"a browser sends an origin as https://app.example.com: in small letters, without "
-                                 f"a path or a slash at its end; not as {origin}")  # fmt: skip
+                raise ValueError(f"a browser sends an origin as https://app.example.com, in small letters and "
+                                 f"without a path or a slash at its end; not as {origin}")  # fmt: skip
         return origins
 
     @field_validator("api_key")

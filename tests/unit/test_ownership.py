@@ -84,7 +84,7 @@ def test_a_file_of_another_user_is_found(tmp_path, monkeypatch):
     data.mkdir(mode=0o755)
     data.chmod(0o777)
     (data / "planted").write_text("")
-    monkeypatch.setattr(ownership, "_is_ours", lambda status: (data / "planted").stat().st_ino != status.st_ino)
+    monkeypatch.setattr(ownership, "is_ours", lambda status: (data / "planted").stat().st_ino != status.st_ino)
     for _ in range(2):
         with pytest.raises(OSError, match="planted belongs to another user"):
             ownership.make_private(data)

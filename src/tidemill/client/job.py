@@ -87,11 +87,11 @@ async def run(talk: Console, target: Target, source: Path, sink: Sink, order: Or
         )
         async with Client(target.base_url, target.api_key) as client:
             with Journal(folder_of(sink.output, job, os.environ)) as journal:
+                if not order.force and (order.again or not journal.delivers):
+                    sink.check_new()
                 if order.again:
                     journal.forget()
                 plan = journal.plan(job)
-                if not (order.force or journal.delivers):
-                    sink.check_new()
                 if plan is None:
                     plan = await _planned(talk, client, job, path, journal)
                 else:
@@ -115,6 +115,9 @@ async def _run(talk: Console, fleet: Flotilla, sink: Sink, order: Order) -> Exit
             raise InputFault(f"{error} What was begun is not there any more: --again runs it anew.") from error
         raise
     ends = fleet.ends
+    if not (order.force or journal.delivers):
+        # They may have come since, and are not this run's.
+        sink.check_new()
     journal.deliver()
     receipt = await asyncio.to_thread(_delivered, plan, journal, sink, ends)
     name = fleet.name if len(ends) > 1 else f"{fleet.name} ({ends[0].batch[-outcome.SHORT :]})"

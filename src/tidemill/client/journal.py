@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, Self
 
 import msgspec
 
+from tidemill import ownership
 from tidemill.client.outcome import End
 from tidemill.client.place import InputFault
 from tidemill.client.plan import Piece
@@ -89,18 +90,18 @@ class Journal:
         """Take the folder.
 
         Raises:
-            InputFault: Another process has it, or it cannot be made.
+            InputFault: Another process or another user has it, or it cannot be made.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = (self.folder / "journal.jsonl").open("a+b")
+            if not ownership.is_ours(self.folder.lstat()):
+                raise InputFault(f"{self.folder} belongs to another user: choose another place with -o")
+            file = self._path.open("a+b")
         except OSError as error:
             raise InputFault(f"{self.folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(file, self._path):
             file.close()
-            raise InputFault(f"{self.folder}: another run is at work on it") from error
+            raise InputFault(f"{self.folder}: another run is at work on it")
         self._file = file
         self._steps = _read(file)
         return self
@@ -110,8 +111,8 @@ class Journal:
             # Where nothing was begun, nothing is to be gone on with.
             if not self._plan.exists():
                 self.remove()
-            self._file.close()
-            self._file = None
+            else:
+                self._close()
 
     def plan(self, job: Job) -> Plan | None:
         """The plan that was begun; None where there is none yet.
@@ -175,7 +176,7 @@ class Journal:
         assert self._file is not None
         self._plan.unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.name != "journal.jsonl" and path.is_file():
+            if path != self._path and path.is_file():
                 path.unlink()
         self._file.truncate(0)
         self._steps = {}
@@ -183,6 +184,17 @@ class Journal:
     def remove(self) -> None:
         """Forget everything: the results are where they are wanted."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        # From now on another run may have a folder there.
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "journal.jsonl"
 
     @property
     def _plan(self) -> Path:
@@ -205,6 +217,15 @@ def folder_of(output: Path | None, job: Job, environ: Mapping[str, str]) -> Path
             if time.time() - old.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)
     return state / hashlib.sha256(msgspec.json.encode(job)).hexdigest()[:32]
+
+
+def _locked(file: BinaryIO, path: Path) -> bool:
+    """Lock a file that was opened at a path; False where another process has it, or has removed it since."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _read(file: BinaryIO) -> dict[int, Step]:

@@ -246,6 +246,9 @@ class Client:
             with partial.open("w+b") as file:
                 transfer = _Transfer(file, moved)
                 await self._tried(lambda: self._fetch(f"/files/{file_id}/content", transfer))
+                # A journal that says that the file is here must not outlive it.
+                file.flush()
+                await asyncio.to_thread(os.fsync, file.fileno())
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -43,18 +43,27 @@ async def models(base: str, key: str | None, ca_file: Path | None = None) -> lis
                 body += chunk
                 if len(body) > ANSWER_BYTES_MAX:
                     return Unheard(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
-    except TimeoutError:
-        return Unheard(f"no answer in {SECONDS_MAX:.0f} s")
-    except aiohttp.ClientConnectorDNSError:
-        return Unheard("its host is not known")
-    except aiohttp.ClientConnectorCertificateError:
-        return Unheard("its certificate is not trusted; ca_file may name who signed it")
-    except aiohttp.ClientConnectorError as error:
-        return Unheard(os.strerror(error.os_error.errno) if error.os_error.errno else "no connection")
-    except (aiohttp.ClientError, OSError):
-        return Unheard("the connection broke off")
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        return Unheard(_why(error))
     names = served.names(body)
     return Unheard("an answer that is no list of models") if names is None else names
+
+
+def _why(error: Exception) -> str:
+    """Why there was no answer, in plain words."""
+    match error:
+        case TimeoutError():
+            return f"no answer in {SECONDS_MAX:.0f} s"
+        case aiohttp.ClientConnectorDNSError():
+            return "its host is not known"
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not trusted; ca_file may name who signed it"
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))):
+            return os.strerror(number)
+        case aiohttp.ClientConnectorError():
+            return "no connection"
+        case _:
+            return "the connection broke off"
 
 
 async def lacking(

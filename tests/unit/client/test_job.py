@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from tidemill.client.digests import Digests
 from tidemill.client.ending import Exit
 from tidemill.client.joint import join
-from tidemill.client.journal import KEPT_SECONDS, Job, Journal, Plan, Step, folder_of
+from tidemill.client.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
 from tidemill.client.outcome import End, verdict
 from tidemill.client.place import InputFault
 from tidemill.client.plan import Bounds, Piece, cut, fits
@@ -122,6 +122,25 @@ def test_a_file_that_fits(tmp_path):
     assert fits(source, Bounds(lines_max=2, bytes_max=3))
     assert not fits(source, Bounds(lines_max=1, bytes_max=3))
     assert not fits(source, Bounds(lines_max=2, bytes_max=2))
+
+
+def test_a_removed_journal_is_let_go(tmp_path):
+    """Whoever removed the folder leaves alone what another run has put in its place, and holds no lock on it."""
+    folder = tmp_path / "out.jsonl.tidemill"
+    with Journal(folder) as first:
+        with pytest.raises(InputFault, match="another run"), Journal(folder):
+            pass
+        first.remove()
+        folder.mkdir()
+    assert folder.exists()
+    with (folder / "journal.jsonl").open("a+b") as old:
+        (folder / "journal.jsonl").unlink()
+        assert not _locked(old, folder / "journal.jsonl")
+        (folder / "journal.jsonl").touch()
+        assert not _locked(old, folder / "journal.jsonl")
+    with Journal(folder):
+        pass
+    assert not folder.exists()
 
 
 @settings(deadline=None)

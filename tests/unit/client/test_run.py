@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,9 @@ from tidemill.client.service import Client
 from tidemill.client.target import Target
 from tidemill.schemas.batch import Batch
 from tidemill.terminal import Console
+
+ANOTHER = 54_321
+"""A user."""
 
 
 @pytest.fixture
@@ -219,6 +223,54 @@ async def test_again_runs_anew(
     service.finish(result_lines("r0", "r1"), request_counts={"total": 2, "completed": 2})
     assert await run(talk, target, source, sink, Order(again=True)) is Exit.OK
     assert (len(service.created), len(service.keys)) == (2, 2)
+
+
+async def test_again_without_force_forgets_nothing(
+    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+) -> None:
+    """What is begun stays known, where a file in its way has to be moved first."""
+    sink = Sink(output=tmp_path / "out.jsonl")
+    await left(talk, target, source, sink, service)
+    there = put(tmp_path / "out.jsonl", b"mine")
+    with pytest.raises(InputFault, match="--force overwrites it"):
+        await run(talk, target, source, sink, Order(again=True))
+    there.unlink()
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(talk, target, source, sink, Order()) is Exit.OK
+    assert len(service.created) == 1
+
+
+async def test_a_file_that_came_during_the_run_is_not_overwritten(
+    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+) -> None:
+    """The results are kept, and the same command puts them there once there is room, or with force."""
+    sink = Sink(output=tmp_path / "out.jsonl")
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
+    task = asyncio.create_task(run(talk, target, source, sink, Order()))
+    await until(lambda: service.looks > 0, "a look at the batch")
+    put(tmp_path / "out.jsonl", b"mine")
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    with pytest.raises(InputFault, match="--force overwrites it"):
+        await task
+    assert (tmp_path / "out.jsonl").read_bytes() == b"mine"
+    assert await run(talk, target, source, sink, Order(force=True)) is Exit.OK
+    assert (len(service.created), (tmp_path / "out.jsonl").read_bytes()) == (1, result_lines("r0", "r1", "r2"))
+
+
+async def test_a_journal_of_another_user_is_not_used(
+    target: Target, source: Path, talk: Console, tmp_path: Path
+) -> None:
+    """In a folder that others may write to, its files could be links to this user's."""
+    folder, victim = tmp_path / "out.jsonl.tidemill", put(tmp_path / "victim", b"precious\n")
+    folder.mkdir()
+    (folder / "journal.jsonl").symlink_to(victim)
+    try:
+        os.chown(folder, ANOTHER, ANOTHER)
+    except PermissionError:
+        pytest.skip("only root can give a folder to another user")
+    with pytest.raises(InputFault, match="belongs to another user"):
+        await run(talk, target, source, Sink(output=tmp_path / "out.jsonl"), Order())
+    assert victim.read_bytes() == b"precious\n"
 
 
 async def test_a_run_that_was_refused_is_not_remembered(
