@@ -27,6 +27,7 @@ class Service:
         breaks: How many more downloads break off, each after `break_bytes`.
         down: How many more reads are answered with `down_status` and `down_headers`.
         lost: How many more batches are made without an answer.
+        is_deleted: Whether the batch of every idempotency key is deleted.
         keys: The idempotency keys that came.
         tokens: How many producers' tokens were made.
         report: The errors by code; None where the service does not tell.
@@ -43,6 +44,7 @@ class Service:
         self.down_status = 503
         self.down_headers: dict[str, str] = {}
         self.lost = 0
+        self.is_deleted = False
         self.keys: set[str] = set()
         self.ranges = True
         self.created: list[dict[str, Any]] = []
@@ -62,6 +64,7 @@ class Service:
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._batch)
         app.router.add_get("/v1/batches/{id}/errors", self._errors)
+        app.router.add_post("/v1/batches/{id}/rerun", self._create)
         app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
         app.router.add_post("/v1/intake/tokens", self._token)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -109,6 +112,9 @@ class Service:
         if request.headers.get("authorization") != f"Bearer {KEY}":
             error = {"message": "Incorrect API key provided.", "type": "invalid_request_error"}
             return web.json_response({"error": error}, status=401)
+        if self.is_deleted:
+            error = {"message": "It is deleted.", "type": "invalid_request_error", "code": "batch_deleted"}
+            return web.json_response({"error": error}, status=409)
         self.created.append(await request.json())
         self.keys.add(request.headers["idempotency-key"])
         if self.lost and request.transport:

@@ -12,12 +12,13 @@ from tidemill.client.ending import Exit
 from tidemill.client.outcome import name_of
 from tidemill.client.place import InputFault, Sink
 from tidemill.client.run import followed
-from tidemill.client.service import Client
+from tidemill.client.service import Client, Refused
 from tidemill.client.target import Target
 from tidemill.schemas.batch import Batch
 from tidemill.terminal import Console
 
 REPLAYS: Final = "/replays"
+DELETED: Final = "batch_deleted"
 _AGO: Final = re.compile(r"-(\d{1,6})([smhd])\Z")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
@@ -85,12 +86,19 @@ async def make(
             key = None if how.again else hashlib.sha256(f"{old}\0{orjson.dumps(wish)!r}".encode()).hexdigest()
         if how.dry_run:
             return _told(talk, await client.make(path, {**wish, "dry_run": True}))
-        batch = Batch.model_validate(await client.make(path, wish, key=key))
+        try:
+            batch = Batch.model_validate(await client.make(path, wish, key=key))
+        except Refused as error:
+            if error.code == DELETED:
+                raise InputFault("the batch that this made before is deleted: --again makes another") from error
+            raise
         if key is not None:
             talk.print(
                 f"{name_of(batch)} runs these lines. The same command goes on with it; --again makes another."
             )
-        return await followed(talk, client, batch.id, sink, None, wants=True, everything=how.everything)
+        return await followed(
+            talk, client, batch.id, sink, None, wants=True, force=how.force, everything=how.everything
+        )
 
 
 def _told(talk: Console, plan: dict[str, Any]) -> Exit:

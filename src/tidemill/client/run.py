@@ -81,7 +81,7 @@ async def watch(
     sink = sink.checked(source, force=force)
     async with Client(target.base_url, target.api_key) as client:
         found, wants = await client.find(batch_id), sink.output is not None
-        return await followed(talk, client, found, sink, source, wants=wants, everything=everything)
+        return await followed(talk, client, found, sink, source, wants=wants, force=force, everything=everything)
 
 
 async def cancel(talk: Console, target: Target, batch_id: str) -> Exit:
@@ -162,9 +162,21 @@ def verify(talk: Console, source: Path, output: Path | None, errors: Path | None
 
 
 async def followed(
-    talk: Console, client: Client, batch_id: str, sink: Sink, source: Path | None, *, wants: bool, everything: bool
+    talk: Console,
+    client: Client,
+    batch_id: str,
+    sink: Sink,
+    source: Path | None,
+    *,
+    wants: bool,
+    force: bool,
+    everything: bool,
 ) -> Exit:
-    """Follow a batch to its end, fetch and check its results where they are wanted, and say what came of it."""
+    """Follow a batch to its end, fetch and check its results where they are wanted, and say what came of it.
+
+    Raises:
+        InputFault: A file has come meanwhile that would be overwritten.
+    """
     try:
         with display(talk) as shown:
 
@@ -173,10 +185,15 @@ async def followed(
                 shown.waits(batch.tidemill.waiting)
 
             batch = await client.terminal(batch_id, seen)
+            if wants and not force:
+                sink.check_new()
             done = await delivered(client, batch, sink, source, shown) if wants else None
             report = await client.errors(batch)
     except (asyncio.CancelledError, Unreachable):
         talk.print(f"It goes on without you. To see it again: `{_again(batch_id, sink, source)}`")
+        raise
+    except InputFault:
+        talk.print(f"Its results stay at the service. To fetch them: `{_again(batch_id, sink, source)}`")
         raise
     end = end_of(batch, report, done.faults if done else ())
     return summary(talk, name_of(batch), [end], done.told if done else (), everything=everything)

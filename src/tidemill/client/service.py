@@ -61,11 +61,12 @@ class Refused(Exception):
 
     Attributes:
         status: The HTTP status, 4xx.
+        code: The service's word for it, if it has one.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str | None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
 
 
 class _Page(BaseModel):
@@ -388,11 +389,12 @@ async def _error(answer: aiohttp.ClientResponse) -> Exception:
     """Turn an answer that is an error into the exception that says it."""
     body = await answer.content.read(ERROR_BYTES_MAX)
     try:
-        message = ErrorEnvelope.model_validate_json(body).error.message
+        error = ErrorEnvelope.model_validate_json(body).error
+        message, code = error.message, error.code
     except ValidationError:
-        message = f"{answer.reason or 'error'} ({answer.url.path})"
+        code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
     # A 429 that says when to come back may be asked again; one of a full project is known to last.
     is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
     if is_busy or answer.status >= 500:  # noqa: PLR2004 - the service's own fault
         return Unreachable(f"the service cannot do it now: {answer.status} {message}")
-    return Refused(answer.status, message)
+    return Refused(answer.status, message, code)

@@ -1,12 +1,20 @@
 """What the commands `rerun` and `replay` ask for."""
 
+import asyncio
 import datetime as dt
 
 import pytest
+from support.service import KEY, Service, result_lines
+from support.waiting import until
 
-from tidemill.client.again import replayed, since, wished
-from tidemill.client.place import InputFault
+from tidemill.client.again import How, make, replayed, since, wished
+from tidemill.client.ending import Exit
+from tidemill.client.place import InputFault, Sink
+from tidemill.client.run import watch
+from tidemill.client.target import Target
+from tidemill.terminal import Console
 
+OLD = f"batch_{'0' * 32}"
 NOW = dt.datetime(2026, 11, 23, 9, tzinfo=dt.UTC)
 
 
@@ -57,3 +65,34 @@ def test_the_body_of_a_replay():
         "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
         "model": "n",
     }
+
+
+@pytest.fixture
+async def service():
+    """The stand-in."""
+    async with Service() as service:
+        yield service
+
+
+async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
+    """Of a rerun and of a replay; how to have the results all the same is said."""
+    target, output, talk = Target(base_url=service.url, api_key=KEY), tmp_path / "out.jsonl", Console(record=True)
+    service.states = [{"status": "in_progress"}]
+    task = asyncio.create_task(make(talk, target, OLD, {}, Sink(output=output), how=How()))
+    await until(lambda: service.looks > 0, "a look at the batch")
+    output.write_bytes(b"mine")
+    service.finish(result_lines("r0"), request_counts={"total": 1, "completed": 1})
+    with pytest.raises(InputFault, match="--force overwrites it"):
+        await task
+    assert output.read_bytes() == b"mine"
+    assert f"To fetch them: `tidemill watch batch_1 -o {output}`" in " ".join(talk.export_text().split())
+    assert await watch(talk, target, "batch_1", Sink(output=output), force=True) is Exit.OK
+    assert output.read_bytes() == result_lines("r0")
+
+
+async def test_a_rerun_whose_batch_is_deleted(service, tmp_path):
+    """Its key is used up; the user, who knows of no key, hears what to do."""
+    service.is_deleted = True
+    target, sink = Target(base_url=service.url, api_key=KEY), Sink(output=tmp_path / "out.jsonl")
+    with pytest.raises(InputFault, match="is deleted: --again makes another"):
+        await make(Console(), target, OLD, {}, sink, how=How())
