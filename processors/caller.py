@@ -113,7 +113,8 @@ class Caller:
             return Made(NO_CUSTOM_ID, _STORE_AWAY)
         except Exception:  # noqa: BLE001  a line is never lost to a fault of ours
             _log.exception("a call for line %d of %s broke off", line.index, line.head.batch_id)
-            return Made(NO_CUSTOM_ID, _FAULTY, counts=bool(self._fleet.proven(line.head.url, line.mark)))
+            counts = bool(self._fleet.proven(line.head.url, line.mark))
+            return Made(NO_CUSTOM_ID, _FAULTY, place.backend, counts=counts)
         finally:
             if not is_left:
                 self._fleet.leave(place)

@@ -26,7 +26,7 @@ IDLE_SEATS_PART: Final = 8
 """Of the seats, for lines that failed while others were answered, or more than once; while no other line waits."""
 CREDIT_SECONDS_MAX: Final = 3600.0
 PATIENCE_SECONDS: Final = 10.0
-"""So long a line that could tell of its server is waited for, once it is in flight."""
+"""So long after its last failure a line waits for others that could tell of its server, if there are any."""
 MEAN_CALLS: Final = 32
 """Over which the length of a call is averaged."""
 BLIND_FAILURES: Final = 2
@@ -173,8 +173,8 @@ class Held:
             return False
         if not _is_blind(line) or self._fleet.proven(line.head.url, line.mark):
             return True
-        if not others_wait:
-            self._proof.ask(line, patience_seconds=PATIENCE_SECONDS if self._others_busy else 0.0)
+        may_be_told = others_wait or self._others_busy > 0
+        self._proof.ask(line, patience_seconds=PATIENCE_SECONDS if may_be_told else 0.0)
         return self._proof.is_in_vain(line)
 
     def _take_out(self, is_wanted: Callable[[Line], bool]) -> list[Line]:

@@ -1,9 +1,10 @@
 """Asks a server for the smallest answer there is, where nothing else can tell whether it answers anybody.
 
 A line that fails again and again says nothing of whose fault that is as long as no other line is answered. Where
-none is there that could be, the last lines of a batch for example, a request of a few tokens takes its place. It
-is made only while such a line waits, by one call at a time. So a server that is away, or refuses our key, is asked
-in vain and rarely, and the lines wait; of one that is well, a few answers tell which lines are bad.
+none is there that could be, or none is answered for a while, a request of a few tokens takes its place: for the
+last lines of a batch, for example, or where all others ask for another endpoint. It is made only while such a line
+waits, by one call at a time. So a server that is away, or refuses our key, is asked in vain and rarely, and the
+lines wait; of one that is well, a few answers tell which lines are bad.
 """
 
 import asyncio
@@ -61,21 +62,20 @@ class Proof:
 
     def is_in_vain(self, line: Line) -> bool:
         """Whether no request tells anything for a line: it is not known how to ask, or the last one failed."""
-        _, failures = self._last(line.avoid)
-        return failures > 0 or not self._can_ask(line.head.url)
+        return self._is_away(line.avoid, line.head.url) or not self._can_ask(line.head.url)
 
     def ask(self, line: Line, *, patience_seconds: float = 0.0) -> None:
         """Ask the server that failed a line, unless that was done lately.
 
         Args:
             line: It has failed again and again.
-            patience_seconds: How long another line may still answer the question.
+            patience_seconds: How long after its last failure another line may still answer the question.
         """
         if line.avoid is None or self._task is not None or not self._can_ask(line.head.url):
             return
         now = self._loop.time()
         asked_at, failures = self._last(line.avoid)
-        at = max(asked_at + self._wait * 2.0**failures, now + patience_seconds)
+        at = max(asked_at + self._wait * 2.0**failures, line.mark + patience_seconds)
         if now < at:
             if self._timer is None or at < self._timer.when():
                 self._stop_timer()
@@ -90,7 +90,9 @@ class Proof:
         now = self._loop.time()
         for backend in self._fleet.backends:
             asked_at, failures = self._last(backend)
-            if not backend.breaker.is_doubtful or failures or now < asked_at + DOUBT_PART * self._wait:
+            if not backend.breaker.is_doubtful or self._is_away(backend, endpoint):
+                continue
+            if now < asked_at + DOUBT_PART * self._wait * 2.0**failures:
                 continue
             if (place := self._fleet.ask(backend, now)) is not None:
                 self._start(place, endpoint)
@@ -98,6 +100,11 @@ class Proof:
 
     def _last(self, backend: Backend | None) -> tuple[float, int]:
         return (NEVER, 0) if backend is None else self._asked.get(backend, (NEVER, 0))
+
+    def _is_away(self, backend: Backend | None, endpoint: str) -> bool:
+        """Whether the last request was not answered well, and no line of the endpoint was since."""
+        asked_at, failures = self._last(backend)
+        return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
 
     def _start(self, place: Pass, endpoint: str) -> None:
         self._stop_timer()

@@ -132,14 +132,15 @@ def read(body: bytes, endpoint: str) -> Tokens | Fault | None:
     if not is_utf8(body):
         raise msgspec.DecodeError("it is not UTF-8")
     try:
-        reply = _replies.decode(body)
-        tokens = NO_TOKENS if reply.usage is None else _mapped(reply.usage)
-    except msgspec.ValidationError:
-        # An array, or an object that has something odd.
-        reply, tokens = _odd(_odd_replies.decode(body))
+        try:
+            reply = _replies.decode(body)
+            tokens = NO_TOKENS if reply.usage is None else _mapped(reply.usage)
+        except msgspec.ValidationError:
+            # An array, or an object that has something odd.
+            reply, tokens = _odd(_odd_replies.decode(body))
+        return _fault(reply, endpoint) or tokens
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deeply") from error
-    return _fault(reply, endpoint) or tokens
 
 
 def _odd(reply: _OddReply) -> tuple[_Reply, Tokens | None]:

@@ -138,9 +138,11 @@ class Stage:
 
     def drop(self, batch_id: str) -> None:
         """The batch is over: its lines that are not in flight are done without an outcome."""
+        self.ledger.forget(batch_id)
+        if batch_id not in self._batches:
+            return
         for line in (*self._order.drop(batch_id), *self._held.drop(batch_id)):
             self._done(line)
-        self.ledger.forget(batch_id)
         self.fill()
 
     def fill(self) -> None:

@@ -97,7 +97,8 @@ class _Upstream:
         del headers, request_id
         asked = orjson.loads(bytes(body))
         place = (asked["batch"], asked["n"]) if "batch" in asked else proof.NO_LINE
-        return await self._servers[url.removesuffix("/chat/completions")].answer(place, seconds, self._chance)
+        base = url.removesuffix("/completions").removesuffix("/chat")
+        return await self._servers[base].answer(place, seconds, self._chance)
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Outcome:
         del url, headers, seconds, bytes_max
@@ -139,7 +140,7 @@ class World:
         """The outcomes."""
         self.failed: set[Place] = set()
         """The lines whose outcome is an error."""
-        self._published: list[tuple[str, int, list[bytes], float]] = []
+        self._published: list[tuple[codec.RequestHead, list[bytes]]] = []
         self._waiting: deque[int] = deque()
         self._options = max_in_flight, policy or Policy(), prefix
         self._start()
@@ -175,24 +176,25 @@ class World:
                 self.failed.add((batch_id, mark.index))
             start += mark.size
 
-    def publish(self, batch_id: str, lines: int, *, seconds: float = DAY_SECONDS) -> None:
+    def publish(
+        self, batch_id: str, lines: int, *, seconds: float = DAY_SECONDS, endpoint: str = ENDPOINT
+    ) -> None:
         """A batch comes."""
+        deadline = int(self.loop.now() + seconds)
         for first in range(0, lines, RECORD_LINES):
             texts = [
                 b'{"custom_id":"%d","body":{"model":"m","batch":"%b","n":%d}}' % (n, batch_id.encode(), n)
                 for n in range(first, min(lines, first + RECORD_LINES))
             ]
             self._waiting.append(len(self._published))
-            self._published.append((batch_id, first, texts, self.loop.now() + seconds))
+            head = codec.RequestHead(batch_id=batch_id, project="p", first=first, deadline=deadline, url=endpoint)
+            self._published.append((head, texts))
         self._feed()
 
     def _feed(self) -> None:
         while self._waiting and not self.lane.is_paused:
             number = self._waiting.popleft()
-            batch_id, first, texts, deadline = self._published[number]
-            head = codec.RequestHead(
-                batch_id=batch_id, project="p", first=first, deadline=int(deadline), url=ENDPOINT
-            )
+            head, texts = self._published[number]
             self.stage.enqueue(self.lane.admit(number, len(texts), sum(map(len, texts))), head, texts)
 
     async def restart(self) -> None:

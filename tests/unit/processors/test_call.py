@@ -322,3 +322,11 @@ def test_retry_after_may_be_anything(text: str) -> None:
     """It never raises, and never asks for more than a day."""
     wait = call.wait_seconds(text, 0.0)
     assert wait is None or 0 <= wait <= 86_400
+
+
+@pytest.mark.parametrize("form", ['{"usage":%s}', '{"choices":%s}', '{"error":{"message":%s}}', "%s"])
+def test_a_reply_of_any_depth_is_judged(form: str) -> None:
+    """The decoder meets its own bound in each place at another depth, and that is never the fault of the line."""
+    for depth in (*range(900, 1050), 100_000):
+        body = (form % ("[" * depth + "]" * depth)).encode()
+        assert isinstance(call.judge(Answer(200, body), CHAT), Failure | Success)

@@ -288,3 +288,67 @@ def test_no_server_is_asked_whether_it_answers_while_lines_tell() -> None:
         await world.stage.close()
 
     run(main)
+
+
+@pytest.mark.parametrize("lines_wait", [True, False])
+def test_a_line_whose_endpoint_no_other_line_asks_for_is_not_starved(lines_wait: bool) -> None:
+    """Lines of another endpoint come without end, many or one by one: it waits for none of them."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        begun = loop.time()
+
+        def rule(place: Place, now: float) -> Outcome | None:
+            return refusal(500) if place == ("b", 0) or (place[0] == "odd" and now < begun + 30) else None
+
+        server = Server(rule, seconds=4.0, seats=4)
+        world = World(loop, [server], max_in_flight=4)
+        world.publish("odd", 3, endpoint="/v1/completions")
+        world.publish("b", 2000 if lines_wait else 1)
+        odd = lines("odd", range(3))
+        for number in range(300):
+            await world.run(2.0)
+            world.publish(f"more{number}", 2)
+        assert odd <= set(world.ends)
+        assert all(is_answered(world, place) for place in odd)
+        assert ("b", 0) in world.failed
+        assert server.calls[proof.NO_LINE] <= 300
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_fault_of_ours_holds_no_line_for_good() -> None:
+    """The last line of all meets it again and again, and is answered once it is over."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        def rule(place: Place, _: float) -> Outcome | None:
+            if server.calls[place] <= 3:
+                raise ValueError("a header cannot be written")
+            return None
+
+        server = Server(rule)
+        world = World(loop, [server])
+        world.publish("b", 1)
+        assert await world.run(HOUR, world.has_ended(lines("b", range(1)))) < 60
+        assert is_answered(world, ("b", 0))
+        await world.stage.close()
+
+    run(main)
+
+
+def test_bad_lines_are_found_out_after_an_outage_too() -> None:
+    """A server that answered nobody is asked again whether it does, once it has answered a line."""
+    bad = lines("b", range(1000)) - lines("b", range(0, 1000, 50))
+
+    async def main(loop: SimulatedLoop) -> None:
+        back = loop.time() + 60
+        server = Server(lambda place, now: refusal(500) if now < back or place in bad else None)
+        world = World(loop, [server])
+        world.publish("a", 1)
+        await world.run(HOUR, world.has_ended(lines("a", range(1))))
+        world.publish("b", 1000)
+        seconds = await world.run(HOUR, world.has_ended(lines("b", range(1000)) - bad))
+        assert seconds < 5
+        await world.stage.close()
+
+    run(main)
