@@ -300,7 +300,7 @@ class ResultsProcess(Base):
                 owner=Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased),
             )
             self._asides[number] = Aside(self._partitions[number].unread, self.world.loop.time)
-            self.process.start(self._send_tick(number))
+            self.process.start(self._send_tick(number, self._partitions[number].owner.writer))
 
     async def take(self, record: Record) -> None:
         gate, generation = self._gates[Place(record.topic, record.partition)], self.seat.generation
@@ -375,10 +375,10 @@ class ResultsProcess(Base):
             for number, partition in list(self._partitions.items()):
                 due_in = self._asides[number].due_in
                 if (due_in or 1) <= 0 or (partition.alarm is not None and partition.alarm <= self.process.now()):
-                    await self._send_tick(number)
+                    await self._send_tick(number, partition.owner.writer)
 
-    async def _send_tick(self, number: int) -> None:
-        tick = Tick(at=self.process.now(), writer=self._partitions[number].owner.writer)
+    async def _send_tick(self, number: int, writer: str) -> None:
+        tick = Tick(at=self.process.now(), writer=writer)
         headers = [(codec.KIND, tick.kind.encode())]
         await stubborn(
             "a tick", lambda: self.append(OUTCOMES, "tick", codec.encode(tick), headers, partition=number)

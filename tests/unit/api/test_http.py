@@ -15,9 +15,12 @@ from tidemill.api import http as protocol
 from tidemill.api import server
 from tidemill.api.app import create_app
 from tidemill.api.turns import Turns
+from tidemill.listening import listen
 from tidemill.settings import Settings
 
 MIB = 1 << 20
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}'
+FILE = LINE + b"\n" * (16 * MIB)
 SECONDS_MAX = 30
 KEY = {"authorization": "Bearer key-of-p"}
 
@@ -33,7 +36,7 @@ async def doors(tmp_path):
 async def address(doors):
     """Where the API is served."""
     serving = server.Server(create_app(doors), Settings())
-    with server.listen("127.0.0.1", 0) as listening:
+    with listen("127.0.0.1", 0) as listening:
         task = asyncio.create_task(serving.serve(sockets=[listening]))
         yield listening.getsockname()
         serving.should_exit = serving.force_exit = True
@@ -120,7 +123,7 @@ async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeyp
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY) as client,
         contextlib.AsyncExitStack() as stack,
     ):
-        made = await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", bytes(16 * MIB))})
+        made = await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", FILE)})
         path = f"/files/{made.json()['id']}/content"
         lines = (f"GET /v1{path} HTTP/1.1", "Host: localhost", f"Authorization: {KEY['authorization']}", "", "")
         for _ in range(16):
@@ -128,4 +131,4 @@ async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeyp
             await stack.enter_async_context(connected(address, request, receives_bytes=4096))
         await until(lambda: closed("unsent") > before, "a slow reader closed")
         plain = {"accept-encoding": "identity"}
-        assert len((await client.get(path, headers=plain)).content) == 16 * MIB
+        assert len((await client.get(path, headers=plain)).content) == len(FILE)
