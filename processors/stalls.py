@@ -40,7 +40,7 @@ _REASONS: Final = {
 _WORDS: Final = {
     Reason.SERVER_UNREACHABLE: "{} cannot be reached",
     Reason.SERVER_REFUSES: "{} answers {}",
-    Reason.SERVER_FAILS: "{} answers with a fault",
+    Reason.SERVER_FAILS: "Calls to {} fail",
     Reason.SERVER_SILENT: "{} does not answer in time",
     Reason.STORE: "The object store does not answer",
     Reason.SCHEDULE: "{} takes no calls at this hour, by its schedule",
@@ -137,7 +137,8 @@ class Stalls:
             if seen.settled != batch.settled:
                 seen.settled, seen.since, self._moved_at = batch.settled, now, now
         causes = self._causes(now, held) if self._seen else []
-        found = {batch_id: self._waits(batch_id, held[batch_id], causes, now) for batch_id in self._seen}
+        lines = sum(len(batch.lines) for batch in self._batches.values())
+        found = {batch_id: self._waits(batch_id, held[batch_id], causes, lines, now) for batch_id in self._seen}
         cycle = max(SAY_SECONDS, LOOK_SECONDS * sum(map(bool, found.values())) / SAID_MAX)
         due = [batch_id for batch_id in found if self._is_due(self._seen[batch_id], found[batch_id], now, cycle)]
         due.sort(key=lambda batch_id: self._seen[batch_id].said_at)
@@ -161,7 +162,10 @@ class Stalls:
             batch_id=batch_id, source=self._source, number=self._number, waiting=waits, hold_seconds=hold
         )
 
-    def _waits(self, batch_id: str, held: list[Held], causes: list[_Cause], now: float) -> tuple[Waiting, ...]:
+    def _waits(
+        self, batch_id: str, held: list[Held], causes: list[_Cause], lines: int, now: float
+    ) -> tuple[Waiting, ...]:
+        """What a batch waits for; `lines` are those of all batches."""
         batch, seen, wall = self._batches.get(batch_id), self._seen[batch_id], self._clock()
         if batch is None:
             return ()
@@ -177,22 +181,17 @@ class Stalls:
             queued = min(fresh, self._lines.waiting(batch_id))
             if queued:
                 waits += [_wait(cause, queued, since, "") for cause in causes] or [
-                    self._behind(batch, queued, since)
+                    _behind(lines - len(batch.lines), queued, since)
                 ]
             if fresh > queued:
                 waits.append(self._in_flight(fresh - queued, since, seen.since))
             if done := len(batch.lines) - batch.open:
                 words = f"{done} results are there, and the log or the store does not take them."
                 waits.append(Waiting(reason=Reason.DELIVERY, lines=done, message=words, since=int(since)))
-        return merged(waits, len(batch.lines))
+        return merged(waits, len(batch.lines)) if len(waits) > 1 else tuple(waits)
 
     def _said_of(self, held: Held) -> str:
         return "" if self.is_secret(held.batch_id) else held.message
-
-    def _behind(self, batch: Pending, queued: int, since: float) -> Waiting:
-        others = sum(len(one.lines) for one in self._batches.values()) - len(batch.lines)
-        words = f"{others} lines of other batches are under way or have their turn before."
-        return Waiting(reason=Reason.QUEUED, lines=queued, message=words, since=int(since))
 
     def _in_flight(self, lines: int, since: float, stalled_at: float) -> Waiting:
         if self._moved_at > stalled_at:
@@ -244,6 +243,14 @@ def _wait(cause: _Cause, lines: int, since: float, said: str) -> Waiting:
     return Waiting(
         reason=reason, lines=lines, server=_url(server), status=status, message=_cut(message), since=int(since)
     )
+
+
+def _behind(others: int, queued: int, since: float) -> Waiting:
+    if others:
+        words = f"{others} lines of other batches are under way or have their turn before."
+    else:
+        words = "As many calls are under way as may be at one time, all for lines of this batch."
+    return Waiting(reason=Reason.QUEUED, lines=queued, message=words, since=int(since))
 
 
 def _causes_of(waits: tuple[Waiting, ...]) -> frozenset[Any]:

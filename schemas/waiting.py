@@ -31,7 +31,7 @@ class Reason(StrEnum):
     IN_FLIGHT = "in_flight"
     """The server answers other lines, and works on these."""
     QUEUED = "queued"
-    """Lines of other batches have their turn."""
+    """Other lines have their turn, of other batches or of the same."""
     SCHEDULE = "schedule"
     """The server takes no calls at this hour."""
     DRAINED = "drained"

@@ -17,7 +17,7 @@ from tidemill.processors.call import Answer, Broken
 from tidemill.processors.caller import Caller
 from tidemill.processors.ended import Ended
 from tidemill.processors.fleet import Backend, Fleet
-from tidemill.processors.lane import Lane
+from tidemill.processors.lane import Lane, Pending
 from tidemill.processors.limit import Limit
 from tidemill.processors.menu import Menu
 from tidemill.processors.spare import Spare
@@ -131,7 +131,7 @@ FAULTS = {
     "503": (Answer(503, b""), Reason.SERVER_REFUSES, 503, "answers 503."),
     "401": (Answer(401, WORDS), Reason.SERVER_REFUSES, 401, "answers 401: Who are you?"),
     "hung": (None, Reason.SERVER_SILENT, None, "answered none yet."),
-    "cut": (Broken.CONNECTION, Reason.SERVER_FAILS, None, "answers with a fault"),
+    "cut": (Broken.CONNECTION, Reason.SERVER_FAILS, None, "Calls to http://"),
 }
 
 
@@ -204,6 +204,49 @@ def test_tokens_turns_and_long_calls() -> None:
         await tokens.pass_(60)
         assert Reason.TOKENS_PER_MINUTE in {one.reason for one in tokens.waits("b")}
         await tokens.stage.close()
+
+    simulated(run)
+
+
+def test_a_batch_that_is_alone_waits_for_its_own_calls() -> None:
+    """They take all places, and so no line of others is named."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.seconds = 40.0
+        world.publish("b", 16)
+        await world.pass_(20)
+        (told,) = [one for one in world.waits("b") if one.reason is Reason.QUEUED]
+        assert told.lines == 8
+        assert "of this batch" in told.message
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_look_goes_over_the_batches_once() -> None:
+    """However many of them wait for their turn."""
+
+    class Batches(dict[str, Pending]):
+        passes = 0
+
+        def values(self) -> Any:
+            self.passes += 1
+            return super().values()
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.seconds = 1000.0
+        batches = world.stage.stalls._batches = Batches()
+        for number in range(100):
+            world.publish(f"b{number}", 1)
+        batches.update(world.stage._batches)
+        await world.pass_(STALL_SECONDS)
+        batches.passes = 0
+        await world.pass_(LOOK_SECONDS)
+        assert batches.passes == 1
+        assert Reason.QUEUED in {one.reason for one in world.waits("b9")}
+        await world.stage.close()
 
     simulated(run)
 
