@@ -14,6 +14,7 @@ import time
 BATCH_PREFIX = "batch_"
 
 _BASE62 = string.digits + string.ascii_letters
+_PART = re.compile(rf"(?:{BATCH_PREFIX})?([0-9a-f]{{4,31}})\Z")
 _BATCH = re.compile(BATCH_PREFIX + r"[0-9a-f]{32}\Z")
 _UPLOAD = re.compile(r"upload_[0-9a-f]{32}\Z")
 _FILE = re.compile(r"file-[0-9A-Za-z]{22}\Z")
@@ -89,6 +90,19 @@ def line_id(batch_id: str, index: int) -> str:
 def is_batch_id(text: str) -> bool:
     """Whether the text has the form of a batch id."""
     return _BATCH.match(text) is not None
+
+
+def is_part_of_batch_id(text: str) -> bool:
+    """Whether the text can be the first or the last characters of a batch id, four of its digits at least."""
+    return _PART.match(text) is not None
+
+
+def names_batch(text: str, batch_id: str) -> bool:
+    """Whether the text is the id of this batch, or the first or last characters of it."""
+    if (part := _PART.match(text)) is None:
+        return text == batch_id
+    own = batch_id.removeprefix(BATCH_PREFIX)
+    return own.startswith(part[1]) or own.endswith(part[1])
 
 
 def is_upload_id(text: str) -> bool:

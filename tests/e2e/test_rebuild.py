@@ -144,7 +144,7 @@ def test_files_are_made_again(place, backend):
     lying(store, batches[0].output_file_id).write_bytes(b"damaged")
     for batch in batches[1:]:
         lying(store, batch.error_file_id).unlink()
-    code, words = rebuild(place, *names)
+    code, words = rebuild(place, *(name[-8:] for name in names))
     assert words.count("--write replaces it") == len(names)
     code, words = rebuild(place, *names, "--write")
     assert code == 0
@@ -154,11 +154,14 @@ def test_files_are_made_again(place, backend):
 
 
 def test_what_cannot_be_made_again_is_told(place):
-    """A batch that is not there."""
+    """A batch that is not there, and more of them than one command takes."""
     code, words = rebuild(place, "batch_" + "0" * 32)
     assert code == 1
     assert "no such batch" in words
     assert "Traceback" not in words
+    code, words = rebuild(place, *["0000"] * 101)
+    assert code == 2
+    assert "more than the 100" in words
 
 
 def test_lost_state_comes_back(place, backend):

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import os
 import random
-import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,7 +41,6 @@ NEWEST_MAX = 1_000
 POLL_SECONDS_MIN = 0.1
 POLL_SECONDS_MAX = 1.0
 POLL_GROWTH = 1.3
-_PART = re.compile(r"(batch_)?[0-9a-f]{4,31}\Z")
 DEFAULT_BOUNDS = Bounds(lines_max=50_000, bytes_max=209_715_200)
 """What one batch may hold, where the service does not say."""
 
@@ -200,14 +198,9 @@ class Client:
         Raises:
             InputFault: There is no such batch, or more than one.
         """
-        if ids.is_batch_id(text) or not _PART.match(text):
+        if not ids.is_part_of_batch_id(text):
             return text
-        part = text.removeprefix(ids.BATCH_PREFIX)
-        found = [
-            batch.id
-            async for batch in self.batches(limit=NEWEST_MAX)
-            if batch.id.endswith(part) or batch.id.removeprefix(ids.BATCH_PREFIX).startswith(part)
-        ]
+        found = [batch.id async for batch in self.batches(limit=NEWEST_MAX) if ids.names_batch(text, batch.id)]
         if len(found) != 1:
             which = f"{len(found)} batches" if found else f"none of the newest {NEWEST_MAX:,} batches"
             raise InputFault(f"{text}: {which} can be meant; `tidemill list --json` shows whole ids")
@@ -326,6 +319,8 @@ class Client:
                 text = f"the host of {url} is not known"
             case aiohttp.ClientConnectorCertificateError():
                 text = f"the certificate of {url} is not trusted; SSL_CERT_FILE may name who signed it"
+            case aiohttp.ClientSSLError():
+                text = f"what listens at {url} does not speak TLS as it should; without TLS it is http://…"
             case aiohttp.ClientConnectorError():
                 number = error.os_error.errno
                 text = f"no service answers at {url}: {os.strerror(number) if number else 'no connection'}"

@@ -76,7 +76,7 @@ def requeue_dead(
 
 
 def rebuild(
-    batches: Annotated[list[str], typer.Argument(help="Ids of batches that are over.")],
+    batches: Annotated[list[str], typer.Argument(help="Ids of batches that are over, or their last characters.")],
     *,
     write: Annotated[bool, typer.Option("--write", help="Replace files that are missing or damaged.")] = False,
     config: Config = None,
@@ -86,8 +86,10 @@ def rebuild(
     from tidemill.ops import rebuild as work
     from tidemill.terminal import say
 
+    if len(batches) > work.BATCHES_MAX:
+        refuse(f"{len(batches)} batches are more than the {work.BATCHES_MAX} that one command takes")
     loaded, where = place(config, data)
-    is_well = run(work.rebuild(loaded, where, batches[: work.BATCHES_MAX], say, write=write))
+    is_well = run(work.rebuild(loaded, where, batches, say, write=write))
     raise typer.Exit(0 if is_well else FAILED)
 
 
@@ -123,7 +125,7 @@ def acls(
 
 
 def purge(
-    batch: Annotated[str, typer.Argument(help="Id of a batch that is deleted.")] = "",
+    batch: Annotated[str, typer.Argument(help="Id of a batch that is deleted, or its last characters.")] = "",
     *,
     project: Annotated[str, typer.Option(help="All deleted batches of this project instead.")] = "",
     config: Config = None,

@@ -94,7 +94,7 @@ async def _deleted(reader: Reader, batch_id: str, project: str) -> dict[str, Fou
             continue
         if slash:
             wrapped[of] += 1
-        elif of == batch_id or (project and _project(record.value) == project):
+        elif ids.names_batch(batch_id, of) or (project and _project(record.value) == project):
             found[of] = Found()
     if not found:
         which = f"a batch of {project}" if project else batch_id

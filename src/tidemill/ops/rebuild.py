@@ -29,15 +29,16 @@ Say = Callable[[str], None]
 
 BATCHES_MAX: Final = 100
 """Batches of one command; each is read from its partition of `outcomes` from end to end."""
+SHOWN_MAX: Final = 3
 
 
-async def rebuild(settings: Settings, where: Kafka, batch_ids: Sequence[str], say: Say, *, write: bool) -> bool:
+async def rebuild(settings: Settings, where: Kafka, names: Sequence[str], say: Say, *, write: bool) -> bool:
     """Make the files of batches again.
 
     Args:
         settings: Where inputs and files are, and the keys.
         where: The broker.
-        batch_ids: Which.
+        names: Their ids, or the first or last characters of these.
         say: Takes a line for each.
         write: Whether files that are missing or damaged are replaced, where the receipt is the published one.
 
@@ -50,13 +51,13 @@ async def rebuild(settings: Settings, where: Kafka, batch_ids: Sequence[str], sa
     """
     is_well = True
     async with kafka.reading(where) as reader:
-        known = await _published(reader, set(batch_ids))
+        known = await _published(reader, names)
         files = await _files(reader, known.values())
         vault = await vault_of(reader, settings)
         store = SealedStore(open_store(settings.store_url), vault)
-        for batch_id in batch_ids:
+        for name in names:
             try:
-                batch = _known(known, vault, batch_id)
+                batch = _known(known, vault, name)
                 is_well &= await _one(reader, store, batch, files, say, vault=vault, write=write)
             except (RebuildError, ScratchError) as error:
                 say(str(error))
@@ -110,11 +111,11 @@ async def _mend(
                 say(f"  {below}: is missing or damaged; --write replaces it")
 
 
-async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
+async def _published(reader: Reader, names: Sequence[str]) -> dict[str, Batch]:
     found = {}
     async for record in reader.records(topics.BATCHES.name):
         key = (record.key or b"").decode(errors="replace")
-        if key in wanted and record.value is not None:
+        if record.value is not None and any(ids.names_batch(name, key) for name in names):
             try:
                 found[key] = codec.decode_batch(record.value).batch
             except DecodeError:
@@ -122,12 +123,16 @@ async def _published(reader: Reader, wanted: set[str]) -> dict[str, Batch]:
     return found
 
 
-def _known(batches: Mapping[str, Batch], vault: Vault, batch_id: str) -> Batch:
-    """The batch of that id.
+def _known(batches: Mapping[str, Batch], vault: Vault, name: str) -> Batch:
+    """The batch that is meant.
 
     Raises:
-        RebuildError: It is deleted, or there is none.
+        RebuildError: It is deleted, there is none, or more than one can be meant.
     """
+    meant = [batch_id for batch_id in batches if ids.names_batch(name, batch_id)] or [name]
+    if len(meant) > 1:
+        raise RebuildError(f"{name}: {len(meant)} batches can be meant: {', '.join(sorted(meant)[:SHOWN_MAX])}")
+    batch_id = meant[0]
     if vault.is_erased(batch_id):
         raise RebuildError(f"{batch_id}: it is deleted, and is not read from the log any more [batch_deleted]")
     if (batch := batches.get(batch_id)) is None:

@@ -28,6 +28,15 @@ def test_new_ids_are_all_different_and_in_the_order_of_their_time(make, form, mo
     assert found == sorted(found)
 
 
+def test_a_batch_is_named_by_its_id_or_by_either_end_of_it():
+    """Four digits at least, and what is no id names only what is the same."""
+    batch_id = "batch_0123" + "0" * 24 + "cdef"
+    for text in (batch_id, "0123", "batch_0123", "cdef", batch_id[-31:]):
+        assert ids.names_batch(text, batch_id), text
+    for text in ("", "batch_", "def", "0000", "batch_" + "0" * 32, "cde", "CDEF"):
+        assert not ids.names_batch(text, batch_id), text
+
+
 def test_ids_of_one_microsecond_differ(monkeypatch):
     """Two processes may make one at the same time."""
     monkeypatch.setattr("time.time_ns", lambda: START_NS)
