@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from tidemill.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -60,6 +63,18 @@ def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_can_be_run_as_they_are_named(page):
+    """`tidemill keys` alone does nothing: a command with others below it is named with one of these."""
+    commands = get_command(app).commands
+    for name, below in re.findall(
+        r"(?:^|[`/])tidemill ([a-z][a-z-]*)(?: ([a-z]+))?", page.read_text("utf-8"), re.MULTILINE
+    ):
+        assert name in commands, f"tidemill {name}"
+        if known := getattr(commands[name], "commands", None):
+            assert below in known, f"tidemill {name} {below}"
 
 
 def test_a_decision_has_a_number_of_its_own():
