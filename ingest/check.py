@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -28,6 +28,7 @@ LONG_LINE_BYTES: Final = 64 * 1024
 """A longer line is not made into objects. Check it in a thread: it can take a tenth of a second."""
 SHOWN_CHARS_MAX: Final = 64
 """What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
+MODELS_SHOWN_MAX: Final = 3
 
 NUMBER_BYTES: Final = 20
 """Of a number of an embedding and its comma: most servers print all digits of a double."""
@@ -262,6 +263,10 @@ class Checker:
             )
             raise Fault("reply_too_large", text, "body.input")
 
+    def _served(self) -> str:
+        names = [f"'{_shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]
+        return ", ".join([*names, "…"] if len(self._rules.models) > MODELS_SHOWN_MAX else names) or "none"
+
     def _examine_model(self, model: object) -> None:
         if model is None or model == "":
             raise Fault("invalid_request", "Model parameter is required.", "body.model")
@@ -270,6 +275,7 @@ class Checker:
         endpoints = self._rules.models.get(model)
         if endpoints is None:
             text = f"The provided model '{_shown(model)}' is not supported by the Batch API."
+            text = f"{text} Models here: {self._served()}."
             raise Fault("model_not_found", text, "body.model")
         if self._rules.endpoint not in endpoints:
             text = (

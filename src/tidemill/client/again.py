@@ -20,6 +20,7 @@ from tidemill.terminal import Console
 REPLAYS: Final = "/replays"
 DELETED: Final = "batch_deleted"
 _AGO: Final = re.compile(r"-(\d{1,6})([smhd])\Z")
+_EDGE: Final = re.compile(r"\d+\Z|\d{4}-")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
@@ -133,6 +134,9 @@ def replayed(
         model: Another model.
         window: Another completion window.
         now: From when that counts.
+
+    Raises:
+        InputFault: An edge is none of these.
     """
     at = now or dt.datetime.now(dt.UTC)
     edges = {name: since(source[name], at) for name in ("from", "to") if name in source}
@@ -141,7 +145,15 @@ def replayed(
 
 
 def since(text: str, now: dt.datetime) -> str:
-    """An edge of a range; one that is so long ago becomes a time."""
-    if (ago := _AGO.match(text)) is None:
+    """An edge of a range; one that is so long ago becomes a time.
+
+    Raises:
+        InputFault: It is neither that, nor a time, nor an offset.
+    """
+    if _EDGE.match(text):
         return text
+    if (ago := _AGO.match(text)) is None:
+        raise InputFault(
+            f"{text} is no edge of a range: it is a time like 2026-11-23T09:00:00Z, -2h, or an offset"
+        )
     return (now - dt.timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat(timespec="milliseconds")

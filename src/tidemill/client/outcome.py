@@ -162,13 +162,15 @@ def lines_of(count: int) -> str:
 def _headline(ends: Sequence[End], completed: int) -> str:
     total, failed = sum(end.total for end in ends), sum(end.failed for end in ends)
     words = ends[0].status if len(ends) == 1 else f"is over ({len(ends):,} batches)"
-    after = duration(max(end.ended_at for end in ends) - min(end.began_at for end in ends))
+    took = max(end.ended_at for end in ends) - min(end.began_at for end in ends)
+    # The service counts in whole seconds.
+    when = f"after {duration(took)}" if took >= 1 else "within a second"
     if all(end.status == Status.FAILED for end in ends):
-        return f"{words} after {after}: the input was refused, no line was run"
+        return f"{words} {when}: the input was refused, no line was run"
     counts = [f"{completed:,} of {total:,} succeeded"]
     counts += [f"{failed:,} failed"] if failed else []
     counts += [f"{unrun:,} did not run"] if (unrun := total - completed - failed) > 0 else []
-    return f"{words} after {after}: {', '.join(counts)}"
+    return f"{words} {when}: {', '.join(counts)}"
 
 
 def _offer(end: End) -> str:

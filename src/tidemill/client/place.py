@@ -46,8 +46,10 @@ class Sink:
             raise InputFault(f"the same file is named twice: {', '.join(map(str, paths))}")
         for path in paths:
             # A device, which /dev/null is, would be replaced by a file.
-            if (path.exists() and not path.is_file()) or not path.absolute().parent.is_dir():
-                raise InputFault(f"{path}: no file can be there")
+            if path.exists() and not path.is_file():
+                raise InputFault(f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}")
+            if not (folder := path.absolute().parent).is_dir():
+                raise InputFault(f"{path}: there is no folder {folder}")
         whole = Sink(output=self.output, errors=errors, receipt=self.receipt)
         if not force:
             whole.check_new()

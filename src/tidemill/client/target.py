@@ -1,14 +1,17 @@
 """Which service a command speaks to, and with which key."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tidemill import running
 
+_ADDRESS = re.compile(r"https?://[^/]+/.*[^/]")
+
 
 class NoTarget(Exception):
-    """No service is named, and none runs here; the text says what to do."""
+    """No service is named as it should be, and none runs here; the text says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         environ: The environment.
 
     Raises:
-        NoTarget: An address or a key is missing.
+        NoTarget: An address or a key is missing, or the address lacks its scheme or its path.
     """
     folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
     here = running.read(folder)
@@ -47,9 +50,12 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
             f"no service runs on {folder}: start one with `tidemill up`, "
             "or name one with --base-url or TIDEMILL_BASE_URL"
         )
+    url = url.rstrip("/")
+    if not _ADDRESS.fullmatch(url):
+        raise NoTarget(f"{url} is no address of a service: it has the form http://HOST:PORT/v1, or https://…")
     if key is None:
         raise NoTarget(f"no key for {url}: give it with --api-key or TIDEMILL_API_KEY")
-    return Target(base_url=url.rstrip("/"), api_key=key)
+    return Target(base_url=url, api_key=key)
 
 
 def _key(folder: Path) -> str | None:

@@ -50,12 +50,18 @@ def test_other_words_are_refused(only):
         ("-1d", "2026-11-22T09:00:00.000+00:00"),
         ("42", "42"),
         ("2026-11-23T09:00:00Z", "2026-11-23T09:00:00Z"),
-        ("-x", "-x"),
     ],
 )
 def test_so_long_ago_is_a_time(text, edge):
-    """All else is for the service to read."""
+    """Times and offsets are for the service to read."""
     assert since(text, NOW) == edge
+
+
+@pytest.mark.parametrize("text", ["", "2h", "-2x", "yesterday", "12:00"])
+def test_an_edge_in_another_form_is_refused_with_the_forms_there_are(text):
+    """The service does not know all of these."""
+    with pytest.raises(InputFault, match=r"a time like .*Z, -2h, or an offset"):
+        replayed({"model": "m", "from": text}, model=None, window=None, now=NOW)
 
 
 def test_the_body_of_a_replay():

@@ -317,6 +317,11 @@ async def test_names_and_metadata(service: Service, target: Target, source: Path
             33,
         ),
         ({"status": "failed", "failed_at": 3}, "failed after 2.0 s: the input was refused, no line was run", 31),
+        (
+            {"status": "failed", "failed_at": 1},
+            "failed within a second: the input was refused, no line was run",
+            31,
+        ),
     ],
 )
 async def test_the_end_in_words_and_colour(
@@ -449,14 +454,14 @@ async def test_a_file_that_is_no_input_is_not_uploaded(
 
 def test_a_file_is_not_written_over_its_input(source: Path, tmp_path: Path) -> None:
     """Nor are two results written to one place, nor one where no file can be."""
-    for sink in (
-        Sink(output=source),
-        Sink(output=tmp_path / "a", errors=tmp_path / "a"),
-        Sink(output=tmp_path),
-        Sink(output=tmp_path / "none" / "a"),
-        Sink(output=Path("/dev/null")),
+    for sink, why in (
+        (Sink(output=source), "named twice"),
+        (Sink(output=tmp_path / "a", errors=tmp_path / "a"), "named twice"),
+        (Sink(output=tmp_path), "is a folder"),
+        (Sink(output=tmp_path / "none" / "a"), f"there is no folder {tmp_path / 'none'}"),
+        (Sink(output=Path("/dev/null")), "no ordinary file"),
     ):
-        with pytest.raises(InputFault):
+        with pytest.raises(InputFault, match=why):
             sink.checked(source)
 
 

@@ -47,6 +47,14 @@ async def test_upload_sends_the_file_as_it_is(service: Service, client: Client, 
     assert len(moved) > 1
 
 
+async def test_tls_that_the_service_does_not_speak_is_said(service: Service) -> None:
+    """And not what number the system has for it."""
+    url = service.url.replace("http:", "https:")
+    async with Client(url, KEY) as client:
+        with pytest.raises(Unreachable, match=f"what listens at {url} does not speak TLS"):
+            await client.batch("batch_1")
+
+
 async def test_create_names_endpoint_and_window(service: Service, client: Client) -> None:
     """A batch is made with what was asked."""
     batch = await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")

@@ -45,6 +45,19 @@ def test_a_named_folder_goes_before_the_environment(data: Path) -> None:
     assert found == Target(base_url=LOCAL, api_key="local")
 
 
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8080/v1", "localhost", "http://a", "http://a/", "http:///v1", "ftp://a/v1"]
+)
+def test_an_address_without_its_scheme_or_its_path_is_refused(url: str) -> None:
+    """With the form that it has, and before a key goes there."""
+    with pytest.raises(NoTarget, match=f"{url.rstrip('/')} is no address .* http://HOST:PORT/v1"):
+        find(base_url=url, api_key="k", data=None, environ={})
+    assert (
+        find(base_url="https://a/tidemill/v1/", api_key="k", data=None, environ={}).base_url
+        == "https://a/tidemill/v1"
+    )
+
+
 def test_the_local_key_is_shown_to_no_one_else(data: Path) -> None:
     """Another address asks for a key of its own; and a key is in no printed text."""
     with pytest.raises(NoTarget, match="no key for"):

@@ -221,10 +221,11 @@ def test_row_13_a_model_of_another_type(model):
 
 
 def test_row_14_an_unknown_model():
-    """It is quoted."""
+    """It is quoted, and the first of those that there are."""
     assert fault(line(body=request_body(model="nonexistent-model-xyz"))) == BatchError(
         code="model_not_found",
-        message="The provided model 'nonexistent-model-xyz' is not supported by the Batch API.",
+        message="The provided model 'nonexistent-model-xyz' is not supported by the Batch API. "
+        "Models here: 'm', 'other', 'embed'.",
         param="body.model",
         line=1,
     )
