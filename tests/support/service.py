@@ -27,6 +27,7 @@ class Service:
         breaks: How many more downloads break off, each after `break_bytes`.
         down: How many more reads are answered with `down_status` and `down_headers`.
         lost: How many more batches are made without an answer.
+        full: How many more batches the project has no room for.
         is_deleted: Whether the batch of every idempotency key is deleted.
         keys: The idempotency keys that came.
         tokens: How many producers' tokens were made.
@@ -45,6 +46,7 @@ class Service:
         self.down_headers: dict[str, str] = {}
         self.lost = 0
         self.is_deleted = False
+        self.full = 0
         self.keys: set[str] = set()
         self.ranges = True
         self.created: list[dict[str, Any]] = []
@@ -115,6 +117,10 @@ class Service:
         if self.is_deleted:
             error = {"message": "It is deleted.", "type": "invalid_request_error", "code": "batch_deleted"}
             return web.json_response({"error": error}, status=409)
+        if self.full:
+            self.full -= 1
+            error = {"message": "The project has 9 batches.", "type": "insufficient_quota"}
+            return web.json_response({"error": error}, status=429)
         self.created.append(await request.json())
         self.keys.add(request.headers["idempotency-key"])
         if self.lost and request.transport:

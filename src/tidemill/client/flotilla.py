@@ -23,7 +23,7 @@ from tidemill.client.place import Sink
 from tidemill.client.plan import Piece
 from tidemill.client.progress import Display, Silence
 from tidemill.client.service import Client, Refused, Unreachable
-from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.schemas.batch import Batch, RequestCounts
 from tidemill.schemas.waiting import Waits
 
 UPLOAD_TRIES_MAX: Final = 5
@@ -105,7 +105,7 @@ class Flotilla:
             step = self.journal.note(msgspec.structs.replace(step, end=await self._fetched(piece, batch)))
         self._over += 1
         if self._over == len(self.plan.pieces) > 1:
-            self._show(str(Status.COMPLETED))
+            self._show()
 
     def _is_here(self, piece: Piece, end: End) -> bool:
         """Whether the results of a piece that is over still lie where they were put."""
@@ -117,11 +117,13 @@ class Flotilla:
         if step.batch is not None:
             return step
         if step.file is None:
-            file_id = await _patiently(lambda: self._uploaded(piece))
+            file_id = await self._patiently(lambda: self._uploaded(piece))
             step = self.journal.note(msgspec.structs.replace(step, file=file_id))
         job, file = self.plan.job, str(step.file)
         key, metadata = f"{self.plan.key}-{piece.number}", dict(job.metadata)
-        batch = await _patiently(lambda: self._client.create(file, job.endpoint, job.window, metadata, key=key))
+        batch = await self._patiently(
+            lambda: self._client.create(file, job.endpoint, job.window, metadata, key=key)
+        )
         return self.journal.note(msgspec.structs.replace(step, batch=batch.id))
 
     async def _uploaded(self, piece: Piece) -> str:
@@ -153,14 +155,14 @@ class Flotilla:
         """Show all pieces as if they were one batch."""
         self._counts[piece.number] = batch.request_counts
         self._waits[piece.number] = batch.tidemill.waiting
-        self._show(str(batch.status))
+        self._show(str(batch.status) if len(self.plan.pieces) == 1 else None)
         self._shown.waits(wait for waits in self._waits.values() for wait in waits)
 
-    def _show(self, status: str) -> None:
-        pieces, counts = len(self.plan.pieces), self._counts.values()
+    def _show(self, status: str | None = None) -> None:
+        counts = self._counts.values()
         self._shown.lines(
             self.name,
-            status if pieces == 1 else f"{self._over} of {pieces} batches",
+            status or f"{self._over} of {len(self.plan.pieces)} batches",
             RequestCounts(
                 total=self.plan.lines or sum(each.total for each in counts),
                 completed=sum(each.completed for each in counts),
@@ -168,14 +170,14 @@ class Flotilla:
             ),
         )
 
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Ask until there is room: a project may have so many batches and lines at one time, of all its jobs."""
-    for tried in range(LIMITED_TRIES_MAX):
-        try:
-            return await call()
-        except Refused as error:
-            if error.status != LIMITED or tried == LIMITED_TRIES_MAX - 1:
-                raise
-        await asyncio.sleep(LIMITED_SECONDS)
-    raise AssertionError("the last try returns or raises")
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask until there is room: a project may have so many batches and lines at one time, of all its jobs."""
+        for tried in range(LIMITED_TRIES_MAX):
+            try:
+                return await call()
+            except Refused as error:
+                if error.status != LIMITED or tried == LIMITED_TRIES_MAX - 1:
+                    raise
+                self._show(f"waits for room: {error}")
+            await asyncio.sleep(LIMITED_SECONDS)
+        raise AssertionError("the last try returns or raises")

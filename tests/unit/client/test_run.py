@@ -12,6 +12,7 @@ import pytest
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
+from tidemill.client import flotilla
 from tidemill.client.ending import Exit
 from tidemill.client.job import Order, run
 from tidemill.client.place import InputFault, Sink, pairs
@@ -207,6 +208,17 @@ async def test_the_same_command_goes_on(
     assert "The same command goes on with it." in said
     assert "moved.jsonl was begun before, and this goes on with it; --again runs it anew." in said
     assert set(contents(tmp_path)) == {"in.jsonl", "moved.jsonl", *([output] if output else [])}
+
+
+async def test_a_project_without_room_is_said(
+    service: Service, target: Target, source: Path, talk: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may wait for others of its project for hours, and says so."""
+    monkeypatch.setattr(flotilla, "LIMITED_SECONDS", 0.01)
+    service.full = 2
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(talk, target, source, Sink(), Order()) is Exit.OK
+    assert "in.jsonl: waits for room: The project has 9 batches." in talk.export_text()
 
 
 async def test_again_runs_anew(
