@@ -195,7 +195,7 @@ def refused(batch: Batch) -> ErrorReport:
 
 
 def _judged(line: _Line) -> tuple[_Error | None, int | None]:
-    """What is concluded goes before what the server said."""
+    """The error that Tidemill wrote, if it did, else the one in the server's reply; and the reply's status."""
     if line.response is None:
         return line.error, None
     return line.error or _error(line.response.body), line.response.status_code

@@ -250,7 +250,7 @@ class Checker:
             self._examine_reply(inputs, body)
 
     def _examine_reply(self, inputs: int, body: dict[str, Any]) -> None:
-        """Refuse what is known to be worked out for nothing."""
+        """Refuse a line whose reply would be too large to keep: its server would work for nothing."""
         dimensions = body.get("dimensions")
         if type(dimensions) is not int:
             return

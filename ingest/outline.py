@@ -42,7 +42,7 @@ def outlined(data: bytes) -> object:
 
 
 def _odd(data: bytes) -> object:
-    """The same of what is no object, or has a body that is none."""
+    """As `outlined`, for a line or a body that is not an object."""
     try:
         line = _fields(_lines.decode(data))
     except msgspec.ValidationError:

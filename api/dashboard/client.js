@@ -30,10 +30,13 @@ export function leave() {
  * @param {() => void} left Called when another tab has signed out.
  */
 export function share(left) {
+  // Other tabs answer all tabs at once: only one that has just opened takes a key.
+  let asks = !hasKey();
   return new Promise((resolve) => {
     tabs.onmessage = ({ data }) => {
       if (data.asks && hasKey()) tabs.postMessage({ key: key() });
-      if (data.key && !hasKey()) {
+      if (data.key && asks) {
+        asks = false;
         keep(data.key);
         resolve();
       }
@@ -47,7 +50,10 @@ export function share(left) {
       return;
     }
     tabs.postMessage({ asks: true });
-    setTimeout(resolve, ANSWER_MS_MAX);
+    setTimeout(() => {
+      asks = false;
+      resolve();
+    }, ANSWER_MS_MAX);
   });
 }
 

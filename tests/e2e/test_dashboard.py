@@ -316,7 +316,7 @@ def ends(locator):
 
 
 def test_a_copied_address_opens_signed_in(page, client, tmp_path):
-    """In another tab of the same browser; who signs out in one is out in all, and nothing of the key is left."""
+    """In another tab of the same browser; who signs out in one is out in all, and stays out of each."""
     opened(page, started(client, chats(tmp_path / "in.jsonl", None), name="copied").id)
     state(page, "completed")
     other = page.context.new_page()
@@ -328,4 +328,9 @@ def test_a_copied_address_opens_signed_in(page, client, tmp_path):
     page.get_by_label("API key").fill(KEY)
     page.get_by_role("button", name="Sign in").click()
     state(page, "completed")
+    third = page.context.new_page()
+    third.goto(page.url)
+    state(third, "completed")
+    assert other.evaluate("sessionStorage.length") == 0
+    third.close()
     other.close()

@@ -206,7 +206,7 @@ def _told(ends: list[End], receipt: Receipt | None, sink: Sink) -> list[str]:
         return []
     output, errors = (file.lines if file else 0 for file in (receipt.output, receipt.errors))
     balance = f"in = {output:,} out + {errors:,} errors, {receipt.missing:,} missing, 0 double"
-    # Where results are damaged, that is what is said of them.
+    # The balance would contradict what the summary says of damaged results.
     checked = [] if any(end.damage for end in ends) else [f"{outcome.lines_of(receipt.lines)} {balance}"]
     files = (("output", sink.output, receipt.output), ("errors", sink.errors, receipt.errors))
     places = [_place(name, path, file) for name, path, file in files if file and (path or name == "errors")]

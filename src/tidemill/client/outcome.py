@@ -1,4 +1,4 @@
-"""What came of a run of one batch or of many: how it ended, and how that is said."""
+"""How a run of one batch or of many ended, and the sentences that say so."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
