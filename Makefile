@@ -31,7 +31,7 @@ lint: setup  ## format, lint, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint  ## the same and the unit tests: seconds, no broker
+check: lint  ## the same and the unit tests: needs no broker
 	$(BIN)/pytest -q tests/unit
 
 test: setup  ## everything: a real Kafka, a real S3, the real SDKs
