@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import re
 import subprocess
 import sys
 
@@ -12,6 +11,8 @@ import pytest
 from openai import OpenAI
 from support.backend import Behaviour, well
 from support.stack import KEY, Stack
+
+from tidemill.schemas.endpoints import PROMPT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
 
@@ -64,7 +65,7 @@ GOOD = {
 }
 BAD = {
     "words": (Behaviour(status=400, body=b"prompt is too long: 9000 > 8192"), 400, "http"),
-    "own words": (Behaviour(status=422, body=b'{"error":{"message":"no response x","code":"gone"}}'), 422, "gone"),
+    "own words": (Behaviour(status=404, body=b'{"error":{"message":"no response x","code":"gone"}}'), 404, "gone"),
     "error": (Behaviour(body=b'{"error":{"message":"no","code":400}}'), 200, "error_in_reply"),
     "empty": (Behaviour(body=b'{"choices":[]}'), 200, "error_in_reply"),
     "cut stream": (Behaviour(body=events(STREAM[:1])), 200, "backend_reply_unsupported"),
@@ -81,7 +82,7 @@ def answers(body, nth):
         return well({**body, "messages": [{"content": "picture"}]}, nth)
     if word == "again" and nth > 1:
         return GOOD["plain"][0]
-    return (GOOD | BAD)[word][0]
+    return GOOD["plain"][0] if word == PROMPT else (GOOD | BAD)[word][0]
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +124,12 @@ def test_every_reader_has_every_line(place, tidemill, backend, tmp_path):
     code, said = tidemill("run", source, "-o", output)
     assert code == 3, said
     assert f"{len(GOOD)} out + {len(BAD)} errors, 0 missing, 0 double" in said
-    assert backend.calls == len(GOOD) + len(BAD) + 1, "one was called again"
-    batch = re.findall(r"batch_[0-9a-f]{32}", said)[-1]
+    # One is answered at its second call. A 404 is made again once or twice, and asked about without a body.
+    assert 2 <= backend.calls - len(GOOD) - len(BAD) <= 4
 
     client = OpenAI(base_url=place.api, api_key=KEY)
-    found = client.batches.retrieve(batch)
+    found = client.batches.list(limit=1).data[0]
+    batch = found.id
     assert found.usage.output_tokens == 2 * (len(GOOD) - 1), "the stream counted none"
     written = list(client.files.content(found.output_file_id).iter_lines())
     assert written == output.read_text("utf-8").splitlines() == output.read_text("utf-8").split("\n")[:-1]
