@@ -95,8 +95,9 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
 
 def told(waits: Sequence[Waiting]) -> str:
     """What held lines up, in words for their error lines; empty where nothing is known."""
-    return " ".join(f"What held it up: {one.message} (since {_time(one.since)})" for one in waits[:TOLD_MAX])
+    return " ".join(f"What held it up: {one.message} (since {moment(one.since)})" for one in waits[:TOLD_MAX])
 
 
-def _time(at: int) -> str:
+def moment(at: int) -> str:
+    """A time in UTC, as people read it."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -70,6 +70,11 @@ def listed(stack):
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
 
 
+def examined(stack):
+    command = [sys.executable, "-m", "tidemill", "doctor", "--data", str(stack.data)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=stack._environ()).stdout
+
+
 def stalled_by_reason(stack):
     health = json.loads((stack.data / "run.json").read_text())["health"]
     with urllib.request.urlopen(f"{health['results']}/metrics", timeout=10) as answer:
@@ -99,6 +104,10 @@ def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend):
     table = listed(stalled)
     for reason in (" unreachable ", " refuses ", " schedule "):
         assert reason in table, table
+    words = examined(stalled)
+    for model, (_, _, why) in CASES.items():
+        assert f"warn  batches: {ids[model]} " in words, words
+        assert why in words, words
     with chromium() as browser:
         page = browser.new_page()
         page.goto(stalled.api.removesuffix("/v1"))

@@ -5,6 +5,7 @@ import pytest
 from tidemill.ops import findings
 from tidemill.ops.findings import Verdict
 from tidemill.schemas import topics
+from tidemill.schemas.waiting import Reason, Waiting
 
 WELL = {"cleanup.policy": "delete", "retention.ms": str(topics.OUTCOMES.retention_ms)}
 
@@ -80,3 +81,18 @@ def test_a_warning_is_well_enough():
     """A failure is not."""
     assert findings.is_well([findings.ok("a", ""), findings.warn("b", "", "")])
     assert not findings.is_well([findings.fail("c", "", "")])
+
+
+def test_stalls_are_named_once_for_each_server_and_reason():
+    """With the batch that has waited longest."""
+    assert findings.stalled({})[0].verdict is Verdict.OK
+    away = Waiting(
+        reason=Reason.SERVER_UNREACHABLE, lines=3, server="http://a/v1", message="It is away.", since=90
+    )
+    later = away.model_copy(update={"since": 120})
+    hours = Waiting(reason=Reason.SCHEDULE, lines=1, server="http://b/v1", message="It is closed.", since=60)
+    first, second = findings.stalled({"batch_1": [later, hours], "batch_2": [away]})
+    assert first.text == "batch_2 and 1 more wait since 1970-01-01 00:01:30 UTC: It is away."
+    assert second.text == "batch_1 waits since 1970-01-01 00:01:00 UTC: It is closed."
+    assert {first.verdict, second.verdict} == {Verdict.WARN}
+    assert "`schedule`" in second.mend

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,9 +17,11 @@ from tidemill.kafka import LogUnavailable, reachable
 from tidemill.ops import findings, service
 from tidemill.ops.findings import Finding
 from tidemill.past import kafka
-from tidemill.schemas import topics
+from tidemill.schemas import codec, topics
+from tidemill.schemas.codec import DecodeError
 from tidemill.schemas.ports import Store
 from tidemill.schemas.signing import SignatureError
+from tidemill.schemas.waiting import Waits
 from tidemill.security import Kafka
 from tidemill.servers import Backend, Model
 from tidemill.settings import Settings, SettingsError
@@ -73,6 +76,7 @@ def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaita
         lambda: _topics(settings, where),
         lambda: _keys(settings, where),
         lambda: _clock(where),
+        lambda: _batches(where),
         lambda: _store(settings),
         lambda: _backends(settings),
         lambda: _disk(settings),
@@ -160,6 +164,27 @@ async def _clock(where: Kafka | None) -> list[Finding]:
     except LogUnavailable as error:
         return [findings.fail("clock", str(error), "see kafka above")]
     return [findings.clock(None if at is None else at - time.time())]
+
+
+async def _batches(where: Kafka | None) -> list[Finding]:
+    """What batches wait for, as their latest records say."""
+    if where is None:
+        return []
+    count = 0
+    stalled: dict[str, Waits] = {}
+    try:
+        async with kafka.reading(where) as reader:
+            async for record in reader.records(topics.BATCHES.name):
+                count += 1
+                key = (record.key or b"").decode(errors="replace")
+                stalled.pop(key, None)
+                with suppress(DecodeError):
+                    batch = codec.decode_batch(record.value).batch if record.value is not None else None
+                    if batch is not None and not batch.status.is_terminal and batch.tidemill.waiting:
+                        stalled[key] = batch.tidemill.waiting
+    except LogUnavailable as error:
+        return [findings.fail("batches", str(error), "see kafka above")]
+    return findings.stalled(stalled) if count else []
 
 
 async def _store(settings: Settings) -> list[Finding]:

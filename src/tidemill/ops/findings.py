@@ -7,12 +7,15 @@ from typing import Final
 
 from tidemill.schemas import topics
 from tidemill.schemas.topics import DAY_MS, Topic
+from tidemill.schemas.waiting import Reason, Waiting, moment
 
 SKEW_SECONDS_OK: Final = 2.0
 SKEW_SECONDS_MAX: Final = 30.0
 """Clocks that differ by more make deadlines and the log's times disagree."""
 FREE_BYTES_OK: Final = 10 << 30
 FREE_BYTES_MIN: Final = 1 << 30
+STALLS_MAX: Final = 20
+"""Reasons for stalls that are named, those of the most batches."""
 
 
 class Verdict(StrEnum):
@@ -117,6 +120,27 @@ def clock(skew_seconds: float | None) -> Finding:
     text = f"{skew_seconds:.1f} s behind the newest record of the log"
     mend = "let a time service set the clocks of all machines"
     return (warn if skew_seconds <= SKEW_SECONDS_MAX else fail)("clock", text, mend)
+
+
+def stalled(batches: Mapping[str, Sequence[Waiting]]) -> list[Finding]:
+    """What batches wait for: one finding for each reason, server and status.
+
+    Args:
+        batches: The batches that wait, by id, and what each of them waits for.
+    """
+    found: dict[tuple[Reason, str | None, int | None], list[tuple[str, Waiting]]] = {}
+    for batch_id, waits in batches.items():
+        for one in waits:
+            found.setdefault((one.reason, one.server, one.status), []).append((batch_id, one))
+    largest = sorted(found.items(), key=lambda item: -len(item[1]))[:STALLS_MAX]
+    return [_stall(reason, waiting) for (reason, *_), waiting in largest] or [ok("batches", "none is stalled")]
+
+
+def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
+    batch_id, first = min(waiting, key=lambda item: item[1].since)
+    who = f"{batch_id} waits" if len(waiting) == 1 else f"{batch_id} and {len(waiting) - 1} more wait"
+    text = f"{who} since {moment(first.since)}: {first.message}"
+    return warn("batches", text, f"docs/operations.md says what to do about `{reason}`")
 
 
 def disk(what: str, free_bytes: int) -> Finding:
