@@ -69,7 +69,7 @@ def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
     assert "2 of 4 succeeded, 2 failed" in err
     assert "2 x 400 " in err
     old = told(client, err)
-    assert f"To run the 2 lines that did not succeed: `{sys.executable} -m tidemill rerun {old.id[-8:]}`" in err
+    assert re.search(rf"To run the 2 lines that did not succeed: `\S+ -m tidemill rerun {old.id[-8:]}`", err), err
     backend.reset(well)
     again = ("rerun", old.id[-8:], "--model", "embed", "-o", tmp_path / "again.jsonl")
     for words in (again, (*again, "--force")):
@@ -133,7 +133,7 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     code, _, err = tidemill("replay", "nomodel", "--from", start)
     assert (code, "'nomodel' does not exist" in err) == (2, True), err
     code, _, err = tidemill("replay", "chat", "--from", "soon")
-    assert (code, "expected an offset or a time" in err) == (2, True), err
+    assert (code, "soon is no edge of a range" in err) == (2, True), err
 
 
 def test_the_examples_of_the_page(stack, backend, tmp_path):
