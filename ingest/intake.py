@@ -99,7 +99,8 @@ class Partition:
         """Records that were decided on before and come again: their stream, the first line's place, how many."""
         self._born: Flow | None = None
         """The stream that the record at hand has begun."""
-        self._decided = -1
+        self._decided = self._seen = -1
+        """Up to where the table says that records are decided on, and up to where they have come here."""
         self._loaded = False
 
     @property
@@ -201,7 +202,9 @@ class Partition:
             self._born = None
             found.append(await self._decide(arrival))
 
-        if await handled(self._sender, arrival.shown, decide, stage="ingest", undo=self._unborn) is not None:
+        buried = await handled(self._sender, arrival.shown, decide, stage="ingest", undo=self._unborn)
+        self._seen = max(self._seen, arrival.offset)
+        if buried is not None:
             arrival.ack()
             return None
         return found[-1]
@@ -221,7 +224,8 @@ class Partition:
             flow.awaited.discard(arrival.offset)
             del self._journal[arrival.offset]
             return work
-        if arrival.offset > self._decided:
+        # A consumer may bring a record twice, also before the table says that it is decided on.
+        if arrival.offset > max(self._decided, self._seen):
             try:
                 lines = bounded(arrival.value or b"")
                 found = await self._admitted(arrival, lines)

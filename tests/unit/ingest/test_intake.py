@@ -39,6 +39,9 @@ IDLE_SECONDS = 50
 CUT = Cut(lines_max=5, bytes_max=1000)
 
 
+REPEAT_CHANCE = 0.2
+
+
 class Rows:
     """The table; a crash keeps a prefix of what was not delivered, or with the disk gone nothing of it.
 
@@ -90,7 +93,7 @@ class World:
     """A partition, started again after each crash, and what it has told."""
 
     def __init__(self, seed, folder):
-        self.chance, self.stepping = random.Random(seed), random.Random(seed)
+        self.chance, self.stepping, self.repeating = (random.Random(seed) for _ in range(3))
         self.fuse = Fuse()
         self.store = SimulatedStore(self.fuse)
         self.tables = Rows(self.fuse, random.Random(seed))
@@ -192,9 +195,14 @@ class World:
         await partition.load()
         while at < len(self.log):
             count = self.chance.randint(1, 6)
-            group = [self._arrival(gate, offset) for offset in range(at, min(at + count, len(self.log)))]
-            at += len(group)
-            await partition.take(group)
+            end = min(at + count, len(self.log))
+            # The consumer may bring records once more, in the same group or in the next one.
+            again = at - self.repeating.randint(0, 2) * (self.repeating.random() < REPEAT_CHANCE)
+            offsets = [*range(max(self.committed, again), end)]
+            if self.repeating.random() < REPEAT_CHANCE:
+                offsets += offsets[-2:]
+            at = end
+            await partition.take([self._arrival(gate, offset) for offset in offsets])
             self.now += self.chance.random() * 3
             if self.stepping.random() < STEP_CHANCE:
                 self.ahead = self.stepping.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
