@@ -1,23 +1,29 @@
 """How records flow to a stage while partitions change hands: none may be lost on the way.
 
-Faust 0.15.3 loses some in two ways, and both are answered here.
+Faust 0.15.3 loses some in three ways, and all are answered here.
 
 1. When the tables of new partitions are recovered, it seeks to the committed offsets, lets records flow, and only
    then says `resume()`, which empties the queues of all agents, with the records that have come by then. Nobody
    reads them again: the commit stays before them, and what they were to bring about does not happen.
 2. It seeks only where an offset was committed. In a partition that has none yet, records which were fetched and
    dropped before the seek would be missing.
+3. It drops what a fetch brings that was begun before a rebalance, also where the fetch read from the place that it
+   had sought to since. It takes the records that are missing then for a gap of the topic, acknowledges them, and
+   commits what comes behind them (`go_back`).
 
 And it loses time: while all partitions are held back it sleeps for a second, and while some are it waits as long
 for records of the others, whatever has room by then (`resume_at_once`).
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from mode.utils.queues import FlowControlEvent
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 """How often a consumer with no partition to fetch from looks whether it has to stop, or to let go of them."""
@@ -55,6 +61,54 @@ def seek_all(consumer: Any) -> None:
         return committed
 
     consumer.seek_to_committed = seek_to_committed
+
+
+def go_back(consumer: Any) -> None:
+    """Have the consumer fetch again what it has passed over: a topic that is read for its records has no gaps.
+
+    What the broker has removed since is no gap either: the log begins behind it.
+    """
+    seek, seek_to_committed, getmany = consumer.seek, consumer.seek_to_committed, consumer.getmany
+    stop_flow = consumer.stop_flow
+    places: dict[Any, int] = {}
+    """The offset of each partition's next record."""
+
+    async def seek_one(tp: Any, offset: int) -> None:
+        await seek(tp, offset)
+        places[tp] = offset
+
+    async def seek_committed() -> Any:
+        committed = await seek_to_committed()
+        places.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
+        return committed
+
+    def stop() -> None:
+        places.clear()
+        stop_flow()
+
+    async def is_ahead(tp: Any, offset: int) -> bool:
+        place = places.get(tp, offset)
+        if offset <= place or not consumer.app.topics.acks_enabled_for(tp.topic):
+            return False
+        place = max(place, (await consumer.earliest_offsets(tp))[tp])
+        if offset <= place:
+            return False
+        log.warning("records %d to %d of %s/%d were passed over: going back", place, offset - 1, *tp)
+        await consumer.seek(tp, place)
+        return True
+
+    async def records(**how: Any) -> AsyncIterator[Any]:
+        left = set()
+        async with aclosing(getmany(**how)) as fetched:
+            async for tp, message in fetched:
+                if tp in left or await is_ahead(tp, message.offset):
+                    left.add(tp)
+                    continue
+                places[tp] = message.offset + 1
+                yield tp, message
+
+    consumer.seek, consumer.seek_to_committed, consumer.getmany = seek_one, seek_committed, records
+    consumer.stop_flow = stop
 
 
 def resume_at_once(consumer: Any) -> None:

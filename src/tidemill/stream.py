@@ -25,7 +25,7 @@ from faust.exceptions import ConsumerNotStarted
 
 from tidemill import folder, heap, hush, kafka, metrics, notify
 from tidemill.admin import TopicError, ensure_topics, kept_seconds
-from tidemill.flow import Flow, resume_at_once, seek_all
+from tidemill.flow import Flow, go_back, resume_at_once, seek_all
 from tidemill.lease import SESSION_SECONDS, Brake, Membership, followed
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.ports import RecordTooLarge, Store
@@ -128,6 +128,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     def _new_consumer(self) -> Any:
         consumer = super()._new_consumer()
         seek_all(consumer)
+        go_back(consumer)
         resume_at_once(consumer)
         return consumer
 

@@ -1,12 +1,14 @@
 """Records that wait for an agent stay where they are when flow is resumed a second time."""
 
 import asyncio
+from types import SimpleNamespace
 
+import pytest
 from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
 from tidemill import stream
-from tidemill.flow import Flow
+from tidemill.flow import Flow, go_back, seek_all
 from tidemill.settings import Settings
 
 
@@ -57,3 +59,62 @@ async def test_a_partition_with_room_is_fetched_from_at_once(tmp_path):
     assert asked == [{tp}]
     consumer.on_buffer_full(tp)
     consumer.on_buffer_drop(tp)
+
+
+class Consumer:
+    """Fetches from one log as Faust's does, whose fetches may be dropped after they have moved the place."""
+
+    def __init__(self, *, first=0, committed=None, drops=(), is_source=True):
+        self.app = SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: is_source))
+        self.first, self.committed, self.drops = first, committed, drops
+        self.place, self.fetches = first, 0
+
+    async def seek(self, _, offset):
+        self.place = offset
+
+    async def seek_to_committed(self):
+        self.place = self.committed if self.committed is not None else self.place
+        return {TP("t", 0): self.committed}
+
+    def stop_flow(self):
+        pass
+
+    async def earliest_offsets(self, *tps):
+        return dict.fromkeys(tps, self.first)
+
+    async def getmany(self, **_):
+        fetched = range(max(self.place, self.first), min(max(self.place, self.first) + 3, 20))
+        self.place, self.fetches = fetched.stop, self.fetches + 1
+        if self.fetches not in self.drops:
+            for offset in fetched:
+                yield TP("t", 0), SimpleNamespace(offset=offset)
+
+
+async def brought(consumer):
+    """The offsets that the consumer brings after an assignment."""
+    seek_all(consumer)
+    go_back(consumer)
+    consumer.stop_flow()
+    await consumer.seek_to_committed()
+    found = []
+    for _ in range(20):
+        async for _, message in consumer.getmany(timeout=1.0):
+            found.append(message.offset)
+    return found
+
+
+@pytest.mark.parametrize("drops", [(), (1,), (2,), (1, 2, 4)])
+@pytest.mark.parametrize("committed", [None, 5])
+async def test_records_that_a_fetch_has_passed_over_come_again(drops, committed):
+    """In their order, each once."""
+    assert await brought(Consumer(committed=committed, drops=drops)) == [*range(committed or 0, 20)]
+
+
+async def test_what_the_broker_has_removed_is_not_waited_for():
+    """The log begins behind it."""
+    assert await brought(Consumer(first=10, committed=5, drops=(2,))) == [*range(10, 20)]
+
+
+async def test_a_changelog_may_have_gaps():
+    """It is compacted; its records are no work that could be missed."""
+    assert await brought(Consumer(committed=5, drops=(1,), is_source=False)) == [*range(8, 20)]
