@@ -91,8 +91,8 @@ async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
     with pytest.raises(InputFault, match="--force overwrites it"):
         await task
     assert output.read_bytes() == b"mine"
-    # A path is as long as it is, and may be broken anywhere.
-    assert f"Tofetchthem:`tidemillwatchbatch_1-o{output}`" in "".join(talk.export_text().split())
+    # A path is as long as it is, and may be broken anywhere; the program is named as it was called.
+    assert f"tidemillwatchbatch_1-o{output}`" in "".join(talk.export_text().split())
     assert await watch(talk, target, "batch_1", Sink(output=output), force=True) is Exit.OK
     assert output.read_bytes() == result_lines("r0")
 
