@@ -7,7 +7,7 @@ not take for as long as it lives. Here each of these has a bound:
   `URL_BYTES_MAX` for the URL; a head is whole after `head_seconds_max`.
 - A body arrives with `bytes_per_second_min` at least. A client may fall behind that by `slow_seconds_max`, at any
   time and whatever it sent before. **Time counts only while the server reads**: not while an upload waits for its
-  place unread (64 KiB of it are taken first), not before the client is told `100 Continue`, and not while the
+  place unread (64 KiB of it are taken first), not before the server has sent `100 Continue`, and not while the
   store holds up what has arrived. So a route may let a body wait for as long as it likes, and needs no timeout of
   its own for a slow one: the stream that it reads raises `ClientDisconnect`, and the client is answered with 408.
 - An answer is taken with the same rate at least, by the same account. All answers together wait in

@@ -20,7 +20,7 @@ from tidemill.settings import Settings
 log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX: Final = 10
-"""How long requests under way may take to end when the process is told to stop."""
+"""After SIGTERM, requests under way have so long to end."""
 ACCEPTED_MAX: Final = 8
 """Connections that one turn of the loop accepts: a request takes many turns, and a flood makes each longer."""
 FULL_SECONDS: Final = 0.1

@@ -1,4 +1,4 @@
-"""The shapes of answers, and how bodies and forms are told of, as OpenAPI has them."""
+"""The models of answers, and the descriptions of bodies and forms for the OpenAPI document."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -20,7 +20,7 @@ from tidemill.schemas.messages import AuditRecord
 from tidemill.schemas.ports import Clock, Steady
 
 REFUSALS_MAX: Final = 10
-"""Keys of one address that may be refused in a minute; beyond it the address is told to wait."""
+"""Refused keys of one address in a minute; with more of them its requests get a 429 and a `Retry-After`."""
 WINDOW_SECONDS: Final = 60.0
 WAIT_SECONDS_MAX: Final = 3600.0
 """A wait is a minute at first, and twice as long each time, up to this."""
@@ -62,7 +62,7 @@ class Trail:
         whose: str | None = None,
         **detail: str,
     ) -> None:
-        """Record what is about to be done; nothing is done that the trail does not have.
+        """Record an act before it is done, so that the trail has every act.
 
         Args:
             request: What was asked.

@@ -64,7 +64,7 @@ class Opening:
         self.is_done = True
         try:
             _, size = codecs.utf_8_decode(text, "strict", is_whole)
-            # A number may be cut anywhere; what else is cut is told apart by the parser.
+            # A number may be cut anywhere; the parser tells any other cut from a fault.
             text = text if is_whole else text[:size].rstrip(_NUMBER)
             _valid.decode(text)
         except UnicodeDecodeError:

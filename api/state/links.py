@@ -10,7 +10,7 @@ RERUNS_MAX: Final = 100
 
 
 class Links:
-    """In the file of the view. A batch and its reruns belong to one project, so whoever sees one may see all."""
+    """Batches and their reruns, in the view's database. One check of access covers them: they share a project."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -110,7 +110,8 @@ _COUNTED = (
     ("batches", "batches", "1", "0"),
     ("batches", "running", "NOT row.over", "row.lines_left"),
 )
-"""What `totals` counts: table, kind, which rows, and what is summed of them; to count a million takes 50 ms."""
+"""What triggers keep in `totals`: table, kind, condition of a row, and summed expression. Counting a million rows
+instead takes 50 ms."""
 
 _log = logging.getLogger(__name__)
 

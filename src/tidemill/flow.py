@@ -23,6 +23,8 @@ from typing import Any, Final
 
 from mode.utils.queues import FlowControlEvent
 
+from tidemill.kafka import TRANSIENT
+
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
@@ -68,47 +70,58 @@ def go_back(consumer: Any) -> None:
 
     What the broker has removed since is no gap either: the log begins behind it.
     """
-    seek, seek_to_committed, getmany = consumer.seek, consumer.seek_to_committed, consumer.getmany
-    stop_flow = consumer.stop_flow
-    places: dict[Any, int] = {}
-    """The offset of each partition's next record."""
+    places = _Places(consumer)
+    consumer.seek, consumer.seek_to_committed = places.seek, places.seek_to_committed
+    consumer.getmany, consumer.stop_flow = places.getmany, places.stop_flow
 
-    async def seek_one(tp: Any, offset: int) -> None:
-        await seek(tp, offset)
-        places[tp] = offset
 
-    async def seek_committed() -> Any:
-        committed = await seek_to_committed()
-        places.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
+class _Places:
+    """The offset of the next record of each partition; it stands in for four methods of Faust's consumer."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._seek, self._seek_to_committed = consumer.seek, consumer.seek_to_committed
+        self._getmany, self._stop_flow = consumer.getmany, consumer.stop_flow
+        self._next: dict[Any, int] = {}
+
+    async def seek(self, tp: Any, offset: int) -> None:
+        await self._seek(tp, offset)
+        self._next[tp] = offset
+
+    async def seek_to_committed(self) -> Any:
+        committed = await self._seek_to_committed()
+        self._next.update({tp: offset for tp, offset in committed.items() if offset and offset > 0})
         return committed
 
-    def stop() -> None:
-        places.clear()
-        stop_flow()
+    def stop_flow(self) -> None:
+        self._next.clear()
+        self._stop_flow()
 
-    async def is_ahead(tp: Any, offset: int) -> bool:
-        place = places.get(tp, offset)
-        if offset <= place or not consumer.app.topics.acks_enabled_for(tp.topic):
-            return False
-        place = max(place, (await consumer.earliest_offsets(tp))[tp])
-        if offset <= place:
-            return False
-        log.warning("records %d to %d of %s/%d were passed over: going back", place, offset - 1, *tp)
-        await consumer.seek(tp, place)
-        return True
-
-    async def records(**how: Any) -> AsyncIterator[Any]:
+    async def getmany(self, **how: Any) -> AsyncIterator[Any]:
         left = set()
-        async with aclosing(getmany(**how)) as fetched:
+        async with aclosing(self._getmany(**how)) as fetched:
             async for tp, message in fetched:
-                if tp in left or await is_ahead(tp, message.offset):
+                if tp in left or await self._is_ahead(tp, message.offset):
                     left.add(tp)
                     continue
-                places[tp] = message.offset + 1
+                self._next[tp] = message.offset + 1
                 yield tp, message
 
-    consumer.seek, consumer.seek_to_committed, consumer.getmany = seek_one, seek_committed, records
-    consumer.stop_flow = stop
+    async def _is_ahead(self, tp: Any, offset: int) -> bool:
+        """Whether records before this one have not come; then they are fetched next."""
+        place = self._next.get(tp, offset)
+        if offset <= place or not self._consumer.app.topics.acks_enabled_for(tp.topic):
+            return False
+        try:
+            place = max(place, (await self._consumer.earliest_offsets(tp))[tp])
+            if offset <= place:
+                return False
+            log.warning("records %d to %d of %s/%d were passed over: going back", place, offset - 1, *tp)
+            await self.seek(tp, place)
+        except TRANSIENT as error:
+            # The place stays, so the next fetch tries again.
+            log.warning("%s/%d cannot go back to %d: %s", *tp, place, type(error).__name__)
+        return True
 
 
 def resume_at_once(consumer: Any) -> None:

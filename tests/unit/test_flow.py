@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
@@ -64,9 +65,9 @@ async def test_a_partition_with_room_is_fetched_from_at_once(tmp_path):
 class Consumer:
     """Fetches from one log as Faust's does, whose fetches may be dropped after they have moved the place."""
 
-    def __init__(self, *, first=0, committed=None, drops=(), is_source=True):
+    def __init__(self, *, first=0, committed=None, drops=(), away=(), is_source=True):
         self.app = SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: is_source))
-        self.first, self.committed, self.drops = first, committed, drops
+        self.first, self.committed, self.drops, self.away = first, committed, drops, away
         self.place, self.fetches = first, 0
 
     async def seek(self, _, offset):
@@ -80,6 +81,8 @@ class Consumer:
         pass
 
     async def earliest_offsets(self, *tps):
+        if self.fetches in self.away:
+            raise KafkaConnectionError
         return dict.fromkeys(tps, self.first)
 
     async def getmany(self, **_):
@@ -108,6 +111,11 @@ async def brought(consumer):
 async def test_records_that_a_fetch_has_passed_over_come_again(drops, committed):
     """In their order, each once."""
     assert await brought(Consumer(committed=committed, drops=drops)) == [*range(committed or 0, 20)]
+
+
+async def test_a_broker_that_is_away_meanwhile_is_asked_again():
+    """Nothing that lies behind the place is brought before."""
+    assert await brought(Consumer(committed=5, drops=(1,), away=(2, 3))) == [*range(5, 20)]
 
 
 async def test_what_the_broker_has_removed_is_not_waited_for():
