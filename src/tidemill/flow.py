@@ -23,8 +23,6 @@ from typing import Any, Final
 
 from mode.utils.queues import FlowControlEvent
 
-from tidemill.kafka import TRANSIENT
-
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
@@ -65,12 +63,16 @@ def seek_all(consumer: Any) -> None:
     consumer.seek_to_committed = seek_to_committed
 
 
-def go_back(consumer: Any) -> None:
+def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> None:
     """Have the consumer fetch again what it has passed over: a topic that is read for its records has no gaps.
 
     What the broker has removed since is no gap either: the log begins behind it.
+
+    Args:
+        consumer: Faust's.
+        transient: Errors of a broker that is away: the next fetch tries again.
     """
-    places = _Places(consumer)
+    places = _Places(consumer, transient)
     consumer.seek, consumer.seek_to_committed = places.seek, places.seek_to_committed
     consumer.getmany, consumer.stop_flow = places.getmany, places.stop_flow
 
@@ -78,8 +80,8 @@ def go_back(consumer: Any) -> None:
 class _Places:
     """The offset of the next record of each partition; it stands in for four methods of Faust's consumer."""
 
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
+    def __init__(self, consumer: Any, transient: tuple[type[Exception], ...]) -> None:
+        self._consumer, self._transient = consumer, transient
         self._seek, self._seek_to_committed = consumer.seek, consumer.seek_to_committed
         self._getmany, self._stop_flow = consumer.getmany, consumer.stop_flow
         self._next: dict[Any, int] = {}
@@ -118,7 +120,7 @@ class _Places:
                 return False
             log.warning("records %d to %d of %s/%d were passed over: going back", place, offset - 1, *tp)
             await self.seek(tp, place)
-        except TRANSIENT as error:
+        except self._transient as error:
             # The place stays, so the next fetch tries again.
             log.warning("%s/%d cannot go back to %d: %s", *tp, place, type(error).__name__)
         return True

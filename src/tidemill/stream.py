@@ -128,7 +128,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
     def _new_consumer(self) -> Any:
         consumer = super()._new_consumer()
         seek_all(consumer)
-        go_back(consumer)
+        go_back(consumer, kafka.TRANSIENT)
         resume_at_once(consumer)
         return consumer
 

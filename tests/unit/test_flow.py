@@ -10,6 +10,7 @@ from mode.utils.queues import FlowControlQueue
 
 from tidemill import stream
 from tidemill.flow import Flow, go_back, seek_all
+from tidemill.kafka import TRANSIENT
 from tidemill.settings import Settings
 
 
@@ -96,7 +97,7 @@ class Consumer:
 async def brought(consumer):
     """The offsets that the consumer brings after an assignment."""
     seek_all(consumer)
-    go_back(consumer)
+    go_back(consumer, TRANSIENT)
     consumer.stop_flow()
     await consumer.seek_to_committed()
     found = []
