@@ -12,20 +12,22 @@ import uvloop
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from tidemill import heap, hush, kafka, metrics, notify, trust
-from tidemill.admin import TopicError, ensure_topics
-from tidemill.api import auth, exchange, openapi, removal
-from tidemill.api.again.kafka import History
-from tidemill.api.doors import Doors
+from tidemill import metrics
+from tidemill.api import error_handlers, openapi
+from tidemill.api.access import auth
+from tidemill.api.batches import file_removal
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.http.server import Server
+from tidemill.api.reruns.kafka import History
 from tidemill.api.routes import (
     admin,
     audit,
     batches,
-    bounds,
     dashboard,
     estimate,
     files,
     health,
+    limits,
     models,
     replay,
     rerun,
@@ -34,22 +36,26 @@ from tidemill.api.routes import (
     uploads,
     usage,
 )
-from tidemill.api.server import Server
-from tidemill.api.state.sqlite import Database
-from tidemill.api.state.view import Feed, View
-from tidemill.connections import EXPOSED
-from tidemill.kafka import Follower, Log, LogUnavailable, Tail
-from tidemill.listening import listen
-from tidemill.log_space import log_space
-from tidemill.schemas import topics
-from tidemill.schemas.audit import Action
-from tidemill.schemas.batch import window_seconds
+from tidemill.api.view.sqlite import Database
+from tidemill.api.view.view import Feed, View
+from tidemill.configuration import signing_keys
+from tidemill.configuration.connections import EXPOSED
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka.admin import TopicError, ensure_topics
+from tidemill.kafka.connection import LogUnavailable, reachable
+from tidemill.kafka.follower import Follower, Tail
+from tidemill.kafka.log_space import log_space
+from tidemill.kafka.producer import Log
+from tidemill.runtime import gc_tuning, log_dedup, notify
+from tidemill.runtime import health as vital
+from tidemill.runtime.heartbeat import Heartbeat
+from tidemill.runtime.listening import listen
+from tidemill.schemas.log import topics
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import window_seconds
 from tidemill.sealing.keeper import Keeper
-from tidemill.security import Cluster
-from tidemill.settings import Settings, SettingsError
-from tidemill.store import open_store
-from tidemill.watch import health as vital
-from tidemill.watch.pulse import Pulse
+from tidemill.storage.address import open_store
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +79,7 @@ FOLDED = (
 """The topics that the view is folded from."""
 
 
-def create_app(doors: Doors) -> FastAPI:
+def create_app(doors: Dependencies) -> FastAPI:
     """Compose the app; it opens and closes none of its doors."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.doors = doors
@@ -85,12 +91,12 @@ def create_app(doors: Doors) -> FastAPI:
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    exchange.install(app, has_aliases=doors.settings.path_aliases)
+    error_handlers.install(app, has_aliases=doors.settings.path_aliases)
     for routes in (
         files,
         uploads,
         batches,
-        bounds,
+        limits,
         estimate,
         replay,
         results,
@@ -109,7 +115,7 @@ def create_app(doors: Doors) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower]]]:
+async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[Follower]]]:
     """Open the doors that the settings name, and close them in the end.
 
     Yields:
@@ -121,14 +127,14 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
     """
     cluster = settings.cluster
     auth.bootstrap(settings)
-    signer = trust.signer(settings)
+    signer = signing_keys.signer(settings)
     _check_windows(settings)
     async with contextlib.AsyncExitStack() as stack:
         sender = Log(cluster)
         keeper = Keeper(settings, cluster, sender)
         store = keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         stack.push_async_callback(store.close)
-        view = View(Database(settings.data / "state" / "api"), time.time, trust.verifier(settings))
+        view = View(Database(settings.data / "state" / "api"), time.time, signing_keys.verifier(settings))
         stack.callback(view.close)
         stack.push_async_callback(sender.stop)
         ensuring = asyncio.create_task(_ensure_topics(settings, cluster))
@@ -142,7 +148,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Doors, list[Follower
         with contextlib.suppress(LogUnavailable):
             await sender.start()
         yield (
-            Doors(
+            Dependencies(
                 settings=settings,
                 keys=auth.keys(settings, view.keyring, time.time),
                 signer=signer,
@@ -186,7 +192,7 @@ def _follower(cluster: Cluster, feed: Feed) -> Follower:
     return Follower(cluster, feed.topic, feed.apply, resume=resume, applied=feed.applied)
 
 
-async def serve(settings: Settings, pulse: Pulse) -> None:
+async def serve(settings: Settings, pulse: Heartbeat) -> None:
     """Serve until SIGINT or SIGTERM, and say so once the view is whole.
 
     Raises:
@@ -214,7 +220,7 @@ async def serve(settings: Settings, pulse: Pulse) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> AsyncIterator[None]:
+async def _watched(doors: Dependencies, followers: list[Follower], pulse: Heartbeat) -> AsyncIterator[None]:
     """Beat, and tell the process's health beside the API."""
 
     async def whole() -> None:
@@ -225,7 +231,7 @@ async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> Asy
     state = vital.Health(
         ill=pulse.ill,
         probes={
-            "kafka": functools.partial(kafka.reachable, doors.settings.cluster),
+            "kafka": functools.partial(reachable, doors.settings.cluster),
             "store": functools.partial(vital.writable, doors.store, "api"),
             "view": whole,
         },
@@ -239,16 +245,16 @@ async def _watched(doors: Doors, followers: list[Follower], pulse: Pulse) -> Asy
         beating.cancel()
 
 
-async def _tell(doors: Doors, followers: list[Follower]) -> None:
+async def _tell(doors: Dependencies, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
     await doors.space.start()
     await doors.trail.settings(doors.settings, doors.view.audit.newest(Action.SETTINGS_CHANGE))
     await admin.sign_again(doors)
-    heap.settle()
+    gc_tuning.settle()
     notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.
-    await removal.sweep_always(doors)
+    await file_removal.sweep_always(doors)
 
 
 def main(settings: Settings) -> None:
@@ -259,7 +265,7 @@ def main(settings: Settings) -> None:
         OSError: A folder cannot be written.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    hush.install()
-    pulse = Pulse()
+    log_dedup.install()
+    pulse = Heartbeat()
     with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, pulse))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from tidemill.schemas.error import ApiError, ErrorBody, ErrorEnvelope
+from tidemill.schemas.resources.error import ApiError, ErrorBody, ErrorEnvelope
 
 RETRY_SECONDS = 2
 """What a client is told to wait when a door does not answer."""

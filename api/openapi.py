@@ -9,8 +9,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 
 from tidemill import __version__
-from tidemill.api.doors import json
-from tidemill.schemas.error import ErrorEnvelope
+from tidemill.api.dependencies import json
+from tidemill.schemas.resources.error import ErrorEnvelope
 
 PATH = "/openapi.json"
 DESCRIPTION = (

@@ -20,7 +20,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from tidemill import __version__
-from tidemill.embedded import jars
+from tidemill.local.embedded import jars
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME_LOCK = ROOT / "requirements-runtime.lock"

@@ -6,20 +6,20 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from tidemill.connections import Connections
-from tidemill.schemas import acls, topics
-from tidemill.schemas.acls import Operation, Resource
-from tidemill.schemas.topics import DAY_MS, Topic
-from tidemill.security import Security
-from tidemill.servers import Backend, Model, Price, Spare
-from tidemill.settings import Limits, Project, Settings
-from tidemill.timetable import Hours
+from tidemill.configuration.connections import Connections
+from tidemill.configuration.schedule import Hours
+from tidemill.configuration.security import Security
+from tidemill.configuration.servers import Backend, Model, Price, Spare
+from tidemill.configuration.settings import Limits, Project, Settings
+from tidemill.schemas.log import acls, topics
+from tidemill.schemas.log.acls import Operation, Resource
+from tidemill.schemas.log.topics import DAY_MS, Topic
 
 DOCS = Path(__file__).resolve().parent
 
 _HEAD = """# Settings
 
-<!-- made from src/tidemill/settings.py by `make docs` -->
+<!-- made from src/tidemill/configuration/settings.py by `make docs` -->
 
 A setting comes from the environment (`TIDEMILL_` and its name in capitals; two underscores between the names of
 nested ones), else from `tidemill.toml` (its name), else from the default. The options of a command go before all
@@ -32,7 +32,7 @@ Besides these, `TIDEMILL_CACHE` names the folder where the embedded broker's fil
 and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 """
 
-_BEGIN = "<!-- access lists: made from schemas/acls.py by `make docs` -->"
+_BEGIN = "<!-- access lists: made from schemas/log/acls.py by `make docs` -->"
 _END = "<!-- end of the access lists -->"
 _LETTERS = {
     Operation.READ: "R",

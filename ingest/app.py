@@ -1,4 +1,4 @@
-"""The door to Faust: an app with one agent over `commands`, beside the one of direct producers (`inlet.py`)."""
+"""The Faust app of `commands`; the app of direct producers (`streams/app.py`) runs beside it."""
 
 import asyncio
 import logging
@@ -7,24 +7,24 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
-from tidemill import stream
-from tidemill.disk_space import LOG
-from tidemill.gate import AckGate, Ticket
-from tidemill.handling import handled
-from tidemill.ingest.inlet import Inlet
-from tidemill.ingest.kafka import Outlet
-from tidemill.ingest.patience import stubborn
-from tidemill.ingest.stage import Stage
-from tidemill.kafka import Log
-from tidemill.log_space import log_space
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.messages import Buried
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.settings import Settings
+from tidemill.faust import stage_app
+from tidemill.ingest.files.stage import Stage
+from tidemill.ingest.kafka import RequestProducer
+from tidemill.ingest.retrying import stubborn
+from tidemill.ingest.streams.app import StreamApp
+from tidemill.kafka.ack_gate import AckGate, Ticket
+from tidemill.kafka.handling import handled
+from tidemill.kafka.log_space import log_space
+from tidemill.kafka.producer import Log
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Buried
 from tidemill.schemas.ports import Store
 from tidemill.sealing.keeper import Keeper
-from tidemill.security import Kafka
-from tidemill.settings import Settings
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
+from tidemill.storage.disk_space import LOG
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ class Ingest:
         self._keeper = Keeper(settings, kafka, self._log)
         self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self._space = log_space(kafka, settings.disk_reserve_bytes)
-        self._outlet = Outlet(
+        self._outlet = RequestProducer(
             kafka, self._log, vault=self._keeper.vault, check_disk=lambda: self._space.check(LOG)
         )
         self._stage = Stage(settings, store=self._store, outlet=self._outlet, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"
-        self.app = stream.create_app(NAME, settings, kafka=kafka, state=state)
-        self._inlet = Inlet(
+        self.app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
+        self._inlet = StreamApp(
             settings,
             kafka,
             log_door=self._log,
@@ -61,20 +61,20 @@ class Ingest:
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: what a partition was before a rebalance is another one after it."""
-        self._tenure = stream.Tenure(self.app)
+        self._tenure = stage_app.GenerationGuard(self.app)
         """The generation in which a partition was let go of: its later events are not begun."""
         self._tasks: dict[asyncio.Task[None], Any] = {}
         """What is under way, and in which partition."""
-        self._agent = self.app.agent(stream.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
+        self._agent = self.app.agent(stage_app.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
         self.app.drain = self._drain
-        self.app.oldest = lambda: stream.oldest(gate.head for gate in self._gates.values())
+        self.app.oldest = lambda: stage_app.oldest(gate.head for gate in self._gates.values())
 
     @property
     def store(self) -> Store:
         """The store of inputs."""
         return self._store
 
-    async def start(self) -> list[stream.StageApp]:
+    async def start(self) -> list[stage_app.StageApp]:
         """Connect, and give the app to run."""
         await self._log.start()
         await self._space.start()
@@ -156,4 +156,4 @@ def main(settings: Settings) -> None:
     Raises:
         SystemExit: It crashed, or a setting is missing.
     """
-    stream.run(settings, "ingest", Ingest)
+    stage_app.run(settings, "ingest", Ingest)

@@ -10,15 +10,16 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from tidemill.ingest.pack import Record
-from tidemill.kafka import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, Log, LogUnavailable, too_large
-from tidemill.schemas import topics
+from tidemill.configuration.security import Kafka, client_options
+from tidemill.ingest.files.packing import Record
+from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, LogUnavailable
+from tidemill.kafka.producer import Log, too_large
 from tidemill.schemas.bounds import RECORD_BYTES_MAX
-from tidemill.schemas.codec import KIND, encode, request_headers
-from tidemill.schemas.messages import Accepted, Buried, Rejected
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.codec import KIND, encode, request_headers
+from tidemill.schemas.log.messages import Accepted, Buried, Rejected
 from tidemill.sealing.records import sealed_request
 from tidemill.sealing.vault import Vault
-from tidemill.security import Kafka, client_options
 
 UNACKED_BYTES_MAX: Final = 4 << 20
 """Of one batch; with `UNACKED_RECORDS_MAX`, what may be sent ahead of the broker's acknowledgement."""
@@ -34,7 +35,7 @@ _RECORD_BYTES_BASE = 200
 """Headers and key of a record, roughly."""
 
 
-class Outlet:
+class RequestProducer:
     """What ingest tells the rest of Tidemill. Producers are started when needed and replaced after a failure."""
 
     def __init__(

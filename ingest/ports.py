@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tidemill.ingest.flow import State
+from tidemill.ingest.streams.stream import State
 
 
 class Tables(Protocol):

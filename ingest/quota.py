@@ -13,12 +13,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-from tidemill.ingest.check import Fault
-from tidemill.schemas.batch import Status
-from tidemill.schemas.file import cost_bytes
-from tidemill.schemas.intake import IntakeError
-from tidemill.schemas.messages import VERSION
-from tidemill.settings import Limits
+from tidemill.configuration.settings import Limits
+from tidemill.ingest.files.validation import Fault
+from tidemill.schemas.log.intake import IntakeError
+from tidemill.schemas.log.messages import VERSION
+from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.file import cost_bytes
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,14 @@ At an assignment:
 
 1. each partition gets a new lane, and the stage may start calls;
 2. the ends of the partitions are asked for: records beyond of a younger batch are new, and are called at once;
-3. any other record is held until the outcomes of its batch have been read (`seats.py`, `recall.py`).
+3. any other record is held until the outcomes of its batch have been read (`partitions/assignment.py`,
+   `partitions/outcome_recovery.py`).
 
 At a revocation, and at a stop:
 
 1. no call is started any more;
 2. calls in flight finish, and their outcomes arrive, within a bound;
-3. what may be acknowledged is, and is committed (`tidemill.stream` does that);
+3. what may be acknowledged is, and is committed (`tidemill.faust.stage_app` does that);
 4. the lanes are closed: an outcome that arrives later acknowledges nothing.
 """
 
@@ -26,33 +27,39 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tidemill import metrics, stream
-from tidemill.disk_space import LOG
-from tidemill.kafka import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Follower, Log, partition_of
-from tidemill.log_space import log_space
-from tidemill.processors import roster, seals
-from tidemill.processors.aside import Aside, Held
-from tidemill.processors.budget import Lines
-from tidemill.processors.caller import Caller
-from tidemill.processors.ended import Ended
+from tidemill import metrics
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.servers import Model
+from tidemill.configuration.settings import Settings
+from tidemill.faust import stage_app
+from tidemill.faust.partition_handle import PartitionHandle
+from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
+from tidemill.kafka.follower import Follower
+from tidemill.kafka.log_space import log_space
+from tidemill.kafka.producer import Log, partition_of
+from tidemill.processors.backends import pool_factory
+from tidemill.processors.backends.endpoint_probe import EndpointProbe
+from tidemill.processors.backends.pool import BackendPool
+from tidemill.processors.calls.caller import Caller
+from tidemill.processors.calls.http_client import HttpUpstream
+from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.calls.retry import Policy
+from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.kafka import KafkaOutbox, Reader, reopened
-from tidemill.processors.lane import Entry, Lane
-from tidemill.processors.menu import Menu
-from tidemill.processors.retry import Policy
-from tidemill.processors.seals import Opened, SealedOutbox, Unopened
-from tidemill.processors.seats import Record, Seats
-from tidemill.processors.stage import Stage
-from tidemill.processors.unreadable import give_up
-from tidemill.processors.upstream import HttpUpstream
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import DecodeError
+from tidemill.processors.partitions import seals
+from tidemill.processors.partitions.assignment import Assignment, Record
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.held_records import Held, HeldRecords
+from tidemill.processors.partitions.seals import Opened, SealedOutbox, Unopened
+from tidemill.processors.partitions.unreadable import give_up
+from tidemill.processors.partitions.window import Entry, PartitionWindow
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
 from tidemill.sealing.keeper import Keeper
 from tidemill.sealing.vault import Vault
-from tidemill.security import Kafka
-from tidemill.servers import Model
-from tidemill.settings import Settings
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
+from tidemill.storage.disk_space import LOG
 
 REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
 STOP_DRAIN_SECONDS_MAX: Final = 7.0
@@ -74,32 +81,9 @@ class Doors:
     outbox: KafkaOutbox
     upstream: HttpUpstream
     store: Store
-    ended: Ended
+    ended: ClosedBatches
     lines: Lines
     vault: Vault
-
-
-class _Tap:
-    """A partition as its lane sees it.
-
-    `Consumer.pause_partitions` is of no use: Faust 0.15.3 drops the records of a paused partition that it has
-    fetched already, and then takes the hole for acknowledged, so they are lost for good. What Faust itself does
-    when a buffer is full keeps them: they still come, and nothing more is fetched.
-    """
-
-    def __init__(self, app: stream.StageApp, tp: Any) -> None:
-        self._app = app
-        self._tp = tp
-
-    def ack(self, token: Any) -> None:
-        if token.message.generation_id == self._app.consumer_generation_id:
-            token.ack()
-
-    def pause(self) -> None:
-        self._app.consumer.on_buffer_full(self._tp)
-
-    def resume(self) -> None:
-        self._app.consumer.on_buffer_drop(self._tp)
 
 
 class ModelApp:
@@ -120,19 +104,11 @@ class ModelApp:
         names = [topics.express(name).name, topics.requests(name).name]
         plain = names[1].removeprefix(topics.REQUESTS_PREFIX)
         state = settings.data / "state" / f"processors-{plain}"
-        self.app = stream.create_app(f"tidemill-processors-{plain}", settings, kafka=doors.kafka, state=state)
-        fleet = roster.fleet(model, time.time)
-        self.stage = Stage(
+        self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=doors.kafka, state=state)
+        fleet = pool_factory.fleet(model, time.time)
+        self.stage = Dispatcher(
             fleet=fleet,
-            caller=Caller(
-                fleet=fleet,
-                menu=Menu(name, fleet, doors.upstream),
-                upstream=doors.upstream,
-                store=doors.store,
-                lines=doors.lines,
-                clock=time.time,
-                seconds_max=model.timeout_seconds,
-            ),
+            caller=_caller(name, model, fleet, doors),
             outbox=SealedOutbox(doors.outbox, doors.vault),
             store=doors.store,
             ended=doors.ended,
@@ -141,15 +117,17 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
             policy=Policy(tries_max=model.tries_max),
-            prefixes=roster.prefixes(model, fleet),
+            prefixes=pool_factory.prefixes(model, fleet),
         )
         self.name = name
         self._topics, self._doors, self._settings = names, doors, settings
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
-        self._seats = Seats(doors.ended, self.stage.enqueue, self._partition_of)
+        self._seats = Assignment(doors.ended, self.stage.enqueue, self._partition_of)
         reopen = functools.partial(reopened, doors.kafka, doors.ended, doors.vault)
-        self.aside = Aside(reopened=reopen, admit=self._readmit, tell=doors.outbox.stalled, ended=doors.ended)
+        self.aside = HeldRecords(
+            reopened=reopen, admit=self._readmit, tell=doors.outbox.stalled, ended=doors.ended
+        )
         self._give_up = functools.partial(give_up, log=doors.log, outbox=doors.outbox, ended=doors.ended)
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -157,14 +135,16 @@ class ModelApp:
         self._brake = self.app.brake(self.stage)
         self._start(self.aside.run())
         told = self.stage.fill
-        for lookout in roster.lookouts(model, fleet, getter=doors.upstream, steady=time.monotonic, told=told):
+        for lookout in pool_factory.lookouts(
+            model, fleet, getter=doors.upstream, steady=time.monotonic, told=told
+        ):
             self._start(lookout.run())
         self.stage.stalls.is_secret = doors.vault.has_key
         self._start(self.stage.stalls.run(doors.outbox))
-        self._agent = self.app.agent(stream.raw_topic(self.app, *names))(self._take_all)
+        self._agent = self.app.agent(stage_app.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave
-        self.app.oldest = lambda: stream.oldest(lane.oldest for lane in self._seats.lanes)
+        self.app.oldest = lambda: stage_app.oldest(lane.oldest for lane in self._seats.lanes)
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     async def close(self) -> None:
@@ -186,7 +166,7 @@ class ModelApp:
                 if not lane.is_closed:
                     self._take(lane, event, opened)
 
-    def _take(self, lane: Lane, event: Any, opened: Opened | DecodeError | Unopened) -> None:
+    def _take(self, lane: PartitionWindow, event: Any, opened: Opened | DecodeError | Unopened) -> None:
         message = event.message
         if isinstance(opened, Unopened):
             self.aside.put(Held(head=opened.head, entry=lane.admit(event, 1, 0), message=message), opened.why)
@@ -219,7 +199,7 @@ class ModelApp:
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
         if self._learning is not None:
             self._learning.cancel()
-        self._seats.assign({tp: Lane(_Tap(self.app, tp)) for tp in assigned}, time.time())
+        self._seats.assign({tp: PartitionWindow(PartitionHandle(self.app, tp)) for tp in assigned}, time.time())
         self._wanted.clear()
         # As many as the topics are made with; the log is asked how many there are.
         self._share(self._settings.partitions * len(self._topics))
@@ -298,7 +278,7 @@ class Processors:
         self._settings = settings
         self._kafka = kafka
         self._names = list(models)
-        self._ended = Ended()
+        self._ended = ClosedBatches()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
         self._log = Log(kafka)
@@ -313,14 +293,14 @@ class Processors:
         assert self._doors is not None
         return self._doors.store
 
-    async def start(self) -> list[stream.StageApp]:
+    async def start(self) -> list[stage_app.StageApp]:
         """Connect the doors, learn which batches are over, and give the apps to run."""
         doors = self._doors = Doors(
             kafka=self._kafka,
             log=self._log,
             outbox=KafkaOutbox(self._kafka, check_disk=lambda: self._space.check(LOG)),
             upstream=HttpUpstream(
-                roster.authorities(self._settings.models.values()),
+                pool_factory.authorities(self._settings.models.values()),
                 reply_bytes_max=self._settings.reply_bytes_max,
             ),
             store=self._keeper.store(
@@ -382,6 +362,18 @@ class Processors:
             self._ended.end(key)
 
 
+def _caller(name: str, model: Model, fleet: BackendPool, doors: Doors) -> Caller:
+    return Caller(
+        fleet=fleet,
+        menu=EndpointProbe(name, fleet, doors.upstream),
+        upstream=doors.upstream,
+        store=doors.store,
+        lines=doors.lines,
+        clock=time.time,
+        seconds_max=model.timeout_seconds,
+    )
+
+
 def main(settings: Settings, models: list[str] | None = None) -> None:
     """Run the stage until SIGTERM.
 
@@ -392,4 +384,4 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
     names = list(settings.models) if models is None else models
     if unknown := [name for name in names if name not in settings.models]:
         raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
-    stream.run(settings, "processors", functools.partial(Processors, models=names))
+    stage_app.run(settings, "processors", functools.partial(Processors, models=names))

@@ -9,26 +9,20 @@ from typing import Any, Final, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from tidemill.disk_space import DiskFull
-from tidemill.kafka import (
-    BACKOFF_SECONDS_MAX,
-    BACKOFF_SECONDS_MIN,
-    REQUEST_MS_MAX,
-    STOP_SECONDS_MAX,
-    producer,
-    too_large,
-)
-from tidemill.processors import seals
-from tidemill.processors.aside import Held
-from tidemill.processors.ended import Ended
-from tidemill.processors.seals import Opened, Unopened
-from tidemill.schemas import codec
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.messages import Stalled
-from tidemill.schemas.topics import OUTCOMES
+from tidemill.configuration.security import Kafka, client_options
+from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, REQUEST_MS_MAX, STOP_SECONDS_MAX
+from tidemill.kafka.producer import producer, too_large
+from tidemill.processors.partitions import seals
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.held_records import Held
+from tidemill.processors.partitions.seals import Opened, Unopened
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Stalled
+from tidemill.schemas.log.topics import OUTCOMES
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
-from tidemill.security import Kafka, client_options
+from tidemill.storage.disk_space import DiskFull
 
 LINGER_MS: Final = 1
 STALL_SECONDS_MAX: Final = 20.0
@@ -219,7 +213,7 @@ class Reader:
 
 
 async def reopened(
-    kafka: Kafka, ended: Ended, vault: Vault, records: Sequence[Held]
+    kafka: Kafka, ended: ClosedBatches, vault: Vault, records: Sequence[Held]
 ) -> AsyncGenerator[Opened | DecodeError, None]:
     """See `aside.Reopen`; also raises `KafkaError` and `TimeoutError`, where the log does not answer."""
     for held in records[:1]:

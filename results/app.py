@@ -11,35 +11,37 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final
 
-from tidemill import stream
-from tidemill.gate import AckGate
-from tidemill.handling import Burial, handled, is_cancelled, reason
-from tidemill.kafka import TRANSIENT, Log, partition_of
-from tidemill.lease import Lease, guarded
-from tidemill.results import census
-from tidemill.results.aside import Aside, Unread
-from tidemill.results.compaction import stubborn
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.settings import Settings
+from tidemill.faust import stage_app
+from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.connection import TRANSIENT
+from tidemill.kafka.freeze_guard import Lease, guarded
+from tidemill.kafka.handling import Burial, handled, is_cancelled, reason
+from tidemill.kafka.producer import Log, partition_of
+from tidemill.results.faust_tables import FaustTables
+from tidemill.results.files.compaction import stubborn
+from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.kafka import LogHistory
-from tidemill.results.limits import Limits
+from tidemill.results.partition import Partition
 from tidemill.results.ports import Owner
-from tidemill.results.stage import Partition
-from tidemill.results.tables import Tables
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.messages import Buried, Tick
+from tidemill.results.state import batch_gauges
+from tidemill.results.state.limits import Limits
+from tidemill.runtime.clock_steps import ClockSteps
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Buried, Tick
 from tidemill.schemas.ports import NotFound, Store
-from tidemill.schemas.waiting import Reason
+from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.keeper import Keeper
 from tidemill.sealing.records import opened_outcome
 from tidemill.sealing.vault import NoKey
 from tidemill.sealing.wrapping import KeyUnavailable
-from tidemill.security import Kafka
-from tidemill.settings import Settings
-from tidemill.store import open_store
-from tidemill.watch.steps import Steps
+from tidemill.storage.address import open_store
 
 log = logging.getLogger(__name__)
 
@@ -52,70 +54,12 @@ WRITER_BYTES: Final = 4
 """Of the token that tells the owners of a partition apart."""
 
 
-class FaustTables:
-    """The tables of all partitions of the process."""
-
-    def __init__(self, app: stream.StageApp, partitions: int) -> None:
-        def table(name: str) -> Any:
-            # Faust takes options out of the mapping it is given, so each table gets its own.
-            options = {"block_cache_size": 32 << 20, "write_buffer_size": 16 << 20, "max_open_files": 256}
-            return app.Table(name, partitions=partitions, key_type=bytes, value_type=bytes, options=options)
-
-        self._states = table("batches")
-        self._chunks = table("lines")
-
-    def of(self, number: int) -> Tables:
-        """The tables of one partition."""
-        return Tables(PartitionTable(self._states, number), PartitionTable(self._chunks, number))
-
-
-class PartitionTable:
-    """See `ports.Table`. Faust writes to the partition of the event; its own reading looks through all of them."""
-
-    def __init__(self, table: Any, number: int) -> None:
-        self._table = table
-        self._number = number
-
-    def get(self, key: bytes) -> bytes | None:
-        """See `ports.Table`."""
-        with stream.of_the_table():
-            value: bytes | None = self._database.get(key)
-        return value
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """See `ports.Table`."""
-        with stream.of_the_table():
-            self._table[key] = value
-
-    def delete(self, key: bytes) -> None:
-        """See `ports.Table`."""
-        with stream.of_the_table():
-            del self._table[key]
-
-    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """See `ports.Table`."""
-        with stream.of_the_table():
-            place = self._database.iter()
-            place.seek(max(prefix, after))
-            while place.valid() and (key := place.key()).startswith(prefix):
-                yield key, place.value()
-                place.next()
-
-    async def delivered(self) -> None:
-        """See `ports.Table`."""
-        await self._table.delivered()
-
-    @property
-    def _database(self) -> Any:
-        return self._table.data._db_for_partition(self._number)  # noqa: SLF001  Faust shows it nowhere
-
-
 class _Seat:
     """A partition and what its two actors share."""
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
-        self.aside = Aside(partition.unread, time.monotonic)
+        self.aside = HeldRecords(partition.unread, time.monotonic)
         self.turn = asyncio.Lock()
         self.tick_sent = False
         self.ticking: asyncio.Future[int] | None = None
@@ -133,12 +77,12 @@ class Results:
         self._keeper = Keeper(settings, kafka, self._log)
         self._history = LogHistory(kafka, self._keeper.vault)
         self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
-        self.app = stream.create_app(
+        self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
         self._log.membership = self.app.membership
         self._tables = FaustTables(self.app, settings.partitions)
-        self._tenure = stream.Tenure(self.app)
+        self._tenure = stage_app.GenerationGuard(self.app)
         self._seats: dict[int, _Seat] = {}
         self._gates: defaultdict[Any, AckGate[Any]] = defaultdict(AckGate)
         self._compactions = asyncio.Semaphore(COMPACTIONS_MAX)
@@ -152,10 +96,10 @@ class Results:
         self._ticking: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
         self._agent = self.app.agent(
-            stream.raw_topic(self.app, topics.COMMANDS.name, topics.OUTCOMES.name), isolated_partitions=True
+            stage_app.raw_topic(self.app, topics.COMMANDS.name, topics.OUTCOMES.name), isolated_partitions=True
         )(self._fold)
         self.app.drain = self._leave
-        self.app.oldest = lambda: stream.oldest(gate.head for gate in self._gates.values())
+        self.app.oldest = lambda: stage_app.oldest(gate.head for gate in self._gates.values())
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     @property
@@ -163,14 +107,16 @@ class Results:
         """The store of files."""
         return self._store
 
-    async def start(self) -> list[stream.StageApp]:
+    async def start(self) -> list[stage_app.StageApp]:
         """Connect, and give the app to run."""
         self._lease.start()
         await self._log.start()
         await self._keeper.start()
         self._ticking = asyncio.create_task(self._tick())
         self._tidying = asyncio.create_task(self._keeper.tidy(time.time, lambda: self.app.kept_seconds))
-        census.offer(lambda: (seat.partition.living for seat in self._seats.values()), time.time, time.monotonic)
+        batch_gauges.offer(
+            lambda: (seat.partition.living for seat in self._seats.values()), time.time, time.monotonic
+        )
         return [self.app]
 
     async def stop(self) -> None:
@@ -365,7 +311,7 @@ class Results:
 
     async def _tick(self) -> None:
         kept_seconds = self.app.kept_seconds
-        steps = Steps(time.time, time.monotonic)
+        steps = ClockSteps(time.time, time.monotonic)
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.time()
@@ -397,4 +343,4 @@ class Results:
 
 def main(settings: Settings) -> None:
     """Run the stage until SIGTERM."""
-    stream.run(settings, "results", Results)
+    stage_app.run(settings, "results", Results)

@@ -3,12 +3,12 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from tidemill.past.kafka import reading
-from tidemill.schemas import topics
-from tidemill.schemas.codec import DecodeError, Headers
+from tidemill.configuration.security import Kafka
+from tidemill.kafka.history import reading
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.sealing.records import opened_outcome
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.security import Kafka
 
 
 class LogHistory:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from tidemill.schemas.codec import Headers
+from tidemill.schemas.log.codec import Headers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,7 @@ class Owner:
     writer: str
     """Of no other owner, now or before; part of the keys of what it writes to the store."""
     generation: int
-    """Of the group of consumers, when the partition was assigned; see `tables.py`."""
+    """Of the group of consumers, when the partition was assigned; see `results/state/tables.py`."""
     held: Callable[[], Awaitable[None]]
     """Waits until the partition is surely this process's; raises `CancelledError` where it never will be again."""
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 
-from tidemill.results import fold
-from tidemill.results.compaction import stubborn
-from tidemill.results.fold import State
+from tidemill.results.files.compaction import stubborn
 from tidemill.results.ports import Sender
-from tidemill.schemas import ids, topics
-from tidemill.schemas.batch import FileReceipt, Progress
-from tidemill.schemas.codec import KIND, Headers, encode
-from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS, File
-from tidemill.schemas.messages import BatchRecord, Compacted, DeleteRequested, Erasure, FileRecord
-from tidemill.schemas.part import file_key
-from tidemill.schemas.waiting import Waiting
+from tidemill.results.state import reducer
+from tidemill.results.state.reducer import State
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.codec import KIND, Headers, encode
+from tidemill.schemas.log.messages import BatchRecord, Compacted, DeleteRequested, Erasure, FileRecord
+from tidemill.schemas.log.part import file_key
+from tidemill.schemas.resources.batch import FileReceipt, Progress
+from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
+from tidemill.schemas.resources.waiting import Waiting
 
 
 class Publisher:
@@ -52,7 +53,7 @@ class Publisher:
 
     async def bill(self, state: State, fact: Compacted) -> None:
         """Publish what a batch costs, if anything of it was run."""
-        if (entry := fold.billed(state, fact)) is not None:
+        if (entry := reducer.billed(state, fact)) is not None:
             entry = entry.model_copy(update={"owner": self._owner()})
             await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
 

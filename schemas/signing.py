@@ -17,8 +17,8 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from tidemill.schemas import codec
-from tidemill.schemas.messages import KeyRecord
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.messages import KeyRecord
 
 PRIVATE_PREFIX: Final = "tidemill_signing_"
 PUBLIC_PREFIX: Final = "tidemill_verify_"

@@ -9,7 +9,7 @@ from tidemill.api.requests import faults
 from tidemill.api.requests.fields import Endpoint, Expiry, Id, Metadata, Purpose, Window
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas.bounds import NUMBER_MAX, UPLOAD_PARTS_MAX, Filename
-from tidemill.schemas.file import BATCH_FILE_LIFE_SECONDS
+from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS
 
 MIME_CHARS_MAX: Final = 255
 MD5: Final = "[0-9a-fA-F]{32}"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from tidemill.api import errors
-from tidemill.schemas.error import ApiError
+from tidemill.schemas.resources.error import ApiError
 
 TAG: Final = "="
 """Begins the tag of a branch of a union: a place in Pydantic's error that is none in the body."""

@@ -18,10 +18,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from tidemill.api.requests import faults
 from tidemill.api.requests.reading import Body, settings_of
-from tidemill.schemas import access, bounds, intake
+from tidemill.schemas import bounds
 from tidemill.schemas.endpoints import ENDPOINTS
-from tidemill.schemas.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
-from tidemill.schemas.intake import IntakeError
+from tidemill.schemas.log import intake
+from tidemill.schemas.log.intake import IntakeError
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
 
 ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
 SECONDS_MAX: Final = 1 << 53

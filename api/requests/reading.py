@@ -10,7 +10,7 @@ from pydantic_core import PydanticKnownError
 
 from tidemill.api import errors
 from tidemill.api.requests import faults
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -6,17 +6,18 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api import errors, paging, shapes
-from tidemill.api.auth import Principal
-from tidemill.api.doors import Administering, Doors, Opened, body, json
-from tidemill.api.paging import PageQuery
-from tidemill.api.requests import reading
+from tidemill.api import errors, responses
+from tidemill.api.access.auth import Principal
+from tidemill.api.dependencies import Administering, Dependencies, Opened, body, json
+from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import KeyId, OneOf, Project
-from tidemill.kafka import LogUnavailable
-from tidemill.schemas import access, topics
-from tidemill.schemas.access import ApiKey, Role
-from tidemill.schemas.audit import Action
-from tidemill.schemas.messages import KeyRecord
+from tidemill.api.requests.paging import PageQuery
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import ApiKey, Role
+from tidemill.schemas.resources.audit import Action
 
 LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100
@@ -77,7 +78,7 @@ class Revoked(BaseModel):
     deleted: Literal[True] = True
 
 
-_BODY: Final = {"requestBody": shapes.body(KeyWish)}
+_BODY: Final = {"requestBody": responses.body(KeyWish)}
 _INDEX: Final = {"parameters": reading.described(KeysQuery)}
 
 
@@ -144,7 +145,7 @@ async def revoke(key_id: KeyId, request: Request, doors: Opened, asking: Adminis
     return json(Revoked(id=record.key.id).model_dump_json().encode())
 
 
-async def sign_again(doors: Doors) -> None:
+async def sign_again(doors: Dependencies) -> None:
     """Sign the records of keys that another trusted key has signed, so that this one may be taken out of trust."""
     records = doors.view.keyring.signed_by_others(doors.signer.kid)
     try:
@@ -156,13 +157,13 @@ async def sign_again(doors: Doors) -> None:
         _log.warning("%d keys that another key had signed were signed again", len(records))
 
 
-def _known(doors: Doors, key_id: str, asking: Principal) -> KeyRecord:
+def _known(doors: Dependencies, key_id: str, asking: Principal) -> KeyRecord:
     record = doors.view.keyring.by_id(key_id)
     if record is None or (record.key.project != asking.project and not asking.is_operator):
         raise errors.no_key_with(key_id)
     return record
 
 
-async def _publish(doors: Doors, record: KeyRecord) -> None:
+async def _publish(doors: Dependencies, record: KeyRecord) -> None:
     await doors.log.send(topics.KEYS.name, record.key.id, doors.signer.key_record(record), headers=[])
     doors.view.keyring.put(record, doors.signer.kid)

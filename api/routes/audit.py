@@ -5,15 +5,15 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from tidemill.api import errors, paging
-from tidemill.api.doors import Administering, Opened, json
-from tidemill.api.paging import PageQuery
-from tidemill.api.requests import reading
+from tidemill.api import errors
+from tidemill.api.dependencies import Administering, Opened, json
+from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import OneOf, Project
-from tidemill.api.state.audit import Wanted
-from tidemill.schemas.access import Role
-from tidemill.schemas.audit import Action
+from tidemill.api.requests.paging import PageQuery
+from tidemill.api.view.audit import Wanted
 from tidemill.schemas.bounds import Id, Metadata, Name
+from tidemill.schemas.resources.access import Role
+from tidemill.schemas.resources.audit import Action
 
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 1_000
@@ -37,7 +37,7 @@ class AuditQuery(PageQuery):
 
 
 class AuditEntry(BaseModel):
-    """Who asked for what, and from where; see `schemas/audit.py`."""
+    """Who asked for what, and from where; see `schemas/resources/audit.py`."""
 
     id: str
     object: Literal["audit"] = "audit"

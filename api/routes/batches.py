@@ -4,19 +4,20 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import creation, draft, errors, paging, removal, shapes
-from tidemill.api.doors import Asking, Doors, Opened, body, json
-from tidemill.api.filters import BatchesQuery
-from tidemill.api.requests import bodies, reading
+from tidemill.api import errors, responses
+from tidemill.api.batches import batch_request, creation, file_removal
+from tidemill.api.dependencies import Asking, Dependencies, Opened, body, json
+from tidemill.api.requests import bodies, paging, reading
 from tidemill.api.requests.fields import BatchId
-from tidemill.api.state import lookup, overlay
-from tidemill.api.state.loads import Booking
-from tidemill.api.state.view import UnknownCursor
-from tidemill.schemas import codec, topics
-from tidemill.schemas.audit import Action
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.error import ApiError
-from tidemill.schemas.messages import BatchRecord, CancelRequested, InputRef
+from tidemill.api.requests.filters import BatchesQuery
+from tidemill.api.view import lookup, overlay
+from tidemill.api.view.quotas import Booking
+from tidemill.api.view.view import UnknownCursor
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord, CancelRequested, InputRef
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.error import ApiError
 
 _CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
 _ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
@@ -24,7 +25,7 @@ _ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
 KEY_REUSED = "The `Idempotency-Key` was used for another request."
 
 _CREATE: dict[str, Any] = {
-    "requestBody": shapes.body(bodies.NewBatch),
+    "requestBody": responses.body(bodies.NewBatch),
     **creation.DESCRIBED,
 }
 _INDEX: dict[str, Any] = {"parameters": reading.described(BatchesQuery)}
@@ -35,13 +36,13 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 @router.post(
     "",
     response_model=Batch,
-    responses={409: {"description": KEY_REUSED}, **shapes.LIMITED},
+    responses={409: {"description": KEY_REUSED}, **responses.LIMITED},
     openapi_extra=_CREATE,
 )
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
     repeats = creation.repetition(request.headers)
-    asked = draft.of(reading.body(bodies.NewBatch, await body(request), doors.settings))
+    asked = batch_request.of(reading.body(bodies.NewBatch, await body(request), doors.settings))
     project = asking.project
 
     with doors.booking(project) as booking:
@@ -54,7 +55,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(batch.model_dump_json().encode())
 
 
-@router.get("", response_model=shapes.BatchPage, openapi_extra=_INDEX)
+@router.get("", response_model=responses.BatchPage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List batches, the newest first."""
     asked = reading.query(BatchesQuery, request.query_params.multi_items())
@@ -90,7 +91,7 @@ async def cancel(batch_id: BatchId, request: Request, doors: Opened, asking: Ask
 
 
 @router.delete(
-    "/{batch_id}", response_model=shapes.DeletedBatch, responses={409: {"description": "The batch is at work."}}
+    "/{batch_id}", response_model=responses.DeletedBatch, responses={409: {"description": "The batch is at work."}}
 )
 async def delete(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Delete a batch that is over, with its results: nothing of its content can be had or replayed any more."""
@@ -99,11 +100,11 @@ async def delete(batch_id: BatchId, request: Request, doors: Opened, asking: Ask
         if not batch.status.is_terminal:
             raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
         await doors.trail.tell(request, asking, Action.BATCH_DELETE, batch_id)
-        await removal.remove_batch(doors, asking.project, batch)
+        await file_removal.remove_batch(doors, asking.project, batch)
     return json(b'{"id":"%b","object":"batch","deleted":true}' % batch_id.encode())
 
 
-async def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> InputRef | None:
+async def _input(doors: Dependencies, project: str, file_id: str, booking: Booking) -> InputRef | None:
     """Where the input lies; None where there is no such file, which fails the batch later, as at OpenAI.
 
     Raises:
@@ -120,11 +121,11 @@ async def _input(doors: Doors, project: str, file_id: str, booking: Booking) -> 
     return InputRef(key=record.key, bytes=record.file.bytes)
 
 
-async def _send(doors: Doors, batch_id: str, command: CancelRequested) -> None:
+async def _send(doors: Dependencies, batch_id: str, command: CancelRequested) -> None:
     headers = [(codec.KIND, command.kind.encode())]
     await doors.log.send(topics.COMMANDS.name, batch_id, codec.encode(command), headers=headers)
 
 
-def _shown(doors: Doors, project: str, batch: Batch) -> bytes:
+def _shown(doors: Dependencies, project: str, batch: Batch) -> bytes:
     """Put what was sent into the view, and return what is to be seen of it."""
     return doors.view.put_batch(BatchRecord(project=project, batch=batch)).model_dump_json().encode()

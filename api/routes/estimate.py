@@ -6,17 +6,18 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from tidemill.api import errors, reckoning, shapes
-from tidemill.api.doors import Doors, Opened, Reading, body, chunks_from_store, json
-from tidemill.api.reckoning import Reckoning, Sum
+from tidemill.api import errors, responses
+from tidemill.api.batches import token_estimate
+from tidemill.api.batches.token_estimate import Sum, TokenEstimate
+from tidemill.api.dependencies import Dependencies, Opened, Reading, body, chunks_from_store, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Endpoint, Id
-from tidemill.api.state import lookup
-from tidemill.schemas.bill import bill, exact, plain
-from tidemill.schemas.lines import Splitter
-from tidemill.schemas.messages import FileRecord
+from tidemill.api.view import lookup
+from tidemill.runtime.threads import run_half_time
+from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
-from tidemill.threads import run_half_time
+from tidemill.schemas.resources.bill import bill, exact, plain
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
@@ -78,7 +79,7 @@ class Estimate(Figures):
     "/estimate",
     response_model=Estimate,
     responses={404: {"description": "There is no such file."}},
-    openapi_extra={"requestBody": shapes.body(EstimateWish)},
+    openapi_extra={"requestBody": responses.body(EstimateWish)},
 )
 async def estimate(request: Request, doors: Opened, asking: Reading) -> Response:
     """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
@@ -94,8 +95,8 @@ async def estimate(request: Request, doors: Opened, asking: Reading) -> Response
     )
 
 
-async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckoning:
-    found, splitter = Reckoning(endpoint), Splitter(doors.settings.line_bytes_max)
+async def _reckoned(doors: Dependencies, record: FileRecord, endpoint: str) -> TokenEstimate:
+    found, splitter = TokenEstimate(endpoint), Splitter(doors.settings.line_bytes_max)
 
     def feed(chunk: bytes) -> None:
         for line in splitter.feed(chunk):
@@ -114,7 +115,7 @@ async def _reckoned(doors: Doors, record: FileRecord, endpoint: str) -> Reckonin
     return found
 
 
-def figures(doors: Doors, found: Reckoning) -> Figures:
+def figures(doors: Dependencies, found: TokenEstimate) -> Figures:
     """What was reckoned, as it is shown."""
     models = [_model(doors, name, model) for name, model in found.models.items()]
     costs = [model.cost for model in models]
@@ -129,12 +130,12 @@ def figures(doors: Doors, found: Reckoning) -> Figures:
         output_tokens_max=sum(model.output_tokens_max or 0 for model in models) if is_bounded else None,
         cost=CostRange(min=plain(least), max=plain(most) if is_bounded else None),
         models=models,
-        method=reckoning.METHOD,
-        confidence=reckoning.CONFIDENCE,
+        method=token_estimate.METHOD,
+        confidence=token_estimate.CONFIDENCE,
     )
 
 
-def _model(doors: Doors, name: str, found: Sum) -> ModelEstimate:
+def _model(doors: Dependencies, name: str, found: Sum) -> ModelEstimate:
     tariff = doors.settings.tariff_of(name)
     is_bounded = not found.lines_without_max
     most = bill(found.input_tokens, found.output_tokens_max, tariff).cost

@@ -8,21 +8,23 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from tidemill.api import compression, errors, paging, removal, shapes, span
-from tidemill.api.compression import GZIP_BYTES_MIN
-from tidemill.api.doors import Asking, Doors, Opened, chunks_from_store, from_store, json
-from tidemill.api.paging import OrderedQuery
-from tidemill.api.receiving import upload
-from tidemill.api.receiving.upload import FileFields
-from tidemill.api.requests import reading
+from tidemill.api import errors, responses
+from tidemill.api.batches import file_removal
+from tidemill.api.dependencies import Asking, Dependencies, Opened, chunks_from_store, from_store, json
+from tidemill.api.http import byte_range, compression
+from tidemill.api.http.compression import GZIP_BYTES_MIN
+from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import FileId
-from tidemill.api.state import lookup
-from tidemill.api.state.view import UnknownCursor
-from tidemill.schemas import codec, topics
-from tidemill.schemas.audit import Action
-from tidemill.schemas.file import File
-from tidemill.schemas.messages import FileRecord
+from tidemill.api.requests.paging import OrderedQuery
+from tidemill.api.uploads import upload
+from tidemill.api.uploads.upload import FileFields
+from tidemill.api.view import lookup
+from tidemill.api.view.view import UnknownCursor
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.file import File
 
 LIMIT_DEFAULT = LIMIT_MAX = 10_000
 PURPOSE_CHARS_MAX = 64
@@ -54,9 +56,9 @@ class ContentHeaders(reading.Query):
     """Tags that the client has."""
 
 
-_CREATE: dict[str, Any] = {"requestBody": shapes.form({"file": shapes.BINARY}, FileFields)}
+_CREATE: dict[str, Any] = {"requestBody": responses.form({"file": responses.BINARY}, FileFields)}
 _INDEX: dict[str, Any] = {"parameters": reading.described(FilesQuery)}
-_BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": shapes.BINARY}}}
+_BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": responses.BINARY}}}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", **_BYTES},
     302: {"description": "It is to be had there, where the operator has set `presigned_downloads`."},
@@ -69,7 +71,7 @@ _RANGE: dict[str, Any] = {"parameters": reading.described(ContentHeaders, where=
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
-@router.post("", response_model=File, responses=shapes.LIMITED, openapi_extra=_CREATE)
+@router.post("", response_model=File, responses=responses.LIMITED, openapi_extra=_CREATE)
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Upload a file."""
     with doors.booking(asking.project) as booking:
@@ -81,7 +83,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(record.file.model_dump_json().encode())
 
 
-@router.get("", response_model=shapes.FilePage, openapi_extra=_INDEX)
+@router.get("", response_model=responses.FilePage, openapi_extra=_INDEX)
 async def index(request: Request, doors: Opened, asking: Asking) -> Response:
     """List files."""
     asked = reading.query(FilesQuery, request.query_params.multi_items())
@@ -100,12 +102,12 @@ async def retrieve(file_id: FileId, doors: Opened, asking: Asking) -> Response:
     return json(record.file.model_dump_json().encode())
 
 
-@router.delete("/{file_id}", response_model=shapes.DeletedFile)
+@router.delete("/{file_id}", response_model=responses.DeletedFile)
 async def delete(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = await lookup.file(doors, asking.project, file_id)
     await doors.trail.tell(request, asking, Action.FILE_DELETE, file_id)
-    await removal.remove(doors, file_id, record.key)
+    await file_removal.remove(doors, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 
 
@@ -120,14 +122,14 @@ async def content(file_id: FileId, request: Request, doors: Opened, asking: Aski
         "etag": etag,
         "accept-ranges": "bytes",
         "vary": "accept-encoding",
-        "content-disposition": span.disposition(record.file.filename),
+        "content-disposition": byte_range.disposition(record.file.filename),
     }
-    if span.matches(asked.if_none_match, etag):
+    if byte_range.matches(asked.if_none_match, etag):
         return Response(status_code=304, headers=headers)
     if doors.settings.presigned_downloads and (link := await _link(doors, record)) is not None:
         return Response(status_code=302, headers={"location": link})
     part = _part(asked, etag, size)
-    chunks = await _begun(doors, record, part or span.Span(start=0, end=size))
+    chunks = await _begun(doors, record, part or byte_range.ByteRange(start=0, end=size))
     if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):
         # The same content in other bytes: a weak tag, with which no range can be asked for.
         headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
@@ -141,18 +143,18 @@ async def content(file_id: FileId, request: Request, doors: Opened, asking: Aski
     )
 
 
-def _part(asked: ContentHeaders, etag: str, size: int) -> span.Span | None:
+def _part(asked: ContentHeaders, etag: str, size: int) -> byte_range.ByteRange | None:
     if asked.if_range is not None and asked.if_range.strip() != etag:
         return None
     try:
-        return span.parse(asked.range, size)
-    except span.Unsatisfiable as error:
+        return byte_range.parse(asked.range, size)
+    except byte_range.Unsatisfiable as error:
         raise errors.unsatisfiable(size) from error
 
 
-async def _link(doors: Doors, record: FileRecord) -> str | None:
+async def _link(doors: Dependencies, record: FileRecord) -> str | None:
     """Where the store itself serves the file; None where it does not."""
-    link = await from_store(doors.store.link(record.key, span.disposition(record.file.filename)))
+    link = await from_store(doors.store.link(record.key, byte_range.disposition(record.file.filename)))
     if link is not None:
         try:
             await from_store(doors.store.size(record.key))
@@ -162,7 +164,7 @@ async def _link(doors: Doors, record: FileRecord) -> str | None:
     return link
 
 
-async def _begun(doors: Doors, record: FileRecord, part: span.Span) -> AsyncIterator[bytes]:
+async def _begun(doors: Dependencies, record: FileRecord, part: byte_range.ByteRange) -> AsyncIterator[bytes]:
     """The bytes, the first of them already read: what fails before them can still be answered with an error."""
     chunks = chunks_from_store(doors.store.read(record.key, part.start, part.end))
     try:

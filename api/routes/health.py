@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Response
 
 from tidemill.api import errors
-from tidemill.api.doors import Opened, json
-from tidemill.api.shapes import Health
+from tidemill.api.dependencies import Opened, json
+from tidemill.api.responses import Health
 
 router = APIRouter(tags=["health"])
 

@@ -5,21 +5,21 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Response
 
-from tidemill.api import errors, shapes
-from tidemill.api.doors import Asking, Opened, json
+from tidemill.api import errors, responses
+from tidemill.api.dependencies import Asking, Opened, json
 from tidemill.api.requests.fields import ModelId
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
-@router.get("", response_model=shapes.ModelList)
+@router.get("", response_model=responses.ModelList)
 async def index(doors: Opened, asking: Asking) -> Response:
     """List the models that batches may name."""
     del asking
     return json(orjson.dumps({"object": "list", "data": [_model(name) for name in doors.settings.models]}))
 
 
-@router.get("/{model:path}", response_model=shapes.ModelObject)
+@router.get("/{model:path}", response_model=responses.ModelObject)
 async def retrieve(model: ModelId, doors: Opened, asking: Asking) -> Response:
     """Get a model; its name may have slashes."""
     del asking

@@ -1,9 +1,9 @@
 """The route that runs a part of the log once more.
 
 1. The lines of the range are gathered on disk: each once, however often the log has it.
-2. They are written into an input file, batch by batch, each in its own order (`spool.py`).
-3. The new batch is created as any other is (`creation.py`). Of two tries of one request one counts, and the file
-   of the other is deleted.
+2. They are written into an input file, batch by batch, each in its own order (`api/reruns/replay_spool.py`).
+3. The new batch is created as any other is (`api/batches/creation.py`). Of two tries of one request one counts,
+   and the file of the other is deleted.
 """
 
 import asyncio
@@ -13,23 +13,24 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field
 
-from tidemill.api import creation, draft, errors, removal, shapes
-from tidemill.api.again import reissue, stretch
-from tidemill.api.again.replay import ALL, Where, gathered, reckoned
-from tidemill.api.again.spool import Sources, Spool
-from tidemill.api.auth import Principal
-from tidemill.api.doors import Asking, Doors, Opened, body, json
-from tidemill.api.draft import Draft
+from tidemill.api import errors, responses
+from tidemill.api.access.auth import Principal
+from tidemill.api.batches import batch_request, creation, file_removal
+from tidemill.api.batches.batch_request import BatchRequest
+from tidemill.api.dependencies import Asking, Dependencies, Opened, body, json
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.fields import Endpoint, Model
+from tidemill.api.reruns import log_range, reissue
+from tidemill.api.reruns.replay import ALL, Where, gathered, reckoned
+from tidemill.api.reruns.replay_spool import ReplaySpool, Sources
 from tidemill.api.routes import estimate, rerun
-from tidemill.api.state.loads import Booking
+from tidemill.api.view.quotas import Booking
 from tidemill.schemas import ids
-from tidemill.schemas.access import Role, is_project
-from tidemill.schemas.audit import Action
-from tidemill.schemas.batch import Batch, ReplayRange
-from tidemill.schemas.messages import FileRecord, InputRef
-from tidemill.schemas.part import file_key
+from tidemill.schemas.log.messages import FileRecord, InputRef
+from tidemill.schemas.log.part import file_key
+from tidemill.schemas.resources.access import Role, is_project
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import Batch, ReplayRange
 
 PROJECT_CHARS_MAX: Final = 64
 
@@ -49,9 +50,9 @@ class RangeSource(reading.Body):
 
     model: Model
     """Whose requests."""
-    start: Annotated[str, Field(alias="from", max_length=stretch.EDGE_CHARS_MAX)]
+    start: Annotated[str, Field(alias="from", max_length=log_range.EDGE_CHARS_MAX)]
     """A time in ISO 8601, or an offset of each partition; the first that is in it."""
-    end: Annotated[str, Field(max_length=stretch.EDGE_CHARS_MAX)] | None = Field(None, alias="to")
+    end: Annotated[str, Field(max_length=log_range.EDGE_CHARS_MAX)] | None = Field(None, alias="to")
     """As `from`, the first that is not in it; by default now."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_whose)] | None = None
     """Whose lines: an admin may name another project, or `*` for all."""
@@ -85,9 +86,9 @@ class ReplayPlan(rerun.Plan):
     responses={
         404: {"description": "There is no such model."},
         409: {"description": "The lines are not there any more."},
-        **shapes.LIMITED,
+        **responses.LIMITED,
     },
-    openapi_extra={"requestBody": shapes.body(ReplayWish), **creation.DESCRIBED},
+    openapi_extra={"requestBody": responses.body(ReplayWish), **creation.DESCRIBED},
 )
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Run a part of the log once more; a dry run says how many lines that is, and what they would use."""
@@ -108,7 +109,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     return json(made.model_dump_json().encode())
 
 
-async def _planned(doors: Doors, project: str, where: Where, model: str | None) -> ReplayPlan:
+async def _planned(doors: Dependencies, project: str, where: Where, model: str | None) -> ReplayPlan:
     async with doors.estimates.turn(project):
         found, sums = await reckoned(doors, where, model)
     rerun.named_model(doors, model, found.endpoint())
@@ -124,7 +125,7 @@ async def _planned(doors: Doors, project: str, where: Where, model: str | None) 
 
 
 async def _made(
-    doors: Doors, project: str, where: Where, asked: ReplayWish, repeats: creation.Repetition
+    doors: Dependencies, project: str, where: Where, asked: ReplayWish, repeats: creation.Repetition
 ) -> Batch:
     model = asked.model
     wish = _draft(doors, where, asked)
@@ -132,7 +133,7 @@ async def _made(
     if creation.claimed(doors, project, fingerprint, repeats) is not None:
         return await creation.create(doors, project, wish, _never, repeats, fingerprint=fingerprint)
     async with doors.replays.turn(project):
-        with Spool() as spool:
+        with ReplaySpool() as spool:
             found = await gathered(doors, where, spool)
             endpoint = found.endpoint()
             rerun.named_model(doors, model, endpoint)
@@ -147,7 +148,7 @@ async def _made(
 
                 batch = await creation.create(doors, project, new, written, repeats, fingerprint=fingerprint)
     if batch.input_file_id != new.input_file_id and doors.view.file(project, new.input_file_id) is not None:
-        await removal.remove(doors, new.input_file_id, file_key(new.input_file_id))
+        await file_removal.remove(doors, new.input_file_id, file_key(new.input_file_id))
     return batch
 
 
@@ -156,12 +157,12 @@ async def _never() -> InputRef:
 
 
 async def _written(
-    doors: Doors,
+    doors: Dependencies,
     project: str,
-    asked: Draft,
+    asked: BatchRequest,
     *,
     booking: Booking,
-    spool: Spool,
+    spool: ReplaySpool,
     sources: Sources,
     model: str | None,
 ) -> FileRecord:
@@ -189,20 +190,20 @@ def _where(asking: Principal, source: RangeSource) -> Where:
         raise errors.forbidden(asking.role, Role.OPERATOR)
     return Where(
         asked=ReplayRange(model=source.model, start=source.start, end=source.end),
-        start=stretch.edge(source.start, "source.from"),
-        end=None if source.end is None else stretch.edge(source.end, "source.to"),
+        start=log_range.edge(source.start, "source.from"),
+        end=None if source.end is None else log_range.edge(source.end, "source.to"),
         project=project,
         endpoint=source.endpoint,
     )
 
 
-def _draft(doors: Doors, where: Where, asked: ReplayWish) -> Draft:
+def _draft(doors: Dependencies, where: Where, asked: ReplayWish) -> BatchRequest:
     """The new batch, as far as it does not depend on what is found."""
-    return Draft(
+    return BatchRequest(
         endpoint=where.endpoint or "",
         input_file_id="",
         completion_window=asked.completion_window or doors.settings.windows[0],
         metadata=asked.metadata,
-        output_expires_after=draft.expires_after(asked.output_expires_after),
+        output_expires_after=batch_request.expires_after(asked.output_expires_after),
         replay_range=where.asked,
     )

@@ -3,7 +3,7 @@
 1. The wanted lines are found in the error file; all of them need no looking.
 2. They are copied from the old input into a new one. Its id follows from the old batch and from what is wanted,
    and so do its bytes: made twice, it is the same file.
-3. The new batch is created as any other is (`creation.py`), and says whose lines it has.
+3. The new batch is created as any other is (`api/batches/creation.py`), and says whose lines it has.
 """
 
 import asyncio
@@ -15,27 +15,29 @@ from typing import Final, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from tidemill.api import creation, draft, errors, report, shapes
-from tidemill.api.again import reissue, selection
-from tidemill.api.again.recast import recast
-from tidemill.api.again.selection import Kind, Selection
-from tidemill.api.doors import Asking, Doors, Opened, body, chunks_from_store, from_store, json
-from tidemill.api.draft import Draft
-from tidemill.api.lines import bounded
-from tidemill.api.reckoning import Reckoning
+from tidemill.api import errors, responses
+from tidemill.api.batches import batch_request, creation, report
+from tidemill.api.batches.batch_request import BatchRequest
+from tidemill.api.batches.result_lines import bounded
+from tidemill.api.batches.token_estimate import TokenEstimate
+from tidemill.api.dependencies import Asking, Dependencies, Opened, body, chunks_from_store, from_store, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, Expiry, Metadata, Model, Window
+from tidemill.api.reruns import reissue, selection
+from tidemill.api.reruns.recast import recast
+from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.routes import estimate
-from tidemill.api.state import lookup
-from tidemill.api.state.loads import Booking
-from tidemill.schemas import ids, line
-from tidemill.schemas.audit import Action
-from tidemill.schemas.batch import Batch, ExpiresAfter, Status
-from tidemill.schemas.error import ApiError
-from tidemill.schemas.lines import Line, Splitter
-from tidemill.schemas.messages import FileRecord, InputRef
-from tidemill.schemas.part import file_kind
+from tidemill.api.view import lookup
+from tidemill.api.view.quotas import Booking
+from tidemill.schemas import ids
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.log.messages import FileRecord, InputRef
+from tidemill.schemas.log.part import file_kind
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Status
+from tidemill.schemas.resources.error import ApiError
 
 LOOK_LINES: Final = 1_000
 """Lines of an error file that are looked at in one go."""
@@ -104,8 +106,8 @@ class Wish(BaseModel):
 @router.post(
     "/rerun",
     response_model=Batch | RerunPlan,
-    responses={409: {"description": "The batch is not over, or has no such lines any more."}, **shapes.LIMITED},
-    openapi_extra={"requestBody": shapes.body(RerunWish), **creation.DESCRIBED},
+    responses={409: {"description": "The batch is not over, or has no such lines any more."}, **responses.LIMITED},
+    openapi_extra={"requestBody": responses.body(RerunWish), **creation.DESCRIBED},
 )
 async def rerun(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
@@ -120,7 +122,7 @@ async def rerun(batch_id: BatchId, request: Request, doors: Opened, asking: Aski
     return json(new.model_dump_json().encode())
 
 
-def wished(doors: Doors, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
+def wished(doors: Dependencies, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
     """What is asked for; what is not said is as it was.
 
     Raises:
@@ -133,11 +135,11 @@ def wished(doors: Doors, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
         model=named_model(doors, asked.model, batch.endpoint),
         window=asked.completion_window or before,
         metadata=batch.metadata if asked.metadata is None else asked.metadata,
-        output_expires_after=draft.expires_after(asked.output_expires_after),
+        output_expires_after=batch_request.expires_after(asked.output_expires_after),
     )
 
 
-def named_model(doors: Doors, model: str | None, endpoint: str) -> str | None:
+def named_model(doors: Dependencies, model: str | None, endpoint: str) -> str | None:
     """The model that is asked for, if one is.
 
     Raises:
@@ -153,7 +155,9 @@ def named_model(doors: Doors, model: str | None, endpoint: str) -> str | None:
     return model
 
 
-async def _made(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition) -> Batch:
+async def _made(
+    doors: Dependencies, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition
+) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
@@ -161,7 +165,7 @@ async def _made(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: c
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     _check_is_over(batch)
-    asked = Draft(
+    asked = BatchRequest(
         endpoint=batch.endpoint,
         input_file_id=wish.file_id(batch),
         completion_window=wish.window,
@@ -179,14 +183,14 @@ async def _made(doors: Doors, project: str, batch: Batch, wish: Wish, repeats: c
         return await creation.create(doors, project, asked, source, repeats)
 
 
-async def _planned(doors: Doors, project: str, batch: Batch, wish: Wish) -> RerunPlan:
+async def _planned(doors: Dependencies, project: str, batch: Batch, wish: Wish) -> RerunPlan:
     """Say what the batch of a rerun would be, however many lines it has.
 
     Raises:
         ApiError: 409, the batch is not over, or the lines are not there; 429, other estimates run.
     """
     _check_is_over(batch)
-    found = Reckoning(batch.endpoint)
+    found = TokenEstimate(batch.endpoint)
     async with doors.estimates.turn(project):
         old = _old_input(doors, project, batch)
         chosen = await _chosen(doors, project, batch, old, wish.selection)
@@ -197,7 +201,7 @@ async def _planned(doors: Doors, project: str, batch: Batch, wish: Wish) -> Reru
     return RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
 
 
-def _reckon(found: Reckoning, chunk: bytes) -> None:
+def _reckon(found: TokenEstimate, chunk: bytes) -> None:
     for text in chunk.split(b"\n"):
         if text:
             found.take(text)
@@ -209,7 +213,7 @@ def _check_is_over(batch: Batch) -> None:
         raise errors.conflict(message)
 
 
-def _old_input(doors: Doors, project: str, batch: Batch) -> FileRecord:
+def _old_input(doors: Dependencies, project: str, batch: Batch) -> FileRecord:
     """The input of a batch that is over.
 
     Raises:
@@ -220,7 +224,7 @@ def _old_input(doors: Doors, project: str, batch: Batch) -> FileRecord:
     return record
 
 
-async def _input(doors: Doors, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
+async def _input(doors: Dependencies, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
     """The input of the new batch, written unless it is there."""
     old, file_id = _old_input(doors, project, batch), wish.file_id(batch)
     known = old if file_id == old.file.id else doors.view.file(project, file_id)
@@ -241,7 +245,7 @@ async def _input(doors: Doors, project: str, batch: Batch, wish: Wish, booking: 
 
 
 async def _chosen(
-    doors: Doors, project: str, batch: Batch, old: FileRecord, selection: Selection
+    doors: Dependencies, project: str, batch: Batch, old: FileRecord, selection: Selection
 ) -> "array[int] | None":
     """Places of the wanted lines, in order; None for all.
 
@@ -277,7 +281,7 @@ async def _chosen(
     return chosen
 
 
-async def _failures(doors: Doors, key: str) -> AsyncIterator[tuple[int, bytes]]:
+async def _failures(doors: Dependencies, key: str) -> AsyncIterator[tuple[int, bytes]]:
     """The lines of an error file, each with its place in the input."""
     sources, after = doors.lines.written([(file_kind(failed=True), key)]), -1
     while found := bounded(await from_store(doors.lines.page(sources, after, LOOK_LINES))):
@@ -288,7 +292,7 @@ async def _failures(doors: Doors, key: str) -> AsyncIterator[tuple[int, bytes]]:
 
 
 async def _lines(
-    doors: Doors, old: FileRecord, chosen: "array[int] | None", model: str | None
+    doors: Dependencies, old: FileRecord, chosen: "array[int] | None", model: str | None
 ) -> AsyncIterator[bytes]:
     """Lines of an input file, some at a time, each with a newline.
 

@@ -7,15 +7,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from tidemill.api import errors, report
-from tidemill.api.doors import Asking, Doors, Opened, from_store
-from tidemill.api.lines import Found, Source, bounded
+from tidemill.api import errors
+from tidemill.api.batches import report
+from tidemill.api.batches.result_lines import Found, Source, bounded
+from tidemill.api.dependencies import Asking, Dependencies, Opened, from_store
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
-from tidemill.api.state import lookup
+from tidemill.api.view import lookup
 from tidemill.schemas import ids
-from tidemill.schemas.batch import Batch, Status
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, Status
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
@@ -102,12 +103,12 @@ async def grouped_errors(batch_id: BatchId, doors: Opened, asking: Asking) -> re
         after = found[-1].index
 
 
-async def _batch(doors: Doors, project: str, batch_id: str) -> Batch:
+async def _batch(doors: Dependencies, project: str, batch_id: str) -> Batch:
     return Batch.model_validate_json(await lookup.batch(doors, project, batch_id))
 
 
 async def _page(
-    doors: Doors, project: str, batch: Batch, *, after: int, limit: int, status: str | None
+    doors: Dependencies, project: str, batch: Batch, *, after: int, limit: int, status: str | None
 ) -> list[Found]:
     """A page of lines; a batch that ends meanwhile takes its parts away, and then it is read from its files."""
     for _ in range(TRIES_MAX):
@@ -120,7 +121,7 @@ async def _page(
     raise errors.unavailable("results of this batch")
 
 
-async def _sources(doors: Doors, project: str, batch: Batch) -> list[Source]:
+async def _sources(doors: Dependencies, project: str, batch: Batch) -> list[Source]:
     if not batch.status.is_terminal:
         return await from_store(doors.lines.running(batch.id))
     kinds = [kind for kind, _ in batch.tidemill.receipt.files] if batch.tidemill.receipt else []
@@ -135,7 +136,7 @@ async def _next(lines: AsyncIterator[bytes]) -> bytes:
         raise errors.unavailable("results of this batch") from error
 
 
-async def _written(doors: Doors, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:
+async def _written(doors: Dependencies, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:
     yield b'{"object":"list","data":['
     place = 0
     async for line in doors.lines.read(shown):

@@ -1,17 +1,17 @@
-"""The route of producers' tokens; see `schemas/producer.py`."""
+"""The route of producers' tokens; see `schemas/log/producer_token.py`."""
 
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api import shapes
-from tidemill.api.doors import Asking, Opened, body, json
+from tidemill.api import responses
+from tidemill.api.dependencies import Asking, Opened, body, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Stream
-from tidemill.schemas import producer
-from tidemill.schemas.audit import Action
-from tidemill.schemas.producer import LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN
+from tidemill.schemas.log import producer_token
+from tidemill.schemas.log.producer_token import LIFE_SECONDS_DEFAULT, LIFE_SECONDS_MAX, LIFE_SECONDS_MIN
+from tidemill.schemas.resources.audit import Action
 
 router = APIRouter(prefix="/v1/intake/tokens", tags=["intake"])
 
@@ -41,7 +41,7 @@ class NewToken(BaseModel):
     expires_at: int
 
 
-@router.post("", response_model=NewToken, openapi_extra={"requestBody": shapes.body(TokenWish)})
+@router.post("", response_model=NewToken, openapi_extra={"requestBody": responses.body(TokenWish)})
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Make a token, with which a direct producer's lines get into one stream of this project and nothing else."""
     wish = reading.body(TokenWish, await body(request), doors.settings)
@@ -50,10 +50,10 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     if asking.expires_at is not None:
         # Ingest knows of a key whether it was revoked, and asks no more of it.
         until = min(until, asking.expires_at)
-    claims = producer.Claims(sub=wish.stream, project=asking.project, key=asking.key_id, iat=now, exp=until)
+    claims = producer_token.Claims(sub=wish.stream, project=asking.project, key=asking.key_id, iat=now, exp=until)
     made = NewToken(
-        token=producer.token(doors.signer, claims), stream=claims.sub, project=claims.project, key=claims.key,
-        created_at=claims.iat, expires_at=claims.exp,
+        token=producer_token.token(doors.signer, claims), stream=claims.sub, project=claims.project,
+        key=claims.key, created_at=claims.iat, expires_at=claims.exp,
     )  # fmt: skip
     await doors.trail.tell(request, asking, Action.TOKEN_CREATE, wish.stream, expires_at=str(claims.exp))
     return json(made.model_dump_json().encode())

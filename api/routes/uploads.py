@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from tidemill.api import errors, shapes
-from tidemill.api.doors import Asking, Doors, Opened, body, json
-from tidemill.api.receiving import assembly, part
+from tidemill.api import errors, responses
+from tidemill.api.dependencies import Asking, Dependencies, Opened, body, json
 from tidemill.api.requests import bodies, reading
 from tidemill.api.requests.fields import UploadId
-from tidemill.api.state import lookup
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.audit import Action
+from tidemill.api.uploads import assembly, part
+from tidemill.api.view import lookup
+from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
-from tidemill.schemas.messages import PartRecord, UploadRecord
-from tidemill.schemas.upload import LIFE_SECONDS, Upload, UploadPart
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import PartRecord, UploadRecord
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.upload import LIFE_SECONDS, Upload, UploadPart
 
-_PART = {"requestBody": shapes.form({part.FIELD: shapes.BINARY})}
+_PART = {"requestBody": responses.form({part.FIELD: responses.BINARY})}
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 
@@ -24,8 +25,8 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 @router.post(
     "",
     response_model=Upload,
-    responses=shapes.LIMITED,
-    openapi_extra={"requestBody": shapes.body(bodies.NewUpload)},
+    responses=responses.LIMITED,
+    openapi_extra={"requestBody": responses.body(bodies.NewUpload)},
 )
 async def create(request: Request, doors: Opened, asking: Asking) -> Response:
     """Begin an upload; it takes parts for an hour."""
@@ -47,7 +48,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
         return await _put(doors, record)
 
 
-@router.post("/{upload_id}/parts", response_model=UploadPart, responses=shapes.LIMITED, openapi_extra=_PART)
+@router.post("/{upload_id}/parts", response_model=UploadPart, responses=responses.LIMITED, openapi_extra=_PART)
 async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
     record = _pending(await lookup.upload(doors, asking.project, upload_id))
@@ -66,7 +67,9 @@ async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Aski
 
 
 @router.post(
-    "/{upload_id}/complete", response_model=Upload, openapi_extra={"requestBody": shapes.body(bodies.Completion)}
+    "/{upload_id}/complete",
+    response_model=Upload,
+    openapi_extra={"requestBody": responses.body(bodies.Completion)},
 )
 async def complete(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Put the parts together in the order given; the same once more is answered the same."""
@@ -104,7 +107,7 @@ def _pending(record: UploadRecord) -> UploadRecord:
     return record
 
 
-async def _parts(doors: Doors, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:
+async def _parts(doors: Dependencies, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:
     """The parts in the order asked for, checked against what the upload declared.
 
     Raises:
@@ -119,7 +122,7 @@ async def _parts(doors: Doors, record: UploadRecord, part_ids: Sequence[str]) ->
     return found
 
 
-async def _put(doors: Doors, record: UploadRecord) -> Response:
+async def _put(doors: Dependencies, record: UploadRecord) -> Response:
     await doors.log.send(topics.UPLOADS.name, record.upload.id, codec.encode(record), headers=[])
     doors.view.pieces.put(record)
     return _shown(record)

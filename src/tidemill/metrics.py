@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from tidemill.schemas.codec import LineMark
+from tidemill.schemas.log.codec import LineMark
 
 OUTCOMES: Final = ("completed", "failed")
 STAGES: Final = ("ingest", "processors", "results")

@@ -25,8 +25,8 @@ from support.quorum import Quorum
 from support.s3 import s3_server, server_program
 from support.waiting import wait_until
 
-from tidemill.embedded import kraft
-from tidemill.embedded.broker import BrokerError
+from tidemill.local.embedded import kraft
+from tidemill.local.embedded.broker import BrokerError
 
 T = TypeVar("T")
 

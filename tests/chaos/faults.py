@@ -18,7 +18,8 @@ from chaos.traffic import MODELS
 from chaos.world import World
 from support.waiting import wait_until
 
-from tidemill.schemas import codec, ids, topics
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
 
 FREEZE_SECONDS = 8.0
 """Longer than a session lasts: by then the partitions of a frozen process are another one's."""

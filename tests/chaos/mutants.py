@@ -33,17 +33,17 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         name="the gate acknowledges out of order",
-        file="src/tidemill/gate.py",
+        file="src/tidemill/kafka/ack_gate.py",
         old="while self._tickets and self._tickets[0].done:\n            yield self._tickets.popleft().item",
         new="self._tickets.remove(ticket)\n        yield ticket.item",
         real=_UNEVEN,
     ),
     Mutation(
         name="the table is written before the part",
-        file="results/batches.py",
+        file="results/state/batches.py",
         old="                part = await write_part(\n",
         new=(
-            "                from tidemill.schemas.part import PartRef\n"
+            "                from tidemill.schemas.log.part import PartRef\n"
             "                early = PartRef(number=live.tried_part, failed=failed,"
             " first=min(entry[0] for entry in shelf.lines), writer=self.owner.writer)\n"
             '                named = {"parts": (*live.state.parts, early)}\n'
@@ -54,46 +54,46 @@ MUTATIONS = (
     ),
     Mutation(
         name="the tally is written before its part",
-        file="results/tables.py",
+        file="results/state/tables.py",
         old="chunks = [] if live.waiting_bytes or live.state.closed else self._touched(live)",
         new="chunks = self._touched(live)",
         real=_PARTS,
     ),
     Mutation(
         name="lines are acknowledged before they are in a part",
-        file="results/stage.py",
+        file="results/partition.py",
         old="        live.acks.append(ack)\n        if live.waiting_bytes",
         new="        ack()\n        if live.waiting_bytes",
         real=_PARTS,
     ),
     Mutation(
         name="the tally does not wait for its state",
-        file="results/tables.py",
+        file="results/state/tables.py",
         old="self.put_state(live.state)\n        await self.delivered()\n        for live, chunks",
         new="self.put_state(live.state)\n        for live, chunks",
     ),
     Mutation(
         name="the changelog is not awaited",
-        file="results/tables.py",
+        file="results/state/tables.py",
         old="self._put_chunks(live, chunks)\n        await self.delivered()",
         new="self._put_chunks(live, chunks)",
     ),
     Mutation(
         name="the tally takes a line twice",
-        file="results/tally.py",
+        file="results/state/line_bitmap.py",
         old="        if self._done[byte] & bit:\n            return False\n",
         new="",
         real=_PARTS,
     ),
     Mutation(
         name="the merge takes a line twice",
-        file="results/merge.py",
+        file="results/files/merge.py",
         old="        if not sums.lines.mark(index.indices[end], failed=False):\n            break\n",
         new="        sums.lines.mark(index.indices[end], failed=False)\n",
     ),
     Mutation(
         name="the ledger comes after the state",
-        file="results/stage.py",
+        file="results/partition.py",
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"
@@ -110,31 +110,31 @@ MUTATIONS = (
     ),
     Mutation(
         name="a part has no writer",
-        file="schemas/part.py",
+        file="schemas/log/part.py",
         old='writer = f"-{part.writer}" if part.writer else ""',
         new='writer = ""',
     ),
     Mutation(
         name="all owners of a partition write the same rows",
-        file="results/tables.py",
+        file="results/state/tables.py",
         old='return b"%016x" % self.owner',
         new='return b"%016x" % 1',
     ),
     Mutation(
         name="the files of another owner's lines are taken",
-        file="results/stage.py",
+        file="results/partition.py",
         old=" or fact.closed_by != live.state.closed_by:",
         new=":",
     ),
     Mutation(
         name="two owners write one file",
-        file="results/compaction.py",
+        file="results/files/compaction.py",
         old="kind), self.writer)\n",
         new="kind))\n",
     ),
     Mutation(
         name="a batch that is over is compacted again",
-        file="results/batches.py",
+        file="results/state/batches.py",
         old=(
             "        if live.state.is_over:\n"
             "            self._over(live)\n"
@@ -145,26 +145,26 @@ MUTATIONS = (
     ),
     Mutation(
         name="processors remember nothing that is done",
-        file="processors/ledger.py",
+        file="processors/partitions/completed_lines.py",
         old="        return bool(chunks.get(chunk, 0) >> bit & 1)",
         new="        return False",
         real=_CALLS,
     ),
     Mutation(
         name="processors read nothing back",
-        file="processors/seats.py",
+        file="processors/partitions/assignment.py",
         old="        return self._recall.knows(",
         new="        return True or self._recall.knows(",
     ),
     Mutation(
         name="a copy beyond the end is taken for new",
-        file="processors/seats.py",
+        file="processors/partitions/assignment.py",
         old="record.offset >= end and created is not None and created >= self._assigned_at",
         new="record.offset >= end",
     ),
     Mutation(
         name="a line is done before the log has its outcome",
-        file="processors/shipping.py",
+        file="processors/outcomes/sending.py",
         old="        await self._outbox.send(\n",
         new=(
             "        self._arrived(parcel.receipts)\n"
@@ -174,13 +174,13 @@ MUTATIONS = (
     ),
     Mutation(
         name="a closed batch takes lines",
-        file="results/fold.py",
+        file="results/state/reducer.py",
         old="return not self.closed and self",
         new="return self",
     ),
     Mutation(
         name="a partition is left before its calls have ended",
-        file="processors/stage.py",
+        file="processors/dispatcher.py",
         old="                await self._idle.wait()\n",
         new="                pass\n",
     ),

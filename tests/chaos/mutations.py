@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("api", "ingest", "processors", "results", "schemas", "src", "tests/support", "tests/unit")
 SUITES = {
     "tests/unit/test_simulation.py": "the whole way",
-    "tests/unit/results/test_stage.py": "results",
-    "tests/unit/processors/test_stage.py": "processors",
+    "tests/unit/results/test_partition.py": "results",
+    "tests/unit/processors/test_dispatcher.py": "processors",
 }
 SUITE_SECONDS_MAX = 600
 SLOWER = 4

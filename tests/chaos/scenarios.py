@@ -22,10 +22,11 @@ from chaos.world import World
 from support.cuts import BACK, OUT
 from support.waiting import wait_until
 
-from tidemill.kafka import partition_of
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.messages import CancelRequested
-from tidemill.schemas.part import file_key
+from tidemill.kafka.producer import partition_of
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import CancelRequested
+from tidemill.schemas.log.part import file_key
 
 AIM_SECONDS_MAX = 60.0
 END_SECONDS_MAX = 120.0

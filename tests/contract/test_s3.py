@@ -10,7 +10,7 @@ import aioboto3
 import aiohttp
 import pytest
 
-from tidemill.s3 import COPY_BYTES_MIN, PART_BYTES, S3Store
+from tidemill.storage.s3 import COPY_BYTES_MIN, PART_BYTES, S3Store
 
 
 class Cutter:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.directory import DirectoryStore
+from tidemill.configuration.settings import SettingsError
 from tidemill.schemas.ports import READ_BYTES, NotFound, Store
-from tidemill.settings import SettingsError
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
+from tidemill.storage.directory import DirectoryStore
 
 FOREIGN = [
     "",

@@ -28,13 +28,14 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from support import stranger
 from support.stack import KEY
 
-from tidemill import running, trust
-from tidemill.admin import TopicError, ensure_topics, set_acls
-from tidemill.embedded import jars
-from tidemill.log_space import usable_bytes
-from tidemill.schemas import acls, topics
-from tidemill.security import Cluster, client_options
-from tidemill.settings import Settings
+from tidemill.configuration import signing_keys
+from tidemill.configuration.security import Cluster, client_options
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
+from tidemill.kafka.log_space import usable_bytes
+from tidemill.local.embedded import jars
+from tidemill.runtime import run_file
+from tidemill.schemas.log import acls, topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -169,7 +170,7 @@ async def test_nobody_gets_in_without_a_password(stack):
             with pytest.raises((KafkaError, OSError)):
                 await asyncio.wait_for(plain.send(request), SECONDS_MAX)
             plain.close()
-    wrong = running.security(stack.data / "kafka" / "users", "api").model_copy(
+    wrong = run_file.security(stack.data / "kafka" / "users", "api").model_copy(
         update={"username": "tidemill-admin"}
     )
     with pytest.raises(KafkaError):
@@ -180,7 +181,7 @@ async def test_nobody_gets_in_without_a_password(stack):
 def secrets(stack):
     """All that must not be seen."""
     users = stack.data / "kafka" / "users"
-    signing = (stack.data / trust.KEPT).read_text().strip()
+    signing = (stack.data / signing_keys.KEPT).read_text().strip()
     return {KEY, signing, *(file.read_text() for file in users.glob("tidemill-*"))}
 
 

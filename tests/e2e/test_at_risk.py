@@ -11,7 +11,7 @@ from support.backend import Behaviour
 from support.stack import KEY, Stack
 from support.waiting import until
 
-from tidemill.schemas import topics
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 

@@ -10,7 +10,7 @@ from support import corpus
 from support.stack import KEY
 from support.waiting import until
 
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 

@@ -19,8 +19,8 @@ from support.s3 import s3_server, server_program
 from support.stack import KEY
 from support.waiting import wait_until
 
-from tidemill.kafka import Log
-from tidemill.schemas import topics
+from tidemill.kafka.producer import Log
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 

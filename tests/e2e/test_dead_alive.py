@@ -115,7 +115,8 @@ def test_without_its_broker_a_stage_lives_and_is_not_ready(watched):
 HARMED = """
 import asyncio, signal, sys, threading, time
 from aiokafka.errors import GroupAuthorizationFailedError
-from tidemill import settings, stream
+from tidemill.configuration import settings
+from tidemill.faust import app as stream
 from tidemill.results.app import Results
 
 HARM = sys.argv[1]

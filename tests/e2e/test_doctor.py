@@ -8,8 +8,8 @@ import sys
 import pytest
 from support.backend import Backend
 
-from tidemill.kafka import Log
-from tidemill.schemas import topics
+from tidemill.kafka.producer import Log
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 

@@ -17,7 +17,8 @@ from support.backend import as_told
 from support.stack import KEPT, KEY, Stack
 from support.waiting import until
 
-from tidemill.schemas import ids, topics
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 

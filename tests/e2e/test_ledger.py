@@ -11,8 +11,8 @@ from support.backend import Behaviour
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
-from tidemill.kafka import Follower
-from tidemill.schemas import codec, topics
+from tidemill.kafka.follower import Follower
+from tidemill.schemas.log import codec, topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -149,7 +149,7 @@ def test_the_ledger_is_the_sum_of_the_outputs(client, billed, backend):
     sums = defaultdict(lambda: [0, 0, 0, Decimal(0)])
     for batch_id, found in entries.items():
         batch = made[batch_id]
-        # A new owner of the partition sends the same bill again, under its own number; compaction keeps one of them.
+        # A new owner of the partition sends the same bill again, under its own number; compaction keeps one.
         bills = [entry.model_copy(update={"owner": 0}) for entry in found]
         assert all(bill == bills[0] for bill in bills)
         entry = bills[0]

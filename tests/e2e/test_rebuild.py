@@ -14,8 +14,9 @@ from support.backend import Behaviour
 from support.stack import KEY, Stack
 from support.waiting import wait_until
 
-from tidemill.processors.packer import LINE_BYTES_MAX
-from tidemill.schemas import ids, topics
+from tidemill.processors.outcomes.batching import LINE_BYTES_MAX
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 

@@ -14,7 +14,7 @@ import pytest
 from support.stack import KEPT, KEY, Stack
 from support.waiting import wait_until
 
-from tidemill.local import datafolder
+from tidemill.local import data_folder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -85,7 +85,7 @@ def every_pid(stack):
 
 def test_a_second_up_is_refused(tmp_path):
     """It names the process that holds the folder, and leaves everything as it is."""
-    with datafolder.locked(tmp_path / "data"):
+    with data_folder.locked(tmp_path / "data"):
         code, words = refused(tmp_path / "data")
     assert code == 2
     assert f"process {os.getpid()}" in words

@@ -21,8 +21,9 @@ from support.quorum import Quorum
 from support.stack import KEY
 from support.waiting import wait_until
 
-from tidemill.kafka import partition_of
-from tidemill.schemas import ids, topics
+from tidemill.kafka.producer import partition_of
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 
@@ -42,17 +43,17 @@ CHAT = "/v1/chat/completions"
 STREAM = b"upgraded"
 KEPT = "    model_config = ConfigDict(frozen=True)\n"
 LATER = (
-    ("schemas/messages.py", "    v: Literal[1] = 1\n", '    later: str = "message"\n'),
+    ("schemas/log/messages.py", "    v: Literal[1] = 1\n", '    later: str = "message"\n'),
     (
-        "schemas/batch.py",
+        "schemas/resources/batch.py",
         '    model_config = ConfigDict(frozen=True, extra="ignore")\n',
         '    later: str = "shape"\n',
     ),
-    ("schemas/part.py", KEPT, '    later: str = "part"\n'),
-    ("results/fold.py", KEPT, '    later: str = "state"\n'),
-    ("ingest/flow.py", KEPT, '    later: str = "stream"\n'),
-    ("schemas/codec.py", "    attempts: Count = 1\n", "    later: Count = 1\n"),
-    ("schemas/codec.py", "    headers = [\n", '        ("tidemill-later", b"lines"),\n'),
+    ("schemas/log/part.py", KEPT, '    later: str = "part"\n'),
+    ("results/state/reducer.py", KEPT, '    later: str = "state"\n'),
+    ("ingest/streams/stream.py", KEPT, '    later: str = "stream"\n'),
+    ("schemas/log/codec.py", "    attempts: Count = 1\n", "    later: Count = 1\n"),
+    ("schemas/log/codec.py", "    headers = [\n", '        ("tidemill-later", b"lines"),\n'),
 )
 """A file, a text of it, and what the later version has after each of these."""
 

@@ -17,7 +17,8 @@ from support.backend import Behaviour
 from support.stack import KEY
 from support.waiting import wait_until
 
-from tidemill.schemas import ids, topics
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

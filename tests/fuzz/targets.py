@@ -16,19 +16,20 @@ from typing import Any
 import msgspec
 import orjson
 
-from tidemill.api.receiving.multipart import Form, MultipartError, PartData
-from tidemill.ingest import arrival
-from tidemill.ingest.check import Checker, Rules
-from tidemill.processors import call
-from tidemill.processors.budget import Replies
-from tidemill.processors.call import Answer, Broken
-from tidemill.processors.wire import Connection
-from tidemill.schemas import codec, intake, letters, line, part, producer
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.intake import IntakeError
-from tidemill.schemas.lines import LINE_BYTES_MAX, Splitter
-from tidemill.schemas.part import PartError
-from tidemill.schemas.producer import TokenError
+from tidemill.api.uploads.multipart import Form, MultipartError, PartData
+from tidemill.ingest.files.validation import Checker, Rules
+from tidemill.ingest.streams import record
+from tidemill.processors.calls import request_codec
+from tidemill.processors.calls.http_connection import Connection
+from tidemill.processors.calls.memory_budget import Replies
+from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX, Splitter
+from tidemill.schemas.log import codec, dead_letters, intake, part, producer_token
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.intake import IntakeError
+from tidemill.schemas.log.part import PartError
+from tidemill.schemas.log.producer_token import TokenError
 from tidemill.schemas.signing import SignatureError, Signer, Verifier
 
 BOUNDARY = "x" * 8
@@ -79,12 +80,12 @@ def dead(data: bytes) -> None:
     told, value = pieces(data)
     found = headers(told)
     try:
-        letters.read(found, value, 0.0)
+        dead_letters.read(found, value, 0.0)
     except DecodeError:
         pass
-    kept = letters.headers("t/0/1", found, key=value, stage="s", reason=value.decode(errors="replace"))
+    kept = dead_letters.headers("t/0/1", found, key=value, stage="s", reason=value.decode(errors="replace"))
     assert sum(len(name) + len(content or b"") for name, content in kept) < 128 * 1024
-    letters.read(kept, value, 0.0)
+    dead_letters.read(kept, value, 0.0)
 
 
 def intake_record(data: bytes) -> None:
@@ -96,12 +97,12 @@ def intake_record(data: bytes) -> None:
         intake.label(key, named)
         intake.wish(named, ("24h",))
         text = intake.secret(named)
-        if producer.is_token(text):
-            producer.claims(_VERIFIER, text)
+        if producer_token.is_token(text):
+            producer_token.claims(_VERIFIER, text)
     except (IntakeError, TokenError):
         pass
     try:
-        assert sum(map(len, arrival.bounded(value))) <= len(value)
+        assert sum(map(len, record.bounded(value))) <= len(value)
     except IntakeError:
         pass
 
@@ -161,15 +162,15 @@ def reply(data: bytes) -> None:
     status, body = (data[0] % 6 * 100 if data else 200), data[1:]
     for number in (200, status, status + 29):
         named = body[:40].decode("latin-1"), body[:20].decode("latin-1")
-        end = call.judge(Answer(number, body, *named), MODELS["m"][number % 4])
-        write = call.result if isinstance(end, call.Success) else call.failed
+        end = request_codec.judge(Answer(number, body, *named), MODELS["m"][number % 4])
+        write = request_codec.result if isinstance(end, request_codec.Success) else request_codec.failed
         text, mark = write("batch_0", 7, b'"id"', end, 1)  # type: ignore[arg-type]
         assert text.endswith(b"\n")
         assert len(text.decode().splitlines()) == 1
         assert mark.size == len(text)
         msgspec.json.decode(text, type=msgspec.Raw)
         codec.lines_marks(codec.lines_headers("batch_0", [mark]), len(text))
-    call.wait_seconds(data.decode("latin-1"), 0.0)
+    request_codec.wait_seconds(data.decode("latin-1"), 0.0)
 
 
 class _Transport(asyncio.Transport):
@@ -217,7 +218,7 @@ async def _wired(first: bytes, rest: bytes) -> None:
 def token(data: bytes) -> None:
     """A producer's token: what no key has signed says nothing."""
     try:
-        producer.claims(_VERIFIER, data.decode("latin-1"))
+        producer_token.claims(_VERIFIER, data.decode("latin-1"))
     except TokenError:
         return
     raise AssertionError("a token was made up")

@@ -14,7 +14,7 @@ import httpx
 from aiokafka import AIOKafkaProducer
 from support.backend import Behaviour
 
-from tidemill.schemas import topics
+from tidemill.schemas.log import topics
 
 URL = "/v1/chat/completions"
 LINE_BYTES = 8 << 20

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 from support.trust import ENVIRON
 
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
 
 KEY = "sk-api-test-0123456789-of-the-tests"
 STARTER = """
@@ -21,7 +21,7 @@ files_max = int(sys.argv[1])
 if files_max:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
 from tidemill.api.app import main
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
 logging.basicConfig(level=logging.INFO)
 main(Settings.model_validate_json(sys.stdin.read()))
 """

@@ -6,10 +6,10 @@ import httpx
 import openai
 from support.api import Api
 
-from tidemill.kafka import Log
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Batch
-from tidemill.schemas.messages import BatchRecord
+from tidemill.kafka.producer import Log
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Batch
 
 UPLOAD_BYTES_MAX = 4 << 20
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}\n'

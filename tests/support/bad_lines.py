@@ -14,19 +14,19 @@ from typing import Any
 import orjson
 from support.simtime import SimulatedLoop
 
-from tidemill.processors import proof
-from tidemill.processors.budget import Lines
-from tidemill.processors.call import Answer, Broken
-from tidemill.processors.caller import Caller
-from tidemill.processors.ended import Ended
-from tidemill.processors.fleet import Backend, Fleet
-from tidemill.processors.groups import Prefixes
-from tidemill.processors.lane import Lane
-from tidemill.processors.limit import Limit
-from tidemill.processors.menu import Menu
-from tidemill.processors.retry import Policy
-from tidemill.processors.stage import Stage
-from tidemill.schemas import codec
+from tidemill.processors.backends import proof
+from tidemill.processors.backends.endpoint_probe import EndpointProbe
+from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.calls.caller import Caller
+from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.calls.retry import Policy
+from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.window import PartitionWindow
+from tidemill.processors.scheduling.prefix_groups import Prefixes
+from tidemill.schemas.log import codec
 
 ENDPOINT = "/v1/chat/completions"
 DAY_SECONDS = 86_400.0
@@ -147,23 +147,23 @@ class World:
 
     def _start(self) -> None:
         max_in_flight, policy, prefix = self._options
-        fleet = Fleet([Backend(base, Limit(max_in_flight)) for base in self.servers])
+        fleet = BackendPool([Backend(base, ConcurrencyLimit(max_in_flight)) for base in self.servers])
         upstream: Any = _Upstream(self.servers, self.chance)
         self.fleet = fleet
-        ended = Ended()
+        ended = ClosedBatches()
         store: Any = None
-        self.stage = Stage(
+        self.stage = Dispatcher(
             fleet=fleet,
             caller=Caller(
-                fleet=fleet, menu=Menu("m", fleet, upstream), upstream=upstream, store=store, lines=Lines(),
-                clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
+                fleet=fleet, menu=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
+                lines=Lines(), clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
             ),
             outbox=self, store=store, ended=ended, clock=self.loop.now, chance=self.chance.random,
             in_flight_max=max_in_flight, policy=policy,
             prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,
         )  # fmt: skip
         self.tap = _Tap()
-        self.lane = Lane(self.tap)
+        self.lane = PartitionWindow(self.tap)
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
         """The log."""

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tidemill.embedded import users
-from tidemill.embedded.broker import Broker
-from tidemill.security import Cluster
+from tidemill.configuration.security import Cluster
+from tidemill.local.embedded import users
+from tidemill.local.embedded.broker import Broker
 
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2

@@ -2,10 +2,10 @@
 
 import orjson
 
-from tidemill.ingest.check import Checker, Failed, Passed, Rules
-from tidemill.schemas.batch import BatchError
+from tidemill.ingest.files.validation import Checker, Failed, Passed, Rules
 from tidemill.schemas.endpoints import ENDPOINTS
-from tidemill.schemas.lines import Splitter
+from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.resources.batch import BatchError
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from tidemill.api.paging import PAGE_BYTES_MAX
+from tidemill.api.requests.paging import PAGE_BYTES_MAX
 
 MILLION = 1_000_000
 LINE_CHARS = 60_000

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from support.trust import SIGNER, VERIFIER
 
-from tidemill import kafka
-from tidemill.api.again.stretch import Edge, Entry
-from tidemill.api.auth import Keys, Principal
-from tidemill.api.doors import Doors
-from tidemill.api.state.sqlite import Database
-from tidemill.api.state.view import View
-from tidemill.directory import DirectoryStore
-from tidemill.kafka import LogUnavailable
-from tidemill.schemas import access, topics
-from tidemill.schemas.access import Role
+from tidemill.api.access.auth import Keys, Principal
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.reruns.log_range import Edge, LogRecord
+from tidemill.api.view.sqlite import Database
+from tidemill.api.view.view import View
+from tidemill.configuration.settings import Settings
+from tidemill.kafka import producer
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
+from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock
-from tidemill.settings import Settings
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import Role
+from tidemill.storage.directory import DirectoryStore
 
 NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
@@ -45,7 +46,7 @@ class ListLog:
         if self.away or topic in self.refused:
             raise LogUnavailable
         if len(value or b"") + RECORD_BYTES_EXTRA > self.record_bytes_max:
-            raise kafka.too_large(topic, key, value)
+            raise producer.too_large(topic, key, value)
         if topic == topics.AUDIT.name:
             self.trail.append(value)
             return len(self.trail) - 1
@@ -59,23 +60,23 @@ class ListHistory:
     """What the log has of topics, set by hand: an offset is a place in a list."""
 
     def __init__(self) -> None:
-        self.topics: dict[str, list[Entry]] = {}
+        self.topics: dict[str, list[LogRecord]] = {}
 
-    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[Entry, None]:
+    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
         """The records of a topic from edge to edge."""
         for offset, entry in enumerate(self.topics.get(topic, [])):
             if _is_from(start, offset, entry) and (end is None or not _is_from(end, offset, entry)):
                 yield entry
 
 
-def _is_from(edge: Edge, offset: int, entry: Entry) -> bool:
+def _is_from(edge: Edge, offset: int, entry: LogRecord) -> bool:
     return offset >= edge.offset if edge.offset is not None else entry.at_ms >= edge.at_ms
 
 
 @asynccontextmanager
 async def open_doors(
     folder: Path, clock: Clock = lambda: NOW, settings: Settings | None = None
-) -> AsyncIterator[Doors]:
+) -> AsyncIterator[Dependencies]:
     """Doors that are closed in the end; the projects are `p` and `q`."""
     view = View(Database(folder / "view"), clock, VERIFIER)
     store = DirectoryStore(folder / "store")
@@ -84,7 +85,7 @@ async def open_doors(
         for key, project in PROJECTS.items()
     }
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
-    yield Doors(
+    yield Dependencies(
         settings=settings or Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
         history=ListHistory(), signer=SIGNER,
         view=view, clock=clock, is_ready=lambda: True,

@@ -1,9 +1,10 @@
 """What results are told of a batch: that it is created and accepted, and its lines."""
 
-from tidemill.schemas import codec, line, topics
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.codec import LineMark
-from tidemill.schemas.messages import Accepted, BatchCreated, InputRef
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.messages import Accepted, BatchCreated, InputRef
+from tidemill.schemas.resources.batch import Batch, Status
 
 NOW = 1_790_000_000
 BODY = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'

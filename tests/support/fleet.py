@@ -16,7 +16,8 @@ from support.stack import KEPT, KEY
 from support.trust import ENVIRON
 from support.waiting import wait_until
 
-from tidemill.embedded import kraft, tether
+from tidemill.local import parent_death
+from tidemill.local.embedded import kraft
 
 READY_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 20.0
@@ -101,7 +102,7 @@ class Fleet:
         log = self._folder / f"{stage}-{len(self.members)}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                tether.command([sys.executable, "-m", "tidemill", stage, *arguments]),
+                parent_death.command([sys.executable, "-m", "tidemill", stage, *arguments]),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 env={**self._environ, "TIDEMILL_PORT": str(port), **_path(package), **environ},
             )  # fmt: skip

@@ -18,13 +18,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from support.backend import Backend
 from support.waiting import until
 
-from tidemill.admin import ensure_topics
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.messages import BatchRecord
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Batch, Status
 
-MAIN = "from tidemill.settings import load; from tidemill.processors.app import main; main(load())"
+MAIN = "from tidemill.configuration.settings import load; from tidemill.processors.app import main; main(load())"
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 

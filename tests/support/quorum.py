@@ -12,7 +12,7 @@ from typing import Self
 from support.brokers import OpenBroker
 from support.cuts import Network
 
-from tidemill.embedded import kraft
+from tidemill.local.embedded import kraft
 
 HEAP = "-Xmx256m"
 SESSION_MS = 3_000

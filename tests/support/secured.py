@@ -9,7 +9,7 @@ from pathlib import Path
 import trustme
 from support.quorum import Node
 
-from tidemill.embedded import java, kraft
+from tidemill.local.embedded import java, kraft
 
 USER = "tidemill"
 PASSWORD = "a-password-of-the-test"

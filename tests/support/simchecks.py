@@ -10,9 +10,9 @@ from support.simlog import Place
 from support.simstages import BATCHES, OUTCOMES, REQUESTS, SECRETS
 from support.simulated import leads_to
 
-from tidemill.api.state import overlay
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Batch, Status
+from tidemill.api.view import overlay
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.resources.batch import Batch, Status
 
 PARTITIONS = 2
 
@@ -33,7 +33,7 @@ class Seen:
         self._world = world
 
     def shown(self, batch_id: str) -> list[Batch]:
-        """What an api process shows one after the other (`api/state/view.py`), until it was deleted."""
+        """What an api process shows one after the other (`api/view/view.py`), until it was deleted."""
         records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
         shown: list[Batch] = []
         owner = 0
@@ -90,7 +90,7 @@ class Seen:
         """Its record and its files are gone, and nothing has brought it back."""
         records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
         told = [record.value is not None for record in records]
-        # What a process that had lost the batch says of it later is not shown (`api/state/erasures.py`).
+        # What a process that had lost the batch says of it later is not shown (`api/view/erasures.py`).
         assert self._world.cuts or told == sorted(told, reverse=True), "a deleted batch was published again"
         assert False in told
         shown = self.shown(batch_id)[-1]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from support.simtime import Process, SimulatedLoop
 
-from tidemill.kafka import partition_of
+from tidemill.kafka.producer import partition_of
 
 SESSION_SECONDS = 6.0
 COMMIT_SECONDS = 1.0

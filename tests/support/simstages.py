@@ -12,34 +12,35 @@ from support.simlog import Group, MemoryLog, Place, Record, Seat
 from support.simstore import MemoryStore, MemoryTable
 from support.simtime import Process
 
-from tidemill.gate import AckGate
-from tidemill.handling import handled
-from tidemill.ingest.stage import Stage as IngestStage
-from tidemill.kafka import partition_of
-from tidemill.processors import roster, seals
-from tidemill.processors.budget import Lines
-from tidemill.processors.caller import Caller
-from tidemill.processors.ended import Ended
-from tidemill.processors.lane import Lane
-from tidemill.processors.menu import Menu
-from tidemill.processors.seals import SealedOutbox
-from tidemill.processors.seats import Record as Held
-from tidemill.processors.seats import Seats
-from tidemill.processors.stage import Stage as ProcessorsStage
-from tidemill.results.aside import Aside, Unread
-from tidemill.results.compaction import stubborn
-from tidemill.results.limits import Limits
+from tidemill.configuration.settings import Settings
+from tidemill.ingest.files.stage import Stage as IngestStage
+from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.handling import handled
+from tidemill.kafka.producer import partition_of
+from tidemill.processors.backends import pool_factory
+from tidemill.processors.backends.endpoint_probe import EndpointProbe
+from tidemill.processors.calls.caller import Caller
+from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
+from tidemill.processors.partitions import seals
+from tidemill.processors.partitions.assignment import Assignment
+from tidemill.processors.partitions.assignment import Record as Held
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.seals import SealedOutbox
+from tidemill.processors.partitions.window import PartitionWindow
+from tidemill.results.files.compaction import stubborn
+from tidemill.results.held_records import HeldRecords, Unread
+from tidemill.results.partition import Partition
 from tidemill.results.ports import Owner
-from tidemill.results.stage import Partition
-from tidemill.results.tables import Tables, TornError
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.messages import Tick
+from tidemill.results.state.limits import Limits
+from tidemill.results.state.tables import Tables, TornError
+from tidemill.runtime.clock_steps import ClockSteps
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Tick
 from tidemill.sealing.records import opened_outcome, sealed_request
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
-from tidemill.settings import Settings
-from tidemill.watch.steps import Steps
 
 MODEL = "m"
 REQUESTS = topics.requests(MODEL).name
@@ -160,11 +161,11 @@ class ProcessorsProcess(Base):
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
         model = settings.models[MODEL]
-        fleet = roster.fleet(model, self.process.now)
-        self._ended = Ended()
+        fleet = pool_factory.fleet(model, self.process.now)
+        self._ended = ClosedBatches()
         caller = Caller(
             fleet=fleet,
-            menu=Menu(MODEL, fleet, world.upstream(self.process)),
+            menu=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
             lines=Lines(),
@@ -180,17 +181,17 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
-            prefixes=roster.prefixes(model, fleet),
+            prefixes=pool_factory.prefixes(model, fleet),
         )
         self._partitions = len(self.log.places(OUTCOMES))
-        self._seats = Seats(self._ended, self.stage.enqueue, lambda key: partition_of(key, self._partitions))
+        self._seats = Assignment(self._ended, self.stage.enqueue, lambda key: partition_of(key, self._partitions))
         self._wanted = asyncio.Event()
         self._learning: asyncio.Task[None] | None = None
         self.process.start(self._follow())
 
     async def assign(self, places: list[Place]) -> None:
         tap = _Tap(self, self.seat.generation)
-        self._seats.assign({place: Lane(tap) for place in places}, self.process.now())
+        self._seats.assign({place: PartitionWindow(tap) for place in places}, self.process.now())
         self._wanted.clear()
         self.stage.resume()
         if self._learning is not None:
@@ -272,7 +273,7 @@ class ResultsProcess(Base):
         super().__init__(world, group)
         self._limits = limits
         self._partitions: dict[int, Partition] = {}
-        self._asides: dict[int, Aside] = {}
+        self._asides: dict[int, HeldRecords] = {}
         self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._gates: dict[Place, AckGate[Record]] = {}
         self._compactions = asyncio.Semaphore(2)
@@ -299,7 +300,7 @@ class ResultsProcess(Base):
                 compactions=self._compactions,
                 owner=Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased),
             )
-            self._asides[number] = Aside(self._partitions[number].unread, self.world.loop.time)
+            self._asides[number] = HeldRecords(self._partitions[number].unread, self.world.loop.time)
             self.process.start(self._send_tick(number, self._partitions[number].owner.writer))
 
     async def take(self, record: Record) -> None:
@@ -366,7 +367,7 @@ class ResultsProcess(Base):
             await self.log.growth()
 
     async def _tick(self) -> None:
-        steps = Steps(self.process.now, self.world.loop.time)
+        steps = ClockSteps(self.process.now, self.world.loop.time)
         while True:
             await asyncio.sleep(TICK_SECONDS)
             if steps.seen():

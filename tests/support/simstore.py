@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Se
 
 from support.simtime import Process
 
-from tidemill.schemas.part import PARTS_PREFIX
+from tidemill.schemas.log.part import PARTS_PREFIX
 from tidemill.schemas.ports import NotFound, chained
 
 READ_BYTES = 512

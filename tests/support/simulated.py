@@ -8,18 +8,18 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 
-from tidemill.gate import AckGate
-from tidemill.results.fold import State
-from tidemill.results.lifecycle import MOVES
-from tidemill.results.limits import Limits
+from tidemill.kafka.ack_gate import AckGate
+from tidemill.results.partition import Partition
 from tidemill.results.ports import Owner
-from tidemill.results.stage import Partition
-from tidemill.results.tables import Tables
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Status
-from tidemill.schemas.bill import Tariff
-from tidemill.schemas.messages import BatchRecord, LedgerRecord, Tick
+from tidemill.results.state.limits import Limits
+from tidemill.results.state.reducer import State
+from tidemill.results.state.tables import Tables
+from tidemill.schemas.lifecycle import MOVES
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord, LedgerRecord, Tick
 from tidemill.schemas.ports import NotFound, chained
+from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.bill import Tariff
 
 COMMIT_CHANCE = 0.2
 """How likely a commit follows an event: what was acknowledged since the last one comes again after a crash."""

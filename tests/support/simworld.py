@@ -28,15 +28,16 @@ from support.simstages import (
 )
 from support.simtime import Process, SimulatedLoop
 
-from tidemill.processors.call import Answer, Broken
-from tidemill.results.limits import Limits
-from tidemill.schemas import codec, ids
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.bill import Tariff
-from tidemill.schemas.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
-from tidemill.schemas.part import file_key
+from tidemill.configuration.settings import Settings
+from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.results.state.limits import Limits
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
+from tidemill.schemas.log.part import file_key
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.bill import Tariff
 from tidemill.sealing.cipher import Cipher
-from tidemill.settings import Settings
 
 BATCHES_MAX = 4
 LINES_MAX = 70

@@ -16,9 +16,9 @@ import orjson
 import psutil
 from support.waiting import wait_until
 
-from tidemill import running
-from tidemill.schemas.acls import ADMIN
-from tidemill.security import Cluster, Security, client_options
+from tidemill.configuration.security import Cluster, Security, client_options
+from tidemill.runtime import run_file
+from tidemill.schemas.log.acls import ADMIN
 
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
 """What a machine has set about where packages are, which a test leaves alone."""
@@ -68,7 +68,7 @@ class Stack:
 
     def cluster(self, role: str = ADMIN) -> Cluster:
         """The broker, and how a role gets in."""
-        found = running.cluster(self.data, role, Security())
+        found = run_file.cluster(self.data, role, Security())
         assert found is not None
         return found
 

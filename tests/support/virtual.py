@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from tidemill.processors.fleet import Backend, Failed, Fleet, Pass
-from tidemill.processors.gauges import Gauges
-from tidemill.processors.retry import Kind
+from tidemill.processors.backends.pool import Backend, BackendPool, Failed, Permit
+from tidemill.processors.backends.server_metrics import ServerMetrics
+from tidemill.processors.calls.retry import Kind
 
 REFUSAL_SECONDS = 0.001
 
@@ -37,7 +37,7 @@ class Server:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: BackendPool,
         *,
         capacity: Callable[[float], int],
         latency_seconds: Callable[[random.Random], float] = lambda _: 0.1,
@@ -61,7 +61,7 @@ class Server:
         self._tokens = tokens
         self._line_bytes = line_bytes
         self._rng = random.Random(seed)
-        self._ends: list[tuple[float, int, Pass, bool]] = []
+        self._ends: list[tuple[float, int, Permit, bool]] = []
         self._freed: list[float] = []
         self._number = 0
 
@@ -72,7 +72,7 @@ class Server:
         while True:
             while (call := self._fleet.enter(self.now)) is not None:
                 sample.sent += 1
-                self._send(Fleet.load(call, self._line_bytes))
+                self._send(BackendPool.load(call, self._line_bytes))
             sample.limits.append(sum(backend.allowed(self.now) for backend in self._fleet.backends))
             times = [self._ends[0][0]] if self._ends else []
             if (at := self._fleet.opens_at(self.now)) is not None:
@@ -92,7 +92,7 @@ class Server:
             self._end(sample)
         self.now += seconds
 
-    def _send(self, call: Pass) -> None:
+    def _send(self, call: Permit) -> None:
         self._number += 1
         while self._freed and self._freed[0] <= self.now:
             heappop(self._freed)
@@ -123,9 +123,9 @@ class Server:
         self._fleet.failed(call, Failed(Kind.SUSPECT, line, is_full=True, asked=self._retry_after), self.now)
 
 
-def lone(limit: object, **more: object) -> Fleet:
+def lone(limit: object, **more: object) -> BackendPool:
     """A fleet of one backend."""
-    return Fleet([Backend("http://a", limit, **more)])  # type: ignore[arg-type]
+    return BackendPool([Backend("http://a", limit, **more)])  # type: ignore[arg-type]
 
 
 class Engine:
@@ -147,13 +147,13 @@ class Engine:
     ) -> None:
         self.now = 1000.0
         self.backend = backend
-        self._fleet = Fleet([backend])
+        self._fleet = BackendPool([backend])
         self._capacity = capacity
         self._others = others
         self._seconds = seconds
         self._held = held
         self._rng = random.Random(seed)
-        self._ends: list[tuple[float, int, Pass]] = []
+        self._ends: list[tuple[float, int, Permit]] = []
         self._number = 0
 
     @property
@@ -162,10 +162,10 @@ class Engine:
         return self.backend.in_flight + self._others(self.now)
 
     @property
-    def gauges(self) -> Gauges:
+    def gauges(self) -> ServerMetrics:
         """What it says of itself."""
         running = min(self._capacity, self.requests)
-        return Gauges(running=running, waiting=self.requests - running, cache=running * self._held)
+        return ServerMetrics(running=running, waiting=self.requests - running, cache=running * self._held)
 
     def run(self, seconds: float, *, is_asked: bool = True) -> list[int]:
         """Always more lines than places; gives the calls in flight after each second."""

@@ -7,8 +7,8 @@ import pytest
 from support.api import KEY, Api
 from support.api_use import MODELS, UPLOAD_BYTES_MAX
 
-from tidemill.admin import ensure_topics
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from support.api import KEY
 from support.api_use import LINE, MODELS, UPLOAD_BYTES_MAX, fault, new_batch, publish, stored
 from support.waiting import wait_until
 
-from tidemill.schemas.batch import Status
+from tidemill.schemas.resources.batch import Status
 
 pytestmark = pytest.mark.kafka
 

@@ -5,7 +5,7 @@ import pytest
 from support.api_use import CHAT, LINE, fault, new_batch, publish, stored
 from support.waiting import wait_until
 
-from tidemill.schemas.batch import RequestCounts, Status
+from tidemill.schemas.resources.batch import RequestCounts, Status
 
 pytestmark = pytest.mark.kafka
 

@@ -10,8 +10,8 @@ from support.api import Api
 from support.brokers import OpenBroker
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
 
 pytestmark = pytest.mark.kafka
 

@@ -12,19 +12,19 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import wait_until
 
-from tidemill.embedded import broker as broker_module
-from tidemill.embedded import jars, java
-from tidemill.embedded.broker import Broker, BrokerError
-from tidemill.security import client_options
+from tidemill.configuration.security import client_options
+from tidemill.local.embedded import broker as broker_module
+from tidemill.local.embedded import jars, java
+from tidemill.local.embedded.broker import Broker, BrokerError
 
 pytestmark = pytest.mark.kafka
 
 STARTER = """
 import asyncio, sys, time
 from pathlib import Path
-from tidemill.embedded import broker as broker_module
-from tidemill.embedded import jars, java
-from tidemill.embedded.broker import Broker
+from tidemill.local.embedded import broker as broker_module
+from tidemill.local.embedded import jars, java
+from tidemill.local.embedded.broker import Broker
 broker = Broker(Path(sys.argv[1]))
 asyncio.run(broker.start())
 print(broker.pid, flush=True)

@@ -13,11 +13,11 @@ from support.api import KEY, Api
 from support.api_use import LINE, MODELS
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.api.doors import UPLOADS_AT_ONCE_MAX
-from tidemill.api.http import HEADERS_MAX, PIPELINED_MAX, URL_BYTES_MAX
-from tidemill.embedded.kraft import free_port
-from tidemill.settings import Settings
+from tidemill.api.dependencies import UPLOADS_AT_ONCE_MAX
+from tidemill.api.http.protocol import HEADERS_MAX, PIPELINED_MAX, URL_BYTES_MAX
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
+from tidemill.local.embedded.kraft import free_port
 
 pytestmark = pytest.mark.kafka
 

@@ -13,12 +13,13 @@ from support.api import KEY, Api
 from support.dropper import Dropper
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.kafka import Log
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import Batch
-from tidemill.schemas.messages import BatchCreated, BatchRecord
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.producer import Log
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord
+from tidemill.schemas.resources.batch import Batch
 
 pytestmark = pytest.mark.kafka
 

@@ -21,12 +21,12 @@ from support.fleet import Fleet
 from support.quorum import Quorum
 from support.waiting import until
 
-from tidemill import admin
+from tidemill.configuration.security import cluster
+from tidemill.configuration.settings import Settings
+from tidemill.kafka import admin
 from tidemill.results.app import NAME
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Status
-from tidemill.security import cluster
-from tidemill.settings import Settings
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.resources.batch import Status
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 

@@ -13,7 +13,8 @@ import pytest
 from openai import OpenAI
 from support.waiting import wait_until
 
-from tidemill import demo, notify
+from tidemill.local import demo
+from tidemill.runtime import notify
 
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from support.api import Api
 
-from tidemill.log_space import usable_bytes
+from tidemill.kafka.log_space import usable_bytes
 
 pytestmark = pytest.mark.kafka
 

@@ -7,10 +7,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import WAIT_SECONDS_MAX
 
-from tidemill.api.again.kafka import History
-from tidemill.api.again.stretch import Edge
-from tidemill.kafka import Log, LogUnavailable
-from tidemill.security import Cluster
+from tidemill.api.reruns.kafka import History
+from tidemill.api.reruns.log_range import Edge
+from tidemill.configuration.security import Cluster
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.producer import Log
 
 pytestmark = pytest.mark.kafka
 

@@ -18,21 +18,22 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from support.trust import SIGNER
 from support.waiting import WAIT_SECONDS_MAX, until, wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.directory import DirectoryStore
-from tidemill.ingest.pack import INLINE_BYTES_MAX
-from tidemill.kafka import Log
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.ingest.files.packing import INLINE_BYTES_MAX
+from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.producer import Log
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.storage.directory import DirectoryStore
 
 pytestmark = pytest.mark.kafka
 
 URL = "/v1/chat/completions"
 MODEL = "ingest/test model"
 REQUESTS = topics.requests(MODEL).name, topics.express(MODEL).name
-MAIN = "from tidemill import settings; from tidemill.ingest.app import main; main(settings.load())"
+MAIN = "from tidemill.configuration import settings; from tidemill.ingest.app import main; main(settings.load())"
 STOP_SECONDS_MAX = 15
 
 

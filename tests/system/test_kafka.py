@@ -9,7 +9,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.brokers import OpenBroker
 from support.waiting import until
 
-from tidemill.kafka import Follower, Log, LogUnavailable, Tail
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.follower import Follower, Tail
+from tidemill.kafka.producer import Log
 
 pytestmark = pytest.mark.kafka
 

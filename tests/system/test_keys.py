@@ -17,18 +17,21 @@ from support.api import KEY, Api
 from support.trust import VERIFIER
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics, topic_configs
-from tidemill.ingest.keyring import Keyring
-from tidemill.kafka import Follower, Log
-from tidemill.past.kafka import reading
-from tidemill.schemas import access, codec, ids, producer, topics
-from tidemill.schemas.access import Role
-from tidemill.schemas.batch import Status, Usage
-from tidemill.schemas.bill import Tariff, bill, day_of
-from tidemill.schemas.intake import IntakeError
-from tidemill.schemas.messages import KeyRecord, LedgerRecord
+from tidemill.configuration.settings import Settings
+from tidemill.ingest.streams.keyring import Keyring
+from tidemill.kafka.admin import ensure_topics, topic_configs
+from tidemill.kafka.follower import Follower
+from tidemill.kafka.history import reading
+from tidemill.kafka.producer import Log
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, producer_token, topics
+from tidemill.schemas.log.intake import IntakeError
+from tidemill.schemas.log.messages import KeyRecord, LedgerRecord
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import Role
+from tidemill.schemas.resources.batch import Status, Usage
+from tidemill.schemas.resources.bill import Tariff, bill, day_of
 from tidemill.schemas.signing import Signer
-from tidemill.settings import Settings
 
 pytestmark = pytest.mark.kafka
 
@@ -271,7 +274,7 @@ def test_the_commands_that_ask_no_service():
 def test_the_command_of_tokens(api):
     """The token alone is on stdout."""
     made = command(api, "keys", "token", "--stream", "crawl", "--for", "2h")
-    claims = producer.claims(VERIFIER, made.stdout.strip())
+    claims = producer_token.claims(VERIFIER, made.stdout.strip())
     assert (claims.sub, claims.project, claims.exp - claims.iat) == ("crawl", "default", 7200)
     assert made.stdout.strip() not in made.stderr
     for wrong in ("1w", "-1h", "9999999999h", ""):

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from tidemill.admin import ensure_topics
-from tidemill.dead import bury
-from tidemill.kafka import Log
-from tidemill.ops import letters
-from tidemill.ops.letters import LetterError
-from tidemill.schemas import topics
-from tidemill.schemas.letters import REQUEUED, VALUE_BYTES_MAX
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.dead_letters import bury
+from tidemill.kafka.producer import Log
+from tidemill.ops import dead_letters
+from tidemill.ops.dead_letters import LetterError
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.dead_letters import REQUEUED, VALUE_BYTES_MAX
 
 pytestmark = pytest.mark.kafka
 
@@ -35,35 +35,35 @@ async def place(kafka):
 
 async def records(kafka, topic):
     """All records of a topic."""
-    async with letters.kafka.reading(kafka) as reader:
+    async with dead_letters.kafka.reading(kafka) as reader:
         return [record async for record in reader.records(topic)]
 
 
 async def test_a_letter_is_listed_shown_and_sent_again(place):
     """With its own key, value and headers, once; a second time only on demand."""
     said = []
-    await letters.show_all(place.kafka, said.append, everything=False)
+    await dead_letters.show_all(place.kafka, said.append, everything=False)
     (line,) = [line for line in said if line.startswith(place.id)]
     assert "processors: odd" in line
     said.clear()
-    await letters.show(place.kafka, place.id, said.append)
+    await dead_letters.show(place.kafka, place.id, said.append)
     assert "  b\\x1b[0m" in said
     assert not any("\x1b" in line for line in said)
-    assert await letters.requeue(place.kafka, [place.id], said.append) == 1
-    assert await letters.requeue(place.kafka, [place.id], said.append) == 0
+    assert await dead_letters.requeue(place.kafka, [place.id], said.append) == 1
+    assert await dead_letters.requeue(place.kafka, [place.id], said.append) == 0
     (record,) = await records(place.kafka, place.topic)
     assert (record.key, record.value) == (b"k", b"a\nb\x1b[0m")
     assert record.headers == (*HEADERS, (REQUEUED, place.id.encode()))
-    assert await letters.requeue(place.kafka, [place.id], said.append, again=True) == 1
+    assert await dead_letters.requeue(place.kafka, [place.id], said.append, again=True) == 1
     said.clear()
-    await letters.show_all(place.kafka, said.append, everything=False)
+    await dead_letters.show_all(place.kafka, said.append, everything=False)
     assert not any(line.startswith(place.id) for line in said)
 
 
 async def test_buried_twice_is_one_letter(place):
     """A stage that died between burying and acknowledging buries once more."""
     await bury(place.log, place.message, stage="processors", reason=ValueError("odd"))
-    yard = await letters.opened(place.kafka)
+    yard = await dead_letters.opened(place.kafka)
     assert [letter.id for letter in yard.waiting if letter.topic == place.topic] == [place.id]
 
 
@@ -72,13 +72,13 @@ async def test_a_value_too_large_for_a_letter(place):
     place.message.value, place.message.offset = b"x" * (VALUE_BYTES_MAX + 1), 8
     await bury(place.log, place.message, stage="processors", reason=ValueError("large"))
     said = []
-    await letters.show(place.kafka, f"{place.topic}/0/8", said.append)
+    await dead_letters.show(place.kafka, f"{place.topic}/0/8", said.append)
     assert any("too large" in line for line in said)
     with pytest.raises(LetterError, match="does not hold"):
-        await letters.requeue(place.kafka, [f"{place.topic}/0/8"], said.append)
+        await dead_letters.requeue(place.kafka, [f"{place.topic}/0/8"], said.append)
 
 
 async def test_an_id_that_is_none(place):
     """It is named, with nothing that a terminal would obey."""
     with pytest.raises(LetterError, match=r"no dead letter \\x1b"):
-        await letters.show(place.kafka, "\x1b[31m", print)
+        await dead_letters.show(place.kafka, "\x1b[31m", print)

@@ -12,8 +12,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from support.api import KEY, Api
 
-from tidemill.admin import ensure_topics
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore::Warning:schemathesis.*")]
 

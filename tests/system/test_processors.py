@@ -11,9 +11,10 @@ from support.processing import rig
 from support.prompts import Cache
 from support.waiting import until
 
-from tidemill.processors.lane import LINES_MAX
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import Status
+from tidemill.processors.partitions.window import LINES_MAX
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.resources.batch import Status
 
 pytestmark = pytest.mark.kafka
 

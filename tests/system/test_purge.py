@@ -2,19 +2,20 @@
 
 import pytest
 
-from tidemill.admin import ensure_topics
-from tidemill.kafka import Log
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
+from tidemill.kafka.producer import Log
 from tidemill.ops.purge import PurgeError, purge
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.codec import LineMark, RequestHead, lines_headers
-from tidemill.schemas.messages import Erasure
-from tidemill.schemas.part import LARGE_PREFIX
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import LineMark, RequestHead, lines_headers
+from tidemill.schemas.log.messages import Erasure
+from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.sealing.records import sealed_outcome, sealed_request
 from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, make_key_file
-from tidemill.security import Cluster
-from tidemill.settings import Settings
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
 
 pytestmark = pytest.mark.kafka
 

@@ -7,9 +7,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from support.waiting import until
 
-from tidemill import admin
-from tidemill.schemas import topics
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka import admin
+from tidemill.schemas.log import topics
 
 pytestmark = pytest.mark.kafka
 

@@ -10,13 +10,15 @@ from aiokafka.errors import KafkaError
 from support.secured import MUTUAL, PASSWORD, USER, secured
 from support.waiting import until
 
-from tidemill import stream
-from tidemill.admin import TopicError, ensure_topics
-from tidemill.kafka import Follower, Log, reachable
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.settings import SettingsError, load
+from tidemill.faust.stage_app import create_app
+from tidemill.kafka.admin import TopicError, ensure_topics
+from tidemill.kafka.connection import reachable
+from tidemill.kafka.follower import Follower
+from tidemill.kafka.producer import Log
 from tidemill.processors.kafka import KafkaOutbox, Reader
-from tidemill.schemas import topics
-from tidemill.security import Cluster
-from tidemill.settings import SettingsError, load
+from tidemill.schemas.log import topics
 
 pytestmark = pytest.mark.kafka
 
@@ -74,7 +76,7 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
     await reachable(cluster)
     log, outbox, seen = Log(cluster), KafkaOutbox(cluster), []
     follower = Follower(cluster, topics.BATCHES.name, lambda key, *_: seen.append(key))
-    app = stream.create_app(f"secured-{protocol}-{mechanism}", found, kafka=cluster, state=tmp_path / "state")
+    app = create_app(f"secured-{protocol}-{mechanism}", found, kafka=cluster, state=tmp_path / "state")
     given = []
 
     async def take(events):
@@ -82,7 +84,7 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
             given.append(event.message.key)
             event.ack()
 
-    app.agent(stream.raw_topic(app, topics.COMMANDS.name))(take)
+    app.agent(app.raw_topic(app, topics.COMMANDS.name))(take)
     key = f"{protocol}-{mechanism}"
     await follower.start()
     await outbox.start()

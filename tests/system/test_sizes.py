@@ -11,8 +11,8 @@ from support import sdk
 from support.api import KEY, Api
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
 
 UPLOAD_BYTES_MAX = 4 << 20
 LARGE_BYTES = 160 << 20

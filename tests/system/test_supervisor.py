@@ -15,7 +15,9 @@ from tidemill.local import backoff, child, supervisor
 from tidemill.local.child import ChildError, Program
 from tidemill.local.supervisor import Supervisor
 
-READY = "import signal, sys, time\nfrom tidemill import notify\nprint('hello', flush=True)\nnotify.ready()\n"
+READY = (
+    "import signal, sys, time\nfrom tidemill.runtime import notify\nprint('hello', flush=True)\nnotify.ready()\n"
+)
 OBEYS = READY + "signal.pause()"
 IGNORES = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + READY + "while True: signal.pause()"
 FAILS = "print('no such model'); raise SystemExit(3)"
@@ -25,13 +27,13 @@ HAS_A_CHILD = (
     "print(other.pid, flush=True)\n" + OBEYS
 )
 BEATS = (
-    "import signal, time\nfrom tidemill import notify\nnotify.ready(beats=True)\n"
+    "import signal, time\nfrom tidemill.runtime import notify\nnotify.ready(beats=True)\n"
     "signal.signal(signal.SIGTERM, lambda *_: exit())\nwhile True:\n    notify.alive()\n    time.sleep(0.05)"
 )
 SUPERVISOR = """
 import asyncio, sys
 from pathlib import Path
-from tidemill.embedded.broker import Broker
+from tidemill.local.embedded.broker import Broker
 from tidemill.local.child import Program
 from tidemill.local.supervisor import Supervisor
 

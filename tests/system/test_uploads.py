@@ -9,8 +9,8 @@ import pytest
 from support.api import KEY, Api
 from support.waiting import wait_until
 
-from tidemill.admin import ensure_topics
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.kafka.admin import ensure_topics
 
 pytestmark = pytest.mark.kafka
 

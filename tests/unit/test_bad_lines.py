@@ -7,9 +7,9 @@ import orjson
 import pytest
 from support.faults import LIST, NUMBER, OBJECT, TEXT, TRUE, long, rows
 
-from tidemill.ingest.check import Checker, Failed, Rules
+from tidemill.ingest.files.validation import Checker, Failed, Rules
 from tidemill.schemas.endpoints import ENDPOINTS
-from tidemill.schemas.lines import Splitter
+from tidemill.schemas.jsonl.lines import Splitter
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tidemill.stream import DeliveredTable
+from tidemill.faust.stage_app import DeliveredTable
 
 
 class Store:

@@ -13,7 +13,7 @@ from compose_spec import PyCompose
 from typer.main import get_command
 
 from tidemill.__main__ import app
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "compose.yaml").read_text("utf-8")

@@ -35,7 +35,7 @@ def test_the_access_lists_are_current(generate):
 
 
 def test_the_table_of_topics_is_current(generate):
-    """docs/architecture.md has the rows of schemas/topics.py, and no others."""
+    """docs/architecture.md has the rows of schemas/log/topics.py, and no others."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     assert [row for row in text.splitlines() if row.startswith("| `tidemill")] == generate.topics_rows()
 

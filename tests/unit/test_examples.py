@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tidemill import demo
-from tidemill.client.place import endpoint_of
-from tidemill.client.run import Exit, verify
+from tidemill.client.batches import Exit, verify
+from tidemill.client.runs.paths import endpoint_of
+from tidemill.local import demo
 from tidemill.terminal import talk as stderr
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -4,8 +4,8 @@ import pytest
 
 from tidemill.ops import findings
 from tidemill.ops.findings import Verdict
-from tidemill.schemas import topics
-from tidemill.schemas.waiting import Reason, Waiting
+from tidemill.schemas.log import topics
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
 WELL = {"cleanup.policy": "delete", "retention.ms": str(topics.OUTCOMES.retention_ms)}
 

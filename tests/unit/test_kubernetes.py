@@ -11,11 +11,11 @@ from typer.main import get_command
 
 from tidemill import metrics
 from tidemill.__main__ import app
-from tidemill.api.doors import REPLAYS_AT_ONCE_MAX
-from tidemill.schemas import acls
-from tidemill.schemas.lines import LINE_BYTES_MAX
-from tidemill.schemas.waiting import Reason
-from tidemill.settings import SECRETS, Settings
+from tidemill.api.dependencies import REPLAYS_AT_ONCE_MAX
+from tidemill.configuration.settings import SECRETS, Settings
+from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
+from tidemill.schemas.log import acls
+from tidemill.schemas.resources.waiting import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tidemill import metrics
-from tidemill.schemas.codec import LineMark
+from tidemill.schemas.log.codec import LineMark
 
 ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = {"batch", "batch_id", "line", "project", "key", "url", "file"}

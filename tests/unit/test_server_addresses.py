@@ -2,8 +2,8 @@
 
 import pytest
 
-from tidemill import settings
-from tidemill.settings import SettingsError
+from tidemill.configuration import settings
+from tidemill.configuration.settings import SettingsError
 
 PASSWORD = "hunter2-hunter2"
 ADDRESSES = (

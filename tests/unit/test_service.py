@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.backend import Backend
 
-from tidemill.ops import service
-from tidemill.ops.service import Unheard
+from tidemill.ops import server_probe
+from tidemill.ops.server_probe import Unheard
 from tidemill.schemas import served
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")
@@ -26,15 +26,15 @@ def server():
 async def test_its_models(server):
     """With the key that it asks for; another one is named as what is wrong."""
     server.key = "sk-1"
-    assert await service.models(server.url, "sk-1") == ["a", "b"]
-    assert await service.models(server.url, "sk-2") == Unheard("status 401", is_refused=True)
-    assert await service.models(server.url, None) == Unheard("status 401", is_refused=True)
-    assert await service.models("http://127.0.0.1:1/v1", None) == Unheard("Connection refused")
+    assert await server_probe.models(server.url, "sk-1") == ["a", "b"]
+    assert await server_probe.models(server.url, "sk-2") == Unheard("status 401", is_refused=True)
+    assert await server_probe.models(server.url, None) == Unheard("status 401", is_refused=True)
+    assert await server_probe.models("http://127.0.0.1:1/v1", None) == Unheard("Connection refused")
 
 
 async def test_a_host_that_is_not_known():
     """Is said in words: the resolver's numbers are none of the system's."""
-    found = await service.models("http://tidemill.invalid/v1", None)
+    found = await server_probe.models("http://tidemill.invalid/v1", None)
     assert found == Unheard("its host is not known")
 
 
@@ -44,21 +44,21 @@ async def test_a_certificate_that_is_not_trusted():
     context.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
-        found = await service.models(f"https://127.0.0.1:{port}/v1", None)
+        found = await server_probe.models(f"https://127.0.0.1:{port}/v1", None)
     assert found == Unheard("its certificate is not trusted; ca_file may name who signed it")
 
 
 async def test_a_long_list(server):
     """A gateway may list thousands: they come in many pieces, and all of them count."""
     server.lists = tuple(f"model-{number}" for number in range(10_000))
-    assert await service.models(server.url, None) == list(server.lists)
+    assert await server_probe.models(server.url, None) == list(server.lists)
 
 
 async def test_what_it_lacks(server):
     """Not those where it answers that something is missing, nor any where it does not answer."""
     server.lacks = frozenset({"/v1/embeddings", "/v1/responses"})
-    assert await service.lacking(server.url, None, ENDPOINTS) == server.lacks
-    assert await service.lacking("http://127.0.0.1:1/v1", None, ENDPOINTS) == frozenset()
+    assert await server_probe.lacking(server.url, None, ENDPOINTS) == server.lacks
+    assert await server_probe.lacking("http://127.0.0.1:1/v1", None, ENDPOINTS) == frozenset()
 
 
 @pytest.mark.parametrize(

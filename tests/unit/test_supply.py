@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tidemill.embedded import jars
+from tidemill.local.embedded import jars
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "requirements-runtime.lock", "requirements-build.lock")

@@ -14,8 +14,8 @@ from tidemill.bench.flow import Flow
 from tidemill.bench.plot import svg
 from tidemill.bench.service import KEY, Mock, Service
 from tidemill.bench.usage import Peak, cpu_seconds
-from tidemill.client.service import Client
-from tidemill.schemas.batch import TERMINAL
+from tidemill.client.http import Client
+from tidemill.schemas.resources.batch import TERMINAL
 
 POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1

@@ -13,7 +13,7 @@ import aiohttp
 
 from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODEL
 from tidemill.metrics import LIMIT
-from tidemill.schemas import access
+from tidemill.schemas.resources import access
 
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0

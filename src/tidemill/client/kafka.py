@@ -9,10 +9,11 @@ from typing import Any, Final, Self
 
 from aiokafka.errors import KafkaError
 
-from tidemill.client.service import Unreachable
-from tidemill.kafka import CONNECT_SECONDS_MAX, STOP_SECONDS_MAX, producer
-from tidemill.schemas import topics
-from tidemill.security import Kafka
+from tidemill.client.http import Unreachable
+from tidemill.configuration.security import Kafka
+from tidemill.kafka.connection import CONNECT_SECONDS_MAX, STOP_SECONDS_MAX
+from tidemill.kafka.producer import producer
+from tidemill.schemas.log import topics
 
 UNACKED_MAX: Final = 64
 """Records that are sent ahead of the broker's acknowledgement."""

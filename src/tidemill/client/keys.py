@@ -8,11 +8,11 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client.ending import Exit
-from tidemill.client.place import InputFault
-from tidemill.client.service import Client
+from tidemill.client.exit_codes import Exit
+from tidemill.client.http import Client
+from tidemill.client.runs.paths import InputFault
 from tidemill.client.target import Target
-from tidemill.schemas.access import ApiKey
+from tidemill.schemas.resources.access import ApiKey
 from tidemill.terminal import Console, show_table
 
 PATH = "/admin/keys"

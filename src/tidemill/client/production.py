@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from tidemill.client.ending import Exit
+from tidemill.client.exit_codes import Exit
+from tidemill.client.http import Client, Refused
 from tidemill.client.kafka import Intake
 from tidemill.client.keys import TOKENS
-from tidemill.client.place import size_of
 from tidemill.client.progress import display
-from tidemill.client.service import Client, Refused
+from tidemill.client.runs.paths import size_of
 from tidemill.client.target import Target
-from tidemill.schemas import ids, intake
+from tidemill.configuration.security import Kafka
+from tidemill.schemas import ids
+from tidemill.schemas.log import intake
 from tidemill.schemas.ports import Steady
-from tidemill.security import Kafka
 from tidemill.terminal import Console, say
 
 RECORD_BYTES_MAX: Final = 64 * 1024

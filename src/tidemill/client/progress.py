@@ -19,8 +19,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from tidemill.schemas.batch import RequestCounts, Status
-from tidemill.schemas.waiting import Reason, Waiting
+from tidemill.schemas.resources.batch import RequestCounts, Status
+from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.terminal import Console
 
 PACE_SECONDS = 30.0

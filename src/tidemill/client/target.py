@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tidemill import running
+from tidemill.runtime import run_file
 
 _ADDRESS = re.compile(r"https?://[^/]+/.*[^/]")
 
@@ -35,7 +35,7 @@ def find(*, base_url: str | None, api_key: str | None, data: Path | None, enviro
         NoTarget: An address or a key is missing, or the address lacks its scheme or its path.
     """
     folder = data or Path(environ.get("TIDEMILL_DATA") or ".tidemill")
-    here = running.read(folder)
+    here = run_file.read(folder)
     local_url = here.api if here else None
     # A folder that is named on the command line goes before the environment.
     named = environ.get("TIDEMILL_BASE_URL")

@@ -9,9 +9,9 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client.ending import Exit
-from tidemill.client.place import InputFault
-from tidemill.client.service import Client
+from tidemill.client.exit_codes import Exit
+from tidemill.client.http import Client
+from tidemill.client.runs.paths import InputFault
 from tidemill.client.target import Target
 from tidemill.terminal import show_table
 

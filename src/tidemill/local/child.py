@@ -13,10 +13,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tidemill import notify
-from tidemill.embedded import tether
-from tidemill.local import backoff, logfile
-from tidemill.watch.watchdog import LOOK_SECONDS, Silence
+from tidemill.local import backoff, log_file, parent_death
+from tidemill.runtime import notify
+from tidemill.runtime.watchdog import LOOK_SECONDS, Silence
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
@@ -46,7 +45,7 @@ class Program:
     """Takes what it prints."""
     environ: Mapping[str, str] = field(repr=False)
     answers: Callable[[], Awaitable[None]] | None = None
-    """Returns once the program is ready; without it the program says so through `tidemill.notify`."""
+    """Returns once the program is ready; without it the program says so through `tidemill.runtime.notify`."""
     last_words: Callable[[], str] | None = None
     """What it said last, where that is not in `log`."""
     start_seconds_max: float = START_SECONDS_MAX
@@ -132,7 +131,7 @@ class Child:
         """Start it, and see it ready and ended; says how it ended."""
         with ExitStack() as given_back:
             try:
-                log = logfile.LogFile(self._program.log)
+                log = log_file.LogFile(self._program.log)
                 given_back.callback(log.close)
                 # A pipe of asyncio's own would make `process.wait` wait for all who have inherited it.
                 said, saying = _pipe(given_back)
@@ -166,7 +165,7 @@ class Child:
     async def _spawn(self, saying: FileIO, notifying: FileIO) -> Process:
         environ = {**self._program.environ, notify.VARIABLE: str(notifying.fileno())}
         return await asyncio.create_subprocess_exec(
-            *tether.command(self._program.command()),
+            *parent_death.command(self._program.command()),
             stdin=DEVNULL,
             stdout=saying,
             stderr=STDOUT,
@@ -214,7 +213,7 @@ class Child:
     def _last_words(self) -> str:
         if self._program.last_words is not None:
             return self._program.last_words()
-        return logfile.tail(self._program.log, TAIL_LINES)
+        return log_file.tail(self._program.log, TAIL_LINES)
 
 
 def _task(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -258,7 +257,7 @@ async def _silence(word: FileIO) -> None:
             return
 
 
-async def _pump(said: FileIO, log: logfile.LogFile) -> None:
+async def _pump(said: FileIO, log: log_file.LogFile) -> None:
     while chunk := await _read(said):
         # A full disk must not hold up the process: what cannot be written is lost.
         with suppress(OSError):

@@ -2,7 +2,7 @@
 
 import os
 
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
 
 CORES_EACH = 2
 """Beside each of them the other stages, the broker and whoever else lives there want to run, too."""

@@ -11,22 +11,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tidemill import demo, preflight, trust
-from tidemill.admin import TopicError, ensure_topics, set_acls
-from tidemill.connections import EXPOSED
-from tidemill.embedded import kraft
-from tidemill.embedded.broker import Broker, BrokerError
-from tidemill.listening import reachable
-from tidemill.local import cores, datafolder, environ
+from tidemill.configuration import signing_keys
+from tidemill.configuration.connections import EXPOSED
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
+from tidemill.local import cores, data_folder, demo, environment
 from tidemill.local.child import ChildError, Program
-from tidemill.local.datafolder import FolderError
+from tidemill.local.data_folder import FolderError
+from tidemill.local.embedded import kraft
+from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.local.supervisor import Supervisor
-from tidemill.running import security
-from tidemill.schemas import access
-from tidemill.schemas.acls import acls
+from tidemill.runtime import preflight
+from tidemill.runtime.listening import reachable
+from tidemill.runtime.run_file import security
+from tidemill.schemas.log.acls import acls
+from tidemill.schemas.resources import access
 from tidemill.sealing.keeper import KEY_FILE
 from tidemill.sealing.wrapping import make_key_file
-from tidemill.settings import Settings, SettingsError
 from tidemill.terminal import say
 
 PROCESSORS = "processors"
@@ -68,7 +69,7 @@ def main(settings: Settings, config: Path | None) -> int:
     # Whatever this process and those that it starts make is their user's alone.
     os.umask(0o077)
     try:
-        with datafolder.locked(settings.data.absolute()) as word:
+        with data_folder.locked(settings.data.absolute()) as word:
             if word is not None:
                 _tell(word)
             asyncio.run(Up(settings, config).run())
@@ -115,7 +116,7 @@ class Up:
             # Under nohup a terminal that goes is to be ignored; the two others end it wherever it runs.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal)
-        datafolder.remove_run(self._data)
+        data_folder.remove_run(self._data)
         starting = loop.create_task(self._start())
         asked = loop.create_task(self._stopping.wait())
         try:
@@ -140,7 +141,7 @@ class Up:
             self._stopping.set()
             return
         self._supervisor.kill()
-        datafolder.remove_run(self._data)
+        data_folder.remove_run(self._data)
         # Whatever this process waits for, nobody wants to wait for it any more.
         os._exit(FAILED)
 
@@ -183,16 +184,16 @@ class Up:
             make_key_file(self._data / KEY_FILE)
         shown = "$TIDEMILL_API_KEY"
         if (digest := settings.api_key_digest) is None:
-            key, is_new = datafolder.kept_key(self._data)
+            key, is_new = data_folder.kept_key(self._data)
             digest = access.digest(key)
-            shown = key if is_new else f"{access.hint(key)}, in {settings.data / datafolder.API_KEY}"
+            shown = key if is_new else f"{access.hint(key)}, in {settings.data / data_folder.API_KEY}"
         takes_keys = settings.kafka is None if settings.intake_api_keys is None else settings.intake_api_keys
         signing = {}
         if settings.signing_key is None and settings.signing_key_file is None:
-            file = datafolder.kept_signing_key(self._data)
+            file = data_folder.kept_signing_key(self._data)
             signing = {"TIDEMILL_SIGNING_KEY_FILE": str(file)}
             settings = settings.model_copy(update={"signing_key_file": file})
-        publics = ",".join(filter(None, (trust.signer(settings).public, settings.verify_keys)))
+        publics = ",".join(filter(None, (signing_keys.signer(settings).public, settings.verify_keys)))
         known = {"TIDEMILL_API_KEY_SHA256": digest}
         self._secrets = {
             "api": {**signing, **known},
@@ -234,7 +235,7 @@ class Up:
         """Have a backend with two small models, since none is configured, and tell the stages of it."""
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
-        program = self._program(DEMO, [DEMO, "--port", str(port)], environ.plain(os.environ))
+        program = self._program(DEMO, [DEMO, "--port", str(port)], environment.plain(os.environ))
         self._demo = demo.models(address)
         told["TIDEMILL_MODELS"] = json.dumps(self._demo)
         await self._supervisor.start([program], base=True)
@@ -265,7 +266,7 @@ class Up:
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
         if self._broker is not None:
             own |= security(self._broker.users, stage).environ
-        given = environ.of_stage(stage, self._settings, os.environ)
+        given = environment.of_stage(stage, self._settings, os.environ)
         secrets = self._secrets.get(stage, {})
         return self._program(name, [stage], {**given, **told, **own, **secrets}, stage)
 
@@ -286,7 +287,7 @@ class Up:
             return
         # A full disk is no reason to end what runs.
         with suppress(OSError):
-            datafolder.write_run(
+            data_folder.write_run(
                 self._data,
                 {
                     "api": self._api,
@@ -303,7 +304,7 @@ class Up:
         left = await self._supervisor.stop()
         if self._broker is not None and left > AOT_SECONDS_MIN:
             await asyncio.to_thread(self._broker.keep_aot_cache, min(left, AOT_SECONDS_MAX))
-        datafolder.remove_run(self._data)
+        data_folder.remove_run(self._data)
 
 
 async def _side_by_side(coroutines: list[Coroutine[Any, Any, None]]) -> None:

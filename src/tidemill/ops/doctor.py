@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from tidemill import preflight, running, trust
-from tidemill.admin import TopicError, topic_configs, wanted
-from tidemill.kafka import LogUnavailable, reachable
-from tidemill.ops import findings, service
+from tidemill.configuration import signing_keys
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.servers import Backend, Model
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka import history
+from tidemill.kafka.admin import TopicError, topic_configs, wanted
+from tidemill.kafka.connection import LogUnavailable, reachable
+from tidemill.ops import findings, server_probe
 from tidemill.ops.findings import Finding
-from tidemill.past import kafka
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import DecodeError
+from tidemill.runtime import preflight, run_file
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
+from tidemill.schemas.resources.waiting import Waits
 from tidemill.schemas.signing import SignatureError
-from tidemill.schemas.waiting import Waits
-from tidemill.security import Kafka
-from tidemill.servers import Backend, Model
-from tidemill.settings import Settings, SettingsError
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
 """For each thing that is looked at."""
@@ -90,7 +91,7 @@ async def _settings(settings: Settings) -> list[Finding]:
         findings.warn(lack.setting, lack.text, lack.mend) for lack in preflight.misspelt(settings, os.environ)
     ]
     # An external Kafka may have an api on another machine; what runs here holds its port itself.
-    if settings.kafka is None and running.read(settings.data) is None and (why := preflight.address(settings)):
+    if settings.kafka is None and run_file.read(settings.data) is None and (why := preflight.address(settings)):
         text, _, mend = why.partition("; ")
         found.append(findings.fail("address", text, mend))
     return found or [findings.ok("settings", "can be used here")]
@@ -114,7 +115,7 @@ async def _topics(settings: Settings, where: Kafka | None) -> list[Finding]:
     rows = wanted(settings.models)
     try:
         configs = await topic_configs(where, [row.name for row in rows])
-        async with kafka.reading(where) as reader:
+        async with history.reading(where) as reader:
             partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
     except (TopicError, LogUnavailable) as error:
         return [findings.fail("topics", str(error), "see kafka above")]
@@ -137,12 +138,12 @@ async def _keys(settings: Settings, where: Kafka | None) -> list[Finding]:
     if where is None:
         return []
     try:
-        verifier = trust.verifier(trust.with_kept(settings))
+        verifier = signing_keys.verifier(signing_keys.with_kept(settings))
     except SettingsError as error:
         return [findings.warn("keys", f"cannot be checked here ({error})", "set it as ingest has it")]
     count, refused = 0, []
     try:
-        async with kafka.reading(where) as reader:
+        async with history.reading(where) as reader:
             async for record in reader.records(topics.KEYS.name):
                 count += 1
                 try:
@@ -159,7 +160,7 @@ async def _clock(where: Kafka | None) -> list[Finding]:
     if where is None:
         return []
     try:
-        async with kafka.reading(where) as reader:
+        async with history.reading(where) as reader:
             at = await reader.newest(topics.BATCHES.name)
     except LogUnavailable as error:
         return [findings.fail("clock", str(error), "see kafka above")]
@@ -173,7 +174,7 @@ async def _batches(where: Kafka | None) -> list[Finding]:
     count = 0
     stalled: dict[str, Waits] = {}
     try:
-        async with kafka.reading(where) as reader:
+        async with history.reading(where) as reader:
             async for record in reader.records(topics.BATCHES.name):
                 count += 1
                 key = (record.key or b"").decode(errors="replace")
@@ -227,15 +228,15 @@ async def _backends(settings: Settings) -> list[Finding]:
 
 async def _backend(name: str, model: Model, backend: Backend) -> Finding:
     what = f"backend {backend.base}"
-    served = await service.models(backend.base, backend.api_key, backend.ca_file)
-    if isinstance(served, service.Unheard):
+    served = await server_probe.models(backend.base, backend.api_key, backend.ca_file)
+    if isinstance(served, server_probe.Unheard):
         mend = "check its key, which api_key_env names" if served.is_refused else "start it, or mend its address"
         return findings.warn(what, f"GET /models: {served.why}", f"{mend}; lines of its models wait")
     if name not in served:
         return findings.warn(
             what, f"answers, and does not list {name}", "check the model's name and its alias there"
         )
-    lacking = await service.lacking(backend.base, backend.api_key, model.endpoints, backend.ca_file)
+    lacking = await server_probe.lacking(backend.base, backend.api_key, model.endpoints, backend.ca_file)
     return findings.backend(what, name, model.endpoints, lacking)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tidemill.schemas import topics
-from tidemill.schemas.topics import DAY_MS, Topic
-from tidemill.schemas.waiting import Reason, Waiting, moment
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.topics import DAY_MS, Topic
+from tidemill.schemas.resources.waiting import Reason, Waiting, moment
 
 SKEW_SECONDS_OK: Final = 2.0
 SKEW_SECONDS_MAX: Final = 30.0

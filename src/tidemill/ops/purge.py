@@ -10,19 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tidemill.admin import topic_configs
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.settings import Settings
+from tidemill.kafka import history
+from tidemill.kafka.admin import topic_configs
+from tidemill.kafka.history import Reader
 from tidemill.ops.rebuild import vault_of
-from tidemill.past import kafka
-from tidemill.past.kafka import Reader
-from tidemill.schemas import codec, ids, topics
+from tidemill.schemas import ids
 from tidemill.schemas.bounds import OUTPUTS_MAX
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
 from tidemill.sealing.records import opened_outcome, opened_request
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.security import Kafka
-from tidemill.settings import Settings
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
 
 Say = Callable[[str], None]
 
@@ -71,7 +72,7 @@ async def purge(settings: Settings, where: Kafka, say: Say, *, batch_id: str = "
         LogUnavailable: The broker does not answer.
         OSError: The store failed.
     """
-    async with kafka.reading(where) as reader:
+    async with history.reading(where) as reader:
         vault, found = await vault_of(reader, settings), await _deleted(reader, batch_id, project)
         for deleted in found:
             found[deleted].objects = await _objects(settings, deleted)

@@ -6,24 +6,25 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
 
-from tidemill.directory import DirectoryStore
-from tidemill.kafka import partition_of
-from tidemill.past import kafka
-from tidemill.past.kafka import Reader
-from tidemill.results.rebuild import Rebuild, RebuildError, Rebuilt, same
-from tidemill.results.scratch import Scratch, ScratchError
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import Batch, FileReceipt
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.part import file_key, index_key
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.settings import Settings
+from tidemill.kafka import history
+from tidemill.kafka.history import Reader
+from tidemill.kafka.producer import partition_of
+from tidemill.results.files.overlay_store import OverlayStore, OverlayStoreError
+from tidemill.results.files.rebuild import Rebuild, RebuildError, Rebuilt, same
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import Store
+from tidemill.schemas.resources.batch import Batch, FileReceipt
 from tidemill.sealing.keeper import wrapper
 from tidemill.sealing.records import opened_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.security import Kafka
-from tidemill.settings import Settings
-from tidemill.store import open_store
+from tidemill.storage.address import open_store
+from tidemill.storage.directory import DirectoryStore
 
 Say = Callable[[str], None]
 
@@ -50,7 +51,7 @@ async def rebuild(settings: Settings, where: Kafka, names: Sequence[str], say: S
         OSError: The store failed.
     """
     is_well = True
-    async with kafka.reading(where) as reader:
+    async with history.reading(where) as reader:
         known = await _published(reader, names)
         files = await _files(reader, known.values())
         vault = await vault_of(reader, settings)
@@ -59,7 +60,7 @@ async def rebuild(settings: Settings, where: Kafka, names: Sequence[str], say: S
             try:
                 batch = _known(known, vault, name)
                 is_well &= await _one(reader, store, batch, files, say, vault=vault, write=write)
-            except (RebuildError, ScratchError) as error:
+            except (RebuildError, OverlayStoreError) as error:
                 say(str(error))
                 is_well = False
     return is_well
@@ -71,7 +72,7 @@ async def _one(
     with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
         above = DirectoryStore(Path(folder))
         try:
-            scratch = Scratch(above, store)
+            scratch = OverlayStore(above, store)
             work = Rebuild(batch, scratch)
             number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
             async with aclosing(reader.records(topics.OUTCOMES.name, [number])) as records:
@@ -92,7 +93,7 @@ async def _one(
 
 
 async def _mend(
-    scratch: Scratch, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
+    scratch: OverlayStore, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
 ) -> None:
     """Compare what is in the store, and replace what is not as it should be."""
     for kind, _ in rebuilt.receipt.files:

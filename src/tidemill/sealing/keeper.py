@@ -7,14 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tidemill.kafka import Follower
-from tidemill.schemas import topics
+from tidemill.configuration.security import Kafka
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka.follower import Follower
+from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock, Store
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Sender, Vault
 from tidemill.sealing.wrapping import FileWrapper, KeyFileError
-from tidemill.security import Kafka
-from tidemill.settings import Settings, SettingsError
 
 KEY_FILE: Final = "encryption_keys"
 """In the data folder, where the settings name none."""

@@ -6,8 +6,8 @@ those of an outcome to their batch and their marks. Its headers stay readable, s
 
 from dataclasses import replace
 
-from tidemill.schemas import codec
-from tidemill.schemas.codec import DecodeError, Headers, RequestHead, Seal
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.codec import DecodeError, Headers, RequestHead, Seal
 from tidemill.sealing.cipher import Damaged
 from tidemill.sealing.vault import Vault
 

@@ -8,7 +8,7 @@ moved or exchanged is found out. Lengths and offsets are those of the content. W
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from typing import Final
 
-from tidemill.schemas.part import LARGE_PREFIX, PARTS_PREFIX
+from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX
 from tidemill.schemas.ports import NotFound, Store, chained
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged
 from tidemill.sealing.vault import NoKey, Vault

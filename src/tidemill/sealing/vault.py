@@ -21,9 +21,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import DecodeError
-from tidemill.schemas.messages import Secret
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Secret
 from tidemill.sealing.cipher import Cipher, Damaged, new_key
 from tidemill.sealing.wrapping import KeyUnavailable, KeyWrapper
 

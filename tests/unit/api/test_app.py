@@ -9,8 +9,8 @@ from chaos import disk
 from support.doors import open_doors
 
 from tidemill.api.app import create_app
-from tidemill.schemas import codec
-from tidemill.schemas.messages import BatchCreated
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.messages import BatchCreated
 
 LINE = b'{"custom_id":"a"}\n'
 

@@ -16,15 +16,15 @@ from support.doors import ADMIN, NOW, open_doors
 from support.faults import long
 
 from tidemill import api
-from tidemill.api import shapes
+from tidemill.api import responses
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
-from tidemill.api.paging import PAGE_BYTES_MAX
+from tidemill.api.requests.paging import PAGE_BYTES_MAX
 from tidemill.api.requests.reading import Body
-from tidemill.schemas.batch import Batch, RequestCounts, Status
+from tidemill.configuration.settings import Settings
 from tidemill.schemas.bounds import FILENAME_CHARS_MAX, NUMBER_MAX, RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
-from tidemill.schemas.messages import BatchRecord
-from tidemill.settings import Settings
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 
 BATCH = "batch_" + "0" * 32
 MODELS = {"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}
@@ -109,7 +109,7 @@ async def test_a_field_without_a_bound_is_found(doors):
     app = create_app(doors)
     router = APIRouter(prefix="/v1/new")
 
-    @router.post("/{new_id}", openapi_extra={"requestBody": shapes.body(New)})
+    @router.post("/{new_id}", openapi_extra={"requestBody": responses.body(New)})
     async def new(new_id: str, search: str) -> None:
         """Do something new."""
 
@@ -238,7 +238,7 @@ READ = {
         "routes/results.py",
         "routes/usage.py",
     },
-    "orjson.loads": {"reckoning.py", "requests/reading.py", "routes/usage.py"},
+    "orjson.loads": {"batches/token_estimate.py", "requests/reading.py", "routes/usage.py"},
 }
 """Where requests are read beside the models; of queries all that is done is to hand them to a model."""
 

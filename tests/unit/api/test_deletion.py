@@ -7,16 +7,17 @@ import orjson
 import pytest
 from support.doors import NOW, open_doors
 
-from tidemill.api import removal
-from tidemill.api.again.stretch import Entry
 from tidemill.api.app import create_app
-from tidemill.api.state.view import Origin
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas.batch import Batch, Extras, FileReceipt, Receipt, Status
-from tidemill.schemas.codec import RequestHead
-from tidemill.schemas.file import File
-from tidemill.schemas.messages import BatchRecord, Erasure, FileRecord
-from tidemill.settings import Settings
+from tidemill.api.batches import file_removal
+from tidemill.api.reruns.log_range import LogRecord
+from tidemill.api.view.view import Origin
+from tidemill.configuration.settings import Settings
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import RequestHead
+from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
+from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status
+from tidemill.schemas.resources.file import File
 
 CHAT = "/v1/chat/completions"
 REQUESTS = topics.requests("m").name
@@ -41,13 +42,13 @@ def record(batch_id: str = BATCH, status: Status = Status.COMPLETED, **fields) -
     return BatchRecord(project="p", batch=batch)
 
 
-def requested(batch_id: str, *names: str) -> Entry:
+def requested(batch_id: str, *names: str) -> LogRecord:
     """A record of requests."""
     head = RequestHead(batch_id=batch_id, project="p", first=0, deadline=9, url=CHAT)
     lines = [
         orjson.dumps({"custom_id": name, "method": "POST", "url": CHAT, "body": {"model": "m"}}) for name in names
     ]
-    return Entry(at_ms=1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
+    return LogRecord(at_ms=1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
 
 
 @pytest.fixture
@@ -124,11 +125,11 @@ async def test_its_idempotency_key_is_used_up(doors, client):
 
 async def test_batches_are_deleted_when_their_life_is_over(doors):
     """By setting, so long after their end; by default they stay."""
-    await removal.sweep(doors)
+    await file_removal.sweep(doors)
     assert not doors.log.records
     for life, count in ((101, 0), (99, 2), (99, 2)):
         aged = replace(doors, settings=doors.settings.model_copy(update={"batch_life_seconds": life}))
-        await removal.sweep(aged)
+        await file_removal.sweep(aged)
         assert [topic for topic, _, _ in doors.log.records] == [topics.COMMANDS.name] * count
 
 

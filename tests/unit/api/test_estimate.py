@@ -8,8 +8,8 @@ import pytest
 from support.doors import open_doors
 
 from tidemill.api.app import create_app
+from tidemill.configuration.settings import Settings
 from tidemill.schemas.ports import READ_BYTES
-from tidemill.settings import Settings
 
 CHAT = "/v1/chat/completions"
 BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]

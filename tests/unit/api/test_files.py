@@ -8,16 +8,18 @@ import httpx
 import pytest
 from support.doors import NOW, open_doors
 
-from tidemill.api import compression, removal
 from tidemill.api.app import create_app
-from tidemill.api.compression import GZIP_BYTES_MIN
-from tidemill.api.state.pieces import GRACE_SECONDS, KEPT_SECONDS
-from tidemill.api.state.strays import STRAY_SECONDS_MIN
-from tidemill.schemas import ids, topics
-from tidemill.schemas.file import File
-from tidemill.schemas.messages import FileRecord
-from tidemill.schemas.part import file_key, index_key
+from tidemill.api.batches import file_removal
+from tidemill.api.http import compression
+from tidemill.api.http.compression import GZIP_BYTES_MIN
+from tidemill.api.view.orphans import STRAY_SECONDS_MIN
+from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
+from tidemill.schemas import ids
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.messages import FileRecord
+from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.file import File
 
 LINE = b'{"custom_id":"a"}\n'
 LARGE = LINE * (GZIP_BYTES_MIN // len(LINE) + 1)
@@ -155,12 +157,12 @@ async def test_objects_without_a_record_go_after_a_day(tmp_path):
             kept = (await upload(other)).split("/")[2]
         for key in ("files/stray", "uploads/u/stray", "parts/of-results"):
             await doors.store.write(key, content())
-        assert await removal.collect(doors) == 0
+        assert await file_removal.collect(doors) == 0
         clock.now += STRAY_SECONDS_MIN - 1
         await doors.store.write("files/late", content())
-        assert await removal.collect(doors) == 0
+        assert await file_removal.collect(doors) == 0
         clock.now += 1
-        assert await removal.collect(doors) == 2
+        assert await file_removal.collect(doors) == 2
         assert not await is_stored(doors, "files/stray")
         assert not await is_stored(doors, "uploads/u/stray")
         for key in (f"files/{kept}", "files/late", "parts/of-results"):
@@ -177,10 +179,10 @@ async def test_the_columns_of_a_file_go_with_it(tmp_path):
             doors.view.put_file(FileRecord(project="p", file=file, key=file_key(file_id), sha256=""), -1)
             await doors.store.write(index_key(file_key(file_id)), content())
         errors, second = (file_key(ids.derived_file_id(batch_id, kind)) for kind in ("errors", "output-00002"))
-        await removal.remove(doors, ids.derived_file_id(batch_id, "errors"), file_key("x"))
-        assert await removal.collect(doors) == 0
+        await file_removal.remove(doors, ids.derived_file_id(batch_id, "errors"), file_key("x"))
+        assert await file_removal.collect(doors) == 0
         clock.now += STRAY_SECONDS_MIN
-        assert await removal.collect(doors) == 1
+        assert await file_removal.collect(doors) == 1
         assert not await is_stored(doors, index_key(errors))
         assert await is_stored(doors, index_key(second))
 
@@ -202,15 +204,15 @@ async def test_uploads_end_with_their_hour(tmp_path):
             assert (late.status_code, "'expired'" in late.text) == (400, True)
             late = await client.post(f"{path}/complete", json={"part_ids": [part["id"]]})
             assert (late.status_code, "'expired'" in late.text) == (400, True)
-            await removal.sweep(doors)
+            await file_removal.sweep(doors)
             assert await is_stored(doors, key)
             clock.now += GRACE_SECONDS
-            await removal.sweep(doors)
+            await file_removal.sweep(doors)
             assert not await is_stored(doors, key)
             assert doors.log.records[-1] == (topics.UPLOADS.name, f"{upload_id}/{part['id']}", None)
             assert (await client.post(f"{path}/cancel")).status_code == 400
             clock.now += KEPT_SECONDS
-            await removal.sweep(doors)
+            await file_removal.sweep(doors)
             assert doors.log.records[-1] == (topics.UPLOADS.name, upload_id, None)
             assert (await client.post(f"{path}/cancel")).status_code == 404
 

@@ -12,10 +12,11 @@ from tidemill import metrics
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
 from tidemill.api.routes.admin import sign_again
-from tidemill.api.state.sqlite import Database
-from tidemill.api.state.view import Origin, View
-from tidemill.schemas import access, codec, producer, topics
-from tidemill.schemas.messages import KeyRecord
+from tidemill.api.view.sqlite import Database
+from tidemill.api.view.view import Origin, View
+from tidemill.schemas.log import codec, producer_token, topics
+from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.resources import access
 from tidemill.schemas.signing import KEY_RECORD, Signer, Verifier
 
 MADE = {"name": "ci", "project": "team", "role": "write"}
@@ -322,7 +323,7 @@ async def test_a_token_lets_one_stream_in(doors, admin):
             "object": "producer_token", "stream": "crawl", "project": "team", "key": key["id"],
             "created_at": NOW, "expires_at": NOW + 60,
         }  # fmt: skip
-        claims = producer.claims(VERIFIER, token)
+        claims = producer_token.claims(VERIFIER, token)
         assert (claims.sub, claims.project, claims.key) == ("crawl", "team", key["id"])
         for wrong, param in (
             ({}, "stream"),
@@ -346,7 +347,7 @@ async def test_a_token_ends_with_its_key(doors, admin):
         for wanted, given in ((86_400, 300), (60, 60)):
             answer = await client.post("/v1/intake/tokens", json={"stream": "s", "expires_in_seconds": wanted})
             assert answer.json()["expires_at"] == NOW + given
-            assert producer.claims(VERIFIER, answer.json()["token"]).exp == NOW + given
+            assert producer_token.claims(VERIFIER, answer.json()["token"]).exp == NOW + given
 
 
 async def test_what_each_role_may_do(doors, admin):

@@ -8,11 +8,11 @@ import pytest
 from support.doors import ADMIN, NOW, open_doors
 
 from tidemill.api.app import create_app
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Batch, RequestCounts, Status
-from tidemill.schemas.file import OBJECT_BYTES
-from tidemill.schemas.messages import BatchRecord
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.file import OBJECT_BYTES
 
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}

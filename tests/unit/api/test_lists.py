@@ -4,13 +4,13 @@ import httpx
 import pytest_asyncio
 from support.doors import NOW, open_doors
 
-from tidemill.api import paging
 from tidemill.api.app import create_app
-from tidemill.api.paging import PAGE_BYTES_MAX, Page, Row
-from tidemill.api.state.overlay import FAULTS_LISTED_MAX
-from tidemill.schemas.batch import Batch, BatchError, BatchErrors, Status
-from tidemill.schemas.file import File
-from tidemill.schemas.messages import BatchRecord, FileRecord
+from tidemill.api.requests import paging
+from tidemill.api.requests.paging import PAGE_BYTES_MAX, Page, Row
+from tidemill.api.view.overlay import FAULTS_LISTED_MAX
+from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Status
+from tidemill.schemas.resources.file import File
 
 FAULTS = 1_000
 FIELDS = {"endpoint": "/v1/embeddings", "input_file_id": "file-f", "completion_window": "24h"}

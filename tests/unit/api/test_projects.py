@@ -10,8 +10,9 @@ from support.trust import SIGNER
 
 from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
-from tidemill.schemas import access, ids
-from tidemill.schemas.messages import KeyRecord
+from tidemill.schemas import ids
+from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.resources import access
 
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}\n'
 BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}

@@ -11,13 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.doors import ADMIN, open_doors
 
-from tidemill.api.again.spool import CUSTOM_ID_CHARS_MAX, Sources, Spool, renamed
-from tidemill.api.again.stretch import Edge, Entry, edge
 from tidemill.api.app import create_app
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import LineRef, RequestHead
-from tidemill.schemas.error import ApiError
-from tidemill.settings import Settings
+from tidemill.api.reruns.log_range import Edge, LogRecord, edge
+from tidemill.api.reruns.replay_spool import CUSTOM_ID_CHARS_MAX, ReplaySpool, Sources, renamed
+from tidemill.configuration.settings import Settings
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import LineRef, RequestHead
+from tidemill.schemas.resources.error import ApiError
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]
@@ -33,10 +33,10 @@ def line(name: str, url: str = CHAT, model: str = "m") -> bytes:
 
 def entry(
     batch: str, first: int, *lines: bytes, at: int = 1, project: str = "p", url: str = CHAT, ref=None
-) -> Entry:
+) -> LogRecord:
     """A record of requests, written at so many seconds."""
     head = RequestHead(batch_id=f"batch_{batch * 32}", project=project, first=first, deadline=9, url=url, ref=ref)
-    return Entry(at_ms=at * 1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
+    return LogRecord(at_ms=at * 1000, value=b"\n".join(lines), headers=tuple(codec.request_headers(head)))
 
 
 async def once(data: bytes):
@@ -252,7 +252,7 @@ def test_new_names_differ_and_fit(pairs):
 def test_a_spool_gives_what_it_took(lines):
     """Each line once, batch by batch in the order of their first records, and in order inside."""
     sources = Sources()
-    with Spool() as spool:
+    with ReplaySpool() as spool:
         for at, (batch, index) in enumerate(lines):
             if (source := sources.take(f"b{batch}", index, at)) is not None:
                 spool.put(source.number, index, b'{"custom_id":"%d-%d"}' % (batch, index))

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from tidemill.api.filters import BatchesQuery
 from tidemill.api.requests import reading
 from tidemill.api.requests.bodies import Completion, NewBatch, NewUpload
+from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.routes.admin import KeyWish
 from tidemill.api.routes.estimate import EstimateWish
 from tidemill.api.routes.files import ContentHeaders, FilesQuery
@@ -19,8 +19,8 @@ from tidemill.api.routes.replay import ReplayWish
 from tidemill.api.routes.rerun import RerunWish
 from tidemill.api.routes.results import ResultsQuery
 from tidemill.api.routes.usage import UsageQuery
-from tidemill.schemas.error import ApiError
-from tidemill.settings import Settings
+from tidemill.configuration.settings import Settings
+from tidemill.schemas.resources.error import ApiError
 
 BODIES = (NewBatch, NewUpload, Completion, KeyWish, EstimateWish, ReplayWish, RerunWish)
 QUERIES = (BatchesQuery, FilesQuery, ResultsQuery, UsageQuery)

@@ -10,16 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.doors import NOW, open_doors
 
-from tidemill.api.again.recast import recast
-from tidemill.api.again.selection import Kind, Selection
 from tidemill.api.app import create_app
-from tidemill.schemas import codec, ids, topics
-from tidemill.schemas import line as lines
-from tidemill.schemas.batch import Batch, Extras, FileReceipt, Receipt, Status
-from tidemill.schemas.file import File
-from tidemill.schemas.messages import BatchCreated, BatchRecord, FileRecord
-from tidemill.schemas.part import encode_index, index_key
-from tidemill.settings import Settings
+from tidemill.api.reruns.recast import recast
+from tidemill.api.reruns.selection import Kind, Selection
+from tidemill.configuration.settings import Settings
+from tidemill.schemas import ids
+from tidemill.schemas.jsonl import line as lines
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, FileRecord
+from tidemill.schemas.log.part import encode_index, index_key
+from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status
+from tidemill.schemas.resources.file import File
 
 CHAT = "/v1/chat/completions"
 BACKENDS = [{"url": "http://127.0.0.1:9/v1"}]

@@ -3,7 +3,7 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tidemill.api.state.sqlite import Database
+from tidemill.api.view.sqlite import Database
 
 PROJECTS = st.sampled_from(["p", "q"])
 NAMES = st.sampled_from([f"file-{n}" for n in range(4)])

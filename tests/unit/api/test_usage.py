@@ -10,10 +10,10 @@ import pytest
 from support.doors import ADMIN, NOW, open_doors
 
 from tidemill.api.app import create_app
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import InputTokensDetails, OutputTokensDetails, Status, Usage
-from tidemill.schemas.bill import Tariff, bill, day_of
-from tidemill.schemas.messages import LedgerRecord
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import LedgerRecord
+from tidemill.schemas.resources.batch import InputTokensDetails, OutputTokensDetails, Status, Usage
+from tidemill.schemas.resources.bill import Tariff, bill, day_of
 
 DAY = 86_400
 

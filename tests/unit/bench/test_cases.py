@@ -5,8 +5,8 @@ import pytest
 
 from tidemill.bench import cases
 from tidemill.bench.cases import CASES, Case
-from tidemill.ingest.check import Checker, Passed, Rules
-from tidemill.schemas.lines import Splitter
+from tidemill.ingest.files.validation import Checker, Passed, Rules
+from tidemill.schemas.jsonl.lines import Splitter
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

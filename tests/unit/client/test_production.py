@@ -2,8 +2,8 @@
 
 from support.service import KEY, Service
 
+from tidemill.client.http import Client
 from tidemill.client.production import Token
-from tidemill.client.service import Client
 
 
 async def test_a_token_is_made_anew_at_half_of_its_time():

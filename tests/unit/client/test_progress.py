@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tidemill.client.progress import BAR_CELLS, PACE_SECONDS, Bars, Lines, Pace, display, duration, state
-from tidemill.schemas.batch import RequestCounts, Status
+from tidemill.schemas.resources.batch import RequestCounts, Status
 
 
 def test_the_rate_is_that_of_the_recent_past() -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from tidemill.client import keys, usage
-from tidemill.client.place import InputFault
-from tidemill.schemas.access import ApiKey
+from tidemill.client.runs.paths import InputFault
+from tidemill.schemas.resources.access import ApiKey
 
 DAY = 86_400
 

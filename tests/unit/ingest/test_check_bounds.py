@@ -6,11 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.checking import CHAT, EMBEDDINGS, fault, line, request_body, rules, verdict
 
-from tidemill.ingest import check
-from tidemill.ingest.check import Checker, Failed, Passed
-from tidemill.schemas.batch import BatchError, BatchErrors, error_bytes
+from tidemill.ingest.files import validation
+from tidemill.ingest.files.validation import Checker, Failed, Passed
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX
-from tidemill.schemas.lines import Line, Splitter
+from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.resources.batch import BatchError, BatchErrors, error_bytes
 
 
 def test_a_line_beyond_the_bound():
@@ -93,7 +93,7 @@ def test_a_long_line_is_judged_as_a_short_one(monkeypatch, given_fields, given_b
     text = orjson.dumps({"custom_id": "a", "method": "POST", "url": endpoint, "body": body} | given_fields)[:cut]
 
     def judged(bytes_max):
-        monkeypatch.setattr(check, "LONG_LINE_BYTES", bytes_max)
+        monkeypatch.setattr(validation, "LONG_LINE_BYTES", bytes_max)
         checker = Checker(rules(endpoint))
         checker.take(Line(1, 0, text))
         return checker.verdict(), checker._inputs
@@ -119,7 +119,7 @@ def test_faults_that_quote_much_fit_into_a_record(name, faulty):
 @pytest.mark.parametrize("value", [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b"01", b"[1,]", b"nul"])
 def test_a_long_line_is_read_as_strictly(monkeypatch, value):
     """What is skipped is JSON and UTF-8 all the same."""
-    monkeypatch.setattr(check, "LONG_LINE_BYTES", 0)
+    monkeypatch.setattr(validation, "LONG_LINE_BYTES", 0)
     text = line(body=request_body(x="X")).replace(b'"X"', value)
     assert fault(text).code == "invalid_json_line"
 
@@ -140,7 +140,7 @@ def test_faults_are_listed_up_to_a_bound(faulty, listed, unlisted):
     """The last entry says how many more there are."""
     found = verdict(*[b"x"] * faulty)
     assert isinstance(found, Failed)
-    assert len(found.errors) <= check.FAULTS_MAX
+    assert len(found.errors) <= validation.FAULTS_MAX
     assert sum(error.code == "invalid_json_line" for error in found.errors) == listed
     if unlisted:
         assert found.errors[-1] == BatchError(

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.checking import ABSENT, CHAT, fault, line, request_body
 
-from tidemill.ingest import check
-from tidemill.schemas import malformed
-from tidemill.schemas.lines import LINE_BYTES_MAX
+from tidemill.ingest.files import validation
+from tidemill.schemas.jsonl import malformed
+from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX
 
 GOOD = line("good")
 KINDS = {
@@ -61,7 +61,7 @@ def test_a_field_of_another_type(field, kind, before, is_long):
     if kind == WANTED[field]:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(check, "LONG_LINE_BYTES", 0 if is_long else 1 << 20)
+        patch.setattr(validation, "LONG_LINE_BYTES", 0 if is_long else 1 << 20)
         error = fault(
             *(line(str(n)) for n in range(before)), orjson.dumps(json.loads(GOOD) | {field: KINDS[kind]})
         )

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.configuration.settings import Limits
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
-from tidemill.schemas.batch import Batch, RequestCounts, Status
-from tidemill.schemas.codec import encode
-from tidemill.schemas.file import OBJECT_BYTES, File
-from tidemill.schemas.intake import IntakeError
-from tidemill.schemas.messages import BatchRecord, FileRecord
-from tidemill.settings import Limits
+from tidemill.schemas.log.codec import encode
+from tidemill.schemas.log.intake import IntakeError
+from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.file import OBJECT_BYTES, File
 
 LIMITS = Limits(
     batches_max=4,

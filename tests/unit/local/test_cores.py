@@ -2,8 +2,8 @@
 
 import pytest
 
+from tidemill.configuration.settings import Settings
 from tidemill.local import cores
-from tidemill.settings import Settings
 
 
 @pytest.mark.parametrize(("machine", "processes"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])

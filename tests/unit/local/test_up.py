@@ -5,13 +5,12 @@ import tomllib
 
 import pytest
 
-from tidemill import demo
-from tidemill.local import datafolder
+from tidemill.cli.operations import _loaded
+from tidemill.configuration.settings import Settings
+from tidemill.local import data_folder, demo
 from tidemill.local.up import WRONG, Up, main
-from tidemill.ops.commands import _loaded
-from tidemill.schemas import access
+from tidemill.schemas.resources import access
 from tidemill.schemas.signing import Signer
-from tidemill.settings import Settings
 
 SET = "sk-set-by-the-operator-0123456789"
 
@@ -34,7 +33,7 @@ def test_the_demos_models_are_known_to_the_operators_commands(tmp_path):
     up._demo, up._is_ready = demo.models("http://127.0.0.1:9/v1"), True
     up._write_run()
     assert set(_loaded(None, tmp_path).models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
-    datafolder.remove_run(tmp_path)
+    data_folder.remove_run(tmp_path)
     assert _loaded(None, tmp_path).models == {}
 
 
@@ -47,7 +46,7 @@ def kept(folder, **settings):
 def test_a_made_key_is_shown_once(tmp_path):
     """When it is made; later starts say where it is."""
     shown, told = kept(tmp_path)
-    key, is_new = datafolder.kept_key(tmp_path)
+    key, is_new = data_folder.kept_key(tmp_path)
     assert (shown, is_new) == (key, False)
     again, told_again = kept(tmp_path)
     assert again == f"{access.hint(key)}, in {tmp_path / 'api_key'}"

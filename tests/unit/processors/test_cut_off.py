@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tidemill.lease import LEASE_SECONDS, Brake, Membership
+from tidemill.kafka.freeze_guard import LEASE_SECONDS, Brake, Membership
 from tidemill.processors.app import ModelApp
 
 

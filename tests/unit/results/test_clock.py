@@ -7,13 +7,14 @@ import pytest
 from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTables, surely
 
 from tidemill.results import ports
-from tidemill.results.limits import Limits
-from tidemill.results.stage import Partition
-from tidemill.schemas import codec, line
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.bill import Tariff
-from tidemill.schemas.codec import LineMark
-from tidemill.schemas.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Tick
+from tidemill.results.partition import Partition
+from tidemill.results.state.limits import Limits
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, Compacted, InputRef, Tick
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.bill import Tariff
 
 NOW = 1_790_000_000
 AGE_SECONDS = 3.0

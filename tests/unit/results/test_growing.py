@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from support.simulated import Simulation
 
-from tidemill.results import compaction
-from tidemill.schemas import codec, topics
-from tidemill.schemas.batch import Batch, Cut, Extras, Status
-from tidemill.schemas.messages import CancelRequested, Grown, InputRef, Opened, Sealed
+from tidemill.results.files import compaction
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import CancelRequested, Grown, InputRef, Opened, Sealed
+from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status
 
-_SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parent / "test_stage.py")
+_SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parent / "test_partition.py")
 cases = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(cases)
 

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import pytest
 from support.facts import batch_id, commands, lines
 from support.simulated import Simulation
-from tests.unit.results import test_stage as cases
+from tests.unit.results import test_partition as cases
 
-from tidemill.handling import handled
-from tidemill.results import fold, tables
-from tidemill.schemas import codec, letters, topics
-from tidemill.schemas.batch import Status
-from tidemill.schemas.codec import LineMark
-from tidemill.schemas.messages import Buried
+from tidemill.kafka.handling import handled
+from tidemill.results.state import reducer, tables
+from tidemill.schemas.log import codec, dead_letters, topics
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.messages import Buried
+from tidemill.schemas.resources.batch import Status
 
 SEEDS = range(120)
 TOTALS = (1, 40, 90)
@@ -55,7 +55,7 @@ class Faulty(Simulation):
                 self._acked = done + 1
 
     async def send(self, topic, key, value, *, headers=()):
-        assert (topic, letters.read(headers, value, 0.0).id) == (topics.DEAD.name, key)
+        assert (topic, dead_letters.read(headers, value, 0.0).id) == (topics.DEAD.name, key)
         self.letters.append(key)
         return 0
 
@@ -87,14 +87,14 @@ async def test_faults_lose_and_double_nothing():
 @pytest.mark.parametrize("seed", SEEDS[:10])
 async def test_what_always_fails_is_buried_and_told(monkeypatch, seed, broken):
     """Its own batch ends, or shows it; the others are as if nothing had been."""
-    whole = getattr(fold, broken)
+    whole = getattr(reducer, broken)
 
     def breaks(state, *rest):
         if state.id == batch_id(1):
             raise ValueError("a fault of ours")
         return whole(state, *rest)
 
-    monkeypatch.setattr(fold, broken, breaks)
+    monkeypatch.setattr(reducer, broken, breaks)
     simulation = filled(Faulty(seed))
     simulation.injects = False
     await simulation.run(crashes_max=simulation.chance.randint(0, 3))
@@ -115,14 +115,14 @@ async def test_what_always_fails_is_buried_and_told(monkeypatch, seed, broken):
 
 async def test_what_time_makes_due_fails_for_one_batch_only(monkeypatch):
     """The others end meanwhile, and it is tried again."""
-    whole, failing = fold.overdue, [True]
+    whole, failing = reducer.overdue, [True]
 
     def breaks(state, *rest):
         if state.id == batch_id(0) and failing[0]:
             raise ValueError("a fault of ours")
         return whole(state, *rest)
 
-    monkeypatch.setattr(fold, "overdue", breaks)
+    monkeypatch.setattr(reducer, "overdue", breaks)
     simulation = Faulty(1)
     simulation.injects = False
     for number in (0, 1):

@@ -4,8 +4,6 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from support.largest import largest
 
-from tidemill.schemas import codec, messages
-from tidemill.schemas.batch import Batch, BatchError, BatchErrors, Extras, FileReceipt, Receipt, Status
 from tidemill.schemas.bounds import (
     BATCH_LINES_MAX,
     ERRORS_BYTES_MAX,
@@ -18,7 +16,9 @@ from tidemill.schemas.bounds import (
     TOKENS_MAX,
     Id,
 )
-from tidemill.schemas.waiting import WAITING_MAX, Reason, Waiting
+from tidemill.schemas.log import codec, messages
+from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Extras, FileReceipt, Receipt, Status
+from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting
 
 RECORDS = [
     messages.Command, messages.Fact, messages.BatchRecord, messages.FileRecord, messages.KeyRecord,

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from tidemill.schemas import access, ids
+from tidemill.schemas import ids
+from tidemill.schemas.resources import access
 
 MADE = 1_000
 START_NS = 1_795_445_312_000_000_000

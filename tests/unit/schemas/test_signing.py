@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.largest import largest
 
-from tidemill.schemas import access, codec
-from tidemill.schemas.access import ApiKey, Role
-from tidemill.schemas.messages import KeyRecord
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import ApiKey, Role
 from tidemill.schemas.signing import (
     KEY_RECORD,
     PRODUCER,

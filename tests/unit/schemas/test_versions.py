@@ -4,17 +4,10 @@ import json
 
 import pytest
 
-from tidemill.schemas import codec
-from tidemill.schemas.batch import Batch, Status
-from tidemill.schemas.codec import DecodeError, LineMark, RequestHead
-from tidemill.schemas.messages import (
-    Accepted,
-    BatchCreated,
-    BatchRecord,
-    CancelRequested,
-    Rejected,
-    Tick,
-)
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.codec import DecodeError, LineMark, RequestHead
+from tidemill.schemas.log.messages import Accepted, BatchCreated, BatchRecord, CancelRequested, Rejected, Tick
+from tidemill.schemas.resources.batch import Batch, Status
 
 BATCH = Batch(
     id="batch_0123456789abcdef0123456789abcdef", endpoint="/v1/embeddings", input_file_id="file-1",

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.directory import DirectoryStore
-from tidemill.kafka import LogUnavailable
-from tidemill.results.gather import Gathering
-from tidemill.schemas import codec, topics
-from tidemill.schemas.codec import DecodeError, LineMark, RequestHead, lines_headers
-from tidemill.schemas.messages import Erasure
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.results.files.part_recovery import PartRecovery
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError, LineMark, RequestHead, lines_headers
+from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.ports import NotFound
 from tidemill.sealing import store as sealed
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged, new_key
@@ -24,7 +24,7 @@ from tidemill.sealing.records import opened_outcome, opened_request, sealed_outc
 from tidemill.sealing.store import FRAME_BYTES, SealedStore
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, make_key_file
-from tidemill.settings import Settings, SettingsError
+from tidemill.storage.directory import DirectoryStore
 
 A, B = (f"batch_{digit * 32}" for digit in "ab")
 KEY = Cipher(new_key())
@@ -385,7 +385,7 @@ async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys)
         vault, A, text, [(codec.KIND, codec.LINES), *lines_headers(A, [LineMark(0, len(text), failed=False)])[1:]]
     )
     store = DirectoryStore(tmp_path / "objects")
-    gathering = Gathering(A, 1, store=store)
+    gathering = PartRecovery(A, 1, store=store)
     await gathering.take(headers, value)
     assert (gathering.missing, gathering.unreadable, gathering.destroyed) == (1, 1, 1)
     await gathering.take(*await opened_outcome(vault, headers, value))

@@ -1,0 +1,104 @@
+"""Who is asking: a key stands for a project, and for what may be done to it."""
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tidemill.api import errors
+from tidemill.api.view.keyring import Keyring
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.ports import Clock
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
+
+SETTINGS_KEY_ID = "key_settings"
+"""What stands for the id of the key that the settings name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principal:
+    """On whose behalf a request is answered: everything read and written is the project's."""
+
+    project: str
+    role: Role
+    key_id: str = SETTINGS_KEY_ID
+    """Of the key that was shown."""
+    expires_at: int | None = None
+    """When that key ends, Unix seconds."""
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may act for every project; others act for their own alone."""
+        return self.role.covers(Role.OPERATOR)
+
+
+class Keys:
+    """The keys that are known, as digests: what a comparison takes says nothing about a key."""
+
+    def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
+        """Take the keys.
+
+        Args:
+            fixed: Keys of the settings, which cannot be revoked: digest to principal.
+            keyring: Those that were made.
+            clock: Unix time, for those that expire.
+        """
+        self._fixed = dict(fixed)
+        self._keyring = keyring
+        self._clock = clock
+
+    def principal(self, authorization: str | None, *, is_whole: bool) -> Principal:
+        """Whom an `Authorization` header stands for.
+
+        Args:
+            authorization: The header.
+            is_whole: Whether the keyring holds all that the log held when the process started.
+
+        Raises:
+            ApiError: 401, there is no key, it is not known, revoked or expired; 503, it may become known.
+        """
+        scheme, _, secret = (authorization or "").strip().partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret:
+            raise errors.no_key()
+        digest = access.digest(secret)
+        for known, principal in self._fixed.items():
+            if hmac.compare_digest(known, digest):
+                return principal
+        if not access.is_secret(secret):
+            raise errors.wrong_key(secret)
+        if not is_whole:
+            raise errors.unavailable("server's view of the log")
+        return self._opened(secret, self._keyring.by_digest(digest), digest)
+
+    def _opened(self, secret: str, record: KeyRecord | None, digest: str) -> Principal:
+        if record is None or not hmac.compare_digest(record.sha256, digest):
+            raise errors.wrong_key(secret)
+        if not record.key.opens(self._clock()):
+            raise errors.dead_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
+        key = record.key
+        return Principal(project=key.project, role=key.role, key_id=key.id, expires_at=key.expires_at)
+
+
+def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:
+    """The keys of an installation: the one of the settings is the operator's, in the default project.
+
+    Raises:
+        SettingsError: None is set, and a server without a key would be open to nobody.
+    """
+    return Keys({bootstrap(settings): Principal(project=DEFAULT_PROJECT, role=Role.OPERATOR)}, keyring, clock)
+
+
+def bootstrap(settings: Settings) -> str:
+    """The digest of the key that the settings name.
+
+    Raises:
+        SettingsError: There is none, and without it no other one could be made.
+    """
+    if (digest := settings.api_key_digest) is None:
+        raise SettingsError(
+            "api_key: not set; the api needs one (TIDEMILL_API_KEY, or TIDEMILL_API_KEY_SHA256); "
+            "`tidemill keys make` prints one"
+        )
+    return digest

@@ -1,0 +1,205 @@
+"""The audit trail as the routes write it, and what keeps the refusals of keys in it few."""
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import orjson
+from fastapi import Request
+from pydantic import BaseModel
+
+from tidemill.api.access.auth import Principal
+from tidemill.schemas import ids
+from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import AuditRecord
+from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.resources.audit import Action
+
+REFUSALS_MAX: Final = 10
+"""Refused keys of one address in a minute; with more of them its requests get a 429 and a `Retry-After`."""
+WINDOW_SECONDS: Final = 60.0
+WAIT_SECONDS_MAX: Final = 3600.0
+"""A wait is a minute at first, and twice as long each time, up to this."""
+ADDRESSES_MAX: Final = 10_000
+"""Addresses that are remembered; the one that was refused longest ago is forgotten."""
+PENDING_MAX: Final = 100
+"""Records of refusals on their way to the log; beyond it they are left out."""
+FIELD_HEX: Final = 4
+"""Hex digits by which a record of settings tells one value of a setting from another."""
+IPV6_PREFIX: Final = 64
+"""One client of IPv6 has at least so much of its own."""
+
+_log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """The log, as far as it is needed here."""
+
+    async def send(self, topic: str, key: str, value: bytes | None, *, headers: list[tuple[str, bytes]]) -> int:
+        """Append a record and return its offset once the log has it."""
+        ...
+
+
+class Trail:
+    """Appends to `tidemill.audit`."""
+
+    def __init__(self, log: Sender, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self._pending: set[asyncio.Task[None]] = set()
+
+    async def tell(
+        self,
+        request: Request,
+        asking: Principal,
+        action: Action,
+        target: str = "",
+        *,
+        whose: str | None = None,
+        **detail: str,
+    ) -> None:
+        """Record an act before it is done, so that the trail has every act.
+
+        Args:
+            request: What was asked.
+            asking: By whom.
+            action: What it does.
+            target: To what.
+            whose: Its project, where that is another one than the key's: the record is for its admin.
+            detail: What else is worth knowing.
+
+        Raises:
+            LogUnavailable: The log does not answer.
+        """
+        record = _record(self._clock, action, request, asking=asking, target=target, detail=detail)
+        await self._send(record.model_copy(update={"project": whose or record.project}))
+
+    def refused(self, request: Request) -> None:
+        """Record that a key was refused; the answer does not wait for it."""
+        if len(self._pending) >= PENDING_MAX:
+            _log.warning("a refused key of %s is not in the audit trail: the log is slow", address(request))
+            return
+        task = asyncio.create_task(self._try(_record(self._clock, Action.KEY_REFUSE, request)))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def settings(self, settings: BaseModel, before: AuditRecord | None) -> None:
+        """Record that this process has other settings than the one before it, and which; secrets are masked.
+
+        Args:
+            settings: What it has.
+            before: The last record of the kind.
+        """
+        shown = settings.model_dump(mode="json")
+        fields = {name: _digest(value) for name, value in sorted(shown.items())}
+        detail = {"digest": _digest(shown), "fields": "".join(value[:FIELD_HEX] for value in fields.values())}
+        if before is not None and before.detail.get("digest") == detail["digest"]:
+            return
+        told = before.detail.get("fields", "") if before is not None else ""
+        if len(told) == len(detail["fields"]):
+            parts = (told[place : place + FIELD_HEX] for place in range(0, len(told), FIELD_HEX))
+            pairs = zip(fields.items(), parts, strict=True)
+            changed = (name for (name, value), was in pairs if value[:FIELD_HEX] != was)
+            detail["changed"] = ", ".join(changed)[:METADATA_VALUE_CHARS_MAX]
+        await self._try(
+            AuditRecord(
+                id=ids.new_audit_id(), at=int(self._clock()), project="", actor="",
+                action=Action.SETTINGS_CHANGE, detail=detail,
+            )
+        )  # fmt: skip
+
+    async def _try(self, record: AuditRecord) -> None:
+        try:
+            await self._send(record)
+        except OSError as error:
+            _log.warning("%s is not in the audit trail (%s)", record.action, type(error).__name__)
+
+    async def _send(self, record: AuditRecord) -> None:
+        await self._log.send(topics.AUDIT.name, record.project, codec.encode(record), headers=[])
+
+
+@dataclass(slots=True)
+class _Refused:
+    since: float
+    count: int = 0
+    until: float = 0.0
+    """When the wait of this address is over."""
+    wait: float = WINDOW_SECONDS
+
+
+class Refusals:
+    """How often keys of an address were refused of late.
+
+    A key that is good always opens: the wait is for who tries others, not for who shares their address.
+    """
+
+    def __init__(self, steady: Steady) -> None:
+        self._steady = steady
+        self._known: OrderedDict[str, _Refused] = OrderedDict()
+
+    def count(self, source: str) -> float:
+        """Count a refusal.
+
+        Returns:
+            Seconds for which the address is to wait; 0 where it may go on.
+        """
+        now = self._steady()
+        found = self._known.setdefault(source, _Refused(now))
+        self._known.move_to_end(source)
+        if len(self._known) > ADDRESSES_MAX:
+            self._known.popitem(last=False)
+        if now < found.until:
+            return found.until - now
+        if now >= found.since + WINDOW_SECONDS:
+            calm = now >= found.until + 2 * found.wait
+            found.since, found.count, found.wait = now, 0, WINDOW_SECONDS if calm else found.wait
+        found.count += 1
+        if found.count <= REFUSALS_MAX:
+            return 0.0
+        found.until = now + found.wait
+        found.since = found.until
+        found.count, found.wait = 0, min(2 * found.wait, WAIT_SECONDS_MAX)
+        return found.until - now
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+def address(request: Request) -> str:
+    """The client's address; of IPv6 the network that is its own. Behind a proxy it is the proxy's."""
+    host = request.client.host if request.client is not None else ""
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, IPV6_PREFIX), strict=False))
+
+
+def _record(
+    clock: Clock,
+    action: Action,
+    request: Request,
+    *,
+    asking: Principal | None = None,
+    target: str = "",
+    detail: dict[str, str] | None = None,
+) -> AuditRecord:
+    return AuditRecord(
+        id=ids.new_audit_id(),
+        at=int(clock()),
+        project="" if asking is None else asking.project,
+        actor="" if asking is None else asking.key_id,
+        action=action,
+        target=target,
+        address=address(request),
+        request_id=getattr(request.state, "request_id", ""),
+        detail={name: text[:METADATA_VALUE_CHARS_MAX] for name, text in (detail or {}).items()},
+    )

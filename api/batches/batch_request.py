@@ -1,0 +1,69 @@
+"""A batch as it was asked for, by a create, a rerun or a replay."""
+
+from pydantic import BaseModel, ConfigDict
+
+from tidemill.api.requests.bodies import NewBatch
+from tidemill.api.requests.fields import Expiry
+from tidemill.schemas.bounds import NAME_CHARS_MAX
+from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Extras, ReplayRange, Status, window_seconds
+
+
+class BatchRequest(BaseModel):
+    """A batch as it was asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
+    name: str | None = None
+    """Its name, unless its metadata has one."""
+    rerun_of: str | None = None
+    replay_range: ReplayRange | None = None
+
+    def batch(self, batch_id: str, now: int, filename: str | None) -> Batch:
+        """The batch in its first state; its deadline is `now` and the window.
+
+        Args:
+            batch_id: Its id.
+            now: Unix seconds.
+            filename: That of its input, whose name it has where nothing else names it.
+        """
+        name = (self.metadata or {}).get("name") or self.name or filename or ""
+        return Batch(
+            id=batch_id,
+            endpoint=self.endpoint,
+            input_file_id=self.input_file_id,
+            completion_window=self.completion_window,
+            status=Status.VALIDATING,
+            created_at=now,
+            expires_at=now + window_seconds(self.completion_window),
+            metadata=self.metadata,
+            tidemill=Extras(
+                name=name[:NAME_CHARS_MAX] or None, rerun_of=self.rerun_of, replay_range=self.replay_range
+            ),
+        )
+
+    def is_like(self, batch: Batch) -> bool:
+        """Whether the batch is what was asked for, as far as a batch shows it."""
+        return (self.endpoint, self.input_file_id, self.completion_window, self.metadata) == (
+            batch.endpoint, batch.input_file_id, batch.completion_window, batch.metadata,
+        )  # fmt: skip
+
+
+def of(asked: NewBatch) -> BatchRequest:
+    """A batch as a create asks for it."""
+    return BatchRequest(
+        endpoint=asked.endpoint,
+        completion_window=asked.completion_window,
+        input_file_id=asked.input_file_id,
+        metadata=asked.metadata,
+        output_expires_after=expires_after(asked.output_expires_after),
+    )
+
+
+def expires_after(asked: Expiry | None) -> ExpiresAfter | None:
+    """How long files are kept, where that is said."""
+    return None if asked is None else ExpiresAfter(anchor="created_at", seconds=asked.seconds)

@@ -1,0 +1,196 @@
+"""How a batch is created: once, however often and through however many api processes it is asked for.
+
+1. A claim goes to `tidemill.claims`: the batch's id, its fingerprint, and the command to come.
+2. Where the request may be a repetition, the claim is waited for as every api process sees it: the first one of
+   an idempotency key, or the one of the first try, is the batch.
+3. The command goes to `tidemill.commands`. After a crash between 1 and 3 a repetition sends the same command.
+4. The batch is put into the view.
+
+A command that is sent twice is the same command, which changes nothing.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import orjson
+from pydantic import AfterValidator, Field
+
+from tidemill.api import errors
+from tidemill.api.batches.batch_request import BatchRequest
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.requests import faults, reading
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
+from tidemill.schemas.resources.batch import Batch
+
+CLAIM_SECONDS_MAX = 10.0
+"""How long a claim that the log has may take to come back."""
+KEY_CHARS_MAX = 255
+RETRY_HEADER = "x-stainless-retry-count"
+
+_KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
+
+
+def _printable(key: str) -> str:
+    if not key or any(not " " <= char <= "~" for char in key):
+        raise faults.wrong("invalid_value", "it must be 1 to 255 printable ASCII characters.")
+    return key
+
+
+class CreationHeaders(reading.Query):
+    """The headers of a request that creates a batch."""
+
+    key: (
+        Annotated[
+            str,
+            Field(max_length=KEY_CHARS_MAX, json_schema_extra={"minLength": 1, "pattern": _KEY}),
+            AfterValidator(_printable),
+        ]
+        | None
+    ) = Field(None, alias="Idempotency-Key")
+    """Repeated requests with one key create one batch, also in different api processes."""
+
+
+DESCRIBED: Final[dict[str, Any]] = {"parameters": reading.described(CreationHeaders, where="header")}
+"""The headers of a request that creates a batch, for the description of the API."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """What a request says about others like it."""
+
+    key: str | None = None
+    """Requests of one key are one request."""
+    is_retry: bool = False
+    """Whether the client has sent it before."""
+
+
+def repetition(headers: Mapping[str, str]) -> Repetition:
+    """Read it from the headers.
+
+    Raises:
+        ApiError: 400, the idempotency key cannot be used.
+    """
+    key = reading.headers(CreationHeaders, headers).key
+    return Repetition(key=key, is_retry=headers.get(RETRY_HEADER, "0") not in {"", "0"})
+
+
+async def create(
+    doors: Dependencies,
+    project: str,
+    asked: BatchRequest,
+    source: Callable[[], Awaitable[InputRef | None]],
+    repeats: Repetition,
+    *,
+    fingerprint: str | None = None,
+) -> Batch:
+    """Create a batch, or find the one that the same request has created.
+
+    Args:
+        doors: The doors.
+        project: Whose batch it is.
+        asked: What was asked for.
+        source: Finds the input; asked only where the batch is new.
+        repeats: What the request says about others like it.
+        fingerprint: Of the request; by default that of what was asked for.
+
+    Raises:
+        ApiError: 409, the key was used for something else.
+        LogUnavailable: The log does not answer; the same request may be sent again.
+    """
+    fingerprint = fingerprint or fingerprint_of(asked.model_dump())
+    if repeats.key is not None and doors.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
+        raise errors.batch_deleted()
+    if (known := _known(doors, project, asked, fingerprint, repeats)) is None:
+        ref = await source()
+        record = doors.view.file(project, asked.input_file_id)
+        filename = None if record is None else record.file.filename
+        batch = asked.batch(_id(project, repeats), int(doors.clock()), filename)
+        command = BatchCreated(
+            project=project, batch=batch, input=ref, output_expires_after=asked.output_expires_after
+        )
+        claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
+        await doors.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])
+        known = command
+        if repeats.key is not None or repeats.is_retry:
+            known = await _settled(doors, command, fingerprint, repeats)
+    if (shown := _shown(doors, project, known)) is not None:
+        return shown
+    command = known
+    await doors.log.send(
+        topics.COMMANDS.name,
+        command.batch.id,
+        codec.encode(command),
+        headers=[(codec.KIND, command.kind.encode())],
+    )
+    return doors.view.put_batch(BatchRecord(project=project, batch=command.batch))
+
+
+def _id(project: str, repeats: Repetition) -> str:
+    return ids.new_batch_id() if repeats.key is None else ids.derived_batch_id(project, repeats.key)
+
+
+def _shown(doors: Dependencies, project: str, command: BatchCreated) -> Batch | None:
+    shown = doors.view.batch(project, command.batch.id)
+    return None if shown is None else Batch.model_validate_json(shown)
+
+
+def claimed(doors: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:
+    """The claim of the same request, as far as this process has seen it.
+
+    Raises:
+        ApiError: 409, as `create`.
+    """
+    if repeats.key is None:
+        return doors.view.claims.repeated(project, fingerprint) if repeats.is_retry else None
+    claim = doors.view.claims.first(project, ids.derived_batch_id(project, repeats.key))
+    if claim is not None and claim.fingerprint != fingerprint:
+        raise errors.key_reused()
+    return claim
+
+
+def _known(
+    doors: Dependencies, project: str, asked: BatchRequest, fingerprint: str, repeats: Repetition
+) -> BatchCreated | None:
+    """The command of the same request, as far as this process has seen it.
+
+    Raises:
+        ApiError: 409, as `create`.
+    """
+    if (claim := claimed(doors, project, fingerprint, repeats)) is not None:
+        return claim.command
+    if repeats.key is None:
+        return None
+    batch_id = ids.derived_batch_id(project, repeats.key)
+    # The log keeps claims for some days, batches for longer.
+    if (shown := doors.view.batch(project, batch_id)) is None:
+        return None
+    batch = Batch.model_validate_json(shown)
+    if not asked.is_like(batch):
+        raise errors.key_reused()
+    return BatchCreated(project=project, batch=batch)
+
+
+async def _settled(doors: Dependencies, own: BatchCreated, fingerprint: str, repeats: Repetition) -> BatchCreated:
+    """The command that counts, once the log's order is known.
+
+    Raises:
+        ApiError: 409, as `create`; 503, the claim does not come back.
+    """
+    claims, project, batch_id = doors.view.claims, own.project, own.batch.id
+    first = await doors.view.news.until(lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX)
+    if first is None:
+        raise errors.unavailable("server's view of the log")
+    if first.fingerprint != fingerprint:
+        raise errors.key_reused()
+    if repeats.key is None:
+        first = claims.repeated(project, fingerprint) or first
+    return first.command
+
+
+def fingerprint_of(asked: Mapping[str, Any]) -> str:
+    """A hash of what was asked for: equal requests have equal ones, and others have others."""
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,0 +1,223 @@
+"""What can be told of a batch beside its object: its receipt, its errors by code, what happened to it and when."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import msgspec
+from pydantic import BaseModel
+
+from tidemill.schemas.bounds import CHAR_BYTES_MAX
+from tidemill.schemas.jsonl.line import REFUSALS
+from tidemill.schemas.resources.batch import Batch, FileReceipt, Status
+
+SAMPLES_MAX: Final = 3
+GROUPS_MAX: Final = 100
+"""Further codes are counted together, as `other`."""
+CODE_CHARS_MAX: Final = 100
+MESSAGE_CHARS_MAX: Final = 500
+
+_EVENTS: Final = (
+    ("created", "created_at"),
+    ("in_progress", "in_progress_at"),
+    ("cancelling", "cancelling_at"),
+    ("finalizing", "finalizing_at"),
+    ("completed", "completed_at"),
+    ("failed", "failed_at"),
+    ("expired", "expired_at"),
+    ("cancelled", "cancelled_at"),
+)
+
+
+class ReceiptReport(BaseModel):
+    """The reconciliation: final once the batch is over, what is known so far until then."""
+
+    object: Literal["batch.receipt"] = "batch.receipt"
+    batch_id: str
+    final: bool
+    lines: int
+    completed: int
+    failed: int
+    pending: int
+    """Lines without a result; in the end those that were not run, which have a line in the error file."""
+    output: FileReceipt | None
+    errors: FileReceipt | None
+    missing: int | None
+    double: int | None
+
+
+class Event(BaseModel):
+    """A moment in the life of a batch; `at` is Unix seconds."""
+
+    event: str
+    at: int
+
+
+class Timeline(BaseModel):
+    """What happened, in order; the deadline is there while it lies ahead."""
+
+    object: Literal["list"] = "list"
+    data: list[Event]
+
+
+class Sample(BaseModel):
+    """A line that failed."""
+
+    index: int
+    custom_id: str
+    """Empty where the line has none that could be read."""
+    message: str
+
+
+class Group(BaseModel):
+    """Lines that failed alike."""
+
+    code: str
+    status_code: int | None
+    count: int
+    samples: list[Sample]
+
+
+class ErrorReport(BaseModel):
+    """The failed lines by code, the most frequent first."""
+
+    object: Literal["list"] = "list"
+    total: int
+    unfinished: int
+    """Lines without an answer that succeeded, which a rerun takes unless it names others."""
+    data: list[Group]
+
+
+class _Error(msgspec.Struct):
+    code: Any = None
+    type: Any = None
+    message: Any = None
+
+
+class _Body(msgspec.Struct):
+    error: Any = None
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    body: msgspec.Raw
+
+
+class _Line(msgspec.Struct):
+    custom_id: str | None
+    """None where a stream's line has none that could be read."""
+    response: _Response | None
+    error: _Error | None
+
+
+_lines = msgspec.json.Decoder(_Line)
+_bodies = msgspec.json.Decoder(_Body)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts the lines of an error file."""
+
+    total: int = 0
+    unfinished: int = 0
+    _groups: dict[tuple[str, int | None], Group] = field(default_factory=dict)
+
+    def add(self, index: int, text: bytes) -> None:
+        """Count a line of the error file."""
+        line = _lines.decode(text)
+        error, status = _judged(line)
+        key = (_code(error, status), status)
+        self.unfinished += not is_refused(*key)
+        if key not in self._groups and len(self._groups) >= GROUPS_MAX:
+            key = ("other", None)
+        group = self._groups.setdefault(key, Group(code=key[0], status_code=key[1], count=0, samples=[]))
+        group.count += 1
+        self.total += 1
+        if len(group.samples) < SAMPLES_MAX:
+            message = _message(error, line.response)
+            sample = Sample(index=index, custom_id=line.custom_id or "", message=message[:MESSAGE_CHARS_MAX])
+            group.samples.append(sample)
+
+    def report(self) -> ErrorReport:
+        """The groups."""
+        groups = sorted(self._groups.values(), key=lambda group: (-group.count, group.code))
+        return ErrorReport(total=self.total, unfinished=self.unfinished, data=groups)
+
+
+def fault(text: bytes) -> tuple[str, int | None]:
+    """What a line of an error file failed with: its code, and the HTTP status, if there was an answer."""
+    error, status = _judged(_lines.decode(text))
+    return _code(error, status), status
+
+
+def is_refused(code: str, status: int | None) -> bool:
+    """Whether a line of an error file was no request: one such line would fail a whole new batch."""
+    return status is None and code in REFUSALS
+
+
+def receipt(batch: Batch) -> ReceiptReport:
+    """The receipt of a batch, at any time."""
+    counts, final = batch.request_counts, batch.tidemill.receipt
+    return ReceiptReport(
+        batch_id=batch.id,
+        final=batch.status.is_terminal,
+        lines=final.lines if final else counts.total,
+        completed=counts.completed,
+        failed=counts.failed,
+        pending=counts.total - counts.completed - counts.failed,
+        output=final.output if final else None,
+        errors=final.errors if final else None,
+        missing=final.missing if final else None,
+        double=final.double if final else None,
+    )
+
+
+def timeline(batch: Batch) -> Timeline:
+    """What happened to a batch."""
+    events = [Event(event=name, at=at) for name, moment in _EVENTS if (at := getattr(batch, moment)) is not None]
+    if not batch.status.is_terminal and batch.status is not Status.CANCELLING:
+        events.append(Event(event="deadline", at=batch.expires_at))
+    return Timeline(data=sorted(events, key=lambda event: event.at))
+
+
+def refused(batch: Batch) -> ErrorReport:
+    """The faults of an input that was not accepted, by code."""
+    groups: dict[str, Group] = {}
+    faults: Iterable[Any] = batch.errors.data if batch.errors else ()
+    for fault in faults:
+        group = groups.setdefault(fault.code, Group(code=fault.code, status_code=None, count=0, samples=[]))
+        group.count += 1
+        if len(group.samples) < SAMPLES_MAX:
+            index = fault.line - 1 if fault.line else -1
+            group.samples.append(Sample(index=index, custom_id="", message=fault.message))
+    found = sorted(groups.values(), key=lambda group: (-group.count, group.code))
+    return ErrorReport(total=sum(group.count for group in found), unfinished=0, data=found)
+
+
+def _judged(line: _Line) -> tuple[_Error | None, int | None]:
+    """The error that Tidemill wrote, if it did, else the one in the server's reply; and the reply's status."""
+    if line.response is None:
+        return line.error, None
+    return line.error or _error(line.response.body), line.response.status_code
+
+
+def _error(body: msgspec.Raw) -> _Error | None:
+    try:
+        return msgspec.convert(_bodies.decode(body).error, _Error)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _message(error: _Error | None, response: _Response | None) -> str:
+    """What a line failed with, in words: where no field has them, all that the server said."""
+    if error is not None and isinstance(error.message, str):
+        return error.message
+    said = memoryview(response.body) if response is not None else b""
+    return bytes(said[: CHAR_BYTES_MAX * MESSAGE_CHARS_MAX]).decode(errors="replace")
+
+
+def _code(error: _Error | None, status: int | None) -> str:
+    for found in (error.code, error.type) if error is not None else ():
+        if isinstance(found, str) and found:
+            return found[:CODE_CHARS_MAX]
+    return f"http_{status}" if status is not None else "unknown"

@@ -1,0 +1,154 @@
+"""The finished lines of a batch, from its parts while it runs and from its files afterwards.
+
+Either way each source has its columns (`schemas/log/part.py`), so a page is found by index and read by range. A
+crash may leave two copies of a line in the parts of a batch; one of them is taken.
+"""
+
+import heapq
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from tidemill.schemas.log.part import (
+    HEAD_BYTES,
+    Index,
+    file_kind,
+    index_bytes,
+    index_key,
+    parse_index,
+    part_prefix,
+)
+from tidemill.schemas.ports import Store
+
+INDICES_MAX: Final = 256
+"""Columns that a process remembers; those of 50,000 lines take 1.2 MB."""
+INDEX_LINES_MAX: Final = 4_000_000
+"""Lines of all remembered columns together."""
+PAGE_BYTES_MAX: Final = 16 << 20
+"""A page ends before it grows beyond this, but has at least one line."""
+RUN_BYTES_MAX: Final = 1 << 20
+"""Neighbours that are read together have no more, unless one line has: a client that reads slowly keeps them in
+memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An object with lines, and where its columns are."""
+
+    key: str
+    columns: str
+    """The key of the object that begins with them; the same where they stand before the lines."""
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A line, not yet read."""
+
+    index: int
+    failed: bool
+    key: str
+    start: int
+    end: int
+
+
+class Lines:
+    """Reads finished lines; remembers columns, which never change."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
+
+    def written(self, files: Iterable[tuple[str, str]]) -> list[Source]:
+        """Where the lines of a batch are that is over.
+
+        Args:
+            files: Its files, each with its kind (`schemas/log/part.py`) and its key.
+        """
+        errors = file_kind(failed=True)
+        return [Source(key, index_key(key), kind == errors) for kind, key in files]
+
+    async def running(self, batch_id: str) -> list[Source]:
+        """Where the lines of a batch are whose files are not written yet."""
+        ending = "." + file_kind(failed=True)
+        keys = [key async for key in self._store.keys(part_prefix(batch_id))]
+        return [Source(key, key, key.endswith(ending)) for key in keys]
+
+    async def page(self, sources: Iterable[Source], after: int, limit: int) -> list[Found]:
+        """The first `limit` lines with an index above `after`, in order.
+
+        Raises:
+            NotFound: A source went away; the batch has ended meanwhile.
+        """
+        runs = []
+        for source in sources:
+            index, base = await self._index(source.columns)
+            offset = base if source.columns == source.key else 0
+            runs.append(_run(source, index, offset, bisect_right(index.indices, after), limit))
+        found: list[Found] = []
+        for line in heapq.merge(*runs, key=lambda line: line.index):
+            if found and found[-1].index == line.index:
+                continue
+            if len(found) == limit:
+                break
+            found.append(line)
+        return found
+
+    async def read(self, found: list[Found]) -> AsyncIterator[bytes]:
+        """The lines, without their newlines; neighbours of one object are read together.
+
+        Raises:
+            NotFound: An object went away.
+        """
+        start = 0
+        while start < len(found):
+            end = start + 1
+            while (
+                end < len(found)
+                and found[end].key == found[start].key
+                and found[end].start == found[end - 1].end
+                and found[end].end - found[start].start <= RUN_BYTES_MAX
+            ):
+                end += 1
+            first, last = found[start], found[end - 1]
+            data = b"".join([chunk async for chunk in self._store.read(first.key, first.start, last.end)])
+            for line in found[start:end]:
+                yield data[line.start - first.start : line.end - first.start].rstrip(b"\n")
+            start = end
+
+    async def _index(self, key: str) -> tuple[Index, int]:
+        """The columns at the beginning of an object, and where they end."""
+        if (known := self._indices.get(key)) is not None:
+            self._indices.move_to_end(key)
+            return known
+        head = await self._bytes(key, 0, HEAD_BYTES)
+        size = index_bytes(head)
+        known = parse_index(await self._bytes(key, HEAD_BYTES, HEAD_BYTES + size)), HEAD_BYTES + size
+        self._indices[key] = known
+        while len(self._indices) > INDICES_MAX or (len(self._indices) > 1 and self._held() > INDEX_LINES_MAX):
+            self._indices.popitem(last=False)
+        return known
+
+    def _held(self) -> int:
+        return sum(len(index.indices) for index, _ in self._indices.values())
+
+    async def _bytes(self, key: str, start: int, end: int) -> bytes:
+        return b"".join([chunk async for chunk in self._store.read(key, start, end)])
+
+
+def bounded(found: list[Found]) -> list[Found]:
+    """As many of the lines as a page may hold."""
+    size = 0
+    for place, line in enumerate(found):
+        size += line.end - line.start
+        if size > PAGE_BYTES_MAX and place:
+            return found[:place]
+    return found
+
+
+def _run(source: Source, index: Index, base: int, place: int, limit: int) -> Iterable[Found]:
+    for at in range(place, min(place + limit, len(index.indices))):
+        start = index.ends[at - 1] if at else 0
+        yield Found(index.indices[at], source.failed, source.key, base + start, base + index.ends[at])

@@ -1,0 +1,164 @@
+"""What the lines of an input will use, as far as that can be told without a tokenizer.
+
+A token is taken to be four bytes of text, which English is close to; token ids are counted as they are; images,
+audio and files are not counted. What comes out is bounded by the maximum that a line gives, where it gives one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from tidemill.schemas.jsonl import nesting
+
+BYTES_A_TOKEN: Final = 4
+MESSAGE_TOKENS: Final = 4
+"""What a chat template adds to each message."""
+MODELS_MAX: Final = 100
+"""Models that are told apart; the lines of further ones are taken for unreadable."""
+MODEL_CHARS_MAX: Final = 256
+LONG_LINE_BYTES: Final = 64 * 1024
+PARTS_MAX: Final = 100_000
+"""Arrays, objects, keys and commas of a line that is parsed: some milliseconds, in which no other thread runs."""
+METHOD: Final = (
+    "A token is taken to be 4 bytes of text, with 4 more for each message; token ids are counted; "
+    f"images, audio and files are not. A line of more than {PARTS_MAX} arrays, objects, keys and commas is taken "
+    "for text as a whole. The output is bounded by the maximum of each line."
+)
+CONFIDENCE: Final = "low"
+
+_TEXT: Final = frozenset({"content", "text", "arguments", "output", "refusal", "name"})
+_MEDIA: Final = frozenset({"image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data"})
+_INPUTS: Final = ("messages", "prompt", "input", "instructions")
+_DEFINITIONS: Final = ("tools", "functions", "response_format", "text")
+_MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+
+_FIELDS: Final = ("model", "n", *_MAXIMA)
+_Body = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _FIELDS])
+_lines: Final = msgspec.json.Decoder(msgspec.defstruct("_Line", [("body", _Body)]))
+"""The few fields of a body that need not be weighed, in one pass: no other thread runs meanwhile."""
+
+
+@dataclass(kw_only=True)
+class Sum:
+    """The lines of one model."""
+
+    lines: int = 0
+    input_tokens: int = 0
+    output_tokens_max: int = 0
+    lines_without_max: int = 0
+    """Lines whose output nothing bounds."""
+    media: int = 0
+    """Images, recordings and files, which are not in `input_tokens`."""
+
+
+class TokenEstimate:
+    """Takes the lines one by one; holds only sums."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._is_embedding = endpoint == "/v1/embeddings"
+        self.models: dict[str, Sum] = {}
+        self.unreadable = 0
+        """Lines that ingest would refuse."""
+
+    def take(self, line: bytes | None) -> None:
+        """Take a line; None stands for one that is too long to be held."""
+        if line is not None and len(line) > LONG_LINE_BYTES and nesting.parts(line) > PARTS_MAX:
+            self._take_whole(line)
+            return
+        if (body := _body(line)) is None or (found := self._sum(body.get("model"))) is None:
+            self.unreadable += 1
+            return
+        size, ids, media = measured([body.get(name) for name in _INPUTS])
+        found.media += media
+        self._add(found, body, size, ids)
+
+    def _take_whole(self, line: bytes) -> None:
+        """Take a line that would be a great many objects: its length says how much text it is at most."""
+        try:
+            fields = msgspec.structs.asdict(_lines.decode(line).body)  # type: ignore[attr-defined]
+            body = {name: _scalar(raw) for name, raw in fields.items()}
+        except (msgspec.DecodeError, RecursionError):
+            body = {}
+        if (found := self._sum(body.get("model"))) is None:
+            self.unreadable += 1
+            return
+        self._add(found, body, len(line), 0)
+
+    def _add(self, found: Sum, body: Mapping[str, Any], size: int, ids: int) -> None:
+        size += sum(len(orjson.dumps(body[name])) for name in _DEFINITIONS if body.get(name) is not None)
+        messages = body.get("messages")
+        found.lines += 1
+        found.input_tokens += -(-size // BYTES_A_TOKEN) + ids
+        found.input_tokens += MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else 0
+        if not self._is_embedding:
+            if (maximum := _maximum(body)) is None:
+                found.lines_without_max += 1
+            else:
+                found.output_tokens_max += maximum
+
+    def _sum(self, model: Any) -> Sum | None:
+        if not isinstance(model, str) or not 0 < len(model) <= MODEL_CHARS_MAX:
+            return None
+        if model not in self.models and len(self.models) >= MODELS_MAX:
+            return None
+        return self.models.setdefault(model, Sum())
+
+
+def measured(value: Any) -> tuple[int, int, int]:
+    """Bytes of text, token ids and pieces of media in what a request gives the model to read."""
+    size = ids = media = 0
+    stack = [value]
+    while stack:
+        match stack.pop():
+            case str(text):
+                # A lone surrogate is for ingest to refuse.
+                size += len(text.encode(errors="surrogatepass"))
+            case bool():
+                pass
+            case int():
+                ids += 1
+            case list(items):
+                stack.extend(items)
+            case dict(fields):
+                media += any(name in _MEDIA for name in fields)
+                stack.extend(part for name, part in fields.items() if name in _TEXT)
+    return size, ids, media
+
+
+def _scalar(raw: msgspec.Raw) -> Any:
+    text = bytes(raw)
+    return orjson.loads(text) if text[:1] not in {b"[", b"{"} else None
+
+
+def _body(line: bytes | None) -> Mapping[str, Any] | None:
+    if line is None:
+        return None
+    try:
+        content = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    body = content.get("body") if isinstance(content, dict) else None
+    return body if isinstance(body, dict) else None
+
+
+def _maximum(body: Mapping[str, Any]) -> int | None:
+    """The most tokens that the answer to a request can have."""
+    for name in _MAXIMA:
+        value = body.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value * _positive(body.get("n")) * _prompts(body.get("prompt"))
+    return None
+
+
+def _prompts(prompt: Any) -> int:
+    """How many answers a request to `/v1/completions` gets: one for each prompt of a list."""
+    is_many = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+    return len(prompt) if is_many else 1
+
+
+def _positive(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 1

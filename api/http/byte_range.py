@@ -1,0 +1,70 @@
+"""Which part of a file a download asks for, and the name it is offered under."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+_RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.ASCII | re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9 ._()+-]")
+NAME_CHARS_MAX = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByteRange:
+    """Bytes from `start` up to, not including, `end`."""
+
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+        return self.end - self.start
+
+    def content_range(self, size: int) -> str:
+        """The `Content-Range` of this part of a file of `size` bytes."""
+        return f"bytes {self.start}-{self.end - 1}/{size}"
+
+
+class Unsatisfiable(Exception):
+    """The range lies beyond the file."""
+
+
+def parse(header: str | None, size: int) -> ByteRange | None:
+    """Read a `Range` header for a file of `size` bytes.
+
+    Returns:
+        The part, or None where the whole file is to be sent: no range, one that is malformed, or several.
+
+    Raises:
+        Unsatisfiable: No byte of the file is in it.
+    """
+    match = _RANGE.match(header.strip()) if header else None
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        start, end = max(0, size - int(match[2])), size
+    else:
+        start, last = int(match[1]), int(match[2]) if match[2] else size - 1
+        if match[2] and last < start:
+            return None
+        end = min(size, last + 1)
+    if start >= end:
+        raise Unsatisfiable
+    return ByteRange(start=start, end=end)
+
+
+def matches(header: str | None, etag: str) -> bool:
+    """Whether an `If-None-Match` or `If-Range` header names this version."""
+    if not header:
+        return False
+    named = [tag.strip() for tag in header.split(",")]
+    return "*" in named or etag in named or f"W/{etag}" in named
+
+
+def disposition(filename: str) -> str:
+    """The `Content-Disposition` of a file of any name: plain ASCII for old clients, the name itself for others."""
+    short = filename[:NAME_CHARS_MAX]
+    plain = _UNSAFE.sub("_", short) or "file"
+    encoded = quote(short.encode(errors="replace"), safe="")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"

@@ -1,0 +1,112 @@
+"""Few at one time: work that takes memory or a core waits for its turn, for a bounded time.
+
+Projects share the places. One may have half of those that the others leave, so that there is one for the next
+project as long as there are few of them; where all are taken, the next that is free goes to the project that has
+the fewest. One project alone cannot keep another waiting, whatever it asks for and however slowly it goes on.
+"""
+
+import asyncio
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from tidemill.api import errors
+
+WAIT_SECONDS_MAX: Final = 30.0
+WAITING_MAX: Final = 256
+"""Requests of one project that wait for one kind of work; a further one is refused at once."""
+
+
+class ConcurrencyGate:
+    """So many places for one kind of work."""
+
+    def __init__(self, what: str, places: int, *, seconds_max: float = WAIT_SECONDS_MAX) -> None:
+        """All places are free.
+
+        Args:
+            what: The work, for who waited in vain.
+            places: How much of it there may be at one time.
+            seconds_max: How long to wait for a place.
+        """
+        self._what = what
+        self._places = places
+        self._seconds_max = seconds_max
+        self._held: Counter[str] = Counter()
+        self._waiting: defaultdict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
+
+    @asynccontextmanager
+    async def turn(self, project: str) -> AsyncIterator[None]:
+        """Have one of the places.
+
+        Args:
+            project: Whose share it is taken from.
+
+        Raises:
+            ApiError: 429, the project has its share, and too many of its requests waited, or one for too long;
+                503, others have the places.
+        """
+        await self._take(project)
+        try:
+            yield
+        finally:
+            self._leave(project)
+
+    def share(self, project: str) -> int:
+        """How many places a project may have while the others have theirs."""
+        others = self._held.total() - self._held[project]
+        return max(1, (self._places - others + 1) // 2)
+
+    async def _take(self, project: str) -> None:
+        waiting = self._waiting.get(project)
+        if not waiting and self._has_room(project):
+            self._held[project] += 1
+            return
+        if waiting is not None and len(waiting) >= WAITING_MAX:
+            raise errors.crowded(self._what, project)
+        place = asyncio.get_running_loop().create_future()
+        self._waiting[project].append(place)
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                await place
+        except BaseException as error:
+            self._withdraw(project, place)
+            if isinstance(error, TimeoutError):
+                is_own = self._held[project] >= self.share(project)
+                raise (
+                    errors.crowded(self._what, project) if is_own else errors.unavailable(self._what)
+                ) from error
+            raise
+
+    def _withdraw(self, project: str, place: "asyncio.Future[None]") -> None:
+        """Wait no longer; a place that was given at this very moment is given back."""
+        if place.done() and not place.cancelled():
+            self._leave(project)
+            return
+        waiting = self._waiting[project]
+        if place in waiting:
+            waiting.remove(place)
+        if not waiting:
+            del self._waiting[project]
+
+    def _leave(self, project: str) -> None:
+        self._held[project] -= 1
+        if not self._held[project]:
+            del self._held[project]
+        while (following := self._next()) is not None:
+            # Put last, so that those with as few places have their turn before.
+            waiting = self._waiting.pop(following)
+            place = waiting.popleft()
+            if waiting:
+                self._waiting[following] = waiting
+            if not place.done():
+                self._held[following] += 1
+                place.set_result(None)
+
+    def _next(self) -> str | None:
+        """The project that has the fewest places of those that wait and may have one more."""
+        able = (project for project in self._waiting if self._has_room(project))
+        return min(able, key=lambda project: self._held[project], default=None)
+
+    def _has_room(self, project: str) -> bool:
+        return self._held.total() < self._places and self._held[project] < self.share(project)

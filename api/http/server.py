@@ -1,0 +1,188 @@
+"""The server of the API: accepts connections within bounds, with TLS where it is set, and looks at slow ones."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from tidemill import metrics
+from tidemill.api.http import hosts, tls
+from tidemill.api.http.protocol import LOOK_SECONDS, Protocol, Shared
+from tidemill.configuration.settings import Settings
+from tidemill.runtime import connections
+from tidemill.runtime.connections import Connection, Room
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS_MAX: Final = 10
+"""After SIGTERM, requests under way have so long to end."""
+ACCEPTED_MAX: Final = 8
+"""Connections that one turn of the loop accepts: a request takes many turns, and a flood makes each longer."""
+FULL_SECONDS: Final = 0.1
+"""For how long none is accepted where the system has no file left."""
+UNSENT_BYTES_MAX: Final = 256 << 20
+"""Of answers that clients have not taken: 256 downloads that are read slowly. Beyond it the client that would need
+longest for the rest loses its connection."""
+TICKS_PER_LOOK: Final = round(LOOK_SECONDS / 0.1)
+NO_FILE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server behind a listener of our own.
+
+    It leaves signals to `serve`: uvicorn would die of the one that it was stopped by.
+
+    Args:
+        app: The app.
+        settings: Where it listens, how, and what connections may take.
+
+    Raises:
+        SettingsError: The certificate cannot be used.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        bounds = settings.connections
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=bounds.idle_seconds_max,
+            timeout_graceful_shutdown=STOP_SECONDS_MAX,
+        )
+        super().__init__(config)
+        room = Room(
+            connections.fitting(bounds.connections_max),
+            bounds.per_address_max,
+            dropped=metrics.CONNECTIONS_CLOSED.labels("room").inc,
+        )
+        metrics.ask(metrics.CONNECTIONS, lambda: room.counts)
+        self._shared = Shared(
+            config=config,
+            state=self.server_state,
+            bounds=bounds,
+            room=room,
+            is_ours=hosts.check(settings.allowed_hosts, settings.host),
+        )
+        self._certificate = tls.of(settings)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        self.servers = [Listener(listening, self._shared, self._certificate) for listening in sockets or ()]  # type: ignore[misc]
+        self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at all connections, and at the certificate, once in `LOOK_SECONDS`."""
+        if counter % TICKS_PER_LOOK == 0:
+            self._shared.late.renew()
+            for connection in list(self.server_state.connections):
+                connection.look()  # type: ignore[union-attr]
+            if self._certificate is not None:
+                self._certificate.renew()
+        self._bound_answers()
+        return await super().on_tick(counter)
+
+    def _bound_answers(self) -> None:
+        """Close the slowest of the connections whose answers together take more than `UNSENT_BYTES_MAX`."""
+        sizes = {connection: connection.unsent_bytes for connection in self.server_state.connections}  # type: ignore[union-attr]
+        if (left := sum(sizes.values())) <= UNSENT_BYTES_MAX:
+            return
+        for connection in sorted(sizes, key=lambda c: (c.seconds_left, sizes[c]), reverse=True):  # type: ignore[union-attr]
+            connection.crowd_out()  # type: ignore[union-attr]
+            left -= sizes[connection]
+            if left <= UNSENT_BYTES_MAX:
+                break
+
+
+class Listener:
+    """Accepts connections into the room of a server; has the methods of an asyncio server that uvicorn calls.
+
+    asyncio's own accepts what comes before anyone can say no, and tells of a connection with TLS only once the
+    client has done its part of the handshake.
+    """
+
+    def __init__(self, sock: socket.socket, shared: Shared, certificate: tls.Certificate | None) -> None:
+        self._sock = sock
+        self._shared = shared
+        self._certificate = certificate
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        sock.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._is_closed = True
+        self._loop.remove_reader(self._sock)
+        for task in self._opening:
+            task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Nothing is left to wait for."""
+
+    def _listen(self) -> None:
+        if not self._is_closed:
+            self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_MAX):
+            try:
+                accepted, peer = self._sock.accept()
+            except OSError as error:
+                if error.errno in NO_FILE:
+                    self._on_no_file(error)
+                return
+            self._enter(accepted, connections.group(peer[0]))
+
+    def _on_no_file(self, error: OSError) -> None:
+        """Let the connection that has waited longest go, and accept the next one in its place."""
+        self._shared.room.make()
+        log.warning("no connection can be accepted: %s", error.strerror)
+        self._loop.remove_reader(self._sock)
+        self._loop.call_later(FULL_SECONDS, self._listen)
+
+    def _enter(self, accepted: socket.socket, address: str) -> None:
+        connection = Connection(address)
+        if not self._shared.room.enter(connection):
+            metrics.CONNECTIONS_CLOSED.labels("full").inc()
+            accepted.close()
+            return
+        task = self._loop.create_task(self._open(accepted, connection))
+        connection.drop = task.cancel
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, accepted: socket.socket, connection: Connection) -> None:
+        """Give a connection its protocol, with TLS after the handshake."""
+        context = self._certificate.context() if self._certificate else None
+        protocol = Protocol(self._shared, connection)
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: protocol,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=self._shared.bounds.head_seconds_max if context else None,
+            )
+        except OSError as error:
+            log.info("a connection did not come about: %s", type(error).__name__)
+            metrics.CONNECTIONS_CLOSED.labels("handshake").inc()
+            protocol.abandon()
+        except asyncio.CancelledError:
+            protocol.abandon()
+            raise

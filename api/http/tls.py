@@ -1,0 +1,74 @@
+"""TLS of the API: the certificate of the settings, read anew when it was renewed."""
+
+import logging
+import ssl
+from pathlib import Path
+
+from tidemill.configuration.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+Seen = tuple[tuple[int, int, int], ...]
+
+
+class Certificate:
+    """The server's certificate, and its key.
+
+    Args:
+        cert_file: PEM file of the certificate with its chain.
+        key_file: PEM file of its key; None where the first one has it.
+        client_ca_file: PEM file of the authorities whose clients are let in; None where any are.
+
+    Raises:
+        SettingsError: A file cannot be used.
+    """
+
+    def __init__(self, cert_file: Path, key_file: Path | None, client_ca_file: Path | None) -> None:
+        self._files = tuple(file for file in (cert_file, key_file, client_ca_file) if file is not None)
+        self._cert, self._key, self._client_ca = cert_file, key_file, client_ca_file
+        try:
+            self._seen = self._look()
+            self._context = self._load()
+        except OSError as error:
+            raise SettingsError(f"tls_cert_file: {error}") from error
+
+    def context(self) -> ssl.SSLContext:
+        """The context of a new connection; those that stand keep theirs."""
+        return self._context
+
+    def renew(self) -> None:
+        """Read files that have changed; where they cannot be used, the old ones stay and the log says why."""
+        try:
+            if (seen := self._look()) == self._seen:
+                return
+            self._seen = seen
+            self._context = self._load()
+        except OSError as error:
+            log.warning("the new certificate cannot be used, the old one stays: %s", error)
+        else:
+            log.warning("the certificate was renewed")
+
+    def _look(self) -> Seen:
+        stats = (file.stat() for file in self._files)
+        return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
+
+    def _load(self) -> ssl.SSLContext:
+        # TLS 1.2 and above, and ciphers with forward secrecy alone: what Python makes of a server's context.
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._cert, self._key)
+        context.set_alpn_protocols(["http/1.1"])
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def of(settings: Settings) -> Certificate | None:
+    """The certificate that the settings name; None where there is no TLS.
+
+    Raises:
+        SettingsError: A file cannot be used.
+    """
+    if settings.tls_cert_file is None:
+        return None
+    return Certificate(settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file)

@@ -1,0 +1,68 @@
+"""Lines that were run before become a file of their own, from which a batch is made as from any other."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.uploads.sink import Sink
+from tidemill.api.view.quotas import Booking
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import FileRecord
+from tidemill.schemas.log.part import file_key
+from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
+
+BATCH: Final = "batch"
+
+
+async def write(
+    doors: Dependencies, booking: Booking, file: File, project: str, chunks: AsyncIterator[bytes]
+) -> FileRecord:
+    """Write an input file, and show it once the log has its record.
+
+    Args:
+        doors: The doors.
+        booking: Where room for its bytes is asked for.
+        file: What it is to be; see `blank`.
+        project: Whose it is.
+        chunks: Whole lines, each with its newline.
+
+    Raises:
+        ApiError: 413, it is larger than any upload may be; 429, the project has no room; 503, the store does not
+            answer. Nothing is left of it.
+        LogUnavailable: The log does not answer. The record may have landed, so the bytes stay.
+    """
+    async with doors.uploads.turn(project):
+        key = file_key(file.id)
+        sink = Sink(doors.store, key, bytes_max=doors.settings.upload_bytes_max, param="lines")
+        is_stored = False
+        try:
+            async for chunk in chunks:
+                await sink.put(chunk)
+            booking.bytes(sink.size)
+            stored = await sink.commit()
+            is_stored = True
+        finally:
+            if not is_stored:
+                await sink.discard()
+    record = FileRecord(
+        project=project,
+        file=file.model_copy(update={"bytes": stored.bytes}),
+        key=key,
+        sha256=stored.sha256,
+        lines=stored.lines,
+    )
+    offset = await doors.log.send(topics.FILES.name, file.id, codec.encode(record), headers=[])
+    doors.view.put_file(record, offset)
+    return record
+
+
+def blank(file_id: str, filename: str, now: int) -> File:
+    """An input file that has no bytes yet, kept as long as an uploaded one."""
+    return File(
+        id=file_id,
+        bytes=0,
+        created_at=now,
+        expires_at=now + BATCH_FILE_LIFE_SECONDS,
+        filename=filename,
+        purpose=BATCH,
+    )

@@ -1,0 +1,76 @@
+"""An upload in parts becomes a file: its parts are copied into one object, hashed and looked at on the way."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+from tidemill.api import errors
+from tidemill.api.dependencies import Dependencies, chunks_from_store
+from tidemill.api.uploads.sink import Sink, Stored
+from tidemill.schemas import ids
+from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
+from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.file import File
+
+BATCH = "batch"
+
+
+async def assemble(
+    doors: Dependencies, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
+) -> FileRecord:
+    """Put an upload together; a second time from the same parts it becomes the same file.
+
+    Args:
+        doors: The doors.
+        record: The upload.
+        parts: Its parts in order; they add up to what it declared.
+        md5: What the whole must have, in hexadecimal; None is not checked.
+
+    Returns:
+        The file's record, which is not yet on the log.
+
+    Raises:
+        ApiError: 400, it is not what it was said to be; 503, the store does not answer. Nothing is left of it.
+    """
+    upload = record.upload
+    file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
+    key = f"files/{file_id}"
+    async with doors.uploads.turn(record.project):
+        stored = await _copied(doors, key, record, parts, md5)
+    created_at = int(doors.clock())
+    file = File(
+        id=file_id,
+        bytes=stored.bytes,
+        created_at=created_at,
+        expires_at=None if record.life_seconds is None else created_at + record.life_seconds,
+        filename=upload.filename,
+        purpose=upload.purpose,
+    )
+    return FileRecord(project=record.project, file=file, key=key, sha256=stored.sha256, lines=stored.lines)
+
+
+async def _copied(
+    doors: Dependencies, key: str, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
+) -> Stored:
+    sink = Sink(doors.store, key, bytes_max=record.upload.bytes, param="part_ids")
+    digest = hashlib.md5(usedforsecurity=False)
+    is_stored = False
+    try:
+        for part in parts:
+            async for chunk in chunks_from_store(doors.store.read(part.key)):
+                await sink.put(chunk)
+                if md5 is not None:
+                    await asyncio.to_thread(digest.update, chunk)
+        if md5 is not None and digest.hexdigest() != md5:
+            raise errors.invalid("The uploaded bytes have another MD5 than 'md5' says.", param="md5")
+        if record.upload.purpose == BATCH and (fault := sink.opening.fault()) is not None:
+            raise errors.invalid(fault)
+        stored = await sink.commit()
+        is_stored = True
+    except NotFound as error:
+        # Another process has cancelled the upload, or has put it together, and swept it.
+        raise errors.invalid("The upload's parts are gone.", param="part_ids") from error
+    finally:
+        if not is_stored:
+            await sink.discard()
+    return stored

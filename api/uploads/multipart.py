@@ -1,0 +1,169 @@
+"""A multipart form, taken apart as it arrives: bounded, and without a look at what a file holds."""
+
+import logging
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+PARTS_MAX = 16
+PART_HEADERS_MAX = 8
+PART_HEADER_BYTES_MAX = 4096
+BOUNDARY_CHARS_MAX = 200
+_DASHES = b"--"
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_EXTENDED = re.compile(rb";\s*filename\*=(utf-8|iso-8859-1)'[\w-]*'([\w%!#$&+.^`|~-]+)", re.ASCII | re.IGNORECASE)
+
+# The parser reports malformed bytes on its logger; what a user sent goes into no log.
+_silent = logging.getLogger("tidemill.api.uploads.multipart")
+_silent.disabled = True
+
+
+class MultipartError(Exception):
+    """The form is malformed or beyond its bounds; the text says which, and holds nothing of the form."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartBegan:
+    """A part begins: the name of its field, and its file name where it has one."""
+
+    name: str
+    filename: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PartData:
+    """Bytes of the part that began last."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnded:
+    """The part that began last is whole."""
+
+
+Event = PartBegan | PartData | PartEnded
+
+
+class Form:
+    """Turns the bytes of a body into events."""
+
+    def __init__(self, content_type: str | None) -> None:
+        """Begin.
+
+        Raises:
+            MultipartError: The content type is not that of a form, or has no boundary.
+        """
+        self._events: list[Event] = []
+        self._opening: bytes | None = b""
+        """The first bytes of the body, until they are enough to be known as such."""
+        self._parts = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._field = b""
+        self._value = b""
+        self._parser = MultipartParser(
+            _boundary(content_type),
+            {
+                "on_part_begin": self._on_part_begin,
+                "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_headers_finished": self._on_headers_finished,
+                "on_end": self._on_end,
+            },
+            max_header_count=PART_HEADERS_MAX,
+            max_header_size=PART_HEADER_BYTES_MAX,
+        )
+        self._parser.logger = _silent
+        self.is_whole = False
+        """Whether the closing boundary was seen."""
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take the next bytes of the body and return what they say.
+
+        Raises:
+            MultipartError: They are malformed, or a bound is passed.
+        """
+        # What follows the closing boundary means nothing.
+        if not self.is_whole and (known := self._begun(data)):
+            try:
+                self._parser.write(known)
+            except FormParserError as error:
+                raise MultipartError("the multipart body is malformed") from error
+        events, self._events = self._events, []
+        return events
+
+    def _begun(self, data: bytes) -> bytes:
+        """What the parser is to see: from the first boundary on, before which only line breaks may come.
+
+        The parser passes over other bytes before it or not, by where the body is cut.
+        """
+        if self._opening is None:
+            return data
+        self._opening = (self._opening + data).lstrip(b"\r\n")
+        if len(self._opening) < len(_DASHES):
+            return b""
+        if not self._opening.startswith(_DASHES):
+            raise MultipartError("the multipart body is malformed")
+        opening, self._opening = self._opening, None
+        return opening
+
+    def _on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS_MAX:
+            raise MultipartError(f"the form has more than {PARTS_MAX} parts")
+        self._headers = {}
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        self._headers[self._field.lower()] = self._value
+        self._field = self._value = b""
+
+    def _on_headers_finished(self) -> None:
+        disposition = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
+        if (name := options.get(b"name")) is None:
+            raise MultipartError("a part of the form has no name")
+        filename = _extended(disposition)
+        if filename is None and (plain := options.get(b"filename")) is not None:
+            filename = plain.decode(errors="replace")
+        self._events.append(PartBegan(name=name.decode(errors="replace"), filename=filename))
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._events.append(PartData(data[start:end]))
+
+    def _on_part_end(self) -> None:
+        self._events.append(PartEnded())
+
+    def _on_end(self) -> None:
+        self.is_whole = True
+
+
+def _extended(disposition: bytes) -> str | None:
+    """The file name that `filename*` has (RFC 8187), which goes before that of `filename`; the parser drops it."""
+    if (match := _EXTENDED.search(_QUOTED.sub(b"", disposition))) is None:
+        return None
+    try:
+        return unquote_to_bytes(match[2]).decode(match[1].decode())
+    except UnicodeDecodeError:
+        return None
+
+
+def _boundary(content_type: str | None) -> bytes:
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data":
+        raise MultipartError("the request must be multipart/form-data")
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= BOUNDARY_CHARS_MAX:
+        raise MultipartError("the multipart boundary is missing or too long")
+    return boundary

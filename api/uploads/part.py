@@ -1,0 +1,78 @@
+"""A part of an upload: a form, of which the one field `data` goes to the store while it arrives."""
+
+from fastapi import Request
+
+from tidemill.api import errors
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.uploads import form_reader
+from tidemill.api.uploads.multipart import PartBegan
+from tidemill.api.uploads.sink import Sink
+from tidemill.api.view.quotas import Booking
+from tidemill.schemas import ids
+from tidemill.schemas.log.messages import PartRecord
+from tidemill.schemas.resources.upload import UploadPart
+
+PART_BYTES_MAX = 64 << 20
+FIELD = "data"
+
+
+async def receive(request: Request, doors: Dependencies, upload_id: str, booking: Booking) -> PartRecord:
+    """Take a part into the store; room is asked for once its size is known, and before it is kept.
+
+    Returns:
+        Its record, which is not yet on the log.
+
+    Raises:
+        ApiError: It cannot be taken; nothing is left of it.
+        ClientDisconnect: It broke off; nothing is left of it.
+    """
+    taker = _Part(doors, upload_id, booking)
+    return await form_reader.receive(
+        request, doors, taker, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
+    )
+
+
+class _Part:
+    """What a part has brought so far."""
+
+    def __init__(self, doors: Dependencies, upload_id: str, booking: Booking) -> None:
+        self._doors = doors
+        self._booking = booking
+        self._upload_id = upload_id
+        self._id = ids.new_part_id()
+        self._key = f"uploads/{upload_id}/{self._id}"
+        self._is_data = False
+        self._sink: Sink | None = None
+        self._stored = False
+
+    def begin(self, part: PartBegan) -> None:
+        """A field begins; those of other names are read and let go."""
+        self._is_data = part.name == FIELD
+        if not self._is_data:
+            return
+        if self._sink is not None:
+            raise errors.invalid(f"The form has more than one '{FIELD}'.", param=FIELD)
+        self._sink = Sink(self._doors.store, self._key, bytes_max=PART_BYTES_MAX, param=FIELD)
+
+    async def data(self, data: bytes) -> None:
+        """The field goes on."""
+        if self._is_data and self._sink is not None:
+            await self._sink.put(data)
+
+    def end(self) -> None:
+        """The field is whole."""
+
+    async def finish(self) -> PartRecord:
+        """The form is whole."""
+        if self._sink is None:
+            raise errors.missing(FIELD)
+        self._booking.bytes(self._sink.size)
+        stored = await self._sink.commit()
+        self._stored = True
+        part = UploadPart(id=self._id, created_at=int(self._doors.clock()), upload_id=self._upload_id)
+        return PartRecord(part=part, bytes=stored.bytes, key=self._key)
+
+    async def discard(self) -> None:
+        """Leave nothing, unless it is finished."""
+        if self._sink is not None and not self._stored:
+            await self._sink.discard()

@@ -1,0 +1,173 @@
+"""An upload: a form, of which the file goes to the store while it arrives and the other fields are small."""
+
+from typing import Annotated
+
+from fastapi import Request
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from tidemill.api import errors
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.requests import reading
+from tidemill.api.requests.fields import Expiry, OneOf, Purpose
+from tidemill.api.uploads import form_reader
+from tidemill.api.uploads.multipart import MultipartError, PartBegan
+from tidemill.api.uploads.sink import Sink
+from tidemill.api.view.quotas import Booking
+from tidemill.schemas import ids
+from tidemill.schemas.bounds import FILENAME_CHARS_MAX
+from tidemill.schemas.log.messages import FileRecord
+from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, EXPIRES_AFTER_SECONDS, File
+
+FIELD_BYTES_MAX = 1024
+
+BATCH = "batch"
+_ANCHOR = "expires_after[anchor]"
+_SECONDS = "expires_after[seconds]"
+_LOW, _HIGH = EXPIRES_AFTER_SECONDS
+_JSON = {
+    "type": "string",
+    "maxLength": reading.JSON_CHARS_MAX,
+    "examples": ['{"anchor": "created_at", "seconds": 86400}'],
+}
+
+
+class FileFields(reading.Query):
+    """The fields of an upload beside its file."""
+
+    purpose: Purpose
+    anchor: Annotated[str, OneOf(("created_at",))] | None = Field(None, alias=_ANCHOR)
+    seconds: Annotated[int, Field(ge=_LOW, le=_HIGH), reading.WHOLE] | None = Field(None, alias=_SECONDS)
+    expires_after: Annotated[Expiry, BeforeValidator(reading.json), WithJsonSchema(_JSON)] | None = None
+    """Both as one JSON object, instead of the two."""
+
+    @property
+    def life_seconds(self) -> int | None:
+        """How long the file is kept; None is for good.
+
+        Raises:
+            ApiError: 400, one of the two is there without the other, or both are there twice.
+        """
+        if self.expires_after is not None:
+            if self.anchor is not None or self.seconds is not None:
+                raise errors.invalid(
+                    "'expires_after' is given twice.", param="expires_after", code="invalid_value"
+                )
+            return self.expires_after.seconds
+        if (self.anchor is None) != (self.seconds is None):
+            raise errors.missing(_ANCHOR if self.anchor is None else _SECONDS)
+        return self.seconds or (BATCH_FILE_LIFE_SECONDS if self.purpose == BATCH else None)
+
+
+async def receive(request: Request, doors: Dependencies, project: str, booking: Booking) -> FileRecord:
+    """Take an upload into the store.
+
+    Args:
+        request: The request.
+        doors: The doors.
+        project: Whose file it is.
+        booking: Where room is asked for: for what the request says that it brings, then for what it brought.
+
+    Returns:
+        The record of the new file, which is not yet on the log.
+
+    Raises:
+        ApiError: It cannot be taken; nothing is left of it.
+        ClientDisconnect: It broke off; nothing is left of it.
+    """
+    declared = max(0, form_reader.declared_bytes(request) - form_reader.FORM_BYTES_MAX)
+    upload = _Upload(doors, project, booking, declared)
+    return await form_reader.receive(
+        request, doors, upload, project=project, bytes_max=doors.settings.upload_bytes_max, param="file"
+    )
+
+
+class _Upload:
+    """What an upload has brought so far."""
+
+    def __init__(self, doors: Dependencies, project: str, booking: Booking, declared: int) -> None:
+        self._doors = doors
+        self._booking = booking
+        self._declared = declared
+        """Bytes that the file has at least, by the request's length."""
+        self._project = project
+        self._id = ids.new_file_id()
+        self._key = f"files/{self._id}"
+        self._fields: dict[str, str] = {}
+        self._name = ""
+        self._value = bytearray()
+        self._filename = ""
+        self._sink: Sink | None = None
+        self._stored = False
+
+    def begin(self, part: PartBegan) -> None:
+        """A part begins."""
+        self._name = part.name
+        if part.name != "file":
+            return
+        if self._sink is not None:
+            raise errors.invalid("The form has more than one 'file'.", param="file")
+        self._booking.bytes(self._declared)
+        self._filename = part.filename or "upload"
+        if (length := len(self._filename)) > FILENAME_CHARS_MAX:
+            raise errors.too_long("file", FILENAME_CHARS_MAX, length)
+        self._sink = Sink(
+            self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max, param="file"
+        )
+
+    async def data(self, data: bytes) -> None:
+        """The part goes on."""
+        if self._name != "file":
+            if len(self._value) + len(data) > FIELD_BYTES_MAX:
+                raise MultipartError(f"a field has more than {FIELD_BYTES_MAX} bytes")
+            self._value += data
+            return
+        assert self._sink is not None
+        looking = not self._sink.opening.is_done
+        await self._sink.put(data)
+        # Node sends the purpose last; where it is known already, a wrong file need not be taken whole.
+        if looking and self._sink.opening.is_done:
+            self._check_opening(self._sink)
+
+    def end(self) -> None:
+        """The part is whole."""
+        if self._name != "file":
+            self._fields[self._name] = self._value.decode(errors="replace")
+            self._value.clear()
+            if self._name == "purpose":
+                self._checked()
+
+    async def finish(self) -> FileRecord:
+        """The form is whole."""
+        fields = self._checked()
+        life_seconds = fields.life_seconds
+        if self._sink is None:
+            raise errors.missing("file")
+        self._check_opening(self._sink)
+        self._booking.bytes(self._sink.size)
+        stored = await self._sink.commit()
+        self._stored = True
+        created_at = int(self._doors.clock())
+        file = File(
+            id=self._id,
+            bytes=stored.bytes,
+            created_at=created_at,
+            expires_at=None if life_seconds is None else created_at + life_seconds,
+            filename=self._filename,
+            purpose=fields.purpose,
+        )
+        return FileRecord(
+            project=self._project, file=file, key=self._key, sha256=stored.sha256, lines=stored.lines
+        )
+
+    async def discard(self) -> None:
+        """Leave nothing, unless it is finished."""
+        if self._sink is not None and not self._stored:
+            await self._sink.discard()
+
+    def _checked(self) -> FileFields:
+        return reading.form(FileFields, self._fields)
+
+    def _check_opening(self, sink: Sink) -> None:
+        purpose = self._fields.get("purpose")
+        if purpose == BATCH and (fault := sink.opening.fault()) is not None:
+            raise errors.invalid(fault)

@@ -1,0 +1,88 @@
+"""The keys to the API, as the log tells of them."""
+
+import logging
+
+from tidemill import metrics
+from tidemill.api.requests.paging import Row
+from tidemill.api.view.sqlite import Database
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.signing import SignatureError, Verifier
+
+_log = logging.getLogger(__name__)
+
+
+class Keyring:
+    """In the file of the view: only what a trusted key has signed.
+
+    A key that is revoked stays so, whatever is read later: a revocation is a signed record of its own, the topic
+    keeps every record, and a record of an earlier state says nothing new.
+    """
+
+    def __init__(self, database: Database, verifier: Verifier) -> None:
+        """Keep what was folded, unless other keys were trusted then: it is folded anew."""
+        self._database = database
+        self._verifier = verifier
+        trusted = " ".join(verifier.kids)
+        with database.transaction():
+            if database.read("SELECT signers FROM trust") != [(trusted,)]:
+                database.write("DELETE FROM keys")
+                database.write("DELETE FROM topics WHERE name = ?", topics.KEYS.name)
+                database.write("DELETE FROM trust")
+                database.write("INSERT INTO trust VALUES (?)", trusted)
+
+    def by_digest(self, sha256: str) -> KeyRecord | None:
+        """The key whose secret has this digest, whatever has become of it."""
+        return _record(self._database.read("SELECT body FROM keys WHERE sha256 = ?", sha256))
+
+    def by_id(self, key_id: str) -> KeyRecord | None:
+        """A key by its id."""
+        return _record(self._database.read("SELECT body FROM keys WHERE id = ?", key_id))
+
+    def rows(self, project: str | None, after: str | None, limit: int) -> list[Row] | None:
+        """Up to `limit` keys of a project or of all, the newest first; None where `after` is not one of them."""
+        where = "(? IS NULL OR project = ?)"
+        values: list[object] = [project, project]
+        if after is not None:
+            if (record := self.by_id(after)) is None or project not in {None, record.key.project}:
+                return None
+            where += " AND (created_at, id) < (?, ?)"
+            values += [record.key.created_at, after]
+        rows = self._database.read(
+            f"SELECT body FROM keys WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?",  # noqa: S608
+            *values, limit,
+        )  # fmt: skip
+        records = (_record([row]) for row in rows)
+        return [Row(id=r.key.id, body=r.key.model_dump_json().encode()) for r in records if r is not None]
+
+    def signed_by_others(self, kid: str) -> list[KeyRecord]:
+        """The keys whose records another key than this one has signed last."""
+        rows = self._database.read("SELECT body FROM keys WHERE signer <> ? ORDER BY created_at", kid)
+        return [record for row in rows if (record := _record([row])) is not None]
+
+    def put(self, record: KeyRecord, signer: str) -> None:
+        """Take in what a trusted key has signed."""
+        key = record.key
+        self._database.write(
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET revoked = excluded.revoked, signer = excluded.signer, body = excluded.body"
+            " WHERE excluded.revoked OR NOT keys.revoked",
+            key.id, key.project, key.created_at, record.sha256, key.revoked_at is not None, signer,
+            codec.encode(record),
+        )  # fmt: skip
+
+    def fold(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of the topic; one that is not signed by a trusted key changes nothing."""
+        try:
+            self.put(*self._verifier.key_record(key, value))
+        except SignatureError as error:
+            metrics.KEYS_REFUSED.inc()
+            _log.warning("record %d of the keys changes nothing: %s", offset, error)
+
+
+def _record(rows: list[tuple[object, ...]]) -> KeyRecord | None:
+    if not rows:
+        return None
+    body = rows[0][0]
+    assert isinstance(body, bytes)
+    return codec.decode_key(body)

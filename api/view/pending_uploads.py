@@ -1,0 +1,113 @@
+"""Uploads in parts, as the log tells of them."""
+
+from dataclasses import dataclass
+
+from tidemill.api.view.sqlite import Database
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.messages import PartRecord, UploadRecord
+from tidemill.schemas.ports import Clock
+
+KEPT_SECONDS = 86_400
+"""How long after its hour an upload is remembered, for who completes it once more."""
+GRACE_SECONDS = 600
+"""How long after its hour the parts of one that is not completed stay, since it may just be put together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """An upload that has parts or a record to be rid of."""
+
+    upload_id: str
+    parts: tuple[tuple[str, str], ...]
+    """Id of each part, and the key of its bytes."""
+    is_forgotten: bool
+    """Whether its own record goes too."""
+
+
+class PendingUploads:
+    """In the file of the view. What is over stays over, whatever order its records are read in."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def upload(self, project: str, upload_id: str) -> UploadRecord | None:
+        """An upload; one that is pending and past its hour is expired."""
+        rows = self._database.read("SELECT body FROM uploads WHERE id = ? AND project = ?", upload_id, project)
+        if not rows:
+            return None
+        record = _record(rows[0][0])
+        assert isinstance(record, UploadRecord)
+        if record.upload.status == "pending" and record.upload.expires_at <= self._clock():
+            return record.model_copy(update={"upload": record.upload.model_copy(update={"status": "expired"})})
+        return record
+
+    def parts(self, upload_id: str) -> dict[str, PartRecord]:
+        """The parts of an upload by their ids."""
+        rows = self._database.read("SELECT body FROM parts WHERE upload_id = ?", upload_id)
+        records = (_record(row[0]) for row in rows)
+        return {record.part.id: record for record in records if isinstance(record, PartRecord)}
+
+    def arrived(self, upload_id: str) -> tuple[int, int]:
+        """How many parts an upload has, and their bytes in all."""
+        rows = self._database.read(
+            "SELECT count(*), coalesce(sum(bytes), 0) FROM parts WHERE upload_id = ?", upload_id
+        )
+        return int(str(rows[0][0])), int(str(rows[0][1]))
+
+    def put(self, record: UploadRecord | PartRecord) -> None:
+        """Show what the log tells of."""
+        body = codec.encode(record)
+        if isinstance(record, PartRecord):
+            self._database.write(
+                "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?)",
+                record.part.id, record.part.upload_id, record.bytes, record.key, body,
+            )  # fmt: skip
+            return
+        upload = record.upload
+        self._database.write(
+            "INSERT INTO uploads VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " pending = excluded.pending, body = excluded.body WHERE uploads.pending",
+            upload.id, record.project, upload.expires_at, upload.status == "pending", body,
+        )  # fmt: skip
+
+    def drop(self, key: str) -> None:
+        """Forget an upload or a part: what a tombstone says."""
+        upload_id, _, part_id = key.partition("/")
+        if part_id:
+            self._database.write("DELETE FROM parts WHERE id = ?", part_id)
+        else:
+            self._database.write("DELETE FROM uploads WHERE id = ?", upload_id)
+
+    def fold(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of the topic.
+
+        Raises:
+            DecodeError: It cannot be read.
+        """
+        del offset
+        if value is None:
+            self.drop(key)
+        else:
+            self.put(codec.decode_piece(value))
+
+    def due(self, limit: int) -> list[Due]:
+        """Up to `limit` uploads with parts that nobody can ask for any more, or that are to be forgotten."""
+        now = int(self._clock())
+        rows = self._database.read(
+            "SELECT id, expires_at FROM uploads WHERE expires_at <= ? OR ((expires_at <= ? OR NOT pending)"
+            " AND EXISTS (SELECT 1 FROM parts WHERE upload_id = uploads.id)) ORDER BY expires_at LIMIT ?",
+            now - KEPT_SECONDS, now - GRACE_SECONDS, limit,
+        )  # fmt: skip
+        found = []
+        for upload_id, expires_at in rows:
+            parts = self.parts(str(upload_id))
+            keys = tuple((part_id, part.key) for part_id, part in parts.items())
+            forgotten = int(str(expires_at)) + KEPT_SECONDS <= now
+            found.append(Due(upload_id=str(upload_id), parts=keys, is_forgotten=forgotten))
+        return found
+
+
+def _record(body: object) -> UploadRecord | PartRecord:
+    assert isinstance(body, bytes)
+    return codec.decode_piece(body)

@@ -1,0 +1,281 @@
+"""The door to the file that a process keeps its view in: one file, one process."""
+
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, cast
+
+from tidemill.schemas.resources.bill import exact, plain
+
+PROCESSES_MAX = 256
+"""Api processes that may share one folder."""
+LAYOUT = 12
+"""Number of the tables' layout; a file of another one is made anew."""
+
+PRIMARY_CODE = 0xFF
+"""The part of SQLite's codes of errors that says which kind of error it is."""
+DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+
+_TABLES = """
+CREATE TABLE origin (cluster TEXT NOT NULL);
+CREATE TABLE topics (name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, input_file_id TEXT NOT NULL,
+    over INTEGER NOT NULL, status TEXT NOT NULL, ended_at INTEGER, lines_left INTEGER NOT NULL, listed BLOB,
+    body BLOB NOT NULL, owner INTEGER NOT NULL
+);
+CREATE INDEX batches_listed ON batches (project, created_at, id);
+CREATE INDEX batches_listed_by_status ON batches (project, status, created_at, id);
+CREATE INDEX batches_open ON batches (input_file_id) WHERE NOT over;
+CREATE INDEX batches_running ON batches (project, lines_left) WHERE NOT over;
+CREATE INDEX batches_of_input ON batches (input_file_id);
+CREATE INDEX batches_ended ON batches (ended_at) WHERE over;
+CREATE TABLE erasures (id TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE labels (
+    project TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT NOT NULL,
+    PRIMARY KEY (project, name, value, created_at, id)
+) WITHOUT ROWID;
+CREATE INDEX labels_of ON labels (id);
+CREATE TABLE reruns (source TEXT NOT NULL, created_at INTEGER NOT NULL, id TEXT PRIMARY KEY);
+CREATE INDEX reruns_of ON reruns (source, created_at);
+CREATE TABLE claims (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, fingerprint TEXT NOT NULL, created_at INTEGER NOT NULL,
+    is_retry INTEGER NOT NULL, place INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX claims_alike ON claims (project, fingerprint, created_at);
+CREATE INDEX claims_old ON claims (created_at);
+CREATE TABLE uploads (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, expires_at INTEGER NOT NULL, pending INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX uploads_ending ON uploads (expires_at);
+CREATE TABLE parts (
+    id TEXT PRIMARY KEY, upload_id TEXT NOT NULL, bytes INTEGER NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX parts_of ON parts (upload_id);
+CREATE INDEX parts_keys ON parts (key);
+CREATE TABLE strays (key TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL,
+    owner INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE files (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, purpose TEXT NOT NULL,
+    expires_at INTEGER, key TEXT NOT NULL, sha256 TEXT NOT NULL, body BLOB NOT NULL,
+    place INTEGER NOT NULL, deleted_at INTEGER, held INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL, lines INTEGER, owner INTEGER NOT NULL
+);
+CREATE INDEX files_listed ON files (project, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX files_listed_by_purpose ON files (project, purpose, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX files_deleted ON files (deleted_at) WHERE deleted_at IS NOT NULL;
+CREATE INDEX files_expiring ON files (expires_at) WHERE deleted_at IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX files_held ON files (id) WHERE held;
+CREATE INDEX files_keys ON files (key);
+CREATE INDEX files_stored ON files (project, bytes) WHERE deleted_at IS NULL OR held;
+CREATE TABLE keys (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, created_at INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    revoked INTEGER NOT NULL, signer TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE TABLE trust (signers TEXT NOT NULL);
+CREATE INDEX keys_by_digest ON keys (sha256);
+CREATE INDEX keys_listed ON keys (created_at, id);
+CREATE TABLE ledger (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL, ended_at INTEGER NOT NULL,
+    lines INTEGER NOT NULL, input INTEGER NOT NULL, cached INTEGER NOT NULL, output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL, cost TEXT NOT NULL, cost_input TEXT NOT NULL, cost_output TEXT NOT NULL,
+    owner INTEGER NOT NULL
+);
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY, at INTEGER NOT NULL, project TEXT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
+    target TEXT NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX audit_of ON audit (project, at, id);
+CREATE INDEX audit_listed ON audit (at, id);
+CREATE INDEX audit_by_action ON audit (action, at, id);
+CREATE INDEX ledger_of ON ledger (project, ended_at);
+CREATE INDEX ledger_by_time ON ledger (ended_at);
+CREATE INDEX uploads_of ON uploads (project);
+CREATE INDEX keys_unrevoked ON keys (project) WHERE NOT revoked;
+CREATE TABLE totals (
+    project TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, amount INTEGER NOT NULL,
+    PRIMARY KEY (project, kind)
+) WITHOUT ROWID;
+"""
+
+_COUNTED = (
+    ("files", "files", "(row.deleted_at IS NULL OR row.held)", "row.bytes"),
+    ("batches", "batches", "1", "0"),
+    ("batches", "running", "NOT row.over", "row.lines_left"),
+)
+"""What triggers keep in `totals`: table, kind, condition of a row, and summed expression. Counting a million rows
+instead takes 50 ms."""
+
+_log = logging.getLogger(__name__)
+
+
+class StateUnavailable(OSError):
+    """The file cannot be written or read at the moment: its disk is full, mostly."""
+
+
+class Database:
+    """An open file, held by this process until `close`.
+
+    Each call may raise `StateUnavailable`, after which the file is as it was before the call, or the transaction.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take the first file of the folder that no other process holds; an unreadable one is made anew.
+
+        Raises:
+            OSError: The folder cannot be written, or `PROCESSES_MAX` processes are there already.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock, self.path = _take(folder)
+        try:
+            self._connection = _open(self.path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def read(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        """The rows of a query."""
+        with _told_apart():
+            return self._connection.execute(statement, values).fetchall()
+
+    def read_apart(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        """The rows of a query that takes long, over a connection of its own: for a thread."""
+        address = f"{self.path.absolute().as_uri()}?mode=ro"
+        with _told_apart(), closing(sqlite3.connect(address, uri=True)) as connection:
+            _teach(connection)
+            return connection.execute(statement, values).fetchall()
+
+    def each(self, statement: str, *values: object) -> Iterator[tuple[object, ...]]:
+        """The rows of a query one by one, for who may stop early. Nothing may be awaited or written meanwhile."""
+        with _told_apart():
+            yield from self._connection.execute(statement, values)
+
+    def write(self, statement: str, *values: object) -> None:
+        """Change rows; on its own it is a transaction."""
+        with _told_apart():
+            self._connection.execute(statement, values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block's writes, or none. Nothing may be awaited in it."""
+        self.write("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.write("COMMIT")
+        finally:
+            # On a full disk it is the commit that fails, or SQLite has rolled back by itself.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file and let another process have it."""
+        self._connection.close()
+        os.close(self._lock)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """Tell what the disk does from what is wrong with a statement or with the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & PRIMARY_CODE not in DISK_CODES:
+            raise
+        raise StateUnavailable(error.sqlite_errorname) from error
+
+
+class _ExactSum:
+    """The sum of decimals that are kept as text; none of them is a float on the way."""
+
+    def __init__(self) -> None:
+        self._sum = Decimal(0)
+        self._add = exact().add
+
+    def step(self, amount: str) -> None:
+        self._sum = self._add(self._sum, Decimal(amount))
+
+    def finalize(self) -> str:
+        return plain(self._sum)
+
+
+def _take(folder: Path) -> tuple[int, Path]:
+    for number in range(PROCESSES_MAX):
+        lock = os.open(folder / f"view-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return lock, folder / f"view-{number}.sqlite"
+    raise OSError(f"{folder}: all of its {PROCESSES_MAX} views are in use")
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = None
+    try:
+        connection = _connect(path)
+        if _is_sound(connection):
+            return connection
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & PRIMARY_CODE in DISK_CODES:
+            # Nothing is wrong with the file: to fold all of it again would take long, and more of a full disk.
+            raise OSError(f"{path} cannot be opened: {error}") from error
+        _log.warning("the view %s cannot be read (%s) and is made anew", path.name, type(error).__name__)
+    if connection is not None:
+        connection.close()
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).unlink()
+    connection = _connect(path)
+    connection.executescript(f"BEGIN; {_TABLES} {_triggers()} PRAGMA user_version = {LAYOUT}; COMMIT;")
+    return connection
+
+
+def _triggers() -> str:
+    """Keep `totals` true, whatever changes its rows."""
+
+    def moved(kind: str, which: str, amount: str, row: str, sign: str) -> str:
+        which, amount = which.replace("row.", f"{row}."), amount.replace("row.", f"{row}.")
+        return (
+            f"INSERT INTO totals SELECT {row}.project, '{kind}', {sign}1, {sign}({amount}) WHERE {which}"
+            " ON CONFLICT DO UPDATE SET number = number + excluded.number, amount = amount + excluded.amount;"
+        )
+
+    written = []
+    for table, kind, which, amount in _COUNTED:
+        came = moved(kind, which, amount, "NEW", "+")
+        went = moved(kind, which, amount, "OLD", "-")
+        written += [
+            f"CREATE TRIGGER {kind}_came AFTER INSERT ON {table} BEGIN {came} END;",
+            f"CREATE TRIGGER {kind}_went AFTER DELETE ON {table} BEGIN {went} END;",
+            f"CREATE TRIGGER {kind}_changed AFTER UPDATE ON {table} BEGIN {went} {came} END;",
+        ]
+    return " ".join(written)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)
+    connection = sqlite3.connect(path, isolation_level=None)
+    # A commit that a power cut takes back takes its offset back too, so it need not reach the disk at once.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    _teach(connection)
+    return connection
+
+
+def _teach(connection: sqlite3.Connection) -> None:
+    # That an aggregate may also return a text, its type does not say.
+    connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
+    if connection.execute("PRAGMA user_version").fetchone() != (LAYOUT,):
+        return False
+    return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))

@@ -1,0 +1,388 @@
+"""What the api answers reads from: batches and files, folded from the log into a file of this process.
+
+The file holds, in one transaction, the rows and the offsets up to which they are folded, so that a restart goes
+on where it stopped. What this process has written to the log itself is put into the rows at once; `overlay.py`
+and the column `place`, the offset a file's row stems from, keep an older record from undoing it.
+"""
+
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from tidemill.api.requests import paging
+from tidemill.api.requests.filters import ALL, Filter
+from tidemill.api.requests.paging import Page, Row
+from tidemill.api.view import estimates, overlay
+from tidemill.api.view.audit import Audit
+from tidemill.api.view.change_event import ChangeEvent
+from tidemill.api.view.claims import Claims
+from tidemill.api.view.erasures import Erasures
+from tidemill.api.view.keyring import Keyring
+from tidemill.api.view.ledger import Ledger
+from tidemill.api.view.links import Links
+from tidemill.api.view.orphans import Orphans
+from tidemill.api.view.pending_uploads import PendingUploads
+from tidemill.api.view.quotas import Quotas
+from tidemill.api.view.sqlite import Database
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
+from tidemill.schemas.ports import Clock
+from tidemill.schemas.resources.batch import Batch
+from tidemill.schemas.resources.file import File
+from tidemill.schemas.signing import Verifier
+
+DELETED_SECONDS_MAX = 86_400
+"""How long a deleted file's row still serves as a cursor, for who deletes while paging."""
+
+_IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over)"
+
+_log = logging.getLogger(__name__)
+
+Record = tuple[str, bytes | None, int]
+"""Key, value, offset."""
+
+
+class UnknownCursor(Exception):
+    """`after` names no object of this project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The cluster that is folded, and where one of its topics ends."""
+
+    cluster: str
+    end: int
+
+
+class View:
+    """Everything is scoped by a project; another project's object is as one that is not there."""
+
+    def __init__(self, database: Database, clock: Clock, verifier: Verifier) -> None:
+        self._database = database
+        self._clock = clock
+        self.claims = Claims(database, clock)
+        self.pieces = PendingUploads(database, clock)
+        self.erasures = Erasures(database)
+        self.keyring = Keyring(database, verifier)
+        self.ledger = Ledger(database)
+        self.audit = Audit(database, clock)
+        self.links = Links(database)
+        self.loads = Quotas(database, clock)
+        self.strays = Orphans(database, clock)
+        self.news = ChangeEvent()
+        """Told after each fold."""
+        self._purge()
+
+    def batch(self, project: str, batch_id: str) -> bytes | None:
+        """A batch as JSON."""
+        rows = self._database.read("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
+        return self._shown(batch_id, _bytes(rows[0][0])) if rows else None
+
+    def batches(self, project: str, page: Page, wanted: Filter = ALL) -> list[Row]:
+        """Up to `page.limit` + 1 batches of those that are wanted.
+
+        Raises:
+            UnknownCursor: `page.after` is no batch of the project.
+        """
+        condition, values = wanted.condition()
+        # By its labels a batch is found where these are: a project has many batches, and few of most labels.
+        source = "labels CROSS JOIN batches USING (id, project, created_at)" if wanted.metadata else "batches"
+        rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page, source=source)
+        return [Row(id=row.id, body=self._shown(row.id, row.body)) for row in rows]
+
+    def file(self, project: str, file_id: str) -> FileRecord | None:
+        """A file, unless it is deleted or expired."""
+        rows = self._database.read(
+            "SELECT body, key, sha256, lines FROM files WHERE id = ? AND project = ? AND deleted_at IS NULL"
+            " AND (expires_at IS NULL OR expires_at > ?)",
+            file_id, project, int(self._clock()),
+        )  # fmt: skip
+        if not rows:
+            return None
+        body, key, sha256, lines = rows[0]
+        return FileRecord(
+            project=project, file=File.model_validate_json(_bytes(body)), key=str(key), sha256=str(sha256),
+            lines=None if lines is None else int(str(lines)),
+        )  # fmt: skip
+
+    def has_known(self, project: str, file_id: str) -> bool:
+        """Whether a file is there, or was there of late."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND project = ?", file_id, project))
+
+    def files(self, project: str, page: Page, purpose: str | None) -> list[Row]:
+        """Up to `page.limit` + 1 files, of one purpose or of all.
+
+        Raises:
+            UnknownCursor: `page.after` is not one of them, nor was it of late.
+        """
+        where, values = "project = ? AND deleted_at IS NULL", [project]
+        if purpose is not None:
+            where, values = f"{where} AND purpose = ?", [*values, purpose]
+        where += f" AND (expires_at IS NULL OR expires_at > {int(self._clock())})"
+        return self._rows("files", where, values, project, page)
+
+    def is_held(self, file_id: str) -> bool:
+        """Whether a deleted file was the input of a batch that was not over, so that its bytes are still there."""
+        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND held", file_id))
+
+    def batches_of(self, file_id: str) -> list[str]:
+        """The batches that were made of an input, once all of them are over."""
+        rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
+        return [str(batch_id) for batch_id, _ in rows] if all(over for _, over in rows) else []
+
+    def expired(self, limit: int) -> list[tuple[str, str]]:
+        """Files whose time is over, though they are not deleted: id and key."""
+        rows = self._database.read(
+            "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
+            int(self._clock()), limit,
+        )  # fmt: skip
+        return [(str(file_id), str(key)) for file_id, key in rows]
+
+    def releasable(self, limit: int) -> list[tuple[str, str]]:
+        """Deleted files whose bytes were held for a batch that is over by now: id and key."""
+        rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
+        return [(str(file_id), str(key)) for file_id, key in rows]
+
+    def release(self, file_id: str) -> None:
+        """The bytes of a deleted file are gone."""
+        self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
+
+    def put_batch(self, record: BatchRecord) -> Batch:
+        """Show a batch that the log tells of, or a command of this process, unless more is known already.
+
+        Returns:
+            What is shown now.
+        """
+        if self.erasures.is_deleted(record.batch.id):
+            return record.batch
+        shown = self.batch(record.project, record.batch.id)
+        if shown and record.owner and self._owner(record.batch.id) > record.owner:
+            # Its writer had lost the batch to another process, and did not know yet.
+            return Batch.model_validate_json(shown)
+        batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
+        self._database.write(
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+            " over = excluded.over, status = excluded.status, ended_at = excluded.ended_at,"
+            " lines_left = excluded.lines_left, listed = excluded.listed, body = excluded.body,"
+            " owner = max(owner, excluded.owner)",
+            batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
+            batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
+            self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(), record.owner,
+        )  # fmt: skip
+        if not shown:
+            # What a batch was given when it was created never changes.
+            self.links.put(batch)
+            for name, value in (batch.metadata or {}).items():
+                self._database.write(
+                    "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)",
+                    record.project, name, value, batch.created_at, batch.id,
+                )  # fmt: skip
+        return batch
+
+    def delete_batch(self, batch_id: str, project: str, at: int) -> None:
+        """No longer show a batch, whatever the log may still say of it, that was asked to be deleted."""
+        with self._database.transaction():
+            self.erasures.put(batch_id, Erasure(project=project, at=at))
+            self._drop_batch(batch_id)
+
+    def outlived(self, ended_before: int, limit: int) -> list[tuple[str, Batch]]:
+        """Batches that came to their end before that time: project and batch."""
+        rows = self._database.read(
+            "SELECT project, body FROM batches WHERE over AND ended_at < ? LIMIT ?", ended_before, limit
+        )
+        return [(str(project), Batch.model_validate_json(_bytes(body))) for project, body in rows]
+
+    def put_file(self, record: FileRecord, offset: int) -> None:
+        """Show a file that stands at this offset of the log, unless a later record is known already."""
+        file = record.file
+        self._database.write(
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, key = excluded.key,"
+            " sha256 = excluded.sha256, body = excluded.body, place = excluded.place, deleted_at = NULL, held = 0,"
+            " bytes = excluded.bytes, lines = excluded.lines, owner = excluded.owner"
+            " WHERE excluded.place > place AND excluded.owner >= owner",
+            file.id, record.project, file.created_at, file.purpose, file.expires_at, record.key, record.sha256,
+            file.model_dump_json().encode(), offset, file.bytes, record.lines,
+            record.owner,
+        )  # fmt: skip
+
+    def drop_file(self, file_id: str, offset: int) -> None:
+        """No longer show a file whose tombstone stands at this offset; -1 where the broker did not say."""
+        self._database.write(
+            f"UPDATE files SET deleted_at = ?, place = max(place, ?), held = {_IS_INPUT}"  # noqa: S608
+            " WHERE id = ? AND deleted_at IS NULL AND (? = -1 OR ? > place)",
+            int(self._clock()), offset, file_id, offset, offset,
+        )  # fmt: skip
+
+    def resume(self, topic: str, origin: Origin) -> int:
+        """The offset to read a topic from; rows of another cluster, or of a topic that is gone, are forgotten."""
+        with self._database.transaction():
+            known = self._database.read("SELECT cluster FROM origin")
+            if known and known[0][0] != origin.cluster:
+                _log.warning("the view is of another cluster and is folded anew")
+                for table in ("origin", "topics", "strays", *itertools.chain(*_TABLES.values())):
+                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
+                known = []
+            if not known:
+                self._database.write("INSERT INTO origin VALUES (?)", origin.cluster)
+            rows = self._database.read("SELECT next FROM topics WHERE name = ?", topic)
+            offset = int(str(rows[0][0])) if rows else 0
+            if offset > origin.end:
+                _log.warning("%s ends before what was folded of it and is folded anew", topic)
+                self._database.write("DELETE FROM topics WHERE name = ?", topic)
+                for table in _TABLES[topic]:
+                    self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the table below
+                offset = 0
+        return offset
+
+    def fold(self, topic: str, records: list[Record]) -> None:
+        """Take records of a topic, in order, and remember the offset after them: all of it or nothing."""
+        put = {
+            topics.BATCHES.name: self._fold_batch,
+            topics.FILES.name: self._fold_file,
+            topics.CLAIMS.name: self.claims.fold,
+            topics.UPLOADS.name: self.pieces.fold,
+            topics.KEYS.name: self.keyring.fold,
+            topics.SECRETS.name: self._fold_erasure,
+            topics.LEDGER.name: self.ledger.fold,
+            topics.AUDIT.name: self.audit.fold,
+        }[topic]
+        with self._database.transaction():
+            for record in records:
+                try:
+                    put(*record)
+                except codec.DecodeError as error:
+                    # The text names fields and faults; it may quote a value, so it is not logged.
+                    _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
+            self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
+            if topic == topics.FILES.name:
+                self._settle()
+        self.news.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _shown(self, batch_id: str, body: bytes) -> bytes:
+        return estimates.current(self.links.shown(batch_id, body), self._clock())
+
+    def _fold_batch(self, key: str, value: bytes | None, offset: int) -> None:
+        del offset
+        if value is None:
+            self._drop_batch(key)
+        elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
+            self._database.write("DELETE FROM waiting WHERE id = ? AND owner <= ?", key, record.owner)
+            self.put_batch(record)
+        else:
+            # Whoever sees the batch is over can get its files: they are on the way, on the other topic.
+            self._database.write(
+                "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value,"
+                " files_offset = excluded.files_offset, owner = excluded.owner WHERE excluded.owner >= owner",
+                key, record.files_offset, value, record.owner,
+            )  # fmt: skip
+
+    def _owner(self, batch_id: str) -> int:
+        """The owner of the batch's partition whose record is shown."""
+        return int(str(self._database.read("SELECT owner FROM batches WHERE id = ?", batch_id)[0][0]))
+
+    def _fold_erasure(self, key: str, value: bytes | None, offset: int) -> None:
+        if "/" in key:
+            # A key of a batch, which is not for this file.
+            return
+        self.erasures.fold(key, value, offset)
+        if value is not None:
+            self._drop_batch(key)
+
+    def _drop_batch(self, batch_id: str) -> None:
+        for table, column in (("batches", "id"), ("labels", "id"), ("waiting", "id")):
+            self._database.write(f"DELETE FROM {table} WHERE {column} = ?", batch_id)  # noqa: S608  named above
+        self.links.drop(batch_id)
+
+    @property
+    def _files_next(self) -> int:
+        rows = self._database.read("SELECT next FROM topics WHERE name = ?", topics.FILES.name)
+        return int(str(rows[0][0])) if rows else 0
+
+    def _settle(self) -> None:
+        """Show the batches whose files have arrived."""
+        ready = self._database.read("SELECT id, value FROM waiting WHERE files_offset < ?", self._files_next)
+        for batch_id, value in ready:
+            self.put_batch(codec.decode_batch(_bytes(value)))
+            self._database.write("DELETE FROM waiting WHERE id = ?", batch_id)
+
+    def _fold_file(self, key: str, value: bytes | None, offset: int) -> None:
+        if value is None:
+            self.drop_file(key, offset)
+            self._purge()
+        else:
+            self.put_file(codec.decode_file(value), offset)
+
+    def _rows(
+        self, table: str, where: str, values: list[Any], project: str, page: Page, *, source: str = ""
+    ) -> list[Row]:
+        sign, order = ("<", "DESC") if page.newest_first else (">", "ASC")
+        if page.after is not None:
+            where = f"{where} AND (created_at, id) {sign} (?, ?)"
+            values = [*values, self._created_at(table, project, page.after), page.after]
+        shown = "coalesce(listed, body)" if table == "batches" else "body"
+        rows = self._database.each(
+            f"SELECT id, {shown} FROM {source or table} WHERE {where}"  # noqa: S608  names and conditions of this package
+            f" ORDER BY created_at {order}, id {order} LIMIT ?",
+            *values, page.limit + 1,
+        )  # fmt: skip
+        return paging.fitting(Row(id=str(row[0]), body=_bytes(row[1])) for row in rows)
+
+    def _created_at(self, table: str, project: str, object_id: str) -> int:
+        rows = self._database.read(
+            f"SELECT created_at FROM {table} WHERE id = ? AND project = ?",  # noqa: S608  a name of this module
+            object_id, project,
+        )  # fmt: skip
+        if not rows:
+            raise UnknownCursor
+        return int(str(rows[0][0]))
+
+    def _purge(self) -> None:
+        oldest = int(self._clock()) - DELETED_SECONDS_MAX
+        self._database.write("DELETE FROM files WHERE deleted_at < ? AND NOT held", oldest)
+
+
+_TABLES = {
+    topics.BATCHES.name: ("batches", "labels", "waiting", "reruns"),
+    topics.FILES.name: ("files",),
+    topics.CLAIMS.name: ("claims",),
+    topics.UPLOADS.name: ("uploads", "parts"),
+    topics.KEYS.name: ("keys",),
+    topics.SECRETS.name: ("erasures",),
+    topics.LEDGER.name: ("ledger",),
+    topics.AUDIT.name: ("audit",),
+}
+"""What each topic is folded into."""
+
+
+class Feed:
+    """One topic on its way into the view: gathers the records of a run and folds them at once."""
+
+    def __init__(self, view: View, topic: str) -> None:
+        self.topic = topic
+        self._view = view
+        self._records: list[Record] = []
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of the run."""
+        self._records.append((key, value, offset))
+
+    def applied(self) -> None:
+        """The run is over."""
+        records, self._records = self._records, []
+        self._view.fold(self.topic, records)
+
+    def resume(self, cluster: str, end: int) -> int:
+        """Begin anew, at the offset that is returned."""
+        self._records.clear()
+        return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
+
+
+def _bytes(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value

@@ -1,0 +1,1 @@
+"""Input files: checked line by line, then published as requests."""

@@ -1,0 +1,252 @@
+"""A created batch becomes requests: its file is read twice, once to check it and once to publish it.
+
+1. Read the file and check every line. A fault anywhere: tell `Rejected` with all of them, and be done.
+2. Tell `Accepted`, and wait until the log has it: nobody hears of a line before.
+3. Read the file again and publish its lines, until the log has them all.
+
+A crash anywhere brings the command again, and all steps are done again from the first. What is told and published
+twice is known by the batch and the line's index to whoever reads it (docs/protocol.md, steps 1 to 4).
+"""
+
+import asyncio
+import logging
+import re
+import traceback
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing
+from typing import Final, Protocol
+
+from tidemill.configuration.settings import Settings
+from tidemill.ingest.files.packing import Origin, Packer, Record
+from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
+from tidemill.runtime.threads import run_half_time
+from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.log.messages import (
+    Accepted,
+    BatchCreated,
+    CancelRequested,
+    Command,
+    DeleteRequested,
+    InputRef,
+    Rejected,
+)
+from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
+from tidemill.schemas.resources.batch import BatchError
+from tidemill.sealing.vault import NoKey
+
+log = logging.getLogger(__name__)
+
+BIG_BYTES_MIN: Final = 4 << 20
+"""From this size on a file is a big one."""
+BIG_AT_ONCE_MAX: Final = 2
+SMALL_AT_ONCE_MAX: Final = 16
+"""Small files never wait for big ones: each kind has its own number that is worked on at a time."""
+SLICE_BYTES: Final = 128 * 1024
+SLICE_LINES: Final = 256
+"""Lines that are worked on in a row, one or two milliseconds' worth, before other tasks get their turn."""
+PAUSE_SECONDS_MIN: Final = 0.2
+PAUSE_SECONDS_MAX: Final = 10.0
+"""How long to wait after a failure of the store or the log; doubled each time, until the batch's deadline."""
+
+_INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
+"""Where an input lies: a command that names another object is not to be followed."""
+INTERNAL_FAULT: Final = BatchError(
+    code="server_error",
+    message="The server had an error while checking the input file. Please create the batch again.",
+)
+
+
+class Outlet(Protocol):
+    """What ingest tells the rest of Tidemill. Failures are `OSError`; any call may be made again after one."""
+
+    async def tell(self, fact: Accepted | Rejected) -> None:
+        """Append a fact; on return the log has it."""
+        ...
+
+    async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
+        """Append the records, in order under each key; on return the log has them all."""
+        ...
+
+
+class _Stopped(Exception):
+    """The batch was cancelled."""
+
+
+class _Work:
+    """One command that is worked on."""
+
+    def __init__(self, command: BatchCreated) -> None:
+        self.command = command
+        self.is_stopped = False
+
+    def go_on(self) -> None:
+        if self.is_stopped:
+            raise _Stopped
+
+
+class Stage:
+    """Works on commands, many at a time."""
+
+    def __init__(self, settings: Settings, *, store: Store, outlet: Outlet, clock: Clock) -> None:
+        self._settings = settings
+        self._store = store
+        self._outlet = outlet
+        self._clock = clock
+        self._big = asyncio.Semaphore(BIG_AT_ONCE_MAX)
+        self._small = asyncio.Semaphore(SMALL_AT_ONCE_MAX)
+        self._works: defaultdict[str, list[_Work]] = defaultdict(list)
+
+    async def handle(self, command: Command) -> None:
+        """Do all that a command asks for; on return it never needs to be seen again.
+
+        May take until the batch's deadline, where store or log are away. Neither a cancellation nor an error
+        leaves anything behind that the same command would not do again.
+        """
+        match command:
+            case BatchCreated():
+                await self._ingest(_Work(command))
+            case CancelRequested(batch_id=batch_id):
+                for work in self._works.get(batch_id, ()):
+                    work.is_stopped = True
+            case DeleteRequested():
+                # What is deleted is over.
+                pass
+
+    async def _ingest(self, work: _Work) -> None:
+        batch_id = work.command.batch.id
+        works = self._works[batch_id]
+        works.append(work)
+        try:
+            await self._until_done(work)
+        except _Stopped:
+            log.info("%s was cancelled before it was published", batch_id)
+        finally:
+            works.remove(work)
+            if not works:
+                self._works.pop(batch_id, None)
+
+    async def _until_done(self, work: _Work) -> None:
+        source, batch = work.command.input, work.command.batch
+        lane = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
+        pause_seconds = PAUSE_SECONDS_MIN
+        while self._clock() < batch.expires_at:
+            try:
+                async with lane:
+                    await self._steps(work)
+            except _Stopped:
+                raise
+            except OSError as error:
+                log.warning("%s: %s; again in %.1f s", batch.id, _told(error), pause_seconds)
+            else:
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+        log.warning("%s reached its deadline before it was published", batch.id)
+
+    async def _steps(self, work: _Work) -> None:
+        batch = work.command.batch
+        # Also of a batch that is cancelled meanwhile: so it is known how many lines were not run.
+        verdict = await self._verdict(work)
+        at = int(self._clock())
+        if isinstance(verdict, Failed):
+            await self._outlet.tell(Rejected(batch_id=batch.id, errors=verdict.errors, at=at))
+            log.info("%s is rejected: %d errors", batch.id, len(verdict.errors))
+            return
+        await self._outlet.tell(Accepted(batch_id=batch.id, total=verdict.total, model=verdict.model, at=at))
+        work.go_on()
+        assert work.command.input is not None
+        try:
+            await self._outlet.publish(verdict.model, self._records(work, work.command.input, verdict.total))
+        except (NotFound, NoKey):
+            log.warning("%s: it or its input was deleted while it was published", batch.id)
+            return
+        log.info("%s is published: %d lines", batch.id, verdict.total)
+
+    async def _verdict(self, work: _Work) -> Passed | Failed:
+        """Check the file; an error in the check itself is the file's verdict, or it would be met for ever."""
+        source, batch = work.command.input, work.command.batch
+        missing = missing_file(batch.input_file_id, work.command.project)
+        if source is None or _INPUT.match(source.key) is None:
+            return missing
+        try:
+            return await self._checked(work, source)
+        except NotFound:
+            return missing
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  see above
+            log.error("%s: %s", batch.id, _told(error))  # noqa: TRY400
+            return Failed(errors=(INTERNAL_FAULT,))
+
+    async def _checked(self, work: _Work, source: InputRef) -> Passed | Failed:
+        settings = self._settings
+        checker = Checker(
+            Rules(
+                endpoint=work.command.batch.endpoint,
+                models={name: model.endpoints for name, model in settings.models.items()},
+                lines_max=settings.file_lines_max,
+                bytes_max=settings.file_bytes_max,
+                line_bytes_max=settings.line_bytes_max,
+                reply_bytes_max=settings.reply_bytes_max,
+            )
+        )
+        is_too_large = source.bytes > settings.file_bytes_max
+        async with aclosing(self._slices(source.key, READ_BYTES if is_too_large else None)) as slices:
+            async for lines in slices:
+                taken = lines[:1] if is_too_large else lines
+                if any(line.data and len(line.data) > LONG_LINE_BYTES for line in taken):
+                    await run_half_time(checker.take_all, taken)
+                else:
+                    checker.take_all(taken)
+                if is_too_large or checker.is_full:
+                    break
+        return checker.too_large() if is_too_large else checker.verdict()
+
+    async def _records(self, work: _Work, source: InputRef, total: int) -> AsyncIterator[Record]:
+        batch = work.command.batch
+        origin = Origin(
+            batch_id=batch.id,
+            project=work.command.project,
+            deadline=batch.expires_at,
+            url=batch.endpoint,
+            key=source.key,
+            created=batch.created_at,
+        )
+        packer = Packer(origin, total)
+        async with aclosing(self._slices(source.key)) as slices:
+            async for lines in slices:
+                work.go_on()
+                for line in lines:
+                    assert line.data is not None
+                    for record in packer.take(line.offset, line.data):
+                        yield record
+        for record in packer.finish():
+            yield record
+
+    async def _slices(self, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
+        """The lines of a file, some at a time; between two slices other tasks have their turn."""
+        splitter = Splitter(self._settings.line_bytes_max)
+        async for chunk in self._store.read(key, 0, end):
+            for lines in _sliced(splitter.feed(chunk)):
+                yield lines
+                await asyncio.sleep(0)
+        yield list(splitter.finish())
+
+
+def _sliced(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    held: list[Line] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line.data or b"")
+        if size >= SLICE_BYTES or len(held) >= SLICE_LINES:
+            yield held
+            held, size = [], 0
+    yield held
+
+
+def _told(error: Exception) -> str:
+    """An error's kind and place for the log; its own text may quote the user."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.name}:{place.lineno}"

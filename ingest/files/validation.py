@@ -1,0 +1,359 @@
+"""What a line of an input file must be, and what is said of one that is not.
+
+The faults, their order, codes and texts are those that clients of OpenAI's service know. Of each faulty line the
+first fault is told, of a file all faulty lines, up to a bound.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, islice
+from typing import Any, Final, Protocol
+
+import msgspec
+import orjson
+
+from tidemill.ingest.files.outline import outlined
+from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX, LINE_BYTES_HIGHEST
+from tidemill.schemas.jsonl import malformed, nesting
+from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
+from tidemill.schemas.resources.batch import BatchError, error_bytes
+
+FAULTS_MAX: Final = ERRORS_MAX
+"""Entries of `errors.data`; the last one says how many more there are."""
+DEPTH_MAX: Final = 128
+CUSTOM_ID_CHARS_MAX: Final = 512
+LONG_LINE_BYTES: Final = 64 * 1024
+"""A longer line is not made into objects. Check it in a thread: it can take a tenth of a second."""
+SHOWN_CHARS_MAX: Final = 64
+"""What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
+MODELS_SHOWN_MAX: Final = 3
+
+NUMBER_BYTES: Final = 20
+"""Of a number of an embedding and its comma: most servers print all digits of a double."""
+BASE64_NUMBER_BYTES: Final = 6
+"""Of one in base64: four bytes make five and a third."""
+_KEPT_CHARS_MAX = 64
+"""A longer `custom_id` is remembered by its hash, so that the memory for them is bounded."""
+
+_EMBEDDINGS = "/v1/embeddings"
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("custom_id", str, "a string"),
+    ("method", str, "a string"),
+    ("url", str, "a string"),
+    ("body", dict, "an object"),
+)
+_REQUIRED = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/responses": "input",
+}
+_FACES = {
+    "/v1/chat/completions": "Chat Completions",
+    "/v1/completions": "Completions",
+    "/v1/embeddings": "Embeddings",
+    "/v1/responses": "Responses",
+}
+_STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
+
+
+_KINDS = {
+    type(None): "null", bool: "a boolean", int: "an integer", float: "a number", str: "a string",
+    list: "an array", dict: "an object",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What one batch is checked against."""
+
+    endpoint: str
+    models: Mapping[str, Collection[str]]
+    """The models that may be named, each with its endpoints."""
+    lines_max: int
+    bytes_max: int
+    line_bytes_max: int = LINE_BYTES_MAX
+    reply_bytes_max: int = LINE_BYTES_HIGHEST
+    """A line whose reply must be larger is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """The file is without fault."""
+
+    total: int
+    """Its lines, the blank ones left out."""
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The file has faults."""
+
+    errors: tuple[BatchError, ...]
+
+
+class Fault(Exception):
+    """What is wrong with a line."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+class Seen(Protocol):
+    """The `custom_id`s that were met, each with the number of its line; a dictionary is one."""
+
+    def setdefault(self, kept: str | bytes, number: int, /) -> int:
+        """Remember one, if it is new; the number that is remembered, 0 where that is not known."""
+        ...
+
+
+class Checker:
+    """Takes the lines of one file in their order, then gives the verdict."""
+
+    def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
+        self._rules = rules
+        self._required = _REQUIRED[rules.endpoint]
+        self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
+        self._errors: list[BatchError] = []
+        self._errors_bytes = 0
+        self._faults = 0
+        self._total = 0
+        self._inputs = 0
+        self.model: str | None = None
+        """The model of the batch, once a line has named one that may be used."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more lines than allowed, so that further ones need not be taken."""
+        return self._total > self._rules.lines_max
+
+    def take(self, line: Line) -> None:
+        """Check the next line."""
+        self._total += 1
+        if self.is_full:
+            return
+        try:
+            self._examine(line.data, line.number)
+        except Fault as fault:
+            self._faults += 1
+            if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
+                entry = _entry(fault, line.number)
+                self._errors_bytes += error_bytes(entry)
+                self._errors.append(entry)
+
+    def take_all(self, lines: Iterable[Line]) -> None:
+        """Check the next lines."""
+        for line in lines:
+            self.take(line)
+
+    def fault(self, data: bytes) -> Fault | None:
+        """Check a line on its own, of which there may be any number: what is wrong with it."""
+        try:
+            self._examine(data, 1)
+        except Fault as fault:
+            # Without the frames that it came through, which hold the parsed line.
+            return fault.with_traceback(None)
+        return None
+
+    def verdict(self) -> Passed | Failed:
+        """Say what has come of the lines taken."""
+        whole = [_entry(fault) for fault in self._faults_of_the_whole()]
+        count = len(whole) + self._faults
+        if not count:
+            assert self.model is not None
+            return Passed(total=self._total, model=self.model)
+        return Failed(errors=tuple(_listed(whole + self._errors, count)))
+
+    def too_large(self) -> Failed:
+        """The verdict on a file above `bytes_max`, of which the first line at most has been taken."""
+        of_model = f" for the {_shown(self.model)} model" if self.model is not None else ""
+        message = f"The batch input file is larger than the {self._rules.bytes_max} maximum{of_model}"
+        return Failed(errors=(BatchError(code="file_too_large", message=message),))
+
+    def _faults_of_the_whole(self) -> list[Fault]:
+        if not self._total:
+            text = "The input file is empty. Please ensure that the batch contains at least one request."
+            return [Fault("empty_file", text)]
+        if self.is_full:
+            text = f"The input file has more requests than the maximum of {self._rules.lines_max}."
+            return [Fault("too_many_tasks", text)]
+        if self._inputs > EMBEDDING_INPUTS_MAX:
+            text = f"The batch has {self._inputs} embedding inputs; the maximum is {EMBEDDING_INPUTS_MAX}."
+            return [Fault("too_many_embedding_inputs", text, "body.input")]
+        return []
+
+    def _examine(self, data: bytes | None, number: int) -> None:
+        if data is None:
+            most = self._rules.line_bytes_max
+            text = f"This line is longer than the maximum of {most} bytes (limit: line_bytes_max)."
+            raise Fault("line_too_long", text)
+        request = _parsed(data)
+        for name, kind, expected in _FIELDS:
+            if type(request.get(name)) is not kind:
+                raise _field_fault(request, name, kind, expected)
+        self._unique(request["custom_id"], number)
+        if (method := request["method"]) != "POST":
+            text = f"Invalid method for this request. Only POST is supported, but it is '{_shown(method)}'."
+            raise Fault("invalid_method", text, "method")
+        if (url := request["url"]) != self._rules.endpoint:
+            text = (
+                "The URL provided for this request does not match the batch endpoint. "
+                f"Expected '{self._rules.endpoint}', but got '{_shown(url)}'."
+            )
+            raise Fault("invalid_url", text, "url")
+        self._examine_body(request["body"])
+
+    def _unique(self, custom_id: str, number: int) -> None:
+        size = len(custom_id)
+        if not size:
+            text = "Invalid 'custom_id': empty string. Expected a string with minimum length 1."
+            raise Fault("string_below_min_length", text, "custom_id")
+        if size > CUSTOM_ID_CHARS_MAX:
+            text = (
+                f"Invalid 'custom_id': string too long. Expected a string with maximum length "
+                f"{CUSTOM_ID_CHARS_MAX}, but got a string with length {size} instead."
+            )
+            raise Fault("string_above_max_length", text, "custom_id")
+        kept = (
+            custom_id if size <= _KEPT_CHARS_MAX else hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
+        )
+        if (first := self._ids.setdefault(kept, number)) != number:
+            text = (
+                f"The custom_id '{_shown(custom_id)}' for this request is a duplicate of another request. "
+                "The custom_id parameter must be unique for each request in a batch."
+            )
+            raise Fault("duplicate_custom_id", f"{text} Line {first} has it too." if first else text, "custom_id")
+
+    def _examine_body(self, body: dict[str, Any]) -> None:
+        if stream := body.get("stream"):
+            if stream is not True:
+                raise _type_fault("body.stream", "a boolean", stream)
+            face = _FACES[self._rules.endpoint]
+            text = f"{face}: Streaming is not supported in the Batch API."
+            raise Fault("streaming_unsupported", text, "body.stream")
+        model = body.get("model")
+        if model != self.model or model is None:
+            self._examine_model(model)
+        required = self._required
+        if body.get(required) is None:
+            text = f"{required.capitalize()} parameter is required."
+            raise Fault("invalid_request", text, f"body.{required}")
+        if self._rules.endpoint == _EMBEDDINGS:
+            inputs = _count_of_inputs(body["input"])
+            self._inputs += inputs
+            self._examine_reply(inputs, body)
+
+    def _examine_reply(self, inputs: int, body: dict[str, Any]) -> None:
+        """Refuse a line whose reply would be too large to keep: its server would work for nothing."""
+        dimensions = body.get("dimensions")
+        if type(dimensions) is not int:
+            return
+        number_bytes = BASE64_NUMBER_BYTES if body.get("encoding_format") == "base64" else NUMBER_BYTES
+        size = inputs * dimensions * number_bytes
+        if size > self._rules.reply_bytes_max:
+            text = (
+                f"The reply to {inputs} inputs of {dimensions} dimensions has about {size} bytes; the maximum is "
+                f"{self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
+            )
+            raise Fault("reply_too_large", text, "body.input")
+
+    def _served(self) -> str:
+        names = [f"'{_shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]
+        return ", ".join([*names, "…"] if len(self._rules.models) > MODELS_SHOWN_MAX else names) or "none"
+
+    def _examine_model(self, model: object) -> None:
+        if model is None or model == "":
+            raise Fault("invalid_request", "Model parameter is required.", "body.model")
+        if type(model) is not str:
+            raise _type_fault("body.model", "a string", model)
+        endpoints = self._rules.models.get(model)
+        if endpoints is None:
+            text = f"The provided model '{_shown(model)}' is not supported by the Batch API."
+            text = f"{text} Models here: {self._served()}."
+            raise Fault("model_not_found", text, "body.model")
+        if self._rules.endpoint not in endpoints:
+            text = (
+                f"The model '{_shown(model)}' does not serve {self._rules.endpoint}; "
+                f"it serves {', '.join(endpoints)}."
+            )
+            raise Fault("model_not_supported", text, "body.model")
+        if self.model is not None:
+            text = (
+                f"The model '{_shown(model)}' for this request does not match the rest of the batch. "
+                f"Each batch must contain requests for a single model; this one began with '{_shown(self.model)}'."
+            )
+            raise Fault("mismatched_model", text, "body.model")
+        self.model = model
+
+
+def _listed(errors: list[BatchError], count: int) -> list[BatchError]:
+    """As many as fit, in number and in bytes; where that is not all of `count`, the last one says so."""
+    sizes = accumulate(map(error_bytes, errors))
+    if count <= FAULTS_MAX and count == len(errors) and max(sizes, default=0) <= ERRORS_BYTES_MAX:
+        return errors
+    room = ERRORS_BYTES_MAX - error_bytes(_more(count))
+    fit = sum(size <= room for size in accumulate(map(error_bytes, errors[: FAULTS_MAX - 1])))
+    return [*errors[:fit], _more(count - fit)]
+
+
+def _more(count: int) -> BatchError:
+    return BatchError(code="too_many_errors", message=f"{count} more errors are not listed.")
+
+
+def missing_file(file_id: str, project: str) -> Failed:
+    """The verdict on a file that is not there, or not the project's."""
+    text = f"Cannot find file {_shown(file_id)}, or organization {_shown(project)} does not have access to it."
+    return Failed(errors=(BatchError(code="invalid_request", message=text, param="file_id"),))
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The line; of a long one only what the check looks at."""
+    if nesting.exceeds(data, DEPTH_MAX):
+        raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
+    try:
+        request = orjson.loads(data) if len(data) <= LONG_LINE_BYTES else outlined(data)
+    except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError):
+        text = f"This line is not parseable as valid JSON. {malformed.reason(data)}"
+        raise Fault("invalid_json_line", text) from None
+    if type(request) is not dict:
+        text = f"Each line must be a JSON dictionary object, but this one is {_KINDS[type(request)]}."
+        raise Fault("invalid_request", text)
+    return request
+
+
+def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:
+    """The fault of the first wrong field; a missing one goes before one of the wrong type."""
+    for field, _, _ in _FIELDS:
+        if field not in request:
+            return Fault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
+    assert type(request[name]) is not kind
+    return _type_fault(name, expected, request[name])
+
+
+def _type_fault(param: str, expected: str, found: object) -> Fault:
+    text = f"Invalid type for '{param}': expected {expected}, but got {_KINDS[type(found)]} instead."
+    return Fault("invalid_type", text, param)
+
+
+def _count_of_inputs(given: object) -> int:
+    """How many texts are to be embedded: a list of integers is one text, as tokens."""
+    if type(given) is msgspec.Raw:
+        text = bytes(given)
+        return 1 if _STARTS_WITH_INTEGER.match(text) else nesting.elements(text)
+    if type(given) is list and given and type(given[0]) is not int:
+        return len(given)
+    return 1
+
+
+def _entry(fault: Fault, line: int | None = None) -> BatchError:
+    return BatchError(code=fault.code, message=fault.message, param=fault.param, line=line)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "…"

@@ -1,0 +1,1 @@
+"""Streams of direct producers: each becomes a batch."""

@@ -1,0 +1,1 @@
+"""The servers of a model: their breakers, token buckets and metrics."""

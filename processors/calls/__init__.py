@@ -1,0 +1,1 @@
+"""A line becomes an HTTP call; a reply becomes a result line."""

@@ -1,0 +1,317 @@
+"""HTTP/1.1 as far as a POST needs it: one call on one connection, the reply parsed by llhttp.
+
+A general client spends most of its time on what is not needed here: redirects, cookies, proxies, streams. This one
+costs a third of it (see `http_client.py`, which keeps the connections).
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+import httptools
+
+from tidemill.processors.calls import content_coding, framing
+from tidemill.processors.calls.memory_budget import SMALL_BYTES, Replies, Share
+from tidemill.processors.calls.request_codec import Answer, Broken
+
+HEAD_BYTES_MAX: Final = 64 << 10
+"""Of what is no body: the head, the fields behind the last chunk, and what may stand with the size of a chunk."""
+
+_INFORMATIONAL: Final = 200
+_NOTHING: Final = memoryview(b"")
+
+
+_SHOWN_CHARS: Final = 64
+"""Of a content encoding that is quoted."""
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What has come of a reply."""
+
+    status: int = 0
+    has_head: bool = False
+    is_framed: bool = False
+    """Whether its head says where it ends."""
+    request_id: str | None = None
+    retry_after: str | None = None
+    encoding: str | None = None
+    """How its body is compressed."""
+    inflation: content_coding.Decoder | None = None
+    pieces: list[bytes] = field(default_factory=list)
+    """Of its body, decompressed; none where that cannot be."""
+    size: int = 0
+    has_body: bool = False
+
+    def encoded(self, value: str) -> None:
+        """Take in its `Content-Encoding`."""
+        name = value.strip().lower()
+        if name not in {"", "identity"}:
+            self.encoding = name[:_SHOWN_CHARS]
+            self.inflation = content_coding.inflation(name)
+
+    @property
+    def unread(self) -> str | None:
+        """How its body is compressed, where it could not be decompressed."""
+        if not self.has_body or (self.inflation is not None and self.inflation.is_whole):
+            return None
+        return self.encoding
+
+
+class Connection(asyncio.Protocol):
+    """A connection to a server, used for one call at a time."""
+
+    def __init__(self, replies: Replies) -> None:
+        self.idle_since = 0.0
+        """When its last call ended, by the clock of the event loop."""
+        self._replies = replies
+        self._share: Share | None = None
+        self._is_paused = False
+        """Whether it waits for the budget, and is not read from."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._seconds_left = 0.0
+        """What is left of the call's time while it waits for the budget."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._call: asyncio.Future[Answer | Broken] | None = None
+        self._keeps_alive = False
+        self._bytes_max = 0
+        self._head = b""
+        """What has come of a reply's head."""
+        self._is_refused = False
+        """Whether the parser has refused it."""
+        self._bare_bytes = 0
+        """What has come since the body last grew."""
+        self._begin()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another call may be made."""
+        return self._keeps_alive and self._transport is not None and not self._transport.is_closing()
+
+    async def call(
+        self, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
+    ) -> Answer | Broken:
+        """Send a request and wait for its reply.
+
+        Args:
+            request: All of it.
+            seconds: How long that may take.
+            bytes_max: Of the reply's body.
+            body: What comes after it; it is not copied.
+        """
+        if self._transport is None or self._transport.is_closing():
+            return Broken.CONNECTION
+        self._begin()
+        self._bytes_max = bytes_max
+        call: asyncio.Future[Answer | Broken] = self._loop.create_future()
+        self._call = call
+        self._timer = self._loop.call_later(seconds, self._end, Broken.TIMEOUT)
+        try:
+            self._transport.write(request)
+            if body:
+                self._transport.write(body)
+            return await call
+        except asyncio.CancelledError:
+            if call.done() and not call.cancelled():
+                _drop(call.result())
+            raise
+        finally:
+            self._stop_timer()
+            if not call.done() or call.cancelled():
+                self.close()
+
+    def close(self) -> None:
+        """Close at once."""
+        self._keeps_alive = False
+        self._let_go()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        # The transports of uvloop are of no class of asyncio.
+        self._transport = cast("asyncio.Transport", transport)
+        self._keeps_alive = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`. A reply of no stated length ends with its connection."""
+        self._keeps_alive = False
+        self._transport = None
+        if exc is None and self._reply.has_head and not self._reply.is_framed:
+            self._end(self._answer())
+        else:
+            self._end(Broken.CONNECTION)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        size = self._reply.size
+        self._bare_bytes += len(data)
+        try:
+            self._feed(data)
+        except framing.LengthsError:
+            self._end(Broken.LENGTHS)
+            return
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._end(Broken.CONNECTION)
+            return
+        if self._reply.size > size:
+            self._bare_bytes = 0
+        elif self._bare_bytes > HEAD_BYTES_MAX:
+            self._end(Broken.CONNECTION)
+
+    def _feed(self, data: bytes) -> None:
+        """Let the parser have these bytes; a head that it refuses is mended, if that can be."""
+        if self._reply.has_head:
+            self._parser.feed_data(data)
+            return
+        self._head += data
+        if not self._is_refused:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError:
+                if self._reply.has_head:
+                    raise
+                self._is_refused = True
+            else:
+                return
+        head, end, rest = self._head.partition(framing.HEAD_END)
+        if not end:
+            return
+        mended = framing.mended(head + end)
+        self._begin()
+        self._parser = httptools.HttpResponseParser(self)
+        # Whoever wrote such a head may mean another end of the body.
+        self._keeps_alive = False
+        self._parser.feed_data(mended + rest)
+
+    def on_message_begin(self) -> None:
+        """See `httptools`."""
+        if self._call is None:
+            # Nobody asked: what follows could not be told from the reply to the next call.
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See `httptools`; only what is needed is kept."""
+        name = name.lower()
+        if name in {b"content-length", b"transfer-encoding"}:
+            self._reply.is_framed = True
+        elif name == b"x-request-id":
+            self._reply.request_id = value.decode("latin-1")
+        elif name == b"retry-after":
+            self._reply.retry_after = value.decode("latin-1")
+        elif name == b"content-encoding":
+            self._reply.encoded(value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        """See `httptools`."""
+        self._head = b""
+        self._reply.status = self._parser.get_status_code()
+        self._reply.has_head = self._reply.status >= _INFORMATIONAL
+
+    def on_body(self, body: bytes) -> None:
+        """See `httptools`."""
+        self._reply.has_body = True
+        if self._reply.encoding is None:
+            self._take(body)
+        elif self._reply.inflation is None:
+            self._take(body, is_kept=False)
+        else:
+            try:
+                for piece in self._reply.inflation.feed(body):
+                    self._take(piece)
+                    if self._call is None:
+                        return
+            except content_coding.CodingError:
+                self._reply.inflation = None
+
+    def _take(self, body: bytes, *, is_kept: bool = True) -> None:
+        reply = self._reply
+        reply.size += len(body)
+        if reply.size > self._bytes_max:
+            self._end(Broken.TOO_LARGE)
+            return
+        if not is_kept:
+            return
+        reply.pieces.append(body)
+        if self._share is not None:
+            self._count(len(body))
+        elif reply.size > SMALL_BYTES:
+            self._share = self._replies.share(self._read_on, self._give_up)
+            self._count(reply.size)
+
+    def on_message_complete(self) -> None:
+        """See `httptools`."""
+        if self._reply.status < _INFORMATIONAL:
+            # `100 Continue` and its like go before the reply.
+            self._begin()
+        else:
+            self._keeps_alive = self._keeps_alive and self._parser.should_keep_alive()
+            self._end(self._answer())
+
+    def _begin(self) -> None:
+        self._reply = _Reply()
+        self._head = b""
+        self._is_refused = False
+        self._bare_bytes = 0
+
+    def _answer(self) -> Answer:
+        reply = self._reply
+        unread = reply.unread
+        body = b"" if unread else reply.pieces[0] if len(reply.pieces) == 1 else b"".join(reply.pieces)
+        reply.pieces = []
+        share, self._share = self._share, None
+        if share is not None:
+            share.finish()
+        return Answer(reply.status, body, reply.request_id, reply.retry_after, unread, share)
+
+    def _count(self, size: int) -> None:
+        assert self._share is not None
+        if not self._share.grow(size) and self._transport is not None and self._timer is not None:
+            self._transport.pause_reading()
+            self._is_paused = True
+            self._seconds_left = self._timer.when() - self._loop.time()
+            self._stop_timer()
+
+    def _read_on(self) -> None:
+        """There is room for more of the reply; the time that it has waited was not the server's."""
+        if self._call is not None:
+            self._timer = self._loop.call_later(self._seconds_left, self._end, Broken.TIMEOUT)
+        self._unpause()
+
+    def _unpause(self) -> None:
+        if self._is_paused and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def _give_up(self) -> None:
+        self._end(Broken.TIMEOUT)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _let_go(self) -> None:
+        share, self._share = self._share, None
+        if share is not None:
+            share.close()
+
+    def _end(self, outcome: Answer | Broken) -> None:
+        """Hand over how the call ended; a connection whose call broke off is of no use any more."""
+        call, self._call = self._call, None
+        self._reply.pieces = []
+        if isinstance(outcome, Broken):
+            self.close()
+        else:
+            self._unpause()
+        if call is not None and not call.done():
+            call.set_result(outcome)
+        else:
+            _drop(outcome)
+
+
+def _drop(outcome: Answer | Broken) -> None:
+    if isinstance(outcome, Answer) and outcome.share is not None:
+        outcome.share.close()

@@ -1,0 +1,254 @@
+"""The body of a 2xx reply: whether it is a success, and how many tokens it names.
+
+The body passes through as bytes. Of what it holds, only the token counts and what tells a failure are read: an
+`error`, a choice that ended with one, and a list that every good reply of the endpoint has.
+"""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
+from tidemill.schemas.endpoints import BY_PATH
+from tidemill.schemas.jsonl import nesting
+
+Tokens = tuple[int, int, int, int]
+"""Input, cached of these, output, reasoning of these."""
+NO_TOKENS: Final = (0, 0, 0, 0)
+
+LEVELS_MAX: Final = 512
+"""Of nesting, of what is looked into once more: an error, and what was mended. Decoders end at some 950."""
+ENDED_WITH_ERROR: Final = 500
+"""What a choice with `finish_reason: "error"` stands for where it names no status. Source: vLLM, which ends a
+choice so after a fault of its own that another try may not meet."""
+_STATUS_DIGITS: Final = 3
+_STATUSES: Final = range(400, 600)
+_FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
+_BLANK_LIST_BYTES_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A reply says by its content that the call failed.
+
+    Attributes:
+        status: The HTTP status that it names, or that what it says stands for; None where nothing tells.
+        words: What it says.
+    """
+
+    status: int | None
+    words: str
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
+_ABSENT: Final = msgspec.Raw()
+
+
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+    error: msgspec.Raw = _ABSENT
+
+
+class _Reply(msgspec.Struct, gc=False):
+    usage: _Usage | None = None
+    error: msgspec.Raw = _ABSENT
+    choices: list[_Choice] | None = None
+    data: msgspec.Raw = _ABSENT
+
+
+class _OddReply(msgspec.Struct):
+    """With something that is not of the shape."""
+
+    usage: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+    choices: msgspec.Raw = _ABSENT
+    data: msgspec.Raw = _ABSENT
+
+
+class _Object(msgspec.Struct):
+    pass
+
+
+_replies: Final = msgspec.json.Decoder(_Reply)
+_odd_replies: Final = msgspec.json.Decoder(_OddReply)
+_choices: Final = msgspec.json.Decoder(list[_Choice])
+_objects: Final = msgspec.json.Decoder(_Object)
+_dicts: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_strings: Final = msgspec.json.Decoder(str)
+
+
+def is_object(body: bytes) -> bool:
+    """Whether this is one JSON object in UTF-8, as strictly as RFC 8259 has it, nested within `LEVELS_MAX`."""
+    try:
+        _objects.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return is_utf8(body) and not nesting.exceeds(body, LEVELS_MAX)
+
+
+def is_utf8(body: bytes) -> bool:
+    """Whether all of it is UTF-8."""
+    # The decoder does not look into strings that nobody asked for.
+    if body.isascii():
+        return True
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def read(body: bytes, endpoint: str) -> Tokens | Fault | None:
+    """The token counts of a reply: zeros where it names none, None where it names what cannot be.
+
+    Args:
+        body: The reply's body.
+        endpoint: The path that was called, like `/v1/embeddings`.
+
+    Returns:
+        The counts, or the fault that the reply tells of.
+
+    Raises:
+        MsgspecError: It is no JSON object.
+    """
+    # Before it is decoded: a decoder fails in another way on a text that is not.
+    if not is_utf8(body):
+        raise msgspec.DecodeError("it is not UTF-8")
+    try:
+        try:
+            reply = _replies.decode(body)
+            tokens = NO_TOKENS if reply.usage is None else _mapped(reply.usage)
+        except msgspec.ValidationError:
+            # An array, or an object that has something odd.
+            reply, tokens = _odd(_odd_replies.decode(body))
+        return _fault(reply, endpoint) or tokens
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error
+
+
+def _odd(reply: _OddReply) -> tuple[_Reply, Tokens | None]:
+    """What can be made out of a reply that is not of the shape."""
+    choices = None if _is_empty(reply.choices) else [_Choice()]
+    with contextlib.suppress(ValueError, RecursionError):
+        choices = _choices.decode(reply.choices)
+    tokens = NO_TOKENS if reply.usage is _ABSENT else _odd_tokens(reply.usage)
+    return _Reply(error=reply.error, choices=choices, data=reply.data), tokens
+
+
+def _fault(reply: _Reply, endpoint: str) -> Fault | None:
+    if reply.error is not _ABSENT and bytes(reply.error) not in _FALSY:
+        return Fault(_status(reply.error), _words(reply.error) or "The reply is an error without a message.")
+    entry = BY_PATH.get(endpoint)
+    if entry is None or entry.list_field is None:
+        return None
+    if entry.list_field == "choices":
+        for choice in reply.choices or ():
+            if choice.finish_reason == "error":
+                words = _words(choice.error) or "A choice ended with the finish_reason error."
+                return Fault(_status(choice.error) or ENDED_WITH_ERROR, words)
+    is_empty = not reply.choices if entry.list_field == "choices" else _is_empty(reply.data)
+    return Fault(None, f"The reply has no {entry.list_field}.") if is_empty else None
+
+
+def _is_empty(items: msgspec.Raw) -> bool:
+    """Whether this is anything but a list with an item."""
+    view = memoryview(items)
+    if bytes(view[:1]) != b"[":
+        return True
+    return len(view) <= _BLANK_LIST_BYTES_MAX and not bytes(view[1:-1]).strip(b" \t\r\n")
+
+
+def _fields(error: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    try:
+        return _dicts.decode(error)
+    except msgspec.MsgspecError:
+        return {}
+
+
+def _status(error: msgspec.Raw) -> int | None:
+    """The HTTP status that an error names, as a number or as text."""
+    fields = _fields(error)
+    for name in ("code", "status", "status_code"):
+        text = bytes(fields.get(name, b"")).strip(b'"')
+        if len(text) == _STATUS_DIGITS and text.isdigit() and int(text) in _STATUSES:
+            return int(text)
+    return None
+
+
+def _words(error: msgspec.Raw) -> str:
+    """What an error says: its message, or itself where it has none."""
+    if error is _ABSENT:
+        return ""
+    message = _fields(error).get("message", error)
+    try:
+        words = _strings.decode(message)
+    except msgspec.MsgspecError:
+        words = bytes(message).decode(errors="replace")
+    return words[:TEXT_CHARS_MAX]
+
+
+def _odd_tokens(text: msgspec.Raw) -> Tokens | None:
+    """Of a `usage` that is not as it should be, what can be made out; None where that is not both counts."""
+    try:
+        usage = msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(usage, dict):
+        return None
+    fields: dict[str, Any] = {}
+    for name in _Usage.__struct_fields__:
+        value = usage.get(name)
+        if name.endswith("_details"):
+            details = value if isinstance(value, dict) else {}
+            fields[name] = _Details(*(_whole(details.get(part)) for part in _Details.__struct_fields__))
+        else:
+            fields[name] = _whole(value)
+    return _mapped(_Usage(**fields))
+
+
+def _whole(value: object) -> int | None:
+    """A number as a whole one; -1, which no count can be, where it is anything else."""
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+def _mapped(usage: _Usage) -> Tokens | None:
+    """Chat and embeddings speak of prompt and completion, responses of input and output."""
+    given = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
+    made = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
+    given, made = given or 0, made or 0
+    if not (0 <= given <= TOKENS_MAX and 0 <= made <= TOKENS_MAX):
+        return None
+    given_details = usage.input_tokens_details or usage.prompt_tokens_details
+    made_details = usage.output_tokens_details or usage.completion_tokens_details
+    return (
+        given,
+        _part(given_details.cached_tokens if given_details else None, given),
+        made,
+        _part(made_details.reasoning_tokens if made_details else None, made),
+    )
+
+
+def _part(number: int | None, whole: int) -> int:
+    """A count of some of the tokens; it bills nothing, so one that cannot be is none."""
+    return number if number is not None and 0 <= number <= whole else 0

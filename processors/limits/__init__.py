@@ -1,0 +1,1 @@
+"""How many calls a server gets at one time."""

@@ -1,0 +1,327 @@
+"""How many calls a backend takes at one time, found out by trying.
+
+Refusals (429, 503, a timeout) are the only sign: how long a call takes says how long its answer is. The limit is a
+*sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and the two just
+below it, are counted apart. That tells a full backend from one that refuses at random: a full one refuses nearly
+all of the highest calls, the other as many of these as of all.
+
+| what is seen | then |
+|---|---|
+| trial calls are answered, or are not refused for a second | they become sure, the next trial is twice as large |
+| four trial calls in a row are refused, or three and a quarter of the trial | it ends; where it ended is *full* |
+| half of the last eight of the highest calls are refused, or ten of the last 32 of all | it falls a little |
+| ten of the last 32 calls are not answered in time | it falls to three quarters |
+
+The first trial doubles the limit, so the capacity of a backend is found within a few calls' time. The calls of a
+trial go out in slices, a few milliseconds apart: a full backend refuses the first of them, and the rest stays
+here. A trial ends below what was full, and one more call than that is tried alone. The limit falls by one call,
+and by twice as many each time until a call that was sent since is answered; or to what is in flight. Each answer
+earns a part of a refusal, which trials spend: so at most about one in two hundred calls is refused for their sake.
+`limit_probe.py` deals with a few refusals near the limit, `slow_start.py` with a limit that was not used lately.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from tidemill.processors.limits.limit_probe import LimitProbe
+from tidemill.processors.limits.slow_start import SLICE_SECONDS, SLICES, START_CALLS, SlowStart
+
+SETTLED_SECONDS: Final = 1.0
+"""A call that is not refused for so long has been taken in, however long its answer is."""
+TRIAL_CALLS_MIN: Final = 3
+"""Answers, or refusals, that decide a trial, whatever its size."""
+REFUSED_PART: Final = 4
+"""One in so many refused is too many for a trial."""
+REFUSED_ROW: Final = 4
+"""So many trial calls in a row are refused by chance hardly ever."""
+WINDOW_CALLS: Final = 32
+WINDOW_REFUSED_MAX: Final = 10
+"""With one call in twenty refused at random, this happens once in half a million windows."""
+EDGE_PART: Final = 16
+EDGE_CALLS_MIN: Final = 2
+"""The highest calls below the sure number: with one call too many, the last of them is refused each time."""
+EDGE_WINDOW_CALLS: Final = 8
+EDGE_REFUSED_MAX: Final = 4
+"""This happens by chance now and then, and costs one call until the next trial."""
+PRESSED_CALLS_MIN: Final = 8
+KEPT_PART: Final = 0.75
+"""Of the limit, where many calls are not answered in time."""
+DEEP_CALLS: Final = 4
+"""Lost at one time; what creeps is cut by one or two."""
+CREDIT_PER_ANSWER: Final = 0.005
+CREDIT_REFUSALS_MAX: Final = 16.0
+"""At the beginning there is as much, so that the first trials go fast."""
+
+
+class Slot(NamedTuple):
+    """What the limit remembers of a call that was sent."""
+
+    cut: int
+    """How often the limit had been cut by then."""
+    trial: int
+    """The number of the trial it belongs to; 0 where it is below the sure number."""
+    is_edge: bool
+    """Whether it is one of the highest below the sure number."""
+    slice: int = 0
+    """Where the limit was not used lately, the slice it belongs to; else 0."""
+
+
+@dataclass(slots=True)
+class _Trial:
+    number: int
+    since: float
+    next_at: float
+    """When its next slice may go out."""
+    open: int = 0
+    """Calls above the sure number that may go out by now."""
+    sent: int = 0
+    answered: int = 0
+    refused: int = 0
+    row: int = 0
+    """Refused since the last that was answered."""
+
+
+class _Window:
+    """Which of the last calls were refused."""
+
+    __slots__ = ("bits", "mask", "seen")
+
+    def __init__(self, calls: int) -> None:
+        self.bits = 0
+        self.mask = (1 << calls) - 1
+        self.seen = 0
+
+    def note(self, refused: int) -> None:
+        self.bits = (self.bits << 1 | refused) & self.mask
+        self.seen += 1
+
+    @property
+    def refused(self) -> int:
+        return self.bits.bit_count()
+
+
+class ConcurrencyLimit:
+    """The limit of one backend."""
+
+    def __init__(self, calls_max: int, *, share: float = 1.0) -> None:
+        """Start low.
+
+        Args:
+            calls_max: It never rises above.
+            share: What part of the limit is for us, 0 < share <= 1; the rest is for whoever else calls it.
+        """
+        self._calls_max = calls_max
+        self._share = share
+        self.sure = min(START_CALLS, calls_max)
+        self._step = self.sure
+        self._trial: _Trial | None = None
+        self._trials = 0
+        self._failed = 0
+        """The number of the last trial that was refused."""
+        self._cuts = 0
+        self._fall = 1
+        """Calls that the next cut takes."""
+        self._full: int | None = None
+        """So many calls were refused when they were last tried."""
+        self._all = _Window(WINDOW_CALLS)
+        self._edge = _Window(EDGE_WINDOW_CALLS)
+        self._relief = LimitProbe()
+        self._sluice = SlowStart()
+        self._credit = CREDIT_REFUSALS_MAX
+        self._is_told = False
+        """Whether the backend says of itself how it is."""
+        self._may_try = True
+
+    @property
+    def allowed(self) -> int:
+        """Calls that may be in flight."""
+        if self._trial is None:
+            return min(self._ours(self.sure), self._sluice.level)
+        return self._ours(min(self.sure + self._trial.open, self._calls_max))
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether so many calls are refused that it is no accident; so too while little is known."""
+        seen = self._all
+        return seen.seen < PRESSED_CALLS_MIN or REFUSED_PART * seen.refused > min(seen.seen, WINDOW_CALLS)
+
+    def sent(self, level: int) -> Slot:
+        """A call goes out; `level` calls are in flight with it."""
+        sure = self._ours(self.sure)
+        part = self._sluice.sent(level)
+        if level <= sure or self._trial is None:
+            return Slot(self._cuts, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART), part)
+        self._trial.sent += 1
+        return Slot(self._cuts, self._trial.number, is_edge=False)
+
+    def answered(self, slot: Slot, now: float) -> None:
+        """A call was answered: with a result, or with an error that is the line's own."""
+        self._credit = min(CREDIT_REFUSALS_MAX, self._credit + CREDIT_PER_ANSWER)
+        self._note(slot, refused=0)
+        if self._trial is not None and slot.trial == self._trial.number:
+            self._trial.answered += 1
+            self._trial.row = 0
+            self._judge(now)
+
+    def refused(self, slot: Slot, in_flight: int, now: float, *, late: bool = False) -> None:
+        """A call was refused, or had no answer in time.
+
+        Args:
+            slot: What `sent` gave.
+            in_flight: Calls that are still in flight.
+            now: Seconds of a clock that nobody steps.
+            late: Whether it had no answer in time.
+        """
+        if slot.trial:
+            self._credit = max(0.0, self._credit - 1)
+            if self._trial is not None and slot.trial == self._trial.number:
+                self._trial.refused += 1
+                self._trial.row += 1
+                self._judge(now)
+            if slot.trial == self._failed and self._full is not None:
+                # What is still in flight was taken, or will be refused in a moment.
+                self._full = max(self.sure + 1, min(self._full, int(in_flight / self._share) + 1))
+            return
+        if slot.slice and not late:
+            if (taken := self._sluice.refused(slot.slice, in_flight)) is not None:
+                self._credit = max(self._credit, 2.0 * TRIAL_CALLS_MIN)
+                self._cut(min(self.sure, int(taken / self._share)))
+            return
+        self._note(slot, refused=1)
+        if self._all.refused >= WINDOW_REFUSED_MAX and late:
+            self._cut(int(self.sure * KEPT_PART))
+        elif self._all.refused >= WINDOW_REFUSED_MAX or self._edge.refused >= EDGE_REFUSED_MAX:
+            fall, self._fall = self._fall, 2 * self._fall
+            if fall >= DEEP_CALLS:
+                # The backend has changed, and what was cut too deep is to be found again at once.
+                self._credit = max(self._credit, 2.0 * TRIAL_CALLS_MIN)
+            self._cut(max(self.sure // 2, min(self.sure - fall, int(in_flight / self._share))))
+
+    def tick(self, in_flight: int, now: float) -> None:
+        """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
+        sure = self._ours(self.sure)
+        self._sluice.tick(in_flight, sure, now)
+        if self._trial is not None:
+            if self._sluice.level < sure:
+                # It was begun when more was in flight.
+                self._trial = None
+            else:
+                self._judge(now)
+        if self._trial is None and in_flight >= sure:
+            self._trial = self._begun(now)
+        trial = self._trial
+        if trial is not None and trial.open < self._step and now >= trial.next_at:
+            trial.open = min(self._step, trial.open + math.ceil(self._step / SLICES))
+            trial.next_at = now + SLICE_SECONDS
+
+    @property
+    def ripe_at(self) -> float | None:
+        """When more may go out: the next slice, or a trial that may be judged by time alone."""
+        if self._trial is None:
+            return self._sluice.next_at if self._sluice.level < self._ours(self.sure) else None
+        return self._trial.next_at if self._trial.open < self._step else self._trial.since + SETTLED_SECONDS
+
+    def halve(self) -> None:
+        """The backend was away: begin with less, and find the rest again."""
+        self._cut(self.sure // 2)
+        self._full = None
+        self._step = self.sure
+        self._credit = CREDIT_REFUSALS_MAX
+
+    def hold(
+        self, is_full: bool, *, most: int | None = None, least: int = START_CALLS, room: int | None = None
+    ) -> None:
+        """Take in what the backend says of itself: from now on there is one trial at most after each word.
+
+        Args:
+            is_full: Nothing is to be added for now.
+            most: So many calls in flight are enough for it.
+            least: The limit does not fall below that for it.
+            room: So many calls may be added by the next trial.
+        """
+        self._is_told = True
+        self._may_try = not is_full
+        if is_full and self._trial is not None:
+            self._trial = None
+            self._step = 1
+        if room is not None:
+            self._step = min(self._step, max(1, int(room / self._share)))
+        if most is None:
+            return
+        calls = max(1, least, int(most / self._share))
+        if calls < self.sure:
+            self._cut(calls)
+        else:
+            self._full = calls + 1
+            self._step = max(1, calls - self.sure)
+
+    def release(self) -> None:
+        """It says nothing any more."""
+        self._is_told = False
+        self._may_try = True
+
+    def _ours(self, calls: int) -> int:
+        return math.ceil(calls * self._share)
+
+    def _begun(self, now: float) -> _Trial | None:
+        """A new trial, where one may be made."""
+        if not self._may_try or not self._relief.allows(self.sure + 1) or self.sure >= self._calls_max:
+            return None
+        if self._credit < TRIAL_CALLS_MIN:
+            return None
+        if self._full is not None:
+            self._step = min(self._step, max(1, self._full - 1 - self.sure))
+        while self._step > 1 and not self._relief.allows(self.sure + self._step):
+            self._step //= 2
+        # A share of a step may be less than one call.
+        self._step = max(self._step, math.ceil(1 / self._share))
+        self._trials += 1
+        self._may_try = not self._is_told
+        self._trial = _Trial(self._trials, now, next_at=now)
+        return self._trial
+
+    def _judge(self, now: float) -> None:
+        trial = self._trial
+        assert trial is not None, "it is under way"
+        needed = max(TRIAL_CALLS_MIN, self._ours(self._step) // 2)
+        is_settled = trial.sent >= needed and now >= trial.since + SETTLED_SECONDS
+        is_refused = REFUSED_PART * trial.refused > trial.sent
+        if trial.row >= REFUSED_ROW or (trial.refused >= TRIAL_CALLS_MIN and is_refused):
+            self._trial = None
+            self._failed = trial.number
+            self._full = self.sure + self._step
+        elif (trial.answered >= needed and REFUSED_PART * trial.refused <= trial.answered) or (
+            is_settled and not is_refused
+        ):
+            self.sure = min(self.sure + self._step, self._calls_max)
+            if self._full is not None and self.sure >= self._full:
+                self._full = None
+            self._step = min(2 * self._step, self.sure)
+            self._relief.begin()
+            self._trial = None
+
+    def _note(self, slot: Slot, refused: int) -> None:
+        if slot.cut != self._cuts:
+            # What was sent under a higher limit says nothing of this one.
+            return
+        if not refused:
+            self._fall = 1
+        self._all.note(refused)
+        if slot.is_edge:
+            self._edge.note(refused)
+        if not slot.trial and (calls := self._relief.note(self.sure, refused=bool(refused))) is not None:
+            self.sure = min(calls, self._calls_max)
+            self._step = 1
+            self._trial = None
+            self._cuts += 1
+
+    def _cut(self, calls: int) -> None:
+        self.sure = max(1, calls)
+        self._full = self.sure + 1
+        self._step = 1
+        self._trial = None
+        self._cuts += 1
+        self._all = _Window(WINDOW_CALLS)
+        self._edge = _Window(EDGE_WINDOW_CALLS)
+        self._relief.reset()

@@ -1,0 +1,83 @@
+"""Whether fewer calls would be refused less often: some backends refuse a part of the calls near their capacity.
+
+Refusals at random are of no concern: with fewer calls in flight there are as many of them. So where a period of
+calls has had too many, the next is made with a little less in flight, and the two are compared:
+
+- a third as many or fewer: the lower limit stays, and the old one is a *lid*, below which trials end, for a while;
+- else it was chance: the old limit comes back, and as many refusals are left alone for some periods.
+"""
+
+from typing import Final
+
+PERIOD_CALLS: Final = 256
+REFUSED_MAX: Final = 4
+"""Of a period; what goes beyond is worth a comparison."""
+RELIEVED_PART: Final = 3
+LESS_PART: Final = 16
+"""How much less: one part in so many, or one call."""
+CHANCE_PERIODS: Final = 20
+LID_CALLS_MIN: Final = 4096
+LID_CALLS_MAX: Final = 16_384
+"""How long a lid lasts: twice as long as the last one, up to this."""
+
+
+class LimitProbe:
+    """Compares periods of calls."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._refused = 0
+        self._before: tuple[int, int] | None = None
+        """The limit and the refusals of the period before, while a lower limit is compared with it."""
+        self._chance = 0
+        self._chance_left = 0
+        self._lid: int | None = None
+        self._lid_left = 0
+        self._lid_calls = LID_CALLS_MIN
+
+    def allows(self, calls: int) -> bool:
+        """Whether a limit of so many calls may be tried."""
+        return self._before is None and (self._lid is None or calls < self._lid)
+
+    def reset(self) -> None:
+        """The limit was changed for other reasons."""
+        self._calls = self._refused = 0
+        self._before = self._lid = None
+
+    def begin(self) -> None:
+        """The limit has grown: what was counted was under another one."""
+        self._calls = self._refused = 0
+
+    def note(self, limit: int, *, refused: bool) -> int | None:
+        """Count a call under a limit; gives the limit to go on with, where that is another one."""
+        if self._lid is not None:
+            self._lid_left -= 1
+            if self._lid_left <= 0:
+                self._lid = None
+        self._calls += 1
+        self._refused += refused
+        if self._calls < PERIOD_CALLS:
+            return None
+        count, self._calls, self._refused = self._refused, 0, 0
+        if self._before is not None and (old := self._compared(*self._before, count)) is not None:
+            return old
+        if self._chance_left:
+            self._chance_left -= 1
+        else:
+            self._chance = 0
+        if count <= REFUSED_MAX or 2 * count <= 3 * self._chance or limit <= 1:
+            return None
+        self._before = limit, count
+        return limit - max(1, limit // LESS_PART)
+
+    def _compared(self, limit: int, before: int, count: int) -> int | None:
+        """The lower limit has had its period; gives the old one where that was no better."""
+        self._before = None
+        if RELIEVED_PART * count > before:
+            self._chance = max(before, count)
+            self._chance_left = CHANCE_PERIODS
+            return limit
+        self._lid = limit
+        self._lid_left = self._lid_calls
+        self._lid_calls = min(2 * self._lid_calls, LID_CALLS_MAX)
+        return None

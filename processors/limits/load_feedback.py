@@ -1,0 +1,88 @@
+"""What a backend's gauges ask of the limit of calls to it.
+
+| the backend says | then |
+|---|---|
+| nothing waits, and its cache has room | no more calls are added than the rest of the cache holds |
+| requests wait, or its cache is nearly full | no call is added |
+| they have waited at each of some readings, or very many wait | fewer calls, by our part of those that wait |
+| its cache has been full as long | fewer calls, by one in sixteen |
+
+Some requests that wait for a moment are good: the backend has its next one at hand. Of those that wait for long,
+ours are of no use there, and in the way of others.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+from tidemill.processors.backends.server_metrics import ServerMetrics
+
+PATIENCE_READINGS: Final = 3
+MANY_PART: Final = 4
+"""One that waits for so many that run is very many."""
+CACHE_NEARLY_FULL: Final = 0.95
+"""Beyond it a server soon interrupts requests that it works on, and begins them anew."""
+CACHE_FULL: Final = 0.99
+LESS_PART: Final = 16
+
+
+class Demand(NamedTuple):
+    """What is asked of the limit."""
+
+    is_full: bool
+    """No call is to be added."""
+    most: int | None = None
+    """So many calls in flight are enough."""
+    room: int | None = None
+    """So many calls may be added; None where nothing is known of it."""
+
+
+class LoadFeedback:
+    """Remembers the readings of one backend."""
+
+    def __init__(self, *, yields: bool = False) -> None:
+        """Begin.
+
+        Args:
+            yields: Whether others go first: what waits makes room at once, whoever sent it.
+        """
+        self._yields = yields
+        self._row = 0
+        self._waiting = math.inf
+        """The fewest that waited at any reading of the row."""
+
+    def judge(self, gauges: ServerMetrics, in_flight: int, allowed: int) -> Demand:
+        """Take a reading.
+
+        Args:
+            gauges: What the backend says.
+            in_flight: Our calls.
+            allowed: How many there may be.
+        """
+        if not gauges.waiting and gauges.cache < CACHE_NEARLY_FULL:
+            self._begin()
+            room = _room(gauges, in_flight)
+            return Demand(is_full=room == 0, room=room or None)
+        self._row += 1
+        self._waiting = min(self._waiting, gauges.waiting)
+        is_urgent = self._yields or MANY_PART * gauges.waiting > gauges.running
+        patience = 1 if is_urgent else PATIENCE_READINGS
+        if self._row < patience or in_flight > allowed:
+            # What was taken off before has to show first.
+            return Demand(is_full=True)
+        ours = 1.0 if self._yields else min(1.0, in_flight / max(1.0, gauges.requests))
+        excess = math.ceil(self._waiting * ours)
+        if not excess and gauges.cache >= CACHE_FULL:
+            excess = max(1, allowed // LESS_PART)
+        self._begin()
+        return Demand(is_full=True, most=max(0, in_flight - excess) if excess else None)
+
+    def _begin(self) -> None:
+        self._row = 0
+        self._waiting = math.inf
+
+
+def _room(gauges: ServerMetrics, in_flight: int) -> int | None:
+    """Calls that its cache will hold beside those it has, if they are like those that run."""
+    if not gauges.cache or math.isinf(fitting := gauges.running * CACHE_NEARLY_FULL / gauges.cache):
+        return None
+    return max(0, int(fitting) - max(in_flight, int(gauges.running)))

@@ -1,0 +1,113 @@
+"""How far a limit that was not used lately is open.
+
+A limit that was found a while ago may be far too high by now, and nobody knows before calls go out again. So as
+many as were in flight lately go out at once, and the rest of what the limit allows in slices, a few milliseconds
+apart: a full backend refuses the first calls of a slice, and what comes after it stays here. How long a call takes
+does not matter, so a backend that takes all of them is at its limit within `SLICES * SLICE_SECONDS`.
+
+Each slice is judged by its own calls, which are told by their level, the number of calls in flight with them:
+above its capacity a backend refuses nearly all of them, where one that refuses at random refuses as many of each
+slice. Calls that go out in the place of refused ones count as well, up to as many again.
+"""
+
+import math
+from typing import Final
+
+START_CALLS: Final = 8
+"""So many may go out at once at any time."""
+SLICES: Final = 8
+SLICE_SECONDS: Final = 0.005
+"""A refusal is there within this time, unless the backend is far away."""
+SLICE_CALLS_MIN: Final = 4
+PROVEN_SECONDS: Final = 1.0
+"""What was in flight in the last period of this length, or in this one, is not doubted."""
+REFUSED_PART: Final = 2
+"""More than one in so many calls of a slice refused is too many."""
+REFUSED_MIN: Final = 4
+"""With one call in twenty refused at random, both happen to hardly one slice in ten thousand."""
+
+
+class SlowStart:
+    """Lets calls out to one backend."""
+
+    def __init__(self) -> None:
+        self.level = START_CALLS
+        """Calls that may be in flight."""
+        self.next_at = 0.0
+        """When the next slice may go out."""
+        self._highest = 0
+        """Calls in flight at one time in this period."""
+        self._until = float("-inf")
+        """The end of this period."""
+        self._opening = 0
+        """The number of the last time that it was opened in slices."""
+        self._floor = self._top = 0
+        """From where to where."""
+        self._size = SLICE_CALLS_MIN
+        """Calls of a slice."""
+        self._sent = [0] * SLICES
+        self._refused = [0] * SLICES
+        self._taken: int | None = None
+        """Calls that the backend took of this opening, once it refused the others."""
+
+    def tick(self, in_flight: int, calls: int, now: float) -> None:
+        """Let time count, where more calls are wanted: begin to open, or open further.
+
+        Args:
+            in_flight: Calls.
+            calls: What the limit allows.
+            now: Seconds of a clock that nobody steps.
+        """
+        if now >= self._until:
+            lately = self._highest if now < self._until + PROVEN_SECONDS else 0
+            self.level = max(START_CALLS, lately, in_flight)
+            self._highest = in_flight
+            self._until = now + PROVEN_SECONDS
+        if self.level < calls and in_flight >= self.level and now >= self.next_at:
+            if self.level != self._top or self._top >= self._floor + SLICES * self._size:
+                self._begin(calls)
+            self.level = self._top = min(calls, self.level + self._size)
+            self.next_at = now + SLICE_SECONDS
+
+    def sent(self, level: int) -> int:
+        """A call goes out, and `level` are in flight with it; gives its slice, 0 where it is in none."""
+        if level > self._highest:
+            self._highest = level
+            self.level = max(self.level, level)
+        if not self._floor < level <= self._top:
+            return 0
+        index = (level - self._floor - 1) // self._size
+        if self._sent[index] >= 2 * self._size:
+            return 0
+        self._sent[index] += 1
+        return self._opening * SLICES + index
+
+    def refused(self, number: int, in_flight: int) -> int | None:
+        """A call of a slice was refused.
+
+        Args:
+            number: What `sent` gave.
+            in_flight: Calls that are still in flight.
+
+        Returns:
+            Calls that the backend takes, where it is full; it may be one less at each further call.
+        """
+        opening, index = divmod(number, SLICES)
+        if opening != self._opening:
+            return None
+        self._refused[index] += 1
+        refused = self._refused[index]
+        if self._taken is not None:
+            # What was in flight then was not all taken.
+            self._taken -= 1
+        elif refused >= REFUSED_MIN and REFUSED_PART * refused > self._sent[index]:
+            self._taken = in_flight
+        return self._taken
+
+    def _begin(self, calls: int) -> None:
+        self._opening += 1
+        self._floor = self._top = self.level
+        self._size = max(SLICE_CALLS_MIN, math.ceil((calls - self.level) / SLICES))
+        self._sent = [0] * SLICES
+        self._refused = [0] * SLICES
+        self._taken = None

@@ -1,0 +1,1 @@
+"""What a process keeps of each partition that it has been assigned."""

@@ -1,0 +1,86 @@
+"""What becomes of the lines of a record that cannot be read as a whole.
+
+As far as batch, first index and lines can still be made out, each line gets an error line at once, so that its
+batch need not wait for its deadline. A line whose own `custom_id` cannot be read gets none here: at the deadline
+results writes it, with the `custom_id` of the input.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from tidemill.kafka.dead_letters import Sender, bury
+from tidemill.processors.outcomes.sending import Outbox
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.window import Entry
+from tidemill.schemas import ids
+from tidemill.schemas.bounds import CHAR_BYTES_MAX
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.codec import DecodeError, Headers, LineMark
+
+CODE: Final = "unreadable_request"
+_FIRST_DIGITS_MAX: Final = 10
+MESSAGE: Final = "The record of this request was damaged in the log, so it was not run. Please send it again."
+PARCEL_LINES_MAX: Final = 256
+"""Error lines of one record of outcomes: some hundred bytes each, beside a `custom_id` of 512 characters."""
+CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
+"""A longer one was refused before it came here, and a record with its line may not fit into the log."""
+PARCEL_BYTES_MAX: Final = 512 * 1024
+
+
+_log = logging.getLogger(__name__)
+
+
+async def give_up(
+    entry: Entry, message: Any, reason: DecodeError, *, log: Sender, outbox: Outbox, ended: ClosedBatches
+) -> None:
+    """End a record that cannot be read: first its letter, then an error line for each line that can be told.
+
+    Args:
+        entry: The record in its lane.
+        message: The record as Faust hands it over.
+        reason: Why it cannot be read.
+        log: Where the letter goes.
+        outbox: Where the error lines go.
+        ended: The batches that are over, which get none.
+    """
+    value = message.value or b""
+    await bury(log, message, stage="processors", reason=reason)
+    try:
+        for batch_id, lines, headers in refusals(message.headers or (), value):
+            if batch_id not in ended:
+                await outbox.send(batch_id, lines, headers)
+    except Exception:  # noqa: BLE001  its lines get their end at the deadline
+        _log.exception("the lines of a record that is a dead letter could not be told")
+    entry.lane.done(entry)
+
+
+def refusals(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
+    """The outcomes of a record's lines: batch id, value and headers, for as many records as it takes."""
+    found = dict(headers)
+    batch_id = (found.get("tidemill-batch") or b"").decode("ascii", "replace")
+    first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
+    if not ids.is_batch_id(batch_id) or not first.isdecimal() or len(first) > _FIRST_DIGITS_MAX:
+        return
+    texts: list[bytes] = []
+    marks: list[LineMark] = []
+    size = 0
+    for index, data in enumerate(value.split(b"\n"), int(first)):
+        try:
+            custom_id = bytes(line.parse(data).custom_id)
+        except (msgspec.MsgspecError, RecursionError):
+            continue
+        if len(custom_id) > CUSTOM_ID_BYTES_MAX:
+            continue
+        text = line.unanswered(batch_id, index, custom_id, code=CODE, message=MESSAGE)
+        if texts and (len(texts) >= PARCEL_LINES_MAX or size + len(text) > PARCEL_BYTES_MAX):
+            yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)
+            texts, marks, size = [], [], 0
+        texts.append(text)
+        marks.append(LineMark(index, len(text), failed=True, attempts=0))
+        size += len(text)
+    if texts:
+        yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)

@@ -1,0 +1,223 @@
+"""The lane of a partition: its records under way, their lines, and how many of them there may be.
+
+Lines are done in any order; a record is done with its last line, and is acknowledged once all before it are. One
+that is done takes no more room, only a place among those that wait for their acknowledgement: so lines that are
+slow, or of a project whose turns are few, do not keep others of their partition from coming for a long way.
+"""
+
+from typing import Any, Final, Protocol
+
+from tidemill.kafka.ack_gate import AckGate, Ticket
+from tidemill.processors.backends.pool import Backend
+from tidemill.processors.calls.retry import Past
+from tidemill.schemas.log.codec import RequestHead
+
+LINES_MAX: Final = 16_384
+BYTES_MAX: Final = 4 << 20
+"""Enough for hundreds of calls in flight, and for the whole of a batch of 50,000 short lines in four partitions; a
+process has a lane for each partition of each of its models."""
+RECORDS_MAX: Final = 2_048
+"""Records that are not acknowledged: what comes again after a crash, done or not."""
+
+
+class PartitionHandle(Protocol):
+    """Where a lane's records come from."""
+
+    def ack(self, token: Any) -> None:
+        """The record of this token, and all before it, are done."""
+        ...
+
+    def pause(self) -> None:
+        """Bring no more for now; may be said again."""
+        ...
+
+    def resume(self) -> None:
+        """Go on."""
+        ...
+
+
+class Window:
+    """How much a lane holds: full at a bound, and with room again at three quarters of it."""
+
+    __slots__ = ("bytes", "bytes_max", "lines", "lines_max", "records", "records_max")
+
+    def __init__(
+        self, lines_max: int = LINES_MAX, bytes_max: int = BYTES_MAX, records_max: int = RECORDS_MAX
+    ) -> None:
+        self.lines_max = lines_max
+        self.bytes_max = bytes_max
+        self.records_max = records_max
+        self.lines = 0
+        """Of records that are not done."""
+        self.bytes = 0
+        """Of the same."""
+        self.records = 0
+        """Those that are not acknowledged."""
+
+    @property
+    def is_laden(self) -> bool:
+        """Whether there should be no more lines."""
+        return self.lines >= self.lines_max or self.bytes >= self.bytes_max
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should come."""
+        return self.is_laden or self.records >= self.records_max
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is worth going on."""
+        return (
+            4 * self.lines <= 3 * self.lines_max
+            and 4 * self.bytes <= 3 * self.bytes_max
+            and 4 * self.records <= 3 * self.records_max
+        )
+
+
+class Entry:
+    """A record in its lane."""
+
+    __slots__ = ("lane", "left", "lines", "size", "ticket", "token")
+
+    def __init__(self, lane: "PartitionWindow", token: Any, lines: int, size: int) -> None:
+        self.lane = lane
+        self.token = token
+        self.lines = lines
+        self.size = size
+        self.left = lines
+        self.ticket: Ticket[Entry] | None = None
+
+
+class Line:
+    """One line on its way through the stage."""
+
+    __slots__ = (
+        "attempts",
+        "avoid",
+        "begun",
+        "entries",
+        "head",
+        "index",
+        "mark",
+        "past",
+        "seconds",
+        "text",
+        "why",
+    )
+
+    def __init__(self, head: RequestHead, index: int, text: bytes, entry: Entry) -> None:
+        self.head = head
+        self.index = index
+        self.text = text
+        """The input line; empty where it lies in the store (`head.ref`)."""
+        self.entries = [entry]
+        """The records that wait for it: more than one where the log holds it twice."""
+        self.attempts = 0
+        self.mark = 0.0
+        """When it was called first, or failed last, by the event loop's time."""
+        self.past: Past | None = None
+        """Its failed calls, if there are any."""
+        self.begun = self.seconds = 0.0
+        """When its last call began, and how long it took."""
+        self.avoid: Backend | None = None
+        """The backend that it failed at last."""
+        self.why: tuple[str, str, int | None] | None = None
+        """What failed it last: code, base URL and status."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the input line, wherever it lies."""
+        return len(self.text) if self.head.ref is None else self.head.ref.length
+
+
+class Pending:
+    """The pending lines of a batch by their index, how many of them have no result yet, and how many got one."""
+
+    __slots__ = ("lines", "open", "settled")
+
+    def __init__(self) -> None:
+        self.lines: dict[int, Line] = {}
+        self.open = self.settled = 0
+
+
+class PartitionWindow:
+    """The records of one partition, from their arrival to their acknowledgement."""
+
+    def __init__(self, tap: PartitionHandle, window: Window | None = None) -> None:
+        self.is_closed = False
+        self.is_paused = False
+        self._tap = tap
+        self._window = window or Window()
+        self._gate: AckGate[Entry] = AckGate()
+
+    def __len__(self) -> int:
+        return len(self._gate)
+
+    @property
+    def is_laden(self) -> bool:
+        """Whether records that wait beside it should go on doing so."""
+        return self._window.is_laden and not self.is_closed
+
+    @property
+    def oldest(self) -> Any:
+        """The token of the oldest record that is under way; None where there is none."""
+        head = self._gate.head
+        return None if head is None else head.token
+
+    def admit(self, token: Any, lines: int, size: int) -> Entry:
+        """Take in the partition's next record.
+
+        Args:
+            token: What the tap knows it by.
+            lines: Lines it holds; a record of none is done at once.
+            size: Its bytes.
+        """
+        entry = Entry(self, token, lines, size)
+        entry.ticket = self._gate.admit(entry)
+        self._window.lines += lines
+        self._window.bytes += size
+        self._window.records += 1
+        if not lines:
+            self._finish(entry)
+        elif self._window.is_full:
+            # Said with each record: Faust lets a partition flow again when its own queue is empty.
+            self.is_paused = True
+            self._tap.pause()
+        return entry
+
+    def refill(self, entry: Entry, lines: int, size: int) -> None:
+        """Say how many lines a record holds, and its bytes, that was admitted with one line and no bytes."""
+        if not self.is_closed:
+            self._window.lines += lines - entry.lines
+            self._window.bytes += size
+        entry.left += lines - entry.lines
+        entry.lines, entry.size = lines, size
+
+    def done(self, entry: Entry, lines: int = 1) -> None:
+        """So many lines of a record are done: their outcomes are delivered, or none is wanted."""
+        entry.left -= lines
+        assert entry.left >= 0, "a line was done twice"
+        if not entry.left:
+            self._finish(entry)
+
+    def hold(self) -> None:
+        """Pause again where it is paused: the tap may have forgotten."""
+        if self.is_paused and not self.is_closed:
+            self._tap.pause()
+
+    def close(self) -> None:
+        """The partition is gone: nothing is acknowledged any more."""
+        self.is_closed = True
+
+    def _finish(self, entry: Entry) -> None:
+        if self.is_closed:
+            return
+        assert entry.ticket is not None, "it was admitted"
+        self._window.lines -= entry.lines
+        self._window.bytes -= entry.size
+        for finished in self._gate.finish(entry.ticket):
+            self._window.records -= 1
+            self._tap.ack(finished.token)
+        if self.is_paused and self._window.has_room:
+            self.is_paused = False
+            self._tap.resume()

@@ -1,0 +1,1 @@
+"""Which line is called next, and why the others wait."""

@@ -1,0 +1,297 @@
+"""The lines of a batch that wait for a call; where that is wanted, those that begin alike one after the other.
+
+An inference server keeps what it has worked out for the beginnings of the last prompts. Lines that share one are
+cheap for it as long as it has that, so they are a *group*, and a group goes out as a whole: once it is *opened*,
+its lines are set aside for one backend, to go after those of the groups opened before. For a backend are set aside
+half as many lines again as it has calls in flight, and no more: the next group is opened when it is needed.
+
+If the backend was not called with this beginning lately, the first line of the group is a *primer*: it goes next,
+and the rest of the group is held until the primer's call has ended. Meanwhile the lines of groups that were opened
+before keep the backend busy.
+
+Groups are opened in the order of their first lines, and a group takes in lines only up to `SPAN_LINES` after its
+first one: so fewer than that overtake a line, and as many again where groups are preferred for their backends.
+"""
+
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, Generic, Protocol, TypeVar
+
+SPAN_LINES: Final = 16_384
+"""As many as the lane of a partition holds."""
+AHEAD_LINES_MIN: Final = 8
+"""Set aside for a backend that has fewer calls in flight."""
+CANDIDATES_MAX: Final = 32
+"""Groups that are looked at for one that belongs to a backend."""
+WARM_PREFIXES_MAX: Final = 16
+"""A backend is taken to have so many of the last beginnings; one primer too many costs next to nothing."""
+PRIMER_SECONDS_MAX: Final = 2.0
+"""So long the rest of a group is held, however long the primer's answer is."""
+STRANDED_TAKES: Final = 1_024
+"""What is set aside for a backend that takes nothing while others take so many lines is theirs."""
+
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """A backend."""
+
+    base: str
+    """What tells it from the others, in all processes."""
+    in_flight: int
+    """Calls."""
+
+
+class Prefixes(Generic[T]):
+    """What the batches of a model share: how lines begin, and which backends have worked on that lately."""
+
+    def __init__(self, key: Callable[[T], int | None], places: Sequence[Place]) -> None:
+        """Know nothing yet.
+
+        Args:
+            key: Tells how a line begins; None of one that belongs to no group.
+            places: The backends that are called, at least one.
+        """
+        self.key = key
+        self.places = places
+        self._warm: dict[str, OrderedDict[int, None]] = {place.base: OrderedDict() for place in places}
+
+    def has(self, place: Place, key: int) -> bool:
+        """Whether the backend was called with it lately."""
+        return key in self._warm[place.base]
+
+    def note(self, place: Place, key: int) -> None:
+        """The backend has been called with it."""
+        warm = self._warm[place.base]
+        warm[key] = None
+        warm.move_to_end(key)
+        if len(warm) > WARM_PREFIXES_MAX:
+            warm.popitem(last=False)
+
+    def owner(self, key: int) -> Place:
+        """The backend that should have it, in the eyes of all processes (rendezvous hashing)."""
+        return max(self.places, key=lambda place: zlib.crc32(place.base.encode(), key))
+
+
+@dataclass(slots=True, eq=False)
+class _Group(Generic[T]):
+    key: int | None
+    first: int
+    """The place of its first line among all that came."""
+    lines: list[T] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Stock(Generic[T]):
+    """What is set aside for a backend."""
+
+    place: Place
+    ready: deque[T] = field(default_factory=deque)
+    held: int = 0
+    """Lines that wait for their primers."""
+    taken_at: int = 0
+    """How many lines had been taken when the backend last took one."""
+
+    @property
+    def lines(self) -> int:
+        return len(self.ready) + self.held
+
+
+@dataclass(slots=True, eq=False)
+class _Held(Generic[T]):
+    stock: _Stock[T]
+    key: int
+    lines: list[T]
+
+
+class PrefixGroups(Generic[T]):
+    """The lines of one batch. Its length is the number of those that may be taken."""
+
+    __slots__ = (
+        "_came",
+        "_first",
+        "_held",
+        "_latest",
+        "_line_up",
+        "_prefixes",
+        "_ready",
+        "_span",
+        "_stocks",
+        "_takes",
+    )
+
+    def __init__(self, prefixes: Prefixes[T] | None = None, *, span_lines: int = SPAN_LINES) -> None:
+        """Be empty; without `prefixes` all lines go as they stand."""
+        self._prefixes = prefixes
+        self._span = span_lines
+        self._first: deque[T] = deque()
+        """All lines, where they go as they stand."""
+        self._line_up: deque[_Group[T]] = deque()
+        """Groups that are not opened, in the order of their first lines."""
+        self._latest: dict[int | None, _Group[T]] = {}
+        """Those of them that take in lines."""
+        self._stocks = [_Stock[T](place) for place in prefixes.places] if prefixes else []
+        self._ready = 0
+        """Lines in all stocks that may be taken."""
+        self._held: dict[T, _Held[T]] = {}
+        """By their primers."""
+        self._came = 0
+        self._takes = 0
+
+    def __len__(self) -> int:
+        return len(self._first) + self._ready
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are lines that may be taken only when a primer has ended."""
+        return bool(self._held)
+
+    def add(self, lines: Iterable[T]) -> None:
+        """Take in lines after those that came before."""
+        if (prefixes := self._prefixes) is None:
+            self._first.extend(lines)
+            return
+        for line in lines:
+            key = prefixes.key(line)
+            group = self._latest.get(key)
+            if group is None or self._came - group.first >= self._span:
+                group = self._latest[key] = _Group(key, self._came)
+                self._line_up.append(group)
+            group.lines.append(line)
+            self._came += 1
+        self._restock()
+
+    def take(self, at: Place | None, chance: float | None = None) -> T:
+        """The next line; there must be one.
+
+        Args:
+            at: Where it will be called; not needed where all lines go as they stand.
+            chance: A random number, 0 <= chance < 1, to take any line instead, also one whose group is not open.
+        """
+        if self._first:
+            return _taken(self._first, chance)
+        if chance is not None and self._line_up:
+            return self._picked(chance)
+        self._takes += 1
+        stock = self._source(at)
+        self._ready -= 1
+        line = _taken(stock.ready, chance)
+        self._restock()
+        return line
+
+    def is_primer(self, line: T) -> bool:
+        """Whether others wait for the end of its call."""
+        return line in self._held
+
+    def primed(self, line: T) -> None:
+        """The call of a primer has ended, or took too long: the rest of its group may go."""
+        assert self._prefixes is not None, "there are no primers without it"
+        held = self._held.pop(line)
+        held.stock.held -= len(held.lines)
+        held.stock.ready.extend(held.lines)
+        self._ready += len(held.lines)
+        self._prefixes.note(held.stock.place, held.key)
+        self._restock()
+
+    def clear(self) -> list[T]:
+        """Take out all lines, also those that wait."""
+        lines = list(self._first)
+        for stock in self._stocks:
+            lines += stock.ready
+            stock.ready.clear()
+            stock.held = 0
+        for held in self._held.values():
+            lines += held.lines
+        for group in self._line_up:
+            lines += group.lines
+        self._first.clear()
+        self._held.clear()
+        self._line_up.clear()
+        self._latest.clear()
+        self._ready = 0
+        return lines
+
+    def _picked(self, chance: float) -> T:
+        place = chance * len(self._line_up)
+        index = int(place)
+        group = self._line_up[index]
+        line = group.lines.pop(int((place - index) * len(group.lines)))
+        if not group.lines:
+            self._close(index)
+        return line
+
+    def _close(self, index: int) -> _Group[T]:
+        """Take a group out of the line: it takes in no more lines."""
+        group = self._line_up[index]
+        del self._line_up[index]
+        if self._latest.get(group.key) is group:
+            del self._latest[group.key]
+        return group
+
+    def _source(self, at: Place | None) -> _Stock[T]:
+        """Whose lines a backend takes: its own, else those of another."""
+        stocks = self._stocks
+        if len(stocks) == 1:
+            return stocks[0]
+        own = next(stock for stock in stocks if stock.place is at)
+        own.taken_at = self._takes
+        for stock in stocks:
+            if stock.ready and self._is_stranded(stock):
+                return stock
+        return own if own.ready else max(stocks, key=lambda stock: len(stock.ready))
+
+    def _is_stranded(self, stock: _Stock[T]) -> bool:
+        return self._takes - stock.taken_at > STRANDED_TAKES
+
+    def _restock(self) -> None:
+        """Open as many groups as are needed."""
+        while self._line_up:
+            stock = min(self._stocks, key=lambda stock: (self._is_stranded(stock), stock.lines))
+            in_flight = stock.place.in_flight
+            if stock.lines >= max(AHEAD_LINES_MIN, in_flight + in_flight // 2):
+                return
+            self._open(self._chosen(stock.place), stock)
+
+    def _chosen(self, place: Place) -> _Group[T]:
+        """The next group for a backend, out of the line: one that belongs to it, else the first."""
+        assert self._prefixes is not None, "there are no groups without it"
+        index = 0
+        if len(self._stocks) > 1:
+            until = self._line_up[0].first + self._span
+            for number, group in enumerate(islice(self._line_up, CANDIDATES_MAX)):
+                if group.first < until and group.key is not None and self._prefixes.owner(group.key) is place:
+                    index = number
+                    break
+        return self._close(index)
+
+    def _open(self, group: _Group[T], stock: _Stock[T]) -> None:
+        assert self._prefixes is not None, "there are no groups without it"
+        key, lines = group.key, group.lines
+        if key is not None:
+            primed = next((held for held in self._held.values() if held.stock is stock and held.key == key), None)
+            if primed is not None:
+                primed.lines += lines
+                stock.held += len(lines)
+                return
+            if len(lines) > 1 and not self._prefixes.has(stock.place, key):
+                primer, *rest = lines
+                self._held[primer] = _Held(stock, key, rest)
+                stock.held += len(rest)
+                stock.ready.appendleft(primer)
+                self._ready += 1
+                return
+            self._prefixes.note(stock.place, key)
+        stock.ready.extend(lines)
+        self._ready += len(lines)
+
+
+def _taken(lines: deque[T], chance: float | None) -> T:
+    if chance is None:
+        return lines.popleft()
+    index = int(chance * len(lines))
+    line = lines[index]
+    del lines[index]
+    return line

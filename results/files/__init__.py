@@ -1,0 +1,1 @@
+"""The files of a batch: parts, their merge, and the final files."""

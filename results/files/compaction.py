@@ -1,0 +1,261 @@
+"""Compaction: when a batch is over, its parts become its output and its error file (docs/protocol.md, step 17).
+
+1. Lines that were not run get an error line, taken from the input; these make parts of their own.
+2. The parts of the output are merged into the output file, those of the errors into the error file.
+3. The receipt is made of what was written, not of what was counted before.
+
+Every step may be repeated after a crash: the files have the same ids, the same bytes and the same receipt.
+"""
+
+import asyncio
+import hashlib
+import logging
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from tidemill import metrics
+from tidemill.results.files.merge import Sums, merged, read_index
+from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
+from tidemill.results.files.part_buffer import PartBuffer
+from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.results.state.reducer import State
+from tidemill.schemas import ids
+from tidemill.schemas.bounds import OUTPUTS_MAX
+from tidemill.schemas.jsonl import line
+from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.messages import Compacted
+from tidemill.schemas.log.part import PartRef, file_key, file_kind, index_key, part_key
+from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.resources.batch import (
+    Cut,
+    FileReceipt,
+    InputTokensDetails,
+    OutputTokensDetails,
+    Receipt,
+    Status,
+    Usage,
+)
+from tidemill.schemas.resources.bill import Tariff, bill
+from tidemill.schemas.resources.waiting import told
+
+T = TypeVar("T")
+
+TariffOf = Callable[[str | None], Tariff]
+"""The price, at the time of asking, of a batch of a model; None where the batch ended before it had one."""
+
+log = logging.getLogger(__name__)
+
+WRITE_BYTES: Final = 1 << 20
+"""Pieces of a file are gathered up to this size before they go to the store."""
+WAITS_SECONDS: Final = (0.2, 0.5, 1, 2, 5, 10)
+"""Waits before something that failed is tried again; the last one repeats."""
+FILL_PARTS_FROM: Final = 1 << 30
+"""Numbers of the parts of lines that were not run: above any number a finished line's part can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compactor:
+    """Writes the files of batches that are over."""
+
+    store: Store
+    clock: Clock
+    part_bytes: int
+    tariff_of: TariffOf
+    writer: str = ""
+    """See `PartRef`."""
+
+    async def compact(self, state: State, tally: LineBitmap) -> Compacted:
+        """Write the files of a batch.
+
+        Args:
+            state: The batch, closed.
+            tally: Its lines that are final, as far as the table knows: after a crash the parts may hold more.
+
+        Returns:
+            The fact that ends the batch.
+
+        Raises:
+            OSError: The store failed; the call may be made again.
+            NotFound: A part is gone, or the input that lines which were not run come from.
+            PartError: A part is not what it should be.
+        """
+        assert state.batch is not None
+        total = state.batch.request_counts.total
+        parts = list(state.parts)
+        filled = 0
+        if tally.done < total:
+            run = await self._indices(state)
+            filled = total - run.done
+            if filled:
+                parts += [part async for part in self._fill(state, run)]
+        cut = state.batch.tidemill.numbered
+        output, outputs, output_sums = await self._write(state.id, parts, failed=False, cut=cut)
+        errors, _, error_sums = await self._write(state.id, parts, failed=True, cut=None)
+        double = output_sums.lines.common(error_sums.lines)
+        receipt = Receipt(
+            lines=total,
+            output=output,
+            errors=errors,
+            missing=total - (output_sums.lines.done + error_sums.lines.done - double),
+            double=double,
+            outputs=outputs,
+        )
+        if receipt.missing or receipt.double:
+            log.error("%s: %s lines missing, %s double", state.id, receipt.missing, receipt.double)
+            metrics.MISMATCHES.inc()
+        usage = _usage(output_sums.usage)
+        return Compacted(
+            batch_id=state.id,
+            receipt=receipt,
+            failed=error_sums.lines.done - filled,
+            usage=usage,
+            usage_unknown=output_sums.unknown,
+            # In the fact, so that whoever reads it again bills the same, whatever the price is by then.
+            bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
+            closed_by=state.closed_by,
+            writer=self.writer,
+            at=int(self.clock()),
+        )
+
+    async def _indices(self, state: State) -> LineBitmap:
+        """The lines that the parts hold."""
+        found = LineBitmap()
+        for part in state.parts:
+            for index in (await read_index(self.store, part, part_key(state.id, part))).indices:
+                found.mark(index, failed=part.failed)
+        return found
+
+    async def _fill(self, state: State, run: LineBitmap) -> AsyncIterator[PartRef]:
+        assert state.batch is not None
+        assert state.input is not None
+        code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
+        if held := told(state.batch.tidemill.waiting):
+            message = f"{message} {held}"
+        shelf = PartBuffer()
+        number = FILL_PARTS_FROM
+        index = -1
+        async for data in _input_lines(self.store, state.input.key):
+            index += 1
+            if index in run:
+                continue
+            text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
+            shelf.add(LineMark(index=index, size=len(text), failed=True), text)
+            if shelf.size >= self.part_bytes:
+                yield await write_part(self.store, state.id, number, shelf, failed=True, writer=self.writer)
+                number += 1
+        if shelf.lines:
+            yield await write_part(self.store, state.id, number, shelf, failed=True, writer=self.writer)
+
+    async def _write(
+        self, batch_id: str, parts: list[PartRef], *, failed: bool, cut: Cut | None
+    ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...], Sums]:
+        """Write one of the two files, or with a `cut` as many as it takes; then the first receipt is of all."""
+        sums = Sums()
+        mine = [(part, part_key(batch_id, part)) for part in parts if part.failed is failed]
+        if not mine:
+            return None, (), sums
+        volumes, whole = OutputSplitter(merged(self.store, mine, sums), sums.sizes, cut or WHOLE), hashlib.sha256()
+        files: list[FileReceipt] = []
+        while await volumes.has_more():
+            first, digest = volumes.lines, hashlib.sha256()
+            kind = file_kind(failed=failed, number=None if cut is None else len(files) + 1)
+            rest = _gathered(volumes.next(last=len(files) + 1 == OUTPUTS_MAX))
+            content = _hashed(rest, digest, *([] if cut is None else [whole]))
+            key = file_key(ids.derived_file_id(batch_id, kind), self.writer)
+            size = await self.store.write(key, content)
+            await self.store.write(index_key(key), _once(sums.index(first, volumes.lines)))
+            files.append(FileReceipt(lines=volumes.lines - first, bytes=size, sha256=digest.hexdigest()))
+        if cut is None:
+            return files[0], (), sums
+        size = sum(file.bytes for file in files)
+        return FileReceipt(lines=volumes.lines, bytes=size, sha256=whole.hexdigest()), tuple(files), sums
+
+
+async def write_part(
+    store: Store, batch_id: str, number: int, shelf: PartBuffer, *, failed: bool, writer: str = ""
+) -> PartRef:
+    """Write what waits on a shelf as a part, and empty it.
+
+    Raises:
+        OSError: The store failed, and the shelf is as it was; the part may appear all the same, so none other may
+            ever have its number.
+    """
+    first, columns, lines = shelf.content()
+    crc32 = zlib.crc32(columns), zlib.crc32(lines)
+    part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
+    key = part_key(batch_id, part)
+    await store.write(key, _once(columns, lines))
+    shelf.clear()
+    return part
+
+
+def pause_seconds(tries: int) -> float:
+    """How long to wait after so many tries that failed, the last one not counted."""
+    return WAITS_SECONDS[min(tries, len(WAITS_SECONDS) - 1)]
+
+
+async def stubborn(what: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Do what has to be done before anything else can be: again after each failure, until it succeeds.
+
+    Args:
+        what: Named in the log.
+        call: Begins one try.
+    """
+    tries = 0
+    while True:
+        try:
+            return await call()
+        except OSError:
+            wait = pause_seconds(tries)
+            tries += 1
+            log.warning("%s failed, next try in %s s", what, wait, exc_info=True)
+            await asyncio.sleep(wait)
+
+
+async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
+    """The lines of a checked input in the order that ingest counted them."""
+    splitter = Splitter()
+    async for chunk in store.read(key):
+        for found in splitter.feed(chunk):
+            yield found.data or b""
+    for found in splitter.finish():
+        yield found.data or b""
+
+
+async def _once(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+async def _hashed(pieces: AsyncIterable[bytes], *digests: "hashlib._Hash") -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        for digest in digests:
+            digest.update(piece)
+        yield piece
+
+
+async def _gathered(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
+    waiting: list[memoryview] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _usage(sums: tuple[int, int, int, int]) -> Usage:
+    read, cached, written, reasoning = sums
+    return Usage(
+        input_tokens=read,
+        input_tokens_details=InputTokensDetails(cached_tokens=cached),
+        output_tokens=written,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
+        total_tokens=read + written,
+    )

@@ -1,0 +1,162 @@
+"""The end of a batch, whatever has become of its parts: where one is gone, its lines are read from the log again.
+
+What stands in the way of that too, is told and tried again: an object may be put back, a broker may come back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from typing import Final
+
+from tidemill.kafka.handling import reason
+from tidemill.results.files.compaction import Compactor, pause_seconds
+from tidemill.results.files.part_recovery import PartRecovery
+from tidemill.results.ports import History
+from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.results.state.reducer import State
+from tidemill.schemas.log.messages import Compacted
+from tidemill.schemas.log.part import PartError, PartRef
+from tidemill.schemas.ports import NotFound, Store
+
+log = logging.getLogger(__name__)
+
+WAITS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
+"""Waits after a try that came to nothing; the last one repeats."""
+
+Blocked = Callable[[str], None]
+"""Told why a batch cannot come to its end; it is tried again all the same."""
+
+
+class LinesLost(Exception):
+    """Lines are neither in the store nor in the log; the text says how many."""
+
+
+class Unfinished(Exception):
+    """The files of a batch cannot be written; the text says why."""
+
+
+class Finalizer:
+    """Ends batches that are closed."""
+
+    def __init__(
+        self, compactor: Compactor, *, store: Store, history: History, room: asyncio.Semaphore, writer: str
+    ) -> None:
+        """Take the doors.
+
+        Args:
+            compactor: Writes files.
+            store: Where parts are.
+            history: What the log still has.
+            room: Bounds how many batches of the process are compacted at one time.
+            writer: See `PartRef`.
+        """
+        self._compactor = compactor
+        self._store = store
+        self._history = history
+        self._room = room
+        self._writer = writer
+
+    async def finish(self, live: ActiveBatch, blocked: Blocked) -> Compacted | None:
+        """Write the files of a batch, however often that has to be tried.
+
+        After a crash the fact may be on the log already, and be folded while the files are written again: then the
+        state names no parts any more, so it is taken as it was, and the parts themselves may go at any time.
+
+        Returns:
+            The fact that ends the batch; None where that was folded meanwhile.
+        """
+        state, failures, waits = live.state, 0, _waits()
+        while True:
+            try:
+                return await self._made(live, state)
+            except OSError as error:
+                why, wait = reason(error), pause_seconds(failures)
+                failures += 1
+            except Unfinished as error:
+                why, wait = str(error), next(waits)
+            if live.state.is_over:
+                return None
+            log.error("%s cannot be finished: %s; next try in %s s", state.id, why, wait)
+            blocked(why)
+            # Without a place among those that are compacted: what fails for one batch holds up no other.
+            await asyncio.sleep(wait)
+
+    async def _made(self, live: ActiveBatch, state: State) -> Compacted:
+        """Try once.
+
+        Raises:
+            OSError: The store or the log failed.
+            Unfinished: What is there does not suffice.
+        """
+        try:
+            return await self._compact(state, live.tally)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever was read from the store may be anything
+            first = _told(error)
+        if live.state.is_over:
+            raise Unfinished(first)
+        log.warning("%s: %s; its lines are read from the log again", state.id, first)
+        try:
+            fact = await self._compact(await self._gathered(state), live.tally)
+            return fact.model_copy(update={"mended": True})
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above; what it is stands on the batch
+            second = _told(error)
+        raise Unfinished(first if first == second else f"{first}; {second}")
+
+    async def _compact(self, state: State, tally: LineBitmap) -> Compacted:
+        async with self._room:
+            return await self._compactor.compact(state, tally)
+
+    async def _gathered(self, state: State) -> State:
+        """The batch with parts that are made of what the log has.
+
+        Raises:
+            LinesLost: That is not all it had.
+        """
+        async with self._room:
+            parts = await self._parts(state)
+        return state.model_copy(update={"parts": parts})
+
+    async def _parts(self, state: State) -> tuple[PartRef, ...]:
+        assert state.batch is not None
+        counts = state.batch.request_counts
+        number = max((part.number for part in state.parts), default=-1) + 1
+        gathering = PartRecovery(
+            state.id,
+            counts.completed + counts.failed,
+            store=self._store,
+            number_from=number,
+            writer=self._writer,
+        )
+        records = self._history.outcomes(state.partition, float(state.batch.created_at))
+        async with aclosing(records):
+            async for headers, value in records:
+                await gathering.take(headers, value)
+                if not gathering.missing:
+                    return await gathering.parts()
+        if gathering.missing:
+            raise LinesLost(f"{gathering.missing} of its lines are in the log no more")
+        return await gathering.parts()
+
+
+def _told(error: Exception) -> str:
+    """An error in words that hold nothing but ids."""
+    match error:
+        case NotFound():
+            return f"{error} is not in the store"
+        case PartError() | LinesLost():
+            return str(error)
+        case _:
+            log.error("the work on a batch broke off", exc_info=error)
+            return type(error).__name__
+
+
+def _waits() -> Iterator[float]:
+    yield from WAITS_SECONDS
+    while True:
+        yield WAITS_SECONDS[-1]

@@ -1,0 +1,86 @@
+"""What batches that are over have left in the store.
+
+Their parts go at once. Results that were too large for a record stay as long as the log may have the records that
+refer to them: the files can be made again from both (`rebuild.py`).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from tidemill.results.files.compaction import stubborn
+from tidemill.schemas import ids
+from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
+from tidemill.schemas.ports import Store
+
+log = logging.getLogger(__name__)
+
+
+class GarbageCollection:
+    """Of the batches of one partition.
+
+    Args:
+        store: Where they are.
+        held: Waits until the partition is surely this process's: what another one reads must not go.
+    """
+
+    def __init__(self, store: Store, held: Callable[[], Awaitable[None]]) -> None:
+        self._store = store
+        self._held = held
+
+    async def clear(self, batch_id: str) -> None:
+        """Remove the parts of a batch that is over; what fails is left to the next take-over."""
+        try:
+            await self._remove(f"{PARTS_PREFIX}{batch_id}/")
+        except OSError:
+            log.exception("the parts of %s could not be removed", batch_id)
+
+    async def sweep(self, is_over: Callable[[str], bool]) -> None:
+        """Remove the parts of all batches that are over."""
+        verdicts: dict[str, bool] = {}
+        try:
+            async for key in self._store.keys(PARTS_PREFIX):
+                batch_id = key.split("/")[1]
+                if batch_id not in verdicts:
+                    verdicts[batch_id] = is_over(batch_id)
+                if verdicts[batch_id]:
+                    await self._delete(key)
+        except OSError:
+            log.exception("parts of batches that are over could not be removed")
+
+    async def forget(self, batch_ids: Sequence[str]) -> int:
+        """Remove the large results of batches; returns of how many, which is all where nothing fails."""
+        done = 0
+        try:
+            for batch_id in batch_ids:
+                await self._remove(f"{LARGE_PREFIX}{batch_id}/")
+                done += 1
+        except OSError:
+            log.exception("large results of batches could not be removed")
+        return done
+
+    async def erase(self, batch_id: str, kinds: Sequence[str]) -> None:
+        """Remove all that a deleted batch has in the store, however often that has to be tried.
+
+        Args:
+            batch_id: The batch.
+            kinds: Its files, by their kinds.
+        """
+
+        async def work() -> None:
+            for kind in kinds:
+                # Whoever wrote them: the writer's name follows the id.
+                key = file_key(ids.derived_file_id(batch_id, kind))
+                await self._remove(key)
+                await self._remove(index_key(key))
+            for prefix in (PARTS_PREFIX, LARGE_PREFIX):
+                await self._remove(f"{prefix}{batch_id}/")
+
+        await stubborn(f"removing what {batch_id} has in the store", work)
+
+    async def _remove(self, prefix: str) -> None:
+        async for key in self._store.keys(prefix):
+            await self._delete(key)
+
+    async def _delete(self, key: str) -> None:
+        await self._held()
+        await self._store.delete(key)

@@ -1,0 +1,212 @@
+"""The merge: the parts of a batch, each sorted, become one file in input order, each line once.
+
+A part is opened when the merge reaches its first line and closed after its last, and lines of one part that
+follow each other are handed on together; so memory is a chunk for each part that is open at one time.
+"""
+
+import zlib
+from array import array
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final
+
+from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.schemas.log.part import (
+    HEAD_BYTES,
+    UNKNOWN_USAGE,
+    Index,
+    PartError,
+    PartRef,
+    encode_index,
+    index_bytes,
+    parse_index,
+)
+from tidemill.schemas.ports import Store
+
+_NO_LIMIT: Final = 1 << 62
+_DAMAGED: Final = "is not what was written"
+
+
+@dataclass(slots=True)
+class Sums:
+    """What went into a file."""
+
+    lines: LineBitmap = field(default_factory=LineBitmap)
+    double: int = 0
+    """Lines that a part held although they had been written before; they are left out."""
+    indices: "array[int]" = field(default_factory=lambda: array("I"))
+    sizes: "array[int]" = field(default_factory=lambda: array("I"))
+    usages: "array[int]" = field(default_factory=lambda: array("I"))
+
+    @property
+    def usage(self) -> tuple[int, int, int, int]:
+        """Tokens of all lines: input, cached of these, output, reasoning of these; unknown ones are none."""
+        unknown = self.unknown
+        read, cached, written, reasoning = (
+            sum(self.usages[place::4]) - unknown * UNKNOWN_USAGE[place] for place in range(4)
+        )
+        return read, cached, written, reasoning
+
+    @property
+    def unknown(self) -> int:
+        """Lines whose tokens are not known."""
+        return self.usages[0::4].count(UNKNOWN_USAGE[0])
+
+    def index(self, start: int, end: int) -> bytes:
+        """The columns of a file that has the lines from `start` up to `end`, as an object of their own."""
+        return encode_index(self.indices[start:end], self.sizes[start:end], self.usages[4 * start : 4 * end])
+
+    def add(self, index: Index, start: int, end: int) -> None:
+        """Note the lines at the places from `start` up to `end` of a part."""
+        self.indices += index.indices[start:end]
+        self.usages += index.usage[4 * start : 4 * end]
+        begin = index.ends[start - 1] if start else 0
+        for place in range(start, end):
+            self.sizes.append(index.ends[place] - begin)
+            begin = index.ends[place]
+
+
+class _Reader:
+    """One open part."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], part: PartRef, key: str, index: Index, rest: bytes) -> None:
+        self._chunks = chunks
+        self._part = part
+        self._key = key
+        self._buffer = memoryview(rest)
+        self._crc32 = zlib.crc32(rest)
+        self._start = 0
+        """Where the buffer begins, counted from the first line's beginning."""
+        self.index = index
+        self.place = 0
+
+    @classmethod
+    async def open(cls, store: Store, part: PartRef, key: str) -> "_Reader":
+        chunks = store.read(key)
+        return cls(chunks, part, key, *await _opened(chunks, part, key))
+
+    @property
+    def head(self) -> int:
+        return self.index.indices[self.place]
+
+    @property
+    def is_empty(self) -> bool:
+        return self.place >= len(self.index.indices)
+
+    async def take(self, start: int, end: int) -> AsyncIterator[memoryview]:
+        """The bytes of the lines at the places from `start` up to `end`, which follow what was taken before."""
+        begin = self.index.ends[start - 1] if start else 0
+        finish = self.index.ends[end - 1]
+        while begin < finish:
+            offset = begin - self._start
+            if offset >= len(self._buffer):
+                self._start += len(self._buffer)
+                self._buffer = memoryview(await self._next())
+                continue
+            piece = self._buffer[offset : finish - self._start]
+            begin += len(piece)
+            yield piece
+
+    async def finish(self) -> None:
+        """Read what was not wanted, and see whether all of it is as it was written.
+
+        Raises:
+            PartError: It is not.
+        """
+        async for chunk in self._chunks:
+            self._crc32 = zlib.crc32(chunk, self._crc32)
+        if self._part.crc32 is not None and self._part.crc32[1] != self._crc32:
+            raise PartError(f"{self._key} {_DAMAGED}")
+
+    async def _next(self) -> bytes:
+        async for chunk in self._chunks:
+            self._crc32 = zlib.crc32(chunk, self._crc32)
+            return chunk
+        raise PartError(f"{self._key} is cut short")
+
+    async def close(self) -> None:
+        if hasattr(self._chunks, "aclose"):
+            await self._chunks.aclose()
+
+
+async def read_index(store: Store, part: PartRef, key: str) -> Index:
+    """What a part holds, without its lines.
+
+    Raises:
+        PartError: It is no part, or its columns are not as they were written.
+        NotFound: It is not there.
+    """
+    reader = await _Reader.open(store, part, key)
+    await reader.close()
+    return reader.index
+
+
+async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums) -> AsyncIterator[memoryview]:
+    """The lines of all parts in input order.
+
+    Args:
+        store: Where the parts are.
+        parts: Each with its key.
+        sums: Told of each line that is handed on.
+
+    Yields:
+        A piece of the file.
+
+    Raises:
+        PartError: A part is not what it should be.
+        NotFound: A part is not there.
+    """
+    waiting = sorted(parts, key=lambda part: part[0].first, reverse=True)
+    heap: list[tuple[int, int, _Reader]] = []
+    readers = 0
+    try:
+        while heap or waiting:
+            while waiting and (not heap or waiting[-1][0].first <= heap[0][0]):
+                reader = await _Reader.open(store, *waiting.pop())
+                readers += 1
+                heappush(heap, (reader.head, readers, reader))
+            _, number, reader = heappop(heap)
+            limit = min(heap[0][0] if heap else _NO_LIMIT, waiting[-1][0].first if waiting else _NO_LIMIT)
+            async for piece in _run(reader, limit, sums):
+                yield piece
+            if reader.is_empty:
+                await reader.finish()
+            else:
+                heappush(heap, (reader.head, number, reader))
+    finally:
+        for _, _, reader in heap:
+            await reader.close()
+
+
+async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[Index, bytes]:
+    """The index of a part that is read from its beginning, and what was read beyond it."""
+    got = bytearray()
+    needed = HEAD_BYTES
+    async for chunk in chunks:
+        got += chunk
+        if needed == HEAD_BYTES and len(got) >= HEAD_BYTES:
+            needed += index_bytes(bytes(got[:HEAD_BYTES]))
+        if needed > HEAD_BYTES and len(got) >= needed:
+            if part.crc32 is not None and part.crc32[0] != zlib.crc32(got[:needed]):
+                raise PartError(f"{key} {_DAMAGED}")
+            return parse_index(bytes(got[HEAD_BYTES:needed])), bytes(got[needed:])
+    raise PartError(f"{key} is cut short")
+
+
+async def _run(reader: _Reader, limit: int, sums: Sums) -> AsyncIterator[memoryview]:
+    """Lines of one part up to the next line of another; at least one line is consumed."""
+    index, start = reader.index, reader.place
+    end = start
+    while end < len(index.indices) and (end == start or index.indices[end] <= limit):
+        if not sums.lines.mark(index.indices[end], failed=False):
+            break
+        end += 1
+    if end > start:
+        reader.place = end
+        sums.add(index, start, end)
+        async for piece in reader.take(start, end):
+            yield piece
+    else:
+        sums.double += 1
+        reader.place += 1

@@ -1,0 +1,153 @@
+"""The files of a batch that is over are made again, from the log alone and without a call to a backend.
+
+1. Read the outcomes of the batch in the order of the log. The first result of a line counts, as it did then; once
+   as many lines are there as the batch had when it closed, nothing more is taken, as then.
+2. Write them as parts into a scratch store, and compact these: lines that were not run come from the input again.
+3. Compare the receipt with the one that was published.
+
+What is no longer in the log, or in the store where it was too large for the log, is missed and told.
+"""
+
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from tidemill.results.files.compaction import Compactor
+from tidemill.results.files.overlay_store import OverlayStore
+from tidemill.results.files.part_recovery import PART_BYTES, PartRecovery
+from tidemill.results.state.reducer import State
+from tidemill.schemas.log.codec import Headers
+from tidemill.schemas.log.messages import InputRef
+from tidemill.schemas.log.part import PartError, PartRef, file_key
+from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, Receipt, Status
+from tidemill.schemas.resources.bill import Tariff
+
+
+class RebuildError(Exception):
+    """The files cannot be made again; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """What came out."""
+
+    receipt: Receipt
+    published: Receipt
+    unreadable: int
+    """Records of the batch that could not be read, or whose line is gone from the store."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the files are the ones that were published, byte for byte."""
+        return self.receipt == self.published
+
+
+@dataclass
+class Rebuild:
+    """One batch that is made again.
+
+    Args:
+        batch: The batch as it was published.
+        store: Where its files are made; below lie the input and large results.
+
+    Raises:
+        RebuildError: It has no files.
+    """
+
+    batch: Batch
+    store: OverlayStore
+    _gathering: PartRecovery = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.batch.status.is_terminal:
+            raise RebuildError(f"{self.batch.id} is not over yet")
+        if self.batch.tidemill.receipt is None:
+            raise RebuildError(f"{self.batch.id} has no files: none of its lines was ever accepted")
+        self._gathering = PartRecovery(self.batch.id, self._wanted, store=self.store)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all lines were found that the batch had when it closed."""
+        return not self._gathering.missing
+
+    @property
+    def _wanted(self) -> int:
+        assert self.batch.tidemill.receipt is not None
+        output = self.batch.tidemill.receipt.output
+        return (output.lines if output else 0) + self.batch.request_counts.failed
+
+    async def take(self, headers: Headers, value: bytes) -> None:
+        """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
+
+        Raises:
+            OSError: The store failed.
+        """
+        await self._gathering.take(headers, value)
+
+    async def finish(self) -> Rebuilt:
+        """Write the files into the scratch store.
+
+        Raises:
+            RebuildError: Lines are missing that were there, or the input that others come from.
+            OSError: The store failed.
+        """
+        found = self._gathering
+        if found.missing and found.destroyed:
+            raise RebuildError(
+                f"{self.batch.id}: its key is destroyed, since its input was deleted: {found.destroyed} records"
+                " of the log can be read by nobody [key_destroyed]"
+            )
+        if found.missing:
+            raise RebuildError(
+                f"{self.batch.id}: {found.missing} of {self._wanted} lines are in the log no more"
+                f" ({found.unreadable} records could not be read)"
+            )
+        compactor = Compactor(store=self.store, clock=time.time, part_bytes=PART_BYTES, tariff_of=_free)
+        try:
+            fact = await compactor.compact(self._closed(await found.parts()), found.tally)
+        except NotFound as error:
+            raise RebuildError(
+                f"{self.batch.id}: the input is gone, and lines that were not run need it"
+            ) from error
+        except PartError as error:
+            raise RebuildError(f"{self.batch.id}: {error}") from error
+        assert self.batch.tidemill.receipt is not None
+        return Rebuilt(receipt=fact.receipt, published=self.batch.tidemill.receipt, unreadable=found.unreadable)
+
+    def _closed(self, parts: tuple[PartRef, ...]) -> State:
+        """The batch as it was when its files were written."""
+        was = Status.CANCELLING if self.batch.status is Status.CANCELLED else Status.FINALIZING
+        return State(
+            id=self.batch.id,
+            partition=0,
+            batch=self.batch.model_copy(update={"status": was}),
+            input=InputRef(key=file_key(self.batch.input_file_id), bytes=0),
+            ending=self.batch.status,
+            closed=True,
+            parts=parts,
+        )
+
+
+async def same(store: OverlayStore, above: str, below: str) -> bool:
+    """Whether the object below is the one above, byte for byte; False where there is none."""
+    try:
+        if await store.below.size(below) != await store.above.size(above):
+            return False
+        return await _digest(store.below.read(below)) == await _digest(store.above.read(above))
+    except NotFound:
+        return False
+
+
+async def _digest(chunks: AsyncIterator[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    async for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()
+
+
+def _free(model: str | None) -> Tariff:
+    """Nothing is billed here."""
+    del model
+    return Tariff()

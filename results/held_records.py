@@ -1,0 +1,114 @@
+"""Records of lines that cannot be had at the moment: their key does not come, or the store does not give a result.
+
+They wait beside their partition, with the later ones of their batch behind them, and the other batches go on. Each
+batch is tried again with growing pauses, within an event, since a table is written in one alone. While a batch
+waits so, time does not close it: these lines were run. At a bound the whole partition waits.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from tidemill.results.files.compaction import pause_seconds
+from tidemill.schemas.ports import Steady
+from tidemill.schemas.resources.waiting import Reason
+
+RECORDS_MAX: Final = 10_000
+"""Of a partition."""
+BYTES_MAX: Final = 16 << 20
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], Awaitable[None]]
+"""Folds a record; raises `Unread` where it cannot be had."""
+
+
+class Unread(OSError):
+    """The lines of a record cannot be had at the moment; the text says why, and holds nothing but ids."""
+
+    def __init__(self, why: str, reason: Reason = Reason.STORE) -> None:
+        super().__init__(why)
+        self.reason = reason
+
+
+Tell = Callable[[str, Unread | None, float], None]
+"""Told why a batch waits and when it is tried again; None where it waits no more."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    pauses: int = 0
+    again_at: float = 0.0
+    records: deque[tuple[Work, int]] = field(default_factory=deque)
+
+
+class HeldRecords:
+    """Of one partition; its calls never overlap."""
+
+    def __init__(self, tell: Tell, steady: Steady) -> None:
+        self._tell = tell
+        self._steady = steady
+        self._waiting: dict[str, _Waiting] = {}
+        self._records = self._bytes = 0
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until the next batch is to be tried again; None where none waits."""
+        if not self._waiting:
+            return None
+        return min(waiting.again_at for waiting in self._waiting.values()) - self._steady()
+
+    async def take(self, batch_id: str | None, work: Work, size: int) -> None:
+        """Do the work, or have it wait.
+
+        Args:
+            batch_id: Whose lines it is about; None where it is about none, and then it never waits.
+            work: See there.
+            size: Bytes of the record.
+        """
+        if batch_id is None or batch_id not in self._waiting:
+            try:
+                await work()
+            except Unread as error:
+                assert batch_id is not None
+                self._waiting[batch_id] = _Waiting()
+                self._put(batch_id, work, size)
+                self._put_off(batch_id, error)
+        else:
+            self._put(batch_id, work, size)
+        await self.again()
+        while self._records > RECORDS_MAX or self._bytes > BYTES_MAX:
+            await asyncio.sleep(max(0.0, self.due_in or 0.0))
+            await self.again()
+
+    async def again(self) -> None:
+        """Try those whose time has come."""
+        now = self._steady()
+        for batch_id in [batch_id for batch_id, waiting in self._waiting.items() if waiting.again_at <= now]:
+            records = self._waiting[batch_id].records
+            try:
+                while records:
+                    await records[0][0]()
+                    self._records -= 1
+                    self._bytes -= records.popleft()[1]
+            except Unread as error:
+                self._put_off(batch_id, error)
+            else:
+                del self._waiting[batch_id]
+                self._tell(batch_id, None, 0.0)
+
+    def _put(self, batch_id: str, work: Work, size: int) -> None:
+        self._waiting[batch_id].records.append((work, size))
+        self._records += 1
+        self._bytes += size
+
+    def _put_off(self, batch_id: str, error: Unread) -> None:
+        waiting = self._waiting[batch_id]
+        pause = pause_seconds(waiting.pauses)
+        waiting.pauses += 1
+        waiting.again_at = self._steady() + pause
+        log.warning("%s waits: %s; next try in %s s", batch_id, error, pause)
+        self._tell(batch_id, error, waiting.again_at)

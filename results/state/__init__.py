@@ -1,0 +1,1 @@
+"""The state of batches: folded from facts, kept in tables."""

@@ -1,0 +1,62 @@
+"""The batches of a process, counted for its metrics."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from tidemill import metrics
+from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.stalls import reasons
+from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.resources.waiting import Reason
+
+Living = Callable[[], Iterable[Iterable[ActiveBatch]]]
+"""Gives the batches that are not over, by partition."""
+
+
+def offer(living: Living, clock: Clock, steady: Steady) -> None:
+    """Let the metrics be asked for here."""
+    metrics.ask(metrics.BATCHES, lambda: statuses(living()))
+    metrics.ask(metrics.AT_RISK, lambda: statuses(living(), _is_at_risk))
+    metrics.ask(metrics.STALLED, lambda: stalled(living()))
+    metrics.ask(metrics.SLACK, lambda: slack(living(), clock(), steady()))
+
+
+def statuses(
+    partitions: Iterable[Iterable[ActiveBatch]], of: Callable[[ActiveBatch], bool] | None = None
+) -> Counter[str]:
+    """How many batches have each status; with `of`, of those that it is true of."""
+    found = (live for partition in partitions for live in partition if of is None or of(live))
+    return Counter(live.state.batch.status.value for live in found if live.state.batch is not None)
+
+
+def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, steady: float) -> dict[str, float]:
+    """The least slack of the batches of each model, in seconds; without an expected end it is what is left.
+
+    Args:
+        partitions: The batches that are not over.
+        now: Unix seconds.
+        steady: The same moment by a clock that nobody steps.
+    """
+    least: dict[str, float] = {}
+    for partition in partitions:
+        for live in partition:
+            batch = live.state.batch
+            if batch is None or batch.model is None:
+                continue
+            progress = live.progress(now, steady)
+            seconds = progress.slack_seconds if progress and progress.slack_seconds is not None else None
+            value = float(seconds) if seconds is not None else batch.expires_at - now
+            least[batch.model] = min(value, least.get(batch.model, value))
+    return least
+
+
+def _is_at_risk(live: ActiveBatch) -> bool:
+    return live.state.batch is not None and live.state.batch.tidemill.at_risk is not None
+
+
+def stalled(partitions: Iterable[Iterable[ActiveBatch]]) -> Counter[str]:
+    """How many batches wait for each reason; one that waits for two counts with both."""
+    found: Counter[str] = Counter(dict.fromkeys(Reason, 0))
+    for live in (live for partition in partitions for live in partition if live.state.batch is not None):
+        found.update(reasons(live.waiting))
+    return found

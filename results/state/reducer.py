@@ -1,0 +1,398 @@
+"""The fold: what each fact makes of a batch. Pure; the only place where batch state changes.
+
+Facts come at least once and, from two topics, in any order: a fact that was folded before changes nothing, and
+one that comes too early waits in the state.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidemill.schemas import ids
+from tidemill.schemas.bounds import BATCH_LINES_MAX, TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
+from tidemill.schemas.lifecycle import MOVES, move
+from tidemill.schemas.log.messages import (
+    Accepted,
+    BatchCreated,
+    Buried,
+    CancelRequested,
+    Compacted,
+    DeleteRequested,
+    Grown,
+    InputRef,
+    LedgerRecord,
+    Opened,
+    Rejected,
+    Sealed,
+)
+from tidemill.schemas.log.part import PartRef, file_kind
+from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
+from tidemill.schemas.resources.batch import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    ExpiresAfter,
+    Extras,
+    Fault,
+    RequestCounts,
+    Status,
+)
+from tidemill.schemas.resources.bill import day_of
+
+_Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
+
+
+class Early(BaseModel):
+    """What came before the batch was created: of each kind the first, of the lines the most."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accepted: Accepted | None = None
+    rejected: Rejected | None = None
+    grown: Grown | None = None
+    sealed: Sealed | None = None
+    cancel_requested: CancelRequested | None = None
+    buried: Buried | None = None
+
+    def facts(self) -> list[_Early]:
+        """Those that came, in the order they make sense in."""
+        return [fact for _, fact in self if fact is not None]
+
+    def with_(self, fact: _Early) -> "Early":
+        """These and one more."""
+        known = getattr(self, fact.kind)
+        if known is None or (isinstance(fact, Grown) and fact.total > known.total):
+            return self.model_copy(update={fact.kind: fact})
+        return self
+
+
+_UNHANDLED = "The server could not handle the batch ({}; {}). Please create the batch again."
+_OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
+
+
+class State(BaseModel):
+    """All that is kept of a batch, apart from the tally of its lines."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: Id
+    partition: Number
+    """Partition of `outcomes` that the batch belongs to."""
+    project: Name = ""
+    batch: Batch | None = None
+    """None until the command that created it was read."""
+    input: InputRef | None = None
+    output_expires_after: ExpiresAfter | None = None
+    growing: bool = False
+    """Whether more lines may come: a stream of a direct producer that is not sealed."""
+    early: Early = Early()
+    """Facts that came before the batch was created."""
+    ending: Status | None = None
+    """What the batch will be in the end, once that is decided before all lines are done."""
+    close_at: Moment | None = None
+    """When an ending batch takes no more lines, Unix seconds."""
+    closed: bool = False
+    """Whether no line is taken any more and the files are being written."""
+    closed_by: Id = ""
+    """The owner of the partition who decided so, and by it which lines are in the files."""
+    parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
+    """Kept in records of their own (`tables.py`): there may be any number of them."""
+    chunks: Number = 0
+    """How many chunks of the batch's tally may be in their table."""
+    files_offset: Signed | None = None
+    deleted_at: Time | None = None
+    """When the batch was deleted, Unix seconds: nothing else is kept of it then, and no fact brings it back."""
+
+    @property
+    def takes_lines(self) -> bool:
+        """Whether a result line still counts."""
+        return not self.closed and self.deleted_at is None and (self.batch is None or self.batch.status in _OPEN)
+
+    @property
+    def ended_at(self) -> int:
+        """When the batch came to its last state, or was deleted, Unix seconds; 0 while it has not."""
+        if self.deleted_at is not None:
+            return self.deleted_at
+        if self.batch is None or not self.is_over:
+            return 0
+        return int(getattr(self.batch, f"{self.batch.status}_at") or 0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the batch is in its last state, or deleted."""
+        return self.deleted_at is not None or (self.batch is not None and self.batch.status.is_terminal)
+
+
+def created(state: State, command: BatchCreated, grace: float) -> State:
+    """The batch begins, with what came before its beginning."""
+    if state.batch is not None or state.deleted_at is not None:
+        return state
+    begun: dict[str, object] = {
+        "project": command.project,
+        "batch": command.batch,
+        "input": command.input,
+        "output_expires_after": command.output_expires_after,
+    }
+    return _begun(state, begun, grace)
+
+
+def opened(state: State, fact: Opened, grace: float) -> State:
+    """A stream's batch begins, at work from the first; see `created`."""
+    if state.batch is not None or state.deleted_at is not None:
+        return state
+    return _begun(state, {"project": fact.project, "batch": fact.batch, "growing": True}, grace)
+
+
+def _begun(state: State, begun: dict[str, object], grace: float) -> State:
+    early, state = state.early, state.model_copy(update={**begun, "early": Early()})
+    for fact in early.facts():
+        match fact:
+            case Accepted():
+                state = accepted(state, fact)
+            case Rejected():
+                state = rejected(state, fact)
+            case CancelRequested():
+                state = cancelled(state, fact, grace)
+            case Grown():
+                state = grown(state, fact)
+            case Sealed():
+                state = sealed(state, fact)
+            case Buried():
+                state = buried(state, fact)
+    return state
+
+
+def accepted(state: State, fact: Accepted) -> State:
+    """Ingest found the input good: it is known how many lines there are to wait for."""
+    if state.batch is None:
+        return _early(state, fact)
+    counts = state.batch.request_counts.model_copy(update={"total": fact.total})
+    if state.batch.status is Status.VALIDATING:
+        batch = move(state.batch, Status.IN_PROGRESS, fact.at, model=fact.model, request_counts=counts)
+    elif state.batch.status is Status.CANCELLING and state.batch.in_progress_at is None and not state.closed:
+        batch = state.batch.model_copy(
+            update={"in_progress_at": fact.at, "model": fact.model, "request_counts": counts}
+        )
+    else:
+        return state
+    return state.model_copy(update={"batch": batch})
+
+
+def grown(state: State, fact: Grown) -> State:
+    """There are more lines; a total that was told before changes nothing."""
+    if state.batch is None:
+        return _early(state, fact)
+    counts = state.batch.request_counts
+    if not state.growing or fact.total <= counts.total:
+        return state
+    counts = counts.model_copy(update={"total": fact.total})
+    batch = state.batch.model_copy(update={"request_counts": counts, "model": fact.model or state.batch.model})
+    return state.model_copy(update={"batch": batch})
+
+
+def sealed(state: State, fact: Sealed) -> State:
+    """No more lines come: from now on the batch is as one whose input was a file all along."""
+    if state.batch is None:
+        return _early(state, fact)
+    if not state.growing:
+        return state
+    counts = state.batch.request_counts.model_copy(update={"total": fact.total})
+    batch = state.batch.model_copy(update={"request_counts": counts, "model": fact.model or state.batch.model})
+    return state.model_copy(update={"batch": batch, "input": fact.input, "growing": False})
+
+
+def rejected(state: State, fact: Rejected) -> State:
+    """Ingest found faults."""
+    if state.batch is None:
+        return _early(state, fact)
+    if state.batch.status is not Status.VALIDATING:
+        return state
+    batch = move(state.batch, Status.FAILED, fact.at, errors=BatchErrors(data=fact.errors))
+    return state.model_copy(update={"batch": batch})
+
+
+def cancelled(state: State, command: CancelRequested, grace: float) -> State:
+    """Somebody asked to cancel: lines in flight may land for `grace` seconds more."""
+    if state.batch is None:
+        return _early(state, command)
+    if state.ending is not None or Status.CANCELLING not in MOVES[state.batch.status]:
+        return state
+    return state.model_copy(
+        update={
+            "batch": move(state.batch, Status.CANCELLING, command.at),
+            "ending": Status.CANCELLED,
+            "close_at": command.at + grace,
+        }
+    )
+
+
+def bare(state: State, command: BatchCreated) -> State:
+    """The batch as far as it can be shown in any case, where the command that creates it could not be folded."""
+    if state.batch is not None or state.deleted_at is not None:
+        return state
+    batch = command.batch.model_copy(update={"metadata": None, "tidemill": Extras()})
+    return state.model_copy(update={"project": command.project, "batch": batch, "early": Early()})
+
+
+def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
+    """A record of the batch is a dead letter: before its lines were accepted that ends it, at work it is shown."""
+    if (batch := state.batch) is None:
+        return _early(state, fact) if ends else state
+    if state.is_over or (batch.status is Status.VALIDATING and not ends):
+        return state
+    if batch.status is Status.VALIDATING:
+        message = _UNHANDLED.format(fact.reason, fact.source)[:TEXT_CHARS_MAX]
+        errors = BatchErrors(data=(BatchError(code="server_error", message=message),))
+        return state.model_copy(update={"batch": move(batch, Status.FAILED, fact.at, errors=errors)})
+    known = batch.tidemill.fault
+    if known is not None and known.source == fact.source:
+        return state
+    fault = Fault(records=known.records + 1 if known else 1, source=fact.source, reason=fact.reason)
+    extras = batch.tidemill.model_copy(update={"fault": fault})
+    return state.model_copy(update={"batch": batch.model_copy(update={"tidemill": extras})})
+
+
+def deleted(state: State, command: DeleteRequested) -> State:
+    """Forget a batch that is over, or that nothing is known of any more, and remember that it was deleted."""
+    if state.deleted_at is not None or (state.batch is not None and not state.is_over):
+        return state
+    return State(id=state.id, partition=state.partition, chunks=state.chunks, deleted_at=command.at)
+
+
+def overdue(state: State, now: float, grace: float) -> State:
+    """Past its deadline a batch ends as expired: lines in flight may land for `grace` seconds more."""
+    batch = state.batch
+    if batch is None or state.ending is not None or now < batch.expires_at:
+        return state
+    if batch.status is Status.VALIDATING:
+        return state.model_copy(update={"batch": move(batch, Status.EXPIRED, int(now))})
+    if batch.status is not Status.IN_PROGRESS:
+        return state
+    return state.model_copy(update={"ending": Status.EXPIRED, "close_at": batch.expires_at + grace})
+
+
+def is_complete(state: State, done: int) -> bool:
+    """Whether every line of a batch at work is final."""
+    return (
+        _may_close(state)
+        and state.batch is not None
+        and state.batch.in_progress_at is not None
+        and done >= state.batch.request_counts.total
+    )
+
+
+def lines_max(state: State) -> int:
+    """From this index on no line is one of the batch."""
+    total = state.batch.request_counts.total if state.batch is not None else 0
+    return total if total and not state.growing else BATCH_LINES_MAX
+
+
+def is_due(state: State, now: float) -> bool:
+    """Whether an ending batch takes no more lines."""
+    return _may_close(state) and state.close_at is not None and now >= state.close_at
+
+
+def close(state: State, now: float, by: str) -> State:
+    """From here on no line is taken and the files are written; `by` is the owner who decides it."""
+    update: dict[str, object] = {"closed": True, "closed_by": by, "ending": state.ending or Status.COMPLETED}
+    if state.batch is not None and state.batch.status is Status.IN_PROGRESS:
+        update["batch"] = move(state.batch, Status.FINALIZING, int(now))
+    return state.model_copy(update=update)
+
+
+def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
+    """The files are written: the last state, with files, counts and usage in the same step."""
+    if state.batch is None or state.ending is None or state.is_over:
+        return state
+    receipt = fact.receipt
+    files = {kind: ids.derived_file_id(state.id, kind) for kind, _ in receipt.files}
+    errors = files.pop(file_kind(failed=True), None)
+    outputs = tuple(files.values())
+    batch = move(
+        state.batch,
+        state.ending,
+        fact.at,
+        output_file_id=outputs[0] if outputs else None,
+        error_file_id=errors,
+        request_counts=RequestCounts(
+            total=receipt.lines, completed=receipt.output.lines if receipt.output else 0, failed=fact.failed
+        ),
+        usage=fact.usage,
+        tidemill=state.batch.tidemill.model_copy(
+            update={
+                "receipt": receipt,
+                "output_file_ids": outputs if receipt.outputs else (),
+                "cost": fact.bill.cost if fact.bill else None,
+                "at_risk": None,
+                "mended": fact.mended,
+                "usage_unknown": fact.usage_unknown or None,
+            }
+        ),
+    )
+    return state.model_copy(update={"batch": batch, "files_offset": files_offset, "parts": ()})
+
+
+def billed(state: State, fact: Compacted) -> LedgerRecord | None:
+    """What the ledger says of a batch that this fact ended: the same each time, as all of it is in the two."""
+    if state.batch is None or not state.is_over or fact.bill is None:
+        return None
+    return LedgerRecord(
+        batch_id=state.id,
+        project=state.project,
+        model=state.batch.model,
+        endpoint=state.batch.endpoint,
+        status=state.batch.status,
+        ended_at=fact.at,
+        day=day_of(fact.at),
+        lines=state.batch.request_counts.completed,
+        usage=fact.usage,
+        bill=fact.bill,
+    )
+
+
+def counted(state: State, completed: int, failed: int) -> State:
+    """Show how far a batch is; a count never goes back, also where lines are folded again after a crash."""
+    if state.batch is None or state.batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
+        return state
+    counts = state.batch.request_counts
+    shown = counts.model_copy(
+        update={"completed": max(counts.completed, completed), "failed": max(counts.failed, failed)}
+    )
+    if shown == counts:
+        return state
+    return state.model_copy(update={"batch": state.batch.model_copy(update={"request_counts": shown})})
+
+
+def next_alarm(state: State) -> float | None:
+    """When time alone changes the batch, Unix seconds."""
+    if state.closed or state.batch is None or state.batch.status not in _OPEN:
+        return None
+    if state.growing and state.close_at is not None:
+        # It waits for its seal, not for a time: what was accepted by then has to have its end.
+        return None
+    return state.close_at if state.close_at is not None else float(state.batch.expires_at)
+
+
+def is_brief(state: State) -> bool:
+    """Whether the batch may be over before its steps are of interest: a small one that nobody has broken off."""
+    batch = state.batch
+    if state.ending not in (None, Status.COMPLETED):
+        return False
+    if batch is None or batch.status is Status.VALIDATING:
+        return True
+    is_small = batch.request_counts.total <= EXPRESS_LINES_MAX
+    return is_small and batch.status in (Status.IN_PROGRESS, Status.FINALIZING)
+
+
+def _may_close(state: State) -> bool:
+    return (
+        not state.closed
+        and not state.growing
+        and state.batch is not None
+        and state.batch.status in (Status.IN_PROGRESS, Status.CANCELLING)
+    )
+
+
+def _early(state: State, fact: _Early) -> State:
+    if state.deleted_at is not None:
+        return state
+    early = state.early.with_(fact)
+    return state if early is state.early else state.model_copy(update={"early": early})

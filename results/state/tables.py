@@ -1,0 +1,288 @@
+"""The state tables of one partition: its batches and their tallies, each under the name of the owner who wrote it.
+
+| table | key | value |
+|---|---|---|
+| states | batch id, `/` and an owner | a batch that is not over |
+| states | `over/`, batch id, `/` and an owner | one that is |
+| states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of one that is not over |
+| states | `owner/` and an owner | nothing: it has taken over |
+| chunks | batch id, `/`, an owner, `/` and a number | how many parts the batch had, then a chunk of its tally |
+
+A process that has lost its partition may not know yet, and what it sent may arrive much later. Nothing that it
+writes replaces a row of its successor, neither here nor when the log compacts the changelog; and of the rows of a
+batch those of its latest owner count (docs/decisions/0037). Owners are ordered as the broker has assigned the
+partition: by the generation of the group.
+
+A take-over reads what is at work, and that alone, however many batches there ever were. What is over stays for as
+long as the log may bring a fact about it once more (`expiry.py`).
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tidemill.results.ports import Table
+from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.reducer import State
+from tidemill.schemas.ids import BATCH_PREFIX
+from tidemill.schemas.log.part import PartRef
+
+log = logging.getLogger(__name__)
+
+OPEN: Final = BATCH_PREFIX.encode()
+OVER: Final = b"over/"
+PARTS: Final = b"parts/"
+OWNER: Final = b"owner/"
+ERA_BITS: Final = 32
+"""Of an owner's number the lower half is the generation; the upper one grows where a group counts anew."""
+GROUP_PARTS: Final = 512
+"""Parts of one record: a batch that is slow, or large, has more than fit into one with its state."""
+Group = Annotated[tuple[PartRef, ...], Field(max_length=GROUP_PARTS)]
+_group: Final[TypeAdapter[tuple[PartRef, ...]]] = TypeAdapter(Group)
+_PARTS_BYTES: Final = 4
+_BEHIND_SLASH: Final = b"0"
+
+
+class TornError(Exception):
+    """The tables were read while a former owner still wrote them: to read them once more helps."""
+
+
+class _Row(NamedTuple):
+    """What the latest owner has written under a key."""
+
+    owner: bytes
+    is_over: bool
+    value: bytes
+
+
+class Tables:
+    """A write belongs to the event that is being handled; reading is free."""
+
+    def __init__(self, states: Table, chunks: Table) -> None:
+        self._states = states
+        self._chunks = chunks
+        self._kept_parts: dict[str, int] = {}
+        """How many parts of a batch are in the table, as far as they were written here."""
+        self._stale: list[tuple[Table, bytes]] = []
+        self.owner = 0
+        """The number of this owner, above that of each owner before it."""
+
+    async def take_over(self, generation: int) -> None:
+        """Become the owner, before anything else is read or written.
+
+        Args:
+            generation: Of the group, when the partition was assigned.
+        """
+        before = [key for key, _ in self._states.scan(OWNER)]
+        latest = max((int(key.removeprefix(OWNER), 16) for key in before), default=0)
+        era, known = divmod(latest, 1 << ERA_BITS)
+        self.owner = ((era + (generation <= known)) << ERA_BITS) + generation
+        self._kept_parts.clear()
+        self._states.put(OWNER + self._mine, b"")
+        await self.delivered()
+        for key in before:
+            self._states.delete(key)
+
+    def open(self) -> Iterator[State]:
+        """The batches that are not over, as their latest owner left them."""
+        keys = [key for key, _ in self._states.scan(OPEN)]
+        self._stale += [(self._states, key) for key in keys]
+        for batch_id in dict.fromkeys(key.partition(b"/")[0] for key in keys):
+            row = self._latest(batch_id)
+            if row is not None and not row.is_over and _read(batch_id, row.value) is None:
+                self._stale = [(table, key) for table, key in self._stale if not key.startswith(batch_id)]
+                continue
+            for table, prefix in ((self._states, PARTS + batch_id), (self._chunks, batch_id)):
+                self._stale += [(table, key) for key, _ in table.scan(prefix + b"/")]
+            if row is not None and not row.is_over:
+                yield self._whole(batch_id, row)
+
+    def state(self, batch_id: str) -> State | None:
+        """A batch, over or not."""
+        key = batch_id.encode()
+        return None if (row := self._latest(key)) is None else self._whole(key, row)
+
+    def over(self, after: str, most: int) -> list[State]:
+        """The next batches that are over, in order of their ids.
+
+        Args:
+            after: The id to go on from; empty at the beginning.
+            most: How many at the most; fewer come at the end only.
+        """
+        found: dict[bytes, bytes] = {}
+        for key, value in self._states.scan(OVER, after=OVER + after.encode() + (_BEHIND_SLASH if after else b"")):
+            batch_id = key.split(b"/")[1]
+            if len(found) == most and batch_id not in found:
+                break
+            found[batch_id] = value
+        return [State.model_validate_json(value) for value in found.values()]
+
+    def put_state(self, state: State) -> None:
+        """Keep a batch.
+
+        Raises:
+            RecordTooLarge: It is, and what the table has is as it was.
+        """
+        key = self._key(state.id.encode())
+        value = state.model_dump_json(exclude_none=True).encode()
+        if state.is_over:
+            self._states.put(OVER + key, value)
+            self._drop(self._states, b"%b%b/" % (PARTS, key))
+            # Its state last, so that a crash leaves nothing unseen.
+            self._states.delete(key)
+            self._kept_parts.pop(state.id, None)
+        else:
+            # The parts before the state: one that is closed is merged from them.
+            for number in range(self._kept_parts.get(state.id, 0) // GROUP_PARTS, _groups(state)):
+                group = state.parts[number * GROUP_PARTS : (number + 1) * GROUP_PARTS]
+                self._states.put(b"%b%b/%08d" % (PARTS, key, number), _group.dump_json(group))
+            self._kept_parts[state.id] = len(state.parts)
+            self._states.put(key, value)
+
+    def chunks(self, state: State) -> Iterator[tuple[int, bytes]]:
+        """The chunks of a batch's tally, as the owner has left them who left the state: number and content.
+
+        Raises:
+            TornError: A chunk is of a later time than the state.
+        """
+        if (row := self._latest(state.id.encode())) is None:
+            return
+        for number in range(state.chunks):
+            if (value := self._chunks.get(_chunk_key(state.id, row.owner, number))) is not None:
+                if int.from_bytes(value[:_PARTS_BYTES]) > len(state.parts):
+                    raise TornError(f"the tally of {state.id} is ahead of its state")
+                yield number, value[_PARTS_BYTES:]
+
+    def forget(self, state: State) -> None:
+        """Drop a batch that is over."""
+        key = state.id.encode()
+        self._drop(self._chunks, key + b"/")
+        for prefix in (PARTS, b"", OVER):
+            self._drop(self._states, b"%b%b/" % (prefix, key))
+
+    def erase(self, state: State) -> None:
+        """Keep a deleted batch, without its tally; at no point is there nothing of it, or it could begin anew."""
+        self.put_state(state)
+        key = state.id.encode()
+        self._drop(self._chunks, key + b"/")
+        # Put and not dropped: what is gone here already may be in the changelog yet, and would not be found again.
+        value = state.model_dump_json(exclude_none=True).encode()
+        for row in [row for row, _ in self._states.scan(b"%b%b/" % (OVER, key))]:
+            self._states.put(row, value)
+
+    async def adopt(self, *lives: ActiveBatch) -> None:
+        """Write the batches that were taken over once more, as this owner's: first the tallies, then the states.
+
+        A state of this owner so says that its tally is there as well, and the rows of owners before it can go.
+        """
+        for live in lives:
+            live.tally.touch_all()
+            self._put_chunks(live, self._touched(live))
+        await self.delivered()
+        for live in lives:
+            self.put_state(live.state)
+        await self.delivered()
+        for live in lives:
+            live.kept = live.state
+
+    def drop_stale(self) -> None:
+        """Drop what owners before this one have left of the batches that were at work, once all are adopted."""
+        stale, self._stale = self._stale, []
+        for table, key in stale:
+            table.delete(key)
+
+    async def keep(self, *lives: ActiveBatch) -> None:
+        """Write batches: first their states, and only when the changelog has them the chunks of their tallies.
+
+        The two are files of their own, of which a power cut may keep the one and lose the other. A tally is kept
+        only while no line waits on a shelf, since it may not know more than the parts; and no more once the batch
+        is closed, since the parts say what was done.
+        """
+        taken: list[tuple[ActiveBatch, list[tuple[int, bytes]]]] = []
+        try:
+            await self._keep(lives, taken)
+        except BaseException:
+            for live, chunks in taken:
+                live.tally.touch(number for number, _ in chunks)
+            raise
+        for live in lives:
+            live.kept = live.state
+
+    async def _keep(
+        self, lives: Iterable[ActiveBatch], taken: list[tuple[ActiveBatch, list[tuple[int, bytes]]]]
+    ) -> None:
+        for live in lives:
+            chunks = [] if live.waiting_bytes or live.state.closed else self._touched(live)
+            taken.append((live, chunks))
+            self.put_state(live.state)
+        await self.delivered()
+        for live, chunks in taken:
+            self._put_chunks(live, chunks)
+        await self.delivered()
+
+    async def delivered(self) -> None:
+        """Wait until the changelog has every write made so far."""
+        await self._states.delivered()
+        await self._chunks.delivered()
+
+    @property
+    def _mine(self) -> bytes:
+        return b"%016x" % self.owner
+
+    def _key(self, batch_id: bytes) -> bytes:
+        return b"%b/%b" % (batch_id, self._mine)
+
+    def _latest(self, batch_id: bytes) -> _Row | None:
+        """Of two rows of one owner the last one that it wrote is of a batch that is over."""
+        rows = [
+            _Row(key.rpartition(b"/")[2], prefix == OVER, value)
+            for prefix in (b"", OVER)
+            for key, value in self._states.scan(b"%b%b/" % (prefix, batch_id))
+        ]
+        return max(rows, default=None)
+
+    def _whole(self, batch_id: bytes, row: _Row) -> State:
+        """A batch with its parts, as one owner left them."""
+        state = State.model_validate_json(row.value)
+        if row.is_over:
+            return state
+        groups = self._states.scan(b"%b%b/%b/" % (PARTS, batch_id, row.owner))
+        parts = tuple(part for _, value in groups for part in _group.validate_json(value))
+        return state.model_copy(update={"parts": parts}) if parts else state
+
+    def _touched(self, live: ActiveBatch) -> list[tuple[int, bytes]]:
+        """The chunks that have changed; the state is to know of the last of them."""
+        if chunks := live.tally.take_touched():
+            known = max(live.state.chunks, chunks[-1][0] + 1)
+            live.state = live.state.model_copy(update={"chunks": known})
+        return chunks
+
+    def _put_chunks(self, live: ActiveBatch, chunks: list[tuple[int, bytes]]) -> None:
+        parts = len(live.state.parts).to_bytes(_PARTS_BYTES)
+        for number, chunk in chunks:
+            self._chunks.put(_chunk_key(live.state.id, self._mine, number), parts + chunk)
+
+    @staticmethod
+    def _drop(table: Table, prefix: bytes) -> None:
+        for key in [key for key, _ in table.scan(prefix)]:
+            table.delete(key)
+
+
+def _read(key: bytes, value: bytes) -> State | None:
+    """A batch; None where it is none, which holds up no other."""
+    try:
+        return State.model_validate_json(value)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        log.error("%r in the table is no batch: %s: %s", key, fault["loc"], fault["msg"])  # noqa: TRY400
+        return None
+
+
+def _groups(state: State) -> int:
+    return -(-len(state.parts) // GROUP_PARTS)
+
+
+def _chunk_key(batch_id: str, owner: bytes, number: int) -> bytes:
+    return b"%b/%b/%d" % (batch_id.encode(), owner, number)

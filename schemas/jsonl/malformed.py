@@ -1,0 +1,76 @@
+"""Says where and why text is no JSON, for text that a parser has refused."""
+
+import re
+from typing import Final
+
+import msgspec
+import orjson
+
+from tidemill.schemas.jsonl.lines import BOM
+
+SHOWN_CHARS_MAX: Final = 16
+LONG_BYTES: Final = 64 * 1024
+"""Longer text is not made into objects to find its fault."""
+SIGNATURES: Final = (
+    (BOM, "a byte order mark stands before the JSON; it may only stand at the start of the file"),
+    (b"\x1f\x8b", "the content is compressed with gzip; upload the text itself"),
+    (b"PK\x03\x04", "the content is a zip archive, as .zip, .xlsx and .docx files are; upload JSON lines"),
+    (b"\xff\xfe", "the content is encoded as UTF-16; save it as UTF-8"),
+    (b"\xfe\xff", "the content is encoded as UTF-16; save it as UTF-8"),
+    (b"{\0", "the content is encoded as UTF-16; save it as UTF-8"),
+    (b"\0{", "the content is encoded as UTF-16; save it as UTF-8"),
+)
+"""What text begins with that is something else."""
+WORDS: Final = {
+    "unexpected end of data": "the line ends before its JSON does, and a request has to stand on one line",
+    "Input data was truncated": "the JSON breaks off",
+    "unexpected content after document": "more text follows the JSON",
+}
+"""Where the parsers' own words mean something else to a reader; these quote nothing of the text."""
+
+ENDS: Final = ("unexpected end of data", "Input data was truncated")
+
+_valid: Final = msgspec.json.Decoder(msgspec.Raw)
+_BYTE: Final = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)\Z")
+
+
+def reason(text: bytes) -> str:
+    """Where text breaks as JSON and why: `Column 20: …; found '…'`; columns and bytes are counted from 1.
+
+    Args:
+        text: What `orjson` or `msgspec` has refused.
+    """
+    for signature, said in SIGNATURES:
+        if text.startswith(signature):
+            return f"Byte 1: {said}."
+    try:
+        shown = text.decode()
+    except UnicodeDecodeError as error:
+        return f"Byte {error.start + 1}: 0x{text[error.start]:02x} is not UTF-8."
+    return _in_long(text) if len(text) > LONG_BYTES else _in_short(shown)
+
+
+def _in_short(text: str) -> str:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return _told(f"Column {error.pos + 1}", error.msg, text[error.pos : error.pos + SHOWN_CHARS_MAX])
+    return "It is too long to be read."
+
+
+def _in_long(text: bytes) -> str:
+    try:
+        _valid.decode(text)
+    except RecursionError:
+        return "It is nested too deeply."
+    except msgspec.DecodeError as error:
+        if (match := _BYTE.match(str(error))) is None:
+            return _told("At its end", str(error), "")
+        at = int(match[2])
+        return _told(f"Byte {at + 1}", match[1], text[at : at + SHOWN_CHARS_MAX].decode(errors="replace"))
+    return "It is too long to be read."
+
+
+def _told(place: str, words: str, found: str) -> str:
+    shown = f"; found {orjson.dumps(found).decode()}" if found and words not in ENDS else ""
+    return f"{place}: {WORDS.get(words, words)}{shown}."

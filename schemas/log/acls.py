@@ -1,0 +1,119 @@
+"""The access lists of Kafka that each role needs: they follow from the table of topics.
+
+A role is a stage, `producers` (direct producers of `tidemill.intake`), or `operator` (the commands `dead`,
+`rebuild`, `doctor`). An administrator makes topics and sets lists: no role may create, alter or delete anything.
+
+Kafka lets a principal that may read or write a topic describe it, and one that may write to any topic be an
+idempotent producer; so neither is asked for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from tidemill.schemas.log.topics import (
+    EXPRESS_PREFIX,
+    REQUESTS_PREFIX,
+    TOPICS,
+    Topic,
+    express,
+    is_of_requests,
+    requests,
+)
+
+STAGES: Final = ("api", "ingest", "processors", "results")
+PRODUCERS: Final = "producers"
+OPERATOR: Final = "operator"
+ROLES: Final = (*STAGES, PRODUCERS, OPERATOR)
+ADMIN: Final = "admin"
+"""Who makes topics and access lists; it stands above these."""
+GROUPS: Final = {
+    "ingest": ("tidemill-ingest", "tidemill-intake"),
+    "processors": ("tidemill-processors-",),
+    "results": ("tidemill-results",),
+}
+"""The consumer groups of a stage; one that ends in a dash is the beginning of many names."""
+_LOOKS_AT_DISKS: Final = ("api", "ingest", "processors")
+"""Who asks the brokers what their disks have free."""
+_LOOKS_AT_RETENTION: Final = ("ingest", "processors", "results")
+
+
+class Resource(IntEnum):
+    """What a list is about, by Kafka's number of it."""
+
+    TOPIC = 2
+    GROUP = 3
+    CLUSTER = 4
+
+
+class Operation(IntEnum):
+    """What a list allows, by Kafka's number of it."""
+
+    READ = 3
+    WRITE = 4
+    DESCRIBE = 8
+    DESCRIBE_CONFIGS = 10
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Acl:
+    """One list: a role may do one thing with one resource, or with all whose names begin so."""
+
+    role: str
+    resource: Resource
+    name: str
+    is_prefix: bool = False
+    operation: Operation
+
+
+def user(role: str) -> str:
+    """The user of a role where nothing else is said: `tidemill-api`."""
+    return f"tidemill-{role}"
+
+
+def rows() -> tuple[Topic, ...]:
+    """The table of topics; those of one model stand for those of all."""
+    return (*TOPICS, requests("*"), express("*"))
+
+
+def acls(roles: Iterable[str] = ROLES) -> list[Acl]:
+    """All lists of these roles, in the order of roles and topics."""
+    return [acl for role in roles for acl in (*_of_topics(role), *_of_groups(role), *_of_cluster(role))]
+
+
+def _of_topics(role: str) -> Iterable[Acl]:
+    for row in rows():
+        may = {
+            Operation.READ: role in row.read_by,
+            Operation.WRITE: role in row.written_by,
+            Operation.DESCRIBE: role == OPERATOR and not row.concerns(role),
+            # How long the log keeps what a batch needs is read from what is set about these topics.
+            Operation.DESCRIBE_CONFIGS: role == OPERATOR or (role in _LOOKS_AT_RETENTION and row.is_needed),
+        }
+        for operation, is_needed in may.items():
+            if is_needed:
+                name, is_prefix = _pattern(row)
+                yield Acl(role=role, resource=Resource.TOPIC, name=name, is_prefix=is_prefix, operation=operation)
+
+
+def _of_groups(role: str) -> Iterable[Acl]:
+    for name in GROUPS.get(role, ()):
+        yield Acl(
+            role=role,
+            resource=Resource.GROUP,
+            name=name,
+            is_prefix=name.endswith("-"),
+            operation=Operation.READ,
+        )
+
+
+def _of_cluster(role: str) -> Iterable[Acl]:
+    if role in _LOOKS_AT_DISKS:
+        yield Acl(role=role, resource=Resource.CLUSTER, name="kafka-cluster", operation=Operation.DESCRIBE)
+
+
+def _pattern(row: Topic) -> tuple[str, bool]:
+    if not is_of_requests(row.name):
+        return row.name, False
+    return (EXPRESS_PREFIX if row.name.startswith(EXPRESS_PREFIX) else REQUESTS_PREFIX), True

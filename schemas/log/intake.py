@@ -1,0 +1,174 @@
+"""What a direct producer says about its lines: the key and the headers of a record of `tidemill.intake`.
+
+| part | holds |
+|---|---|
+| key | the name of the stream |
+| `authorization` | `Bearer` and a key to the API |
+| `tidemill-end` | `true` on a stream's last record, which may be without lines |
+| `tidemill-seq` | a number that rises from record to record; one that does not is a repetition |
+| `tidemill-window` | on the first record: the completion window |
+| `tidemill-endpoint` | on the first record: the endpoint; else the url of its first line |
+| `tidemill-metadata` | on the first record: a JSON object of strings |
+| `tidemill-output` | on the first record: `one` file, or `numbered` ones |
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from tidemill.schemas.endpoints import ENDPOINTS
+
+AUTHORIZATION: Final = "authorization"
+END: Final = "tidemill-end"
+SEQ: Final = "tidemill-seq"
+WINDOW: Final = "tidemill-window"
+ENDPOINT: Final = "tidemill-endpoint"
+METADATA: Final = "tidemill-metadata"
+OUTPUT: Final = "tidemill-output"
+TICK: Final = "tidemill-tick"
+"""On a record that ingest sends to itself: somebody took over the partition, and is to look what is due."""
+
+OUTPUTS: Final = ("one", "numbered")
+NAME_CHARS_MAX: Final = 255
+SEQ_DIGITS_MAX: Final = 18
+PAIRS_MAX: Final = 16
+KEY_CHARS_MAX: Final = 64
+VALUE_CHARS_MAX: Final = 512
+
+
+class IntakeError(Exception):
+    """A record cannot be taken; the text says why, and quotes neither the user nor a credential."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """What every record says."""
+
+    name: str
+    ends: bool = False
+    seq: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """What the first record of a stream asks for; None where it does not say."""
+
+    window: str | None = None
+    endpoint: str | None = None
+    metadata: dict[str, str] | None = None
+    numbered: bool = False
+    """Whether its output is to come in numbered files."""
+
+
+def named(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """The headers by their names in lower case, the last one of a name counts.
+
+    Raises:
+        IntakeError: One of ours is not UTF-8.
+    """
+    found = {}
+    for name, content in headers:
+        if (lower := name.lower()) == AUTHORIZATION or lower.startswith("tidemill-"):
+            try:
+                found[lower] = (content or b"").decode()
+            except UnicodeDecodeError:
+                raise IntakeError(f"the header {_ours(lower)} is not UTF-8") from None
+    return found
+
+
+def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
+    """Read what every record says.
+
+    Args:
+        key: The record's key.
+        headers: As `named` gives them.
+
+    Raises:
+        IntakeError: The name or a header cannot be used.
+    """
+    try:
+        name = (key or b"").decode()
+    except UnicodeDecodeError:
+        raise IntakeError("the key, which is the stream's name, is not UTF-8") from None
+    try:
+        stream_name(name)
+    except IntakeError as error:
+        raise IntakeError(f"the key, which is the stream's name: {error}") from None
+    ends = headers.get(END, "false").lower()
+    if ends not in {"true", "false"}:
+        raise IntakeError(f"the header {END} must be true or false")
+    seq = headers.get(SEQ)
+    if seq is not None and not (seq.isascii() and seq.isdigit() and len(seq) <= SEQ_DIGITS_MAX):
+        raise IntakeError(f"the header {SEQ} must be a number of at most {SEQ_DIGITS_MAX} digits")
+    return Label(name=name, ends=ends == "true", seq=None if seq is None else int(seq))
+
+
+def stream_name(text: str) -> str:
+    """Check the name of a stream.
+
+    Raises:
+        IntakeError: It cannot be one.
+    """
+    if not text or len(text) > NAME_CHARS_MAX or not text.isprintable():
+        raise IntakeError(f"it must be 1 to {NAME_CHARS_MAX} printable characters")
+    return text
+
+
+def wish(headers: Mapping[str, str], windows: Collection[str]) -> StreamOptions:
+    """Read what the first record of a stream asks for.
+
+    Args:
+        headers: As `named` gives them.
+        windows: The completion windows that may be asked for.
+
+    Raises:
+        IntakeError: It cannot be had.
+    """
+    window, endpoint, metadata = headers.get(WINDOW), headers.get(ENDPOINT), headers.get(METADATA)
+    if window is not None and window not in windows:
+        raise IntakeError(f"the header {WINDOW} must be one of {', '.join(windows)}")
+    if endpoint is not None and endpoint not in ENDPOINTS:
+        raise IntakeError(f"the header {ENDPOINT} must be one of {', '.join(ENDPOINTS)}")
+    output = headers.get(OUTPUT, OUTPUTS[0])
+    if output not in OUTPUTS:
+        raise IntakeError(f"the header {OUTPUT} must be one of {', '.join(OUTPUTS)}")
+    return StreamOptions(
+        window=window,
+        endpoint=endpoint,
+        metadata=None if metadata is None else _metadata(metadata),
+        numbered=output == "numbered",
+    )
+
+
+def secret(headers: Mapping[str, str]) -> str:
+    """The credential of a record.
+
+    Raises:
+        IntakeError: There is none.
+    """
+    scheme, _, found = headers.get(AUTHORIZATION, "").strip().partition(" ")
+    if scheme.lower() != "bearer" or not found.strip():
+        raise IntakeError(f"the header {AUTHORIZATION} with a bearer key is missing")
+    return found.strip()
+
+
+def _metadata(text: str) -> dict[str, str]:
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise IntakeError(f"the header {METADATA} is not JSON") from None
+    if not isinstance(found, dict) or len(found) > PAIRS_MAX:
+        raise IntakeError(f"the header {METADATA} must be an object of at most {PAIRS_MAX} pairs")
+    for name, content in found.items():
+        if not isinstance(content, str) or len(name) > KEY_CHARS_MAX or len(content) > VALUE_CHARS_MAX:
+            raise IntakeError(
+                f"the header {METADATA} must hold strings of at most {VALUE_CHARS_MAX} characters, "
+                f"named in at most {KEY_CHARS_MAX}"
+            )
+    return found
+
+
+def _ours(name: str) -> str:
+    return name if name in {AUTHORIZATION, END, SEQ, WINDOW, ENDPOINT, METADATA, OUTPUT, TICK} else "tidemill-…"

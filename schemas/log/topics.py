@@ -1,0 +1,168 @@
+"""The topics: one table that the broker is set up from and the docs are checked against."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from tidemill.schemas.resources.audit import KEPT_DAYS
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """One row of the table."""
+
+    name: str
+    key: str
+    value: str
+    written_by: tuple[str, ...]
+    read_by: tuple[str, ...]
+    harm: str = ""
+    """What somebody could do who may write to it and should not."""
+    spread: bool = True
+    """Whether it has the set number of partitions, rather than one."""
+    compacted: bool = False
+    """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
+    lag_ms: int | None = None
+    """How long a record may outlive its successor, where it is compacted and that matters."""
+    retention_ms: int = 7 * DAY_MS
+    """-1 keeps every record for good."""
+    broker_time: bool = False
+    """Whether a record's time is when the log got it, rather than what its writer says."""
+
+    def concerns(self, role: str) -> bool:
+        """Whether a role reads or writes it."""
+        return role in self.written_by or role in self.read_by
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a batch that is at work is lost with its records."""
+        return self in {COMMANDS, INTAKE, OUTCOMES} or is_of_requests(self.name)
+
+
+COMMANDS = Topic(
+    name="tidemill.commands", key="batch id", value="BatchCreated, CancelRequested, DeleteRequested",
+    written_by=("api", "operator"), read_by=("ingest", "results"),
+    harm="create, cancel and delete batches of any project, over any file of the store, without a key",
+)  # fmt: skip
+INTAKE = Topic(
+    name="tidemill.intake", key="stream name", value="one or more JSONL lines",
+    written_by=("producers", "ingest", "operator"), read_by=("ingest",), broker_time=True,
+    harm="nothing without the token or key of a project, which every record needs; fill the disk",
+)  # fmt: skip
+OUTCOMES = Topic(
+    name="tidemill.outcomes", key="batch id", value="Accepted, Opened, Sealed, Compacted, …, or result lines",
+    written_by=("ingest", "processors", "results", "operator"), read_by=("results", "processors", "operator"),
+    harm="invent answers and endings for the lines of any batch",
+)  # fmt: skip
+BATCHES = Topic(
+    name="tidemill.batches", key="batch id", value="BatchRecord",
+    written_by=("results",), read_by=("api", "ingest", "processors", "operator"), spread=False, compacted=True,
+    harm="show any batch as it is not, and give it to another project; end the work on it",
+)  # fmt: skip
+FILES = Topic(
+    name="tidemill.files", key="file id", value="FileRecord",
+    written_by=("api", "ingest", "results"), read_by=("api", "ingest", "operator"), spread=False, compacted=True,
+    harm="give a file to another project, point it at another object of the store, or delete it",
+)  # fmt: skip
+DEAD = Topic(
+    name="tidemill.dead", key="source", value="a record nothing could read, the reason in headers",
+    written_by=("ingest", "processors", "results", "operator"), read_by=("operator",), spread=False,
+    retention_ms=14 * DAY_MS, harm="forge letters, which an operator might send to their topics again",
+)  # fmt: skip
+CLAIMS = Topic(
+    name="tidemill.claims", key="batch id", value="Claim",
+    written_by=("api",), read_by=("api",), spread=False,
+    harm="let a creation that is repeated answer with another batch",
+)  # fmt: skip
+UPLOADS = Topic(
+    name="tidemill.uploads", key="upload id, or upload id / part id", value="UploadRecord, PartRecord",
+    written_by=("api",), read_by=("api",), spread=False, compacted=True,
+    harm="change or give away uploads that are not finished",
+)  # fmt: skip
+KEYS = Topic(
+    name="tidemill.keys", key="key id", value="KeyRecord, signed by the api",
+    # Not compacted: who may write there could otherwise have a revocation dropped by a later record.
+    written_by=("api",), read_by=("api", "ingest", "operator"), spread=False, retention_ms=-1,
+    harm="nothing but fill the disk: what the api has not signed is ignored",
+)  # fmt: skip
+SECRETS = Topic(
+    name="tidemill.secrets", key="batch id, or batch id / key id", value="Erasure of a deleted batch, Secret",
+    written_by=("api", "ingest", "results"), read_by=("api", "ingest", "processors", "results", "operator"),
+    spread=False, compacted=True, harm="have what is kept of any batch forgotten for good",
+    lag_ms=3_600_000,
+)  # fmt: skip
+AUDIT = Topic(
+    name="tidemill.audit", key="project", value="AuditRecord",
+    written_by=("api",), read_by=("api", "operator"), spread=False, retention_ms=KEPT_DAYS * DAY_MS,
+    harm="add to the trail what did not happen; nothing can be taken out of it",
+)  # fmt: skip
+LEDGER = Topic(
+    name="tidemill.ledger", key="batch id", value="LedgerRecord",
+    written_by=("results",), read_by=("api",), spread=False, compacted=True,
+    harm="change what projects are billed",
+)  # fmt: skip
+STATES = Topic(
+    name="tidemill-results-batches-changelog", key="batch id / owner, with a prefix (results/state/tables.py)",
+    value="a batch's state (results/state/reducer.py), or some of its parts",
+    written_by=("results",), read_by=("results",), compacted=True,
+    harm="change the state of any batch, from the next recovery on",
+)  # fmt: skip
+TALLIES = Topic(
+    name="tidemill-results-lines-changelog", key="batch id / owner / chunk",
+    value="two bitmaps (results/state/line_bitmap.py)",
+    written_by=("results",), read_by=("results",), compacted=True,
+    harm="have lines counted as done that are not, or once more, from the next recovery on",
+)  # fmt: skip
+STREAMS = Topic(
+    name="tidemill-intake-streams-changelog", key="batch id / owner, or decided/partition/owner",
+    value="a stream on its way to be a batch (ingest/streams/stream.py)",
+    written_by=("ingest",), read_by=("ingest",), compacted=True,
+    harm="change which batch a stream's lines go to, from the next recovery on",
+)  # fmt: skip
+REQUESTS_PREFIX = "tidemill.requests."
+EXPRESS_PREFIX = "tidemill.express."
+EXPRESS_LINES_MAX = 1_000
+"""A batch of up to so many lines goes by a model's express topic, where no large batch lies before it."""
+
+TOPICS = (
+    COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, AUDIT, STATES,
+    TALLIES, STREAMS,
+)  # fmt: skip
+"""All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
+
+_HARM_OF_REQUESTS = "make calls to the model's servers, and put answers into any batch"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
+
+
+def requests(model: str) -> Topic:
+    """The topic of the requests to one model.
+
+    A name that Kafka does not take (`Qwen/Qwen3-8B`) is made plain, with a hash that keeps it apart from others.
+    """
+    return Topic(
+        name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
+        written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
+    )  # fmt: skip
+
+
+def express(model: str) -> Topic:
+    """The topic of the requests of small batches to one model; else it is as the other."""
+    return Topic(
+        name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
+        written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
+    )  # fmt: skip
+
+
+def is_of_requests(name: str) -> bool:
+    """Whether a topic is one of the two kinds that a model has."""
+    return name.startswith((REQUESTS_PREFIX, EXPRESS_PREFIX))
+
+
+def _plain(model: str) -> str:
+    if _PLAIN.match(model) is not None:
+        return model
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", model)[:150]
+    return f"{plain}-{hashlib.blake2b(model.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,47 @@
+"""The error body of the OpenAI API, and the errors that carry one.
+
+Exception
+└── ApiError          answered with its status and body
+└── DecodeError       a record on the log that cannot be read (schemas/log/codec.py)
+└── NotFound          an object that the store does not hold (schemas/ports.py)
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ErrorBody(BaseModel):
+    """The four keys, all always there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorEnvelope(BaseModel):
+    """What an answer with an error holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = ErrorBody(message=message, type=kind, param=param, code=code)
+        self.headers = headers or {}

@@ -1,0 +1,1 @@
+"""`tidemill run`: files become batches, and batches become one output."""

@@ -1,0 +1,1 @@
+"""Settings: where they are read, and what is wrong with them."""

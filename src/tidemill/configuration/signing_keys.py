@@ -1,0 +1,67 @@
+"""The keys of signatures, as the settings name them: the api signs, and whoever reads checks."""
+
+from pathlib import Path
+
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.schemas.signing import KeyTextError, Signer, Verifier
+
+FILE_BYTES_MAX = 4096
+KEPT = "signing_key"
+"""The file of the data folder in which `tidemill up` keeps the one that it has made."""
+INIT = "`tidemill keys init` makes a pair"
+
+
+def signer(settings: Settings) -> Signer:
+    """The private key that the api signs with.
+
+    Raises:
+        SettingsError: None is set, or what is set is none.
+    """
+    name, text = "signing_key", settings.signing_key.get_secret_value() if settings.signing_key else ""
+    if not text and settings.signing_key_file is not None:
+        name, text = "signing_key_file", _content(settings.signing_key_file)
+    if not text:
+        raise SettingsError(
+            "signing_key: not set; the api signs keys with it (TIDEMILL_SIGNING_KEY or "
+            f"TIDEMILL_SIGNING_KEY_FILE); {INIT}"
+        )
+    try:
+        return Signer.read(text.strip())
+    except KeyTextError as error:
+        raise SettingsError(f"{name}: {error}") from None
+
+
+def verifier(settings: Settings) -> Verifier:
+    """The public keys that are trusted: those of the settings, and the one of the signing key where there is one.
+
+    Raises:
+        SettingsError: There is none, or what is set is none.
+    """
+    publics = [text for part in settings.verify_keys.split(",") if (text := part.strip())]
+    if settings.signing_key or settings.signing_key_file:
+        publics.insert(0, signer(settings).public)
+    if not publics:
+        raise SettingsError(
+            "verify_keys: not set; without the api's public key no key can be checked (TIDEMILL_VERIFY_KEYS); "
+            f"{INIT}"
+        )
+    try:
+        return Verifier(publics)
+    except KeyTextError as error:
+        raise SettingsError(f"verify_keys: {error}") from None
+
+
+def with_kept(settings: Settings) -> Settings:
+    """The settings, with the signing key that `tidemill up` keeps in the data folder where none is set."""
+    file = settings.data / KEPT
+    if settings.signing_key or settings.signing_key_file or settings.verify_keys or not file.exists():
+        return settings
+    return settings.model_copy(update={"signing_key_file": file})
+
+
+def _content(file: Path) -> str:
+    try:
+        with file.open(encoding="ascii") as opened:
+            return opened.read(FILE_BYTES_MAX)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"signing_key_file: {file} cannot be read: {type(error).__name__}") from error

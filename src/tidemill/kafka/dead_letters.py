@@ -1,0 +1,53 @@
+"""Dead letters: a record that nobody can read is kept where an operator finds it, with the reason."""
+
+import asyncio
+import logging
+from typing import Any, Final, Protocol
+
+from tidemill import metrics
+from tidemill.schemas.log import dead_letters, topics
+from tidemill.schemas.log.codec import Headers
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS_MIN: Final = 0.2
+PAUSE_SECONDS_MAX: Final = 10.0
+"""How long to wait after the log did not take a letter; doubled each time."""
+
+
+class Sender(Protocol):
+    """The log, as far as it is needed here."""
+
+    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Headers = ...) -> int:
+        """Append a record."""
+        ...
+
+
+async def bury(sender: Sender, message: Any, *, stage: str, reason: Exception) -> None:
+    """Send a record to `tidemill.dead`, again and again until the log has it.
+
+    Without the log there is nothing else to do for who reads from it, so there is no other bound.
+
+    Args:
+        sender: The log.
+        message: The record as Faust hands it over.
+        stage: Who could not read it.
+        reason: Why; its text goes into the letter and into the process's log, so it quotes no user.
+    """
+    source = f"{message.topic}/{message.partition}/{message.offset}"
+    said = dead_letters.headers(source, message.headers or (), key=message.key, stage=stage, reason=str(reason))
+    value = message.value
+    if value is not None and len(value) > dead_letters.VALUE_BYTES_MAX:
+        said = [*said, (dead_letters.CUT, b"%d" % len(value))]
+        value = None
+    pause_seconds = PAUSE_SECONDS_MIN
+    while True:
+        try:
+            await sender.send(topics.DEAD.name, source, value, headers=said)
+            break
+        except OSError as error:
+            log.warning("a dead letter was not taken (%s); again in %.1f s", type(error).__name__, pause_seconds)
+        await asyncio.sleep(pause_seconds)
+        pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+    metrics.DEAD_LETTERS.labels(stage).inc()
+    log.warning("%s could not read %s: %s", stage, source, reason)

@@ -1,0 +1,204 @@
+"""Follows a compacted topic of one partition, without a consumer group."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from tidemill.configuration.security import Kafka, client_options
+from tidemill.kafka.connection import (
+    BACKOFF_SECONDS_MAX,
+    BACKOFF_SECONDS_MIN,
+    CONNECT_SECONDS_MAX,
+    REQUEST_MS_MAX,
+    LogUnavailable,
+    cluster_id,
+    stop,
+)
+
+POLL_MS = 500
+"""How long a follower waits for a record at a time; a record that arrives ends the wait at once."""
+POLL_RECORDS_MAX = 500
+"""Records applied in a row without giving way to other tasks."""
+
+_log = logging.getLogger(__name__)
+
+_FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, AssertionError)
+"""What a record can lead to by what it holds, whatever else is well; a store that fails raises others."""
+
+Apply = Callable[[str, bytes | None, int], object]
+"""Takes a record: key, value (None is a tombstone), offset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """Where a topic ends, and in which cluster."""
+
+    cluster: str
+    end: int
+    """The offset that the next record will get."""
+
+
+class Follower:
+    """Reads a topic of one partition from an offset on, without a consumer group, for as long as it lives.
+
+    A broker that is away is waited for; a record whose `apply` raises is tried again after the same wait. One that
+    fails again for what it holds is left out.
+    """
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        topic: str,
+        apply: Apply,
+        *,
+        start: int = 0,
+        resume: Callable[[Tail], int] | None = None,
+        applied: Callable[[], object] | None = None,
+    ) -> None:
+        """Nothing is read before `start()`.
+
+        Args:
+            kafka: Where, and how to get in.
+            topic: Its name.
+            apply: Called for each record, in order.
+            start: The first offset to read. A topic that ends before it is another one, and read from 0.
+            resume: Asked at each connection for the first offset to read; undoes what was not yet `applied`.
+            applied: Called after each run of at most `POLL_RECORDS_MAX` records, for who commits in batches.
+        """
+        self._kafka = kafka
+        self._partition = TopicPartition(topic, 0)
+        self._apply = apply
+        self._applied = applied
+        self._resume = resume or self._from_position
+        self._position = start
+        self._end = 0
+        self._caught_up = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._failed = -1
+        """Offset of the record that failed last."""
+        self._consumer: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to read, in a task of its own."""
+        self._task = asyncio.create_task(self._run(), name=f"follow {self._partition.topic}")
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def caught_up(self) -> None:
+        """Wait until everything was applied that the topic held when it was first connected to."""
+        await self._caught_up.wait()
+
+    async def abreast(self) -> None:
+        """Wait until everything was applied that the topic holds at this moment; a round trip, if that is so.
+
+        Raises:
+            KafkaError: No broker answers.
+            LogUnavailable: It is not connected.
+        """
+        if self._consumer is None:
+            raise LogUnavailable("not connected")
+        end = (await self._consumer.end_offsets([self._partition]))[self._partition]
+        while self._position < end:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def current(self) -> None:
+        """The same, however long a broker is away."""
+        while True:
+            try:
+                await self.abreast()
+            except (KafkaError, OSError):
+                await asyncio.sleep(BACKOFF_SECONDS_MIN)
+            else:
+                return
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether `caught_up()` would return at once."""
+        return self._caught_up.is_set()
+
+    @property
+    def position(self) -> int:
+        """The offset after the last record that was applied."""
+        return self._position
+
+    async def _run(self) -> None:
+        pause_seconds = BACKOFF_SECONDS_MIN
+        while True:
+            before = self._position
+            try:
+                await self._follow()
+            except Exception as error:  # noqa: BLE001  whatever it was, a follower goes on
+                if self._position != before:
+                    pause_seconds = BACKOFF_SECONDS_MIN
+                _log.warning(
+                    "following %s broke off at %d (%s); again in %.1f s",
+                    self._partition.topic, self._position, type(error).__name__, pause_seconds,
+                )  # fmt: skip
+                await asyncio.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
+
+    async def _follow(self) -> None:
+        consumer = AIOKafkaConsumer(
+            **client_options(self._kafka),
+            request_timeout_ms=REQUEST_MS_MAX,
+            fetch_max_wait_ms=POLL_MS,
+            max_poll_records=POLL_RECORDS_MAX,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS_MAX):
+                await consumer.start()
+                consumer.assign([self._partition])
+                self._end = (await consumer.end_offsets([self._partition]))[self._partition]
+                self._position = self._resume(Tail(cluster=await cluster_id(self._kafka), end=self._end))
+            consumer.seek(self._partition, self._position)
+            self._consumer = consumer
+            while True:
+                await self._poll(consumer)
+        finally:
+            self._consumer = None
+            await stop(consumer)
+
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+        if not self._caught_up.is_set() and self._position >= self._end:
+            self._caught_up.set()
+        position = self._position
+        for record in (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, ()):
+            if record.offset < position:
+                self._position = 0
+                raise LogUnavailable("the topic was made anew")
+            self._take(record)
+            position = record.offset + 1
+        if position > self._position:
+            if self._applied is not None:
+                self._applied()
+            self._position = position
+            self._moved.set()
+        else:
+            # The last offsets of a topic may hold no record: compaction and transactions leave gaps.
+            self._position = max(position, await consumer.position(self._partition))
+            self._moved.set()
+
+    def _take(self, record: ConsumerRecord) -> None:
+        try:
+            self._apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
+        except _FAULTS as error:
+            if self._failed != record.offset:
+                self._failed = record.offset
+                raise
+            topic, kind = self._partition.topic, type(error).__name__
+            _log.exception("record %d of %s is left out (%s)", record.offset, topic, kind)
+
+    def _from_position(self, tail: Tail) -> int:
+        return self._position if self._position <= tail.end else 0

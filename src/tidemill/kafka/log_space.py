@@ -1,0 +1,123 @@
+"""The door to what the brokers say of their disks."""
+
+import asyncio
+import functools
+from typing import Final
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    TaggedFields,
+)
+
+from tidemill.configuration.security import Kafka, client_options
+from tidemill.storage.disk_space import LOG, STORE, DiskSpace, Free
+
+SECONDS_MAX: Final = 15.0
+
+
+class _LogDirsResponse(Response):  # type: ignore[misc]  # aiokafka is untyped here
+    """`DescribeLogDirs`, version 4 (KIP-827): what each folder of a broker has free."""
+
+    API_KEY = 35
+    API_VERSION = 4
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        (
+            "results",
+            CompactArray(
+                ("error_code", Int16),
+                ("log_dir", CompactString("utf-8")),
+                (
+                    "topics",
+                    CompactArray(
+                        ("name", CompactString("utf-8")),
+                        (
+                            "partitions",
+                            CompactArray(
+                                ("partition_index", Int32),
+                                ("partition_size", Int64),
+                                ("offset_lag", Int64),
+                                ("is_future_key", Boolean),
+                                ("tags", TaggedFields),
+                            ),
+                        ),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("total_bytes", Int64),
+                ("usable_bytes", Int64),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _LogDirsStruct(RequestStruct):  # type: ignore[misc]  # aiokafka is untyped here
+    FLEXIBLE_VERSION = True
+    API_KEY = 35
+    API_VERSION = 4
+    RESPONSE_TYPE = _LogDirsResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class LogDirsRequest(Request[_LogDirsStruct]):  # type: ignore[misc]  # aiokafka is untyped here
+    """Asks for the folders of a broker, and for none of the partitions in them."""
+
+    API_KEY = 35
+
+    def build(self, request_struct_class: type[_LogDirsStruct]) -> _LogDirsStruct:
+        """See `Request`."""
+        return request_struct_class([], {})
+
+
+async def usable_bytes(kafka: Kafka) -> int | None:
+    """Free bytes of the fullest disk that a broker keeps records on; None before Kafka 3.3, which tells none.
+
+    Raises:
+        OSError: A broker does not answer, or does not let us ask: that takes DESCRIBE on the cluster.
+    """
+    admin = AIOKafkaAdminClient(
+        **client_options(kafka), client_id="tidemill-disks", request_timeout_ms=int(SECONDS_MAX * 1000)
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            await admin.start()
+            # The library has no call for this request.
+            nodes = [broker.nodeId for broker in admin._client.cluster.brokers()]  # noqa: SLF001
+            answers = [await admin._send_request_to_node(node, LogDirsRequest()) for node in nodes]  # noqa: SLF001
+    except NotImplementedError:
+        return None
+    except KafkaError as error:
+        raise OSError(type(error).__name__) from error
+    finally:
+        await admin.close()
+    for answer in answers:
+        if code := answer.to_object()["error_code"]:
+            raise OSError(for_code(code).__name__)
+    folders = [folder for answer in answers for folder in answer.to_object()["results"]]
+    return min((folder["usable_bytes"] for folder in folders if folder["usable_bytes"] >= 0), default=None)
+
+
+def log_space(kafka: Kafka, reserve_bytes: int, *, store: Free | None = None) -> DiskSpace:
+    """The reserve on the disks of the log, and on that of the store if it is told how to ask there."""
+    disks = {LOG: functools.partial(usable_bytes, kafka)}
+    return DiskSpace(reserve_bytes, disks if store is None else {**disks, STORE: store})

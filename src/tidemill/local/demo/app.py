@@ -1,0 +1,164 @@
+"""The door of the demo backend: routes a call to its model, by the name in its body."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import msgspec
+import orjson
+from aiohttp import web
+
+from tidemill.local.demo import CHAT_ENDPOINTS, CHAT_MODEL, EMBEDDING_MODEL
+from tidemill.local.demo.embedding import parse, reply
+from tidemill.local.demo.engine import Chat, Embedder
+from tidemill.runtime import notify
+
+BODY_BYTES_MAX = 32 << 20
+CHAT_SECONDS_MAX = 600
+CHUNK_BYTES = 64 << 10
+STOP_SECONDS_MAX = 1.0
+"""Calls that take longer than this to end are cut off by a stop; whoever made them makes them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """The loaded models, and the connections to the one that has a server of its own."""
+
+    chat: Chat
+    embedder: Embedder
+    session: aiohttp.ClientSession
+
+
+ENGINES = web.AppKey("engines", Engines)
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """What is read of a chat's body; the rest is the engine's to judge."""
+
+    model: str
+
+
+def _fault(status: int, message: str, *, param: str | None = None, code: str | None = None) -> web.Response:
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    return web.Response(status=status, body=orjson.dumps({"error": error}), content_type="application/json")
+
+
+def _unknown(model: str) -> web.Response:
+    message = f"The model '{model}' does not exist at this endpoint."
+    return _fault(404, message, param="model", code="model_not_found")
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _models(_: web.Request) -> web.Response:
+    models = [
+        {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tidemill"}
+        for name in (CHAT_MODEL, EMBEDDING_MODEL)
+    ]
+    return web.json_response({"object": "list", "data": models})
+
+
+async def _embeddings(request: web.Request) -> web.Response:
+    try:
+        asked = parse(await request.read())
+    except msgspec.DecodeError as error:
+        return _fault(400, str(error))
+    if asked.model != EMBEDDING_MODEL:
+        return _unknown(asked.model)
+    vectors, tokens = await asyncio.to_thread(request.app[ENGINES].embedder.embed, asked.texts)
+    return web.Response(body=reply(asked, vectors, tokens), content_type="application/json")
+
+
+async def _chat(request: web.Request) -> web.StreamResponse:
+    """Pass a call on to llama.cpp as it came, and its answer back as it comes."""
+    body = await request.read()
+    try:
+        model = msgspec.json.decode(body, type=_Named).model
+    except msgspec.DecodeError as error:
+        return _fault(400, str(error))
+    # The engine answers under any name, so the name is judged here.
+    if model != CHAT_MODEL:
+        return _unknown(model)
+    engines = request.app[ENGINES]
+    async with engines.session.post(engines.chat.address + request.path, data=body) as answer:
+        response = web.StreamResponse(status=answer.status)
+        response.content_type = answer.content_type
+        response.content_length = answer.content_length
+        await response.prepare(request)
+        async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+
+def _application(chat: Chat, embedder: Embedder) -> web.Application:
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
+
+    async def engines(app: web.Application) -> AsyncIterator[None]:
+        timeout = aiohttp.ClientTimeout(total=CHAT_SECONDS_MAX)
+        headers = {"content-type": "application/json"}
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+            app[ENGINES] = Engines(chat=chat, embedder=embedder, session=session)
+            yield
+
+    app.cleanup_ctx.append(engines)
+    app.add_routes([web.get("/health", _health), web.get("/v1/models", _models)])
+    app.add_routes([web.post(endpoint, _chat) for endpoint in CHAT_ENDPOINTS])
+    app.add_routes([web.post("/v1/embeddings", _embeddings)])
+    return app
+
+
+async def serve(*, host: str = "127.0.0.1", port: int, threads: int = 1) -> None:
+    """Load the models and answer until SIGINT or SIGTERM.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one, which is printed.
+        threads: Cores that the chat model may use.
+
+    Raises:
+        ImportError: A package named by `tidemill.local.demo.missing` is not there.
+        OSError: The port cannot be had.
+    """
+    stopped = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
+    embedder = await asyncio.to_thread(Embedder)
+    chat = await asyncio.to_thread(Chat, threads=threads)
+    # A caller who hangs up cancels its handler, which hangs up on the engine, which stops writing.
+    runner = web.AppRunner(
+        _application(chat, embedder),
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=STOP_SECONDS_MAX,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        await _answers(runner)
+        print(f"Demo backend at {_address(runner)}/v1", flush=True)  # noqa: T201 - the command's output
+        notify.ready()
+        await stopped.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _address(runner: web.AppRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://{host}:{port}"
+
+
+async def _answers(runner: web.AppRunner) -> None:
+    """Make one real call to each model: the first one also warms it up."""
+    chat = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    embedding = {"model": EMBEDDING_MODEL, "input": "Hello"}
+    async with aiohttp.ClientSession(_address(runner), raise_for_status=True) as session:
+        for path, body in (("/v1/embeddings", embedding), ("/v1/chat/completions", chat)):
+            async with session.post(path, json=body) as answer:
+                await answer.read()

@@ -1,0 +1,370 @@
+"""The embedded broker: a real Apache Kafka, one node, whose all lies in one data folder.
+
+`Broker(data)` has two users. A test calls `await start()` and `stop()`. The supervisor, which restarts it when
+it dies, calls `await prepare()`, starts `command()` itself, awaits `answers()`, and calls `keep_aot_cache()` at
+the end.
+
+    DATA/kafka/log/                records          DATA/kafka/ports              kept over restarts
+    DATA/kafka/server.properties   written anew     DATA/logs/kafka.log, .out     what Kafka and Java say
+    DATA/kafka/users/              passwords
+
+It lets nobody in without a password (`users.py`), and what each user may do is said by access lists, which
+`admin.set_acls` sets.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from contextlib import suppress
+from pathlib import Path
+
+from tidemill.configuration.security import Cluster, client_options
+from tidemill.local import parent_death
+from tidemill.local.embedded import jars, java, kraft, users
+from tidemill.runtime import run_file
+from tidemill.schemas.log import acls
+from tidemill.storage import ownership
+
+START_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 10
+AOT_SECONDS_MAX = 6
+FORMAT_SECONDS_MAX = 60
+POLL_SECONDS = 0.05
+REQUEST_SECONDS_MAX = 5
+TAIL_LINES = 15
+AOT_NICENESS = 10
+AOT_TRAINING_SECONDS_MAX = 24 * 3600
+AOT_TRAINED_ON = "passwords and access lists"
+"""What a run does that loads classes of its own: one that did something else makes another cache."""
+AOT_UNUSED_SECONDS_MAX = 30 * 24 * 3600
+JVM_OPTIONS = (
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+)
+
+
+JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+"""What Java is told of the environment: no secret of others is in it."""
+LOCALE = "C.UTF-8"
+"""Java reads and writes the names of files in the locale's encoding."""
+
+
+class BrokerError(Exception):
+    """The broker cannot be started; the text says why, with the end of its log where there is one."""
+
+
+class Broker:
+    """A one-node Kafka whose records, configuration, ports and logs lie in the folder `data`.
+
+    Args:
+        data: The folder; it is made where it is missing. At most one broker may use it at a time.
+        cache: Where jars and the start cache are kept, for all data folders of this machine.
+    """
+
+    def __init__(self, data: Path, *, cache: Path | None = None) -> None:
+        self.folder = data.absolute() / "kafka"
+        self._logs = data.absolute() / "logs"
+        self._cache = cache or jars.cache_folder()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._training: Path | None = None
+        self._aot: Path | None = None
+        self._java: list[str] = []
+        self._ports: kraft.Ports | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` for clients; known once prepared."""
+        if self._ports is None:
+            raise BrokerError("the broker was not prepared")
+        return f"{kraft.LOOPBACK}:{self._ports.clients}"
+
+    @property
+    def users(self) -> Path:
+        """The folder of the passwords."""
+        return self.folder / "users"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment of its process."""
+        kept = {name: os.environ[name] for name in JAVA_VARIABLES if name in os.environ}
+        return {**kept, "LC_ALL": LOCALE}
+
+    def cluster(self, role: str = acls.ADMIN) -> Cluster:
+        """Where it is and how a role gets in; known once prepared."""
+        return Cluster(servers=self.bootstrap, security=run_file.security(self.users, role))
+
+    @property
+    def output(self) -> Path:
+        """Where what Java prints belongs; Kafka writes its own log beside it."""
+        return self._logs / "kafka.out"
+
+    @property
+    def pid(self) -> int | None:
+        """The process that `start` has started, while it lives."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    async def prepare(self) -> None:
+        """Have jars, Java, ports, configuration and a formatted folder; what is there already is kept.
+
+        Raises:
+            BrokerError: One of them cannot be had.
+        """
+        try:
+            if ":" in str(self._cache):
+                # Java's class path has no way to escape it.
+                raise BrokerError(f"TIDEMILL_CACHE: the path {self._cache} has a colon; set another folder.")
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._logs.mkdir(exist_ok=True)
+            pinned = jars.pinned()
+            found = java.find()
+            paths = await jars.fetch(pinned, self._cache)
+            self._java = [str(found.program), *JVM_OPTIONS, *found.quiet, "-cp", ":".join(map(str, paths))]
+            self._ports = kraft.keep_ports(self.folder / "ports")
+            if found.has_aot_cache:
+                self._aot = self._cache / "aot" / f"kafka-{self._aot_key(found, paths)}.aot"
+                with suppress(FileNotFoundError, PermissionError):
+                    self._aot.parent.mkdir(exist_ok=True)
+                if self._aot.parent.exists():
+                    ownership.keep_unchanged(self._aot.parent)
+            log = f"../{self._logs.name}/kafka.log"
+            (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
+            if not (self._records / "meta.properties").exists():
+                users.make(self.users)
+                await self._format()
+            elif not self.users.exists():
+                raise BrokerError(
+                    f"The records in {self.folder} have no passwords: they are of a version of Tidemill that let "
+                    "everybody in. Choose another folder with --data, or move this one away."
+                )
+            users.tell_producers(self.users, self.bootstrap)
+        except (jars.JarError, java.JavaError, kraft.PortError, OSError) as error:
+            raise BrokerError(f"The embedded Kafka cannot be started: {error}") from error
+
+    def command(self) -> list[str]:
+        """The command line of the next start, in `folder`; it also writes the configuration that it needs."""
+        clean = (self._records / ".kafka_cleanshutdown").exists()
+        config = self._write_properties("server.properties", self._records.name, clean=clean)
+        java_program, *options = self._java
+        return [
+            java_program,
+            *self._aot_options(),
+            *options[:-2],
+            "-Dlog4j2.configurationFile=log4j2.xml",
+            *options[-2:],
+            "kafka.Kafka",
+            config,
+        ]
+
+    async def answers(self) -> None:
+        """Return once the broker answers a client's request for metadata and names itself in it; ask forever."""
+        from aiokafka.client import AIOKafkaClient  # noqa: PLC0415  heavy, and needed late
+        from aiokafka.errors import KafkaError  # noqa: PLC0415
+
+        host, port = self.bootstrap.split(":")
+        # While the broker is starting, a refusal is no news.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+        try:
+            while True:
+                client = AIOKafkaClient(
+                    **client_options(self.cluster()), request_timeout_ms=REQUEST_SECONDS_MAX * 1000
+                )
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                    writer.close()
+                    await client.bootstrap()
+                    if client.cluster.brokers():
+                        return
+                except (OSError, KafkaError):
+                    pass
+                finally:
+                    await client.close()
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            logging.getLogger("aiokafka").setLevel(logging.NOTSET)
+
+    async def start(self) -> str:
+        """Start it and wait until it answers; call it from a thread that lives as long as the broker.
+
+        Returns:
+            `host:port` for clients.
+
+        Raises:
+            BrokerError: It cannot be prepared, died, or did not answer within `START_SECONDS_MAX`.
+        """
+        await self.prepare()
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: ASYNC220, S603  it returns at once
+                parent_death.command(self.command()),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                cwd=self.folder,
+                env=self.environ,
+            )
+        answered = asyncio.ensure_future(self.answers())
+        patience = time.monotonic() + START_SECONDS_MAX
+        try:
+            while not answered.done() and self._process.poll() is None and time.monotonic() < patience:
+                await asyncio.wait([answered], timeout=POLL_SECONDS)
+            if answered.done() and self._process.poll() is None:
+                return self.bootstrap
+        finally:
+            answered.cancel()
+        state = "died" if self._process.poll() is not None else f"did not answer in {START_SECONDS_MAX} s"
+        self.kill()
+        raise BrokerError(f"The embedded Kafka {state}.\n{self.last_words()}")
+
+    def stop(self) -> None:
+        """Stop it in order, by force after `STOP_SECONDS_MAX`; blocks. Nothing happens when it does not run."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        else:
+            self.keep_aot_cache(AOT_SECONDS_MAX)
+        self._process = None
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def last_words(self) -> str:
+        """The last lines of what Java and Kafka have said, for a person to read."""
+        lines = []
+        for file in (self.output, self._logs / "kafka.log"):
+            if file.exists():
+                lines += file.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]
+        return "\n".join(lines)
+
+    def keep_aot_cache(self, seconds_max: float) -> None:
+        """Make the start cache of what this run has recorded, once it has stopped in order.
+
+        A start takes less than half the time with it. It takes some seconds to make, once on a machine; when they
+        are not enough, or anything else is amiss, a later stop tries again.
+        """
+        training, self._training = self._training, None
+        if training is None or self._aot is None or not training.exists():
+            return
+        made = training.with_suffix(".made")
+        try:
+            subprocess.run(  # noqa: S603
+                parent_death.command(
+                    [
+                        *self._java[:1],
+                        "-XX:AOTMode=create",
+                        f"-XX:AOTConfiguration={training}",
+                        f"-XX:AOTCache={made}",
+                        *self._java[1:],
+                    ],
+                    niceness=AOT_NICENESS,
+                ),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=seconds_max,
+                check=True,
+                env=self.environ,
+            )
+            made.replace(self._aot)
+        except (OSError, subprocess.SubprocessError):
+            made.unlink(missing_ok=True)
+        finally:
+            training.unlink(missing_ok=True)
+
+    @property
+    def _records(self) -> Path:
+        return self.folder / "log"
+
+    def _aot_key(self, found: java.Java, paths: list[Path]) -> str:
+        """Java refuses a cache that was made by another version, or of jars that have changed."""
+        parts = [found.program, found.version, JVM_OPTIONS, AOT_TRAINED_ON]
+        parts += [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+    def _aot_options(self) -> list[str]:
+        """Use the cache where there is one; else record what a later start can be spared."""
+        if self._aot is None:
+            return []
+        if ownership.is_trusted(self._aot):
+            with suppress(OSError):
+                os.utime(self._aot)
+            return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off"]
+        # The cache may be part of an image that nobody writes to.
+        if not os.access(self._aot.parent, os.W_OK):
+            return []
+        _remove_old(self._aot.parent)
+        self._training = self._aot.parent / f"training-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return ["-XX:AOTMode=record", f"-XX:AOTConfiguration={self._training}", "-Xlog:aot*=off"]
+
+    def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
+        """Write a configuration, and return its name: Kafka runs in the folder."""
+        assert self._ports is not None
+        word = users.password(self.users, acls.ADMIN)
+        text = kraft.properties(ports=self._ports, logs=records, clean=clean, password=word)
+        users.write(self.folder / name, text)
+        return name
+
+    async def _format(self) -> None:
+        """Format a new folder and move it to its place, so that no crash leaves half of one."""
+        new = self.folder / "log.new"
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(self._records, ignore_errors=True)
+        config = self._write_properties("format.properties", new.name, clean=True)
+        arguments = self.folder / "format.arguments"
+        users.write(arguments, "\n".join(self._format_arguments(config)))
+        process = await asyncio.create_subprocess_exec(
+            *parent_death.command([*self._java, "kafka.tools.StorageTool", f"@{arguments.name}"]),
+            cwd=self.folder,
+            env=self.environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            said, _ = await asyncio.wait_for(process.communicate(), FORMAT_SECONDS_MAX)
+        except TimeoutError:
+            raise BrokerError(f"Kafka's folder was not formatted in {FORMAT_SECONDS_MAX} s.") from None
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+                await process.wait()
+            arguments.unlink()
+        if process.returncode != 0:
+            raise BrokerError(f"Kafka's folder cannot be formatted.\n{said.decode('utf-8', 'replace')}")
+        (self.folder / config).unlink()
+        new.rename(self._records)
+
+    def _format_arguments(self, config: str) -> list[str]:
+        """They are read from a file, since everybody on a machine sees the command lines."""
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        made = [
+            f"--add-scram={users.MECHANISM}=[name={acls.user(role)},password={users.password(self.users, role)}]"
+            for role in users.ROLES
+        ]
+        # One word, since one id in 64 starts with a dash and would be taken for an option.
+        return ["format", f"--cluster-id={cluster}", f"--config={config}", *made]
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove what runs that were killed have left, and caches that nothing has used for long."""
+    for pattern, seconds in (("training-*", AOT_TRAINING_SECONDS_MAX), ("kafka-*", AOT_UNUSED_SECONDS_MAX)):
+        for file in folder.glob(pattern):
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > seconds:
+                    file.unlink()

@@ -1,0 +1,281 @@
+"""The jars of the embedded broker: a pinned list, fetched once into a cache, each one checked by its hash."""
+
+import asyncio
+import hashlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import resources
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from tidemill.storage import ownership
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LIST = "kafka-jars.txt"
+DOWNLOADS_AT_ONCE = 6
+ATTEMPTS_MAX = 4
+RETRY_SECONDS = 0.5
+CONNECT_SECONDS_MAX = 15
+SILENCE_SECONDS_MAX = 30
+CHUNK_BYTES = 64 * 1024
+LEFTOVER_SECONDS_MAX = 3600
+
+Advance = Callable[[int], object]
+"""Told of each number of bytes that is done; a negative number takes some back."""
+
+
+class JarError(Exception):
+    """A jar cannot be had; the text names it and the cause."""
+
+
+class _RefusedError(JarError):
+    """The repository's answer is final: to ask again is of no use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jar:
+    """One line of the list: Maven coordinates, SHA-256 in hex, size in bytes."""
+
+    group: str
+    artifact: str
+    version: str
+    sha256: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """File name, the same in the repository and in the cache."""
+        return f"{self.artifact}-{self.version}.jar"
+
+    @property
+    def path(self) -> str:
+        """Path below the repository's address."""
+        return f"{self.group.replace('.', '/')}/{self.artifact}/{self.version}/{self.name}"
+
+
+def parse(text: str) -> tuple[Jar, ...]:
+    """Read the list: `group:artifact:version sha256 size` a line."""
+    jars = []
+    for line in text.splitlines():
+        coordinates, sha256, size = line.split()
+        group, artifact, version = coordinates.split(":")
+        jars.append(Jar(group=group, artifact=artifact, version=version, sha256=sha256, size=int(size)))
+    return tuple(jars)
+
+
+def pinned() -> tuple[Jar, ...]:
+    """The list that this version of Tidemill was tried with."""
+    return parse(resources.files("tidemill.local.embedded").joinpath(LIST).read_text("utf-8"))
+
+
+def key(jars: tuple[Jar, ...]) -> str:
+    """A short name of exactly this list, for what depends on all of it."""
+    return hashlib.sha256("\n".join(f"{jar.path} {jar.sha256}" for jar in jars).encode()).hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    """`$TIDEMILL_CACHE`, by default `~/.cache/tidemill`; it may not exist yet."""
+    return Path(os.environ.get("TIDEMILL_CACHE") or Path.home() / ".cache" / "tidemill").absolute()
+
+
+def repository_address() -> str:
+    """`$TIDEMILL_MAVEN` (a mirror, say), by default the public repository that jgo knows."""
+    if mirror := os.environ.get("TIDEMILL_MAVEN"):
+        return mirror.rstrip("/")
+    # jgo takes a third of a second to import, so it is imported only when something is missing.
+    from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
+
+    return str(MAVEN_CENTRAL_URL)
+
+
+async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = None) -> list[Path]:
+    """Have every jar in the cache and return their paths, in the order of the list.
+
+    A file that is there already is hashed once and remembered by size and time of change; one that another user
+    could have written is not taken. The others are fetched side by side. Any number of processes may do this at
+    one time: a file appears whole or not at all.
+
+    Raises:
+        JarError: A jar cannot be fetched, is not what the list says, or the cache cannot be written.
+    """
+    folder = cache / "jars"
+    stamp = folder / f"checked-{key(jars)}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What lies here is run: who could write to it could do everything as this user.
+        for place in (cache, folder):
+            ownership.keep_unchanged(place)
+        known = _read_stamp(stamp) if ownership.is_trusted(stamp) else {}
+        missing = [jar for jar in jars if not _is_good(folder / jar.name, jar, known)]
+        if missing:
+            _remove_leftovers(folder)
+            await _fetch_all(missing, folder, repository or repository_address())
+        seen = {jar.name: _print_of(folder / jar.name) for jar in jars}
+        if seen != known:
+            _write_stamp(stamp, seen)
+    except OSError as error:
+        raise JarError(f"the cache {folder} cannot be used: {error}") from error
+    return [folder / jar.name for jar in jars]
+
+
+def _print_of(file: Path) -> list[int]:
+    """What changes when a file does: size in bytes and time of change in nanoseconds."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_stamp(stamp: Path) -> dict[str, list[int]]:
+    try:
+        content = json.loads(stamp.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_stamp(stamp: Path, seen: dict[str, list[int]]) -> None:
+    with _whole_file(stamp) as file:
+        file.write(json.dumps(seen).encode())
+
+
+def _is_good(file: Path, jar: Jar, known: dict[str, list[int]]) -> bool:
+    try:
+        if not ownership.is_trusted(file):
+            return False
+        found = _print_of(file)
+        if found == known.get(jar.name):
+            return True
+        if found[0] != jar.size:
+            return False
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == jar.sha256
+    except FileNotFoundError:
+        return False
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes have left; a younger file may belong to one that is at work."""
+    for part in folder.glob("*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS_MAX:
+                part.unlink()
+        except FileNotFoundError:
+            continue
+
+
+@contextmanager
+def _whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the target's place when the block ends well, and vanishes when it does not."""
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
+    import aiohttp  # noqa: PLC0415  a start that finds every jar in the cache does without it
+
+    limit = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX)
+
+    async def one(jar: Jar, client: aiohttp.ClientSession, advance: Advance) -> None:
+        async with limit:
+            await _fetch_one(jar, folder / jar.name, f"{repository}/{jar.path}", client, advance)
+
+    with _progress(len(missing), sum(jar.size for jar in missing)) as advance:
+        # A proxy of the environment is obeyed.
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as client:
+            tasks = [asyncio.ensure_future(one(jar, client, advance)) for jar in missing]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSession", advance: Advance) -> None:
+    from aiohttp import ClientError  # noqa: PLC0415  as above
+
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            with _whole_file(target) as file:
+                await _download(jar, url, client, file, advance)
+        # A cache that cannot be written raises another OSError, which the caller explains.
+        except (JarError, ClientError, TimeoutError) as error:
+            if attempt == ATTEMPTS_MAX or isinstance(error, _RefusedError):
+                cause = str(error) or "no answer in time"
+                raise JarError(f"{jar.name} cannot be fetched from {url}: {cause}") from error
+            await asyncio.sleep(RETRY_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
+        else:
+            return
+
+
+async def _download(
+    jar: Jar, url: str, client: "aiohttp.ClientSession", file: IO[bytes], advance: Advance
+) -> None:
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        async with client.get(url) as answer:
+            _check_status(answer.status)
+            async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
+                size += len(chunk)
+                _check(size <= jar.size, f"more than the {jar.size} bytes of the list arrived")
+                digest.update(chunk)
+                file.write(chunk)
+                advance(len(chunk))
+        _check(size == jar.size, f"{size} bytes of {jar.size} arrived")
+        _check(
+            digest.hexdigest() == jar.sha256,
+            f"its SHA-256 is {digest.hexdigest()}, the list says {jar.sha256}",
+        )
+    except BaseException:
+        advance(-size)
+        raise
+
+
+def _check(good: bool, fault: str) -> None:
+    if not good:
+        raise JarError(fault)
+
+
+def _check_status(status: int) -> None:
+    if (
+        status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ):
+        raise JarError(f"the repository answered {status}")
+    if status != HTTPStatus.OK:
+        raise _RefusedError(f"the repository answered {status}")
+
+
+@contextmanager
+def _progress(files: int, total: int) -> Iterator[Advance]:
+    """Show on stderr how far it is: a bar for a person, two lines for a log."""
+    what = f"Fetching Apache Kafka ({files} files, {total / 1e6:.0f} MB)"
+    if not sys.stderr.isatty():
+        sys.stderr.write(f"{what} …\n")
+        yield lambda _: None
+        sys.stderr.write("Fetched Apache Kafka.\n")
+        return
+    from rich.console import Console  # noqa: PLC0415  only a person's terminal needs it
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

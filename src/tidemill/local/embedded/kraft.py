@@ -1,0 +1,177 @@
+"""The configuration of a one-node Kafka in KRaft mode, as text and as files of one folder.
+
+Kafka runs in that folder, and each path in its configuration is relative to it: a Java properties file, a list
+with commas, XML and the pattern of a log's name each have characters of their own that a folder's name may hold.
+"""
+
+import json
+import random
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tidemill.local.embedded import users
+from tidemill.schemas.log import acls
+
+LOOPBACK = "127.0.0.1"
+CLIENTS = "CLIENTS"
+"""The name of the listener for clients."""
+PORT_LOWEST = 10_000
+PORT_TRIES_MAX = 200
+SESSION_MS = 9_000
+SESSION_MS_AFTER_CRASH = 1_500
+HEARTBEATS_A_SESSION = 4
+RECORD_BYTES_MAX = 2 * 1024 * 1024
+LOG_FILE_BYTES_MAX = 8 * 1024 * 1024
+
+
+class PortError(Exception):
+    """No free port was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where the node listens on the loopback address: for clients, and for its own controller."""
+
+    clients: int
+    controller: int
+
+
+def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
+    """The text of `server.properties`.
+
+    Both listeners ask for a password, and what a user may do is said by access lists; one without any may do
+    nothing, and the administrator, as whom the node also speaks to itself, everything.
+
+    Args:
+        ports: Where to listen.
+        logs: The folder of the records, relative to the one in which Kafka runs.
+        clean: Whether the node was stopped in order before. After a crash its controller keeps the dead broker's
+            place for as long as a session lasts, and the new one waits for that; so the session is short then.
+        password: The administrator's.
+    """
+    session = SESSION_MS if clean else SESSION_MS_AFTER_CRASH
+    clients = f"{CLIENTS}://{LOOPBACK}:{ports.clients}"
+    admin = acls.user(acls.ADMIN)
+    way_in = f"{users.MECHANISM.lower()}.sasl.jaas.config"
+    settings: dict[str, object] = {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@{LOOPBACK}:{ports.controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{ports.controller}",
+        "advertised.listeners": clients,
+        "listener.security.protocol.map": f"{CLIENTS}:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        "inter.broker.listener.name": CLIENTS,
+        "sasl.enabled.mechanisms": users.MECHANISM,
+        "sasl.mechanism.inter.broker.protocol": users.MECHANISM,
+        "sasl.mechanism.controller.protocol": users.MECHANISM,
+        f"listener.name.{CLIENTS.lower()}.{way_in}": users.jaas(admin, password),
+        f"listener.name.controller.{way_in}": users.jaas(admin, password),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": f"User:{admin}",
+        "log.dirs": logs,
+        "broker.session.timeout.ms": session,
+        "broker.heartbeat.interval.ms": session // HEARTBEATS_A_SESSION,
+        # An idle controller would otherwise write a record every half second.
+        "metadata.max.idle.interval.ms": 0,
+        "auto.create.topics.enable": "false",
+        "message.max.bytes": RECORD_BYTES_MAX,
+        # One node keeps one copy, and what Kafka keeps for itself needs no spreading.
+        "default.replication.factor": 1,
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": 1,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": 1,
+        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.min.isr": 1,
+        "share.coordinator.state.topic.num.partitions": 1,
+        # The members of a group are all here: there is no one to wait for, and a dead one is missed soon.
+        "group.initial.rebalance.delay.ms": 0,
+        "group.min.session.timeout.ms": 1_000,
+        # A small heap and two cores.
+        "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        "num.network.threads": 2,
+        "num.io.threads": 4,
+        "background.threads": 2,
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def log4j2(file: str) -> str:
+    """The text of `log4j2.xml`: one file of bounded size, and the one before it; the file is a relative path."""
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="WARN" shutdownHook="disable">
+  <Appenders>
+    <RollingFile name="file" fileName="{file}" filePattern="{file}.%i">
+      <PatternLayout pattern="%d{{yyyy-MM-dd'T'HH:mm:ss.SSS}} %p %c{{1}}: %m%n"/>
+      <SizeBasedTriggeringPolicy size="{LOG_FILE_BYTES_MAX}"/>
+      <DefaultRolloverStrategy max="1"/>
+    </RollingFile>
+  </Appenders>
+  <Loggers>
+    <Root level="WARN"><AppenderRef ref="file"/></Root>
+    <Logger name="kafka.server" level="INFO"/>
+    <Logger name="org.apache.kafka.server" level="INFO"/>
+  </Loggers>
+</Configuration>
+"""
+
+
+def keep_ports(file: Path) -> Ports:
+    """The ports that the file names while they are free, else new ones, which it then names.
+
+    Clients that wait for a broker to come back know its old address, so it is kept.
+
+    Raises:
+        PortError: None is free.
+    """
+    try:
+        kept = Ports(**json.loads(file.read_bytes()))
+        if is_free(kept.clients) and is_free(kept.controller):
+            return kept
+    except (OSError, ValueError, TypeError):
+        pass
+    clients = free_port()
+    ports = Ports(clients=clients, controller=free_port(other_than=clients))
+    file.write_text(json.dumps(asdict(ports)))
+    return ports
+
+
+def free_port(*, other_than: int = 0) -> int:
+    """A free port that the kernel does not give to outgoing connections.
+
+    One of those would sooner or later be taken by a client that tries to reach a broker which is just away.
+
+    Raises:
+        PortError: None was found in `PORT_TRIES_MAX` tries.
+    """
+    for _ in range(PORT_TRIES_MAX):
+        port = random.randrange(PORT_LOWEST, _ephemeral_lowest())  # noqa: S311  no secret
+        if port != other_than and is_free(port):
+            return port
+    raise PortError(f"no free port was found on {LOOPBACK} in {PORT_TRIES_MAX} tries")
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as probe:
+        # As servers do: what is left of closed connections is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+def _ephemeral_lowest() -> int:
+    """The lowest port of outgoing connections; where the kernel does not tell, the lowest that is usual."""
+    try:
+        lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        lowest = 32_768
+    return max(lowest, 2 * PORT_LOWEST)

@@ -1,0 +1,1 @@
+"""What every process of Tidemill needs to run and to be watched."""

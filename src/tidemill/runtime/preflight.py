@@ -1,0 +1,62 @@
+"""What settings need where they are used and do not find there: looked at before anything is started."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from tidemill.configuration import misconfigured
+from tidemill.configuration.settings import ENV_PREFIX, Settings, SettingsError
+from tidemill.runtime.listening import listen
+
+OTHER_VARIABLES: Final = frozenset({"CONFIG", "CACHE", "MAVEN", "BASE_URL"})
+"""Variables with the prefix that are no settings."""
+LIKENESS: Final = 0.8
+"""How near a setting a variable is that was meant to be it; others may have variables with the prefix, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lack:
+    """Something that a setting names is not there."""
+
+    setting: str
+    text: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.text}; {self.mend}"
+
+
+def keys(settings: Settings, given: Mapping[str, str]) -> Iterator[Lack]:
+    """Variables for keys of servers that are not set."""
+    for name, model in settings.models.items():
+        for number, backend in enumerate(model.backends):
+            if backend.api_key_env and not given.get(backend.api_key_env):
+                yield Lack(
+                    setting=f"models.{name}.backends.{number}.api_key_env",
+                    text=f"the variable {backend.api_key_env} is not set, and {backend.base} refuses lines",
+                    mend=f"export {backend.api_key_env}, or leave api_key_env out if the server asks for no key",
+                )
+
+
+def address(settings: Settings) -> str | None:
+    """Why the API cannot listen where it is set to; None where it can."""
+    try:
+        with closing(listen(settings.host, settings.port)):
+            return None
+    except SettingsError as error:
+        return str(error)
+
+
+def misspelt(settings: Settings, given: Mapping[str, str]) -> Iterator[Lack]:
+    """Variables that look like settings and are none."""
+    servers = {backend.api_key_env for model in settings.models.values() for backend in model.backends}
+    for name in given.keys() - servers:
+        first = name.removeprefix(ENV_PREFIX).partition("__")[0]
+        if not name.startswith(ENV_PREFIX) or first in OTHER_VARIABLES or first.lower() in Settings.model_fields:
+            continue
+        if near := misconfigured.nearest(first.lower(), Settings.model_fields, likeness=LIKENESS):
+            yield Lack(
+                setting=name, text="there is no such setting, and it changes nothing",
+                mend=f"{ENV_PREFIX}{near.upper()} is one",
+            )  # fmt: skip

@@ -1,0 +1,31 @@
+"""Which store an address means."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from tidemill.configuration.settings import SettingsError
+from tidemill.schemas.ports import Store
+from tidemill.storage.directory import DirectoryStore
+
+
+def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
+    """Open the store of an address; the caller closes it.
+
+    Args:
+        url: `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest.
+        reserve_bytes: What a store in a folder leaves free on its disk.
+
+    Raises:
+        SettingsError: The address is of another kind, or incomplete.
+        OSError: The folder cannot be made.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+        return DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes)
+    if parts.scheme == "s3" and parts.netloc:
+        # The client library takes half a second to import, which a store in a folder need not wait for.
+        from tidemill.storage.s3 import S3Store  # noqa: PLC0415
+
+        return S3Store(bucket=parts.netloc, prefix=parts.path.strip("/"))
+    raise SettingsError("store: an address is file:///dir or s3://bucket/prefix")

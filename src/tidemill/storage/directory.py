@@ -1,0 +1,271 @@
+"""The store in a folder: the object `files/a` is the file `files/a` of it.
+
+An object is written beside the others, in `.partial`, and takes its place by a rename, so that it is whole or
+not there. What a crash leaves in `.partial` is read by nobody and is collected when a store is opened later.
+"""
+
+import asyncio
+import itertools
+import os
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from tidemill.schemas.object_keys import checked_key, checked_prefix
+from tidemill.schemas.ports import READ_BYTES, NotFound, chained
+from tidemill.storage.disk_space import STORE, DiskFull
+
+HOP_BYTES = 1 << 20
+"""Chunks are gathered up to this size before a thread writes them: a hop to a thread costs some 0.1 ms."""
+HOP_KEYS = 1000
+PARTIAL = ".partial"
+PARTIAL_AGE_SECONDS_MAX = 86_400
+RENAME_TRIES_MAX = 5
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class DirectoryStore:
+    """Objects in a folder; any number of processes of one machine may share it."""
+
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
+        """Have the folder.
+
+        Args:
+            root: The folder.
+            reserve_bytes: What writing leaves free on its disk; see `disk_space.py`.
+        """
+        self._root = root
+        self._reserve_bytes = reserve_bytes
+        self._partial = root / PARTIAL
+        self._partial.mkdir(parents=True, exist_ok=True)
+        _collect(self._partial, before=time.time() - PARTIAL_AGE_SECONDS_MAX)
+
+    async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
+        """See `Store.write`; an object of up to `HOP_BYTES` takes one hop to a thread."""
+        draft = _Draft(self._partial / secrets.token_hex(16), self._path(key), self._reserve_bytes)
+        gathered: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in chunks:
+                gathered.append(chunk)
+                size += len(chunk)
+                if size >= HOP_BYTES:
+                    await _hop(draft.write, b"".join(gathered))
+                    gathered, size = [], 0
+            return await _hop(draft.commit, b"".join(gathered))
+        except BaseException:
+            await _hop(draft.discard)
+            raise
+
+    async def join(self, key: str, sources: Sequence[str]) -> int:
+        """See `Store.join`."""
+        return await self.write(key, chained(self, sources))
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """See `Store.read`; a reader that has begun keeps the object it began with."""
+        left = None if end is None else max(0, end - start)
+        reading = _Reading(self._path(key), key)
+        try:
+            while chunk := await _hop(reading.read, start, READ_BYTES if left is None else min(READ_BYTES, left)):
+                yield chunk
+                start += len(chunk)
+                left = None if left is None else left - len(chunk)
+        finally:
+            reading.close()
+
+    async def size(self, key: str) -> int:
+        """See `Store.size`."""
+        return await _hop(_size, self._path(key), key)
+
+    async def link(self, key: str, disposition: str) -> None:
+        """None: nobody serves the folder but the api."""
+        del key, disposition
+
+    async def free(self) -> int:
+        """See `Store.free`."""
+        return await _hop(_free, self._root)
+
+    async def delete(self, key: str) -> None:
+        """See `Store.delete`; folders that become empty go with it."""
+        await _hop(_delete, self._path(key), self._root)
+
+    async def keys(self, prefix: str) -> AsyncIterator[str]:
+        """See `Store.keys`."""
+        folder, _, beginning = checked_prefix(prefix).rpartition("/")
+        found = _walk(self._root, folder, beginning)
+        while batch := await _hop(_some, found):
+            for key in batch:
+                yield key
+
+    async def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def _path(self, key: str) -> Path:
+        return self._root / checked_key(key)
+
+
+class _Draft:
+    """An object while it is written. Every method blocks, and one thread at a time may call them."""
+
+    def __init__(self, partial: Path, target: Path, reserve_bytes: int) -> None:
+        self._partial = partial
+        self._target = target
+        self._reserve_bytes = reserve_bytes
+        self._descriptor: int | None = None
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if self._reserve_bytes and (free := _free(self._partial.parent)) - len(data) < self._reserve_bytes:
+            raise DiskFull(STORE, free, self._reserve_bytes)
+        if self._descriptor is None:
+            self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        self._size += len(data)
+
+    def commit(self, data: bytes) -> int:
+        """Write the last bytes and put the object in its place; returns its size in bytes."""
+        self.write(data)
+        assert self._descriptor is not None
+        os.fsync(self._descriptor)
+        self._close()
+        for last in (False,) * (RENAME_TRIES_MAX - 1) + (True,):
+            # A deletion may take away the empty folder between the two steps.
+            try:
+                _make(self._target.parent)
+                self._partial.replace(self._target)
+                break
+            except FileNotFoundError:
+                if last:
+                    raise
+        _sync(self._target.parent)
+        return self._size
+
+    def discard(self) -> None:
+        self._close()
+        self._partial.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+class _Reading:
+    """An object while it is read: opened by the first read, which blocks like every other."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path = path
+        self._key = key
+        self._descriptor: int | None = None
+
+    def read(self, start: int, size: int) -> bytes:
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY)
+            return os.pread(self._descriptor, size, start)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFound(self._key) from error
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+
+async def _hop(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run the call in a thread and stay until it is over, even when cancelled: it uses what the caller closes."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def _size(path: Path, key: str) -> int:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(key) from error
+    if not path.is_file():
+        raise NotFound(key)
+    return found.st_size
+
+
+def _delete(path: Path, root: Path) -> None:
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return
+    with suppress(OSError):
+        for folder in path.parents:
+            if folder == root:
+                break
+            folder.rmdir()
+
+
+def _walk(root: Path, folder: str, beginning: str = "") -> Iterator[str]:
+    """The keys under a folder in the order of their bytes; a folder sorts as its name with the slash.
+
+    Args:
+        root: Where all keys are.
+        folder: The folder, without a slash at its end.
+        beginning: What the names in it begin with: no other of its folders is opened.
+    """
+    try:
+        with os.scandir(root / folder) as found:
+            names = sorted(
+                entry.name + "/" if entry.is_dir() else entry.name
+                for entry in found
+                if entry.name.startswith(beginning) and not entry.name.startswith(".")
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    base = folder + "/" if folder else ""
+    for name in names:
+        if name.endswith("/"):
+            yield from _walk(root, base + name[:-1])
+        else:
+            yield base + name
+
+
+def _some(keys: Iterator[str]) -> list[str]:
+    return list(itertools.islice(keys, HOP_KEYS))
+
+
+def _make(folder: Path) -> None:
+    """Make the folder and those above it, each one durable."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _collect(partial: Path, *, before: float) -> None:
+    """Remove what crashed writers left; a writer at work touches its file again and again."""
+    with os.scandir(partial) as found:
+        for entry in found:
+            with suppress(FileNotFoundError):
+                if entry.stat().st_mtime < before:
+                    Path(entry.path).unlink()

@@ -1,0 +1,126 @@
+"""How often a key may ask: a bucket for each, which every answer tells of."""
+
+import httpx
+import pytest
+import pytest_asyncio
+from support.doors import open_doors
+
+from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates
+from tidemill.api.app import create_app
+from tidemill.api.openapi import describe
+from tidemill.configuration.settings import Limits, Settings
+
+LEFT = "x-ratelimit-remaining-requests"
+SETTINGS = Settings(
+    limits={"requests_per_second": 10, "requests_burst": 40},
+    projects={"q": {"limits": {"requests_per_second": 1_000, "requests_burst": 1_000}}},
+)
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+@pytest.fixture
+def time():
+    """The clock of the buckets."""
+    return Time()
+
+
+@pytest_asyncio.fixture
+async def doors(tmp_path, time):
+    """Doors with a small limit for `p` and another one for `q`."""
+    async with open_doors(tmp_path, settings=SETTINGS) as doors:
+        object.__setattr__(doors, "rates", Rates(time))
+        yield doors
+
+
+@pytest_asyncio.fixture
+async def client(doors):
+    """A client without a key."""
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(create_app(doors)), base_url="http://api/v1"
+    ) as client:
+        yield client
+
+
+def of(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+async def test_a_key_that_asks_too_often(client, time):
+    """Is told when to come back, and is let in then; neither another key nor the health of the process suffers."""
+    for left in range(39, -1, -1):
+        answer = await client.get("/models", headers=of("key-of-p"))
+        assert (answer.status_code, answer.headers[LEFT]) == (200, str(left))
+        assert answer.headers["x-ratelimit-limit-requests"] == "40"
+    assert answer.headers["x-ratelimit-reset-requests"] == "4.000s"
+    refused = await client.get("/models", headers=of("key-of-p"))
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["type"]) == (429, "rate_limit_exceeded", "requests")
+    assert (refused.headers["retry-after"], refused.headers["retry-after-ms"]) == ("1", "101")
+    assert "x-should-retry" not in refused.headers
+    assert refused.headers[LEFT] == "0"
+    assert refused.headers["x-request-id"].startswith("req_")
+    for key in ("key-of-q", "key-of-admin"):
+        assert (await client.get("/models", headers=of(key))).status_code == 200
+    assert (await client.get("http://api/livez")).status_code == 200
+    time.now += 0.101
+    assert (await client.get("/models", headers=of("key-of-p"))).status_code == 200
+    assert (await client.get("/models", headers=of("key-of-p"))).status_code == 429
+
+
+async def test_what_a_request_takes(doors, client):
+    """What costs more takes more, also where it is refused for another reason."""
+    headers, left = of("key-of-q"), 1_000
+    for method, path, taken in (
+        ("GET", "/batches/batch_x", READ), ("GET", "/batches", MANY), ("POST", "/batches", MANY),
+        ("DELETE", "/files/file-x", MANY), ("POST", "/batches/batch_x/rerun", HEAVY), ("POST", "/replays", HEAVY),
+        ("POST", "/admin/keys", MANY), ("GET", "/files/file-x/content", MANY),
+    ):  # fmt: skip
+        answer = await client.request(method, path, headers=headers)
+        left -= taken
+        assert (answer.status_code >= 400) == (path != "/batches" or method == "POST")
+        assert answer.headers[LEFT] == str(left), (method, path)
+    described = describe(create_app(doors))["paths"]
+    assert COSTS.keys() <= {(method.upper(), path) for path, found in described.items() for method in found}
+
+
+async def test_an_unknown_key_has_no_bucket(doors, client):
+    """Or they would push out those that are known."""
+    for key in ("", "sk-wrong-key-0123456789"):
+        assert (await client.get("/models", headers=of(key))).status_code == 401
+    assert not doors.rates._buckets
+
+
+def test_buckets_are_bounded():
+    """The one that was silent for longest goes."""
+    found, limits = Rates(lambda: 0.0), Limits(requests_burst=100)
+    for number in range(KEYS_MAX + 10):
+        found.take(f"k{number}", 100, limits)
+        found.take("always", 1, limits)
+    assert len(found._buckets) == KEYS_MAX
+    assert {"always", f"k{KEYS_MAX + 9}"} <= found._buckets.keys()
+    assert "k0" not in found._buckets
+
+
+def test_the_default_is_generous():
+    """900 batches are polled once a second, and 2,000 files are uploaded at once, without meeting it."""
+    time, limits = Time(), Settings().limits
+    found = Rates(time)
+    for _ in range(2_000):
+        assert found.take("k", MANY, limits)[1] == 0
+    time.now += 10
+    for _ in range(60):
+        for _ in range(900):
+            assert found.take("k", READ, limits)[1] == 0
+        time.now += 1
+    with pytest.raises(ValueError, match="requests_burst"):
+        # A bucket that never has what a request takes would refuse it for good.
+        Limits(requests_burst=HEAVY - 1)

@@ -1,0 +1,197 @@
+"""Creating a batch once, on a log that is a list: which claim counts, and what a crash leaves."""
+
+import httpx
+import pytest
+from support.doors import NOW, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.api.batches.creation import Repetition, repetition
+from tidemill.api.view.claims import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
+from tidemill.api.view.sqlite import Database
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.error import ApiError
+
+BODY = {"input_file_id": "file-none", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        """Unix time in seconds."""
+        return self.now
+
+
+@pytest.fixture
+def time():
+    """The clock of everything."""
+    return Time()
+
+
+@pytest.fixture
+async def doors(tmp_path, time):
+    """New doors."""
+    async with open_doors(tmp_path, time) as doors:
+        yield doors
+
+
+@pytest.fixture
+async def client(doors):
+    """A client of the app, as the project `p`."""
+    transport = httpx.ASGITransport(create_app(doors))
+    headers = {"authorization": "Bearer key-of-p"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+def claims(tmp_path, time):
+    """Claims in a file of their own."""
+    database = Database(tmp_path / "claims")
+    yield Claims(database, time)
+    database.close()
+
+
+def batch(batch_id: str, created_at: int = NOW) -> Batch:
+    """A new batch."""
+    return Batch(
+        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
+        status=Status.VALIDATING, created_at=created_at, expires_at=created_at + 86_400,
+    )  # fmt: skip
+
+
+def claim(batch_id: str, *, created_at: int = NOW, is_retry: bool = False, fingerprint: str = "f") -> bytes:
+    """A record of the topic."""
+    command = BatchCreated(project="p", batch=batch(batch_id, created_at))
+    return codec.encode(Claim(command=command, fingerprint=fingerprint, is_retry=is_retry))
+
+
+def commands(doors) -> list[str]:
+    """The ids of the batches that were to be created, as often as that was said."""
+    sent = (codec.decode_command(value) for topic, _, value in doors.log.records if topic == topics.COMMANDS.name)
+    return [command.batch.id for command in sent if isinstance(command, BatchCreated)]
+
+
+def test_the_first_claim_of_an_id_counts(claims):
+    """Whatever comes later."""
+    claims.fold("b", claim("b", fingerprint="first"), 0)
+    claims.fold("b", claim("b", fingerprint="second"), 1)
+    assert claims.first("p", "b").fingerprint == "first"
+    assert claims.first("q", "b") is None
+
+
+def test_a_retry_repeats_the_latest_first_try(claims, time):
+    """Never another retry, as long as there is one; of the last two minutes."""
+    for offset, (name, is_retry) in enumerate([("r1", True), ("a", False), ("b", False), ("r2", True)]):
+        claims.fold(name, claim(name, is_retry=is_retry), offset)
+    assert claims.repeated("p", "f").command.batch.id == "b"
+    assert claims.repeated("p", "other") is None
+    assert claims.repeated("q", "f") is None
+    time.now += REPEAT_SECONDS_MAX
+    assert claims.repeated("p", "f") is not None
+    time.now += 1
+    assert claims.repeated("p", "f") is None
+
+
+def test_retries_whose_first_try_never_arrived_are_one(claims):
+    """The earliest of them is the batch."""
+    for offset, name in enumerate(["r1", "r2", "r3"]):
+        claims.fold(name, claim(name, is_retry=True), offset)
+    assert claims.repeated("p", "f").command.batch.id == "r1"
+
+
+def test_claims_are_kept_as_long_as_the_log_keeps_them(claims, time):
+    """Then they are forgotten."""
+    claims.fold("old", claim("old"), 0)
+    time.now += CLAIM_SECONDS_MAX + 1
+    claims.fold("new", claim("new", created_at=time.now), 1)
+    assert claims.first("p", "old") is None
+    assert claims.first("p", "new") is not None
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, Repetition()), ({"x-stainless-retry-count": "0"}, Repetition()),
+        ({"x-stainless-retry-count": "2"}, Repetition(is_retry=True)),
+        ({"idempotency-key": "a b~"}, Repetition(key="a b~")),
+    ],
+)  # fmt: skip
+def test_what_headers_say(headers, expected):
+    """A key, a retry, or neither."""
+    assert repetition(headers) == expected
+
+
+@pytest.mark.parametrize("key", ["", "ä", "a\tb", "a\n", "k" * 256])
+def test_keys_that_cannot_be_used(key):
+    """A 400 each."""
+    with pytest.raises(ApiError) as caught:
+        repetition({"idempotency-key": key})
+    assert (caught.value.status, caught.value.body.param) == (400, "Idempotency-Key")
+
+
+@pytest.mark.parametrize("headers", [{"idempotency-key": "k"}, {"x-stainless-retry-count": "1"}])
+async def test_a_claim_without_its_command_is_completed(doors, client, time, headers):
+    """By the repetition, with the command of the first time."""
+    doors.log.refused = {topics.COMMANDS.name}
+    assert (await client.post("/batches", json=BODY, headers=headers)).status_code == 503
+    assert (await client.get("/batches")).json()["data"] == []
+    doors.log.refused = set()
+    time.now += 10
+    made = (await client.post("/batches", json=BODY, headers=headers)).json()
+    assert made["created_at"] == NOW
+    assert commands(doors) == [made["id"]]
+    assert (await client.post("/batches", json=BODY, headers=headers)).json() == made
+    assert commands(doors) == [made["id"]]
+
+
+async def test_without_its_claim_no_batch_is_created(doors, client):
+    """Nobody could say later that it was the first."""
+    doors.log.refused = {topics.CLAIMS.name}
+    assert (await client.post("/batches", json=BODY)).status_code == 503
+    assert doors.log.records == []
+
+
+async def test_a_key_holds_after_its_claim_is_forgotten(doors, client):
+    """By the batch itself."""
+    known = batch(ids.derived_batch_id("p", "k")).model_copy(update={"input_file_id": "file-none"})
+    doors.view.put_batch(BatchRecord(project="p", batch=known))
+    headers = {"idempotency-key": "k"}
+    assert (await client.post("/batches", json=BODY, headers=headers)).json()["id"] == known.id
+    other = await client.post("/batches", json=BODY | {"metadata": {"a": "b"}}, headers=headers)
+    assert (other.status_code, other.headers["x-should-retry"]) == (409, "false")
+    assert commands(doors) == []
+
+
+async def test_keys_belong_to_a_project(doors, client):
+    """The same key of another one is another batch."""
+    headers = {"idempotency-key": "k"}
+    mine = (await client.post("/batches", json=BODY, headers=headers)).json()["id"]
+    theirs = await client.post("/batches", json=BODY, headers=headers | {"authorization": "Bearer key-of-q"})
+    assert theirs.json()["id"] != mine
+    assert (await client.get(f"/batches/{theirs.json()['id']}")).status_code == 404
+    assert len(commands(doors)) == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "filename", "name"),
+    [
+        ({"name": "nightly"}, "in.jsonl", "nightly"),
+        ({"name": ""}, "in.jsonl", "in.jsonl"),
+        (None, "x" * 300, "x" * 255),
+        (None, None, None),
+    ],
+)
+async def test_a_batch_has_a_name(client, metadata, filename, name):
+    """Its metadata's, else that of its file; what the file is called has no bearing on whether it is taken."""
+    body = BODY | {"metadata": metadata}
+    if filename:
+        form = {"data": {"purpose": "batch"}, "files": {"file": (filename, b"{}\n")}}
+        body["input_file_id"] = (await client.post("/files", **form)).json()["id"]
+    made = (await client.post("/batches", json=body)).json()
+    assert (made["tidemill"]["name"], made["metadata"]) == (name, metadata)

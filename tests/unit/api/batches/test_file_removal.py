@@ -1,0 +1,79 @@
+"""Files that go by themselves, with a real view and a real folder; the log is a list."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from support.doors import NOW, open_doors
+
+from tidemill.api.batches import file_removal
+from tidemill.api.dependencies import Dependencies
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.schemas.log import topics
+from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.ports import NotFound
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.file import File
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """Doors onto a folder, with the files `f` and `g` that expire at `NOW`."""
+    async with open_doors(tmp_path) as doors:
+        for name in ("f", "g"):
+            await doors.store.write(f"files/{name}", content())
+            file = File(id=name, bytes=1, created_at=1, expires_at=NOW, filename="f", purpose="batch")
+            record = FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64)
+            doors.view.put_file(record, -1)
+        yield doors
+
+
+async def content() -> AsyncIterator[bytes]:
+    """One byte."""
+    yield b"x"
+
+
+async def is_stored(doors: Dependencies, name: str) -> bool:
+    """Whether the store has a file's bytes."""
+    try:
+        return await doors.store.size(f"files/{name}") > 0
+    except NotFound:
+        return False
+
+
+def batch(status: Status) -> BatchRecord:
+    """A batch that reads `f`."""
+    return BatchRecord(
+        project="p",
+        batch=Batch(
+            id="b", endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
+            created_at=1, expires_at=2,
+        ),
+    )  # fmt: skip
+
+
+async def test_expired_files_go(doors):
+    """Their records, their rows and their bytes; a second look finds none."""
+    assert await file_removal.sweep(doors) == 2
+    assert sorted(doors.log.records) == [(topics.FILES.name, "f", None), (topics.FILES.name, "g", None)]
+    assert not await is_stored(doors, "f")
+    assert await file_removal.sweep(doors) == 0
+
+
+async def test_bytes_that_a_batch_reads_stay_until_it_is_over(doors):
+    """Though the file is gone for its owner."""
+    doors.view.put_batch(batch(Status.IN_PROGRESS))
+    await file_removal.sweep(doors)
+    assert (await is_stored(doors, "f"), await is_stored(doors, "g")) == (True, False)
+    doors.view.put_batch(batch(Status.COMPLETED))
+    await file_removal.sweep(doors)
+    assert not await is_stored(doors, "f")
+
+
+async def test_a_file_stays_while_the_log_is_away(doors):
+    """Nothing is removed that the log does not know of."""
+    doors.log.away = True
+    with pytest.raises(LogUnavailable):
+        await file_removal.sweep(doors)
+    assert await is_stored(doors, "f")
+    doors.log.away = False
+    assert await file_removal.sweep(doors) == 2

@@ -1,0 +1,118 @@
+"""What a line will use, by the plain rule that the answer names."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.api.batches import token_estimate
+from tidemill.api.batches.token_estimate import MODELS_MAX, TokenEstimate, measured
+
+CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+
+
+def reckoned(endpoint: str, *bodies: dict) -> TokenEstimate:
+    found = TokenEstimate(endpoint)
+    for body in bodies:
+        found.take(orjson.dumps({"custom_id": "a", "body": {"model": "m"} | body}))
+    return found
+
+
+def said(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "tokens"),
+    [
+        (CHAT, {"messages": said("x" * 40)}, 14),
+        (CHAT, {"messages": said("x" * 41) + said("")}, 11 + 8),
+        (CHAT, {"messages": said("größe € 四")}, 4 + 4),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 8}]}]}, 6),
+        (CHAT, {"messages": [], "tools": [{"type": "function"}]}, 6),
+        (CHAT, {"messages": None}, 0),
+        ("/v1/completions", {"prompt": ["x" * 8, "x" * 8]}, 4),
+        ("/v1/completions", {"prompt": [1, 2, 3]}, 3),
+        ("/v1/completions", {"prompt": [[1, 2], [3]]}, 3),
+        ("/v1/responses", {"input": "x" * 8, "instructions": "x" * 8}, 4),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x" * 8}]}]}, 2),
+        (EMBED, {"input": ["x" * 400, "x" * 400]}, 200),
+    ],
+)
+def test_input_tokens(endpoint, body, tokens):
+    """Four bytes a token, four tokens a message; ids are counted."""
+    found = reckoned(endpoint, body)
+    assert (found.models["m"].lines, found.models["m"].input_tokens) == (1, tokens)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "most"),
+    [
+        (CHAT, {"max_tokens": 10}, 10),
+        (CHAT, {"max_completion_tokens": 10, "max_tokens": 5, "n": 3}, 30),
+        (CHAT, {"max_tokens": "10"}, None),
+        (CHAT, {"max_tokens": True}, None),
+        (CHAT, {}, None),
+        ("/v1/responses", {"max_output_tokens": 7}, 7),
+        ("/v1/completions", {"max_tokens": 10, "prompt": ["a", "b"]}, 20),
+        ("/v1/completions", {"max_tokens": 10, "prompt": [1, 2, 3]}, 10),
+        (EMBED, {"input": "x"}, 0),
+    ],
+)
+def test_the_most_that_comes_out(endpoint, body, most):
+    """What the line says, for each of its answers; where it says nothing, nothing bounds it."""
+    found = reckoned(endpoint, body).models["m"]
+    assert found.lines_without_max == (most is None)
+    assert found.output_tokens_max == (most or 0)
+
+
+def test_media_is_told_and_not_counted():
+    """An image of a megabyte is no quarter of a million tokens."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (1 << 20)}}
+    found = reckoned(CHAT, {"messages": [{"role": "user", "content": [image, {"type": "text", "text": "x" * 4}]}]})
+    assert (found.models["m"].media, found.models["m"].input_tokens) == (1, 5)
+
+
+def test_lines_that_are_none():
+    """They are counted apart; so are models beyond those that are told apart."""
+    found = TokenEstimate(CHAT)
+    for line in (None, b"{", b"[]", b"{}", b'{"body":1}', b'{"body":{}}', b'{"body":{"model":7}}', b"[" * 5000):
+        found.take(line)
+    assert (found.unreadable, found.models) == (8, {})
+    for number in range(MODELS_MAX + 5):
+        found.take(b'{"body":{"model":"m%d"}}' % number)
+    assert (found.unreadable, len(found.models)) == (8 + 5, MODELS_MAX)
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["content", "text", "n", "max_tokens"]), inner)
+    ),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["messages", "prompt", "input", "n", "max_tokens", "tools"]), json))
+def test_whatever_a_body_holds(body):
+    """It is counted or not, and never a fault."""
+    for endpoint in (CHAT, EMBED):
+        found = reckoned(endpoint, body)
+        assert found.models["m"].lines + found.unreadable == 1
+    assert min(measured(body)) >= 0
+
+
+def test_a_line_of_very_many_parts_is_taken_for_text(monkeypatch):
+    """A parser would need seconds for what a user can write into 8 MiB; its length is a bound too."""
+    monkeypatch.setattr(token_estimate, "LONG_LINE_BYTES", 0)
+    monkeypatch.setattr(token_estimate, "PARTS_MAX", 50)
+    found = TokenEstimate(CHAT)
+    line = orjson.dumps({"body": {"model": "m", "max_tokens": 7, "n": 2, "messages": [[]] * 60}})
+    for text in (line, line[:-1], b"[" * 2_000, orjson.dumps({"body": {"messages": [[]] * 60}})):
+        found.take(text)
+    assert found.unreadable == 3
+    (lines, tokens, most) = (
+        found.models["m"].lines,
+        found.models["m"].input_tokens,
+        found.models["m"].output_tokens_max,
+    )
+    assert (lines, tokens, most) == (1, -(-len(line) // 4), 14)

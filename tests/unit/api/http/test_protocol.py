@@ -1,0 +1,133 @@
+"""What one connection may bring after its answer, and what answers may take of memory, on real sockets."""
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import replace
+
+import httpx
+import pytest
+from support.doors import open_doors
+from support.waiting import until
+
+from tidemill import metrics
+from tidemill.api.app import create_app
+from tidemill.api.http import protocol, server
+from tidemill.api.http.concurrency_gate import ConcurrencyGate
+from tidemill.configuration.settings import Settings
+from tidemill.runtime.listening import listen
+
+MIB = 1 << 20
+LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}'
+FILE = LINE + b"\n" * (16 * MIB)
+SECONDS_MAX = 30
+KEY = {"authorization": "Bearer key-of-p"}
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors, with two places for large bodies, of which a project alone has one."""
+    async with open_doors(tmp_path) as doors:
+        yield replace(doors, bodies=ConcurrencyGate("large requests", 2))
+
+
+@pytest.fixture
+async def address(doors):
+    """Where the API is served."""
+    serving = server.Server(create_app(doors), Settings())
+    with listen("127.0.0.1", 0) as listening:
+        task = asyncio.create_task(serving.serve(sockets=[listening]))
+        yield listening.getsockname()
+        serving.should_exit = serving.force_exit = True
+        await task
+
+
+def closed(reason):
+    """How many connections were closed for this reason."""
+    return metrics.CONNECTIONS_CLOSED.labels(reason)._value.get()
+
+
+@contextlib.asynccontextmanager
+async def connected(address, request, *, receives_bytes=0):
+    """A connection that has sent something, and reads only what it is told to."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as raw:
+        raw.setblocking(False)
+        if receives_bytes:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives_bytes)
+        await loop.sock_connect(raw, address)
+        await loop.sock_sendall(raw, request)
+        yield raw
+
+
+async def test_a_body_after_its_answer_is_not_read_for_ever(address, monkeypatch):
+    """A client without a key hears its 401, and cannot go on to send a body of a terabyte."""
+    monkeypatch.setattr(protocol, "LATE_BYTES_MAX", 8 * MIB)
+    loop, before = asyncio.get_running_loop(), closed("late")
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n"
+    async with asyncio.timeout(SECONDS_MAX), connected(address, head) as raw:
+        assert (await loop.sock_recv(raw, MIB)).startswith(b"HTTP/1.1 401")
+        with pytest.raises(ConnectionError):
+            await loop.sock_sendall(raw, bytes(64 * MIB))
+    assert closed("late") == before + 1
+
+
+async def test_bodies_after_their_answers_are_read_slowly(address, monkeypatch):
+    """Between two looks so many bytes of all; who sends all of it hears the answer, on a connection that stays."""
+    monkeypatch.setattr(protocol, "LATE_BYTES_PER_LOOK", MIB)
+    looks, renew = [], protocol.Late.renew
+    monkeypatch.setattr(protocol.Late, "renew", lambda late: (looks.append(late.left), renew(late)))
+    async with (
+        asyncio.timeout(SECONDS_MAX),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", timeout=SECONDS_MAX) as client,
+    ):
+        await until(lambda: looks, "a look")
+        answer = await client.post("/files", content=bytes(3 * MIB))
+        assert answer.status_code == 401
+        assert (await client.get("/files")).status_code == 401
+    assert len([left for left in looks if left <= 0]) >= 2
+    assert min(looks) > -MIB
+
+
+async def test_few_large_bodies_are_read_at_one_time(address, doors):
+    """The others wait, read as far as a small one; small ones go on, and so do those of another project."""
+    lines = (
+        "POST /v1/batches HTTP/1.1",
+        "Host: localhost",
+        "Authorization: Bearer key-of-p",
+        "Content-Length: 900000",
+    )
+    request = "\r\n".join((*lines, "", "")).encode() + bytes(128 * 1024)
+    async with (
+        asyncio.timeout(SECONDS_MAX),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY) as client,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(4):
+            await stack.enter_async_context(connected(address, request))
+        await until(lambda: len(doors.bodies._waiting.get("p", ())) == 3, "three wait")
+        assert doors.bodies._held == {"p": 1}
+        assert (await client.post("/batches", content=b"{}")).status_code == 400
+        other = {"authorization": "Bearer key-of-q"}
+        assert (await client.post("/batches", content=bytes(900_000), headers=other)).status_code == 400
+    await until(lambda: not doors.bodies._held, "all have gone")
+
+
+async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeypatch):
+    """Those that take nothing lose their connections; who reads gets all of it."""
+    monkeypatch.setattr(server, "UNSENT_BYTES_MAX", 2 * MIB)
+    before = closed("unsent")
+    async with (
+        asyncio.timeout(SECONDS_MAX),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", headers=KEY) as client,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        made = await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", FILE)})
+        path = f"/files/{made.json()['id']}/content"
+        lines = (f"GET /v1{path} HTTP/1.1", "Host: localhost", f"Authorization: {KEY['authorization']}", "", "")
+        for _ in range(16):
+            request = "\r\n".join(lines).encode()
+            await stack.enter_async_context(connected(address, request, receives_bytes=4096))
+        await until(lambda: closed("unsent") > before, "a slow reader closed")
+        plain = {"accept-encoding": "identity"}
+        assert len((await client.get(path, headers=plain)).content) == len(FILE)

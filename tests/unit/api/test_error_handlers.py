@@ -1,0 +1,193 @@
+"""What every request has: a name, other ways to ask and to show a key, and a line in the log if it is refused."""
+
+import json
+import logging
+from dataclasses import replace
+
+import httpx
+import orjson
+import pytest
+from support.doors import NOW, open_doors
+
+from tidemill.api.app import create_app
+from tidemill.configuration.settings import Settings
+from tidemill.runtime import log_dedup
+from tidemill.schemas.ports import READ_BYTES
+
+LINE = b'{"custom_id":"a"}\n'
+LARGE = LINE * 10_000
+ORIGIN = "https://app.example.com"
+
+
+@pytest.fixture
+async def doors(tmp_path):
+    """New doors."""
+    async with open_doors(tmp_path) as doors:
+        yield doors
+
+
+def ask(doors, **settings) -> httpx.AsyncClient:
+    """A client of an app that has these settings."""
+    app = create_app(replace(doors, settings=Settings(**settings)))
+    headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", headers=headers)
+
+
+async def upload(client: httpx.AsyncClient, content: bytes = LINE, **fields: str) -> httpx.Response:
+    """The answer to an upload."""
+    return await client.post("/v1/files", data={"purpose": "batch", **fields}, files={"file": ("f", content)})
+
+
+async def test_head_is_a_get_without_its_body(doors):
+    """The same status and headers."""
+    async with ask(doors) as client:
+        file_id = (await upload(client, LARGE)).json()["id"]
+        for path in ("/v1/files", f"/v1/files/{file_id}", f"/v1/files/{file_id}/content", "/v1/models", "/livez"):
+            got, head = await client.get(path), await client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+            changing = {"x-request-id", "date", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"}
+            assert {name: value for name, value in head.headers.items() if name not in changing} == {
+                name: value for name, value in got.headers.items() if name not in changing
+            }
+        part = await client.head(f"/v1/files/{file_id}/content", headers={"range": "bytes=0-9"})
+        assert (part.status_code, part.headers["content-length"], part.content) == (206, "10", b"")
+        missing = await client.head("/v1/files/file-none")
+        assert (missing.status_code, missing.content) == (404, b"")
+        assert (await client.head("/v1/files", headers={"authorization": ""})).status_code == 401
+
+
+async def test_head_reads_no_more_of_a_file_than_a_get_needs_to_begin(doors):
+    """One piece of the store's, of a file that has five."""
+    read = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(doors.store, name)
+
+        async def read(self, *args):
+            async for chunk in doors.store.read(*args):
+                read.append(len(chunk))
+                yield chunk
+
+    async with ask(replace(doors, store=Counting())) as client:
+        file_id = (await upload(client, LINE * (5 * READ_BYTES // len(LINE)))).json()["id"]
+        await client.head(f"/v1/files/{file_id}/content")
+    assert sum(read) <= 2 * READ_BYTES
+
+
+async def test_the_caller_may_name_a_request(doors, caplog):
+    """The name comes back, stands in the log and in the audit trail; one that is not sane is replaced."""
+    async with ask(doors) as client:
+        file_id = (await upload(client)).json()["id"]
+        named = await client.delete(f"/v1/files/{file_id}", headers={"x-request-id": "job-7_a"})
+        assert named.headers["x-request-id"] == "job-7_a"
+        assert orjson.loads(doors.log.trail[-1])["request_id"] == "job-7_a"
+        lost = await client.get(f"/v1/files/{file_id}", headers={"x-request-id": "job-8"})
+        assert lost.headers["x-request-id"] == "job-8"
+        (line,) = [record.getMessage() for record in caplog.records if "job-8" in record.getMessage()]
+        assert line.startswith("request job-8: 404 - for GET /v1/files/{file_id} in ")
+        assert line.endswith(" ms, project p, key key-of-p")
+        for odd in ("", "a b", "x" * 65, "a\tb", "ä", "a,b"):
+            answer = await client.get("/v1/models", headers={"x-request-id": odd.encode()})
+            assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_what_is_refused_is_logged_and_thinned(doors, caplog):
+    """One line for each refusal, with OpenAI's code and without what the user wrote; of a flood only some."""
+    split = log_dedup._Split()
+    async with ask(doors) as client:
+        await client.get("/v1/files?after=secret%0Aforged&limit=x")
+        (line,) = [record for record in caplog.records if record.name == "tidemill.api.error_handlers"]
+        assert "400 invalid_type for GET /v1/files in" in line.getMessage()
+        assert line.levelno == logging.INFO
+        await client.get("/v1/files/%0Aforged")
+        await client.get("/forged")
+        assert not [record for record in caplog.records if "forged" in record.getMessage()]
+        caplog.clear()
+        for _ in range(100):
+            await client.get("/v1/none")
+        assert sum(split.filter(record) for record in caplog.records) == log_dedup.LINES_MAX
+        caplog.clear()
+        await client.get("/v1/models")
+        assert caplog.records == []
+
+
+async def test_azure_clients_show_their_key_in_a_header_of_their_own(doors):
+    """As good as the other one, which goes first."""
+    async with ask(doors) as client:
+        del client.headers["authorization"]
+        assert (await client.get("/v1/models", headers={"api-key": "key-of-p"})).status_code == 200
+        assert (await client.get("/v1/models", headers={"api-key": "no"})).status_code == 401
+        both = {"api-key": "key-of-p", "authorization": "Bearer no"}
+        assert (await client.get("/v1/models", headers=both)).status_code == 401
+
+
+@pytest.mark.parametrize("prefix", ["/openai/v1", "/openai", "/openai/deployments/my-model"])
+async def test_azure_paths_are_aliases_by_a_setting(doors, prefix):
+    """Without it they are not there."""
+    async with ask(doors, path_aliases=True) as client:
+        file_id = (await upload(client)).json()["id"]
+        answer = await client.get(f"{prefix}/files/{file_id}?api-version=2024-10-21")
+        assert (answer.status_code, answer.json()["id"]) == (200, file_id)
+        assert (await client.get(f"{prefix}/v1/v1/files")).status_code == 404
+        assert (await client.get("/openaiv1/files")).status_code == 404
+        named = await client.get(f"{prefix}/models/openai/gpt-oss")
+        assert named.json()["error"]["message"].startswith("The model 'openai/gpt-oss'")
+        named = await client.get("/v1/models/openai/gpt-oss")
+        assert named.json()["error"]["message"].startswith("The model 'openai/gpt-oss'")
+    async with ask(doors) as client:
+        assert (await client.get(f"{prefix}/files/{file_id}")).status_code == 404
+
+
+async def test_pages_of_other_origins_need_a_setting(doors):
+    """Without it browsers hear nothing of them; with it they may send a key and read what matters."""
+    asked = {
+        "origin": ORIGIN,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "api-key",
+    }
+    async with ask(doors) as client:
+        for answer in (await client.options("/v1/files", headers=asked), await client.get("/v1/models")):
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+    async with ask(doors, cors_origins=(ORIGIN,)) as client:
+        preflight = await client.options("/v1/files", headers=asked | {"authorization": ""})
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-origin"] == ORIGIN
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        assert preflight.headers["access-control-allow-headers"] == "api-key"
+        assert preflight.headers["x-request-id"]
+        for status, path in ((200, "/v1/models"), (404, "/v1/files/file-none")):
+            answer = await client.get(path, headers={"origin": ORIGIN})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, ORIGIN)
+            assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        refused = await client.options("/v1/files", headers=asked | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in refused.headers
+
+
+def life(seconds: object = 3600, **more: object) -> str:
+    """The JSON of a life."""
+    return json.dumps({"anchor": "created_at", "seconds": seconds, **more})
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"expires_after": '{"seconds":3600}'}, "expires_after.anchor", "missing_required_parameter"),
+        ({"expires_after": life(1)}, "expires_after.seconds", "integer_below_min_value"),
+        ({"expires_after": life("3600")}, "expires_after.seconds", "invalid_type"),
+        ({"expires_after": "3600"}, "expires_after", "invalid_type"),
+        ({"expires_after": "{"}, "expires_after", "invalid_type"),
+        ({"expires_after": life(more="x" * 512)}, "expires_after", "string_above_max_length"),
+        (
+            {"expires_after": life(), "expires_after[seconds]": "7200", "expires_after[anchor]": "created_at"},
+            "expires_after", "invalid_value",
+        ),
+    ],
+)  # fmt: skip
+async def test_the_life_of_a_file_as_one_object(doors, fields, param, code):
+    """As JSON beside the two fields with brackets that OpenAI's SDKs send; what is wrong is named."""
+    async with ask(doors) as client:
+        assert (await upload(client, expires_after=life())).json()["expires_at"] == NOW + 3600
+        answer = await upload(client, **fields)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, param, code)

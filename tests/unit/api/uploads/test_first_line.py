@@ -1,0 +1,101 @@
+"""The look at a file's first line."""
+
+import gzip
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.api.uploads import first_line
+from tidemill.api.uploads.first_line import NOT_JSONL, NOT_UTF8, FirstLine
+
+FILES = [
+    (b'{"a":1}\n', None),
+    (b'{"a":1}', None),
+    (b'\xef\xbb\xbf{"a":1}\r\n{"b"', None),
+    (b'\n\r\n  \n{"a":1}\nnot json', None),
+    ('{"a":"\u00e4"}'.encode(), None),
+    (b"", NOT_JSONL),
+    (b"\n \r\n", NOT_JSONL),
+    (b"\xef\xbb\xbf", NOT_JSONL),
+    (b"a,b,c\n1,2,3\n", NOT_JSONL),
+    (b'{"a":1} {"b":2}\n', NOT_JSONL),
+    (b'{"a":\n1}\n', NOT_JSONL),
+    ('{"a":"\u00e4"}\n'.encode("latin-1"), NOT_UTF8),
+    ('{"a":1}\n'.encode("utf-16"), NOT_UTF8),
+]
+
+
+JSON = st.recursive(
+    st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+def judged(*pieces: bytes) -> str | None:
+    """What is said of a file that comes in these pieces."""
+    looking = FirstLine()
+    for piece in pieces:
+        looking.feed(piece)
+    return looking.fault()
+
+
+@given(st.sampled_from(FILES), st.lists(st.integers(0, 40), max_size=8))
+def test_any_cutting_is_judged_alike(file, cuts):
+    """In whatever pieces it comes, the same is said, place and reason included."""
+    content, fault = file
+    places = [0, *sorted(cut for cut in cuts if cut < len(content)), len(content)]
+    found = judged(*(content[start:end] for start, end in itertools.pairwise(places)))
+    assert found == judged(content)
+    assert (found is None) == (fault is None)
+    assert fault is None or found.startswith(f"{fault}: ")
+
+
+@given(JSON, st.integers(1, 60), st.booleans())
+def test_of_a_long_first_line_the_beginning_is_looked_at(value, looked, is_ascii):
+    """Wherever it is cut, the beginning of good JSON passes, and that of something else does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_line, "LOOKED_BYTES_MAX", looked)
+        line = json.dumps(value, ensure_ascii=is_ascii).encode()
+        assert judged(line + b"\n") is None
+        assert judged(b"a" * 100 + line).startswith(NOT_JSONL)
+        assert judged(b"\xff" * 100 + line).startswith(NOT_UTF8)
+
+
+def test_a_long_first_line_is_not_held():
+    """Neither in memory nor in time: of 8 MiB the first 64 KiB are parsed."""
+    looking = FirstLine()
+    looking.feed(b"[" + b"[]," * first_line.LOOKED_BYTES_MAX)
+    assert (looking.is_done, looking.fault()) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the file has no line that is not blank"),
+        (b'\n\n{"a":1,}\n', "line 3 is not JSON. Column 7: trailing comma"),
+        (b'{"a":1}{"b":2}\n', "line 1 is not JSON. Column 8: more text follows the JSON"),
+        (b'[\n{"custom_id": "1"}\n]\n', "line 1 is not JSON. Column 2: the line ends before its JSON does"),
+        (
+            b"id,prompt\n1,x\n",
+            'line 1 is not JSON. Column 1: unexpected character, expected a JSON value; found "id,',
+        ),
+        (b'{custom_id: "1"}\n', "line 1 is not JSON. Column 2: unexpected character, expected a string key"),
+        (b'{"a":"\xe4"}\n', "line 1 is not JSON. Byte 7: 0xe4 is not UTF-8"),
+        ('{"a":"\u00e4"}'.encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ('{"a":1}'.encode("utf-16-le"), "UTF-16; save it as UTF-8"),
+        (gzip.compress(b'{"a":1}\n', mtime=0), "compressed with gzip"),
+        (b"PK\x03\x04\x14\x00\x06\x00xl/workbook.xml", "a zip archive, as .zip, .xlsx and .docx files are"),
+    ],
+)
+def test_place_and_reason_are_named(content, said):
+    """Also of the first line, and of what is no JSON at all."""
+    assert said in judged(content)
+
+
+def test_a_first_line_of_brackets():
+    """Flat it passes; what is too deep already at its beginning is no file for a batch."""
+    assert judged(b"[" + b"[]," * (1 << 20) + b"[]]\n") is None
+    assert judged(b"[" * (1 << 20) + b"]" * (1 << 20) + b"\n").startswith(NOT_JSONL)

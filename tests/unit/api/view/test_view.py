@@ -1,0 +1,331 @@
+"""The view on a real file, without a log."""
+
+import sqlite3
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.trust import VERIFIER
+
+from tidemill.api.requests.filters import Filter
+from tidemill.api.requests.paging import Page
+from tidemill.api.view.sqlite import Database, StateUnavailable
+from tidemill.api.view.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import BatchRecord, FileRecord
+from tidemill.schemas.resources.batch import Batch, Extras, Progress, Status
+from tidemill.schemas.resources.file import File
+
+FILES, BATCHES = topics.FILES.name, topics.BATCHES.name
+NOW = 1_800_000_000
+
+
+class Time:
+    """A clock that is set by hand."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        """Unix time in seconds."""
+        return self.now
+
+
+@pytest.fixture
+def time():
+    """The view's clock."""
+    return Time()
+
+
+@pytest.fixture
+def view(tmp_path, time):
+    """A new view."""
+    view = View(Database(tmp_path), time, VERIFIER)
+    yield view
+    view.close()
+
+
+def file_record(file_id: str, *, created_at: int = NOW, purpose: str = "batch", **fields: object) -> FileRecord:
+    """A file of the project `p`."""
+    file = File(id=file_id, bytes=1, created_at=created_at, filename="f", purpose=purpose, **fields)
+    return FileRecord(project="p", file=file, key=f"files/{file_id}", sha256="0" * 64)
+
+
+def batch(batch_id: str = "b", status: Status = Status.VALIDATING, created_at: int = NOW) -> Batch:
+    """A batch of the file `f`."""
+    return Batch(
+        id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
+        created_at=created_at, expires_at=created_at + 86_400,
+    )  # fmt: skip
+
+
+def ids(rows) -> list[str]:
+    """What a list holds."""
+    return [row.id for row in rows]
+
+
+def test_an_older_record_does_not_undo_ones_own_delete(view):
+    """The upload's record may be read after the tombstone was written."""
+    view.put_file(file_record("f"), 10)
+    view.drop_file("f", 11)
+    view.fold(FILES, [("f", codec.encode(file_record("f")), 10)])
+    assert view.file("p", "f") is None
+    view.fold(FILES, [("f", None, 11)])
+    assert view.file("p", "f") is None
+    view.fold(FILES, [("f", codec.encode(file_record("f")), 12)])
+    assert view.file("p", "f") == file_record("f")
+
+
+@pytest.mark.parametrize("offset", [-1, 11])
+def test_a_delete_is_seen_at_once(view, offset):
+    """Whether or not the broker said where it stands."""
+    view.fold(FILES, [("f", codec.encode(file_record("f")), 10)])
+    view.drop_file("f", offset)
+    assert view.file("p", "f") is None
+
+
+def test_an_expired_file_is_not_shown(view, time):
+    """Neither alone nor in a list."""
+    view.put_file(file_record("f", expires_at=NOW + 10), 0)
+    assert view.file("p", "f") is not None
+    time.now += 10
+    assert view.file("p", "f") is None
+    assert view.files("p", Page(limit=10), None) == []
+    assert view.expired(9) == [("f", "files/f")]
+    view.drop_file("f", 1)
+    assert view.expired(9) == []
+
+
+def test_files_in_order(view, time):
+    """By time, then id; by purpose; from a cursor that is deleted, until that is forgotten."""
+    for number, (file_id, created_at) in enumerate([("a", 1), ("c", 2), ("b", 2), ("d", 3)]):
+        view.put_file(file_record(file_id, created_at=created_at, purpose="batch" if number else "evals"), number)
+    assert ids(view.files("p", Page(limit=9), None)) == ["d", "c", "b", "a"]
+    assert ids(view.files("p", Page(limit=9, newest_first=False), None)) == ["a", "b", "c", "d"]
+    assert ids(view.files("p", Page(limit=9), "evals")) == ["a"]
+    assert ids(view.files("p", Page(limit=1, after="c"), None)) == ["b", "a"]
+    view.drop_file("c", 9)
+    assert ids(view.files("p", Page(limit=9, after="c"), None)) == ["b", "a"]
+    time.now += DELETED_SECONDS_MAX + 1
+    view.fold(FILES, [("x", None, 10)])
+    with pytest.raises(UnknownCursor):
+        view.files("p", Page(limit=9, after="c"), None)
+
+
+def test_a_project_sees_its_own(view):
+    """Files, batches, lists and cursors."""
+    view.put_file(file_record("f"), 0)
+    view.put_batch(BatchRecord(project="p", batch=batch()))
+    assert view.file("q", "f") is None
+    assert view.batch("q", "b") is None
+    assert view.files("q", Page(limit=9), None) == []
+    assert view.batches("q", Page(limit=9)) == []
+    with pytest.raises(UnknownCursor):
+        view.batches("q", Page(limit=9, after="b"))
+
+
+def test_the_bytes_of_a_deleted_input_are_held_until_its_batch_is_over(view):
+    """Then they are given up once."""
+    view.put_file(file_record("f"), 0)
+    view.put_file(file_record("g"), 1)
+    view.put_batch(BatchRecord(project="p", batch=batch()))
+    view.drop_file("f", 2)
+    view.drop_file("g", 3)
+    assert (view.is_held("f"), view.is_held("g")) == (True, False)
+    assert view.releasable(9) == []
+    view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch("b", Status.FAILED))), 0)])
+    assert view.releasable(9) == [("f", "files/f")]
+    view.release("f")
+    assert view.releasable(9) == []
+
+
+def test_a_batch_that_is_deleted_is_gone(view):
+    """By its tombstone."""
+    view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch())), 0)])
+    assert view.batch("p", "b") is not None
+    view.fold(BATCHES, [("b", None, 1)])
+    assert view.batch("p", "b") is None
+
+
+def test_a_record_that_cannot_be_read_is_passed_over(view, caplog):
+    """It stops nothing, and its text is not logged."""
+    view.fold(FILES, [("x", b'{"needle":1}', 0), ("f", codec.encode(file_record("f")), 1)])
+    assert view.file("p", "f") is not None
+    assert view.resume(FILES, Origin(cluster="k", end=2)) == 2
+    assert "needle" not in caplog.text
+
+
+def test_offsets_are_kept_with_the_rows(tmp_path, time):
+    """A new process goes on; another cluster, or a topic that was cut, begins anew."""
+    feed = Feed(view := View(Database(tmp_path), time, VERIFIER), FILES)
+    assert feed.resume("k", 5) == 0
+    for offset in range(5):
+        feed.apply(f"f{offset}", codec.encode(file_record(f"f{offset}")), offset)
+    feed.applied()
+    view.put_batch(BatchRecord(project="p", batch=batch()))
+    view.close()
+    view = View(Database(tmp_path), time, VERIFIER)
+    assert view.resume(FILES, Origin(cluster="k", end=9)) == 5
+    assert view.resume(FILES, Origin(cluster="k", end=4)) == 0
+    assert view.file("p", "f0") is None
+    assert view.batch("p", "b") is not None
+    assert view.resume(BATCHES, Origin(cluster="other", end=0)) == 0
+    assert view.batch("p", "b") is None
+    view.close()
+
+
+def test_a_file_that_is_held_is_not_shared(tmp_path):
+    """The next process takes the next one; a free one is taken again."""
+    first, second = Database(tmp_path), Database(tmp_path)
+    assert [first.path.name, second.path.name] == ["view-0.sqlite", "view-1.sqlite"]
+    first.close()
+    third = Database(tmp_path)
+    assert third.path == first.path
+    second.close()
+    third.close()
+
+
+def test_all_or_nothing(tmp_path):
+    """A transaction that fails leaves no write."""
+    database = Database(tmp_path)
+    database.write("INSERT INTO topics VALUES ('t', 1)")
+
+    def write_twice() -> None:
+        with database.transaction():
+            database.write("INSERT INTO origin VALUES ('k')")
+            database.write("INSERT INTO topics VALUES ('t', 2)")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        write_twice()
+    assert database.read("SELECT * FROM origin") == []
+    database.close()
+
+
+def fill(database):
+    """Let no more into its file than it has, as a full disk does."""
+    pages = database.read("PRAGMA page_count")[0][0]
+    database.read(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_disk_leaves_the_view_as_it_was(tmp_path):
+    """What cannot be written is said by its name, and once there is space all goes on."""
+    database = Database(tmp_path)
+    fill(database)
+
+    def write_much() -> None:
+        with database.transaction():
+            database.write("INSERT INTO origin VALUES ('k')")
+            database.write("INSERT INTO topics VALUES (?, 1)", "t" * 100_000)
+
+    for _ in range(2):
+        with pytest.raises(StateUnavailable, match="SQLITE_FULL"):
+            write_much()
+    assert database.read("SELECT * FROM origin") == []
+    database.read("PRAGMA max_page_count = 1000000")
+    write_much()
+    assert database.read("SELECT * FROM origin") == [("k",)]
+    database.close()
+
+
+def test_a_view_that_cannot_be_opened_is_not_thrown_away(tmp_path):
+    """The disk is at fault, not the file: a later start goes on with it."""
+    database = Database(tmp_path)
+    database.write("INSERT INTO origin VALUES ('k')")
+    database.close()
+    journal = database.path.with_name(f"{database.path.name}-wal")
+    journal.mkdir()
+    with pytest.raises(OSError, match="cannot be opened"):
+        Database(tmp_path)
+    journal.rmdir()
+    database = Database(tmp_path)
+    assert database.read("SELECT * FROM origin") == [("k",)]
+    database.close()
+
+
+def test_a_batch_that_is_over_is_shown_with_its_files(view):
+    """The topics are read apart: the last record of a batch waits for the records of its files."""
+    running = BatchRecord(project="p", batch=batch(status=Status.FINALIZING))
+    over = BatchRecord(project="p", batch=batch(status=Status.COMPLETED), files_offset=1)
+    view.fold(BATCHES, [("b", codec.encode(running), 0), ("b", codec.encode(over), 1)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.FINALIZING
+    view.fold(FILES, [("f0", codec.encode(file_record("f0")), 0)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.FINALIZING
+    view.fold(FILES, [("f1", codec.encode(file_record("f1")), 1)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.COMPLETED
+    view.fold(BATCHES, [("b", codec.encode(over), 2)])
+    assert Batch.model_validate_json(view.batch("p", "b")).status is Status.COMPLETED
+
+
+LABELS = st.dictionaries(st.sampled_from(["env", "run"]), st.sampled_from("abc"), max_size=2)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 3), LABELS), max_size=12),
+    labels=LABELS,
+    after=st.integers(0, 3) | st.none(),
+    turn=st.tuples(st.integers(1, 4), st.booleans()),
+)
+def test_lists_by_metadata(view, batches, labels, after, turn):
+    """Whatever is asked for: as if all batches of the project were looked at."""
+    for row in ids(view.batches("p", Page(limit=100))) + ids(view.batches("q", Page(limit=100))):
+        view._drop_batch(row)
+    for number, (project, at, metadata) in enumerate(batches):
+        made = batch(f"b{number}", created_at=NOW + at).model_copy(update={"metadata": metadata})
+        view.put_batch(BatchRecord(project=project, batch=made))
+    wanted = Filter(metadata=tuple(labels.items()), created_after=None if after is None else NOW + after)
+    listed, last, more, (limit, newest_first) = [], None, True, turn
+    while more:
+        found = ids(view.batches("p", Page(limit=limit, after=last, newest_first=newest_first), wanted))
+        listed, more = listed + found[:limit], len(found) > limit
+        last = listed[-1] if listed else None
+    expected = [
+        (NOW + at, f"b{number}")
+        for number, (project, at, metadata) in enumerate(batches)
+        if project == "p" and labels.items() <= metadata.items() and (after is None or at > after)
+    ]
+    assert listed == [row for _, row in sorted(expected, reverse=newest_first)]
+
+
+def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
+    """Neither those of the project, nor others that have the label: a list is made on the event loop."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    for number in range(600):
+        metadata = {"env": "a", "run": str(number)}
+        made = batch(f"b{number}", created_at=NOW + number).model_copy(update={"metadata": metadata})
+        view.put_batch(BatchRecord(project="q" if number else "p", batch=made))
+    view._database._connection.set_progress_handler(count, 10)
+    assert ids(view.batches("p", Page(limit=20), Filter(metadata=(("env", "a"),)))) == ["b0"]
+    assert ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "7"),)))) == ["b7"]
+    assert not ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "x"),))))
+    assert steps < 60
+
+
+def test_no_estimate_outlives_what_it_rests_on(view, time):
+    """Whatever became of results: no rate of ten minutes ago and no end in the past, also in a list."""
+    told = Progress(
+        percent=50.0, lines_per_second=10.0, done_earliest_at=NOW + 300, done_latest_at=NOW + 900,
+        slack_seconds=600, observed_at=NOW, holds_until=NOW + 70,
+    )  # fmt: skip
+    at_work = batch("b", Status.IN_PROGRESS).model_copy(
+        update={"metadata": {"progress": '{"percent":1}'}, "tidemill": Extras(progress=told)}
+    )
+    view.put_batch(BatchRecord(project="p", batch=at_work))
+
+    def seen():
+        (row,) = view.batches("p", Page(limit=10))
+        one = view.batch("p", "b")
+        assert row.body == one
+        return Batch.model_validate_json(one)
+
+    assert seen() == at_work
+    time.now = NOW + 600
+    shown = seen()
+    assert shown.metadata == at_work.metadata
+    assert shown.tidemill.progress == Progress(
+        percent=50.0, slack_seconds=0, observed_at=NOW, holds_until=NOW + 70
+    )

@@ -1,0 +1,237 @@
+"""A file of any size in pieces: what is cut, what is remembered, what is put together."""
+
+import hashlib
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import asdict
+
+from tidemill.client.exit_codes import Exit
+from tidemill.client.runs.joining import join
+from tidemill.client.runs.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
+from tidemill.client.runs.outcome import End, verdict
+from tidemill.client.runs.paths import InputFault
+from tidemill.client.runs.plan import Bounds, Piece, cut, fits
+from tidemill.client.runs.unique_ids import UniqueIds
+from tidemill.schemas.jsonl.lines import Splitter
+
+JOB = Job(sha256="0", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h")
+blanks = st.sampled_from([b"", b"\n", b" \r\n\n", b"\t"])
+
+
+def request(number: int, pad: int = 0) -> bytes:
+    """A line."""
+    return orjson.dumps({"custom_id": f"r{number}", "pad": "x" * pad})
+
+
+def lines_of(content: bytes) -> list[bytes]:
+    """The lines that ingest would see."""
+    splitter = Splitter()
+    return [line.data for line in [*splitter.feed(content), *splitter.finish()]]
+
+
+@settings(deadline=None)
+@given(
+    pads=st.lists(st.integers(0, 60), min_size=1, max_size=30),
+    gaps=st.lists(blanks, min_size=31, max_size=31),
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    bounds=st.builds(Bounds, lines_max=st.integers(1, 8), bytes_max=st.integers(40, 400)),
+)
+def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
+    """Each begins with a line, holds what it may or one line, and says the number of its first."""
+    folder = tmp_path_factory.mktemp("cut")
+    source = folder / "in.jsonl"
+    content = mark + b"\n".join(
+        gap + request(n, pad) for n, (pad, gap) in enumerate(zip(pads, gaps, strict=False))
+    )
+    source.write_bytes(content)
+    pieces = cut(source, bounds, UniqueIds(folder / "ids"))
+    assert b"".join(content[piece.start : piece.end] for piece in pieces) == content
+    assert [piece.number for piece in pieces] == list(range(len(pieces)))
+    whole = lines_of(content)
+    for piece in pieces:
+        found = lines_of(content[piece.start : piece.end])
+        assert found == whole[: len(found)]
+        assert len(found) == piece.lines <= bounds.lines_max
+        used = content[piece.start : piece.end].rstrip()
+        assert len(used) <= bounds.bytes_max or piece.lines == 1
+        first = content.splitlines(keepends=True)[piece.line - 1] if piece.number else whole[0]
+        assert found[0] in first
+        whole = whole[len(found) :]
+    assert not whole
+    if fits(source, bounds):
+        assert len(pieces) == 1
+
+
+@given(
+    counts=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    inputs_max=st.integers(1, 6),
+    as_tokens=st.booleans(),
+)
+def test_a_piece_has_no_more_inputs_than_it_may(tmp_path_factory, counts, inputs_max, as_tokens):
+    """A list of texts is as many, a list of tokens is one; a line with too many has a piece of its own."""
+    folder = tmp_path_factory.mktemp("inputs")
+    source, bounds = folder / "in.jsonl", Bounds(lines_max=1000, bytes_max=1 << 20, inputs_max=inputs_max)
+    given = [[7] * count if as_tokens else ["x"] * count for count in counts]
+    lines = ({"custom_id": f"r{number}", "body": {"input": each}} for number, each in enumerate(given))
+    source.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    sizes = [1 if as_tokens else count or 1 for count in counts]
+    pieces = cut(source, bounds, UniqueIds(folder / "ids"), is_embedding=True)
+    for piece in pieces:
+        mine = sizes[piece.line - 1 : piece.line - 1 + piece.lines]
+        assert sum(mine) <= inputs_max or piece.lines == 1
+    assert fits(source, bounds, is_embedding=True) == (sum(sizes) <= inputs_max)
+    assert sum(piece.lines for piece in pieces) == len(counts)
+
+
+@settings(deadline=None)
+@given(names=st.lists(st.text(max_size=3), max_size=50))
+def test_doubles_are_found(tmp_path_factory, names):
+    """Each line whose id was there before, with the line that has it."""
+    digests = UniqueIds(tmp_path_factory.mktemp("ids"))
+    for line, name in enumerate(names, start=1):
+        digests.add(name, line)
+    found = list(digests.doubles())
+    assert len(found) == sum(count - 1 for count in Counter(names).values())
+    for double in found:
+        assert names[double.first - 1] == names[double.line - 1]
+        assert double.first == names.index(names[double.line - 1]) + 1
+
+
+def test_faults_are_named_before_anything_runs(tmp_path):
+    """A line that is none, and an id that stands twice in what would be two batches."""
+    source, bounds = tmp_path / "in.jsonl", Bounds(lines_max=1, bytes_max=1000)
+    source.write_bytes(b'{"custom_id": "a"}\n\nnone\n{"custom_id": 5}\n')
+    with pytest.raises(InputFault, match=r"(?s)line 3: .*line 4: "):
+        cut(source, bounds, UniqueIds(tmp_path / "ids"))
+    source.write_bytes(b'{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n')
+    with pytest.raises(InputFault, match="line 3: its custom_id is that of line 1"):
+        cut(source, bounds, UniqueIds(tmp_path / "ids"))
+
+
+def test_a_file_that_fits(tmp_path):
+    """By its bytes and by its lines, the last of which needs no newline."""
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"a\nb")
+    assert fits(source, Bounds(lines_max=2, bytes_max=3))
+    assert not fits(source, Bounds(lines_max=1, bytes_max=3))
+    assert not fits(source, Bounds(lines_max=2, bytes_max=2))
+
+
+def test_a_removed_journal_is_let_go(tmp_path):
+    """Whoever removed the folder leaves alone what another run has put in its place, and holds no lock on it."""
+    folder = tmp_path / "out.jsonl.tidemill"
+    with Journal(folder) as first:
+        with pytest.raises(InputFault, match="another run"), Journal(folder):
+            pass
+        first.remove()
+        folder.mkdir()
+    assert folder.exists()
+    with (folder / "journal.jsonl").open("a+b") as old:
+        (folder / "journal.jsonl").unlink()
+        assert not _locked(old, folder / "journal.jsonl")
+        (folder / "journal.jsonl").touch()
+        assert not _locked(old, folder / "journal.jsonl")
+    with Journal(folder):
+        pass
+    assert not folder.exists()
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(st.builds(Step, piece=st.integers(0, 3), batch=st.none() | st.text(max_size=5)), max_size=10),
+    torn=st.integers(0, 30),
+)
+def test_the_journal_survives_a_torn_end(tmp_path_factory, steps, torn):
+    """What a crash left of the last line is no step, and the next one is written after the last whole one."""
+    folder = tmp_path_factory.mktemp("journal")
+    with Journal(folder) as journal:
+        journal.begin(Plan(job=JOB, key="k", pieces=[]))
+        for step in steps:
+            journal.note(step)
+    with (folder / "journal.jsonl").open("ab") as file:
+        file.write(b'{"piece":9,"batch":"torn off by a cut'[:torn])
+    for _ in range(2):
+        with Journal(folder) as journal:
+            for piece in range(4):
+                last = [step for step in steps if step.piece == piece]
+                assert journal.step(piece) == (last[-1] if last else Step(piece=piece))
+            assert journal.step(9) in {Step(piece=9), Step(piece=9, batch="after")}
+            journal.note(Step(piece=9, batch="after"))
+
+
+def test_a_plan_is_gone_on_with_by_the_same_job_alone(tmp_path):
+    """Another input or another service is another job; and no two processes share a folder."""
+    plan = Plan(job=JOB, key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
+    with Journal(tmp_path / "j") as journal:
+        assert journal.plan(JOB) is None
+        journal.begin(plan)
+        assert journal.plan(JOB) == plan
+        with pytest.raises(InputFault, match="another run is at work"), Journal(tmp_path / "j"):
+            pass
+        with pytest.raises(InputFault, match="another input"):
+            journal.plan(Job(sha256="1", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h"))
+        journal.note(Step(piece=0, batch="b"))
+        assert (journal.has_batches, journal.delivers) == (True, False)
+        journal.deliver()
+    with Journal(tmp_path / "j") as journal:
+        assert journal.delivers
+        journal.forget()
+        assert (journal.plan(JOB), journal.has_batches, journal.delivers) == (None, False, False)
+    assert not (tmp_path / "j").exists()
+
+
+@given(contents=st.lists(st.none() | st.sampled_from([b"a\n", b"b\nc\n", b"d" * 5000 + b"\n"]), max_size=6))
+def test_results_are_joined_in_order(tmp_path_factory, contents):
+    """With the receipt of the whole; without a line there is no file."""
+    folder = tmp_path_factory.mktemp("join")
+    parts = [folder / str(number) for number in range(len(contents))]
+    for part, content in zip(parts, contents, strict=True):
+        if content is not None:
+            part.write_bytes(content)
+    target = folder / "out.jsonl"
+    target.write_bytes(b"of an earlier run")
+    receipt = join(parts, target)
+    whole = b"".join(content or b"" for content in contents)
+    assert (target.read_bytes() if target.exists() else b"") == whole
+    if receipt is None:
+        assert not whole
+    else:
+        assert (receipt.bytes, receipt.lines) == (len(whole), whole.count(b"\n"))
+        assert receipt.sha256 == hashlib.sha256(whole).hexdigest()
+    assert {path.name for path in folder.iterdir()} <= {part.name for part in parts} | {"out.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([{"status": "completed"}], Exit.OK),
+        ([{"status": "completed"}, {"status": "completed", "failed": 1}], Exit.SOME_FAILED),
+        ([{"status": "completed", "failed": 1}, {"status": "cancelled"}], Exit.CANCELLED),
+        ([{"status": "expired"}, {"status": "cancelled"}], Exit.EXPIRED),
+        ([{"status": "expired", "damage": ("x",)}, {"status": "expired"}], Exit.INEXACT),
+        ([{"status": "failed"}, {"status": "completed", "damage": ("x",)}], Exit.FAILED),
+    ],
+)
+def test_the_worst_end_is_the_end(ends: list[dict], code: Exit) -> None:
+    """Of all batches."""
+    assert verdict([End(batch="b", began_at=1, ended_at=2, **end) for end in ends]) is code
+
+
+def test_where_a_journal_lies(tmp_path: Path) -> None:
+    """Beside the output; of stdout in the user's state, where an old one is forgotten."""
+    assert folder_of(Path("a/out.jsonl"), JOB, {}) == Path("a/out.jsonl.tidemill")
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    folder, other = folder_of(None, JOB, environ), folder_of(None, Job(**{**asdict(JOB), "window": "7d"}), environ)
+    assert folder.parent == other.parent == tmp_path / "tidemill"
+    assert folder != other
+    folder.mkdir(parents=True)
+    assert folder_of(None, JOB, environ).exists()
+    os.utime(folder, (1, time.time() - KEPT_SECONDS - 60))
+    assert not folder_of(None, JOB, environ).exists()

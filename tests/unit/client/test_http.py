@@ -1,0 +1,154 @@
+"""The client against a stand-in of the service, over real HTTP."""
+
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.service import KEY, Service, receipt_of, request_lines
+
+from tidemill.client import http as module
+from tidemill.client.http import Client, Refused, Unreachable
+
+
+def names(folder: Path) -> list[str]:
+    """What a folder holds."""
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    """The stand-in."""
+    async with Service() as service:
+        yield service
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[Client]:
+    """A client of it."""
+    async with Client(service.url, KEY) as client:
+        yield client
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between tries are short."""
+    monkeypatch.setattr(module, "PAUSE_SECONDS_MAX", 0.01)
+
+
+async def test_upload_sends_the_file_as_it_is(service: Service, client: Client, tmp_path: Path) -> None:
+    """What arrives is what lies on disk, and the bytes are told as they go."""
+    source = tmp_path / 'ünï "quoted".jsonl'
+    source.write_bytes(request_lines(20_000))
+    moved: list[int] = []
+    assert await client.upload(source, moved.append) == "file-in"
+    assert service.files["file-in"] == source.read_bytes()
+    assert sum(moved) == source.stat().st_size
+    assert len(moved) > 1
+
+
+async def test_tls_that_the_service_does_not_speak_is_said(service: Service) -> None:
+    """And not what number the system has for it."""
+    url = service.url.replace("http:", "https:")
+    async with Client(url, KEY) as client:
+        with pytest.raises(Unreachable, match=f"what listens at {url} does not speak TLS"):
+            await client.batch("batch_1")
+
+
+async def test_create_names_endpoint_and_window(service: Service, client: Client) -> None:
+    """A batch is made with what was asked."""
+    batch = await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
+    assert batch.status == "validating"
+    assert service.created == [
+        {
+            "input_file_id": "file-in",
+            "endpoint": "/v1/embeddings",
+            "completion_window": "24h",
+            "metadata": {"team": "a"},
+        }
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_lost_answer_to_create_is_asked_for_again(service: Service, client: Client) -> None:
+    """Under the same idempotency key, by which the service knows the request."""
+    await client.batch("batch_1")
+    service.lost = 2
+    assert (await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")).id == "batch_1"
+    assert len(service.created) == 3
+    assert len(service.keys) == 1
+
+
+async def test_a_wrong_key_is_refused_once(service: Service) -> None:
+    """The message of the service is passed on."""
+    async with Client(service.url, "wrong") as client:
+        with pytest.raises(Refused, match="Incorrect API key") as caught:
+            await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
+    assert caught.value.status == 401
+
+
+async def test_pages_are_walked_up_to_the_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest batches come, over as many pages as it takes."""
+    monkeypatch.setattr(module, "PAGE_LINES_MAX", 2)
+    assert [batch.id async for batch in client.batches(limit=5)] == [f"batch_{n}" for n in range(5)]
+    assert len([batch async for batch in client.batches(limit=50)]) == 7
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_broken_download_goes_on(service: Service, client: Client, tmp_path: Path, ranges: bool) -> None:
+    """A transfer that breaks off twice ends whole, whether or not the service can go on in the middle."""
+    content = request_lines(50)
+    service.files["file-out"] = content
+    service.breaks, service.ranges = 2, ranges
+    target = tmp_path / "out.jsonl"
+    moved: list[int] = []
+    receipt = await client.download("file-out", target, moved.append)
+    assert target.read_bytes() == content
+    assert receipt.model_dump() == receipt_of(content)
+    assert sum(moved) == len(content)
+    assert names(tmp_path) == [target.name]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_download_that_never_ends_leaves_what_was_there(
+    service: Service, client: Client, tmp_path: Path
+) -> None:
+    """The tries are bounded, and a file is replaced in one step or not at all."""
+    service.files["file-out"] = request_lines(50)
+    service.breaks, service.break_bytes = 1000, 0
+    target = tmp_path / "out.jsonl"
+    target.write_text("before")
+    with pytest.raises(Unreachable):
+        await client.download("file-out", target, lambda _: None)
+    assert service.breaks == 1000 - module.TRIES_MAX
+    assert target.read_text() == "before"
+    assert names(tmp_path) == [target.name]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_read_waits_for_a_service_that_starts_anew(service: Service, client: Client) -> None:
+    """5xx answers are tried again."""
+    service.down = 3
+    assert (await client.batch("batch_1")).status == "completed"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_that_asks_too_often_waits(service: Service, client: Client) -> None:
+    """A 429 that says when to come back is tried again; one of a full project is said."""
+    service.down, service.down_status, service.down_headers = 3, 429, {"retry-after": "1"}
+    assert (await client.batch("batch_1")).status == "completed"
+    service.down, service.down_headers = 3, {"x-should-retry": "false"}
+    with pytest.raises(Refused) as caught:
+        await client.batch("batch_1")
+    assert (caught.value.status, service.down) == (429, 2)
+
+
+async def test_nothing_listens() -> None:
+    """A wrong address is said at once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with Client(f"http://127.0.0.1:{port}/v1", KEY) as client:
+        with pytest.raises(Unreachable, match=str(port)):
+            await client.batch("batch_1")

@@ -1,0 +1,105 @@
+"""What the commands `rerun` and `replay` ask for."""
+
+import asyncio
+import datetime as dt
+
+import pytest
+from support.service import KEY, Service, result_lines
+from support.waiting import until
+
+from tidemill.client.batches import watch
+from tidemill.client.exit_codes import Exit
+from tidemill.client.reruns import How, make, replayed, since, wished
+from tidemill.client.runs.paths import InputFault, Sink
+from tidemill.client.target import Target
+from tidemill.terminal import Console
+
+OLD = f"batch_{'0' * 32}"
+NOW = dt.datetime(2026, 11, 23, 9, tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("only", "lines"),
+    [
+        ("unfinished", "unfinished"),
+        ("failed", "failed"),
+        ("expired", "expired"),
+        ("cancelled", "cancelled"),
+        ("all", "all"),
+        ("code=429", {"codes": ["429"]}),
+        ("code=429,batch_expired", {"codes": ["429", "batch_expired"]}),
+    ],
+)
+def test_lines_by_name_or_by_code(only, lines):
+    """And what is not said is left out."""
+    assert wished(only=only, model=None, window=None) == {"lines": lines}
+    assert wished(only=only, model="m", window="7d") == {"lines": lines, "model": "m", "completion_window": "7d"}
+
+
+@pytest.mark.parametrize("only", ["", "some", "code=", "code=,", "codes"])
+def test_other_words_are_refused(only):
+    """With those that are known."""
+    with pytest.raises(InputFault, match="unfinished, failed, expired, cancelled, all or code=CODE"):
+        wished(only=only, model=None, window=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "edge"),
+    [
+        ("-90m", "2026-11-23T07:30:00.000+00:00"),
+        ("-1d", "2026-11-22T09:00:00.000+00:00"),
+        ("42", "42"),
+        ("2026-11-23T09:00:00Z", "2026-11-23T09:00:00Z"),
+    ],
+)
+def test_so_long_ago_is_a_time(text, edge):
+    """Times and offsets are for the service to read."""
+    assert since(text, NOW) == edge
+
+
+@pytest.mark.parametrize("text", ["", "2h", "-2x", "yesterday", "12:00"])
+def test_an_edge_in_another_form_is_refused_with_the_forms_there_are(text):
+    """The service does not know all of these."""
+    with pytest.raises(InputFault, match=r"a time like .*Z, -2h, or an offset"):
+        replayed({"model": "m", "from": text}, model=None, window=None, now=NOW)
+
+
+def test_the_body_of_a_replay():
+    """Both edges are read."""
+    source = {"model": "m", "from": "-1h", "to": "-0s"}
+    assert replayed(source, model="n", window=None, now=NOW) == {
+        "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
+        "model": "n",
+    }
+
+
+@pytest.fixture
+async def service():
+    """The stand-in."""
+    async with Service() as service:
+        yield service
+
+
+async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
+    """Of a rerun and of a replay; how to have the results all the same is said."""
+    target, output, talk = Target(base_url=service.url, api_key=KEY), tmp_path / "out.jsonl", Console(record=True)
+    service.states = [{"status": "in_progress"}]
+    task = asyncio.create_task(make(talk, target, OLD, {}, Sink(output=output), how=How()))
+    await until(lambda: service.looks > 0, "a look at the batch")
+    output.write_bytes(b"mine")
+    service.finish(result_lines("r0"), request_counts={"total": 1, "completed": 1})
+    with pytest.raises(InputFault, match="--force overwrites it"):
+        await task
+    assert output.read_bytes() == b"mine"
+    # A path is as long as it is, and may be broken anywhere; the program is named as it was called.
+    assert f"tidemillwatchbatch_1-o{output}`" in "".join(talk.export_text().split())
+    assert await watch(talk, target, "batch_1", Sink(output=output), force=True) is Exit.OK
+    assert output.read_bytes() == result_lines("r0")
+
+
+async def test_a_rerun_whose_batch_is_deleted(service, tmp_path):
+    """Its key is used up; the user, who knows of no key, hears what to do."""
+    service.is_deleted = True
+    target, sink = Target(base_url=service.url, api_key=KEY), Sink(output=tmp_path / "out.jsonl")
+    with pytest.raises(InputFault, match="is deleted: --again makes another"):
+        await make(Console(), target, OLD, {}, sink, how=How())

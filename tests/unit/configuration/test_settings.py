@@ -1,0 +1,158 @@
+"""Settings from a file and the environment: each has a bound, and one beyond it is named at the start."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.configuration.settings import Settings, SettingsError, load
+from tidemill.schemas import configured
+from tidemill.schemas.bounds import BATCH_LINES_MAX, NAME_CHARS_MAX, NUMBER_MAX
+from tidemill.schemas.configured import DEPTH_MAX, ITEMS_MAX, TEXT_CHARS_MAX
+
+MODEL = 'backends = [{ url = "http://127.0.0.1:1/v1" }]'
+
+
+def refusal(tmp_path, text: str) -> str:
+    """What is said of a file."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(file)
+    said = str(caught.value)
+    assert said.startswith(f"{file}: ")
+    assert len(said) < 1_000
+    return said.removeprefix(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f'kafka = "{"k" * (TEXT_CHARS_MAX + 1)}"', "kafka: it has 4097 characters; at most 4096"),
+        (f'store = "file:///{"k" * 1_000_000}"', "store: it has 1000008 characters"),
+        ('host = "a\\r\\nb"', "host: it has a control character"),
+        ("windows = []", "windows: List should have at least 1 item"),
+        (f"windows = {['24h'] * (ITEMS_MAX + 1)}", "windows: it has 10001 items; at most 10000"),
+        ('windows = ["1 day"]', "windows: a window is a number and one of s, m, h, d"),
+        (f'windows = ["{"9" * 65}h"]', "windows.0: String should have at most 64 characters"),
+        (f'[models."{"m" * (NAME_CHARS_MAX + 1)}"]\n{MODEL}', f"models.{'m' * 255}: a name has 1 to 255"),
+        (f'[models."a\\nb"]\n{MODEL}', "models.a\\nb: a name has 1 to 255 characters"),
+        (f'[models." m"]\n{MODEL}', "models. m.[key]: String should match pattern"),
+        (f'[models."m"]\n{MODEL.replace("/v1", "/" + "v" * 5_000)}', "models.m.backends.0.url: it has 5019"),
+        (f'[models."m"]\n{MODEL}\ntimeout_seconds = inf', "models.m.timeout_seconds: it must be a number within"),
+        ('[projects."a b"]', "projects.a b.[key]: String should match pattern"),
+        (f'[projects."{"p" * 65}"]', f"projects.{'p' * 65}.[key]: String should match pattern"),
+        ("\n".join(f"[projects.p{n}]" for n in range(10_001)), "projects: it has 10001 entries; at most 10000"),
+        (f"file_lines_max = {BATCH_LINES_MAX + 1}", "file_lines_max: Input should be less than"),
+        (f"upload_bytes_max = {NUMBER_MAX + 1}", "upload_bytes_max: it must be a number within"),
+        ("part_age_seconds = nan", "part_age_seconds: it must be a number within"),
+        (f"a = {'[' * 20}{']' * 20}", f"a{'.0' * DEPTH_MAX}: it is nested too deeply"),
+        (f'"{"x" * 1_000_000}" = 1', f"{'x' * NAME_CHARS_MAX}: a name has 1 to 255"),
+    ],
+    ids=range(20),
+)  # fmt: skip
+def test_settings_that_are_refused(tmp_path, text, said):
+    """At the start, in one line that names the setting."""
+    assert refusal(tmp_path, text).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = 80 80", "Expected newline or end of document after a statement (at line 1, column 11)"),
+        ("port = 1\nport = 2", "Cannot overwrite a value (at end of document)"),
+        ("[models.m]\n[models.m]", "Cannot declare ('models', 'm') twice (at line 2, column 10)"),
+        (f"[models.a/b]\n{MODEL}", "Expected ']' at the end of a table declaration (at line 1, column"),
+        (f"[models.llama3.1]\n{MODEL}", 'models.llama3.1: a name with a dot stands in quotes: [models."llama3'),
+        (f"[models.a.1.5]\n{MODEL}", 'models.a.1.5: a name with a dot stands in quotes: [models."a.1.5"]'),
+        ("[projects.team.a.limits]", 'projects.team.a: a name with a dot stands in quotes: [projects."team.a"]'),
+        ("prot = 80", "there is no setting prot, but port"),
+        (f"[models.m]\n{MODEL}\nprize = {{}}", "models.m: there is no setting prize, but price"),
+        (f"[models.m]\n{MODEL.replace('url', 'uri')}", "models.m.backends.0: there is no setting uri, but url"),
+        ("[limits]\nxyz = 1", "limits: there is no setting xyz"),
+        ("[models.m]\nmax_in_flight = 2", "models.m.backends: missing; it names the servers"),
+        ("[models.m]\nbackends = [{}]", "models.m.backends.0.url: missing; it is the base address"),
+        ("[models.m]\nbackends = []", "models.m.backends: List should have at least 1 item"),
+        ('[models.m]\nbackends = "x"', "models.m.backends: Input should be a list"),
+        ("models = 3", "models: Input should be a table"),
+        ('port = "x"', "port: Input should be a valid integer"),
+        (f"[models.m]\n{MODEL.replace('http://', '')}", "models.m.backends.0.url: an address begins with"),
+        (f"[models.m]\n{MODEL.replace('/v1', '/v1/responses')}", "models.m.backends.0.url: /responses is put"),
+        (f"[models.m]\n{MODEL.replace('/v1', '/v1/embeddings/')}", "models.m.backends.0.url: /embeddings is put"),
+        (f"[models.m]\n{MODEL.replace('/v1', '/v1?a=b')}", "models.m.backends.0.url: it has a query"),
+        (f"[models.m]\n{MODEL.replace('}', ', metrics = 3 }')}", "models.m.backends.0.metrics: "),
+        ('[models.m]\nbackends = [{ url = "http://a/v1" }, { url = "http://a/v1/" }]', "models.m.backends: http:"),
+        ('store = "/srv/files"', "store: an address is file:///dir or s3://bucket/prefix"),
+        ('store = "s3://id:secret@bucket"', "store: an address holds no name and no password"),
+        ('cors_origins = ["https://a.example/"]', "cors_origins: a browser sends an origin as https://app"),
+        ('cors_origins = ["app.example.com"]', "cors_origins: a browser sends an origin as https://app"),
+        ('kafka = "kafka://a:9092"', "kafka: it is host:port[,host:port…], without a scheme"),
+    ],
+    ids=range(28),
+)  # fmt: skip
+def test_a_fault_is_told_with_its_mend(tmp_path, text, said):
+    """In one line: where it is, and what to write instead."""
+    assert (found := refusal(tmp_path, text)).startswith(said)
+    assert "\n" not in found
+    assert "secret" not in found
+
+
+def test_a_file_as_editors_save_it(tmp_path):
+    """A byte order mark is passed over; another encoding is told, with the line."""
+    file = tmp_path / "tidemill.toml"
+    file.write_bytes(b"\xef\xbb\xbfport = 81\r\n")
+    assert load(file).port == 81
+    file.write_bytes("port = 1\n# Größe\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"it is not UTF-8 \(at line 2\)"):
+        load(file)
+
+
+def test_each_fault_has_its_line(tmp_path):
+    """All are told at once."""
+    text = f"prot = 1\n[models.m]\n{MODEL.replace('http', 'ftp')}\ntimeout = 1\n[models.n]\nbackends = [{{}}]"
+    assert len(refusal(tmp_path, text.removeprefix("prot = 1\n")).splitlines()) == 2
+
+
+def test_the_environment_has_the_same_bounds(monkeypatch):
+    """Whether a variable holds a text or JSON."""
+    for name, value in (
+        ("TIDEMILL_API_KEY", "sk-" + "k" * 5_000),
+        ("TIDEMILL_STORE", "a\nb"),
+        ("TIDEMILL_WINDOWS", json.dumps(["24h"] * 20_000)),
+        ("TIDEMILL_MODELS__M__TIMEOUT_SECONDS", "inf"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            with pytest.raises(SettingsError):
+                load()
+
+
+def test_what_is_usual_is_taken(tmp_path):
+    """Names with slashes and spaces, and addresses of any usual length."""
+    file = tmp_path / "tidemill.toml"
+    file.write_text(f'[models."Qwen/Qwen2.5 7B-Instruct"]\n{MODEL}\n[projects."a-b_c.d"]\n')
+    assert list(load(file).models) == ["Qwen/Qwen2.5 7B-Instruct"]
+    assert Settings().windows == ("24h",)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf"), 10**400, -(1 << 53)])
+def test_a_number_that_is_none(number):
+    """One with hundreds of digits is told of, too."""
+    assert list(configured.faults({"port": number})) == ["port: it must be a number within 9007199254740991"]
+
+
+@given(JSON)
+def test_what_has_no_fault_is_bounded(value):
+    """Whatever it is, and however deep; what is told of a fault is short."""
+    found = list(configured.faults(value))
+    assert all(len(fault) < 10_000 and fault.isprintable() for fault in found)
+    if not found:
+        assert all(char >= " " for char in json.dumps(value, ensure_ascii=False, allow_nan=False))

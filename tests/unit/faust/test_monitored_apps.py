@@ -1,0 +1,30 @@
+"""What a process says of its apps: to the operator by name, at its health port without."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+
+from tidemill.faust.monitored_apps import MonitoredApps
+from tidemill.runtime.health import Health, Unwell
+from tidemill.runtime.heartbeat import Dead, Heartbeat
+
+NAME = "tidemill-processors-secret-model"
+
+
+async def test_no_model_is_named_at_the_health_port(caplog):
+    """Neither where an app waits for its place nor where it is dead; the log has the name."""
+    caplog.set_level("INFO")
+    watched = MonitoredApps()
+    watched._apps = [(NAME, None, SimpleNamespace(is_assigned=False), None)]
+    for _ in range(2):
+        with pytest.raises(Unwell, match="1 of 1 consumers") as caught:
+            await watched.assigned()
+        assert NAME not in str(caught.value)
+    assert caplog.text.count(NAME) == 1
+    pulse = Heartbeat(lambda _: f"{NAME}: has ended")
+    with pytest.raises(Dead, match=NAME), contextlib.closing(pulse.run()) as beating:
+        await beating
+    for path in ("/livez", "/readyz"):
+        answer = await Health(ill=pulse.ill, probes={}, metrics=lambda: (b"", "")).answer(path)
+        assert (answer.status, NAME.encode() in answer.body) == (503, False)

@@ -1,0 +1,129 @@
+"""Records that wait for an agent stay where they are when flow is resumed a second time."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from faust.types import TP
+from mode.utils.queues import FlowControlQueue
+
+from tidemill.configuration.settings import Settings
+from tidemill.faust.patches import Flow, go_back, seek_all
+from tidemill.faust.stage_app import create_app
+from tidemill.kafka.connection import TRANSIENT
+
+
+async def test_what_waits_is_not_thrown_away():
+    """Faust resumes again when tables are recovered; what has come since the first time is still there."""
+    changelogs = FlowControlQueue(flow_control=(flow := Flow(lambda: changelogs)), clear_on_resume=True)
+    queue = FlowControlQueue(flow_control=flow, clear_on_resume=True)
+    flow.suspend()
+    queue.force_put_nowait("of the partition's last owner")
+    flow.resume()
+    assert queue.empty()
+    queue.force_put_nowait("fetched since")
+    changelogs.force_put_nowait("older than the tables")
+    flow.resume()
+    assert queue.qsize() == 1
+    assert changelogs.empty()
+
+
+async def test_an_app_without_tables_has_no_changelogs():
+    """Flow is resumed all the same."""
+    flow = Flow(lambda: None)
+    flow.resume()
+    flow.resume()
+    assert flow.is_active()
+
+
+async def test_a_partition_with_room_is_fetched_from_at_once(tmp_path):
+    """Faust sleeps when every partition is held back; one that has room again ends that."""
+    app = create_app("flow", Settings(), kafka="127.0.0.1:9", state=tmp_path)
+    consumer = app._new_consumer()
+    consumer.resume_flow()
+    tp = TP("requests", 0)
+    consumer._set_active_tps({tp})
+    asked = []
+
+    async def getmany(active_partitions, **_):
+        asked.append(set(active_partitions))
+        return {}
+
+    consumer._getmany = getmany
+    consumer.on_buffer_full(tp)
+    waiting = asyncio.create_task(consumer._wait_next_records(1.0))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    consumer.on_buffer_drop(tp)
+    await waiting
+    consumer._thread.thread_loop.close()
+    assert asked == [{tp}]
+    consumer.on_buffer_full(tp)
+    consumer.on_buffer_drop(tp)
+
+
+class Consumer:
+    """Fetches from one log as Faust's does, whose fetches may be dropped after they have moved the place."""
+
+    def __init__(self, *, first=0, committed=None, drops=(), away=(), is_source=True):
+        self.app = SimpleNamespace(topics=SimpleNamespace(acks_enabled_for=lambda _: is_source))
+        self.first, self.committed, self.drops, self.away = first, committed, drops, away
+        self.place, self.fetches = first, 0
+
+    async def seek(self, _, offset):
+        self.place = offset
+
+    async def seek_to_committed(self):
+        self.place = self.committed if self.committed is not None else self.place
+        return {TP("t", 0): self.committed}
+
+    def stop_flow(self):
+        pass
+
+    async def earliest_offsets(self, *tps):
+        if self.fetches in self.away:
+            raise KafkaConnectionError
+        return dict.fromkeys(tps, self.first)
+
+    async def getmany(self, **_):
+        fetched = range(max(self.place, self.first), min(max(self.place, self.first) + 3, 20))
+        self.place, self.fetches = fetched.stop, self.fetches + 1
+        if self.fetches not in self.drops:
+            for offset in fetched:
+                yield TP("t", 0), SimpleNamespace(offset=offset)
+
+
+async def brought(consumer):
+    """The offsets that the consumer brings after an assignment."""
+    seek_all(consumer)
+    go_back(consumer, TRANSIENT)
+    consumer.stop_flow()
+    await consumer.seek_to_committed()
+    found = []
+    for _ in range(20):
+        async for _, message in consumer.getmany(timeout=1.0):
+            found.append(message.offset)
+    return found
+
+
+@pytest.mark.parametrize("drops", [(), (1,), (2,), (1, 2, 4)])
+@pytest.mark.parametrize("committed", [None, 5])
+async def test_records_that_a_fetch_has_passed_over_come_again(drops, committed):
+    """In their order, each once."""
+    assert await brought(Consumer(committed=committed, drops=drops)) == [*range(committed or 0, 20)]
+
+
+async def test_a_broker_that_is_away_meanwhile_is_asked_again():
+    """Nothing that lies behind the place is brought before."""
+    assert await brought(Consumer(committed=5, drops=(1,), away=(2, 3))) == [*range(5, 20)]
+
+
+async def test_what_the_broker_has_removed_is_not_waited_for():
+    """The log begins behind it."""
+    assert await brought(Consumer(first=10, committed=5, drops=(2,))) == [*range(10, 20)]
+
+
+async def test_a_changelog_may_have_gaps():
+    """It is compacted; its records are no work that could be missed."""
+    assert await brought(Consumer(committed=5, drops=(1,), is_source=False)) == [*range(8, 20)]

@@ -1,0 +1,92 @@
+"""The guard of retention: it warns in time, each from time to time, and shows on the batch."""
+
+import math
+
+import pytest
+
+from tidemill.configuration import settings
+from tidemill.configuration.settings import Settings
+from tidemill.faust import retention
+from tidemill.faust.retention_guard import WARN_SECONDS, RetentionGuard
+from tidemill.results.state import retention_risk
+from tidemill.results.state.reducer import State
+from tidemill.schemas.resources.batch import Batch, Status
+
+DAY = 86_400.0
+NOW = 1_790_000_000
+
+
+@pytest.mark.parametrize(("kept", "at"), [(7 * DAY, 6 * DAY), (3600, 2700), (math.inf, math.inf)])
+def test_the_margin(kept, at):
+    """A day before, or a quarter of a short time; what is kept for good is never in danger."""
+    assert retention.risk_at(0.0, kept) == at
+    assert not retention.is_at_risk(at - 1 if math.isfinite(at) else 1e12, kept)
+    assert retention.is_at_risk(at, kept) or math.isinf(at)
+
+
+class Kept:
+    """A broker that says how long it keeps, or does not answer."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    async def __call__(self):
+        if self.seconds is None:
+            raise OSError
+        return self.seconds
+
+
+async def test_a_consumer_behind_is_warned_of(caplog):
+    """By its name, once an hour; a broker that does not answer changes nothing of what is known."""
+    now, kept = NOW, Kept(7 * DAY)
+    guard = RetentionGuard(
+        kept, {"slow": lambda: NOW - 6.5 * DAY, "idle": lambda: None, "quick": lambda: NOW - 5}, lambda: now
+    )
+    assert guard.ages() == {"slow": 6.5 * DAY, "idle": 0.0, "quick": 5.0}
+    assert await guard.look() == ["slow"]
+    kept.seconds = None
+    assert await guard.look() == ["slow"]
+    assert [record.levelname for record in caplog.records if "slow" in record.getMessage()] == ["WARNING"]
+    now += WARN_SECONDS
+    await guard.look()
+    assert len([record for record in caplog.records if "slow" in record.getMessage()]) == 2
+
+
+def state(status=Status.IN_PROGRESS):
+    batch = Batch(
+        id="batch_1", endpoint="/v1/embeddings", input_file_id="file-1", completion_window="7d", status=status,
+        created_at=NOW, expires_at=NOW + int(7 * DAY),
+    )  # fmt: skip
+    return State(id="batch_1", partition=0, batch=batch)
+
+
+def test_a_batch_in_danger_shows_it():
+    """From its time on, once, with the time from which on records may be gone."""
+    before = state()
+    at = retention_risk.risk_at(before, 2 * DAY)
+    assert at == NOW + 1.5 * DAY
+    assert retention_risk.endangered(before, at - 1, 2 * DAY) is before
+    after = retention_risk.endangered(before, at, 2 * DAY)
+    assert after.batch.tidemill.at_risk == NOW + 2 * DAY
+    assert retention_risk.endangered(after, at + 5, 2 * DAY) is after
+    assert retention_risk.risk_at(after, 2 * DAY) is None
+
+
+def test_who_is_never_in_danger():
+    """What is over, what the log keeps for good, and what is not created yet."""
+    assert retention_risk.risk_at(state(Status.COMPLETED), DAY) is None
+    assert retention_risk.risk_at(state(), math.inf) is None
+    assert retention_risk.risk_at(State(id="batch_1", partition=0), DAY) is None
+
+
+@pytest.mark.parametrize("window", ["8d", "200h", "soon"])
+def test_a_window_that_cannot_be(window, monkeypatch):
+    """It is refused with its name when the settings are read."""
+    monkeypatch.setenv("TIDEMILL_WINDOWS", f'["24h", "{window}"]')
+    with pytest.raises(settings.SettingsError, match=rf"windows: .*{window}"):
+        settings.load()
+
+
+def test_a_window_as_long_as_the_log():
+    """It is taken."""
+    assert Settings(windows=("7d",)).windows == ("7d",)

@@ -1,0 +1,33 @@
+"""How a stage's app is set up."""
+
+import pytest
+
+from tidemill.configuration.settings import Settings
+from tidemill.faust import stage_app
+from tidemill.faust.stage_app import create_app
+
+
+@pytest.mark.parametrize("name", ["Größe", "a, b", "100%", "${x}", "{conf}", "{"])
+async def test_a_state_folder_may_have_any_name(tmp_path, name):
+    """Faust formats the folder that it is given."""
+    state = tmp_path / name / "state"
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=state, tables=True)
+    assert app.conf.datadir == state
+    assert state in app.conf.tabledir.parents
+
+
+async def test_a_stage_is_asked_to_stop_while_it_starts(tmp_path):
+    """There is no consumer yet; what was opened is closed all the same."""
+    app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
+    stopped, drained = [], []
+
+    async def drain(partitions):
+        drained.append(partitions)
+
+    class Stage:
+        async def stop(self):
+            stopped.append(self)
+
+    app.drain = drain
+    await stage_app._leave([app], Stage(), crashed=False)
+    assert (len(stopped), drained) == (1, [])

@@ -1,0 +1,96 @@
+"""Lines into records and back."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.ingest.files import packing
+from tidemill.ingest.files.packing import Origin, Packer, Record
+from tidemill.schemas.log import codec
+from tidemill.schemas.log.codec import LineRef
+
+ORIGIN = Origin(
+    batch_id="batch_1", project="default", deadline=1_800_000_000, url="/v1/chat/completions", key="files/file-1"
+)
+SIZES = st.sampled_from([1, 2, 300, 4_000, 30_000, 65_535, 65_536, 65_537, 262_144, 262_145, 400_000])
+
+
+def packed(lines: list[bytes], *, total: int | None = None) -> list[Record]:
+    """All records of a batch whose lines follow each other in the file."""
+    packer = Packer(ORIGIN, total or len(lines))
+    records, offset = [], 0
+    for line in lines:
+        records += packer.take(offset, line)
+        offset += len(line) + 1
+    return records + list(packer.finish())
+
+
+def unpacked(records: list[Record], file: bytes) -> list[bytes]:
+    """The lines as a processor reads them, each at its index."""
+    lines: dict[int, bytes] = {}
+    for record in records:
+        head = codec.request_head(codec.request_headers(record.head))
+        assert head == record.head
+        if head.ref is None:
+            found = record.value.split(b"\n")
+        else:
+            assert record.value == b""
+            found = [file[head.ref.offset : head.ref.offset + head.ref.length]]
+        for index, line in enumerate(found, head.first):
+            assert index not in lines
+            lines[index] = line
+    return [lines[index] for index in range(len(lines))]
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=st.lists(SIZES, min_size=1, max_size=80), total=st.integers(1, 3000))
+def test_every_line_comes_out_where_it_was(sizes, total):
+    """Packing, the headers and unpacking give the same lines, within the bounds of a record."""
+    lines = [bytes([97 + number % 26]) * size for number, size in enumerate(sizes)]
+    records = packed(lines, total=max(total, len(lines)))
+    assert unpacked(records, b"\n".join(lines)) == lines
+    for record in records:
+        held = record.value.split(b"\n")
+        assert len(record.value) <= packing.RECORD_BYTES_MAX or len(held) == 1
+        assert len(record.value) <= packing.INLINE_BYTES_MAX
+        assert len(held) <= packing.RECORD_LINES_MAX
+
+
+@settings(deadline=None)
+@given(total=st.integers(1, 3000))
+def test_a_run_stays_together(total):
+    """A record never crosses a run; the records of a run have one key; runs and records come in order."""
+    run = packing.RUN_LINES
+    firsts = []
+    for record in packed([b"{}"] * total):
+        last = record.head.first + record.value.count(b"\n")
+        assert record.head.first // run == last // run
+        assert record.key == f"batch_1/{last // run}"
+        firsts.append(record.head.first)
+    assert firsts == sorted(firsts)
+
+
+@pytest.mark.parametrize(
+    ("total", "records", "runs"),
+    [(1, 1, 1), (10, 1, 1), (32, 1, 1), (33, 2, 1), (256, 8, 1), (257, 9, 2), (50_000, 1563, 196)],
+)
+def test_a_record_is_full_before_the_next_begins(total, records, runs):
+    """A small batch is one record, and a large one goes by many keys."""
+    found = packed([b"{}"] * total)
+    assert (len(found), len({record.key for record in found})) == (records, runs)
+
+
+def test_a_large_line_is_a_reference():
+    """It goes alone, between its neighbours, and the record says where it lies."""
+    large = b"x" * (packing.INLINE_BYTES_MAX + 1)
+    before, reference, after = packed([b"a", large, b"b"], total=2000)
+    assert (before.value, before.head.first) == (b"a", 0)
+    assert (reference.value, reference.head.first) == (b"", 1)
+    assert reference.head.ref == LineRef(key="files/file-1", offset=2, length=len(large))
+    assert (after.value, after.head.first) == (b"b", 2)
+
+
+def test_a_batch_is_packed_the_same_each_time():
+    """What is published again after a crash falls into the same records under the same keys."""
+    lines = [b"%d" % number for number in range(777)]
+    assert packed(lines) == packed(lines)

@@ -1,0 +1,52 @@
+"""What a record of the intake may hold: its bounds are those that make of it what its bytes are worth."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.ingest.streams import record
+from tidemill.ingest.streams.record import REQUEST_BYTES_MIN, SHORT_LINES_MAX, bounded, split
+from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.log.intake import IntakeError
+
+SHORTEST = min(
+    (
+        orjson.dumps({"custom_id": "a", "method": "POST", "url": url, "body": {"model": "m", "input": ""}})
+        for url in ENDPOINTS
+    ),
+    key=len,
+)
+
+
+def test_every_request_is_longer_than_a_short_line():
+    """So no good line counts as one, and a record of the largest size has no more of them than it may have."""
+    assert len(SHORTEST) >= REQUEST_BYTES_MIN
+    full = b"\n".join([SHORTEST] * (record.RECORD_BYTES_MAX // (len(SHORTEST) + 1)))
+    assert len(bounded(full)) == full.count(b"\n") + 1
+
+
+@given(st.binary(max_size=200))
+def test_what_is_within_the_bounds_is_split(value):
+    """The bounds change nothing."""
+    assert bounded(value) == split(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"x" * (record.RECORD_BYTES_MAX + 1), "larger than 1048576 bytes"),
+        (b"\n" * record.RECORD_LINES_MAX, "more than 16384 lines"),
+        (b"x\n" * (SHORT_LINES_MAX + 1), "too short"),
+        ((SHORTEST[:63] + b"\n") * (SHORT_LINES_MAX + 1) + SHORTEST, "too short"),
+    ],
+)
+def test_what_is_beyond_them_says_so(value, reason):
+    """It quotes nothing."""
+    with pytest.raises(IntakeError, match=reason):
+        bounded(value)
+
+
+def test_some_short_lines_are_error_lines():
+    """A producer with a mistake hears of each of its lines."""
+    assert len(bounded(b"{\n" * SHORT_LINES_MAX + SHORTEST)) == SHORT_LINES_MAX + 1

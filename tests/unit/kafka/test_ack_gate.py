@@ -1,0 +1,20 @@
+"""The ack gate under any order of completion."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.kafka.ack_gate import AckGate
+
+
+@given(st.permutations(range(20)), st.integers(0, 20))
+def test_nothing_is_acknowledged_past_unfinished_work(order, finished):
+    """What comes out is always the longest finished run from the front, in order and once."""
+    gate = AckGate()
+    tickets = [gate.admit(offset) for offset in range(20)]
+    acked = []
+    for offset in order[:finished]:
+        acked += gate.finish(tickets[offset])
+        done = set(order[: order.index(offset) + 1])
+        head = next((offset for offset in range(20) if offset not in done), 20)
+        assert acked == list(range(head))
+    assert len(gate) == 20 - len(acked)

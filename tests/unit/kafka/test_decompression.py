@@ -1,0 +1,108 @@
+"""Batches of records that are small on the wire and large in memory: they are passed by, and nothing else is."""
+
+import pytest
+from aiokafka import codec
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import TopicPartition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.kafka import decompression, follower
+from tidemill.kafka.decompression import BATCH_BYTES_MAX, Inflated
+from tidemill.schemas.log import dead_letters
+
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+CODECS = {
+    "gzip": (codec.gzip_encode, decompression.gunzipped),
+    "snappy of Java": (codec.snappy_encode, decompression.unsnapped),
+    "snappy": (lambda data: codec.snappy_encode(data, xerial_compatible=False), decompression.unsnapped),
+    "lz4": (codec.lz4_encode, decompression.unlz4),
+    "zstd": (codec.zstd_encode, decompression.unzstd),
+}
+assert follower.Follower, "whose module sets the bound"
+
+
+@pytest.fixture(params=CODECS.values(), ids=CODECS)
+def pair(request):
+    """What compresses, and what decompresses within the bound."""
+    compress, decompress = request.param
+    return lambda data: bytes(compress(data)), decompress
+
+
+def batch(offset, kind, values, *, size=None):
+    """The bytes of a batch of records as a broker gives them out."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2, compression_type=kind, is_transactional=False, producer_id=-1, producer_epoch=-1,
+        base_sequence=-1, batch_size=1 << 30,
+    )  # fmt: skip
+    for place, value in enumerate(values):
+        builder.append(place, 1_000 + offset + place, b"k", value if size is None else value * size, [])
+    return offset.to_bytes(8) + bytes(builder.build())[8:]
+
+
+def read(fetched, offset=0):
+    """The records as every consumer of a process gets them."""
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 3), fetcher.MemoryRecords(fetched), None, offset, None, None, True, 0
+    )
+    return [(found.offset, found.value, dict(found.headers)) for found in records], records.next_fetch_offset
+
+
+def test_what_is_within_the_bound_comes_out(pair):
+    """To the last byte of it."""
+    compress, decompress = pair
+    for data in (b"", b"x", b'{"a":1}\n' * 10_000, b"x" * BATCH_BYTES_MAX):
+        assert decompress(compress(data)) == data
+
+
+def test_what_is_beyond_it_does_not(pair):
+    """However much more it is."""
+    compress, decompress = pair
+    for size in (BATCH_BYTES_MAX + 1, 3 * BATCH_BYTES_MAX):
+        with pytest.raises(Inflated, match="8388608 bytes"):
+            decompress(compress(b"x" * size))
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.binary(max_size=64), cut=st.integers(1, 8))
+def test_what_is_broken_is_said_to_be(data, cut):
+    """Any bytes come to an end, as an answer or as one kind of error."""
+    for compress, decompress in CODECS.values():
+        for given_bytes in (data, bytes(compress(data * 9))[:-cut]):
+            try:
+                decompress(given_bytes)
+            except Inflated:
+                continue
+
+
+@pytest.mark.parametrize("kind", [GZIP, SNAPPY, LZ4, ZSTD])
+def test_a_batch_beyond_the_bound_is_one_record_that_says_so(kind):
+    """Its neighbours come out as they are, and the position goes on; a record of it that was asked for too."""
+    fetched = batch(5, NONE, [b"a"]) + batch(6, kind, [b"x"] * 9, size=1 << 20) + batch(15, kind, [b"b", b"c"])
+    for offset in (5, 6, 10):
+        found, position = read(fetched, offset)
+        (unread,) = [record for record in found if record[1] is None]
+        assert [record[:2] for record in found if record != unread] == [(5, b"a")] * (offset == 5) + [
+            (15, b"b"),
+            (16, b"c"),
+        ]
+        assert (unread[0], position) == (14, 17)
+        said = dead_letters.headers("t/3/14", list(unread[2].items()), key=None, stage="ingest", reason="no key")
+        reason = dict(said)[dead_letters.REASON].decode()
+        assert reason.startswith("the batch of records 6 to 14 is more than 8388608 bytes")
+
+
+@settings(deadline=None, max_examples=20)
+@given(kinds=st.lists(st.tuples(st.sampled_from([NONE, GZIP, LZ4, ZSTD]), st.booleans()), max_size=4))
+def test_any_row_of_batches(kinds):
+    """Each record comes out once, in order, or its batch's stand-in does."""
+    fetched, expected, offset = b"", [], 0
+    for kind, is_large in kinds:
+        is_bomb = is_large and kind != NONE
+        fetched += batch(offset, kind, [b"x", b"y"], size=5 << 20 if is_bomb else 1)
+        expected += [(offset + 1, None)] if is_bomb else [(offset, b"x"), (offset + 1, b"y")]
+        offset += 2
+    found, position = read(fetched)
+    assert [record[:2] for record in found] == expected
+    assert position == offset

@@ -1,0 +1,96 @@
+"""The handling of a record: it is done, it is buried, or the log is away; nothing else."""
+
+from types import SimpleNamespace
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.handling import handled
+from tidemill.schemas.bounds import TEXT_CHARS_MAX
+from tidemill.schemas.log import dead_letters, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.ports import RecordTooLarge
+
+MESSAGE = SimpleNamespace(topic="t", partition=2, offset=7, key=b"\xff", value=b"v", headers=(("\\xff", None),))
+
+
+class Letters:
+    """Those that were sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    async def send(self, topic, key, value, *, headers=()):
+        self.sent.append(dead_letters.read(headers, value, 0.0))
+        assert (topic, self.sent[-1].id) == (topics.DEAD.name, key)
+        return 0
+
+
+class Work:
+    """Fails so many times."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.undone = 0
+
+    async def __call__(self):
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def undo(self):
+        self.undone += 1
+
+
+async def run(work):
+    sent = Letters()
+    return await handled(sent, MESSAGE, work, stage="results", undo=work.undo), sent.sent
+
+
+@pytest.mark.parametrize(("errors", "undone"), [((), 0), ((ValueError("x"),), 1), ((MemoryError(),), 1)])
+async def test_a_record_is_tried_twice(errors, undone):
+    """What the first try left is undone."""
+    work = Work(*errors)
+    assert await run(work) == (None, [])
+    assert work.undone == undone
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("secret"), RecursionError(), KeyError("secret"), AssertionError("secret")]
+)
+async def test_what_fails_twice_is_buried(error):
+    """With its kind and place, and without what it quotes."""
+    work = Work(error, error, error)
+    burial, sent = await run(work)
+    assert work.undone == 2
+    assert len(work.errors) == 1
+    assert burial.source == sent[0].id == "t/2/7"
+    assert burial.reason == sent[0].reason
+    assert burial.reason.startswith(f"{type(error).__name__} at __call__:")
+    assert not burial.unreadable
+    assert (sent[0].key, sent[0].value, sent[0].headers) == (b"\xff", b"v", (("\\xff", None),))
+
+
+@pytest.mark.parametrize("reason", ["it has no value", "x" * 10_000])
+async def test_what_cannot_be_read_is_not_tried_again(reason):
+    """The reason is told."""
+    work = Work(DecodeError(reason), ValueError())
+    burial, sent = await run(work)
+    assert burial.unreadable
+    assert burial.reason == reason[:TEXT_CHARS_MAX]
+    assert len(sent) == len(work.errors) == 1
+
+
+async def test_what_does_not_fit_says_so():
+    """Its error names the record."""
+    burial, _ = await run(Work(RecordTooLarge("a record of x"), RecordTooLarge("a record of x")))
+    assert burial.reason == "a record of x"
+
+
+@pytest.mark.parametrize("error", [OSError(), LogUnavailable(), KafkaConnectionError(), TimeoutError()])
+async def test_what_is_away_is_no_fault_of_the_record(error):
+    """It goes to the caller at once, and nothing is undone or buried."""
+    work = Work(error)
+    with pytest.raises(type(error)):
+        await run(work)
+    assert work.undone == 0

@@ -1,0 +1,74 @@
+"""Records come out of the client whatever their headers are named."""
+
+import pytest
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.structs import TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.kafka import records
+
+NAMES = st.binary(max_size=12)
+RECORDS = st.lists(
+    st.tuples(
+        st.none() | st.binary(max_size=8),
+        st.none() | st.binary(max_size=20),
+        st.lists(st.tuples(NAMES, st.none() | st.binary(max_size=8)), max_size=3),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+class _Name(str):
+    """A name that is written as the bytes it stands for."""
+
+    __slots__ = ("raw",)
+
+    def encode(self, *_):
+        return self.raw
+
+
+def _named(raw):
+    name = _Name("x")
+    name.raw = raw
+    return name
+
+
+def _batch(found, compression):
+    builder = _DefaultRecordBatchBuilderPy(
+        magic=2, compression_type=compression, is_transactional=False, producer_id=-1, producer_epoch=-1,
+        base_sequence=-1, batch_size=1 << 20,
+    )  # fmt: skip
+    for offset, (key, value, headers) in enumerate(found):
+        builder.append(offset, 1, key, value, [(_named(name), content) for name, content in headers])
+    return bytes(builder.build())
+
+
+def _read(fetched, start=0):
+    records.tolerate()
+    found = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(fetched), [], start, None, None, False, 0
+    )
+    return list(found)
+
+
+@pytest.mark.parametrize("compression", [0, 1, 3, 4])
+@given(found=RECORDS)
+def test_all_records_come_out(compression, found):
+    """In order, each once, keys, values and headers as they are."""
+    read = _read(_batch(found, compression))
+    assert [record.offset for record in read] == list(range(len(found)))
+    for record, (key, value, headers) in zip(read, found, strict=True):
+        assert (record.key, record.value) == (key, value)
+        assert list(record.headers) == [
+            (name.decode("utf-8", "backslashreplace"), content) for name, content in headers
+        ]
+
+
+def test_records_before_and_after_come_once():
+    """Also where the reading begins inside the batch."""
+    batch = _batch([(b"a", b"", []), (b"b", b"", [(b"\xff", b"")]), (b"c", b"", [("é".encode(), None)])], 0)
+    assert [record.key for record in _read(batch * 2, 1)] == [b"b", b"c"]
+    assert _read(batch, 2)[0].headers == (("é", None),)

@@ -1,0 +1,102 @@
+"""How the embedded broker is set up: who gets in, and what its command line and its files tell others."""
+
+import pytest
+
+from tidemill.local.embedded import kraft, users
+from tidemill.local.embedded.broker import Broker, BrokerError
+from tidemill.schemas.log import acls
+
+PORTS = kraft.Ports(clients=1, controller=2)
+NAMES = ("Größe", "a,b c", "100%d", 'x="y"', "<&>", "${sys:user.home}", "back\\slash")
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A broker whose passwords are made; nothing is started."""
+    broker = Broker(tmp_path, cache=tmp_path / "cache")
+    broker.folder.mkdir()
+    users.make(broker.users)
+    broker._ports = PORTS
+    return broker
+
+
+def test_every_user_has_a_password_of_its_own(made):
+    """Made once, and readable by the owner alone."""
+    before = {file.name: file.read_text() for file in made.users.iterdir()}
+    assert set(before) == {acls.user(role) for role in (acls.ADMIN, *acls.ROLES)}
+    assert len(set(before.values())) == len(before)
+    users.make(made.users)
+    assert {file.name: file.read_text() for file in made.users.iterdir()} == before
+    users.tell_producers(made.users, made.bootstrap)
+    assert made.users.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in made.users.iterdir()} == {0o600}
+
+
+def test_a_crash_leaves_all_passwords_or_none(made, monkeypatch):
+    """Half of them would lock the others out for good."""
+    made.users.rename(made.users.with_name("away"))
+    monkeypatch.setattr(users.secrets, "token_urlsafe", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        users.make(made.users)
+    assert not made.users.exists()
+    monkeypatch.undo()
+    users.make(made.users)
+    assert len(list(made.users.iterdir())) == len(users.ROLES)
+
+
+def test_no_password_stands_in_a_command_line(made):
+    """Everybody on the machine sees them."""
+    made._java = ["java", "-cp", "a.jar"]
+    words = " ".join(made.command())
+    arguments = made._format_arguments("format.properties")
+    for role in users.ROLES:
+        assert users.password(made.users, role) not in words
+        assert any(users.password(made.users, role) in argument for argument in arguments)
+    assert (made.folder / "server.properties").stat().st_mode & 0o777 == 0o600
+
+
+def test_both_listeners_ask_for_a_password(made):
+    """And nobody without an access list may do anything."""
+    made._java = ["java", "-cp", "a.jar"]
+    made.command()
+    told = dict(line.split("=", 1) for line in (made.folder / "server.properties").read_text().splitlines())
+    protocols = dict(pair.split(":") for pair in told["listener.security.protocol.map"].split(","))
+    listening = {address.split("://")[0] for address in told["listeners"].split(",")}
+    assert {protocols[name] for name in listening} == {"SASL_PLAINTEXT"}
+    assert told["authorizer.class.name"].endswith("StandardAuthorizer")
+    assert told["allow.everyone.if.no.acl.found"] == "false"
+    assert told["super.users"] == "User:tidemill-admin"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_path_stands_in_a_configuration(tmp_path, name):
+    """Each format would have to escape it in a way of its own."""
+    broker = Broker(tmp_path / name, cache=tmp_path / "cache")
+    broker.folder.mkdir(parents=True)
+    users.make(broker.users)
+    broker._ports, broker._java = PORTS, ["java", "-cp", "a.jar"]
+    words = broker.command()
+    for text in (*words, (broker.folder / "server.properties").read_text(), kraft.log4j2("../logs/kafka.log")):
+        assert name not in text
+
+
+async def test_a_cache_that_java_cannot_name(tmp_path):
+    """Its class path has colons between the files."""
+    with pytest.raises(BrokerError, match=r"TIDEMILL_CACHE: the path .* has a colon; set another"):
+        await Broker(tmp_path, cache=tmp_path / "a:b").prepare()
+
+
+def test_a_start_cache_that_others_could_write_is_not_used(made, tmp_path):
+    """It is code."""
+    made._aot = tmp_path / "kafka.aot"
+    made._aot.write_bytes(b"")
+    assert any("AOTCache" in option for option in made._aot_options())
+    made._aot.chmod(0o666)
+    assert not any("AOTCache=" in option for option in made._aot_options())
+
+
+def test_no_secret_of_others_reaches_java(made, monkeypatch):
+    """It has no use for keys of the API or of servers."""
+    monkeypatch.setenv("TIDEMILL_API_KEY", "sk-of-the-api")
+    monkeypatch.setenv("VLLM_KEY", "sk-of-a-server")
+    assert not {"sk-of-the-api", "sk-of-a-server"} & set(made.environ.values())

@@ -1,0 +1,206 @@
+"""Fetching the broker's jars from a repository that has its moods."""
+
+import asyncio
+import hashlib
+import os
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from support.waiting import until
+
+from tidemill.local.embedded import jars
+from tidemill.local.embedded.jars import Jar, JarError
+
+CONTENT = {"a": b"first" * 50_000, "b": b"second" * 40_000}
+
+
+def jar_of(name: str) -> Jar:
+    """What the list would say of the content."""
+    content = CONTENT[name]
+    return Jar(
+        group="org.example.deep",
+        artifact=name,
+        version="1.0",
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+    )
+
+
+JARS = (jar_of("a"), jar_of("b"))
+
+
+class Repository:
+    """A repository whose next answers can be spoiled, one by one."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.spoilt: list[str] = []
+        self.let_go = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer in the next mood, and well once all have passed."""
+        self.asked.append(request.path)
+        content = CONTENT[request.match_info["artifact"]]
+        match self.spoilt.pop(0) if self.spoilt else None:
+            case "wrong":
+                return web.Response(body=b"x" * len(content))
+            case "longer":
+                return web.Response(body=content + b"x")
+            case "missing":
+                return web.Response(status=404)
+            case "busy":
+                return web.Response(status=503)
+            case ("cut" | "slow") as mood:
+                response = web.StreamResponse(headers={"content-length": str(len(content))})
+                await response.prepare(request)
+                await response.write(content[:1000])
+                if mood == "slow":
+                    await self.let_go.wait()
+                request.transport.close()
+                return response
+        return web.Response(body=content)
+
+
+@pytest.fixture
+async def repository(monkeypatch):
+    """A repository on this machine; the waits between attempts are cut short."""
+    monkeypatch.setattr(jars, "RETRY_SECONDS", 0.001)
+    moods = Repository()
+    app = web.Application()
+    app.router.add_get("/maven/org/example/deep/{artifact}/1.0/{name}", moods.answer)
+    async with TestServer(app, host="127.0.0.1") as server:
+        moods.address = str(server.make_url("/maven"))
+        yield moods
+
+
+def files(cache):
+    """What lies in the cache as a jar, or as a part of one."""
+    return {file.name: file.read_bytes() for file in (cache / "jars").glob("*") if file.suffix != ".json"}
+
+
+WHOLE = {"a-1.0.jar": CONTENT["a"], "b-1.0.jar": CONTENT["b"]}
+
+
+def test_the_list_is_whole():
+    """The list that ships names the broker itself, each jar once, with a hash and a size."""
+    pinned = jars.pinned()
+    assert len({jar.name for jar in pinned}) == len(pinned)
+    assert any(jar.artifact == "kafka_2.13" for jar in pinned)
+    assert all(len(jar.sha256) == 64 and jar.size > 0 for jar in pinned)
+
+
+async def test_fetches_once(tmp_path, repository):
+    """All are fetched, in the order of the list; a second time nobody is asked."""
+    paths = await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert [path.name for path in paths] == ["a-1.0.jar", "b-1.0.jar"]
+    assert files(tmp_path) == WHOLE
+    asked = len(repository.asked)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert len(repository.asked) == asked == 2
+
+
+@pytest.mark.parametrize("mood", ["wrong", "longer", "busy", "cut"])
+async def test_tries_again(tmp_path, repository, mood):
+    """A fault that may pass is no failure."""
+    repository.spoilt = [mood] * 2
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("mood", "cause"),
+    [("wrong", "SHA-256"), ("longer", "more than the"), ("busy", "503"), ("cut", "a-1.0.jar"), ("missing", "404")],
+)
+async def test_gives_up_with_the_cause(tmp_path, repository, mood, cause):
+    """A fault that stays is told with the jar's name and the cause, and leaves nothing that looks like a jar."""
+    repository.spoilt = [mood] * 100
+    with pytest.raises(JarError, match=cause) as caught:
+        await jars.fetch(JARS[:1], tmp_path, repository=repository.address)
+    assert "a-1.0.jar cannot be fetched from" in str(caught.value)
+    assert files(tmp_path) == {}
+
+
+async def test_a_final_answer_is_not_asked_for_again(tmp_path, repository):
+    """What the repository does not have it will not have a second later."""
+    repository.spoilt = ["missing"]
+    with pytest.raises(JarError):
+        await jars.fetch(JARS[:1], tmp_path, repository=repository.address)
+    assert len(repository.asked) == 1
+
+
+@pytest.mark.parametrize("spoil", [b"", b"x" * len(CONTENT["a"])])
+async def test_a_spoilt_file_is_fetched_again(tmp_path, repository, spoil):
+    """The cache is not trusted, whatever the file's size."""
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    (tmp_path / "jars" / "a-1.0.jar").write_bytes(spoil)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) == WHOLE
+
+
+async def test_a_file_that_others_could_write_is_fetched_again(tmp_path, repository):
+    """A jar is code: that its size and time are the known ones proves nothing where others could set them."""
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    jar = tmp_path / "jars" / "a-1.0.jar"
+    before = jar.stat()
+    jar.write_bytes(b"x" * before.st_size)
+    os.utime(jar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) != WHOLE, "or the next lines would prove nothing"
+    jar.chmod(0o666)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) == WHOLE
+    assert jar.stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_others_could_remember_is_not_believed(tmp_path, repository):
+    """The list of files that were checked is theirs as well, if they may write to it."""
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    jar = tmp_path / "jars" / "a-1.0.jar"
+    before = jar.stat()
+    jar.write_bytes(b"x" * before.st_size)
+    os.utime(jar, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (stamp,) = (tmp_path / "jars").glob("checked-*")
+    stamp.chmod(0o666)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert files(tmp_path) == WHOLE
+
+
+async def test_a_cache_in_which_others_may_write_is_closed(tmp_path, repository):
+    """Its owner alone writes there from then on."""
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars").chmod(0o777)
+    await jars.fetch(JARS, tmp_path, repository=repository.address)
+    assert (tmp_path / "jars").stat().st_mode & 0o777 == 0o755
+
+
+async def test_many_at_one_time(tmp_path, repository):
+    """Several that fetch the same do each other no harm."""
+    await asyncio.gather(*(jars.fetch(JARS, tmp_path, repository=repository.address) for _ in range(4)))
+    assert files(tmp_path) == WHOLE
+
+
+async def test_a_cancelled_fetch_leaves_nothing(tmp_path, repository):
+    """Ctrl-C in the middle leaves no half file."""
+    repository.spoilt = ["slow", "slow"]
+    fetching = asyncio.ensure_future(jars.fetch(JARS, tmp_path, repository=repository.address))
+    await until(lambda: len(repository.asked) == 2, "two questions")
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    repository.let_go.set()
+    assert files(tmp_path) == {}
+
+
+async def test_nobody_there(tmp_path, monkeypatch, unused_tcp_port):
+    """Without a network the error names the jar and says so."""
+    monkeypatch.setattr(jars, "RETRY_SECONDS", 0.001)
+    with pytest.raises(JarError, match=r"[ab]-1\.0\.jar cannot be fetched .* connect"):
+        await jars.fetch(JARS, tmp_path, repository=f"http://127.0.0.1:{unused_tcp_port}")
+
+
+async def test_a_cache_that_cannot_be_written(tmp_path, repository):
+    """That is told as what it is."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JarError, match=r"the cache .* cannot be used"):
+        await jars.fetch(JARS, tmp_path / "file", repository=repository.address)

@@ -1,0 +1,50 @@
+"""What each process is told: what it may have, and no secret of another."""
+
+import pytest
+
+from tidemill.configuration.settings import SECRETS, Settings
+from tidemill.local import environment
+
+STAGES = ("api", "ingest", "processors", "results")
+GIVEN = {
+    "PATH": "/bin", "HOME": "/root", "LC_ALL": "C", "PYTHONPATH": "x", "SSL_CERT_FILE": "ca.pem",
+    "TIDEMILL_PORT": "1", "tidemill_partitions": "2", "TIDEMILL_PROJECTS__a__WEIGHT": "2",
+    "TIDEMILL_NOTIFY_FD": "5", "KAFKA_PASSWORD": "kafka", "BACKEND_KEY": "backend",
+    "AWS_SECRET_ACCESS_KEY": "aws", "https_proxy": "http://u:p@proxy",
+    "GITHUB_TOKEN": "other", "DATABASE_URL": "other",
+    "tidemill_api_key": "lower", **{f"TIDEMILL_{name.upper()}": f"the {name}" for name in SECRETS},
+}  # fmt: skip
+PLAIN = {"PATH", "HOME", "LC_ALL", "PYTHONPATH", "SSL_CERT_FILE"}
+ALL = PLAIN | {"TIDEMILL_PORT", "tidemill_partitions", "TIDEMILL_PROJECTS__a__WEIGHT", "KAFKA_PASSWORD"}
+STORE = {"AWS_SECRET_ACCESS_KEY", "https_proxy"}
+OWN = {"api": {"TIDEMILL_SIGNING_KEY"}, "processors": {"BACKEND_KEY"}}
+
+
+def settings(monkeypatch, store):
+    monkeypatch.setenv("KAFKA_PASSWORD", "x")
+    security = {"protocol": "SASL_SSL", "username": "u", "password_env": "KAFKA_PASSWORD"}
+    backend = {"url": "http://127.0.0.1:9/v1", "api_key_env": "BACKEND_KEY"}
+    return Settings(kafka="k:1", kafka_security=security, store=store, models={"m": {"backends": [backend]}})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_told_what_it_needs(stage, monkeypatch):
+    """A variable that nobody has thought of, and a setting that is a secret, go to nobody."""
+    of_s3, of_folder = settings(monkeypatch, "s3://b/p"), settings(monkeypatch, None)
+    assert set(environment.of_stage(stage, of_s3, GIVEN)) == ALL | STORE | OWN.get(stage, set())
+    assert set(environment.of_stage(stage, of_folder, GIVEN)) == ALL | OWN.get(stage, set())
+
+
+def test_others_are_told_nothing_of_tidemill():
+    """The broker and the demo's backend."""
+    assert set(environment.plain(GIVEN)) == PLAIN
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_key_of_a_server_is_for_processors_whatever_its_name(stage):
+    """Also where it begins as the settings do."""
+    backend = {"url": "http://127.0.0.1:9/v1", "api_key_env": "TIDEMILL_SERVER_KEY"}
+    found = environment.of_stage(
+        stage, Settings(models={"m": {"backends": [backend]}}), {"TIDEMILL_SERVER_KEY": "x"}
+    )
+    assert set(found) == ({"TIDEMILL_SERVER_KEY"} if stage == "processors" else set())

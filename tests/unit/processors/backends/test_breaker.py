@@ -1,0 +1,112 @@
+"""Whether a server is called at all."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.processors.backends.breaker import (
+    ASKED_PAUSE_SECONDS_MAX,
+    PAUSE_SECONDS_MAX,
+    PROBE_SECONDS_MAX,
+    PROBES,
+    REFUSAL_PAUSE_SECONDS_MAX,
+    ROW,
+    ROW_NEW,
+    Breaker,
+)
+from tidemill.processors.calls.retry import Kind
+
+kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])
+
+
+def fail(breaker: Breaker, kind: Kind, now: float, asked: float | None = None) -> None:
+    """As many lines as it takes."""
+    for _ in range(ROW):
+        is_probe = breaker.sent(now)
+        breaker.failed(kind, now, is_probe=is_probe, asked=asked)
+        if not breaker.admits(now):
+            return
+
+
+@given(kinds)
+def test_a_pause_ends_with_few_calls(kind: Kind) -> None:
+    """Nothing goes out before its end; then some do, and no other until all have failed, or are overdue."""
+    breaker = Breaker()
+    fail(breaker, kind, 0.0)
+    assert not breaker.admits(breaker.until - 0.001)
+    now = breaker.until
+    probes = 0
+    while breaker.admits(now):
+        assert breaker.sent(now)
+        probes += 1
+    assert probes == (1 if kind is Kind.OUTAGE else PROBES)
+    assert breaker.admits(now + PROBE_SECONDS_MAX)
+    for _ in range(probes):
+        assert not breaker.is_open
+        breaker.failed(kind, now, is_probe=True)
+    assert breaker.is_open
+    assert breaker.until > now
+
+
+@given(kinds)
+def test_one_probe_that_is_answered_opens_everything(kind: Kind) -> None:
+    """Whatever the others come to."""
+    breaker = Breaker()
+    fail(breaker, kind, 0.0)
+    now = breaker.until
+    while breaker.admits(now):
+        breaker.sent(now)
+    breaker.answered()
+    breaker.failed(Kind.SUSPECT, now, is_probe=True)
+    assert breaker.admits(now)
+    assert not breaker.is_open
+
+
+@given(st.lists(st.tuples(kinds, st.none() | st.floats(0, 1e6)), min_size=1, max_size=40))
+def test_pauses_are_bounded_and_end_with_an_answer(failures: list[tuple[Kind, float | None]]) -> None:
+    """However often it failed and whatever it asked for."""
+    breaker = Breaker()
+    now = 0.0
+    for kind, asked in failures:
+        fail(breaker, kind, now, asked)
+        longest = max(PAUSE_SECONDS_MAX, REFUSAL_PAUSE_SECONDS_MAX, min(asked or 0, ASKED_PAUSE_SECONDS_MAX))
+        assert breaker.until <= now + longest
+        now = max(now, breaker.until)
+    breaker.answered()
+    assert breaker.admits(now)
+    assert not breaker.is_open
+
+
+def test_what_the_server_asks_for_is_done() -> None:
+    """`Retry-After` is longer than its own pause would be."""
+    breaker = Breaker()
+    fail(breaker, Kind.OUTAGE, 0.0, asked=20.0)
+    assert breaker.until == 20.0
+
+
+def test_calls_of_before_say_nothing_new() -> None:
+    """A hundred calls that were in flight when it went away make one pause."""
+    breaker = Breaker()
+    for _ in range(100):
+        breaker.failed(Kind.SUSPECT, 0.0, is_probe=False)
+    assert breaker.failures == 1
+
+
+@given(st.integers(0, 100))
+def test_a_server_has_to_fail_more_lines_than_it_may_answer_yet(in_flight: int) -> None:
+    """Bad lines fail at once, good ones take their time; and of a server that has answered more is known."""
+    breaker = Breaker()
+    for number in range(2):
+        row = 0
+        while breaker.admits(0.0):
+            breaker.failed(Kind.SUSPECT, 0.0, is_probe=False, in_flight=in_flight)
+            row += 1
+        assert row == 2 * in_flight + (ROW if number else ROW_NEW)
+        breaker.answered()
+
+
+def test_what_is_said_for_certain_needs_no_second_line() -> None:
+    """A connection that is refused, a server that is full."""
+    for kind, is_full in ((Kind.OUTAGE, False), (Kind.SUSPECT, True)):
+        breaker = Breaker()
+        breaker.failed(kind, 0.0, is_probe=False, is_full=is_full, in_flight=10)
+        assert not breaker.admits(0.0)

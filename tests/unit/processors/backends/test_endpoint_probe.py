@@ -1,0 +1,171 @@
+"""A call that finds no endpoint, over real HTTP, with the bodies that vLLM 0.32 gives."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from support.backend import Backend as Server
+from support.backend import Behaviour
+
+from tidemill.configuration.servers import Model
+from tidemill.processors.backends import pool_factory
+from tidemill.processors.backends.breaker import ROW_NEW
+from tidemill.processors.backends.endpoint_probe import LISTED_SECONDS, EndpointProbe
+from tidemill.processors.calls.caller import Caller
+from tidemill.processors.calls.http_client import HttpUpstream
+from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.calls.retry import Kind
+from tidemill.processors.partitions.window import Entry, Line, PartitionWindow
+from tidemill.schemas.log.codec import RequestHead
+from tidemill.storage.address import DirectoryStore
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+NO_MODEL = (
+    b'{"error":{"message":"The model `m` does not exist. Valid aliases: tiny.",'
+    b'"type":"NotFoundError","param":"model","code":404}}'
+)
+BODIES = {
+    CHAT: b'{"model":"m","messages":[{"role":"user","content":"hi"}]}',
+    EMBEDDINGS: b'{"model":"m","input":"hi"}',
+}
+
+
+def without_the_model(body, nth):
+    """A server that was started anew with another model."""
+    del body, nth
+    return Behaviour(status=404, body=NO_MODEL)
+
+
+class Tap:
+    """No partition."""
+
+    def ack(self, token): ...
+
+    def pause(self): ...
+
+    def resume(self): ...
+
+
+class World:
+    """A model of some backends."""
+
+    def __init__(self, upstream, folder, *named):
+        model = Model.model_validate({"backends": list(named)})
+        self.fleet = pool_factory.fleet(model, time.time)
+        self.menu = EndpointProbe("m", self.fleet, upstream)
+        self._caller = Caller(
+            fleet=self.fleet,
+            menu=self.menu,
+            upstream=upstream,
+            store=DirectoryStore(folder),
+            lines=Lines(),
+            clock=time.time,
+            seconds_max=5,
+        )
+        self._lane = PartitionWindow(Tap())
+
+    async def call(self, url, index=0):
+        """Call once, wherever there is a place; gives what it came to."""
+        deadline = int(time.time()) + 60
+        head = RequestHead(batch_id="batch_1", project="p", first=0, deadline=deadline, url=url)
+        text = b'{"custom_id":"a","method":"POST","url":"%b","body":%b}' % (url.encode(), BODIES[url])
+        place = self.fleet.enter(asyncio.get_running_loop().time())
+        assert place is not None
+        made = await self._caller.make(Line(head, index, text, Entry(self._lane, 0, 1, len(text))), place)
+        return made.end
+
+
+@pytest.fixture
+async def world(tmp_path):
+    """Makes one; its connections are closed in the end."""
+    async with contextlib.AsyncExitStack() as stack:
+        upstream = HttpUpstream()
+        stack.push_async_callback(upstream.close)
+        yield lambda *named: World(upstream, tmp_path, *named)
+
+
+@pytest.fixture
+def server():
+    """A chat model's server that lists its model."""
+    with Server() as made:
+        made.lists = ("other", "m")
+        made.lacks = frozenset({EMBEDDINGS})
+        yield made
+
+
+async def test_a_line_ends_whose_endpoint_is_not_there(world, server, monkeypatch):
+    """At its first call, and its backend goes on: the others' lines are none the worse for it."""
+    monkeypatch.setenv("KEY", "sk-1")
+    one = world({"url": server.url, "api_key_env": "KEY"})
+    ends = await asyncio.gather(*(one.call(EMBEDDINGS, index) for index in range(8)))
+    assert {(end.kind, end.code, end.message, end.answer.status, end.body) for end in ends} == {
+        (
+            Kind.FINAL,
+            "endpoint_not_served",
+            "The model's backend does not serve /v1/embeddings.",
+            404,
+            b'{"detail": "Not Found"}',
+        )
+    }
+    backend = one.fleet.backends[0]
+    assert (backend.breaker.failures, backend.in_flight) == (0, 0)
+    assert (await one.call(CHAT)).answer.status == 200
+    assert server.listings == {"Bearer sk-1": 1}, "it is asked once, and with its key"
+
+
+async def test_a_line_waits_whose_model_is_not_there(world, server):
+    """Somebody has to mend that: the model has another name there, or the address is not the right one."""
+    server.rule = without_the_model
+    server.lists = ("tiny",)
+    one = world({"url": server.url})
+    end = await one.call(CHAT)
+    assert (end.kind, end.code, end.answer.body) == (Kind.REFUSAL, "backend_error", NO_MODEL)
+    for index in range(1, ROW_NEW):
+        await one.call(CHAT, index)
+    assert one.fleet.backends[0].breaker.failures == 1
+
+
+async def test_a_404_about_something_else_is_no_missing_endpoint(world, server):
+    """The server serves the endpoint, and does not know what the line names."""
+    own = b'{"error":{"message":"Previous response with id \'x\' not found.","code":404}}'
+    server.rule = lambda body, _: Behaviour(status=404, body=own) if body else Behaviour(status=400)
+    one = world({"url": server.url})
+    end = await one.call(CHAT)
+    assert (end.code, end.status, end.body) == ("backend_error", 404, own)
+
+
+async def test_what_is_listed_is_believed_for_a_moment(world, server, monkeypatch):
+    """A server that was started anew may serve something else."""
+    one = world({"url": server.url})
+    assert await one.menu.lacks(EMBEDDINGS, one.fleet.backends[0])
+    server.lists = ()
+    assert await one.menu.lacks(EMBEDDINGS, one.fleet.backends[0])
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda time=loop.time: time() + LISTED_SECONDS)
+    assert not await one.menu.lacks(EMBEDDINGS, one.fleet.backends[0])
+    assert server.listings.total() == 2
+
+
+async def test_a_line_waits_while_another_backend_may_have_it(world, server):
+    """It ends when all have been asked that get calls."""
+    with Server() as second:
+        second.lists = ("m",)
+        second.lacks = frozenset({EMBEDDINGS, CHAT})
+        drained = {"url": "http://127.0.0.1:1/v1", "drain": True}
+        one = world({"url": server.url}, {"url": second.url}, drained)
+        first, last, _ = one.fleet.backends
+        assert not await one.menu.lacks(EMBEDDINGS, first)
+        assert not await one.menu.lacks(CHAT, last)
+        assert await one.menu.lacks(EMBEDDINGS, last)
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+async def test_other_answers_are_what_they_were(world, server, status):
+    """No list is asked for."""
+    server.lacks = frozenset()
+    server.rule = lambda *_: Behaviour(status=status)
+    one = world({"url": server.url})
+    assert (await one.call(EMBEDDINGS)).code == "backend_error"
+    assert not server.listings

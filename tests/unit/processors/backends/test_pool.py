@@ -1,0 +1,157 @@
+"""Which backend takes the next call."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.processors.backends.pool import REFUSING_MAX, Backend, BackendPool, Failed
+from tidemill.processors.calls.retry import Kind
+from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
+
+kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])
+
+
+def fail(fleet: BackendPool, kind: Kind, now: float, number: int = 0, **more: bool) -> str:
+    """Make a call that fails; returns whom it went to."""
+    call = fleet.enter(now)
+    assert call is not None
+    fleet.failed(call, Failed(kind, ("batch", number), **more), now)  # type: ignore[arg-type]
+    return call.backend.base
+
+
+@given(st.lists(st.integers(0, START_CALLS - 1), min_size=1, max_size=6))
+def test_the_least_loaded_is_taken(loads: list[int]) -> None:
+    """Among backends that are well."""
+    fleet = BackendPool(
+        [Backend(str(number), ConcurrencyLimit(64), in_flight=load) for number, load in enumerate(loads)]
+    )
+    call = fleet.enter(0.0)
+    assert call is not None
+    assert call.backend.in_flight == min(loads) + 1
+
+
+@given(kinds, st.integers(10, 200))
+def test_a_broken_backend_swallows_few_calls(kind: Kind, calls: int) -> None:
+    """One that fails at once has nothing in flight; the other gets the calls all the same."""
+    fleet = BackendPool([Backend("broken", ConcurrencyLimit(64)), Backend("well", ConcurrencyLimit(64))])
+    asked: Counter[str] = Counter()
+    for number in range(calls):
+        now = number / 1000
+        call = fleet.enter(now)
+        assert call is not None
+        asked[call.backend.base] += 1
+        if call.backend.base == "broken":
+            fleet.failed(call, Failed(kind, ("batch", number)), now)
+        else:
+            fleet.answered(call, now)
+    assert asked["broken"] <= 4
+
+
+def test_when_all_are_down_nobody_is_called() -> None:
+    """And it is known when to look again: at the end of the first pause."""
+    fleet = BackendPool([Backend("a", ConcurrencyLimit(64)), Backend("b", ConcurrencyLimit(64))])
+    assert {fail(fleet, Kind.OUTAGE, 0.0), fail(fleet, Kind.OUTAGE, 0.1)} == {"a", "b"}
+    assert fleet.enter(0.2) is None
+    at = fleet.opens_at(0.2)
+    assert at == min(backend.breaker.until for backend in fleet.backends)
+    assert fleet.enter(at) is not None
+    assert fleet.enter(at) is None
+
+
+def test_one_that_is_drained_gets_nothing() -> None:
+    """What it has in flight ends as ever."""
+    fleet = BackendPool(
+        [Backend("a", ConcurrencyLimit(64), drain=True), Backend("b", ConcurrencyLimit(64), in_flight=5)]
+    )
+    assert [fail(fleet, Kind.SUSPECT, 0.0) for _ in range(2)] == ["b", "b"]
+    assert BackendPool([Backend("a", ConcurrencyLimit(64), drain=True)]).enter(0.0) is None
+
+
+def test_a_ceiling_of_the_hour_holds() -> None:
+    """Nothing at noon."""
+    ceilings = [2]
+    fleet = BackendPool([Backend("a", ConcurrencyLimit(64), ceiling=lambda: ceilings[-1])])
+    first, second = fleet.enter(0.0), fleet.enter(0.0)
+    assert first
+    assert second
+    assert fleet.enter(0.0) is None
+    fleet.leave(first)
+    fleet.leave(second)
+    ceilings.append(0)
+    assert fleet.enter(200.0) is None
+
+
+def test_one_line_opens_nothing_and_cuts_nothing() -> None:
+    """Whatever it is refused with, and however often, while nothing else is asked."""
+    for more in ({}, {"is_full": True}):
+        backend = Backend("a", ConcurrencyLimit(64))
+        fleet = BackendPool([backend])
+        fail(fleet, Kind.SUSPECT, 0.0, **more)
+        failures, sure = backend.breaker.failures, backend.limit.sure
+        now = backend.breaker.until
+        for _ in range(100):
+            now += 1
+            if backend.breaker.failures:
+                # What is asked after a pause is a probe, whoever it is.
+                break
+            fail(fleet, Kind.SUSPECT, now, **more)
+        assert (backend.breaker.failures, backend.limit.sure) == (failures, sure)
+
+
+def test_suspected_lines_open_nothing_and_cut_nothing() -> None:
+    """A hundred of them: they failed before while others were answered."""
+    backend = Backend("a", ConcurrencyLimit(64))
+    fleet = BackendPool([backend])
+    sure = backend.limit.sure
+    for number in range(100):
+        fail(fleet, Kind.SUSPECT, 0.0, number, is_suspected=True, is_full=bool(number % 2))
+    assert (backend.breaker.failures, backend.breaker.row, backend.limit.sure) == (0, 0, sure)
+    assert backend.refusing == 0
+
+
+def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
+    """By what part of the calls it refuses."""
+    for every, is_full in ((2, True), (20, False)):
+        backend = Backend("a", ConcurrencyLimit(64))
+        fleet = BackendPool([backend])
+        for number in range(400):
+            now = max(number / 10, backend.breaker.until)
+            if number % every:
+                call = fleet.enter(now)
+                assert call is not None
+                fleet.answered(call, now)
+            else:
+                fail(fleet, Kind.SUSPECT, now, number, is_full=True)
+        assert (backend.refusing > REFUSING_MAX) == is_full
+
+
+def test_a_line_avoids_the_server_that_failed_it() -> None:
+    """As long as another is well, even if that is full at the time; and it is no probe of a third."""
+    first, second = (
+        Backend("a", ConcurrencyLimit(64)),
+        Backend("b", ConcurrencyLimit(START_CALLS), in_flight=START_CALLS),
+    )
+    fleet = BackendPool([first, second])
+    assert fleet.enter(0.0, avoid=first) is None
+    assert fleet.enter(0.0, avoid=second) is not None
+    second.breaker.failed(Kind.OUTAGE, 0.0, is_probe=False)
+    call = fleet.enter(0.0, avoid=first)
+    assert call is not None
+    assert call.backend is first
+    first.drain = True
+    assert fleet.enter(second.breaker.until, avoid=first, probes=False) is None
+    second.in_flight = 0
+    assert fleet.enter(second.breaker.until, avoid=first) is not None
+
+
+def test_answers_are_known_by_endpoint() -> None:
+    """One of embeddings says nothing of chat, and one that is an error of the line's says nothing at all."""
+    fleet = BackendPool([Backend("a", ConcurrencyLimit(64))])
+    for now, endpoint in ((1.0, "/v1/embeddings"), (2.0, None)):
+        call = fleet.enter(now)
+        assert call is not None
+        fleet.answered(call, now + 10, endpoint=endpoint, begun=now)
+    assert fleet.proven("/v1/embeddings", 0.5) == fleet.backends
+    assert not fleet.proven("/v1/embeddings", 1.0)
+    assert not fleet.proven("/v1/chat/completions", 0.0)

@@ -1,0 +1,112 @@
+"""Tokens a minute, in virtual time."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.virtual import Sample, Server
+
+from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
+
+PER_MINUTE = 60_000
+answers = st.sampled_from(
+    [lambda _: 300, lambda rng: int(rng.expovariate(1 / 300)) + 1, lambda rng: rng.choice([1, 1, 1, 5_000])]
+)
+
+
+def server(fleet: BackendPool, tokens: Callable[..., int], line_bytes: int = 400, seed: int = 0) -> Server:
+    return Server(fleet, capacity=lambda _: 1000, tokens=tokens, line_bytes=line_bytes, seed=seed)
+
+
+def limited(*buckets: TokenBucket) -> Backend:
+    return Backend("http://a", ConcurrencyLimit(64), buckets=buckets)
+
+
+@given(answers, st.sampled_from([100, 4_000, 40_000]), st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_the_rate_is_kept_to(tokens: Callable[..., int], line_bytes: int, seed: int) -> None:
+    """However wrong the first estimates are: what is used in ten minutes is what may be, and hardly less."""
+    world = server(BackendPool([limited(TokenBucket(PER_MINUTE))]), tokens, line_bytes, seed)
+    world.run(60)
+    steady = world.run(600)
+    assert 0.95 * 10 * PER_MINUTE <= steady.tokens <= 1.05 * 10 * PER_MINUTE
+
+
+def test_a_model_and_its_backends() -> None:
+    """Each backend has its own limit, and together they have that of the model."""
+    of_all, own = TokenBucket(PER_MINUTE), TokenBucket(PER_MINUTE / 4)
+    fleet = BackendPool([limited(own, of_all), limited(of_all)])
+    world = server(fleet, lambda _: 300)
+    world.run(60)
+    before = [backend.calls for backend in fleet.backends]
+    steady = world.run(600)
+    calls = [backend.calls - then for backend, then in zip(fleet.backends, before, strict=True)]
+    assert steady.tokens == pytest.approx(10 * PER_MINUTE, rel=0.05)
+    assert calls[0] * 300 == pytest.approx(10 * PER_MINUTE / 4, rel=0.05)
+
+
+@given(st.lists(st.integers(1, 7), min_size=2, max_size=4))
+@settings(max_examples=5, deadline=None)
+def test_processes_share_a_rate(partitions: list[int]) -> None:
+    """Each has it in proportion to its partitions, also where these move: together they use what one would."""
+    worlds: list[Server] = []
+    for count in partitions:
+        fleet = BackendPool([limited(TokenBucket(PER_MINUTE))])
+        fleet.take_part(1 / 28, 1000.0)
+        fleet.take_part(count / sum(partitions), 1000.0)
+        worlds.append(server(fleet, lambda _: 300))
+
+    def together(seconds: float) -> list[Sample]:
+        return [world.run(seconds) for world in worlds]
+
+    together(60)
+    steady = together(600)
+    assert sum(sample.tokens for sample in steady) == pytest.approx(10 * PER_MINUTE, rel=0.05)
+    assert steady[0].tokens == pytest.approx(10 * PER_MINUTE * partitions[0] / sum(partitions), rel=0.1)
+
+
+def test_calls_that_use_nothing_cost_nothing() -> None:
+    """What is refused is given back; what may have been worked on is not."""
+    bucket = TokenBucket(PER_MINUTE)
+    taken = bucket.take(40_000)
+    assert not bucket.allows(0.0)
+    assert 0 < bucket.ready_at(0.0) <= 10.0
+    bucket.give_back(taken)
+    assert bucket.allows(0.0)
+
+
+def test_a_call_larger_than_the_rate_goes_out() -> None:
+    """It is made, and the next one waits until it is paid for."""
+    bucket = TokenBucket(60)
+    assert bucket.allows(0.0)
+    bucket.settle(bucket.take(4_000), 2_000, 4_000)
+    assert not bucket.allows(1_900.0)
+    assert bucket.allows(2_001.0)
+    assert bucket.ready_at(2_001.0) == 2_001.0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["take", "settle", "back", "part", "wait"]), st.floats(0.1, 1)), max_size=60
+    )
+)
+def test_what_is_in_it_is_bounded(steps: list[tuple[str, float]]) -> None:
+    """Whatever happens, a pause saves up no more than one second of the rate."""
+    bucket, now, taken = TokenBucket(PER_MINUTE), 0.0, []
+    for step, number in steps:
+        match step:
+            case "take":
+                taken.append(bucket.take(int(1000 * number)))
+            case "settle" if taken:
+                bucket.settle(taken.pop(), int(500 * number), 400)
+            case "back" if taken:
+                bucket.give_back(taken.pop())
+            case "part":
+                bucket.take_part(number, now)
+            case "wait":
+                now += 60 * number
+        assert bucket.allows(bucket.ready_at(now) + 0.01)
+        assert bucket._level <= 1.001 * PER_MINUTE / 60

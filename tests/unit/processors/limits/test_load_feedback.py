@@ -1,0 +1,127 @@
+"""What a backend says of itself holds the limit: a backend in virtual time that lets requests wait."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.virtual import Engine
+
+from tidemill.processors.backends.pool import Backend
+from tidemill.processors.backends.server_metrics import ServerMetrics
+from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
+from tidemill.processors.limits.headroom import STALE_SECONDS, Headroom
+from tidemill.processors.limits.load_feedback import PATIENCE_READINGS, Demand, LoadFeedback
+
+
+def backend(spare: Headroom | None = None) -> Backend:
+    return Backend("http://a", ConcurrencyLimit(256), spare=spare, pressure=LoadFeedback(yields=spare is not None))
+
+
+def test_a_backend_that_queues_is_filled_and_no_more() -> None:
+    """It refuses nobody, so without its own word the calls would rise to the ceiling."""
+    engine = Engine(backend(), capacity=64, others=lambda _: 0)
+    engine.run(5)
+    levels = engine.run(60)
+    assert min(levels) >= 60
+    assert sum(levels) / 60 >= 0.9 * 64
+    assert sum(levels) / 60 <= 1.2 * 64
+    deaf = Engine(backend(), capacity=64, others=lambda _: 0)
+    assert deaf.run(20, is_asked=False)[-1] == 256
+
+
+def test_a_cache_is_not_overrun_by_the_first_trials() -> None:
+    """Long answers hold it for long: what would be too many is told by what those that run hold."""
+    engine = Engine(backend(), capacity=24, others=lambda _: 0, seconds=10, held=1 / 24)
+    levels = engine.run(60)
+    assert max(levels) <= 24
+    assert min(levels[5:]) >= 20
+
+
+def test_room_is_what_the_cache_has_left() -> None:
+    """Of calls like those that run; what the server has not seen yet is counted with them."""
+    half = ServerMetrics(running=16, waiting=0, cache=0.5)
+    assert LoadFeedback().judge(half, 16, 32) == Demand(is_full=False, room=14)
+    assert LoadFeedback().judge(half, 28, 32) == Demand(is_full=False, room=2)
+    assert LoadFeedback().judge(half, 32, 32) == Demand(is_full=True)
+    assert LoadFeedback().judge(ServerMetrics(running=16, waiting=0), 32, 32) == Demand(is_full=False)
+
+
+def test_others_who_wait_do_not_starve_us() -> None:
+    """Without `spare` nobody goes first: we keep at least what we began with."""
+    engine = Engine(backend(), capacity=64, others=lambda _: 500)
+    assert engine.run(60)[-1] >= START_CALLS
+
+
+def test_a_full_cache_takes_calls_off() -> None:
+    """Though nothing waits; what only nearly fills it holds them."""
+    pressure = LoadFeedback()
+    nearly, full = (ServerMetrics(running=64, waiting=0, cache=part) for part in (0.96, 1.0))
+    assert {pressure.judge(nearly, 64, 64) for _ in range(10)} == {Demand(is_full=True)}
+    pressure = LoadFeedback()
+    assert [pressure.judge(full, 64, 64).most for _ in range(PATIENCE_READINGS)] == [None, None, 60]
+    assert pressure.judge(ServerMetrics(running=1, waiting=0), 64, 64) == Demand(is_full=False)
+
+
+def test_a_cache_of_which_next_to_nothing_is_used_bounds_nothing() -> None:
+    """Whatever number a server says."""
+    assert LoadFeedback().judge(ServerMetrics(running=10, waiting=0, cache=1e-308), 10, 64).room is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1), st.integers(0, 99), st.integers(1, 99)), max_size=30)
+)
+def test_no_more_is_asked_than_waits(readings: list[tuple[int, float, int, int]]) -> None:
+    """And nothing while the last cut has not shown yet."""
+    pressure = LoadFeedback()
+    for waiting, cache, in_flight, allowed in readings:
+        demand = pressure.judge(ServerMetrics(running=10, waiting=waiting, cache=cache), in_flight, allowed)
+        if demand.most is None:
+            continue
+        assert demand.is_full
+        assert in_flight <= allowed
+        assert in_flight - max(waiting, allowed // 16, 1) <= demand.most <= in_flight
+
+
+@pytest.mark.parametrize("requests_max", [64, None])
+def test_only_what_others_leave(requests_max: int | None) -> None:
+    """Their traffic comes, and has the backend a second later; it goes, and so does our restraint."""
+    engine = Engine(
+        backend(Headroom(requests_max, 2)), capacity=64, others=lambda now: 50 if 1040 <= now < 1080 else 0
+    )
+    assert engine.run(39)[-1] >= 56
+    engine.run(2)
+    during = engine.run(39)
+    assert max(during[1:]) <= 14 + 4
+    assert sum(during) / 39 >= 10
+    engine.run(15)
+    assert min(engine.run(20)) >= 50
+
+
+@pytest.mark.parametrize("requests_max", [64, None])
+def test_the_least_is_never_taken(requests_max: int | None) -> None:
+    """Others fill it for ever: what the operator allows at any rate goes on; with 0 it waits, and comes back."""
+    engine = Engine(backend(Headroom(requests_max, 3)), capacity=64, others=lambda _: 300)
+    assert set(engine.run(60)[5:]) == {3}
+    none = Engine(backend(Headroom(64, 0)), capacity=64, others=lambda now: 300 if now < 1030 else 0)
+    assert set(none.run(28)) == {0}
+    assert none.run(30)[-1] >= 56
+
+
+def test_without_a_reading_only_the_least_goes_out() -> None:
+    """At the start, and once the last one is old."""
+    spare = Headroom(64, 1)
+    assert spare.left(1000.0) == 1
+    spare.read(ServerMetrics(running=10, waiting=0), 4, 1.0, 1000.0)
+    assert spare.left(1000.0) == 64 - 6
+    assert spare.left(1001.0 + STALE_SECONDS) == 1
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.lists(st.integers(0, 200), min_size=1, max_size=4))
+def test_several_processes_take_no_more_than_is_left(requests_max: int, others: int, ours: list[int]) -> None:
+    """Each takes its part: with equal parts and calls in proportion, what they take is what one would."""
+    share = min(ours)
+    gauges = ServerMetrics(running=others + share * len(ours), waiting=0)
+    spares = [Headroom(requests_max, 0) for _ in ours]
+    for spare in spares:
+        spare.read(gauges, share, 1 / len(ours), 0.0)
+    left = sum(spare.left(0.0) or 0 for spare in spares)
+    assert max(0, requests_max - others) - len(ours) < left <= max(0, requests_max - others)

@@ -1,0 +1,55 @@
+"""A damaged record fails its lines at once, as far as they can be told."""
+
+import json
+
+import pytest
+
+from tidemill.processors.partitions.unreadable import PARCEL_LINES_MAX, refusals
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec
+
+BATCH = ids.new_batch_id()
+
+
+def line(number):
+    return json.dumps({"custom_id": f"c-{number}", "body": {}}).encode()
+
+
+def read(headers, value):
+    found = {}
+    for batch_id, lines, said in refusals(headers, value):
+        assert batch_id == BATCH
+        _, marks = codec.lines_marks(said, len(lines))
+        assert all(mark.failed for mark in marks)
+        found |= {mark.index: json.loads(text) for mark, text in zip(marks, lines.splitlines(), strict=True)}
+    return found
+
+
+def test_each_line_is_told_why():
+    """With its own id, at its own place; one whose id cannot be read waits for the deadline."""
+    headers = [("tidemill-batch", BATCH.encode()), ("tidemill-first", b"64")]
+    found = read(headers, b"\n".join([line(64), b"no json", line(66)]))
+    assert {index: text["custom_id"] for index, text in found.items()} == {64: "c-64", 66: "c-66"}
+    assert {text["error"]["code"] for text in found.values()} == {"unreadable_request"}
+
+
+def test_many_lines_make_several_records():
+    """None is above what the log takes."""
+    headers = [("tidemill-batch", BATCH.encode()), ("tidemill-first", b"0")]
+    count = 2 * PARCEL_LINES_MAX + 1
+    assert sorted(read(headers, b"\n".join(line(n) for n in range(count)))) == list(range(count))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("tidemill-batch", b"../../etc"), ("tidemill-first", b"0")],
+        [("tidemill-batch", BATCH.encode())],
+        [("tidemill-batch", BATCH.encode()), ("tidemill-first", b"-1")],
+        [("tidemill-batch", None), ("tidemill-first", None)],
+    ],
+)
+def test_nothing_is_guessed(headers):
+    """Without a batch and a place there are no outcomes."""
+    assert not read(headers, line(0))

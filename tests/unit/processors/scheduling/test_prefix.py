@@ -1,0 +1,77 @@
+"""How a line's prompt begins."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.configuration.servers import Model
+from tidemill.processors.backends import pool_factory
+from tidemill.processors.partitions.window import Line
+from tidemill.processors.scheduling import prefix
+from tidemill.schemas.endpoints import ENDPOINTS
+from tidemill.schemas.log.codec import RequestHead
+
+FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
+texts = st.text(max_size=100)
+
+
+def line(url: str, prompt: str, custom_id: str = "a", **more: object) -> bytes:
+    """An input line whose prompt stands last, the model and whatever else before it."""
+    field = FIELDS.get(url, "input")
+    content: object = [{"role": "system", "content": prompt}] if field == "messages" else prompt
+    return json.dumps({"custom_id": custom_id, "url": url, "body": {**more, field: content}}).encode()
+
+
+@pytest.mark.parametrize("url", ENDPOINTS)
+@given(common=st.text(min_size=64, max_size=100), tails=st.tuples(texts, texts), more=st.tuples(texts, texts))
+def test_what_comes_before_and_after_does_not_matter(
+    url: str, common: str, tails: tuple[str, str], more: tuple[str, str]
+) -> None:
+    """Prompts with the same first bytes have the same key, whoever asks for what."""
+    keys = {
+        prefix.key(line(url, common + tail, custom_id=other, model=other), url, 64)
+        for tail, other in zip(tails, more, strict=True)
+    }
+    assert len(keys) == 1
+    assert None not in keys
+
+
+@given(st.text(min_size=64, max_size=80), st.text(min_size=64, max_size=80))
+def test_other_beginnings_have_other_keys(one: str, other: str) -> None:
+    """By the bytes as they stand."""
+    url = "/v1/completions"
+    same = json.dumps(one)[:64] == json.dumps(other)[:64]
+    assert (prefix.key(line(url, one), url, 64) == prefix.key(line(url, other), url, 64)) == same
+
+
+@pytest.mark.parametrize("url", [*ENDPOINTS, "/v1/moderations"])
+@given(text=st.binary(max_size=200))
+def test_any_bytes_are_taken(url: str, text: bytes) -> None:
+    """A line that lies in the store is empty here; one that has no prompt, or a short one, is in no group."""
+    assert prefix.key(text, url, 256) is None
+
+
+def test_a_name_within_a_text_is_none() -> None:
+    """Its quotes are escaped, or no colon follows."""
+    url = "/v1/chat/completions"
+    plain = line(url, "x" * 100)
+    assert prefix.key(line(url, "x" * 100, custom_id='"messages": [', stop="messages"), url, 64) == prefix.key(
+        plain, url, 64
+    )
+
+
+def test_it_is_off_unless_it_is_set() -> None:
+    """And a backend that is drained is given no group."""
+    backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
+    plain = Model.model_validate({"backends": backends})
+    assert pool_factory.prefixes(plain, pool_factory.fleet(plain, lambda: 0.0)) is None
+    model = Model.model_validate({"backends": backends, "prefix_bytes": 64})
+    made = pool_factory.prefixes(model, pool_factory.fleet(model, lambda: 0.0))
+    assert made is not None
+    assert [place.base for place in made.places] == ["http://b/v1"]
+    head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")
+    texts = [line(head.url, "x" * 64 + tail) for tail in ("one", "two")]
+    keys = {made.key(Line(head, index, text, entry=None)) for index, text in enumerate(texts)}  # type: ignore[arg-type]
+    assert len(keys) == 1

@@ -1,0 +1,306 @@
+"""What the processors say of lines that wait, on simulated time: each reason, when it begins and when it ends."""
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.simtime import SimulatedLoop
+
+from tidemill.processors.backends.endpoint_probe import EndpointProbe
+from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.backends.token_bucket import TokenBucket
+from tidemill.processors.calls.caller import Caller
+from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
+from tidemill.processors.limits.headroom import Headroom
+from tidemill.processors.partitions.closed_batches import ClosedBatches
+from tidemill.processors.partitions.window import PartitionWindow, Pending
+from tidemill.processors.scheduling.stalls import LOOK_SECONDS, SAID_MAX, SAY_SECONDS, STALL_SECONDS
+from tidemill.schemas.log import codec
+from tidemill.schemas.resources.waiting import Reason
+from tidemill.storage.directory import DirectoryStore
+
+SERVER = "http://a/v1"
+WELL = Answer(200, b'{"data":[{"index":0,"embedding":[1]}]}')
+WORDS = b'{"error":{"message":"Who are you?"}}'
+LINES = 100
+
+
+class Upstream:
+    """A server that answers as it is told to, or not at all."""
+
+    def __init__(self) -> None:
+        self.reply: Answer | Broken | None = WELL
+        self.seconds = 0.5
+
+    async def post(
+        self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str = ""
+    ) -> Answer | Broken:
+        del url, headers, body, request_id
+
+        if self.reply is None:
+            await asyncio.sleep(seconds)
+            return Broken.TIMEOUT
+        await asyncio.sleep(self.seconds)
+        return self.reply
+
+    async def close(self) -> None: ...
+
+
+class Tap:
+    """A partition that nobody looks at."""
+
+    def ack(self, token: Any) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Outbox:
+    """A log that takes results, unless it is full."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.room.set()
+
+    async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
+
+        del batch_id, value, headers
+        await self.room.wait()
+
+
+class World:
+    """A stage of one server, whose remarks are collected."""
+
+    def __init__(self, loop: SimulatedLoop, **backend: Any) -> None:
+        self.loop = loop
+        self.upstream = Upstream()
+        self.outbox = Outbox()
+        self.said: list[tuple[float, Any]] = []
+        store = DirectoryStore(Path(tempfile.gettempdir()) / "unused")
+        fleet = BackendPool([Backend(SERVER, ConcurrencyLimit(8), **backend)])
+        caller = Caller(
+            fleet=fleet, menu=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream, store=store,
+            lines=Lines(), clock=loop.now, seconds_max=30,
+        )  # fmt: skip
+        self.stage = Dispatcher(
+            fleet=fleet, caller=caller, outbox=self.outbox, store=store, ended=ClosedBatches(), clock=loop.now,
+            chance=random.Random(1).random, in_flight_max=8,
+        )  # fmt: skip
+        self._lane = PartitionWindow(Tap())
+        self._tokens = 0
+
+    def publish(self, batch_id: str, lines: int = LINES) -> None:
+        texts = [b'{"custom_id":"%d","body":{"n":%d}}' % (n, n) for n in range(lines)]
+        head = codec.RequestHead(
+            batch_id=batch_id, project="p", first=0, deadline=int(self.loop.now()) + 86_400, url="/v1/embeddings"
+        )
+        self._tokens += 1
+        self.stage.enqueue(self._lane.admit(self._tokens, lines, 1), head, texts)
+
+    async def pass_(self, seconds: float) -> None:
+
+        until = self.loop.time() + seconds
+        while self.loop.time() < until:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.said += [(self.loop.time(), fact) for fact in self.stage.stalls.look(self.loop.time())]
+
+    def waits(self, batch_id: str) -> Any:
+        """What was said of a batch last."""
+        return next((fact.waiting for _, fact in reversed(self.said) if fact.batch_id == batch_id), None)
+
+
+def simulated(case: Callable[[SimulatedLoop], Any]) -> None:
+    """Run a case to its end."""
+    loop = SimulatedLoop()
+    try:
+        loop.run_until_complete(case(loop))
+    finally:
+        loop.close()
+
+
+FAULTS = {
+    "stopped": (Broken.UNREACHABLE, Reason.SERVER_UNREACHABLE, None, "cannot be reached."),
+    "503": (Answer(503, b""), Reason.SERVER_REFUSES, 503, "answers 503."),
+    "401": (Answer(401, WORDS), Reason.SERVER_REFUSES, 401, "answers 401: Who are you?"),
+    "hung": (None, Reason.SERVER_SILENT, None, "answered none yet."),
+    "cut": (Broken.CONNECTION, Reason.SERVER_FAILS, None, "Calls to http://"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_server_that_is_not_well(case: str) -> None:
+    """Half of a batch is done; the rest and a fresh batch say which server, what it answers, and since when."""
+    reply, reason, status, words = FAULTS[case]
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.publish("b")
+        await world.pass_(4)
+        assert not world.said
+        since = loop.now()
+        world.upstream.reply = reply
+        world.publish("fresh")
+        await world.pass_(STALL_SECONDS + 2 * LOOK_SECONDS + 1)
+        for batch_id in ("b", "fresh"):
+            waits = world.waits(batch_id)
+            assert waits, batch_id
+            told = next(one for one in waits if one.reason is reason)
+            assert (told.server, told.status) == (SERVER, status)
+            assert abs(told.since - since) <= 2 * LOOK_SECONDS + 1
+        assert any(words in one.message for one in world.waits("b")), world.waits("b")
+        world.upstream.reply = WELL
+        await world.pass_(120)
+        assert (world.waits("b"), world.waits("fresh")) == ((), ())
+        await world.stage.close()
+
+    simulated(run)
+
+
+GATES: dict[str, tuple[dict[str, Any], Reason]] = {
+    "schedule": ({"ceiling": lambda: 0}, Reason.SCHEDULE),
+    "drained": ({"drain": True}, Reason.DRAINED),
+    "headroom": ({"spare": Headroom(8, 0)}, Reason.HEADROOM),
+}
+
+
+@pytest.mark.parametrize("case", GATES)
+def test_a_server_that_gets_no_call(case: str) -> None:
+    """Its lines were never called, and say what they wait for."""
+    backend, reason = GATES[case]
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop, **backend)
+        world.publish("b")
+        await world.pass_(STALL_SECONDS + 2 * LOOK_SECONDS)
+        (told,) = world.waits("b")
+        assert (told.reason, told.server, told.lines) == (reason, SERVER, LINES)
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_tokens_turns_and_long_calls() -> None:
+    """A batch behind a long one waits for its turn, and one that has used its tokens for these."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        turns = World(loop)
+        turns.upstream.seconds = 40.0
+        turns.publish("a", 8)
+        turns.publish("b", 8)
+        await turns.pass_(20)
+        assert {one.reason for one in turns.waits("b")} == {Reason.QUEUED}
+        assert {one.reason for one in turns.waits("a")} == {Reason.SERVER_SILENT}
+        await turns.stage.close()
+        tokens = World(loop, buckets=(TokenBucket(60),))
+        tokens.publish("b")
+        await tokens.pass_(60)
+        assert Reason.TOKENS_PER_MINUTE in {one.reason for one in tokens.waits("b")}
+        await tokens.stage.close()
+
+    simulated(run)
+
+
+def test_a_batch_that_is_alone_waits_for_its_own_calls() -> None:
+    """They take all places, and so no line of others is named."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.seconds = 40.0
+        world.publish("b", 16)
+        await world.pass_(20)
+        (told,) = [one for one in world.waits("b") if one.reason is Reason.QUEUED]
+        assert told.lines == 8
+        assert "of this batch" in told.message
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_look_goes_over_the_batches_once() -> None:
+    """However many of them wait for their turn."""
+
+    class Batches(dict[str, Pending]):
+        passes = 0
+
+        def values(self) -> Any:
+            self.passes += 1
+            return super().values()
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.upstream.seconds = 1000.0
+        batches = world.stage.stalls._batches = Batches()
+        for number in range(100):
+            world.publish(f"b{number}", 1)
+        batches.update(world.stage._batches)
+        await world.pass_(STALL_SECONDS)
+        batches.passes = 0
+        await world.pass_(LOOK_SECONDS)
+        assert batches.passes == 1
+        assert Reason.QUEUED in {one.reason for one in world.waits("b9")}
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_results_that_the_log_does_not_take() -> None:
+    """The calls were made; what waits is their results."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.outbox.room.clear()
+        world.publish("b", 8)
+        await world.pass_(30)
+        (told,) = world.waits("b")
+        assert (told.reason, told.lines) == (Reason.DELIVERY, 8)
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_what_is_said_is_bounded() -> None:
+    """However many batches wait: so many remarks a look, each batch in its turn, and none outlasts its time."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop, ceiling=lambda: 0)
+        batches = [f"b{number}" for number in range(200)]
+        for batch_id in batches:
+            world.publish(batch_id, 1)
+        await world.pass_(200)
+        looks: dict[float, int] = {}
+        last: dict[str, tuple[float, int]] = {}
+        for at, fact in world.said:
+            looks[at] = looks.get(at, 0) + 1
+            if (before := last.get(fact.batch_id)) is not None:
+                assert SAY_SECONDS <= at - before[0] < before[1]
+            last[fact.batch_id] = at, fact.hold_seconds
+        assert set(last) == set(batches)
+        assert max(looks.values()) <= SAID_MAX
+        await world.stage.close()
+
+    simulated(run)
+
+
+def test_a_sealed_batch_keeps_its_servers_words_to_itself() -> None:
+    """They may quote the line, and the log has this remark in clear."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        world.stage.stalls.is_secret = lambda batch_id: batch_id == "b"
+        world.upstream.reply = Answer(401, WORDS)
+        world.publish("b")
+        await world.pass_(30)
+        told = world.waits("b")
+        assert told[0].status == 401
+        assert not any("Who" in one.message for one in told)
+        await world.stage.close()
+
+    simulated(run)

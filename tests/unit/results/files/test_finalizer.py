@@ -1,0 +1,123 @@
+"""Batches whose parts are gone or damaged: they end all the same, or say what stands in the way."""
+
+import asyncio
+import importlib.util
+from pathlib import Path
+
+import pytest
+from support.simulated import Simulation
+from support.waiting import until
+
+from tidemill.kafka.ack_gate import AckGate
+from tidemill.results.files import finalizer
+from tidemill.results.state import batch_gauges
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import CancelRequested, Tick
+from tidemill.schemas.log.part import part_key
+from tidemill.schemas.resources.batch import Status
+from tidemill.schemas.resources.waiting import Reason
+
+_SPEC = importlib.util.spec_from_file_location("stage_cases", Path(__file__).parents[1] / "test_partition.py")
+cases = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(cases)
+
+SEEDS = range(60)
+TOTAL = 60
+
+
+class Damage:
+    """Takes parts of batches away, or their ends, or turns a bit, when they are needed; of each batch once."""
+
+    def __init__(self, simulation):
+        self.keys = {}
+        """What was damaged, by batch, and how it was."""
+        self._objects = simulation.store.objects
+        self._chance = simulation.chance
+        simulation.tables.closing = self._meet
+
+    def _meet(self, state):
+        if state.id in self.keys or not state.parts:
+            return
+        doomed = self._chance.sample(state.parts, self._chance.randint(1, len(state.parts)))
+        self.keys[state.id] = {key: self._objects[key] for key in (part_key(state.id, part) for part in doomed)}
+        for key, content in self.keys[state.id].items():
+            match self._chance.choice(("gone", "cut", "turned")):
+                case "gone":
+                    del self._objects[key]
+                case "cut":
+                    self._objects[key] = content[: self._chance.randrange(len(content))]
+                case "turned":
+                    at = self._chance.randrange(len(content))
+                    self._objects[key] = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_parts_are_made_again_from_the_log(seed):
+    """Whatever is lost of them, and whatever crashes: the same lines, and a true receipt."""
+    simulation = Simulation(seed)
+    damage = Damage(simulation)
+    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
+    simulation.log.events += [*cases.commands(0, TOTAL), *cases.lines(simulation.chance, 0, TOTAL)]
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    assert damage.keys
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED, mended=True)
+    assert cases.final(simulation, 0).tidemill.waiting == ()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_lines_that_came_too_late_stay_out(seed):
+    """The log has results from after the end of a batch that was cancelled: they did not count, and do not now."""
+    simulation = Simulation(seed)
+    damage = Damage(simulation)
+    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
+    lines = list(cases.lines(simulation.chance, 0, TOTAL))
+    kept = len(lines) // 2
+    cancel = CancelRequested(batch_id=cases.batch_id(0), at=cases.NOW + 5)
+    end = Tick(at=cases.NOW + 100)
+    simulation.log.events += [
+        *cases.commands(0, TOTAL),
+        *lines[:kept],
+        (topics.COMMANDS.name, (), codec.encode(cancel)),
+        (topics.OUTCOMES.name, ((codec.KIND, b"tick"),), codec.encode(end)),
+        *lines[kept:],
+    ]
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    output, errors = cases.check(simulation, 0, TOTAL, Status.CANCELLED, mended=bool(damage.keys))
+    answered = {
+        mark.index for _, headers, value in lines[:kept] for mark in codec.lines_marks(headers, len(value))[1]
+    }
+    run = {int(entry["custom_id"][3:]) for entry in output + errors if entry["response"] is not None}
+    assert run == answered
+
+
+async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypatch):
+    """A part that is gone, with its lines gone from the log: shown and counted, until the part is put back."""
+    monkeypatch.setattr(finalizer, "WAITS_SECONDS", (0.01,))
+    simulation = Simulation(3)
+    damage = Damage(simulation)
+    simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
+    events = [*cases.commands(0, TOTAL), *cases.lines(simulation.chance, 0, TOTAL)]
+    simulation.log.events += events
+    partition, gate = simulation.partition(), AckGate()
+    await partition.load()
+    for at in range(len(events)):
+        await simulation.handle(partition, gate, at)
+    simulation.log.events[2:] = [(topics.COMMANDS.name, (), b"")] * (len(events) - 2)
+    await until(lambda: [live for live in partition.living if live.blocked], "a batch that is blocked")
+    assert +batch_gauges.stalled([partition.living]) == {"files": 1}
+    assert partition.alarm is not None
+    await partition.fact(Tick(at=partition.alarm), lambda: None)
+    shown = simulation.log.published[-1].batch
+    assert shown.status is Status.FINALIZING
+    (key, *_) = sorted(damage.keys[shown.id])
+    (waiting,) = shown.tidemill.waiting
+    assert waiting.reason is Reason.FILES
+    assert "parts/" in waiting.message
+    assert "of its lines are in the log no more" in waiting.message
+    simulation.store.objects |= damage.keys[shown.id]
+    await until(lambda: len(simulation.log.events) > len(events), "the fact that ends the batch")
+    await simulation.handle(partition, gate, len(events))
+    await asyncio.gather(*partition._work._tasks)
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED)
+    assert simulation.log.published[-1].batch.tidemill.waiting == ()
+    assert key not in simulation.store.objects

@@ -1,0 +1,47 @@
+"""What batches leave in the store."""
+
+from support.simulated import surely
+
+from tidemill.results.files.garbage_collection import GarbageCollection
+from tidemill.storage.directory import DirectoryStore
+
+OVER, OPEN = (f"batch_{number:032x}" for number in range(2))
+
+
+async def content():
+    yield b"x"
+
+
+async def filled(folder):
+    """A store with a part and a large result of each batch."""
+    store = DirectoryStore(folder)
+    for batch in (OVER, OPEN):
+        for prefix in ("parts", "results-large"):
+            await store.write(f"{prefix}/{batch}/1-a", content())
+    return store
+
+
+async def keys(store):
+    return [key async for key in store.keys("")]
+
+
+async def test_parts_go_with_their_batch(tmp_path):
+    """And large results stay: the log refers to them."""
+    store = await filled(tmp_path)
+    await GarbageCollection(store, surely).clear(OVER)
+    assert await keys(store) == [f"parts/{OPEN}/1-a", f"results-large/{OVER}/1-a", f"results-large/{OPEN}/1-a"]
+
+
+async def test_a_sweep_asks_which_batches_are_over(tmp_path):
+    """Once for each batch that has left something."""
+    store, asked = await filled(tmp_path), []
+    await GarbageCollection(store, surely).sweep(lambda batch_id: asked.append(batch_id) or batch_id == OVER)
+    assert asked == [OVER, OPEN]
+    assert await keys(store) == [f"parts/{OPEN}/1-a", f"results-large/{OVER}/1-a", f"results-large/{OPEN}/1-a"]
+
+
+async def test_large_results_go_when_they_are_forgotten(tmp_path):
+    """Those of the batches that are named."""
+    store = await filled(tmp_path)
+    assert await GarbageCollection(store, surely).forget([OVER]) == 1
+    assert await keys(store) == [f"parts/{OVER}/1-a", f"parts/{OPEN}/1-a", f"results-large/{OPEN}/1-a"]

@@ -1,0 +1,129 @@
+"""Parts and merge: whatever the parts hold, each line is written once and in order."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.results.files.compaction import write_part
+from tidemill.results.files.merge import Sums, merged, read_index
+from tidemill.results.files.part_buffer import PartBuffer
+from tidemill.schemas.bounds import TOKENS_MAX
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.part import PartError, PartRef, part_key
+from tidemill.schemas.ports import NotFound
+from tidemill.storage.directory import DirectoryStore
+
+BATCH = "batch_b"
+
+parts_of_lines = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=30), max_size=6)
+
+
+def text(index):
+    return b"line %d %s\n" % (index, b"x" * (index % 7))
+
+
+async def pieces(data):
+    for piece in data:
+        yield piece
+
+
+async def stored(store, parts):
+    refs = []
+    for number, indices in enumerate(parts):
+        shelf = PartBuffer()
+        for index in dict.fromkeys(indices):
+            line = text(index)
+            shelf.add(LineMark(index=index, size=len(line), failed=False, usage=(1, 0, 2, 0)), line)
+        ref = await write_part(store, BATCH, number, shelf, failed=False)
+        assert shelf.size == 0
+        assert ref.first == min(indices)
+        refs.append((ref, part_key(BATCH, ref)))
+    return refs
+
+
+@settings(max_examples=60, deadline=None)
+@given(parts=parts_of_lines)
+async def test_each_line_once_and_in_order(tmp_path_factory, parts):
+    """The merge equals the sorted set, also where parts overlap as they may after a crash."""
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    sums = Sums()
+    got = b"".join([bytes(piece) async for piece in merged(store, await stored(store, parts), sums)])
+    expected = sorted({index for part in parts for index in part})
+    assert got == b"".join(map(text, expected))
+    assert sums.lines.done == len(expected)
+    assert sums.double == sum(len(set(part)) for part in parts) - len(expected)
+    assert sums.usage == (len(expected), 0, 2 * len(expected), 0)
+    assert list(sums.indices) == expected
+    assert list(sums.sizes) == [len(text(index)) for index in expected]
+
+
+async def test_unknown_usage_is_counted_and_nothing_else(tmp_path):
+    """It has its place in the columns, and is in no sum."""
+    store, shelf, sums = DirectoryStore(tmp_path), PartBuffer(), Sums()
+    most = (TOKENS_MAX,) * 4
+    for index, usage in enumerate([most, None, (1, 0, 2, 0), None]):
+        shelf.add(LineMark(index=index, size=len(text(index)), failed=False, usage=usage), text(index))
+    part = await write_part(store, BATCH, 0, shelf, failed=False)
+    async for _ in merged(store, [(part, part_key(BATCH, part))], sums):
+        pass
+    assert sums.unknown == 2
+    assert sums.usage == (TOKENS_MAX + 1, TOKENS_MAX, TOKENS_MAX + 2, TOKENS_MAX)
+
+
+async def test_a_part_larger_than_a_chunk(tmp_path, monkeypatch):
+    """Chunks of the store and lines of a part have nothing to do with each other."""
+    monkeypatch.setattr("tidemill.storage.directory.READ_BYTES", 7)
+    store = DirectoryStore(tmp_path)
+    refs = await stored(store, [list(range(0, 40, 2)), list(range(1, 40, 2))])
+    got = b"".join([bytes(piece) async for piece in merged(store, refs, Sums())])
+    assert got == b"".join(map(text, range(40)))
+
+
+async def test_a_missing_part_is_an_error(tmp_path):
+    """A state that names a part which is not there is never papered over."""
+    refs = [(PartRef(number=0, failed=False, first=0), "parts/0")]
+    with pytest.raises(NotFound):
+        [piece async for piece in merged(DirectoryStore(tmp_path), refs, Sums())]
+
+
+@pytest.mark.parametrize("content", [b"", b"TM", b"nothing of the kind", b"TMP1\x02\x00\x00\x00abc"])
+async def test_what_is_no_part_is_an_error(tmp_path, content):
+    """Cut or foreign objects are refused."""
+    store = DirectoryStore(tmp_path)
+    await store.write("parts/0", pieces([content]))
+    refs = [(PartRef(number=0, failed=False, first=0), "parts/0")]
+    with pytest.raises(PartError):
+        [piece async for piece in merged(store, refs, Sums())]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+async def test_a_part_that_is_not_what_was_written_is_an_error(tmp_path_factory, data):
+    """Whichever bit has turned, in its columns or in its lines, those of a double line too."""
+    store = DirectoryStore(tmp_path_factory.mktemp("store"))
+    refs = await stored(store, [[0, 2, 4], [1, 2, 3]])
+    _, key = data.draw(st.sampled_from(refs))
+    content = bytearray(b"".join([chunk async for chunk in store.read(key)]))
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    await store.write(key, pieces([bytes(content)]))
+    with pytest.raises(PartError):
+        [piece async for piece in merged(store, refs, Sums())]
+
+
+async def test_columns_are_what_was_written(tmp_path):
+    """Also where only they are read."""
+    store = DirectoryStore(tmp_path)
+    ((part, key),) = await stored(store, [[0, 1]])
+    assert list((await read_index(store, part, key)).indices) == [0, 1]
+    content = b"".join([chunk async for chunk in store.read(key)])
+    await store.write(key, pieces([content.replace(b"TMP1\x02\x00\x00\x00\x00", b"TMP1\x02\x00\x00\x00\x07")]))
+    with pytest.raises(PartError, match="is not what was written"):
+        await read_index(store, part, key)
+
+
+async def test_parts_of_before_have_no_sums(tmp_path):
+    """What a state of an older version names is merged as it was then."""
+    store = DirectoryStore(tmp_path)
+    refs = [(part.model_copy(update={"crc32": None}), key) for part, key in await stored(store, [[0, 1]])]
+    assert b"".join([bytes(piece) async for piece in merged(store, refs, Sums())]) == text(0) + text(1)

@@ -1,0 +1,149 @@
+"""The fold: facts may come in any order and more than once, and a batch only moves along the table."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.results.state import reducer
+from tidemill.schemas.lifecycle import MOVES, IllegalMove, move
+from tidemill.schemas.log.messages import Accepted, BatchCreated, Buried, CancelRequested, Compacted, Rejected
+from tidemill.schemas.resources.batch import Batch, BatchError, FileReceipt, Receipt, Status, Usage
+
+ID = "batch_" + "0" * 32
+NOW = 1_790_000_000
+GRACE = 5.0
+
+
+def batch(status=Status.VALIDATING):
+    return Batch(
+        id=ID,
+        endpoint="/v1/embeddings",
+        input_file_id="file-1",
+        completion_window="24h",
+        status=status,
+        created_at=NOW,
+        expires_at=NOW + 86_400,
+    )
+
+
+CREATED = BatchCreated(project="default", batch=batch(), input=None)
+ACCEPTED = Accepted(batch_id=ID, total=3, model="m", at=NOW + 1)
+REJECTED = Rejected(batch_id=ID, errors=(BatchError(code="x", message="y"),), at=NOW + 1)
+CANCEL = CancelRequested(batch_id=ID, at=NOW + 2)
+BURIED = Buried(batch_id=ID, source="tidemill.commands/0/7", reason="it broke", at=NOW + 3)
+COMPACTED = Compacted(
+    batch_id=ID,
+    receipt=Receipt(lines=3, output=FileReceipt(lines=2, bytes=9, sha256="a"), errors=None, missing=1, double=0),
+    failed=1,
+    usage=Usage(),
+    at=NOW + 9,
+)
+
+
+def folded(state, fact):
+    match fact:
+        case BatchCreated():
+            return reducer.created(state, fact, GRACE)
+        case Accepted():
+            return reducer.accepted(state, fact)
+        case Rejected():
+            return reducer.rejected(state, fact)
+        case CancelRequested():
+            return reducer.cancelled(state, fact, GRACE)
+        case Compacted():
+            return reducer.compacted(state, fact, 7)
+        case Buried():
+            return reducer.buried(state, fact)
+
+
+@given(st.lists(st.sampled_from([CREATED, ACCEPTED, REJECTED, CANCEL, BURIED, COMPACTED]), max_size=12))
+def test_every_order_is_legal_and_moves_along_the_table(facts):
+    """No order of facts raises, and each step is a move of the table or none."""
+    state = reducer.State(id=ID, partition=0)
+    for fact in facts:
+        before, state = state.batch, folded(state, fact)
+        if before is not None and state.batch.status is not before.status:
+            assert state.batch.status in MOVES[before.status]
+
+
+@given(st.permutations([CREATED, ACCEPTED]), st.integers(0, 3))
+def test_a_fact_folded_again_changes_nothing(facts, repeats):
+    """Facts before the creation wait for it; later ones come twice without harm."""
+    state = reducer.State(id=ID, partition=0)
+    for fact in facts:
+        state = folded(state, fact)
+    assert state.batch.status is Status.IN_PROGRESS
+    assert state.batch.request_counts.total == 3
+    for fact in facts * repeats:
+        assert folded(state, fact) is state
+
+
+def test_all_lines_done_completes():
+    """The usual way: files, counts and status in one step."""
+    state = folded(folded(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
+    assert not reducer.is_complete(state, 2)
+    assert reducer.is_complete(state, 3)
+    state = reducer.close(state, NOW + 3, "w")
+    assert state.batch.status is Status.FINALIZING
+    assert not state.takes_lines
+    assert not reducer.is_complete(state, 3)
+    state = folded(state, COMPACTED)
+    assert state.batch.status is Status.COMPLETED
+    assert state.batch.completed_at == NOW + 9
+    assert state.batch.output_file_id
+    assert state.batch.error_file_id is None
+    assert state.batch.request_counts.model_dump() == {"total": 3, "completed": 2, "failed": 1}
+    assert state.files_offset == 7
+
+
+def test_a_cancelled_batch_takes_lines_for_the_grace_only():
+    """Lines in flight land, then the batch closes as cancelled."""
+    state = folded(folded(folded(reducer.State(id=ID, partition=0), CREATED), ACCEPTED), CANCEL)
+    assert state.batch.status is Status.CANCELLING
+    assert state.takes_lines
+    assert reducer.next_alarm(state) == CANCEL.at + GRACE
+    assert not reducer.is_due(state, CANCEL.at + GRACE - 1)
+    assert reducer.is_due(state, CANCEL.at + GRACE)
+    state = folded(reducer.close(state, NOW + 8, "w"), COMPACTED)
+    assert state.batch.status is Status.CANCELLED
+
+
+def test_the_deadline_expires_what_is_not_done():
+    """Past `expires_at` a running batch ends as expired, one never validated at once."""
+    state = folded(reducer.State(id=ID, partition=0), CREATED)
+    assert reducer.overdue(state, NOW + 86_399, GRACE) is state
+    assert reducer.overdue(state, NOW + 86_400, GRACE).batch.status is Status.EXPIRED
+    state = reducer.overdue(folded(state, ACCEPTED), NOW + 86_400, GRACE)
+    assert state.ending is Status.EXPIRED
+    assert reducer.is_due(state, NOW + 86_400 + GRACE)
+    state = folded(reducer.close(state, NOW + 86_405, "w"), COMPACTED)
+    assert state.batch.status is Status.EXPIRED
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
+def test_counts_never_go_back(counts):
+    """Also where lines are counted anew after a crash."""
+    state = folded(folded(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
+    for completed, failed in counts:
+        before = state.batch.request_counts
+        state = reducer.counted(state, completed, failed)
+        after = state.batch.request_counts
+        assert after.completed >= before.completed
+        assert after.failed >= before.failed
+
+
+def test_an_illegal_move_is_an_error():
+    """Nothing leaves a last state."""
+    with pytest.raises(IllegalMove):
+        move(batch(Status.COMPLETED), Status.CANCELLING, NOW)
+
+
+def test_a_dead_letter_that_is_told_before_the_batch_ends_it():
+    """What ingest tells may come before the command that both read: without it the batch would wait for a day."""
+    state = reducer.created(reducer.buried(reducer.State(id=ID, partition=0), BURIED), CREATED, GRACE)
+    assert state.batch.status is Status.FAILED
+    assert "it broke; tidemill.commands/0/7" in state.batch.errors.data[0].message
+    unread = reducer.created(reducer.buried(reducer.State(id=ID, partition=0), BURIED, ends=False), CREATED, GRACE)
+    assert unread.batch.status is Status.VALIDATING
+    begun = reducer.accepted(reducer.buried(reducer.State(id=ID, partition=0), BURIED), ACCEPTED)
+    assert reducer.created(begun, CREATED, GRACE).batch.tidemill.fault.source == BURIED.source

@@ -1,0 +1,218 @@
+"""What a batch waits for: who says it, for how long it counts, and what stays of it."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.facts import NOW, batch_id, commands, lines
+from support.simulated import Simulation
+
+from tidemill.kafka.ack_gate import AckGate
+from tidemill.results.files.overlay_store import OverlayStore
+from tidemill.results.files.rebuild import Rebuild
+from tidemill.results.state import batch_gauges, reducer
+from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, waits
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import Stalled, Tick
+from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
+from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting, merged, told
+from tidemill.storage.address import open_store
+
+TOTAL = 100
+HOLD_SECONDS = 30
+
+
+def waiting(reason=Reason.SERVER_REFUSES, lines=10, server="http://a/v1", status=503, since=NOW):
+    return Waiting(reason=reason, lines=lines, server=server, status=status, message=f"{server} says", since=since)
+
+
+def said(source="p0", number=1, *waits):
+    return Stalled(batch_id=batch_id(0), source=source, number=number, waiting=waits, hold_seconds=HOLD_SECONDS)
+
+
+def at_work(status=Status.IN_PROGRESS):
+    batch = Batch(
+        id=batch_id(0), endpoint="/v1/embeddings", input_file_id="f", completion_window="24h", status=status,
+        model="m", created_at=NOW, expires_at=NOW + 86_400, request_counts=RequestCounts(total=TOTAL),
+    )  # fmt: skip
+    return reducer.State(id=batch.id, partition=0, batch=batch)
+
+
+def shown(stalls, state, at, done=0, heard_at=0.0):
+    stalls.look(state, done, at)
+    return stalls.waiting(state, done, at, NOW + at, heard_at=heard_at)
+
+
+FACTS = st.builds(
+    said,
+    st.sampled_from(["p0", "p1", "p2"]),
+    st.integers(1, 6),
+    st.builds(waiting, st.sampled_from(Reason), st.integers(0, 200), st.sampled_from([None, "http://a/v1"])),
+)
+
+
+@given(st.lists(FACTS, max_size=12), st.randoms())
+def test_order_and_copies_do_not_matter(facts, chance):
+    """Of each process the last word counts; each number is said once, and may come more than once."""
+    facts = list({(fact.source, fact.number): fact for fact in facts}.values())
+    mixed = facts * 2
+    chance.shuffle(mixed)
+    one, other = Stalls(), Stalls()
+    for fact in facts:
+        one.take(fact, 1.0)
+    for fact in mixed:
+        other.take(fact, 1.0)
+    assert shown(one, at_work(), 2.0) == shown(other, at_work(), 2.0)
+    last = {fact.source: fact for fact in sorted(facts, key=lambda fact: fact.number)}
+    assert {one.reason for one in shown(one, at_work(), 2.0)} == {
+        found.reason for fact in last.values() for found in fact.waiting
+    }
+
+
+@given(
+    st.lists(st.builds(waiting, st.sampled_from(Reason), st.integers(0, 200)), max_size=40), st.integers(1, 300)
+)
+def test_the_sum_is_bounded(waits, left):
+    """By number, and no reason holds more lines than have no result; the most come first."""
+    found = merged(waits, left)
+    assert len(found) <= WAITING_MAX
+    assert [one.lines for one in found] == sorted((one.lines for one in found), reverse=True)
+    assert all(one.lines <= left for one in found)
+    assert len(told(found)) < 1_000
+
+
+def test_what_was_said_counts_for_as_long_as_was_said():
+    """A process that is gone is not believed for ever, and one that falls silent leaves room for others."""
+    stalls = Stalls()
+    for number in range(SOURCES_MAX + 3):
+        stalls.take(said(f"p{number}", 1, waiting(lines=1)), 0.0)
+    (one,) = shown(stalls, at_work(), 1.0)
+    assert one.lines == SOURCES_MAX
+    late = HOLD_SECONDS + 0.0
+    assert late in stalls.due(1.0)
+    (one,) = shown(stalls, at_work(), late)
+    assert one.reason is Reason.NO_PROCESSOR
+    assert stalls.take(said("p99", 1, waiting()), late)
+    (one,) = shown(stalls, at_work(), late)
+    assert one.reason is Reason.SERVER_REFUSES
+
+
+def test_what_only_the_owner_can_see():
+    """No check, no process, or processes that work on others: after a while without a step or a word."""
+    stalls = Stalls()
+    assert shown(stalls, at_work(Status.VALIDATING), SILENCE_SECONDS - 1) == ()
+    stalls = Stalls(moved=(Status.VALIDATING, 0))
+    (one,) = shown(stalls, at_work(Status.VALIDATING), SILENCE_SECONDS)
+    assert (one.reason, one.since) == (Reason.VALIDATION, NOW)
+    assert shown(stalls, at_work(), SILENCE_SECONDS + 1) == ()
+    (one,) = shown(stalls, at_work(), 2 * SILENCE_SECONDS + 1)
+    assert (one.reason, one.lines, one.since) == (Reason.NO_PROCESSOR, TOTAL, NOW + SILENCE_SECONDS + 1)
+    (one,) = shown(stalls, at_work(), 3 * SILENCE_SECONDS, heard_at=2.5 * SILENCE_SECONDS)
+    assert one.reason is Reason.QUEUED
+    assert shown(stalls, at_work(), 3 * SILENCE_SECONDS + 1, done=1) == ()
+    assert shown(stalls, at_work(), 9 * SILENCE_SECONDS, done=TOTAL) == ()
+
+
+def test_a_new_owner_shows_what_was_shown_until_it_knows_better():
+    """Else a deadline right after a restart would find nothing to say."""
+    state = waits(at_work(), (waiting(),))
+    stalls = Stalls(moved=(Status.IN_PROGRESS, 0))
+    assert shown(stalls, state, SILENCE_SECONDS - 1) == (waiting(),)
+    stalls.take(said("p0", 1), SILENCE_SECONDS - 1)
+    assert shown(stalls, state, SILENCE_SECONDS - 1) == ()
+
+
+def outcome(fact):
+    return (topics.OUTCOMES.name, ((codec.KIND, fact.kind.encode()),), codec.encode(fact))
+
+
+def input_file():
+    return b"".join(
+        b'{"custom_id":"id-%d","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}\n' % index
+        for index in range(TOTAL)
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_lines_that_expire_say_what_held_them(seed, tmp_path):
+    """Whatever crashes or comes late: in the record, in each error line, and where the files are made anew."""
+    simulation = Simulation(seed)
+    simulation.store.objects |= dict.fromkeys(("files/in0", "files/file-x"), input_file())
+    events = list(lines(simulation.chance, 0, TOTAL))
+    kept = simulation.chance.randint(1, len(events) // 2)
+    facts = [said("p0", number, waiting(lines=20 + number)) for number in (1, 2, 3)]
+    simulation.log.events += [*commands(0, TOTAL), *events[:kept]]
+    simulation.log.events += map(outcome, facts)
+    end = outcome(Tick(at=NOW + 3_600))
+    late = [outcome(said("p0", 9)), outcome(said("p1", 1, waiting(Reason.STORE)))]
+    simulation.log.events += [end, *late]
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    batch = simulation.log.published[-1].batch
+    assert batch.status is Status.EXPIRED
+    (held,) = batch.tidemill.waiting
+    assert held.reason is Reason.SERVER_REFUSES
+    content = simulation.store.objects[simulation.log.files[batch.error_file_id]]
+    expired = [found["error"] for found in map(json.loads, content.splitlines()) if found["error"]]
+    assert expired
+    for error in expired:
+        assert error["code"] == "batch_expired"
+        assert "http://a/v1 says (since 2026-09-" in error["message"]
+    simulation.fuse.left, simulation.fuse.burnt = -1, False
+    rebuild = Rebuild(batch=batch, store=OverlayStore(open_store(tmp_path.as_uri()), simulation.store))
+    for _, headers, value in simulation.log.events:
+        await rebuild.take(headers, value)
+    assert (await rebuild.finish()).is_equal
+
+
+async def test_the_owner_tells_of_a_stall_once_and_of_its_end():
+    """The record says what is said, then that the pace is gone; a batch that goes on waits for nothing."""
+    simulation = Simulation(3)
+    partition, gate = simulation.partition(), AckGate()
+    await partition.load()
+    simulation.log.events += [*commands(0, TOTAL), *lines(simulation.chance, 0, TOTAL)]
+    events = len(simulation.log.events)
+    for at in range(events // 2):
+        simulation.now += 0.6
+        await simulation.handle(partition, gate, at)
+    assert simulation.log.published[-1].batch.tidemill.progress.lines_per_second > 0
+
+    async def pass_(seconds, step=5.0):
+        until = simulation.now + seconds
+        while simulation.now < until:
+            simulation.now = min(until, simulation.now + step)
+            if partition.alarm is not None and partition.alarm <= simulation.now:
+                await partition.fact(Tick(at=simulation.now), list)
+
+    before = len(simulation.log.published)
+    await partition.fact(said("p0", 1, waiting(lines=50)), list)
+    await pass_(25)
+    batch = simulation.log.published[-1].batch
+    assert [one.reason for one in batch.tidemill.waiting] == [Reason.SERVER_REFUSES]
+    assert (batch.tidemill.progress.lines_per_second, batch.tidemill.progress.done_latest_at) == (0, None)
+    assert +batch_gauges.stalled([partition.living]) == {"server_refuses": 1}
+    await pass_(300)
+    (one,) = simulation.log.published[-1].batch.tidemill.waiting
+    assert one.reason is Reason.NO_PROCESSOR
+    assert len(simulation.log.published) - before <= 5
+    for at in range(events // 2, events):
+        simulation.now += 0.6
+        await simulation.handle(partition, gate, at)
+    await asyncio.gather(*partition._work._tasks)
+    for at in range(events, len(simulation.log.events)):
+        await simulation.handle(partition, gate, at)
+    assert simulation.log.published[-1].batch.status is Status.COMPLETED
+    assert simulation.log.published[-1].batch.tidemill.waiting == ()
+
+
+async def test_a_word_about_a_batch_that_is_not_at_work_leaves_nothing():
+    """It may come after the end, after a deletion, or name what never was."""
+    simulation = Simulation(1)
+    partition = simulation.partition()
+    await partition.load()
+    acked = []
+    await partition.fact(said("p0", 1, waiting()), lambda: acked.append(True))
+    assert acked
+    assert not partition.living
+    assert not simulation.log.published

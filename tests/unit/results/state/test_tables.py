@@ -1,0 +1,289 @@
+"""The state tables of a partition: what is at work and what is over lie apart, and what is long over goes."""
+
+import pytest
+from support.largest import largest
+from support.simulated import Fuse, SimulatedLog, SimulatedTable, Simulation, surely
+
+from tidemill.results.files.garbage_collection import GarbageCollection
+from tidemill.results.publisher import Publisher
+from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.expiry import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, StateExpiry
+from tidemill.results.state.line_bitmap import CHUNK_LINES, LineBitmap
+from tidemill.results.state.reducer import State
+from tidemill.results.state.tables import GROUP_PARTS, Group, Tables, TornError
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
+from tidemill.schemas.log.part import PartRef
+from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.storage.directory import DirectoryStore
+
+KEPT_SECONDS = 1000.0
+ENDED_AT = 10_000
+BATCHES = 300
+
+
+def state(number, status=Status.IN_PROGRESS, ended_at=ENDED_AT, **fields):
+    """A batch in a status."""
+    batch = Batch(
+        id=f"batch_{number:032x}", endpoint="/v1/embeddings", input_file_id="file-x", completion_window="24h",
+        status=status, created_at=1, expires_at=2, completed_at=ended_at if status is Status.COMPLETED else None,
+    )  # fmt: skip
+    return State(id=batch.id, partition=0, batch=batch, **fields)
+
+
+KEY = state(0).id.encode() + b"/" + b"0" * 16
+"""Of the first batch, as an owner has it who has not taken over."""
+
+
+@pytest.fixture
+def rows():
+    """The two tables beneath."""
+    return SimulatedTable(Fuse()), SimulatedTable(Fuse())
+
+
+@pytest.fixture
+def tables(rows):
+    """Of a partition."""
+    return Tables(*rows)
+
+
+def test_a_take_over_reads_what_is_at_work(tables):
+    """And finds what is over by its id alone."""
+    for number in range(4):
+        tables.put_state(state(number))
+    tables.put_state(state(2, Status.COMPLETED))
+    assert [found.id for found in tables.open()] == [state(number).id for number in (0, 1, 3)]
+    assert tables.state(state(2).id).is_over
+    assert not tables.state(state(3).id).is_over
+    assert tables.state(state(9).id) is None
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_the_end_of_a_batch_breaks_off_between_its_two_writes(rows, kept):
+    """It is over as soon as the first of them is there, and the next take-over makes the second."""
+    tables = Tables(*rows)
+    tables.put_state(state(0))
+    key, open_value = next(rows[0].scan(b"batch_"))
+    tables.put_state(state(0, Status.COMPLETED))
+    if kept == 1:
+        rows[0].put(key, open_value)
+    assert tables.state(state(0).id).is_over
+    assert not list(tables.open())
+    tables.drop_stale()
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + key]
+
+
+async def owned(rows, generation):
+    """The tables as the owner of a generation of the group takes them over."""
+    tables = Tables(*rows)
+    await tables.take_over(generation)
+    return tables
+
+
+async def test_a_later_owner_is_never_overwritten(rows):
+    """Whatever an earlier one writes, and when: the third one sees what the second one has left."""
+    zombie, successor = await owned(rows, 1), await owned(rows, 2)
+    successor.put_state(state(0, project="right"))
+    successor.put_state(state(1, Status.COMPLETED, project="right"))
+    zombie.put_state(state(0, Status.COMPLETED, project="wrong"))
+    zombie.put_state(state(1, project="wrong"))
+    third = await owned(rows, 3)
+    assert [found.id for found in third.open()] == [state(0).id]
+    for number in range(2):
+        assert third.state(state(number).id).project == "right"
+
+
+async def test_owners_are_in_order_where_a_group_counts_anew(rows):
+    """A group of which nothing was heard for a week begins with its first generation."""
+    owners = [(await owned(rows, generation)).owner for generation in (7, 8, 1, 2, 2)]
+    assert owners == sorted(set(owners))
+    assert [key for key, _ in rows[0].scan(b"owner/")] == [b"owner/%016x" % owners[-1]]
+
+
+async def test_a_tally_is_of_the_owner_of_the_state(rows):
+    """What an earlier owner still adds is not in it, and what this one left at its take-over is complete."""
+    zombie = await owned(rows, 1)
+    live = ActiveBatch(state=state(0), tally=LineBitmap())
+    live.tally.mark(1, failed=False)
+    await zombie.keep(live)
+    successor = await owned(rows, 2)
+    (found,) = successor.open()
+    await successor.adopt(ActiveBatch(state=found, tally=LineBitmap.of(successor.chunks(found))))
+    live.tally.mark(2, failed=False)
+    live.tally.mark(3 * CHUNK_LINES, failed=False)
+    await zombie.keep(live)
+    third = await owned(rows, 3)
+    (found,) = third.open()
+    assert LineBitmap.of(third.chunks(found)).bits == 0b10
+
+
+async def test_a_take_over_that_breaks_off_is_none(rows):
+    """The tallies are written before the states, so the latest owner is the one before."""
+    first = await owned(rows, 1)
+    live = ActiveBatch(state=state(0), tally=LineBitmap())
+    live.tally.mark(1, failed=False)
+    await first.keep(live)
+    second = await owned(rows, 2)
+    list(second.open())
+    half = ActiveBatch(state=state(0), tally=LineBitmap())
+    half.tally.mark(9, failed=False)
+    second._put_chunks(half, second._touched(half))
+    third = await owned(rows, 3)
+    (found,) = third.open()
+    assert LineBitmap.of(third.chunks(found)).bits == 0b10
+
+
+async def test_tables_that_were_read_at_two_times_are_noticed(rows):
+    """The former owner wrote while they were read: a tally that knows more than the parts would lose lines."""
+    tables = await owned(rows, 1)
+    live = ActiveBatch(state=state(0), tally=LineBitmap())
+    live.tally.mark(1, failed=False)
+    await tables.keep(live)
+    early = dict(rows[0].local)
+    part = PartRef(number=0, failed=False, first=2)
+    live.state = live.state.model_copy(update={"parts": (part,)})
+    live.tally.mark(2, failed=False)
+    await tables.keep(live)
+    rows[0].local = early
+    successor = await owned(rows, 2)
+    (found,) = successor.open()
+    with pytest.raises(TornError):
+        list(successor.chunks(found))
+
+
+def parts(count):
+    """So many, as a slow batch writes them."""
+    return tuple(PartRef(number=number, failed=False, first=number, crc32=(1, 2)) for number in range(count))
+
+
+def test_a_batch_with_any_number_of_parts_is_kept_in_records_that_fit(rows):
+    """Part by part, as it grows; who takes it over has all of them, and its end leaves nothing but its state."""
+    tables, most = Tables(*rows), 3 * GROUP_PARTS + 1
+    for count in (0, 1, GROUP_PARTS - 1, GROUP_PARTS, GROUP_PARTS + 1, most):
+        tables.put_state(state(0, parts=parts(count)))
+        assert Tables(*rows).state(state(0).id).parts == parts(count)
+        assert [found.parts for found in Tables(*rows).open()] == [parts(count)]
+    # A take-over writes again all that it builds on.
+    Tables(*rows).put_state(state(0, parts=parts(most)))
+    assert max(len(value) for _, value in rows[0].scan(b"")) < RECORD_BYTES_MAX
+    assert Tables(*rows).state(state(0).id).parts == parts(most)
+    tables.put_state(state(0, Status.COMPLETED))
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + KEY]
+
+
+def test_only_the_last_records_of_parts_are_written_again(rows, monkeypatch):
+    """What a flush writes does not grow with the parts there are."""
+    tables = Tables(*rows)
+    tables.put_state(state(0, parts=parts(2 * GROUP_PARTS + 5)))
+    written = []
+    put = rows[0].put
+    monkeypatch.setattr(rows[0], "put", lambda key, value: (written.append(key), put(key, value)))
+    tables.put_state(state(0, parts=parts(2 * GROUP_PARTS + 6)))
+    assert written == [b"parts/" + KEY + b"/00000002", KEY]
+
+
+def test_parts_whose_batch_ended_before_they_were_dropped(rows):
+    """A crash between the writes of the end: the next take-over drops the rest."""
+    tables = Tables(*rows)
+    tables.put_state(state(0, parts=parts(2)))
+    left = list(rows[0].scan(b""))
+    tables.put_state(state(0, Status.COMPLETED))
+    for key, value in left:
+        rows[0].put(key, value)
+    successor = Tables(*rows)
+    assert not list(successor.open())
+    successor.drop_stale()
+    assert [key for key, _ in rows[0].scan(b"")] == [b"over/" + KEY]
+
+
+@pytest.mark.parametrize("kind", [State, Group])
+def test_each_record_fits(kind):
+    """Of a batch with everything at its bound."""
+    assert largest(kind) + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
+
+
+def test_page_by_page(tables):
+    """Each that is over comes once."""
+    for number in range(5):
+        tables.put_state(state(number, Status.COMPLETED))
+    first = tables.over("", 3)
+    assert [found.id for found in first + tables.over(first[-1].id, 3)] == [state(n).id for n in range(5)]
+
+
+async def content():
+    yield b"x"
+
+
+def forgetting_of(tables, store, kept_seconds, now):
+    """What forgets, with nothing that was deleted."""
+    publisher = Publisher(SimulatedLog(Fuse()), lambda: 0)
+    return StateExpiry(tables, GarbageCollection(store, surely), publisher, kept_seconds=kept_seconds, now=now)
+
+
+async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
+    """First the large results, then the state and the tally; what ended later stays, and what is at work."""
+    store = DirectoryStore(tmp_path)
+    long_ago, lately, at_work = state(0, Status.COMPLETED, chunks=2), state(1, Status.COMPLETED, 12_500), state(2)
+    live = ActiveBatch(state=state(0), tally=LineBitmap())
+    live.tally.mark(CHUNK_LINES, failed=False)
+    live.tally.touch_all()
+    await tables.keep(live)
+    assert len(rows[1].local) == live.state.chunks == long_ago.chunks
+    for one in (long_ago, lately, at_work):
+        tables.put_state(one)
+        await store.write(f"results-large/{one.id}/1-a", content())
+    now = ENDED_AT + OUTLIVED * KEPT_SECONDS + 1
+    forgetting = forgetting_of(tables, store, lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    assert forgetting.due_at == now
+    assert forgetting.look(now - 1) is None
+    await forgetting.look(now)
+    assert [key async for key in store.keys("")] == [f"results-large/{one.id}/1-a" for one in (lately, at_work)]
+    assert tables.state(long_ago.id) is not None
+    assert forgetting.look(now + LOOK_SECONDS) is None
+    assert [one.id for one in (long_ago, lately, at_work) if tables.state(one.id)] == [lately.id, at_work.id]
+    assert not list(rows[1].scan(b""))
+
+
+async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tmp_path):
+    """However many there are; at the end it begins again."""
+    for number in range(LOOK_BATCHES + 1):
+        tables.put_state(state(number, Status.COMPLETED))
+    now = 1e6
+    forgetting = forgetting_of(tables, DirectoryStore(tmp_path), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    left = []
+    for turn in range(3):
+        if (removal := forgetting.look(now + turn * LOOK_SECONDS)) is not None:
+            await removal
+        left.append(len(tables.over("", 2 * LOOK_BATCHES)))
+    assert left == [LOOK_BATCHES + 1, 1, 0]
+
+
+def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
+    """How long it keeps its records is known a while after the start."""
+    tables.put_state(state(0, Status.COMPLETED))
+    kept = [float("inf")]
+    forgetting = forgetting_of(tables, DirectoryStore(tmp_path), lambda: kept[0], 0.0)
+    assert forgetting.due_at is None
+    assert forgetting.look(1e9) is None
+    kept[0] = KEPT_SECONDS
+    assert forgetting.due_at == LOOK_SECONDS
+
+
+async def test_a_take_over_waits_for_groups_not_for_batches(monkeypatch):
+    """Thousands of batches may be at work: each is kept and published again, hundreds at a time."""
+    simulation = Simulation(0)
+    for number in range(BATCHES):
+        simulation.tables.put_state(state(number))
+    waits = []
+    delivered = simulation.tables.delivered
+
+    async def counted():
+        waits.append(len(simulation.log.published))
+        await delivered()
+
+    monkeypatch.setattr(simulation.tables, "delivered", counted)
+    partition = simulation.partition()
+    await partition.load()
+    assert len(waits) <= BATCHES // 50
+    published = [record.batch.id for record in simulation.log.published]
+    assert sorted(published) == [state(number).id for number in range(BATCHES)]
+    partition.abandon()

@@ -1,0 +1,249 @@
+"""The stage under crashes: wherever it breaks off, a batch ends with each line once and a true receipt."""
+
+import hashlib
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+from support.facts import NOW, batch_id, commands, lines
+from support.simulated import Simulation, leads_to
+
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.messages import CancelRequested, DeleteRequested, Rejected
+from tidemill.schemas.resources.batch import BatchError, Status
+
+SEEDS = range(150)
+
+
+def input_file(total):
+    return b"".join(
+        b'{"custom_id":"id-%d","method":"POST","url":"/v1/chat/completions","body":{"model":"m"}}\n' % index
+        for index in range(total)
+    )
+
+
+def interleaved(chance, streams):
+    streams = [list(stream) for stream in streams]
+    while streams:
+        stream = chance.choice(streams)
+        yield stream.pop(0)
+        if not stream:
+            streams.remove(stream)
+
+
+def final(simulation, number):
+    """The last record of a batch, after a look at all that was published of it."""
+    records = [record.batch for record in simulation.log.published if record.batch.id == batch_id(number)]
+    for before, after in itertools.pairwise(records):
+        assert after.status is before.status or leads_to(before.status, after.status)
+        assert after.request_counts.completed >= before.request_counts.completed
+        assert after.request_counts.failed >= before.request_counts.failed
+    return records[-1]
+
+
+def file_of(simulation, file_id, receipt):
+    if file_id is None:
+        assert receipt is None
+        return []
+    content = simulation.store.objects[simulation.log.files[file_id]]
+    assert hashlib.sha256(content).hexdigest() == receipt.sha256
+    assert (len(content), content.count(b"\n")) == (receipt.bytes, receipt.lines)
+    return [json.loads(text) for text in content.splitlines()]
+
+
+def output_of(simulation, batch):
+    """The lines of the output; numbered files are together what the receipt says, all but the last full."""
+    receipt, file_ids = batch.tidemill.receipt, batch.tidemill.output_file_ids
+    if batch.tidemill.numbered is None or receipt.output is None:
+        assert not file_ids
+        return file_of(simulation, batch.output_file_id, receipt.output)
+    assert file_ids[0] == batch.output_file_id
+    whole = b"".join(simulation.store.objects[simulation.log.files[file_id]] for file_id in file_ids)
+    assert hashlib.sha256(whole).hexdigest() == receipt.output.sha256
+    assert (len(whole), whole.count(b"\n")) == (receipt.output.bytes, receipt.output.lines)
+    assert {file.lines for file in receipt.outputs[:-1]} <= {batch.tidemill.numbered.lines_max}
+    files = zip(file_ids, receipt.outputs, strict=True)
+    return [found for file_id, file in files for found in file_of(simulation, file_id, file)]
+
+
+def check_ledger(simulation, batch, output):
+    """One entry a batch, whatever the price was when it was sent again, that equals the output and the batch."""
+    entries = [entry for entry in simulation.log.ledger if entry.batch_id == batch.id]
+    assert entries
+    assert all(entry == entries[0] for entry in entries)
+    entry = entries[0]
+    used = [found["response"]["body"]["usage"] for found in output]
+    assert entry.usage.input_tokens == sum(usage["prompt_tokens"] for usage in used)
+    assert entry.usage.output_tokens == sum(usage["completion_tokens"] for usage in used)
+    assert (entry.lines, entry.usage, entry.status) == (len(output), batch.usage, batch.status)
+    cost, price = entry.bill.cost, entry.bill.tariff
+    assert cost == batch.tidemill.cost
+    assert cost.input * 1_000_000 == entry.usage.input_tokens * price.input_per_million
+    assert cost.total == cost.input + cost.output
+
+
+def check(simulation, number, total, status, *, mended=False):
+    batch = final(simulation, number)
+    assert batch.status is status
+    assert batch.tidemill.mended is mended
+    receipt = batch.tidemill.receipt
+    output = output_of(simulation, batch)
+    errors = file_of(simulation, batch.error_file_id, receipt.errors)
+    for found in (output, errors):
+        places = [int(entry["custom_id"][3:]) for entry in found]
+        assert places == sorted(places)
+    assert sorted(entry["custom_id"] for entry in output + errors) == sorted(f"id-{i}" for i in range(total))
+    assert (receipt.lines, receipt.missing, receipt.double) == (total, 0, 0)
+    assert batch.request_counts.completed == len(output)
+    assert batch.usage.input_tokens == 3 * len(output)
+    assert batch.usage.output_tokens == 2 * len(output)
+    check_ledger(simulation, batch, output)
+    assert not [key for key in simulation.store.objects if key.startswith(f"parts/{batch.id}/0000000000")] or (
+        simulation.crashes
+    )
+    return output, errors
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_crashes_lose_and_double_nothing(seed):
+    """Invariants 1 to 4, with crashes at any await and the disk lost at half of them."""
+    simulation = Simulation(seed)
+    totals = [1, 40, 90]
+    for number, total in enumerate(totals):
+        simulation.store.objects[f"files/in{number}"] = input_file(total)
+    simulation.log.events += interleaved(
+        simulation.chance,
+        [
+            [*commands(number, total), *lines(simulation.chance, number, total)]
+            for number, total in enumerate(totals)
+        ],
+    )
+    await simulation.run(crashes_max=simulation.chance.randint(0, 12))
+    for number, total in enumerate(totals):
+        _, errors = check(simulation, number, total, Status.COMPLETED)
+        assert len(errors) == len([index for index in range(total) if index % 7 == 3])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("status", [Status.CANCELLED, Status.EXPIRED])
+async def test_what_was_not_run_gets_its_error_line(seed, status):
+    """A batch that is cancelled or expires has all its lines in its two files too."""
+    simulation = Simulation(seed)
+    total = 60
+    simulation.store.objects["files/in0"] = input_file(total)
+    events = [*commands(0, total), *lines(simulation.chance, 0, total)]
+    kept = simulation.chance.randint(2, len(events) - 8)
+    simulation.log.events += events[:kept]
+    if status is Status.CANCELLED:
+        cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
+        simulation.log.events.append((topics.COMMANDS.name, (), codec.encode(cancel)))
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    output, errors = check(simulation, 0, total, status)
+    not_run = [entry for entry in errors if entry["response"] is None]
+    assert {entry["error"]["code"] for entry in not_run} <= {f"batch_{status}"}
+    assert final(simulation, 0).request_counts.failed == len(errors) - len(not_run)
+    assert ids.is_file_id(final(simulation, 0).error_file_id)
+    assert len(output) + len(errors) == total
+
+
+@pytest.mark.parametrize("seed", SEEDS[:60])
+async def test_a_deleted_batch_is_gone_for_good(seed):
+    """Wherever its deletion breaks off, and whatever comes late: its record, its files, its objects, its tally."""
+    simulation = Simulation(seed)
+    for number in (0, 1):
+        simulation.store.objects[f"files/in{number}"] = input_file(40)
+    events = [[*commands(number, 40), *lines(simulation.chance, number, 40)] for number in (0, 1)]
+    simulation.log.events += interleaved(simulation.chance, events)
+    await simulation.run(crashes_max=simulation.chance.randint(0, 4))
+    simulation.store.late.clear()
+    gone, kept = (final(simulation, number) for number in (0, 1))
+    kinds = tuple(kind for kind, _ in gone.tidemill.receipt.files)
+    simulation.store.objects |= dict.fromkeys((f"results-large/{gone.id}/1-x", f"parts/{gone.id}/orphan"), b"x")
+    request = DeleteRequested(batch_id=gone.id, project="default", files=kinds, at=NOW + 90)
+    delete = (topics.COMMANDS.name, (), codec.encode(request))
+    # What nobody has acknowledged in time comes again, and an api process may ask twice.
+    late = [event for event in simulation.log.events if dict(event[1]).get(codec.KIND) != b"tick"]
+    simulation.log.events += [delete, *interleaved(simulation.chance, [late, [delete]])]
+    simulation.crashes = 0
+    await simulation.run(crashes_max=simulation.chance.randint(0, 12))
+    assert {batch for batch, _ in simulation.log.deleted} == {gone.id}
+    after = simulation.log.published[simulation.log.deleted[0][1] :]
+    assert gone.id not in {record.batch.id for record in after}
+    assert simulation.log.withdrawn == {gone.output_file_id, gone.error_file_id}
+    assert codec.decode_erasure(simulation.log.erased[gone.id]).project == "default"
+    names = (gone.id, gone.output_file_id, gone.error_file_id)
+    assert not [key for key in simulation.store.objects if any(name in key for name in names)]
+    states = simulation.tables.states.changelog
+    left = {key: value for key, value in states.items() if gone.id.encode() in key}
+    assert left
+    assert all(key.startswith(b"over/") for key in left)
+    assert all(b"deleted_at" in value and b"custom" not in value for value in left.values())
+    check(simulation, 1, 40, Status.COMPLETED)
+    assert file_of(simulation, kept.output_file_id, kept.tidemill.receipt.output)
+    assert [entry for entry in simulation.log.ledger if entry.batch_id == gone.id]
+
+
+async def test_a_batch_at_work_is_not_deleted():
+    """The api refuses it; a command that comes all the same changes nothing."""
+    simulation = Simulation(1)
+    simulation.store.objects["files/in0"] = input_file(10)
+    request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW)
+    delete = (topics.COMMANDS.name, (), codec.encode(request))
+    simulation.log.events += [*commands(0, 10), delete, *lines(simulation.chance, 0, 10)]
+    await simulation.run(crashes_max=0)
+    check(simulation, 0, 10, Status.COMPLETED)
+    assert not simulation.log.deleted
+
+
+async def test_a_batch_that_is_long_forgotten_is_deleted_for_good():
+    """It leaves nothing in memory, and a command that comes again does not bring it back."""
+    simulation = Simulation(1)
+    partition = simulation.partition()
+    await partition.load()
+    request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW + 90)
+    await partition.command(request, list)
+    assert not partition.living
+    assert partition.is_over(batch_id(0))
+    created = commands(0, 10)[0][2]
+    await partition.command(codec.decode_command(created), list)
+    assert not partition.living
+    assert not simulation.log.published
+    partition.abandon()
+
+
+@pytest.mark.parametrize("seed", SEEDS[:20])
+async def test_a_batch_that_the_log_may_forget_shows_it(seed):
+    """From a quarter before its time on, whatever crashes; a batch that is over is in no danger."""
+    simulation = Simulation(seed)
+    simulation._limits = replace(simulation._limits, kept_seconds=lambda: 1000.0)
+    simulation.store.objects["files/in0"] = input_file(10)
+    simulation.log.events += commands(0, 10)
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    shown = [record.batch.tidemill.at_risk for record in simulation.log.published]
+    assert shown[0] is None
+    assert NOW + 1000 in shown
+    assert set(shown) == {None, NOW + 1000}
+    assert final(simulation, 0).tidemill.at_risk is None
+
+
+@pytest.mark.parametrize("seed", SEEDS[:20])
+async def test_what_never_ran_costs_nothing(seed):
+    """A batch that is cancelled before ingest looks at it has an entry of zeros, one that is refused has none."""
+    simulation = Simulation(seed)
+    cancel = CancelRequested(batch_id=batch_id(0), at=NOW + 5)
+    fault = BatchError(code="empty_file", message="x")
+    rejected = Rejected(batch_id=batch_id(1), errors=(fault,), at=NOW + 1)
+    simulation.log.events += [
+        commands(0, 0)[0],
+        commands(1, 0)[0],
+        (topics.COMMANDS.name, (), codec.encode(cancel)),
+        (topics.OUTCOMES.name, ((codec.KIND, b"rejected"),), codec.encode(rejected)),
+    ]
+    await simulation.run(crashes_max=simulation.chance.randint(0, 6))
+    assert final(simulation, 0).status is Status.CANCELLED
+    assert final(simulation, 1).status is Status.FAILED
+    assert {entry.batch_id for entry in simulation.log.ledger} == {batch_id(0)}
+    entry = simulation.log.ledger[0]
+    assert (entry.model, entry.lines, entry.bill.cost.total) == (None, 0, 0)

@@ -1,0 +1,135 @@
+"""What a process says of itself: true in both directions."""
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+from support.waiting import until
+
+from tidemill import metrics
+from tidemill.runtime import health
+from tidemill.runtime.health import Health, Unwell
+from tidemill.runtime.heartbeat import Heartbeat
+from tidemill.storage.directory import DirectoryStore
+
+
+async def well():
+    """A probe that finds nothing."""
+
+
+def make(*, ill=None, metrics=lambda: (b"tidemill_x 1\n", "text/plain"), **probes):
+    return Health(ill=lambda: ill, probes=probes, metrics=metrics)
+
+
+async def faults(state, path):
+    answer = await state.answer(path)
+    return answer.status, json.loads(answer.body).get("faults", {})
+
+
+async def test_well():
+    """Nothing is wrong."""
+    for path in ("/livez", "/readyz"):
+        assert await faults(make(kafka=well), path) == (200, {})
+
+
+async def test_what_it_needs_is_away():
+    """Then it is not ready, and lives all the same; a fault shows its kind, or the words meant to be shown."""
+
+    async def refused():
+        raise ConnectionRefusedError("secret-host:9092")
+
+    async def waits():
+        raise Unwell("without an assignment")
+
+    state = make(kafka=refused, assignment=waits, store=well)
+    assert await faults(state, "/livez") == (200, {})
+    told = {"kafka": "ConnectionRefusedError", "assignment": "without an assignment"}
+    assert await faults(state, "/readyz") == (503, told)
+
+
+async def test_the_process_itself_is_ill():
+    """Then it is neither alive nor ready."""
+    state = make(ill="the loop does not turn", kafka=well)
+    for path in ("/livez", "/readyz"):
+        assert await faults(state, path) == (503, {"process": "the loop does not turn"})
+
+
+async def test_a_probe_without_an_answer(monkeypatch):
+    """It is not waited for without end."""
+    monkeypatch.setattr(health, "PROBE_SECONDS_MAX", 0.05)
+    status, told = await faults(make(kafka=asyncio.Event().wait), "/readyz")
+    assert (status, list(told)) == (503, ["kafka"])
+
+
+async def test_becomes_well_again(monkeypatch):
+    """An answer is kept for a moment only."""
+    monkeypatch.setattr(health, "KEPT_SECONDS", 0.0)
+    is_away = True
+
+    async def probe():
+        if is_away:
+            raise OSError
+
+    state = make(store=probe)
+    assert (await faults(state, "/readyz"))[0] == 503
+    is_away = False
+    assert (await faults(state, "/readyz"))[0] == 200
+
+
+async def test_a_store_that_cannot_be_written(tmp_path):
+    """The probe of a real folder tells."""
+    store = DirectoryStore(tmp_path / "store")
+    await health.writable(store, "test")
+    (tmp_path / "store").rename(tmp_path / "gone")
+    with pytest.raises(OSError, match="No such file"):
+        await health.writable(store, "test")
+    await store.close()
+
+
+async def test_an_old_tick_shows():
+    """A pulse that does not beat is told; one that beats is well."""
+    pulse = Heartbeat()
+    beating = asyncio.create_task(pulse.run())
+    await until(lambda: pulse._guard.seconds == 0, "a beat")
+    assert pulse.ill() is None
+    beating.cancel()
+    pulse._ticked_at -= 3600
+    assert "old" in pulse.ill()
+
+
+async def test_served_over_http():
+    """Paths, methods, and what is no HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with health.served(make(kafka=well), "127.0.0.1", port):
+            pass  # a port in use is no reason to end
+
+    def get(path, method="GET"):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    async with health.served(make(kafka=well), "127.0.0.1", port):
+        assert await asyncio.to_thread(get, "/livez?x=1") == (200, b'{"status":"ok"}\n')
+        assert (await asyncio.to_thread(get, "/readyz"))[0] == 200
+        assert await asyncio.to_thread(get, "/metrics") == (200, b"tidemill_x 1\n")
+        assert (await asyncio.to_thread(get, "/nothing"))[0] == 404
+        assert (await asyncio.to_thread(get, "/livez", "POST"))[0] == 405
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x" * (2 * health.HEAD_BYTES_MAX))
+        assert await reader.read() == b""
+        writer.close()
+
+
+def test_the_text_of_the_metrics():
+    """Prometheus' own parser takes it."""
+    text, kind = metrics.text()
+    assert kind.startswith("text/plain")
+    assert b"tidemill_reconcile_mismatch_total" in text

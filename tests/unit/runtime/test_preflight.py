@@ -1,0 +1,109 @@
+"""What settings name and do not find where they are used: told before anything starts, by `up` and by `doctor`."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.runtime import preflight
+from tidemill.runtime.listening import listen, reachable
+
+SECONDS_MAX = 60
+NOT_OURS = "192.0.2.1"
+"""An address for documentation (RFC 5737): no machine has it."""
+FILE = """
+[models.m]
+backends = [{ url = "http://127.0.0.1:1/v1", api_key_env = "VLLM_KEY" }]
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs a command in a folder with such a file, on a terminal that knows nothing but ASCII."""
+    (tmp_path / "Größe").mkdir()
+    (tmp_path / "Größe" / "tidemill.toml").write_text(FILE)
+
+    def run(name, **variables):
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("TIDEMILL_")}
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "tidemill", name],
+            capture_output=True, check=False, text=True, timeout=SECONDS_MAX, cwd=tmp_path / "Größe",
+            env={**kept, "PYTHONIOENCODING": "ascii", "TIDEMILL_DATA": str(tmp_path / "Größe"), **variables},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_up_and_doctor_say_the_same(command):
+    """Each lack by its setting, with the mend; nothing is started, and no terminal is too poor for it."""
+    variables = {"TIDEMILL_HOST": NOT_OURS, "TIDEMILL_PARTITONS": "3"}
+    for name, code in (("up", 2), ("doctor", 1)):
+        ended, said = command(name, **variables)
+        assert ended == code, said
+        assert "Traceback" not in said
+        assert "models.m.backends.0.api_key_env: the variable VLLM_KEY is not set" in said
+        assert "export VLLM_KEY, or leave api_key_env out" in said
+        assert f"host: {NOT_OURS} is no address of this machine" in said
+        assert "TIDEMILL_PARTITONS: there is no such setting" in said
+        assert "TIDEMILL_PARTITIONS is one" in said
+
+
+def test_processors_need_the_keys_of_their_servers(command):
+    """Each line would be refused."""
+    code, said = command("processors", TIDEMILL_KAFKA="127.0.0.1:1")
+    assert (code, "VLLM_KEY is not set" in said) == (2, True), said
+
+
+def test_what_is_there_is_no_lack():
+    """A key that is set, an address that is free, and variables of others."""
+    settings = Settings(
+        port=0, models={"m": {"backends": [{"url": "http://a/v1", "api_key_env": "TIDEMILL_PORTS"}]}}
+    )
+    given = {
+        "TIDEMILL_PORTS": "key",
+        "TIDEMILL_CACHE": "/c",
+        "TIDEMILL_MODELS__M__PRICE": "{}",
+        "TIDEMILL_OF_MINE": "x",
+    }
+    assert not [*preflight.keys(settings, given), *preflight.misspelt(settings, given)]
+    assert preflight.address(settings) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        (NOT_OURS, f"host: {NOT_OURS} is no address of this machine"),
+        ("127.0.0.1:80", "host: 127.0.0.1:80 is neither an address nor a name"),
+        ("http://localhost", "host: http://localhost is neither"),
+        ("a" * 300, "is neither an address nor a name"),
+        ("no-such-host.invalid", "host: no-such-host.invalid is neither"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(host, said):
+    """Its fault is told for what it is, and not as a port in use."""
+    with pytest.raises(SettingsError, match=said):
+        listen(host, 0)
+
+
+def test_a_port_in_use():
+    """With the way to another."""
+    with (
+        listen("127.0.0.1", 0) as taken,
+        pytest.raises(SettingsError, match="is in use; choose another with --port"),
+    ):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "0:0:0:0:0:0:0:0", "localhost"])
+def test_the_address_that_is_told_answers(host):
+    """Also where the server listens on all."""
+    if ":" in host and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with listen(host, 0) as listening:
+        told = reachable(host)
+        assert (":" in host) == told.startswith("[")
+        socket.create_connection((told.strip("[]"), listening.getsockname()[1]), timeout=5).close()

@@ -1,0 +1,99 @@
+"""When a process that is alive is dead all the same."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from tidemill.faust.probe import Probe
+from tidemill.runtime import watchdog
+from tidemill.runtime.watchdog import SECONDS_MAX, STEP_SECONDS_MAX, LoopGuard, Silence, Symptom, Watch
+
+
+def seconds_until(watch, marks, *, step=1.0, steps_max=1000):
+    """Seconds of looks until the watch gives up; None where it does not."""
+    for number in range(steps_max):
+        if watch.look(marks(number), step) is not None:
+            return number * step
+    return None
+
+
+@pytest.mark.parametrize("symptom", Symptom)
+def test_each_symptom_has_its_bound(symptom):
+    """It is told once it has lasted that long, and not before."""
+    assert seconds_until(Watch(), lambda _: {symptom: True}) == SECONDS_MAX[symptom]
+
+
+def test_most_are_noticed_within_a_minute():
+    """With the time that the stage has to stop; a join may wait for others, and a recovery begins late or anew."""
+    slow = {symptom for symptom, seconds in SECONDS_MAX.items() if seconds > 50}
+    assert slow == {Symptom.REJOIN_OVERDUE, Symptom.RECOVERY_STUCK}
+
+
+def recovering(offsets, *, coordinator_id=1):
+    """What Faust shows of an app that reads its tables again; `offsets` is how far it is."""
+    quiet = SimpleNamespace(done=lambda: False)
+    coordinator = SimpleNamespace(
+        coordinator_id=coordinator_id, _closing=quiet, _coordination_task=quiet, _error_consumed_fut=None,
+        _rejoin_needed_fut=quiet,
+    )  # fmt: skip
+    client = SimpleNamespace(_coordinator=coordinator, _fetcher=None)
+    loop = SimpleNamespace(is_closed=lambda: True)
+    return SimpleNamespace(
+        started=True, should_stop=False, rebalancing=False, in_recovery=True,
+        tables=SimpleNamespace(recovery=SimpleNamespace(active_offsets=offsets)),
+        consumer=SimpleNamespace(_thread=SimpleNamespace(_consumer=client, thread_loop=loop)),
+    )  # fmt: skip
+
+
+def test_a_recovery_may_take_long_but_not_stand_still():
+    """Each record of a table begins the time anew; with the broker away nothing can come."""
+    offsets: dict[int, int | None] = {0: 1, 1: 0, 2: None}
+
+    def moving(number):
+        offsets[1] = number // 100
+        return Probe(recovering(offsets)).marks()
+
+    assert seconds_until(Watch(), moving) is None
+    stuck = Probe(recovering({0: 1}))
+    assert seconds_until(Watch(), lambda _: stuck.marks()) == SECONDS_MAX[Symptom.RECOVERY_STUCK]
+    away = Probe(recovering({0: 1}, coordinator_id=None))
+    assert seconds_until(Watch(), lambda _: away.marks()) is None
+
+
+def test_what_moves_on_is_well():
+    """A number that changes is not stuck, and what goes away begins anew."""
+    assert seconds_until(Watch(), lambda number: {Symptom.POLL_STUCK: number}) is None
+    assert seconds_until(Watch(), lambda number: {Symptom.POLL_STUCK: 7 if number % 30 else None}) is None
+    assert seconds_until(Watch(), lambda _: {Symptom.POLL_STUCK: None}) is None
+
+
+def test_a_process_that_was_stopped_was_not_ill():
+    """One step counts for little, however long it took."""
+    watch = Watch()
+    watch.look({Symptom.COORDINATION_PARKED: True}, 1.0)
+    assert watch.look({Symptom.COORDINATION_PARKED: True}, 3600.0) is None
+
+
+def test_silence():
+    """It grows by bounded steps, and ends with a word."""
+    silence = Silence()
+    silence.pass_(1.0)
+    assert silence.pass_(3600.0) == 1.0 + STEP_SECONDS_MAX
+    silence.heard()
+    assert silence.pass_(1.0) == 1.0
+
+
+def test_a_blocked_loop_is_given_up(monkeypatch):
+    """Without a beat the guard calls out; with beats it does not."""
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
+    given_up = threading.Event()
+    guard = LoopGuard(given_up.set, seconds_max=0.05)
+    guard.start()
+    assert given_up.wait(10)
+    quiet = threading.Event()
+    beaten = LoopGuard(quiet.set, seconds_max=3600)
+    beaten.start()
+    beaten.beat()
+    beaten.stop()
+    assert not quiet.is_set()

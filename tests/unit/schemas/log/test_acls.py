@@ -1,0 +1,64 @@
+"""The access lists follow from the table of topics."""
+
+import pytest
+
+from tidemill.ingest import app as ingest
+from tidemill.ingest.streams import app
+from tidemill.results import app as results
+from tidemill.schemas.log import acls, topics
+from tidemill.schemas.log.acls import Operation, Resource
+
+ROWS = acls.rows()
+
+
+def allowed(role, operation):
+    """The topics, by the names or beginnings in the lists, that a role may do this with."""
+    return {acl.name for acl in acls.acls([role]) if acl.resource is Resource.TOPIC and acl.operation is operation}
+
+
+@pytest.mark.parametrize("role", acls.ROLES)
+def test_a_role_may_do_what_the_table_says(role):
+    """No more, and no less."""
+    reads = {row.name for row in topics.TOPICS if role in row.read_by}
+    writes = {row.name for row in topics.TOPICS if role in row.written_by}
+    assert {name for name in allowed(role, Operation.READ) if not name.endswith(".")} == reads
+    assert {name for name in allowed(role, Operation.WRITE) if not name.endswith(".")} == writes
+    prefixes = {topics.REQUESTS_PREFIX, topics.EXPRESS_PREFIX}
+    assert (prefixes <= allowed(role, Operation.READ)) is (role in topics.requests("m").read_by)
+    assert (prefixes <= allowed(role, Operation.WRITE)) is (role in topics.requests("m").written_by)
+
+
+def test_no_list_is_wider_than_a_topic_or_a_model():
+    """A beginning of a name stands for the topics of all models, or the groups of all models, and nothing else."""
+    wide = {acl.name for acl in acls.acls() if acl.is_prefix}
+    assert wide == {topics.REQUESTS_PREFIX, topics.EXPRESS_PREFIX, "tidemill-processors-"}
+
+
+def test_everybody_in_the_table_is_a_role():
+    """A name that is misspelt would have no rights, and be told by nobody."""
+    for row in ROWS:
+        assert {*row.read_by, *row.written_by} <= set(acls.ROLES), row.name
+
+
+def test_producers_may_write_to_the_intake_alone():
+    """Whoever has their password can do nothing else."""
+    assert [(acl.name, acl.operation) for acl in acls.acls([acls.PRODUCERS])] == [
+        (topics.INTAKE.name, Operation.WRITE)
+    ]
+
+
+def test_the_operator_sees_every_topic():
+    """`tidemill doctor` looks at all of them."""
+    seen = {acl.name for acl in acls.acls([acls.OPERATOR]) if acl.operation is not Operation.DESCRIBE_CONFIGS}
+    assert len(seen) == len(ROWS)
+
+
+def test_groups_are_those_of_the_stages():
+    """A group that has another name would be refused by a broker with access lists."""
+    assert acls.GROUPS["ingest"] == (ingest.NAME, app.NAME)
+    assert acls.GROUPS["results"] == (results.NAME,)
+
+
+def test_every_topic_says_what_its_writers_could_do():
+    """docs/cluster.md shows it to who hands out rights."""
+    assert [row.name for row in ROWS if not row.harm] == []

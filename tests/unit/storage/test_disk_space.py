@@ -1,0 +1,118 @@
+"""A reserve is kept on the disks of the log and the store."""
+
+import errno
+import shutil
+
+import pytest
+
+from tidemill.storage.directory import DirectoryStore
+from tidemill.storage.disk_space import LOG, STORE, DiskFull, DiskSpace
+
+RESERVE = 1_000
+
+
+async def looked(**free):
+    """A space whose disks have so much free, or fail with what they are given."""
+
+    def asking(value):
+        async def ask():
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        return ask
+
+    space = DiskSpace(RESERVE, {disk: asking(value) for disk, value in free.items()})
+    await space.look()
+    return space
+
+
+async def chunks(*pieces):
+    for piece in pieces:
+        yield piece
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "fits"),
+    [(2_000, 0, True), (1_999, 0, False), (2_500, 500, True), (2_500, 501, False), (0, 0, False)],
+)
+@pytest.mark.parametrize("fullest", [LOG, STORE])
+async def test_what_is_new_leaves_twice_the_reserve(free, size, fits, fullest):
+    """On each disk, with what is known to come."""
+    space = await looked(**{LOG: 10_000, STORE: 10_000, fullest: free})
+    if fits:
+        space.accept(size)
+        return
+    with pytest.raises(DiskFull, match=f"disk of the {fullest} has {free} bytes free") as refused:
+        space.accept(size)
+    assert refused.value.errno == errno.ENOSPC
+
+
+async def test_what_was_taken_goes_on_down_to_the_reserve():
+    """Between the reserve and its double only what is new is refused."""
+    space = await looked(log=RESERVE, store=10_000)
+    space.check(LOG)
+    with pytest.raises(DiskFull):
+        space.accept(0)
+    with pytest.raises(DiskFull):
+        (await looked(log=RESERVE - 1)).check(LOG)
+
+
+@pytest.mark.parametrize("answer", [None, OSError("away"), TimeoutError()])
+async def test_what_is_not_known_holds_nothing_up(answer):
+    """Neither a bucket, nor a broker that does not answer."""
+    space = await looked(log=answer, store=10_000)
+    space.accept(5_000)
+    space.check(LOG)
+
+
+async def test_a_folder_keeps_its_reserve(tmp_path):
+    """An object that would go into it is not written, in whatever pieces it comes; reading and deleting go on."""
+    plenty = DirectoryStore(tmp_path)
+    await plenty.write("files/a", chunks(b"kept"))
+    free = shutil.disk_usage(tmp_path).free
+    assert abs(await plenty.free() - free) < free // 2
+    tight = DirectoryStore(tmp_path, reserve_bytes=2 * free)
+    for pieces in ((b"x",), (b"x" * (1 << 20), b"y")):
+        with pytest.raises(DiskFull):
+            await tight.write("files/b", chunks(*pieces))
+    with pytest.raises(DiskFull):
+        await tight.join("files/c", ["files/a"])
+    assert [key async for key in tight.keys("files/")] == ["files/a"]
+    assert list((tmp_path / ".partial").iterdir()) == []
+    assert [piece async for piece in tight.read("files/a")] == [b"kept"]
+    await tight.delete("files/a")
+    assert [key async for key in tight.keys("files/")] == []
+
+
+async def test_a_look_that_breaks_off_holds_nothing_up():
+    """Whatever the client raises: no look follows a last one that found the disk full, and nothing goes on."""
+    space = await looked(log=0)
+    with pytest.raises(DiskFull):
+        space.check(LOG)
+
+    async def ask():
+        raise LookupError("results")
+
+    space._disks = {LOG: ask}
+    await space.look()
+    space.check(LOG)
+
+
+async def test_a_disk_that_cannot_be_asked_is_told_once(caplog):
+    """No reserve is kept on it, which nobody should have to find out; and once more after it could be asked."""
+    answers = [OSError("ClusterAuthorizationFailedError"), OSError("again"), 5_000, OSError("away")]
+
+    async def ask():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    space = DiskSpace(RESERVE, {LOG: ask})
+    for _ in range(4):
+        await space.look()
+    assert len(caplog.messages) == 2
+    assert "no reserve is kept on it" in caplog.messages[0]
+    assert "ClusterAuthorizationFailedError" in caplog.messages[0]
+    assert "away" in caplog.messages[1]

@@ -1,0 +1,127 @@
+"""What another user could have put somewhere is not used; the test's own user stands for that one."""
+
+import os
+
+import pytest
+
+from tidemill.storage import ownership
+
+ANOTHER = 54_321
+
+
+@pytest.fixture
+def is_another(monkeypatch):
+    """From now on this process is another user's, and root's files are nobody's friends."""
+
+    def become():
+        monkeypatch.setattr(ownership.os, "geteuid", lambda: ANOTHER)
+        monkeypatch.setattr(ownership, "ROOT", ANOTHER)
+
+    return become
+
+
+def modes(folder):
+    """The rights of everything in a folder, links left out."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mode & 0o777
+        for path in (folder, *folder.rglob("*"))
+        if not path.is_symlink()
+    }
+
+
+def test_a_new_folder_is_private(tmp_path):
+    """Whatever the umask."""
+    before = os.umask(0)
+    try:
+        assert ownership.make_private(tmp_path / "data") is None
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "data") == {".": 0o700}
+    assert ownership.make_private(tmp_path / "data") is None
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o711, 0o777, 0o770])
+def test_an_open_folder_is_tightened(tmp_path, mode):
+    """With all that is in it, since somebody may have it open; what a link leads to is left alone."""
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o644)
+    data = tmp_path / "data"
+    (data / "kafka").mkdir(parents=True)
+    (data / "kafka" / "record").write_text("")
+    (data / "link").symlink_to(outside)
+    for path in (data / "kafka" / "record", data / "kafka", data):
+        path.chmod(mode)
+    assert f"mode {mode:o}" in ownership.make_private(data)
+    kept = mode & 0o700
+    assert modes(data) == {".": 0o700, "kafka": kept, "kafka/record": kept}
+    assert outside.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_folder_of_another_user_is_refused(tmp_path, mode, is_another):
+    """Also one whose rights would do."""
+    (tmp_path / "data").mkdir(mode=mode)
+    is_another()
+    with pytest.raises(OSError, match=f"data was made by another user .uid {os.getuid()}"):
+        ownership.make_private(tmp_path / "data")
+
+
+def test_a_link_of_another_user_is_refused(tmp_path, monkeypatch):
+    """A link that was planted leads where its maker wants."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "real")
+    ownership.make_private(tmp_path / "data")
+    monkeypatch.setattr(ownership.os, "geteuid", lambda: ANOTHER)
+    monkeypatch.setattr(ownership, "ROOT", ANOTHER)
+    with pytest.raises(OSError, match="made by another user"):
+        ownership.make_private(tmp_path / "data")
+
+
+def test_a_file_of_another_user_is_found(tmp_path, monkeypatch):
+    """In a folder that was open; the folder stays as it was, so that the next start is refused as well."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    data.chmod(0o777)
+    (data / "planted").write_text("")
+    monkeypatch.setattr(ownership, "is_ours", lambda status: (data / "planted").stat().st_ino != status.st_ino)
+    for _ in range(2):
+        with pytest.raises(OSError, match="planted belongs to another user"):
+            ownership.make_private(data)
+
+
+@pytest.mark.parametrize("below", ["data", "not/there/yet"])
+def test_a_place_where_everybody_may_replace_it_is_refused(tmp_path, below):
+    """A folder that all may write to, unless it is one like /tmp, where each has only his own."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(OSError, match="every user may replace what is in"):
+        ownership.make_private(tmp_path / "open" / below)
+    (tmp_path / "open").chmod(0o1777)
+    ownership.make_private(tmp_path / "open" / below)
+
+
+def test_a_cache_is_kept_from_others(tmp_path, is_another):
+    """Others may read it, nobody else may write to it."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o775)
+    ownership.keep_unchanged(cache)
+    assert cache.stat().st_mode & 0o777 == 0o755
+    is_another()
+    with pytest.raises(OSError, match="cache belongs to another user"):
+        ownership.keep_unchanged(cache)
+
+
+@pytest.mark.parametrize(("mode", "is_trusted"), [(0o644, True), (0o600, True), (0o664, False), (0o602, False)])
+def test_a_file_that_others_may_write_to_is_not_trusted(tmp_path, mode, is_trusted, is_another):
+    """Nor one of another user, a link, or a folder."""
+    file = tmp_path / "file"
+    file.write_text("")
+    file.chmod(mode)
+    (tmp_path / "link").symlink_to(file)
+    assert ownership.is_trusted(file) is is_trusted
+    for other in ("link", ".", "none"):
+        assert not ownership.is_trusted(tmp_path / other)
+    is_another()
+    assert not ownership.is_trusted(file)
