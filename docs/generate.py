@@ -61,12 +61,12 @@ def settings_page() -> str:
 
 
 def topics_rows() -> list[str]:
-    """The rows of the table of topics, as docs/architecture.md has them."""
+    """The rows of the table of topics, as docs/explanation/architecture.md has them."""
     return [_row(topic) for topic in (*topics.TOPICS, topics.requests("<model>"), topics.express("<model>"))]
 
 
 def access_tables() -> str:
-    """What each role may do with each topic and group, for docs/cluster.md."""
+    """What each role may do with each topic and group, for docs/how-to/cluster.md."""
     rows = [f"| topic | {' | '.join(acls.ROLES)} |", f"|---|{'---|' * len(acls.ROLES)}"]
     for topic in acls.rows():
         cells = [" ".join(_LETTERS[operation] for operation in _may(role, topic)) for role in acls.ROLES]
@@ -142,6 +142,6 @@ def _shown(value: object) -> str:
 
 
 if __name__ == "__main__":
-    cluster = DOCS / "cluster.md"
+    cluster = DOCS / "how-to" / "cluster.md"
     cluster.write_text(cluster_page(cluster.read_text("utf-8")), "utf-8")
-    (DOCS / "settings.md").write_text(settings_page(), "utf-8")
+    (DOCS / "reference" / "settings.md").write_text(settings_page(), "utf-8")

@@ -1,6 +1,6 @@
 """The stage of one partition: the only owner of the batches whose facts come there.
 
-The order of steps decides what a crash can do (docs/protocol.md, steps 10 to 15):
+The order of steps decides what a crash can do (docs/reference/protocol.md, steps 10 to 15):
 
 10. a fact is folded in memory;
 11. lines are flushed to the store as a part;

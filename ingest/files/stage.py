@@ -5,7 +5,7 @@
 3. Read the file again and publish its lines, until the log has them all.
 
 A crash anywhere brings the command again, and all steps are done again from the first. What is told and published
-twice is known by the batch and the line's index to whoever reads it (docs/protocol.md, steps 1 to 4).
+twice is known by the batch and the line's index to whoever reads it (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Results on their way to the log: gathered, sent, and reported once they have arrived (docs/protocol.md, 8)."""
+"""Sends results to the log in batches and reports them once delivered (docs/reference/protocol.md, step 8)."""
 
 import asyncio
 import hashlib

@@ -1,7 +1,7 @@
 """The partitions of a model that are ours, and the records of them whose past is not known yet.
 
-Steps 5 and 6 of docs/protocol.md, without I/O: what it cannot decide by itself it wants to be told (`wanted`,
-`read`), and until then it holds the record.
+Steps 5 and 6 of docs/reference/protocol.md, without I/O: what it cannot decide by itself it wants to be told
+(`wanted`, `read`), and until then it holds the record.
 """
 
 from collections.abc import Callable, Iterable

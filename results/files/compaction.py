@@ -1,4 +1,4 @@
-"""Compaction: when a batch is over, its parts become its output and its error file (docs/protocol.md, step 17).
+"""Merges the parts of a batch that is over into its output and error file (docs/reference/protocol.md, 17).
 
 1. Lines that were not run get an error line, taken from the input; these make parts of their own.
 2. The parts of the output are merged into the output file, those of the errors into the error file.

@@ -1,4 +1,4 @@
-"""The batches of one partition in memory, and what each event may bring them to (docs/protocol.md, 10 to 15)."""
+"""Applies events to the batches of one partition, in memory (docs/reference/protocol.md, steps 10 to 15)."""
 
 import asyncio
 import logging

@@ -226,7 +226,7 @@ class Extras(_Shape):
     name: Name | None = None
     """What people call it: `metadata.name`, else the name of its input file, or of its stream."""
     stream: Name | None = None
-    """The name of the stream that a direct producer sent its lines in; see docs/intake.md."""
+    """The name of the stream that a direct producer sent its lines in; see docs/reference/intake.md."""
     numbered: Cut | None = None
     """How the output is cut into numbered files; null where it is one file, whatever its size."""
     output_file_ids: Annotated[tuple[Id, ...], Field(max_length=OUTPUTS_MAX)] = ()

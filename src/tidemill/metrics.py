@@ -1,4 +1,4 @@
-"""Every metric of Tidemill, defined once; docs/metrics.md has the same table.
+"""Every metric of Tidemill, defined once; docs/reference/metrics.md has the same table.
 
 Names begin with `tidemill_`, units are base units, and no label ever holds an id, a project or a user's text: a
 process has some hundred series, whatever runs on it. A counter is moved once a record, not once a line; what can
@@ -18,7 +18,7 @@ from tidemill.schemas.log.codec import LineMark
 OUTCOMES: Final = ("completed", "failed")
 STAGES: Final = ("ingest", "processors", "results")
 CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "body", "unsent", "answer")
-"""Why the API closes connections, as the table of docs/operations.md has it."""
+"""Why the API closes connections, as the table of docs/how-to/operations.md has it."""
 
 LINES: Final = Counter("tidemill_lines", "Lines whose end is settled, by the file they go into.", ("outcome",))
 ATTEMPTS: Final = Counter(

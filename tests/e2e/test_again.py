@@ -139,7 +139,7 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
 def test_the_examples_of_the_page(stack, backend, tmp_path):
     """As they are printed, in a shell that stops at the first fault."""
     backend.reset(well)
-    page = Path(__file__).resolve().parents[2] / "docs" / "replay.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "replay.md"
     blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     environ = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_PROXY": "*",

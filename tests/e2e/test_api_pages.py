@@ -1,4 +1,4 @@
-"""The examples of docs/api, run as they are printed, page by page, against the whole service."""
+"""The examples of docs/reference/api, run as they are printed, page by page, against the whole service."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 from support import sdk
 from support.stack import KEY, Stack
 
-PAGES = sorted(path for path in (sdk.ROOT / "docs" / "api").glob("*.md") if path.name != "README.md")
+PAGES = sorted(path for path in (sdk.ROOT / "docs" / "reference" / "api").glob("*.md") if path.name != "README.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MODELS = {"wordllama-256": "embed", "smollm2-135m-instruct": "chat"}
 """The demo's models, which the pages name, and what serves for them here."""

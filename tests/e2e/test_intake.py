@@ -95,8 +95,8 @@ def lines_of(client, file_id):
 
 
 def page():
-    """The part of docs/intake.md with the examples."""
-    text = (Path(__file__).parents[2] / "docs" / "intake.md").read_text("utf-8")
+    """The part of docs/reference/intake.md with the examples."""
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "intake.md").read_text("utf-8")
     return text.partition("\n## Examples\n")[2].partition("\n## ")[0]
 
 
@@ -400,7 +400,7 @@ async def test_the_command_produces(stack, client, tmp_path):
 
 @pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or has_kcat()])
 async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
-    """Each of docs/intake.md, after the lines that the page begins with; kcat where it is installed."""
+    """Each of docs/reference/intake.md, after the lines that the page begins with; kcat where it is installed."""
     local = tmp_path / ".tidemill"
     local.mkdir()
     # A link might be another user's.

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.kafka]
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("api", "ingest", "processors", "results", "schemas", "src")
 STAGES = ("results", "processors", "ingest", "api")
-"""In the order of docs/cluster.md."""
+"""In the order of docs/how-to/cluster.md."""
 PARTITIONS = 4
 """Each step has a batch in each, so that every process of results and ingest has some."""
 LINES = 50

@@ -23,20 +23,20 @@ def generate():
 
 def test_the_settings_page_is_current(generate):
     """`make docs` was run, and every setting says what it means."""
-    assert (ROOT / "docs" / "settings.md").read_text("utf-8") == generate.settings_page()
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8") == generate.settings_page()
     assert "|  |" not in generate.settings_page()
 
 
 def test_the_access_lists_are_current(generate):
-    """docs/cluster.md has what each stage needs."""
-    page = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+    """docs/how-to/cluster.md has what each stage needs."""
+    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text("utf-8")
     assert page == generate.cluster_page(page)
     assert "| `tidemill.keys` | R W | R |" in page
 
 
 def test_the_table_of_topics_is_current(generate):
-    """docs/architecture.md has the rows of schemas/log/topics.py, and no others."""
-    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    """docs/explanation/architecture.md has the rows of schemas/log/topics.py, and no others."""
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
     assert [row for row in text.splitlines() if row.startswith("| `tidemill")] == generate.topics_rows()
 
 

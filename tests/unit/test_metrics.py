@@ -28,9 +28,11 @@ def families():
 
 
 def test_the_docs_have_the_same_ones():
-    """docs/metrics.md has a row for each, with its kind and its label, and no others."""
+    """docs/reference/metrics.md has a row for each, with its kind and its label, and no others."""
     rows = re.findall(
-        r"^\| `(tidemill_\w+)` \| (\w+) \| ([^|]*?) ?\|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
+        r"^\| `(tidemill_\w+)` \| (\w+) \| ([^|]*?) ?\|",
+        (ROOT / "docs/reference/metrics.md").read_text(),
+        re.MULTILINE,
     )
     documented = {(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
     assert documented == set(defined())
@@ -59,7 +61,7 @@ def test_a_counter_is_there_before_it_counts():
         assert {sample.value for sample in totals} == {0}
     closed = {sample.labels["reason"] for sample in found["tidemill_api_connections_closed"] if sample.labels}
     assert closed | {"reason"} == set(
-        re.findall(r"\| `(\w+)` \|$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+        re.findall(r"\| `(\w+)` \|$", (ROOT / "docs/how-to/operations.md").read_text(), re.MULTILINE)
     )
     assert {sample.labels["stage"] for sample in found["tidemill_dlq_messages"] if sample.labels} == set(
         metrics.STAGES

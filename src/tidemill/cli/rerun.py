@@ -69,7 +69,7 @@ def replay(
     force: Force = False,
     everything: Everything = False,
 ) -> Work:
-    """Run a part of what a model was asked once more, as a batch of its own; see docs/replay.md."""
+    """Run a part of what a model was asked once more, as a batch of its own; see docs/how-to/replay.md."""
     from tidemill.client.reruns import How, make, replayed
     from tidemill.client.runs.paths import Sink
 

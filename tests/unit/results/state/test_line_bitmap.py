@@ -47,7 +47,7 @@ def test_common_counts_lines_of_both(one, other):
 
 
 def test_a_chunk_is_128_bytes():
-    """The size that `docs/architecture.md` tells of."""
+    """The size that `docs/explanation/architecture.md` tells of."""
     tally = LineBitmap()
     tally.mark(CHUNK_LINES, failed=True)
     assert [(number, len(chunk)) for number, chunk in tally.take_touched()] == [(1, 128)]
