@@ -21,7 +21,7 @@ from tidemill.api.reruns.log_range import Edge, LogRecord
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.signing import Signer
@@ -50,14 +50,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 """What a key with the role `read` may use."""
 
 T = TypeVar("T")
-
-
-class Sender(Protocol):
-    """What appends to the log; see `tidemill.kafka.producer.Log.send`."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: list[tuple[str, bytes]]) -> int:
-        """Append a record and return its offset once the log has it."""
-        ...
 
 
 class History(Protocol):

@@ -1,10 +1,12 @@
 """What a partition of the intake needs of the process it runs in."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from tidemill.ingest.files.packing import Record
 from tidemill.ingest.streams.stream import State
+from tidemill.schemas.log.messages import Accepted, Rejected
 
 
 class Tables(Protocol):
@@ -39,11 +41,15 @@ class Tables(Protocol):
         ...
 
 
-class Sender(Protocol):
-    """The log, where dead letters go."""
+class RequestPublisher(Protocol):
+    """What ingest appends to the log. Failures are `OSError`; any call may be made again after one."""
 
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
-        """Append a record."""
+    async def tell(self, fact: Accepted | Rejected) -> None:
+        """Append a fact; on return the log has it."""
+        ...
+
+    async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
+        """Append the records, in order under each key; on return the log has them all."""
         ...
 
 

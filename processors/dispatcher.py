@@ -21,7 +21,7 @@ from tidemill.processors.backends.pool import FAILING_MAX, BackendPool, Permit
 from tidemill.processors.calls import request_codec, retry
 from tidemill.processors.calls.caller import Caller, CallResult
 from tidemill.processors.outcomes.batching import PARCEL_LINES_MAX, ResultBatcher
-from tidemill.processors.outcomes.sending import Outbox, ResultSender
+from tidemill.processors.outcomes.sending import ResultSender
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry, Line, Pending
@@ -31,7 +31,7 @@ from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Pre
 from tidemill.processors.scheduling.scheduler import Scheduler
 from tidemill.processors.scheduling.stalls import Stalls
 from tidemill.schemas.log.codec import LineMark, RequestHead
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, Outbox, Store
 
 PARCELS: Final = 4
 """Results wait for others to share their record only as long as these take up one part in so many of the calls. A

@@ -48,22 +48,6 @@ class Table(Protocol):
         ...
 
 
-class Sender(Protocol):
-    """The log as the stage writes it."""
-
-    async def send(
-        self,
-        topic: str,
-        key: str,
-        value: bytes | None,
-        *,
-        headers: Headers = ...,
-        partition: int | None = ...,
-    ) -> int:
-        """Append a record and return its offset; on return every in-sync replica has it."""
-        ...
-
-
 class History(Protocol):
     """What the log still has."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from tidemill.results.files.compaction import stubborn
-from tidemill.results.ports import Sender
 from tidemill.results.state import reducer
 from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
@@ -11,6 +10,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, encode
 from tidemill.schemas.log.messages import BatchRecord, Compacted, DeleteRequested, Erasure, FileRecord
 from tidemill.schemas.log.part import file_key
+from tidemill.schemas.ports import Sender
 from tidemill.schemas.resources.batch import FileReceipt, Progress
 from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
 from tidemill.schemas.resources.waiting import Waiting

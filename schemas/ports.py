@@ -1,7 +1,9 @@
-"""The doors as the stages see them: what an object store and a clock must do."""
+"""The ports: what the stages ask of the object store, the log and the clock, each once."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Protocol
+
+from tidemill.schemas.log.codec import Headers
 
 Clock = Callable[[], float]
 """Unix time in seconds. It is what deadlines are in, and may be stepped at any time, by minutes and back."""
@@ -82,6 +84,46 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Give back what the door holds open."""
+        ...
+
+
+class Sender(Protocol):
+    """Appends records to the log. Failures of the log are `OSError`; what failed may have landed all the same."""
+
+    async def send(
+        self,
+        topic: str,
+        key: str | bytes | None,
+        value: bytes | None,
+        *,
+        headers: Headers = ...,
+        partition: int | None = ...,
+    ) -> int:
+        """Append a record and return its offset; on return every in-sync replica has it.
+
+        Args:
+            topic: Its name.
+            key: Chooses the partition, where none is given.
+            value: None is a tombstone.
+            headers: Of the record.
+            partition: Its number.
+
+        Raises:
+            OSError: There was no acknowledgement in time.
+            RecordTooLarge: It is.
+        """
+        ...
+
+
+class Outbox(Protocol):
+    """Appends to `outcomes`."""
+
+    async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
+        """Append a record and return once the log has it, however long the log is away.
+
+        Raises:
+            RecordTooLarge: It is.
+        """
         ...
 
 

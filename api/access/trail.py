@@ -6,7 +6,7 @@ import ipaddress
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 from fastapi import Request
@@ -17,7 +17,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import AuditRecord
-from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.ports import Clock, Sender, Steady
 from tidemill.schemas.resources.audit import Action
 
 REFUSALS_MAX: Final = 10
@@ -35,14 +35,6 @@ IPV6_PREFIX: Final = 64
 """One client of IPv6 has at least so much of its own."""
 
 _log = logging.getLogger(__name__)
-
-
-class Sender(Protocol):
-    """The log, as far as it is needed here."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: list[tuple[str, bytes]]) -> int:
-        """Append a record and return its offset once the log has it."""
-        ...
 
 
 class Trail:

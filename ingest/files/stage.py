@@ -13,13 +13,14 @@ import logging
 import re
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
-from typing import Final, Protocol
+from typing import Final
 
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.packing import Origin, Packer, Record
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
+from tidemill.ingest.ports import RequestPublisher
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import (
@@ -57,18 +58,6 @@ INTERNAL_FAULT: Final = BatchError(
 )
 
 
-class Outlet(Protocol):
-    """What ingest tells the rest of Tidemill. Failures are `OSError`; any call may be made again after one."""
-
-    async def tell(self, fact: Accepted | Rejected) -> None:
-        """Append a fact; on return the log has it."""
-        ...
-
-    async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
-        """Append the records, in order under each key; on return the log has them all."""
-        ...
-
-
 class _Stopped(Exception):
     """The batch was cancelled."""
 
@@ -88,7 +77,7 @@ class _Work:
 class Stage:
     """Works on commands, many at a time."""
 
-    def __init__(self, settings: Settings, *, store: Store, outlet: Outlet, clock: Clock) -> None:
+    def __init__(self, settings: Settings, *, store: Store, outlet: RequestPublisher, clock: Clock) -> None:
         self._settings = settings
         self._store = store
         self._outlet = outlet

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, Protocol
+from typing import Final
 
 from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.streams.publisher import Publisher
@@ -16,21 +16,13 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import Clock, NotFound, Store, chained
+from tidemill.schemas.ports import Clock, NotFound, Sender, Store, chained
 from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
 
 log = logging.getLogger(__name__)
 
 JOINS_MAX: Final = 2
 """Inputs of one partition that are put together at one time."""
-
-
-class Sender(Protocol):
-    """The log."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
-        """Append a record; on return every in-sync replica has it."""
-        ...
 
 
 class InputAssembly:

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.ingest.ports import Sender, Tables, Times
+from tidemill.ingest.ports import Tables, Times
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams.assembly import InputAssembly
 from tidemill.ingest.streams.factory import StreamFactory
@@ -37,7 +37,7 @@ from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
 from tidemill.schemas.log.messages import Buried
-from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.ports import Clock, Sender, Steady
 
 log = logging.getLogger(__name__)
 

@@ -3,20 +3,21 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Any, Final, Protocol
+from typing import Final
 
 from tidemill.ingest.files.packing import INLINE_BYTES_MAX, Origin, Record
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Fault
+from tidemill.ingest.ports import RequestPublisher
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.streams import packing
 from tidemill.ingest.streams.stream import Stream
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log import topics
-from tidemill.schemas.log.codec import KIND, LineRef, encode, lines_headers
+from tidemill.schemas.log.codec import KIND, Headers, LineRef, encode, lines_headers
 from tidemill.schemas.log.messages import Buried, Grown, Opened, Sealed
 from tidemill.schemas.log.part import LARGE_PREFIX
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Sender, Store
 from tidemill.sealing.records import sealed_outcome
 from tidemill.sealing.vault import NoKey, Vault
 
@@ -35,27 +36,11 @@ Faulty = tuple[int, bytes, Fault]
 """A line, its place, and what is wrong with it."""
 
 
-class Sender(Protocol):
-    """The log."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
-        """Append a record; on return every in-sync replica has it."""
-        ...
-
-
-class Outlet(Protocol):
-    """The topics of requests."""
-
-    async def publish(self, model: str, records: AsyncIterator[Record]) -> None:
-        """Append the records; on return the log has them all."""
-        ...
-
-
 class Publisher:
     """Tells, until the log has it."""
 
     def __init__(
-        self, *, sender: Sender, outlet: Outlet, store: Store, quotas: Quotas, vault: Vault | None = None
+        self, *, sender: Sender, outlet: RequestPublisher, store: Store, quotas: Quotas, vault: Vault | None = None
     ) -> None:
         self._sender = sender
         self._outlet = outlet
@@ -137,7 +122,7 @@ class Publisher:
     async def _tell(self, fact: Opened | Grown | Sealed | Buried, batch_id: str) -> None:
         await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
-    async def _send(self, topic: str, key: str, value: bytes, headers: Any) -> None:
+    async def _send(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
         await stubborn(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
 
 

@@ -4,15 +4,15 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tidemill import metrics
 from tidemill.processors.calls.memory_budget import Share
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX, ResultBatch, ResultBatcher
 from tidemill.processors.partitions.window import Line
-from tidemill.schemas.log.codec import Headers, LineMark, LineRef, lines_headers
+from tidemill.schemas.log.codec import LineMark, LineRef, lines_headers
 from tidemill.schemas.log.part import LARGE_PREFIX
-from tidemill.schemas.ports import READ_BYTES, Store
+from tidemill.schemas.ports import READ_BYTES, Outbox, Store
 
 UNDELIVERED_BYTES_MAX: Final = 64 << 20
 """Results that the log does not have yet; beyond it no call is started."""
@@ -20,14 +20,6 @@ STORE_WAIT_SECONDS: Final = 1.0
 """Between two tries to store a large result."""
 
 _log = logging.getLogger(__name__)
-
-
-class Outbox(Protocol):
-    """The log of outcomes."""
-
-    async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
-        """Append a record; returns once the log has it, however long the log is away."""
-        ...
 
 
 class ResultSender:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tidemill.kafka.handling import told
-from tidemill.processors.outcomes.sending import Outbox
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers, RequestHead
+from tidemill.schemas.ports import Outbox
 from tidemill.sealing.records import opened_request, sealed_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tidemill.kafka.dead_letters import Sender, bury
-from tidemill.processors.outcomes.sending import Outbox
+from tidemill.kafka.dead_letters import bury
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Entry
 from tidemill.schemas import ids
@@ -20,6 +19,7 @@ from tidemill.schemas.bounds import CHAR_BYTES_MAX
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers, LineMark
+from tidemill.schemas.ports import Outbox, Sender
 
 CODE: Final = "unreadable_request"
 _FIRST_DIGITS_MAX: Final = 10

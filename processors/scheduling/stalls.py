@@ -16,9 +16,9 @@ from tidemill.processors.calls.request_codec import Broken
 from tidemill.processors.partitions.window import Pending
 from tidemill.processors.scheduling.failure_account import FailureAccount
 from tidemill.processors.scheduling.failure_account import Waiting as Held
-from tidemill.schemas.log.codec import KIND, Headers, encode
+from tidemill.schemas.log.codec import KIND, encode
 from tidemill.schemas.log.messages import HOLD_SECONDS_MAX, Stalled
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Clock, Outbox
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, SERVER_CHARS_MAX, Reason, Waiting, merged
 
 LOOK_SECONDS: Final = 2.0
@@ -57,14 +57,6 @@ class Lines(Protocol):
 
     def waiting(self, batch_id: str) -> int:
         """How many there are of a batch."""
-        ...
-
-
-class Outbox(Protocol):
-    """The log of outcomes."""
-
-    async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
-        """Append a record; returns once the log has it."""
         ...
 
 

@@ -10,7 +10,7 @@ from tidemill.results.files.finalizer import Finalizer
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.files.work import Work
 from tidemill.results.held_records import Unread
-from tidemill.results.ports import History, Owner, Sender
+from tidemill.results.ports import History, Owner
 from tidemill.results.publisher import Publisher
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch, Snapshot
@@ -21,7 +21,7 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls, one, waits
 from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import Timers
-from tidemill.schemas.ports import Clock, Steady, Store
+from tidemill.schemas.ports import Clock, Sender, Steady, Store
 from tidemill.schemas.resources.waiting import Reason
 
 WAITING_BYTES_MAX: Final = 64 << 20

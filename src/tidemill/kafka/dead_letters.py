@@ -2,25 +2,17 @@
 
 import asyncio
 import logging
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tidemill import metrics
 from tidemill.schemas.log import dead_letters, topics
-from tidemill.schemas.log.codec import Headers
+from tidemill.schemas.ports import Sender
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS_MIN: Final = 0.2
 PAUSE_SECONDS_MAX: Final = 10.0
 """How long to wait after the log did not take a letter; doubled each time."""
-
-
-class Sender(Protocol):
-    """The log, as far as it is needed here."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Headers = ...) -> int:
-        """Append a record."""
-        ...
 
 
 async def bury(sender: Sender, message: Any, *, stage: str, reason: Exception) -> None:

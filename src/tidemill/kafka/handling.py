@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.kafka.dead_letters import Sender, bury
+from tidemill.kafka.dead_letters import bury
 from tidemill.schemas.bounds import TEXT_CHARS_MAX
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.ports import RecordTooLarge
+from tidemill.schemas.ports import RecordTooLarge, Sender
 
 TRIES: Final = 2
 

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.kafka import history
 from tidemill.kafka.producer import Log
 from tidemill.schemas.log import dead_letters, topics
-from tidemill.schemas.log.codec import DecodeError, Headers
+from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import Letter, Mark
+from tidemill.schemas.ports import Sender
 from tidemill.terminal import printable
 
 LETTERS_MAX: Final = 10_000
@@ -23,16 +24,6 @@ Say = Callable[[str], None]
 
 class LetterError(Exception):
     """A letter cannot be had or not be sent again; the text says why."""
-
-
-class Sender(Protocol):
-    """The log."""
-
-    async def send(
-        self, topic: str, key: str | bytes | None, value: bytes | None, *, headers: Headers = ...
-    ) -> int:
-        """Append a record."""
-        ...
 
 
 @dataclass

@@ -11,9 +11,9 @@ from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.follower import Follower
 from tidemill.schemas.log import topics
-from tidemill.schemas.ports import Clock, Store
+from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.sealing.store import SealedStore
-from tidemill.sealing.vault import Sender, Vault
+from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, KeyFileError
 
 KEY_FILE: Final = "encryption_keys"

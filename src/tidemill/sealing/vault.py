@@ -19,11 +19,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final
 
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Secret
+from tidemill.schemas.ports import Sender
 from tidemill.sealing.cipher import Cipher, Damaged, new_key
 from tidemill.sealing.wrapping import KeyUnavailable, KeyWrapper
 
@@ -38,14 +39,6 @@ KEY_ID_BYTES: Final = 8
 
 class NoKey(Exception):
     """The key is destroyed, so nobody can read what was sealed with it; or there never was such a key."""
-
-
-class Sender(Protocol):
-    """The log."""
-
-    async def send(self, topic: str, key: str, value: bytes | None, *, headers: Any = ...) -> int:
-        """Append a record; on return every in-sync replica has it."""
-        ...
 
 
 class Vault:
