@@ -157,12 +157,11 @@ def bench(
     case: Annotated[list[str] | None, typer.Option(help="Only this one; may be said again.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the numbers here, as JSON.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Tell the ratios to these numbers.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for pictures of how the limit follows.")] = None,
 ) -> None:
     """Measure the service on this machine, with processes of its own: rates, CPU of a line, memory."""
     from tidemill.bench.run import main as measure
 
-    measure(mock, case or [], save, compare, plots)
+    measure(mock, case or [], save, compare)
 
 
 def _run(stage: "Callable[[Settings], None]", settings: "Settings") -> None:

@@ -1,1 +1,1 @@
-"""How fast it is: `tidemill bench`. It measures the product as it is run, against a backend that costs nothing."""
+"""`tidemill bench`: measures a complete installation against a mock backend."""

@@ -1,4 +1,4 @@
-"""What is measured, and how it is told: cases, their inputs, and tables of results. No I/O."""
+"""Cases of the bench, their inputs, and the table of results. No I/O."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,20 +21,20 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One measurement: so many batches of so many lines each.
+    """One measurement: a number of equal batches.
 
     Attributes:
-        name: What it is called.
-        lines: Lines of a batch.
-        line_bytes: Of each line, the newline included.
-        batches: How many of them.
-        clients: How many of them are made at one time.
-        batches_per_second: How many of them begin in a second at most; 0 for as many as the clients can.
-        endpoint: What is asked of the backend.
-        backend: What the backend is told before (`POST /set`).
-        latency_seconds: What the backend takes for a call, for the ideal.
-        capacity: Calls that are made at one time, for the ideal.
-        changes: What becomes of the backend's capacity, and how many seconds after the first call.
+        name: Its name on the command line.
+        lines: Lines of each batch.
+        line_bytes: Bytes of each line, the newline included.
+        batches: Number of batches.
+        clients: Number of batches in progress at a time.
+        batches_per_second: Upper bound on batches started per second; 0 is unbounded.
+        endpoint: Endpoint of all lines.
+        backend: Parameters of the mock backend (`POST /set`).
+        latency_seconds: Latency of one call, for the ideal time.
+        capacity: Concurrent calls that the backend takes, for the ideal time.
+        changes: Changes of that capacity: seconds after the first call, and the new value.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def ideal_seconds(self) -> float:
-        """How long the calls alone take, with the backend always full; 0 where it answers at once."""
+        """Time of the calls alone with a backend that is always full; 0 for one that answers at once."""
         left, since, capacity = self.latency_seconds * self.lines * self.batches, 0.0, self.capacity
         for at, then in self.changes:
             if left <= (done := (at - since) * capacity):
@@ -96,7 +96,7 @@ CALM = {"latency": "0s", "limit": "0", "capacity": "0", "fail": "0", "hang": "0"
 
 
 def line(number: int, size: int, endpoint: str = CHAT) -> bytes:
-    """The line of this number, `size` bytes long with its newline."""
+    """Line `number`, `size` bytes long with its newline."""
     bare = orjson.dumps(_shape(f"Q{number} ", number, endpoint))
     pad = max(0, size - 1 - len(bare))
     return orjson.dumps(_shape(f"Q{number} " + "x" * pad, number, endpoint)) + b"\n"
@@ -112,18 +112,18 @@ def _shape(text: str, number: int, endpoint: str) -> dict[str, object]:
 
 
 def lines(case: Case) -> Iterator[bytes]:
-    """The input of one of the case's batches."""
+    """The input of one batch of the case."""
     return (line(number, case.line_bytes, case.endpoint) for number in range(case.lines))
 
 
 def quantile(values: list[float], part: float) -> float:
-    """The value below which `part` of them lie; 0 of none."""
+    """The value below which the share `part` of the values lies; 0 for no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
 def table(results: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]) -> str:
-    """The results as text, beside those of another run where there are some."""
+    """The results as text, with the ratios to those of an earlier run."""
     rows = [f"{'case':<22}" + "".join(f"{name:>34}" for name in COLUMNS)]
     for name, result in results.items():
         cells = []

@@ -1,4 +1,4 @@
-"""`tidemill bench`: run the cases, tell, save, compare. A slow result is a result: it never fails."""
+"""`tidemill bench`: runs the cases, prints, saves and compares the results. No result is a failure."""
 
 import asyncio
 import json
@@ -11,41 +11,36 @@ from pathlib import Path
 
 from tidemill.bench.cases import CASES, Case, lines, quantile, table
 from tidemill.bench.flow import Flow
-from tidemill.bench.plot import svg
-from tidemill.bench.service import KEY, Mock, Service
-from tidemill.bench.usage import Peak, cpu_seconds
+from tidemill.bench.service import KEY, Mock, Peak, Service, cpu_seconds
 from tidemill.client.http import Client
 from tidemill.schemas.resources.batch import TERMINAL
 
 POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1
 QUICK_LINES_MAX = 1_000
-"""A batch of so many lines is asked for often; many at once, or a large one, would cost the service its time."""
+"""Up to this size a batch is polled often; frequent polls of larger batches would slow the service down."""
 
 Result = dict[str, float]
 
 
-def main(mock: str, only: list[str], save: Path | None, compare: Path | None, plots: Path | None) -> None:
-    """Run the cases of these names, or all, against the mock backend at this address.
+def main(mock: str, only: list[str], save: Path | None, compare: Path | None) -> None:
+    """Run cases against a mock backend and print a table of the results.
 
     Args:
-        mock: The address.
-        only: Names of cases; none means all.
-        save: Takes the numbers, as JSON.
-        compare: Such numbers, to tell the ratios to.
-        plots: A folder that takes the pictures of the cases in which the backend changes.
+        mock: Address of the mock backend.
+        only: Names of cases; an empty list runs all.
+        save: File to write the results to, as JSON.
+        compare: File of earlier results; the table shows the ratios to them.
     """
     cases = [case for case in CASES if not only or case.name in only]
     before = json.loads(compare.read_text("utf-8")) if compare else {}
-    if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-    results = asyncio.run(_measured(mock, cases, plots))
+    results = asyncio.run(_measured(mock, cases))
     sys.stdout.write(table(results, before) + "\n")
     if save is not None:
         save.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
-async def _measured(mock: str, cases: list[Case], plots: Path | None) -> dict[str, Result]:
+async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
     results = {}
     with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
         async with Service(Path(folder) / "data", mock) as service, Client(service.base_url, KEY) as client:
@@ -55,11 +50,9 @@ async def _measured(mock: str, cases: list[Case], plots: Path | None) -> dict[st
                 with path.open("wb") as file:
                     file.writelines(lines(case))
                 await backend.behave(dict(case.backend))
-                flow = Flow(case, backend, service)
+                flow = Flow(case, backend)
                 results[case.name] = await _case(case, path, client, service, flow)
-                if case.changes and plots is not None:
-                    (plots / f"{case.name}.svg").write_text(svg(case.name, flow.samples), "utf-8")
-                _tell(case, results[case.name])
+                _report(case, results[case.name])
     return results
 
 
@@ -92,11 +85,11 @@ async def _case(case: Case, path: Path, client: Client, service: Service, flow: 
         "lines_per_second": total / (end - start),
         "ideal_share": case.ideal_seconds / (end - start),
         "backend_idle_share": flow.idle_share(case.ideal_seconds),
-        "last_reply_to_completed_seconds": end - flow.last if flow.last else 0.0,
-        "create_p99_seconds": quantile([run.made for run in found], 0.99),
-        "look_p99_seconds": quantile([look for run in found for look in run.looks], 0.99),
-        "batch_p50_seconds": quantile([run.whole for run in found], 0.5),
-        "batch_p99_seconds": quantile([run.whole for run in found], 0.99),
+        "last_reply_to_completed_seconds": end - flow.ended_at if flow.ended_at else 0.0,
+        "create_p99_seconds": quantile([run.create_seconds for run in found], 0.99),
+        "poll_p99_seconds": quantile([poll for run in found for poll in run.poll_seconds], 0.99),
+        "batch_p50_seconds": quantile([run.total_seconds for run in found], 0.5),
+        "batch_p99_seconds": quantile([run.total_seconds for run in found], 0.99),
         "output_mib": sum(run.output_bytes for run in found) / (1 << 20),
     }
     used = {stage: after - cpu[stage] for stage, after in cpu_seconds(service.processes).items()}
@@ -111,34 +104,35 @@ async def _case(case: Case, path: Path, client: Client, service: Service, flow: 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One batch, as its client saw it; times in seconds."""
+    """One batch, as its client saw it."""
 
-    made: float
-    """How long the making took."""
-    whole: float
-    looks: list[float]
-    """How long the service took to say how far it is."""
+    create_seconds: float
+    total_seconds: float
+    poll_seconds: list[float]
+    """How long each request for its state took."""
     output_bytes: int
 
 
 async def _batch(client: Client, input_id: str, case: Case) -> Run:
-    """Make a batch and wait for its end."""
+    """Create a batch and wait for its end."""
     start = time.monotonic()
     batch = await client.create(input_id, case.endpoint, "24h", {}, key=uuid.uuid4().hex)
-    made = time.monotonic() - start
+    created = time.monotonic() - start
     wait_seconds = POLL_SECONDS_MIN if case.lines <= QUICK_LINES_MAX and case.clients == 1 else POLL_SECONDS_MAX
-    looks = []
+    polls = []
     while batch.status not in TERMINAL:
         await asyncio.sleep(wait_seconds)
         asked = time.monotonic()
         batch = await client.batch(batch.id)
-        looks.append(time.monotonic() - asked)
+        polls.append(time.monotonic() - asked)
     receipt = batch.tidemill.receipt
     size = receipt.output.bytes if receipt and receipt.output else 0
-    return Run(made=made, whole=time.monotonic() - start, looks=looks, output_bytes=size)
+    return Run(
+        create_seconds=created, total_seconds=time.monotonic() - start, poll_seconds=polls, output_bytes=size
+    )
 
 
-def _tell(case: Case, result: Result) -> None:
+def _report(case: Case, result: Result) -> None:
     stages = "  ".join(
         f"{name.removeprefix('cpu_ms_per_line_')} {value:.3f}"
         for name, value in result.items()
@@ -155,7 +149,7 @@ def _tell(case: Case, result: Result) -> None:
         f"backend idle {100 * result['backend_idle_share']:.0f} %, "
         f"end after the last reply {result['last_reply_to_completed_seconds']:.2f} s\n"
         f"    upload {result['upload_seconds']:.2f} s, create p99 {1000 * result['create_p99_seconds']:.0f} ms, "
-        f"look p99 {1000 * result['look_p99_seconds']:.0f} ms, batch p50 {result['batch_p50_seconds']:.2f} "
+        f"poll p99 {1000 * result['poll_p99_seconds']:.0f} ms, batch p50 {result['batch_p50_seconds']:.2f} "
         f"p99 {result['batch_p99_seconds']:.2f} s, output {result['output_mib']:.0f} MiB, "
         f"refused {result['refused']:.0f} of {result['calls']:.0f} calls, "
         f"in flight {result['in_flight_mean']:.0f}\n"

@@ -1,43 +1,45 @@
-"""The doors of the bench: a service of its own, started as anybody would, and the mock backend that it calls."""
+"""Starts the service that the bench measures, controls the mock backend, and samples CPU and memory."""
 
 import asyncio
 import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import psutil
 
 from tidemill.bench.cases import CALM, IN_FLIGHT_MAX, MODEL
-from tidemill.metrics import LIMIT
 from tidemill.schemas.resources import access
 
 START_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.1
 KEY = access.new_secret()
+SAMPLE_SECONDS = 0.1
 
 
 class Mock:
-    """The mock backend behind an address; it is told how to behave, and says what it was asked."""
+    """Client of the mock backend: sets its behaviour and reads its counters."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
 
     async def behave(self, backend: dict[str, str]) -> None:
-        """Behave so, else calmly, and forget what was counted."""
+        """Set the behaviour, with defaults for everything else, and reset the counters."""
         await self.change({**CALM, **backend})
         await self._post("/reset", {})
 
     async def change(self, backend: dict[str, str]) -> None:
-        """From now on behave so in these respects."""
+        """Change some parameters of the behaviour."""
         await self._post("/set", backend)
 
     async def stats(self) -> dict[str, Any]:
-        """Calls, good ones, repeats, in flight."""
+        """The counters: calls, successful ones, repeats, in flight."""
         async with aiohttp.ClientSession() as session, session.get(self._url + "/stats") as answer:
             found: dict[str, Any] = json.loads(await answer.read())
             return found
@@ -48,7 +50,7 @@ class Mock:
 
 
 class Service:
-    """`tidemill up` in a folder of its own; an asynchronous context manager."""
+    """`tidemill up` in its own data folder; an asynchronous context manager."""
 
     def __init__(self, folder: Path, mock: str) -> None:
         self._folder = folder
@@ -56,7 +58,6 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
         self.processes: dict[str, list[int]] = {}
-        self._health: dict[str, str] = {}
 
     async def __aenter__(self) -> Self:
         models = {MODEL: {"backends": [{"url": f"{self._mock}/v1"}], "max_in_flight": IN_FLIGHT_MAX}}
@@ -69,23 +70,10 @@ class Service:
                 if self._process.poll() is not None:
                     raise OSError("the service did not start")
                 await asyncio.sleep(POLL_SECONDS)
-        told = json.loads(run.read_text("utf-8"))
-        self.base_url = told["api"]
-        self.processes = told["processes"]
-        self._health = told["health"]
+        state = json.loads(run.read_text("utf-8"))
+        self.base_url = state["api"]
+        self.processes = state["processes"]
         return self
-
-    async def limit(self) -> float:
-        """How many calls there may be at this time, of all processes of processors."""
-        total = 0.0
-        async with aiohttp.ClientSession() as session:
-            for name, url in self._health.items():
-                if not name.startswith("processors"):
-                    continue
-                async with session.get(f"{url}/metrics") as answer:
-                    lines = (await answer.text()).splitlines()
-                total += sum(float(line.split()[-1]) for line in lines if line.startswith(LIMIT.name + "{"))
-        return total
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,3 +81,35 @@ class Service:
         if self._process is not None:
             self._process.terminate()
             await asyncio.to_thread(self._process.wait, STOP_SECONDS_MAX)
+
+
+def cpu_seconds(processes: dict[str, list[int]]) -> dict[str, float]:
+    """CPU seconds used so far by the processes of each stage."""
+    found = {}
+    for stage, pids in processes.items():
+        total = 0.0
+        for pid in pids:
+            with suppress(psutil.Error):
+                times = psutil.Process(pid).cpu_times()
+                total += times.user + times.system
+        found[stage] = total
+    return found
+
+
+class Peak:
+    """Peak resident memory of each stage in MiB, by sampling."""
+
+    def __init__(self, processes: dict[str, list[int]]) -> None:
+        self._processes = processes
+        self.mib: dict[str, float] = dict.fromkeys(processes, 0.0)
+
+    async def watch(self) -> None:
+        """Sample until cancelled."""
+        while True:
+            for stage, pids in self._processes.items():
+                total = 0.0
+                for pid in pids:
+                    with suppress(psutil.Error):
+                        total += psutil.Process(pid).memory_info().rss
+                self.mib[stage] = max(self.mib[stage], total / (1 << 20))
+            await asyncio.sleep(SAMPLE_SECONDS)

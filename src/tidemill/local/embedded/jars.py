@@ -1,4 +1,4 @@
-"""The jars of the embedded broker: a pinned list, fetched once into a cache, each one checked by its hash."""
+"""The jars of the embedded broker: downloads a pinned list into a cache and checks the hash of each file."""
 
 import asyncio
 import hashlib
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 LIST = "kafka-jars.txt"
+MAVEN_CENTRAL = "https://repo.maven.apache.org/maven2"
 DOWNLOADS_AT_ONCE = 6
 ATTEMPTS_MAX = 4
 RETRY_SECONDS = 0.5
@@ -31,15 +32,15 @@ CHUNK_BYTES = 64 * 1024
 LEFTOVER_SECONDS_MAX = 3600
 
 Advance = Callable[[int], object]
-"""Told of each number of bytes that is done; a negative number takes some back."""
+"""Takes the number of bytes that were just downloaded; a negative number takes bytes back."""
 
 
 class JarError(Exception):
-    """A jar cannot be had; the text names it and the cause."""
+    """A jar is not available; the text names it and the cause."""
 
 
 class _RefusedError(JarError):
-    """The repository's answer is final: to ask again is of no use."""
+    """The repository answered with an error that a retry does not change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Jar:
 
     @property
     def path(self) -> str:
-        """Path below the repository's address."""
+        """Path below the address of the repository."""
         return f"{self.group.replace('.', '/')}/{self.artifact}/{self.version}/{self.name}"
 
 
@@ -74,12 +75,12 @@ def parse(text: str) -> tuple[Jar, ...]:
 
 
 def pinned() -> tuple[Jar, ...]:
-    """The list that this version of Tidemill was tried with."""
+    """The list that this version of Tidemill was tested with."""
     return parse(resources.files("tidemill.local.embedded").joinpath(LIST).read_text("utf-8"))
 
 
 def key(jars: tuple[Jar, ...]) -> str:
-    """A short name of exactly this list, for what depends on all of it."""
+    """A short hash of the whole list."""
     return hashlib.sha256("\n".join(f"{jar.path} {jar.sha256}" for jar in jars).encode()).hexdigest()[:12]
 
 
@@ -89,30 +90,25 @@ def cache_folder() -> Path:
 
 
 def repository_address() -> str:
-    """`$TIDEMILL_MAVEN` (a mirror, say), by default the public repository that jgo knows."""
-    if mirror := os.environ.get("TIDEMILL_MAVEN"):
-        return mirror.rstrip("/")
-    # jgo takes a third of a second to import, so it is imported only when something is missing.
-    from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
-
-    return str(MAVEN_CENTRAL_URL)
+    """`$TIDEMILL_MAVEN` (a mirror, for example), by default Maven Central."""
+    return (os.environ.get("TIDEMILL_MAVEN") or MAVEN_CENTRAL).rstrip("/")
 
 
 async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = None) -> list[Path]:
-    """Have every jar in the cache and return their paths, in the order of the list.
+    """Put every jar into the cache and return their paths, in the order of the list.
 
-    A file that is there already is hashed once and remembered by size and time of change; one that another user
-    could have written is not taken. The others are fetched side by side. Any number of processes may do this at
-    one time: a file appears whole or not at all.
+    A file in the cache is hashed once and remembered by its size and modification time; a file that another user
+    could have written is downloaded again. Downloads run concurrently. Any number of processes may call this at
+    the same time: a file appears whole or not at all.
 
     Raises:
-        JarError: A jar cannot be fetched, is not what the list says, or the cache cannot be written.
+        JarError: A download failed, a file differs from the list, or the cache is not writable.
     """
     folder = cache / "jars"
     stamp = folder / f"checked-{key(jars)}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # What lies here is run: who could write to it could do everything as this user.
+        # This code is executed: another user who can write here could act as this one.
         for place in (cache, folder):
             ownership.keep_unchanged(place)
         known = _read_stamp(stamp) if ownership.is_trusted(stamp) else {}
@@ -124,12 +120,12 @@ async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = 
         if seen != known:
             _write_stamp(stamp, seen)
     except OSError as error:
-        raise JarError(f"the cache {folder} cannot be used: {error}") from error
+        raise JarError(f"cannot use the cache {folder}: {error}") from error
     return [folder / jar.name for jar in jars]
 
 
 def _print_of(file: Path) -> list[int]:
-    """What changes when a file does: size in bytes and time of change in nanoseconds."""
+    """Size in bytes and modification time in nanoseconds."""
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
 
@@ -163,7 +159,7 @@ def _is_good(file: Path, jar: Jar, known: dict[str, list[int]]) -> bool:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left; a younger file may belong to one that is at work."""
+    """Remove partial downloads of killed processes; a recent one may belong to a running process."""
     for part in folder.glob("*.part"):
         try:
             if time.time() - part.stat().st_mtime > LEFTOVER_SECONDS_MAX:
@@ -174,7 +170,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def _whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the target's place when the block ends well, and vanishes when it does not."""
+    """A file that replaces the target when the block succeeds, and disappears when it raises."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -186,7 +182,7 @@ def _whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
-    import aiohttp  # noqa: PLC0415  a start that finds every jar in the cache does without it
+    import aiohttp  # noqa: PLC0415  only needed when a jar is missing
 
     limit = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX)
@@ -196,7 +192,7 @@ async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
             await _fetch_one(jar, folder / jar.name, f"{repository}/{jar.path}", client, advance)
 
     with _progress(len(missing), sum(jar.size for jar in missing)) as advance:
-        # A proxy of the environment is obeyed.
+        # trust_env: use the proxy that the environment names.
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as client:
             tasks = [asyncio.ensure_future(one(jar, client, advance)) for jar in missing]
             try:
@@ -214,11 +210,11 @@ async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSe
         try:
             with _whole_file(target) as file:
                 await _download(jar, url, client, file, advance)
-        # A cache that cannot be written raises another OSError, which the caller explains.
+        # Other OSErrors come from the cache; the caller explains them.
         except (JarError, ClientError, TimeoutError) as error:
             if attempt == ATTEMPTS_MAX or isinstance(error, _RefusedError):
-                cause = str(error) or "no answer in time"
-                raise JarError(f"{jar.name} cannot be fetched from {url}: {cause}") from error
+                cause = str(error) or "it did not answer in time"
+                raise JarError(f"cannot download {jar.name} from {url}: {cause}") from error
             await asyncio.sleep(RETRY_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
         else:
             return
@@ -234,11 +230,11 @@ async def _download(
             _check_status(answer.status)
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 size += len(chunk)
-                _check(size <= jar.size, f"more than the {jar.size} bytes of the list arrived")
+                _check(size <= jar.size, f"it has more than the {jar.size} bytes of the list")
                 digest.update(chunk)
                 file.write(chunk)
                 advance(len(chunk))
-        _check(size == jar.size, f"{size} bytes of {jar.size} arrived")
+        _check(size == jar.size, f"only {size} of {jar.size} bytes arrived")
         _check(
             digest.hexdigest() == jar.sha256,
             f"its SHA-256 is {digest.hexdigest()}, the list says {jar.sha256}",
@@ -265,14 +261,14 @@ def _check_status(status: int) -> None:
 
 @contextmanager
 def _progress(files: int, total: int) -> Iterator[Advance]:
-    """Show on stderr how far it is: a bar for a person, two lines for a log."""
-    what = f"Fetching Apache Kafka ({files} files, {total / 1e6:.0f} MB)"
+    """Show progress on stderr: a bar on a terminal, else two lines."""
+    what = f"Downloading Apache Kafka ({files} files, {total / 1e6:.0f} MB)"
     if not sys.stderr.isatty():
         sys.stderr.write(f"{what} …\n")
         yield lambda _: None
-        sys.stderr.write("Fetched Apache Kafka.\n")
+        sys.stderr.write("Downloaded Apache Kafka.\n")
         return
-    from rich.console import Console  # noqa: PLC0415  only a person's terminal needs it
+    from rich.console import Console  # noqa: PLC0415  only needed on a terminal
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
