@@ -15,10 +15,9 @@ from tidemill.api.access import rate_limits, trail
 from tidemill.api.access.auth import Keys, Principal
 from tidemill.api.access.rate_limits import Rates
 from tidemill.api.access.trail import Refusals, Trail
-from tidemill.api.batches.result_lines import Lines
 from tidemill.api.http.concurrency_gate import ConcurrencyGate
-from tidemill.api.reruns.log_range import Edge, LogRecord
 from tidemill.api.view.quotas import Booking
+from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.ports import Clock, Sender, Store
@@ -50,6 +49,25 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 """What a key with the role `read` may use."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A place in every partition of a topic: one of the two is set."""
+
+    offset: int | None = None
+    at_ms: int | None = None
+    """The first record that is not older, Unix milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRecord:
+    """A record of a topic."""
+
+    at_ms: int
+    """When it was written, Unix milliseconds."""
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
 
 
 class History(Protocol):

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from tidemill.api.reruns.log_range import Edge, LogRecord
+from tidemill.api.dependencies import Edge, LogRecord
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable
 

@@ -2,33 +2,14 @@
 
 import datetime as dt
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from tidemill.api import errors
+from tidemill.api.dependencies import Edge
 
 EDGE_CHARS_MAX: Final = 64
 OFFSET_MAX: Final = (1 << 63) - 1
 _OFFSET: Final = re.compile(r"\d{1,19}\Z")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edge:
-    """A place in every partition of a topic: one of the two is set."""
-
-    offset: int | None = None
-    at_ms: int | None = None
-    """The first record that is not older, Unix milliseconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogRecord:
-    """A record of a topic."""
-
-    at_ms: int
-    """When it was written, Unix milliseconds."""
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...]
 
 
 def edge(text: str, param: str) -> Edge:

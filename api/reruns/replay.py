@@ -8,8 +8,7 @@ from typing import Final
 
 from tidemill.api import errors
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, from_store
-from tidemill.api.reruns.log_range import Edge, LogRecord
+from tidemill.api.dependencies import Dependencies, Edge, LogRecord, from_store
 from tidemill.api.reruns.recast import recast
 from tidemill.api.reruns.replay_spool import ReplaySpool, Source, Sources
 from tidemill.api.view.erasures import Erasures

@@ -70,13 +70,13 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.get("/{batch_id}", response_model=Batch)
 async def retrieve(batch_id: BatchId, doors: Opened, asking: Asking) -> Response:
     """Get a batch."""
-    return json(await lookup.batch(doors, asking.project, batch_id))
+    return json(await lookup.batch(doors.view, asking.project, batch_id))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
 async def cancel(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
-    shown = await lookup.batch(doors, asking.project, batch_id)
+    shown = await lookup.batch(doors.view, asking.project, batch_id)
     status = Batch.model_validate_json(shown).status
     if status in _ALREADY:
         return json(shown)
@@ -86,7 +86,7 @@ async def cancel(batch_id: BatchId, request: Request, doors: Opened, asking: Ask
     await doors.trail.tell(request, asking, Action.BATCH_CANCEL, batch_id)
     await _send(doors, batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have gone on while the log was waited for.
-    current = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
+    current = Batch.model_validate_json(await lookup.batch(doors.view, asking.project, batch_id))
     return json(_shown(doors, asking.project, overlay.cancelled(current, at)))
 
 
@@ -96,7 +96,7 @@ async def cancel(batch_id: BatchId, request: Request, doors: Opened, asking: Ask
 async def delete(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Delete a batch that is over, with its results: nothing of its content can be had or replayed any more."""
     if not doors.view.erasures.is_deleted(batch_id, asking.project):
-        batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
+        batch = Batch.model_validate_json(await lookup.batch(doors.view, asking.project, batch_id))
         if not batch.status.is_terminal:
             raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
         await doors.trail.tell(request, asking, Action.BATCH_DELETE, batch_id)
@@ -111,7 +111,7 @@ async def _input(doors: Dependencies, project: str, file_id: str, booking: Booki
         ApiError: 400, the file is for something else; 429, the project has no room for the batch.
     """
     try:
-        record = await lookup.file(doors, project, file_id)
+        record = await lookup.file(doors.view, project, file_id)
     except ApiError:
         booking.batch(0)
         return None

@@ -84,7 +84,7 @@ class Estimate(Figures):
 async def estimate(request: Request, doors: Opened, asking: Reading) -> Response:
     """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
     asked = reading.body(EstimateWish, await body(request), doors.settings)
-    record = await lookup.file(doors, asking.project, asked.input_file_id)
+    record = await lookup.file(doors.view, asking.project, asked.input_file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
     async with doors.estimates.turn(asking.project):

@@ -98,14 +98,14 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.get("/{file_id}", response_model=File)
 async def retrieve(file_id: FileId, doors: Opened, asking: Asking) -> Response:
     """Get a file object."""
-    record = await lookup.file(doors, asking.project, file_id)
+    record = await lookup.file(doors.view, asking.project, file_id)
     return json(record.file.model_dump_json().encode())
 
 
 @router.delete("/{file_id}", response_model=responses.DeletedFile)
 async def delete(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
-    record = await lookup.file(doors, asking.project, file_id)
+    record = await lookup.file(doors.view, asking.project, file_id)
     await doors.trail.tell(request, asking, Action.FILE_DELETE, file_id)
     await file_removal.remove(doors, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
@@ -115,7 +115,7 @@ async def delete(file_id: FileId, request: Request, doors: Opened, asking: Askin
 async def content(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Download a file, or a part of it."""
     asked = reading.headers(ContentHeaders, request.headers)
-    record = await lookup.file(doors, asking.project, file_id)
+    record = await lookup.file(doors.view, asking.project, file_id)
     size = record.file.bytes
     etag = f'"{record.sha256}"'
     headers = {

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict
 from tidemill.api import errors, responses
 from tidemill.api.batches import batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.batches.result_lines import bounded
 from tidemill.api.batches.token_estimate import TokenEstimate
 from tidemill.api.dependencies import Asking, Dependencies, Opened, body, chunks_from_store, from_store, json
 from tidemill.api.requests import reading
@@ -29,6 +28,7 @@ from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.routes import estimate
 from tidemill.api.view import lookup
 from tidemill.api.view.quotas import Booking
+from tidemill.api.view.result_lines import bounded
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line, Splitter
@@ -111,7 +111,7 @@ class Wish(BaseModel):
 )
 async def rerun(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
-    batch = Batch.model_validate_json(await lookup.batch(doors, asking.project, batch_id))
+    batch = Batch.model_validate_json(await lookup.batch(doors.view, asking.project, batch_id))
     repeats = creation.repetition(request.headers)
     asked = reading.body(RerunWish, await body(request), doors.settings)
     wish = wished(doors, batch, selection.of(asked.lines), asked)

@@ -9,11 +9,11 @@ from pydantic import BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.batches import report
-from tidemill.api.batches.result_lines import Found, Source, bounded
 from tidemill.api.dependencies import Asking, Dependencies, Opened, from_store
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
 from tidemill.api.view import lookup
+from tidemill.api.view.result_lines import Found, Source, bounded
 from tidemill.schemas import ids
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Status
@@ -104,7 +104,7 @@ async def grouped_errors(batch_id: BatchId, doors: Opened, asking: Asking) -> re
 
 
 async def _batch(doors: Dependencies, project: str, batch_id: str) -> Batch:
-    return Batch.model_validate_json(await lookup.batch(doors, project, batch_id))
+    return Batch.model_validate_json(await lookup.batch(doors.view, project, batch_id))
 
 
 async def _page(

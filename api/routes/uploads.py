@@ -51,7 +51,7 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
 @router.post("/{upload_id}/parts", response_model=UploadPart, responses=responses.LIMITED, openapi_extra=_PART)
 async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
-    record = _pending(await lookup.upload(doors, asking.project, upload_id))
+    record = _pending(await lookup.upload(doors.view, asking.project, upload_id))
     count, size = doors.view.pieces.arrived(upload_id)
     if count >= UPLOAD_PARTS_MAX:
         raise errors.array_too_long("data", UPLOAD_PARTS_MAX, count + 1)
@@ -60,7 +60,7 @@ async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Aski
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
     with doors.booking(asking.project) as booking:
         taken = await part.receive(request, doors, upload_id, booking)
-        _pending(await lookup.upload(doors, asking.project, upload_id))
+        _pending(await lookup.upload(doors.view, asking.project, upload_id))
         await doors.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
         doors.view.pieces.put(taken)
     return json(taken.part.model_dump_json().encode())
@@ -75,12 +75,12 @@ async def complete(upload_id: UploadId, request: Request, doors: Opened, asking:
     """Put the parts together in the order given; the same once more is answered the same."""
     asked = reading.body(bodies.Completion, await body(request), doors.settings)
     part_ids = tuple(asked.part_ids)
-    record = await lookup.upload(doors, asking.project, upload_id)
+    record = await lookup.upload(doors.view, asking.project, upload_id)
     if record.upload.status == "completed" and record.part_ids == part_ids:
         return _shown(record)
     parts = await _parts(doors, _pending(record), part_ids)
     made = await assembly.assemble(doors, record, parts, asked.md5)
-    current = await lookup.upload(doors, asking.project, upload_id)
+    current = await lookup.upload(doors.view, asking.project, upload_id)
     if current.upload.status == "completed" and current.part_ids == part_ids:
         return _shown(current)
     _pending(current)
@@ -93,7 +93,7 @@ async def complete(upload_id: UploadId, request: Request, doors: Opened, asking:
 @router.post("/{upload_id}/cancel", response_model=Upload)
 async def cancel(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
     """Give an upload up; a body is not read."""
-    record = await lookup.upload(doors, asking.project, upload_id)
+    record = await lookup.upload(doors.view, asking.project, upload_id)
     if record.upload.status == "cancelled":
         return _shown(record)
     upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
@@ -113,7 +113,7 @@ async def _parts(doors: Dependencies, record: UploadRecord, part_ids: Sequence[s
     Raises:
         ApiError: 400, one is not there, or they do not add up.
     """
-    found = await lookup.parts(doors, record.upload.id, part_ids)
+    found = await lookup.parts(doors.view, record.upload.id, part_ids)
     size = sum(piece.bytes for piece in found)
     if size != record.upload.bytes:
         raise errors.invalid(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tidemill.api import errors
-from tidemill.api.dependencies import Dependencies
+from tidemill.api.view.view import View
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
 
@@ -11,21 +11,21 @@ SEEN_SECONDS_MAX = 1.0
 """How long an object is waited for that this process has not heard of."""
 
 
-async def batch(doors: Dependencies, project: str, batch_id: str) -> bytes:
+async def batch(view: View, project: str, batch_id: str) -> bytes:
     """A batch as JSON.
 
     Raises:
         ApiError: 404, the project has no such batch.
     """
-    found = _find(doors, project, batch_id)
-    if found is None and ids.is_batch_id(batch_id) and not doors.view.erasures.is_deleted(batch_id):
-        found = await doors.view.news.until(lambda: _find(doors, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
+    found = _find(view, project, batch_id)
+    if found is None and ids.is_batch_id(batch_id) and not view.erasures.is_deleted(batch_id):
+        found = await view.news.until(lambda: _find(view, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_batch(batch_id)
     return found
 
 
-async def file(doors: Dependencies, project: str, file_id: str) -> FileRecord:
+async def file(view: View, project: str, file_id: str) -> FileRecord:
     """A file.
 
     Raises:
@@ -33,18 +33,18 @@ async def file(doors: Dependencies, project: str, file_id: str) -> FileRecord:
     """
 
     def find() -> FileRecord | None:
-        return doors.view.file(project, file_id)
+        return view.file(project, file_id)
 
     found = find()
     # One that was there, and is deleted or expired, does not come back.
-    if found is None and ids.is_file_id(file_id) and not doors.view.has_known(project, file_id):
-        found = await doors.view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+    if found is None and ids.is_file_id(file_id) and not view.has_known(project, file_id):
+        found = await view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_file(file_id)
     return found
 
 
-async def upload(doors: Dependencies, project: str, upload_id: str) -> UploadRecord:
+async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
     """An upload in parts.
 
     Raises:
@@ -52,17 +52,17 @@ async def upload(doors: Dependencies, project: str, upload_id: str) -> UploadRec
     """
 
     def find() -> UploadRecord | None:
-        return doors.view.pieces.upload(project, upload_id)
+        return view.pieces.upload(project, upload_id)
 
     found = find()
     if found is None and ids.is_upload_id(upload_id):
-        found = await doors.view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+        found = await view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_upload(upload_id)
     return found
 
 
-async def parts(doors: Dependencies, upload_id: str, part_ids: Sequence[str]) -> list[PartRecord]:
+async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[PartRecord]:
     """Parts of an upload, in the order asked for.
 
     Raises:
@@ -70,21 +70,21 @@ async def parts(doors: Dependencies, upload_id: str, part_ids: Sequence[str]) ->
     """
 
     def find() -> list[PartRecord] | None:
-        known = doors.view.pieces.parts(upload_id)
+        known = view.pieces.parts(upload_id)
         return [known[part_id] for part_id in part_ids] if known.keys() >= set(part_ids) else None
 
-    found = await doors.view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+    found = await view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
-        known = doors.view.pieces.parts(upload_id)
+        known = view.pieces.parts(upload_id)
         raise errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
     return found
 
 
-def _find(doors: Dependencies, project: str, batch_id: str) -> bytes | None:
-    if (found := doors.view.batch(project, batch_id)) is not None:
+def _find(view: View, project: str, batch_id: str) -> bytes | None:
+    if (found := view.batch(project, batch_id)) is not None:
         return found
-    if doors.view.erasures.is_deleted(batch_id):
+    if view.erasures.is_deleted(batch_id):
         return None
     # Whoever knows the id of a claim was told it, so its command is on the log.
-    claim = doors.view.claims.first(project, batch_id)
+    claim = view.claims.first(project, batch_id)
     return None if claim is None else claim.command.batch.model_dump_json().encode()

@@ -7,8 +7,7 @@ from pathlib import Path
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
-from tidemill.api.dependencies import Dependencies
-from tidemill.api.reruns.log_range import Edge, LogRecord
+from tidemill.api.dependencies import Dependencies, Edge, LogRecord
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings

@@ -7,8 +7,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.waiting import WAIT_SECONDS_MAX
 
+from tidemill.api.dependencies import Edge
 from tidemill.api.reruns.kafka import History
-from tidemill.api.reruns.log_range import Edge
 from tidemill.configuration.security import Cluster
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.producer import Log

@@ -9,7 +9,7 @@ from support.doors import NOW, open_doors
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
-from tidemill.api.reruns.log_range import LogRecord
+from tidemill.api.dependencies import LogRecord
 from tidemill.api.view.view import Origin
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids

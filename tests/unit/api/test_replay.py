@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.doors import ADMIN, open_doors
 
 from tidemill.api.app import create_app
-from tidemill.api.reruns.log_range import Edge, LogRecord, edge
+from tidemill.api.dependencies import Edge, LogRecord
+from tidemill.api.reruns.log_range import edge
 from tidemill.api.reruns.replay_spool import CUSTOM_ID_CHARS_MAX, ReplaySpool, Sources, renamed
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.log import codec, topics

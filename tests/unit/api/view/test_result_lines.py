@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidemill.api.batches.result_lines import PAGE_BYTES_MAX, RUN_BYTES_MAX, Found, Lines, bounded
+from tidemill.api.view.result_lines import PAGE_BYTES_MAX, RUN_BYTES_MAX, Found, Lines, bounded
 from tidemill.results.files.compaction import write_part
 from tidemill.results.files.merge import Sums, merged
 from tidemill.results.files.output_splitter import OutputSplitter
