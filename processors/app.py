@@ -38,14 +38,14 @@ from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.endpoint_probe import EndpointProbe
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.http_client import HttpUpstream
-from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox, Reader, reopened
+from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, Record
 from tidemill.processors.partitions.closed_batches import ClosedBatches
@@ -53,6 +53,7 @@ from tidemill.processors.partitions.held_records import Held, HeldRecords
 from tidemill.processors.partitions.seals import Opened, SealedOutbox, Unopened
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
+from tidemill.processors.scheduling import prefix
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Store
@@ -117,7 +118,7 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
             policy=Policy(tries_max=model.tries_max),
-            prefixes=pool_factory.prefixes(model, fleet),
+            prefixes=prefix.prefixes(model, fleet),
         )
         self.name = name
         self._topics, self._doors, self._settings = names, doors, settings

@@ -20,11 +20,13 @@ from typing import Final, assert_never
 from tidemill.processors.backends.pool import FAILING_MAX, BackendPool, Permit
 from tidemill.processors.calls import request_codec, retry
 from tidemill.processors.calls.caller import Caller, CallResult
+from tidemill.processors.failures import Broken, Past
+from tidemill.processors.lines import Line, Pending
 from tidemill.processors.outcomes.batching import PARCEL_LINES_MAX, ResultBatcher
 from tidemill.processors.outcomes.sending import ResultSender
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.completed_lines import CompletedLines
-from tidemill.processors.partitions.window import Entry, Line, Pending
+from tidemill.processors.partitions.window import Entry
 from tidemill.processors.scheduling.failure_account import FailureAccount
 from tidemill.processors.scheduling.held_lines import HeldLines
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
@@ -314,8 +316,8 @@ class Dispatcher:
     def _failed(self, line: Line, made: CallResult, end: request_codec.Failure, server: str) -> None:
         # All waits are by the loop's time; only the deadline is a date.
         batch_id, now = line.head.batch_id, self._loop.time()
-        past = line.past = line.past or retry.Past(now)
-        past.note(end.kind, counts=made.counts, is_full=end.is_full and end.code != request_codec.Broken.TIMEOUT)
+        past = line.past = line.past or Past(now)
+        past.note(end.kind, counts=made.counts, is_full=end.is_full and end.code != Broken.TIMEOUT)
         backend = made.backend
         verdict = retry.decide(
             end.kind,

@@ -14,7 +14,7 @@ One that is answered opens everything again; when all have failed, there is anot
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.failures import Kind
 
 PAUSE_SECONDS_BASE: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 5.0

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from tidemill.processors.backends import server_metrics
 from tidemill.processors.backends.pool import Backend
-from tidemill.processors.backends.server_metrics import ServerMetrics
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import STALE_SECONDS
+from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.schemas.ports import Steady
 
 POLL_SECONDS: Final = 1.0

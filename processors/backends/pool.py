@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tidemill.processors.backends.breaker import Breaker
-from tidemill.processors.backends.server_metrics import ServerMetrics
 from tidemill.processors.backends.token_bucket import TokenBucket
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.failures import Kind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit, Slot
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
+from tidemill.processors.limits.server_metrics import ServerMetrics
 
 STEP: Final = 1 / 16
 """What one call more moves an average by."""

@@ -1,21 +1,19 @@
 """The backends of a model as the settings name them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from tidemill.configuration.schedule import Hours
 from tidemill.configuration.servers import Backend as Settings
 from tidemill.configuration.servers import Model
-from tidemill.processors.backends import schedule
 from tidemill.processors.backends.metrics_poller import Getter, MetricsPoller
 from tidemill.processors.backends.pool import Backend, BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
-from tidemill.processors.calls.http_client import Origin, origin
+from tidemill.processors.http.client import Origin, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
-from tidemill.processors.partitions.window import Line
-from tidemill.processors.scheduling import prefix
-from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.schemas.ports import Clock, Steady
 
 
@@ -42,14 +40,6 @@ def fleet(model: Model, clock: Clock) -> BackendPool:
             for backend in model.backends
         ]
     )
-
-
-def prefixes(model: Model, fleet: BackendPool) -> Prefixes[Line] | None:
-    """How lines begin, where they are to go by that; None where they go as they stand."""
-    if (size := model.prefix_bytes) is None:
-        return None
-    called = [backend for backend in fleet.backends if not backend.drain]
-    return Prefixes(lambda line: prefix.key(line.text, line.head.url, size), called or fleet.backends)
 
 
 def lookouts(
@@ -86,11 +76,25 @@ def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
     return files
 
 
+def ceiling(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
+    """Makes the rule of a schedule: calls in flight at a Unix time; None where no range says anything.
+
+    Where ranges overlap, the smallest number counts. A range may go over midnight. The hours are those of UTC.
+    """
+
+    def at(now: float) -> int | None:
+        minute = int(now // 60) % 1440
+        day = datetime.fromtimestamp(now, UTC).isoweekday()
+        return min((one.max_in_flight for one in ranges if _covers(one, minute, day)), default=None)
+
+    return at
+
+
 def _ceiling(backend: Settings, clock: Clock) -> Callable[[], int | None] | None:
     # It is asked for with each call, and what day of the week it is takes its time.
     if not backend.hours:
         return None
-    at = schedule.ceiling(backend.hours)
+    at = ceiling(backend.hours)
     return lambda: at(clock())
 
 
@@ -108,3 +112,12 @@ def _headers(key: str | None) -> dict[str, str]:
     if key:
         headers["authorization"] = f"Bearer {key}"
     return headers
+
+
+def _covers(one: Hours, minute: int, day: int) -> bool:
+    """Whether a range covers a minute of a day; what goes over midnight belongs to the day on which it began."""
+    start, end = one.start, one.end
+    if start < end:
+        return start <= minute < end and day in one.days
+    before = 7 if day == 1 else day - 1
+    return (minute >= start and day in one.days) or (minute < end and before in one.days)

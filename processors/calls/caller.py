@@ -8,14 +8,14 @@ from typing import Final
 
 import msgspec
 
-from tidemill.processors.backends.endpoint_probe import STATUSES, EndpointProbe
 from tidemill.processors.backends.pool import REFUSING_MAX, Backend, BackendPool, Failed, Permit
-from tidemill.processors.backends.proof import Proof
 from tidemill.processors.calls import request_codec
-from tidemill.processors.calls.http_client import Upstream
-from tidemill.processors.calls.memory_budget import SMALL_BYTES, Lines, Share
-from tidemill.processors.calls.retry import Kind
-from tidemill.processors.partitions.window import Line
+from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
+from tidemill.processors.calls.proof import Proof
+from tidemill.processors.failures import Answer, Broken, Kind
+from tidemill.processors.http.client import Upstream
+from tidemill.processors.lines import Line
+from tidemill.processors.memory_budget import SMALL_BYTES, Lines, Share
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
@@ -127,7 +127,7 @@ class Caller:
         try:
             name = request_codec.sent_id(line.head.batch_id, line.index, line.attempts)
             outcome = await self._upstream.post(url, backend.headers, _sent(parsed.body), seconds, name)
-            if isinstance(outcome, request_codec.Answer) and (share := outcome.share) is not None:
+            if isinstance(outcome, Answer) and (share := outcome.share) is not None:
                 end = await asyncio.to_thread(request_codec.judge, outcome, line.head.url)
             else:
                 end = request_codec.judge(outcome, line.head.url)
@@ -157,7 +157,7 @@ class Caller:
     ) -> CallResult:
         backend = place.backend
         asked = request_codec.wait_seconds(end.answer.retry_after, self._clock()) if end.answer else None
-        is_late = end.code == request_codec.Broken.TIMEOUT
+        is_late = end.code == Broken.TIMEOUT
         # Where most calls are answered, it is not this line that was asked to wait but one call among many; the
         # next line in its place would be the same load.
         is_chance = end.is_full and not backend.limit.is_pressed

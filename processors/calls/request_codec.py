@@ -6,19 +6,17 @@ token counts are read.
 
 import hashlib
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 import orjson
 
 from tidemill.processors.calls import reply, reply_forms
-from tidemill.processors.calls.memory_budget import Share
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
-from tidemill.processors.calls.retry import Kind, kind_of
+from tidemill.processors.failures import Answer, Broken, Kind, kind_of
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineMark
 
@@ -29,16 +27,6 @@ RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 _FULL: Final = frozenset({429, 503})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
-
-
-class Broken(StrEnum):
-    """Why a call brought no answer at all; the value is the code of the error line."""
-
-    UNREACHABLE = "backend_unreachable"
-    TIMEOUT = "backend_timeout"
-    CONNECTION = "backend_connection_lost"
-    TOO_LARGE = "backend_reply_too_large"
-    LENGTHS = "backend_reply_unsupported"
 
 
 _MESSAGES: Final = {
@@ -65,20 +53,6 @@ _KINDS: Final = {
     INVALID: Kind.SUSPECT,
     "internal_error": Kind.SUSPECT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a backend sent; `retry_after` and `request_id` are headers as they came."""
-
-    status: int
-    body: bytes
-    request_id: str | None = None
-    retry_after: str | None = None
-    encoding: str | None = None
-    """How the body is compressed, where it could not be decompressed; the body is empty then."""
-    share: Share | None = field(default=None, compare=False)
-    """Of the budget of replies, where it is a large one; whoever has the answer closes it in the end."""
 
 
 @dataclass(frozen=True, slots=True)

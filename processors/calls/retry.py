@@ -17,36 +17,19 @@ server is full (429, 503) counts only while the server refuses few others.
 """
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
+
+from tidemill.processors.failures import Kind, Past
 
 WAIT_SECONDS_BASE: Final = 0.5
 WAIT_SECONDS_MAX: Final = 60.0
 TRIES_MAX: Final = 10
 SPREAD_SECONDS_MIN: Final = 60.0
 PROOF_SECONDS_MIN: Final = 2.0
-"""Between two requests that only ask whether a server answers (`processors/backends/proof.py`)."""
+"""Between two requests that only ask whether a server answers (`processors/calls/proof.py`)."""
 REFUSALS_MAX: Final = 2
-CLEAR_FAILURES_MAX: Final = 3
-"""From the next one on it may be the line that a server never takes."""
 BRISK_PART: Final = 0.2
 """Of a wait, where one call was refused among many that are answered."""
-
-_SUSPECTS: Final = frozenset({408, 409, 424, 425, 429})
-_REFUSALS: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421})
-
-
-class Kind(Enum):
-    """Whose fault a failure may be."""
-
-    OUTAGE = auto()
-    """Not the line's: no server has seen it."""
-    REFUSAL = auto()
-    """The server does not take our key, or does not know our model or address, or refuses this line."""
-    SUSPECT = auto()
-    """The server is full or broken, or stumbles over this line."""
-    FINAL = auto()
-    """The line's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,35 +41,6 @@ class Policy:
     tries_max: int = TRIES_MAX
     spread_seconds_min: float = SPREAD_SECONDS_MIN
     proof_seconds_min: float = PROOF_SECONDS_MIN
-
-
-@dataclass(slots=True)
-class Past:
-    """The failed calls of a line."""
-
-    since: float
-    """When the first of them failed."""
-    failures: int = 0
-    """Those that reached a server."""
-    tries: int = 0
-    """Those that counted."""
-    refusals: int = 0
-    """The same of `Kind.REFUSAL`."""
-
-    pays: bool = False
-    """Whether the call that is under way takes from the seats of others."""
-    is_clear: bool = False
-    """Whether the last of them speaks against the server and not against the line."""
-
-    def note(self, kind: Kind, *, counts: bool, is_full: bool = False) -> None:
-        """Add a failed call; `is_full` says that the server had too many."""
-        self.failures += kind is not Kind.OUTAGE
-        self.is_clear = kind is Kind.OUTAGE or (is_full and not counts and self.failures <= CLEAR_FAILURES_MAX)
-        if not counts:
-            return
-        self.tries += 1 if self.tries else min(2, self.failures)
-        if kind is Kind.REFUSAL:
-            self.refusals += 1 if self.refusals else min(2, self.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +63,6 @@ class Expire:
 Verdict = RetryAt | GiveUp | Expire
 
 POLICY: Final = Policy()
-
-
-def kind_of(status: int) -> Kind | None:
-    """What an HTTP status says; None where it is an answer."""
-    if status in _SUSPECTS or status >= 500:  # noqa: PLR2004
-        return Kind.SUSPECT
-    if status in _REFUSALS or 300 <= status < 400:  # noqa: PLR2004
-        return Kind.REFUSAL
-    return None
 
 
 def decide(

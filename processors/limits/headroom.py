@@ -9,7 +9,7 @@ the least that the operator allows is left.
 
 from typing import Final
 
-from tidemill.processors.backends.server_metrics import ServerMetrics
+from tidemill.processors.limits.server_metrics import ServerMetrics
 
 STALE_SECONDS: Final = 10.0
 

@@ -14,7 +14,7 @@ ours are of no use there, and in the way of others.
 import math
 from typing import Final, NamedTuple
 
-from tidemill.processors.backends.server_metrics import ServerMetrics
+from tidemill.processors.limits.server_metrics import ServerMetrics
 
 PATIENCE_READINGS: Final = 3
 MANY_PART: Final = 4

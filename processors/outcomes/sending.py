@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 from tidemill import metrics
-from tidemill.processors.calls.memory_budget import Share
+from tidemill.processors.lines import Line
+from tidemill.processors.memory_budget import Share
 from tidemill.processors.outcomes.batching import LINE_BYTES_MAX, ResultBatch, ResultBatcher
-from tidemill.processors.partitions.window import Line
 from tidemill.schemas.log.codec import LineMark, LineRef, lines_headers
 from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.ports import READ_BYTES, Outbox, Store

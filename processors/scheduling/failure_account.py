@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tidemill.processors.calls.request_codec import REFUSED, Failure
-from tidemill.processors.partitions.window import Line
+from tidemill.processors.lines import Line
 from tidemill.schemas.ports import Clock
 
 MESSAGE_CHARS_MAX: Final = 200

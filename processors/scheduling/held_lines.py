@@ -18,8 +18,8 @@ from itertools import chain
 from typing import Final
 
 from tidemill.processors.backends.pool import BackendPool, Permit
-from tidemill.processors.backends.proof import Proof
-from tidemill.processors.partitions.window import Line
+from tidemill.processors.calls.proof import Proof
+from tidemill.processors.lines import Line
 
 SEATS_PART: Final = 16
 IDLE_SEATS_PART: Final = 8

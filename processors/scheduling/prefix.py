@@ -9,6 +9,11 @@ import re
 import zlib
 from typing import Final
 
+from tidemill.configuration.servers import Model
+from tidemill.processors.backends.pool import BackendPool
+from tidemill.processors.lines import Line
+from tidemill.processors.scheduling.prefix_groups import Prefixes
+
 _STARTS: Final = {
     "/v1/chat/completions": re.compile(rb'"messages"\s*:\s*'),
     "/v1/completions": re.compile(rb'"prompt"\s*:\s*'),
@@ -33,3 +38,11 @@ def key(text: bytes, url: str, size: int) -> int | None:
         return None
     begin = found.end()
     return None if len(text) - begin < size else zlib.crc32(text[begin : begin + size])
+
+
+def prefixes(model: Model, fleet: BackendPool) -> Prefixes[Line] | None:
+    """How lines begin, where they are to go by that; None where they go as they stand."""
+    if (size := model.prefix_bytes) is None:
+        return None
+    called = [backend for backend in fleet.backends if not backend.drain]
+    return Prefixes(lambda line: key(line.text, line.head.url, size), called or fleet.backends)

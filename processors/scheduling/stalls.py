@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tidemill.processors.backends.pool import Backend, BackendPool
-from tidemill.processors.calls.request_codec import Broken
-from tidemill.processors.partitions.window import Pending
+from tidemill.processors.failures import Broken
+from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failure_account import FailureAccount
 from tidemill.processors.scheduling.failure_account import Waiting as Held
 from tidemill.schemas.log.codec import KIND, encode

@@ -20,9 +20,9 @@ from tidemill.api.uploads.multipart import Form, MultipartError, PartData
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.streams import record
 from tidemill.processors.calls import request_codec
-from tidemill.processors.calls.http_connection import Connection
-from tidemill.processors.calls.memory_budget import Replies
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.http.connection import Connection
+from tidemill.processors.memory_budget import Replies
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX, Splitter
 from tidemill.schemas.log import codec, dead_letters, intake, part, producer_token

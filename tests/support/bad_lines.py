@@ -14,15 +14,15 @@ from typing import Any
 import orjson
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.backends import proof
-from tidemill.processors.backends.endpoint_probe import EndpointProbe
 from tidemill.processors.backends.pool import Backend, BackendPool
+from tidemill.processors.calls import proof
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.memory_budget import Lines
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.failures import Answer, Broken
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
+from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import Prefixes

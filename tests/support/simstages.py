@@ -18,10 +18,10 @@ from tidemill.kafka.ack_gate import AckGate
 from tidemill.kafka.handling import handled
 from tidemill.kafka.producer import partition_of
 from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.memory_budget import Lines
+from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
+from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment
 from tidemill.processors.partitions.assignment import Record as Held

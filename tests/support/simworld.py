@@ -29,7 +29,7 @@ from support.simstages import (
 from support.simtime import Process, SimulatedLoop
 
 from tidemill.configuration.settings import Settings
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
 from tidemill.results.state.limits import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec

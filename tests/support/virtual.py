@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from tidemill.processors.backends.pool import Backend, BackendPool, Failed, Permit
-from tidemill.processors.backends.server_metrics import ServerMetrics
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.failures import Kind
+from tidemill.processors.limits.server_metrics import ServerMetrics
 
 REFUSAL_SECONDS = 0.001
 

@@ -18,13 +18,13 @@ DOORS = {
     "aioboto3": {"src/tidemill/storage/s3.py"},
     "aiohttp": {
         "src/tidemill/storage/s3.py",
-        "processors/calls/http_client.py",
+        "processors/http/client.py",
         "src/tidemill/client/http.py",
         "src/tidemill/ops/server_probe.py",
         "src/tidemill/bench/service.py",
         "src/tidemill/local",
     },
-    "httptools": {"processors/calls/http_connection.py"},
+    "httptools": {"processors/http/connection.py"},
     "sqlite3": {"sqlite.py"},
     "fastapi": None,
 }

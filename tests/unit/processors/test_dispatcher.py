@@ -16,15 +16,15 @@ from support.waiting import until
 
 from tidemill.processors import dispatcher
 from tidemill.processors.backends.breaker import Breaker, Pauses
-from tidemill.processors.backends.endpoint_probe import EndpointProbe
 from tidemill.processors.backends.pool import Backend, BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.memory_budget import Lines
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.failures import Answer, Broken
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
+from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes

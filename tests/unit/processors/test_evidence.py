@@ -11,8 +11,8 @@ import pytest
 from support.bad_lines import FULL, TIMEOUT_SECONDS, Outcome, Place, Server, World, refusal
 from support.simtime import SimulatedLoop, run
 
-from tidemill.processors.backends import proof
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.calls import proof
+from tidemill.processors.failures import Answer, Broken
 from tidemill.processors.scheduling.failure_account import Waiting
 
 SEEDS = range(int(os.environ.get("SEEDS", "3")))

@@ -13,7 +13,7 @@ from tidemill.processors.backends.breaker import (
     ROW_NEW,
     Breaker,
 )
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.failures import Kind
 
 kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])
 

@@ -6,7 +6,7 @@ from support.backend import Backend as Server
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.backends.metrics_poller import POLL_SECONDS, RARE_SECONDS_MAX, SPARE_RARE_SECONDS_MAX
-from tidemill.processors.calls.http_client import HttpUpstream
+from tidemill.processors.http.client import HttpUpstream
 
 
 @pytest.fixture

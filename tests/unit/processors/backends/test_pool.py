@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.processors.backends.pool import REFUSING_MAX, Backend, BackendPool, Failed
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.failures import Kind
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
 
 kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])

@@ -6,7 +6,7 @@ import pytest
 
 from tidemill.configuration.schedule import Hours
 from tidemill.configuration.servers import Model
-from tidemill.processors.backends import pool_factory, schedule
+from tidemill.processors.backends import pool_factory
 
 
 def at(text: str) -> float:
@@ -33,13 +33,13 @@ DAY = {"from": "08:00", "to": "18:00", "max_in_flight": 0}
 )
 def test_the_hours_of_a_week(when: str, calls: int | None) -> None:
     """A range over midnight belongs to the day on which it begins; its end is not part of it."""
-    assert schedule.ceiling([Hours(**NIGHT), Hours(**DAY)])(at(when)) == calls
+    assert pool_factory.ceiling([Hours(**NIGHT), Hours(**DAY)])(at(when)) == calls
 
 
 def test_the_smallest_counts() -> None:
     """Where ranges overlap."""
     both = [Hours(**{**DAY, "max_in_flight": number}) for number in (9, 3)]
-    assert schedule.ceiling(both)(at("2026-11-23T12:00")) == 3
+    assert pool_factory.ceiling(both)(at("2026-11-23T12:00")) == 3
 
 
 @pytest.mark.parametrize("text", ["8", "08:60", "25:00", "a:b", "-1:00"])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.processors.calls import event_stream, request_codec
-from tidemill.processors.calls.request_codec import Answer, Failure, Success
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.calls.request_codec import Failure, Success
+from tidemill.processors.failures import Answer, Kind
 
 CHAT = "/v1/chat/completions"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.processors.calls import reply, request_codec
-from tidemill.processors.calls.request_codec import Answer, Broken, Failure, Success
-from tidemill.processors.calls.retry import Kind
+from tidemill.processors.calls.request_codec import Failure, Success
+from tidemill.processors.failures import Answer, Broken, Kind
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.log import codec
 

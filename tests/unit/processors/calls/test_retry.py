@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tidemill.processors import failures
 from tidemill.processors.calls import retry
-from tidemill.processors.calls.retry import Expire, GiveUp, Kind, Past, RetryAt
+from tidemill.processors.calls.retry import Expire, GiveUp, RetryAt
+from tidemill.processors.failures import Kind, Past, kind_of
 
 NOW = 1_000_000.0
 chances = st.floats(0, 1, exclude_max=True)
@@ -32,7 +34,7 @@ OPEN = {"attempt": 1, "now": NOW, "deadline": 1e12, "chance": 0.5}
 )  # fmt: skip
 def test_a_status_says_whose_fault_it_may_be(status: int, kind: Kind | None) -> None:
     """Only 2xx and those 4xx that are about the line are answers."""
-    assert retry.kind_of(status) is kind
+    assert kind_of(status) is kind
 
 
 @given(kinds, pasts, attempts, chances)
@@ -75,7 +77,7 @@ def test_what_reached_no_server_says_nothing_of_the_line() -> None:
     assert (past.failures, past.is_clear) == (0, True)
     for number in range(10):
         past.note(Kind.SUSPECT, counts=False, is_full=True)
-        assert past.is_clear == (number < retry.CLEAR_FAILURES_MAX)
+        assert past.is_clear == (number < failures.CLEAR_FAILURES_MAX)
 
 
 @given(attempts, chances, st.sampled_from([Kind.OUTAGE, Kind.SUSPECT]))

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from support.virtual import Engine
 
 from tidemill.processors.backends.pool import Backend
-from tidemill.processors.backends.server_metrics import ServerMetrics
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
 from tidemill.processors.limits.headroom import STALE_SECONDS, Headroom
 from tidemill.processors.limits.load_feedback import PATIENCE_READINGS, Demand, LoadFeedback
+from tidemill.processors.limits.server_metrics import ServerMetrics
 
 
 def backend(spare: Headroom | None = None) -> Backend:

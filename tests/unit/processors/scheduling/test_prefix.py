@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends import pool_factory
-from tidemill.processors.partitions.window import Line
+from tidemill.processors.lines import Line
 from tidemill.processors.scheduling import prefix
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log.codec import RequestHead
@@ -66,9 +66,9 @@ def test_it_is_off_unless_it_is_set() -> None:
     """And a backend that is drained is given no group."""
     backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
     plain = Model.model_validate({"backends": backends})
-    assert pool_factory.prefixes(plain, pool_factory.fleet(plain, lambda: 0.0)) is None
+    assert prefix.prefixes(plain, pool_factory.fleet(plain, lambda: 0.0)) is None
     model = Model.model_validate({"backends": backends, "prefix_bytes": 64})
-    made = pool_factory.prefixes(model, pool_factory.fleet(model, lambda: 0.0))
+    made = prefix.prefixes(model, pool_factory.fleet(model, lambda: 0.0))
     assert made is not None
     assert [place.base for place in made.places] == ["http://b/v1"]
     head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")

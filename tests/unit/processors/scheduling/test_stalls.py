@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.backends.endpoint_probe import EndpointProbe
 from tidemill.processors.backends.pool import Backend, BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.memory_budget import Lines
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher
+from tidemill.processors.failures import Answer, Broken
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
+from tidemill.processors.lines import Pending
+from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.window import PartitionWindow, Pending
+from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.stalls import LOOK_SECONDS, SAID_MAX, SAY_SECONDS, STALL_SECONDS
 from tidemill.schemas.log import codec
 from tidemill.schemas.resources.waiting import Reason

@@ -16,9 +16,9 @@ import orjson
 
 from tidemill.processors.backends.pool import NEVER, Backend, BackendPool, Failed, Permit
 from tidemill.processors.calls import request_codec
-from tidemill.processors.calls.http_client import Upstream
-from tidemill.processors.calls.retry import Kind
-from tidemill.processors.partitions.window import Line
+from tidemill.processors.failures import Broken, Kind
+from tidemill.processors.http.client import Upstream
+from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import BY_PATH, PROMPT
 
 DOUBLINGS_MAX: Final = 4
@@ -146,7 +146,7 @@ class Proof:
             end = request_codec.judge(outcome, endpoint)
         except Exception:  # noqa: BLE001  whatever it was, the lines must not wait for ever
             _log.exception("backend %s could not be asked whether it answers", backend.base)
-            end = request_codec.judge(request_codec.Broken.CONNECTION, endpoint)
+            end = request_codec.judge(Broken.CONNECTION, endpoint)
         except BaseException:
             self._fleet.leave(place)
             raise

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import NEVER, Backend, BackendPool
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
 from tidemill.schemas import served
 
 STATUSES: Final = frozenset({404, 501})

@@ -6,7 +6,7 @@ import random
 import pytest
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.calls.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, Lines, Replies, Share
+from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, Lines, Replies, Share
 
 
 def run(work):

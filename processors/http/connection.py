@@ -5,14 +5,15 @@ costs a third of it (see `http_client.py`, which keeps the connections).
 """
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from typing import Final, cast
 
 import httptools
 
-from tidemill.processors.calls import content_coding, framing
-from tidemill.processors.calls.memory_budget import SMALL_BYTES, Replies, Share
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.http import content_coding
+from tidemill.processors.memory_budget import SMALL_BYTES, Replies, Share
 
 HEAD_BYTES_MAX: Final = 64 << 10
 """Of what is no body: the head, the fields behind the last chunk, and what may stand with the size of a chunk."""
@@ -23,6 +24,15 @@ _NOTHING: Final = memoryview(b"")
 
 _SHOWN_CHARS: Final = 64
 """Of a content encoding that is quoted."""
+
+
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTHS: Final = re.compile(rb"^content-length[ \t]*:([^\r\n]*)\r?\n", re.IGNORECASE | re.MULTILINE)
+_CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+class _LengthsError(Exception):
+    """A head names lengths that differ."""
 
 
 @dataclass(slots=True)
@@ -150,7 +160,7 @@ class Connection(asyncio.Protocol):
         self._bare_bytes += len(data)
         try:
             self._feed(data)
-        except framing.LengthsError:
+        except _LengthsError:
             self._end(Broken.LENGTHS)
             return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -176,10 +186,10 @@ class Connection(asyncio.Protocol):
                 self._is_refused = True
             else:
                 return
-        head, end, rest = self._head.partition(framing.HEAD_END)
+        head, end, rest = self._head.partition(_HEAD_END)
         if not end:
             return
-        mended = framing.mended(head + end)
+        mended = _with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
         # Whoever wrote such a head may mean another end of the body.
@@ -315,3 +325,22 @@ class Connection(asyncio.Protocol):
 def _drop(outcome: Answer | Broken) -> None:
     if isinstance(outcome, Answer) and outcome.share is not None:
         outcome.share.close()
+
+
+def _with_one_length(head: bytes) -> bytes:
+    """The head with one statement of the body's length.
+
+    Args:
+        head: From the status line to the blank line behind the last field.
+
+    Raises:
+        _LengthsError: See there.
+    """
+    if _CHUNKED.search(head):
+        return _LENGTHS.sub(b"", head)
+    lengths = {length.strip() for found in _LENGTHS.findall(head) for length in found.split(b",")}
+    if len(lengths) > 1:
+        raise _LengthsError
+    if not lengths:
+        return head
+    return _LENGTHS.sub(b"", head).removesuffix(b"\r\n") + b"content-length: %b\r\n\r\n" % lengths.pop()

@@ -11,12 +11,13 @@ from support.backend import Behaviour
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.backends.breaker import ROW_NEW
-from tidemill.processors.backends.endpoint_probe import LISTED_SECONDS, EndpointProbe
 from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.http_client import HttpUpstream
-from tidemill.processors.calls.memory_budget import Lines
-from tidemill.processors.calls.retry import Kind
-from tidemill.processors.partitions.window import Entry, Line, PartitionWindow
+from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, EndpointProbe
+from tidemill.processors.failures import Kind
+from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.lines import Line
+from tidemill.processors.memory_budget import Lines
+from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.storage.address import DirectoryStore
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support.waiting import until
 
 from tidemill import __version__
-from tidemill.processors.calls.http_client import HttpUpstream
-from tidemill.processors.calls.memory_budget import Replies
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.http.client import HttpUpstream
+from tidemill.processors.memory_budget import Replies
 from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"

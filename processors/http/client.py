@@ -11,9 +11,9 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from tidemill import __version__
-from tidemill.processors.calls.http_connection import Connection
-from tidemill.processors.calls.memory_budget import Replies
-from tidemill.processors.calls.request_codec import Answer, Broken
+from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.http.connection import Connection
+from tidemill.processors.memory_budget import Replies
 from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 CONNECT_SECONDS_MAX: Final = 10.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.backends.server_metrics import ServerMetrics, read
+from tidemill.processors.limits.server_metrics import ServerMetrics, read
 
 VLLM = b"""# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
