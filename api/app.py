@@ -1,4 +1,4 @@
-"""The door to HTTP: composes the stage and serves it."""
+"""Composes the api and serves it."""
 
 import asyncio
 import contextlib
@@ -79,19 +79,19 @@ FOLDED = (
 """The topics that the view is folded from."""
 
 
-def create_app(doors: Dependencies) -> FastAPI:
-    """Compose the app; it opens and closes none of its doors."""
+def create_app(deps: Dependencies) -> FastAPI:
+    """Compose the app; it opens and closes none of its dependencies."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.doors = doors
-    if doors.settings.cors_origins:
+    app.state.dependencies = deps
+    if deps.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=doors.settings.cors_origins,
+            allow_origins=deps.settings.cors_origins,
             allow_methods=["DELETE", "GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    error_handlers.install(app, has_aliases=doors.settings.path_aliases)
+    error_handlers.install(app, has_aliases=deps.settings.path_aliases)
     for routes in (
         files,
         uploads,
@@ -116,10 +116,10 @@ def create_app(doors: Dependencies) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[Follower]]]:
-    """Open the doors that the settings name, and close them in the end.
+    """Open the dependencies that the settings name, and close them in the end.
 
     Yields:
-        The doors, and the followers that feed the view, which have begun.
+        The dependencies, and the followers that feed the view, which have begun.
 
     Raises:
         SettingsError: A setting is missing or cannot be used.
@@ -201,15 +201,15 @@ async def serve(settings: Settings, pulse: Heartbeat) -> None:
     """
     if settings.is_exposed:
         log.warning(EXPOSED, settings.host)
-    async with opened(settings) as (doors, followers), _watched(doors, followers, pulse):
-        serving = Server(create_app(doors), settings)
+    async with opened(settings) as (deps, followers), _watched(deps, followers, pulse):
+        serving = Server(create_app(deps), settings)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
         with listen(settings.host, settings.port) as listening:
             task = asyncio.create_task(serving.serve(sockets=[listening]))
-            telling = asyncio.create_task(_tell(doors, followers))
+            telling = asyncio.create_task(_tell(deps, followers))
             await asyncio.wait(
                 [task, stopping := asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED
             )
@@ -220,41 +220,41 @@ async def serve(settings: Settings, pulse: Heartbeat) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _watched(doors: Dependencies, followers: list[Follower], pulse: Heartbeat) -> AsyncIterator[None]:
+async def _watched(deps: Dependencies, followers: list[Follower], pulse: Heartbeat) -> AsyncIterator[None]:
     """Beat, and tell the process's health beside the API."""
 
     async def whole() -> None:
-        if not doors.is_ready():
+        if not deps.is_ready():
             behind = sum(not follower.is_caught_up for follower in followers)
             raise vital.Unwell(f"{behind} of {len(followers)} topics are still being read")
 
     state = vital.Health(
         ill=pulse.ill,
         probes={
-            "kafka": functools.partial(reachable, doors.settings.cluster),
-            "store": functools.partial(vital.writable, doors.store, "api"),
+            "kafka": functools.partial(reachable, deps.settings.cluster),
+            "store": functools.partial(vital.writable, deps.store, "api"),
             "view": whole,
         },
         metrics=metrics.text,
     )
     beating = asyncio.create_task(pulse.run())
     try:
-        async with vital.served(state, doors.settings.health_host, doors.settings.health_port):
+        async with vital.served(state, deps.settings.health_host, deps.settings.health_port):
             yield
     finally:
         beating.cancel()
 
 
-async def _tell(doors: Dependencies, followers: list[Follower]) -> None:
+async def _tell(deps: Dependencies, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
-    await doors.space.start()
-    await doors.trail.settings(doors.settings, doors.view.audit.newest(Action.SETTINGS_CHANGE))
-    await admin.sign_again(doors)
+    await deps.space.start()
+    await deps.trail.settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
+    await admin.sign_again(deps)
     gc_tuning.settle()
     notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.
-    await file_removal.sweep_always(doors)
+    await file_removal.sweep_always(deps)
 
 
 def main(settings: Settings) -> None:

@@ -124,9 +124,9 @@ class Dependencies:
         return Lines(self.store)
 
 
-async def doors(request: Request) -> Dependencies:
-    """The doors of the app that answers."""
-    found = request.app.state.doors
+async def current(request: Request) -> Dependencies:
+    """The dependencies of the app that answers."""
+    found = request.app.state.dependencies
     assert isinstance(found, Dependencies)
     return found
 
@@ -152,27 +152,27 @@ async def administrator(request: Request) -> Principal:
 
 
 async def _able(request: Request, needed: Role) -> Principal:
-    opened = await doors(request)
-    is_ready = opened.is_ready()
-    asking = _known(request, opened, is_whole=is_ready)
-    request.state.project, request.state.key_id = asking.project, asking.key_id
-    rate_limits.charge(request, opened.rates, asking.key_id, opened.settings.limits_of(asking.project))
-    if not asking.role.covers(needed):
-        raise errors.forbidden(asking.role, needed)
+    deps = await current(request)
+    is_ready = deps.is_ready()
+    caller = _known(request, deps, is_whole=is_ready)
+    request.state.project, request.state.key_id = caller.project, caller.key_id
+    rate_limits.charge(request, deps.rates, caller.key_id, deps.settings.limits_of(caller.project))
+    if not caller.role.covers(needed):
+        raise errors.forbidden(caller.role, needed)
     if not is_ready:
         raise errors.unavailable("server's view of the log")
-    return asking
+    return caller
 
 
-def _known(request: Request, opened: Dependencies, *, is_whole: bool) -> Principal:
+def _known(request: Request, deps: Dependencies, *, is_whole: bool) -> Principal:
     try:
-        return opened.keys.principal(_authorization(request), is_whole=is_whole)
+        return deps.keys.principal(_authorization(request), is_whole=is_whole)
     except ApiError as error:
         if error.body.code != errors.INVALID_KEY:
             raise
-        if seconds := opened.refusals.count(trail.address(request)):
+        if seconds := deps.refusals.count(trail.address(request)):
             raise errors.refused_too_often(seconds) from error
-        opened.trail.refused(request)
+        deps.trail.refused(request)
         raise
 
 
@@ -184,10 +184,10 @@ def _authorization(request: Request) -> str | None:
     return None if azure is None else f"Bearer {azure}"
 
 
-Opened = Annotated[Dependencies, Depends(doors)]
-Asking = Annotated[Principal, Depends(principal)]
-Reading = Annotated[Principal, Depends(reader)]
-Administering = Annotated[Principal, Depends(administrator)]
+Deps = Annotated[Dependencies, Depends(current)]
+Caller = Annotated[Principal, Depends(principal)]
+ReadingCaller = Annotated[Principal, Depends(reader)]
+AdminCaller = Annotated[Principal, Depends(administrator)]
 
 
 def json(content: bytes) -> Response:
@@ -211,8 +211,8 @@ async def body(request: Request) -> bytes:
                 raise errors.body_too_large(BODY_BYTES_MAX)
             chunks.append(chunk)
             if size > SMALL_BODY_BYTES and not is_large:
-                opened = await doors(request)
-                await stack.enter_async_context(opened.bodies.turn(request.state.project))
+                deps = await current(request)
+                await stack.enter_async_context(deps.bodies.turn(request.state.project))
     return b"".join(chunks)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tidemill.schemas.resources.error import ApiError, ErrorBody, ErrorEnvelope
 
 RETRY_SECONDS = 2
-"""What a client is told to wait when a door does not answer."""
+"""How long a client should wait when the log, the store or the view does not answer."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_RETRY_SECONDS = 60
 """The same where somebody has to make room first."""
@@ -278,7 +278,7 @@ def full() -> ApiError:
 
 
 def unavailable(what: str) -> ApiError:
-    """A door does not answer; the same request may do in a moment."""
+    """The log, the store or the view does not answer; the same request may succeed in a moment."""
     return ApiError(
         503,
         f"The {what} is not available at the moment. Please try again.",

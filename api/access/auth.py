@@ -1,4 +1,4 @@
-"""Who is asking: a key stands for a project, and for what may be done to it."""
+"""API keys: each stands for a project and a role."""
 
 import hmac
 from collections.abc import Mapping

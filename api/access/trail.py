@@ -48,7 +48,7 @@ class Trail:
     async def tell(
         self,
         request: Request,
-        asking: Principal,
+        caller: Principal,
         action: Action,
         target: str = "",
         *,
@@ -59,7 +59,7 @@ class Trail:
 
         Args:
             request: What was asked.
-            asking: By whom.
+            caller: By whom.
             action: What it does.
             target: To what.
             whose: Its project, where that is another one than the key's: the record is for its admin.
@@ -68,7 +68,7 @@ class Trail:
         Raises:
             LogUnavailable: The log does not answer.
         """
-        record = _record(self._clock, action, request, asking=asking, target=target, detail=detail)
+        record = _record(self._clock, action, request, caller=caller, target=target, detail=detail)
         await self._send(record.model_copy(update={"project": whose or record.project}))
 
     def refused(self, request: Request) -> None:
@@ -180,15 +180,15 @@ def _record(
     action: Action,
     request: Request,
     *,
-    asking: Principal | None = None,
+    caller: Principal | None = None,
     target: str = "",
     detail: dict[str, str] | None = None,
 ) -> AuditRecord:
     return AuditRecord(
         id=ids.new_audit_id(),
         at=int(clock()),
-        project="" if asking is None else asking.project,
-        actor="" if asking is None else asking.key_id,
+        project="" if caller is None else caller.project,
+        actor="" if caller is None else caller.key_id,
         action=action,
         target=target,
         address=address(request),

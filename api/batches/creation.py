@@ -79,7 +79,7 @@ def repetition(headers: Mapping[str, str]) -> Repetition:
 
 
 async def create(
-    doors: Dependencies,
+    deps: Dependencies,
     project: str,
     asked: BatchRequest,
     source: Callable[[], Awaitable[InputRef | None]],
@@ -90,7 +90,7 @@ async def create(
     """Create a batch, or find the one that the same request has created.
 
     Args:
-        doors: The doors.
+        deps: The dependencies of the app.
         project: Whose batch it is.
         asked: What was asked for.
         source: Finds the input; asked only where the batch is new.
@@ -102,71 +102,71 @@ async def create(
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     fingerprint = fingerprint or fingerprint_of(asked.model_dump())
-    if repeats.key is not None and doors.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
+    if repeats.key is not None and deps.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
         raise errors.batch_deleted()
-    if (known := _known(doors, project, asked, fingerprint, repeats)) is None:
+    if (known := _known(deps, project, asked, fingerprint, repeats)) is None:
         ref = await source()
-        record = doors.view.file(project, asked.input_file_id)
+        record = deps.view.file(project, asked.input_file_id)
         filename = None if record is None else record.file.filename
-        batch = asked.batch(_id(project, repeats), int(doors.clock()), filename)
+        batch = asked.batch(_id(project, repeats), int(deps.clock()), filename)
         command = BatchCreated(
             project=project, batch=batch, input=ref, output_expires_after=asked.output_expires_after
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
-        await doors.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])
+        await deps.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])
         known = command
         if repeats.key is not None or repeats.is_retry:
-            known = await _settled(doors, command, fingerprint, repeats)
-    if (shown := _shown(doors, project, known)) is not None:
+            known = await _settled(deps, command, fingerprint, repeats)
+    if (shown := _shown(deps, project, known)) is not None:
         return shown
     command = known
-    await doors.log.send(
+    await deps.log.send(
         topics.COMMANDS.name,
         command.batch.id,
         codec.encode(command),
         headers=[(codec.KIND, command.kind.encode())],
     )
-    return doors.view.put_batch(BatchRecord(project=project, batch=command.batch))
+    return deps.view.put_batch(BatchRecord(project=project, batch=command.batch))
 
 
 def _id(project: str, repeats: Repetition) -> str:
     return ids.new_batch_id() if repeats.key is None else ids.derived_batch_id(project, repeats.key)
 
 
-def _shown(doors: Dependencies, project: str, command: BatchCreated) -> Batch | None:
-    shown = doors.view.batch(project, command.batch.id)
+def _shown(deps: Dependencies, project: str, command: BatchCreated) -> Batch | None:
+    shown = deps.view.batch(project, command.batch.id)
     return None if shown is None else Batch.model_validate_json(shown)
 
 
-def claimed(doors: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:
+def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:
     """The claim of the same request, as far as this process has seen it.
 
     Raises:
         ApiError: 409, as `create`.
     """
     if repeats.key is None:
-        return doors.view.claims.repeated(project, fingerprint) if repeats.is_retry else None
-    claim = doors.view.claims.first(project, ids.derived_batch_id(project, repeats.key))
+        return deps.view.claims.repeated(project, fingerprint) if repeats.is_retry else None
+    claim = deps.view.claims.first(project, ids.derived_batch_id(project, repeats.key))
     if claim is not None and claim.fingerprint != fingerprint:
         raise errors.key_reused()
     return claim
 
 
 def _known(
-    doors: Dependencies, project: str, asked: BatchRequest, fingerprint: str, repeats: Repetition
+    deps: Dependencies, project: str, asked: BatchRequest, fingerprint: str, repeats: Repetition
 ) -> BatchCreated | None:
     """The command of the same request, as far as this process has seen it.
 
     Raises:
         ApiError: 409, as `create`.
     """
-    if (claim := claimed(doors, project, fingerprint, repeats)) is not None:
+    if (claim := claimed(deps, project, fingerprint, repeats)) is not None:
         return claim.command
     if repeats.key is None:
         return None
     batch_id = ids.derived_batch_id(project, repeats.key)
     # The log keeps claims for some days, batches for longer.
-    if (shown := doors.view.batch(project, batch_id)) is None:
+    if (shown := deps.view.batch(project, batch_id)) is None:
         return None
     batch = Batch.model_validate_json(shown)
     if not asked.is_like(batch):
@@ -174,14 +174,14 @@ def _known(
     return BatchCreated(project=project, batch=batch)
 
 
-async def _settled(doors: Dependencies, own: BatchCreated, fingerprint: str, repeats: Repetition) -> BatchCreated:
+async def _settled(deps: Dependencies, own: BatchCreated, fingerprint: str, repeats: Repetition) -> BatchCreated:
     """The command that counts, once the log's order is known.
 
     Raises:
         ApiError: 409, as `create`; 503, the claim does not come back.
     """
-    claims, project, batch_id = doors.view.claims, own.project, own.batch.id
-    first = await doors.view.news.until(lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX)
+    claims, project, batch_id = deps.view.claims, own.project, own.batch.id
+    first = await deps.view.news.until(lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX)
     if first is None:
         raise errors.unavailable("server's view of the log")
     if first.fingerprint != fingerprint:

@@ -1,4 +1,4 @@
-"""The door to what the log still has of a topic: read from edge to edge, without a group, and then let go."""
+"""Reads a range of a topic, without a consumer group."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator

@@ -15,12 +15,12 @@ BATCH: Final = "batch"
 
 
 async def write(
-    doors: Dependencies, booking: Booking, file: File, project: str, chunks: AsyncIterator[bytes]
+    deps: Dependencies, booking: Booking, file: File, project: str, chunks: AsyncIterator[bytes]
 ) -> FileRecord:
     """Write an input file, and show it once the log has its record.
 
     Args:
-        doors: The doors.
+        deps: The dependencies of the app.
         booking: Where room for its bytes is asked for.
         file: What it is to be; see `blank`.
         project: Whose it is.
@@ -31,9 +31,9 @@ async def write(
             answer. Nothing is left of it.
         LogUnavailable: The log does not answer. The record may have landed, so the bytes stay.
     """
-    async with doors.uploads.turn(project):
+    async with deps.uploads.turn(project):
         key = file_key(file.id)
-        sink = Sink(doors.store, key, bytes_max=doors.settings.upload_bytes_max, param="lines")
+        sink = Sink(deps.store, key, bytes_max=deps.settings.upload_bytes_max, param="lines")
         is_stored = False
         try:
             async for chunk in chunks:
@@ -51,8 +51,8 @@ async def write(
         sha256=stored.sha256,
         lines=stored.lines,
     )
-    offset = await doors.log.send(topics.FILES.name, file.id, codec.encode(record), headers=[])
-    doors.view.put_file(record, offset)
+    offset = await deps.log.send(topics.FILES.name, file.id, codec.encode(record), headers=[])
+    deps.view.put_file(record, offset)
     return record
 
 

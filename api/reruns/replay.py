@@ -122,16 +122,16 @@ class Found:
         return next(iter(self.endpoints))
 
 
-async def gathered(doors: Dependencies, where: Where, spool: ReplaySpool) -> Found:
+async def gathered(deps: Dependencies, where: Where, spool: ReplaySpool) -> Found:
     """Bring the lines of a range into a spool.
 
     Raises:
         ApiError: 400, they are more than a batch may have; 409, lines are lost.
         LogUnavailable: The log does not answer.
     """
-    found = Found(where.asked.model, doors.settings.models)
-    lines_max, bytes_max = doors.settings.file_lines_max, doors.settings.file_bytes_max
-    async with aclosing(_lines(doors, where, found)) as lines:
+    found = Found(where.asked.model, deps.settings.models)
+    lines_max, bytes_max = deps.settings.file_lines_max, deps.settings.file_bytes_max
+    async with aclosing(_lines(deps, where, found)) as lines:
         async for line in lines:
             spool.put(line.source.number, line.index, line.data)
             if found.sources.lines > lines_max or spool.size > bytes_max:
@@ -145,27 +145,27 @@ async def gathered(doors: Dependencies, where: Where, spool: ReplaySpool) -> Fou
     return found
 
 
-async def reckoned(doors: Dependencies, where: Where, model: str | None) -> tuple[Found, TokenEstimate]:
+async def reckoned(deps: Dependencies, where: Where, model: str | None) -> tuple[Found, TokenEstimate]:
     """Count the lines of a range and what they would use; how many there are does not matter.
 
     Raises:
         ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
         LogUnavailable: The log does not answer.
     """
-    found = Found(where.asked.model, doors.settings.models)
+    found = Found(where.asked.model, deps.settings.models)
     sums: dict[str, TokenEstimate] = {}
-    async for line in _lines(doors, where, found):
+    async for line in _lines(deps, where, found):
         sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).take(recast(line.data, model=model))
     endpoint = found.endpoint()
     # Where all lines are lost nothing was counted.
     return found, sums.get(endpoint, TokenEstimate(endpoint))
 
 
-async def _lines(doors: Dependencies, where: Where, found: Found) -> AsyncGenerator[Taken, None]:
+async def _lines(deps: Dependencies, where: Where, found: Found) -> AsyncGenerator[Taken, None]:
     """Each line once."""
     left = RECORDS_MAX
     for topic in where.topics:
-        async with aclosing(doors.history.entries(topic, where.start, where.end)) as entries:
+        async with aclosing(deps.history.entries(topic, where.start, where.end)) as entries:
             async for entry in entries:
                 # What is read comes in bites of thousands of lines; others get their turn in between.
                 await asyncio.sleep(0)
@@ -173,11 +173,11 @@ async def _lines(doors: Dependencies, where: Where, found: Found) -> AsyncGenera
                 if left < 0:
                     message = f"The range has more than {RECORDS_MAX} records: narrow it."
                     raise errors.invalid(message, param="source", code="range_too_large")
-                for line in await _taken(doors, where, found, entry):
+                for line in await _taken(deps, where, found, entry):
                     yield line
 
 
-async def _taken(doors: Dependencies, where: Where, found: Found, entry: LogRecord) -> list[Taken]:
+async def _taken(deps: Dependencies, where: Where, found: Found, entry: LogRecord) -> list[Taken]:
     """The lines of a record that are wanted and were not there before."""
     try:
         head = codec.request_head(entry.headers)
@@ -186,11 +186,11 @@ async def _taken(doors: Dependencies, where: Where, found: Found, entry: LogReco
         return []
     if not where.takes(head):
         return []
-    if found.skips(doors.view.erasures, head.batch_id):
+    if found.skips(deps.view.erasures, head.batch_id):
         found.skip(head, entry)
         return []
     try:
-        texts = await _texts(doors, entry, head)
+        texts = await _texts(deps, entry, head)
     except NoKey:
         found.skip(head, entry)
         return []
@@ -208,16 +208,16 @@ async def _taken(doors: Dependencies, where: Where, found: Found, entry: LogReco
     return taken
 
 
-async def _texts(doors: Dependencies, entry: LogRecord, head: RequestHead) -> list[bytes | None]:
+async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> list[bytes | None]:
     """The lines of a record; one that lay in a file that is gone is None."""
     if (ref := head.ref) is None:
         try:
-            value = await opened_request(doors.vault, head, entry.value)
+            value = await opened_request(deps.vault, head, entry.value)
         except KeyUnavailable as error:
             raise errors.unavailable("keys of these lines") from error
         return list(value.rstrip(b"\n").split(b"\n"))
     try:
-        reading = doors.store.read(ref.key, ref.offset, ref.offset + ref.length)
+        reading = deps.store.read(ref.key, ref.offset, ref.offset + ref.length)
         data = b""
         while chunk := await from_store(anext(reading, b"")):
             data += chunk

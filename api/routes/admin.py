@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.api import errors, responses
 from tidemill.api.access.auth import Principal
-from tidemill.api.dependencies import Administering, Dependencies, Opened, body, json
+from tidemill.api.dependencies import AdminCaller, Dependencies, Deps, body, json
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import KeyId, OneOf, Project
 from tidemill.api.requests.paging import PageQuery
@@ -83,15 +83,15 @@ _INDEX: Final = {"parameters": reading.described(KeysQuery)}
 
 
 @router.post("", response_model=NewKey, openapi_extra=_BODY)
-async def create(request: Request, doors: Opened, asking: Administering) -> Response:
+async def create(request: Request, deps: Deps, caller: AdminCaller) -> Response:
     """Make a key. Its secret is in this answer and nowhere else; it opens every api process within seconds."""
-    wish = reading.body(KeyWish, await body(request), doors.settings)
+    wish = reading.body(KeyWish, await body(request), deps.settings)
     role = Role(wish.role)
-    if wish.project not in {None, asking.project} and not asking.is_operator:
-        raise errors.forbidden(asking.role, Role.OPERATOR)
-    if not asking.role.covers(role):
-        raise errors.forbidden(asking.role, role)
-    project, now, secret = wish.project or asking.project, int(doors.clock()), access.new_secret()
+    if wish.project not in {None, caller.project} and not caller.is_operator:
+        raise errors.forbidden(caller.role, Role.OPERATOR)
+    if not caller.role.covers(role):
+        raise errors.forbidden(caller.role, role)
+    project, now, secret = wish.project or caller.project, int(deps.clock()), access.new_secret()
     key = ApiKey(
         id=access.new_key_id(),
         name=wish.name,
@@ -102,68 +102,68 @@ async def create(request: Request, doors: Opened, asking: Administering) -> Resp
         expires_at=None if wish.expires_in_seconds is None else now + wish.expires_in_seconds,
     )
     about = {"name": key.name, "role": key.role, "project": project}
-    with doors.booking(project) as booking:
+    with deps.booking(project) as booking:
         booking.key()
-        await doors.trail.tell(request, asking, Action.KEY_CREATE, key.id, whose=project, **about)
-        await _publish(doors, KeyRecord(key=key, sha256=access.digest(secret)))
+        await deps.trail.tell(request, caller, Action.KEY_CREATE, key.id, whose=project, **about)
+        await _publish(deps, KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("%s was made, a key of the project %s with the role %s", key.id, key.project, key.role)
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
 
 
 @router.get("", response_model=KeyPage, openapi_extra=_INDEX)
-async def index(request: Request, doors: Opened, asking: Administering) -> Response:
+async def index(request: Request, deps: Deps, caller: AdminCaller) -> Response:
     """List keys, also those that are revoked: of the project; for an operator of all, or of the one it names."""
     wanted = reading.query(KeysQuery, request.query_params.multi_items())
     page = wanted.page
-    project = wanted.project or (None if asking.is_operator else asking.project)
-    if project != asking.project and not asking.is_operator:
-        raise errors.forbidden(asking.role, Role.OPERATOR)
-    rows = doors.view.keyring.rows(project, page.after, page.limit + 1)
+    project = wanted.project or (None if caller.is_operator else caller.project)
+    if project != caller.project and not caller.is_operator:
+        raise errors.forbidden(caller.role, Role.OPERATOR)
+    rows = deps.view.keyring.rows(project, page.after, page.limit + 1)
     if rows is None:
         raise errors.unknown_cursor(page.after or "")
     return json(paging.write(page, rows))
 
 
 @router.get("/{key_id}", response_model=ApiKey)
-async def retrieve(key_id: KeyId, doors: Opened, asking: Administering) -> Response:
+async def retrieve(key_id: KeyId, deps: Deps, caller: AdminCaller) -> Response:
     """Get a key, without its secret."""
-    return json(_known(doors, key_id, asking).key.model_dump_json().encode())
+    return json(_known(deps, key_id, caller).key.model_dump_json().encode())
 
 
 @router.delete("/{key_id}", response_model=Revoked)
-async def revoke(key_id: KeyId, request: Request, doors: Opened, asking: Administering) -> Response:
+async def revoke(key_id: KeyId, request: Request, deps: Deps, caller: AdminCaller) -> Response:
     """Revoke a key: within seconds it opens no api process any more. Doing it again changes nothing."""
-    record = _known(doors, key_id, asking)
-    if not asking.role.covers(record.key.role):
-        raise errors.forbidden(asking.role, record.key.role)
+    record = _known(deps, key_id, caller)
+    if not caller.role.covers(record.key.role):
+        raise errors.forbidden(caller.role, record.key.role)
     if record.key.revoked_at is None:
         about = {"name": record.key.name, "project": record.key.project}
-        await doors.trail.tell(request, asking, Action.KEY_REVOKE, key_id, whose=record.key.project, **about)
-        key = record.key.model_copy(update={"revoked_at": int(doors.clock())})
-        await _publish(doors, record.model_copy(update={"key": key}))
+        await deps.trail.tell(request, caller, Action.KEY_REVOKE, key_id, whose=record.key.project, **about)
+        key = record.key.model_copy(update={"revoked_at": int(deps.clock())})
+        await _publish(deps, record.model_copy(update={"key": key}))
         _log.info("%s was revoked", key.id)
     return json(Revoked(id=record.key.id).model_dump_json().encode())
 
 
-async def sign_again(doors: Dependencies) -> None:
+async def sign_again(deps: Dependencies) -> None:
     """Sign the records of keys that another trusted key has signed, so that this one may be taken out of trust."""
-    records = doors.view.keyring.signed_by_others(doors.signer.kid)
+    records = deps.view.keyring.signed_by_others(deps.signer.kid)
     try:
         for record in records:
-            await _publish(doors, record)
+            await _publish(deps, record)
     except LogUnavailable:
         _log.warning("the log is away; keys that another key has signed are signed again at the next start")
     if records:
         _log.warning("%d keys that another key had signed were signed again", len(records))
 
 
-def _known(doors: Dependencies, key_id: str, asking: Principal) -> KeyRecord:
-    record = doors.view.keyring.by_id(key_id)
-    if record is None or (record.key.project != asking.project and not asking.is_operator):
+def _known(deps: Dependencies, key_id: str, caller: Principal) -> KeyRecord:
+    record = deps.view.keyring.by_id(key_id)
+    if record is None or (record.key.project != caller.project and not caller.is_operator):
         raise errors.no_key_with(key_id)
     return record
 
 
-async def _publish(doors: Dependencies, record: KeyRecord) -> None:
-    await doors.log.send(topics.KEYS.name, record.key.id, doors.signer.key_record(record), headers=[])
-    doors.view.keyring.put(record, doors.signer.kid)
+async def _publish(deps: Dependencies, record: KeyRecord) -> None:
+    await deps.log.send(topics.KEYS.name, record.key.id, deps.signer.key_record(record), headers=[])
+    deps.view.keyring.put(record, deps.signer.kid)

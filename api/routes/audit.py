@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from tidemill.api import errors
-from tidemill.api.dependencies import Administering, Opened, json
+from tidemill.api.dependencies import AdminCaller, Deps, json
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import OneOf, Project
 from tidemill.api.requests.paging import PageQuery
@@ -65,15 +65,15 @@ _INDEX: Final = {"parameters": reading.described(AuditQuery)}
 
 
 @router.get("", response_model=AuditPage, openapi_extra=_INDEX)
-async def index(request: Request, doors: Opened, asking: Administering) -> Response:
+async def index(request: Request, deps: Deps, caller: AdminCaller) -> Response:
     """List what was done: keys, cancels, deletions, runs of old lines, changes of settings, refused keys."""
     asked = reading.query(AuditQuery, request.query_params.multi_items())
-    project = asked.project or (None if asking.is_operator else asking.project)
-    if project != asking.project and not asking.is_operator:
-        raise errors.forbidden(asking.role, Role.OPERATOR)
+    project = asked.project or (None if caller.is_operator else caller.project)
+    if project != caller.project and not caller.is_operator:
+        raise errors.forbidden(caller.role, Role.OPERATOR)
     wanted = Wanted(project=project, actor=asked.actor, action=asked.action, target=asked.target)
     page = asked.page
-    rows = doors.view.audit.rows(wanted, page)
+    rows = deps.view.audit.rows(wanted, page)
     if rows is None:
         raise errors.unknown_cursor(page.after or "")
     return json(paging.write(page, [_shown(row) for row in rows]))

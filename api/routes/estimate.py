@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from tidemill.api import errors, responses
 from tidemill.api.batches import token_estimate
 from tidemill.api.batches.token_estimate import Sum, TokenEstimate
-from tidemill.api.dependencies import Dependencies, Opened, Reading, body, chunks_from_store, json
+from tidemill.api.dependencies import Dependencies, Deps, ReadingCaller, body, chunks_from_store, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Endpoint, Id
 from tidemill.api.view import lookup
@@ -81,22 +81,22 @@ class Estimate(Figures):
     responses={404: {"description": "There is no such file."}},
     openapi_extra={"requestBody": responses.body(EstimateWish)},
 )
-async def estimate(request: Request, doors: Opened, asking: Reading) -> Response:
+async def estimate(request: Request, deps: Deps, caller: ReadingCaller) -> Response:
     """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
-    asked = reading.body(EstimateWish, await body(request), doors.settings)
-    record = await lookup.file(doors.view, asking.project, asked.input_file_id)
+    asked = reading.body(EstimateWish, await body(request), deps.settings)
+    record = await lookup.file(deps.view, caller.project, asked.input_file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
-    async with doors.estimates.turn(asking.project):
-        found = await _reckoned(doors, record, asked.endpoint)
-    shown = figures(doors, found).model_dump()
+    async with deps.estimates.turn(caller.project):
+        found = await _reckoned(deps, record, asked.endpoint)
+    shown = figures(deps, found).model_dump()
     return json(
         Estimate(input_file_id=asked.input_file_id, endpoint=asked.endpoint, **shown).model_dump_json().encode()
     )
 
 
-async def _reckoned(doors: Dependencies, record: FileRecord, endpoint: str) -> TokenEstimate:
-    found, splitter = TokenEstimate(endpoint), Splitter(doors.settings.line_bytes_max)
+async def _reckoned(deps: Dependencies, record: FileRecord, endpoint: str) -> TokenEstimate:
+    found, splitter = TokenEstimate(endpoint), Splitter(deps.settings.line_bytes_max)
 
     def feed(chunk: bytes) -> None:
         for line in splitter.feed(chunk):
@@ -107,7 +107,7 @@ async def _reckoned(doors: Dependencies, record: FileRecord, endpoint: str) -> T
             found.take(line.data)
 
     try:
-        async for chunk in chunks_from_store(doors.store.read(record.key)):
+        async for chunk in chunks_from_store(deps.store.read(record.key)):
             await run_half_time(feed, chunk)
     except NotFound as error:
         raise errors.no_file(record.file.id) from error
@@ -115,9 +115,9 @@ async def _reckoned(doors: Dependencies, record: FileRecord, endpoint: str) -> T
     return found
 
 
-def figures(doors: Dependencies, found: TokenEstimate) -> Figures:
+def figures(deps: Dependencies, found: TokenEstimate) -> Figures:
     """What was reckoned, as it is shown."""
-    models = [_model(doors, name, model) for name, model in found.models.items()]
+    models = [_model(deps, name, model) for name, model in found.models.items()]
     costs = [model.cost for model in models]
     is_bounded = all(cost.max is not None for cost in costs)
     with localcontext(exact()):
@@ -135,13 +135,13 @@ def figures(doors: Dependencies, found: TokenEstimate) -> Figures:
     )
 
 
-def _model(doors: Dependencies, name: str, found: Sum) -> ModelEstimate:
-    tariff = doors.settings.tariff_of(name)
+def _model(deps: Dependencies, name: str, found: Sum) -> ModelEstimate:
+    tariff = deps.settings.tariff_of(name)
     is_bounded = not found.lines_without_max
     most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
     return ModelEstimate(
         model=name,
-        is_configured=name in doors.settings.models,
+        is_configured=name in deps.settings.models,
         lines=found.lines,
         input_tokens=found.input_tokens,
         output_tokens_max=found.output_tokens_max if is_bounded else None,

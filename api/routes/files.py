@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tidemill.api import errors, responses
 from tidemill.api.batches import file_removal
-from tidemill.api.dependencies import Asking, Dependencies, Opened, chunks_from_store, from_store, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, chunks_from_store, from_store, json
 from tidemill.api.http import byte_range, compression
 from tidemill.api.http.compression import GZIP_BYTES_MIN
 from tidemill.api.requests import paging, reading
@@ -72,50 +72,50 @@ router = APIRouter(prefix="/v1/files", tags=["files"])
 
 
 @router.post("", response_model=File, responses=responses.LIMITED, openapi_extra=_CREATE)
-async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+async def create(request: Request, deps: Deps, caller: Caller) -> Response:
     """Upload a file."""
-    with doors.booking(asking.project) as booking:
-        record = await upload.receive(request, doors, asking.project, booking)
+    with deps.booking(caller.project) as booking:
+        record = await upload.receive(request, deps, caller.project, booking)
         # Where the log does not answer, the record may have landed; so the bytes stay, and no file lacks its
         # content.
-        offset = await doors.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
-        doors.view.put_file(record, offset)
+        offset = await deps.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
+        deps.view.put_file(record, offset)
     return json(record.file.model_dump_json().encode())
 
 
 @router.get("", response_model=responses.FilePage, openapi_extra=_INDEX)
-async def index(request: Request, doors: Opened, asking: Asking) -> Response:
+async def index(request: Request, deps: Deps, caller: Caller) -> Response:
     """List files."""
     asked = reading.query(FilesQuery, request.query_params.multi_items())
     page = asked.page
     try:
-        rows = doors.view.files(asking.project, page, asked.purpose)
+        rows = deps.view.files(caller.project, page, asked.purpose)
     except UnknownCursor as error:
         raise errors.unknown_cursor(page.after or "") from error
     return json(paging.write(page, rows))
 
 
 @router.get("/{file_id}", response_model=File)
-async def retrieve(file_id: FileId, doors: Opened, asking: Asking) -> Response:
+async def retrieve(file_id: FileId, deps: Deps, caller: Caller) -> Response:
     """Get a file object."""
-    record = await lookup.file(doors.view, asking.project, file_id)
+    record = await lookup.file(deps.view, caller.project, file_id)
     return json(record.file.model_dump_json().encode())
 
 
 @router.delete("/{file_id}", response_model=responses.DeletedFile)
-async def delete(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def delete(file_id: FileId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
-    record = await lookup.file(doors.view, asking.project, file_id)
-    await doors.trail.tell(request, asking, Action.FILE_DELETE, file_id)
-    await file_removal.remove(doors, file_id, record.key)
+    record = await lookup.file(deps.view, caller.project, file_id)
+    await deps.trail.tell(request, caller, Action.FILE_DELETE, file_id)
+    await file_removal.remove(deps, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 
 
 @router.get("/{file_id}/content", response_model=None, responses=_CONTENT, openapi_extra=_RANGE)
-async def content(file_id: FileId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def content(file_id: FileId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Download a file, or a part of it."""
     asked = reading.headers(ContentHeaders, request.headers)
-    record = await lookup.file(doors.view, asking.project, file_id)
+    record = await lookup.file(deps.view, caller.project, file_id)
     size = record.file.bytes
     etag = f'"{record.sha256}"'
     headers = {
@@ -126,10 +126,10 @@ async def content(file_id: FileId, request: Request, doors: Opened, asking: Aski
     }
     if byte_range.matches(asked.if_none_match, etag):
         return Response(status_code=304, headers=headers)
-    if doors.settings.presigned_downloads and (link := await _link(doors, record)) is not None:
+    if deps.settings.presigned_downloads and (link := await _link(deps, record)) is not None:
         return Response(status_code=302, headers={"location": link})
     part = _part(asked, etag, size)
-    chunks = await _begun(doors, record, part or byte_range.ByteRange(start=0, end=size))
+    chunks = await _begun(deps, record, part or byte_range.ByteRange(start=0, end=size))
     if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):
         # The same content in other bytes: a weak tag, with which no range can be asked for.
         headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
@@ -152,21 +152,21 @@ def _part(asked: ContentHeaders, etag: str, size: int) -> byte_range.ByteRange |
         raise errors.unsatisfiable(size) from error
 
 
-async def _link(doors: Dependencies, record: FileRecord) -> str | None:
+async def _link(deps: Dependencies, record: FileRecord) -> str | None:
     """Where the store itself serves the file; None where it does not."""
-    link = await from_store(doors.store.link(record.key, byte_range.disposition(record.file.filename)))
+    link = await from_store(deps.store.link(record.key, byte_range.disposition(record.file.filename)))
     if link is not None:
         try:
-            await from_store(doors.store.size(record.key))
+            await from_store(deps.store.size(record.key))
         except NotFound as error:
             _log.warning("the bytes of the file %s are not in the store", record.file.id)
             raise errors.no_file(record.file.id) from error
     return link
 
 
-async def _begun(doors: Dependencies, record: FileRecord, part: byte_range.ByteRange) -> AsyncIterator[bytes]:
+async def _begun(deps: Dependencies, record: FileRecord, part: byte_range.ByteRange) -> AsyncIterator[bytes]:
     """The bytes, the first of them already read: what fails before them can still be answered with an error."""
-    chunks = chunks_from_store(doors.store.read(record.key, part.start, part.end))
+    chunks = chunks_from_store(deps.store.read(record.key, part.start, part.end))
     try:
         first = [chunk] if (chunk := await anext(chunks, b"")) else []
     except NotFound as error:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from tidemill.api import errors
-from tidemill.api.dependencies import Opened, json
+from tidemill.api.dependencies import Deps, json
 from tidemill.api.responses import Health
 
 router = APIRouter(tags=["health"])
@@ -16,8 +16,8 @@ async def live() -> Response:
 
 
 @router.get("/readyz", response_model=Health)
-async def ready(doors: Opened) -> Response:
+async def ready(deps: Deps) -> Response:
     """The process can serve."""
-    if not doors.is_ready():
+    if not deps.is_ready():
         raise errors.unavailable("server's view of the log")
     return json(b'{"status":"ok"}')

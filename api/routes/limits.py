@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from tidemill.api.dependencies import Asking, Opened, json
+from tidemill.api.dependencies import Caller, Deps, json
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX
 from tidemill.schemas.resources.access import Role
 
@@ -28,15 +28,15 @@ class Bounds(BaseModel):
 
 
 @router.get("", response_model=Bounds)
-async def show(doors: Opened, asking: Asking) -> Response:
+async def show(deps: Deps, caller: Caller) -> Response:
     """Tell what a batch may hold, and what the key may do."""
-    settings = doors.settings
+    settings = deps.settings
     found = Bounds(
         file_bytes_max=settings.file_bytes_max,
         file_lines_max=settings.file_lines_max,
         line_bytes_max=settings.line_bytes_max,
         embedding_inputs_max=EMBEDDING_INPUTS_MAX,
         completion_windows=list(settings.windows),
-        role=asking.role,
+        role=caller.role,
     )
     return json(found.model_dump_json().encode())

@@ -6,24 +6,24 @@ import orjson
 from fastapi import APIRouter, Response
 
 from tidemill.api import errors, responses
-from tidemill.api.dependencies import Asking, Opened, json
+from tidemill.api.dependencies import Caller, Deps, json
 from tidemill.api.requests.fields import ModelId
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("", response_model=responses.ModelList)
-async def index(doors: Opened, asking: Asking) -> Response:
+async def index(deps: Deps, caller: Caller) -> Response:
     """List the models that batches may name."""
-    del asking
-    return json(orjson.dumps({"object": "list", "data": [_model(name) for name in doors.settings.models]}))
+    del caller
+    return json(orjson.dumps({"object": "list", "data": [_model(name) for name in deps.settings.models]}))
 
 
 @router.get("/{model:path}", response_model=responses.ModelObject)
-async def retrieve(model: ModelId, doors: Opened, asking: Asking) -> Response:
+async def retrieve(model: ModelId, deps: Deps, caller: Caller) -> Response:
     """Get a model; its name may have slashes."""
-    del asking
-    if model not in doors.settings.models:
+    del caller
+    if model not in deps.settings.models:
         raise errors.no_model(model)
     return json(orjson.dumps(_model(model)))
 

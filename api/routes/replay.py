@@ -17,7 +17,7 @@ from tidemill.api import errors, responses
 from tidemill.api.access.auth import Principal
 from tidemill.api.batches import batch_request, creation, file_removal
 from tidemill.api.batches.batch_request import BatchRequest
-from tidemill.api.dependencies import Asking, Dependencies, Opened, body, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, body, json
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.fields import Endpoint, Model
 from tidemill.api.reruns import log_range, reissue
@@ -90,34 +90,34 @@ class ReplayPlan(rerun.Plan):
     },
     openapi_extra={"requestBody": responses.body(ReplayWish), **creation.DESCRIBED},
 )
-async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+async def create(request: Request, deps: Deps, caller: Caller) -> Response:
     """Run a part of the log once more; a dry run says how many lines that is, and what they would use."""
     repeats = creation.repetition(request.headers)
-    asked = reading.body(ReplayWish, await body(request), doors.settings)
+    asked = reading.body(ReplayWish, await body(request), deps.settings)
     if not asked.dry_run:
         about = {name: str(value) for name, value in asked.source.model_dump(exclude_none=True).items()}
         named = about.get("project", ALL)
-        await doors.trail.tell(
-            request, asking, Action.REPLAY_CREATE, whose=None if named == ALL else named, **about
+        await deps.trail.tell(
+            request, caller, Action.REPLAY_CREATE, whose=None if named == ALL else named, **about
         )
-    where = _where(asking, asked.source)
+    where = _where(caller, asked.source)
     made: Batch | ReplayPlan
     if asked.dry_run:
-        made = await _planned(doors, asking.project, where, asked.model)
+        made = await _planned(deps, caller.project, where, asked.model)
     else:
-        made = await _made(doors, asking.project, where, asked, repeats)
+        made = await _made(deps, caller.project, where, asked, repeats)
     return json(made.model_dump_json().encode())
 
 
-async def _planned(doors: Dependencies, project: str, where: Where, model: str | None) -> ReplayPlan:
-    async with doors.estimates.turn(project):
-        found, sums = await reckoned(doors, where, model)
-    rerun.named_model(doors, model, found.endpoint())
-    shown = estimate.figures(doors, sums).model_dump()
+async def _planned(deps: Dependencies, project: str, where: Where, model: str | None) -> ReplayPlan:
+    async with deps.estimates.turn(project):
+        found, sums = await reckoned(deps, where, model)
+    rerun.named_model(deps, model, found.endpoint())
+    shown = estimate.figures(deps, sums).model_dump()
     return ReplayPlan(
         **shown,
         endpoint=found.endpoint(),
-        is_too_large=shown["lines"] + found.lost > doors.settings.file_lines_max,
+        is_too_large=shown["lines"] + found.lost > deps.settings.file_lines_max,
         batches=len(found.sources.by_id),
         lost_lines=found.lost,
         skipped_lines=found.skipped,
@@ -125,30 +125,30 @@ async def _planned(doors: Dependencies, project: str, where: Where, model: str |
 
 
 async def _made(
-    doors: Dependencies, project: str, where: Where, asked: ReplayWish, repeats: creation.Repetition
+    deps: Dependencies, project: str, where: Where, asked: ReplayWish, repeats: creation.Repetition
 ) -> Batch:
     model = asked.model
-    wish = _draft(doors, where, asked)
+    wish = _draft(deps, where, asked)
     fingerprint = creation.fingerprint_of(wish.model_dump() | {"model": model, "project": where.project})
-    if creation.claimed(doors, project, fingerprint, repeats) is not None:
-        return await creation.create(doors, project, wish, _never, repeats, fingerprint=fingerprint)
-    async with doors.replays.turn(project):
+    if creation.claimed(deps, project, fingerprint, repeats) is not None:
+        return await creation.create(deps, project, wish, _never, repeats, fingerprint=fingerprint)
+    async with deps.replays.turn(project):
         with ReplaySpool() as spool:
-            found = await gathered(doors, where, spool)
+            found = await gathered(deps, where, spool)
             endpoint = found.endpoint()
-            rerun.named_model(doors, model, endpoint)
+            rerun.named_model(deps, model, endpoint)
             new = wish.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id()})
-            with doors.booking(project) as booking:
+            with deps.booking(project) as booking:
 
                 async def written() -> InputRef:
                     record = await _written(
-                        doors, project, new, booking=booking, spool=spool, sources=found.sources, model=model
+                        deps, project, new, booking=booking, spool=spool, sources=found.sources, model=model
                     )
                     return InputRef(key=record.key, bytes=record.file.bytes)
 
-                batch = await creation.create(doors, project, new, written, repeats, fingerprint=fingerprint)
-    if batch.input_file_id != new.input_file_id and doors.view.file(project, new.input_file_id) is not None:
-        await file_removal.remove(doors, new.input_file_id, file_key(new.input_file_id))
+                batch = await creation.create(deps, project, new, written, repeats, fingerprint=fingerprint)
+    if batch.input_file_id != new.input_file_id and deps.view.file(project, new.input_file_id) is not None:
+        await file_removal.remove(deps, new.input_file_id, file_key(new.input_file_id))
     return batch
 
 
@@ -157,7 +157,7 @@ async def _never() -> InputRef:
 
 
 async def _written(
-    doors: Dependencies,
+    deps: Dependencies,
     project: str,
     asked: BatchRequest,
     *,
@@ -168,7 +168,7 @@ async def _written(
 ) -> FileRecord:
     """The input file of a replay."""
     booking.batch(sources.lines)
-    now = int(doors.clock())
+    now = int(deps.clock())
     file = reissue.blank(asked.input_file_id, f"replay-of-{asked.endpoint.rsplit('/', 1)[-1]}-{now}.jsonl", now)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -176,18 +176,18 @@ async def _written(
         while (chunk := await asyncio.to_thread(next, ready, None)) is not None:
             yield chunk
 
-    return await reissue.write(doors, booking, file, project, chunks())
+    return await reissue.write(deps, booking, file, project, chunks())
 
 
-def _where(asking: Principal, source: RangeSource) -> Where:
+def _where(caller: Principal, source: RangeSource) -> Where:
     """Which lines are wanted.
 
     Raises:
         ApiError: 400, an edge is none; 403, they are another project's.
     """
-    project = source.project or asking.project
-    if project != asking.project and not asking.is_operator:
-        raise errors.forbidden(asking.role, Role.OPERATOR)
+    project = source.project or caller.project
+    if project != caller.project and not caller.is_operator:
+        raise errors.forbidden(caller.role, Role.OPERATOR)
     return Where(
         asked=ReplayRange(model=source.model, start=source.start, end=source.end),
         start=log_range.edge(source.start, "source.from"),
@@ -197,12 +197,12 @@ def _where(asking: Principal, source: RangeSource) -> Where:
     )
 
 
-def _draft(doors: Dependencies, where: Where, asked: ReplayWish) -> BatchRequest:
+def _draft(deps: Dependencies, where: Where, asked: ReplayWish) -> BatchRequest:
     """The new batch, as far as it does not depend on what is found."""
     return BatchRequest(
         endpoint=where.endpoint or "",
         input_file_id="",
-        completion_window=asked.completion_window or doors.settings.windows[0],
+        completion_window=asked.completion_window or deps.settings.windows[0],
         metadata=asked.metadata,
         output_expires_after=batch_request.expires_after(asked.output_expires_after),
         replay_range=where.asked,

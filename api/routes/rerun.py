@@ -19,7 +19,7 @@ from tidemill.api import errors, responses
 from tidemill.api.batches import batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Asking, Dependencies, Opened, body, chunks_from_store, from_store, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, body, chunks_from_store, from_store, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, Expiry, Metadata, Model, Window
 from tidemill.api.reruns import reissue, selection
@@ -109,37 +109,37 @@ class Wish(BaseModel):
     responses={409: {"description": "The batch is not over, or has no such lines any more."}, **responses.LIMITED},
     openapi_extra={"requestBody": responses.body(RerunWish), **creation.DESCRIBED},
 )
-async def rerun(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def rerun(batch_id: BatchId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
-    batch = Batch.model_validate_json(await lookup.batch(doors.view, asking.project, batch_id))
+    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
     repeats = creation.repetition(request.headers)
-    asked = reading.body(RerunWish, await body(request), doors.settings)
-    wish = wished(doors, batch, selection.of(asked.lines), asked)
+    asked = reading.body(RerunWish, await body(request), deps.settings)
+    wish = wished(deps, batch, selection.of(asked.lines), asked)
     if asked.dry_run:
-        return json((await _planned(doors, asking.project, batch, wish)).model_dump_json().encode())
-    await doors.trail.tell(request, asking, Action.BATCH_RERUN, batch_id)
-    new = await _made(doors, asking.project, batch, wish, repeats)
+        return json((await _planned(deps, caller.project, batch, wish)).model_dump_json().encode())
+    await deps.trail.tell(request, caller, Action.BATCH_RERUN, batch_id)
+    new = await _made(deps, caller.project, batch, wish, repeats)
     return json(new.model_dump_json().encode())
 
 
-def wished(doors: Dependencies, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
+def wished(deps: Dependencies, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
     """What is asked for; what is not said is as it was.
 
     Raises:
         ApiError: 400, the model does not serve the endpoint; 404, there is no such model.
     """
-    windows = doors.settings.windows
+    windows = deps.settings.windows
     before = batch.completion_window if batch.completion_window in windows else windows[0]
     return Wish(
         selection=wanted,
-        model=named_model(doors, asked.model, batch.endpoint),
+        model=named_model(deps, asked.model, batch.endpoint),
         window=asked.completion_window or before,
         metadata=batch.metadata if asked.metadata is None else asked.metadata,
         output_expires_after=batch_request.expires_after(asked.output_expires_after),
     )
 
 
-def named_model(doors: Dependencies, model: str | None, endpoint: str) -> str | None:
+def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | None:
     """The model that is asked for, if one is.
 
     Raises:
@@ -147,7 +147,7 @@ def named_model(doors: Dependencies, model: str | None, endpoint: str) -> str | 
     """
     if model is None:
         return None
-    if (known := doors.settings.models.get(model)) is None:
+    if (known := deps.settings.models.get(model)) is None:
         raise errors.no_model(model)
     if endpoint not in known.endpoints:
         message = f"The model '{errors.shorten(model)}' does not serve {endpoint}."
@@ -155,9 +155,7 @@ def named_model(doors: Dependencies, model: str | None, endpoint: str) -> str | 
     return model
 
 
-async def _made(
-    doors: Dependencies, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition
-) -> Batch:
+async def _made(deps: Dependencies, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
@@ -174,16 +172,16 @@ async def _made(
         name=batch.tidemill.name,
         rerun_of=batch.id,
     )
-    with doors.booking(project) as booking:
+    with deps.booking(project) as booking:
 
         async def source() -> InputRef:
-            record = await _input(doors, project, batch, wish, booking)
+            record = await _input(deps, project, batch, wish, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
-        return await creation.create(doors, project, asked, source, repeats)
+        return await creation.create(deps, project, asked, source, repeats)
 
 
-async def _planned(doors: Dependencies, project: str, batch: Batch, wish: Wish) -> RerunPlan:
+async def _planned(deps: Dependencies, project: str, batch: Batch, wish: Wish) -> RerunPlan:
     """Say what the batch of a rerun would be, however many lines it has.
 
     Raises:
@@ -191,13 +189,13 @@ async def _planned(doors: Dependencies, project: str, batch: Batch, wish: Wish) 
     """
     _check_is_over(batch)
     found = TokenEstimate(batch.endpoint)
-    async with doors.estimates.turn(project):
-        old = _old_input(doors, project, batch)
-        chosen = await _chosen(doors, project, batch, old, wish.selection)
-        async for chunk in _lines(doors, old, chosen, wish.model):
+    async with deps.estimates.turn(project):
+        old = _old_input(deps, project, batch)
+        chosen = await _chosen(deps, project, batch, old, wish.selection)
+        async for chunk in _lines(deps, old, chosen, wish.model):
             await asyncio.to_thread(_reckon, found, chunk)
-    shown = estimate.figures(doors, found)
-    too_large = shown.lines > doors.settings.file_lines_max
+    shown = estimate.figures(deps, found)
+    too_large = shown.lines > deps.settings.file_lines_max
     return RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
 
 
@@ -213,26 +211,26 @@ def _check_is_over(batch: Batch) -> None:
         raise errors.conflict(message)
 
 
-def _old_input(doors: Dependencies, project: str, batch: Batch) -> FileRecord:
+def _old_input(deps: Dependencies, project: str, batch: Batch) -> FileRecord:
     """The input of a batch that is over.
 
     Raises:
         ApiError: 409, it is deleted or expired.
     """
-    if (record := doors.view.file(project, batch.input_file_id)) is None:
+    if (record := deps.view.file(project, batch.input_file_id)) is None:
         raise _gone("input", batch.input_file_id)
     return record
 
 
-async def _input(doors: Dependencies, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
+async def _input(deps: Dependencies, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
     """The input of the new batch, written unless it is there."""
-    old, file_id = _old_input(doors, project, batch), wish.file_id(batch)
-    known = old if file_id == old.file.id else doors.view.file(project, file_id)
+    old, file_id = _old_input(deps, project, batch), wish.file_id(batch)
+    known = old if file_id == old.file.id else deps.view.file(project, file_id)
     if known is not None:
         booking.batch(known.lines or 0)
         return known
-    chosen = await _chosen(doors, project, batch, old, wish.selection)
-    count, most = old.lines or 0 if chosen is None else len(chosen), doors.settings.file_lines_max
+    chosen = await _chosen(deps, project, batch, old, wish.selection)
+    count, most = old.lines or 0 if chosen is None else len(chosen), deps.settings.file_lines_max
     if count > most:
         message = (
             f"These are {count} lines, and a batch may have {most}: download the input file "
@@ -240,12 +238,12 @@ async def _input(doors: Dependencies, project: str, batch: Batch, wish: Wish, bo
         )
         raise errors.invalid(message, param="lines", code="too_many_lines")
     booking.batch(count)
-    file = reissue.blank(file_id, f"rerun-of-{batch.id}.jsonl", int(doors.clock()))
-    return await reissue.write(doors, booking, file, project, _lines(doors, old, chosen, wish.model))
+    file = reissue.blank(file_id, f"rerun-of-{batch.id}.jsonl", int(deps.clock()))
+    return await reissue.write(deps, booking, file, project, _lines(deps, old, chosen, wish.model))
 
 
 async def _chosen(
-    doors: Dependencies, project: str, batch: Batch, old: FileRecord, selection: Selection
+    deps: Dependencies, project: str, batch: Batch, old: FileRecord, selection: Selection
 ) -> "array[int] | None":
     """Places of the wanted lines, in order; None for all.
 
@@ -263,10 +261,10 @@ async def _chosen(
         return None
     chosen, others = array("I"), set[int]()
     if batch.error_file_id is not None:
-        if (record := doors.view.file(project, batch.error_file_id)) is None:
+        if (record := deps.view.file(project, batch.error_file_id)) is None:
             raise _gone("error", batch.error_file_id)
         try:
-            async for index, text in _failures(doors, record.key):
+            async for index, text in _failures(deps, record.key):
                 if selection.takes(*report.fault(text)):
                     chosen.append(index)
                 else:
@@ -281,23 +279,23 @@ async def _chosen(
     return chosen
 
 
-async def _failures(doors: Dependencies, key: str) -> AsyncIterator[tuple[int, bytes]]:
+async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, bytes]]:
     """The lines of an error file, each with its place in the input."""
-    sources, after = doors.lines.written([(file_kind(failed=True), key)]), -1
-    while found := bounded(await from_store(doors.lines.page(sources, after, LOOK_LINES))):
-        texts = doors.lines.read(found)
+    sources, after = deps.lines.written([(file_kind(failed=True), key)]), -1
+    while found := bounded(await from_store(deps.lines.page(sources, after, LOOK_LINES))):
+        texts = deps.lines.read(found)
         for place in found:
             yield place.index, await from_store(anext(texts))
         after = found[-1].index
 
 
 async def _lines(
-    doors: Dependencies, old: FileRecord, chosen: "array[int] | None", model: str | None
+    deps: Dependencies, old: FileRecord, chosen: "array[int] | None", model: str | None
 ) -> AsyncIterator[bytes]:
     """Lines of an input file, some at a time, each with a newline.
 
     Args:
-        doors: The doors.
+        deps: The dependencies of the app.
         old: The file.
         chosen: Which of them, as places in order; None for all.
         model: What to run them on; None leaves them as they are.
@@ -307,7 +305,7 @@ async def _lines(
     """
     splitter, choice = Splitter(), _Choice(chosen, model)
     try:
-        async for chunk in chunks_from_store(doors.store.read(old.key)):
+        async for chunk in chunks_from_store(deps.store.read(old.key)):
             # A chunk is some milliseconds of work, which others need not wait for.
             yield await asyncio.to_thread(choice.take, splitter.feed(chunk))
     except NotFound as error:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.batches import report
-from tidemill.api.dependencies import Asking, Dependencies, Opened, from_store
+from tidemill.api.dependencies import Caller, Dependencies, Deps, from_store
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
 from tidemill.api.view import lookup
@@ -59,74 +59,72 @@ class ResultsQuery(reading.Query):
 
 
 @router.get("/results", response_model=ResultPage, openapi_extra={"parameters": reading.described(ResultsQuery)})
-async def results(batch_id: BatchId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def results(batch_id: BatchId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Page through the finished lines, also while the batch runs; lines appear some seconds after they end."""
     asked = reading.query(ResultsQuery, request.query_params.multi_items())
-    batch = await _batch(doors, asking.project, batch_id)
-    found = await _page(
-        doors, asking.project, batch, after=asked.after, limit=asked.limit + 1, status=asked.status
-    )
+    batch = await _batch(deps, caller.project, batch_id)
+    found = await _page(deps, caller.project, batch, after=asked.after, limit=asked.limit + 1, status=asked.status)
     shown = bounded(found[: asked.limit])
-    return StreamingResponse(_written(doors, shown, len(found) > len(shown)), media_type="application/json")
+    return StreamingResponse(_written(deps, shown, len(found) > len(shown)), media_type="application/json")
 
 
 @router.get("/receipt", response_model=report.ReceiptReport)
-async def receipt(batch_id: BatchId, doors: Opened, asking: Asking) -> report.ReceiptReport:
+async def receipt(batch_id: BatchId, deps: Deps, caller: Caller) -> report.ReceiptReport:
     """The reconciliation of the batch: lines in, lines out, errors, and the SHA-256 of each file."""
-    return report.receipt(await _batch(doors, asking.project, batch_id))
+    return report.receipt(await _batch(deps, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
-async def timeline(batch_id: BatchId, doors: Opened, asking: Asking) -> report.Timeline:
+async def timeline(batch_id: BatchId, deps: Deps, caller: Caller) -> report.Timeline:
     """What happened to the batch, and when."""
-    return report.timeline(await _batch(doors, asking.project, batch_id))
+    return report.timeline(await _batch(deps, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
-async def grouped_errors(batch_id: BatchId, doors: Opened, asking: Asking) -> report.ErrorReport:
+async def grouped_errors(batch_id: BatchId, deps: Deps, caller: Caller) -> report.ErrorReport:
     """The failed lines by code, with samples; of a batch that failed, the faults of its input."""
-    batch = await _batch(doors, asking.project, batch_id)
+    batch = await _batch(deps, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
     if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:
         # It expired before its lines were looked at.
-        source = doors.view.file(asking.project, batch.input_file_id)
+        source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
     tally, after = report.Tally(), -1
     while True:
-        found = await _page(doors, asking.project, batch, after=after, limit=ERRORS_PAGE, status="failed")
+        found = await _page(deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed")
         if not (found := bounded(found)):
             return tally.report()
-        lines = doors.lines.read(found)
+        lines = deps.lines.read(found)
         for line in found:
             tally.add(line.index, await _next(lines))
         after = found[-1].index
 
 
-async def _batch(doors: Dependencies, project: str, batch_id: str) -> Batch:
-    return Batch.model_validate_json(await lookup.batch(doors.view, project, batch_id))
+async def _batch(deps: Dependencies, project: str, batch_id: str) -> Batch:
+    return Batch.model_validate_json(await lookup.batch(deps.view, project, batch_id))
 
 
 async def _page(
-    doors: Dependencies, project: str, batch: Batch, *, after: int, limit: int, status: str | None
+    deps: Dependencies, project: str, batch: Batch, *, after: int, limit: int, status: str | None
 ) -> list[Found]:
     """A page of lines; a batch that ends meanwhile takes its parts away, and then it is read from its files."""
     for _ in range(TRIES_MAX):
         try:
-            sources = await _sources(doors, project, batch)
+            sources = await _sources(deps, project, batch)
             wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
-            return await from_store(doors.lines.page(wanted, after, limit))
+            return await from_store(deps.lines.page(wanted, after, limit))
         except NotFound:
-            batch = await _batch(doors, project, batch.id)
+            batch = await _batch(deps, project, batch.id)
     raise errors.unavailable("results of this batch")
 
 
-async def _sources(doors: Dependencies, project: str, batch: Batch) -> list[Source]:
+async def _sources(deps: Dependencies, project: str, batch: Batch) -> list[Source]:
     if not batch.status.is_terminal:
-        return await from_store(doors.lines.running(batch.id))
+        return await from_store(deps.lines.running(batch.id))
     kinds = [kind for kind, _ in batch.tidemill.receipt.files] if batch.tidemill.receipt else []
-    records = [(kind, doors.view.file(project, ids.derived_file_id(batch.id, kind))) for kind in kinds]
-    return doors.lines.written([(kind, record.key) for kind, record in records if record])
+    records = [(kind, deps.view.file(project, ids.derived_file_id(batch.id, kind))) for kind in kinds]
+    return deps.lines.written([(kind, record.key) for kind, record in records if record])
 
 
 async def _next(lines: AsyncIterator[bytes]) -> bytes:
@@ -136,10 +134,10 @@ async def _next(lines: AsyncIterator[bytes]) -> bytes:
         raise errors.unavailable("results of this batch") from error
 
 
-async def _written(doors: Dependencies, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:
+async def _written(deps: Dependencies, shown: list[Found], has_more: bool) -> AsyncIterator[bytes]:
     yield b'{"object":"list","data":['
     place = 0
-    async for line in doors.lines.read(shown):
+    async for line in deps.lines.read(shown):
         found = shown[place]
         status = b"failed" if found.failed else b"completed"
         comma = b"," if place else b""

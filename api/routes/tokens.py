@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.api import responses
-from tidemill.api.dependencies import Asking, Opened, body, json
+from tidemill.api.dependencies import Caller, Deps, body, json
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Stream
 from tidemill.schemas.log import producer_token
@@ -42,18 +42,18 @@ class NewToken(BaseModel):
 
 
 @router.post("", response_model=NewToken, openapi_extra={"requestBody": responses.body(TokenWish)})
-async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+async def create(request: Request, deps: Deps, caller: Caller) -> Response:
     """Make a token, with which a direct producer's lines get into one stream of this project and nothing else."""
-    wish = reading.body(TokenWish, await body(request), doors.settings)
-    now = int(doors.clock())
+    wish = reading.body(TokenWish, await body(request), deps.settings)
+    now = int(deps.clock())
     until = now + wish.expires_in_seconds
-    if asking.expires_at is not None:
+    if caller.expires_at is not None:
         # Ingest knows of a key whether it was revoked, and asks no more of it.
-        until = min(until, asking.expires_at)
-    claims = producer_token.Claims(sub=wish.stream, project=asking.project, key=asking.key_id, iat=now, exp=until)
+        until = min(until, caller.expires_at)
+    claims = producer_token.Claims(sub=wish.stream, project=caller.project, key=caller.key_id, iat=now, exp=until)
     made = NewToken(
-        token=producer_token.token(doors.signer, claims), stream=claims.sub, project=claims.project,
+        token=producer_token.token(deps.signer, claims), stream=claims.sub, project=claims.project,
         key=claims.key, created_at=claims.iat, expires_at=claims.exp,
     )  # fmt: skip
-    await doors.trail.tell(request, asking, Action.TOKEN_CREATE, wish.stream, expires_at=str(claims.exp))
+    await deps.trail.tell(request, caller, Action.TOKEN_CREATE, wish.stream, expires_at=str(claims.exp))
     return json(made.model_dump_json().encode())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from tidemill.api import errors, responses
-from tidemill.api.dependencies import Asking, Dependencies, Opened, body, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, body, json
 from tidemill.api.requests import bodies, reading
 from tidemill.api.requests.fields import UploadId
 from tidemill.api.uploads import assembly, part
@@ -28,14 +28,14 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
     responses=responses.LIMITED,
     openapi_extra={"requestBody": responses.body(bodies.NewUpload)},
 )
-async def create(request: Request, doors: Opened, asking: Asking) -> Response:
+async def create(request: Request, deps: Deps, caller: Caller) -> Response:
     """Begin an upload; it takes parts for an hour."""
-    asked = reading.body(bodies.NewUpload, await body(request), doors.settings)
-    with doors.booking(asking.project) as booking:
+    asked = reading.body(bodies.NewUpload, await body(request), deps.settings)
+    with deps.booking(caller.project) as booking:
         # The bytes have room once it is there: parts take it one by one.
         booking.bytes(asked.bytes)
         booking.upload()
-        now = int(doors.clock())
+        now = int(deps.clock())
         upload = Upload(
             id=ids.new_upload_id(),
             bytes=asked.bytes,
@@ -44,25 +44,25 @@ async def create(request: Request, doors: Opened, asking: Asking) -> Response:
             filename=asked.filename,
             purpose=asked.purpose,
         )
-        record = UploadRecord(project=asking.project, upload=upload, life_seconds=asked.life_seconds)
-        return await _put(doors, record)
+        record = UploadRecord(project=caller.project, upload=upload, life_seconds=asked.life_seconds)
+        return await _put(deps, record)
 
 
 @router.post("/{upload_id}/parts", response_model=UploadPart, responses=responses.LIMITED, openapi_extra=_PART)
-async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def add(upload_id: UploadId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
-    record = _pending(await lookup.upload(doors.view, asking.project, upload_id))
-    count, size = doors.view.pieces.arrived(upload_id)
+    record = _pending(await lookup.upload(deps.view, caller.project, upload_id))
+    count, size = deps.view.pieces.arrived(upload_id)
     if count >= UPLOAD_PARTS_MAX:
         raise errors.array_too_long("data", UPLOAD_PARTS_MAX, count + 1)
     # A part that is sent again after a lost answer is another one, so there may be more than was declared.
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
-    with doors.booking(asking.project) as booking:
-        taken = await part.receive(request, doors, upload_id, booking)
-        _pending(await lookup.upload(doors.view, asking.project, upload_id))
-        await doors.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
-        doors.view.pieces.put(taken)
+    with deps.booking(caller.project) as booking:
+        taken = await part.receive(request, deps, upload_id, booking)
+        _pending(await lookup.upload(deps.view, caller.project, upload_id))
+        await deps.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
+        deps.view.pieces.put(taken)
     return json(taken.part.model_dump_json().encode())
 
 
@@ -71,34 +71,34 @@ async def add(upload_id: UploadId, request: Request, doors: Opened, asking: Aski
     response_model=Upload,
     openapi_extra={"requestBody": responses.body(bodies.Completion)},
 )
-async def complete(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def complete(upload_id: UploadId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Put the parts together in the order given; the same once more is answered the same."""
-    asked = reading.body(bodies.Completion, await body(request), doors.settings)
+    asked = reading.body(bodies.Completion, await body(request), deps.settings)
     part_ids = tuple(asked.part_ids)
-    record = await lookup.upload(doors.view, asking.project, upload_id)
+    record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "completed" and record.part_ids == part_ids:
         return _shown(record)
-    parts = await _parts(doors, _pending(record), part_ids)
-    made = await assembly.assemble(doors, record, parts, asked.md5)
-    current = await lookup.upload(doors.view, asking.project, upload_id)
+    parts = await _parts(deps, _pending(record), part_ids)
+    made = await assembly.assemble(deps, record, parts, asked.md5)
+    current = await lookup.upload(deps.view, caller.project, upload_id)
     if current.upload.status == "completed" and current.part_ids == part_ids:
         return _shown(current)
     _pending(current)
-    offset = await doors.log.send(topics.FILES.name, made.file.id, codec.encode(made), headers=[])
-    doors.view.put_file(made, offset)
+    offset = await deps.log.send(topics.FILES.name, made.file.id, codec.encode(made), headers=[])
+    deps.view.put_file(made, offset)
     upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
-    return await _put(doors, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
+    return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
 
 
 @router.post("/{upload_id}/cancel", response_model=Upload)
-async def cancel(upload_id: UploadId, request: Request, doors: Opened, asking: Asking) -> Response:
+async def cancel(upload_id: UploadId, request: Request, deps: Deps, caller: Caller) -> Response:
     """Give an upload up; a body is not read."""
-    record = await lookup.upload(doors.view, asking.project, upload_id)
+    record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "cancelled":
         return _shown(record)
     upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
-    await doors.trail.tell(request, asking, Action.UPLOAD_CANCEL, upload_id)
-    return await _put(doors, record.model_copy(update={"upload": upload}))
+    await deps.trail.tell(request, caller, Action.UPLOAD_CANCEL, upload_id)
+    return await _put(deps, record.model_copy(update={"upload": upload}))
 
 
 def _pending(record: UploadRecord) -> UploadRecord:
@@ -107,13 +107,13 @@ def _pending(record: UploadRecord) -> UploadRecord:
     return record
 
 
-async def _parts(doors: Dependencies, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:
+async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:
     """The parts in the order asked for, checked against what the upload declared.
 
     Raises:
         ApiError: 400, one is not there, or they do not add up.
     """
-    found = await lookup.parts(doors.view, record.upload.id, part_ids)
+    found = await lookup.parts(deps.view, record.upload.id, part_ids)
     size = sum(piece.bytes for piece in found)
     if size != record.upload.bytes:
         raise errors.invalid(
@@ -122,9 +122,9 @@ async def _parts(doors: Dependencies, record: UploadRecord, part_ids: Sequence[s
     return found
 
 
-async def _put(doors: Dependencies, record: UploadRecord) -> Response:
-    await doors.log.send(topics.UPLOADS.name, record.upload.id, codec.encode(record), headers=[])
-    doors.view.pieces.put(record)
+async def _put(deps: Dependencies, record: UploadRecord) -> Response:
+    await deps.log.send(topics.UPLOADS.name, record.upload.id, codec.encode(record), headers=[])
+    deps.view.pieces.put(record)
     return _shown(record)
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.access.auth import Principal
-from tidemill.api.dependencies import Asking, Opened, json
+from tidemill.api.dependencies import Caller, Deps, json
 from tidemill.api.requests import faults, paging, reading
 from tidemill.api.requests.paging import Page, Row
 from tidemill.api.view.ledger import DIMENSIONS, Query, Sum
@@ -108,13 +108,13 @@ class UsageQuery(reading.Query):
 
 
 @router.get("", response_model=UsagePage, openapi_extra={"parameters": reading.described(UsageQuery)})
-async def index(request: Request, doors: Opened, asking: Asking) -> Response:
+async def index(request: Request, deps: Deps, caller: Caller) -> Response:
     """Sum what batches have used that are over: tokens, lines that succeeded, and their cost."""
     asked = reading.query(UsageQuery, request.query_params.multi_items())
     by = _by(asked.group_by)
-    start = int(doors.clock()) - DEFAULT_SECONDS if asked.start_time is None else asked.start_time
+    start = int(deps.clock()) - DEFAULT_SECONDS if asked.start_time is None else asked.start_time
     wanted = Query(
-        project=_project(asked.project, asking),
+        project=_project(asked.project, caller),
         start=start,
         end=asked.end_time,
         by=by,
@@ -122,16 +122,16 @@ async def index(request: Request, doors: Opened, asking: Asking) -> Response:
         limit=asked.limit + 1,
     )
     page = Page(limit=asked.limit, after=asked.after)
-    async with doors.sums.turn(asking.project):
-        sums = await asyncio.to_thread(doors.view.ledger.sums, wanted)
+    async with deps.sums.turn(caller.project):
+        sums = await asyncio.to_thread(deps.view.ledger.sums, wanted)
     return json(paging.write(page, [_row(found, by) for found in sums]))
 
 
-def _project(named: str | None, asking: Principal) -> str:
-    if named in {None, asking.project}:
-        return asking.project
-    if not asking.is_operator:
-        raise errors.forbidden(asking.role, Role.OPERATOR)
+def _project(named: str | None, caller: Principal) -> str:
+    if named in {None, caller.project}:
+        return caller.project
+    if not caller.is_operator:
+        raise errors.forbidden(caller.role, Role.OPERATOR)
     return named or ""
 
 

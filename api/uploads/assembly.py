@@ -16,12 +16,12 @@ BATCH = "batch"
 
 
 async def assemble(
-    doors: Dependencies, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
+    deps: Dependencies, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
 ) -> FileRecord:
     """Put an upload together; a second time from the same parts it becomes the same file.
 
     Args:
-        doors: The doors.
+        deps: The dependencies of the app.
         record: The upload.
         parts: Its parts in order; they add up to what it declared.
         md5: What the whole must have, in hexadecimal; None is not checked.
@@ -35,9 +35,9 @@ async def assemble(
     upload = record.upload
     file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
     key = f"files/{file_id}"
-    async with doors.uploads.turn(record.project):
-        stored = await _copied(doors, key, record, parts, md5)
-    created_at = int(doors.clock())
+    async with deps.uploads.turn(record.project):
+        stored = await _copied(deps, key, record, parts, md5)
+    created_at = int(deps.clock())
     file = File(
         id=file_id,
         bytes=stored.bytes,
@@ -50,14 +50,14 @@ async def assemble(
 
 
 async def _copied(
-    doors: Dependencies, key: str, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
+    deps: Dependencies, key: str, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
 ) -> Stored:
-    sink = Sink(doors.store, key, bytes_max=record.upload.bytes, param="part_ids")
+    sink = Sink(deps.store, key, bytes_max=record.upload.bytes, param="part_ids")
     digest = hashlib.md5(usedforsecurity=False)
     is_stored = False
     try:
         for part in parts:
-            async for chunk in chunks_from_store(doors.store.read(part.key)):
+            async for chunk in chunks_from_store(deps.store.read(part.key)):
                 await sink.put(chunk)
                 if md5 is not None:
                     await asyncio.to_thread(digest.update, chunk)

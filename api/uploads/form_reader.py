@@ -51,13 +51,13 @@ class Taker(Protocol[T_co]):
 
 
 async def receive(
-    request: Request, doors: Dependencies, taker: Taker[T_co], *, project: str, bytes_max: int, param: str
+    request: Request, deps: Dependencies, taker: Taker[T_co], *, project: str, bytes_max: int, param: str
 ) -> T_co:
     """Take a form.
 
     Args:
         request: The request.
-        doors: The doors.
+        deps: The dependencies of the app.
         taker: What takes the parts.
         project: Whose it is.
         bytes_max: A body that says that its file is larger is refused before it is read.
@@ -67,7 +67,7 @@ async def receive(
         ApiError: It cannot be taken; the taker has discarded it.
         ClientDisconnect: It broke off; the taker has discarded it.
     """
-    async with doors.uploads.turn(project):
+    async with deps.uploads.turn(project):
         stream = request.stream()
         try:
             return await _receive(request, stream, taker, bytes_max=bytes_max, param=param)

@@ -16,7 +16,7 @@ PART_BYTES_MAX = 64 << 20
 FIELD = "data"
 
 
-async def receive(request: Request, doors: Dependencies, upload_id: str, booking: Booking) -> PartRecord:
+async def receive(request: Request, deps: Dependencies, upload_id: str, booking: Booking) -> PartRecord:
     """Take a part into the store; room is asked for once its size is known, and before it is kept.
 
     Returns:
@@ -26,17 +26,17 @@ async def receive(request: Request, doors: Dependencies, upload_id: str, booking
         ApiError: It cannot be taken; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
-    taker = _Part(doors, upload_id, booking)
+    taker = _Part(deps, upload_id, booking)
     return await form_reader.receive(
-        request, doors, taker, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
+        request, deps, taker, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
     )
 
 
 class _Part:
     """What a part has brought so far."""
 
-    def __init__(self, doors: Dependencies, upload_id: str, booking: Booking) -> None:
-        self._doors = doors
+    def __init__(self, deps: Dependencies, upload_id: str, booking: Booking) -> None:
+        self._doors = deps
         self._booking = booking
         self._upload_id = upload_id
         self._id = ids.new_part_id()

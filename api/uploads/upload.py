@@ -58,12 +58,12 @@ class FileFields(reading.Query):
         return self.seconds or (BATCH_FILE_LIFE_SECONDS if self.purpose == BATCH else None)
 
 
-async def receive(request: Request, doors: Dependencies, project: str, booking: Booking) -> FileRecord:
+async def receive(request: Request, deps: Dependencies, project: str, booking: Booking) -> FileRecord:
     """Take an upload into the store.
 
     Args:
         request: The request.
-        doors: The doors.
+        deps: The dependencies of the app.
         project: Whose file it is.
         booking: Where room is asked for: for what the request says that it brings, then for what it brought.
 
@@ -75,17 +75,17 @@ async def receive(request: Request, doors: Dependencies, project: str, booking: 
         ClientDisconnect: It broke off; nothing is left of it.
     """
     declared = max(0, form_reader.declared_bytes(request) - form_reader.FORM_BYTES_MAX)
-    upload = _Upload(doors, project, booking, declared)
+    upload = _Upload(deps, project, booking, declared)
     return await form_reader.receive(
-        request, doors, upload, project=project, bytes_max=doors.settings.upload_bytes_max, param="file"
+        request, deps, upload, project=project, bytes_max=deps.settings.upload_bytes_max, param="file"
     )
 
 
 class _Upload:
     """What an upload has brought so far."""
 
-    def __init__(self, doors: Dependencies, project: str, booking: Booking, declared: int) -> None:
-        self._doors = doors
+    def __init__(self, deps: Dependencies, project: str, booking: Booking, declared: int) -> None:
+        self._doors = deps
         self._booking = booking
         self._declared = declared
         """Bytes that the file has at least, by the request's length."""

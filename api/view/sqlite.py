@@ -1,4 +1,4 @@
-"""The door to the file that a process keeps its view in: one file, one process."""
+"""The SQLite file that a process keeps its view in: one file, one process."""
 
 import fcntl
 import logging

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 from support.faults import (
     FLOAT,
     LIST,
@@ -285,8 +285,8 @@ COMPLETIONS: list[tuple[dict[str, Any], Fault]] = [
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(tmp_path_factory):
     """A client of one app for the whole table, as the project `p`."""
-    async with open_doors(tmp_path_factory.mktemp("bad")) as doors:
-        transport = httpx.ASGITransport(create_app(doors))
+    async with open_dependencies(tmp_path_factory.mktemp("bad")) as deps:
+        transport = httpx.ASGITransport(create_app(deps))
         headers = {"authorization": "Bearer key-of-p"}
         async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
             yield client

@@ -1,4 +1,4 @@
-"""The app on its doors, without a broker: faults of the doors, and what one project sees of another."""
+"""The app without a broker: faults of its dependencies, and what one project sees of another."""
 
 import shutil
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from chaos import disk
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.schemas.log import codec
@@ -16,22 +16,22 @@ LINE = b'{"custom_id":"a"}\n'
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """New dependencies."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
-    async with client_of(doors, "key-of-p") as client:
+    async with client_of(deps, "key-of-p") as client:
         yield client
 
 
-def client_of(doors, key: str) -> httpx.AsyncClient:
+def client_of(deps, key: str) -> httpx.AsyncClient:
     """A client with a key."""
-    transport = httpx.ASGITransport(create_app(doors))
+    transport = httpx.ASGITransport(create_app(deps))
     return httpx.AsyncClient(
         transport=transport, base_url="http://api/v1", headers={"authorization": f"Bearer {key}"}
     )
@@ -48,14 +48,14 @@ def is_refused(answer: httpx.Response) -> bool:
     return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
 
 
-async def test_a_fault_of_the_server_is_answered_in_shape_and_logged_without_its_text(doors, caplog):
+async def test_a_fault_of_the_server_is_answered_in_shape_and_logged_without_its_text(deps, caplog):
     """The client gets the request's id, under which the log has the places."""
     text = "nee" + "dle"
 
     def fail() -> bool:
         raise ValueError(text)
 
-    async with client_of(replace(doors, is_ready=fail), "key-of-p") as client:
+    async with client_of(replace(deps, is_ready=fail), "key-of-p") as client:
         answer = await client.get("/files")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert answer.headers["x-request-id"] in caplog.text
@@ -63,20 +63,20 @@ async def test_a_fault_of_the_server_is_answered_in_shape_and_logged_without_its
     assert text not in caplog.text
 
 
-async def test_a_view_that_is_not_whole_answers_nothing(doors):
+async def test_a_view_that_is_not_whole_answers_nothing(deps):
     """It would say that things are not there."""
-    async with client_of(replace(doors, is_ready=lambda: False), "key-of-p") as client:
+    async with client_of(replace(deps, is_ready=lambda: False), "key-of-p") as client:
         assert is_refused(await client.get("/files"))
         assert is_refused(await client.get("http://api/readyz"))
         assert (await client.get("http://api/livez")).status_code == 200
 
 
-async def test_without_the_log_nothing_is_taken(doors, client):
+async def test_without_the_log_nothing_is_taken(deps, client):
     """Neither a file, nor a batch, nor a cancel, nor a delete; and nothing of them is seen."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     batch = (await client.post("/batches", json=body)).json()
-    doors.log.away = True
+    deps.log.away = True
     assert is_refused(await upload(client))
     assert is_refused(await client.post("/batches", json=body))
     assert is_refused(await client.post(f"/batches/{batch['id']}/cancel"))
@@ -120,14 +120,14 @@ async def test_a_full_store_is_told_and_holds_nothing_of_what_it_refused(tmp_pat
     assert list((kept / ".partial").iterdir()) == []
 
 
-async def test_a_command_says_where_the_input_is(doors, client):
+async def test_a_command_says_where_the_input_is(deps, client):
     """For ingest; another project's file is as one that is not there."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
-    async with client_of(doors, "key-of-q") as other:
-        for asking, project in ((client, "p"), (other, "q")):
-            made = (await asking.post("/batches", json=body)).json()
-            command = codec.decode_command(doors.log.records[-1][2])
+    async with client_of(deps, "key-of-q") as other:
+        for caller, project in ((client, "p"), (other, "q")):
+            made = (await caller.post("/batches", json=body)).json()
+            command = codec.decode_command(deps.log.records[-1][2])
             assert isinstance(command, BatchCreated)
             assert (command.project, command.batch.id) == (project, made["id"])
             assert (command.input and command.input.key) == (f"files/{file_id}" if project == "p" else None)
@@ -163,12 +163,12 @@ async def test_no_answer_is_kept_or_guessed_at(tmp_path, client):
     assert (page.headers["cache-control"], page.headers["x-content-type-options"]) == ("no-cache", "nosniff")
 
 
-async def test_one_project_sees_nothing_of_another(doors, client):
+async def test_one_project_sees_nothing_of_another(deps, client):
     """Neither files nor batches, by any route."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     batch_id = (await client.post("/batches", json=body)).json()["id"]
-    async with client_of(doors, "key-of-q") as other:
+    async with client_of(deps, "key-of-q") as other:
         for path in (f"/files/{file_id}", f"/files/{file_id}/content", f"/batches/{batch_id}"):
             assert (await other.get(path)).status_code == 404
         assert (await other.delete(f"/files/{file_id}")).status_code == 404

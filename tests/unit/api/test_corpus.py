@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from support import corpus
 from support.corpus import FORM, LINE, MILLION, check
-from support.doors import ADMIN, NOW, open_doors
+from support.dependencies import ADMIN, NOW, open_dependencies
 from support.faults import long
 
 from tidemill import api
@@ -33,23 +33,23 @@ in_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def doors(tmp_path_factory):
-    """Doors onto a folder, with one model."""
-    async with open_doors(tmp_path_factory.mktemp("corpus"), settings=SETTINGS) as doors:
-        yield doors
+async def deps(tmp_path_factory):
+    """Dependencies on a folder, with one model."""
+    async with open_dependencies(tmp_path_factory.mktemp("corpus"), settings=SETTINGS) as deps:
+        yield deps
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(doors):
+async def client(deps):
     """A client that may do everything."""
-    transport = httpx.ASGITransport(create_app(doors), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(deps), raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {ADMIN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as client:
         yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def known(doors, client):
+async def known(deps, client):
     """Ids of what is there, by the names that fields have."""
     file = (await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("f", LINE)})).json()
     upload = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
@@ -58,7 +58,7 @@ async def known(doors, client):
         expires_at=NOW + 86_400, status=Status.COMPLETED, completed_at=NOW, model="m",
         request_counts=RequestCounts(total=1, completed=1),
     )  # fmt: skip
-    doors.view.put_batch(BatchRecord(project="default", batch=batch))
+    deps.view.put_batch(BatchRecord(project="default", batch=batch))
     return {
         "input_file_id": file["id"],
         "file_id": file["id"],
@@ -73,9 +73,9 @@ async def known(doors, client):
 
 
 @pytest.fixture(scope="module")
-def description(doors):
+def description(deps):
     """What the API says of itself."""
-    return describe(create_app(doors))
+    return describe(create_app(deps))
 
 
 async def asked(client, description, known, field, value, *, largest=False):
@@ -94,7 +94,7 @@ async def test_every_field_is_bounded(description):
 
 
 @in_one_loop
-async def test_a_field_without_a_bound_is_found(doors):
+async def test_a_field_without_a_bound_is_found(deps):
     """Of each kind, and wherever it lies."""
 
     class Inner(BaseModel):
@@ -106,7 +106,7 @@ async def test_a_field_without_a_bound_is_found(doors):
     class New(Body):
         inner: Inner | None = None
 
-    app = create_app(doors)
+    app = create_app(deps)
     router = APIRouter(prefix="/v1/new")
 
     @router.post("/{new_id}", openapi_extra={"requestBody": responses.body(New)})
@@ -122,7 +122,7 @@ async def test_a_field_without_a_bound_is_found(doors):
 
 
 @in_one_loop
-async def test_every_field_at_its_bound_and_above(doors, client, description, known):
+async def test_every_field_at_its_bound_and_above(deps, client, description, known):
     """Each alone, in a request that is good otherwise; no record is made that the log has no room for."""
     count = 0
     for field in corpus.fields(description):
@@ -136,11 +136,11 @@ async def test_every_field_at_its_bound_and_above(doors, client, description, kn
             check(answer, cell)
             count += 1
     assert count >= 250
-    assert records_fit(doors)
+    assert records_fit(deps)
 
 
 @in_one_loop
-async def test_all_fields_at_their_bounds_together(doors, client, description, known):
+async def test_all_fields_at_their_bounds_together(deps, client, description, known):
     """In characters that take the most room in JSON: what is taken fits into all that is made of it."""
     bodies = {field.operation: field for field in corpus.fields(description) if field.where == "json"}
     taken = []
@@ -152,28 +152,28 @@ async def test_all_fields_at_their_bounds_together(doors, client, description, k
         assert answer.status_code < 500, (operation, answer.text)
         taken += [operation] if answer.status_code == 200 else []
     assert {"POST /v1/batches", "POST /v1/admin/keys"} <= set(taken)
-    assert max(len(value or b"") for _, _, value in doors.log.records) > 50_000
-    assert records_fit(doors)
+    assert max(len(value or b"") for _, _, value in deps.log.records) > 50_000
+    assert records_fit(deps)
 
 
-def records_fit(doors) -> bool:
+def records_fit(deps) -> bool:
     """Whether the log has room for all that was sent."""
-    return all(len(value or b"") <= RECORD_BYTES_MAX - RECORD_BYTES_EXTRA for _, _, value in doors.log.records)
+    return all(len(value or b"") <= RECORD_BYTES_MAX - RECORD_BYTES_EXTRA for _, _, value in deps.log.records)
 
 
 @in_one_loop
-async def test_a_record_that_does_not_fit_is_refused(doors, client, known):
+async def test_a_record_that_does_not_fit_is_refused(deps, client, known):
     """Should a field ever be bounded too widely: nothing is made, and the next request is taken."""
     batch = {"input_file_id": known["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
     large = batch | {"metadata": {"k": "v" * 500}}
-    before = len(doors.log.records)
-    doors.log.record_bytes_max = RECORD_BYTES_EXTRA + 1_000
+    before = len(deps.log.records)
+    deps.log.record_bytes_max = RECORD_BYTES_EXTRA + 1_000
     try:
         answer = await client.post("/v1/batches", json=large)
         assert (answer.status_code, answer.json()["error"]["type"]) == (413, "invalid_request_error")
-        assert len(doors.log.records) == before
+        assert len(deps.log.records) == before
     finally:
-        doors.log.record_bytes_max = RECORD_BYTES_MAX
+        deps.log.record_bytes_max = RECORD_BYTES_MAX
     assert (await client.post("/v1/batches", json=large)).status_code == 200
 
 
@@ -201,11 +201,11 @@ async def test_names_of_files(client, *, filename, status, code, message):
 
 
 @in_one_loop
-async def test_what_is_not_known(doors, client, known):
+async def test_what_is_not_known(deps, client, known):
     """Fields, parameters, headers and parts of other names are let pass and leave nothing, or are refused."""
     huge = "x" * 900_000
     batch = {"input_file_id": known["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
-    before = len(doors.log.records)
+    before = len(deps.log.records)
     for extra in ({huge: 1}, {"other": huge}, {"other": [[[huge]]]}, {"other": {huge: huge[:10]}}):
         assert (await client.post("/v1/batches", json=batch | extra)).status_code == 200
     long = huge[: corpus.LINE_CHARS // 2]
@@ -226,7 +226,7 @@ async def test_what_is_not_known(doors, client, known):
     for path in (f"/v1/{long}", f"/{long}", f"/v1/batches/{BATCH}/{long}", f"/dashboard/{long}"):
         answer = await client.get(path)
         assert (answer.status_code, len(answer.content) < 1000) == (404, True)
-    assert all(b"xxxx" not in (value or b"") for _, _, value in doors.log.records[before:])
+    assert all(b"xxxx" not in (value or b"") for _, _, value in deps.log.records[before:])
 
 
 READ = {

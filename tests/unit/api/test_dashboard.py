@@ -4,7 +4,7 @@ import re
 
 import httpx
 import pytest
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.routes.dashboard import FOLDER
@@ -16,8 +16,8 @@ SCRIPTS = [name for name in NAMES if name.endswith(".js")]
 @pytest.fixture
 async def client(tmp_path):
     """Somebody without a key."""
-    async with open_doors(tmp_path) as doors:
-        transport = httpx.ASGITransport(create_app(doors))
+    async with open_dependencies(tmp_path) as deps:
+        transport = httpx.ASGITransport(create_app(deps))
         async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
             yield client
 

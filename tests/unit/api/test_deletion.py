@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
@@ -52,31 +52,31 @@ def requested(batch_id: str, *names: str) -> LogRecord:
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """Doors with two batches of one input that are over."""
-    async with open_doors(tmp_path) as doors:
-        doors.view.put_file(file(INPUT, "batch"), 0)
+async def deps(tmp_path):
+    """Dependencies with two batches of one input that are over."""
+    async with open_dependencies(tmp_path) as deps:
+        deps.view.put_file(file(INPUT, "batch"), 0)
         for name in (BATCH, OTHER):
-            doors.view.put_batch(record(name))
-            doors.view.put_file(file(ids.derived_file_id(name, "output"), "batch_output"), 0)
-        yield replace(doors, settings=Settings(models={"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}))
+            deps.view.put_batch(record(name))
+            deps.view.put_file(file(ids.derived_file_id(name, "output"), "batch_output"), 0)
+        yield replace(deps, settings=Settings(models={"m": {"backends": [{"url": "http://127.0.0.1:9/v1"}]}}))
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
     headers = {"authorization": "Bearer key-of-p"}
-    transport = httpx.ASGITransport(create_app(doors))
+    transport = httpx.ASGITransport(create_app(deps))
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         yield client
 
 
-async def test_a_batch_is_deleted_at_once_and_for_good(doors, client):
+async def test_a_batch_is_deleted_at_once_and_for_good(deps, client):
     """Retrieval, lists, labels and files; a record that comes late does not bring it back, and again is fine."""
     for _ in range(2):
         answer = await client.delete(f"/batches/{BATCH}")
         assert (answer.status_code, answer.json()) == (200, {"id": BATCH, "object": "batch", "deleted": True})
-    ((topic, key, value),) = doors.log.records
+    ((topic, key, value),) = deps.log.records
     command = codec.decode_command(value)
     assert (topic, key, command.kind, command.files) == (
         topics.COMMANDS.name,
@@ -84,7 +84,7 @@ async def test_a_batch_is_deleted_at_once_and_for_good(doors, client):
         "delete_requested",
         ("output",),
     )
-    doors.view.fold(topics.BATCHES.name, [(BATCH, codec.encode(record()), 7)])
+    deps.view.fold(topics.BATCHES.name, [(BATCH, codec.encode(record()), 7)])
     assert (await client.get(f"/batches/{BATCH}")).status_code == 404
     found = await client.get("/batches", params={"metadata[a]": "canary"})
     assert [batch["id"] for batch in found.json()["data"]] == [OTHER]
@@ -92,30 +92,30 @@ async def test_a_batch_is_deleted_at_once_and_for_good(doors, client):
     assert (await client.get(f"/files/{INPUT}")).status_code == 200
 
 
-async def test_another_project_cannot_delete_it(doors, client):
+async def test_another_project_cannot_delete_it(deps, client):
     """For it there is no such batch, before and after."""
     stranger = {"authorization": "Bearer key-of-q"}
     assert (await client.delete(f"/batches/{BATCH}", headers=stranger)).status_code == 404
-    assert not doors.log.records
+    assert not deps.log.records
     await client.delete(f"/batches/{BATCH}")
     assert (await client.delete(f"/batches/{BATCH}", headers=stranger)).status_code == 404
 
 
 @pytest.mark.parametrize("status", [Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING])
-async def test_a_batch_at_work_stays(doors, client, status):
+async def test_a_batch_at_work_stays(deps, client, status):
     """It is a 409 that the SDKs do not repeat."""
-    doors.view.put_batch(record("batch_" + "c" * 32, status))
+    deps.view.put_batch(record("batch_" + "c" * 32, status))
     answer = await client.delete(f"/batches/batch_{'c' * 32}")
     assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
-    assert not doors.log.records
+    assert not deps.log.records
 
 
-async def test_its_idempotency_key_is_used_up(doors, client):
+async def test_its_idempotency_key_is_used_up(deps, client):
     """The claim of a deleted batch shows nothing of it, and makes it no more."""
     body = {"input_file_id": INPUT, "endpoint": CHAT, "completion_window": "24h", "metadata": {"a": "canary"}}
     key = {"idempotency-key": "k"}
     made = (await client.post("/batches", json=body, headers=key)).json()
-    doors.view.put_batch(BatchRecord(project="p", batch=Batch.model_validate(made | {"status": "failed"})))
+    deps.view.put_batch(BatchRecord(project="p", batch=Batch.model_validate(made | {"status": "failed"})))
     assert (await client.delete(f"/batches/{made['id']}")).status_code == 200
     assert (await client.get(f"/batches/{made['id']}")).status_code == 404
     again = await client.post("/batches", json=body, headers=key)
@@ -123,19 +123,19 @@ async def test_its_idempotency_key_is_used_up(doors, client):
     assert (await client.get(f"/batches/{made['id']}")).status_code == 404
 
 
-async def test_batches_are_deleted_when_their_life_is_over(doors):
+async def test_batches_are_deleted_when_their_life_is_over(deps):
     """By setting, so long after their end; by default they stay."""
-    await file_removal.sweep(doors)
-    assert not doors.log.records
+    await file_removal.sweep(deps)
+    assert not deps.log.records
     for life, count in ((101, 0), (99, 2), (99, 2)):
-        aged = replace(doors, settings=doors.settings.model_copy(update={"batch_life_seconds": life}))
+        aged = replace(deps, settings=deps.settings.model_copy(update={"batch_life_seconds": life}))
         await file_removal.sweep(aged)
-        assert [topic for topic, _, _ in doors.log.records] == [topics.COMMANDS.name] * count
+        assert [topic for topic, _, _ in deps.log.records] == [topics.COMMANDS.name] * count
 
 
-async def test_a_replay_leaves_out_what_is_deleted(doors, client):
+async def test_a_replay_leaves_out_what_is_deleted(deps, client):
     """Lines of a deleted batch, and of one whose input is; a dry run tells how many, each once."""
-    doors.history.topics[REQUESTS] = [requested(BATCH, "r0", "r1"), requested(BATCH, "r0"), requested(OTHER, "x0")]
+    deps.history.topics[REQUESTS] = [requested(BATCH, "r0", "r1"), requested(BATCH, "r0"), requested(OTHER, "x0")]
     source = {"model": "m", "from": "0"}
     await client.delete(f"/batches/{BATCH}")
     plan = (await client.post("/replays", json={"source": source, "dry_run": True})).json()
@@ -151,11 +151,11 @@ async def test_a_replay_leaves_out_what_is_deleted(doors, client):
     assert whole.status_code == 404
 
 
-async def test_a_view_that_is_made_anew_knows_what_is_deleted(doors, client):
+async def test_a_view_that_is_made_anew_knows_what_is_deleted(deps, client):
     """From `secrets`, since the tombstone of a batch stays in the log for some days only."""
     erasure = codec.encode(Erasure(project="p", at=1))
-    doors.view.resume(topics.SECRETS.name, Origin(cluster="c", end=0))
-    doors.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])
+    deps.view.resume(topics.SECRETS.name, Origin(cluster="c", end=0))
+    deps.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])
     assert (await client.get(f"/batches/{BATCH}")).status_code == 404
-    doors.view.fold(topics.SECRETS.name, [(BATCH, None, 1)])
-    assert not doors.view.erasures.is_deleted(BATCH)
+    deps.view.fold(topics.SECRETS.name, [(BATCH, None, 1)])
+    assert not deps.view.erasures.is_deleted(BATCH)

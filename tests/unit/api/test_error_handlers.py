@@ -7,7 +7,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -20,15 +20,15 @@ ORIGIN = "https://app.example.com"
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """New dependencies."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
-def ask(doors, **settings) -> httpx.AsyncClient:
+def ask(deps, **settings) -> httpx.AsyncClient:
     """A client of an app that has these settings."""
-    app = create_app(replace(doors, settings=Settings(**settings)))
+    app = create_app(replace(deps, settings=Settings(**settings)))
     headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api", headers=headers)
 
@@ -38,9 +38,9 @@ async def upload(client: httpx.AsyncClient, content: bytes = LINE, **fields: str
     return await client.post("/v1/files", data={"purpose": "batch", **fields}, files={"file": ("f", content)})
 
 
-async def test_head_is_a_get_without_its_body(doors):
+async def test_head_is_a_get_without_its_body(deps):
     """The same status and headers."""
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         file_id = (await upload(client, LARGE)).json()["id"]
         for path in ("/v1/files", f"/v1/files/{file_id}", f"/v1/files/{file_id}/content", "/v1/models", "/livez"):
             got, head = await client.get(path), await client.head(path)
@@ -56,32 +56,32 @@ async def test_head_is_a_get_without_its_body(doors):
         assert (await client.head("/v1/files", headers={"authorization": ""})).status_code == 401
 
 
-async def test_head_reads_no_more_of_a_file_than_a_get_needs_to_begin(doors):
+async def test_head_reads_no_more_of_a_file_than_a_get_needs_to_begin(deps):
     """One piece of the store's, of a file that has five."""
     read = []
 
     class Counting:
         def __getattr__(self, name):
-            return getattr(doors.store, name)
+            return getattr(deps.store, name)
 
         async def read(self, *args):
-            async for chunk in doors.store.read(*args):
+            async for chunk in deps.store.read(*args):
                 read.append(len(chunk))
                 yield chunk
 
-    async with ask(replace(doors, store=Counting())) as client:
+    async with ask(replace(deps, store=Counting())) as client:
         file_id = (await upload(client, LINE * (5 * READ_BYTES // len(LINE)))).json()["id"]
         await client.head(f"/v1/files/{file_id}/content")
     assert sum(read) <= 2 * READ_BYTES
 
 
-async def test_the_caller_may_name_a_request(doors, caplog):
+async def test_the_caller_may_name_a_request(deps, caplog):
     """The name comes back, stands in the log and in the audit trail; one that is not sane is replaced."""
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         file_id = (await upload(client)).json()["id"]
         named = await client.delete(f"/v1/files/{file_id}", headers={"x-request-id": "job-7_a"})
         assert named.headers["x-request-id"] == "job-7_a"
-        assert orjson.loads(doors.log.trail[-1])["request_id"] == "job-7_a"
+        assert orjson.loads(deps.log.trail[-1])["request_id"] == "job-7_a"
         lost = await client.get(f"/v1/files/{file_id}", headers={"x-request-id": "job-8"})
         assert lost.headers["x-request-id"] == "job-8"
         (line,) = [record.getMessage() for record in caplog.records if "job-8" in record.getMessage()]
@@ -92,10 +92,10 @@ async def test_the_caller_may_name_a_request(doors, caplog):
             assert answer.headers["x-request-id"].startswith("req_")
 
 
-async def test_what_is_refused_is_logged_and_thinned(doors, caplog):
+async def test_what_is_refused_is_logged_and_thinned(deps, caplog):
     """One line for each refusal, with OpenAI's code and without what the user wrote; of a flood only some."""
     split = log_dedup._Split()
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         await client.get("/v1/files?after=secret%0Aforged&limit=x")
         (line,) = [record for record in caplog.records if record.name == "tidemill.api.error_handlers"]
         assert "400 invalid_type for GET /v1/files in" in line.getMessage()
@@ -112,9 +112,9 @@ async def test_what_is_refused_is_logged_and_thinned(doors, caplog):
         assert caplog.records == []
 
 
-async def test_azure_clients_show_their_key_in_a_header_of_their_own(doors):
+async def test_azure_clients_show_their_key_in_a_header_of_their_own(deps):
     """As good as the other one, which goes first."""
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         del client.headers["authorization"]
         assert (await client.get("/v1/models", headers={"api-key": "key-of-p"})).status_code == 200
         assert (await client.get("/v1/models", headers={"api-key": "no"})).status_code == 401
@@ -123,9 +123,9 @@ async def test_azure_clients_show_their_key_in_a_header_of_their_own(doors):
 
 
 @pytest.mark.parametrize("prefix", ["/openai/v1", "/openai", "/openai/deployments/my-model"])
-async def test_azure_paths_are_aliases_by_a_setting(doors, prefix):
+async def test_azure_paths_are_aliases_by_a_setting(deps, prefix):
     """Without it they are not there."""
-    async with ask(doors, path_aliases=True) as client:
+    async with ask(deps, path_aliases=True) as client:
         file_id = (await upload(client)).json()["id"]
         answer = await client.get(f"{prefix}/files/{file_id}?api-version=2024-10-21")
         assert (answer.status_code, answer.json()["id"]) == (200, file_id)
@@ -135,21 +135,21 @@ async def test_azure_paths_are_aliases_by_a_setting(doors, prefix):
         assert named.json()["error"]["message"].startswith("The model 'openai/gpt-oss'")
         named = await client.get("/v1/models/openai/gpt-oss")
         assert named.json()["error"]["message"].startswith("The model 'openai/gpt-oss'")
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         assert (await client.get(f"{prefix}/files/{file_id}")).status_code == 404
 
 
-async def test_pages_of_other_origins_need_a_setting(doors):
+async def test_pages_of_other_origins_need_a_setting(deps):
     """Without it browsers hear nothing of them; with it they may send a key and read what matters."""
     asked = {
         "origin": ORIGIN,
         "access-control-request-method": "POST",
         "access-control-request-headers": "api-key",
     }
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         for answer in (await client.options("/v1/files", headers=asked), await client.get("/v1/models")):
             assert not [name for name in answer.headers if name.startswith("access-control")]
-    async with ask(doors, cors_origins=(ORIGIN,)) as client:
+    async with ask(deps, cors_origins=(ORIGIN,)) as client:
         preflight = await client.options("/v1/files", headers=asked | {"authorization": ""})
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == ORIGIN
@@ -184,9 +184,9 @@ def life(seconds: object = 3600, **more: object) -> str:
         ),
     ],
 )  # fmt: skip
-async def test_the_life_of_a_file_as_one_object(doors, fields, param, code):
+async def test_the_life_of_a_file_as_one_object(deps, fields, param, code):
     """As JSON beside the two fields with brackets that OpenAI's SDKs send; what is wrong is named."""
-    async with ask(doors) as client:
+    async with ask(deps) as client:
         assert (await upload(client, expires_after=life())).json()["expires_at"] == NOW + 3600
         answer = await upload(client, **fields)
         error = answer.json()["error"]

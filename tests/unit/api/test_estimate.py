@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 import orjson
 import pytest
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -26,8 +26,8 @@ async def client(tmp_path):
     """A client of the app, as the project `p`; a million tokens of `m` cost 1 and 3, at half the price."""
     price = {"input_per_million": 1, "output_per_million": 3}
     settings = Settings(models={"m": {"backends": BACKENDS, "price": price}})
-    async with open_doors(tmp_path) as doors:
-        transport = httpx.ASGITransport(create_app(replace(doors, settings=settings)))
+    async with open_dependencies(tmp_path) as deps:
+        transport = httpx.ASGITransport(create_app(replace(deps, settings=settings)))
         headers = {"authorization": "Bearer key-of-p"}
         async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
             yield client

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
@@ -26,16 +26,16 @@ LARGE = LINE * (GZIP_BYTES_MIN // len(LINE) + 1)
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """New dependencies."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app that asks for nothing special."""
-    transport = httpx.ASGITransport(create_app(doors))
+    transport = httpx.ASGITransport(create_app(deps))
     headers = {"authorization": "Bearer key-of-p", "accept-encoding": "identity"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         yield client
@@ -58,10 +58,10 @@ async def upload(client: httpx.AsyncClient, content: bytes = LINE) -> str:
     return f"/files/{answer.json()['id']}/content"
 
 
-async def is_stored(doors, key: str) -> bool:
+async def is_stored(deps, key: str) -> bool:
     """Whether the store has an object."""
     try:
-        await doors.store.size(key)
+        await deps.store.size(key)
     except NotFound:
         return False
     return True
@@ -150,48 +150,48 @@ async def test_a_wrong_method_is_told_the_right_ones(client, method, path, allow
 async def test_objects_without_a_record_go_after_a_day(tmp_path):
     """Those that a record names stay, whatever their age; what was met a moment ago stays too."""
     clock = Later()
-    async with open_doors(tmp_path, clock) as doors:
-        transport = httpx.ASGITransport(create_app(doors))
+    async with open_dependencies(tmp_path, clock) as deps:
+        transport = httpx.ASGITransport(create_app(deps))
         headers = {"authorization": "Bearer key-of-p"}
         async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
             kept = (await upload(other)).split("/")[2]
         for key in ("files/stray", "uploads/u/stray", "parts/of-results"):
-            await doors.store.write(key, content())
-        assert await file_removal.collect(doors) == 0
+            await deps.store.write(key, content())
+        assert await file_removal.collect(deps) == 0
         clock.now += STRAY_SECONDS_MIN - 1
-        await doors.store.write("files/late", content())
-        assert await file_removal.collect(doors) == 0
+        await deps.store.write("files/late", content())
+        assert await file_removal.collect(deps) == 0
         clock.now += 1
-        assert await file_removal.collect(doors) == 2
-        assert not await is_stored(doors, "files/stray")
-        assert not await is_stored(doors, "uploads/u/stray")
+        assert await file_removal.collect(deps) == 2
+        assert not await is_stored(deps, "files/stray")
+        assert not await is_stored(deps, "uploads/u/stray")
         for key in (f"files/{kept}", "files/late", "parts/of-results"):
-            assert await is_stored(doors, key)
+            assert await is_stored(deps, key)
 
 
 async def test_the_columns_of_a_file_go_with_it(tmp_path):
     """They are no file of their own, and stay as long as the file that they are of."""
     clock, batch_id = Later(), "batch_" + "0" * 32
-    async with open_doors(tmp_path, clock) as doors:
+    async with open_dependencies(tmp_path, clock) as deps:
         for kind in ("output", "output-00002", "errors"):
             file_id = ids.derived_file_id(batch_id, kind)
             file = File(id=file_id, bytes=1, created_at=1, filename="f", purpose="batch_output")
-            doors.view.put_file(FileRecord(project="p", file=file, key=file_key(file_id), sha256=""), -1)
-            await doors.store.write(index_key(file_key(file_id)), content())
+            deps.view.put_file(FileRecord(project="p", file=file, key=file_key(file_id), sha256=""), -1)
+            await deps.store.write(index_key(file_key(file_id)), content())
         errors, second = (file_key(ids.derived_file_id(batch_id, kind)) for kind in ("errors", "output-00002"))
-        await file_removal.remove(doors, ids.derived_file_id(batch_id, "errors"), file_key("x"))
-        assert await file_removal.collect(doors) == 0
+        await file_removal.remove(deps, ids.derived_file_id(batch_id, "errors"), file_key("x"))
+        assert await file_removal.collect(deps) == 0
         clock.now += STRAY_SECONDS_MIN
-        assert await file_removal.collect(doors) == 1
-        assert not await is_stored(doors, index_key(errors))
-        assert await is_stored(doors, index_key(second))
+        assert await file_removal.collect(deps) == 1
+        assert not await is_stored(deps, index_key(errors))
+        assert await is_stored(deps, index_key(second))
 
 
 async def test_uploads_end_with_their_hour(tmp_path):
     """No more parts then; their bytes go after a grace, their records a day later."""
     clock = Later()
-    async with open_doors(tmp_path, clock) as doors:
-        transport = httpx.ASGITransport(create_app(doors))
+    async with open_dependencies(tmp_path, clock) as deps:
+        transport = httpx.ASGITransport(create_app(deps))
         headers = {"authorization": "Bearer key-of-p"}
         async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
             begin = {"filename": "f", "purpose": "batch", "bytes": len(LINE), "mime_type": "text/plain"}
@@ -204,22 +204,22 @@ async def test_uploads_end_with_their_hour(tmp_path):
             assert (late.status_code, "'expired'" in late.text) == (400, True)
             late = await client.post(f"{path}/complete", json={"part_ids": [part["id"]]})
             assert (late.status_code, "'expired'" in late.text) == (400, True)
-            await file_removal.sweep(doors)
-            assert await is_stored(doors, key)
+            await file_removal.sweep(deps)
+            assert await is_stored(deps, key)
             clock.now += GRACE_SECONDS
-            await file_removal.sweep(doors)
-            assert not await is_stored(doors, key)
-            assert doors.log.records[-1] == (topics.UPLOADS.name, f"{upload_id}/{part['id']}", None)
+            await file_removal.sweep(deps)
+            assert not await is_stored(deps, key)
+            assert deps.log.records[-1] == (topics.UPLOADS.name, f"{upload_id}/{part['id']}", None)
             assert (await client.post(f"{path}/cancel")).status_code == 400
             clock.now += KEPT_SECONDS
-            await file_removal.sweep(doors)
-            assert doors.log.records[-1] == (topics.UPLOADS.name, upload_id, None)
+            await file_removal.sweep(deps)
+            assert deps.log.records[-1] == (topics.UPLOADS.name, upload_id, None)
             assert (await client.post(f"{path}/cancel")).status_code == 404
 
 
-async def test_uploads_belong_to_a_project(doors):
+async def test_uploads_belong_to_a_project(deps):
     """Another one's is not there."""
-    app = create_app(replace(doors))
+    app = create_app(replace(deps))
     transport = httpx.ASGITransport(app)
     begin = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1") as client:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.doors import ADMIN, NOW, open_doors
+from support.dependencies import ADMIN, NOW, open_dependencies
 from support.trust import SIGNER, VERIFIER
 
 from tidemill import metrics
@@ -23,23 +23,23 @@ MADE = {"name": "ci", "project": "team", "role": "write"}
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """New dependencies."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
 @pytest.fixture
-async def admin(doors):
+async def admin(deps):
     """A client with the key of the settings: an operator's."""
-    async with client_of(doors, ADMIN) as client:
+    async with client_of(deps, ADMIN) as client:
         yield client
 
 
-def client_of(doors, key: str) -> httpx.AsyncClient:
+def client_of(deps, key: str) -> httpx.AsyncClient:
     """A client with a key."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors)),
+        transport=httpx.ASGITransport(create_app(deps)),
         base_url="http://api",
         headers={"authorization": f"Bearer {key}"},
     )
@@ -57,7 +57,7 @@ def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
     return answer.status_code, error["param"], error["code"]
 
 
-async def test_a_secret_is_shown_once_and_kept_nowhere(doors, admin, caplog):
+async def test_a_secret_is_shown_once_and_kept_nowhere(deps, admin, caplog):
     """Not on the log, not in the log files, not in a list, not in the view."""
     caplog.set_level(logging.DEBUG)
     key = await made(admin)
@@ -69,20 +69,20 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(doors, admin, caplog):
     }  # fmt: skip
     assert (await admin.get("/v1/admin/keys")).json()["data"] == [key]
     assert (await admin.get(f"/v1/admin/keys/{key['id']}")).json() == key
-    ((topic, name, value),) = doors.log.records
+    ((topic, name, value),) = deps.log.records
     assert (topic, name) == (topics.KEYS.name, key["id"])
     payload, _ = VERIFIER.payload(KEY_RECORD, value)
     assert codec.decode_key(payload).sha256 == access.digest(secret)
-    rows = doors.view._database.read("SELECT body FROM keys")
+    rows = deps.view._database.read("SELECT body FROM keys")
     for place in (str(value), str(payload), caplog.text, str(rows)):
         assert secret not in place
         assert secret[5:-4] not in place
 
 
-async def test_a_key_opens_its_project_until_it_is_revoked(doors, admin):
+async def test_a_key_opens_its_project_until_it_is_revoked(deps, admin):
     """From then on it is a 401 that says so, and a second revocation changes nothing."""
     key = await made(admin)
-    async with client_of(doors, key["secret"]) as client:
+    async with client_of(deps, key["secret"]) as client:
         assert (await client.get("/v1/files")).status_code == 200
         for _ in range(2):
             answer = await admin.delete(f"/v1/admin/keys/{key['id']}")
@@ -92,30 +92,30 @@ async def test_a_key_opens_its_project_until_it_is_revoked(doors, admin):
         assert "is revoked" in answer.json()["error"]["message"]
         assert key["secret"] not in answer.text
     assert (await admin.get(f"/v1/admin/keys/{key['id']}")).json()["revoked_at"] == NOW
-    assert len(doors.log.records) == 2
+    assert len(deps.log.records) == 2
 
 
-async def test_a_key_expires(doors, admin):
+async def test_a_key_expires(deps, admin):
     """By the clock of the process that is asked."""
     key = await made(admin, expires_in_seconds=60)
     assert key["expires_at"] == NOW + 60
-    record = doors.view.keyring.by_id(key["id"])
+    record = deps.view.keyring.by_id(key["id"])
     old = record.key.model_copy(update={"id": "key_old", "expires_at": NOW})
-    doors.view.keyring.put(KeyRecord(key=old, sha256=access.digest(secret := access.new_secret())), SIGNER.kid)
-    async with client_of(doors, key["secret"]) as client, client_of(doors, secret) as late:
+    deps.view.keyring.put(KeyRecord(key=old, sha256=access.digest(secret := access.new_secret())), SIGNER.kid)
+    async with client_of(deps, key["secret"]) as client, client_of(deps, secret) as late:
         assert (await client.get("/v1/files")).status_code == 200
         answer = await late.get("/v1/files")
     assert fault(answer) == (401, None, "invalid_api_key")
     assert "is expired" in answer.json()["error"]["message"]
 
 
-async def test_a_revocation_is_not_undone_by_an_older_record(doors, admin):
+async def test_a_revocation_is_not_undone_by_an_older_record(deps, admin):
     """The record of the creation may be read after this process has revoked the key."""
     key = await made(admin)
     await admin.delete(f"/v1/admin/keys/{key['id']}")
-    for offset, (_, name, value) in enumerate(list(doors.log.records)):
-        doors.view.fold(topics.KEYS.name, [(name, value, offset)])
-        assert doors.view.keyring.by_id(key["id"]).key.revoked_at == NOW
+    for offset, (_, name, value) in enumerate(list(deps.log.records)):
+        deps.view.fold(topics.KEYS.name, [(name, value, offset)])
+        assert deps.view.keyring.by_id(key["id"]).key.revoked_at == NOW
 
 
 def hostile(log):
@@ -137,15 +137,15 @@ def hostile(log):
 
 
 @pytest.mark.parametrize("name", range(7))
-async def test_who_writes_to_the_topic_opens_nothing(doors, admin, tmp_path, name):
+async def test_who_writes_to_the_topic_opens_nothing(deps, admin, tmp_path, name):
     """Not on a process that has seen the revocation, nor on one that reads the topic from its beginning."""
     key = await made(admin)
     await admin.delete(f"/v1/admin/keys/{key['id']}")
-    written = list(hostile(doors.log).values())[name]
+    written = list(hostile(deps.log).values())[name]
     fresh = View(Database(tmp_path / "fresh"), lambda: NOW, VERIFIER)
     try:
-        for view in (doors.view, fresh):
-            records = [(name, value) for _, name, value in doors.log.records]
+        for view in (deps.view, fresh):
+            records = [(name, value) for _, name, value in deps.log.records]
             view.fold(topics.KEYS.name, [(*record, at) for at, record in enumerate([*records, *written])])
             assert view.keyring.by_id(key["id"]).key.revoked_at == NOW
             assert view.keyring.by_id("key_of_mine") is None
@@ -154,14 +154,14 @@ async def test_who_writes_to_the_topic_opens_nothing(doors, admin, tmp_path, nam
         fresh.close()
 
 
-async def test_a_made_up_key_is_refused_counted_and_told(doors, caplog):
+async def test_a_made_up_key_is_refused_counted_and_told(deps, caplog):
     """It never opens; the log says where it stands, as the template that `hush` thins."""
     stranger, secret, before = Signer.made(), access.new_secret(), metrics.KEYS_REFUSED._value.get()
     key = access.ApiKey(id="key_x", name="x", project="p", role="operator", hint="h", created_at=NOW)
     record = KeyRecord(key=key, sha256=access.digest(secret))
     forged = [stranger.key_record(record), codec.encode(record)] * 50
-    doors.view.fold(topics.KEYS.name, [("key_x", value, at) for at, value in enumerate(forged)])
-    async with client_of(doors, secret) as client:
+    deps.view.fold(topics.KEYS.name, [("key_x", value, at) for at, value in enumerate(forged)])
+    async with client_of(deps, secret) as client:
         assert (await client.get("/v1/files")).status_code == 401
     assert metrics.KEYS_REFUSED._value.get() == before + 100
     assert {record.msg for record in caplog.records if "changes" in record.msg} == {
@@ -169,20 +169,20 @@ async def test_a_made_up_key_is_refused_counted_and_told(doors, caplog):
     }
 
 
-async def test_a_signing_key_takes_the_place_of_another(doors, admin, tmp_path):
+async def test_a_signing_key_takes_the_place_of_another(deps, admin, tmp_path):
     """The new one signs again what the old one had; then the old one may go."""
     key, gone = await made(admin), await made(admin)
     await admin.delete(f"/v1/admin/keys/{gone['id']}")
-    old = [(name, value, at) for at, (_, name, value) in enumerate(doors.log.records)]
+    old = [(name, value, at) for at, (_, name, value) in enumerate(deps.log.records)]
     young = Signer.made()
     for verifier, known in ((Verifier([young.public]), False), (Verifier([young.public, SIGNER.public]), True)):
         view = View(Database(tmp_path / "again"), lambda: NOW, verifier)
         view.fold(topics.KEYS.name, old)
         assert (view.keyring.by_id(key["id"]) is not None) is known
-        await sign_again(replace(doors, view=view, signer=young))
-        await sign_again(replace(doors, view=view, signer=young))
+        await sign_again(replace(deps, view=view, signer=young))
+        await sign_again(replace(deps, view=view, signer=young))
         view.close()
-    again = [(name, value, len(old) + at) for at, (_, name, value) in enumerate(doors.log.records[len(old) :])]
+    again = [(name, value, len(old) + at) for at, (_, name, value) in enumerate(deps.log.records[len(old) :])]
     assert len(again) == 2
     view = View(Database(tmp_path / "again"), lambda: NOW, Verifier([young.public]))
     try:
@@ -195,10 +195,10 @@ async def test_a_signing_key_takes_the_place_of_another(doors, admin, tmp_path):
         view.close()
 
 
-async def test_a_key_is_not_unknown_while_the_view_is_not_whole(doors, admin):
+async def test_a_key_is_not_unknown_while_the_view_is_not_whole(deps, admin):
     """A process that has just started does not know all keys; a client that is told 401 gives up."""
     secret = (await made(admin))["secret"]
-    starting = replace(doors, is_ready=lambda: False)
+    starting = replace(deps, is_ready=lambda: False)
     for key, status in ((secret, 503), (access.new_secret(), 503), ("sk-wrong", 401), (ADMIN, 503)):
         async with client_of(starting, key) as client:
             assert (await client.get("/v1/files")).status_code == status
@@ -207,9 +207,9 @@ async def test_a_key_is_not_unknown_while_the_view_is_not_whole(doors, admin):
 @pytest.mark.parametrize(
     "key", ["", "sk-wrong-key-0123456789", "sk-" + "a" * 49, "ö", access.new_secret()], ids=range(5)
 )
-async def test_what_is_no_key_opens_nothing(doors, key):
+async def test_what_is_no_key_opens_nothing(deps, key):
     """Whatever it is."""
-    async with client_of(doors, "") as client:
+    async with client_of(deps, "") as client:
         answer = await client.get("/v1/files", headers={"authorization": f"Bearer {key}".encode()})
     assert answer.status_code == 401
     assert not key or len(key) < 16 or key not in answer.text
@@ -231,11 +231,11 @@ async def test_what_is_no_key_opens_nothing(doors, key):
         ({"sha256": "0"}, ("sha256", "unknown_parameter")),
     ],
 )
-async def test_keys_that_are_refused(doors, admin, change, expected):
+async def test_keys_that_are_refused(deps, admin, change, expected):
     """Each with the field that is wrong; nothing is made."""
     body = {name: value for name, value in (MADE | change).items() if value is not None}
     assert fault(await admin.post("/v1/admin/keys", json=body)) == (400, *expected)
-    assert doors.log.records == []
+    assert deps.log.records == []
 
 
 async def test_lists_of_keys(admin):
@@ -258,18 +258,18 @@ async def test_lists_of_keys(admin):
     assert fault(await admin.delete("/v1/admin/keys/key_x")) == (404, None, None)
 
 
-async def test_without_the_log_no_key_is_made_or_revoked(doors, admin):
+async def test_without_the_log_no_key_is_made_or_revoked(deps, admin):
     """503, and the key goes on."""
     key = await made(admin)
-    doors.log.away = True
+    deps.log.away = True
     assert (await admin.post("/v1/admin/keys", json=MADE)).status_code == 503
     assert (await admin.delete(f"/v1/admin/keys/{key['id']}")).status_code == 503
     assert len((await admin.get("/v1/admin/keys")).json()["data"]) == 1
 
 
-def operations(doors):
+def operations(deps):
     """Every route of the API that wants a key: method and path."""
-    described = describe(create_app(doors))
+    described = describe(create_app(deps))
     return [
         (method.upper(), path)
         for path, found in described["paths"].items()
@@ -278,13 +278,13 @@ def operations(doors):
     ]
 
 
-async def test_an_admin_is_one_of_its_project_alone(doors, admin):
+async def test_an_admin_is_one_of_its_project_alone(deps, admin):
     """Keys of others are not there; none is made or revoked that could do more than its own."""
     theirs = await made(admin, project="other")
     root = await made(admin, role="operator")
     mine = await made(admin, role="admin")
-    written = len(doors.log.records)
-    async with client_of(doors, mine["secret"]) as client:
+    written = len(deps.log.records)
+    async with client_of(deps, mine["secret"]) as client:
         needs_more = [
             ("POST", "/v1/admin/keys", {"json": MADE | {"project": "other"}}),
             ("POST", "/v1/admin/keys", {"json": MADE | {"role": "operator"}}),
@@ -305,17 +305,17 @@ async def test_an_admin_is_one_of_its_project_alone(doors, admin):
         assert {key["id"] for key in page["data"]} == {root["id"], mine["id"]}
         answer = await client.get("/v1/admin/keys", params={"after": theirs["id"]})
         assert fault(answer) == (400, "after", "invalid_value")
-        assert len(doors.log.records) == written
+        assert len(deps.log.records) == written
         for role in ("read", "write", "admin"):
             key = (await client.post("/v1/admin/keys", json={"name": "x", "role": role})).json()
             assert (key["project"], key["role"]) == ("team", role)
             assert (await client.delete(f"/v1/admin/keys/{key['id']}")).status_code == 200
 
 
-async def test_a_token_lets_one_stream_in(doors, admin):
-    """It is signed for the asking key's project, for a time that is bounded."""
+async def test_a_token_lets_one_stream_in(deps, admin):
+    """It is signed for the project of the key that asks, for a time that is bounded."""
     key = await made(admin)
-    async with client_of(doors, key["secret"]) as client:
+    async with client_of(deps, key["secret"]) as client:
         body = {"stream": "crawl", "expires_in_seconds": 60}
         answer = (await client.post("/v1/intake/tokens", json=body)).json()
         token = answer.pop("token")
@@ -336,24 +336,24 @@ async def test_a_token_lets_one_stream_in(doors, admin):
         ):
             answer = await client.post("/v1/intake/tokens", json=wrong)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), wrong
-    async with client_of(doors, token) as holder:
+    async with client_of(deps, token) as holder:
         assert (await holder.get("/v1/files")).status_code == 401
 
 
-async def test_a_token_ends_with_its_key(doors, admin):
+async def test_a_token_ends_with_its_key(deps, admin):
     """A key that has five minutes left makes no token for a day."""
     key = await made(admin, expires_in_seconds=300)
-    async with client_of(doors, key["secret"]) as client:
+    async with client_of(deps, key["secret"]) as client:
         for wanted, given in ((86_400, 300), (60, 60)):
             answer = await client.post("/v1/intake/tokens", json={"stream": "s", "expires_in_seconds": wanted})
             assert answer.json()["expires_at"] == NOW + given
             assert producer_token.claims(VERIFIER, answer.json()["token"]).exp == NOW + given
 
 
-async def test_what_each_role_may_do(doors, admin):
+async def test_what_each_role_may_do(deps, admin):
     """By every route: reading keys change nothing, and only admins reach the routes of admins."""
-    clients = {role: client_of(doors, (await made(admin, role=role))["secret"]) for role in access.Role}
-    found = operations(doors)
+    clients = {role: client_of(deps, (await made(admin, role=role))["secret"]) for role in access.Role}
+    found = operations(deps)
     assert len(found) > 20
     for method, path in found:
         needed = access.Role.READ if method == "GET" or path.endswith("/estimate") else access.Role.WRITE
@@ -366,7 +366,7 @@ async def test_what_each_role_may_do(doors, admin):
             assert fault(answer) == (403, None, "insufficient_permissions"), (method, path, role)
             assert f"'{needed}'" in answer.json()["error"]["message"]
     for method, path in found:
-        async with client_of(doors, "") as stranger:
+        async with client_of(deps, "") as stranger:
             assert (await stranger.request(method, path)).status_code == 401, (method, path)
     for client in clients.values():
         await client.aclose()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.doors import ADMIN, NOW, open_doors
+from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.configuration.settings import Settings
@@ -19,8 +19,8 @@ BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors, where the project `p` may have 2 batches, 10 lines and 10 files of a line; `q` has more room."""
+async def deps(tmp_path):
+    """The project `p` may have 2 batches, 10 lines and 10 files of a line; `q` has more room."""
     settings = Settings(
         limits={
             "batches_in_progress_max": 2,
@@ -29,21 +29,21 @@ async def doors(tmp_path):
         },
         projects={"q": {"limits": {"batches_in_progress_max": 3}}},
     )
-    async with open_doors(tmp_path) as doors:
-        yield replace(doors, settings=settings)
+    async with open_dependencies(tmp_path) as deps:
+        yield replace(deps, settings=settings)
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
-    async with client_of(doors, "key-of-p") as client:
+    async with client_of(deps, "key-of-p") as client:
         yield client
 
 
-def client_of(doors, key: str) -> httpx.AsyncClient:
+def client_of(deps, key: str) -> httpx.AsyncClient:
     """A client with a key."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors)),
+        transport=httpx.ASGITransport(create_app(deps)),
         base_url="http://api/v1",
         headers={"authorization": f"Bearer {key}"},
     )
@@ -68,26 +68,26 @@ def is_beyond(answer: httpx.Response, limit: str, *words: str) -> bool:
     return all(word in error["message"] for word in (f"(limit: {limit})", *words))
 
 
-def report(doors, batch_id: str, **changes: object) -> None:
+def report(deps, batch_id: str, **changes: object) -> None:
     """Say of a batch what `results` would."""
-    batch = Batch.model_validate_json(doors.view.batch("p", batch_id)).model_copy(update=changes)
+    batch = Batch.model_validate_json(deps.view.batch("p", batch_id)).model_copy(update=changes)
     value = codec.encode(BatchRecord(project="p", batch=batch))
-    doors.view.fold(topics.BATCHES.name, [(batch.id, value, 0)])
+    deps.view.fold(topics.BATCHES.name, [(batch.id, value, 0)])
 
 
-async def test_batches_in_progress(doors, client):
+async def test_batches_in_progress(deps, client):
     """The third is refused, until one is over; another project has its own."""
     file_id = (await upload(client)).json()["id"]
     first = (await create(client, file_id)).json()["id"]
     assert (await create(client, file_id)).status_code == 200
-    before = len(doors.log.records)
+    before = len(deps.log.records)
     assert is_beyond(await create(client, file_id), "batches_in_progress_max", "'p' has 2 batches", "may have 2")
     assert is_beyond(await create(client, "file-none"), "batches_in_progress_max")
-    assert len(doors.log.records) == before
-    async with client_of(doors, "key-of-q") as other:
+    assert len(deps.log.records) == before
+    async with client_of(deps, "key-of-q") as other:
         answers = [await create(other, "file-none") for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    report(doors, first, status=Status.COMPLETED, completed_at=NOW)
+    report(deps, first, status=Status.COMPLETED, completed_at=NOW)
     assert (await create(client, file_id)).status_code == 200
 
 
@@ -106,20 +106,20 @@ async def test_requests_at_one_time(client):
     assert sorted(answer.status_code for answer in answers) == [200] * 2 + [429] * 8
 
 
-async def test_lines_enqueued(doors, client):
+async def test_lines_enqueued(deps, client):
     """Those of the file count until ingest has counted them, and go as they are done."""
     six = (await upload(client, 6)).json()["id"]
     five = (await upload(client, 1, b"{}\n" * 5)).json()["id"]
     first = (await create(client, six)).json()["id"]
     words = ("6 lines enqueued", "may have 10", "6 more")
     assert is_beyond(await create(client, six), "lines_enqueued_max", *words)
-    report(doors, first, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=6, completed=1))
+    report(deps, first, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=6, completed=1))
     assert is_beyond(await create(client, six), "lines_enqueued_max", "5 lines enqueued")
-    report(doors, first, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=6, completed=1, failed=1))
+    report(deps, first, status=Status.IN_PROGRESS, request_counts=RequestCounts(total=6, completed=1, failed=1))
     second = (await create(client, six)).json()["id"]
-    report(doors, first, status=Status.COMPLETED, completed_at=NOW)
+    report(deps, first, status=Status.COMPLETED, completed_at=NOW)
     assert is_beyond(await create(client, five), "lines_enqueued_max", "6 lines enqueued", "5 more")
-    report(doors, second, status=Status.CANCELLED, cancelled_at=NOW)
+    report(deps, second, status=Status.CANCELLED, cancelled_at=NOW)
     assert (await create(client, five)).status_code == 200
 
 
@@ -150,36 +150,36 @@ async def test_uploads_in_parts_count(client):
     assert is_beyond(await upload(client), "bytes_stored_max")
 
 
-async def test_what_a_request_did_not_bring_gives_its_room_back(doors, client):
+async def test_what_a_request_did_not_bring_gives_its_room_back(deps, client):
     """The log is away, the file is none: nothing stays booked."""
-    doors.log.away = True
+    deps.log.away = True
     assert (await upload(client, 9)).status_code == 503
     assert (await create(client, "file-none")).status_code == 503
-    doors.log.away = False
+    deps.log.away = False
     assert (await upload(client, 9, b"no json\n")).status_code == 400
     assert (await upload(client, 10)).status_code == 200
     assert [(await create(client, "file-none")).status_code for _ in range(3)] == [200, 200, 429]
 
 
 @pytest.mark.parametrize(("content", "lines"), [(LINE, 1), (LINE * 3, 3), (LINE * 2 + LINE.strip(), 3)])
-async def test_the_lines_of_a_file_are_counted_while_it_is_uploaded(doors, client, content, lines):
+async def test_the_lines_of_a_file_are_counted_while_it_is_uploaded(deps, client, content, lines):
     """The last one needs no newline."""
     file_id = (await upload(client, 1, content)).json()["id"]
-    assert doors.view.file("p", file_id).lines == lines
-    assert codec.decode_file(doors.log.records[-1][2]).lines == lines
+    assert deps.view.file("p", file_id).lines == lines
+    assert codec.decode_file(deps.log.records[-1][2]).lines == lines
 
 
-async def test_numbers_of_things(doors):
+async def test_numbers_of_things(deps):
     """Files, batches, uploads and keys each have a number of their own; to be rid of one makes room."""
     few = {"files_max": 2, "batches_max": 2, "uploads_pending_max": 1, "keys_max": 1}
-    doors = replace(doors, settings=Settings(limits=few))
+    deps = replace(deps, settings=Settings(limits=few))
     wish = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
-    async with client_of(doors, "key-of-p") as client, client_of(doors, ADMIN) as root:
+    async with client_of(deps, "key-of-p") as client, client_of(deps, ADMIN) as root:
         first, second = [(await upload(client)).json()["id"] for _ in range(2)]
         assert is_beyond(await upload(client), "files_max", "has 2 files and may have 2", "Delete files")
         for _ in range(2):
             batch = (await create(client, first)).json()["id"]
-            report(doors, batch, status=Status.COMPLETED, completed_at=NOW)
+            report(deps, batch, status=Status.COMPLETED, completed_at=NOW)
         assert is_beyond(await create(client, first), "batches_max", "has 2 batches and may have 2")
         assert (await client.delete(f"/files/{second}")).status_code == 200
         pending = (await client.post("/uploads", json=wish)).json()["id"]
@@ -193,16 +193,16 @@ async def test_numbers_of_things(doors):
         assert (await root.post("/admin/keys", json={"name": "n", "project": "p"})).status_code == 200
 
 
-async def test_uploads_and_keys_at_one_time(doors):
+async def test_uploads_and_keys_at_one_time(deps):
     """What is on its way to the log counts, however many ask at one moment."""
 
     class Slow:
         async def send(self, *record, headers):
             await asyncio.sleep(0)
-            return await doors.log.send(*record, headers=headers)
+            return await deps.log.send(*record, headers=headers)
 
     limits = {"uploads_pending_max": 2, "keys_max": 2}
-    busy = replace(doors, settings=Settings(limits=limits), log=Slow())
+    busy = replace(deps, settings=Settings(limits=limits), log=Slow())
     wish = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
     async with client_of(busy, "key-of-p") as client, client_of(busy, ADMIN) as root:
         uploads = await asyncio.gather(*(client.post("/uploads", json=wish) for _ in range(6)))

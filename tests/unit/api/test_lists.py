@@ -2,7 +2,7 @@
 
 import httpx
 import pytest_asyncio
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.requests import paging
@@ -17,18 +17,18 @@ FIELDS = {"endpoint": "/v1/embeddings", "input_file_id": "file-f", "completion_w
 
 
 @pytest_asyncio.fixture
-async def doors(tmp_path):
-    """Doors onto a folder."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """Dependencies on a folder."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
 @pytest_asyncio.fixture
-async def client(doors):
+async def client(deps):
     """A client of the project `p`."""
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors)), base_url="http://api/v1", headers=headers
+        transport=httpx.ASGITransport(create_app(deps)), base_url="http://api/v1", headers=headers
     ) as client:
         yield client
 
@@ -53,10 +53,10 @@ async def pages(client, path: str, **query) -> list[dict]:
     return found
 
 
-async def test_refused_batches_are_small_in_a_list(doors, client):
+async def test_refused_batches_are_small_in_a_list(deps, client):
     """The first of the faults are there, and how many more there are; the batch has them all."""
     for number in range(100):
-        doors.view.put_batch(BatchRecord(project="p", batch=refused(number)))
+        deps.view.put_batch(BatchRecord(project="p", batch=refused(number)))
     answer = await client.get("/batches", params={"limit": 100})
     shown = answer.json()["data"]
     assert len(shown) == 100
@@ -72,25 +72,25 @@ async def test_refused_batches_are_small_in_a_list(doors, client):
     assert shown[0] == whole | {"errors": shown[0]["errors"]}
 
 
-async def test_few_faults_are_listed_as_they_are(doors, client):
+async def test_few_faults_are_listed_as_they_are(deps, client):
     """And a batch that has none is listed as it is."""
     for number, faults in enumerate((0, 1, FAULTS_LISTED_MAX)):
-        doors.view.put_batch(BatchRecord(project="p", batch=refused(number, faults)))
+        deps.view.put_batch(BatchRecord(project="p", batch=refused(number, faults)))
     shown = (await client.get("/batches")).json()["data"]
     assert shown == [(await client.get(f"/batches/{each['id']}")).json() for each in shown]
     assert [len(each["errors"]["data"]) for each in shown] == [FAULTS_LISTED_MAX, 1, 0]
 
 
-async def test_pages_of_large_objects(doors, client):
+async def test_pages_of_large_objects(deps, client):
     """All of them are there, on more pages than the limit asks for, and none of them is larger than its bound."""
     metadata = {f"{n:02}" + "k" * 62: "\x01" * 512 for n in range(16)}
     for number in range(90):
         batch = refused(number, 0).model_copy(update={"metadata": metadata})
-        doors.view.put_batch(BatchRecord(project="p", batch=batch))
+        deps.view.put_batch(BatchRecord(project="p", batch=batch))
     for number in range(700):
         file = File(id=f"file-{number:022}", bytes=1, created_at=NOW, filename="\x01" * 1024, purpose="batch")
         record = FileRecord(project="p", file=file, key=file.id, sha256="0" * 64)
-        doors.view.put_file(record, number)
+        deps.view.put_file(record, number)
     for path, limit, count in (("/batches", 100, 90), ("/files", 10_000, 700)):
         found = await pages(client, path, limit=limit)
         ids = [each["id"] for page in found for each in page["data"]]

@@ -5,7 +5,7 @@ import re
 
 import httpx
 import pytest
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 from support.trust import SIGNER
 
 from tidemill.api.app import create_app
@@ -31,24 +31,24 @@ BODIES = {
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """New dependencies."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
-def client_of(doors, key: str) -> httpx.AsyncClient:
+def client_of(deps, key: str) -> httpx.AsyncClient:
     """A client with a key."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors)),
+        transport=httpx.ASGITransport(create_app(deps)),
         base_url="http://api",
         headers={"authorization": f"Bearer {key}"},
     )
 
 
-async def owned(doors) -> dict[str, str]:
+async def owned(deps) -> dict[str, str]:
     """One object of each kind of the project `p`: the name of the parameter, and the id."""
-    async with client_of(doors, "key-of-p") as client:
+    async with client_of(deps, "key-of-p") as client:
         form = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
         file_id = (await client.post("/v1/files", **form)).json()["id"]
         batch = await client.post("/v1/batches", json=BATCH | {"input_file_id": file_id})
@@ -56,7 +56,7 @@ async def owned(doors) -> dict[str, str]:
     key = access.ApiKey(
         id=access.new_key_id(), name="n", project="p", role="read", hint="sk-ab…wxyz", created_at=1
     )
-    doors.view.keyring.put(KeyRecord(key=key, sha256="0" * 64), SIGNER.kid)
+    deps.view.keyring.put(KeyRecord(key=key, sha256="0" * 64), SIGNER.kid)
     return {
         "file_id": file_id,
         "batch_id": batch.json()["id"],
@@ -70,10 +70,10 @@ def told(answer: httpx.Response, object_id: str) -> tuple[int, str, list[str]]:
     return answer.status_code, answer.text.replace(object_id, "ID"), sorted(answer.headers)
 
 
-async def test_every_route_with_an_id(doors):
+async def test_every_route_with_an_id(deps):
     """The answer to another's id is the answer to an id that nobody has, byte for byte."""
-    own = await owned(doors)
-    paths = describe(create_app(doors))["paths"]
+    own = await owned(deps)
+    paths = describe(create_app(deps))["paths"]
     routes = [
         (method, path, found[1])
         for path, methods in paths.items()
@@ -87,7 +87,7 @@ async def test_every_route_with_an_id(doors):
         path_asked = path.replace(f"{{{name}}}", object_id)
         return told(await client.request(method, path_asked, **BODIES.get(path, {})), object_id)
 
-    async with client_of(doors, "key-of-q") as client:
+    async with client_of(deps, "key-of-q") as client:
         answers = await asyncio.gather(
             *(asked(client, *route, which[route[2]]) for route in routes for which in (own, UNKNOWN))
         )
@@ -95,15 +95,15 @@ async def test_every_route_with_an_id(doors):
         assert others == nobodys, route
         assert others[0] == (403 if "/admin/" in route[1] else 404), (route, others)
     # And nothing has become of what was asked for.
-    async with client_of(doors, "key-of-p") as client:
+    async with client_of(deps, "key-of-p") as client:
         assert (await client.get(f"/v1/files/{own['file_id']}/content")).content == LINE
         assert (await client.get(f"/v1/batches/{own['batch_id']}")).json()["status"] == "validating"
 
 
-async def test_ids_in_bodies_and_cursors(doors):
+async def test_ids_in_bodies_and_cursors(deps):
     """A file that is named in a body, and a cursor of a list, too."""
-    own = await owned(doors)
-    async with client_of(doors, "key-of-q") as client:
+    own = await owned(deps)
+    async with client_of(deps, "key-of-q") as client:
         pairs = []
         for which in (own, UNKNOWN):
             file_id = which["file_id"]

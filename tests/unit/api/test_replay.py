@@ -9,7 +9,7 @@ import orjson
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.doors import ADMIN, open_doors
+from support.dependencies import ADMIN, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.dependencies import Edge, LogRecord
@@ -46,17 +46,17 @@ async def once(data: bytes):
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """Doors with the models `m` and `n`; a batch may have six lines."""
+async def deps(tmp_path):
+    """Dependencies with the models `m` and `n`; a batch may have six lines."""
     models = {name: {"backends": BACKENDS, "price": {"input_per_million": 1}} for name in "mn"}
-    async with open_doors(tmp_path) as doors:
-        yield replace(doors, settings=Settings(models=models, file_lines_max=6))
+    async with open_dependencies(tmp_path) as deps:
+        yield replace(deps, settings=Settings(models=models, file_lines_max=6))
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
-    transport = httpx.ASGITransport(create_app(doors))
+    transport = httpx.ASGITransport(create_app(deps))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         yield client
@@ -74,16 +74,16 @@ async def content(client, batch) -> list[bytes]:
     return answer.content.splitlines()
 
 
-async def test_each_line_once_and_in_its_own_order(doors, client):
+async def test_each_line_once_and_in_its_own_order(deps, client):
     """However often and in what order the log has them; the batch with the oldest record goes first."""
-    doors.history.topics[REQUESTS] = [
+    deps.history.topics[REQUESTS] = [
         entry("a", 2, line("a2"), line("a3"), at=5),
         entry("b", 0, line("b0"), at=2),
         entry("a", 0, line("a0"), line("a1"), at=5),
         entry("a", 1, line("a1"), line("a2"), at=6),
         entry("q", 0, line("q0"), project="q"),
     ]
-    doors.history.topics[EXPRESS] = [entry("c", 0, line("c0"), at=4)]
+    deps.history.topics[EXPRESS] = [entry("c", 0, line("c0"), at=4)]
     new = (await replay(client, source=ALL_OF_M | {"from": "1970-01-01T00:00:00Z"})).json()
     assert await content(client, new) == [line(name) for name in ("b0", "c0", "a0", "a1", "a2", "a3")]
     assert new["endpoint"] == CHAT
@@ -94,9 +94,9 @@ async def test_each_line_once_and_in_its_own_order(doors, client):
     assert await content(client, timed) == [line("a1"), line("a2")]
 
 
-async def test_namesakes_are_told_apart(doors, client):
+async def test_namesakes_are_told_apart(deps, client):
     """Where two batches have a line of one name, every line is named by its batch as well."""
-    doors.history.topics[REQUESTS] = [entry("a", 0, line("r0"), line("r1")), entry("b", 0, line("r0"), at=2)]
+    deps.history.topics[REQUESTS] = [entry("a", 0, line("r0"), line("r1")), entry("b", 0, line("r0"), at=2)]
     new = (await replay(client, source=ALL_OF_M, model="n")).json()
     found = [orjson.loads(text) for text in await content(client, new)]
     endings = [f"@batch_{batch * 32}" for batch in "aab"]
@@ -106,9 +106,9 @@ async def test_namesakes_are_told_apart(doors, client):
     assert {each["body"]["model"] for each in found} == {"n"}
 
 
-async def test_a_dry_run_tells_and_makes_nothing(doors, client):
+async def test_a_dry_run_tells_and_makes_nothing(deps, client):
     """Lines, batches, tokens and cost, also of more lines than a batch may have."""
-    doors.history.topics[REQUESTS] = [entry("a", n, line(f"a{n}")) for n in range(8)] * 2 + [
+    deps.history.topics[REQUESTS] = [entry("a", n, line(f"a{n}")) for n in range(8)] * 2 + [
         entry("b", 0, line("b0"))
     ]
     plan = (await replay(client, source=ALL_OF_M, dry_run=True)).json()
@@ -117,15 +117,15 @@ async def test_a_dry_run_tells_and_makes_nothing(doors, client):
     assert plan["cost"]["min"] == "0.000063"
     on_n = (await replay(client, source=ALL_OF_M | {"to": "2"}, model="n", dry_run=True)).json()
     assert ([model["model"] for model in on_n["models"]], on_n["lines"], on_n["is_too_large"]) == (["n"], 2, False)
-    assert doors.log.records == []
+    assert deps.log.records == []
     refused = await replay(client, source=ALL_OF_M)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "range_too_large")
-    assert doors.log.records == []
+    assert deps.log.records == []
 
 
-async def test_several_endpoints(doors, client):
+async def test_several_endpoints(deps, client):
     """A batch has one, so it has to be said which."""
-    doors.history.topics[REQUESTS] = [
+    deps.history.topics[REQUESTS] = [
         entry("a", 0, line("a0")), entry("b", 0, line("b0", EMBEDDINGS), url=EMBEDDINGS)
     ]  # fmt: skip
     answer = await replay(client, source=ALL_OF_M)
@@ -134,23 +134,23 @@ async def test_several_endpoints(doors, client):
     assert (new["endpoint"], await content(client, new)) == (EMBEDDINGS, [line("b0", EMBEDDINGS)])
 
 
-async def test_large_lines_are_fetched(doors, client):
+async def test_large_lines_are_fetched(deps, client):
     """From the file that they lie in; one that is deleted is told."""
-    await doors.store.write("files/f", once(b"before" + line("a0") + b"after"))
+    await deps.store.write("files/f", once(b"before" + line("a0") + b"after"))
     ref = LineRef(key="files/f", offset=6, length=len(line("a0")))
-    doors.history.topics[REQUESTS] = [entry("a", 0, ref=ref)]
+    deps.history.topics[REQUESTS] = [entry("a", 0, ref=ref)]
     new = (await replay(client, source=ALL_OF_M)).json()
     assert await content(client, new) == [line("a0")]
-    await doors.store.delete("files/f")
+    await deps.store.delete("files/f")
     plan = (await replay(client, source=ALL_OF_M, dry_run=True)).json()
     assert (plan["lines"], plan["lost_lines"]) == (0, 1)
     gone = await replay(client, source=ALL_OF_M)
     assert (gone.status_code, gone.json()["error"]["code"]) == (409, "file_gone")
 
 
-async def test_projects_see_their_own(doors, client):
+async def test_projects_see_their_own(deps, client):
     """An admin may name another, or all; the batch is the admin's."""
-    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0")), entry("b", 0, line("b0"), project="q", at=2)]
+    deps.history.topics[REQUESTS] = [entry("a", 0, line("a0")), entry("b", 0, line("b0"), project="q", at=2)]
     for project in ("q", "*"):
         answer = await replay(client, source=ALL_OF_M | {"project": project})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")
@@ -166,24 +166,24 @@ async def test_projects_see_their_own(doors, client):
     assert (none.status_code, none.json()["error"]["code"]) == (409, "no_lines")
 
 
-async def test_a_key_makes_one_replay(doors, client):
+async def test_a_key_makes_one_replay(deps, client):
     """Also where the log has gone on, or has forgotten; another request under the key is refused."""
-    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
+    deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
     key = {"idempotency-key": "k"}
     first = (await replay(client, key, source=ALL_OF_M)).json()
-    doors.history.topics[REQUESTS].append(entry("a", 1, line("a1")))
+    deps.history.topics[REQUESTS].append(entry("a", 1, line("a1")))
     assert (await replay(client, key, source=ALL_OF_M)).json() == first
-    doors.history.topics.clear()
+    deps.history.topics.clear()
     assert (await replay(client, key, source=ALL_OF_M)).json() == first
     other = await replay(client, key, source=ALL_OF_M | {"to": "1"})
     assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
     assert len((await client.get("/batches")).json()["data"]) == 1
 
 
-async def test_a_replay_that_was_not_first_leaves_no_file(doors, client):
+async def test_a_replay_that_was_not_first_leaves_no_file(deps, client):
     """Another process has claimed the key meanwhile."""
-    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
-    sent = doors.log.send
+    deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
+    sent = deps.log.send
 
     async def late(topic, key, value, *, headers):
         if topic == topics.CLAIMS.name:
@@ -193,20 +193,20 @@ async def test_a_replay_that_was_not_first_leaves_no_file(doors, client):
             await sent(topic, key, codec.encode(claim.model_copy(update={"command": command})), headers=[])
         return await sent(topic, key, value, headers=headers)
 
-    doors.log.send = late
+    deps.log.send = late
     made = (await replay(client, {"idempotency-key": "k"}, source=ALL_OF_M)).json()
     assert made["input_file_id"] == "file-theirs"
     assert (await client.get("/files")).json()["data"] == []
 
 
-async def test_a_model_that_does_not_exist(doors, client):
+async def test_a_model_that_does_not_exist(deps, client):
     """A wrong name is not blamed on retention; one that was configured once has lines all the same."""
     for dry in (True, False):
         wrong = await replay(client, source={"model": "nomodel", "from": "0"}, dry_run=dry)
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (404, "model_not_found")
     none = (await replay(client, source=ALL_OF_M)).json()["error"]
     assert (none["code"], "keeps them for 7 days" in none["message"]) == ("no_lines", True)
-    doors.history.topics[topics.requests("former").name] = [entry("a", 0, line("a0"))]
+    deps.history.topics[topics.requests("former").name] = [entry("a", 0, line("a0"))]
     former = await replay(client, source={"model": "former", "from": "0"}, dry_run=True)
     assert former.json()["lines"] == 1
 
@@ -228,12 +228,12 @@ async def test_a_model_that_does_not_exist(doors, client):
         ({"source": ALL_OF_M, "completion_window": "1y"}, 400, "completion_window"),
     ],
 )
-async def test_replays_that_are_refused(doors, client, *, fields, status, param):
+async def test_replays_that_are_refused(deps, client, *, fields, status, param):
     """Each with the field that is wrong."""
-    doors.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
+    deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
     answer = await replay(client, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
-    assert doors.log.records == []
+    assert deps.log.records == []
 
 
 names = st.text(min_size=1, max_size=3) | st.text(min_size=500, max_size=512)

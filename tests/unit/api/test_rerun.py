@@ -8,7 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.reruns.recast import recast
@@ -57,30 +57,30 @@ async def once(data: bytes):
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """Doors with the models `m` and `n`, of which `e` makes embeddings only."""
+async def deps(tmp_path):
+    """Dependencies with the models `m` and `n`, of which `e` makes embeddings only."""
     models = {name: {"backends": BACKENDS} for name in "mn"}
     models["e"] = {"backends": BACKENDS, "endpoints": ["/v1/embeddings"]}
-    async with open_doors(tmp_path) as doors:
-        yield replace(doors, settings=Settings(models=models))
+    async with open_dependencies(tmp_path) as deps:
+        yield replace(deps, settings=Settings(models=models))
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
-    transport = httpx.ASGITransport(create_app(doors))
+    transport = httpx.ASGITransport(create_app(deps))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         yield client
 
 
 @pytest.fixture
-async def old(doors, client):
+async def old(deps, client):
     """A batch that is over, with its input and its error file."""
-    return await ended(doors, client, FATES)
+    return await ended(deps, client, FATES)
 
 
-async def ended(doors, client, fates, **extras):
+async def ended(deps, client, fates, **extras):
     """A batch that is over, with a line for each fate."""
     content = b"\xef\xbb\xbf" + b"\n\n".join(map(request_line, range(len(fates))))
     form = {"data": {"purpose": "batch"}, "files": {"file": ("f", content)}}
@@ -91,11 +91,11 @@ async def ended(doors, client, fates, **extras):
         project="p", file=File(id=error_id, bytes=1, created_at=NOW, filename="e", purpose="batch_output"),
         key=f"files/{error_id}", sha256="",
     )  # fmt: skip
-    await doors.store.write(record.key, once(b"".join(text for _, text in failed)))
+    await deps.store.write(record.key, once(b"".join(text for _, text in failed)))
     indices, sizes = array("I", [index for index, _ in failed]), array("I", [len(text) for _, text in failed])
     columns = encode_index(indices, sizes, array("I", [0] * 4 * len(failed)))
-    await doors.store.write(index_key(f"files/{error_id}"), once(columns))
-    doors.view.put_file(record, 1_000)
+    await deps.store.write(index_key(f"files/{error_id}"), once(columns))
+    deps.view.put_file(record, 1_000)
     receipt = Receipt(lines=len(fates), errors=FileReceipt(lines=len(failed), bytes=1, sha256=""))
     extras["name"] = "nightly"
     batch = Batch(
@@ -103,13 +103,13 @@ async def ended(doors, client, fates, **extras):
         created_at=NOW, expires_at=NOW + 86_400, error_file_id=error_id, metadata={"team": "a"},
         tidemill=Extras(receipt=receipt, **extras),
     )  # fmt: skip
-    doors.view.put_batch(BatchRecord(project="p", batch=batch))
+    deps.view.put_batch(BatchRecord(project="p", batch=batch))
     return batch
 
 
-def commands(doors) -> list[BatchCreated]:
+def commands(deps) -> list[BatchCreated]:
     """What was to be created."""
-    return [codec.decode_command(value) for topic, _, value in doors.log.records if topic == topics.COMMANDS.name]
+    return [codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name]
 
 
 async def rerun(client, old, headers=None, **fields) -> httpx.Response:
@@ -137,16 +137,16 @@ async def content(client, batch) -> list[bytes]:
         ({"codes": ["429", "400", "slow_down"]}, [1, 3, 7]),
     ],
 )
-async def test_just_these_lines(doors, client, old, wanted, indices):
+async def test_just_these_lines(deps, client, old, wanted, indices):
     """As the bytes they were; the new batch says whose they are, and the old one by whom they were taken."""
     fields = {} if wanted is None else {"lines": wanted}
     plan = (await rerun(client, old, dry_run=True, **fields)).json()
     assert (plan["object"], plan["lines"], plan["is_too_large"]) == ("rerun.plan", len(indices), False)
-    assert doors.log.records[2:] == []
+    assert deps.log.records[2:] == []
     new = (await rerun(client, old, **fields)).json()
     assert await content(client, new) == [request_line(index) for index in indices]
     assert new["tidemill"]["name"] == old.tidemill.name
-    (command,) = commands(doors)
+    (command,) = commands(deps)
     assert (command.batch.id, command.input.key) == (new["id"], f"files/{new['input_file_id']}")
     assert (new["status"], new["endpoint"], new["completion_window"]) == ("validating", CHAT, "24h")
     assert (new["metadata"], new["tidemill"]["rerun_of"]) == ({"team": "a"}, old.id)
@@ -174,9 +174,9 @@ async def test_all_lines_need_no_new_file(client, old):
         ("expired", [3]),
     ],
 )
-async def test_what_was_no_request_is_left_out(doors, client, wanted, indices):
+async def test_what_was_no_request_is_left_out(deps, client, wanted, indices):
     """A stream may have such lines, and a file with one of them would fail; by its code it can be had."""
-    old = await ended(doors, client, ["ok", "refused", "429", "expired"], stream="crawl")
+    old = await ended(deps, client, ["ok", "refused", "429", "expired"], stream="crawl")
     new = (await rerun(client, old, lines=wanted)).json()
     assert await content(client, new) == [request_line(index) for index in indices]
     assert new["input_file_id"] != old.input_file_id
@@ -186,16 +186,16 @@ async def test_what_was_no_request_is_left_out(doors, client, wanted, indices):
     assert group["samples"] == [{"index": 1, "custom_id": "", "message": "no"}]
 
 
-async def test_more_lines_than_a_batch_may_have(doors, old):
+async def test_more_lines_than_a_batch_may_have(deps, old):
     """It is told before anything is written, with what to do instead."""
-    small = replace(doors, settings=doors.settings.model_copy(update={"file_lines_max": 2}))
+    small = replace(deps, settings=deps.settings.model_copy(update={"file_lines_max": 2}))
     transport = httpx.ASGITransport(create_app(small))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as other:
         answer = await rerun(other, old, lines="failed")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_lines")
     assert "3 lines, and a batch may have 2" in answer.json()["error"]["message"]
-    assert not commands(doors)
+    assert not commands(deps)
 
 
 async def test_another_model(client, old):
@@ -206,7 +206,7 @@ async def test_another_model(client, old):
     assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"content": "\\u00e4"}]' in found[0]
 
 
-async def test_the_same_request_makes_one_batch(doors, client, old):
+async def test_the_same_request_makes_one_batch(deps, client, old):
     """By its key, or as the SDK repeats it; without either it is another batch of the same file."""
     keyed = [(await rerun(client, old, {"idempotency-key": "k"}, lines="failed")).json() for _ in range(2)]
     assert keyed[0] == keyed[1]
@@ -216,11 +216,11 @@ async def test_the_same_request_makes_one_batch(doors, client, old):
     again = (await rerun(client, old, {"x-stainless-retry-count": "1"}, lines="failed")).json()
     assert first["id"] == again["id"] != keyed[0]["id"]
     assert first["input_file_id"] == keyed[0]["input_file_id"]
-    assert len(commands(doors)) == 2
-    assert len([None for topic, _, _ in doors.log.records if topic == topics.FILES.name]) == 2
+    assert len(commands(deps)) == 2
+    assert len([None for topic, _, _ in deps.log.records if topic == topics.FILES.name]) == 2
 
 
-async def test_files_that_are_gone(doors, client, old):
+async def test_files_that_are_gone(deps, client, old):
     """A clear answer, and nothing is begun."""
     await client.delete(f"/files/{old.error_file_id}")
     answer = await rerun(client, old, lines="failed")
@@ -231,7 +231,7 @@ async def test_files_that_are_gone(doors, client, old):
         answer = await rerun(client, old, **fields)
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
         assert answer.headers["x-should-retry"] == "false"
-    assert len(commands(doors)) == 1
+    assert len(commands(deps)) == 1
 
 
 @pytest.mark.parametrize(
@@ -254,11 +254,11 @@ async def test_files_that_are_gone(doors, client, old):
         ({"lines": {"codes": ["none"]}}, 409, None),
     ],
 )
-async def test_reruns_that_are_refused(doors, client, old, *, fields, status, param):
+async def test_reruns_that_are_refused(deps, client, old, *, fields, status, param):
     """Each with the field that is wrong."""
     answer = await rerun(client, old, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
-    assert commands(doors) == []
+    assert commands(deps) == []
 
 
 async def test_another_projects_batch_is_not_there(client, old):
@@ -269,15 +269,15 @@ async def test_another_projects_batch_is_not_there(client, old):
     assert (await rerun(client, new, lines="all")).status_code == 409
 
 
-async def test_what_expired_before_it_was_looked_at(doors, client, old):
+async def test_what_expired_before_it_was_looked_at(deps, client, old):
     """All of it has expired."""
     unseen = {"status": Status.EXPIRED, "error_file_id": None, "tidemill": Extras()}
     late = old.model_copy(update={"id": ids.new_batch_id(), **unseen})
-    doors.view.put_batch(BatchRecord(project="p", batch=late))
+    deps.view.put_batch(BatchRecord(project="p", batch=late))
     for fields in ({"lines": "expired"}, {}):
         new = (await rerun(client, late, **fields)).json()
         assert len(await content(client, new)) == len(FATES)
-    assert (await client.get(f"/batches/{late.id}/errors")).json()["unfinished"] == doors.view.file(
+    assert (await client.get(f"/batches/{late.id}/errors")).json()["unfinished"] == deps.view.file(
         "p", late.input_file_id
     ).lines
     assert (await rerun(client, late, lines="failed")).status_code == 409

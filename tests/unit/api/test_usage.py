@@ -7,7 +7,7 @@ from itertools import product
 
 import httpx
 import pytest
-from support.doors import ADMIN, NOW, open_doors
+from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.schemas.log import codec, topics
@@ -36,31 +36,31 @@ def entry(
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors."""
-    async with open_doors(tmp_path) as doors:
-        yield doors
+async def deps(tmp_path):
+    """New dependencies."""
+    async with open_dependencies(tmp_path) as deps:
+        yield deps
 
 
-def client_of(doors, key: str) -> httpx.AsyncClient:
+def client_of(deps, key: str) -> httpx.AsyncClient:
     """A client with a key."""
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors)),
+        transport=httpx.ASGITransport(create_app(deps)),
         base_url="http://api/v1",
         headers={"authorization": f"Bearer {key}"},
     )
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
-    async with client_of(doors, "key-of-p") as client:
+    async with client_of(deps, "key-of-p") as client:
         yield client
 
 
-def fold(doors, *entries: LedgerRecord) -> None:
+def fold(deps, *entries: LedgerRecord) -> None:
     """The log tells of these."""
-    doors.view.fold(
+    deps.view.fold(
         topics.LEDGER.name, [(entry.batch_id, codec.encode(entry), place) for place, entry in enumerate(entries)]
     )
 
@@ -72,9 +72,9 @@ async def usage(client, **query: object) -> list[dict]:
     return answer.json()["data"]
 
 
-async def test_one_sum_of_all(doors, client):
+async def test_one_sum_of_all(deps, client):
     """Tokens and cost; an entry that comes again counts once."""
-    fold(doors, entry(1), entry(2, tokens=2), entry(1), entry(3, project="q"), entry(4, at=NOW - 31 * DAY))
+    fold(deps, entry(1), entry(2, tokens=2), entry(1), entry(3, project="q"), entry(4, at=NOW - 31 * DAY))
     (found,) = await usage(client)
     assert found == {
         "object": "usage", "id": found["id"], "project": None, "model": None, "day": None, "batch_id": None,
@@ -91,38 +91,38 @@ async def test_without_a_batch_the_sum_is_nothing(client):
     assert await usage(client, group_by="day") == []
 
 
-async def test_sums_of_many_are_exact(doors, client):
+async def test_sums_of_many_are_exact(deps, client):
     """A thousand times a tenth of a millionth: a float would be off."""
-    fold(doors, *(entry(number, tokens=number) for number in range(1, 1001)))
+    fold(deps, *(entry(number, tokens=number) for number in range(1, 1001)))
     (found,) = await usage(client)
     tokens = sum(range(1, 1001))
     assert Decimal(found["cost"]["input"]) == Decimal(10 * tokens) * Decimal("0.1") / 2 / 1_000_000
     assert Decimal(found["cost"]["total"]) == Decimal(found["cost"]["input"]) + Decimal(found["cost"]["output"])
 
 
-async def test_sums_hold_nobody_up(doors, client, monkeypatch):
+async def test_sums_hold_nobody_up(deps, client, monkeypatch):
     """The ledger of years is summed in a thread, and for a project once at one time."""
-    sums, threads, places = doors.view.ledger.sums, set(), []
+    sums, threads, places = deps.view.ledger.sums, set(), []
 
     def watched(query):
         threads.add(threading.current_thread())
-        places.append(doors.sums._held.total())
+        places.append(deps.sums._held.total())
         return sums(query)
 
-    monkeypatch.setattr(doors.view.ledger, "sums", watched)
+    monkeypatch.setattr(deps.view.ledger, "sums", watched)
     answers = await asyncio.gather(*(client.get("/usage") for _ in range(6)))
     assert {answer.status_code for answer in answers} == {200}
     assert threading.main_thread() not in threads
     assert places == [1] * 6
 
 
-async def test_groups_and_pages(doors, client):
+async def test_groups_and_pages(deps, client):
     """By each set of dimensions; the pages of one row add up to the whole."""
     entries = [
         entry(number, model=model, at=NOW - day * DAY)
         for number, (model, day) in enumerate(product(("a", "b/c", "=x", None), range(3)))
     ]
-    fold(doors, *entries)
+    fold(deps, *entries)
     for by, rows in (
         ("model", 4),
         ("day", 3),
@@ -145,9 +145,9 @@ async def test_groups_and_pages(doors, client):
     assert {found["batch_id"] for found in await usage(client, group_by="batch")} == {e.batch_id for e in entries}
 
 
-async def test_times(doors, client):
+async def test_times(deps, client):
     """From the start on, and before the end."""
-    fold(doors, entry(1, at=NOW), entry(2, at=NOW - 1), entry(3, at=NOW - 40 * DAY))
+    fold(deps, entry(1, at=NOW), entry(2, at=NOW - 1), entry(3, at=NOW - 40 * DAY))
     for query, batches in (
         ({"start_time": NOW}, 1),
         ({"end_time": NOW}, 1),
@@ -157,14 +157,14 @@ async def test_times(doors, client):
         assert (await usage(client, **query))[0]["batches"] == batches
 
 
-async def test_whose_usage(doors, client):
+async def test_whose_usage(deps, client):
     """A project sees its own; an admin any, or all."""
-    fold(doors, entry(1), entry(2, project="q"), entry(3, project="default"))
+    fold(deps, entry(1), entry(2, project="q"), entry(3, project="default"))
     assert (await usage(client, project="p"))[0]["batches"] == 1
     for other in ("q", "*"):
         answer = await client.get("/usage", params={"project": other})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")
-    async with client_of(doors, ADMIN) as admin:
+    async with client_of(deps, ADMIN) as admin:
         assert (await usage(admin))[0]["batches"] == 1
         assert (await usage(admin, project="q"))[0]["batches"] == 1
         rows = await usage(admin, project="*", group_by="project")

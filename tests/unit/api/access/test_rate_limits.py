@@ -3,7 +3,7 @@
 import httpx
 import pytest
 import pytest_asyncio
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 
 from tidemill.api.access.rate_limits import COSTS, HEAVY, KEYS_MAX, MANY, READ, Rates
 from tidemill.api.app import create_app
@@ -34,18 +34,18 @@ def time():
 
 
 @pytest_asyncio.fixture
-async def doors(tmp_path, time):
-    """Doors with a small limit for `p` and another one for `q`."""
-    async with open_doors(tmp_path, settings=SETTINGS) as doors:
-        object.__setattr__(doors, "rates", Rates(time))
-        yield doors
+async def deps(tmp_path, time):
+    """Dependencies with a small limit for `p` and another one for `q`."""
+    async with open_dependencies(tmp_path, settings=SETTINGS) as deps:
+        object.__setattr__(deps, "rates", Rates(time))
+        yield deps
 
 
 @pytest_asyncio.fixture
-async def client(doors):
+async def client(deps):
     """A client without a key."""
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors)), base_url="http://api/v1"
+        transport=httpx.ASGITransport(create_app(deps)), base_url="http://api/v1"
     ) as client:
         yield client
 
@@ -76,7 +76,7 @@ async def test_a_key_that_asks_too_often(client, time):
     assert (await client.get("/models", headers=of("key-of-p"))).status_code == 429
 
 
-async def test_what_a_request_takes(doors, client):
+async def test_what_a_request_takes(deps, client):
     """What costs more takes more, also where it is refused for another reason."""
     headers, left = of("key-of-q"), 1_000
     for method, path, taken in (
@@ -88,15 +88,15 @@ async def test_what_a_request_takes(doors, client):
         left -= taken
         assert (answer.status_code >= 400) == (path != "/batches" or method == "POST")
         assert answer.headers[LEFT] == str(left), (method, path)
-    described = describe(create_app(doors))["paths"]
+    described = describe(create_app(deps))["paths"]
     assert COSTS.keys() <= {(method.upper(), path) for path, found in described.items() for method in found}
 
 
-async def test_an_unknown_key_has_no_bucket(doors, client):
+async def test_an_unknown_key_has_no_bucket(deps, client):
     """Or they would push out those that are known."""
     for key in ("", "sk-wrong-key-0123456789"):
         assert (await client.get("/models", headers=of(key))).status_code == 401
-    assert not doors.rates._buckets
+    assert not deps.rates._buckets
 
 
 def test_buckets_are_bounded():

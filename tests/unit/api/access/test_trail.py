@@ -7,7 +7,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.doors import ADMIN, NOW, open_doors
+from support.dependencies import ADMIN, NOW, open_dependencies
 
 from tidemill.api.access import trail
 from tidemill.api.access.trail import REFUSALS_MAX, WAIT_SECONDS_MAX, WINDOW_SECONDS, Refusals
@@ -45,57 +45,57 @@ PLAIN = {
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    async with open_doors(
+async def deps(tmp_path):
+    async with open_dependencies(
         tmp_path, settings=Settings(models={"m": {"backends": [{"url": "http://h/v1"}]}})
-    ) as doors:
-        yield doors
+    ) as deps:
+        yield deps
 
 
 @pytest.fixture
-async def client(doors):
-    async with client_of(doors, "key-of-p") as client:
+async def client(deps):
+    async with client_of(deps, "key-of-p") as client:
         yield client
 
 
 @pytest.fixture
-async def operator(doors):
-    async with client_of(doors, ADMIN) as client:
+async def operator(deps):
+    async with client_of(deps, ADMIN) as client:
         yield client
 
 
-def client_of(doors, key, address="10.0.0.7"):
+def client_of(deps, key, address="10.0.0.7"):
     return httpx.AsyncClient(
-        transport=httpx.ASGITransport(create_app(doors), client=(address, 1)),
+        transport=httpx.ASGITransport(create_app(deps), client=(address, 1)),
         base_url="http://api/v1",
         headers={"authorization": f"Bearer {key}"},
     )
 
 
-def records(doors, *actions):
+def records(deps, *actions):
     """The records on the log, which the view hears of here."""
-    found = doors.log.trail
+    found = deps.log.trail
     if found:
-        doors.view.fold(topics.AUDIT.name, [("", value, place) for place, value in enumerate(found)])
+        deps.view.fold(topics.AUDIT.name, [("", value, place) for place, value in enumerate(found)])
     decoded = [codec.decode_audit(value) for value in found]
     return [record for record in decoded if not actions or record.action in actions]
 
 
-async def batch_of(client, doors, status):
+async def batch_of(client, deps, status):
     """A batch of the project `p` in a status."""
     file = (await client.post("/files", data={"purpose": "batch"}, files={"file": ("f", LINE)})).json()["id"]
     wish = {"endpoint": "/v1/embeddings", "completion_window": "24h", "input_file_id": file}
     batch = Batch.model_validate((await client.post("/batches", json=wish)).json())
     shown = batch.model_copy(update={"status": status, f"{status.value}_at": NOW})
-    doors.view.put_batch(BatchRecord(project="p", batch=shown))
+    deps.view.put_batch(BatchRecord(project="p", batch=shown))
     return batch.id, file
 
 
-async def asked(client, operator, doors):
+async def asked(client, operator, deps):
     """Each recorded route, asked once; gives the answers and the ids that they are about."""
-    done, file = await batch_of(client, doors, Status.COMPLETED)
-    again, _ = await batch_of(client, doors, Status.COMPLETED)
-    running, _ = await batch_of(client, doors, Status.IN_PROGRESS)
+    done, file = await batch_of(client, deps, Status.COMPLETED)
+    again, _ = await batch_of(client, deps, Status.COMPLETED)
+    running, _ = await batch_of(client, deps, Status.IN_PROGRESS)
     upload = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
     upload_id = (await client.post("/uploads", json=upload)).json()["id"]
     made = (await operator.post("/admin/keys", json={"name": "n", "project": "p", "role": "read"})).json()
@@ -114,19 +114,19 @@ async def asked(client, operator, doors):
     }  # fmt: skip
 
 
-def test_every_route_that_changes_something_is_decided_on(doors):
+def test_every_route_that_changes_something_is_decided_on(deps):
     """A new one is either recorded or named as one that only adds."""
-    paths = describe(create_app(doors))["paths"]
+    paths = describe(create_app(deps))["paths"]
     routes = {
         (method.upper(), path) for path, found in paths.items() for method in found if method.upper() in UNSAFE
     }
     assert routes == {*RECORDED, *PLAIN}
 
 
-async def test_who_did_what_to_what(doors, client, operator):
+async def test_who_did_what_to_what(deps, client, operator):
     """Each action has a record: the key, its project, the target, the address and the request."""
-    targets = await asked(client, operator, doors)
-    found = {record.action: record for record in records(doors)}
+    targets = await asked(client, operator, deps)
+    found = {record.action: record for record in records(deps)}
     assert {action: record.target for action, record in found.items()} == targets
     assert set(found) == set(RECORDED.values())
     for action, record in found.items():
@@ -140,28 +140,28 @@ async def test_who_did_what_to_what(doors, client, operator):
 
 
 @pytest.mark.parametrize("what", ["key", "file", "batch"])
-async def test_nothing_is_done_that_is_not_recorded(doors, client, operator, what):
+async def test_nothing_is_done_that_is_not_recorded(deps, client, operator, what):
     """Where the log does not take the record, the answer is a 503 and all is as it was."""
-    batch, file = await batch_of(client, doors, Status.COMPLETED)
-    doors.log.refused.add(topics.AUDIT.name)
-    before = len(doors.log.records)
+    batch, file = await batch_of(client, deps, Status.COMPLETED)
+    deps.log.refused.add(topics.AUDIT.name)
+    before = len(deps.log.records)
     answer = {
         "key": lambda: operator.post("/admin/keys", json={"name": "n"}),
         "file": lambda: client.delete(f"/files/{file}"),
         "batch": lambda: client.delete(f"/batches/{batch}"),
     }[what]
     assert (await answer()).status_code == 503
-    assert len(doors.log.records) == before
+    assert len(deps.log.records) == before
     assert (await client.get(f"/files/{file}")).status_code == 200
 
 
-async def test_the_trail_is_read(doors, client, operator):
+async def test_the_trail_is_read(deps, client, operator):
     """By an operator all of it, by page and filter; by a project's admin its own; by others not at all."""
-    await asked(client, operator, doors)
-    everything = records(doors)
+    await asked(client, operator, deps)
+    everything = records(deps)
     made = (await operator.post("/admin/keys", json={"name": "a", "project": "p", "role": "admin"})).json()
-    doors.view.fold(topics.KEYS.name, [(k, v, 0) for t, k, v in doors.log.records if t == topics.KEYS.name])
-    records(doors)
+    deps.view.fold(topics.KEYS.name, [(k, v, 0) for t, k, v in deps.log.records if t == topics.KEYS.name])
+    records(deps)
     whole = (await operator.get("/admin/audit")).json()
     assert len(whole["data"]) == len(everything) + 1
     first = (await operator.get("/admin/audit", params={"limit": 1})).json()
@@ -169,7 +169,7 @@ async def test_the_trail_is_read(doors, client, operator):
     assert [*first["data"], *rest["data"]] == whole["data"]
     by_action = (await operator.get("/admin/audit", params={"action": "file.delete"})).json()["data"]
     assert [entry["action"] for entry in by_action] == ["file.delete"]
-    async with client_of(doors, made["secret"]) as admin:
+    async with client_of(deps, made["secret"]) as admin:
         own = (await admin.get("/admin/audit")).json()["data"]
         assert {entry["project"] for entry in own} == {"p"}
         assert len(own) == len(everything) + 1
@@ -178,41 +178,41 @@ async def test_the_trail_is_read(doors, client, operator):
     assert (await operator.get("/admin/audit", params={"after": "audit_0"})).status_code == 400
 
 
-async def test_what_an_operator_does_to_a_project_is_told_its_admin(doors, operator):
+async def test_what_an_operator_does_to_a_project_is_told_its_admin(deps, operator):
     """Keys that are made and revoked there, and lines of it that are run, also where nothing comes of it."""
     made = (await operator.post("/admin/keys", json={"name": "n", "project": "q", "role": "admin"})).json()
     source = {"model": "m", "from": "-1h", "project": "q"}
     await operator.post("/replays", json={"source": source})
     await operator.post("/replays", json={"source": {**source, "project": "*"}})
-    records(doors)
-    async with client_of(doors, made["secret"]) as admin:
+    records(deps)
+    async with client_of(deps, made["secret"]) as admin:
         told = [entry["action"] for entry in (await admin.get("/admin/audit")).json()["data"]]
     await operator.delete(f"/admin/keys/{made['id']}")
     assert sorted(told) == ["key.create", "replay.create"]
-    assert [(record.project, record.actor) for record in records(doors, "key.revoke")] == [("q", "key_settings")]
-    assert [record.project for record in records(doors, "replay.create")] == ["q", "default"]
+    assert [(record.project, record.actor) for record in records(deps, "key.revoke")] == [("q", "key_settings")]
+    assert [record.project for record in records(deps, "replay.create")] == ["q", "default"]
 
 
-async def test_refused_keys_are_few_in_the_trail(doors):
+async def test_refused_keys_are_few_in_the_trail(deps):
     """Ten of an address in a minute; then it has to wait, while a good key of the same address opens."""
-    async with client_of(doors, "key-of-nobody") as stranger, client_of(doors, "key-of-p") as client:
+    async with client_of(deps, "key-of-nobody") as stranger, client_of(deps, "key-of-p") as client:
         answers = [(await stranger.get("/files")) for _ in range(REFUSALS_MAX + 5)]
         assert [answer.status_code for answer in answers] == [401] * REFUSALS_MAX + [429] * 5
         assert 0 < int(answers[-1].headers["retry-after"]) <= WINDOW_SECONDS
         assert (await client.get("/files")).status_code == 200
-    async with client_of(doors, "key-of-nobody", address="10.0.0.8") as other:
+    async with client_of(deps, "key-of-nobody", address="10.0.0.8") as other:
         assert (await other.get("/files")).status_code == 401
-    await asyncio.gather(*doors.trail._pending)
-    found = records(doors, Action.KEY_REFUSE)
+    await asyncio.gather(*deps.trail._pending)
+    found = records(deps, Action.KEY_REFUSE)
     assert [record.address for record in found] == ["10.0.0.7"] * REFUSALS_MAX + ["10.0.0.8"]
     assert all("key-of-nobody" not in record.model_dump_json() for record in found)
 
 
-async def test_a_request_without_a_key_is_no_guess(doors):
+async def test_a_request_without_a_key_is_no_guess(deps):
     """It is a 401 however often it comes."""
-    async with client_of(doors, "") as client:
+    async with client_of(deps, "") as client:
         assert {(await client.get("/files")).status_code for _ in range(REFUSALS_MAX + 2)} == {401}
-    assert records(doors) == []
+    assert records(deps) == []
 
 
 @given(waits=st.lists(st.floats(0, 7200), max_size=200))
@@ -239,23 +239,23 @@ def test_addresses_are_few():
     assert len(refusals._known) == trail.ADDRESSES_MAX
 
 
-async def test_changed_settings_are_named(doors):
+async def test_changed_settings_are_named(deps):
     """Once for each change, whichever process tells it; secrets are masked before they are looked at."""
     before = Settings(api_key="sk-1234567890123456789012345678901234567890")
-    await doors.trail.settings(before, None)
-    (first,) = records(doors)
-    await doors.trail.settings(before, doors.view.audit.newest(Action.SETTINGS_CHANGE))
-    assert len(records(doors)) == 1
-    await doors.trail.settings(before.model_copy(update={"file_lines_max": 7}), first)
-    second = records(doors)[-1]
+    await deps.trail.settings(before, None)
+    (first,) = records(deps)
+    await deps.trail.settings(before, deps.view.audit.newest(Action.SETTINGS_CHANGE))
+    assert len(records(deps)) == 1
+    await deps.trail.settings(before.model_copy(update={"file_lines_max": 7}), first)
+    second = records(deps)[-1]
     assert second.detail["changed"] == "file_lines_max"
     assert "sk-1234" not in first.model_dump_json() + second.model_dump_json()
 
 
-async def test_settings_are_no_reason_not_to_start(doors):
+async def test_settings_are_no_reason_not_to_start(deps):
     """Where the log is away the record is missed, and said in the process's own log."""
-    doors.log.away = True
+    deps.log.away = True
     with pytest.raises(LogUnavailable):
-        await doors.log.send(topics.AUDIT.name, "", b"", headers=[])
-    await replace(doors).trail.settings(Settings(), None)
-    assert records(doors) == []
+        await deps.log.send(topics.AUDIT.name, "", b"", headers=[])
+    await replace(deps).trail.settings(Settings(), None)
+    assert records(deps) == []

@@ -2,7 +2,7 @@
 
 import httpx
 import pytest
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches.creation import Repetition, repetition
@@ -34,16 +34,16 @@ def time():
 
 
 @pytest.fixture
-async def doors(tmp_path, time):
-    """New doors."""
-    async with open_doors(tmp_path, time) as doors:
-        yield doors
+async def deps(tmp_path, time):
+    """New dependencies."""
+    async with open_dependencies(tmp_path, time) as deps:
+        yield deps
 
 
 @pytest.fixture
-async def client(doors):
+async def client(deps):
     """A client of the app, as the project `p`."""
-    transport = httpx.ASGITransport(create_app(doors))
+    transport = httpx.ASGITransport(create_app(deps))
     headers = {"authorization": "Bearer key-of-p"}
     async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
         yield client
@@ -71,9 +71,9 @@ def claim(batch_id: str, *, created_at: int = NOW, is_retry: bool = False, finge
     return codec.encode(Claim(command=command, fingerprint=fingerprint, is_retry=is_retry))
 
 
-def commands(doors) -> list[str]:
+def commands(deps) -> list[str]:
     """The ids of the batches that were to be created, as often as that was said."""
-    sent = (codec.decode_command(value) for topic, _, value in doors.log.records if topic == topics.COMMANDS.name)
+    sent = (codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name)
     return [command.batch.id for command in sent if isinstance(command, BatchCreated)]
 
 
@@ -136,46 +136,46 @@ def test_keys_that_cannot_be_used(key):
 
 
 @pytest.mark.parametrize("headers", [{"idempotency-key": "k"}, {"x-stainless-retry-count": "1"}])
-async def test_a_claim_without_its_command_is_completed(doors, client, time, headers):
+async def test_a_claim_without_its_command_is_completed(deps, client, time, headers):
     """By the repetition, with the command of the first time."""
-    doors.log.refused = {topics.COMMANDS.name}
+    deps.log.refused = {topics.COMMANDS.name}
     assert (await client.post("/batches", json=BODY, headers=headers)).status_code == 503
     assert (await client.get("/batches")).json()["data"] == []
-    doors.log.refused = set()
+    deps.log.refused = set()
     time.now += 10
     made = (await client.post("/batches", json=BODY, headers=headers)).json()
     assert made["created_at"] == NOW
-    assert commands(doors) == [made["id"]]
+    assert commands(deps) == [made["id"]]
     assert (await client.post("/batches", json=BODY, headers=headers)).json() == made
-    assert commands(doors) == [made["id"]]
+    assert commands(deps) == [made["id"]]
 
 
-async def test_without_its_claim_no_batch_is_created(doors, client):
+async def test_without_its_claim_no_batch_is_created(deps, client):
     """Nobody could say later that it was the first."""
-    doors.log.refused = {topics.CLAIMS.name}
+    deps.log.refused = {topics.CLAIMS.name}
     assert (await client.post("/batches", json=BODY)).status_code == 503
-    assert doors.log.records == []
+    assert deps.log.records == []
 
 
-async def test_a_key_holds_after_its_claim_is_forgotten(doors, client):
+async def test_a_key_holds_after_its_claim_is_forgotten(deps, client):
     """By the batch itself."""
     known = batch(ids.derived_batch_id("p", "k")).model_copy(update={"input_file_id": "file-none"})
-    doors.view.put_batch(BatchRecord(project="p", batch=known))
+    deps.view.put_batch(BatchRecord(project="p", batch=known))
     headers = {"idempotency-key": "k"}
     assert (await client.post("/batches", json=BODY, headers=headers)).json()["id"] == known.id
     other = await client.post("/batches", json=BODY | {"metadata": {"a": "b"}}, headers=headers)
     assert (other.status_code, other.headers["x-should-retry"]) == (409, "false")
-    assert commands(doors) == []
+    assert commands(deps) == []
 
 
-async def test_keys_belong_to_a_project(doors, client):
+async def test_keys_belong_to_a_project(deps, client):
     """The same key of another one is another batch."""
     headers = {"idempotency-key": "k"}
     mine = (await client.post("/batches", json=BODY, headers=headers)).json()["id"]
     theirs = await client.post("/batches", json=BODY, headers=headers | {"authorization": "Bearer key-of-q"})
     assert theirs.json()["id"] != mine
     assert (await client.get(f"/batches/{theirs.json()['id']}")).status_code == 404
-    assert len(commands(doors)) == 2
+    assert len(commands(deps)) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from support.doors import NOW, open_doors
+from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
@@ -16,15 +16,15 @@ from tidemill.schemas.resources.file import File
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """Doors onto a folder, with the files `f` and `g` that expire at `NOW`."""
-    async with open_doors(tmp_path) as doors:
+async def deps(tmp_path):
+    """Dependencies on a folder, with the files `f` and `g` that expire at `NOW`."""
+    async with open_dependencies(tmp_path) as deps:
         for name in ("f", "g"):
-            await doors.store.write(f"files/{name}", content())
+            await deps.store.write(f"files/{name}", content())
             file = File(id=name, bytes=1, created_at=1, expires_at=NOW, filename="f", purpose="batch")
             record = FileRecord(project="p", file=file, key=f"files/{name}", sha256="0" * 64)
-            doors.view.put_file(record, -1)
-        yield doors
+            deps.view.put_file(record, -1)
+        yield deps
 
 
 async def content() -> AsyncIterator[bytes]:
@@ -32,10 +32,10 @@ async def content() -> AsyncIterator[bytes]:
     yield b"x"
 
 
-async def is_stored(doors: Dependencies, name: str) -> bool:
+async def is_stored(deps: Dependencies, name: str) -> bool:
     """Whether the store has a file's bytes."""
     try:
-        return await doors.store.size(f"files/{name}") > 0
+        return await deps.store.size(f"files/{name}") > 0
     except NotFound:
         return False
 
@@ -51,29 +51,29 @@ def batch(status: Status) -> BatchRecord:
     )  # fmt: skip
 
 
-async def test_expired_files_go(doors):
+async def test_expired_files_go(deps):
     """Their records, their rows and their bytes; a second look finds none."""
-    assert await file_removal.sweep(doors) == 2
-    assert sorted(doors.log.records) == [(topics.FILES.name, "f", None), (topics.FILES.name, "g", None)]
-    assert not await is_stored(doors, "f")
-    assert await file_removal.sweep(doors) == 0
+    assert await file_removal.sweep(deps) == 2
+    assert sorted(deps.log.records) == [(topics.FILES.name, "f", None), (topics.FILES.name, "g", None)]
+    assert not await is_stored(deps, "f")
+    assert await file_removal.sweep(deps) == 0
 
 
-async def test_bytes_that_a_batch_reads_stay_until_it_is_over(doors):
+async def test_bytes_that_a_batch_reads_stay_until_it_is_over(deps):
     """Though the file is gone for its owner."""
-    doors.view.put_batch(batch(Status.IN_PROGRESS))
-    await file_removal.sweep(doors)
-    assert (await is_stored(doors, "f"), await is_stored(doors, "g")) == (True, False)
-    doors.view.put_batch(batch(Status.COMPLETED))
-    await file_removal.sweep(doors)
-    assert not await is_stored(doors, "f")
+    deps.view.put_batch(batch(Status.IN_PROGRESS))
+    await file_removal.sweep(deps)
+    assert (await is_stored(deps, "f"), await is_stored(deps, "g")) == (True, False)
+    deps.view.put_batch(batch(Status.COMPLETED))
+    await file_removal.sweep(deps)
+    assert not await is_stored(deps, "f")
 
 
-async def test_a_file_stays_while_the_log_is_away(doors):
+async def test_a_file_stays_while_the_log_is_away(deps):
     """Nothing is removed that the log does not know of."""
-    doors.log.away = True
+    deps.log.away = True
     with pytest.raises(LogUnavailable):
-        await file_removal.sweep(doors)
-    assert await is_stored(doors, "f")
-    doors.log.away = False
-    assert await file_removal.sweep(doors) == 2
+        await file_removal.sweep(deps)
+    assert await is_stored(deps, "f")
+    deps.log.away = False
+    assert await file_removal.sweep(deps) == 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from support.doors import open_doors
+from support.dependencies import open_dependencies
 from support.waiting import until
 
 from tidemill import metrics
@@ -25,16 +25,16 @@ KEY = {"authorization": "Bearer key-of-p"}
 
 
 @pytest.fixture
-async def doors(tmp_path):
-    """New doors, with two places for large bodies, of which a project alone has one."""
-    async with open_doors(tmp_path) as doors:
-        yield replace(doors, bodies=ConcurrencyGate("large requests", 2))
+async def deps(tmp_path):
+    """New dependencies, with two places for large bodies, of which a project alone has one."""
+    async with open_dependencies(tmp_path) as deps:
+        yield replace(deps, bodies=ConcurrencyGate("large requests", 2))
 
 
 @pytest.fixture
-async def address(doors):
+async def address(deps):
     """Where the API is served."""
-    serving = server.Server(create_app(doors), Settings())
+    serving = server.Server(create_app(deps), Settings())
     with listen("127.0.0.1", 0) as listening:
         task = asyncio.create_task(serving.serve(sockets=[listening]))
         yield listening.getsockname()
@@ -89,7 +89,7 @@ async def test_bodies_after_their_answers_are_read_slowly(address, monkeypatch):
     assert min(looks) > -MIB
 
 
-async def test_few_large_bodies_are_read_at_one_time(address, doors):
+async def test_few_large_bodies_are_read_at_one_time(address, deps):
     """The others wait, read as far as a small one; small ones go on, and so do those of another project."""
     lines = (
         "POST /v1/batches HTTP/1.1",
@@ -105,12 +105,12 @@ async def test_few_large_bodies_are_read_at_one_time(address, doors):
     ):
         for _ in range(4):
             await stack.enter_async_context(connected(address, request))
-        await until(lambda: len(doors.bodies._waiting.get("p", ())) == 3, "three wait")
-        assert doors.bodies._held == {"p": 1}
+        await until(lambda: len(deps.bodies._waiting.get("p", ())) == 3, "three wait")
+        assert deps.bodies._held == {"p": 1}
         assert (await client.post("/batches", content=b"{}")).status_code == 400
         other = {"authorization": "Bearer key-of-q"}
         assert (await client.post("/batches", content=bytes(900_000), headers=other)).status_code == 400
-    await until(lambda: not doors.bodies._held, "all have gone")
+    await until(lambda: not deps.bodies._held, "all have gone")
 
 
 async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeypatch):

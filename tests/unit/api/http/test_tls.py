@@ -43,13 +43,13 @@ def shakes(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
 def test_clients_need_a_certificate_where_it_is_asked_for(tmp_path, authority):
     """One of the authority; not none, and not that of another."""
     settings = Settings(tls_cert_file=tmp_path / "cert.pem", tls_key_file=tmp_path / "key.pem")
-    asking = tls.of(settings.model_copy(update={"tls_client_ca_file": tmp_path / "ca.pem"})).context()
+    caller = tls.of(settings.model_copy(update={"tls_client_ca_file": tmp_path / "ca.pem"})).context()
     for signing, is_let_in in ((authority, True), (trustme.CA(), False), (None, False)):
         client = ssl.create_default_context()
         authority.configure_trust(client)
         if signing is not None:
             signing.issue_cert("someone").configure_cert(client)
-        assert shakes(asking, client) == is_let_in
+        assert shakes(caller, client) == is_let_in
         assert shakes(tls.of(settings).context(), client)
 
 

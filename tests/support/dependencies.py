@@ -1,4 +1,4 @@
-"""Doors of the api onto a folder: a real view and a real store; the log is a list, and the clock stands still."""
+"""Dependencies of the api on a folder: a real view and store, a log that is a list, and a clock that stands still."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,10 +73,10 @@ def _is_from(edge: Edge, offset: int, entry: LogRecord) -> bool:
 
 
 @asynccontextmanager
-async def open_doors(
+async def open_dependencies(
     folder: Path, clock: Clock = lambda: NOW, settings: Settings | None = None
 ) -> AsyncIterator[Dependencies]:
-    """Doors that are closed in the end; the projects are `p` and `q`."""
+    """Dependencies, closed at the end; the projects are `p` and `q`."""
     view = View(Database(folder / "view"), clock, VERIFIER)
     store = DirectoryStore(folder / "store")
     fixed = {
