@@ -1,4 +1,4 @@
-"""Dependencies of the api on a folder: a real view and store, a log that is a list, and a clock that stands still."""
+"""Dependencies of the api on a folder: a real view and store, a log that is a list, a clock that stands still."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
