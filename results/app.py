@@ -16,13 +16,13 @@ from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_app
+from tidemill.faust import partition_table, stage_app
+from tidemill.faust.partition_table import PartitionTable
 from tidemill.kafka.ack_gate import AckGate
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.freeze_guard import Lease, guarded
 from tidemill.kafka.handling import Burial, handled, is_cancelled, reason
 from tidemill.kafka.producer import Log, partition_of
-from tidemill.results.faust_tables import FaustTables
 from tidemill.results.files.compaction import stubborn
 from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.kafka import LogHistory
@@ -30,6 +30,7 @@ from tidemill.results.partition import Partition
 from tidemill.results.ports import Owner
 from tidemill.results.state import batch_gauges
 from tidemill.results.state.limits import Limits
+from tidemill.results.state.tables import Tables
 from tidemill.runtime.clock_steps import ClockSteps
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
@@ -49,6 +50,7 @@ NAME: Final = "tidemill-results"
 TICK_SECONDS: Final = 0.1
 COMPACTIONS_MAX: Final = 4
 """Batches of one process that are compacted at one time."""
+TABLE_CACHE_BYTES: Final = 32 << 20
 DRAIN_SECONDS_MAX: Final = 4.0
 WRITER_BYTES: Final = 4
 """Of the token that tells the owners of a partition apart."""
@@ -81,7 +83,10 @@ class Results:
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
         self._log.membership = self.app.membership
-        self._tables = FaustTables(self.app, settings.partitions)
+        self._tables = [
+            partition_table.table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
+            for name in ("batches", "lines")
+        ]
         self._tenure = stage_app.GenerationGuard(self.app)
         self._seats: dict[int, _Seat] = {}
         self._gates: defaultdict[Any, AckGate[Any]] = defaultdict(AckGate)
@@ -267,7 +272,7 @@ class Results:
             writer = secrets.token_hex(WRITER_BYTES)
             partition = Partition(
                 number,
-                tables=self._tables.of(number),
+                tables=Tables(*(PartitionTable(table, number) for table in self._tables)),
                 sender=self._log,
                 history=self._history,
                 store=self._store,

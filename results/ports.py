@@ -1,6 +1,6 @@
 """What the stage needs of the process it runs in: tables, the log, and the store."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,35 +17,6 @@ class Owner:
     """Of the group of consumers, when the partition was assigned; see `results/state/tables.py`."""
     held: Callable[[], Awaitable[None]]
     """Waits until the partition is surely this process's; raises `CancelledError` where it never will be again."""
-
-
-class Table(Protocol):
-    """One partition's share of a table; a write belongs to the event that is being handled."""
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key."""
-        ...
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Set the value of a key."""
-        ...
-
-    def delete(self, key: bytes) -> None:
-        """Drop a key, if it is there."""
-        ...
-
-    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys with a prefix and their values, in order; no write may come in between.
-
-        Args:
-            prefix: What they begin with.
-            after: Where to begin: at this key or behind it.
-        """
-        ...
-
-    async def delivered(self) -> None:
-        """Wait until the changelog has every write made so far."""
-        ...
 
 
 class History(Protocol):

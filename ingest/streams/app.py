@@ -19,7 +19,8 @@ from typing import Any, Final
 from tidemill.configuration import signing_keys
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_app
+from tidemill.faust import partition_table, stage_app
+from tidemill.faust.partition_table import PartitionTable
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.ports import Times
 from tidemill.ingest.quota import Quotas
@@ -50,6 +51,7 @@ NAME: Final = "tidemill-intake"
 GROUP_LINES_MAX: Final = 8_192
 GROUP_BYTES_MAX: Final = 4 << 20
 """With `GROUP_RECORDS_MAX`, what is decided on together, and so what a partition holds of records that wait."""
+TABLE_CACHE_BYTES: Final = 8 << 20
 DRAIN_SECONDS_MAX: Final = 4.0
 WRITER_BYTES: Final = 4
 LOG_APPEND_TIME: Final = 1
@@ -161,9 +163,8 @@ class StreamApp:
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
         )
-        options = {"block_cache_size": 8 << 20, "write_buffer_size": 8 << 20, "max_open_files": 64}
-        self._table = self.app.Table(
-            "streams", partitions=settings.partitions, key_type=bytes, value_type=bytes, options=options
+        self._table = partition_table.table(
+            self.app, "streams", settings.partitions, cache_bytes=TABLE_CACHE_BYTES
         )
         self._keyring = Keyring(
             signing_keys.verifier(settings),
@@ -245,7 +246,8 @@ class StreamApp:
             wake=self._wake,
         )
         partition = Partition(
-            tables=Streams(self._table, number, self.app.consumer_generation_id),
+            tables=Streams(PartitionTable(self._table, number)),
+            generation=self.app.consumer_generation_id,
             sender=self._log,
             project=self._keyring.project,
             nursery=self._nursery(),

@@ -1,94 +1,67 @@
-"""The table of streams, as one partition of the intake sees it: each row under the name of the owner who wrote it.
+"""The table of streams, as the owner of one partition of the intake reads and writes it.
 
 | key | value |
 |---|---|
 | batch id, `/` and an owner | a stream on its way to be a batch |
-| `decided/`, the partition, `/` and an owner | up to which offset every record is decided on |
+| `decided/` and an owner | up to which offset every record is decided on |
 
-A process that has lost its partition may not know yet, and what it sent may arrive much later. It replaces no row
-of its successor, neither here nor when the log compacts the changelog (docs/decisions/0037). An owner first writes
-all streams under its own name, and then up to where they are decided on; what owners before the last one who has
-said that have left counts for nothing.
+Owners: `src/tidemill/kafka/owned_table.py`. An owner first writes all streams under its own number, and then up to
+where they are decided on; rows of owners before the last one that has written the latter are not read.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
 from tidemill.ingest.streams.stream import State
+from tidemill.kafka.owned_table import OwnedTable, Table, owner_of
+from tidemill.schemas.ids import BATCH_PREFIX
 
-ERA_BITS: Final = 32
-"""Of an owner's number the lower half is the generation; the upper one grows where a group counts anew."""
-OWNER_DIGITS: Final = 16
-_DECIDED: Final = b"decided/"
-
-
-class Rows(Protocol):
-    """The table, of which a partition may see the rows of others as well."""
-
-    def items(self) -> Iterable[tuple[bytes, bytes]]:
-        """All rows."""
-        ...
-
-    def __setitem__(self, key: bytes, value: bytes) -> None: ...
-
-    def pop(self, key: bytes, default: Any = ...) -> Any:
-        """Drop a row, if it is there."""
-        ...
-
-    async def delivered(self) -> None:
-        """Wait until the changelog has every write made so far."""
-        ...
+_DECIDED: Final = b"decided"
 
 
 class Streams:
     """See `ports.Tables`."""
 
-    def __init__(self, rows: Rows, number: int, generation: int) -> None:
-        """Become the owner of a partition.
-
-        Args:
-            rows: The table.
-            number: Of the partition.
-            generation: Of the group, when the partition was assigned.
-        """
-        self._rows = rows
-        self._prefix = _DECIDED + b"%d/" % number
-        decided: dict[int, int] = {}
-        self._found: dict[str, tuple[int, State]] = {}
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._owned = OwnedTable(table)
+        self._found: list[State] = []
         self._stale: list[bytes] = []
-        latest = 0
-        for key, value in list(self._mine(number)):
-            owner = int(key[-OWNER_DIGITS:], 16)
-            latest = max(latest, owner)
-            self._stale.append(key)
-            if key.startswith(self._prefix):
-                decided[owner] = int(value)
-            else:
-                state = State.model_validate_json(value)
-                if owner >= self._found.get(state.id, (0, state))[0]:
-                    self._found[state.id] = owner, state
-        self._since = max(decided, default=0)
-        self._decided = decided.get(self._since, -1)
-        era, known = divmod(latest, 1 << ERA_BITS)
-        self._owner = b"%016x" % (((era + (generation <= known)) << ERA_BITS) + generation)
+        self._decided = -1
+
+    async def take_over(self, generation: int) -> None:
+        """See `ports.Tables`."""
+        await self._owned.take_over(generation)
+        decided = list(self._table.scan(_DECIDED))
+        since = b""
+        if (latest := self._owned.latest(_DECIDED)) is not None:
+            since, self._decided = latest.owner, int(latest.value)
+        rows = list(self._table.scan(BATCH_PREFIX.encode()))
+        found: dict[bytes, tuple[bytes, bytes]] = {}
+        for key, value in rows:
+            name, owner = key.partition(b"/")[0], owner_of(key)
+            if owner >= max(since, found.get(name, (b"",))[0]):
+                found[name] = owner, value
+        self._found = [State.model_validate_json(value) for _, value in found.values()]
+        self._stale = [key for key, _ in decided + rows]
 
     def states(self) -> Iterable[State]:
         """See `ports.Tables`."""
-        return [state for owner, state in self._found.values() if owner >= self._since]
+        return self._found
 
     def put(self, state: State) -> None:
         """See `ports.Tables`."""
-        self._rows[self._key(state.id)] = state.model_dump_json(exclude_none=True).encode()
+        self._table.put(self._key(state.id), state.model_dump_json(exclude_none=True).encode())
 
     def drop(self, batch_id: str) -> None:
         """See `ports.Tables`."""
-        self._rows.pop(self._key(batch_id), None)
+        self._table.delete(self._key(batch_id))
 
     def drop_stale(self) -> None:
         """See `ports.Tables`."""
-        stale, self._stale, self._found = self._stale, [], {}
+        stale, self._stale, self._found = self._stale, [], []
         for key in stale:
-            self._rows.pop(key, None)
+            self._table.delete(key)
 
     def decided(self) -> int:
         """See `ports.Tables`."""
@@ -96,17 +69,11 @@ class Streams:
 
     def put_decided(self, offset: int) -> None:
         """See `ports.Tables`."""
-        self._rows[self._prefix + self._owner] = b"%d" % offset
+        self._table.put(self._owned.key(_DECIDED), b"%d" % offset)
 
     async def delivered(self) -> None:
         """See `ports.Tables`."""
-        await self._rows.delivered()
-
-    def _mine(self, number: int) -> Iterator[tuple[bytes, bytes]]:
-        partition = b'"partition":%d,' % number
-        for key, value in self._rows.items():
-            if key.startswith(self._prefix) or (not key.startswith(_DECIDED) and partition in value):
-                yield key, value
+        await self._table.delivered()
 
     def _key(self, batch_id: str) -> bytes:
-        return b"%b/%b" % (batch_id.encode(), self._owner)
+        return self._owned.key(batch_id.encode())

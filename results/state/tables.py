@@ -5,13 +5,9 @@
 | states | batch id, `/` and an owner | a batch that is not over |
 | states | `over/`, batch id, `/` and an owner | one that is |
 | states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of one that is not over |
-| states | `owner/` and an owner | nothing: it has taken over |
 | chunks | batch id, `/`, an owner, `/` and a number | how many parts the batch had, then a chunk of its tally |
 
-A process that has lost its partition may not know yet, and what it sent may arrive much later. Nothing that it
-writes replaces a row of its successor, neither here nor when the log compacts the changelog; and of the rows of a
-batch those of its latest owner count (docs/decisions/0037). Owners are ordered as the broker has assigned the
-partition: by the generation of the group.
+Owners, and whose row counts: `src/tidemill/kafka/owned_table.py`.
 
 A take-over reads what is at work, and that alone, however many batches there ever were. What is over stays for as
 long as the log may bring a fact about it once more (`expiry.py`).
@@ -19,11 +15,11 @@ long as the log may bring a fact about it once more (`expiry.py`).
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tidemill.results.ports import Table
+from tidemill.kafka.owned_table import OwnedTable, Row, Table
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.reducer import State
 from tidemill.schemas.ids import BATCH_PREFIX
@@ -34,9 +30,6 @@ log = logging.getLogger(__name__)
 OPEN: Final = BATCH_PREFIX.encode()
 OVER: Final = b"over/"
 PARTS: Final = b"parts/"
-OWNER: Final = b"owner/"
-ERA_BITS: Final = 32
-"""Of an owner's number the lower half is the generation; the upper one grows where a group counts anew."""
 GROUP_PARTS: Final = 512
 """Parts of one record: a batch that is slow, or large, has more than fit into one with its state."""
 Group = Annotated[tuple[PartRef, ...], Field(max_length=GROUP_PARTS)]
@@ -49,41 +42,26 @@ class TornError(Exception):
     """The tables were read while a former owner still wrote them: to read them once more helps."""
 
 
-class _Row(NamedTuple):
-    """What the latest owner has written under a key."""
-
-    owner: bytes
-    is_over: bool
-    value: bytes
-
-
 class Tables:
     """A write belongs to the event that is being handled; reading is free."""
 
     def __init__(self, states: Table, chunks: Table) -> None:
+        self._owned = OwnedTable(states)
         self._states = states
         self._chunks = chunks
         self._kept_parts: dict[str, int] = {}
         """How many parts of a batch are in the table, as far as they were written here."""
         self._stale: list[tuple[Table, bytes]] = []
-        self.owner = 0
+
+    @property
+    def owner(self) -> int:
         """The number of this owner, above that of each owner before it."""
+        return self._owned.owner
 
     async def take_over(self, generation: int) -> None:
-        """Become the owner, before anything else is read or written.
-
-        Args:
-            generation: Of the group, when the partition was assigned.
-        """
-        before = [key for key, _ in self._states.scan(OWNER)]
-        latest = max((int(key.removeprefix(OWNER), 16) for key in before), default=0)
-        era, known = divmod(latest, 1 << ERA_BITS)
-        self.owner = ((era + (generation <= known)) << ERA_BITS) + generation
+        """See `OwnedTable.take_over`."""
         self._kept_parts.clear()
-        self._states.put(OWNER + self._mine, b"")
-        await self.delivered()
-        for key in before:
-            self._states.delete(key)
+        await self._owned.take_over(generation)
 
     def open(self) -> Iterator[State]:
         """The batches that are not over, as their latest owner left them."""
@@ -91,12 +69,12 @@ class Tables:
         self._stale += [(self._states, key) for key in keys]
         for batch_id in dict.fromkeys(key.partition(b"/")[0] for key in keys):
             row = self._latest(batch_id)
-            if row is not None and not row.is_over and _read(batch_id, row.value) is None:
+            if row is not None and row.prefix != OVER and _read(batch_id, row.value) is None:
                 self._stale = [(table, key) for table, key in self._stale if not key.startswith(batch_id)]
                 continue
             for table, prefix in ((self._states, PARTS + batch_id), (self._chunks, batch_id)):
                 self._stale += [(table, key) for key, _ in table.scan(prefix + b"/")]
-            if row is not None and not row.is_over:
+            if row is not None and row.prefix != OVER:
                 yield self._whole(batch_id, row)
 
     def state(self, batch_id: str) -> State | None:
@@ -125,7 +103,7 @@ class Tables:
         Raises:
             RecordTooLarge: It is, and what the table has is as it was.
         """
-        key = self._key(state.id.encode())
+        key = self._owned.key(state.id.encode())
         value = state.model_dump_json(exclude_none=True).encode()
         if state.is_over:
             self._states.put(OVER + key, value)
@@ -227,26 +205,14 @@ class Tables:
         await self._states.delivered()
         await self._chunks.delivered()
 
-    @property
-    def _mine(self) -> bytes:
-        return b"%016x" % self.owner
+    def _latest(self, batch_id: bytes) -> Row | None:
+        """The row that counts; of two rows of one owner the last one that it wrote is of a batch that is over."""
+        return self._owned.latest(batch_id, b"", OVER)
 
-    def _key(self, batch_id: bytes) -> bytes:
-        return b"%b/%b" % (batch_id, self._mine)
-
-    def _latest(self, batch_id: bytes) -> _Row | None:
-        """Of two rows of one owner the last one that it wrote is of a batch that is over."""
-        rows = [
-            _Row(key.rpartition(b"/")[2], prefix == OVER, value)
-            for prefix in (b"", OVER)
-            for key, value in self._states.scan(b"%b%b/" % (prefix, batch_id))
-        ]
-        return max(rows, default=None)
-
-    def _whole(self, batch_id: bytes, row: _Row) -> State:
+    def _whole(self, batch_id: bytes, row: Row) -> State:
         """A batch with its parts, as one owner left them."""
         state = State.model_validate_json(row.value)
-        if row.is_over:
+        if row.prefix == OVER:
             return state
         groups = self._states.scan(b"%b%b/%b/" % (PARTS, batch_id, row.owner))
         parts = tuple(part for _, value in groups for part in _group.validate_json(value))
@@ -262,7 +228,7 @@ class Tables:
     def _put_chunks(self, live: ActiveBatch, chunks: list[tuple[int, bytes]]) -> None:
         parts = len(live.state.parts).to_bytes(_PARTS_BYTES)
         for number, chunk in chunks:
-            self._chunks.put(_chunk_key(live.state.id, self._mine, number), parts + chunk)
+            self._chunks.put(_chunk_key(live.state.id, self._owned.suffix, number), parts + chunk)
 
     @staticmethod
     def _drop(table: Table, prefix: bytes) -> None:

@@ -116,7 +116,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="all owners of a partition write the same rows",
-        file="results/state/tables.py",
+        file="src/tidemill/kafka/owned_table.py",
         old='return b"%016x" % self.owner',
         new='return b"%016x" % 1',
     ),

@@ -149,14 +149,14 @@ class SimulatedTable:
     async def delivered(self) -> None:
         while self._pending:
             self._fuse.step()
-            _apply(self.changelog, *self._pending.pop(0))
+            apply(self.changelog, *self._pending.pop(0))
 
     def crash(self, chance: random.Random, *, disk: bool) -> None:
         """Keep what a crash keeps: the changelog, and with the disk the local writes up to some point."""
         self.local = dict(self.changelog)
         if disk:
             for key, value in self._pending[: chance.randint(0, len(self._pending))]:
-                _apply(self.local, key, value)
+                apply(self.local, key, value)
         self._pending.clear()
 
 
@@ -182,7 +182,7 @@ class SimulatedTables(Tables):
         self._kept_parts.clear()
 
 
-def _apply(content: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
+def apply(content: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:
     if value is None:
         content.pop(key, None)
     else:
