@@ -12,12 +12,8 @@ from tidemill.schemas.log.messages import Accepted, Rejected
 class Tables(Protocol):
     """What is kept of one partition; a write belongs to the record that is being handled."""
 
-    async def take_over(self, generation: int) -> None:
-        """Become the owner, before anything else is read or written.
-
-        Args:
-            generation: Of the group, when the partition was assigned.
-        """
+    async def take_over(self) -> None:
+        """Become the owner, before anything else is read or written."""
         ...
 
     def states(self) -> Iterable[State]:

@@ -246,8 +246,7 @@ class StreamApp:
             wake=self._wake,
         )
         partition = Partition(
-            tables=Streams(PartitionTable(self._table, number)),
-            generation=self.app.consumer_generation_id,
+            tables=Streams(PartitionTable(self._table, number), self.app.consumer_generation_id),
             sender=self._log,
             project=self._keyring.project,
             nursery=self._nursery(),

@@ -68,7 +68,6 @@ class Partition:
         self,
         *,
         tables: Tables,
-        generation: int,
         sender: Sender,
         project: Project,
         nursery: StreamFactory,
@@ -81,7 +80,6 @@ class Partition:
         held: Held | None = None,
     ) -> None:
         self._tables = tables
-        self._generation = generation
         self._sender = sender
         self._project = project
         self._nursery = nursery
@@ -119,7 +117,7 @@ class Partition:
         if self._loaded:
             return
         self._loaded = True
-        await self._tables.take_over(self._generation)
+        await self._tables.take_over()
         self._decided = self._tables.decided()
         for kept in list(self._tables.states()):
             state = kept.until(self._decided)

@@ -22,16 +22,18 @@ _DECIDED: Final = b"decided"
 class Streams:
     """See `ports.Tables`."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, generation: int) -> None:
+        """Take the table and the generation of the group when the partition was assigned."""
         self._table = table
+        self._generation = generation
         self._owned = OwnedTable(table)
         self._found: list[State] = []
         self._stale: list[bytes] = []
         self._decided = -1
 
-    async def take_over(self, generation: int) -> None:
+    async def take_over(self) -> None:
         """See `ports.Tables`."""
-        await self._owned.take_over(generation)
+        await self._owned.take_over(self._generation)
         decided = list(self._table.scan(_DECIDED))
         since = b""
         if (latest := self._owned.latest(_DECIDED)) is not None:

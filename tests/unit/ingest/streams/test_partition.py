@@ -151,7 +151,7 @@ class World:
             steady=lambda: self.now,
         )
         partition = Partition(
-            tables=Streams(self.tables), generation=self.crashes + 1,
+            tables=Streams(self.tables, self.crashes + 1),
             sender=self, project=self.project, nursery=nursery, quotas=quotas,
             publisher=publisher, joiner=joiner, clock=self._clock, steady=lambda: self.now,
             times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
@@ -287,9 +287,9 @@ async def test_parts_that_cannot_be_read_hold_up_their_stream_alone(seed, tmp_pa
 
 async def streams_left(world):
     """What the next owner would take over."""
-    streams = Streams(world.tables)
+    streams = Streams(world.tables, world.crashes + 2)
     world.fuse.left, world.fuse.burnt = -1, False
-    await streams.take_over(world.crashes + 2)
+    await streams.take_over()
     return list(streams.states())
 
 
