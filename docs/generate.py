@@ -1,11 +1,15 @@
 # ruff: noqa: INP001 - a script
 """Writes the pages that are made from the code: `make docs`."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from typer.main import get_command
 
+from tidemill.__main__ import app
 from tidemill.configuration.connections import Connections
 from tidemill.configuration.schedule import Hours
 from tidemill.configuration.security import Security
@@ -17,23 +21,46 @@ from tidemill.schemas.log.topics import DAY_MS, Topic
 
 DOCS = Path(__file__).resolve().parent
 
-_HEAD = """# Settings
+_SETTINGS = """# Settings
 
 <!-- made from src/tidemill/configuration/settings.py by `make docs` -->
 
-A setting comes from the environment (`TIDEMILL_` and its name in capitals; two underscores between the names of
-nested ones), else from `tidemill.toml` (its name), else from the default. The options of a command go before all
-of these. The file is the one that `--config` or `TIDEMILL_CONFIG` names, else `tidemill.toml` of the current
-folder. A text has at most 4,096 characters, a name 255, and neither a control character; a list or a table has at
-most 10,000 entries; a name with anything but letters, digits, `-` and `_` stands in quotes. What cannot be used is
-said at the start, each with its name and how to mend it; `tidemill doctor` says the same.
+Tidemill takes a setting from the environment (`TIDEMILL_` and its name in capitals, with two underscores between the
+names of nested ones), else from `tidemill.toml`, else its default. Options of a command override all of these.
+`--config` or `TIDEMILL_CONFIG` names the file; otherwise it is `tidemill.toml` of the current folder. A text has at most
+4,096 characters, a name 255, and neither may contain control characters; a list or a table has at most 10,000 entries.
+Put a name in quotes if it has anything but letters, digits, `-` and `_`. At the start, and in `tidemill doctor`,
+Tidemill lists every setting that it cannot use and how to fix it.
 
-Besides these, `TIDEMILL_CACHE` names the folder where the embedded broker's files are kept (`~/.cache/tidemill`),
-and the client's commands read `TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
+`TIDEMILL_CACHE` names the folder of the embedded broker's files (`~/.cache/tidemill`). The client's commands read
+`TIDEMILL_BASE_URL` and `TIDEMILL_API_KEY`.
 """
 
-_BEGIN = "<!-- access lists: made from schemas/log/acls.py by `make docs` -->"
-_END = "<!-- end of the access lists -->"
+_COMMANDS = """# Commands
+
+<!-- made from src/tidemill/cli and src/tidemill/__main__.py by `make docs` -->
+
+`tidemill COMMAND --help` shows the same.
+
+## Exit codes
+
+`run`, `watch`, `rerun` and `replay` end with
+
+| code | meaning |
+|---|---|
+| 0 | all lines succeeded |
+| 1 | the results do not match the receipt |
+| 2 | the command cannot run as given |
+| 3 | some lines failed; they are in the error file |
+| 4 | the service refused the input |
+| 5 | the batch expired |
+| 6 | the batch was cancelled |
+| 7 | the service could not be reached |
+| 130 | Ctrl-C; the batch goes on |
+
+`doctor` ends with 1 if a check fails, `purge` if something can still be read.
+"""
+
 _LETTERS = {
     Operation.READ: "R",
     Operation.WRITE: "W",
@@ -42,31 +69,48 @@ _LETTERS = {
 }
 
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("All", Settings),
-    ("How to get into an external Kafka: `[kafka_security]`", Security),
-    ("What clients' connections may take: `[connections]`", Connections),
+    ("Top level", Settings),
+    ("TLS and SASL of an external Kafka: `[kafka_security]`", Security),
+    ("Bounds on clients: `[connections]`", Connections),
     ('A model: `[models."name"]`', Model),
     ("A backend of a model", Backend),
     ("The hours of a backend", Hours),
-    ("What others leave of a backend: `spare`", Spare),
+    ("Capacity left by others: `spare`", Spare),
     ("A price", Price),
-    ("What a project may have: `[limits]`", Limits),
+    ("Limits of a project: `[limits]`", Limits),
     ('A project: `[projects."name"]`', Project),
 )
 
 
 def settings_page() -> str:
-    """The page of settings."""
-    return _HEAD + "".join(f"\n## {title}\n\n{_table(model)}" for title, model in _SECTIONS)
+    """Return the page of settings."""
+    return _SETTINGS + "".join(f"\n## {title}\n\n{_table(model)}" for title, model in _SECTIONS)
 
 
-def topics_rows() -> list[str]:
-    """The rows of the table of topics, as docs/explanation/architecture.md has them."""
-    return [_row(topic) for topic in (*topics.TOPICS, topics.requests("<model>"), topics.express("<model>"))]
+def commands_page() -> str:
+    """Return the page of commands: each with its arguments and options."""
+    found = dict(_commands("tidemill", get_command(app)))
+    return _COMMANDS + "".join(f"\n## {name}\n\n{text}" for name, text in found.items())
+
+
+def topics_table() -> str:
+    """Return the table of topics."""
+    head = ["| topic | key | value | written by | read by | kept |", "|---|---|---|---|---|---|"]
+    listed = (*topics.TOPICS, topics.requests("<model>"), topics.express("<model>"))
+    return "\n".join([*head, *map(_row, listed)])
+
+
+def decisions_table() -> str:
+    """Return a row for each decision: its number and its title."""
+    rows = ["| | decision |", "|---|---|"]
+    for path in sorted((DOCS / "decisions").glob("0*.md")):
+        number, _, title = path.read_text("utf-8").partition("\n")[0].removeprefix("# ").partition(". ")
+        rows.append(f"| {number} | [{title}]({path.name}) |")
+    return "\n".join(rows)
 
 
 def access_tables() -> str:
-    """What each role may do with each topic and group, for docs/how-to/cluster.md."""
+    """Return what each role may do with each topic and group."""
     rows = [f"| topic | {' | '.join(acls.ROLES)} |", f"|---|{'---|' * len(acls.ROLES)}"]
     for topic in acls.rows():
         cells = [" ".join(_LETTERS[operation] for operation in _may(role, topic)) for role in acls.ROLES]
@@ -80,11 +124,45 @@ def access_tables() -> str:
     return "\n\n".join("\n".join(table) for table in (rows, groups, harms))
 
 
-def cluster_page(text: str) -> str:
-    """The page of clusters with these tables in it."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n\n{access_tables()}\n\n{_END}{after}"
+def pages() -> dict[Path, str]:
+    """Return the text of each page that is made from the code, wholly or between two comments."""
+    parts = {
+        DOCS / "reference" / "access-lists.md": access_tables(),
+        DOCS / "reference" / "topics.md": topics_table(),
+        DOCS / "decisions" / "README.md": decisions_table(),
+    }
+    return {
+        DOCS / "reference" / "settings.md": settings_page(),
+        DOCS / "reference" / "commands.md": commands_page(),
+        **{path: _put(path.read_text("utf-8"), part) for path, part in parts.items()},
+    }
+
+
+def _put(text: str, part: str) -> str:
+    """Return the text with this part between its comments "made from" and "end"."""
+    begin = text.index("-->\n", text.index("<!-- made from")) + len("-->\n")
+    return f"{text[:begin]}\n{part}\n\n{text[text.index('<!-- end -->') :]}"
+
+
+def _commands(name: str, command: Any) -> Iterator[tuple[str, str]]:
+    if below := getattr(command, "commands", None):
+        for word, each in below.items():
+            yield from _commands(f"{name} {word}", each)
+        return
+    lines = [" ".join(text.split()) for text in (command.help or "").split("\n\n")]
+    rows = [_parameter(each) for each in command.params if not each.hidden]
+    table = "\n".join(["| argument or option | meaning |", "|---|---|", *rows]) if rows else "No options."
+    yield name, "\n\n".join([*lines, table]) + "\n"
+
+
+def _parameter(parameter: Any) -> str:
+    is_option = parameter.opts[0].startswith("-")
+    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.name.upper()]
+    help_ = " ".join((parameter.help or "").split())
+    default = parameter.default
+    is_shown = parameter.show_default and isinstance(default, int | str) and not isinstance(default, bool)
+    end = " Needed." if parameter.required and is_option else f" Default: `{default}`." if is_shown else ""
+    return f"| {', '.join(f'`{name}`' for name in names)} | {help_}{end} |"
 
 
 def _may(role: str, topic: Topic) -> list[Operation]:
@@ -142,6 +220,5 @@ def _shown(value: object) -> str:
 
 
 if __name__ == "__main__":
-    cluster = DOCS / "how-to" / "cluster.md"
-    cluster.write_text(cluster_page(cluster.read_text("utf-8")), "utf-8")
-    (DOCS / "reference" / "settings.md").write_text(settings_page(), "utf-8")
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
