@@ -1,7 +1,7 @@
 """Replies in a form that is not JSON as RFC 8259 has it, and that other clients read all the same.
 
 Servers send such a reply again and again, so trying again mends nothing. What others deliver is delivered, as JSON
-that every reader takes (docs/decisions/0052-a-reply-is-delivered-where-others-deliver-it.md):
+that every reader takes (docs/decisions/0018-tolerant-replies.md):
 
 - a byte order mark in front is left out;
 - NaN, Infinity and -Infinity become `null`;

@@ -18,7 +18,7 @@ SERVER_CHARS_MAX: Final = 255
 
 
 class Reason(StrEnum):
-    """What lines wait for; docs/how-to/operations.md says what to do about each."""
+    """What lines wait for; docs/reference/waiting.md says what to do about each."""
 
     SERVER_UNREACHABLE = "server_unreachable"
     """No connection to the server."""

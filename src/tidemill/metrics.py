@@ -18,7 +18,7 @@ from tidemill.schemas.log.codec import LineMark
 OUTCOMES: Final = ("completed", "failed")
 STAGES: Final = ("ingest", "processors", "results")
 CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "body", "unsent", "answer")
-"""Why the API closes connections, as the table of docs/how-to/operations.md has it."""
+"""Why the API closes connections, as the table of docs/reference/connections.md has it."""
 
 LINES: Final = Counter("tidemill_lines", "Lines whose end is settled, by the file they go into.", ("outcome",))
 ATTEMPTS: Final = Counter(

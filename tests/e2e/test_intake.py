@@ -95,20 +95,19 @@ def lines_of(client, file_id):
 
 
 def page():
-    """The part of docs/reference/intake.md with the examples."""
-    text = (Path(__file__).parents[2] / "docs" / "reference" / "intake.md").read_text("utf-8")
-    return text.partition("\n## Examples\n")[2].partition("\n## ")[0]
+    """The page with the examples."""
+    return (Path(__file__).parents[2] / "docs" / "how-to" / "produce.md").read_text("utf-8")
 
 
 def preparation():
     """What the page says has to go before each of them."""
-    (found,) = re.findall(r"```sh\n(.*?)```", page().partition("\n### ")[0], re.DOTALL)
+    (found,) = re.findall(r"```sh\n(.*?)```", page().partition("\n## ")[0], re.DOTALL)
     return found
 
 
 def examples():
     """Their titles, each with its language and its code."""
-    found = re.findall(r"^### (.*?)$.*?^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^## (.*?)$.*?^```(\w+)\n(.*?)^```$", page(), re.DOTALL | re.MULTILINE)
     return {title: (language, code) for title, language, code in found}
 
 
@@ -400,7 +399,7 @@ async def test_the_command_produces(stack, client, tmp_path):
 
 @pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or has_kcat()])
 async def test_the_examples_run_as_printed(title, stack, client, tmp_path):
-    """Each of docs/reference/intake.md, after the lines that the page begins with; kcat where it is installed."""
+    """Each of docs/how-to/produce.md, after the lines that the page begins with; kcat where it is installed."""
     local = tmp_path / ".tidemill"
     local.mkdir()
     # A link might be another user's.

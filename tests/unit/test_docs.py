@@ -10,7 +10,13 @@ from typer.main import get_command
 from tidemill.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+KINDS = ("tutorials", "how-to", "reference", "explanation")
+
+
+def anchor(heading: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.fixture(scope="module")
@@ -21,30 +27,35 @@ def generate():
     return module
 
 
-def test_the_settings_page_is_current(generate):
-    """`make docs` was run, and every setting says what it means."""
-    assert (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8") == generate.settings_page()
+def test_the_generated_pages_are_current(generate):
+    """`make docs` was run, every setting says what it means, and rights and topics are those of the code."""
+    for path, text in generate.pages().items():
+        assert path.read_text("utf-8") == text, path
     assert "|  |" not in generate.settings_page()
+    assert "| `tidemill.keys` | R W | R |" in generate.access_tables()
 
 
-def test_the_access_lists_are_current(generate):
-    """docs/how-to/cluster.md has what each stage needs."""
-    page = (ROOT / "docs" / "how-to" / "cluster.md").read_text("utf-8")
-    assert page == generate.cluster_page(page)
-    assert "| `tidemill.keys` | R W | R |" in page
-
-
-def test_the_table_of_topics_is_current(generate):
-    """docs/explanation/architecture.md has the rows of schemas/log/topics.py, and no others."""
-    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text("utf-8")
-    assert [row for row in text.splitlines() if row.startswith("| `tidemill")] == generate.topics_rows()
+def test_each_page_is_in_the_index_of_its_kind():
+    """docs/README.md names every page once, under its kind; decisions and the API have an index of their own."""
+    index = (ROOT / "docs" / "README.md").read_text("utf-8")
+    listed = re.findall(r"\]\(([a-z-]+/[^)#]+\.md)\)", index)
+    of_kinds = [path for kind in KINDS for path in (ROOT / "docs" / kind).glob("*.md")]
+    indices = [ROOT / "docs" / "reference" / "api" / "README.md", ROOT / "docs" / "decisions" / "README.md"]
+    assert sorted(listed) == sorted(str(path.relative_to(ROOT / "docs")) for path in (*of_kinds, *indices))
+    api = indices[0].read_text("utf-8")
+    assert all(f"({path.name})" in api for path in indices[0].parent.glob("*.md") if path != indices[0])
+    lost = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")} - {"docs/README.md"}
+    assert not lost, "each page is of one kind"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    """A relative link names a file that is there."""
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
+    """A relative link names a file that is there, and a heading of it."""
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+        if heading:
+            text = (page.parent / target if target else page).read_text("utf-8")
+            assert heading in map(anchor, re.findall(r"^#+ (.*)$", text, re.MULTILINE)), heading
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -81,7 +92,7 @@ def test_a_decision_has_a_number_of_its_own():
     """The one in its name, which its title repeats, so that a text can name it by that alone."""
     titles = {
         path.name: path.read_text("utf-8").split("\n", 1)[0]
-        for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))
+        for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))
     }
     numbers = [int(name[:4]) for name in titles]
     assert len(set(numbers)) == len(numbers), sorted(titles)

@@ -61,7 +61,7 @@ def test_a_counter_is_there_before_it_counts():
         assert {sample.value for sample in totals} == {0}
     closed = {sample.labels["reason"] for sample in found["tidemill_api_connections_closed"] if sample.labels}
     assert closed | {"reason"} == set(
-        re.findall(r"\| `(\w+)` \|$", (ROOT / "docs/how-to/operations.md").read_text(), re.MULTILINE)
+        re.findall(r"\| `(\w+)` \|$", (ROOT / "docs/reference/connections.md").read_text(), re.MULTILINE)
     )
     assert {sample.labels["stage"] for sample in found["tidemill_dlq_messages"] if sample.labels} == set(
         metrics.STAGES

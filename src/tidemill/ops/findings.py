@@ -140,7 +140,7 @@ def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
     batch_id, first = min(waiting, key=lambda item: item[1].since)
     who = f"{batch_id} waits" if len(waiting) == 1 else f"{batch_id} and {len(waiting) - 1} more wait"
     text = f"{who} since {moment(first.since)}: {first.message}"
-    return warn("batches", text, f"docs/how-to/operations.md says what to do about `{reason}`")
+    return warn("batches", text, f"docs/reference/waiting.md says what to do about `{reason}`")
 
 
 def disk(what: str, free_bytes: int) -> Finding:

@@ -60,5 +60,5 @@ def test_groups_are_those_of_the_stages():
 
 
 def test_every_topic_says_what_its_writers_could_do():
-    """docs/how-to/cluster.md shows it to who hands out rights."""
+    """docs/reference/access-lists.md shows it to who hands out rights."""
     assert [row.name for row in ROWS if not row.harm] == []
