@@ -18,7 +18,6 @@ from tidemill.api.access import auth
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.http.server import Server
-from tidemill.api.reruns.kafka import History
 from tidemill.api.routes import (
     admin,
     audit,
@@ -45,6 +44,7 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.connection import LogUnavailable, reachable
 from tidemill.kafka.follower import Follower, Tail
+from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
 from tidemill.runtime import gc_tuning, log_dedup, notify
@@ -153,7 +153,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
                 keys=auth.keys(settings, view.keyring, time.time),
                 signer=signer,
                 log=sender,
-                history=History(cluster),
+                history=LogHistory(cluster),
                 store=store,
                 space=space,
                 view=view,

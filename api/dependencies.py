@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request, Response
 
@@ -20,7 +20,7 @@ from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
-from tidemill.schemas.ports import Clock, Sender, Store
+from tidemill.schemas.ports import Clock, History, Sender, Store
 from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.signing import Signer
@@ -49,33 +49,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 """What a key with the role `read` may use."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Edge:
-    """A place in every partition of a topic: one of the two is set."""
-
-    offset: int | None = None
-    at_ms: int | None = None
-    """The first record that is not older, Unix milliseconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogRecord:
-    """A record of a topic."""
-
-    at_ms: int
-    """When it was written, Unix milliseconds."""
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...]
-
-
-class History(Protocol):
-    """What the log still has; see `tidemill.api.reruns.kafka.History`."""
-
-    def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
-        """The records of a topic from edge to edge, those of each partition in order."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

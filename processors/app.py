@@ -24,6 +24,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,8 +34,9 @@ from tidemill.configuration.servers import Model
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
 from tidemill.faust.partition_handle import PartitionHandle
-from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
+from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, LogUnavailable
 from tidemill.kafka.follower import Follower
+from tidemill.kafka.history import reading
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.processors.backends import pool_factory
@@ -44,7 +46,7 @@ from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.http.client import HttpUpstream
-from tidemill.processors.kafka import KafkaOutbox, Reader, reopened
+from tidemill.processors.kafka import KafkaOutbox, outcomes, reopened
 from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, Record
@@ -56,7 +58,7 @@ from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.processors.scheduling import prefix
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.ports import Store
+from tidemill.schemas.ports import Edge, Store
 from tidemill.sealing.keeper import Keeper
 from tidemill.sealing.vault import Vault
 from tidemill.storage.address import open_store
@@ -221,24 +223,33 @@ class ModelApp:
         self.stage.take_part(min(1.0, max(1, len(self._seats.partitions)) / partitions))
 
     async def _find_ends(self) -> None:
-        async with Reader(self._doors.kafka) as reader:
-            self._outcome_partitions = await reader.partitions(topics.OUTCOMES.name)
-            partitions = self._seats.partitions
-            self._share(sum([await reader.partitions(name) for name in self._topics]))
-            ends = await reader.ends((tp.topic, tp.partition) for tp in partitions)
-        self._seats.end({tp: ends[tp.topic, tp.partition] for tp in partitions})
+        partitions = self._seats.partitions
+        async with reading(self._doors.kafka) as reader:
+            found = {name: reader.partitions(name) for name in (topics.OUTCOMES.name, *self._topics)}
+            if not all(found.values()):
+                raise LogUnavailable("the broker does not know all topics yet")
+            ends = {
+                name: await reader.ends(name, [tp.partition for tp in partitions if tp.topic == name])
+                for name in self._topics
+            }
+        self._outcome_partitions = len(found.pop(topics.OUTCOMES.name))
+        self._share(sum(map(len, found.values())))
+        self._seats.end({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
 
     async def _read_back(self) -> None:
         self._wanted.clear()
         if not (wanted := self._seats.wanted()):
             return
-        async with Reader(self._doors.kafka) as reader:
-            await reader.recall(wanted, self._mark)
+        starts = {number: Edge(at_ms=max(0, int(since * 1000))) for number, since in wanted.items()}
+        async with (
+            reading(self._doors.kafka) as reader,
+            aclosing(reader.records(topics.OUTCOMES.name, starts)) as records,
+        ):
+            async for record in records:
+                for batch_id, index in outcomes(record):
+                    if batch_id not in self._doors.ended:
+                        self.stage.ledger.mark(batch_id, index)
         self._seats.read(wanted)
-
-    def _mark(self, batch_id: str, index: int) -> None:
-        if batch_id not in self._doors.ended:
-            self.stage.ledger.mark(batch_id, index)
 
     async def _stubborn(self, work: Any) -> None:
         wait_seconds = BACKOFF_SECONDS_MIN

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from tidemill.configuration.security import Kafka, client_options
-from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, REQUEST_MS_MAX, STOP_SECONDS_MAX
+from tidemill.configuration.security import Kafka
+from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, STOP_SECONDS_MAX
+from tidemill.kafka.history import reading
 from tidemill.kafka.producer import producer, too_large
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
@@ -25,14 +26,8 @@ from tidemill.sealing.wrapping import KeyUnavailable
 from tidemill.storage.disk_space import DiskFull
 
 LINGER_MS: Final = 1
-STALL_SECONDS_MAX: Final = 20.0
-"""Reading back that makes no progress for so long is begun anew."""
-POLL_MS: Final = 200
 
 _log = logging.getLogger(__name__)
-
-Mark = Callable[[str, int], None]
-"""Told of each outcome: batch id, index of the line."""
 
 
 class KafkaOutbox:
@@ -113,105 +108,6 @@ class KafkaOutbox:
             await _stop(current)
 
 
-class Reader:
-    """Looks at the log without a consumer group; an async context manager, for one look."""
-
-    def __init__(self, kafka: Kafka) -> None:
-        self._consumer = AIOKafkaConsumer(
-            **client_options(kafka),
-            request_timeout_ms=REQUEST_MS_MAX,
-            fetch_max_wait_ms=POLL_MS,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
-
-    async def __aenter__(self) -> Self:
-        try:
-            await self._consumer.start()
-        except BaseException:
-            await _stop(self._consumer)
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await _stop(self._consumer)
-
-    async def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """The offsets that the next records will get.
-
-        Raises:
-            KafkaError: No broker answers.
-        """
-        found = await self._consumer.end_offsets([TopicPartition(*partition) for partition in partitions])
-        return {(tp.topic, tp.partition): offset for tp, offset in found.items()}
-
-    async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has.
-
-        Raises:
-            KafkaError: No broker answers.
-        """
-        await self.ends([(topic, 0)])
-        return len(self._consumer.partitions_for_topic(topic) or (0,))
-
-    async def recall(self, since: dict[int, float], mark: Mark) -> None:
-        """Tell all outcomes from a time on up to the present end.
-
-        Args:
-            since: Unix time by partition of `outcomes`.
-            mark: Told of each.
-
-        Raises:
-            KafkaError: No broker answers.
-            TimeoutError: There was no progress for `STALL_SECONDS_MAX`.
-        """
-        times = {TopicPartition(OUTCOMES.name, number): max(0, int(time * 1000)) for number, time in since.items()}
-        self._consumer.assign(list(times))
-        starts = await self._consumer.offsets_for_times(times)
-        ends = await self._consumer.end_offsets(list(times))
-        left = {tp: ends[tp] for tp, start in starts.items() if start is not None and start.offset < ends[tp]}
-        if not left:
-            return
-        self._consumer.assign(list(left))
-        for tp in left:
-            self._consumer.seek(tp, starts[tp].offset)
-        await self._read(left, mark)
-
-    async def value(self, topic: str, partition: int, offset: int) -> bytes | None:
-        """The value of one record; None where the log has it no more.
-
-        Raises:
-            KafkaError: No broker answers.
-            TimeoutError: The record did not come within `STALL_SECONDS_MAX`.
-        """
-        tp = TopicPartition(topic, partition)
-        self._consumer.assign([tp])
-        first = (await self._consumer.beginning_offsets([tp]))[tp]
-        if offset < first:
-            return None
-        self._consumer.seek(tp, offset)
-        async with asyncio.timeout(STALL_SECONDS_MAX):
-            while not (found := (await self._consumer.getmany(tp, timeout_ms=POLL_MS, max_records=1)).get(tp)):
-                pass
-        return found[0].value if found[0].offset == offset else None
-
-    async def _read(self, left: dict[TopicPartition, int], mark: Mark) -> None:
-        while left:
-            async with asyncio.timeout(STALL_SECONDS_MAX):
-                moved = False
-                while not moved:
-                    batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS)
-                    for tp, end in list(left.items()):
-                        moved = moved or bool(batches.get(tp))
-                        # The position moves over offsets that hold no record as well.
-                        if await self._consumer.position(tp) >= end:
-                            del left[tp]
-                            moved = True
-            for records in batches.values():
-                for record in records:
-                    _tell(record, mark)
-
-
 async def reopened(
     kafka: Kafka, ended: ClosedBatches, vault: Vault, records: Sequence[Held]
 ) -> AsyncGenerator[Opened | DecodeError, None]:
@@ -219,7 +115,7 @@ async def reopened(
     for held in records[:1]:
         with suppress(NoKey):
             await vault.cipher(held.head.batch_id, held.head.seal.key_id if held.head.seal else "")
-    async with Reader(kafka) as reader:
+    async with reading(kafka) as reader:
         for held in records:
             message = held.message
             message.value = await reader.value(message.topic, message.partition, message.offset)
@@ -233,7 +129,8 @@ def _told(error: Exception) -> str:
     return str(error) if isinstance(error, DiskFull) else type(error).__name__
 
 
-def _tell(record: Any, mark: Mark) -> None:
+def outcomes(record: Any) -> Iterator[tuple[str, int]]:
+    """The lines whose results a record of `outcomes` has, as batch id and index; a fact has none."""
     if codec.kind_of(record.headers) != codec.LINES:
         return
     try:
@@ -242,7 +139,7 @@ def _tell(record: Any, mark: Mark) -> None:
         _log.warning("an outcome at %d/%d cannot be read: %s", record.partition, record.offset, error)
         return
     for line in marks:
-        mark(batch_id, line.index)
+        yield batch_id, line.index
 
 
 async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:

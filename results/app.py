@@ -25,7 +25,7 @@ from tidemill.kafka.handling import Burial, handled, is_cancelled, reason
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.results.files.compaction import stubborn
 from tidemill.results.held_records import HeldRecords, Unread
-from tidemill.results.kafka import LogHistory
+from tidemill.results.kafka import OutcomeHistory
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Owner
 from tidemill.results.state import batch_gauges
@@ -77,7 +77,7 @@ class Results:
         self._lease = Lease()
         self._log = Log(kafka, lease=self._lease)
         self._keeper = Keeper(settings, kafka, self._log)
-        self._history = LogHistory(kafka, self._keeper.vault)
+        self._history = OutcomeHistory(kafka, self._keeper.vault)
         self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True

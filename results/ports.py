@@ -19,7 +19,7 @@ class Owner:
     """Waits until the partition is surely this process's; raises `CancelledError` where it never will be again."""
 
 
-class History(Protocol):
+class Outcomes(Protocol):
     """What the log still has."""
 
     def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:

@@ -1,6 +1,7 @@
 """The ports: what the stages ask of the object store, the log and the clock, each once."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.schemas.log.codec import Headers
@@ -111,6 +112,42 @@ class Sender(Protocol):
         Raises:
             OSError: There was no acknowledgement in time.
             RecordTooLarge: It is.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """A place in every partition of a topic: one of the two is set."""
+
+    offset: int | None = None
+    at_ms: int | None = None
+    """The first record that is not older, Unix milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRecord:
+    """A record of a topic."""
+
+    at_ms: int
+    """When it was written, Unix milliseconds."""
+    value: bytes
+    headers: Headers
+
+
+class History(Protocol):
+    """Reads what the log still has."""
+
+    def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
+        """The records of a topic, those of each partition in order; none if there is no such topic.
+
+        Args:
+            topic: Its name.
+            start: Where to begin in each partition.
+            end: Where to stop in each, this one left out; None is where they end now.
+
+        Raises:
+            OSError: The log does not answer.
         """
         ...
 

@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 from tidemill.api import errors
-from tidemill.api.dependencies import Edge
+from tidemill.schemas.ports import Edge
 
 EDGE_CHARS_MAX: Final = 64
 OFFSET_MAX: Final = (1 << 63) - 1

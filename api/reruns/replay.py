@@ -8,13 +8,13 @@ from typing import Final
 
 from tidemill.api import errors
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, Edge, LogRecord, from_store
+from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.api.reruns.recast import recast
 from tidemill.api.reruns.replay_spool import ReplaySpool, Source, Sources
 from tidemill.api.view.erasures import Erasures
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
-from tidemill.schemas.ports import NotFound
+from tidemill.schemas.ports import Edge, LogRecord, NotFound
 from tidemill.schemas.resources.batch import ReplayRange
 from tidemill.sealing.records import opened_request
 from tidemill.sealing.vault import NoKey

@@ -12,7 +12,7 @@ from typing import Final
 from tidemill.kafka.handling import reason
 from tidemill.results.files.compaction import Compactor, pause_seconds
 from tidemill.results.files.part_recovery import PartRecovery
-from tidemill.results.ports import History
+from tidemill.results.ports import Outcomes
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
@@ -41,7 +41,7 @@ class Finalizer:
     """Ends batches that are closed."""
 
     def __init__(
-        self, compactor: Compactor, *, store: Store, history: History, room: asyncio.Semaphore, writer: str
+        self, compactor: Compactor, *, store: Store, history: Outcomes, room: asyncio.Semaphore, writer: str
     ) -> None:
         """Take the doors.
 

@@ -10,7 +10,7 @@ from tidemill.results.files.finalizer import Finalizer
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.files.work import Work
 from tidemill.results.held_records import Unread
-from tidemill.results.ports import History, Owner
+from tidemill.results.ports import Outcomes, Owner
 from tidemill.results.publisher import Publisher
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch, Snapshot
@@ -41,7 +41,7 @@ class Batches:
         *,
         tables: Tables,
         sender: Sender,
-        history: History,
+        history: Outcomes,
         store: Store,
         clock: Clock,
         steady: Steady,

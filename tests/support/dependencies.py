@@ -7,7 +7,7 @@ from pathlib import Path
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
-from tidemill.api.dependencies import Dependencies, Edge, LogRecord
+from tidemill.api.dependencies import Dependencies
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
@@ -15,7 +15,7 @@ from tidemill.kafka import producer
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log import topics
-from tidemill.schemas.ports import Clock
+from tidemill.schemas.ports import Clock, Edge, LogRecord
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import Role
 from tidemill.storage.directory import DirectoryStore

@@ -346,7 +346,7 @@ class ResultsProcess(Base):
             await partition.fact(codec.decode_fact(record.value), ack)
 
     async def outcomes(self, partition: int, since: float):
-        """See `ports.History`."""
+        """See `ports.Outcomes`."""
         for record in list(self.log.records[Place(OUTCOMES, partition)]):
             await self.process.pass_time()
             if record.time >= since:

@@ -1,17 +1,18 @@
-"""What the api reads of a topic's past: from edge to edge, by time and by offset, on a real broker."""
+"""Bounded reads of a topic: from edge to edge, by time and by offset, on a real broker."""
 
 import asyncio
 import uuid
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from support.waiting import WAIT_SECONDS_MAX
 
-from tidemill.api.dependencies import Edge
-from tidemill.api.reruns.kafka import History
 from tidemill.configuration.security import Cluster
 from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.history import LogHistory, reading
 from tidemill.kafka.producer import Log
+from tidemill.schemas.ports import Edge
 
 pytestmark = pytest.mark.kafka
 
@@ -43,7 +44,7 @@ async def topic(kafka):
 async def read(kafka, topic, start, end=None):
     """The entries of a stretch."""
     async with asyncio.timeout(WAIT_SECONDS_MAX):
-        return [entry async for entry in History(Cluster(servers=kafka)).entries(topic, start, end)]
+        return [entry async for entry in LogHistory(Cluster(servers=kafka)).entries(topic, start, end)]
 
 
 def numbers(entries, partition):
@@ -67,6 +68,31 @@ async def test_stretches(kafka, topic):
     assert await read(kafka, topic, Edge(offset=RECORDS)) == []
     assert await read(kafka, topic, Edge(at_ms=every[-1].at_ms + 3_600_000)) == []
     assert await read(kafka, topic, Edge(offset=5), Edge(offset=5)) == []
+
+
+async def test_partitions_of_their_own(kafka, topic):
+    """Each partition has its own start, one that is not named is not read, and one reader serves several reads."""
+    async with asyncio.timeout(WAIT_SECONDS_MAX), reading(Cluster(servers=kafka)) as reader:
+        starts = {0: Edge(offset=RECORDS - 2), 2: Edge(at_ms=0)}
+        found = [record.value async for record in reader.records(topic, starts)]
+        assert found == [b"0/%d" % (RECORDS - 2), b"0/%d" % (RECORDS - 1)]
+        assert await reader.value(topic, 1, 7) == b"1/7"
+        assert await reader.value(topic, 1, RECORDS) is None
+        (last,) = [record async for record in reader.records(topic, {0: Edge(offset=RECORDS - 1)})]
+        assert await reader.newest(topic) == last.timestamp / 1000
+
+
+async def test_what_the_log_no_longer_has(kafka, topic):
+    """A read begins where the log begins; a record before it is not there."""
+    cluster = Cluster(servers=kafka)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=5)})
+    await admin.close()
+    async with asyncio.timeout(WAIT_SECONDS_MAX), reading(cluster) as reader:
+        assert await reader.value(topic, 0, 4) is None
+        found = [record.offset async for record in reader.records(topic, {0: Edge(offset=0)}, end=Edge(offset=7))]
+        assert found == [5, 6]
 
 
 async def test_a_topic_that_is_not_there(kafka):

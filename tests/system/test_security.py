@@ -16,8 +16,9 @@ from tidemill.faust.stage_app import create_app
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.connection import reachable
 from tidemill.kafka.follower import Follower
+from tidemill.kafka.history import reading
 from tidemill.kafka.producer import Log
-from tidemill.processors.kafka import KafkaOutbox, Reader
+from tidemill.processors.kafka import KafkaOutbox
 from tidemill.schemas.log import topics
 
 pytestmark = pytest.mark.kafka
@@ -93,8 +94,8 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
         await log.send(topics.BATCHES.name, key, b"{}")
         await log.send(topics.COMMANDS.name, key, b"{}")
         await outbox.send(key, b"{}", [])
-        async with Reader(cluster) as reader:
-            assert await reader.partitions(topics.OUTCOMES.name) == found.partitions
+        async with reading(cluster) as reader:
+            assert len(reader.partitions(topics.OUTCOMES.name)) == found.partitions
         await until(lambda: key in seen, "the record at the follower")
         await until(lambda: key.encode() in given, "the record at the agent")
     finally:

@@ -1,32 +1,33 @@
-"""The door to what the log has: a topic is read to where it ends, without a group."""
+"""Bounded reads of the log: a stretch of a topic, up to where it ended when the read began, without a group."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from tidemill.configuration.security import Kafka, client_options
-from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable
+from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, LogUnavailable, stop
+from tidemill.schemas.ports import Edge, LogRecord
 
 POLL_MS: Final = 200
+POLL_RECORDS_MAX: Final = 500
 STALL_SECONDS_MAX: Final = 20.0
-"""A reading that gets no further for so long is given up."""
-CLOCK_SECONDS_MAX: Final = 3600.0
-"""By how much the clocks of those who write may differ."""
+"""A read that makes no progress for so long is given up."""
+FIRST: Final = Edge(offset=0)
 
 
 class Reader:
-    """Reads topics up to where they end when the reading begins."""
+    """Reads topics up to where they end when the read begins; one read at a time."""
 
     def __init__(self, consumer: AIOKafkaConsumer, cluster: Any) -> None:
         self._consumer = consumer
         self._cluster = cluster
 
     def partitions(self, topic: str) -> list[int]:
-        """The partitions of a topic; none where it does not exist."""
+        """The partitions of a topic; none if it does not exist."""
         return sorted(self._cluster.partitions_for_topic(topic) or ())
 
     def topics(self) -> set[str]:
@@ -34,85 +35,104 @@ class Reader:
         return set(self._cluster.topics())
 
     async def ends(self, topic: str, numbers: Iterable[int]) -> dict[int, tuple[int, int]]:
-        """The first offset that is still there and the next one to be written, by partition.
+        """The first offset that the log still has and the next one to be written, by partition.
 
         Raises:
             LogUnavailable: The broker does not answer.
         """
         tps = [TopicPartition(topic, number) for number in numbers]
-        with _told():
+        with _unavailable():
             first, end = await self._consumer.beginning_offsets(tps), await self._consumer.end_offsets(tps)
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
     async def newest(self, topic: str) -> float | None:
-        """When the newest record of a topic's first partition was written, Unix seconds; None where none is there.
+        """When the newest record of a topic's first partition was written, Unix seconds; None if it is empty.
 
         Raises:
             LogUnavailable: The broker does not answer.
         """
         if not self.partitions(topic):
             return None
-        ((first, end),) = (await self.ends(topic, [0])).values()
-        if first == end:
-            return None
-        tp = TopicPartition(topic, 0)
-        self._consumer.assign([tp])
-        self._consumer.seek(tp, end - 1)
-        with _told():
-            found = await self._consumer.getmany(tp, timeout_ms=POLL_MS * 10)
-        return max((record.timestamp / 1000 for record in found.get(tp, ())), default=None)
+        end = (await self.ends(topic, [0]))[0][1]
+        async with aclosing(self.records(topic, {0: Edge(offset=end - 1)})) as records:
+            return max([record.timestamp / 1000 async for record in records], default=None)
+
+    async def value(self, topic: str, partition: int, offset: int) -> bytes | None:
+        """The value of one record; None if the log no longer has it.
+
+        Raises:
+            LogUnavailable: The broker does not answer.
+        """
+        here = {partition: Edge(offset=offset)}
+        async with aclosing(self.records(topic, here, end=Edge(offset=offset + 1))) as records:
+            return next(iter([record.value async for record in records]), None)
 
     async def records(
-        self, topic: str, numbers: Iterable[int] | None = None, *, since: float | None = None
+        self, topic: str, starts: Mapping[int, Edge] | Edge = FIRST, *, end: Edge | None = None
     ) -> AsyncGenerator[Any, None]:
         """The records of a topic, each partition in order.
 
         Args:
             topic: Its name; one that does not exist has no records.
-            numbers: Its partitions; by default all.
-            since: Unix seconds; what was written earlier is left out, but for `CLOCK_SECONDS_MAX`.
+            starts: Where to begin: in each partition, or in these alone.
+            end: Where to stop in each, this one left out; None is where they end now.
 
         Raises:
             LogUnavailable: The broker does not answer, or there was no progress for `STALL_SECONDS_MAX`.
         """
-        numbers = list(self.partitions(topic) if numbers is None else numbers)
-        left = {
-            TopicPartition(topic, number): end
-            for number, (first, end) in (await self.ends(topic, numbers)).items()
-            if first < end
-        }
-        if not left:
-            return
-        self._consumer.assign(list(left))
-        with _told():
-            if since is None:
-                await self._consumer.seek_to_beginning(*left)
-            else:
-                await self._seek(left, since)
+        if isinstance(starts, Edge):
+            starts = dict.fromkeys(self.partitions(topic), starts)
+        with _unavailable():
+            left = await self._seek(topic, starts, end)
             while left:
                 for record in await self._next(left):
                     yield record
 
-    async def _seek(self, ends: dict[TopicPartition, int], since: float) -> None:
-        at_ms = max(0, int((since - CLOCK_SECONDS_MAX) * 1000))
-        found = await self._consumer.offsets_for_times(dict.fromkeys(ends, at_ms))
-        for tp, end in ends.items():
-            # A time after the last record has no place; there is nothing to be read then.
-            self._consumer.seek(tp, place.offset if (place := found.get(tp)) else end)
+    async def _seek(self, topic: str, starts: Mapping[int, Edge], end: Edge | None) -> dict[TopicPartition, int]:
+        """Go to the start of each partition that has something; returns where each of them is to stop."""
+        tps = [TopicPartition(topic, number) for number in starts]
+        # Assigned early, since the client then looks for their leaders while the offsets are asked for.
+        self._consumer.assign(tps)
+        self._consumer.pause(*tps)
+        ends = await self.ends(topic, starts)
+        begins = await self._offsets(topic, starts, ends)
+        stops = {} if end is None else await self._offsets(topic, dict.fromkeys(starts, end), ends)
+        left = {
+            TopicPartition(topic, number): stop
+            for number, (_, last) in ends.items()
+            if begins[number] < (stop := min(stops.get(number, last), last))
+        }
+        for tp in left:
+            self._consumer.seek(tp, begins[tp.partition])
+        self._consumer.resume(*left)
+        return left
+
+    async def _offsets(
+        self, topic: str, edges: Mapping[int, Edge], ends: Mapping[int, tuple[int, int]]
+    ) -> dict[int, int]:
+        times = {TopicPartition(topic, n): edge.at_ms for n, edge in edges.items() if edge.offset is None}
+        found = await self._consumer.offsets_for_times(times) if times else {}
+        # A time after the last record is where the partition ends.
+        by_time = {tp.partition: place.offset if place else ends[tp.partition][1] for tp, place in found.items()}
+        return {
+            n: max(by_time[n] if edge.offset is None else edge.offset, ends[n][0]) for n, edge in edges.items()
+        }
 
     async def _next(self, left: dict[TopicPartition, int]) -> list[Any]:
-        """Some records, or none where a partition has come to its end."""
+        """Some records, or none where a partition has come to its end, which then is no longer `left`."""
         async with asyncio.timeout(STALL_SECONDS_MAX):
             while True:
-                batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS)
-                ends = dict(left)
-                for tp, end in ends.items():
-                    if await self._consumer.position(tp) >= end:
+                batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS, max_records=POLL_RECORDS_MAX)
+                stops = dict(left)
+                for tp, stop_at in stops.items():
+                    # The last offsets may hold no record, so the position counts.
+                    if await self._consumer.position(tp) >= stop_at:
                         del left[tp]
+                        self._consumer.pause(tp)
                 found = [
-                    record for tp, records in batches.items() for record in records if record.offset < ends[tp]
+                    record for tp, records in batches.items() for record in records if record.offset < stops[tp]
                 ]
-                if found or len(left) < len(ends):
+                if found or len(left) < len(stops):
                     return found
 
 
@@ -131,20 +151,34 @@ async def reading(kafka: Kafka) -> AsyncIterator[Reader]:
         auto_offset_reset="earliest",
     )
     try:
-        with _told():
+        with _unavailable():
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 await consumer.start()
-                # The consumer's own picture has only the topics that it reads already.
+                # The consumer itself knows only the topics that it reads already, and to ask for one may make it.
                 cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
         yield Reader(consumer, cluster)
     finally:
-        with suppress(KafkaError, OSError):
-            async with asyncio.timeout(STOP_SECONDS_MAX):
-                await consumer.stop()
+        await stop(consumer)
+
+
+class LogHistory:
+    """See `ports.History`; every read has a connection of its own."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+
+    async def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
+        """See `ports.History`."""
+        async with (
+            reading(self._kafka) as reader,
+            aclosing(reader.records(topic, start, end=end)) as records,
+        ):
+            async for record in records:
+                yield LogRecord(at_ms=record.timestamp, value=record.value or b"", headers=tuple(record.headers))
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _unavailable() -> Iterator[None]:
     """Turns errors of the client into the one that callers know."""
     try:
         yield

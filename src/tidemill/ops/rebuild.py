@@ -9,7 +9,7 @@ from typing import Final
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
 from tidemill.kafka import history
-from tidemill.kafka.history import Reader
+from tidemill.kafka.history import FIRST, Reader
 from tidemill.kafka.producer import partition_of
 from tidemill.results.files.overlay_store import OverlayStore, OverlayStoreError
 from tidemill.results.files.rebuild import Rebuild, RebuildError, Rebuilt, same
@@ -75,7 +75,7 @@ async def _one(
             scratch = OverlayStore(above, store)
             work = Rebuild(batch, scratch)
             number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
-            async with aclosing(reader.records(topics.OUTCOMES.name, [number])) as records:
+            async with aclosing(reader.records(topics.OUTCOMES.name, {number: FIRST})) as records:
                 async for record in records:
                     headers, value = record.headers, record.value or b""
                     with suppress(NoKey, DecodeError):

@@ -9,13 +9,13 @@ from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
-from tidemill.api.dependencies import LogRecord
 from tidemill.api.view.view import Origin
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
+from tidemill.schemas.ports import LogRecord
 from tidemill.schemas.resources.batch import Batch, Extras, FileReceipt, Receipt, Status
 from tidemill.schemas.resources.file import File
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from support.dependencies import ADMIN, open_dependencies
 
 from tidemill.api.app import create_app
-from tidemill.api.dependencies import Edge, LogRecord
 from tidemill.api.reruns.log_range import edge
 from tidemill.api.reruns.replay_spool import CUSTOM_ID_CHARS_MAX, ReplaySpool, Sources, renamed
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineRef, RequestHead
+from tidemill.schemas.ports import Edge, LogRecord
 from tidemill.schemas.resources.error import ApiError
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
