@@ -333,7 +333,7 @@ class Processors:
         ]
         metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.stage.busy for model in self._models})
         metrics.ask(metrics.HELD, lambda: {model.name: len(model.aside) for model in self._models})
-        metrics.ask(metrics.LIMIT, lambda: {model.name: model.stage.allowed for model in self._models})
+        metrics.ask(metrics.LIMIT, lambda: {model.name: model.stage.seats for model in self._models})
         return [model.app for model in self._models]
 
     async def stop(self) -> None:

@@ -109,10 +109,10 @@ class Dispatcher:
         return sum(len(batch.lines) for batch in self._batches.values())
 
     @property
-    def allowed(self) -> int:
-        """Calls that may be in flight at this time."""
+    def seats(self) -> int:
+        """Calls that the servers take, as far as is known, and no more than may be in flight."""
         now = self._loop.time()
-        return min(self._in_flight_max, sum(backend.allowed(now) for backend in self._fleet.backends))
+        return min(self._in_flight_max, sum(backend.found(now) for backend in self._fleet.backends))
 
     @property
     def busy(self) -> int:
@@ -237,6 +237,8 @@ class Dispatcher:
             if self._is_wanted(line):
                 self._busy += 1
                 self._idle.clear()
+                # At once, and not when its task starts: the next line of this round is chosen by it.
+                self._held.begin(line, others_wait=bool(self._order))
                 if self._order.is_primer(line):
                     self._loop.call_later(PRIMER_SECONDS_MAX, self._primed, line)
                 return line, self._fleet.load(place, line.size)
@@ -248,7 +250,7 @@ class Dispatcher:
     def _failed_before(self, now: float) -> tuple[Line, Permit] | None:
         if not self._held.are_due:
             return None
-        return self._held.take(now, self.allowed, others_wait=bool(self._order))
+        return self._held.take(now, self.seats, others_wait=bool(self._order))
 
     def _fresh(self, now: float) -> tuple[Line, Permit] | None:
         if not self._order:
@@ -299,7 +301,6 @@ class Dispatcher:
                 self.fill()
 
     async def _call(self, line: Line, place: Permit) -> None:
-        self._held.begin(line, others_wait=bool(self._order))
         made = await self._caller.make(line, place)
         self._held.end(line)
         self._primed(line)

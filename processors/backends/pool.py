@@ -100,7 +100,13 @@ class Backend:
 
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""
-        calls = self.limit.allowed
+        return self._bounded(self.limit.allowed, now)
+
+    def found(self, now: float) -> int:
+        """Calls that it takes, as far as is known; after a pause fewer may be in flight at first."""
+        return self._bounded(self.limit.found, now)
+
+    def _bounded(self, calls: int, now: float) -> int:
         if self.ceiling is not None and (ceiling := self.ceiling()) is not None:
             calls = min(calls, math.ceil(ceiling * self.part))
         if self.spare is not None and (left := self.spare.left(now)) is not None:

@@ -141,6 +141,11 @@ class ConcurrencyLimit:
         return self._ours(min(self.sure + self._trial.open, self._calls_max))
 
     @property
+    def found(self) -> int:
+        """Our part of the calls that the backend takes, as far as is known."""
+        return self._ours(self.sure)
+
+    @property
     def is_pressed(self) -> bool:
         """Whether so many calls are refused that it is no accident; so too while little is known."""
         seen = self._all

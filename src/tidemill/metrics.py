@@ -89,7 +89,9 @@ LAG: Final = Asked(
 IN_FLIGHT: Final = Asked(
     name="tidemill_backend_inflight", label="model", text="Calls in flight, and results on their way to the log."
 )
-LIMIT: Final = Asked(name="tidemill_backend_limit", label="model", text="How many there may be at this time.")
+LIMIT: Final = Asked(
+    name="tidemill_backend_limit", label="model", text="How many its servers take, as far as is known."
+)
 HELD: Final = Asked(
     name="tidemill_records_held",
     label="model",

@@ -267,11 +267,11 @@ async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
     world.stage.take_part(0.5)
     world.publish(ids.new_batch_id(), 0, 100)
     await until(lambda: world.inference.in_flight == 4, "its part of the calls")
-    assert world.stage.busy == world.stage.allowed == 4
+    assert world.stage.busy == world.stage.seats == 4
     world.stage.take_part(1.0)
     await until(lambda: world.inference.in_flight == 8, "all calls")
     world.stage.take_part(0.01)
-    assert world.stage.allowed == 1
+    assert world.stage.seats == 1
     world.inference.gate.set()
     await world.finish()
 
