@@ -1,15 +1,15 @@
-# `make help` lists what can be asked for. Nothing but Python 3.11 with venv is expected of a machine.
+# `make help` lists the targets. They need Python 3.11 with venv, and nothing else.
 export UV_PYTHON_DOWNLOADS := never
 PYTHON ?= python3
 BIN    := .venv/bin
-# The build's tools, pinned with their hashes. They live apart, since `pip sync` removes what the lock does not name.
+# The build's tools, pinned with their hashes. They live apart, because `pip sync` removes what the lock does not name.
 UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test chaos neighbours docs lock bench sbom fuzz
-help:  ## what can be asked for
+.PHONY: help setup demo lint check test measures chaos neighbours docs lock bench sbom fuzz
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.ready  ## the environment alone, in .venv
+setup: .venv/.ready  ## install the locked dependencies into .venv
 
 .venv-uv/.ready: requirements-build.lock
 	@test -x .venv-uv/bin/python || $(PYTHON) -m venv .venv-uv
@@ -22,44 +22,47 @@ setup: .venv/.ready  ## the environment alone, in .venv
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --build-constraints requirements-build.lock --editable .
 	@touch $@
 
-demo: setup  ## from nothing to a finished batch, with real models; results in .tidemill/demo/results
+demo: setup  ## run two batches on real models; results in .tidemill/demo/results
 	@$(BIN)/python examples/demo.py
 
-lint: setup  ## format, lint, types, imports
+lint: setup  ## check format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint  ## the same and the unit tests: needs no broker
+check: lint  ## lint, then run the unit tests: needs no broker
 	$(BIN)/pytest -q tests/unit
 
-test: setup  ## everything: a real Kafka, a real S3, the real SDKs
+test: setup  ## run all tests, with a real Kafka, a real S3 server and the real SDKs
 	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+measures: setup  ## sizes, complexity, imports and words of the source; OF=FOLDER measures another checkout
+	@$(BIN)/python tests/measures.py $(OF)
 
 SECONDS ?= 60
 FAULTS  ?=
-chaos: setup  ## a real installation under faults; SEED, SECONDS and FAULTS choose them, ARGS adds more
+chaos: setup  ## run a real installation under faults: SEED, SECONDS, FAULTS, ARGS
 	@PYTHONPATH=tests $(BIN)/python -m chaos --seconds $(SECONDS) --faults "$(FAULTS)" $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 TARGET ?=
-fuzz: setup  ## fuzz the decoders of what comes from outside; SECONDS for each, TARGET for one of them
+fuzz: setup  ## fuzz the decoders of outside data: SECONDS for each, TARGET for one of them
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-fuzz.lock
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) --target "$(TARGET)"
 
-neighbours: setup  ## what one project notices while another one floods; FLOODS chooses, ARGS adds more
+neighbours: setup  ## measure one project while another floods the service: FLOODS, ARGS
 	@PYTHONPATH=tests $(BIN)/python -m neighbours $(if $(FLOODS),--floods "$(FLOODS)") $(ARGS)
 
-bench: setup  ## how fast it is, against the mock backend at MOCK=http://127.0.0.1:9100
+bench: setup  ## measure rates, CPU and memory against the mock backend at MOCK=http://127.0.0.1:9100
 	$(BIN)/tidemill bench --mock $(or $(MOCK),http://127.0.0.1:9100)
 
-docs: setup  ## write the pages that are made from the code
+docs: setup  ## write the generated pages
 	$(BIN)/python docs/generate.py
 
-sbom: setup  ## list what an installation is made of, with hashes and licences, in dist/sbom.cdx.json (CycloneDX)
+sbom: setup  ## list packages and jars with hashes and licences in dist/sbom.cdx.json (CycloneDX)
 	$(BIN)/python deploy/sbom.py dist/sbom.cdx.json
 
-lock: .venv-uv/.ready  ## compile the locks anew from pyproject.toml: everything, what an image needs, the build's tools
+lock: .venv-uv/.ready  ## compile the lock files from pyproject.toml
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:build -o requirements-build.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group pyproject.toml:fuzz -o requirements-fuzz.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock

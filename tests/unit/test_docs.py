@@ -69,11 +69,13 @@ def test_named_files_are_there(page):
         assert not test or f"def {test}(" in (ROOT / file).read_text("utf-8"), path
 
 
-def test_make_targets_of_the_readme_exist():
-    """What the README tells to type can be typed."""
+def test_make_targets_exist():
+    """Pages, workflows and hooks name targets that the Makefile has."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    hooks = [ROOT / ".pre-commit-config.yaml", *(ROOT / ".github").rglob("*.yml")]
+    for page in (*PAGES, *hooks):
+        for target in re.findall(r"(?:^|run: |entry: |`)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
