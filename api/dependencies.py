@@ -15,7 +15,7 @@ from tidemill.api.access import rate_limits, trail
 from tidemill.api.access.auth import Keys, Principal
 from tidemill.api.access.rate_limits import Rates
 from tidemill.api.access.trail import Refusals, Trail
-from tidemill.api.http.concurrency_gate import ConcurrencyGate
+from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
@@ -78,7 +78,7 @@ class Dependencies:
         default_factory=lambda: ConcurrencyGate("large requests", LARGE_BODIES_AT_ONCE_MAX)
     )
     sums: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("sums of usage", SUMS_AT_ONCE_MAX))
-
+    pacer: RequestPacer = field(default_factory=RequestPacer)
     refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
     rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
 
@@ -134,6 +134,7 @@ async def _able(request: Request, needed: Role) -> Principal:
         raise errors.forbidden(caller.role, needed)
     if not is_ready:
         raise errors.unavailable("server's view of the log")
+    await deps.pacer.turn(caller.project)
     return caller
 
 

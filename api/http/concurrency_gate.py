@@ -110,3 +110,37 @@ class ConcurrencyGate:
 
     def _has_room(self, project: str) -> bool:
         return self._held.total() < self._places and self._held[project] < self.share(project)
+
+
+class RequestPacer:
+    """Lets one request of each project begin in one turn of the event loop.
+
+    Most requests are answered in a single step of the loop. Without this, all that a project sends at one time are
+    answered in one turn, and each step of another project's request waits for all of them. No more wait here than
+    there are connections, since a connection has one request answered at a time.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """Of each project of which a request has begun in this turn."""
+
+    async def turn(self, project: str) -> None:
+        """Return at once where no request of the project has begun in this turn, else in one of the next turns."""
+        loop = asyncio.get_running_loop()
+        if (waiting := self._waiting.get(project)) is None:
+            self._waiting[project] = deque()
+            loop.call_soon(self._begin_next, project)
+            return
+        following = loop.create_future()
+        waiting.append(following)
+        await following
+
+    def _begin_next(self, project: str) -> None:
+        waiting = self._waiting[project]
+        while waiting:
+            # A request that was cancelled takes no turn.
+            if not (following := waiting.popleft()).done():
+                following.set_result(None)
+                asyncio.get_running_loop().call_soon(self._begin_next, project)
+                return
+        del self._waiting[project]

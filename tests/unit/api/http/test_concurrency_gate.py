@@ -4,11 +4,14 @@ import asyncio
 import random
 from contextlib import AsyncExitStack
 
+import httpx
 import pytest
+from support.dependencies import open_dependencies
 from support.simtime import SimulatedLoop
 
+from tidemill.api.app import create_app
 from tidemill.api.http import concurrency_gate
-from tidemill.api.http.concurrency_gate import ConcurrencyGate
+from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
 from tidemill.schemas.resources.error import ApiError
 
 
@@ -135,3 +138,44 @@ def test_no_place_is_lost(seed):
             return [await held(stack, places, project, 2) for project in "ab"]
 
     assert run(work()) == [2, 1]
+
+
+async def test_requests_of_one_project_do_not_come_before_one_of_another(tmp_path):
+    """However many have arrived: at most three are answered before it, though each is answered in one step."""
+    answered = []
+    async with open_dependencies(tmp_path) as deps:
+        transport = httpx.ASGITransport(create_app(deps))
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://api/v1") as client,
+            asyncio.TaskGroup() as group,
+        ):
+
+            async def ask(project):
+                answer = await client.get("/batches", headers={"authorization": f"Bearer key-of-{project}"})
+                answered.append((project, answer.status_code))
+
+            for project in "p" * 50 + "q":
+                group.create_task(ask(project))
+    assert answered.count(("p", 200)) == 50
+    assert answered.index(("q", 200)) <= 3
+
+
+async def test_a_cancelled_request_takes_no_turn():
+    """Those behind it begin, one in a turn, and nothing is kept of a project that is silent."""
+    pacer, turns, begun = RequestPacer(), 0, []
+
+    async def ask(number):
+        await pacer.turn("p")
+        begun.append((number, turns))
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(6)]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    tasks[2].cancel()
+    while not all(task.done() for task in tasks):
+        await asyncio.sleep(0)
+        turns += 1
+    assert [number for number, _ in begun] == [0, 3, 4, 5]
+    assert len({turn for _, turn in begun[1:]}) == 3
+    await asyncio.sleep(0)
+    assert not pacer._waiting
