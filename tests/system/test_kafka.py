@@ -10,7 +10,7 @@ from support.brokers import OpenBroker
 from support.waiting import until
 
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.kafka.follower import Follower, Tail
+from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail
 from tidemill.kafka.producer import Log
 
 pytestmark = pytest.mark.kafka
@@ -64,6 +64,29 @@ async def test_a_follower_sees_everything_in_order(kafka, log):
     await until(lambda: seen[-1] == ("k0", None, 3))
     assert follower.position == 4
     await follower.stop()
+
+
+async def test_a_follower_gives_way_to_other_tasks(kafka, log):
+    """After a run of records, or of bytes, though one answer of the broker brings many of both."""
+    topic, runs = await new_topic(kafka), [[]]
+    async with asyncio.TaskGroup() as group:
+        for number in range(200):
+            group.create_task(log.send(topic, f"k{number}", b"v" * (RUN_BYTES_MAX // 4 if number > 150 else 1)))
+
+    async def other():
+        while True:
+            await asyncio.sleep(0)
+            runs.append([])
+
+    task = asyncio.create_task(other())
+    follower = Follower(kafka, topic, lambda _, value, __: runs[-1].append(len(value)))
+    await follower.start()
+    await follower.caught_up()
+    await follower.stop()
+    task.cancel()
+    assert sum(map(len, runs)) == 200
+    assert max(map(len, runs)) <= RUN_RECORDS_MAX
+    assert max(map(sum, runs)) < RUN_BYTES_MAX + RUN_BYTES_MAX // 4
 
 
 async def test_a_follower_starts_where_it_is_told(kafka, log):

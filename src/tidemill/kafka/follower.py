@@ -21,8 +21,9 @@ from tidemill.kafka.connection import (
 
 POLL_MS = 500
 """How long a follower waits for a record at a time; a record that arrives ends the wait at once."""
-POLL_RECORDS_MAX = 500
-"""Records applied in a row without giving way to other tasks."""
+RUN_RECORDS_MAX = 32
+RUN_BYTES_MAX = 64 * 1024
+"""Records are applied in runs of so many, or of so many bytes; other tasks have a turn after each."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Follower:
             apply: Called for each record, in order.
             start: The first offset to read. A topic that ends before it is another one, and read from 0.
             resume: Asked at each connection for the first offset to read; undoes what was not yet `applied`.
-            applied: Called after each run of at most `POLL_RECORDS_MAX` records, for who commits in batches.
+            applied: Called after each run of records, for who commits in batches.
         """
         self._kafka = kafka
         self._partition = TopicPartition(topic, 0)
@@ -152,7 +153,7 @@ class Follower:
             **client_options(self._kafka),
             request_timeout_ms=REQUEST_MS_MAX,
             fetch_max_wait_ms=POLL_MS,
-            max_poll_records=POLL_RECORDS_MAX,
+            max_poll_records=RUN_RECORDS_MAX,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
         )
@@ -173,22 +174,31 @@ class Follower:
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         if not self._caught_up.is_set() and self._position >= self._end:
             self._caught_up.set()
-        position = self._position
+        position, size = self._position, 0
         for record in (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, ()):
             if record.offset < position:
                 self._position = 0
                 raise LogUnavailable("the topic was made anew")
             self._take(record)
             position = record.offset + 1
+            size += len(record.value or b"")
+            if size >= RUN_BYTES_MAX:
+                await self._end_run(position)
+                size = 0
         if position > self._position:
-            if self._applied is not None:
-                self._applied()
-            self._position = position
-            self._moved.set()
+            await self._end_run(position)
         else:
             # The last offsets of a topic may hold no record: compaction and transactions leave gaps.
             self._position = max(position, await consumer.position(self._partition))
             self._moved.set()
+
+    async def _end_run(self, position: int) -> None:
+        if self._applied is not None:
+            self._applied()
+        self._position = position
+        self._moved.set()
+        # The consumer has many records of one answer, and gives them out without a turn of the loop.
+        await asyncio.sleep(0)
 
     def _take(self, record: ConsumerRecord) -> None:
         try:
