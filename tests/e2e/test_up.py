@@ -122,6 +122,9 @@ def test_says_where_everything_is(up):
     assert len(now["processes"]["processors"]) == 2
     assert {"processors", "processors-2"} <= set(now["health"])
     assert all(lives(pid) for pid in every_pid(up))
+    least = psutil.Process(now["pid"]).nice()
+    nice = {name for name, pids in now["processes"].items() if psutil.Process(pids[0]).nice() > least}
+    assert nice == {"ingest", "processors", "results"}
     request = urllib.request.Request(f"{now['api']}/models", headers={"authorization": f"Bearer {KEY}"})
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200

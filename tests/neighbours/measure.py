@@ -159,7 +159,7 @@ async def _create(api: str, key: str, seconds: float) -> tuple[list[float], int]
 
 
 def _flood(name: str, target: Target) -> None:
-    os.nice(5)
+    os.nice(19)
     with suppress(KeyboardInterrupt):
         asyncio.run(FLOODS[name](target))  # type: ignore[arg-type]  # each is a coroutine function
 

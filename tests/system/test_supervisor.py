@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -96,6 +97,23 @@ async def test_starts_and_stops(boss, program, tmp_path):
     assert left > 0
     assert boss.processes == {"a": [], "b": [], "kafka": []}
     assert not any(lives(pid) for (pid,) in pids.values())
+
+
+async def test_a_program_is_nice_once_it_is_ready(boss, program):
+    """With all of its threads, also after a restart; others stay as they are."""
+    busy = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n" + OBEYS
+    await boss.start([program("a", busy, niceness=3), program("b", busy)])
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def niceness(name):
+        (pid,) = boss.processes[name]
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) - own for thread in threads]
+
+    assert (niceness("a"), niceness("b")) == ([3, 3], [0, 0])
+    before = boss.processes["a"]
+    os.kill(before[0], signal.SIGKILL)
+    await until(lambda: boss.processes["a"] not in ([], before) and niceness("a") == [3, 3], "a new process")
 
 
 async def test_a_killed_program_comes_back(boss, program):

@@ -53,6 +53,8 @@ class Program:
     """Where it runs; by default where this process does."""
     stage: str | None = None
     """The stage that it is one of several processes of; by default its name."""
+    niceness: int = 0
+    """Added to that of this process once the program is ready."""
 
 
 class Child:
@@ -184,6 +186,7 @@ class Child:
                 return f"was not ready in {patience:.0f} s"
             readiness.result()
             self._ever_ready = True
+            self._add_niceness()
             self.ready.set()
             silence = _task(_silence(word) if self._beats else asyncio.Event().wait())
             try:
@@ -209,6 +212,13 @@ class Child:
         if pid is None:
             self.ready.clear()
         self._changed()
+
+    def _add_niceness(self) -> None:
+        if self.pid is not None and self._program.niceness:
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + self._program.niceness
+            # It may have ended. Linux has a niceness for each thread, and sets it for all of a group.
+            with suppress(ProcessLookupError, PermissionError):
+                os.setpriority(os.PRIO_PGRP, self.pid, niceness)
 
     def _last_words(self) -> str:
         if self._program.last_words is not None:
