@@ -74,7 +74,8 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     hooks = [ROOT / ".pre-commit-config.yaml", *(ROOT / ".github").rglob("*.yml")]
     for page in (*PAGES, *hooks):
-        for target in re.findall(r"(?:^|run: |entry: |`)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE):
+        named = r"(?:run: |entry: |`)make ([a-z]+)|^make ([a-z]+)(?:$|  | [A-Z]+=)"
+        for target in map("".join, re.findall(named, page.read_text("utf-8"), re.MULTILINE)):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page, target)
 
 
