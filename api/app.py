@@ -13,30 +13,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from tidemill import metrics
-from tidemill.api import error_handlers, openapi
+from tidemill.api import error_handlers
 from tidemill.api.access import auth
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.http.server import Server
-from tidemill.api.routes import (
-    admin,
-    audit,
-    batches,
-    dashboard,
-    estimate,
-    files,
-    health,
-    limits,
-    models,
-    replay,
-    rerun,
-    results,
-    tokens,
-    uploads,
-    usage,
-)
+from tidemill.api.routes import audit, batches, dashboard, files, keys, reruns, results, service, uploads, usage
 from tidemill.api.view.sqlite import Database
-from tidemill.api.view.view import Feed, View
+from tidemill.api.view.view import Origin, Record, View
 from tidemill.configuration import signing_keys
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
@@ -92,24 +76,7 @@ def create_app(deps: Dependencies) -> FastAPI:
             expose_headers=EXPOSED_HEADERS,
         )
     error_handlers.install(app, has_aliases=deps.settings.path_aliases)
-    for routes in (
-        files,
-        uploads,
-        batches,
-        limits,
-        estimate,
-        replay,
-        results,
-        rerun,
-        usage,
-        admin,
-        audit,
-        tokens,
-        models,
-        health,
-        openapi,
-        dashboard,
-    ):
+    for routes in (files, uploads, batches, reruns, results, usage, keys, audit, service, dashboard):
         app.include_router(routes.router)
     return app
 
@@ -163,6 +130,29 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
             ),
             followers,
         )
+
+
+class Feed:
+    """One topic on its way into the view: gathers the records of a run and folds them at once."""
+
+    def __init__(self, view: View, topic: str) -> None:
+        self.topic = topic
+        self._view = view
+        self._records: list[Record] = []
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of the run."""
+        self._records.append((key, value, offset))
+
+    def applied(self) -> None:
+        """The run is over."""
+        records, self._records = self._records, []
+        self._view.fold(self.topic, records)
+
+    def resume(self, cluster: str, end: int) -> int:
+        """Begin anew, at the offset that is returned."""
+        self._records.clear()
+        return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
 
 
 def _check_windows(settings: Settings) -> None:
@@ -250,7 +240,7 @@ async def _tell(deps: Dependencies, followers: list[Follower]) -> None:
         await follower.caught_up()
     await deps.space.start()
     await deps.trail.settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
-    await admin.sign_again(deps)
+    await keys.sign_again(deps)
     gc_tuning.settle()
     notify.ready(beats=True)
     # Only a view that is whole knows which files are read by a batch.

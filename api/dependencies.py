@@ -1,14 +1,16 @@
-"""What the routes reach the world through, and how a route gets at it."""
+"""Dependencies injected into the routes: what the app is composed of, the caller, and the body of the request."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from fastapi import Depends, Request, Response
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 
 from tidemill.api import errors
 from tidemill.api.access import rate_limits, trail
@@ -16,6 +18,8 @@ from tidemill.api.access.auth import Keys, Principal
 from tidemill.api.access.rate_limits import Rates
 from tidemill.api.access.trail import Refusals, Trail
 from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
+from tidemill.api.requests import reading
+from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
@@ -49,6 +53,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 """What a key with the role `read` may use."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(scheme_name="key", auto_error=False))]
+_Azure = Annotated[str | None, Depends(APIKeyHeader(name="api-key", scheme_name="azure", auto_error=False))]
+"""As Azure's clients send the key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,43 +112,54 @@ async def current(request: Request) -> Dependencies:
     return found
 
 
-async def principal(request: Request) -> Principal:
-    """Whom the request stands for, if its key may do what the method says.
+class Authentication(Part):
+    """Reads the key of a request, and finds the caller that it stands for.
+
+    Args:
+        role: What the key must be able to do; None is what the method says.
+    """
+
+    errors: ClassVar[Mapping[int, str]] = {
+        401: "There is no key, or it is not known.",
+        403: "The key may not do this.",
+        429: "The key asks too often, or a limit of the project is reached.",
+    }
+
+    def __init__(self, role: Role | None = None) -> None:
+        self._role = role
+
+    async def __call__(self, request: Request, bearer: _Bearer, azure: _Azure) -> Principal:
+        """Find the caller.
+
+        Raises:
+            ApiError: 401 without a valid key, 403 where its role is too small, 429 where it asks too often; 503
+                while the view is not yet whole.
+        """
+        deps = await current(request)
+        is_ready = deps.is_ready()
+        caller = _known(request, deps, bearer.credentials if bearer is not None else azure, is_whole=is_ready)
+        request.state.project, request.state.key_id = caller.project, caller.key_id
+        rate_limits.charge(request, deps.rates, caller.key_id, deps.settings.limits_of(caller.project))
+        require(caller, self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
+        if not is_ready:
+            raise errors.unavailable("server's view of the log")
+        await deps.pacer.turn(caller.project)
+        return caller
+
+
+def require(caller: Principal, role: Role) -> None:
+    """Check that a caller may do what a role may.
 
     Raises:
-        ApiError: 401 without a valid key, 403 where its role is too small, 429 where it asks too often; 503 while
-            the view is not yet whole.
+        ApiError: 403, it may not.
     """
-    return await _able(request, Role.READ if request.method in SAFE_METHODS else Role.WRITE)
+    if not caller.role.covers(role):
+        raise errors.forbidden(caller.role, role)
 
 
-async def reader(request: Request) -> Principal:
-    """As `principal`, for what changes nothing whatever its method."""
-    return await _able(request, Role.READ)
-
-
-async def administrator(request: Request) -> Principal:
-    """As `principal`, for what only an admin of the project may do, or an operator."""
-    return await _able(request, Role.ADMIN)
-
-
-async def _able(request: Request, needed: Role) -> Principal:
-    deps = await current(request)
-    is_ready = deps.is_ready()
-    caller = _known(request, deps, is_whole=is_ready)
-    request.state.project, request.state.key_id = caller.project, caller.key_id
-    rate_limits.charge(request, deps.rates, caller.key_id, deps.settings.limits_of(caller.project))
-    if not caller.role.covers(needed):
-        raise errors.forbidden(caller.role, needed)
-    if not is_ready:
-        raise errors.unavailable("server's view of the log")
-    await deps.pacer.turn(caller.project)
-    return caller
-
-
-def _known(request: Request, deps: Dependencies, *, is_whole: bool) -> Principal:
+def _known(request: Request, deps: Dependencies, secret: str | None, *, is_whole: bool) -> Principal:
     try:
-        return deps.keys.principal(_authorization(request), is_whole=is_whole)
+        return deps.keys.principal(secret, is_whole=is_whole)
     except ApiError as error:
         if error.body.code != errors.INVALID_KEY:
             raise
@@ -150,18 +169,13 @@ def _known(request: Request, deps: Dependencies, *, is_whole: bool) -> Principal
         raise
 
 
-def _authorization(request: Request) -> str | None:
-    """The key, in the header of OpenAI's clients or in that of Azure's."""
-    if (given := request.headers.get("authorization")) is not None:
-        return given
-    azure = request.headers.get("api-key")
-    return None if azure is None else f"Bearer {azure}"
-
-
 Deps = Annotated[Dependencies, Depends(current)]
-Caller = Annotated[Principal, Depends(principal)]
-ReadingCaller = Annotated[Principal, Depends(reader)]
-AdminCaller = Annotated[Principal, Depends(administrator)]
+Caller = Annotated[Principal, Depends(Authentication())]
+"""Who asks; its key may do what the method says."""
+ReadingCaller = Annotated[Principal, Depends(Authentication(Role.READ))]
+"""Who asks; the route itself checks the key where the request changes something."""
+AdminCaller = Annotated[Principal, Depends(Authentication(Role.ADMIN))]
+"""Who asks: an admin of the project, or an operator."""
 
 
 def json(content: bytes) -> Response:
@@ -169,12 +183,32 @@ def json(content: bytes) -> Response:
     return Response(content, media_type="application/json")
 
 
-async def body(request: Request) -> bytes:
-    """The body of a request that is not an upload.
+class JsonBody(Part, Generic[M]):
+    """The body of a request, as a model; it comes after the caller, so that only a key has it read."""
 
-    Raises:
-        ApiError: 413, it is above `BODY_BYTES_MAX`; 429 or 503, it is large, and too many such are being read.
-    """
+    errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 413: "The body is too large."}
+
+    def __init__(self, model: type[M]) -> None:
+        self._model = model
+
+    async def __call__(self, request: Request) -> M:
+        """Read it.
+
+        Raises:
+            ApiError: 400 with the field's name; 413, it is above `BODY_BYTES_MAX`; 429 or 503, too many large ones
+                are being read.
+        """
+        deps = await current(request)
+        return reading.body(self._model, await _content(request, deps.bodies), deps.settings)
+
+    def described(self) -> dict[str, Any]:
+        """The schema of the model."""
+        is_required = any(field.is_required() for field in self._model.model_fields.values())
+        content = {"application/json": {"schema": schema_of(self._model)}}
+        return {"requestBody": {"required": is_required, "content": content}}
+
+
+async def _content(request: Request, large: ConcurrencyGate) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async with AsyncExitStack() as stack:
@@ -185,8 +219,7 @@ async def body(request: Request) -> bytes:
                 raise errors.body_too_large(BODY_BYTES_MAX)
             chunks.append(chunk)
             if size > SMALL_BODY_BYTES and not is_large:
-                deps = await current(request)
-                await stack.enter_async_context(deps.bodies.turn(request.state.project))
+                await stack.enter_async_context(large.turn(request.state.project))
     return b"".join(chunks)
 
 

@@ -8,14 +8,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tidemill.api import errors
-from tidemill.api.requests import faults
 from tidemill.api.view.sqlite import StateUnavailable
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas import ids
@@ -157,7 +155,6 @@ def install(app: FastAPI, *, has_aliases: bool = False) -> None:
     app.add_middleware(Exchange, has_aliases=has_aliases)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(LogUnavailable, _on_log_unavailable)
     app.add_exception_handler(RecordTooLarge, _on_record_too_large)
     app.add_exception_handler(StateUnavailable, _on_state_unavailable)
@@ -209,9 +206,3 @@ def _takes(request: Request, method: str) -> bool:
     method = "GET" if method == "HEAD" else method
     scope = {**request.scope, "method": method}
     return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
-
-
-async def _on_validation_error(request: Request, error: Any) -> Response:
-    """An id in the path that can be none; bodies, queries and headers are read by the routes themselves."""
-    del request
-    return answer(faults.in_path(error.errors()[0]))

@@ -1,7 +1,6 @@
-"""The models of answers, and the descriptions of bodies and forms for the OpenAPI document."""
+"""The models of answers."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -69,24 +68,3 @@ class Health(_Shape):
     """The process is well."""
 
     status: Literal["ok"]
-
-
-def body(shape: type[BaseModel]) -> dict[str, Any]:
-    """A body of JSON that must be there."""
-    return {"required": True, "content": {"application/json": {"schema": shape.model_json_schema()}}}
-
-
-def form(file: Mapping[str, object], fields: type[BaseModel] | None = None) -> dict[str, Any]:
-    """A body that is a form with a file in it, and maybe other fields."""
-    others = fields.model_json_schema() if fields is not None else {}
-    schema = {
-        "type": "object",
-        "required": [*file, *others.get("required", ())],
-        "properties": {**file, **others.get("properties", {})},
-    }
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
-
-
-BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
-LIMITED: dict[int | str, dict[str, Any]] = {429: {"description": "A limit of the project is reached."}}
-"""What a route may answer that brings something new."""

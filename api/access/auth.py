@@ -48,19 +48,17 @@ class Keys:
         self._keyring = keyring
         self._clock = clock
 
-    def principal(self, authorization: str | None, *, is_whole: bool) -> Principal:
-        """Whom an `Authorization` header stands for.
+    def principal(self, secret: str | None, *, is_whole: bool) -> Principal:
+        """The caller that a key stands for.
 
         Args:
-            authorization: The header.
+            secret: The key as it was sent; None where none was.
             is_whole: Whether the keyring holds all that the log held when the process started.
 
         Raises:
             ApiError: 401, there is no key, it is not known, revoked or expired; 503, it may become known.
         """
-        scheme, _, secret = (authorization or "").strip().partition(" ")
-        secret = secret.strip()
-        if scheme.lower() != "bearer" or not secret:
+        if not (secret := (secret or "").strip()):
             raise errors.no_key()
         digest = access.digest(secret)
         for known, principal in self._fixed.items():

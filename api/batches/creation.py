@@ -11,16 +11,17 @@ A command that is sent twice is the same command, which changes nothing.
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import orjson
-from pydantic import AfterValidator, Field
+from fastapi import Depends
+from pydantic import AfterValidator, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import faults, reading
+from tidemill.api.requests.parts import Headers
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
@@ -29,7 +30,7 @@ from tidemill.schemas.resources.batch import Batch
 CLAIM_SECONDS_MAX = 10.0
 """How long a claim that the log has may take to come back."""
 KEY_CHARS_MAX = 255
-RETRY_HEADER = "x-stainless-retry-count"
+RETRIES_CHARS_MAX = 16
 
 _KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
 
@@ -40,8 +41,10 @@ def _printable(key: str) -> str:
     return key
 
 
-class CreationHeaders(reading.Query):
-    """The headers of a request that creates a batch."""
+class Repetition(reading.Parameters):
+    """What the headers of a request that creates a batch say about other requests like it."""
+
+    model_config = ConfigDict(validate_by_name=True)
 
     key: (
         Annotated[
@@ -52,30 +55,16 @@ class CreationHeaders(reading.Query):
         | None
     ) = Field(None, alias="Idempotency-Key")
     """Repeated requests with one key create one batch, also in different api processes."""
+    retries: Annotated[str, Field(max_length=RETRIES_CHARS_MAX)] = Field("0", alias="x-stainless-retry-count")
+    """How often OpenAI's SDKs have sent the request before."""
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the client has sent it before."""
+        return self.retries not in {"", "0"}
 
 
-DESCRIBED: Final[dict[str, Any]] = {"parameters": reading.described(CreationHeaders, where="header")}
-"""The headers of a request that creates a batch, for the description of the API."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repetition:
-    """What a request says about others like it."""
-
-    key: str | None = None
-    """Requests of one key are one request."""
-    is_retry: bool = False
-    """Whether the client has sent it before."""
-
-
-def repetition(headers: Mapping[str, str]) -> Repetition:
-    """Read it from the headers.
-
-    Raises:
-        ApiError: 400, the idempotency key cannot be used.
-    """
-    key = reading.headers(CreationHeaders, headers).key
-    return Repetition(key=key, is_retry=headers.get(RETRY_HEADER, "0") not in {"", "0"})
+RepetitionHeaders = Annotated[Repetition, Depends(Headers(Repetition))]
 
 
 async def create(

@@ -6,12 +6,16 @@ audio and files are not counted. What comes out is bounded by the maximum that a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from decimal import Decimal, localcontext
+from typing import Any, Final, Literal
 
 import msgspec
 import orjson
+from pydantic import BaseModel
 
+from tidemill.configuration.settings import Settings
 from tidemill.schemas.jsonl import nesting
+from tidemill.schemas.resources.bill import bill, exact, plain
 
 BYTES_A_TOKEN: Final = 4
 MESSAGE_TOKENS: Final = 4
@@ -40,6 +44,43 @@ _FIELDS: Final = ("model", "n", *_MAXIMA)
 _Body = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _FIELDS])
 _lines: Final = msgspec.json.Decoder(msgspec.defstruct("_Line", [("body", _Body)]))
 """The few fields of a body that need not be weighed, in one pass: no other thread runs meanwhile."""
+
+
+class CostRange(BaseModel):
+    """Exact decimals as text, the discount taken off; a maximum that nothing bounds is null."""
+
+    min: str
+    max: str | None
+
+
+class ModelEstimate(BaseModel):
+    """The lines of one model."""
+
+    model: str
+    is_configured: bool
+    """Whether there is such a model; a batch whose lines name another one fails."""
+    lines: int
+    input_tokens: int
+    output_tokens_max: int | None
+    """Null where a line gives no maximum."""
+    lines_without_max: int
+    media: int
+    """Images, recordings and files, which are not counted as tokens."""
+    cost: CostRange
+
+
+class Figures(BaseModel):
+    """What lines would use."""
+
+    lines: int
+    unreadable_lines: int
+    """Lines that would fail the batch."""
+    input_tokens: int
+    output_tokens_max: int | None
+    cost: CostRange
+    models: list[ModelEstimate]
+    method: str
+    confidence: Literal["low"]
 
 
 @dataclass(kw_only=True)
@@ -106,6 +147,42 @@ class TokenEstimate:
         if model not in self.models and len(self.models) >= MODELS_MAX:
             return None
         return self.models.setdefault(model, Sum())
+
+
+def figures(settings: Settings, found: TokenEstimate) -> Figures:
+    """What was reckoned, as it is shown."""
+    models = [_model(settings, name, model) for name, model in found.models.items()]
+    costs = [model.cost for model in models]
+    is_bounded = all(cost.max is not None for cost in costs)
+    with localcontext(exact()):
+        least = sum((Decimal(cost.min) for cost in costs), Decimal(0))
+        most = sum((Decimal(cost.max or 0) for cost in costs), Decimal(0))
+    return Figures(
+        lines=found.unreadable + sum(model.lines for model in models),
+        unreadable_lines=found.unreadable,
+        input_tokens=sum(model.input_tokens for model in models),
+        output_tokens_max=sum(model.output_tokens_max or 0 for model in models) if is_bounded else None,
+        cost=CostRange(min=plain(least), max=plain(most) if is_bounded else None),
+        models=models,
+        method=METHOD,
+        confidence=CONFIDENCE,
+    )
+
+
+def _model(settings: Settings, name: str, found: Sum) -> ModelEstimate:
+    tariff = settings.tariff_of(name)
+    is_bounded = not found.lines_without_max
+    most = bill(found.input_tokens, found.output_tokens_max, tariff).cost
+    return ModelEstimate(
+        model=name,
+        is_configured=name in settings.models,
+        lines=found.lines,
+        input_tokens=found.input_tokens,
+        output_tokens_max=found.output_tokens_max if is_bounded else None,
+        lines_without_max=found.lines_without_max,
+        media=found.media,
+        cost=CostRange(min=plain(most.input), max=plain(most.total) if is_bounded else None),
+    )
 
 
 def measured(value: Any) -> tuple[int, int, int]:

@@ -24,14 +24,6 @@ _EXPECTED: Final = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
-_PATH: Final = {
-    "batch_id": errors.no_batch,
-    "file_id": errors.no_file,
-    "key_id": errors.no_key_with,
-    "model": errors.no_model,
-    "upload_id": errors.no_upload,
-}
-"""What is not there, by the name of the id in the path."""
 
 
 def wrong(code: str, text: str) -> PydanticCustomError:
@@ -69,14 +61,9 @@ def cursor() -> PydanticCustomError:
     return PydanticCustomError("cursor", "no cursor")
 
 
-def told(error: ValidationError) -> ApiError:
+def translated(error: ValidationError) -> ApiError:
     """The first fault of a body, a query or headers."""
     return fault(error.errors(include_url=False)[0])
-
-
-def in_path(found: Mapping[str, Any]) -> ApiError:
-    """An id of a path that can be none: no such object is there."""
-    return _PATH[found["loc"][1]](str(found["input"]))
 
 
 def fault(found: Mapping[str, Any]) -> ApiError:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import Path
+from fastapi import Depends
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -16,7 +16,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from tidemill.api import errors
 from tidemill.api.requests import faults
+from tidemill.api.requests.parts import ID, PathId
 from tidemill.api.requests.reading import Body, settings_of
 from tidemill.schemas import bounds
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -25,7 +27,6 @@ from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
 
-ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
 SECONDS_MAX: Final = 1 << 53
 """The latest time that can be asked for, as Unix seconds: the last whole number that JSON has everywhere."""
 _LOW, _HIGH = EXPIRES_AFTER_SECONDS
@@ -108,9 +109,9 @@ class Expiry(Body):
     seconds: Annotated[int, Field(ge=_LOW, le=_HIGH)]
 
 
-_path = functools.partial(Path, max_length=bounds.ID_CHARS_MAX, pattern=ID)
-BatchId = Annotated[str, _path()]
-FileId = Annotated[str, _path()]
-KeyId = Annotated[str, _path()]
-UploadId = Annotated[str, _path()]
-ModelId = Annotated[str, Path(max_length=bounds.NAME_CHARS_MAX)]
+_path = functools.partial(PathId, max_length=bounds.ID_CHARS_MAX, pattern=ID)
+BatchId = Annotated[str, Depends(_path("batch_id", errors.no_batch))]
+FileId = Annotated[str, Depends(_path("file_id", errors.no_file))]
+KeyId = Annotated[str, Depends(_path("key_id", errors.no_key_with))]
+UploadId = Annotated[str, Depends(_path("upload_id", errors.no_upload))]
+ModelName = Annotated[str, Depends(PathId("model", errors.no_model, max_length=bounds.NAME_CHARS_MAX))]

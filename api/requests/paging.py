@@ -9,7 +9,7 @@ import orjson
 from pydantic import Field
 
 from tidemill.api.requests.fields import Cursor, OneOf
-from tidemill.api.requests.reading import WHOLE, Query
+from tidemill.api.requests.reading import WHOLE, Parameters
 
 ORDERS = ("asc", "desc")
 PAGE_BYTES_MAX = 4 << 20
@@ -33,7 +33,7 @@ class Row:
     body: bytes
 
 
-class PageQuery(Query):
+class PageQuery(Parameters):
     """What the query of a list has; each list bounds `limit` itself."""
 
     limit: Annotated[int, Field(ge=1), WHOLE]

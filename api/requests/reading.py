@@ -1,4 +1,4 @@
-"""Reads JSON bodies, queries and headers into models, and tells of the models as OpenAPI does."""
+"""Reads JSON bodies, forms, queries and headers into models."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -30,8 +30,8 @@ class Body(BaseModel):
         return {k: v for k, v in fields.items() if v is not None} if isinstance(fields, dict) else fields
 
 
-class Query(BaseModel):
-    """Parameters of a query, or headers: all of them texts, and none of them needed."""
+class Parameters(BaseModel):
+    """Parameters of a query, headers, or fields of a form: each arrives as text."""
 
     model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
 
@@ -121,25 +121,8 @@ def headers(model: type[M], found: Mapping[str, str]) -> M:
     return _validated(model, {name: value for name in names if (value := found.get(name.lower())) is not None})
 
 
-def described(model: type[BaseModel], *, where: str = "query") -> list[dict[str, Any]]:
-    """The fields of a model as parameters of OpenAPI."""
-    shown = []
-    for name, schema in model.model_json_schema()["properties"].items():
-        kept = {key: value for key, value in _present(schema).items() if key not in {"title", "description"}}
-        parameter = {"name": name, "in": where, "required": False, "description": schema.get("description", "")}
-        deep = {"style": "deepObject"} if kept.get("type") == "object" else {}
-        shown.append({**parameter, "schema": kept, **deep})
-    return shown
-
-
-def _present(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without the null that stands for a parameter that is not given."""
-    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
-    return choices[0] if len(choices) == 1 else {key: value for key, value in schema.items() if value is not None}
-
-
 def _validated(model: type[M], fields: dict[str, Any], settings: Settings | None = None) -> M:
     try:
         return model.model_validate(fields, context=settings)
     except ValidationError as error:
-        raise faults.told(error) from error
+        raise faults.translated(error) from error

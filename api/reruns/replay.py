@@ -1,226 +1,81 @@
-"""Lines of a part of the log: found, told apart, and counted, or gathered for a file."""
+"""Creates the batch of a replay: the lines of a range of the log, run once more.
+
+1. The lines of the range are gathered on disk: each once, however often the log has it.
+2. They are written into an input file, batch by batch, each in its own order (`replay_spool.py`).
+3. The new batch is created as any other is (`api/batches/creation.py`). Of two tries of one request one counts,
+   and the file of the other is deleted.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Container
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncIterator
 
-from tidemill.api import errors
-from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, from_store
-from tidemill.api.reruns.recast import recast
-from tidemill.api.reruns.replay_spool import ReplaySpool, Source, Sources
-from tidemill.api.view.erasures import Erasures
-from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.codec import RequestHead
-from tidemill.schemas.ports import Edge, LogRecord, NotFound
-from tidemill.schemas.resources.batch import ReplayRange
-from tidemill.sealing.records import opened_request
-from tidemill.sealing.vault import NoKey
-from tidemill.sealing.wrapping import KeyUnavailable
-
-RECORDS_MAX: Final = 10_000_000
-"""Of a range; a longer one is to be asked for in parts."""
-ALL: Final = "*"
-"""In place of a project: the lines of all of them."""
+from tidemill.api.batches import batch_request, creation, file_removal
+from tidemill.api.batches.batch_request import BatchRequest
+from tidemill.api.dependencies import Dependencies
+from tidemill.api.reruns import input_file, log_range
+from tidemill.api.reruns.log_range import LogRange
+from tidemill.api.reruns.replay_spool import ReplaySpool, Sources
+from tidemill.api.reruns.rerun import RerunOptions, named_model
+from tidemill.schemas import ids
+from tidemill.schemas.log.messages import InputRef
+from tidemill.schemas.log.part import file_key
+from tidemill.schemas.resources.batch import Batch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Where:
-    """Which lines are wanted."""
-
-    asked: ReplayRange
-    start: Edge
-    end: Edge | None
-    project: str
-    """Whose lines, or `ALL`."""
-    endpoint: str | None
-    """Only those that ask for this."""
-
-    @property
-    def topics(self) -> list[str]:
-        """The topics that have such lines; an offset is a place in the first of them alone."""
-        first = topics.requests(self.asked.model).name
-        if self.start.offset is not None or (self.end is not None and self.end.offset is not None):
-            return [first]
-        return [first, topics.express(self.asked.model).name]
-
-    def takes(self, head: RequestHead) -> bool:
-        """Whether the lines of a record are wanted."""
-        return self.project in (ALL, head.project) and self.endpoint in (None, head.url)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """A line, whose it is, and what it asks for."""
-
-    source: Source
-    index: int
-    data: bytes
-    endpoint: str
-
-
-class Found:
-    """What a range has.
-
-    Args:
-        model: Whose requests are looked through.
-        known: The models that are configured.
-    """
-
-    def __init__(self, model: str, known: Container[str]) -> None:
-        self._model, self._known = model, known
-        self.sources = Sources()
-        self.endpoints: set[str] = set()
-        self.lost = 0
-        """Lines whose bytes were in a file that is deleted."""
-        self._forbidden: dict[str, bool] = {}
-        self._skipped = Sources()
-
-    @property
-    def skipped(self) -> int:
-        """Lines of batches that are deleted, or whose input file is."""
-        return self._skipped.lines
-
-    def skips(self, erasures: Erasures, batch_id: str) -> bool:
-        """Whether the lines of a batch are not to be run again."""
-        if (known := self._forbidden.get(batch_id)) is None:
-            known = self._forbidden[batch_id] = erasures.forbid(batch_id)
-        return known
-
-    def skip(self, head: RequestHead, entry: LogRecord) -> None:
-        """Leave out the lines of a record."""
-        if head.seal is not None:
-            count = head.seal.lines
-        else:
-            count = 1 if head.ref is not None else entry.value.rstrip(b"\n").count(b"\n") + 1
-        for index in range(head.first, head.first + count):
-            self._skipped.take(head.batch_id, index, entry.at_ms)
-
-    def endpoint(self) -> str:
-        """What the lines ask for.
-
-        Raises:
-            ApiError: 400, it is not the same for all; 404, there is no such model; 409, there are no lines.
-        """
-        if not self.endpoints and self.skipped:
-            message = f"The {self.skipped} lines of the range are of batches or input files that are deleted."
-            raise errors.conflict(message, code="lines_deleted")
-        if not self.endpoints and self._model not in self._known:
-            raise errors.no_model(self._model)
-        if not self.endpoints:
-            kept = topics.requests(self._model).retention_ms // topics.DAY_MS
-            message = (
-                f"No request of yours for '{self._model}' is in this range: the log keeps them for {kept} days."
-            )
-            raise errors.conflict(message, code="no_lines")
-        if len(self.endpoints) > 1:
-            named = ", ".join(sorted(self.endpoints))
-            message = f"The range has lines for {named}: say which with 'source.endpoint'."
-            raise errors.invalid(message, param="source.endpoint", code="ambiguous_endpoint")
-        return next(iter(self.endpoints))
-
-
-async def gathered(deps: Dependencies, where: Where, spool: ReplaySpool) -> Found:
-    """Bring the lines of a range into a spool.
+async def create(
+    deps: Dependencies, project: str, lines: LogRange, options: RerunOptions, repeats: creation.Repetition
+) -> Batch:
+    """Create the batch of a replay, or find the one that the same request has created.
 
     Raises:
-        ApiError: 400, they are more than a batch may have; 409, lines are lost.
-        LogUnavailable: The log does not answer.
+        ApiError: 400, the lines are too many or of several endpoints; 404, there is no such model; 409, there are
+            no lines, or the key was used for something else; 429, the project has no room.
+        LogUnavailable: The log does not answer; the same request may be sent again.
     """
-    found = Found(where.asked.model, deps.settings.models)
-    lines_max, bytes_max = deps.settings.file_lines_max, deps.settings.file_bytes_max
-    async with aclosing(_lines(deps, where, found)) as lines:
-        async for line in lines:
-            spool.put(line.source.number, line.index, line.data)
-            if found.sources.lines > lines_max or spool.size > bytes_max:
-                message = (
-                    f"The range is more than the {lines_max} lines or {bytes_max} bytes of a batch: narrow it."
-                )
-                raise errors.invalid(message, param="source", code="range_too_large")
-    if found.lost:
-        message = f"{found.lost} large lines of the range were in input files that are deleted."
-        raise errors.conflict(message, code="file_gone")
-    return found
+    known = _request(deps, lines, options)
+    fingerprint = creation.fingerprint_of(known.model_dump() | {"model": options.model, "project": lines.project})
+    if creation.claimed(deps, project, fingerprint, repeats) is not None:
+        return await creation.create(deps, project, known, _never, repeats, fingerprint=fingerprint)
+    async with deps.replays.turn(project):
+        with ReplaySpool() as spool:
+            found = await log_range.gather(deps, lines, spool)
+            endpoint = found.endpoint()
+            named_model(deps, options.model, endpoint)
+            new = known.model_copy(update={"endpoint": endpoint, "input_file_id": ids.new_file_id()})
+            chunks = _chunks(spool, found.sources, options.model)
+            with deps.booking(project) as booking:
+
+                async def written() -> InputRef:
+                    booking.batch(found.sources.lines)
+                    now = int(deps.clock())
+                    filename = f"replay-of-{endpoint.rsplit('/', 1)[-1]}-{now}.jsonl"
+                    file = input_file.blank(new.input_file_id, filename, now)
+                    record = await input_file.write(deps, booking, file, project, chunks)
+                    return InputRef(key=record.key, bytes=record.file.bytes)
+
+                batch = await creation.create(deps, project, new, written, repeats, fingerprint=fingerprint)
+    if batch.input_file_id != new.input_file_id and deps.view.file(project, new.input_file_id) is not None:
+        await file_removal.remove(deps, new.input_file_id, file_key(new.input_file_id))
+    return batch
 
 
-async def reckoned(deps: Dependencies, where: Where, model: str | None) -> tuple[Found, TokenEstimate]:
-    """Count the lines of a range and what they would use; how many there are does not matter.
-
-    Raises:
-        ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
-        LogUnavailable: The log does not answer.
-    """
-    found = Found(where.asked.model, deps.settings.models)
-    sums: dict[str, TokenEstimate] = {}
-    async for line in _lines(deps, where, found):
-        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).take(recast(line.data, model=model))
-    endpoint = found.endpoint()
-    # Where all lines are lost nothing was counted.
-    return found, sums.get(endpoint, TokenEstimate(endpoint))
+async def _never() -> InputRef:
+    raise AssertionError("the batch is claimed, so its input is known")
 
 
-async def _lines(deps: Dependencies, where: Where, found: Found) -> AsyncGenerator[Taken, None]:
-    """Each line once."""
-    left = RECORDS_MAX
-    for topic in where.topics:
-        async with aclosing(deps.history.entries(topic, where.start, where.end)) as entries:
-            async for entry in entries:
-                # What is read comes in bites of thousands of lines; others get their turn in between.
-                await asyncio.sleep(0)
-                left -= 1
-                if left < 0:
-                    message = f"The range has more than {RECORDS_MAX} records: narrow it."
-                    raise errors.invalid(message, param="source", code="range_too_large")
-                for line in await _taken(deps, where, found, entry):
-                    yield line
+async def _chunks(spool: ReplaySpool, sources: Sources, model: str | None) -> AsyncIterator[bytes]:
+    ready = spool.chunks(sources, model)
+    while (chunk := await asyncio.to_thread(next, ready, None)) is not None:
+        yield chunk
 
 
-async def _taken(deps: Dependencies, where: Where, found: Found, entry: LogRecord) -> list[Taken]:
-    """The lines of a record that are wanted and were not there before."""
-    try:
-        head = codec.request_head(entry.headers)
-    except codec.DecodeError:
-        # Who cannot be read is nobody's; the processors have put it aside.
-        return []
-    if not where.takes(head):
-        return []
-    if found.skips(deps.view.erasures, head.batch_id):
-        found.skip(head, entry)
-        return []
-    try:
-        texts = await _texts(deps, entry, head)
-    except NoKey:
-        found.skip(head, entry)
-        return []
-    except codec.DecodeError:
-        return []
-    taken = []
-    for index, line in enumerate(texts, start=head.first):
-        if (source := found.sources.take(head.batch_id, index, entry.at_ms)) is None:
-            continue
-        found.endpoints.add(head.url)
-        if line is None:
-            found.lost += 1
-        else:
-            taken.append(Taken(source=source, index=index, data=line, endpoint=head.url))
-    return taken
-
-
-async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> list[bytes | None]:
-    """The lines of a record; one that lay in a file that is gone is None."""
-    if (ref := head.ref) is None:
-        try:
-            value = await opened_request(deps.vault, head, entry.value)
-        except KeyUnavailable as error:
-            raise errors.unavailable("keys of these lines") from error
-        return list(value.rstrip(b"\n").split(b"\n"))
-    try:
-        reading = deps.store.read(ref.key, ref.offset, ref.offset + ref.length)
-        data = b""
-        while chunk := await from_store(anext(reading, b"")):
-            data += chunk
-    except NotFound:
-        return [None]
-    return [data]
+def _request(deps: Dependencies, lines: LogRange, options: RerunOptions) -> BatchRequest:
+    """The new batch, as far as it does not depend on what is found."""
+    return BatchRequest(
+        endpoint=lines.endpoint or "",
+        input_file_id="",
+        completion_window=options.completion_window or deps.settings.windows[0],
+        metadata=options.metadata,
+        output_expires_after=batch_request.expires_after(options.output_expires_after),
+        replay_range=lines.shown,
+    )

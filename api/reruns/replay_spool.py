@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import msgspec
 
-from tidemill.api.reruns.recast import recast
+from tidemill.api.reruns.input_file import recast
 
 CHUNK_BYTES: Final = 1 << 20
 CUSTOM_ID_CHARS_MAX: Final = 512

@@ -2,14 +2,16 @@
 
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.dependencies import AdminCaller, Deps, json
+from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import OneOf, Project
 from tidemill.api.requests.paging import PageQuery
+from tidemill.api.requests.parts import Query
 from tidemill.api.view.audit import Wanted
 from tidemill.schemas.bounds import Id, Metadata, Name
 from tidemill.schemas.resources.access import Role
@@ -18,7 +20,7 @@ from tidemill.schemas.resources.audit import Action
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 1_000
 
-router = APIRouter(prefix="/v1/admin/audit", tags=["admin"])
+router = APIRouter(prefix="/v1/admin/audit", tags=["admin"], route_class=Route)
 
 
 class AuditQuery(PageQuery):
@@ -61,18 +63,16 @@ class AuditPage(BaseModel):
     has_more: bool
 
 
-_INDEX: Final = {"parameters": reading.described(AuditQuery)}
-
-
-@router.get("", response_model=AuditPage, openapi_extra=_INDEX)
-async def index(request: Request, deps: Deps, caller: AdminCaller) -> Response:
+@router.get("", response_model=AuditPage)
+async def index(
+    deps: Deps, caller: AdminCaller, query: Annotated[AuditQuery, Depends(Query(AuditQuery))]
+) -> Response:
     """List what was done: keys, cancels, deletions, runs of old lines, changes of settings, refused keys."""
-    asked = reading.query(AuditQuery, request.query_params.multi_items())
-    project = asked.project or (None if caller.is_operator else caller.project)
+    project = query.project or (None if caller.is_operator else caller.project)
     if project != caller.project and not caller.is_operator:
         raise errors.forbidden(caller.role, Role.OPERATOR)
-    wanted = Wanted(project=project, actor=asked.actor, action=asked.action, target=asked.target)
-    page = asked.page
+    wanted = Wanted(project=project, actor=query.actor, action=query.action, target=query.target)
+    page = query.page
     rows = deps.view.audit.rows(wanted, page)
     if rows is None:
         raise errors.unknown_cursor(page.after or "")

@@ -1,20 +1,29 @@
 """The routes of batches."""
 
-from typing import Any
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from tidemill.api import errors, responses
 from tidemill.api.batches import batch_request, creation, file_removal
-from tidemill.api.dependencies import Caller, Dependencies, Deps, body, json
-from tidemill.api.requests import bodies, paging, reading
-from tidemill.api.requests.fields import BatchId
+from tidemill.api.batches.creation import RepetitionHeaders
+from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
+from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, ReadingCaller, chunks_from_store, json
+from tidemill.api.openapi import Route
+from tidemill.api.requests import paging
+from tidemill.api.requests.bodies import NewBatch
+from tidemill.api.requests.fields import BatchId, Endpoint, Id
 from tidemill.api.requests.filters import BatchesQuery
+from tidemill.api.requests.parts import Query
+from tidemill.api.requests.reading import Body
 from tidemill.api.view import lookup, overlay
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.view import UnknownCursor
+from tidemill.runtime.threads import run_half_time
+from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log import codec, topics
-from tidemill.schemas.log.messages import BatchRecord, CancelRequested, InputRef
+from tidemill.schemas.log.messages import BatchRecord, CancelRequested, FileRecord, InputRef
+from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.error import ApiError
@@ -22,27 +31,38 @@ from tidemill.schemas.resources.error import ApiError
 _CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
 _ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
 
-KEY_REUSED = "The `Idempotency-Key` was used for another request."
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=Route)
 
-_CREATE: dict[str, Any] = {
-    "requestBody": responses.body(bodies.NewBatch),
-    **creation.DESCRIBED,
-}
-_INDEX: dict[str, Any] = {"parameters": reading.described(BatchesQuery)}
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"])
+class EstimateRequest(Body):
+    """A batch that is not made."""
+
+    input_file_id: Id
+    """A file of the purpose `batch`."""
+    endpoint: Endpoint
+
+
+class Estimate(Figures):
+    """What a batch of a file would use. Nothing is reserved, and nothing is checked but what is said here."""
+
+    object: Literal["batch.estimate"] = "batch.estimate"
+    input_file_id: str
+    endpoint: str
 
 
 @router.post(
     "",
     response_model=Batch,
-    responses={409: {"description": KEY_REUSED}, **responses.LIMITED},
-    openapi_extra=_CREATE,
+    responses={409: {"description": "The `Idempotency-Key` was used for another request."}},
 )
-async def create(request: Request, deps: Deps, caller: Caller) -> Response:
+async def create(
+    deps: Deps,
+    caller: Caller,
+    repeats: RepetitionHeaders,
+    body: Annotated[NewBatch, Depends(JsonBody(NewBatch))],
+) -> Response:
     """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
-    repeats = creation.repetition(request.headers)
-    asked = batch_request.of(reading.body(bodies.NewBatch, await body(request), deps.settings))
+    asked = batch_request.of(body)
     project = caller.project
 
     with deps.booking(project) as booking:
@@ -55,26 +75,67 @@ async def create(request: Request, deps: Deps, caller: Caller) -> Response:
     return json(batch.model_dump_json().encode())
 
 
-@router.get("", response_model=responses.BatchPage, openapi_extra=_INDEX)
-async def index(request: Request, deps: Deps, caller: Caller) -> Response:
+@router.get("", response_model=responses.BatchPage)
+async def index(
+    deps: Deps, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
+) -> Response:
     """List batches, the newest first."""
-    asked = reading.query(BatchesQuery, request.query_params.multi_items())
-    page = asked.page
+    page = query.page
     try:
-        rows = deps.view.batches(caller.project, page, asked.wanted)
+        rows = deps.view.batches(caller.project, page, query.wanted)
     except UnknownCursor as error:
         raise errors.unknown_cursor(page.after or "") from error
     return json(paging.write(page, rows))
 
 
+@router.post(
+    "/estimate",
+    response_model=Estimate,
+    responses={404: {"description": "There is no such file."}},
+)
+async def estimate(
+    deps: Deps, caller: ReadingCaller, body: Annotated[EstimateRequest, Depends(JsonBody(EstimateRequest))]
+) -> Response:
+    """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
+    record = await lookup.file(deps.view, caller.project, body.input_file_id)
+    if record.file.purpose != "batch":
+        raise errors.wrong_purpose("input_file_id", record.file.purpose)
+    async with deps.estimates.turn(caller.project):
+        found = await _estimated(deps, record, body.endpoint)
+    shown = figures(deps.settings, found).model_dump()
+    return json(
+        Estimate(input_file_id=body.input_file_id, endpoint=body.endpoint, **shown).model_dump_json().encode()
+    )
+
+
+async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> TokenEstimate:
+    found, splitter = TokenEstimate(endpoint), Splitter(deps.settings.line_bytes_max)
+
+    def feed(chunk: bytes) -> None:
+        for line in splitter.feed(chunk):
+            found.take(line.data)
+
+    def finish() -> None:
+        for line in splitter.finish():
+            found.take(line.data)
+
+    try:
+        async for chunk in chunks_from_store(deps.store.read(record.key)):
+            await run_half_time(feed, chunk)
+    except NotFound as error:
+        raise errors.no_file(record.file.id) from error
+    await run_half_time(finish)
+    return found
+
+
 @router.get("/{batch_id}", response_model=Batch)
-async def retrieve(batch_id: BatchId, deps: Deps, caller: Caller) -> Response:
+async def retrieve(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Get a batch."""
     return json(await lookup.batch(deps.view, caller.project, batch_id))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
-async def cancel(batch_id: BatchId, request: Request, deps: Deps, caller: Caller) -> Response:
+async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
     shown = await lookup.batch(deps.view, caller.project, batch_id)
     status = Batch.model_validate_json(shown).status
@@ -93,7 +154,7 @@ async def cancel(batch_id: BatchId, request: Request, deps: Deps, caller: Caller
 @router.delete(
     "/{batch_id}", response_model=responses.DeletedBatch, responses={409: {"description": "The batch is at work."}}
 )
-async def delete(batch_id: BatchId, request: Request, deps: Deps, caller: Caller) -> Response:
+async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     """Delete a batch that is over, with its results: nothing of its content can be had or replayed any more."""
     if not deps.view.erasures.is_deleted(batch_id, caller.project):
         batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))

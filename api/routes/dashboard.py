@@ -13,7 +13,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from tidemill.api.http import byte_range
+from tidemill.api.http import download
 from tidemill.schemas.resources.error import ApiError
 
 FOLDER: Final = Path(__file__).parents[1] / "dashboard"
@@ -58,7 +58,7 @@ async def show(request: Request, name: str = "index.html") -> Response:
     if (file := _files().get(name)) is None:
         raise ApiError(404, "The dashboard has no such file.")
     headers = HEADERS | {"etag": file.etag}
-    if byte_range.matches(request.headers.get("if-none-match"), file.etag):
+    if download.matches(request.headers.get("if-none-match"), file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=file.type, headers=headers)
 

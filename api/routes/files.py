@@ -4,20 +4,23 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from tidemill.api import errors, responses
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Caller, Dependencies, Deps, chunks_from_store, from_store, json
-from tidemill.api.http import byte_range, compression
-from tidemill.api.http.compression import GZIP_BYTES_MIN
+from tidemill.api.http import download
+from tidemill.api.http.download import GZIP_BYTES_MIN
+from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import FileId
 from tidemill.api.requests.paging import OrderedQuery
+from tidemill.api.requests.parts import Headers, Query
 from tidemill.api.uploads import upload
-from tidemill.api.uploads.upload import FileFields
+from tidemill.api.uploads.form_reader import BINARY
+from tidemill.api.uploads.upload import FileForm
 from tidemill.api.view import lookup
 from tidemill.api.view.view import UnknownCursor
 from tidemill.schemas.log import codec, topics
@@ -45,7 +48,7 @@ class FilesQuery(OrderedQuery):
 _Condition = Annotated[str, Field(max_length=CONDITION_CHARS_MAX)] | None
 
 
-class ContentHeaders(reading.Query):
+class ContentHeaders(reading.Parameters):
     """What a download says about the bytes that it wants."""
 
     range: _Condition = Field(None, alias="Range")
@@ -54,11 +57,11 @@ class ContentHeaders(reading.Query):
     """The tag that the part must be of."""
     if_none_match: _Condition = Field(None, alias="If-None-Match")
     """Tags that the client has."""
+    accept_encoding: _Condition = Field(None, alias="Accept-Encoding")
+    """With `gzip` in it, the answer may be compressed."""
 
 
-_CREATE: dict[str, Any] = {"requestBody": responses.form({"file": responses.BINARY}, FileFields)}
-_INDEX: dict[str, Any] = {"parameters": reading.described(FilesQuery)}
-_BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": responses.BINARY}}}
+_BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": BINARY}}}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", **_BYTES},
     302: {"description": "It is to be had there, where the operator has set `presigned_downloads`."},
@@ -66,16 +69,15 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client has it."},
     416: {"description": "No byte of the file is in the range."},
 }
-_RANGE: dict[str, Any] = {"parameters": reading.described(ContentHeaders, where="header")}
 
-router = APIRouter(prefix="/v1/files", tags=["files"])
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=Route)
 
 
-@router.post("", response_model=File, responses=responses.LIMITED, openapi_extra=_CREATE)
-async def create(request: Request, deps: Deps, caller: Caller) -> Response:
+@router.post("", response_model=File)
+async def create(deps: Deps, caller: Caller, form: FileForm) -> Response:
     """Upload a file."""
     with deps.booking(caller.project) as booking:
-        record = await upload.receive(request, deps, caller.project, booking)
+        record = await upload.receive(form, deps, caller.project, booking)
         # Where the log does not answer, the record may have landed; so the bytes stay, and no file lacks its
         # content.
         offset = await deps.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
@@ -83,27 +85,26 @@ async def create(request: Request, deps: Deps, caller: Caller) -> Response:
     return json(record.file.model_dump_json().encode())
 
 
-@router.get("", response_model=responses.FilePage, openapi_extra=_INDEX)
-async def index(request: Request, deps: Deps, caller: Caller) -> Response:
+@router.get("", response_model=responses.FilePage)
+async def index(deps: Deps, caller: Caller, query: Annotated[FilesQuery, Depends(Query(FilesQuery))]) -> Response:
     """List files."""
-    asked = reading.query(FilesQuery, request.query_params.multi_items())
-    page = asked.page
+    page = query.page
     try:
-        rows = deps.view.files(caller.project, page, asked.purpose)
+        rows = deps.view.files(caller.project, page, query.purpose)
     except UnknownCursor as error:
         raise errors.unknown_cursor(page.after or "") from error
     return json(paging.write(page, rows))
 
 
 @router.get("/{file_id}", response_model=File)
-async def retrieve(file_id: FileId, deps: Deps, caller: Caller) -> Response:
+async def retrieve(deps: Deps, caller: Caller, file_id: FileId) -> Response:
     """Get a file object."""
     record = await lookup.file(deps.view, caller.project, file_id)
     return json(record.file.model_dump_json().encode())
 
 
 @router.delete("/{file_id}", response_model=responses.DeletedFile)
-async def delete(file_id: FileId, request: Request, deps: Deps, caller: Caller) -> Response:
+async def delete(request: Request, deps: Deps, caller: Caller, file_id: FileId) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = await lookup.file(deps.view, caller.project, file_id)
     await deps.trail.tell(request, caller, Action.FILE_DELETE, file_id)
@@ -111,10 +112,14 @@ async def delete(file_id: FileId, request: Request, deps: Deps, caller: Caller) 
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 
 
-@router.get("/{file_id}/content", response_model=None, responses=_CONTENT, openapi_extra=_RANGE)
-async def content(file_id: FileId, request: Request, deps: Deps, caller: Caller) -> Response:
+@router.get("/{file_id}/content", response_model=None, response_class=StreamingResponse, responses=_CONTENT)
+async def content(
+    deps: Deps,
+    caller: Caller,
+    file_id: FileId,
+    wanted: Annotated[ContentHeaders, Depends(Headers(ContentHeaders))],
+) -> Response:
     """Download a file, or a part of it."""
-    asked = reading.headers(ContentHeaders, request.headers)
     record = await lookup.file(deps.view, caller.project, file_id)
     size = record.file.bytes
     etag = f'"{record.sha256}"'
@@ -122,18 +127,18 @@ async def content(file_id: FileId, request: Request, deps: Deps, caller: Caller)
         "etag": etag,
         "accept-ranges": "bytes",
         "vary": "accept-encoding",
-        "content-disposition": byte_range.disposition(record.file.filename),
+        "content-disposition": download.disposition(record.file.filename),
     }
-    if byte_range.matches(asked.if_none_match, etag):
+    if download.matches(wanted.if_none_match, etag):
         return Response(status_code=304, headers=headers)
     if deps.settings.presigned_downloads and (link := await _link(deps, record)) is not None:
         return Response(status_code=302, headers={"location": link})
-    part = _part(asked, etag, size)
-    chunks = await _begun(deps, record, part or byte_range.ByteRange(start=0, end=size))
-    if part is None and size >= GZIP_BYTES_MIN and compression.is_wanted(request.headers.get("accept-encoding")):
+    part = _part(wanted, etag, size)
+    chunks = await _begun(deps, record, part or download.ByteRange(start=0, end=size))
+    if part is None and size >= GZIP_BYTES_MIN and download.takes_gzip(wanted.accept_encoding):
         # The same content in other bytes: a weak tag, with which no range can be asked for.
         headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
-        chunks = compression.compressed(chunks)
+        chunks = download.gzipped(chunks)
     else:
         headers["content-length"] = str(part.size if part else size)
     if part:
@@ -143,18 +148,18 @@ async def content(file_id: FileId, request: Request, deps: Deps, caller: Caller)
     )
 
 
-def _part(asked: ContentHeaders, etag: str, size: int) -> byte_range.ByteRange | None:
-    if asked.if_range is not None and asked.if_range.strip() != etag:
+def _part(wanted: ContentHeaders, etag: str, size: int) -> download.ByteRange | None:
+    if wanted.if_range is not None and wanted.if_range.strip() != etag:
         return None
     try:
-        return byte_range.parse(asked.range, size)
-    except byte_range.Unsatisfiable as error:
+        return download.parse(wanted.range, size)
+    except download.Unsatisfiable as error:
         raise errors.unsatisfiable(size) from error
 
 
 async def _link(deps: Dependencies, record: FileRecord) -> str | None:
     """Where the store itself serves the file; None where it does not."""
-    link = await from_store(deps.store.link(record.key, byte_range.disposition(record.file.filename)))
+    link = await from_store(deps.store.link(record.key, download.disposition(record.file.filename)))
     if link is not None:
         try:
             await from_store(deps.store.size(record.key))
@@ -164,7 +169,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
     return link
 
 
-async def _begun(deps: Dependencies, record: FileRecord, part: byte_range.ByteRange) -> AsyncIterator[bytes]:
+async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRange) -> AsyncIterator[bytes]:
     """The bytes, the first of them already read: what fails before them can still be answered with an error."""
     chunks = chunks_from_store(deps.store.read(record.key, part.start, part.end))
     try:

@@ -3,15 +3,17 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.batches import report
 from tidemill.api.dependencies import Caller, Dependencies, Deps, from_store
+from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
+from tidemill.api.requests.parts import Query
 from tidemill.api.view import lookup
 from tidemill.api.view.result_lines import Found, Source, bounded
 from tidemill.schemas import ids
@@ -27,7 +29,7 @@ ERRORS_PAGE: Final = 1_000
 TRIES_MAX: Final = 3
 """Parts are read anew this often where the batch ended while they were."""
 
-router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"])
+router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"], route_class=Route)
 
 
 class ResultLine(BaseModel):
@@ -47,7 +49,7 @@ class ResultPage(BaseModel):
     next_after: int | None
 
 
-class ResultsQuery(reading.Query):
+class ResultsQuery(reading.Parameters):
     """Which lines are wanted."""
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
@@ -58,30 +60,31 @@ class ResultsQuery(reading.Query):
     """Only those lines."""
 
 
-@router.get("/results", response_model=ResultPage, openapi_extra={"parameters": reading.described(ResultsQuery)})
-async def results(batch_id: BatchId, request: Request, deps: Deps, caller: Caller) -> Response:
+@router.get("/results", response_model=ResultPage)
+async def results(
+    deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[ResultsQuery, Depends(Query(ResultsQuery))]
+) -> Response:
     """Page through the finished lines, also while the batch runs; lines appear some seconds after they end."""
-    asked = reading.query(ResultsQuery, request.query_params.multi_items())
     batch = await _batch(deps, caller.project, batch_id)
-    found = await _page(deps, caller.project, batch, after=asked.after, limit=asked.limit + 1, status=asked.status)
-    shown = bounded(found[: asked.limit])
+    found = await _page(deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status)
+    shown = bounded(found[: query.limit])
     return StreamingResponse(_written(deps, shown, len(found) > len(shown)), media_type="application/json")
 
 
 @router.get("/receipt", response_model=report.ReceiptReport)
-async def receipt(batch_id: BatchId, deps: Deps, caller: Caller) -> report.ReceiptReport:
+async def receipt(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
     """The reconciliation of the batch: lines in, lines out, errors, and the SHA-256 of each file."""
     return report.receipt(await _batch(deps, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
-async def timeline(batch_id: BatchId, deps: Deps, caller: Caller) -> report.Timeline:
+async def timeline(deps: Deps, caller: Caller, batch_id: BatchId) -> report.Timeline:
     """What happened to the batch, and when."""
     return report.timeline(await _batch(deps, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
-async def grouped_errors(batch_id: BatchId, deps: Deps, caller: Caller) -> report.ErrorReport:
+async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ErrorReport:
     """The failed lines by code, with samples; of a batch that failed, the faults of its input."""
     batch = await _batch(deps, caller.project, batch_id)
     if batch.status is Status.FAILED:

@@ -1,12 +1,14 @@
 """The routes of uploads in parts."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from tidemill.api import errors, responses
-from tidemill.api.dependencies import Caller, Dependencies, Deps, body, json
-from tidemill.api.requests import bodies, reading
+from tidemill.api import errors
+from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, json
+from tidemill.api.openapi import Route
+from tidemill.api.requests.bodies import Completion, NewUpload
 from tidemill.api.requests.fields import UploadId
 from tidemill.api.uploads import assembly, part
 from tidemill.api.view import lookup
@@ -17,39 +19,31 @@ from tidemill.schemas.log.messages import PartRecord, UploadRecord
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.upload import LIFE_SECONDS, Upload, UploadPart
 
-_PART = {"requestBody": responses.form({part.FIELD: responses.BINARY})}
-
-router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
 
 
-@router.post(
-    "",
-    response_model=Upload,
-    responses=responses.LIMITED,
-    openapi_extra={"requestBody": responses.body(bodies.NewUpload)},
-)
-async def create(request: Request, deps: Deps, caller: Caller) -> Response:
+@router.post("", response_model=Upload)
+async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(JsonBody(NewUpload))]) -> Response:
     """Begin an upload; it takes parts for an hour."""
-    asked = reading.body(bodies.NewUpload, await body(request), deps.settings)
     with deps.booking(caller.project) as booking:
         # The bytes have room once it is there: parts take it one by one.
-        booking.bytes(asked.bytes)
+        booking.bytes(body.bytes)
         booking.upload()
         now = int(deps.clock())
         upload = Upload(
             id=ids.new_upload_id(),
-            bytes=asked.bytes,
+            bytes=body.bytes,
             created_at=now,
             expires_at=now + LIFE_SECONDS,
-            filename=asked.filename,
-            purpose=asked.purpose,
+            filename=body.filename,
+            purpose=body.purpose,
         )
-        record = UploadRecord(project=caller.project, upload=upload, life_seconds=asked.life_seconds)
+        record = UploadRecord(project=caller.project, upload=upload, life_seconds=body.life_seconds)
         return await _put(deps, record)
 
 
-@router.post("/{upload_id}/parts", response_model=UploadPart, responses=responses.LIMITED, openapi_extra=_PART)
-async def add(upload_id: UploadId, request: Request, deps: Deps, caller: Caller) -> Response:
+@router.post("/{upload_id}/parts", response_model=UploadPart)
+async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartForm) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
     record = _pending(await lookup.upload(deps.view, caller.project, upload_id))
     count, size = deps.view.pieces.arrived(upload_id)
@@ -59,27 +53,24 @@ async def add(upload_id: UploadId, request: Request, deps: Deps, caller: Caller)
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
     with deps.booking(caller.project) as booking:
-        taken = await part.receive(request, deps, upload_id, booking)
+        taken = await part.receive(form, deps, upload_id, booking)
         _pending(await lookup.upload(deps.view, caller.project, upload_id))
         await deps.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
         deps.view.pieces.put(taken)
     return json(taken.part.model_dump_json().encode())
 
 
-@router.post(
-    "/{upload_id}/complete",
-    response_model=Upload,
-    openapi_extra={"requestBody": responses.body(bodies.Completion)},
-)
-async def complete(upload_id: UploadId, request: Request, deps: Deps, caller: Caller) -> Response:
+@router.post("/{upload_id}/complete", response_model=Upload)
+async def complete(
+    deps: Deps, caller: Caller, upload_id: UploadId, body: Annotated[Completion, Depends(JsonBody(Completion))]
+) -> Response:
     """Put the parts together in the order given; the same once more is answered the same."""
-    asked = reading.body(bodies.Completion, await body(request), deps.settings)
-    part_ids = tuple(asked.part_ids)
+    part_ids = tuple(body.part_ids)
     record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "completed" and record.part_ids == part_ids:
         return _shown(record)
     parts = await _parts(deps, _pending(record), part_ids)
-    made = await assembly.assemble(deps, record, parts, asked.md5)
+    made = await assembly.assemble(deps, record, parts, body.md5)
     current = await lookup.upload(deps.view, caller.project, upload_id)
     if current.upload.status == "completed" and current.part_ids == part_ids:
         return _shown(current)
@@ -90,8 +81,8 @@ async def complete(upload_id: UploadId, request: Request, deps: Deps, caller: Ca
     return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
 
 
-@router.post("/{upload_id}/cancel", response_model=Upload)
-async def cancel(upload_id: UploadId, request: Request, deps: Deps, caller: Caller) -> Response:
+@router.post("/{upload_id}/cancel", response_model=Upload, responses={400: {"description": "The upload is over."}})
+async def cancel(request: Request, deps: Deps, caller: Caller, upload_id: UploadId) -> Response:
     """Give an upload up; a body is not read."""
     record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "cancelled":

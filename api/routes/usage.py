@@ -6,15 +6,17 @@ import binascii
 from typing import Annotated, Final, Literal
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.access.auth import Principal
 from tidemill.api.dependencies import Caller, Deps, json
+from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, paging, reading
 from tidemill.api.requests.paging import Page, Row
-from tidemill.api.view.ledger import DIMENSIONS, Query, Sum
+from tidemill.api.requests.parts import Query
+from tidemill.api.view.ledger import DIMENSIONS, LedgerQuery, Sum
 from tidemill.schemas.resources.access import Role
 
 LIMIT_DEFAULT: Final = 100
@@ -27,7 +29,7 @@ PROJECT_CHARS_MAX: Final = 64
 DEFAULT_SECONDS: Final = 30 * 86_400
 """How far back a query looks that does not say."""
 
-router = APIRouter(prefix="/v1/usage", tags=["usage"])
+router = APIRouter(prefix="/v1/usage", tags=["usage"], route_class=Route)
 
 
 class CostSum(BaseModel):
@@ -88,7 +90,7 @@ def _known(text: str) -> str:
     return text
 
 
-class UsageQuery(reading.Query):
+class UsageQuery(reading.Parameters):
     """Which sums are wanted."""
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
@@ -107,21 +109,20 @@ class UsageQuery(reading.Query):
     """Another project, or * for all; for a key with the role admin."""
 
 
-@router.get("", response_model=UsagePage, openapi_extra={"parameters": reading.described(UsageQuery)})
-async def index(request: Request, deps: Deps, caller: Caller) -> Response:
+@router.get("", response_model=UsagePage)
+async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends(Query(UsageQuery))]) -> Response:
     """Sum what batches have used that are over: tokens, lines that succeeded, and their cost."""
-    asked = reading.query(UsageQuery, request.query_params.multi_items())
-    by = _by(asked.group_by)
-    start = int(deps.clock()) - DEFAULT_SECONDS if asked.start_time is None else asked.start_time
-    wanted = Query(
-        project=_project(asked.project, caller),
+    by = _by(query.group_by)
+    start = int(deps.clock()) - DEFAULT_SECONDS if query.start_time is None else query.start_time
+    wanted = LedgerQuery(
+        project=_project(query.project, caller),
         start=start,
-        end=asked.end_time,
+        end=query.end_time,
         by=by,
-        after=None if asked.after is None else _group(asked.after, by),
-        limit=asked.limit + 1,
+        after=None if query.after is None else _group(query.after, by),
+        limit=query.limit + 1,
     )
-    page = Page(limit=asked.limit, after=asked.after)
+    page = Page(limit=query.limit, after=query.after)
     async with deps.sums.turn(caller.project):
         sums = await asyncio.to_thread(deps.view.ledger.sums, wanted)
     return json(paging.write(page, [_row(found, by) for found in sums]))

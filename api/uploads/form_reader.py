@@ -2,15 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies
+from tidemill.api.requests import reading
+from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
 from tidemill.api.uploads.multipart import Form, MultipartError, PartBegan, PartData
 from tidemill.schemas.resources.error import ApiError
 
@@ -24,6 +27,49 @@ DRAIN_SECONDS_MAX = 60.0
 _LENGTH = re.compile(r"\d{1,18}\Z", re.ASCII)
 
 T_co = TypeVar("T_co", covariant=True)
+F = TypeVar("F", bound=BaseModel)
+BINARY: Final = {"type": "string", "format": "binary"}
+
+
+class FormBody(Part, Generic[F]):
+    """A form with a file in it; the route reads it while it arrives (see `receive`).
+
+    Args:
+        file: The name of the file's field.
+        fields: The other fields.
+    """
+
+    errors: ClassVar[Mapping[int, str]] = {
+        **UNUSABLE,
+        408: "The body did not arrive in time.",
+        413: "The body is too large.",
+    }
+
+    def __init__(self, file: str, fields: type[F]) -> None:
+        self.file = file
+        self._fields = fields
+
+    async def __call__(self, request: Request) -> Request:
+        """The request, of which nothing is read yet."""
+        return request
+
+    def read(self, fields: Mapping[str, str]) -> F:
+        """Read the other fields.
+
+        Raises:
+            ApiError: 400 with the field's name.
+        """
+        return reading.form(self._fields, fields)
+
+    def described(self) -> dict[str, Any]:
+        """The schema of the form."""
+        others = schema_of(self._fields)
+        schema = {
+            "type": "object",
+            "required": [self.file, *others.get("required", ())],
+            "properties": {self.file: BINARY, **others.get("properties", {})},
+        }
+        return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 class Taker(Protocol[T_co]):

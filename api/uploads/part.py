@@ -1,10 +1,14 @@
 """A part of an upload: a form, of which the one field `data` goes to the store while it arrives."""
 
-from fastapi import Request
+from typing import Annotated, Final
+
+from fastapi import Depends, Request
 
 from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies
+from tidemill.api.requests.reading import Parameters
 from tidemill.api.uploads import form_reader
+from tidemill.api.uploads.form_reader import FormBody
 from tidemill.api.uploads.multipart import PartBegan
 from tidemill.api.uploads.sink import Sink
 from tidemill.api.view.quotas import Booking
@@ -13,7 +17,9 @@ from tidemill.schemas.log.messages import PartRecord
 from tidemill.schemas.resources.upload import UploadPart
 
 PART_BYTES_MAX = 64 << 20
-FIELD = "data"
+FORM: Final = FormBody("data", Parameters)
+FIELD: Final = FORM.file
+PartForm = Annotated[Request, Depends(FORM)]
 
 
 async def receive(request: Request, deps: Dependencies, upload_id: str, booking: Booking) -> PartRecord:
@@ -36,7 +42,7 @@ class _Part:
     """What a part has brought so far."""
 
     def __init__(self, deps: Dependencies, upload_id: str, booking: Booking) -> None:
-        self._doors = deps
+        self._deps = deps
         self._booking = booking
         self._upload_id = upload_id
         self._id = ids.new_part_id()
@@ -52,7 +58,7 @@ class _Part:
             return
         if self._sink is not None:
             raise errors.invalid(f"The form has more than one '{FIELD}'.", param=FIELD)
-        self._sink = Sink(self._doors.store, self._key, bytes_max=PART_BYTES_MAX, param=FIELD)
+        self._sink = Sink(self._deps.store, self._key, bytes_max=PART_BYTES_MAX, param=FIELD)
 
     async def data(self, data: bytes) -> None:
         """The field goes on."""
@@ -69,7 +75,7 @@ class _Part:
         self._booking.bytes(self._sink.size)
         stored = await self._sink.commit()
         self._stored = True
-        part = UploadPart(id=self._id, created_at=int(self._doors.clock()), upload_id=self._upload_id)
+        part = UploadPart(id=self._id, created_at=int(self._deps.clock()), upload_id=self._upload_id)
         return PartRecord(part=part, bytes=stored.bytes, key=self._key)
 
     async def discard(self) -> None:

@@ -1,8 +1,8 @@
 """An upload: a form, of which the file goes to the store while it arrives and the other fields are small."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import Request
+from fastapi import Depends, Request
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from tidemill.api import errors
@@ -10,6 +10,7 @@ from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import Expiry, OneOf, Purpose
 from tidemill.api.uploads import form_reader
+from tidemill.api.uploads.form_reader import FormBody
 from tidemill.api.uploads.multipart import MultipartError, PartBegan
 from tidemill.api.uploads.sink import Sink
 from tidemill.api.view.quotas import Booking
@@ -31,7 +32,7 @@ _JSON = {
 }
 
 
-class FileFields(reading.Query):
+class FileFields(reading.Parameters):
     """The fields of an upload beside its file."""
 
     purpose: Purpose
@@ -56,6 +57,10 @@ class FileFields(reading.Query):
         if (self.anchor is None) != (self.seconds is None):
             raise errors.missing(_ANCHOR if self.anchor is None else _SECONDS)
         return self.seconds or (BATCH_FILE_LIFE_SECONDS if self.purpose == BATCH else None)
+
+
+FORM: Final = FormBody("file", FileFields)
+FileForm = Annotated[Request, Depends(FORM)]
 
 
 async def receive(request: Request, deps: Dependencies, project: str, booking: Booking) -> FileRecord:
@@ -85,7 +90,7 @@ class _Upload:
     """What an upload has brought so far."""
 
     def __init__(self, deps: Dependencies, project: str, booking: Booking, declared: int) -> None:
-        self._doors = deps
+        self._deps = deps
         self._booking = booking
         self._declared = declared
         """Bytes that the file has at least, by the request's length."""
@@ -111,7 +116,7 @@ class _Upload:
         if (length := len(self._filename)) > FILENAME_CHARS_MAX:
             raise errors.too_long("file", FILENAME_CHARS_MAX, length)
         self._sink = Sink(
-            self._doors.store, self._key, bytes_max=self._doors.settings.upload_bytes_max, param="file"
+            self._deps.store, self._key, bytes_max=self._deps.settings.upload_bytes_max, param="file"
         )
 
     async def data(self, data: bytes) -> None:
@@ -146,7 +151,7 @@ class _Upload:
         self._booking.bytes(self._sink.size)
         stored = await self._sink.commit()
         self._stored = True
-        created_at = int(self._doors.clock())
+        created_at = int(self._deps.clock())
         file = File(
             id=self._id,
             bytes=stored.bytes,
@@ -165,7 +170,7 @@ class _Upload:
             await self._sink.discard()
 
     def _checked(self) -> FileFields:
-        return reading.form(FileFields, self._fields)
+        return FORM.read(self._fields)
 
     def _check_opening(self, sink: Sink) -> None:
         purpose = self._fields.get("purpose")

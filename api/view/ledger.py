@@ -12,7 +12,7 @@ ALL_PROJECTS = "*"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query:
+class LedgerQuery:
     """Which entries are summed, and how."""
 
     project: str
@@ -51,7 +51,7 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def sums(self, query: Query) -> list[Sum]:
+    def sums(self, query: LedgerQuery) -> list[Sum]:
         """Up to `query.limit` groups, in order: for a thread, since a million batches take 1.6 s."""
         columns = [DIMENSIONS[name] for name in query.by]
         where = "ended_at >= ? AND ended_at < ?"

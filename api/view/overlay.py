@@ -5,7 +5,13 @@ the one that was on its way while a cancel was asked for, or one that is read on
 the furthest state seen, and its counts as the highest.
 """
 
-from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, RequestCounts, Status
+import re
+from typing import Final
+
+from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Progress, RequestCounts, Status
+
+# A quote within a string is escaped in JSON, so this is found where it is a field; no field of it is an object.
+_PROGRESS: Final = re.compile(rb'"progress":(\{"percent":[^{}]*\})')
 
 FAULTS_LISTED_MAX = 3
 """Entries of `errors.data` of a batch in a list, of the up to 1,000 that the batch has."""
@@ -76,3 +82,20 @@ def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:
         completed=max(left.completed, right.completed),
         failed=max(left.failed, right.failed),
     )
+
+
+def current(body: bytes, now: float) -> bytes:
+    """A batch as JSON, with the progress that holds at a time.
+
+    A rate, an ETA and a slack are shown only while what they rest on is true, however old the record is.
+
+    Args:
+        body: As the view keeps it.
+        now: Unix seconds.
+    """
+    if (found := _PROGRESS.search(body)) is None:
+        return body
+    told = Progress.model_validate_json(found[1])
+    if (seen := told.at(now)) is told:
+        return body
+    return b"%b%b%b" % (body[: found.start(1)], seen.model_dump_json().encode(), body[found.end(1) :])

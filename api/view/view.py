@@ -5,22 +5,21 @@ on where it stopped. What this process has written to the log itself is put into
 and the column `place`, the offset a file's row stems from, keep an older record from undoing it.
 """
 
+import asyncio
 import itertools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from tidemill.api.requests import paging
 from tidemill.api.requests.filters import ALL, Filter
 from tidemill.api.requests.paging import Page, Row
-from tidemill.api.view import estimates, overlay
+from tidemill.api.view import overlay
 from tidemill.api.view.audit import Audit
-from tidemill.api.view.change_event import ChangeEvent
-from tidemill.api.view.claims import Claims
-from tidemill.api.view.erasures import Erasures
+from tidemill.api.view.batch_tables import Claims, Erasures, Links
 from tidemill.api.view.keyring import Keyring
 from tidemill.api.view.ledger import Ledger
-from tidemill.api.view.links import Links
 from tidemill.api.view.orphans import Orphans
 from tidemill.api.view.pending_uploads import PendingUploads
 from tidemill.api.view.quotas import Quotas
@@ -39,8 +38,32 @@ _IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NO
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 Record = tuple[str, bytes | None, int]
 """Key, value, offset."""
+
+
+class ChangeEvent:
+    """Wakes those who wait, each time there is something new."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def tell(self) -> None:
+        """There is something new."""
+        told, self._next = self._next, asyncio.Event()
+        told.set()
+
+    async def until(self, look: Callable[[], T | None], *, seconds_max: float) -> T | None:
+        """What `look` finds, at once or after some news; None where that takes longer than `seconds_max`."""
+        try:
+            async with asyncio.timeout(seconds_max):
+                while (found := look()) is None:
+                    await self._next.wait()
+        except TimeoutError:
+            return look()
+        return found
 
 
 class UnknownCursor(Exception):
@@ -265,7 +288,7 @@ class View:
         self._database.close()
 
     def _shown(self, batch_id: str, body: bytes) -> bytes:
-        return estimates.current(self.links.shown(batch_id, body), self._clock())
+        return overlay.current(self.links.shown(batch_id, body), self._clock())
 
     def _fold_batch(self, key: str, value: bytes | None, offset: int) -> None:
         del offset
@@ -358,29 +381,6 @@ _TABLES = {
     topics.AUDIT.name: ("audit",),
 }
 """What each topic is folded into."""
-
-
-class Feed:
-    """One topic on its way into the view: gathers the records of a run and folds them at once."""
-
-    def __init__(self, view: View, topic: str) -> None:
-        self.topic = topic
-        self._view = view
-        self._records: list[Record] = []
-
-    def apply(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the run."""
-        self._records.append((key, value, offset))
-
-    def applied(self) -> None:
-        """The run is over."""
-        records, self._records = self._records, []
-        self._view.fold(self.topic, records)
-
-    def resume(self, cluster: str, end: int) -> int:
-        """Begin anew, at the offset that is returned."""
-        self._records.clear()
-        return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
 
 
 def _bytes(value: object) -> bytes:

@@ -24,6 +24,8 @@ NOW = 1_800_000_000
 PROJECTS = {"key-of-p": "p", "key-of-q": "q"}
 ADMIN = "key-of-admin"
 """As the key of the settings: an operator's."""
+READER = "key-of-reader"
+"""Reads the project `p`."""
 
 
 class ListLog:
@@ -83,6 +85,7 @@ async def open_dependencies(
         access.digest(key): Principal(project=project, role=Role.WRITE, key_id=key)
         for key, project in PROJECTS.items()
     }
+    fixed[access.digest(READER)] = Principal(project="p", role=Role.READ, key_id=READER)
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
     yield Dependencies(
         settings=settings or Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,

@@ -90,7 +90,7 @@ class Seen:
         """Its record and its files are gone, and nothing has brought it back."""
         records = [record for record in self._world.log.records[Place(BATCHES, 0)] if record.key == batch_id]
         told = [record.value is not None for record in records]
-        # What a process that had lost the batch says of it later is not shown (`api/view/erasures.py`).
+        # What a process that had lost the batch says of it later is not shown (`api/view/batch_tables.py`).
         assert self._world.cuts or told == sorted(told, reverse=True), "a deleted batch was published again"
         assert False in told
         shown = self.shown(batch_id)[-1]

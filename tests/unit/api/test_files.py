@@ -10,8 +10,8 @@ from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
-from tidemill.api.http import compression
-from tidemill.api.http.compression import GZIP_BYTES_MIN
+from tidemill.api.http import download
+from tidemill.api.http.download import GZIP_BYTES_MIN
 from tidemill.api.view.orphans import STRAY_SECONDS_MIN
 from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
 from tidemill.schemas import ids
@@ -81,7 +81,7 @@ async def content():
 )  # fmt: skip
 def test_who_asks_for_gzip(header, expected):
     """As HTTP has it."""
-    assert compression.is_wanted(header) is expected
+    assert download.takes_gzip(header) is expected
 
 
 async def test_a_large_file_is_compressed_where_asked(client):
@@ -125,7 +125,7 @@ async def test_compression_holds_one_chunk():
 
     unpack = zlib.decompressobj(31)
     size = 0
-    async for packed in compression.compressed(chunks()):
+    async for packed in download.gzipped(chunks()):
         size += len(unpack.decompress(packed))
         assert size >= (asked - 2) << 20
     assert size == 100 << 20

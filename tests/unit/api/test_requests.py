@@ -12,17 +12,16 @@ from pydantic import Field
 from tidemill.api.requests import reading
 from tidemill.api.requests.bodies import Completion, NewBatch, NewUpload
 from tidemill.api.requests.filters import BatchesQuery
-from tidemill.api.routes.admin import KeyWish
-from tidemill.api.routes.estimate import EstimateWish
+from tidemill.api.routes.batches import EstimateRequest
 from tidemill.api.routes.files import ContentHeaders, FilesQuery
-from tidemill.api.routes.replay import ReplayWish
-from tidemill.api.routes.rerun import RerunWish
+from tidemill.api.routes.keys import KeyRequest
+from tidemill.api.routes.reruns import ReplayRequest, RerunRequest
 from tidemill.api.routes.results import ResultsQuery
 from tidemill.api.routes.usage import UsageQuery
 from tidemill.configuration.settings import Settings
 from tidemill.schemas.resources.error import ApiError
 
-BODIES = (NewBatch, NewUpload, Completion, KeyWish, EstimateWish, ReplayWish, RerunWish)
+BODIES = (NewBatch, NewUpload, Completion, KeyRequest, EstimateRequest, ReplayRequest, RerunRequest)
 QUERIES = (BatchesQuery, FilesQuery, ResultsQuery, UsageQuery)
 SETTINGS = Settings()
 NAMES = sorted(
@@ -79,7 +78,7 @@ def test_any_object(model, fields):
 def test_any_bytes(model, content):
     """Are no JSON, or no object, or one that lacks fields; a rerun needs none."""
     found = fault(reading.body, model, content, SETTINGS)
-    assert (model is RerunWish and not content) if found is None else is_told(found)
+    assert (model is RerunRequest and not content) if found is None else is_told(found)
 
 
 @given(

@@ -8,10 +8,10 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.dependencies import NOW, open_dependencies
+from support.dependencies import NOW, READER, open_dependencies
 
 from tidemill.api.app import create_app
-from tidemill.api.reruns.recast import recast
+from tidemill.api.reruns.input_file import recast
 from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
@@ -78,6 +78,14 @@ async def client(deps):
 async def old(deps, client):
     """A batch that is over, with its input and its error file."""
     return await ended(deps, client, FATES)
+
+
+async def test_a_key_that_reads_may_plan_a_rerun(client, old):
+    """But not run it."""
+    reading = {"authorization": f"Bearer {READER}"}
+    plan, refused = [await rerun(client, old, reading, dry_run=dry) for dry in (True, False)]
+    assert (plan.status_code, plan.json()["object"]) == (200, "rerun.plan")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "insufficient_permissions")
 
 
 async def ended(deps, client, fates, **extras):

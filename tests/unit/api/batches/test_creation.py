@@ -5,8 +5,9 @@ import pytest
 from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
-from tidemill.api.batches.creation import Repetition, repetition
-from tidemill.api.view.claims import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
+from tidemill.api.batches.creation import Repetition
+from tidemill.api.requests import reading
+from tidemill.api.view.batch_tables import CLAIM_SECONDS_MAX, REPEAT_SECONDS_MAX, Claims
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
@@ -118,20 +119,21 @@ def test_claims_are_kept_as_long_as_the_log_keeps_them(claims, time):
     ("headers", "expected"),
     [
         ({}, Repetition()), ({"x-stainless-retry-count": "0"}, Repetition()),
-        ({"x-stainless-retry-count": "2"}, Repetition(is_retry=True)),
+        ({"x-stainless-retry-count": "2"}, Repetition(retries="2")),
         ({"idempotency-key": "a b~"}, Repetition(key="a b~")),
     ],
 )  # fmt: skip
 def test_what_headers_say(headers, expected):
     """A key, a retry, or neither."""
-    assert repetition(headers) == expected
+    found = reading.headers(Repetition, headers)
+    assert (found.key, found.is_retry) == (expected.key, expected.is_retry)
 
 
 @pytest.mark.parametrize("key", ["", "ä", "a\tb", "a\n", "k" * 256])
 def test_keys_that_cannot_be_used(key):
     """A 400 each."""
     with pytest.raises(ApiError) as caught:
-        repetition({"idempotency-key": key})
+        reading.headers(Repetition, {"idempotency-key": key})
     assert (caught.value.status, caught.value.body.param) == (400, "Idempotency-Key")
 
 

@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.trust import VERIFIER
 
+from tidemill.api.app import Feed
 from tidemill.api.requests.filters import Filter
 from tidemill.api.requests.paging import Page
 from tidemill.api.view.sqlite import Database, StateUnavailable
-from tidemill.api.view.view import DELETED_SECONDS_MAX, Feed, Origin, UnknownCursor, View
+from tidemill.api.view.view import DELETED_SECONDS_MAX, Origin, UnknownCursor, View
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.resources.batch import Batch, Extras, Progress, Status

@@ -1,20 +1,26 @@
-"""The routes of keys: an admin's reach the keys of its project, an operator's those of all."""
+"""The routes of API keys and of producers' tokens.
+
+An admin reaches the keys of its project, an operator those of all. Tokens: see `schemas/log/producer_token.py`.
+"""
 
 import logging
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidemill.api import errors, responses
+from tidemill.api import errors
 from tidemill.api.access.auth import Principal
-from tidemill.api.dependencies import AdminCaller, Dependencies, Deps, body, json
+from tidemill.api.dependencies import AdminCaller, Caller, Dependencies, Deps, JsonBody, json
+from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
-from tidemill.api.requests.fields import KeyId, OneOf, Project
+from tidemill.api.requests.fields import KeyId, OneOf, Project, Stream
 from tidemill.api.requests.paging import PageQuery
+from tidemill.api.requests.parts import Query
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.schemas.log import topics
+from tidemill.schemas.log import producer_token, topics
 from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.log.producer_token import LIFE_SECONDS_DEFAULT
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import ApiKey, Role
 from tidemill.schemas.resources.audit import Action
@@ -27,10 +33,10 @@ LIFE_SECONDS_MAX: Final = 10 * 366 * 86_400
 
 _log = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/v1/admin/keys", tags=["admin"])
+router = APIRouter(route_class=Route)
 
 
-class KeyWish(reading.Body):
+class KeyRequest(reading.Body):
     """What a key is made of; a misspelt `expires_in_seconds` would make a key that lives for good."""
 
     model_config = ConfigDict(extra="forbid")
@@ -78,28 +84,52 @@ class Revoked(BaseModel):
     deleted: Literal[True] = True
 
 
-_BODY: Final = {"requestBody": responses.body(KeyWish)}
-_INDEX: Final = {"parameters": reading.described(KeysQuery)}
+class TokenRequest(reading.Body):
+    """What a token is made of."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stream: Stream
+    """The stream that its holder may produce to: printable characters."""
+    expires_in_seconds: Annotated[
+        int, Field(ge=producer_token.LIFE_SECONDS_MIN, le=producer_token.LIFE_SECONDS_MAX)
+    ] = LIFE_SECONDS_DEFAULT
+    """How long it is good, and never longer than its key. What the log gets in that time is taken, however late it
+    is read."""
 
 
-@router.post("", response_model=NewKey, openapi_extra=_BODY)
-async def create(request: Request, deps: Deps, caller: AdminCaller) -> Response:
+class NewToken(BaseModel):
+    """A token, in the only answer that has it."""
+
+    object: Literal["producer_token"] = "producer_token"
+    token: str
+    stream: str
+    project: str
+    key: str
+    """Id of the API key that it was made with, and ends with."""
+    created_at: int
+    expires_at: int
+
+
+@router.post("/v1/admin/keys", response_model=NewKey, tags=["admin"])
+async def create(
+    request: Request, deps: Deps, caller: AdminCaller, body: Annotated[KeyRequest, Depends(JsonBody(KeyRequest))]
+) -> Response:
     """Make a key. Its secret is in this answer and nowhere else; it opens every api process within seconds."""
-    wish = reading.body(KeyWish, await body(request), deps.settings)
-    role = Role(wish.role)
-    if wish.project not in {None, caller.project} and not caller.is_operator:
+    role = Role(body.role)
+    if body.project not in {None, caller.project} and not caller.is_operator:
         raise errors.forbidden(caller.role, Role.OPERATOR)
     if not caller.role.covers(role):
         raise errors.forbidden(caller.role, role)
-    project, now, secret = wish.project or caller.project, int(deps.clock()), access.new_secret()
+    project, now, secret = body.project or caller.project, int(deps.clock()), access.new_secret()
     key = ApiKey(
         id=access.new_key_id(),
-        name=wish.name,
+        name=body.name,
         project=project,
         role=role,
         hint=access.hint(secret),
         created_at=now,
-        expires_at=None if wish.expires_in_seconds is None else now + wish.expires_in_seconds,
+        expires_at=None if body.expires_in_seconds is None else now + body.expires_in_seconds,
     )
     about = {"name": key.name, "role": key.role, "project": project}
     with deps.booking(project) as booking:
@@ -110,12 +140,13 @@ async def create(request: Request, deps: Deps, caller: AdminCaller) -> Response:
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
 
 
-@router.get("", response_model=KeyPage, openapi_extra=_INDEX)
-async def index(request: Request, deps: Deps, caller: AdminCaller) -> Response:
+@router.get("/v1/admin/keys", response_model=KeyPage, tags=["admin"])
+async def index(
+    deps: Deps, caller: AdminCaller, query: Annotated[KeysQuery, Depends(Query(KeysQuery))]
+) -> Response:
     """List keys, also those that are revoked: of the project; for an operator of all, or of the one it names."""
-    wanted = reading.query(KeysQuery, request.query_params.multi_items())
-    page = wanted.page
-    project = wanted.project or (None if caller.is_operator else caller.project)
+    page = query.page
+    project = query.project or (None if caller.is_operator else caller.project)
     if project != caller.project and not caller.is_operator:
         raise errors.forbidden(caller.role, Role.OPERATOR)
     rows = deps.view.keyring.rows(project, page.after, page.limit + 1)
@@ -124,14 +155,14 @@ async def index(request: Request, deps: Deps, caller: AdminCaller) -> Response:
     return json(paging.write(page, rows))
 
 
-@router.get("/{key_id}", response_model=ApiKey)
-async def retrieve(key_id: KeyId, deps: Deps, caller: AdminCaller) -> Response:
+@router.get("/v1/admin/keys/{key_id}", response_model=ApiKey, tags=["admin"])
+async def retrieve(deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
     """Get a key, without its secret."""
     return json(_known(deps, key_id, caller).key.model_dump_json().encode())
 
 
-@router.delete("/{key_id}", response_model=Revoked)
-async def revoke(key_id: KeyId, request: Request, deps: Deps, caller: AdminCaller) -> Response:
+@router.delete("/v1/admin/keys/{key_id}", response_model=Revoked, tags=["admin"])
+async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
     """Revoke a key: within seconds it opens no api process any more. Doing it again changes nothing."""
     record = _known(deps, key_id, caller)
     if not caller.role.covers(record.key.role):
@@ -143,6 +174,25 @@ async def revoke(key_id: KeyId, request: Request, deps: Deps, caller: AdminCalle
         await _publish(deps, record.model_copy(update={"key": key}))
         _log.info("%s was revoked", key.id)
     return json(Revoked(id=record.key.id).model_dump_json().encode())
+
+
+@router.post("/v1/intake/tokens", response_model=NewToken, tags=["intake"])
+async def create_token(
+    request: Request, deps: Deps, caller: Caller, body: Annotated[TokenRequest, Depends(JsonBody(TokenRequest))]
+) -> Response:
+    """Make a token, with which a direct producer's lines get into one stream of this project and nothing else."""
+    now = int(deps.clock())
+    until = now + body.expires_in_seconds
+    if caller.expires_at is not None:
+        # Ingest knows of a key whether it was revoked, and asks no more of it.
+        until = min(until, caller.expires_at)
+    claims = producer_token.Claims(sub=body.stream, project=caller.project, key=caller.key_id, iat=now, exp=until)
+    made = NewToken(
+        token=producer_token.token(deps.signer, claims), stream=claims.sub, project=claims.project,
+        key=claims.key, created_at=claims.iat, expires_at=claims.exp,
+    )  # fmt: skip
+    await deps.trail.tell(request, caller, Action.TOKEN_CREATE, body.stream, expires_at=str(claims.exp))
+    return json(made.model_dump_json().encode())
 
 
 async def sign_again(deps: Dependencies) -> None:

@@ -1,7 +1,9 @@
-"""Lines that were run before become a file of their own, from which a batch is made as from any other."""
+"""Writes the input file of a rerun or a replay: lines that were run before, as they were or for another model."""
 
 from collections.abc import AsyncIterator
 from typing import Final
+
+import msgspec
 
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.uploads.sink import Sink
@@ -12,6 +14,9 @@ from tidemill.schemas.log.part import file_key
 from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
 
 BATCH: Final = "batch"
+
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encoder = msgspec.json.Encoder()
 
 
 async def write(
@@ -66,3 +71,27 @@ def blank(file_id: str, filename: str, now: int) -> File:
         filename=filename,
         purpose=BATCH,
     )
+
+
+def recast(line: bytes, *, model: str | None = None, custom_id: str | None = None) -> bytes:
+    """The line with another model or `custom_id`; None leaves what it has.
+
+    This is the one place of Tidemill where a line is written anew. Only its outer object, and that of its body
+    where the model changes, are taken apart: every other value stays the JSON text that the user wrote, so a
+    number keeps its digits and a string its escapes. What is lost is whitespace between the fields.
+
+    A line that is no such object is returned as it is: it is for ingest to say what is wrong with it.
+    """
+    if model is None and custom_id is None:
+        return line
+    try:
+        fields = _objects.decode(line)
+        if custom_id is not None:
+            fields["custom_id"] = msgspec.Raw(_encoder.encode(custom_id))
+        if model is not None:
+            body = _objects.decode(fields["body"])
+            body["model"] = msgspec.Raw(_encoder.encode(model))
+            fields["body"] = msgspec.Raw(_encoder.encode(body))
+    except (msgspec.MsgspecError, KeyError, UnicodeError):
+        return line
+    return _encoder.encode(fields)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.api.http import byte_range
-from tidemill.api.http.byte_range import ByteRange, Unsatisfiable
+from tidemill.api.http import download
+from tidemill.api.http.download import ByteRange, Unsatisfiable
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from tidemill.api.http.byte_range import ByteRange, Unsatisfiable
 )
 def test_a_range_of_ten_bytes(header, expected):
     """One range is taken; what is malformed or several is passed over, as the standard lets us."""
-    assert byte_range.parse(header, 10) == (ByteRange(start=expected[0], end=expected[1]) if expected else None)
+    assert download.parse(header, 10) == (ByteRange(start=expected[0], end=expected[1]) if expected else None)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_range_of_ten_bytes(header, expected):
 def test_a_range_beyond_the_file(header, size):
     """No byte of the file is in it."""
     with pytest.raises(Unsatisfiable):
-        byte_range.parse(header, size)
+        download.parse(header, size)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 40))
@@ -46,7 +46,7 @@ def test_a_range_is_what_a_slice_is(first, last, size):
     """For all ranges that are well formed."""
     data = bytes(range(size))
     try:
-        part = byte_range.parse(f"bytes={first}-{last}", size)
+        part = download.parse(f"bytes={first}-{last}", size)
     except Unsatisfiable:
         assert first >= size
     else:
@@ -57,7 +57,7 @@ def test_a_range_is_what_a_slice_is(first, last, size):
 @given(st.text(max_size=300))
 def test_a_name_is_harmless_in_a_header(name):
     """Whatever it holds, the header is one line of ASCII with its quotes in pairs."""
-    header = byte_range.disposition(name)
+    header = download.disposition(name)
     assert header.isascii()
     assert header.isprintable()
     assert header.count('"') == 2
@@ -65,16 +65,16 @@ def test_a_name_is_harmless_in_a_header(name):
 
 def test_names():
     """ASCII for old clients, the name itself for others."""
-    assert byte_range.disposition("in.jsonl") == "attachment; filename=\"in.jsonl\"; filename*=UTF-8''in.jsonl"
+    assert download.disposition("in.jsonl") == "attachment; filename=\"in.jsonl\"; filename*=UTF-8''in.jsonl"
     assert (
-        byte_range.disposition('a"b\r\nä.x')
+        download.disposition('a"b\r\nä.x')
         == "attachment; filename=\"a_b___.x\"; filename*=UTF-8''a%22b%0D%0A%C3%A4.x"
     )
 
 
 def test_versions():
     """An etag among several, weak or any."""
-    assert byte_range.matches('"a", W/"b"', '"b"')
-    assert byte_range.matches("*", '"b"')
-    assert not byte_range.matches('"a"', '"b"')
-    assert not byte_range.matches(None, '"b"')
+    assert download.matches('"a", W/"b"', '"b"')
+    assert download.matches("*", '"b"')
+    assert not download.matches('"a"', '"b"')
+    assert not download.matches(None, '"b"')

@@ -1,4 +1,4 @@
-"""The route that runs lines of a batch that is over once more, as a batch of their own.
+"""Creates the batch of a rerun: lines of a batch that is over, run once more.
 
 1. The wanted lines are found in the error file; all of them need no looking.
 2. They are copied from the old input into a new one. Its id follows from the old batch and from what is wanted,
@@ -10,23 +10,20 @@ import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Final, Literal
+from typing import Final
 
-from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from tidemill.api import errors, responses
+from tidemill.api import errors
 from tidemill.api.batches import batch_request, creation, report
 from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Caller, Dependencies, Deps, body, chunks_from_store, from_store, json
-from tidemill.api.requests import reading
-from tidemill.api.requests.fields import BatchId, Expiry, Metadata, Model, Window
-from tidemill.api.reruns import reissue, selection
-from tidemill.api.reruns.recast import recast
+from tidemill.api.dependencies import Dependencies, chunks_from_store, from_store
+from tidemill.api.requests.fields import Expiry, Metadata, Model, Window
+from tidemill.api.requests.reading import Body
+from tidemill.api.reruns import input_file
+from tidemill.api.reruns.input_file import recast
 from tidemill.api.reruns.selection import Kind, Selection
-from tidemill.api.routes import estimate
-from tidemill.api.view import lookup
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import bounded
 from tidemill.schemas import ids
@@ -35,7 +32,6 @@ from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.log.part import file_kind
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Status
 from tidemill.schemas.resources.error import ApiError
 
@@ -44,10 +40,8 @@ LOOK_LINES: Final = 1_000
 GONE: Final = "file_gone"
 """The code of a rerun whose lines are not there any more."""
 
-router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"])
 
-
-class Anew(reading.Body):
+class RerunOptions(Body):
     """What may be other than before, where lines are run once more."""
 
     model: Model | None = None
@@ -59,30 +53,8 @@ class Anew(reading.Body):
     output_expires_after: Expiry | None = None
 
 
-class RerunWish(Anew):
-    """Which lines to run once more, and how."""
-
-    lines: selection.Lines = Kind.UNFINISHED.value
-    dry_run: bool = False
-    """Only say what the new batch would be."""
-
-
-class Plan(estimate.Figures):
-    """What a batch of these lines would be; nothing was made."""
-
-    endpoint: str
-    is_too_large: bool
-    """Whether the lines are more than a batch may have."""
-
-
-class RerunPlan(Plan):
-    """What a rerun would be."""
-
-    object: Literal["rerun.plan"] = "rerun.plan"
-
-
-class Wish(BaseModel):
-    """A rerun as it was asked for."""
+class Rerun(BaseModel):
+    """A rerun: which lines, and how they are run."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -103,26 +75,7 @@ class Wish(BaseModel):
         return ids.derived_file_id(batch.id, f"rerun/{hashlib.sha256(wanted.encode()).hexdigest()}")
 
 
-@router.post(
-    "/rerun",
-    response_model=Batch | RerunPlan,
-    responses={409: {"description": "The batch is not over, or has no such lines any more."}, **responses.LIMITED},
-    openapi_extra={"requestBody": responses.body(RerunWish), **creation.DESCRIBED},
-)
-async def rerun(batch_id: BatchId, request: Request, deps: Deps, caller: Caller) -> Response:
-    """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
-    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
-    repeats = creation.repetition(request.headers)
-    asked = reading.body(RerunWish, await body(request), deps.settings)
-    wish = wished(deps, batch, selection.of(asked.lines), asked)
-    if asked.dry_run:
-        return json((await _planned(deps, caller.project, batch, wish)).model_dump_json().encode())
-    await deps.trail.tell(request, caller, Action.BATCH_RERUN, batch_id)
-    new = await _made(deps, caller.project, batch, wish, repeats)
-    return json(new.model_dump_json().encode())
-
-
-def wished(deps: Dependencies, batch: Batch, wanted: Selection, asked: Anew) -> Wish:
+def rerun_of(deps: Dependencies, batch: Batch, wanted: Selection, options: RerunOptions) -> Rerun:
     """What is asked for; what is not said is as it was.
 
     Raises:
@@ -130,12 +83,12 @@ def wished(deps: Dependencies, batch: Batch, wanted: Selection, asked: Anew) -> 
     """
     windows = deps.settings.windows
     before = batch.completion_window if batch.completion_window in windows else windows[0]
-    return Wish(
+    return Rerun(
         selection=wanted,
-        model=named_model(deps, asked.model, batch.endpoint),
-        window=asked.completion_window or before,
-        metadata=batch.metadata if asked.metadata is None else asked.metadata,
-        output_expires_after=batch_request.expires_after(asked.output_expires_after),
+        model=named_model(deps, options.model, batch.endpoint),
+        window=options.completion_window or before,
+        metadata=batch.metadata if options.metadata is None else options.metadata,
+        output_expires_after=batch_request.expires_after(options.output_expires_after),
     )
 
 
@@ -155,7 +108,9 @@ def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | N
     return model
 
 
-async def _made(deps: Dependencies, project: str, batch: Batch, wish: Wish, repeats: creation.Repetition) -> Batch:
+async def create(
+    deps: Dependencies, project: str, batch: Batch, rerun: Rerun, repeats: creation.Repetition
+) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
@@ -165,24 +120,24 @@ async def _made(deps: Dependencies, project: str, batch: Batch, wish: Wish, repe
     _check_is_over(batch)
     asked = BatchRequest(
         endpoint=batch.endpoint,
-        input_file_id=wish.file_id(batch),
-        completion_window=wish.window,
-        metadata=wish.metadata,
-        output_expires_after=wish.output_expires_after,
+        input_file_id=rerun.file_id(batch),
+        completion_window=rerun.window,
+        metadata=rerun.metadata,
+        output_expires_after=rerun.output_expires_after,
         name=batch.tidemill.name,
         rerun_of=batch.id,
     )
     with deps.booking(project) as booking:
 
         async def source() -> InputRef:
-            record = await _input(deps, project, batch, wish, booking)
+            record = await _input(deps, project, batch, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
         return await creation.create(deps, project, asked, source, repeats)
 
 
-async def _planned(deps: Dependencies, project: str, batch: Batch, wish: Wish) -> RerunPlan:
-    """Say what the batch of a rerun would be, however many lines it has.
+async def estimate(deps: Dependencies, project: str, batch: Batch, rerun: Rerun) -> TokenEstimate:
+    """Estimate the batch of a rerun, however many lines it has.
 
     Raises:
         ApiError: 409, the batch is not over, or the lines are not there; 429, other estimates run.
@@ -191,15 +146,13 @@ async def _planned(deps: Dependencies, project: str, batch: Batch, wish: Wish) -
     found = TokenEstimate(batch.endpoint)
     async with deps.estimates.turn(project):
         old = _old_input(deps, project, batch)
-        chosen = await _chosen(deps, project, batch, old, wish.selection)
-        async for chunk in _lines(deps, old, chosen, wish.model):
-            await asyncio.to_thread(_reckon, found, chunk)
-    shown = estimate.figures(deps, found)
-    too_large = shown.lines > deps.settings.file_lines_max
-    return RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
+        chosen = await _chosen(deps, project, batch, old, rerun.selection)
+        async for chunk in _lines(deps, old, chosen, rerun.model):
+            await asyncio.to_thread(_count, found, chunk)
+    return found
 
 
-def _reckon(found: TokenEstimate, chunk: bytes) -> None:
+def _count(found: TokenEstimate, chunk: bytes) -> None:
     for text in chunk.split(b"\n"):
         if text:
             found.take(text)
@@ -222,14 +175,14 @@ def _old_input(deps: Dependencies, project: str, batch: Batch) -> FileRecord:
     return record
 
 
-async def _input(deps: Dependencies, project: str, batch: Batch, wish: Wish, booking: Booking) -> FileRecord:
+async def _input(deps: Dependencies, project: str, batch: Batch, rerun: Rerun, booking: Booking) -> FileRecord:
     """The input of the new batch, written unless it is there."""
-    old, file_id = _old_input(deps, project, batch), wish.file_id(batch)
+    old, file_id = _old_input(deps, project, batch), rerun.file_id(batch)
     known = old if file_id == old.file.id else deps.view.file(project, file_id)
     if known is not None:
         booking.batch(known.lines or 0)
         return known
-    chosen = await _chosen(deps, project, batch, old, wish.selection)
+    chosen = await _chosen(deps, project, batch, old, rerun.selection)
     count, most = old.lines or 0 if chosen is None else len(chosen), deps.settings.file_lines_max
     if count > most:
         message = (
@@ -238,8 +191,8 @@ async def _input(deps: Dependencies, project: str, batch: Batch, wish: Wish, boo
         )
         raise errors.invalid(message, param="lines", code="too_many_lines")
     booking.batch(count)
-    file = reissue.blank(file_id, f"rerun-of-{batch.id}.jsonl", int(deps.clock()))
-    return await reissue.write(deps, booking, file, project, _lines(deps, old, chosen, wish.model))
+    file = input_file.blank(file_id, f"rerun-of-{batch.id}.jsonl", int(deps.clock()))
+    return await input_file.write(deps, booking, file, project, _lines(deps, old, chosen, rerun.model))
 
 
 async def _chosen(

@@ -1,0 +1,141 @@
+"""Parts of a request as dependencies of a route: each is read through a model and describes itself for OpenAPI."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from tidemill.api.requests import reading
+from tidemill.schemas import bounds
+from tidemill.schemas.resources.error import ApiError
+
+M = TypeVar("M", bound=BaseModel)
+
+ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
+UNUSABLE: Final = {400: "The request cannot be taken as it is; `param` names the field."}
+
+
+class Part:
+    """A dependency that reads a part of a request."""
+
+    errors: ClassVar[Mapping[int, str]] = {}
+    """The statuses that it may answer, and what each means."""
+
+    def described(self) -> dict[str, Any]:
+        """What it adds to an operation of the OpenAPI document."""
+        return {}
+
+
+class Query(Part, Generic[M]):
+    """The query, as a model."""
+
+    errors: ClassVar[Mapping[int, str]] = UNUSABLE
+
+    def __init__(self, model: type[M]) -> None:
+        self._model = model
+
+    async def __call__(self, request: Request) -> M:
+        """Read it.
+
+        Raises:
+            ApiError: 400 with the parameter's name.
+        """
+        return reading.query(self._model, request.query_params.multi_items())
+
+    def described(self) -> dict[str, Any]:
+        """A parameter for each field."""
+        return {"parameters": _parameters(self._model, "query")}
+
+
+class Headers(Part, Generic[M]):
+    """Some headers, as a model."""
+
+    errors: ClassVar[Mapping[int, str]] = UNUSABLE
+
+    def __init__(self, model: type[M]) -> None:
+        self._model = model
+
+    async def __call__(self, request: Request) -> M:
+        """Read them.
+
+        Raises:
+            ApiError: 400 with the header's name.
+        """
+        return reading.headers(self._model, request.headers)
+
+    def described(self) -> dict[str, Any]:
+        """A parameter for each field."""
+        return {"parameters": _parameters(self._model, "header")}
+
+
+class PathId(Part):
+    """An id in the path; one that no object can have is answered like one that no object has.
+
+    Args:
+        name: Its place in the path.
+        absent: Makes the error from the id.
+        bounds: Bounds of its characters, as `pydantic.Field` takes them.
+    """
+
+    errors: ClassVar[Mapping[int, str]] = {404: "The project has no such object."}
+
+    def __init__(self, name: str, absent: Callable[[str], ApiError], **bounds: Any) -> None:
+        self._name = name
+        self._absent = absent
+        self._type = TypeAdapter[str](Annotated[str, Field(**bounds)])
+
+    async def __call__(self, request: Request) -> str:
+        """Read it.
+
+        Raises:
+            ApiError: 404, it can be no id.
+        """
+        found = request.path_params[self._name]
+        try:
+            return self._type.validate_python(found)
+        except ValidationError as error:
+            raise self._absent(found) from error
+
+    def described(self) -> dict[str, Any]:
+        """A parameter."""
+        return {
+            "parameters": [
+                {"name": self._name, "in": "path", "required": True, "schema": self._type.json_schema()},
+            ]
+        }
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model, complete in itself: the models it refers to stand in their places."""
+    schema = copy.deepcopy(model.model_json_schema())
+    named = schema.pop("$defs", {})
+
+    def put(node: Any) -> Any:
+        if isinstance(node, list):
+            return [put(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        if (target := node.get("$ref", "")).startswith("#/$defs/"):
+            return put(named[target.removeprefix("#/$defs/")])
+        return {key: put(each) for key, each in node.items()}
+
+    inlined: dict[str, Any] = put(schema)
+    return inlined
+
+
+def _parameters(model: type[BaseModel], where: str) -> list[dict[str, Any]]:
+    shown = []
+    for name, schema in schema_of(model)["properties"].items():
+        kept = {key: value for key, value in _present(schema).items() if key not in {"title", "description"}}
+        parameter = {"name": name, "in": where, "required": False, "description": schema.get("description", "")}
+        deep = {"style": "deepObject"} if kept.get("type") == "object" else {}
+        shown.append({**parameter, "schema": kept, **deep})
+    return shown
+
+
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without the null that stands for a parameter that is not given."""
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    return choices[0] if len(choices) == 1 else {key: value for key, value in schema.items() if value is not None}

@@ -1,0 +1,202 @@
+"""The routes that run lines once more: those of a batch that is over, or those of a range of the log.
+
+A dry run changes nothing, so it needs no more than a key that reads.
+"""
+
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import AfterValidator, ConfigDict, Field
+
+from tidemill.api import errors
+from tidemill.api.access.auth import Principal
+from tidemill.api.batches.creation import RepetitionHeaders
+from tidemill.api.batches.token_estimate import Figures, figures
+from tidemill.api.dependencies import Dependencies, Deps, JsonBody, ReadingCaller, json, require
+from tidemill.api.openapi import Route
+from tidemill.api.requests import faults
+from tidemill.api.requests.fields import BatchId, Endpoint, Model
+from tidemill.api.requests.reading import Body
+from tidemill.api.reruns import log_range, replay, rerun, selection
+from tidemill.api.reruns.log_range import ALL, LogRange
+from tidemill.api.reruns.rerun import RerunOptions
+from tidemill.api.reruns.selection import Kind
+from tidemill.api.view import lookup
+from tidemill.schemas.resources.access import Role, is_project
+from tidemill.schemas.resources.audit import Action
+from tidemill.schemas.resources.batch import Batch, ReplayRange
+
+PROJECT_CHARS_MAX: Final = 64
+
+router = APIRouter(prefix="/v1", tags=["batches"], route_class=Route)
+
+
+class RerunRequest(RerunOptions):
+    """Which lines to run once more, and how."""
+
+    lines: selection.Lines = Kind.UNFINISHED.value
+    dry_run: bool = False
+    """Only say what the new batch would be."""
+
+
+class Plan(Figures):
+    """What a batch of these lines would be; nothing was made."""
+
+    endpoint: str
+    is_too_large: bool
+    """Whether the lines are more than a batch may have."""
+
+
+class RerunPlan(Plan):
+    """What a rerun would be."""
+
+    object: Literal["rerun.plan"] = "rerun.plan"
+
+
+@router.post(
+    "/batches/{batch_id}/rerun",
+    response_model=Batch | RerunPlan,
+    responses={409: {"description": "The batch is not over, or has no such lines any more."}},
+)
+async def rerun_batch(
+    *,
+    request: Request,
+    deps: Deps,
+    caller: ReadingCaller,
+    batch_id: BatchId,
+    repeats: RepetitionHeaders,
+    body: Annotated[RerunRequest, Depends(JsonBody(RerunRequest))],
+) -> Response:
+    """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
+    if not body.dry_run:
+        require(caller, Role.WRITE)
+    batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
+    new = rerun.rerun_of(deps, batch, selection.of(body.lines), body)
+    if body.dry_run:
+        found = await rerun.estimate(deps, caller.project, batch, new)
+        shown = figures(deps.settings, found)
+        too_large = shown.lines > deps.settings.file_lines_max
+        plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
+        return json(plan.model_dump_json().encode())
+    await deps.trail.tell(request, caller, Action.BATCH_RERUN, batch_id)
+    made = await rerun.create(deps, caller.project, batch, new, repeats)
+    return json(made.model_dump_json().encode())
+
+
+def _edge(text: str) -> str:
+    try:
+        log_range.edge(text)
+    except ValueError as error:
+        raise faults.wrong("invalid_value", f"{error}.") from None
+    return text
+
+
+def _project(project: str) -> str:
+    if project != ALL and not is_project(project):
+        raise faults.wrong("invalid_value", f"it must be the name of a project, or {ALL} for all.")
+    return project
+
+
+_Edge = Annotated[str, Field(max_length=log_range.EDGE_CHARS_MAX), AfterValidator(_edge)]
+
+
+class RangeSource(Body):
+    """Lines of a part of the log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Model
+    """Whose requests."""
+    start: Annotated[_Edge, Field(alias="from")]
+    """A time in ISO 8601, or an offset of each partition; the first that is in it."""
+    end: _Edge | None = Field(None, alias="to")
+    """As `from`, the first that is not in it; by default now."""
+    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_project)] | None = None
+    """Whose lines: an admin may name another project, or `*` for all."""
+    endpoint: Endpoint | None = None
+    """Only the lines that ask for this; needed where the range has several."""
+
+
+class ReplayRequest(RerunOptions):
+    """What is to be run once more."""
+
+    source: RangeSource
+    dry_run: bool = False
+    """Only tell what it would be."""
+
+
+class ReplayPlan(Plan):
+    """What a replay would be."""
+
+    object: Literal["replay.plan"] = "replay.plan"
+    batches: int
+    """Whose lines they are."""
+    lost_lines: int
+    """Large lines whose input file is deleted; not in `lines`; with any of them there is no replay."""
+    skipped_lines: int
+    """Lines of batches or input files that are deleted; not in `lines`, and not run."""
+
+
+@router.post(
+    "/replays",
+    response_model=Batch | ReplayPlan,
+    responses={
+        404: {"description": "There is no such model."},
+        409: {"description": "The lines are not there any more."},
+    },
+)
+async def replay_range(
+    request: Request,
+    deps: Deps,
+    caller: ReadingCaller,
+    repeats: RepetitionHeaders,
+    body: Annotated[ReplayRequest, Depends(JsonBody(ReplayRequest))],
+) -> Response:
+    """Run a part of the log once more; a dry run says how many lines that is, and what they would use."""
+    if not body.dry_run:
+        require(caller, Role.WRITE)
+        about = {name: str(value) for name, value in body.source.model_dump(exclude_none=True).items()}
+        named = about.get("project", ALL)
+        await deps.trail.tell(
+            request, caller, Action.REPLAY_CREATE, whose=None if named == ALL else named, **about
+        )
+    lines = _range(caller, body.source)
+    made: Batch | ReplayPlan
+    if body.dry_run:
+        made = await _planned(deps, caller.project, lines, body.model)
+    else:
+        made = await replay.create(deps, caller.project, lines, body, repeats)
+    return json(made.model_dump_json().encode())
+
+
+async def _planned(deps: Dependencies, project: str, lines: LogRange, model: str | None) -> ReplayPlan:
+    async with deps.estimates.turn(project):
+        found, sums = await log_range.estimate(deps, lines, model)
+    rerun.named_model(deps, model, found.endpoint())
+    shown = figures(deps.settings, sums).model_dump()
+    return ReplayPlan(
+        **shown,
+        endpoint=found.endpoint(),
+        is_too_large=shown["lines"] + found.lost > deps.settings.file_lines_max,
+        batches=len(found.sources.by_id),
+        lost_lines=found.lost,
+        skipped_lines=found.skipped,
+    )
+
+
+def _range(caller: Principal, source: RangeSource) -> LogRange:
+    """Which lines are wanted.
+
+    Raises:
+        ApiError: 403, they are another project's.
+    """
+    project = source.project or caller.project
+    if project != caller.project and not caller.is_operator:
+        raise errors.forbidden(caller.role, Role.OPERATOR)
+    return LogRange(
+        shown=ReplayRange(model=source.model, start=source.start, end=source.end),
+        start=log_range.edge(source.start),
+        end=None if source.end is None else log_range.edge(source.end),
+        project=project,
+        endpoint=source.endpoint,
+    )
