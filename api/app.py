@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator
 
 import uvloop
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from tidemill import metrics
-from tidemill.api import error_handlers
+from tidemill.api import error_handlers, middleware
 from tidemill.api.access import auth
 from tidemill.api.batches import file_removal
 from tidemill.api.dependencies import Dependencies
@@ -45,11 +44,6 @@ log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
 """Between tries to make the topics."""
-EXPOSED_HEADERS = (
-    "content-disposition", "content-range", "etag", "retry-after", "retry-after-ms", "x-ratelimit-limit-requests",
-    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id", "x-should-retry",
-)  # fmt: skip
-"""What a page of another origin may read of an answer, besides what browsers allow anyway."""
 FOLDED = (
     topics.BATCHES,
     topics.FILES,
@@ -65,17 +59,15 @@ FOLDED = (
 
 def create_app(deps: Dependencies) -> FastAPI:
     """Compose the app; it opens and closes none of its dependencies."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=middleware.stack(deps.settings),
+    )
     app.state.dependencies = deps
-    if deps.settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=deps.settings.cors_origins,
-            allow_methods=["DELETE", "GET", "HEAD", "POST"],
-            allow_headers=["*"],
-            expose_headers=EXPOSED_HEADERS,
-        )
-    error_handlers.install(app, has_aliases=deps.settings.path_aliases)
+    error_handlers.install(app)
     for routes in (files, uploads, batches, reruns, results, usage, keys, audit, service, dashboard):
         app.include_router(routes.router)
     return app

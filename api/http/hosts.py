@@ -49,9 +49,6 @@ def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Header
     return is_ours
 
 
-async def _misdirected(scope: Scope, receive: Receive, send: Send) -> None:
+async def misdirected(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that calls the server by another name."""
     await error_handlers.answer(errors.misdirected())(scope, receive, send)
-
-
-misdirected: Final = error_handlers.Exchange(_misdirected)
-"""The app that answers a request which calls the server by another name."""

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tidemill import metrics
-from tidemill.api import error_handlers, errors
+from tidemill.api import error_handlers, errors, middleware
 from tidemill.api.http import hosts
 from tidemill.configuration.connections import Connections
 from tidemill.runtime.connections import Connection, Room
@@ -71,6 +71,11 @@ class Shared:
     room: Room
     is_ours: Callable[[hosts.Headers], bool]
     """Whether a request with these headers calls the server by a name of its own."""
+    no_room: ASGIApp
+    """Answers where too many requests are being answered."""
+    misdirected: ASGIApp
+    """Answers where `is_ours` says no."""
+    cross_origin: middleware.CrossOrigin
     late: Late = field(default_factory=Late)
 
 
@@ -166,11 +171,11 @@ class Protocol(HttpToolsProtocol):
             raise self._faulty(errors.invalid("Too many requests were sent ahead."))
         is_health = self.url in HEALTH
         if not self._room.work(self._connection, at_any_rate=is_health):
-            self.app = _full
+            self.app = self._shared.no_room
         elif is_health or self._shared.is_ours(self.headers):
             self.app = self._served
         else:
-            self.app = hosts.misdirected
+            self.app = self._shared.misdirected
         HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
@@ -283,7 +288,8 @@ class Protocol(HttpToolsProtocol):
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(content)),
             (b"connection", b"close"),
-            *error_handlers.headers(ids.new_request_id(), is_secure=self.scheme == "https"),
+            *middleware.headers(ids.new_request_id(), is_secure=self.scheme == "https"),
+            *self._shared.cross_origin.headers(self.headers),
         )
         head = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], head, content))
@@ -312,9 +318,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
 
-async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
+async def no_room(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that comes while too many are being answered."""
     metrics.CONNECTIONS_CLOSED.labels("full").inc()
     await error_handlers.answer(errors.full())(scope, receive, send)
-
-
-_full: Final[ASGIApp] = error_handlers.Exchange(_no_room)

@@ -12,8 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from tidemill import metrics
+from tidemill.api import middleware
 from tidemill.api.http import hosts, tls
-from tidemill.api.http.protocol import LOOK_SECONDS, Protocol, Shared
+from tidemill.api.http.protocol import LOOK_SECONDS, Protocol, Shared, no_room
 from tidemill.configuration.settings import Settings
 from tidemill.runtime import connections
 from tidemill.runtime.connections import Connection, Room
@@ -73,6 +74,9 @@ class Server(uvicorn.Server):
             bounds=bounds,
             room=room,
             is_ours=hosts.check(settings.allowed_hosts, settings.host),
+            no_room=middleware.wrapped(no_room, settings),
+            misdirected=middleware.wrapped(hosts.misdirected, settings),
+            cross_origin=middleware.CrossOrigin(settings),
         )
         self._certificate = tls.of(settings)
 

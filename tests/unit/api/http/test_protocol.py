@@ -21,6 +21,7 @@ MIB = 1 << 20
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/embeddings","body":{"model":"m","input":"x"}}'
 FILE = LINE + b"\n" * (16 * MIB)
 SECONDS_MAX = 30
+ORIGIN = "https://app.example.com"
 KEY = {"authorization": "Bearer key-of-p"}
 
 
@@ -34,7 +35,8 @@ async def deps(tmp_path):
 @pytest.fixture
 async def address(deps):
     """Where the API is served."""
-    serving = server.Server(create_app(deps), Settings())
+    settings = Settings(cors_origins=(ORIGIN,))
+    serving = server.Server(create_app(replace(deps, settings=settings)), settings)
     with listen("127.0.0.1", 0) as listening:
         task = asyncio.create_task(serving.serve(sockets=[listening]))
         yield listening.getsockname()
@@ -131,3 +133,25 @@ async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeyp
         await until(lambda: closed("unsent") > before, "a slow reader closed")
         plain = {"accept-encoding": "identity"}
         assert len((await client.get(path, headers=plain)).content) == len(FILE)
+
+
+MANY = b"x: y\r\n" * (protocol.HEADERS_MAX + 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "more", "status"),
+    [
+        (b"/livez", b"localhost", b"", b"200"),
+        (b"/v1/models", b"localhost", b"", b"401"),
+        (b"/v1/models", b"evil.example", b"", b"421"),
+        (b"/v1/models", b"localhost", MANY, b"431"),
+    ],
+)
+async def test_pages_of_other_origins_may_read_every_answer(address, path, host, more, status):
+    """Also those that the server gives without the app; a page of an origin that is not named reads none."""
+    for origin in (ORIGIN, "https://evil.example"):
+        head = b"GET %b HTTP/1.1\r\nOrigin: %b\r\nHost: %b\r\n%b\r\n" % (path, origin.encode(), host, more)
+        async with asyncio.timeout(SECONDS_MAX), connected(address, head) as raw:
+            answer = await asyncio.get_running_loop().sock_recv(raw, MIB)
+        assert answer.split()[1] == status
+        assert (f"access-control-allow-origin: {ORIGIN}\r\n".encode() in answer) is (origin == ORIGIN)

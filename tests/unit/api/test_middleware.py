@@ -1,4 +1,4 @@
-"""What every request has: a name, other ways to ask and to show a key, and a line in the log if it is refused."""
+"""What every request has: an id, other ways to ask and to show a key, and a line in the log if it is refused."""
 
 import json
 import logging
@@ -97,7 +97,7 @@ async def test_what_is_refused_is_logged_and_thinned(deps, caplog):
     split = log_dedup._Split()
     async with ask(deps) as client:
         await client.get("/v1/files?after=secret%0Aforged&limit=x")
-        (line,) = [record for record in caplog.records if record.name == "tidemill.api.error_handlers"]
+        (line,) = [record for record in caplog.records if record.name == "tidemill.api.middleware"]
         assert "400 invalid_type for GET /v1/files in" in line.getMessage()
         assert line.levelno == logging.INFO
         await client.get("/v1/files/%0Aforged")
@@ -160,6 +160,10 @@ async def test_pages_of_other_origins_need_a_setting(deps):
             answer = await client.get(path, headers={"origin": ORIGIN})
             assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, ORIGIN)
             assert "x-request-id" in answer.headers["access-control-expose-headers"]
+        deps.view.file = None
+        fault = await client.get("/v1/files/file-none", headers={"origin": ORIGIN})
+        assert (fault.status_code, fault.headers["access-control-allow-origin"]) == (500, ORIGIN)
+        assert fault.headers["x-request-id"]
         refused = await client.options("/v1/files", headers=asked | {"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in refused.headers
 

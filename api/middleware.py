@@ -1,0 +1,205 @@
+"""Middleware of every request: an id, the headers of every answer, CORS, and an answer to unexpected faults."""
+
+import logging
+import re
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any, Final
+
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tidemill.api import error_handlers, errors
+from tidemill.configuration.settings import Settings
+from tidemill.schemas import ids
+
+METHODS: Final = ("DELETE", "GET", "HEAD", "POST")
+"""What a page of another origin may ask for."""
+EXPOSED_HEADERS: Final = (
+    "content-disposition", "content-range", "etag", "retry-after", "retry-after-ms", "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id", "x-should-retry",
+)  # fmt: skip
+"""What such a page may read of an answer, besides what browsers allow anyway."""
+ERROR: Final = 400
+SERVER_ERROR: Final = 500
+Fields = tuple[tuple[bytes, bytes], ...]
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}\Z")
+"""What the audit trail takes as well (`schemas/bounds.py`, Id)."""
+_ALIAS: Final = re.compile(r"\A/openai(?:/v1|/deployments/[^/]+)?(?=/)")
+"""What stands in place of `/v1` in the paths of Azure's clients."""
+
+_ALWAYS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
+
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)
+
+
+def stack(settings: Settings) -> list[Middleware]:
+    """The middleware of an app, the outermost first: answers to faults pass through the others."""
+    cors = [Middleware(CORSMiddleware, **_cors_options(settings))] if settings.cors_origins else []
+    return [Middleware(RequestMiddleware, has_aliases=settings.path_aliases), *cors, Middleware(FaultMiddleware)]
+
+
+def _cors_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "allow_origins": settings.cors_origins,
+        "allow_methods": METHODS,
+        "allow_headers": ["*"],
+        "expose_headers": EXPOSED_HEADERS,
+    }
+
+
+def wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """An app that answers in place of the API's own, in the same middleware."""
+    for each in reversed(stack(settings)):
+        app = each.cls(app, *each.args, **each.kwargs)
+    return app
+
+
+class RequestMiddleware:
+    """Gives each request an id, logs those that fail, and maps `HEAD` and the paths of Azure's clients."""
+
+    def __init__(self, app: ASGIApp, *, has_aliases: bool = False) -> None:
+        """Wrap an app.
+
+        Args:
+            app: What answers.
+            has_aliases: Whether the paths of Azure's clients lead to those of OpenAI's.
+        """
+        self._app = app
+        self._has_aliases = has_aliases
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer; headers that it sets itself stay."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["request_id"] = request_id = _request_id(scope)
+        routed = self._routed(scope)
+        sender = _Sender(routed, send, is_head=scope["method"] == "HEAD")
+        try:
+            await self._app(routed, receive, sender.send)
+        except _BodyNotWanted:
+            pass
+        except ClientDisconnect:
+            _log.info("%s: the client went away", request_id)
+
+    def _routed(self, scope: Scope) -> Scope:
+        """The request as the routes know it: `HEAD` is a `GET` whose body is not sent."""
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        path = _ALIAS.sub("/v1", scope["path"], 1) if self._has_aliases else scope["path"]
+        return {**scope, "method": method, "path": path}
+
+
+class FaultMiddleware:
+    """Answers a request that met a fault of the server's own, and logs where it was raised."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the app answer; an answer that has begun is cut short: the server closes the connection."""
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except (_BodyNotWanted, ClientDisconnect):
+            raise
+        except Exception as error:  # noqa: BLE001  the last resort of every request
+            # The text of an exception may quote what a user sent, so only the places are logged.
+            places = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s: %s\n%s", scope["state"]["request_id"], type(error).__name__, places)
+            if not has_begun:
+                await error_handlers.answer(errors.internal())(scope, receive, send)
+
+
+class _BodyNotWanted(Exception):
+    """The head of an answer to `HEAD` is sent."""
+
+
+class _Sender:
+    """Sends one answer, with the headers that every answer has."""
+
+    def __init__(self, scope: Scope, send: Send, *, is_head: bool) -> None:
+        self._scope = scope
+        self._is_head = is_head
+        self._send = send
+        self._began_at = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        """Send a part of it; of the body of an answer to `HEAD` nothing is sent, nor made."""
+        if message["type"] == "http.response.start":
+            message["headers"] = self._headers(message.get("headers", ()))
+            if message["status"] >= ERROR:
+                _log_error(self._scope, message["status"], time.monotonic() - self._began_at)
+        elif self._is_head:
+            await self._send({"type": "http.response.body", "body": b""})
+            raise _BodyNotWanted
+        await self._send(message)
+
+    def _headers(self, own: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        state = self._scope["state"]
+        names = [name for name, _ in own]
+        shared = headers(state["request_id"], is_secure=self._scope["scheme"] == "https")
+        if added := state.get("headers"):
+            shared += tuple((name.encode(), value.encode()) for name, value in added.items())
+        if added or b"cache-control" in names:
+            shared = tuple(field for field in shared if field[0] not in names)
+        return [*own, *shared]
+
+
+def _request_id(scope: Scope) -> str:
+    """The caller's name for the request, if it is a sane one, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.match(value):
+            return str(value, "ascii")
+    return ids.new_request_id()
+
+
+def _log_error(scope: Scope, status: int, seconds: float) -> None:
+    """Log a request that is answered with an error, and nothing that the user wrote."""
+    state = scope["state"]
+    path = getattr(scope.get("route"), "path", "no route")
+    _log.log(
+        logging.WARNING if status >= SERVER_ERROR else logging.INFO,
+        f"request %s: {status} %s for %s %s in %.0f ms, project %s, key %s",
+        state["request_id"], state.get("code") or "-", scope["method"], path, 1000 * seconds,
+        state.get("project", "-"), state.get("key_id", "-"),
+    )  # fmt: skip
+
+
+def headers(request_id: str, *, is_secure: bool) -> Fields:
+    """The headers of every answer: no cache keeps it, and no browser guesses another type."""
+    named = ((b"x-request-id", request_id.encode()), *_ALWAYS)
+    return (*named, _TRANSPORT) if is_secure else named
+
+
+class CrossOrigin:
+    """The CORS headers of answers that no app gives, like those to a request that is no HTTP."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._cors = CORSMiddleware(_no_app, **_cors_options(settings)) if settings.cors_origins else None
+
+    def headers(self, request: Iterable[tuple[bytes, bytes]]) -> Fields:
+        """The headers of the answer to a request with these headers, as the middleware has them."""
+        origin = next((value.decode("latin-1") for name, value in request if name == b"origin"), None)
+        if self._cors is None or origin is None:
+            return ()
+        found = MutableHeaders(self._cors.simple_headers)
+        if not self._cors.allow_all_origins and self._cors.is_allowed_origin(origin):
+            self._cors.allow_explicit_origin(found, origin)
+        return tuple(found.raw)
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotImplementedError
