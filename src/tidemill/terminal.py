@@ -1,4 +1,4 @@
-"""What may reach a terminal: text of others with nothing in it that a terminal would obey."""
+"""Output to a terminal; control characters in text of others are escaped, so that the terminal obeys none."""
 
 import shlex
 import shutil
@@ -18,7 +18,7 @@ _COLUMNS: Final = 10_000
 
 
 def program() -> str:
-    """How this program is called here: what a hint may be copied from."""
+    """The name by which the user called this program, for commands in hints."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return f"{_near(Path(sys.executable))} -m tidemill"
@@ -28,18 +28,18 @@ def program() -> str:
 
 
 def _near(path: Path) -> str:
-    """A path as short as it can be given here."""
+    """The path, relative to the current folder if it lies below."""
     whole, here = path.absolute(), Path.cwd()
     return shlex.quote(str(whole.relative_to(here) if whole.is_relative_to(here) else whole))
 
 
 def hinted(text: str) -> str:
-    """The text, with the commands in its hints as they can be called here: "`tidemill list`"."""
+    """The text, with commands in backquotes as the user can type them: "`tidemill list`"."""
     return text.replace(f"`{NAME} ", f"`{program()} ")
 
 
 def printable(text: str | bytes) -> str:
-    """The text with each character escaped, as Python does it, that is not printable."""
+    """The text with every unprintable character escaped as in a Python string."""
     whole = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text
     if whole.isprintable():
         return whole
@@ -47,10 +47,10 @@ def printable(text: str | bytes) -> str:
 
 
 class Console(RichConsole):
-    """A console that escapes what it is given to print, wherever that came from; its own control codes pass."""
+    """A console that escapes control characters in what it prints; its own control codes pass."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """See `rich.console.Console.print`; a string is one line, whatever is in it."""
+        """See `rich.console.Console.print`; a string is one line."""
         super().print(*(printable(hinted(item)) if isinstance(item, str) else item for item in objects), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -63,13 +63,13 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo("\n".join(map(printable, hinted(text).split("\n"))), err=err)
 
 
-def talk(**options: Any) -> Console:
-    """The console of all that is not a result: stderr, without markup, lines as long as they are."""
+def stderr_console(**options: Any) -> Console:
+    """The console for everything but results: stderr, without markup, without line wrapping."""
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True, **options)
 
 
 def show_table(table: Table) -> None:
-    """Print a table on stdout as wide as it is: an id or a number that is cut to fit is of no use."""
+    """Print a table on stdout at its full width: a truncated id or number is useless."""
     Console(width=_COLUMNS, soft_wrap=True, markup=False).print(table)
 
 

@@ -133,7 +133,7 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     code, _, err = tidemill("replay", "nomodel", "--from", start)
     assert (code, "'nomodel' does not exist" in err) == (2, True), err
     code, _, err = tidemill("replay", "chat", "--from", "soon")
-    assert (code, "soon is no edge of a range" in err) == (2, True), err
+    assert (code, "soon is neither a time" in err) == (2, True), err
 
 
 def test_the_examples_of_the_page(stack, backend, tmp_path):

@@ -44,7 +44,7 @@ def test_a_record_of_keys_that_the_api_has_not_signed(stack):
     asyncio.run(write(stack.cluster(), topics.KEYS.name, "key_forged", b"{}"))
     code, words = doctor(stack, "--data", str(stack.data))
     assert code == 0, words
-    assert re.search(r"warn  keys: \d+ of \d+ records are not signed by the api, and change nothing", words)
+    assert re.search(r"warn  keys: \d+ of \d+ records are not signed by the api and have no effect", words)
 
 
 async def write(kafka, topic, key, value):
@@ -81,5 +81,5 @@ def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
             stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models
         )
     assert code == 0, words
-    assert f"warn  backend {server.url}: serves m, and not at /v1/embeddings" in words
+    assert f"warn  backend {server.url}: serves m, but not at /v1/embeddings" in words
     assert 'endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]' in words

@@ -59,7 +59,7 @@ async def test_every_stage_goes_on(stack):
     await until(lambda: client.batches.retrieve(made.id).status == "completed", "its end", seconds_max=60)
 
     async def buried():
-        return sent <= (await dead_letters.opened(stack.cluster("operator"))).letters.keys()
+        return sent <= (await dead_letters.read_all(stack.cluster("operator"))).letters.keys()
 
     await until(buried, "all of them among the dead letters")
     assert {stage: stack.pids(stage) for stage in before} == before, "no process ended over it"
@@ -193,7 +193,7 @@ async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
     found = set()
 
     async def buried():
-        found.update((await dead_letters.opened(stack.cluster())).letters)
+        found.update((await dead_letters.read_all(stack.cluster())).letters)
         return sent <= found
 
     await until(buried, "the letters of all of them")

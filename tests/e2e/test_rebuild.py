@@ -162,7 +162,7 @@ def test_what_cannot_be_made_again_is_told(place):
     assert "Traceback" not in words
     code, words = rebuild(place, *["0000"] * 101)
     assert code == 2
-    assert "more than the 100" in words
+    assert "at most 100" in words
 
 
 def test_lost_state_comes_back(place, backend):

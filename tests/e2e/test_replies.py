@@ -123,7 +123,7 @@ def test_every_reader_has_every_line(place, tidemill, backend, tmp_path):
     source.write_bytes(b"".join(chat(word) for word in (*GOOD, *BAD)))
     code, said = tidemill("run", source, "-o", output)
     assert code == 3, said
-    assert f"{len(GOOD)} out + {len(BAD)} errors, 0 missing, 0 double" in said
+    assert f"{len(GOOD)} out + {len(BAD)} errors, 0 missing, 0 duplicate" in said
     # One is answered at its second call. A 404 is made again once or twice, and asked about without a body.
     assert 2 <= backend.calls - len(GOOD) - len(BAD) <= 4
 

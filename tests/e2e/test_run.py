@@ -68,7 +68,7 @@ def test_a_batch_goes_through(tidemill: Tidemill, backend: Backend, tmp_path: Pa
     receipt = tmp_path / "receipt.json"
     code, out, err = finished(tidemill("run", str(source), "-o", str(output), "--receipt", str(receipt)))
     assert (code, out) == (0, ""), err
-    assert "1,000 lines in = 1,000 out + 0 errors, 0 missing, 0 double" in err
+    assert "1,000 lines in = 1,000 out + 0 errors, 0 missing, 0 duplicate" in err
     assert [line["custom_id"] for line in lines(output)] == [line["custom_id"] for line in lines(source)]
     assert json.loads(receipt.read_text())["output"]["lines"] == 1000
     assert (backend.calls, backend.repeats) == (1000, 0)
@@ -97,7 +97,7 @@ def test_the_same_command_goes_on(tidemill: Tidemill, backend: Backend, tmp_path
     first.send_signal(signal.SIGINT)
     code, _, err = finished(first)
     assert (code, output.exists()) == (130, False), err
-    assert "The same command goes on with it." in err
+    assert "The same command resumes it." in err
     code, out, err = finished(tidemill(*words))
     assert code == 0, err
     found = output.read_text("utf-8") if to_file else out
@@ -111,7 +111,7 @@ def test_the_same_command_goes_on(tidemill: Tidemill, backend: Backend, tmp_path
     if to_file:
         code, _, err = finished(tidemill(*words))
         assert (code, backend.calls) == (2, 300), err
-        assert "out.jsonl is there already; --force overwrites it" in err
+        assert "out.jsonl already exists; --force overwrites it" in err
 
 
 def test_no_line_succeeds(tidemill: Tidemill, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_client_that_is_killed_goes_on(small, backend, tmp_path):
     code, err = finished(start(small, *words))
     refused = [number for number in range(LINES) if number % FAILS_EVERY == 0]
     assert code == 3, err
-    assert f"1,030 lines in = {LINES - len(refused):,} out + {len(refused)} errors, 0 missing, 0 double" in err
+    assert f"1,030 lines in = {LINES - len(refused):,} out + {len(refused)} errors, 0 missing, 0 duplicate" in err
     assert numbers(output) == [number for number in range(LINES) if number % FAILS_EVERY]
     assert numbers(tmp_path / "out.errors.jsonl") == refused
     receipt = json.loads((tmp_path / "receipt.json").read_text())
@@ -122,5 +122,5 @@ def test_an_id_that_stands_twice(small, backend, tmp_path):
     source = write(tmp_path / "in.jsonl", [1, *range(1, 60)])
     code, err = finished(start(small, "run", source, "-o", tmp_path / "out.jsonl"))
     assert (code, backend.calls) == (2, 0), err
-    assert "line 2: its custom_id is that of line 1" in err
+    assert "line 2: it has the custom_id of line 1" in err
     assert not (tmp_path / "out.jsonl.tidemill").exists()

@@ -27,6 +27,7 @@ class Service:
         breaks: How many more downloads break off, each after `break_bytes`.
         down: How many more reads are answered with `down_status` and `down_headers`.
         lost: How many more batches are made without an answer.
+        is_closing: Whether it rejects every request for a batch after a lost answer.
         full: How many more batches the project has no room for.
         is_deleted: Whether the batch of every idempotency key is deleted.
         keys: The idempotency keys that came.
@@ -45,6 +46,7 @@ class Service:
         self.down_status = 503
         self.down_headers: dict[str, str] = {}
         self.lost = 0
+        self.is_closing = False
         self.is_deleted = False
         self.full = 0
         self.keys: set[str] = set()
@@ -125,6 +127,7 @@ class Service:
         self.keys.add(request.headers["idempotency-key"])
         if self.lost and request.transport:
             self.lost -= 1
+            self.is_deleted = self.is_closing
             request.transport.abort()
         return web.json_response(self.batch(status="validating"))
 
@@ -147,7 +150,8 @@ class Service:
         ids = self.ids[self.ids.index(after) + 1 :] if after else self.ids
         page = list(itertools.islice(ids, limit))
         data = [self.batch(status="completed") | self.rows | {"id": name} for name in page]
-        return web.json_response({"object": "list", "data": data, "has_more": len(page) < len(ids)})
+        last = {"last_id": page[-1]} if page else {}
+        return web.json_response({"object": "list", "data": data, "has_more": len(page) < len(ids)} | last)
 
     async def _cancel(self, request: web.Request) -> web.Response:
         del request

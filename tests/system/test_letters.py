@@ -9,8 +9,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics
 from tidemill.kafka.dead_letters import bury
 from tidemill.kafka.producer import Log
-from tidemill.ops import dead_letters
-from tidemill.ops.dead_letters import LetterError
+from tidemill.ops import OperatorError, dead_letters
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.dead_letters import REQUEUED, VALUE_BYTES_MAX
 
@@ -42,7 +41,7 @@ async def records(kafka, topic):
 async def test_a_letter_is_listed_shown_and_sent_again(place):
     """With its own key, value and headers, once; a second time only on demand."""
     said = []
-    await dead_letters.show_all(place.kafka, said.append, everything=False)
+    await dead_letters.show_all(place.kafka, said.append, requeued_too=False)
     (line,) = [line for line in said if line.startswith(place.id)]
     assert "processors: odd" in line
     said.clear()
@@ -56,14 +55,14 @@ async def test_a_letter_is_listed_shown_and_sent_again(place):
     assert record.headers == (*HEADERS, (REQUEUED, place.id.encode()))
     assert await dead_letters.requeue(place.kafka, [place.id], said.append, again=True) == 1
     said.clear()
-    await dead_letters.show_all(place.kafka, said.append, everything=False)
+    await dead_letters.show_all(place.kafka, said.append, requeued_too=False)
     assert not any(line.startswith(place.id) for line in said)
 
 
 async def test_buried_twice_is_one_letter(place):
     """A stage that died between burying and acknowledging buries once more."""
     await bury(place.log, place.message, stage="processors", reason=ValueError("odd"))
-    yard = await dead_letters.opened(place.kafka)
+    yard = await dead_letters.read_all(place.kafka)
     assert [letter.id for letter in yard.waiting if letter.topic == place.topic] == [place.id]
 
 
@@ -74,11 +73,11 @@ async def test_a_value_too_large_for_a_letter(place):
     said = []
     await dead_letters.show(place.kafka, f"{place.topic}/0/8", said.append)
     assert any("too large" in line for line in said)
-    with pytest.raises(LetterError, match="does not hold"):
+    with pytest.raises(OperatorError, match="does not hold"):
         await dead_letters.requeue(place.kafka, [f"{place.topic}/0/8"], said.append)
 
 
 async def test_an_id_that_is_none(place):
     """It is named, with nothing that a terminal would obey."""
-    with pytest.raises(LetterError, match=r"no dead letter \\x1b"):
+    with pytest.raises(OperatorError, match=r"no dead letter \\x1b"):
         await dead_letters.show(place.kafka, "\x1b[31m", print)

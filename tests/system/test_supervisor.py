@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support.waiting import until, wait_until
 
-from tidemill.local import backoff, child, supervisor
+from tidemill.local import child, supervisor
 from tidemill.local.child import ChildError, Program
 from tidemill.local.supervisor import Supervisor
 
@@ -39,7 +39,7 @@ from tidemill.local.child import Program
 from tidemill.local.supervisor import Supervisor
 
 async def main(folder, script):
-    boss = Supervisor(tell=print)
+    boss = Supervisor(say=print)
     broker = Broker(folder)
     await broker.prepare()
     await boss.start([Program(name="kafka", command=broker.command, log=broker.output, environ=broker.environ,
@@ -57,7 +57,7 @@ asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
 async def boss():
     """A supervisor that leaves nothing behind; `told` has what it has said."""
     told = []
-    boss = Supervisor(tell=told.append)
+    boss = Supervisor(say=told.append)
     boss.told = told
     yield boss
     boss.kill()
@@ -123,7 +123,7 @@ async def test_a_killed_program_comes_back(boss, program):
     os.kill(before["a"][0], signal.SIGKILL)
     await until(lambda: boss.processes["a"] not in ([], before["a"]), "a new process")
     assert boss.processes["b"] == before["b"]
-    assert "a was ended by Killed; it is started again in" in boss.told[0]
+    assert "a was ended by Killed; restarting it in" in boss.told[0]
 
 
 async def test_one_that_falls_silent_is_started_again(boss, program, monkeypatch):
@@ -134,7 +134,7 @@ async def test_one_that_falls_silent_is_started_again(boss, program, monkeypatch
     os.kill(before["a"][0], signal.SIGSTOP)
     await until(lambda: boss.processes["a"] not in ([], before["a"]), "a new process")
     assert boss.processes["b"] == before["b"], "one that never promised anything may be silent"
-    assert "a has not been heard of for 1 s; it is started again in" in boss.told[0]
+    assert "a sent no heartbeat for 1 s; restarting it in" in boss.told[0]
 
 
 async def test_what_a_program_has_started_goes_with_it(boss, program, tmp_path):
@@ -150,12 +150,12 @@ async def test_says_why_one_cannot_start(boss, program):
     """The error has the exit code and the end of the log."""
     with pytest.raises(ChildError, match=r"(?s)b cannot be started: it ended with exit code 3.*no such model"):
         await boss.start([program("a", OBEYS), program("b", FAILS)])
-    assert len(boss.told) == backoff.STARTS_MAX - 1
+    assert len(boss.told) == child.STARTS_MAX - 1
 
 
 async def test_one_that_is_never_ready(boss, program):
     """It is not waited for without end."""
-    with pytest.raises(ChildError, match=r"it was not ready in 0 s"):
+    with pytest.raises(ChildError, match=r"it was not ready within 0 s"):
         await boss.start([program("a", "import signal; signal.pause()", start_seconds_max=0.2)])
 
 

@@ -30,12 +30,17 @@ def test_a_topic_as_the_table_says():
         (topics.OUTCOMES, {"partitions": 0}, Verdict.WARN, "does not exist"),
         (topics.OUTCOMES, {"retention.ms": "3600000"}, Verdict.WARN, "instead of 7"),
         (topics.OUTCOMES, {"cleanup.policy": "compact,delete"}, Verdict.FAIL, "is compacted"),
-        (topics.BATCHES, {"partitions": 1}, Verdict.FAIL, "would be lost"),
+        (topics.BATCHES, {"partitions": 1}, Verdict.FAIL, "would lose"),
         (topics.BATCHES, {"partitions": 2, "cleanup.policy": "compact"}, Verdict.FAIL, "instead of one"),
-        (topics.KEYS, {"partitions": 1, "retention.ms": "604800000"}, Verdict.FAIL, "would open again"),
-        (topics.KEYS, {"partitions": 1, "retention.ms": "-1", "retention.bytes": "9"}, Verdict.FAIL, "open again"),
+        (topics.KEYS, {"partitions": 1, "retention.ms": "604800000"}, Verdict.FAIL, "would be valid again"),
+        (
+            topics.KEYS,
+            {"partitions": 1, "retention.ms": "-1", "retention.bytes": "9"},
+            Verdict.FAIL,
+            "valid again",
+        ),
         (topics.KEYS, {"partitions": 1, "cleanup.policy": "compact"}, Verdict.FAIL, "is compacted"),
-        (topics.COMMANDS, {"partitions": 8}, Verdict.FAIL, "outcomes 4"),
+        (topics.COMMANDS, {"partitions": 8}, Verdict.FAIL, "outcomes has 4"),
     ],
 )
 def test_what_is_wrong_with_a_topic(row, seen, verdict, words):
@@ -43,7 +48,7 @@ def test_what_is_wrong_with_a_topic(row, seen, verdict, words):
     finding = judged(row, **seen)
     assert finding.verdict is verdict
     assert words in finding.text
-    assert finding.mend
+    assert finding.fix
 
 
 @pytest.mark.parametrize(
@@ -72,15 +77,15 @@ def test_a_backend_that_lacks_an_endpoint():
     endpoints = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
     assert findings.backend("b", "m", endpoints, ()).verdict == "ok"
     finding = findings.backend("b", "m", endpoints, {"/v1/responses", "/v1/embeddings"})
-    assert (finding.verdict, finding.text) == ("warn", "serves m, and not at /v1/embeddings, /v1/responses")
-    assert finding.mend.startswith('set endpoints = ["/v1/chat/completions", "/v1/completions"] for the model')
-    assert "address" in findings.backend("b", "m", endpoints, set(endpoints)).mend
+    assert (finding.verdict, finding.text) == ("warn", "serves m, but not at /v1/embeddings, /v1/responses")
+    assert finding.fix.startswith('set endpoints = ["/v1/chat/completions", "/v1/completions"] for the model')
+    assert "address" in findings.backend("b", "m", endpoints, set(endpoints)).fix
 
 
-def test_a_warning_is_well_enough():
+def test_a_warning_is_healthy_enough():
     """A failure is not."""
-    assert findings.is_well([findings.ok("a", ""), findings.warn("b", "", "")])
-    assert not findings.is_well([findings.fail("c", "", "")])
+    assert findings.is_healthy([findings.ok("a", ""), findings.warn("b", "", "")])
+    assert not findings.is_healthy([findings.fail("c", "", "")])
 
 
 def test_stalls_are_named_once_for_each_server_and_reason():
@@ -95,4 +100,4 @@ def test_stalls_are_named_once_for_each_server_and_reason():
     assert first.text == "batch_2 and 1 more wait since 1970-01-01 00:01:30 UTC: It is away."
     assert second.text == "batch_1 waits since 1970-01-01 00:01:00 UTC: It is closed."
     assert {first.verdict, second.verdict} == {Verdict.WARN}
-    assert "`schedule`" in second.mend
+    assert "`schedule`" in second.fix

@@ -8,7 +8,7 @@ import pytest
 from support.backend import Backend
 
 from tidemill.ops import server_probe
-from tidemill.ops.server_probe import Unheard
+from tidemill.ops.server_probe import NoModels
 from tidemill.schemas import served
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")
@@ -27,15 +27,15 @@ async def test_its_models(server):
     """With the key that it asks for; another one is named as what is wrong."""
     server.key = "sk-1"
     assert await server_probe.models(server.url, "sk-1") == ["a", "b"]
-    assert await server_probe.models(server.url, "sk-2") == Unheard("status 401", is_refused=True)
-    assert await server_probe.models(server.url, None) == Unheard("status 401", is_refused=True)
-    assert await server_probe.models("http://127.0.0.1:1/v1", None) == Unheard("Connection refused")
+    assert await server_probe.models(server.url, "sk-2") == NoModels("status 401", is_refused=True)
+    assert await server_probe.models(server.url, None) == NoModels("status 401", is_refused=True)
+    assert await server_probe.models("http://127.0.0.1:1/v1", None) == NoModels("Connection refused")
 
 
 async def test_a_host_that_is_not_known():
     """Is said in words: the resolver's numbers are none of the system's."""
     found = await server_probe.models("http://tidemill.invalid/v1", None)
-    assert found == Unheard("its host is not known")
+    assert found == NoModels("its host name does not resolve")
 
 
 async def test_a_certificate_that_is_not_trusted():
@@ -45,7 +45,7 @@ async def test_a_certificate_that_is_not_trusted():
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
         port = server.sockets[0].getsockname()[1]
         found = await server_probe.models(f"https://127.0.0.1:{port}/v1", None)
-    assert found == Unheard("its certificate is not trusted; ca_file may name who signed it")
+    assert found == NoModels("its certificate is not trusted; set ca_file to the CA that signed it")
 
 
 async def test_a_long_list(server):

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tidemill import terminal
-from tidemill.terminal import Console, say, talk
+from tidemill.terminal import Console, say, stderr_console
 
 HOSTILE = "ok \x1b]0;owned\x07\x1b[2J\u202e\r\nforged line 日本"
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
@@ -85,5 +85,5 @@ def test_a_hint_can_be_copied(tmp_path, monkeypatch, capsys, called, on_path, sh
     monkeypatch.setattr(sys, "argv", [str(program)])
     monkeypatch.setenv("PATH", str(program.parent) if on_path else "/nowhere")
     say("start `tidemill up` on tidemill", err=True)
-    talk().print("start `tidemill up` on tidemill")
+    stderr_console().print("start `tidemill up` on tidemill")
     assert capsys.readouterr().err == f"start `{shown} up` on tidemill\n" * 2

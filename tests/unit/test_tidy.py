@@ -19,7 +19,7 @@ DOORS = {
     "aiohttp": {
         "src/tidemill/storage/s3.py",
         "processors/http/client.py",
-        "src/tidemill/client/http.py",
+        "src/tidemill/client/http",
         "src/tidemill/ops/server_probe.py",
         "src/tidemill/bench/service.py",
         "src/tidemill/local",

@@ -12,7 +12,8 @@ from pathlib import Path
 from tidemill.bench.cases import CASES, Case, lines, quantile, table
 from tidemill.bench.flow import Flow
 from tidemill.bench.service import KEY, Mock, Peak, Service, cpu_seconds
-from tidemill.client.http import Client
+from tidemill.client.http.client import Client
+from tidemill.client.http.transfers import upload
 from tidemill.schemas.resources.batch import TERMINAL
 
 POLL_SECONDS_MIN = 0.01
@@ -58,7 +59,7 @@ async def _measured(mock: str, cases: list[Case]) -> dict[str, Result]:
 
 async def _case(case: Case, path: Path, client: Client, service: Service, flow: Flow) -> Result:
     began = time.monotonic()
-    input_id = await client.upload(path, lambda _: None)
+    input_id = await upload(client, path, lambda _: None)
     uploaded = time.monotonic()
     cpu = cpu_seconds(service.processes)
     peak = Peak(service.processes)

@@ -1,17 +1,30 @@
-"""Options that several commands have."""
+"""Options and arguments that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-BatchId = Annotated[str, typer.Argument(help="Id of the batch, or its last characters as `list` shows them.")]
-OutputFile = Annotated[Path | None, typer.Option("-o", "--output", help="Where results go; else to stdout.")]
-ErrorsFile = Annotated[Path | None, typer.Option("--errors", help="Where failed lines go; else beside -o.")]
-ReceiptFile = Annotated[Path | None, typer.Option("--receipt", help="Where the receipt is written.")]
-OtherModel = Annotated[str | None, typer.Option(help="Another model than before.")]
-OtherWindow = Annotated[str | None, typer.Option(help="How long it may take; else as before.")]
-Again = Annotated[bool, typer.Option("--again", help="Run it anew, where the same was begun before.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
-Everything = Annotated[bool, typer.Option("--all", help="Show every fault and every reason.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell lines, batches, tokens and cost.")]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Batch id, or its last characters.")]
+OutputFile = Annotated[Path | None, typer.Option("-o", "--output", help="Write results here instead of stdout.")]
+ErrorsFile = Annotated[
+    Path | None,
+    typer.Option("--errors", help="Write failed lines here; by default beside --output."),
+]
+ReceiptFile = Annotated[Path | None, typer.Option("--receipt", help="Write the receipt here.")]
+OtherModel = Annotated[str | None, typer.Option(help="Run the lines on this model.")]
+OtherWindow = Annotated[str | None, typer.Option(help="Completion window; by default as before.")]
+Again = Annotated[bool, typer.Option("--again", help="Start over instead of resuming.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+ShowAll = Annotated[bool, typer.Option("--all", help="Show every error instead of the first 20.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show lines, tokens and cost.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+AnyProject = Annotated[
+    str | None,
+    typer.Option("--project", help="Another project, or * for all (operator key)."),
+]
+
+BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, with /v1.")]
+ApiKey = Annotated[str | None, typer.Option(help="API key.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Data folder of the local service.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file; by default ./tidemill.toml.")]

@@ -1,4 +1,4 @@
-"""The command `audit`: what was done to keys, batches, files and settings, and who asked for it."""
+"""The command `audit`: who changed which keys, batches, files and settings."""
 
 import sys
 import time
@@ -7,8 +7,8 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client.exit_codes import Exit
-from tidemill.client.http import Client
+from tidemill.client.errors import Exit
+from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.terminal import show_table
 
@@ -16,13 +16,13 @@ PATH = "/admin/audit"
 
 
 async def show(target: Target, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
-    """Print entries on stdout, the newest first.
+    """Print entries of the audit log on stdout, the newest first.
 
     Args:
         target: The service.
-        params: Which entries: `project`, `actor`, `action`, `target`.
-        limit: How many at most.
-        as_json: One JSON object a line, in place of a table.
+        params: Filters: `project`, `actor`, `action`, `target`.
+        limit: Number of entries.
+        as_json: Print JSON lines instead of a table.
     """
     table = Table("time", "project", "key", "action", "target", "from", "detail", box=None)
     shown = 0
@@ -43,5 +43,5 @@ async def show(target: Target, params: dict[str, str], *, limit: int, as_json: b
 def _cells(found: dict[str, object]) -> list[str]:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(int(str(found["at"]))))
     detail = found["detail"] if isinstance(found["detail"], dict) else {}
-    told = " ".join(f"{name}={text}" for name, text in detail.items() if name not in {"digest", "fields"})
-    return [at, *(str(found[name]) for name in ("project", "actor", "action", "target", "address")), told]
+    words = " ".join(f"{name}={text}" for name, text in detail.items() if name not in {"digest", "fields"})
+    return [at, *(str(found[name]) for name in ("project", "actor", "action", "target", "address")), words]

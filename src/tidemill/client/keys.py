@@ -1,4 +1,4 @@
-"""The commands of keys that ask a service: an admin's `create`, `list` and `revoke`, and a writer's `token`."""
+"""The commands `keys create`, `keys list`, `keys revoke` (for admins) and `keys token` (for writers)."""
 
 import re
 import sys
@@ -8,9 +8,8 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client.exit_codes import Exit
-from tidemill.client.http import Client
-from tidemill.client.runs.paths import InputFault
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.schemas.resources.access import ApiKey
 from tidemill.terminal import Console, show_table
@@ -21,21 +20,22 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 async def create(
-    talk: Console, target: Target, *, name: str, project: str | None, role: str, life_seconds: int | None
+    console: Console, target: Target, *, name: str, project: str | None, role: str, life_seconds: int | None
 ) -> Exit:
-    """Make a key; its secret goes to stdout, all else to stderr, so that a script can keep it."""
-    wish = {"name": name, "project": project, "role": role, "expires_in_seconds": life_seconds}
+    """Create a key; prints the secret on stdout and everything else on stderr."""
+    fields = {"name": name, "project": project, "role": role, "expires_in_seconds": life_seconds}
     async with Client(target.base_url, target.api_key) as client:
-        answer = await client.post(PATH, {field: value for field, value in wish.items() if value is not None})
+        body = {field: value for field, value in fields.items() if value is not None}
+        answer = await client.send("POST", PATH, json=body)
     key = ApiKey.model_validate(answer)
-    talk.print(f"{key.id}: a key of the project {key.project} with the role {key.role}.")
-    talk.print("This is its secret. It is shown once; keep it now:")
+    console.print(f"Created {key.id} for project {key.project} with role {key.role}.")
+    console.print("Save the secret now, it is not shown again:")
     sys.stdout.write(f"{answer['secret']}\n")
     return Exit.OK
 
 
 async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
-    """Print the keys on stdout, as a table or as one JSON object a line."""
+    """Print the keys on stdout, as a table or as JSON lines."""
     table = Table("key", "name", "project", "role", "secret", "created", "state", box=None)
     async with Client(target.base_url, target.api_key) as client:
         async for found in client.pages(PATH, {"project": project} if project else {}):
@@ -58,43 +58,43 @@ async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
     return Exit.OK
 
 
-async def revoke(talk: Console, target: Target, key_id: str) -> Exit:
-    """Revoke a key; doing it twice does no harm."""
+async def revoke(console: Console, target: Target, key_id: str) -> Exit:
+    """Revoke a key."""
     async with Client(target.base_url, target.api_key) as client:
-        await client.delete(f"{PATH}/{key_id}")
-    talk.print(f"{key_id} is revoked: within seconds it opens nothing any more.")
+        await client.send_retrying("DELETE", f"{PATH}/{key_id}")
+    console.print(f"Revoked {key_id}. It takes effect within seconds.")
     return Exit.OK
 
 
-async def token(talk: Console, target: Target, *, stream: str, life_seconds: int) -> Exit:
-    """Make a producer's token; it goes to stdout, all else to stderr."""
+async def token(console: Console, target: Target, *, stream: str, life_seconds: int) -> Exit:
+    """Create a producer's token; prints it on stdout and everything else on stderr."""
     async with Client(target.base_url, target.api_key) as client:
-        made = await client.post(TOKENS, {"stream": stream, "expires_in_seconds": life_seconds})
+        made = await client.send("POST", TOKENS, json={"stream": stream, "expires_in_seconds": life_seconds})
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made["expires_at"]))
-    talk.print(f"A token for the stream {stream} of {made['project']}, good until {until}.")
+    console.print(f"Token for stream {stream} of project {made['project']}, valid until {until}.")
     sys.stdout.write(f"{made['token']}\n")
     return Exit.OK
 
 
 def seconds_of(text: str) -> int:
-    """The seconds of a length like `90s`, `30m`, `1h` or `1d`.
+    """The seconds of a duration like `90s`, `30m`, `1h` or `1d`.
 
     Raises:
-        InputFault: It is none.
+        UsageError: The text is not a duration.
     """
     found = re.fullmatch(r"(\d{1,9})([smhd])", text)
     if found is None:
-        raise InputFault(f"'{text}' is no length of time: 30m, 1h, 24h")
+        raise UsageError(f"'{text}' is not a duration like 30m, 1h or 24h")
     return int(found[1]) * UNITS[found[2]]
 
 
 def state(key: ApiKey, now: float) -> str:
-    """What has become of a key, in a word and a day."""
+    """The state of a key in a word, with its day."""
     if key.revoked_at is not None:
         return f"revoked {_day(key.revoked_at)}"
     if key.expires_at is not None:
         return f"{'expired' if key.expires_at <= now else 'until'} {_day(key.expires_at)}"
-    return "good"
+    return "active"
 
 
 def _day(at: int) -> str:

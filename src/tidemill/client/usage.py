@@ -1,4 +1,4 @@
-"""The command `usage`: what was run and what it cost, as a table, as CSV or as JSON."""
+"""The command `usage`: tokens and cost, as a table, CSV or JSON."""
 
 import csv
 import datetime as dt
@@ -9,19 +9,18 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tidemill.client.exit_codes import Exit
-from tidemill.client.http import Client
-from tidemill.client.runs.paths import InputFault
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.terminal import show_table
 
 PATH = "/usage"
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
-"""What `--by` may name, and the field that holds it."""
+"""Values of `--by`, and their fields in the answer."""
 NUMBERS = ("batches", "lines", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 COSTS = ("input", "output", "total")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a cell for a formula."""
+"""Characters that make a spreadsheet take a cell for a formula."""
 
 
 async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
@@ -29,9 +28,9 @@ async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json:
 
     Args:
         target: The service.
-        params: The query; see `query`.
-        as_csv: With a line of names first.
-        as_json: One JSON object a line.
+        params: Query parameters; see `query`.
+        as_csv: Print CSV with a header.
+        as_json: Print JSON lines.
     """
     by = [name for name in params.get("group_by", "").split(",") if name]
     names = [*by, *NUMBERS, *(f"cost_{part}" for part in COSTS)]
@@ -53,25 +52,25 @@ async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json:
 
 
 def query(*, since: str | None, until: str | None, by: str | None, project: str | None) -> dict[str, str]:
-    """The query of what the command line asks for.
+    """The query parameters for the options of the command.
 
     Args:
-        since: The first day, `2026-11-23`, in UTC.
-        until: The first day that is left out.
-        by: Keys of `GROUPS`, with commas between them.
-        project: Another project than the key's, or `*`.
+        since: First day, like `2026-11-23`, in UTC.
+        until: Day after the last one.
+        by: Keys of `GROUPS`, comma-separated.
+        project: Another project than that of the key, or `*`.
 
     Raises:
-        InputFault: A day or a group is none.
+        UsageError: A day or a group is invalid.
     """
     params = {"start_time": _midnight(since), "end_time": _midnight(until), "group_by": by, "project": project}
     if unknown := [name for name in (by or "").split(",") if name and name not in GROUPS]:
-        raise InputFault(f"--by takes {', '.join(GROUPS)}; not {', '.join(unknown)}")
+        raise UsageError(f"--by: {', '.join(unknown)} is not one of {', '.join(GROUPS)}")
     return {name: value for name, value in params.items() if value}
 
 
 def cell(text: str) -> str:
-    """A cell of CSV that no spreadsheet takes for a formula: names of models and projects are not ours."""
+    """A CSV cell, quoted if a spreadsheet would take it for a formula: names of models come from users."""
     return f"'{text}" if text.startswith(FORMULAS) else text
 
 
@@ -86,5 +85,5 @@ def _midnight(day: str | None) -> str | None:
     try:
         date = dt.datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=dt.UTC)
     except ValueError as error:
-        raise InputFault(f"a day is written like 2026-11-23; not {day}") from error
+        raise UsageError(f"{day} is not a day like 2026-11-23") from error
     return str(int(date.timestamp()))

@@ -1,4 +1,4 @@
-"""One supervised process: started, watched, started again when it ends, stopped."""
+"""A supervised process: starts, watches, restarts and stops it."""
 
 import asyncio
 import os
@@ -13,21 +13,30 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tidemill.local import backoff, log_file, parent_death
+from tidemill.local import log_file, parent_death
 from tidemill.runtime import notify
 from tidemill.runtime.watchdog import LOOK_SECONDS, Silence
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 10.0
 PUMP_SECONDS_MAX = 1.0
-"""How long the last words of a process that has ended are waited for."""
+"""How long to wait for the last output of a process that has ended."""
 SILENCE_SECONDS_MAX = 30.0
-"""A process that promised to say that it is alive and says nothing for so long is ended, and started again."""
+"""A process that sends heartbeats is restarted after this time without one."""
 CHUNK_BYTES = 64 * 1024
 TAIL_LINES = 15
+DELAY_SECONDS_MIN = 0.1
+DELAY_SECONDS_MAX = 10.0
+STABLE_SECONDS = 30.0
+"""A process that lived this long was not ended by its start, so its delays start over."""
+JITTER = 0.5
+"""Random share of a delay, so that processes that ended together do not restart together."""
+STARTS_MAX = 3
+"""Starts of a process that was never ready."""
+DOUBLINGS_MAX = 20
 
-Tell = Callable[[str], None]
-"""Takes a line for the operator."""
+Say = Callable[[str], None]
+"""Prints a line for the operator."""
 
 
 class ChildError(Exception):
@@ -35,26 +44,53 @@ class ChildError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Restart:
+    """Restart a process after a delay; pass `failures` to the next decision."""
+
+    delay_seconds: float
+    failures: int
+
+
+def decide_restart(*, failures: int, alive_seconds: float, ever_ready: bool, chance: float) -> Restart | None:
+    """Decide what follows when a process ends by itself.
+
+    Args:
+        failures: How often in a row it had ended before.
+        alive_seconds: How long it lived this time.
+        ever_ready: Whether it was ever ready; such a process is restarted for ever.
+        chance: Random number between 0 and 1.
+
+    Returns:
+        The restart; None to give up.
+    """
+    failures = 1 if alive_seconds >= STABLE_SECONDS else failures + 1
+    if not ever_ready and failures >= STARTS_MAX:
+        return None
+    longest = min(DELAY_SECONDS_MAX, DELAY_SECONDS_MIN * 2 ** min(failures - 1, DOUBLINGS_MAX))
+    return Restart(delay_seconds=longest * (1 - JITTER * chance), failures=failures)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Program:
-    """What is to be run, and how one sees that it is ready."""
+    """What to run, and how to tell that it is ready."""
 
     name: str
     command: Callable[[], list[str]]
-    """Asked for the command line at every start."""
+    """Returns the command line of each start."""
     log: Path
-    """Takes what it prints."""
+    """File for its output."""
     environ: Mapping[str, str] = field(repr=False)
     answers: Callable[[], Awaitable[None]] | None = None
-    """Returns once the program is ready; without it the program says so through `tidemill.runtime.notify`."""
+    """Returns once the program is ready; None for a program that uses `tidemill.runtime.notify`."""
     last_words: Callable[[], str] | None = None
-    """What it said last, where that is not in `log`."""
+    """Returns its last output, if that is not in `log`."""
     start_seconds_max: float = START_SECONDS_MAX
     folder: Path | None = None
-    """Where it runs; by default where this process does."""
+    """Its working folder; by default that of this process."""
     stage: str | None = None
-    """The stage that it is one of several processes of; by default its name."""
+    """Its stage, which may have several processes; by default its name."""
     niceness: int = 0
-    """Added to that of this process once the program is ready."""
+    """Added to the niceness of this process once the program is ready."""
 
 
 class Child:
@@ -62,21 +98,21 @@ class Child:
 
     Args:
         program: What to run.
-        tell: Takes what an operator should know.
-        changed: Called when `pid` has changed.
+        say: Prints messages for the operator.
+        changed: Called after each change of `pid`.
 
     Attributes:
-        pid: The process, while there is one.
+        pid: The current process, if any.
         ready: Whether the current process is ready.
     """
 
-    def __init__(self, program: Program, *, tell: Tell, changed: Callable[[], None]) -> None:
+    def __init__(self, program: Program, *, say: Say, changed: Callable[[], None]) -> None:
         self.name = program.name
         self.stage = program.stage or program.name
         self.pid: int | None = None
         self.ready = asyncio.Event()
         self._program = program
-        self._tell = tell
+        self._say = say
         self._changed = changed
         self._stopping = asyncio.Event()
         self._ever_ready = False
@@ -84,10 +120,10 @@ class Child:
         self._process: Process | None = None
 
     async def run(self) -> None:
-        """Run the program again and again; returns once `stop` or `kill` was called and it has ended.
+        """Run the program, restarting it when it ends; returns once it has ended after `stop` or `kill`.
 
         Raises:
-            ChildError: It was never ready and will not be.
+            ChildError: It cannot be started.
         """
         failures = 0
         while not self._stopping.is_set():
@@ -95,21 +131,21 @@ class Child:
             end = await self._run_once()
             if self._stopping.is_set():
                 return
-            match backoff.decide(
+            restart = decide_restart(
                 failures=failures,
                 alive_seconds=time.monotonic() - began,
                 ever_ready=self._ever_ready,
                 chance=random.random(),  # noqa: S311  it spreads load
-            ):
-                case backoff.GiveUp():
-                    raise ChildError(f"{self.name} cannot be started: it {end}.\n{self._last_words()}")
-                case backoff.Again(seconds=seconds, failures=failures):
-                    self._tell(f"{self.name} {end}; it is started again in {seconds:.1f} s.")
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), seconds)
+            )
+            if restart is None:
+                raise ChildError(f"{self.name} cannot be started: it {end}.\n{self._last_words()}")
+            failures = restart.failures
+            self._say(f"{self.name} {end}; restarting it in {restart.delay_seconds:.1f} s.")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), restart.delay_seconds)
 
     async def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> None:
-        """Ask it to end, and end it after that time; returns when it has ended."""
+        """Terminate it, kill it after that time, and wait for its end."""
         self._stopping.set()
         process = self._process
         if process is None:
@@ -119,44 +155,44 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), seconds_max)
         except TimeoutError:
-            self._tell(f"{self.name} did not stop in {seconds_max:.0f} s and is killed.")
+            self._say(f"{self.name} did not stop within {seconds_max:.0f} s; killing it.")
             self.kill()
             await process.wait()
 
     def kill(self) -> None:
-        """End it and whatever it has started, at once."""
+        """Kill it and its children."""
         self._stopping.set()
         if self._process is not None:
             _kill_group(self._process.pid)
 
     async def _run_once(self) -> str:
-        """Start it, and see it ready and ended; says how it ended."""
-        with ExitStack() as given_back:
+        """Start it and watch it until it ends; returns how it ended."""
+        with ExitStack() as stack:
             try:
                 log = log_file.LogFile(self._program.log)
-                given_back.callback(log.close)
-                # A pipe of asyncio's own would make `process.wait` wait for all who have inherited it.
-                said, saying = _pipe(given_back)
-                word, notifying = _pipe(given_back)
-                process = self._process = await self._spawn(saying, notifying)
+                stack.callback(log.close)
+                # asyncio's own pipes would make `process.wait` wait for every process that inherited them.
+                output, output_end = _pipe(stack)
+                messages, messages_end = _pipe(stack)
+                process = self._process = await self._spawn(output_end, messages_end)
             except OSError as error:
                 return f"could not be run: {error}"
-            saying.close()
-            notifying.close()
+            output_end.close()
+            messages_end.close()
             self._now(process.pid)
-            # Whoever asked for a stop while the process was being made has not seen it.
+            # `stop` may have been called while the process was starting.
             if self._stopping.is_set():
                 _kill_group(process.pid)
-            helpers = (_task(_pump(said, log)), _task(process.wait()), _task(self._see_ready(word)))
+            helpers = (_task(_pump(output, log)), _task(process.wait()), _task(self._see_ready(messages)))
             try:
-                return await self._watch(helpers[1], helpers[2], word)
+                return await self._watch(helpers[1], helpers[2], messages)
             finally:
-                await self._bury(process, helpers)
+                await self._reap(process, helpers)
 
-    async def _bury(self, process: Process, helpers: tuple[asyncio.Task[Any], ...]) -> None:
+    async def _reap(self, process: Process, helpers: tuple[asyncio.Task[Any], ...]) -> None:
         _kill_group(process.pid)
         await process.wait()
-        # What it has said last is still in the pipe.
+        # The pipe still holds its last output.
         await asyncio.wait(helpers[:1], timeout=PUMP_SECONDS_MAX)
         for helper in helpers:
             helper.cancel()
@@ -164,47 +200,47 @@ class Child:
         self._process = None
         self._now(None)
 
-    async def _spawn(self, saying: FileIO, notifying: FileIO) -> Process:
-        environ = {**self._program.environ, notify.VARIABLE: str(notifying.fileno())}
+    async def _spawn(self, output_end: FileIO, messages_end: FileIO) -> Process:
+        environ = {**self._program.environ, notify.VARIABLE: str(messages_end.fileno())}
         return await asyncio.create_subprocess_exec(
             *parent_death.command(self._program.command()),
             stdin=DEVNULL,
-            stdout=saying,
+            stdout=output_end,
             stderr=STDOUT,
             env=environ,
             cwd=self._program.folder,
-            pass_fds=(notifying.fileno(),),
-            # Ctrl-C goes to the supervisor alone, which knows the order of things.
+            pass_fds=(messages_end.fileno(),),
+            # Ctrl-C goes only to the supervisor, which stops everything in order.
             process_group=0,
         )
 
-    async def _watch(self, ended: asyncio.Task[int], readiness: asyncio.Task[None], word: FileIO) -> str:
+    async def _watch(self, ended: asyncio.Task[int], readiness: asyncio.Task[None], messages: FileIO) -> str:
         patience = self._program.start_seconds_max
         await asyncio.wait([ended, readiness], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             if not readiness.done():
-                return f"was not ready in {patience:.0f} s"
+                return f"was not ready within {patience:.0f} s"
             readiness.result()
             self._ever_ready = True
             self._add_niceness()
             self.ready.set()
-            silence = _task(_silence(word) if self._beats else asyncio.Event().wait())
+            silence = _task(_silence(messages) if self._beats else asyncio.Event().wait())
             try:
                 await asyncio.wait([ended, silence], return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
-                    return f"has not been heard of for {SILENCE_SECONDS_MAX:.0f} s"
+                    return f"sent no heartbeat for {SILENCE_SECONDS_MAX:.0f} s"
             finally:
                 silence.cancel()
-        return _how(await ended)
+        return _describe_end(await ended)
 
-    async def _see_ready(self, word: FileIO) -> None:
+    async def _see_ready(self, messages: FileIO) -> None:
         if self._program.answers is not None:
             await self._program.answers()
             return
-        if said := await _read(word):
+        if said := await _read(messages):
             self._beats = notify.BEATS in said
             return
-        # A pipe that is closed without a word belongs to a process that has ended or will not speak.
+        # A pipe closed without a message: the process has ended, or never sends one.
         await asyncio.get_running_loop().create_future()
 
     def _now(self, pid: int | None) -> None:
@@ -230,15 +266,15 @@ def _task(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return asyncio.get_running_loop().create_task(coroutine)
 
 
-def _pipe(given_back: ExitStack) -> tuple[FileIO, FileIO]:
-    """The reading and the writing end; both are closed with the stack at the latest."""
+def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
+    """The reading and the writing end; the stack closes both."""
     reading, writing = (FileIO(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
     os.set_blocking(reading.fileno(), False)
-    return given_back.enter_context(reading), given_back.enter_context(writing)
+    return stack.enter_context(reading), stack.enter_context(writing)
 
 
 async def _read(pipe: FileIO) -> bytes:
-    """The next bytes; none at the end."""
+    """The next bytes; empty at the end."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     loop.add_reader(pipe, readable.set)
@@ -249,17 +285,17 @@ async def _read(pipe: FileIO) -> bytes:
     return pipe.read(CHUNK_BYTES) or b""
 
 
-async def _silence(word: FileIO) -> None:
-    """Return once a process that promised to say that it is alive has said nothing for too long."""
+async def _silence(messages: FileIO) -> None:
+    """Return once a process that sends heartbeats has been silent for too long."""
     silence = Silence()
     while True:
         began = time.monotonic()
         said = b""
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_SECONDS):
-                said = await _read(word)
+                said = await _read(messages)
                 if not said:
-                    # It has closed the pipe: it has ended, or will not speak any more.
+                    # The pipe is closed: the process has ended, or sends nothing more.
                     await asyncio.get_running_loop().create_future()
         if said:
             silence.heard()
@@ -267,20 +303,20 @@ async def _silence(word: FileIO) -> None:
             return
 
 
-async def _pump(said: FileIO, log: log_file.LogFile) -> None:
-    while chunk := await _read(said):
-        # A full disk must not hold up the process: what cannot be written is lost.
+async def _pump(output: FileIO, log: log_file.LogFile) -> None:
+    while chunk := await _read(output):
+        # A full disk must not block the process: its output is lost then.
         with suppress(OSError):
             log.write(chunk)
 
 
 def _kill_group(pid: int) -> None:
-    """The group outlives its leader: what that has started goes with it."""
+    """Kill a process group, which may outlive its leader."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def _how(code: int) -> str:
+def _describe_end(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.strsignal(-code) or f'signal {-code}'}"
     return f"ended with exit code {code}"

@@ -1,8 +1,8 @@
-"""The data folder of one installation: who holds it, its keys, and the file that tells scripts where all is.
+"""The data folder of an installation: its lock, its keys, and `run.json` with its addresses.
 
-DATA/lock         held while it is in use                         DATA/run.json  there while it runs
-DATA/api_key      made once, readable by its owner alone          DATA/logs/     what each process prints
-DATA/signing_key  likewise: what the api signs keys and tokens with
+DATA/lock         locked while in use                             DATA/run.json  exists while it runs
+DATA/api_key      created once, readable by its owner only        DATA/logs/     output of each process
+DATA/signing_key  likewise: the key that the api signs with
 """
 
 import fcntl
@@ -22,27 +22,27 @@ from tidemill.storage import ownership
 
 API_KEY = "api_key"
 BELOW_BYTES_MAX = 512
-"""The longest path below the data folder: topics and objects of the store have long names."""
+"""Room for paths below the data folder: topics and objects of the store have long names."""
 
 
 class FolderError(Exception):
-    """The folder cannot be used; the text says why."""
+    """The folder is unusable; the text says why."""
 
 
 @contextmanager
 def locked(data: Path) -> Iterator[str | None]:
-    """Make the folder where it is missing and hold it; the kernel lets go of it however the process ends.
+    """Create the folder if needed and lock it; the kernel releases the lock when the process ends.
 
     Yields:
-        What the operator should know of the folder, where others could look into it before.
+        A warning for the operator if other users could read the folder before; else None.
 
     Raises:
-        FolderError: Another process holds it, it cannot be made, or another user has his hands in it.
+        FolderError: Another process has locked it, it cannot be created, or it belongs to another user.
     """
     if fault := _unusable(data):
         raise FolderError(f"the folder {data} cannot be used: {fault}; choose another with --data.")
     try:
-        word = ownership.make_private(data)
+        warning = ownership.make_private(data)
         (data / "logs").mkdir(exist_ok=True)
         file = (data / "lock").open("a+", encoding="ascii")
     except OSError as error:
@@ -57,15 +57,15 @@ def locked(data: Path) -> Iterator[str | None]:
                 f"the folder {data} is in use by another `tidemill up` (process {holder}); "
                 "stop that one, or choose another folder with --data."
             ) from error
-        # On a full disk the next one is not told who holds it, and that is all.
+        # On a full disk the lock holds without the process id.
         with suppress(OSError):
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()}\n".encode())
-        yield word
+        yield warning
 
 
 def _unusable(data: Path) -> str | None:
-    """What is wrong with the path itself; None where nothing is."""
+    """What is wrong with the path; None if nothing is."""
     try:
         length = len(str(data).encode())
     except UnicodeEncodeError:
@@ -73,17 +73,17 @@ def _unusable(data: Path) -> str | None:
     if any(unicodedata.category(char) == "Cc" for char in str(data)):
         return "its path has a line break or another control character"
     if length > (most := os.pathconf("/", "PC_PATH_MAX") - BELOW_BYTES_MAX):
-        return f"its path has {length} bytes, and {most} are the most that leave room for what is below it"
+        return f"its path has {length} bytes, which is more than the {most} that leave room for paths below it"
     return None
 
 
 def kept_key(data: Path) -> tuple[str, bool]:
-    """The installation's own key, and whether it was made just now: when it is first asked for."""
+    """The API key of the installation, and whether this call created it."""
     return _kept(data / API_KEY, access.new_secret)
 
 
 def kept_signing_key(data: Path) -> Path:
-    """The file with the private key that the api signs with; made when it is first asked for."""
+    """The file with the private key that the api signs with, created if missing."""
     _kept(data / signing_keys.KEPT, lambda: Signer.made().text)
     return data / signing_keys.KEPT
 
@@ -100,17 +100,17 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
 
 
 def write_run(data: Path, content: dict[str, Any]) -> None:
-    """Replace `run.json` as a whole."""
+    """Replace `run.json` atomically."""
     _write(data / "run.json", json.dumps(content, indent=1) + "\n")
 
 
 def remove_run(data: Path) -> None:
-    """Remove `run.json`: nothing runs here."""
+    """Remove `run.json`, since nothing runs here any more."""
     (data / "run.json").unlink(missing_ok=True)
 
 
 def _write(file: Path, text: str) -> None:
-    """Put a file in place as a whole, readable by its owner alone."""
+    """Write a file atomically, readable by its owner only."""
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "w") as new:

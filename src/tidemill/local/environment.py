@@ -1,4 +1,4 @@
-"""What each process is told by its environment: a list of what it may have, never a list of what it may not."""
+"""The environment of each process: an allow list, so that no process gets a secret it does not need."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,17 +11,17 @@ PLAIN: Final = frozenset({
     "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "JAVA_HOME",
     "JAVA_TOOL_OPTIONS",
 })  # fmt: skip
-"""How the machine is set up; every process may know it."""
+"""Set-up of the machine, for every process."""
 PLAIN_PREFIXES: Final = ("LC_", "PYTHON", "MALLOC_")
 PROXIES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"})
-"""They may hold a password; the S3 client reads them."""
+"""May hold a password; only the S3 client reads them."""
 STORE_PREFIX: Final = "AWS_"
 NEEDS: Final[Mapping[str, frozenset[str]]] = {"api": frozenset({"signing_key"})}
-"""The settings that are secrets, by the stage that is told them; the others are told none."""
+"""Secret settings by stage; other stages get none."""
 
 
 def plain(given: Mapping[str, str]) -> dict[str, str]:
-    """What a process is told that has nothing to do with Tidemill's settings: the broker, the demo's backend."""
+    """The environment of a process without Tidemill's settings: the broker, the demo backend."""
     return {
         name: value
         for name, value in given.items()
@@ -30,11 +30,11 @@ def plain(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[str, str]:
-    """What a stage is told.
+    """The environment of a stage.
 
     Args:
         stage: Its name.
-        settings: All settings; they say which variables hold the passwords of what a stage talks to.
+        settings: All settings; they name the variables with passwords of Kafka and the backends.
         given: The environment of `tidemill up`.
     """
     secrets = {f"{ENV_PREFIX}{name.upper()}" for name in SECRETS - NEEDS.get(stage, frozenset())}
@@ -42,7 +42,7 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[s
     servers = {backend.api_key_env for model in settings.models.values() for backend in model.backends}
     is_s3 = settings.store_url.startswith("s3:")
 
-    def is_told(name: str) -> bool:
+    def is_allowed(name: str) -> bool:
         upper = name.upper()
         if name == notify.VARIABLE or upper in secrets:
             return False
@@ -52,4 +52,4 @@ def of_stage(stage: str, settings: Settings, given: Mapping[str, str]) -> dict[s
             return True
         return is_s3 and (upper.startswith(STORE_PREFIX) or upper in PROXIES)
 
-    return {**plain(given), **{name: value for name, value in given.items() if is_told(name)}}
+    return {**plain(given), **{name: value for name, value in given.items() if is_allowed(name)}}

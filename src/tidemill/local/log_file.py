@@ -1,4 +1,4 @@
-"""The log of one process: a file of bounded size, and the one before it."""
+"""The log of a process: a file of bounded size and its predecessor."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -8,11 +8,11 @@ TAIL_BYTES = 16 * 1024
 
 
 class LogFile:
-    """Appends what it is given; a full file moves to `NAME.1`, in place of the older one.
+    """A file to append to; once full it becomes `NAME.1` and replaces the one before.
 
     Args:
-        path: The file; its folder exists.
-        bytes_max: The size at which a file is full. A write may take it past that once.
+        path: The file, in an existing folder.
+        bytes_max: Size from which on the file is full; the last write may exceed it.
     """
 
     def __init__(self, path: Path, *, bytes_max: int = LOG_BYTES_MAX) -> None:
@@ -34,7 +34,7 @@ class LogFile:
 
 
 def tail(path: Path, lines_max: int) -> str:
-    """The last lines of a file, fewer where they are long; empty where there is no file."""
+    """The last lines of a file, fewer if they are long; empty without a file."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))

@@ -1,7 +1,7 @@
-"""Run a program so that it dies with the process that started it, even when that one is killed.
+"""Runs a program that the kernel kills when its parent dies.
 
-`command` wraps a command line; what it starts is this very file, which asks the kernel for the signal and then
-becomes the program. It imports next to nothing, since it stands before every start.
+`command` wraps a command line. The wrapper is this file: it asks the kernel for the signal and then executes the
+program. It imports little, since every start passes through it.
 """
 
 import ctypes
@@ -13,15 +13,15 @@ PR_SET_PDEATHSIG = 1
 
 
 def command(argv: list[str], *, niceness: int = 0) -> list[str]:
-    """The command line that runs `argv` tethered to the current process.
+    """The command line that runs `argv` until the current process dies.
 
-    The kernel ties the program to the *thread* that starts it, so start it from one that lives as long as it.
+    The kernel watches the *thread* that starts the program: start it from one that lives long enough.
     """
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(niceness), *argv]
 
 
 def main() -> None:
-    """Become the program of the command line, unless the starter is gone already."""
+    """Execute the program, unless the parent is gone already."""
     parent, niceness, *argv = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

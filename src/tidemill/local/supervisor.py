@@ -1,59 +1,59 @@
-"""All processes of one installation: started together, kept running, stopped in order."""
+"""All processes of one installation: starts them, keeps them running, stops them in order."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tidemill.local.child import Child, Program, Tell
+from tidemill.local.child import Child, Program, Say
 
 STOP_SECONDS_MAX = 15.0
 STAGES_STOP_SECONDS_MAX = 10.0
 BASE_STOP_SECONDS_MIN = 3.0
-"""What is left to the broker however long the stages have taken."""
+"""Minimum for the base, however long the stages took to stop."""
 
 
 class Supervisor:
-    """Runs programs in two layers: the base, which the stages need, and the stages.
+    """Runs programs in two layers: the base (the broker, the demo), and the stages, which need it.
 
     Args:
-        tell: Takes what an operator should know.
-        changed: Called when a process has come or gone.
+        say: Prints messages for the operator.
+        changed: Called when a process has started or ended.
     """
 
-    def __init__(self, *, tell: Tell, changed: Callable[[], None] = lambda: None) -> None:
-        self._tell = tell
+    def __init__(self, *, say: Say, changed: Callable[[], None] = lambda: None) -> None:
+        self._say = say
         self._changed = changed
         self._base: dict[Child, asyncio.Task[None]] = {}
         self._stages: dict[Child, asyncio.Task[None]] = {}
 
     @property
     def processes(self) -> dict[str, list[int]]:
-        """The processes that live now, by what they are of."""
+        """Ids of the running processes, by stage."""
         found: dict[str, list[int]] = {}
         for child in (*self._stages, *self._base):
             found.setdefault(child.stage, []).extend([child.pid] if child.pid else [])
         return found
 
     async def start(self, programs: Iterable[Program], *, base: bool = False) -> None:
-        """Start programs side by side and return when all are ready; from then on they are kept running.
+        """Start programs concurrently, return when all are ready, and keep them running.
 
         Raises:
-            ChildError: One of them cannot be started; the others go on until `stop`.
+            ChildError: One of them cannot be started; the others run until `stop`.
         """
         layer = self._base if base else self._stages
         started = []
         for program in programs:
-            child = Child(program, tell=self._tell, changed=self._changed)
+            child = Child(program, say=self._say, changed=self._changed)
             layer[child] = asyncio.get_running_loop().create_task(child.run())
             started.append((child, layer[child]))
         await _all_ready(started)
 
     async def stop(self) -> float:
-        """Stop the stages, then the base, each by force when its time is up.
+        """Stop the stages, then the base; kill what does not stop in time.
 
         Returns:
-            The seconds that are left of `STOP_SECONDS_MAX`.
+            Seconds left of `STOP_SECONDS_MAX`.
         """
         stop_by = time.monotonic() + STOP_SECONDS_MAX
         await _stop(self._stages, STAGES_STOP_SECONDS_MAX)
@@ -62,7 +62,7 @@ class Supervisor:
         return stop_by - time.monotonic()
 
     def kill(self) -> None:
-        """End everything at once."""
+        """Kill everything."""
         for child in (*self._stages, *self._base):
             child.kill()
 
@@ -71,7 +71,7 @@ async def _all_ready(started: list[tuple[Child, asyncio.Task[None]]]) -> None:
     tasks = [task for _, task in started]
     ready = asyncio.gather(*(child.ready.wait() for child, _ in started))
     try:
-        # A child's task ends here only with an error, or because everything is being stopped.
+        # A child's task ends here only on an error or a stop.
         waiting: list[asyncio.Future[Any]] = [ready, *tasks]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:

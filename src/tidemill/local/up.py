@@ -1,4 +1,4 @@
-"""`tidemill up`: the broker, the stages and, for want of other models, a demo backend; all in one folder."""
+"""`tidemill up`: runs the broker, the stages and, without a configured model, a demo backend in one folder."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tidemill.configuration import signing_keys
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics, set_acls
-from tidemill.local import cores, data_folder, demo, environment
+from tidemill.local import data_folder, demo, environment
 from tidemill.local.child import ChildError, Program
 from tidemill.local.data_folder import FolderError
 from tidemill.local.embedded import kraft
@@ -39,20 +39,22 @@ KAFKA = "kafka"
 DEMO = "backend-demo"
 AOT_SECONDS_MAX = 6.0
 AOT_SECONDS_MIN = 1.0
-"""With less time left the broker's start cache is made at another stop."""
+"""Minimum time to create the broker's start cache; with less, a later stop creates it."""
 FAILED = 1
 WRONG = 2
-"""Exit code where the operator has to change something first."""
+"""Exit code if the operator has to change something first."""
+CORES_PER_PROCESS = 2
+"""Cores per process of processors: the other stages, the broker and other programs need some too."""
 
 
 NO_MODEL = """no model is configured. Name your inference server in tidemill.toml:
   [models."qwen3-8b"]
   backends = [{ url = "http://127.0.0.1:8000/v1" }]
-and start again. (Two small models for a first try come with the repository: make demo.)"""
+and start again. (For a first try, `make demo` in the repository runs two small models.)"""
 
 
 class UpError(Exception):
-    """It cannot be started; `code` is the exit code."""
+    """The start failed; `code` is the exit code."""
 
     def __init__(self, text: str, *, code: int = FAILED) -> None:
         super().__init__(text)
@@ -60,24 +62,24 @@ class UpError(Exception):
 
 
 def main(settings: Settings, config: Path | None) -> int:
-    """Run everything until a signal comes; returns the exit code.
+    """Run everything until a signal arrives; returns the exit code.
 
     Args:
-        settings: Those of the command line, the environment and the file.
-        config: The file, where one was named.
+        settings: The settings.
+        config: The settings file, if an option named one.
     """
     if not settings.models and demo.missing():
-        _tell(NO_MODEL)
+        _say(NO_MODEL)
         return WRONG
-    # Whatever this process and those that it starts make is their user's alone.
+    # Only this user may read the files of this process and its children.
     os.umask(0o077)
     try:
-        with data_folder.locked(settings.data.absolute()) as word:
-            if word is not None:
-                _tell(word)
+        with data_folder.locked(settings.data.absolute()) as warning:
+            if warning is not None:
+                _say(warning)
             asyncio.run(Up(settings, config).run())
     except FolderError as error:
-        _tell(str(error))
+        _say(str(error))
         return WRONG
     except UpError as error:
         return error.code
@@ -88,35 +90,35 @@ class Up:
     """One run of everything.
 
     Args:
-        settings: All settings.
-        config: The file they are from, where one was named.
+        settings: The settings.
+        config: The settings file, if an option named one.
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
         self._settings = settings
         self._data = settings.data.absolute()
         self._config = config
-        self._supervisor = Supervisor(tell=_tell, changed=self._write_run)
+        self._supervisor = Supervisor(say=_say, changed=self._write_run)
         self._broker: Broker | None = None
         self._kafka = settings.kafka
         self._api = ""
         self._health: dict[str, str] = {}
         self._secrets: dict[str, dict[str, str]] = {}
-        """What some stages are told, and the others are not."""
+        """Environment variables that only some stages get, by stage."""
         self._demo: dict[str, dict[str, Any]] = {}
-        """The models of the demo, where they are served."""
+        """The demo models, if they are served."""
         self._is_ready = False
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Start, tell, wait for a signal, stop.
+        """Start, report, wait for a signal, stop.
 
         Raises:
-            UpError: It cannot be started, and has said why; nothing is left running.
+            UpError: The start failed. The reason is printed, and nothing is left running.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Under nohup a terminal that goes is to be ignored; the two others end it wherever it runs.
+            # Under nohup SIGHUP stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal)
         data_folder.remove_run(self._data)
@@ -128,30 +130,30 @@ class Up:
                 starting.result()
                 await asked
         except UpError as error:
-            # Before all is stopped, which may take a while.
-            _tell(str(error))
+            # Printed before the stop, which may take a while.
+            _say(str(error))
             raise
         finally:
             self._stopping.set()
             starting.cancel()
             await asyncio.gather(starting, asked, return_exceptions=True)
             await self._stop()
-        _tell("stopped.")
+        _say("stopped.")
 
     def _on_signal(self) -> None:
         if not self._stopping.is_set():
-            _tell("stopping; a second time ends everything at once.")
+            _say("stopping; press Ctrl-C again to kill everything.")
             self._stopping.set()
             return
         self._supervisor.kill()
         data_folder.remove_run(self._data)
-        # Whatever this process waits for, nobody wants to wait for it any more.
+        # Exit whatever the event loop waits for.
         os._exit(FAILED)
 
     async def _start(self) -> None:
         settings = self._settings
         for lack in preflight.misspelt(settings, os.environ):
-            _tell(f"warning: {lack}")
+            _say(f"warning: {lack}")
         if wrong := [
             *map(str, preflight.keys(settings, os.environ)),
             *filter(None, [preflight.address(settings)]),
@@ -161,26 +163,26 @@ class Up:
         self._api = f"{settings.scheme}://{reachable(settings.host)}:{port}/v1"
         try:
             shown = self._keep_secrets()
-            told = self._told(port)
-            below = [self._start_kafka()]
+            variables = self._stage_variables(port)
+            base = [self._start_kafka()]
             if not settings.models:
-                below.append(self._start_demo(told, other_than=port))
-            await _side_by_side(below)
+                base.append(self._start_demo(variables, other_than=port))
+            await _all(base)
             assert self._kafka is not None
-            told["TIDEMILL_KAFKA"] = self._kafka
-            await self._supervisor.start([self._stage(*named, told) for named in self._stages()])
+            variables["TIDEMILL_KAFKA"] = self._kafka
+            await self._supervisor.start([self._stage(*named, variables) for named in self._stages()])
         except (BrokerError, ChildError, SettingsError, TopicError) as error:
             raise UpError(str(error)) from error
         self._is_ready = True
         self._write_run()
         if settings.is_exposed:
-            _tell(f"warning: {EXPOSED % settings.host}")
+            _say(f"warning: {EXPOSED % settings.host}")
         say(f"Tidemill is ready at {self._api} (API key: {shown})")
 
     def _keep_secrets(self) -> str:
-        """Have the keys that nobody has set, and say what is shown of the API key: where it is.
+        """Create the keys that are not set; returns what to show of the API key.
 
-        The key itself is shown once, when it is made. What a start prints goes into logs and journals.
+        That is the key itself once, when it is created, and later where it is: output of `up` ends up in logs.
         """
         settings = self._settings
         if settings.encrypt_log and settings.encryption_key_file is None:
@@ -209,7 +211,7 @@ class Up:
         return shown
 
     async def _start_kafka(self) -> None:
-        """Have a broker, and the topics on it."""
+        """Start the broker unless one is configured, and create the topics."""
         if self._kafka is None:
             began = time.monotonic()
             broker = Broker(self._data)
@@ -226,7 +228,7 @@ class Up:
             )
             await self._supervisor.start([program], base=True)
             self._kafka = broker.bootstrap
-            _tell(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
+            _say(f"Kafka is ready at {self._kafka} after {time.monotonic() - began:.1f} s.")
         models = self._settings.models or demo.models("")
         if self._broker is None:
             await ensure_topics(self._settings, self._settings.cluster, models)
@@ -234,36 +236,36 @@ class Up:
         cluster = self._broker.cluster()
         await asyncio.gather(ensure_topics(self._settings, cluster, models), set_acls(cluster, acls()))
 
-    async def _start_demo(self, told: dict[str, str], *, other_than: int) -> None:
-        """Have a backend with two small models, since none is configured, and tell the stages of it."""
+    async def _start_demo(self, variables: dict[str, str], *, other_than: int) -> None:
+        """Start a backend with two small models, and add them to the variables of the stages."""
         port = kraft.free_port(other_than=other_than)
         address = f"http://{kraft.LOOPBACK}:{port}/v1"
         program = self._program(DEMO, [DEMO, "--port", str(port)], environment.plain(os.environ))
         self._demo = demo.models(address)
-        told["TIDEMILL_MODELS"] = json.dumps(self._demo)
+        variables["TIDEMILL_MODELS"] = json.dumps(self._demo)
         await self._supervisor.start([program], base=True)
-        _tell(f"no model is configured, so two small ones for a first try are served at {address}.")
+        _say(f"no model is configured; serving two small demo models at {address}.")
 
-    def _told(self, port: int) -> dict[str, str]:
-        """What every stage is told; a variable goes before what the file says."""
-        told = {
+    def _stage_variables(self, port: int) -> dict[str, str]:
+        """The variables of every stage; a variable goes before the settings file."""
+        variables = {
             "TIDEMILL_DATA": str(self._data),
             "TIDEMILL_PORT": str(port),
-            # A log is of use while it is being written.
+            # Logs are read while they are written.
             "PYTHONUNBUFFERED": "1",
         }
         if self._config is not None:
-            told["TIDEMILL_CONFIG"] = str(self._config.absolute())
-        return told
+            variables["TIDEMILL_CONFIG"] = str(self._config.absolute())
+        return variables
 
     def _stages(self) -> list[tuple[str, str]]:
-        """Each process of a stage, and which stage it is of; the first one has the stage's name."""
-        extra = range(2, 1 + cores.processors(self._settings, cores.available()))
+        """Names of the processes with their stages; the first process has the name of its stage."""
+        extra = range(2, 1 + processor_count(self._settings, available_cores()))
         return [*((stage, stage) for stage in STAGES), *((f"{PROCESSORS}-{n}", PROCESSORS) for n in extra)]
 
-    def _stage(self, name: str, stage: str, told: dict[str, str]) -> Program:
-        """A process of a stage, with a port of its own to tell its health on."""
-        # The kernel hands out its ports in turn, so it does not give one of a moment ago again.
+    def _stage(self, name: str, stage: str, variables: dict[str, str]) -> Program:
+        """A process of a stage, with its own port for health and metrics."""
+        # The kernel hands out ports in turn, so it does not repeat one of a moment ago.
         port = kraft.free_port()
         self._health[name] = f"http://{kraft.LOOPBACK}:{port}"
         own = {"TIDEMILL_HEALTH_HOST": kraft.LOOPBACK, "TIDEMILL_HEALTH_PORT": str(port)}
@@ -271,7 +273,7 @@ class Up:
             own |= security(self._broker.users, stage).environ
         given = environment.of_stage(stage, self._settings, os.environ)
         secrets = self._secrets.get(stage, {})
-        return self._program(name, [stage], {**given, **told, **own, **secrets}, stage)
+        return self._program(name, [stage], {**given, **variables, **own, **secrets}, stage)
 
     def _program(
         self, name: str, arguments: list[str], variables: dict[str, str], stage: str | None = None
@@ -289,7 +291,7 @@ class Up:
     def _write_run(self) -> None:
         if not self._is_ready or self._stopping.is_set():
             return
-        # A full disk is no reason to end what runs.
+        # A full disk must not end what runs.
         with suppress(OSError):
             data_folder.write_run(
                 self._data,
@@ -311,8 +313,24 @@ class Up:
         data_folder.remove_run(self._data)
 
 
-async def _side_by_side(coroutines: list[Coroutine[Any, Any, None]]) -> None:
-    """Await all of them; the first error ends the others."""
+def processor_count(settings: Settings, cores: int) -> int:
+    """Number of processes of processors: the configured one, else by the cores.
+
+    At most one per partition of a model, since each partition has one consumer.
+    """
+    return settings.processor_processes or max(1, min(cores // CORES_PER_PROCESS, settings.partitions))
+
+
+def available_cores() -> int:
+    """Cores that this process may use, without the CPU quota of a container."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+async def _all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Await all of them; the first error cancels the others."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         await asyncio.gather(*tasks)
@@ -322,7 +340,7 @@ async def _side_by_side(coroutines: list[Coroutine[Any, Any, None]]) -> None:
         await asyncio.wait(tasks)
 
 
-def _tell(line: str) -> None:
-    # Nobody may be listening any more.
+def _say(line: str) -> None:
+    # The terminal may be gone.
     with suppress(OSError):
         say(f"tidemill: {line}", err=True)

@@ -1,1 +1,10 @@
-"""Commands of an operator, which work on the log and the store themselves: dead letters, rebuild, doctor."""
+"""Operator's commands, which read the log and the store directly: dead letters, rebuild, purge, doctor, ACLs."""
+
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+"""Prints a line on stdout."""
+
+
+class OperatorError(Exception):
+    """The command cannot do what was asked; the text says why."""

@@ -1,36 +1,35 @@
-"""`tidemill acls`: the access lists that each role needs, shown or set."""
+"""`tidemill acls`: shows or sets the Kafka ACLs of each role."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics, set_acls
+from tidemill.ops import Say
 from tidemill.schemas.log import acls
 from tidemill.schemas.log.acls import Acl
 
-Say = Callable[[str], None]
-
 
 def show(say: Say, users: Mapping[str, str]) -> None:
-    """Print a line for each resource of each user, as arguments of `kafka-acls.sh --add`."""
+    """Print the arguments of `kafka-acls.sh --add`, one line for each user and resource."""
     for acl in _merged(acls.acls()):
         say(_line(acl, users))
 
 
-async def apply(settings: Settings, where: Kafka, say: Say, users: Mapping[str, str]) -> None:
-    """Make the topics that are missing, and set the lists; both need an administrator's way in.
+async def apply(settings: Settings, kafka: Kafka, say: Say, users: Mapping[str, str]) -> None:
+    """Create missing topics and set the ACLs, with an administrator's credentials.
 
     Raises:
-        TopicError: The broker is out of reach, or refuses.
+        TopicError: The broker is unreachable, or refuses.
     """
-    await ensure_topics(settings, where)
-    count = await set_acls(where, acls.acls(), users)
-    say(f"All topics are there, and {count} access lists.")
+    await ensure_topics(settings, kafka)
+    count = await set_acls(kafka, acls.acls(), users)
+    say(f"All topics exist, and {count} ACLs are set.")
 
 
 def _merged(found: list[Acl]) -> list[tuple[Acl, list[str]]]:
-    """The lists with the operations of one resource together."""
+    """The ACLs, with the operations on one resource together."""
     together: dict[tuple[str, int, str, bool], tuple[Acl, list[str]]] = {}
     for acl in found:
         key = (acl.role, acl.resource, acl.name, acl.is_prefix)

@@ -1,13 +1,14 @@
-"""`tidemill dead`: what nothing could read, and back into its topic with what can be read by now."""
+"""`tidemill dead`: lists dead letters, and requeues them once a fix can read them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.kafka import history
 from tidemill.kafka.producer import Log
+from tidemill.ops import OperatorError, Say
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import Letter, Mark
@@ -15,28 +16,21 @@ from tidemill.schemas.ports import Sender
 from tidemill.terminal import printable
 
 LETTERS_MAX: Final = 10_000
-"""The newest letters that are held at one time."""
+"""Newest letters to keep in memory."""
 VALUE_BYTES_SHOWN: Final = 2_000
-
-Say = Callable[[str], None]
-"""Prints a line on stdout."""
-
-
-class LetterError(Exception):
-    """A letter cannot be had or not be sent again; the text says why."""
 
 
 @dataclass
 class DeadLetters:
-    """The letters by their ids, and those that were sent again, with the time."""
+    """The letters by id, and when each one was requeued (Unix seconds)."""
 
     letters: dict[str, Letter] = field(default_factory=dict)
     requeued: dict[str, float] = field(default_factory=dict)
     unreadable: int = 0
-    """Records of `tidemill.dead` that are no letters."""
+    """Number of records in `tidemill.dead` that are not letters."""
 
     def add(self, found: Letter | Mark) -> None:
-        """Take in the next one; a record that was buried twice is one letter."""
+        """Add the next record of the topic; a record that was written twice is one letter."""
         if isinstance(found, Mark):
             self.requeued[found.id] = found.at
             return
@@ -47,62 +41,62 @@ class DeadLetters:
 
     @property
     def waiting(self) -> list[Letter]:
-        """Those that were not sent again, the oldest first."""
+        """Letters not requeued yet, the oldest first."""
         return [letter for letter in self.letters.values() if letter.id not in self.requeued]
 
 
-async def opened(where: Kafka) -> DeadLetters:
-    """Read all letters.
+async def read_all(kafka: Kafka) -> DeadLetters:
+    """Read all dead letters.
 
     Raises:
         LogUnavailable: The broker does not answer.
     """
-    yard = DeadLetters()
-    async with history.reading(where) as reader:
+    found = DeadLetters()
+    async with history.reading(kafka) as reader:
         async for record in reader.records(topics.DEAD.name):
             try:
-                yard.add(dead_letters.read(record.headers, record.value, record.timestamp / 1000))
+                found.add(dead_letters.read(record.headers, record.value, record.timestamp / 1000))
             except DecodeError:
-                yard.unreadable += 1
-    return yard
+                found.unreadable += 1
+    return found
 
 
-async def show_all(where: Kafka, say: Say, *, everything: bool) -> None:
-    """List the letters that wait, or all of them.
+async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool) -> None:
+    """List the letters that wait, with `requeued_too` also the others.
 
     Raises:
         LogUnavailable: The broker does not answer.
     """
-    yard = await opened(where)
-    for letter in yard.letters.values() if everything else yard.waiting:
-        state = f"  sent again {_time(yard.requeued[letter.id])}" if letter.id in yard.requeued else ""
+    found = await read_all(kafka)
+    for letter in found.letters.values() if requeued_too else found.waiting:
+        state = f"  requeued {_time(found.requeued[letter.id])}" if letter.id in found.requeued else ""
         say(f"{letter.id}  {_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
-    hidden = len(yard.letters) - len(yard.waiting)
-    if hidden and not everything:
-        say(f"({hidden} more were sent again; --all shows them)")
-    if not yard.letters:
-        say("There are no dead letters.")
+    hidden = len(found.letters) - len(found.waiting)
+    if hidden and not requeued_too:
+        say(f"({hidden} more were requeued; --all shows them)")
+    if not found.letters:
+        say("No dead letters.")
 
 
-async def show(where: Kafka, letter_id: str, say: Say, *, value_bytes: int = VALUE_BYTES_SHOWN) -> None:
-    """Show one letter, with nothing in it that a terminal would obey.
+async def show(kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VALUE_BYTES_SHOWN) -> None:
+    """Show one letter, with control characters escaped.
 
     Raises:
         LogUnavailable: The broker does not answer.
-        LetterError: There is none of that id.
+        OperatorError: No letter has this id.
     """
-    yard = await opened(where)
-    letter = _found(yard, letter_id)
+    found = await read_all(kafka)
+    letter = _letter(found, letter_id)
     say(f"record     {letter.id}")
-    say(f"buried     {_time(letter.at)} by {letter.stage}")
+    say(f"written    {_time(letter.at)} by {letter.stage}")
     say(f"reason     {letter.reason}")
-    if letter.id in yard.requeued:
-        say(f"sent again {_time(yard.requeued[letter.id])}")
+    if letter.id in found.requeued:
+        say(f"requeued   {_time(found.requeued[letter.id])}")
     say(f"key        {'none' if letter.key is None else printable(letter.key)}")
     for name, content in letter.headers:
         say(f"header     {name} = {'null' if content is None else printable(content)}")
     if letter.cut_bytes is not None:
-        say(f"value      {letter.cut_bytes} bytes, too large for a letter; it is at its place in the log")
+        say(f"value      {letter.cut_bytes} bytes, too large for a letter; the topic has it at this offset")
     elif letter.value is None:
         say("value      none")
     else:
@@ -110,43 +104,43 @@ async def show(where: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
         for line in letter.value[:value_bytes].split(b"\n"):
             say(f"  {printable(line)}")
         if len(letter.value) > value_bytes:
-            say(f"  … {len(letter.value) - value_bytes} bytes more (--bytes)")
+            say(f"  … {len(letter.value) - value_bytes} more bytes (--bytes)")
 
 
-async def requeue(where: Kafka, letter_ids: Sequence[str] | None, say: Say, *, again: bool = False) -> int:
+async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, again: bool = False) -> int:
     """Send records to their topics again, each with its own key and headers.
 
-    A letter that was sent again is marked, and is passed over from then on. A crash between the two sends it once
-    more at the next call, which is harmless: whoever reads the topic takes a record twice as once.
+    A requeued letter is marked, and skipped from then on. After a crash between the two steps the next call sends
+    it again, which is harmless: the stages deduplicate records.
 
     Args:
-        where: The broker.
-        letter_ids: Which; None is all that wait.
-        say: Told of each.
-        again: Whether those that are marked are sent once more.
+        kafka: The broker.
+        letter_ids: The letters; None for all that wait.
+        say: Prints a line for each letter.
+        again: Include letters requeued before.
 
     Returns:
-        How many were sent.
+        Number of letters sent.
 
     Raises:
         LogUnavailable: The broker does not answer.
-        LetterError: There is none of an id, or it cannot be sent.
+        OperatorError: An id is unknown, or a letter cannot be sent.
     """
-    yard = await opened(where)
-    chosen = yard.waiting if letter_ids is None else [_found(yard, name) for name in letter_ids]
-    log = Log(where)
+    found = await read_all(kafka)
+    chosen = found.waiting if letter_ids is None else [_letter(found, name) for name in letter_ids]
+    log = Log(kafka)
     try:
         await log.start()
         sent = 0
         for letter in chosen:
-            if letter.id in yard.requeued and not again:
-                say(f"{letter.id} was sent again {_time(yard.requeued[letter.id])} already")
+            if letter.id in found.requeued and not again:
+                say(f"{letter.id} was requeued before, at {_time(found.requeued[letter.id])}")
             elif letter.cut_bytes is not None:
-                _refuse(f"{letter.id} has a value of {letter.cut_bytes} bytes, which its letter does not hold",
+                _refuse(f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold",
                         say, alone=letter_ids is not None)  # fmt: skip
             else:
                 await _send(log, letter)
-                say(f"{letter.id} was sent to {letter.topic} again")
+                say(f"{letter.id} was sent to {letter.topic}")
                 sent += 1
         return sent
     finally:
@@ -154,7 +148,7 @@ async def requeue(where: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
 
 
 async def _send(log: Sender, letter: Letter) -> None:
-    # The client sends no record that has neither key nor value.
+    # aiokafka refuses a record with neither key nor value.
     key = letter.key if letter.value is not None else letter.key or b""
     await log.send(letter.topic, key, letter.value, headers=dead_letters.requeued(letter))
     await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark(letter.id))
@@ -162,13 +156,13 @@ async def _send(log: Sender, letter: Letter) -> None:
 
 def _refuse(text: str, say: Say, *, alone: bool) -> None:
     if alone:
-        raise LetterError(text)
+        raise OperatorError(text)
     say(text)
 
 
-def _found(yard: DeadLetters, letter_id: str) -> Letter:
-    if (letter := yard.letters.get(letter_id)) is None:
-        raise LetterError(f"there is no dead letter {printable(letter_id)}")
+def _letter(found: DeadLetters, letter_id: str) -> Letter:
+    if (letter := found.letters.get(letter_id)) is None:
+        raise OperatorError(f"no dead letter {printable(letter_id)}")
     return letter
 
 

@@ -1,4 +1,4 @@
-"""`tidemill doctor`: looks at all that Tidemill needs, and says how to mend what is not as it should be."""
+"""`tidemill doctor`: checks what Tidemill needs, and says how to fix what is wrong."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import history
 from tidemill.kafka.admin import TopicError, topic_configs, wanted
 from tidemill.kafka.connection import LogUnavailable, reachable
-from tidemill.ops import findings, server_probe
+from tidemill.ops import Say, findings, server_probe
 from tidemill.ops.findings import Finding
 from tidemill.runtime import preflight, run_file
 from tidemill.schemas.log import codec, topics
@@ -29,55 +29,53 @@ from tidemill.schemas.signing import SignatureError
 from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0
-"""For each thing that is looked at."""
+"""Bound of each check."""
 BACKENDS_AT_ONCE_MAX: Final = 8
 PROBE_BYTES: Final = 64
 
-Say = Callable[[str], None]
 
-
-async def examine(settings: Settings, where: Kafka | None, say: Say) -> bool:
-    """Look at everything, and print a line of each.
+async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
+    """Run all checks, and print their findings.
 
     Args:
-        settings: All settings.
-        where: The broker; None where none is set and none runs here.
-        say: Takes a line.
+        settings: The settings.
+        kafka: The broker; None if none is configured and none runs here.
+        say: Prints a line.
 
     Returns:
-        Whether nothing fails; warnings are well enough.
+        Whether no finding is a failure; warnings are not.
     """
     found: list[Finding] = []
-    for check in _checks(settings, where):
+    for check in _checks(settings, kafka):
         try:
             async with asyncio.timeout(CHECK_SECONDS_MAX):
                 fresh = await check()
         except TimeoutError:
-            fresh = [findings.fail("check", f"no answer in {CHECK_SECONDS_MAX:.0f} s", "look at what it asks")]
+            fresh = [findings.fail("check", f"no answer in {CHECK_SECONDS_MAX:.0f} s", "look for what hangs")]
         for finding in fresh:
             say(shown(finding))
         found += fresh
-        if fresh and fresh[0].what == "kafka" and not findings.is_well(fresh):
-            where = None
+        if fresh and fresh[0].what == "kafka" and not findings.is_healthy(fresh):
+            kafka = None
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    return findings.is_well(found)
+    return findings.is_healthy(found)
 
 
 def shown(finding: Finding) -> str:
-    """A finding as a line, or two where there is something to do; an arrow in ASCII, for every terminal."""
-    mend = f"\n      -> {finding.mend}" if finding.mend else ""
-    return f"{finding.verdict:<5} {finding.what}: {finding.text}{mend}"
+    """A finding as a line, with a second one for the fix; ASCII, for every terminal."""
+    fix = f"\n      -> {finding.fix}" if finding.fix else ""
+    return f"{finding.verdict:<5} {finding.what}: {finding.text}{fix}"
 
 
-def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaitable[list[Finding]]]]:
+def _checks(settings: Settings, kafka: Kafka | None) -> list[Callable[[], Awaitable[list[Finding]]]]:
     return [
         lambda: _settings(settings),
-        lambda: _broker(where),
-        lambda: _topics(settings, where),
-        lambda: _keys(settings, where),
-        lambda: _clock(where),
-        lambda: _batches(where),
+        lambda: _broker(kafka),
+        lambda: _topics(settings, kafka),
+        lambda: _keys(settings, kafka),
+        lambda: _clock(kafka),
+        lambda: _batches(kafka),
         lambda: _store(settings),
         lambda: _backends(settings),
         lambda: _disk(settings),
@@ -85,37 +83,37 @@ def _checks(settings: Settings, where: Kafka | None) -> list[Callable[[], Awaita
 
 
 async def _settings(settings: Settings) -> list[Finding]:
-    """What would stop or mislead a start: keys that are not set, an address that cannot be listened on."""
+    """Settings that would stop or mislead a start: keys that are not set, an address that is not free."""
     found = [findings.fail(lack.setting, lack.text, lack.mend) for lack in preflight.keys(settings, os.environ)]
     found += [
         findings.warn(lack.setting, lack.text, lack.mend) for lack in preflight.misspelt(settings, os.environ)
     ]
-    # An external Kafka may have an api on another machine; what runs here holds its port itself.
+    # With an external Kafka the api may run elsewhere; a running service holds its own port.
     if settings.kafka is None and run_file.read(settings.data) is None and (why := preflight.address(settings)):
-        text, _, mend = why.partition("; ")
-        found.append(findings.fail("address", text, mend))
-    return found or [findings.ok("settings", "can be used here")]
+        text, _, fix = why.partition("; ")
+        found.append(findings.fail("address", text, fix))
+    return found or [findings.ok("settings", "are valid")]
 
 
-async def _broker(where: Kafka | None) -> list[Finding]:
-    if where is None:
-        return [findings.fail("kafka", "none is set, and no `tidemill up` runs on this folder",
+async def _broker(kafka: Kafka | None) -> list[Finding]:
+    if kafka is None:
+        return [findings.fail("kafka", "none is configured, and no `tidemill up` runs in this folder",
                               "start `tidemill up`, or set TIDEMILL_KAFKA")]  # fmt: skip
     try:
-        await reachable(where)
-    except Exception as error:  # noqa: BLE001  whatever it is, it does not answer
-        return [findings.fail("kafka", f"{where} does not answer ({type(error).__name__})",
+        await reachable(kafka)
+    except Exception as error:  # noqa: BLE001  whatever the error is, it does not answer
+        return [findings.fail("kafka", f"{kafka} does not answer ({type(error).__name__})",
                               "check the address, its security settings, and that it runs")]  # fmt: skip
-    return [findings.ok("kafka", f"{where} answers")]
+    return [findings.ok("kafka", f"{kafka} answers")]
 
 
-async def _topics(settings: Settings, where: Kafka | None) -> list[Finding]:
-    if where is None:
+async def _topics(settings: Settings, kafka: Kafka | None) -> list[Finding]:
+    if kafka is None:
         return []
     rows = wanted(settings.models)
     try:
-        configs = await topic_configs(where, [row.name for row in rows])
-        async with history.reading(where) as reader:
+        configs = await topic_configs(kafka, [row.name for row in rows])
+        async with history.reading(kafka) as reader:
             partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
     except (TopicError, LogUnavailable) as error:
         return [findings.fail("topics", str(error), "see kafka above")]
@@ -130,20 +128,20 @@ async def _topics(settings: Settings, where: Kafka | None) -> list[Finding]:
         for row in rows
     ]
     wrong = [finding for finding in judged if finding is not None]
-    return wrong or [findings.ok("topics", f"all {len(rows)} are as the table says")]
+    return wrong or [findings.ok("topics", f"all {len(rows)} exist and are configured as needed")]
 
 
-async def _keys(settings: Settings, where: Kafka | None) -> list[Finding]:
-    """Whether the api has signed every record of keys."""
-    if where is None:
+async def _keys(settings: Settings, kafka: Kafka | None) -> list[Finding]:
+    """Whether the api has signed every record of `tidemill.keys`."""
+    if kafka is None:
         return []
     try:
         verifier = signing_keys.verifier(signing_keys.with_kept(settings))
     except SettingsError as error:
-        return [findings.warn("keys", f"cannot be checked here ({error})", "set it as ingest has it")]
+        return [findings.warn("keys", f"cannot be checked here ({error})", "set it as for ingest")]
     count, refused = 0, []
     try:
-        async with history.reading(where) as reader:
+        async with history.reading(kafka) as reader:
             async for record in reader.records(topics.KEYS.name):
                 count += 1
                 try:
@@ -155,26 +153,26 @@ async def _keys(settings: Settings, where: Kafka | None) -> list[Finding]:
     return [findings.keys(count, refused)]
 
 
-async def _clock(where: Kafka | None) -> list[Finding]:
-    """Kafka stamps a record with its producer's time, so the newest one must not be of the future."""
-    if where is None:
+async def _clock(kafka: Kafka | None) -> list[Finding]:
+    """A record has its producer's time, so the newest one must not lie in the future."""
+    if kafka is None:
         return []
     try:
-        async with history.reading(where) as reader:
+        async with history.reading(kafka) as reader:
             at = await reader.newest(topics.BATCHES.name)
     except LogUnavailable as error:
         return [findings.fail("clock", str(error), "see kafka above")]
     return [findings.clock(None if at is None else at - time.time())]
 
 
-async def _batches(where: Kafka | None) -> list[Finding]:
-    """What batches wait for, as their latest records say."""
-    if where is None:
+async def _batches(kafka: Kafka | None) -> list[Finding]:
+    """What batches wait for, by their latest records."""
+    if kafka is None:
         return []
     count = 0
     stalled: dict[str, Waits] = {}
     try:
-        async with history.reading(where) as reader:
+        async with history.reading(kafka) as reader:
             async for record in reader.records(topics.BATCHES.name):
                 count += 1
                 key = (record.key or b"").decode(errors="replace")
@@ -191,7 +189,7 @@ async def _batches(where: Kafka | None) -> list[Finding]:
 async def _store(settings: Settings) -> list[Finding]:
     key, content = f"health/doctor-{secrets.token_hex(8)}", secrets.token_bytes(PROBE_BYTES)
     kind = urlsplit(settings.store_url).scheme
-    mend = (
+    fix = (
         "check that the folder can be written" if kind == "file" else "check the bucket, its keys and its address"
     )
     store: Store | None = None
@@ -200,14 +198,14 @@ async def _store(settings: Settings) -> list[Finding]:
         await store.write(key, _once(content))
         read = b"".join([chunk async for chunk in store.read(key)])
         await store.delete(key)
-    except Exception as error:  # noqa: BLE001  whatever it is, the store is not well
-        return [findings.fail("store", f"{settings.store_url}: {type(error).__name__}", mend)]
+    except Exception as error:  # noqa: BLE001  whatever the error is, the store does not work
+        return [findings.fail("store", f"{settings.store_url}: {type(error).__name__}", fix)]
     finally:
         if store is not None:
             await store.close()
     if read != content:
-        return [findings.fail("store", f"{settings.store_url} gives back something else than was written", mend)]
-    return [findings.ok("store", f"{settings.store_url} can be written, read and deleted from")]
+        return [findings.fail("store", f"{settings.store_url} returns other bytes than were written", fix)]
+    return [findings.ok("store", f"{settings.store_url} can be written, read and deleted")]
 
 
 async def _backends(settings: Settings) -> list[Finding]:
@@ -229,12 +227,12 @@ async def _backends(settings: Settings) -> list[Finding]:
 async def _backend(name: str, model: Model, backend: Backend) -> Finding:
     what = f"backend {backend.base}"
     served = await server_probe.models(backend.base, backend.api_key, backend.ca_file)
-    if isinstance(served, server_probe.Unheard):
-        mend = "check its key, which api_key_env names" if served.is_refused else "start it, or mend its address"
-        return findings.warn(what, f"GET /models: {served.why}", f"{mend}; lines of its models wait")
+    if isinstance(served, server_probe.NoModels):
+        fix = "check its key, which api_key_env names" if served.is_refused else "start it, or fix its address"
+        return findings.warn(what, f"GET /models: {served.why}", f"{fix}; until then lines of its models wait")
     if name not in served:
         return findings.warn(
-            what, f"answers, and does not list {name}", "check the model's name and its alias there"
+            what, f"does not list {name}", "check the model's name in tidemill.toml and on the server"
         )
     lacking = await server_probe.lacking(backend.base, backend.api_key, model.endpoints, backend.ca_file)
     return findings.backend(what, name, model.endpoints, lacking)

@@ -1,4 +1,4 @@
-"""What the doctor says of each thing that was looked at: pure judgements of what was seen."""
+"""Findings of `tidemill doctor`: judges what it observed, without I/O."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from tidemill.schemas.resources.waiting import Reason, Waiting, moment
 
 SKEW_SECONDS_OK: Final = 2.0
 SKEW_SECONDS_MAX: Final = 30.0
-"""Clocks that differ by more make deadlines and the log's times disagree."""
+"""A larger skew makes deadlines and the times in the log disagree."""
 FREE_BYTES_OK: Final = 10 << 30
 FREE_BYTES_MIN: Final = 1 << 30
 STALLS_MAX: Final = 20
-"""Reasons for stalls that are named, those of the most batches."""
+"""Reasons for stalls to report, those of the most batches."""
 
 
 class Verdict(StrEnum):
-    """How well a thing is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -28,52 +28,54 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the doctor."""
+    """One finding."""
 
     what: str
     verdict: Verdict
     text: str
-    mend: str = ""
+    fix: str = ""
     """What to do about it."""
 
 
 def ok(what: str, text: str) -> Finding:
-    """It is well."""
+    """A finding that needs no action."""
     return Finding(what=what, verdict=Verdict.OK, text=text)
 
 
-def warn(what: str, text: str, mend: str) -> Finding:
-    """It works, and will not always."""
-    return Finding(what=what, verdict=Verdict.WARN, text=text, mend=mend)
+def warn(what: str, text: str, fix: str) -> Finding:
+    """A finding that may become a failure."""
+    return Finding(what=what, verdict=Verdict.WARN, text=text, fix=fix)
 
 
-def fail(what: str, text: str, mend: str) -> Finding:
-    """It does not work."""
-    return Finding(what=what, verdict=Verdict.FAIL, text=text, mend=mend)
+def fail(what: str, text: str, fix: str) -> Finding:
+    """A failure."""
+    return Finding(what=what, verdict=Verdict.FAIL, text=text, fix=fix)
 
 
 def topic(
     row: Topic, *, partitions: int, together: int, configs: Mapping[str, str], replication: int
 ) -> Finding | None:
-    """What is wrong with a topic; None where nothing is.
+    """What is wrong with a topic; None if nothing is.
 
     Args:
-        row: What the table says.
-        partitions: How many it has; 0 where it does not exist.
-        together: How many `outcomes` has.
-        configs: What is set about it.
-        replication: Copies that the settings ask for, for the advice.
+        row: The topic as it should be.
+        partitions: Its number of partitions; 0 if it does not exist.
+        together: Number of partitions of `outcomes`.
+        configs: Its configuration.
+        replication: Replication factor of the settings.
     """
     if not partitions:
-        return warn(row.name, "does not exist", f"a stage makes it at its start, with {replication} copies")
+        return warn(row.name, "does not exist", f"a stage creates it at its start, with {replication} replicas")
     return _spread(row, partitions, together) or _kept(row, configs)
 
 
 def _spread(row: Topic, partitions: int, together: int) -> Finding | None:
     if not row.spread and partitions != 1:
-        return fail(row.name, f"has {partitions} partitions instead of one", "make it anew with one partition")
+        return fail(row.name, f"has {partitions} partitions instead of one", "recreate it with one partition")
     if row == topics.COMMANDS and partitions != together:
-        return fail(row.name, f"has {partitions} partitions and outcomes {together}", "give both the same number")
+        return fail(
+            row.name, f"has {partitions} partitions, and outcomes has {together}", "give both the same number"
+        )
     return None
 
 
@@ -81,52 +83,52 @@ def _kept(row: Topic, configs: Mapping[str, str]) -> Finding | None:
     name = row.name
     policy = set(configs.get("cleanup.policy", "delete").split(","))
     if row.compacted and policy != {"compact"}:
-        return fail(name, f"has cleanup.policy={','.join(sorted(policy))}, and its state would be lost",
+        return fail(name, f"has cleanup.policy={','.join(sorted(policy))}, which would lose its state",
                     "set cleanup.policy=compact")  # fmt: skip
     if not row.compacted and "compact" in policy:
-        return fail(name, "is compacted, and records with equal keys would be lost", "set cleanup.policy=delete")
+        return fail(name, "is compacted, which would lose records with equal keys", "set cleanup.policy=delete")
     kept_ms = int(configs.get("retention.ms", -1))
     if row.retention_ms < 0 and (kept_ms >= 0 or int(configs.get("retention.bytes", -1)) >= 0):
-        return fail(name, "drops old records, and a revoked key would open again",
+        return fail(name, "drops old records, after which a revoked key would be valid again",
                     "set retention.ms=-1 and retention.bytes=-1")  # fmt: skip
     if not row.compacted and 0 <= kept_ms < row.retention_ms:
         return warn(name, f"is kept for {kept_ms / DAY_MS:.1f} days instead of {row.retention_ms // DAY_MS}",
-                    f"set retention.ms={row.retention_ms}, or keep windows shorter")  # fmt: skip
+                    f"set retention.ms={row.retention_ms}, or shorten the completion windows")  # fmt: skip
     return None
 
 
 def keys(count: int, refused: Sequence[int]) -> Finding:
-    """What `tidemill.keys` holds.
+    """Whether the api has signed the records of `tidemill.keys`.
 
     Args:
-        count: Its records.
-        refused: Offsets of those that no trusted key has signed, in order.
+        count: Number of records.
+        refused: Offsets of records without a trusted signature, in order.
     """
     if not refused:
-        return ok("keys", f"the api has signed all {count} records")
+        return ok("keys", f"all {count} records are signed by the api")
     text = (
-        f"{len(refused)} of {count} records are not signed by the api, and change nothing; "
+        f"{len(refused)} of {count} records are not signed by the api and have no effect; "
         f"the last is at offset {refused[-1]}"
     )
-    return warn("keys", text, "see who may write to tidemill.keys, and whether the signing key was replaced")
+    return warn("keys", text, "check who may write to tidemill.keys, and whether the signing key was replaced")
 
 
 def clock(skew_seconds: float | None) -> Finding:
-    """How far this machine's clock is behind the newest record; None where there is none yet."""
+    """Judge how far the clock of this machine is behind the newest record; None without a record."""
     if skew_seconds is None:
-        return ok("clock", "nothing to compare it with yet")
+        return ok("clock", "the log has no record to compare it with yet")
     if skew_seconds <= SKEW_SECONDS_OK:
         return ok("clock", "not behind the newest record of the log")
     text = f"{skew_seconds:.1f} s behind the newest record of the log"
-    mend = "let a time service set the clocks of all machines"
-    return (warn if skew_seconds <= SKEW_SECONDS_MAX else fail)("clock", text, mend)
+    fix = "synchronize the clocks of all machines (NTP)"
+    return (warn if skew_seconds <= SKEW_SECONDS_MAX else fail)("clock", text, fix)
 
 
 def stalled(batches: Mapping[str, Sequence[Waiting]]) -> list[Finding]:
-    """What batches wait for: one finding for each reason, server and status.
+    """One finding for each reason, server and status that stalls batches.
 
     Args:
-        batches: The batches that wait, by id, and what each of them waits for.
+        batches: The stalled batches by id, with what each one waits for.
     """
     found: dict[tuple[Reason, str | None, int | None], list[tuple[str, Waiting]]] = {}
     for batch_id, waits in batches.items():
@@ -144,31 +146,31 @@ def _stall(reason: Reason, waiting: Sequence[tuple[str, Waiting]]) -> Finding:
 
 
 def disk(what: str, free_bytes: int) -> Finding:
-    """Room that is left."""
+    """Free space."""
     text = f"{free_bytes / (1 << 30):.1f} GiB free"
     if free_bytes >= FREE_BYTES_OK:
         return ok(what, text)
-    mend = "make room, or move the folder with --data"
-    return (warn if free_bytes >= FREE_BYTES_MIN else fail)(what, text, mend)
+    fix = "free some space, or move the folder with --data"
+    return (warn if free_bytes >= FREE_BYTES_MIN else fail)(what, text, fix)
 
 
 def backend(what: str, model: str, endpoints: Sequence[str], lacking: Collection[str]) -> Finding:
-    """A server that answers and lists its model.
+    """Judge a server that lists its model.
 
     Args:
-        what: Its name.
-        model: The model's.
-        endpoints: What the model can be asked for by the settings.
-        lacking: Those of them that the server does not know.
+        what: The backend.
+        model: The model.
+        endpoints: Endpoints of the model by the settings.
+        lacking: Those that the server does not know.
     """
     if not lacking:
-        return ok(what, f"answers, and serves {model}")
-    text = f"serves {model}, and not at {', '.join(name for name in endpoints if name in lacking)}"
+        return ok(what, f"serves {model}")
+    text = f"serves {model}, but not at {', '.join(name for name in endpoints if name in lacking)}"
     rest = ", ".join(f'"{name}"' for name in endpoints if name not in lacking)
-    mend = f"set endpoints = [{rest}] for the model: a batch for another one is then refused at once"
-    return warn(what, text, mend if rest else "is its address right? It usually ends in /v1")
+    fix = f"set endpoints = [{rest}] for the model, so that other batches are rejected at once"
+    return warn(what, text, fix if rest else "check its address, which usually ends in /v1")
 
 
-def is_well(findings: Iterable[Finding]) -> bool:
-    """Whether nothing fails."""
+def is_healthy(findings: Iterable[Finding]) -> bool:
+    """Whether no finding is a failure."""
     return all(finding.verdict is not Verdict.FAIL for finding in findings)

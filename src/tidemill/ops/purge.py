@@ -1,12 +1,12 @@
-"""`tidemill purge`: the log and the store are searched for what can still be read of deleted batches.
+"""`tidemill purge`: searches the log and the store for what is still readable of deleted batches.
 
-The command has an operator's access to the log, which is reading: the deletion itself goes through the API.
+It only reads: `tidemill delete` deletes, through the API.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka import history
 from tidemill.kafka.admin import topic_configs
 from tidemill.kafka.history import Reader
+from tidemill.ops import OperatorError, Say
 from tidemill.ops.rebuild import vault_of
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import OUTPUTS_MAX
@@ -25,10 +26,8 @@ from tidemill.sealing.records import opened_outcome, opened_request
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
 
-Say = Callable[[str], None]
-
 DELETED_SECONDS_MAX: Final = 30.0
-"""How long results may take to remove the objects of a batch."""
+"""Time for the stage results to remove the objects of a batch."""
 KINDS: Final = (
     file_kind(failed=False),
     file_kind(failed=True),
@@ -37,56 +36,52 @@ KINDS: Final = (
 POLL_SECONDS: Final = 0.5
 
 
-class PurgeError(Exception):
-    """There is nothing to be proved; the text says why."""
-
-
 @dataclass
 class Found:
-    """What there is of a batch."""
+    """What is left of a batch."""
 
     sealed: int = 0
-    """Records whose lines nobody can open."""
+    """Records that cannot be decrypted."""
     readable: dict[str, int] = field(default_factory=dict)
-    """Records whose lines can be read, by topic: in clear, or since there is their key."""
+    """Readable records by topic: in the clear, or with an existing key."""
     newest_ms: dict[str, int] = field(default_factory=dict)
-    """When the newest of these was written."""
+    """Time of the newest readable record by topic (Unix milliseconds)."""
     wrapped: int = 0
-    """Wrapped keys that the log has not compacted away yet."""
+    """Wrapped keys that Kafka has not compacted away yet."""
     objects: list[str] = field(default_factory=list)
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody can read anything of it any more."""
+        """Whether nothing of the batch is readable."""
         return not (self.readable or self.wrapped or self.objects)
 
 
-async def purge(settings: Settings, where: Kafka, say: Say, *, batch_id: str = "", project: str = "") -> bool:
-    """Tell what can be found of a deleted batch, or of all deleted batches of a project.
+async def purge(settings: Settings, kafka: Kafka, say: Say, *, batch_id: str = "", project: str = "") -> bool:
+    """Report what is left of a deleted batch, or of all deleted batches of a project.
 
     Returns:
-        Whether nobody can read anything of them any more.
+        Whether nothing of them is readable.
 
     Raises:
-        PurgeError: The log does not say that there is such a batch.
+        OperatorError: The log has no deletion of such a batch.
         LogUnavailable: The broker does not answer.
         OSError: The store failed.
     """
-    async with history.reading(where) as reader:
+    async with history.reading(kafka) as reader:
         vault, found = await vault_of(reader, settings), await _deleted(reader, batch_id, project)
         for deleted in found:
             found[deleted].objects = await _objects(settings, deleted)
         for topic in sorted(reader.topics()):
             if topics.is_of_requests(topic) or topic in {topics.OUTCOMES.name, topics.DEAD.name}:
                 async for record in reader.records(topic):
-                    await _look(found, vault, topic, record)
+                    await _count(found, vault, topic, record)
     for deleted, what in found.items():
-        await _tell(what, where, deleted, say)
+        await _report(what, kafka, deleted, say)
     return all(what.is_gone for what in found.values())
 
 
 async def _deleted(reader: Reader, batch_id: str, project: str) -> dict[str, Found]:
-    """The batches that are asked for, with the wrapped keys that the log has of each."""
+    """The deleted batches that match, with the number of wrapped keys in the log."""
     found: dict[str, Found] = {}
     wrapped: Counter[str] = Counter()
     async for record in reader.records(topics.SECRETS.name):
@@ -99,7 +94,7 @@ async def _deleted(reader: Reader, batch_id: str, project: str) -> dict[str, Fou
             found[of] = Found()
     if not found:
         which = f"a batch of {project}" if project else batch_id
-        raise PurgeError(f"nothing in the log says that {which} was deleted: `tidemill delete` does that")
+        raise OperatorError(f"the log has no deletion of {which}: run `tidemill delete` first")
     for of, what in found.items():
         what.wrapped = wrapped[of]
     return found
@@ -113,8 +108,8 @@ def _project(erasure: bytes) -> str | None:
 
 
 async def _objects(settings: Settings, batch_id: str) -> list[str]:
-    """Objects of the batch, once results has had the time to remove them."""
-    # Whoever wrote them: the writer's name follows the id.
+    """Objects of the batch, after waiting for the stage results to remove them."""
+    # Prefixes, since the name of the writer follows the id.
     files = [file_key(ids.derived_file_id(batch_id, kind)) for kind in KINDS]
     prefixes = (f"{PARTS_PREFIX}{batch_id}/", f"{LARGE_PREFIX}{batch_id}/", *files, *map(index_key, files))
     until = time.monotonic() + DELETED_SECONDS_MAX
@@ -129,8 +124,8 @@ async def _objects(settings: Settings, batch_id: str) -> list[str]:
         await store.close()
 
 
-async def _look(batches: Mapping[str, Found], vault: Vault, topic: str, record: Any) -> None:
-    """Take in a record, if it is one of the batches with lines."""
+async def _count(batches: Mapping[str, Found], vault: Vault, topic: str, record: Any) -> None:
+    """Count a record of one of the batches that holds lines."""
     headers = {name: value for name, value in record.headers if value is not None}
     found = batches.get(headers.get("tidemill-batch", b"").decode(errors="replace"))
     if found is None or not record.value:
@@ -150,17 +145,17 @@ async def _look(batches: Mapping[str, Found], vault: Vault, topic: str, record: 
     found.newest_ms[topic] = max(found.newest_ms.get(topic, 0), record.timestamp)
 
 
-async def _tell(found: Found, where: Kafka, batch_id: str, say: Say) -> None:
-    say(f"records of its lines that nobody can open: {found.sealed}")
+async def _report(found: Found, kafka: Kafka, batch_id: str, say: Say) -> None:
+    say(f"records that cannot be decrypted: {found.sealed}")
     if found.wrapped:
-        say(f"wrapped keys that Kafka has not compacted away yet: {found.wrapped}; look again in an hour")
-    configs = await topic_configs(where, found.readable) if found.readable else {}
+        say(f"wrapped keys that Kafka has not compacted away yet: {found.wrapped}; check again in an hour")
+    configs = await topic_configs(kafka, found.readable) if found.readable else {}
     for topic, count in found.readable.items():
         kept_ms = int(configs.get(topic, {}).get("retention.ms", -1))
         until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime((found.newest_ms[topic] + kept_ms) / 1000))
         say(
-            f"{topic}: {count} records can be read, until Kafka deletes them: {until if kept_ms >= 0 else 'never'}"
+            f"{topic}: {count} records are readable until Kafka deletes them: {until if kept_ms >= 0 else 'never'}"
         )
     for key in found.objects:
-        say(f"{key}: is still in the store")
-    say(f"{batch_id}: " + ("nobody can read anything of it" if found.is_gone else "something of it can be read"))
+        say(f"{key}: still in the store")
+    say(f"{batch_id}: " + ("nothing of it is readable" if found.is_gone else "parts of it are readable"))

@@ -1,7 +1,7 @@
-"""`tidemill rebuild`: the files of batches, made again from the log and compared with what was published."""
+"""`tidemill rebuild`: rebuilds result files from the log and compares them with the published ones."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.kafka import history
 from tidemill.kafka.history import FIRST, Reader
 from tidemill.kafka.producer import partition_of
+from tidemill.ops import Say
 from tidemill.results.files.overlay_store import OverlayStore, OverlayStoreError
 from tidemill.results.files.rebuild import Rebuild, RebuildError, Rebuilt, same
 from tidemill.schemas import ids
@@ -26,32 +27,30 @@ from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
 from tidemill.storage.directory import DirectoryStore
 
-Say = Callable[[str], None]
-
 BATCHES_MAX: Final = 100
-"""Batches of one command; each is read from its partition of `outcomes` from end to end."""
+"""Batches of one command; each costs a read of its whole partition of `outcomes`."""
 SHOWN_MAX: Final = 3
 
 
-async def rebuild(settings: Settings, where: Kafka, names: Sequence[str], say: Say, *, write: bool) -> bool:
-    """Make the files of batches again.
+async def rebuild(settings: Settings, kafka: Kafka, names: Sequence[str], say: Say, *, write: bool) -> bool:
+    """Rebuild the files of batches.
 
     Args:
-        settings: Where inputs and files are, and the keys.
-        where: The broker.
-        names: Their ids, or the first or last characters of these.
-        say: Takes a line for each.
-        write: Whether files that are missing or damaged are replaced, where the receipt is the published one.
+        settings: The settings, with the store and the keys.
+        kafka: The broker.
+        names: Batch ids, or the first or last characters of one.
+        say: Prints a line for each batch.
+        write: Replace missing or damaged files of a batch whose receipt is the published one.
 
     Returns:
-        Whether all came out as they were published.
+        Whether every rebuilt receipt is the published one.
 
     Raises:
         LogUnavailable: The broker does not answer.
         OSError: The store failed.
     """
-    is_well = True
-    async with history.reading(where) as reader:
+    is_equal = True
+    async with history.reading(kafka) as reader:
         known = await _published(reader, names)
         files = await _files(reader, known.values())
         vault = await vault_of(reader, settings)
@@ -59,11 +58,11 @@ async def rebuild(settings: Settings, where: Kafka, names: Sequence[str], say: S
         for name in names:
             try:
                 batch = _known(known, vault, name)
-                is_well &= await _one(reader, store, batch, files, say, vault=vault, write=write)
+                is_equal &= await _one(reader, store, batch, files, say, vault=vault, write=write)
             except (RebuildError, OverlayStoreError) as error:
                 say(str(error))
-                is_well = False
-    return is_well
+                is_equal = False
+    return is_equal
 
 
 async def _one(
@@ -72,8 +71,8 @@ async def _one(
     with tempfile.TemporaryDirectory(prefix="tidemill-rebuild-") as folder:
         above = DirectoryStore(Path(folder))
         try:
-            scratch = OverlayStore(above, store)
-            work = Rebuild(batch, scratch)
+            overlay = OverlayStore(above, store)
+            work = Rebuild(batch, overlay)
             number = partition_of(batch.id, len(reader.partitions(topics.OUTCOMES.name)) or 1)
             async with aclosing(reader.records(topics.OUTCOMES.name, {number: FIRST})) as records:
                 async for record in records:
@@ -84,30 +83,30 @@ async def _one(
                     if work.is_complete:
                         break
             rebuilt = await work.finish()
-            say(f"{batch.id}: {_told(rebuilt)}")
+            say(f"{batch.id}: {_summary(rebuilt)}")
             if rebuilt.is_equal:
-                await _mend(scratch, batch, rebuilt, files, say, write=write)
+                await _mend(overlay, batch, rebuilt, files, say, write=write)
             return rebuilt.is_equal
         finally:
             await above.close()
 
 
 async def _mend(
-    scratch: OverlayStore, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
+    overlay: OverlayStore, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
 ) -> None:
-    """Compare what is in the store, and replace what is not as it should be."""
+    """Compare the files in the store with the rebuilt ones, and replace those that differ."""
     for kind, _ in rebuilt.receipt.files:
         file_id = ids.derived_file_id(batch.id, kind)
         if file_id not in files:
-            say(f"  {file_id}: was deleted, and stays so")
+            say(f"  {file_id}: was deleted, and stays deleted")
             continue
         made, key = file_key(file_id), files[file_id]
         for above, below in ((made, key), (index_key(made), index_key(key))):
-            if await same(scratch, above, below):
-                say(f"  {below}: well")
+            if await same(overlay, above, below):
+                say(f"  {below}: intact")
             elif write:
-                await scratch.below.write(below, scratch.above.read(above))
-                say(f"  {below}: was missing or damaged, and is replaced")
+                await overlay.below.write(below, overlay.above.read(above))
+                say(f"  {below}: was missing or damaged; replaced")
             else:
                 say(f"  {below}: is missing or damaged; --write replaces it")
 
@@ -125,24 +124,24 @@ async def _published(reader: Reader, names: Sequence[str]) -> dict[str, Batch]:
 
 
 def _known(batches: Mapping[str, Batch], vault: Vault, name: str) -> Batch:
-    """The batch that is meant.
+    """The batch that a name stands for.
 
     Raises:
-        RebuildError: It is deleted, there is none, or more than one can be meant.
+        RebuildError: It is deleted, or no batch or several batches match.
     """
     meant = [batch_id for batch_id in batches if ids.names_batch(name, batch_id)] or [name]
     if len(meant) > 1:
-        raise RebuildError(f"{name}: {len(meant)} batches can be meant: {', '.join(sorted(meant)[:SHOWN_MAX])}")
+        raise RebuildError(f"{name}: {len(meant)} batches match: {', '.join(sorted(meant)[:SHOWN_MAX])}")
     batch_id = meant[0]
     if vault.is_erased(batch_id):
-        raise RebuildError(f"{batch_id}: it is deleted, and is not read from the log any more [batch_deleted]")
+        raise RebuildError(f"{batch_id}: it is deleted [batch_deleted]")
     if (batch := batches.get(batch_id)) is None:
-        raise RebuildError(f"{batch_id}: there is no such batch")
+        raise RebuildError(f"{batch_id}: no such batch")
     return batch
 
 
 async def vault_of(reader: Reader, settings: Settings) -> Vault:
-    """The keys of batches; it makes and destroys none."""
+    """The encryption keys of batches, read-only."""
     vault = Vault(None, wrapper=wrapper(settings))
     async for record in reader.records(topics.SECRETS.name):
         vault.apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
@@ -150,7 +149,7 @@ async def vault_of(reader: Reader, settings: Settings) -> Vault:
 
 
 async def _files(reader: Reader, batches: Iterable[Batch]) -> dict[str, str]:
-    """Those files of the batches that were not deleted: where each lies, by its id."""
+    """Store keys of the files of the batches, by file id; deleted files are left out."""
     receipts = ((batch.id, batch.tidemill.receipt) for batch in batches)
     wanted = {
         ids.derived_file_id(name, kind) for name, receipt in receipts if receipt for kind, _ in receipt.files
@@ -166,10 +165,10 @@ async def _files(reader: Reader, batches: Iterable[Batch]) -> dict[str, str]:
     return found
 
 
-def _told(rebuilt: Rebuilt) -> str:
+def _summary(rebuilt: Rebuilt) -> str:
     parts = [f"{name} {_shown(file)}" for name, file in _named(rebuilt) if file is not None]
     equal = "equal to the published receipt" if rebuilt.is_equal else "NOT the published receipt"
-    odd = f"; {rebuilt.unreadable} records could not be read" if rebuilt.unreadable else ""
+    odd = f"; {rebuilt.unreadable} records were unreadable" if rebuilt.unreadable else ""
     return f"{', '.join(parts) or 'no lines'}: {equal}{odd}"
 
 

@@ -1,4 +1,4 @@
-"""The door to HTTP for commands: what an inference server says that it serves."""
+"""Asks an inference server which models and endpoints it serves."""
 
 import asyncio
 import contextlib
@@ -21,43 +21,43 @@ _REFUSED: Final = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
-class Unheard:
-    """No list of models came."""
+class NoModels:
+    """The server gave no list of models."""
 
     why: str
     is_refused: bool = False
-    """Whether the key was not taken, or none was sent."""
+    """Whether it rejected the API key or its absence."""
 
 
-async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | Unheard:
-    """The ids that `GET /models` lists."""
+async def models(base: str, key: str | None, ca_file: Path | None = None) -> list[str] | NoModels:
+    """The model ids of `GET /models`."""
     try:
         async with (
             _session(key, ca_file) as session,
             session.get(f"{base}/models", allow_redirects=False) as answer,
         ):
             if not answer.ok:
-                return Unheard(f"status {answer.status}", is_refused=answer.status in _REFUSED)
+                return NoModels(f"status {answer.status}", is_refused=answer.status in _REFUSED)
             body = b""
             async for chunk in answer.content.iter_any():
                 body += chunk
                 if len(body) > ANSWER_BYTES_MAX:
-                    return Unheard(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+                    return NoModels(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
-        return Unheard(_why(error))
+        return NoModels(_why(error))
     names = served.names(body)
-    return Unheard("an answer that is no list of models") if names is None else names
+    return NoModels("an answer that is no list of models") if names is None else names
 
 
 def _why(error: Exception) -> str:
-    """Why there was no answer, in plain words."""
+    """Why there is no answer, in plain words."""
     match error:
         case TimeoutError():
             return f"no answer in {SECONDS_MAX:.0f} s"
         case aiohttp.ClientConnectorDNSError():
-            return "its host is not known"
+            return "its host name does not resolve"
         case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not trusted; ca_file may name who signed it"
+            return "its certificate is not trusted; set ca_file to the CA that signed it"
         case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))):
             return os.strerror(number)
         case aiohttp.ClientConnectorError():
@@ -69,9 +69,9 @@ def _why(error: Exception) -> str:
 async def lacking(
     base: str, key: str | None, endpoints: Iterable[str], ca_file: Path | None = None
 ) -> frozenset[str]:
-    """Those of some endpoints that it does not know.
+    """The endpoints among some that the server does not know.
 
-    Each is asked with an empty object, which no server works on: one that knows the endpoint says what is missing.
+    Each one gets an empty object, which no server can process: one that knows the endpoint names what is missing.
     """
 
     async def is_lacking(session: aiohttp.ClientSession, endpoint: str) -> bool:

@@ -12,12 +12,14 @@ import pytest
 from support.service import KEY, Service, request_lines, result_lines
 from support.waiting import until
 
-from tidemill.client.batches import cancel, ended, show, verify, watch
-from tidemill.client.exit_codes import Exit
-from tidemill.client.http import Client
+from tidemill.client import command
+from tidemill.client.batches import cancel, show, verify, watch
+from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.http import connection
+from tidemill.client.http.client import Client
 from tidemill.client.runs import batch_runner
-from tidemill.client.runs.job import Order, run
-from tidemill.client.runs.paths import InputFault, Sink, pairs
+from tidemill.client.runs.job import RunOptions, run
+from tidemill.client.runs.paths import Sink, metadata_of
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
@@ -54,7 +56,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def talk() -> Console:
+def console() -> Console:
     """A console that remembers what was said."""
     return Console(record=True, width=200, markup=False, highlight=False, soft_wrap=True)
 
@@ -71,40 +73,40 @@ def put(path: Path, content: bytes) -> Path:
 
 
 async def test_a_batch_is_fetched_and_checked(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """Output, errors and receipt lie where they were asked for, and the exit code tells of the failed line."""
     output, errors = result_lines("r0", "r2"), result_lines("r1")
     counts = {"total": 3, "completed": 2, "failed": 1}
     service.finish(output, errors, request_counts=counts)
     sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
-    assert await run(talk, target, source, sink, Order()) is Exit.SOME_FAILED
+    assert await run(console, target, source, sink, RunOptions()) is Exit.SOME_FAILED
     files = contents(tmp_path)
     assert files.pop("receipt.json").startswith(b"{")
     assert files == {"in.jsonl": request_lines(3), "out.jsonl": output, "out.errors.jsonl": errors}
     assert service.files["file-in"] == request_lines(3)
-    assert "3 lines in = 2 out + 1 errors, 0 missing, 0 double" in talk.export_text()
+    assert "3 lines in = 2 out + 1 errors, 0 missing, 0 duplicate" in console.export_text()
 
 
 async def test_results_go_to_stdout(
-    service: Service, target: Target, source: Path, talk: Console, capfdbinary: pytest.CaptureFixture[bytes]
+    service: Service, target: Target, source: Path, console: Console, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     """Without -o nothing but results is on stdout."""
-    talk.file = open("/dev/null", "w")  # noqa: ASYNC230, PTH123, SIM115
+    console.file = open("/dev/null", "w")  # noqa: ASYNC230, PTH123, SIM115
     output = result_lines("r0", "r1", "r2")
     service.finish(output, request_counts={"total": 3, "completed": 3})
-    assert await run(talk, target, source, Sink(), Order()) is Exit.OK
+    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
     assert capfdbinary.readouterr().out == output
-    talk.file.close()
+    console.file.close()
 
 
 @pytest.mark.parametrize(
     ("output", "fault"),
     [
         (result_lines("r0", "r1"), "1 missing"),
-        (result_lines("r0", "r1", "r2", "r2"), "1 double"),
+        (result_lines("r0", "r1", "r2", "r2"), "1 duplicate"),
         (result_lines("r0", "r1", "r2", "r9"), "1 foreign"),
-        (result_lines("r0", "r1", "r2")[:-1], "torn"),
+        (result_lines("r0", "r1", "r2")[:-1], "incomplete"),
         (result_lines("r0", "r1") + b"{}\n", "custom_id"),
     ],
 )
@@ -112,7 +114,7 @@ async def test_files_that_do_not_fit_are_told(
     service: Service,
     target: Target,
     source: Path,
-    talk: Console,
+    console: Console,
     tmp_path: Path,
     *,
     output: bytes,
@@ -120,21 +122,21 @@ async def test_files_that_do_not_fit_are_told(
 ) -> None:
     """A service that loses, doubles or tears a line is found out."""
     service.finish(output, request_counts={"total": 3, "completed": 3})
-    code = await run(talk, target, source, Sink(output=tmp_path / "o"), Order())
+    code = await run(console, target, source, Sink(output=tmp_path / "o"), RunOptions())
     assert code is Exit.INEXACT
-    assert fault in talk.export_text()
+    assert fault in console.export_text()
 
 
 async def test_a_receipt_of_other_bytes_is_told(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """With and without the input at hand, the hash of the file is that of the receipt, or it is said."""
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     service.files["file-out"] = result_lines("r2", "r1", "r0")
     sink = Sink(output=tmp_path / "o")
-    assert await run(talk, target, source, sink, Order()) is Exit.INEXACT
-    assert await watch(talk, target, "batch_1", sink, force=True) is Exit.INEXACT
-    assert "SHA-256" in talk.export_text()
+    assert await run(console, target, source, sink, RunOptions()) is Exit.INEXACT
+    assert await watch(console, target, "batch_1", sink, force=True) is Exit.INEXACT
+    assert "SHA-256" in console.export_text()
 
 
 @pytest.mark.parametrize(
@@ -148,45 +150,45 @@ async def test_a_receipt_of_other_bytes_is_told(
     ],
 )
 async def test_the_exit_code_tells_the_end(
-    service: Service, target: Target, talk: Console, state: dict[str, object], code: Exit
+    service: Service, target: Target, console: Console, state: dict[str, object], code: Exit
 ) -> None:
     """Each final state has its code; the states before are waited through."""
     service.states = [{"status": "validating"}, {"status": "in_progress", "request_counts": {"total": 9}}, state]
-    assert await watch(talk, target, "batch_1", Sink(), None) is code
+    assert await watch(console, target, "batch_1", Sink(), None) is code
     assert service.looks == 3
 
 
-async def test_faulty_lines_are_listed(service: Service, target: Target, talk: Console) -> None:
+async def test_faulty_lines_are_listed(service: Service, target: Target, console: Console) -> None:
     """Each with its line, field and message, and nothing in it that a terminal would obey."""
     fault = {"code": "invalid_type", "message": "bad \x1b[31m[red]it[/red]", "param": "body.model", "line": 7}
     service.states = [{"status": "failed", "errors": {"object": "list", "data": [fault]}}]
-    assert await watch(talk, target, "batch_1", Sink(), None) is Exit.FAILED
-    assert "line 7 (body.model): bad \\x1b[31m[red]it[/red] [invalid_type]" in talk.export_text()
+    assert await watch(console, target, "batch_1", Sink(), None) is Exit.FAILED
+    assert "line 7 (body.model): bad \\x1b[31m[red]it[/red] [invalid_type]" in console.export_text()
 
 
 @pytest.mark.parametrize("there", ["out.jsonl", "out.errors.jsonl", "receipt.json"])
 async def test_a_file_that_is_there_is_not_overwritten(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path, *, there: str
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path, *, there: str
 ) -> None:
     """Nothing is sent either; with force it is, and what is no more of this run goes away."""
     put(tmp_path / there, b"mine")
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
     sink = Sink(output=tmp_path / "out.jsonl", receipt=tmp_path / "receipt.json")
-    with pytest.raises(InputFault, match=rf"{there} is there already; --force overwrites it"):
-        await run(talk, target, source, sink, Order())
-    with pytest.raises(InputFault, match="--force"):
-        await watch(talk, target, "batch_1", sink)
+    with pytest.raises(UsageError, match=rf"{there} already exists; --force overwrites it"):
+        await run(console, target, source, sink, RunOptions())
+    with pytest.raises(UsageError, match="--force"):
+        await watch(console, target, "batch_1", sink)
     assert contents(tmp_path) == {"in.jsonl": request_lines(3), there: b"mine"}
     assert "file-in" not in service.files
-    assert await run(talk, target, source, sink, Order(force=True)) is Exit.OK
+    assert await run(console, target, source, sink, RunOptions(force=True)) is Exit.OK
     assert set(contents(tmp_path)) == {"in.jsonl", "out.jsonl", "receipt.json"}
 
 
-async def left(talk: Console, target: Target, source: Path, sink: Sink, service: Service) -> None:
+async def left(console: Console, target: Target, source: Path, sink: Sink, service: Service) -> None:
     """Run a file, and leave as Ctrl-C does while its batch is at work."""
     service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
     looks = service.looks
-    task = asyncio.create_task(run(talk, target, source, sink, Order()))
+    task = asyncio.create_task(run(console, target, source, sink, RunOptions()))
     await until(lambda: service.looks > looks, "a look at the batch")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -195,82 +197,82 @@ async def left(talk: Console, target: Target, source: Path, sink: Sink, service:
 
 @pytest.mark.parametrize("output", ["out.jsonl", None])
 async def test_the_same_command_goes_on(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path, *, output: str | None
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path, *, output: str | None
 ) -> None:
     """No batch is made twice, under whatever name the content lies; once it is over nothing is remembered."""
     sink = Sink(output=tmp_path / output if output else None)
-    await left(talk, target, source, sink, service)
+    await left(console, target, source, sink, service)
     moved = put(tmp_path / "moved.jsonl", request_lines(3))
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(talk, target, moved, sink, Order()) is Exit.OK
+    assert await run(console, target, moved, sink, RunOptions()) is Exit.OK
     assert len(service.created) == 1
-    said = talk.export_text()
-    assert "The same command goes on with it." in said
-    assert "moved.jsonl was begun before, and this goes on with it; --again runs it anew." in said
+    said = console.export_text()
+    assert "The same command resumes it." in said
+    assert "Resuming moved.jsonl; --again starts over." in said
     assert set(contents(tmp_path)) == {"in.jsonl", "moved.jsonl", *([output] if output else [])}
 
 
 async def test_a_project_without_room_is_said(
-    service: Service, target: Target, source: Path, talk: Console, monkeypatch: pytest.MonkeyPatch
+    service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run may wait for others of its project for hours, and says so."""
-    monkeypatch.setattr(batch_runner, "LIMITED_SECONDS", 0.01)
+    monkeypatch.setattr(batch_runner, "QUOTA_SECONDS", 0.01)
     service.full = 2
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(talk, target, source, Sink(), Order()) is Exit.OK
-    assert "in.jsonl: waits for room: The project has 9 batches." in talk.export_text()
+    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
+    assert "in.jsonl: waits for quota: The project has 9 batches." in console.export_text()
 
 
 async def test_again_runs_anew(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """And what is another run is not gone on with."""
     sink = Sink(output=tmp_path / "out.jsonl")
-    await left(talk, target, source, sink, service)
-    with pytest.raises(InputFault, match="--again begins anew"):
-        await run(talk, target, source, sink, Order(window="7d"))
+    await left(console, target, source, sink, service)
+    with pytest.raises(UsageError, match="--again starts over"):
+        await run(console, target, source, sink, RunOptions(window="7d"))
     put(source, request_lines(2))
-    with pytest.raises(InputFault, match="--again begins anew"):
-        await run(talk, target, source, sink, Order())
+    with pytest.raises(UsageError, match="--again starts over"):
+        await run(console, target, source, sink, RunOptions())
     service.finish(result_lines("r0", "r1"), request_counts={"total": 2, "completed": 2})
-    assert await run(talk, target, source, sink, Order(again=True)) is Exit.OK
+    assert await run(console, target, source, sink, RunOptions(again=True)) is Exit.OK
     assert (len(service.created), len(service.keys)) == (2, 2)
 
 
 async def test_again_without_force_forgets_nothing(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """What is begun stays known, where a file in its way has to be moved first."""
     sink = Sink(output=tmp_path / "out.jsonl")
-    await left(talk, target, source, sink, service)
+    await left(console, target, source, sink, service)
     there = put(tmp_path / "out.jsonl", b"mine")
-    with pytest.raises(InputFault, match="--force overwrites it"):
-        await run(talk, target, source, sink, Order(again=True))
+    with pytest.raises(UsageError, match="--force overwrites it"):
+        await run(console, target, source, sink, RunOptions(again=True))
     there.unlink()
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    assert await run(talk, target, source, sink, Order()) is Exit.OK
+    assert await run(console, target, source, sink, RunOptions()) is Exit.OK
     assert len(service.created) == 1
 
 
 async def test_a_file_that_came_during_the_run_is_not_overwritten(
-    service: Service, target: Target, source: Path, talk: Console, tmp_path: Path
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """The results are kept, and the same command puts them there once there is room, or with force."""
     sink = Sink(output=tmp_path / "out.jsonl")
     service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
-    task = asyncio.create_task(run(talk, target, source, sink, Order()))
+    task = asyncio.create_task(run(console, target, source, sink, RunOptions()))
     await until(lambda: service.looks > 0, "a look at the batch")
     put(tmp_path / "out.jsonl", b"mine")
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    with pytest.raises(InputFault, match="--force overwrites it"):
+    with pytest.raises(UsageError, match="--force overwrites it"):
         await task
     assert (tmp_path / "out.jsonl").read_bytes() == b"mine"
-    assert await run(talk, target, source, sink, Order(force=True)) is Exit.OK
+    assert await run(console, target, source, sink, RunOptions(force=True)) is Exit.OK
     assert (len(service.created), (tmp_path / "out.jsonl").read_bytes()) == (1, result_lines("r0", "r1", "r2"))
 
 
 async def test_a_journal_of_another_user_is_not_used(
-    target: Target, source: Path, talk: Console, tmp_path: Path
+    target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """In a folder that others may write to, its files could be links to this user's."""
     folder, victim = tmp_path / "out.jsonl.tidemill", put(tmp_path / "victim", b"precious\n")
@@ -280,29 +282,56 @@ async def test_a_journal_of_another_user_is_not_used(
         os.chown(folder, ANOTHER, ANOTHER)
     except PermissionError:
         pytest.skip("only root can give a folder to another user")
-    with pytest.raises(InputFault, match="belongs to another user"):
-        await run(talk, target, source, Sink(output=tmp_path / "out.jsonl"), Order())
+    with pytest.raises(UsageError, match="belongs to another user"):
+        await run(console, target, source, Sink(output=tmp_path / "out.jsonl"), RunOptions())
     assert victim.read_bytes() == b"precious\n"
 
 
 async def test_a_run_that_was_refused_is_not_remembered(
-    target: Target, source: Path, talk: Console, tmp_path: Path
+    target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:
     """Its command can be mended and given again."""
     sink, wrong = Sink(output=tmp_path / "out.jsonl"), Target(base_url=target.base_url, api_key="wrong")
-    assert await asyncio.to_thread(ended, talk, run(talk, wrong, source, sink, Order(window="1y"))) is Exit.USAGE
+    with pytest.raises(Refused, match="Incorrect API key"):
+        await run(console, wrong, source, sink, RunOptions(window="1y"))
     assert set(contents(tmp_path)) == {"in.jsonl"}
 
 
-async def test_names_and_metadata(service: Service, target: Target, source: Path, talk: Console) -> None:
+@pytest.mark.parametrize("output", ["out.jsonl", None])
+async def test_a_batch_whose_answer_was_lost_is_found_again(  # noqa: PLR0917
+    service: Service,
+    target: Target,
+    source: Path,
+    console: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    output: str | None,
+) -> None:
+    """The next run asks under the same idempotency key, although the service rejected every later attempt."""
+    monkeypatch.setattr(connection, "PAUSE_SECONDS_MAX", 0.01)
+    sink = Sink(output=tmp_path / output if output else None)
+    service.lost, service.is_closing = 1, True
+    with pytest.raises(Refused):
+        await run(console, target, source, sink, RunOptions())
+    assert "in.jsonl may have a batch at the service. The same command looks for it." in console.export_text()
+    with pytest.raises(Refused):
+        await run(console, target, source, sink, RunOptions())
+    service.is_deleted = False
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, source, sink, RunOptions()) is Exit.OK
+    assert (len(service.created), len(service.keys)) == (2, 1)
+
+
+async def test_names_and_metadata(service: Service, target: Target, source: Path, console: Console) -> None:
     """Are the batch's."""
     service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
-    order = Order(metadata=pairs(["team=a", "x=1=2"]) | {"name": "nightly"})
-    assert await run(talk, target, source, Sink(), order) is Exit.OK
+    order = RunOptions(metadata=metadata_of(["team=a", "x=1=2"]) | {"name": "nightly"})
+    assert await run(console, target, source, Sink(), order) is Exit.OK
     assert service.created[0]["metadata"] == {"team": "a", "x": "1=2", "name": "nightly"}
     for wrong in (["team"], ["=a"], ["a=1", "a=2"]):
-        with pytest.raises(InputFault, match="KEY=VALUE"):
-            pairs(wrong)
+        with pytest.raises(UsageError, match="KEY=VALUE"):
+            metadata_of(wrong)
 
 
 @pytest.mark.parametrize(
@@ -328,10 +357,10 @@ async def test_names_and_metadata(service: Service, target: Target, source: Path
             "expired after 24:00:00 h: 4 of 9 succeeded, 1 failed, 4 did not run",
             33,
         ),
-        ({"status": "failed", "failed_at": 3}, "failed after 2.0 s: the input was refused, no line was run", 31),
+        ({"status": "failed", "failed_at": 3}, "failed after 2.0 s: the input was rejected, no line was run", 31),
         (
             {"status": "failed", "failed_at": 1},
-            "failed within a second: the input was refused, no line was run",
+            "failed within a second: the input was rejected, no line was run",
             31,
         ),
     ],
@@ -350,7 +379,7 @@ async def test_the_end_in_words_and_colour(
     assert f"\x1b[{colour}m" in headline
 
 
-async def test_why_lines_failed_and_what_can_be_done(service: Service, target: Target, talk: Console) -> None:
+async def test_why_lines_failed_and_what_can_be_done(service: Service, target: Target, console: Console) -> None:
     """By code, the most frequent first, with the server's words; and how many lines a rerun has."""
     counts = {"total": 300, "completed": 30, "failed": 270}
     groups = [{"code": f"c{n}", "status_code": None, "count": n, "samples": []} for n in range(1, 24)]
@@ -358,18 +387,18 @@ async def test_why_lines_failed_and_what_can_be_done(service: Service, target: T
     groups.append({"code": "rate_limit", "status_code": 429, "count": 199, "samples": [sample]})
     service.states = [{"status": "expired", "request_counts": counts, "expired_at": 61}]
     service.report = {"total": 270, "unfinished": 269, "data": groups}
-    await watch(talk, target, "batch_1", Sink())
-    said = talk.export_text().splitlines()
+    await watch(console, target, "batch_1", Sink())
+    said = console.export_text().splitlines()
     assert said[2] == "  199 x 429 rate_limit: slow \\x1b[31mdown"
     assert said[-2:] == [
         "  and 4 more: --all shows them",
-        "  To run the 269 lines that did not succeed: `tidemill rerun batch_1`",
+        "  To rerun the 269 lines without success: `tidemill rerun batch_1`",
     ]
-    await watch(talk, target, "batch_1", Sink(), everything=True)
-    assert "1 x c1" in talk.export_text()
+    await watch(console, target, "batch_1", Sink(), show_all=True)
+    assert "1 x c1" in console.export_text()
 
 
-async def test_a_stall_is_said_once(service: Service, target: Target, talk: Console) -> None:
+async def test_a_stall_is_said_once(service: Service, target: Target, console: Console) -> None:
     """While it lasts; that lines are at work, or have not had their turn, is none."""
     usual = {"reason": "queued", "lines": 9, "message": "others go first", "since": 1}
     down = {
@@ -382,37 +411,37 @@ async def test_a_stall_is_said_once(service: Service, target: Target, talk: Cons
     stalled = {"status": "in_progress", "request_counts": {"total": 9}, "tidemill": {"waiting": [usual, down]}}
     fine = {**stalled, "tidemill": {"waiting": [usual]}}
     service.states = [stalled, stalled, fine, stalled, {"status": "completed"}]
-    await watch(talk, target, "batch_1", Sink())
-    said = talk.export_text()
+    await watch(console, target, "batch_1", Sink())
+    said = console.export_text()
     assert said.count("5 lines wait: h answers 401") == 2
     assert "others go first" not in said
 
 
-async def test_equal_faults_are_one_row(service: Service, target: Target, talk: Console) -> None:
+async def test_equal_faults_are_one_row(service: Service, target: Target, console: Console) -> None:
     """Of a thousand; unless all are asked for."""
     faults = [{"code": "c", "message": "no body", "param": "body", "line": n} for n in range(1, 1_000)]
     service.states = [
         {"status": "failed", "errors": {"object": "list", "data": [*faults, faults[0] | {"code": "d"}]}}
     ]
-    await watch(talk, target, "batch_1", Sink())
-    assert talk.export_text().splitlines()[2:] == [
+    await watch(console, target, "batch_1", Sink())
+    assert console.export_text().splitlines()[2:] == [
         "  lines 1, 2, 3 and 996 more (body): no body [c]",
         "  line 1 (body): no body [d]",
     ]
-    await watch(talk, target, "batch_1", Sink(), everything=True)
-    assert "  line 998 (body): no body [c]" in talk.export_text()
+    await watch(console, target, "batch_1", Sink(), show_all=True)
+    assert "  line 998 (body): no body [c]" in console.export_text()
 
 
-async def test_a_part_of_an_id_is_enough(service: Service, target: Target, talk: Console) -> None:
+async def test_a_part_of_an_id_is_enough(service: Service, target: Target, console: Console) -> None:
     """Its beginning or its end, where one of the newest batches has it."""
     service.ids = [f"batch_abcd{n:02x}{'0' * 22}{n:04x}" for n in range(1, 130)]
     async with Client(target.base_url, target.api_key) as client:
         assert await client.find("batch_abcd7f") == await client.find("0000007f") == service.ids[126]
         assert await client.find(service.ids[3]) == service.ids[3]
-        for text, count in (("abcd", "129 batches"), ("ffff", "none of the newest")):
-            with pytest.raises(InputFault, match=count):
+        for text, count in (("abcd", "129 batches match"), ("ffff", "no match among the newest")):
+            with pytest.raises(UsageError, match=count):
                 await client.find(text)
-    await cancel(talk, target, "0007f")
+    await cancel(console, target, "0007f")
     assert service.cancels == 1
 
 
@@ -454,34 +483,34 @@ async def test_a_list_fits_a_terminal(
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"hello\n", b"[]\n", b'{"url":"/v1/nothing"}\n'])
 async def test_a_file_that_is_no_input_is_not_uploaded(
-    service: Service, target: Target, talk: Console, tmp_path: Path, content: bytes
+    service: Service, target: Target, console: Console, tmp_path: Path, content: bytes
 ) -> None:
     """It is looked at first."""
     source = tmp_path / "in.jsonl"
     source.write_bytes(content)
-    with pytest.raises(InputFault):
-        await run(talk, target, source, Sink(), Order())
+    with pytest.raises(UsageError):
+        await run(console, target, source, Sink(), RunOptions())
     assert service.files == {}
 
 
 def test_a_file_is_not_written_over_its_input(source: Path, tmp_path: Path) -> None:
     """Nor are two results written to one place, nor one where no file can be."""
     for sink, why in (
-        (Sink(output=source), "named twice"),
-        (Sink(output=tmp_path / "a", errors=tmp_path / "a"), "named twice"),
+        (Sink(output=source), "same file"),
+        (Sink(output=tmp_path / "a", errors=tmp_path / "a"), "same file"),
         (Sink(output=tmp_path), "is a folder"),
-        (Sink(output=tmp_path / "none" / "a"), f"there is no folder {tmp_path / 'none'}"),
-        (Sink(output=Path("/dev/null")), "no ordinary file"),
+        (Sink(output=tmp_path / "none" / "a"), f"the folder {tmp_path / 'none'} does not exist"),
+        (Sink(output=Path("/dev/null")), "not a regular file"),
     ):
-        with pytest.raises(InputFault, match=why):
+        with pytest.raises(UsageError, match=why):
             sink.checked(source)
 
 
 async def test_cancel_and_list(
-    service: Service, target: Target, talk: Console, capsys: pytest.CaptureFixture[str]
+    service: Service, target: Target, console: Console, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Cancelling says how to go on; the list has one batch a line."""
-    assert await cancel(talk, target, "batch_1") is Exit.OK
+    assert await cancel(console, target, "batch_1") is Exit.OK
     assert service.cancels == 1
     assert await show(target, limit=3, as_json=True) is Exit.OK
     assert capsys.readouterr().out.count("\n") == 4
@@ -489,42 +518,42 @@ async def test_cancel_and_list(
     assert "batch_2" in capsys.readouterr().out
 
 
-def test_what_went_wrong_is_an_exit_code(talk: Console) -> None:
+def test_what_went_wrong_is_an_exit_code(console: Console) -> None:
     """No service is 7, in words that are not a library's; a file that is not there is 2."""
     nowhere = Target(base_url="http://127.0.0.1:1/v1", api_key="x")
     for url, why in (
         (nowhere.base_url, "no service answers at http://127.0.0.1:1/v1: Connection refused"),
-        ("here", "here is no address of a service"),
-        ("http://nothing.invalid/v1", "the host of http://nothing.invalid/v1 is not known"),
+        ("here", "here is not a valid address"),
+        ("http://nothing.invalid/v1", "the host name in http://nothing.invalid/v1 does not resolve"),
     ):
-        job = cancel(talk, Target(base_url=url, api_key="x"), "batch_1")
-        assert ended(talk, job) is Exit.UNREACHABLE
-        assert talk.export_text() == f"tidemill: {why}\n"
-    job = run(talk, nowhere, Path("/nonexistent"), Sink(), Order())
-    assert ended(talk, job) is Exit.USAGE
+        target = Target(base_url=url, api_key="x")
+        assert command.run(console, lambda target=target: cancel(console, target, "batch_1")) is Exit.UNREACHABLE
+        assert console.export_text() == f"tidemill: {why}\n"
+    source = Path("/nonexistent")
+    assert command.run(console, lambda: run(console, nowhere, source, Sink(), RunOptions())) is Exit.USAGE
 
 
-def test_verify_needs_no_service(source: Path, talk: Console, tmp_path: Path) -> None:
+def test_verify_needs_no_service(source: Path, console: Console, tmp_path: Path) -> None:
     """Files are checked against each other."""
     output = tmp_path / "out.jsonl"
     output.write_bytes(result_lines("r0", "r2"))
     errors = tmp_path / "errors.jsonl"
     errors.write_bytes(result_lines("r1"))
-    assert verify(talk, source, output, errors) is Exit.OK
-    assert verify(talk, source, output, None) is Exit.INEXACT
-    assert verify(talk, source, tmp_path / "none", None) is Exit.USAGE
-    assert "for example r1" in talk.export_text()
+    assert verify(console, source, output, errors) is Exit.OK
+    assert verify(console, source, output, None) is Exit.INEXACT
+    assert verify(console, source, tmp_path / "none", None) is Exit.USAGE
+    assert "for example r1" in console.export_text()
 
 
-def test_a_service_that_speaks_otherwise(talk: Console) -> None:
+def test_a_service_that_speaks_otherwise(console: Console) -> None:
     """An answer that is not of the API ends a command with a sentence, which holds nothing of the answer."""
 
     async def asked() -> Exit:
         Batch.model_validate({"id": "batch_\x1b[2J"})
         return Exit.OK
 
-    assert ended(talk, asked()) is Exit.UNREACHABLE
-    said = talk.export_text()
+    assert command.run(console, asked) is Exit.UNREACHABLE
+    said = console.export_text()
     assert "does not speak the Batch API: id: String should match" in said
     assert "2J" not in said
 
@@ -532,10 +561,10 @@ def test_a_service_that_speaks_otherwise(talk: Console) -> None:
 async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:
     """Ctrl-C ends the command, says how to go on, and the batch is none the wiser."""
     service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
-    command = ["-m", "tidemill", "run", str(source), "--base-url", service.url, "--api-key", KEY]
+    arguments = ["-m", "tidemill", "run", str(source), "--base-url", service.url, "--api-key", KEY]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *command,
+        *arguments,
         stderr=asyncio.subprocess.PIPE,
         # A suite that runs in the background of a shell has SIGINT ignored, and would hand that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -544,6 +573,6 @@ async def test_leaving_does_not_cancel(service: Service, source: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = await process.communicate()
     assert process.returncode == Exit.DETACHED
-    assert b"in.jsonl goes on without you. The same command goes on with it." in said
+    assert b"in.jsonl keeps running. The same command resumes it." in said
     assert b"Traceback" not in said
     assert service.cancels == 0

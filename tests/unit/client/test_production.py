@@ -2,7 +2,7 @@
 
 from support.service import KEY, Service
 
-from tidemill.client.http import Client
+from tidemill.client.http.client import Client
 from tidemill.client.production import Token
 
 

@@ -1,4 +1,4 @@
-"""How fast, and how long still."""
+"""RerunOptions fast, and how long still."""
 
 import io
 

@@ -8,9 +8,9 @@ from support.service import KEY, Service, result_lines
 from support.waiting import until
 
 from tidemill.client.batches import watch
-from tidemill.client.exit_codes import Exit
-from tidemill.client.reruns import How, make, replayed, since, wished
-from tidemill.client.runs.paths import InputFault, Sink
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.reruns import RerunOptions, absolute, create, replay_body, rerun_body
+from tidemill.client.runs.paths import Sink
 from tidemill.client.target import Target
 from tidemill.terminal import Console
 
@@ -32,15 +32,19 @@ NOW = dt.datetime(2026, 11, 23, 9, tzinfo=dt.UTC)
 )
 def test_lines_by_name_or_by_code(only, lines):
     """And what is not said is left out."""
-    assert wished(only=only, model=None, window=None) == {"lines": lines}
-    assert wished(only=only, model="m", window="7d") == {"lines": lines, "model": "m", "completion_window": "7d"}
+    assert rerun_body(only=only, model=None, window=None) == {"lines": lines}
+    assert rerun_body(only=only, model="m", window="7d") == {
+        "lines": lines,
+        "model": "m",
+        "completion_window": "7d",
+    }
 
 
 @pytest.mark.parametrize("only", ["", "some", "code=", "code=,", "codes"])
 def test_other_words_are_refused(only):
     """With those that are known."""
-    with pytest.raises(InputFault, match="unfinished, failed, expired, cancelled, all or code=CODE"):
-        wished(only=only, model=None, window=None)
+    with pytest.raises(UsageError, match="is not one of unfinished, failed, expired, cancelled, all or code=CODE"):
+        rerun_body(only=only, model=None, window=None)
 
 
 @pytest.mark.parametrize(
@@ -54,20 +58,20 @@ def test_other_words_are_refused(only):
 )
 def test_so_long_ago_is_a_time(text, edge):
     """Times and offsets are for the service to read."""
-    assert since(text, NOW) == edge
+    assert absolute(text, NOW) == edge
 
 
 @pytest.mark.parametrize("text", ["", "2h", "-2x", "yesterday", "12:00"])
 def test_an_edge_in_another_form_is_refused_with_the_forms_there_are(text):
     """The service does not know all of these."""
-    with pytest.raises(InputFault, match=r"a time like .*Z, -2h, or an offset"):
-        replayed({"model": "m", "from": text}, model=None, window=None, now=NOW)
+    with pytest.raises(UsageError, match=r"neither a time like .*Z or -2h nor a log offset"):
+        replay_body({"model": "m", "from": text}, model=None, window=None, now=NOW)
 
 
 def test_the_body_of_a_replay():
     """Both edges are read."""
     source = {"model": "m", "from": "-1h", "to": "-0s"}
-    assert replayed(source, model="n", window=None, now=NOW) == {
+    assert replay_body(source, model="n", window=None, now=NOW) == {
         "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
         "model": "n",
     }
@@ -82,18 +86,22 @@ async def service():
 
 async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
     """Of a rerun and of a replay; how to have the results all the same is said."""
-    target, output, talk = Target(base_url=service.url, api_key=KEY), tmp_path / "out.jsonl", Console(record=True)
+    target, output, console = (
+        Target(base_url=service.url, api_key=KEY),
+        tmp_path / "out.jsonl",
+        Console(record=True),
+    )
     service.states = [{"status": "in_progress"}]
-    task = asyncio.create_task(make(talk, target, OLD, {}, Sink(output=output), how=How()))
+    task = asyncio.create_task(create(console, target, OLD, {}, Sink(output=output), options=RerunOptions()))
     await until(lambda: service.looks > 0, "a look at the batch")
     output.write_bytes(b"mine")
     service.finish(result_lines("r0"), request_counts={"total": 1, "completed": 1})
-    with pytest.raises(InputFault, match="--force overwrites it"):
+    with pytest.raises(UsageError, match="--force overwrites it"):
         await task
     assert output.read_bytes() == b"mine"
     # A path is as long as it is, and may be broken anywhere; the program is named as it was called.
-    assert f"tidemillwatchbatch_1-o{output}`" in "".join(talk.export_text().split())
-    assert await watch(talk, target, "batch_1", Sink(output=output), force=True) is Exit.OK
+    assert f"tidemillwatchbatch_1-o{output}`" in "".join(console.export_text().split())
+    assert await watch(console, target, "batch_1", Sink(output=output), force=True) is Exit.OK
     assert output.read_bytes() == result_lines("r0")
 
 
@@ -101,5 +109,5 @@ async def test_a_rerun_whose_batch_is_deleted(service, tmp_path):
     """Its key is used up; the user, who knows of no key, hears what to do."""
     service.is_deleted = True
     target, sink = Target(base_url=service.url, api_key=KEY), Sink(output=tmp_path / "out.jsonl")
-    with pytest.raises(InputFault, match="is deleted: --again makes another"):
-        await make(Console(), target, OLD, {}, sink, how=How())
+    with pytest.raises(UsageError, match="is deleted; --again creates a new one"):
+        await create(Console(), target, OLD, {}, sink, options=RerunOptions())

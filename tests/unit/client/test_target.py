@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.client.target import NoTarget, Target, find
+from tidemill.client.errors import UsageError
+from tidemill.client.target import Target, find
 
 LOCAL = "http://127.0.0.1:8080/v1"
 
@@ -50,7 +51,7 @@ def test_a_named_folder_goes_before_the_environment(data: Path) -> None:
 )
 def test_an_address_without_its_scheme_or_its_path_is_refused(url: str) -> None:
     """With the form that it has, and before a key goes there."""
-    with pytest.raises(NoTarget, match=f"{url.rstrip('/')} is no address .* http://HOST:PORT/v1"):
+    with pytest.raises(UsageError, match=f"{url.rstrip('/')} is not the address .* http://HOST:PORT/v1"):
         find(base_url=url, api_key="k", data=None, environ={})
     assert (
         find(base_url="https://a/tidemill/v1/", api_key="k", data=None, environ={}).base_url
@@ -60,19 +61,19 @@ def test_an_address_without_its_scheme_or_its_path_is_refused(url: str) -> None:
 
 def test_the_local_key_is_shown_to_no_one_else(data: Path) -> None:
     """Another address asks for a key of its own; and a key is in no printed text."""
-    with pytest.raises(NoTarget, match="no key for"):
+    with pytest.raises(UsageError, match="no API key for"):
         find(base_url="http://elsewhere/v1", api_key=None, data=data, environ={})
     assert "secret" not in repr(Target(base_url=LOCAL, api_key="secret"))
 
 
 def test_nothing_runs(tmp_path: Path) -> None:
     """It is said what to do."""
-    with pytest.raises(NoTarget, match="tidemill up"):
+    with pytest.raises(UsageError, match="tidemill up"):
         find(base_url=None, api_key=None, data=tmp_path, environ={})
 
 
 def test_no_key_goes_to_an_address_that_another_user_may_have_written(data: Path) -> None:
     """A command in a folder where everybody may write does not believe what it finds there."""
     (data / "run.json").chmod(0o646)
-    with pytest.raises(NoTarget, match="no service runs"):
+    with pytest.raises(UsageError, match="no service is running"):
         find(base_url=None, api_key=None, data=None, environ={"TIDEMILL_DATA": str(data), "TIDEMILL_API_KEY": "e"})

@@ -3,7 +3,7 @@
 import pytest
 
 from tidemill.client import keys, usage
-from tidemill.client.runs.paths import InputFault
+from tidemill.client.errors import UsageError
 from tidemill.schemas.resources.access import ApiKey
 
 DAY = 86_400
@@ -31,14 +31,14 @@ def test_days_are_utc():
 @pytest.mark.parametrize("wrong", [{"since": "yesterday"}, {"until": "2026-13-01"}, {"by": "model,secret"}])
 def test_queries_that_are_none(wrong):
     """They are said to be before anything is asked."""
-    with pytest.raises(InputFault):
+    with pytest.raises(UsageError):
         usage.query(**{"since": None, "until": None, "by": None, "project": None} | wrong)
 
 
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({}, "good"),
+        ({}, "active"),
         ({"expires_at": 99}, "expired"),
         ({"expires_at": 101}, "until"),
         ({"revoked_at": 5}, "revoked"),

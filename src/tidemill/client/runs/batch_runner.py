@@ -1,36 +1,38 @@
-"""The batches that a file is run as: a bounded number of them at a time, each step remembered.
+"""Runs the pieces of a file as batches, a bounded number at a time, with a journal entry after each step.
 
 For each piece:
 
-1. Its bytes are uploaded, and the file's id is noted.
-2. The batch is made, under an idempotency key that follows from the plan and the piece, and noted. A crash before
-   the note asks for it again and gets the same batch.
-3. It is followed to its end; its results are fetched and checked against its receipt and its input.
-4. What came of it is noted.
+1. Upload its bytes; note the file id.
+2. Note the request, create the batch under an idempotency key derived from the plan and the piece, note its id.
+   Whatever gets lost in between, a repeated request returns the same batch.
+3. Follow the batch to its end, download its results, check them against its receipt and its input.
+4. Note the result.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
-from tidemill.client.http import Client, Refused, Unreachable
+from tidemill.client.errors import Refused, Unreachable
+from tidemill.client.http.client import Client
+from tidemill.client.http.transfers import upload
 from tidemill.client.progress import Display, Silence
-from tidemill.client.runs.delivery import delivered
+from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.journal import Journal, Plan, Step
-from tidemill.client.runs.outcome import End, end_of
+from tidemill.client.runs.outcome import BatchResult, result_of
 from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.plan import Piece
 from tidemill.schemas.resources.batch import Batch, RequestCounts
 from tidemill.schemas.resources.waiting import Waits
 
 UPLOAD_TRIES_MAX: Final = 5
-LIMITED_TRIES_MAX: Final = 10_000
-"""A project that is at its limits has room again once a batch of it is over: it is asked for so often."""
-LIMITED_SECONDS: Final = 10.0
-LIMITED: Final = 429
+QUOTA_TRIES_MAX: Final = 10_000
+"""Attempts while the quota of the project is used up; it has room again when one of its batches finishes."""
+QUOTA_SECONDS: Final = 10.0
 
 T = TypeVar("T")
 
@@ -39,130 +41,139 @@ class BatchRunner:
     """Runs the pieces of a plan."""
 
     def __init__(self, client: Client, source: Path, name: str, plan: Plan, journal: Journal) -> None:
-        """Nothing is begun.
+        """Create a runner.
 
         Args:
             client: The service.
             source: The file.
-            name: What it is called.
+            name: Its name in messages.
             plan: Its pieces.
-            journal: What is known of them.
+            journal: The state of the pieces.
         """
         self.name = name
         self.plan = plan
         self.journal = journal
         self._client = client
         self._source = source
-        self._shown: Display = Silence()
-        self._bytes: Display = Silence()
+        self._progress: Display = Silence()
+        self._transfers: Display = Silence()
         self._counts: dict[int, RequestCounts] = {}
-        """Of the pieces that have begun: lines that are done."""
+        """Counts of the pieces that have a batch."""
         self._waits: dict[int, Waits] = {}
-        self._over = 0
+        self._finished = 0
 
     @property
-    def ends(self) -> list[End]:
-        """How the batches ended, in the order of the pieces."""
+    def results(self) -> list[BatchResult]:
+        """Results of the batches, in the order of the pieces."""
         steps = (self.journal.step(piece.number) for piece in self.plan.pieces)
-        return [step.end for step in steps if step.end is not None]
+        return [step.result for step in steps if step.result is not None]
 
-    async def run(self, shown: Display, parallel: int) -> None:
-        """Run all pieces that are not over yet, at most `parallel` of them at a time.
+    async def run(self, progress: Display, parallel: int) -> None:
+        """Run all pieces without a result, at most `parallel` at a time.
 
         Args:
-            shown: Shows how far they are, and of a single one the bytes that move.
-            parallel: How many at one time.
+            progress: Shows the progress of all pieces, and for a single one its transfers.
+            parallel: Number of concurrent batches.
 
         Raises:
-            Unreachable: The service went away; what was begun goes on there.
-            Refused: The service does not do it.
+            Unreachable: The service went away; its batches keep running.
+            Refused: The service rejected a request.
             OSError: The disk is full.
         """
-        self._shown = shown
+        self._progress = progress
         if len(self.plan.pieces) == 1:
-            self._bytes = shown
+            self._transfers = progress
         waiting = iter(self.plan.pieces)
 
         async def work() -> None:
             for piece in waiting:
-                await self._piece(piece)
+                await self._run_piece(piece)
 
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(parallel):
                     group.create_task(work())
         except BaseExceptionGroup as failures:
-            # The first one says why; the others were ended by it.
+            # The first failure cancelled the other tasks.
             raise failures.exceptions[0] from failures
 
-    async def _piece(self, piece: Piece) -> None:
+    async def _run_piece(self, piece: Piece) -> None:
         step = self.journal.step(piece.number)
-        if (end := step.end) is not None and self._is_here(piece, end):
-            self._counts[piece.number] = RequestCounts(total=end.total, completed=end.completed, failed=end.failed)
+        if (result := step.result) is not None and self._has_files(piece, result):
+            self._counts[piece.number] = RequestCounts(
+                total=result.total, completed=result.completed, failed=result.failed
+            )
         else:
-            step = await self._made(piece, step)
-            batch = await self._client.terminal(str(step.batch), lambda seen: self._tell(piece, seen))
-            step = self.journal.note(msgspec.structs.replace(step, end=await self._fetched(piece, batch)))
-        self._over += 1
-        if self._over == len(self.plan.pieces) > 1:
+            step = await self._create(piece, step)
+            batch = await self._client.finished(str(step.batch), lambda seen: self._see(piece, seen))
+            step = self.journal.note(msgspec.structs.replace(step, result=await self._fetch(piece, batch)))
+        self._finished += 1
+        if self._finished == len(self.plan.pieces) > 1:
             self._show()
 
-    def _is_here(self, piece: Piece, end: End) -> bool:
-        """Whether the results of a piece that is over still lie where they were put."""
+    def _has_files(self, piece: Piece, result: BatchResult) -> bool:
+        """Whether the downloaded results of a piece still exist."""
         output, errors = self.journal.results(piece.number)
-        return output.exists() == bool(end.completed) and errors.exists() == bool(end.errors)
+        return output.exists() == bool(result.completed) and errors.exists() == bool(result.errors)
 
-    async def _made(self, piece: Piece, step: Step) -> Step:
-        """The batch of a piece."""
+    async def _create(self, piece: Piece, step: Step) -> Step:
+        """Create the batch of a piece, or find the one that an earlier request created."""
         if step.batch is not None:
             return step
         if step.file is None:
-            file_id = await self._patiently(lambda: self._uploaded(piece))
+            file_id = await self._within_quota(lambda: self._upload(piece))
             step = self.journal.note(msgspec.structs.replace(step, file=file_id))
         job, file = self.plan.job, str(step.file)
         key, metadata = f"{self.plan.key}-{piece.number}", dict(job.metadata)
-        batch = await self._patiently(
-            lambda: self._client.create(file, job.endpoint, job.window, metadata, key=key)
-        )
+        was_requested = step.is_requested
+        # Noted first: a batch whose answer is lost must be found again, not created twice.
+        step = self.journal.note(msgspec.structs.replace(step, is_requested=True))
+        try:
+            batch = await self._within_quota(
+                lambda: self._client.create(file, job.endpoint, job.window, metadata, key=key)
+            )
+        except Refused as error:
+            if not (was_requested or error.may_have_happened):
+                self.journal.note(msgspec.structs.replace(step, is_requested=False))
+            raise
         return self.journal.note(msgspec.structs.replace(step, batch=batch.id))
 
-    async def _uploaded(self, piece: Piece) -> str:
+    async def _upload(self, piece: Piece) -> str:
         is_whole = len(self.plan.pieces) == 1
         name = self.name if is_whole else f"{self.name}.{piece.number:06}.jsonl"
-        self._bytes.transfer("upload", piece.end - piece.start)
-        for tried in range(UPLOAD_TRIES_MAX):
+        span = (piece.start, piece.end)
+        self._transfers.transfer("upload", piece.end - piece.start)
+        for attempt in range(UPLOAD_TRIES_MAX):
             try:
-                return await self._client.upload(
-                    self._source, self._bytes.moved, span=(piece.start, piece.end), name=name
-                )
+                return await upload(self._client, self._source, self._transfers.moved, span=span, name=name)
             except Unreachable:
-                if tried == UPLOAD_TRIES_MAX - 1:
+                if attempt == UPLOAD_TRIES_MAX - 1:
                     raise
-            # Whether the service is back is what a read tells, which waits for it.
+            # This read retries until the service is back.
             await self._client.limits()
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _fetched(self, piece: Piece, batch: Batch) -> End:
-        """Fetch and check the results of a batch that is over, and say what came of it."""
+    async def _fetch(self, piece: Piece, batch: Batch) -> BatchResult:
+        """Download and check the results of a finished batch."""
         output, errors = self.journal.results(piece.number)
         sink = Sink(output=output, errors=errors)
         span = (piece.start, piece.end)
-        done = await delivered(self._client, batch, sink, self._source, self._bytes, span=span)
+        done = await deliver(self._client, batch, sink, self._source, self._transfers, span=span)
         report = await self._client.errors(batch)
-        return end_of(batch, report, done.faults if done else (), line=piece.line)
+        return result_of(batch, report, done.faults if done else (), line=piece.line)
 
-    def _tell(self, piece: Piece, batch: Batch) -> None:
-        """Show all pieces as if they were one batch."""
+    def _see(self, piece: Piece, batch: Batch) -> None:
+        """Show all pieces as one batch."""
         self._counts[piece.number] = batch.request_counts
         self._waits[piece.number] = batch.tidemill.waiting
         self._show(str(batch.status) if len(self.plan.pieces) == 1 else None)
-        self._shown.waits(wait for waits in self._waits.values() for wait in waits)
+        self._progress.waits(wait for waits in self._waits.values() for wait in waits)
 
     def _show(self, status: str | None = None) -> None:
         counts = self._counts.values()
-        self._shown.lines(
+        self._progress.lines(
             self.name,
-            status or f"{self._over} of {len(self.plan.pieces)} batches",
+            status or f"{self._finished} of {len(self.plan.pieces)} batches",
             RequestCounts(
                 total=self.plan.lines or sum(each.total for each in counts),
                 completed=sum(each.completed for each in counts),
@@ -170,14 +181,14 @@ class BatchRunner:
             ),
         )
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is room: a project may have so many batches and lines at one time, of all its jobs."""
-        for tried in range(LIMITED_TRIES_MAX):
+    async def _within_quota(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call until the quota of the project has room."""
+        for attempt in range(QUOTA_TRIES_MAX):
             try:
                 return await call()
             except Refused as error:
-                if error.status != LIMITED or tried == LIMITED_TRIES_MAX - 1:
+                if error.status != HTTPStatus.TOO_MANY_REQUESTS or attempt == QUOTA_TRIES_MAX - 1:
                     raise
-                self._show(f"waits for room: {error}")
-            await asyncio.sleep(LIMITED_SECONDS)
-        raise AssertionError("the last try returns or raises")
+                self._show(f"waits for quota: {error}")
+            await asyncio.sleep(QUOTA_SECONDS)
+        raise AssertionError("the last attempt returns or raises")

@@ -1,4 +1,4 @@
-"""The results of a batch that has ended: fetched, checked, and put where they are wanted."""
+"""Downloads and checks the results of a finished batch."""
 
 import asyncio
 import shutil
@@ -8,28 +8,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.client.http import Client
+from tidemill.client.http.client import Client
+from tidemill.client.http.transfers import download
 from tidemill.client.progress import Display
 from tidemill.client.runs.joining import join
 from tidemill.client.runs.paths import Sink
-from tidemill.client.runs.reconciliation import Damaged, reconcile, shown
+from tidemill.client.runs.reconciliation import Damaged, describe, reconcile
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Receipt, Status
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What came of it, in sentences.
+    """Outcome of a download, as lines for the summary.
 
     Attributes:
-        told: What was found to be in order, and where it lies.
-        faults: What does not fit; empty where all is well.
+        notes: The balance of lines and the paths of the files.
+        faults: How the results differ from the receipt or the input; empty if they do not.
     """
 
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
     faults: tuple[str, ...]
 
 
-async def delivered(
+async def deliver(
     client: Client,
     batch: Batch,
     sink: Sink,
@@ -38,22 +39,24 @@ async def delivered(
     *,
     span: tuple[int, int] | None = None,
 ) -> Delivery | None:
-    """Fetch the files of a batch, and check them against its receipt and against the input.
+    """Download the files of a batch, and check them against its receipt and its input.
 
-    1. The files are fetched, those without a place of their own into a folder that goes away.
-    2. They are read again from disk, and compared.
-    3. Without an output path, the output is copied to stdout, right or wrong: the faults say which.
+    Files without a path go to a temporary folder; without an output path the output is copied to stdout, even if
+    it has faults.
 
     Args:
         client: The service.
-        batch: A batch in a final state; one that failed has no results, and None is returned.
+        batch: A finished batch.
         sink: Where results go.
-        source: The input, where it is at hand; without it only the receipt is checked.
-        display: Shows the bytes.
-        span: Which bytes of the source are the batch's input, the first and the one after the last; else all.
+        source: The input; without it only the receipt is checked.
+        display: Shows the transfers.
+        span: The bytes of the source that are the batch's input, first and after the last; None is all.
+
+    Returns:
+        The outcome; None for a batch whose input was rejected, which has no results.
 
     Raises:
-        Refused: A file is not there any more.
+        Refused: The service no longer has a file.
         Unreachable: The service went away.
     """
     if batch.status is Status.FAILED:
@@ -64,18 +67,18 @@ async def delivered(
         receipt = batch.tidemill.receipt
         promised = (receipt.output, receipt.errors) if receipt else (None, None)
         outputs = batch.tidemill.output_file_ids or (batch.output_file_id,)
-        fetched = (
-            await _fetched(client, outputs, output, display, name="output", promised=promised[0]),
-            await _fetched(client, (batch.error_file_id,), errors, display, name="errors", promised=promised[1]),
+        files = (
+            await _fetch(client, outputs, output, display, name="output", promised=promised[0]),
+            await _fetch(client, (batch.error_file_id,), errors, display, name="errors", promised=promised[1]),
         )
-        told, faults = await asyncio.to_thread(_checked, batch, source, span, (output, errors), fetched)
-        if sink.output is None and fetched[0]:
+        notes, faults = await asyncio.to_thread(_checked, batch, source, span, (output, errors), files)
+        if sink.output is None and files[0]:
             await asyncio.to_thread(_print, output)
-    told += _places(batch, sink, fetched)
-    return Delivery(told=tuple(told), faults=tuple(faults))
+    notes += _places(batch, sink, files)
+    return Delivery(notes=tuple(notes), faults=tuple(faults))
 
 
-async def _fetched(
+async def _fetch(
     client: Client,
     file_ids: Sequence[str | None],
     path: Path,
@@ -84,24 +87,24 @@ async def _fetched(
     name: str,
     promised: FileReceipt | None,
 ) -> FileReceipt | None:
-    """Fetch a file; numbered ones are put one after another."""
+    """Download a file; numbered files are joined."""
     if file_ids[0] is None:
         _forget(path)
         return None
     display.transfer(name, promised.bytes if promised else None)
     if len(file_ids) == 1:
-        return await client.download(file_ids[0], path, display.moved)
+        return await download(client, file_ids[0], path, display.moved)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         parts = []
         for file_id in file_ids:
             assert file_id is not None
             parts.append(Path(folder) / file_id)
-            await client.download(file_id, parts[-1], display.moved)
+            await download(client, file_id, parts[-1], display.moved)
         return await asyncio.to_thread(join, parts, path)
 
 
 def _forget(path: Path) -> None:
-    # What an earlier run left at the same place would be taken for this one's.
+    # A file of an earlier run would pass for the output of this one.
     path.unlink(missing_ok=True)
 
 
@@ -110,12 +113,12 @@ def _checked(
     source: Path | None,
     span: tuple[int, int] | None,
     paths: tuple[Path, Path],
-    fetched: tuple[FileReceipt | None, FileReceipt | None],
+    files: tuple[FileReceipt | None, FileReceipt | None],
 ) -> tuple[list[str], list[str]]:
     receipt = batch.tidemill.receipt
     if source is None:
-        return [], _differences(receipt, fetched) if receipt else []
-    output, errors = (path if file else None for path, file in zip(paths, fetched, strict=True))
+        return [], _differences(receipt, files) if receipt else []
+    output, errors = (path if file else None for path, file in zip(paths, files, strict=True))
     try:
         found = reconcile(source, output, errors, span=span)
     except Damaged as error:
@@ -126,23 +129,23 @@ def _checked(
     return [found.sentence()], faults
 
 
-def _differences(receipt: Receipt, fetched: tuple[FileReceipt | None, FileReceipt | None]) -> list[str]:
+def _differences(receipt: Receipt, files: tuple[FileReceipt | None, FileReceipt | None]) -> list[str]:
     promised = (("output", receipt.output), ("errors", receipt.errors))
     return [
-        f"{name}: the receipt says {shown(said)}, the file has {shown(file)}"
-        for (name, said), file in zip(promised, fetched, strict=True)
+        f"{name}: the receipt says {describe(said)}, the file has {describe(file)}"
+        for (name, said), file in zip(promised, files, strict=True)
         if said != file
     ]
 
 
-def _places(batch: Batch, sink: Sink, fetched: tuple[FileReceipt | None, FileReceipt | None]) -> list[str]:
+def _places(batch: Batch, sink: Sink, files: tuple[FileReceipt | None, FileReceipt | None]) -> list[str]:
     places = [
-        f"{name}: {path}, {shown(file)}"
-        for name, path, file in zip(("output", "errors"), (sink.output, sink.errors), fetched, strict=True)
+        f"{name}: {path}, {describe(file)}"
+        for name, path, file in zip(("output", "errors"), (sink.output, sink.errors), files, strict=True)
         if path and file
     ]
-    if fetched[1] and sink.errors is None:
-        places.append(f"errors: {shown(fetched[1])}; keep them with --errors FILE ({batch.error_file_id})")
+    if files[1] and sink.errors is None:
+        places.append(f"errors: {describe(files[1])}; --errors FILE keeps them ({batch.error_file_id})")
     if sink.receipt and batch.tidemill.receipt:
         sink.receipt.write_text(batch.tidemill.receipt.model_dump_json(indent=2) + "\n", "utf-8")
         places.append(f"receipt: {sink.receipt}")

@@ -1,4 +1,4 @@
-"""The results of many batches become one file each, in the order of the input, and one receipt over all."""
+"""Joins the results of several batches into one file, in the order of the input."""
 
 import hashlib
 import os
@@ -12,11 +12,14 @@ CHUNK_BYTES: Final = 1 << 20
 
 
 def join(parts: Iterable[Path], target: Path) -> FileReceipt | None:
-    """Put files one after another, in one step: the target has all of it or is left as it was.
+    """Concatenate files; on an error the target stays as it was.
 
     Args:
-        parts: Files of whole lines; one that is not there has none.
-        target: Where to; a file of the same folder is used on the way. Without a single line there is none.
+        parts: Files of whole lines; a missing file counts as empty.
+        target: Where to write them, atomically, through a temporary file beside it. Without a line it is removed.
+
+    Returns:
+        The receipt of the target; None without a line.
 
     Raises:
         OSError: The disk is full, or a file cannot be read.
@@ -36,7 +39,7 @@ def join(parts: Iterable[Path], target: Path) -> FileReceipt | None:
             file.flush()
             os.fsync(file.fileno())
         if not size:
-            # What an earlier run left at the same place would be taken for this one's.
+            # A file of an earlier run would pass for the output of this one.
             target.unlink(missing_ok=True)
             return None
         partial.replace(target)

@@ -1,16 +1,16 @@
-"""The folder that a run remembers itself in: `out.jsonl.tidemill/` beside its output.
+"""The journal of a run, from which the same command resumes: `out.jsonl.tidemill/` beside the output.
 
-Where results go to stdout it is a folder of the user's state, named by the job.
+For a run to stdout it is a folder in the user's state directory, named by a hash of the job.
 
 | file | holds |
 |---|---|
-| `plan.json` | the job and its pieces; written once, in one step |
-| `journal.jsonl` | a line for each step of a piece, on disk before the next step |
+| `plan.json` | the job and its pieces; written once, atomically |
+| `journal.jsonl` | one line per step of a piece, on disk before the next step begins |
 | `000007.output.jsonl`, `000007.errors.jsonl` | the results of a piece |
-| `delivering` | is there from when results are put where they are wanted |
+| `delivering` | exists once the run has begun to write its output files |
 
-A run that was left or killed goes on from here: a piece whose batch is known is not made again, and one that was
-asked for without an answer is asked for again, under the same idempotency key.
+A resumed run follows the batches that the journal knows. A batch that was requested without an answer is
+requested again under the same idempotency key, so the service returns the batch it may have created.
 """
 
 import fcntl
@@ -25,21 +25,21 @@ from typing import BinaryIO, Final, Self
 
 import msgspec
 
-from tidemill.client.runs.outcome import End
-from tidemill.client.runs.paths import InputFault
+from tidemill.client.errors import UsageError
+from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Piece
 from tidemill.storage import ownership
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 KEPT_SECONDS: Final = 30 * 86_400
-"""A job in the user's state that nothing has gone on with for so long is forgotten."""
+"""A journal in the user's state directory that is unused for this long is removed."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What was asked for: a run goes on only with the same."""
+    """What a command asks for: only an equal job resumes a run."""
 
     sha256: str
-    """Of the input's bytes."""
+    """Hash of the input."""
     base_url: str
     endpoint: str
     window: str
@@ -52,25 +52,27 @@ class Plan(msgspec.Struct, frozen=True):
 
     job: Job
     key: str
-    """What the idempotency keys of its batches begin with."""
+    """Prefix of the idempotency keys of its batches."""
     pieces: list[Piece]
     layout: int = LAYOUT
 
     @property
     def lines(self) -> int:
-        """Of all pieces."""
+        """Lines of all pieces."""
         return sum(piece.lines for piece in self.pieces)
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is known of a piece; each step says all of it."""
+    """The state of a piece; each step replaces the one before."""
 
     piece: int
     file: str | None = None
-    """The uploaded input."""
+    """Id of the uploaded input."""
+    is_requested: bool = False
+    """Whether a request to create the batch may have reached the service."""
     batch: str | None = None
-    end: End | None = None
-    """How the batch ended, once its results are here."""
+    result: BatchResult | None = None
+    """The result of the batch, once its files are downloaded."""
 
 
 _plans = msgspec.json.Decoder(Plan)
@@ -78,61 +80,61 @@ _steps = msgspec.json.Decoder(Step)
 
 
 class Journal:
-    """The folder, held by one process; a context manager."""
+    """The folder, locked by one process; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is touched before it is entered; see `folder_of`."""
+        """Entering it creates the folder; see `folder_of`."""
         self.folder = folder
         self._steps: dict[int, Step] = {}
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        """Take the folder.
+        """Create and lock the folder.
 
         Raises:
-            InputFault: Another process or another user has it, or it cannot be made.
+            UsageError: Another process or user owns the folder, or it cannot be created.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not ownership.is_ours(self.folder.lstat()):
-                raise InputFault(f"{self.folder} belongs to another user: choose another place with -o")
+                raise UsageError(f"{self.folder} belongs to another user: choose another path with -o")
             file = self._path.open("a+b")
         except OSError as error:
-            raise InputFault(f"{self.folder}: {error.strerror}") from error
+            raise UsageError(f"{self.folder}: {error.strerror}") from error
         if not _locked(file, self._path):
             file.close()
-            raise InputFault(f"{self.folder}: another run is at work on it")
+            raise UsageError(f"{self.folder}: another run is using it")
         self._file = file
         self._steps = _read(file)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            # Where nothing was begun, nothing is to be gone on with.
+            # Without a plan there is nothing to resume.
             if not self._plan.exists():
                 self.remove()
             else:
                 self._close()
 
     def plan(self, job: Job) -> Plan | None:
-        """The plan that was begun; None where there is none yet.
+        """The plan of the run to resume; None if there is none.
 
         Raises:
-            InputFault: It is of another job, or of another version of this program.
+            UsageError: It belongs to another job, or to another version of this program.
         """
         try:
             plan = _plans.decode(self._plan.read_bytes())
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
-            raise InputFault(f"{self.folder} cannot be read; --again begins anew") from error
+            raise UsageError(f"{self.folder} cannot be read; --again starts over") from error
         if (plan.job, plan.layout) != (job, LAYOUT):
-            message = "belongs to a run of another input, with other options or at another service"
-            raise InputFault(f"{self.folder} {message}; --again begins anew")
+            message = "belongs to a run of another input, with other options or on another service"
+            raise UsageError(f"{self.folder} {message}; --again starts over")
         return plan
 
-    def begin(self, plan: Plan) -> None:
-        """Remember a new plan."""
+    def start(self, plan: Plan) -> None:
+        """Save the plan of a new run."""
         fresh = self._plan.with_suffix(".new")
         with fresh.open("wb") as file:
             file.write(msgspec.json.encode(plan))
@@ -142,24 +144,24 @@ class Journal:
 
     @property
     def has_batches(self) -> bool:
-        """Whether a batch is known."""
-        return any(step.batch for step in self._steps.values())
+        """Whether the service has a batch of this run, or may have one."""
+        return any(step.batch or step.is_requested for step in self._steps.values())
 
     @property
     def delivers(self) -> bool:
-        """Whether results were begun to be put where they are wanted: what lies there is this run's."""
+        """Whether the run has begun to write its output files, so that existing ones are its own."""
         return (self.folder / "delivering").exists()
 
     def deliver(self) -> None:
-        """Note that it begins now."""
+        """Note that the run begins to write its output files."""
         (self.folder / "delivering").touch()
 
     def step(self, piece: int) -> Step:
-        """What is known of a piece."""
+        """The state of a piece."""
         return self._steps.get(piece, Step(piece=piece))
 
     def note(self, step: Step) -> Step:
-        """Remember a step; it is on disk on return."""
+        """Save a step; it is on disk on return."""
         assert self._file is not None
         self._file.write(msgspec.json.encode(step) + b"\n")
         self._file.flush()
@@ -168,11 +170,11 @@ class Journal:
         return step
 
     def results(self, piece: int) -> tuple[Path, Path]:
-        """Where the output and the errors of a piece lie."""
+        """Paths of the output and the errors of a piece."""
         return self.folder / f"{piece:06}.output.jsonl", self.folder / f"{piece:06}.errors.jsonl"
 
     def forget(self) -> None:
-        """Begin anew; the folder stays this process's."""
+        """Discard the run; keeps the folder locked."""
         assert self._file is not None
         self._plan.unlink(missing_ok=True)
         for path in self.folder.iterdir():
@@ -182,9 +184,9 @@ class Journal:
         self._steps = {}
 
     def remove(self) -> None:
-        """Forget everything: the results are where they are wanted."""
+        """Remove the folder of a finished run."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        # From now on another run may have a folder there.
+        # Another run may create the folder from now on.
         self._close()
 
     def _close(self) -> None:
@@ -202,12 +204,12 @@ class Journal:
 
 
 def folder_of(output: Path | None, job: Job, environ: Mapping[str, str]) -> Path:
-    """Where the journal of a run lies.
+    """The folder of a run's journal.
 
     Args:
-        output: The output file that it belongs to; None is stdout.
-        job: Names the folder where there is no output file.
-        environ: The environment, which may say where state is kept (XDG Base Directory Specification).
+        output: The output file; None is stdout.
+        job: The job, which names the folder of a run to stdout.
+        environ: The environment; `XDG_STATE_HOME` is the state directory (XDG Base Directory Specification).
     """
     if output is not None:
         return output.with_name(f"{output.name}.tidemill")
@@ -220,7 +222,7 @@ def folder_of(output: Path | None, job: Job, environ: Mapping[str, str]) -> Path
 
 
 def _locked(file: BinaryIO, path: Path) -> bool:
-    """Lock a file that was opened at a path; False where another process has it, or has removed it since."""
+    """Lock an open file; False if another process has locked it or removed it meanwhile."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -229,7 +231,7 @@ def _locked(file: BinaryIO, path: Path) -> bool:
 
 
 def _read(file: BinaryIO) -> dict[int, Step]:
-    """The last step of each piece; what a crash left of a last line is cut off."""
+    """The last step of each piece; truncates a last line that a crash left incomplete."""
     file.seek(0)
     steps: dict[int, Step] = {}
     whole = 0

@@ -1,30 +1,30 @@
-"""How a run of one batch or of many ended, and the sentences that say so."""
+"""The result of a run of one or several batches, and its summary."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from tidemill.client.exit_codes import Exit
+from tidemill.client.errors import Exit
 from tidemill.client.progress import duration
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console
 
 ROWS_MAX: Final = 20
-"""Faults and reasons that are shown, unless all are asked for."""
+"""Errors shown unless --all is given."""
 PLACES_MAX: Final = 3
-"""Lines that a group of equal faults names."""
+"""Line numbers shown for a group of equal faults."""
 SHORT: Final = 8
-"""The last characters of an id, which are random: enough to tell the batches of a project apart."""
+"""Characters of a shortened id, from its random end: enough to tell the batches of a project apart."""
 _ORDER: Final = (Exit.FAILED, Exit.INEXACT, Exit.EXPIRED, Exit.CANCELLED, Exit.SOME_FAILED)
-"""How a whole run ends: the first of these that any of its batches has."""
+"""The exit code of a run is the first of these that any of its batches has."""
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What was wrong with a line of the input, or with all of it."""
+    """A fault of a line of the input, or of the whole input."""
 
     line: int | None
-    """The first is 1."""
+    """From 1; None for the whole input."""
     text: str
 
 
@@ -33,14 +33,14 @@ class Reason(msgspec.Struct, frozen=True):
 
     code: str
     status: int | None
-    """Of HTTP, where there was an answer."""
+    """HTTP status; None without an answer."""
     count: int
     message: str
-    """Of one of them."""
+    """A sample message."""
 
 
-class End(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a batch ended."""
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The result of a finished batch."""
 
     batch: str
     status: str
@@ -50,17 +50,17 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
-    """Lines that were run and failed."""
+    """Lines that failed."""
     errors: int = 0
     """Lines of the error file."""
     tokens: tuple[int, int] = (0, 0)
-    """Read and written."""
+    """Input and output tokens."""
     refusals: tuple[Fault, ...] = ()
     reasons: tuple[Reason, ...] = ()
     unfinished: int = 0
-    """Lines that a rerun takes; 0 where the service does not say."""
+    """Lines for a rerun; 0 if the service does not say."""
     damage: tuple[str, ...] = ()
-    """In what the results do not fit their receipt or their input."""
+    """How the results differ from the receipt or the input."""
 
     @property
     def exit(self) -> Exit:
@@ -78,18 +78,20 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
                 return Exit.SOME_FAILED if self.failed else Exit.OK
 
 
-def end_of(batch: Batch, report: dict[str, Any] | None, damage: Iterable[str] = (), *, line: int = 1) -> End:
-    """How a batch ended.
+def result_of(
+    batch: Batch, report: dict[str, Any] | None, damage: Iterable[str] = (), *, line: int = 1
+) -> BatchResult:
+    """The result of a batch.
 
     Args:
-        batch: It, in a final state.
-        report: Its errors by code, as the service tells them; None where it does not.
-        damage: What was found to be wrong with its results.
-        line: Where its input begins in the file.
+        batch: The batch, with a final status.
+        report: Its error report, if the service has one.
+        damage: How its results differ from the receipt or the input.
+        line: Number of its first line in the file.
     """
     counts, usage, receipt = batch.request_counts, batch.usage, batch.tidemill.receipt
     ended_at = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
-    return End(
+    return BatchResult(
         batch=batch.id,
         status=str(batch.status),
         began_at=batch.created_at,
@@ -106,75 +108,80 @@ def end_of(batch: Batch, report: dict[str, Any] | None, damage: Iterable[str] = 
     )
 
 
-def verdict(ends: Sequence[End]) -> Exit:
-    """How a run of these batches ends: as the worst of them."""
-    found = {end.exit for end in ends}
+def verdict(results: Sequence[BatchResult]) -> Exit:
+    """The exit code of a run: that of its worst batch."""
+    found = {result.exit for result in results}
     return next((code for code in _ORDER if code in found), Exit.OK)
 
 
 def name_of(batch: Batch) -> str:
-    """What a batch is called where it is shown: its name and the short form of its id."""
+    """A batch in messages: its name and its shortened id."""
     return f"{batch.tidemill.name} ({batch.id[-SHORT:]})" if batch.tidemill.name else batch.id[-SHORT:]
 
 
 def style_of(*, completed: int, failed: int, ok: bool) -> str:
-    """The colour of what has ended: green only where every line succeeded, red where none did."""
+    """The colour of a result: green if all lines succeeded, red if none did."""
     return "green" if ok and not failed else "yellow" if completed else "red"
 
 
 def summary(
-    talk: Console, name: str, ends: Sequence[End], told: Iterable[str] = (), *, everything: bool = False
+    console: Console,
+    name: str,
+    results: Sequence[BatchResult],
+    notes: Iterable[str] = (),
+    *,
+    show_all: bool = False,
 ) -> Exit:
-    """Say what came of a run.
+    """Print the summary of a run.
 
     Args:
-        talk: Where to.
-        name: What it is called.
-        ends: Its batches.
-        told: What else was found, in sentences.
-        everything: Show every fault and every reason.
+        console: Where to print it.
+        name: Name of the run.
+        results: Results of its batches.
+        notes: More lines to print.
+        show_all: Show every error.
 
     Returns:
         The exit code.
     """
-    code, completed = verdict(ends), sum(end.completed for end in ends)
-    style = style_of(completed=completed, failed=sum(end.failed for end in ends), ok=code is Exit.OK)
-    talk.print(f"{name} {_headline(ends, completed)}", style=style)
-    for row in _shortened([*_faults(ends, everything=everything), *_why(ends)], everything=everything):
-        talk.print(f"  {row}")
-    for line in told:
-        talk.print(f"  {line}")
-    for damage in (f"{end.batch[-SHORT:]}: {damage}" for end in ends for damage in end.damage):
-        talk.print(f"  {damage}", style="red")
-    if any(any(end.tokens) for end in ends):
-        read, written = (sum(end.tokens[side] for end in ends) for side in (0, 1))
-        talk.print(f"  tokens: {read:,} in, {written:,} out")
-    for row in _shortened([_offer(end) for end in ends if end.unfinished], everything=everything):
-        talk.print(f"  {row}")
+    code, completed = verdict(results), sum(result.completed for result in results)
+    style = style_of(completed=completed, failed=sum(result.failed for result in results), ok=code is Exit.OK)
+    console.print(f"{name} {_headline(results, completed)}", style=style)
+    for row in _shortened([*_faults(results, show_all=show_all), *_why(results)], show_all=show_all):
+        console.print(f"  {row}")
+    for line in notes:
+        console.print(f"  {line}")
+    for damage in (f"{result.batch[-SHORT:]}: {damage}" for result in results for damage in result.damage):
+        console.print(f"  {damage}", style="red")
+    if any(any(result.tokens) for result in results):
+        read, written = (sum(result.tokens[side] for result in results) for side in (0, 1))
+        console.print(f"  tokens: {read:,} in, {written:,} out")
+    for row in _shortened([_offer(result) for result in results if result.unfinished], show_all=show_all):
+        console.print(f"  {row}")
     return code
 
 
 def lines_of(count: int) -> str:
-    """So many lines."""
+    """A number of lines, in words."""
     return f"{count:,} {'line' if count == 1 else 'lines'}"
 
 
-def _headline(ends: Sequence[End], completed: int) -> str:
-    total, failed = sum(end.total for end in ends), sum(end.failed for end in ends)
-    words = ends[0].status if len(ends) == 1 else f"is over ({len(ends):,} batches)"
-    took = max(end.ended_at for end in ends) - min(end.began_at for end in ends)
-    # The service counts in whole seconds.
+def _headline(results: Sequence[BatchResult], completed: int) -> str:
+    total, failed = sum(result.total for result in results), sum(result.failed for result in results)
+    words = results[0].status if len(results) == 1 else f"finished ({len(results):,} batches)"
+    took = max(result.ended_at for result in results) - min(result.began_at for result in results)
+    # Times of the service are whole seconds.
     when = f"after {duration(took)}" if took >= 1 else "within a second"
-    if all(end.status == Status.FAILED for end in ends):
-        return f"{words} {when}: the input was refused, no line was run"
+    if all(result.status == Status.FAILED for result in results):
+        return f"{words} {when}: the input was rejected, no line was run"
     counts = [f"{completed:,} of {total:,} succeeded"]
     counts += [f"{failed:,} failed"] if failed else []
     counts += [f"{unrun:,} did not run"] if (unrun := total - completed - failed) > 0 else []
     return f"{words} {when}: {', '.join(counts)}"
 
 
-def _offer(end: End) -> str:
-    return f"To run the {lines_of(end.unfinished)} that did not succeed: `tidemill rerun {end.batch[-SHORT:]}`"
+def _offer(result: BatchResult) -> str:
+    return f"To rerun the {lines_of(result.unfinished)} without success: `tidemill rerun {result.batch[-SHORT:]}`"
 
 
 def _refusals(batch: Batch, first: int) -> tuple[Fault, ...]:
@@ -199,25 +206,25 @@ def _reasons(report: dict[str, Any] | None) -> tuple[Reason, ...]:
     )
 
 
-def _faults(ends: Sequence[End], *, everything: bool) -> list[str]:
-    """Equal faults in one row, with the lines that have them."""
+def _faults(results: Sequence[BatchResult], *, show_all: bool) -> list[str]:
+    """One row for each group of equal faults, with line numbers."""
     groups: dict[tuple[str, int | None], list[int | None]] = {}
-    for fault in (fault for end in ends for fault in end.refusals):
-        groups.setdefault((fault.text, fault.line if everything else None), []).append(fault.line)
+    for fault in (fault for result in results for fault in result.refusals):
+        groups.setdefault((fault.text, fault.line if show_all else None), []).append(fault.line)
     return [_places([line for line in found if line is not None]) + text for (text, _), found in groups.items()]
 
 
 def _places(lines: list[int]) -> str:
-    if len(lines) < 2:  # noqa: PLR2004 - a row of its own
+    if len(lines) < 2:  # noqa: PLR2004 - a single line
         return f"line {lines[0]}" if lines else "file"
     more = f" and {len(lines) - PLACES_MAX:,} more" if len(lines) > PLACES_MAX else ""
     return f"lines {', '.join(map(str, lines[:PLACES_MAX]))}{more}"
 
 
-def _why(ends: Sequence[End]) -> list[str]:
-    """Why lines failed, the most frequent first."""
+def _why(results: Sequence[BatchResult]) -> list[str]:
+    """One row for each reason why lines failed, the most frequent first."""
     found: dict[tuple[str, int | None], Reason] = {}
-    for reason in (reason for end in ends for reason in end.reasons):
+    for reason in (reason for result in results for reason in result.reasons):
         before = found.get(key := (reason.code, reason.status))
         found[key] = msgspec.structs.replace(
             before or reason, count=reason.count + (before.count if before else 0)
@@ -229,7 +236,7 @@ def _why(ends: Sequence[End]) -> list[str]:
     ]
 
 
-def _shortened(rows: list[str], *, everything: bool) -> list[str]:
-    if everything or len(rows) <= ROWS_MAX:
+def _shortened(rows: list[str], *, show_all: bool) -> list[str]:
+    if show_all or len(rows) <= ROWS_MAX:
         return rows
     return [*rows[:ROWS_MAX], f"and {len(rows) - ROWS_MAX:,} more: --all shows them"]

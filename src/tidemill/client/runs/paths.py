@@ -1,27 +1,25 @@
-"""Where a batch's lines come from and where its results go, on this machine."""
+"""Local files of a run: checks the input and the paths of the results."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from tidemill.client.errors import UsageError
 from tidemill.client.runs.reconciliation import BOM
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.endpoints import ENDPOINTS
-
-
-class InputFault(Exception):
-    """A file cannot be used as it was named; the text says why."""
+from tidemill.schemas.jsonl import malformed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sink:
-    """Where results go.
+    """Paths of the results.
 
     Attributes:
-        output: The output file; None is stdout.
-        errors: The error file; None is not kept.
-        receipt: Where the receipt is written; None is nowhere.
+        output: Output file; None is stdout.
+        errors: Error file; None discards failed lines.
+        receipt: Receipt file; None writes no receipt.
     """
 
     output: Path | None = None
@@ -29,41 +27,41 @@ class Sink:
     receipt: Path | None = None
 
     def checked(self, source: Path | None, *, force: bool = True) -> "Sink":
-        """Fill in where the errors go, and see that the files can be written.
+        """Complete the path of the error file, and check that all files can be written.
 
         Args:
-            source: The input, which must not be one of them.
-            force: Whether files that are there may be overwritten.
+            source: The input, which must not be overwritten.
+            force: Whether existing files may be overwritten.
 
         Raises:
-            InputFault: Two of the files are the same, a folder is not there, or a file is.
+            UsageError: Two paths are equal, a folder is missing, or a file exists.
         """
         errors = self.errors
         if errors is None and self.output is not None:
             errors = self.output.with_name(f"{self.output.stem}.errors{self.output.suffix or '.jsonl'}")
         paths = [path for path in (source, self.output, errors, self.receipt) if path]
         if len({path.resolve() for path in paths}) < len(paths):
-            raise InputFault(f"the same file is named twice: {', '.join(map(str, paths))}")
+            raise UsageError(f"two of these paths are the same file: {', '.join(map(str, paths))}")
         for path in paths:
-            # A device, which /dev/null is, would be replaced by a file.
+            # Replacing a device such as /dev/null with a file would break the system.
             if path.exists() and not path.is_file():
-                raise InputFault(f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}")
+                raise UsageError(f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}")
             if not (folder := path.absolute().parent).is_dir():
-                raise InputFault(f"{path}: there is no folder {folder}")
+                raise UsageError(f"{path}: the folder {folder} does not exist")
         whole = Sink(output=self.output, errors=errors, receipt=self.receipt)
         if not force:
             whole.check_new()
         return whole
 
     def check_new(self) -> None:
-        """See that nothing would be overwritten.
+        """Check that no file would be overwritten.
 
         Raises:
-            InputFault: A file is there.
+            UsageError: A file exists.
         """
         for path in (self.output, self.errors, self.receipt):
             if path is not None and path.is_file():
-                raise InputFault(f"{path} is there already; --force overwrites it")
+                raise UsageError(f"{path} already exists; --force overwrites it")
 
 
 class _First(msgspec.Struct, frozen=True):
@@ -71,10 +69,10 @@ class _First(msgspec.Struct, frozen=True):
 
 
 def endpoint_of(source: Path) -> str:
-    """Look at the first line of an input, and read from it what the batch asks for.
+    """The endpoint of a batch: the url of the first line of its input.
 
     Raises:
-        InputFault: There is no file, nothing in it, or its first line is no request.
+        UsageError: The file is missing or empty, or its first line is not a request.
     """
     try:
         with source.open("rb") as file:
@@ -82,32 +80,43 @@ def endpoint_of(source: Path) -> str:
                 if text := line.removeprefix(BOM).strip():
                     return _endpoint(f"{source}, line {number}", text)
     except OSError as error:
-        raise InputFault(f"{source}: {error.strerror}") from error
-    raise InputFault(f"{source} is empty")
+        raise UsageError(f"{source}: {error.strerror}") from error
+    raise UsageError(f"{source} is empty")
 
 
-def pairs(given: list[str]) -> dict[str, str]:
-    """Metadata as the command line has it: `KEY=VALUE`, one an entry.
+def metadata_of(given: list[str]) -> dict[str, str]:
+    """Metadata from arguments of the form `KEY=VALUE`.
 
     Raises:
-        InputFault: One is written in another way.
+        UsageError: An argument has another form, or a key is repeated.
     """
     found = {key: value for key, is_pair, value in (pair.partition("=") for pair in given) if is_pair and key}
     if len(found) < len(given):
-        raise InputFault("--metadata takes KEY=VALUE, each key once")
+        raise UsageError("--metadata: expected KEY=VALUE, each key once")
     return found
 
 
 def size_of(source: Path) -> int:
-    """The length of a file in bytes."""
+    """Size of a file in bytes."""
     return source.stat().st_size
+
+
+def fault_of(text: bytes, error: Exception) -> str:
+    """Why a line was rejected: where its JSON breaks, how to mend its encoding, or which field is wrong.
+
+    Args:
+        text: The line.
+        error: What the decoder said.
+    """
+    return str(error) if isinstance(error, msgspec.ValidationError) else malformed.reason(text)
 
 
 def _endpoint(place: str, text: bytes) -> str:
     try:
+        text.decode()
         url = msgspec.json.decode(text, type=_First).url
-    except ValueError as error:
-        raise InputFault(f"{place} is no request of a batch: {error}") from error
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise UsageError(f"{place} is not a batch request. {fault_of(text, error)}") from error
     if url not in ENDPOINTS:
-        raise InputFault(f"{place}: the url {url!r} is none of {', '.join(ENDPOINTS)}")
+        raise UsageError(f"{place}: the url {url!r} is not one of {', '.join(ENDPOINTS)}")
     return url

@@ -1,7 +1,7 @@
-"""How a file that is too large for one batch is cut into pieces, each of which is one.
+"""Splits a file that exceeds one batch into pieces that each fit.
 
-The file is read once, a chunk at a time. A piece is a range of its bytes that begins with a line; together the
-pieces are the file.
+The file is read once, a chunk at a time. A piece is a range of its bytes that begins with a line; all pieces
+together are the file.
 """
 
 from collections.abc import Iterator
@@ -10,42 +10,34 @@ from typing import Final
 
 import msgspec
 
-from tidemill.client.runs.paths import InputFault
+from tidemill.client.errors import UsageError
+from tidemill.client.http.client import Bounds
+from tidemill.client.runs.paths import fault_of
 from tidemill.client.runs.unique_ids import UniqueIds
-from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line, Splitter
+from tidemill.schemas.jsonl.lines import Line, Splitter
 
 READ_BYTES: Final = 1 << 20
 FAULTS_MAX: Final = 10
-"""Faulty lines that are named."""
-
-
-class Bounds(msgspec.Struct, frozen=True):
-    """What one batch may hold."""
-
-    lines_max: int
-    bytes_max: int
-    inputs_max: int = EMBEDDING_INPUTS_MAX
-    """Texts that are to be embedded, of all lines together."""
-    line_bytes_max: int = LINE_BYTES_MAX
+"""Faulty lines to report."""
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A range of a file that is the input of one batch."""
+    """A byte range of the file, the input of one batch."""
 
     number: int
-    """The first is 0."""
+    """From 0."""
     start: int
-    """Where it begins in the file."""
+    """Offset of its first byte."""
     end: int
-    """Where the next one begins, or the file ends."""
+    """Offset after its last byte."""
     lines: int
-    """Its lines, the blank ones left out."""
+    """Number of lines that are not blank."""
     line: int
-    """The number of its first line in the file, which counts from 1."""
+    """Number of its first line in the file, from 1."""
 
 
 class Cutter:
-    """Takes the places of a file's lines, in order, and gives pieces within bounds; holds one piece."""
+    """Groups the lines of a file, in order, into pieces within bounds."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -55,14 +47,14 @@ class Cutter:
         self._inputs = 0
         self._line = 1
 
-    def take(self, offset: int, end: int, line: int, inputs: int = 1) -> Iterator[Piece]:
-        """Add a line; gives the piece that ends before it, if one does.
+    def add(self, offset: int, end: int, line: int, inputs: int = 1) -> Iterator[Piece]:
+        """Add a line; yields the piece that ends before it, if one does.
 
         Args:
-            offset: Where the line begins.
-            end: Where it ends, its newline included.
-            line: Its number in the file.
-            inputs: How many texts it has to be embedded.
+            offset: Offset of the line in the file.
+            end: Offset after its newline.
+            line: Number of the line in the file.
+            inputs: Number of texts to embed in it.
         """
         self._inputs += inputs
         is_full = (
@@ -70,7 +62,7 @@ class Cutter:
             or end - self._start > self._bounds.bytes_max
             or self._inputs > self._bounds.inputs_max
         )
-        # A line that is too large by itself has a piece of its own, for the service to refuse.
+        # A line that exceeds the bounds gets a piece of its own, which the service rejects with a reason.
         if is_full and self._lines:
             yield self.finish(offset)
             self._number, self._start, self._lines, self._line = self._number + 1, offset, 0, line
@@ -78,7 +70,7 @@ class Cutter:
         self._lines += 1
 
     def finish(self, end: int) -> Piece:
-        """The last piece, which ends where the file does."""
+        """The last piece, which ends with the file."""
         return Piece(number=self._number, start=self._start, end=end, lines=self._lines, line=self._line)
 
 
@@ -100,15 +92,15 @@ _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def fits(source: Path, bounds: Bounds, *, is_embedding: bool = False) -> bool:
-    """Whether a file is certainly small enough for one batch.
+    """Whether a file certainly fits into one batch.
 
     Args:
         source: The file.
         bounds: What one batch may hold.
-        is_embedding: Whether its lines ask for embeddings, which one line may do many times.
+        is_embedding: Whether its lines are embedding requests, which may hold several texts each.
 
     Raises:
-        InputFault: It cannot be read.
+        UsageError: The file cannot be read.
     """
     try:
         if source.stat().st_size > bounds.bytes_max:
@@ -120,20 +112,20 @@ def fits(source: Path, bounds: Bounds, *, is_embedding: bool = False) -> bool:
             return False
         return not is_embedding or sum(_inputs(line) for line in _lines(source, bounds)) <= bounds.inputs_max
     except OSError as error:
-        raise InputFault(f"{source}: {error.strerror}") from error
+        raise UsageError(f"{source}: {error.strerror}") from error
 
 
 def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, is_embedding: bool = False) -> list[Piece]:
-    """Cut a file, and see that each of its lines has a `custom_id` that no other one has.
+    """Split a file, and check that each line has a `custom_id` of its own.
 
     Args:
         source: The file.
         bounds: What one batch may hold.
-        digests: Takes all the ids.
-        is_embedding: As in `fits`.
+        digests: Collects the ids.
+        is_embedding: See `fits`.
 
     Raises:
-        InputFault: It cannot be read, or lines of it are faulty; the first of them are named.
+        UsageError: The file cannot be read, or has faulty lines; the text names the first ones.
     """
     cutter = Cutter(bounds)
     pieces: list[Piece] = []
@@ -142,21 +134,21 @@ def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, is_embedding: bool 
         for line in _lines(source, bounds):
             end = line.offset + (bounds.line_bytes_max if line.data is None else len(line.data) + 1)
             inputs = _inputs(line) if is_embedding else 0
-            pieces.extend(cutter.take(line.offset, end, line.number, inputs))
+            pieces.extend(cutter.add(line.offset, end, line.number, inputs))
             if (fault := _fault(line, digests, bounds)) is not None:
                 faults.append(f"line {line.number}: {fault}")
                 if len(faults) == FAULTS_MAX:
                     break
         size = source.stat().st_size
     except OSError as error:
-        raise InputFault(f"{source}: {error.strerror}") from error
+        raise UsageError(f"{source}: {error.strerror}") from error
     if not faults:
         faults = [
-            f"line {double.line}: its custom_id is that of line {double.first}"
+            f"line {double.line}: it has the custom_id of line {double.first}"
             for double, _ in zip(digests.doubles(), range(FAULTS_MAX), strict=False)
         ]
     if faults:
-        raise InputFault("\n  ".join((f"{source} has faults; no line was run.", *faults)))
+        raise UsageError("\n  ".join((f"{source} has faulty lines; no line was run.", *faults)))
     return [*pieces, cutter.finish(size)]
 
 
@@ -164,19 +156,20 @@ def _fault(line: Line, digests: UniqueIds, bounds: Bounds) -> str | None:
     if line.data is None:
         return f"it is longer than {bounds.line_bytes_max:,} bytes"
     try:
+        line.data.decode()
         digests.add(_ids.decode(line.data).custom_id, line.number)
-    except (ValueError, msgspec.MsgspecError) as error:
-        return str(error)
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        return fault_of(line.data, error)
     return None
 
 
 def _inputs(line: Line) -> int:
-    """How many texts a line has to be embedded: a list of integers is one text, as tokens."""
+    """Number of texts to embed in a line; a list of integers is one text, as tokens."""
     try:
         given = bytes(_embeddings.decode(line.data or b"").body.input)
         texts = _lists.decode(given) if given.startswith(b"[") else []
     except (ValueError, msgspec.MsgspecError):
-        # What is wrong with it is said elsewhere.
+        # `_fault` reports it.
         return 1
     return len(texts) if texts and not bytes(texts[0])[:1].isdigit() else 1
 

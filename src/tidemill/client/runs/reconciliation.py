@@ -1,4 +1,4 @@
-"""Whether a batch's files hold each line of its input exactly once."""
+"""Checks that the files of a batch hold each line of its input exactly once."""
 
 import hashlib
 import sys
@@ -18,7 +18,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class _Line(msgspec.Struct, frozen=True):
-    """What is read of a line, of whichever file."""
+    """The part of a line that is read, in any of the files."""
 
     custom_id: str
 
@@ -27,56 +27,59 @@ _lines = msgspec.json.Decoder(_Line)
 
 
 class Damaged(Exception):
-    """A line cannot be read; the text names file and line."""
+    """A line is unreadable or an id is repeated in the input; the text names file and line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconciliation:
-    """What was found: lines of the input and of the two files, and what does not fit.
+    """Outcome of the check.
 
     Attributes:
-        missing: Input lines that are in neither file.
-        double: Result lines whose id was there before.
+        lines: Lines of the input.
+        output: The output file; None without one.
+        errors: The error file; None without one.
+        missing: Input lines without a result.
+        duplicate: Result lines whose id an earlier result has.
         foreign: Result lines whose id no input line has.
-        examples: A few ids that do not fit.
+        examples: Ids of some of these.
     """
 
     lines: int
     output: FileReceipt | None
     errors: FileReceipt | None
     missing: int
-    double: int
+    duplicate: int
     foreign: int
     examples: tuple[str, ...] = ()
 
     @property
     def is_exact(self) -> bool:
-        """Whether every input line has exactly one result line, and no result line is left."""
-        return not (self.missing or self.double or self.foreign)
+        """Whether every input line has exactly one result, and every result an input line."""
+        return not (self.missing or self.duplicate or self.foreign)
 
     def disagrees(self, receipt: Receipt) -> list[str]:
-        """Say in what the files differ from the receipt of the service, one fault an entry."""
+        """How the files differ from the receipt, one difference per entry."""
         faults = []
         if receipt.lines != self.lines:
-            faults.append(f"the receipt speaks of {receipt.lines:,} lines, there are {self.lines:,}")
+            faults.append(f"the receipt says {receipt.lines:,} lines, the input has {self.lines:,}")
         pairs = (("output", receipt.output, self.output), ("errors", receipt.errors, self.errors))
         for name, promised, found in pairs:
             if promised != found:
-                faults.append(f"{name}: the receipt says {shown(promised)}, the file has {shown(found)}")
+                faults.append(f"{name}: the receipt says {describe(promised)}, the file has {describe(found)}")
         return faults
 
     def sentence(self) -> str:
-        """The one line that says it all."""
+        """The balance of lines, in one line."""
         output, errors = (file.lines if file else 0 for file in (self.output, self.errors))
         foreign = f", {self.foreign:,} foreign" if self.foreign else ""
         return (
             f"{_lines_of(self.lines)} in = {output:,} out + {errors:,} errors, "
-            f"{self.missing:,} missing, {self.double:,} double{foreign}"
+            f"{self.missing:,} missing, {self.duplicate:,} duplicate{foreign}"
         )
 
 
-def shown(file: FileReceipt | None) -> str:
-    """A file in a few words."""
+def describe(file: FileReceipt | None) -> str:
+    """Lines, bytes and hash of a file, in words."""
     if file is None:
         return "no file"
     return f"{_lines_of(file.lines)}, {file.bytes:,} bytes, SHA-256 {file.sha256}"
@@ -89,29 +92,28 @@ def _lines_of(count: int) -> str:
 def reconcile(
     source: Path, output: Path | None, errors: Path | None, *, span: tuple[int, int] | None = None
 ) -> Reconciliation:
-    """Read the three files, a line at a time.
+    """Compare the three files, reading a line at a time.
+
+    Memory holds 16 bytes for each id, so it grows with the number of lines, not with their size.
 
     Args:
         source: The input.
-        output: The output file, if there is one.
-        errors: The error file, if there is one.
-        span: Which bytes of the input count, from where a line begins to where one ends; else all.
-
-    Of each id 16 bytes are kept, so memory grows with the number of lines, not with their size. What is
-    still expected shrinks as it is found, and what was found is remembered to tell double from foreign.
+        output: The output file, if any.
+        errors: The error file, if any.
+        span: The bytes of the input that count, first and after the last; None is all.
 
     Raises:
-        Damaged: A line is torn or has no `custom_id`, or the input has an id twice.
+        Damaged: A line is incomplete or lacks a `custom_id`, or the input repeats an id.
         OSError: A file cannot be read.
     """
     expected: set[bytes] = set()
     for name, _ in _ids(source, span or WHOLE):
         if (digest := _digest(name)) in expected:
-            raise Damaged(f"{source}: the custom_id {name!r} stands there twice")
+            raise Damaged(f"{source}: the custom_id {name!r} occurs twice")
         expected.add(digest)
     lines = len(expected)
     found: set[bytes] = set()
-    tally = {"double": 0, "foreign": 0}
+    counts = {"duplicate": 0, "foreign": 0}
     examples: list[str] = []
     receipts = []
     for path in (output, errors):
@@ -123,7 +125,7 @@ def reconcile(
                 expected.discard(digest)
                 found.add(digest)
                 continue
-            tally["double" if digest in found else "foreign"] += 1
+            counts["duplicate" if digest in found else "foreign"] += 1
             if len(examples) < EXAMPLES_MAX:
                 examples.append(name)
         receipts.append(count.receipt if path else None)
@@ -136,7 +138,7 @@ def reconcile(
         errors=receipts[1],
         missing=len(expected),
         examples=tuple(examples),
-        **tally,
+        **counts,
     )
 
 
@@ -163,11 +165,11 @@ def _digest(name: str) -> bytes:
 
 
 def _ids(path: Path, span: tuple[int, int] | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield the id of each line with the line itself; blank lines and a mark at the start are an input's right.
+    """Yield the id of each line with the line itself; only an input may have blank lines and a byte order mark.
 
     Args:
         path: The file.
-        span: Of an input the bytes that count; None for a file of results.
+        span: For an input the bytes that count; None for a result file.
     """
     is_input = span is not None
     start, end = span or WHOLE
@@ -179,7 +181,7 @@ def _ids(path: Path, span: tuple[int, int] | None = None) -> Iterator[tuple[str,
             if is_input and not text.strip():
                 continue
             if not is_input and not line.endswith(b"\n"):
-                raise Damaged(f"{path}, line {number}: it is torn off")
+                raise Damaged(f"{path}, line {number}: it is incomplete")
             try:
                 yield _lines.decode(text).custom_id, line
             except (ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
-"""Whether any `custom_id` stands twice in a file of any size, with bounded memory.
+"""Finds duplicate `custom_id`s in a file of any size with bounded memory.
 
-Of each id 16 bytes of its hash and 8 of its line number go to one of `BUCKETS` files, chosen by the hash, so two
-equal ids meet in the same file. Then each file is looked at by itself. In memory are what waits to be written
-(some MB) and in the end one file: 1/256 of the ids, which is 4,000 of a million and 400,000 of a hundred million.
+Each id becomes 16 bytes of hash and 8 bytes of line number in one of `BUCKETS` files, chosen by the hash, so equal
+ids meet in the same file. Then the files are checked one by one. Memory holds the write buffers (some MB) and, at
+the end, one file: 1/256 of the ids, 4,000 for a million lines and 400,000 for a hundred million.
 """
 
 import hashlib
@@ -14,31 +14,31 @@ from typing import Final
 
 BUCKETS: Final = 256
 BUFFER_BYTES_MAX: Final = 16 << 10
-"""Of each bucket, before it is written."""
+"""Write buffer of each bucket."""
 DIGEST_BYTES: Final = 16
 _ENTRY: Final = struct.Struct(f"<{DIGEST_BYTES}sQ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateId:
-    """An id that stands in two lines."""
+    """Two lines with the same id."""
 
     first: int
     line: int
 
 
 class UniqueIds:
-    """The ids of one file, in files of a folder."""
+    """The ids of one input, in bucket files of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin with none; what lies in the folder is of an earlier try and goes."""
+        """Start empty; removes bucket files of an earlier attempt."""
         self._folder = folder
         folder.mkdir(exist_ok=True)
         self._buffers = [bytearray() for _ in range(BUCKETS)]
         self.clear()
 
     def add(self, custom_id: str, line: int) -> None:
-        """Take the id of a line."""
+        """Add the id of a line."""
         digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
         buffer = self._buffers[digest[0]]
         buffer += _ENTRY.pack(digest, line)
@@ -46,7 +46,7 @@ class UniqueIds:
             self._write(digest[0])
 
     def doubles(self) -> Iterator[DuplicateId]:
-        """The ids that were there before, in no order."""
+        """The lines whose id an earlier line has, in no particular order."""
         for bucket in range(BUCKETS):
             self._write(bucket)
             path = self._path(bucket)
@@ -56,7 +56,7 @@ class UniqueIds:
                     yield DuplicateId(first=first, line=line)
 
     def clear(self) -> None:
-        """Remove the files."""
+        """Remove the bucket files."""
         for bucket in range(BUCKETS):
             self._path(bucket).unlink(missing_ok=True)
 

@@ -1,15 +1,13 @@
-"""The embedded broker: a real Apache Kafka, one node, whose all lies in one data folder.
+"""The embedded broker: Apache Kafka with one node, in one data folder.
 
-`Broker(data)` has two users. A test calls `await start()` and `stop()`. The supervisor, which restarts it when
-it dies, calls `await prepare()`, starts `command()` itself, awaits `answers()`, and calls `keep_aot_cache()` at
-the end.
+A test calls `await start()` and `stop()`. The supervisor, which restarts the broker, calls `await prepare()`, runs
+`command()` itself, awaits `answers()`, and calls `keep_aot_cache()` at the end.
 
-    DATA/kafka/log/                records          DATA/kafka/ports              kept over restarts
-    DATA/kafka/server.properties   written anew     DATA/logs/kafka.log, .out     what Kafka and Java say
+    DATA/kafka/log/                records          DATA/kafka/ports              kept across restarts
+    DATA/kafka/server.properties   rewritten        DATA/logs/kafka.log, .out     logs of Kafka and Java
     DATA/kafka/users/              passwords
 
-It lets nobody in without a password (`users.py`), and what each user may do is said by access lists, which
-`admin.set_acls` sets.
+Every client needs a password (`users.py`); ACLs, which `admin.set_acls` sets, limit what each user may do.
 """
 
 import asyncio
@@ -42,7 +40,7 @@ TAIL_LINES = 15
 AOT_NICENESS = 10
 AOT_TRAINING_SECONDS_MAX = 24 * 3600
 AOT_TRAINED_ON = "passwords and access lists"
-"""What a run does that loads classes of its own: one that did something else makes another cache."""
+"""Part of the cache key: a change of what the training run does creates another cache."""
 AOT_UNUSED_SECONDS_MAX = 30 * 24 * 3600
 JVM_OPTIONS = (
     "-Xmx512m",
@@ -55,21 +53,21 @@ JVM_OPTIONS = (
 
 
 JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
-"""What Java is told of the environment: no secret of others is in it."""
+"""Variables that Java gets; none holds a secret."""
 LOCALE = "C.UTF-8"
-"""Java reads and writes the names of files in the locale's encoding."""
+"""Java encodes file names by the locale."""
 
 
 class BrokerError(Exception):
-    """The broker cannot be started; the text says why, with the end of its log where there is one."""
+    """The broker cannot be started; the text says why, with the end of its log."""
 
 
 class Broker:
-    """A one-node Kafka whose records, configuration, ports and logs lie in the folder `data`.
+    """A one-node Kafka with its records, configuration, ports and logs in the folder `data`.
 
     Args:
-        data: The folder; it is made where it is missing. At most one broker may use it at a time.
-        cache: Where jars and the start cache are kept, for all data folders of this machine.
+        data: The folder, created if missing. At most one broker may use it at a time.
+        cache: Folder of jars and the start cache, shared by all data folders of this machine.
     """
 
     def __init__(self, data: Path, *, cache: Path | None = None) -> None:
@@ -84,9 +82,9 @@ class Broker:
 
     @property
     def bootstrap(self) -> str:
-        """`host:port` for clients; known once prepared."""
+        """`host:port` for clients, after `prepare`."""
         if self._ports is None:
-            raise BrokerError("the broker was not prepared")
+            raise BrokerError("prepare() was not called")
         return f"{kraft.LOOPBACK}:{self._ports.clients}"
 
     @property
@@ -101,29 +99,31 @@ class Broker:
         return {**kept, "LC_ALL": LOCALE}
 
     def cluster(self, role: str = acls.ADMIN) -> Cluster:
-        """Where it is and how a role gets in; known once prepared."""
+        """Its address and the credentials of a role, after `prepare`."""
         return Cluster(servers=self.bootstrap, security=run_file.security(self.users, role))
 
     @property
     def output(self) -> Path:
-        """Where what Java prints belongs; Kafka writes its own log beside it."""
+        """File for the output of Java; Kafka writes its own log beside it."""
         return self._logs / "kafka.out"
 
     @property
     def pid(self) -> int | None:
-        """The process that `start` has started, while it lives."""
+        """The running process that `start` started, if any."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     async def prepare(self) -> None:
-        """Have jars, Java, ports, configuration and a formatted folder; what is there already is kept.
+        """Provide jars, Java, ports, configuration and a formatted folder; keeps what exists.
 
         Raises:
-            BrokerError: One of them cannot be had.
+            BrokerError: One of them is not available.
         """
         try:
             if ":" in str(self._cache):
-                # Java's class path has no way to escape it.
-                raise BrokerError(f"TIDEMILL_CACHE: the path {self._cache} has a colon; set another folder.")
+                # A Java class path cannot escape it.
+                raise BrokerError(
+                    f"TIDEMILL_CACHE: the path {self._cache} contains a colon; choose another folder."
+                )
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._logs.mkdir(exist_ok=True)
             pinned = jars.pinned()
@@ -144,15 +144,15 @@ class Broker:
                 await self._format()
             elif not self.users.exists():
                 raise BrokerError(
-                    f"The records in {self.folder} have no passwords: they are of a version of Tidemill that let "
-                    "everybody in. Choose another folder with --data, or move this one away."
+                    f"The records in {self.folder} have no passwords: an older Tidemill without access control "
+                    "wrote them. Choose another folder with --data, or move this one away."
                 )
-            users.tell_producers(self.users, self.bootstrap)
+            users.write_client_files(self.users, self.bootstrap)
         except (jars.JarError, java.JavaError, kraft.PortError, OSError) as error:
-            raise BrokerError(f"The embedded Kafka cannot be started: {error}") from error
+            raise BrokerError(f"cannot start the embedded Kafka: {error}") from error
 
     def command(self) -> list[str]:
-        """The command line of the next start, in `folder`; it also writes the configuration that it needs."""
+        """The command line of the next start, to run in `folder`; writes its configuration too."""
         clean = (self._records / ".kafka_cleanshutdown").exists()
         config = self._write_properties("server.properties", self._records.name, clean=clean)
         java_program, *options = self._java
@@ -167,12 +167,12 @@ class Broker:
         ]
 
     async def answers(self) -> None:
-        """Return once the broker answers a client's request for metadata and names itself in it; ask forever."""
-        from aiokafka.client import AIOKafkaClient  # noqa: PLC0415  heavy, and needed late
+        """Return once the broker answers a metadata request with itself; polls without end."""
+        from aiokafka.client import AIOKafkaClient  # noqa: PLC0415  slow to import
         from aiokafka.errors import KafkaError  # noqa: PLC0415
 
         host, port = self.bootstrap.split(":")
-        # While the broker is starting, a refusal is no news.
+        # Until the broker has started, refused connections are normal.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         try:
             while True:
@@ -194,7 +194,7 @@ class Broker:
             logging.getLogger("aiokafka").setLevel(logging.NOTSET)
 
     async def start(self) -> str:
-        """Start it and wait until it answers; call it from a thread that lives as long as the broker.
+        """Start it and wait until it answers; call this from a thread that lives as long as the broker.
 
         Returns:
             `host:port` for clients.
@@ -227,7 +227,7 @@ class Broker:
         raise BrokerError(f"The embedded Kafka {state}.\n{self.last_words()}")
 
     def stop(self) -> None:
-        """Stop it in order, by force after `STOP_SECONDS_MAX`; blocks. Nothing happens when it does not run."""
+        """Stop it, killing it after `STOP_SECONDS_MAX`; blocks. Does nothing if it is not running."""
         if self._process is None:
             return
         self._process.terminate()
@@ -240,13 +240,13 @@ class Broker:
         self._process = None
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it, like a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def last_words(self) -> str:
-        """The last lines of what Java and Kafka have said, for a person to read."""
+        """The last lines of the logs of Java and Kafka."""
         lines = []
         for file in (self.output, self._logs / "kafka.log"):
             if file.exists():
@@ -254,10 +254,10 @@ class Broker:
         return "\n".join(lines)
 
     def keep_aot_cache(self, seconds_max: float) -> None:
-        """Make the start cache of what this run has recorded, once it has stopped in order.
+        """Create the start cache from the recording of this run, after a clean stop.
 
-        A start takes less than half the time with it. It takes some seconds to make, once on a machine; when they
-        are not enough, or anything else is amiss, a later stop tries again.
+        It more than halves the time of a start, and takes some seconds to create, once per machine. If that fails,
+        a later stop tries again.
         """
         training, self._training = self._training, None
         if training is None or self._aot is None or not training.exists():
@@ -292,20 +292,20 @@ class Broker:
         return self.folder / "log"
 
     def _aot_key(self, found: java.Java, paths: list[Path]) -> str:
-        """Java refuses a cache that was made by another version, or of jars that have changed."""
+        """Key of the cache: Java rejects a cache of another version or of changed jars."""
         parts = [found.program, found.version, JVM_OPTIONS, AOT_TRAINED_ON]
         parts += [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def _aot_options(self) -> list[str]:
-        """Use the cache where there is one; else record what a later start can be spared."""
+        """Options to use the cache if it exists, else to record a training run for it."""
         if self._aot is None:
             return []
         if ownership.is_trusted(self._aot):
             with suppress(OSError):
                 os.utime(self._aot)
             return [f"-XX:AOTCache={self._aot}", "-Xlog:aot*=off"]
-        # The cache may be part of an image that nobody writes to.
+        # The cache may be part of a read-only image.
         if not os.access(self._aot.parent, os.W_OK):
             return []
         _remove_old(self._aot.parent)
@@ -313,7 +313,7 @@ class Broker:
         return ["-XX:AOTMode=record", f"-XX:AOTConfiguration={self._training}", "-Xlog:aot*=off"]
 
     def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
-        """Write a configuration, and return its name: Kafka runs in the folder."""
+        """Write a configuration, and return its name, since Kafka runs in the folder."""
         assert self._ports is not None
         word = users.password(self.users, acls.ADMIN)
         text = kraft.properties(ports=self._ports, logs=records, clean=clean, password=word)
@@ -321,7 +321,7 @@ class Broker:
         return name
 
     async def _format(self) -> None:
-        """Format a new folder and move it to its place, so that no crash leaves half of one."""
+        """Format a new folder and rename it, so that a crash never leaves half of one."""
         new = self.folder / "log.new"
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(self._records, ignore_errors=True)
@@ -339,19 +339,19 @@ class Broker:
         try:
             said, _ = await asyncio.wait_for(process.communicate(), FORMAT_SECONDS_MAX)
         except TimeoutError:
-            raise BrokerError(f"Kafka's folder was not formatted in {FORMAT_SECONDS_MAX} s.") from None
+            raise BrokerError(f"formatting Kafka's folder did not finish within {FORMAT_SECONDS_MAX} s.") from None
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
                 await process.wait()
             arguments.unlink()
         if process.returncode != 0:
-            raise BrokerError(f"Kafka's folder cannot be formatted.\n{said.decode('utf-8', 'replace')}")
+            raise BrokerError(f"cannot format Kafka's folder.\n{said.decode('utf-8', 'replace')}")
         (self.folder / config).unlink()
         new.rename(self._records)
 
     def _format_arguments(self, config: str) -> list[str]:
-        """They are read from a file, since everybody on a machine sees the command lines."""
+        """Arguments with passwords, read from a file since every user can see command lines."""
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         made = [
             f"--add-scram={users.MECHANISM}=[name={acls.user(role)},password={users.password(self.users, role)}]"

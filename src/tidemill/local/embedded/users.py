@@ -1,7 +1,7 @@
-"""The users of the embedded broker: one for each role and one above them, with passwords made at the first start.
+"""The users of the embedded broker: one for each role and an administrator, with generated passwords.
 
-USERS/tidemill-<role>     the password, and nothing else      USERS/kcat.conf          the way in of direct
-                                                              USERS/java.properties    producers, for clients
+USERS/tidemill-<role>     the password                        USERS/kcat.conf          configuration of clients of
+                                                              USERS/java.properties    direct producers
 """
 
 import os
@@ -21,10 +21,10 @@ ROLES: Final = (acls.ADMIN, *acls.ROLES)
 
 
 def make(folder: Path) -> None:
-    """Make the passwords, unless they are there; a crash leaves none or all of them.
+    """Generate the passwords if they do not exist; a crash leaves none or all of them.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder is not writable.
     """
     if folder.exists():
         return
@@ -32,7 +32,7 @@ def make(folder: Path) -> None:
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     for role in ROLES:
-        # Letters, digits, dash and underscore: nothing that any of the formats would have to escape.
+        # Letters, digits, dash and underscore, which need no escaping in any of the formats.
         write(new / acls.user(role), secrets.token_urlsafe(PASSWORD_BYTES))
     new.rename(folder)
 
@@ -41,13 +41,13 @@ def password(folder: Path, role: str) -> str:
     """The password of a role's user.
 
     Raises:
-        OSError: There is none, or it cannot be read.
+        OSError: It does not exist, or is not readable.
     """
     return (folder / acls.user(role)).read_text("ascii")
 
 
-def tell_producers(folder: Path, servers: str) -> None:
-    """Write the files by which kcat (any client of librdkafka) and Java's get in as direct producers."""
+def write_client_files(folder: Path, servers: str) -> None:
+    """Write the configuration of direct producers for kcat (and other librdkafka clients) and for Java."""
     name, word = acls.user(acls.PRODUCERS), password(folder, acls.PRODUCERS)
     common = f"bootstrap.servers={servers}\nsecurity.protocol=SASL_PLAINTEXT\n"
     write(folder / KCAT, f"{common}sasl.mechanisms={MECHANISM}\nsasl.username={name}\nsasl.password={word}\n")
@@ -55,12 +55,12 @@ def tell_producers(folder: Path, servers: str) -> None:
 
 
 def jaas(name: str, word: str) -> str:
-    """How Java is told a user and a password."""
+    """The login of a user in Java's JAAS format."""
     return f'{JAAS} required username="{name}" password="{word}";'
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file that its owner alone can read, whatever the umask, and whatever stood there."""
+    """Replace a file by one that only its owner can read, whatever the umask."""
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as new:
         new.write(text)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
-from tidemill.client.exit_codes import Exit
+from tidemill.client.errors import Exit, UsageError
+from tidemill.client.http.client import Bounds
 from tidemill.client.runs.joining import join
 from tidemill.client.runs.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
-from tidemill.client.runs.outcome import End, verdict
-from tidemill.client.runs.paths import InputFault
-from tidemill.client.runs.plan import Bounds, Piece, cut, fits
+from tidemill.client.runs.outcome import BatchResult, verdict
+from tidemill.client.runs.plan import Piece, cut, fits
 from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.schemas.jsonl.lines import Splitter
 
@@ -99,19 +99,19 @@ def test_doubles_are_found(tmp_path_factory, names):
         digests.add(name, line)
     found = list(digests.doubles())
     assert len(found) == sum(count - 1 for count in Counter(names).values())
-    for double in found:
-        assert names[double.first - 1] == names[double.line - 1]
-        assert double.first == names.index(names[double.line - 1]) + 1
+    for duplicate in found:
+        assert names[duplicate.first - 1] == names[duplicate.line - 1]
+        assert duplicate.first == names.index(names[duplicate.line - 1]) + 1
 
 
 def test_faults_are_named_before_anything_runs(tmp_path):
     """A line that is none, and an id that stands twice in what would be two batches."""
     source, bounds = tmp_path / "in.jsonl", Bounds(lines_max=1, bytes_max=1000)
     source.write_bytes(b'{"custom_id": "a"}\n\nnone\n{"custom_id": 5}\n')
-    with pytest.raises(InputFault, match=r"(?s)line 3: .*line 4: "):
+    with pytest.raises(UsageError, match=r"(?s)line 3: .*line 4: "):
         cut(source, bounds, UniqueIds(tmp_path / "ids"))
     source.write_bytes(b'{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n')
-    with pytest.raises(InputFault, match="line 3: its custom_id is that of line 1"):
+    with pytest.raises(UsageError, match="line 3: it has the custom_id of line 1"):
         cut(source, bounds, UniqueIds(tmp_path / "ids"))
 
 
@@ -128,7 +128,7 @@ def test_a_removed_journal_is_let_go(tmp_path):
     """Whoever removed the folder leaves alone what another run has put in its place, and holds no lock on it."""
     folder = tmp_path / "out.jsonl.tidemill"
     with Journal(folder) as first:
-        with pytest.raises(InputFault, match="another run"), Journal(folder):
+        with pytest.raises(UsageError, match="another run"), Journal(folder):
             pass
         first.remove()
         folder.mkdir()
@@ -152,7 +152,7 @@ def test_the_journal_survives_a_torn_end(tmp_path_factory, steps, torn):
     """What a crash left of the last line is no step, and the next one is written after the last whole one."""
     folder = tmp_path_factory.mktemp("journal")
     with Journal(folder) as journal:
-        journal.begin(Plan(job=JOB, key="k", pieces=[]))
+        journal.start(Plan(job=JOB, key="k", pieces=[]))
         for step in steps:
             journal.note(step)
     with (folder / "journal.jsonl").open("ab") as file:
@@ -171,11 +171,11 @@ def test_a_plan_is_gone_on_with_by_the_same_job_alone(tmp_path):
     plan = Plan(job=JOB, key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
     with Journal(tmp_path / "j") as journal:
         assert journal.plan(JOB) is None
-        journal.begin(plan)
+        journal.start(plan)
         assert journal.plan(JOB) == plan
-        with pytest.raises(InputFault, match="another run is at work"), Journal(tmp_path / "j"):
+        with pytest.raises(UsageError, match="another run is using it"), Journal(tmp_path / "j"):
             pass
-        with pytest.raises(InputFault, match="another input"):
+        with pytest.raises(UsageError, match="another input"):
             journal.plan(Job(sha256="1", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h"))
         journal.note(Step(piece=0, batch="b"))
         assert (journal.has_batches, journal.delivers) == (True, False)
@@ -221,7 +221,7 @@ def test_results_are_joined_in_order(tmp_path_factory, contents):
 )
 def test_the_worst_end_is_the_end(ends: list[dict], code: Exit) -> None:
     """Of all batches."""
-    assert verdict([End(batch="b", began_at=1, ended_at=2, **end) for end in ends]) is code
+    assert verdict([BatchResult(batch="b", began_at=1, ended_at=2, **end) for end in ends]) is code
 
 
 def test_where_a_journal_lies(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def lines(ids: list[str]) -> bytes:
 def test_it_finds_what_a_count_finds(
     tmp_path_factory: pytest.TempPathFactory, asked: list[str], other: list[str], data: st.DataObject
 ) -> None:
-    """Missing, double and foreign lines, however they are spread over the two files."""
+    """Missing, duplicate and foreign lines, however they are spread over the two files."""
     answered = data.draw(
         st.lists(st.sampled_from([*asked, *other]), max_size=30) if asked or other else st.just([])
     )
@@ -41,7 +41,7 @@ def test_it_finds_what_a_count_finds(
     assert found.lines == len(asked)
     assert found.missing == sum(name not in counts for name in asked)
     assert found.foreign == sum(number for name, number in counts.items() if name not in asked)
-    assert found.double == sum(counts[name] - 1 for name in asked if name in counts)
+    assert found.duplicate == sum(counts[name] - 1 for name in asked if name in counts)
     assert found.is_exact == (Counter(asked) == counts)
 
 

@@ -27,7 +27,7 @@ def test_every_user_has_a_password_of_its_own(made):
     assert len(set(before.values())) == len(before)
     users.make(made.users)
     assert {file.name: file.read_text() for file in made.users.iterdir()} == before
-    users.tell_producers(made.users, made.bootstrap)
+    users.write_client_files(made.users, made.bootstrap)
     assert made.users.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in made.users.iterdir()} == {0o600}
 
@@ -82,7 +82,7 @@ def test_no_path_stands_in_a_configuration(tmp_path, name):
 
 async def test_a_cache_that_java_cannot_name(tmp_path):
     """Its class path has colons between the files."""
-    with pytest.raises(BrokerError, match=r"TIDEMILL_CACHE: the path .* has a colon; set another"):
+    with pytest.raises(BrokerError, match=r"TIDEMILL_CACHE: the path .* contains a colon; choose another"):
         await Broker(tmp_path, cache=tmp_path / "a:b").prepare()
 
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.local import backoff
-from tidemill.local.backoff import Again, GiveUp, decide
+from tidemill.local import child
+from tidemill.local.child import Restart, decide_restart
 
 CHANCES = st.floats(0, 1)
 FAILURES = st.integers(0, 10_000)
@@ -14,10 +14,10 @@ def delays(count: int, chance: float = 0.0) -> list[float]:
     """The delays of a process that ends at once, again and again."""
     found, failures = [], 0
     for _ in range(count):
-        step = decide(failures=failures, alive_seconds=0, ever_ready=True, chance=chance)
-        assert isinstance(step, Again)
+        step = decide_restart(failures=failures, alive_seconds=0, ever_ready=True, chance=chance)
+        assert isinstance(step, Restart)
         failures = step.failures
-        found.append(step.seconds)
+        found.append(step.delay_seconds)
     return found
 
 
@@ -29,26 +29,28 @@ def test_doubles_up_to_the_longest():
 @given(FAILURES, CHANCES)
 def test_stays_within_its_bounds(failures, chance):
     """No history and no dice make a delay that is negative, or longer than the longest."""
-    step = decide(failures=failures, alive_seconds=0, ever_ready=True, chance=chance)
-    assert 0 < step.seconds <= backoff.LONGEST_SECONDS
+    step = decide_restart(failures=failures, alive_seconds=0, ever_ready=True, chance=chance)
+    assert 0 < step.delay_seconds <= child.DELAY_SECONDS_MAX
 
 
 @given(FAILURES, CHANCES)
 def test_a_steady_life_is_forgiven(failures, chance):
     """What has lived for long is started at once, whatever was before."""
-    step = decide(failures=failures, alive_seconds=backoff.STEADY_SECONDS, ever_ready=True, chance=chance)
+    step = decide_restart(failures=failures, alive_seconds=child.STABLE_SECONDS, ever_ready=True, chance=chance)
     assert step.failures == 1
-    assert step.seconds <= backoff.FIRST_SECONDS
+    assert step.delay_seconds <= child.DELAY_SECONDS_MIN
 
 
 @given(FAILURES, st.floats(0, 1e6), CHANCES)
 def test_what_was_ready_once_is_never_given_up(failures, alive_seconds, chance):
     """A fault that came later may go as well."""
-    step = decide(failures=failures, alive_seconds=alive_seconds, ever_ready=True, chance=chance)
-    assert isinstance(step, Again)
+    step = decide_restart(failures=failures, alive_seconds=alive_seconds, ever_ready=True, chance=chance)
+    assert isinstance(step, Restart)
 
 
 def test_what_was_never_ready_is_given_up():
     """It is tried a few times, for it may have been bad luck."""
-    steps = [decide(failures=n, alive_seconds=0, ever_ready=False, chance=0) for n in range(backoff.STARTS_MAX)]
-    assert [type(step) for step in steps] == [Again] * (backoff.STARTS_MAX - 1) + [GiveUp]
+    steps = [
+        decide_restart(failures=n, alive_seconds=0, ever_ready=False, chance=0) for n in range(child.STARTS_MAX)
+    ]
+    assert [type(step) for step in steps] == [Restart] * (child.STARTS_MAX - 1) + [type(None)]

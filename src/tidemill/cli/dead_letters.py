@@ -1,0 +1,63 @@
+"""The commands below `dead`."""
+
+from typing import Annotated
+
+import typer
+
+from tidemill.cli.invocation import operate, refuse, settings_and_kafka
+from tidemill.cli.options import Config, DataFolder
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
+
+app = typer.Typer(help="Inspect and requeue dead letters.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_letters(
+    *,
+    show_all: Annotated[bool, typer.Option("--all", help="Include requeued letters.")] = False,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """List the records that a stage could not read."""
+    from tidemill.ops import dead_letters
+    from tidemill.terminal import say
+
+    operate(dead_letters.show_all(settings_and_kafka(config, data)[1], say, requeued_too=show_all))
+
+
+@app.command("show")
+def show(
+    letter: Annotated[str, typer.Argument(metavar="ID", help="Its id, as `dead list` shows it.")],
+    *,
+    value_bytes: Annotated[int, typer.Option("--bytes", min=0, help="Bytes of the value to show.")] = 2_000,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Show one dead letter with its headers and value."""
+    from tidemill.ops import dead_letters
+    from tidemill.terminal import say
+
+    operate(dead_letters.show(settings_and_kafka(config, data)[1], letter, say, value_bytes=value_bytes))
+
+
+@app.command("requeue")
+def requeue(
+    chosen: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Ids, as `dead list` shows them."),
+    ] = None,
+    *,
+    all_waiting: Annotated[bool, typer.Option("--all", help="Requeue every letter not requeued yet.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Include letters requeued before.")] = False,
+    config: Config = None,
+    data: DataFolder = None,
+) -> None:
+    """Send dead letters to their topics again, after a fix."""
+    from tidemill.ops import dead_letters
+    from tidemill.terminal import say
+
+    if bool(chosen) == all_waiting:
+        refuse("pass the ids of dead letters, or --all")
+    _, kafka = settings_and_kafka(config, data)
+    operate(dead_letters.requeue(kafka, None if all_waiting else chosen, say, again=again))

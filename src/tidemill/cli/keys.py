@@ -1,0 +1,89 @@
+"""The commands below `keys`."""
+
+from typing import Annotated
+
+import typer
+
+from tidemill.cli.invocation import Work, client_command
+from tidemill.cli.options import AsJson
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
+
+app = typer.Typer(help="Manage API keys and producers' tokens.", no_args_is_help=True)
+
+
+@app.command("create")
+@client_command
+def create(
+    *,
+    name: Annotated[str, typer.Option(help="What the key is for.")],
+    project: Annotated[str | None, typer.Option(help="Its project; by default the project of your key.")] = None,
+    role: Annotated[str, typer.Option(help="read, write, admin or operator.")] = "write",
+    life_seconds: Annotated[
+        int | None,
+        typer.Option("--expires-in", help="Lifetime in seconds; by default unlimited."),
+    ] = None,
+) -> Work:
+    """Create a key; prints its secret once, on stdout."""
+    from tidemill.client import keys
+
+    return lambda console, target: keys.create(
+        console, target, name=name, project=project, role=role, life_seconds=life_seconds
+    )
+
+
+@app.command("list")
+@client_command
+def list_keys(
+    project: Annotated[str | None, typer.Option(help="Only keys of this project.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> Work:
+    """List the keys, without secrets."""
+    from tidemill.client import keys
+
+    return lambda _, target: keys.show(target, project=project, as_json=as_json)
+
+
+@app.command("revoke")
+@client_command
+def revoke(key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]) -> Work:
+    """Revoke a key; it takes effect within seconds."""
+    from tidemill.client import keys
+
+    return lambda console, target: keys.revoke(console, target, key)
+
+
+@app.command("token")
+@client_command
+def create_token(
+    *,
+    stream: Annotated[str, typer.Option(help="Stream that the token admits lines to.")],
+    life: Annotated[str, typer.Option("--for", help="Lifetime, like 30m, 1h or 24h.")] = "1h",
+) -> Work:
+    """Create a producer's token for one stream; prints it on stdout."""
+    from tidemill.client import keys
+
+    life_seconds = keys.seconds_of(life)
+    return lambda console, target: keys.token(console, target, stream=stream, life_seconds=life_seconds)
+
+
+@app.command("make")
+def make() -> None:
+    """Generate a secret for TIDEMILL_API_KEY, offline."""
+    from tidemill.schemas.resources import access
+
+    secret = access.new_secret()
+    typer.echo(secret)
+    typer.echo(f"The service may get its hash instead: TIDEMILL_API_KEY_SHA256={access.digest(secret)}", err=True)
+
+
+@app.command("init")
+def init() -> None:
+    """Generate a signing key pair as environment variables, offline."""
+    from tidemill.schemas.signing import Signer
+
+    made = Signer.made()
+    typer.echo(f"TIDEMILL_SIGNING_KEY={made.text}")
+    typer.echo(f"TIDEMILL_VERIFY_KEYS={made.public}")
+    typer.echo("The first is a secret, for the api only. The second is public, for ingest.", err=True)

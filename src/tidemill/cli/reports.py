@@ -1,0 +1,53 @@
+"""The commands `usage` and `audit`."""
+
+from typing import Annotated
+
+import typer
+
+from tidemill.cli.invocation import Work, client_command
+from tidemill.cli.options import AnyProject, AsJson
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
+
+
+@client_command
+def usage(
+    since: Annotated[
+        str | None,
+        typer.Option(help="First day, like 2026-11-23 (UTC); by default 30 days ago."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Day after the last one.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Group by project, model, day, batch; comma-separated.")
+    ] = "model",
+    project: AnyProject = None,
+    *,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: AsJson = False,
+) -> Work:
+    """Show tokens and cost of finished batches."""
+    from tidemill.client import usage as report
+
+    query = report.query(since=since, until=until, by=by, project=project)
+    return lambda _, target: report.show(target, query, as_csv=as_csv, as_json=as_json)
+
+
+@client_command
+def audit(
+    project: Annotated[str | None, typer.Option(help="Only this project.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action, like key.create or batch.delete.")] = None,
+    about: Annotated[str | None, typer.Option("--target", help="Only actions on this object.")] = None,
+    actor: Annotated[str | None, typer.Option("--key", help="Only actions by this key.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries.")] = 50,
+    *,
+    as_json: AsJson = False,
+) -> Work:
+    """Show who changed what: keys, cancels, deletions, reruns, settings.
+
+    It needs an admin key.
+    """
+    from tidemill.client import audit as trail
+
+    given = {"project": project, "action": action, "target": about, "actor": actor}
+    params = {name: value for name, value in given.items() if value}
+    return lambda _, target: trail.show(target, params, limit=limit, as_json=as_json)

@@ -1,0 +1,63 @@
+"""The command `run`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tidemill.cli.invocation import Work, client_command
+from tidemill.cli.options import Again, ErrorsFile, Force, OutputFile, ReceiptFile, ShowAll
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
+
+
+@client_command
+def run(
+    file: Annotated[Path, typer.Argument(help="JSONL with one request per line; - reads stdin.")],
+    *,
+    output: OutputFile = None,
+    errors: ErrorsFile = None,
+    receipt: ReceiptFile = None,
+    name: Annotated[str | None, typer.Option(help="Name of the batch; by default the file name.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(help="Metadata as KEY=VALUE; repeatable.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
+    window: Annotated[str, typer.Option(help="Completion window.")] = "24h",
+    parallel: Annotated[
+        int, typer.Option(min=1, max=64, help="Concurrent batches, if the file exceeds one batch.")
+    ] = 4,
+    again: Again = False,
+    force: Force = False,
+    show_all: ShowAll = False,
+) -> Work:
+    """Run a file: upload, follow, download and check the results.
+
+    Ctrl-C leaves the batch running; the same command resumes. A file of any size works: one that exceeds a batch
+    is split into several, with one output.
+
+    Exit codes:
+
+    * 0: all lines succeeded
+    * 1: the results differ from the receipt
+    * 2: wrong usage
+    * 3: some lines failed
+    * 4: the input was rejected
+    * 5: the batch expired
+    * 6: the batch was cancelled
+    * 7: the service is unreachable
+    * 130: Ctrl-C
+    """
+    from tidemill.client.runs.job import RunOptions
+    from tidemill.client.runs.job import run as work
+    from tidemill.client.runs.paths import Sink, metadata_of
+
+    sink = Sink(output=output, errors=errors, receipt=receipt)
+    options = RunOptions(
+        endpoint=endpoint,
+        window=window,
+        metadata=metadata_of(metadata or []) | ({"name": name} if name else {}),
+        parallel=parallel,
+        again=again,
+        force=force,
+        show_all=show_all,
+    )
+    return lambda console, target: work(console, target, file, sink, options)

@@ -1,0 +1,168 @@
+"""The routes of the Batch API that the commands use.
+
+Requests that are safe to repeat are retried: reads, and whatever carries an idempotency key.
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from tidemill.client.errors import Refused, Unreachable, UsageError
+from tidemill.client.http.connection import Connection
+from tidemill.schemas import ids
+from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
+from tidemill.schemas.resources.batch import Batch, Status
+
+PAGE_LINES_MAX = 100
+PAGES_MAX = 10_000
+NEWEST_MAX = 1_000
+"""Batches that `find` searches for a part of an id."""
+POLL_SECONDS_MIN = 0.1
+POLL_SECONDS_MAX = 1.0
+POLL_GROWTH = 1.3
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What one batch may hold; the defaults are OpenAI's limits."""
+
+    lines_max: int = 50_000
+    bytes_max: int = 209_715_200
+    inputs_max: int = EMBEDDING_INPUTS_MAX
+    """Texts to embed, of all lines together."""
+    line_bytes_max: int = LINE_BYTES_MAX
+
+
+class _Page(BaseModel):
+    data: list[dict[str, Any]]
+    has_more: bool
+    last_id: str | None = None
+
+
+class Client(Connection):
+    """Client of one service; see `Connection`."""
+
+    async def limits(self) -> Bounds:
+        """Read what one batch may hold; a service without this route gets OpenAI's limits."""
+        try:
+            answer = await self.send_retrying("GET", "/limits")
+        except Refused as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return Bounds()
+        return Bounds(
+            lines_max=int(answer["file_lines_max"]),
+            bytes_max=int(answer["file_bytes_max"]),
+            inputs_max=int(answer.get("embedding_inputs_max", EMBEDDING_INPUTS_MAX)),
+            line_bytes_max=int(answer.get("line_bytes_max", LINE_BYTES_MAX)),
+        )
+
+    async def create(
+        self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str], *, key: str
+    ) -> Batch:
+        """Create a batch; requests with the same idempotency key create one batch.
+
+        Args:
+            input_file_id: The uploaded file.
+            endpoint: Endpoint of its lines.
+            window: Completion window, like `24h`.
+            metadata: Metadata of the batch.
+            key: The idempotency key.
+        """
+        body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
+        body |= {"metadata": metadata} if metadata else {}
+        return self._batch(await self.make("/batches", body, key=key))
+
+    async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
+        """Create an object under an idempotency key.
+
+        Args:
+            path: Route.
+            body: JSON body.
+            key: The idempotency key; by default a new one.
+        """
+        headers = {"idempotency-key": key or uuid.uuid4().hex}
+        return await self.send_retrying("POST", path, json=body, headers=headers)
+
+    async def cancel(self, batch_id: str) -> Batch:
+        """Cancel a batch."""
+        return self._batch(await self.send_retrying("POST", f"/batches/{batch_id}/cancel"))
+
+    async def batch(self, batch_id: str) -> Batch:
+        """Read a batch."""
+        return self._batch(await self.send_retrying("GET", f"/batches/{batch_id}"))
+
+    async def finished(self, batch_id: str, seen: Callable[[Batch], None]) -> Batch:
+        """Poll a batch until it has a final status, at the latest after its deadline.
+
+        Args:
+            batch_id: The batch.
+            seen: Called with each state of the batch.
+        """
+        pause = POLL_SECONDS_MIN
+        while True:
+            batch = await self.batch(batch_id)
+            seen(batch)
+            if batch.status.is_terminal:
+                return batch
+            await asyncio.sleep(pause)
+            pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
+
+    async def errors(self, batch: Batch) -> dict[str, Any] | None:
+        """The error report of a finished batch; None without errors, or if the service has no such route."""
+        if batch.status is Status.COMPLETED and not batch.request_counts.failed:
+            return None
+        try:
+            return await self.send_retrying("GET", f"/batches/{batch.id}/errors")
+        except Refused:
+            return None
+
+    async def find(self, text: str) -> str:
+        """Complete the id of a batch from its first or last characters, among the newest `NEWEST_MAX` batches.
+
+        Raises:
+            UsageError: No batch matches, or more than one.
+        """
+        if not ids.is_part_of_batch_id(text):
+            return text
+        found = [batch.id async for batch in self.batches(limit=NEWEST_MAX) if ids.names_batch(text, batch.id)]
+        if len(found) != 1:
+            which = f"{len(found)} batches match" if found else f"no match among the newest {NEWEST_MAX:,} batches"
+            raise UsageError(f"{text}: {which}; `tidemill list --json` shows complete ids")
+        return found[0]
+
+    async def batches(self, *, limit: int) -> AsyncIterator[Batch]:
+        """Read up to `limit` batches, the newest first."""
+        params = {"limit": str(min(limit, PAGE_LINES_MAX))}
+        left = limit
+        async for found in self.pages("/batches", params):
+            yield self._batch(found)
+            left -= 1
+            if left <= 0:
+                return
+
+    async def pages(self, path: str, params: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """Read the objects of a list, page by page.
+
+        Args:
+            path: Route of the list.
+            params: Filters.
+        """
+        query = {"limit": str(PAGE_LINES_MAX), **params}
+        for _ in range(PAGES_MAX):
+            page = _Page.model_validate(await self.send_retrying("GET", path, params=query))
+            for found in page.data:
+                yield found
+            if not page.has_more or not page.last_id:
+                return
+            query["after"] = page.last_id
+
+    def _batch(self, answer: dict[str, Any]) -> Batch:
+        try:
+            return Batch.model_validate(answer)
+        except ValidationError as error:
+            raise Unreachable(f"{self.base_url} does not speak the Batch API") from error

@@ -1,0 +1,129 @@
+"""Requests to the batch service: authentication, timeouts, retries, and errors in plain words."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+from pydantic import ValidationError
+
+from tidemill.client.errors import Refused, Unreachable
+from tidemill.schemas.resources.error import ErrorEnvelope
+
+TRIES_MAX = 14
+"""Attempts of one request, over about half a minute: enough for a service to restart."""
+PAUSE_SECONDS_MAX = 8.0
+CONNECT_SECONDS_MAX = 5.0
+SILENCE_SECONDS_MAX = 120.0
+"""Longest time without a byte on a connection."""
+ERROR_BYTES_MAX = 64 << 10
+
+T = TypeVar("T")
+
+
+class Connection:
+    """Sends requests to one service with one key; an asynchronous context manager.
+
+    Every method may raise `Unreachable` and `Refused`.
+    """
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"authorization": f"Bearer {api_key}"}
+        # Until the first answer a refused connection means a wrong address: a retry would only delay the message.
+        self._has_answered = False
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX
+        )
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def send(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request once, and return the JSON object of the answer."""
+        try:
+            async with self.opened(method, path, **options) as answer:
+                content = await answer.json(content_type=None)
+        except ValueError as error:
+            raise self.unreachable(error) from error
+        if not isinstance(content, dict):
+            raise Unreachable(f"{self.base_url} does not speak the Batch API")
+        return content
+
+    async def send_retrying(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request that is safe to repeat; see `retrying`."""
+        return await self.retrying(lambda: self.send(method, path, **options))
+
+    @asynccontextmanager
+    async def opened(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request once, and give the answer whose body is still to be read."""
+        try:
+            async with self._session.request(method, self.base_url + path, **options) as answer:
+                self._has_answered = True
+                if not answer.ok:
+                    raise await _error(answer)
+                yield answer
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self.unreachable(error) from error
+
+    async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat an attempt until the service answers, at most `TRIES_MAX` times, with jittered pauses."""
+        for number in range(TRIES_MAX):
+            try:
+                return await attempt()
+            except Unreachable:
+                if not self._has_answered or number == TRIES_MAX - 1:
+                    raise
+            except Refused as error:
+                error.may_have_happened = number > 0
+                raise
+            await asyncio.sleep(random.uniform(0.5, 1) * min(PAUSE_SECONDS_MAX, 0.25 * 2**number))  # noqa: S311
+        raise AssertionError("the last attempt returns or raises")
+
+    def unreachable(self, error: Exception) -> Unreachable:
+        """Explain in plain words why there is no answer."""
+        url = self.base_url
+        match error:
+            case aiohttp.InvalidURL():
+                text = f"{url} is not a valid address"
+            case aiohttp.ClientConnectorDNSError():
+                text = f"the host name in {url} does not resolve"
+            case aiohttp.ClientConnectorCertificateError():
+                text = f"the certificate of {url} is not trusted; set SSL_CERT_FILE to the CA that signed it"
+            case aiohttp.ClientSSLError():
+                text = f"{url} does not speak TLS; without TLS the address begins with http://"
+            case aiohttp.ClientConnectorError():
+                number = error.os_error.errno
+                text = f"no service answers at {url}: {os.strerror(number) if number else 'no connection'}"
+            case TimeoutError():
+                text = f"{url} does not answer in time"
+            case aiohttp.ClientError():
+                text = f"the connection to {url} broke off"
+            case _:
+                text = f"{url} does not speak the Batch API"
+        return Unreachable(text)
+
+
+async def _error(answer: aiohttp.ClientResponse) -> Exception:
+    """The exception for an answer with an error status."""
+    body = await answer.content.read(ERROR_BYTES_MAX)
+    try:
+        error = ErrorEnvelope.model_validate_json(body).error
+        message, code = error.message, error.code
+    except ValidationError:
+        code, message = None, f"{answer.reason or 'error'} ({answer.url.path})"
+    # A 429 with Retry-After passes by itself; one without it means that a quota is used up.
+    is_busy = answer.status == 429 and "retry-after" in answer.headers  # noqa: PLR2004
+    if is_busy or answer.status >= 500:  # noqa: PLR2004 - a fault of the service
+        return Unreachable(f"the service is unavailable: {answer.status} {message}")
+    return Refused(answer.status, message, code)
