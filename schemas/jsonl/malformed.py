@@ -11,16 +11,27 @@ from tidemill.schemas.jsonl.lines import BOM
 SHOWN_CHARS_MAX: Final = 16
 LONG_BYTES: Final = 64 * 1024
 """Longer text is not made into objects to find its fault."""
+MEND: Final = "save it as UTF-8 (`iconv -f %s -t UTF-8 FILE`)"
+
+
+def _encoded(name: str) -> str:
+    return f"the content is encoded as {name}; {MEND % name}"
+
+
 SIGNATURES: Final = (
     (BOM, "a byte order mark stands before the JSON; it may only stand at the start of the file"),
     (b"\x1f\x8b", "the content is compressed with gzip; upload the text itself"),
     (b"PK\x03\x04", "the content is a zip archive, as .zip, .xlsx and .docx files are; upload JSON lines"),
-    (b"\xff\xfe", "the content is encoded as UTF-16; save it as UTF-8"),
-    (b"\xfe\xff", "the content is encoded as UTF-16; save it as UTF-8"),
-    (b"{\0", "the content is encoded as UTF-16; save it as UTF-8"),
-    (b"\0{", "the content is encoded as UTF-16; save it as UTF-8"),
+    (b"\xff\xfe\0\0", _encoded("UTF-32")),
+    (b"\0\0\xfe\xff", _encoded("UTF-32")),
+    (b"{\0\0\0", _encoded("UTF-32LE")),
+    (b"\0\0\0{", _encoded("UTF-32BE")),
+    (b"\xff\xfe", _encoded("UTF-16")),
+    (b"\xfe\xff", _encoded("UTF-16")),
+    (b"{\0", _encoded("UTF-16LE")),
+    (b"\0{", _encoded("UTF-16BE")),
 )
-"""What text begins with that is something else."""
+"""Beginnings of text that is something else; a longer one stands before its own beginning."""
 WORDS: Final = {
     "unexpected end of data": "the line ends before its JSON does, and a request has to stand on one line",
     "Input data was truncated": "the JSON breaks off",
@@ -46,8 +57,16 @@ def reason(text: bytes) -> str:
     try:
         shown = text.decode()
     except UnicodeDecodeError as error:
-        return f"Byte {error.start + 1}: 0x{text[error.start]:02x} is not UTF-8."
+        return f"Byte {error.start + 1}: {_not_utf8(text[error.start : error.start + 1])}."
     return _in_long(text) if len(text) > LONG_BYTES else _in_short(shown)
+
+
+def _not_utf8(byte: bytes) -> str:
+    """Names the most common other encoding if it has the byte, with the character that it would be."""
+    char = byte.decode("cp1252", "replace")
+    if not char.isprintable() or char == "\ufffd":
+        return f"0x{byte.hex()} is not UTF-8; save the content as UTF-8"
+    return f"0x{byte.hex()} is not UTF-8; if it should be '{char}', it is Windows-1252: {MEND % 'CP1252'}"
 
 
 def _in_short(text: str) -> str:

@@ -1,8 +1,8 @@
-"""How far a batch is: rate and time left, and the bar or the plain lines that show it on stderr."""
+"""Progress of a batch on stderr: lines, rate and time left, as bars or as plain lines."""
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,45 +24,47 @@ from tidemill.schemas.resources.waiting import Reason, Waiting
 from tidemill.terminal import Console
 
 PACE_SECONDS = 30.0
-"""The rate is that of so much of the past."""
+"""Window of the rate."""
 SAMPLES_MAX = 600
 PLAIN_SECONDS = 10.0
-"""Without a terminal a line is written when the state changes, else no more often than this."""
+"""Without a terminal, minimum interval of lines with the same status."""
+IDLE_SECONDS = 60.0
+"""Without a terminal, interval of lines that repeat the one before."""
 NAME_CHARS = 14
 BAR_CELLS = 16
 USUAL = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION})
-"""What lines wait for while all is well."""
+"""What lines wait for in normal operation."""
 TERMINAL = frozenset(str(status) for status in Status if status.is_terminal)
 SECOND, MINUTE, HOUR = 1, 60, 3600
 
 
 class Pace:
-    """Lines per second over the recent past; knows no clock."""
+    """Lines per second over the recent past."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque(maxlen=SAMPLES_MAX)
 
     def add(self, now: float, done: int) -> None:
-        """Note that at `now` seconds `done` lines were final."""
+        """Add a sample: `done` lines had a result at `now` seconds."""
         while self._samples and now - self._samples[0][0] > PACE_SECONDS:
             self._samples.popleft()
         self._samples.append((now, done))
 
     @property
     def rate(self) -> float:
-        """Lines per second; 0 while nothing is known."""
+        """Lines per second; 0 if unknown."""
         if len(self._samples) < 2:  # noqa: PLR2004 - a rate needs two points
             return 0.0
         (start, before), (end, after) = self._samples[0], self._samples[-1]
         return max(0.0, (after - before) / (end - start)) if end > start else 0.0
 
     def seconds_left(self, left: int) -> float | None:
-        """How long `left` lines will take, or None while that cannot be told."""
+        """Seconds that `left` lines will take; None if unknown."""
         return left / self.rate if self.rate > 0 else None
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people write it: `0.4 s`, `42 s`, `3:05 min`, `2:03:09 h`."""
+    """A duration in words: `0.4 s`, `42 s`, `3:05 min`, `2:03:09 h`."""
     if seconds < 10:  # noqa: PLR2004 - tenths matter only of a small number
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -74,7 +76,7 @@ def duration(seconds: float) -> str:
 
 
 def state(status: str, counts: RequestCounts, pace: Pace) -> str:
-    """What there is to say beside the bar, in few words: a terminal may have 80 columns."""
+    """The text beside the bar, short enough for 80 columns."""
     words = [status] if status != Status.IN_PROGRESS or not counts.total else []
     if counts.failed:
         words.append(f"{counts.failed:,} failed")
@@ -86,14 +88,14 @@ def state(status: str, counts: RequestCounts, pace: Pace) -> str:
 
 
 class Stalls:
-    """Says once what lines wait for, as long as they do; work that goes on as usual is no stall."""
+    """Prints each reason why lines wait once, for as long as it lasts, except those of normal operation."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._said: set[tuple[Reason, str | None]] = set()
 
     def see(self, waits: Iterable[Waiting]) -> None:
-        """Take what lines wait for now."""
+        """Update what lines wait for."""
         found = {(wait.reason, wait.server): wait for wait in waits if wait.reason not in USUAL}
         for key in found.keys() - self._said:
             lines = f"{found[key].lines:,} {'line waits' if found[key].lines == 1 else 'lines wait'}"
@@ -102,7 +104,7 @@ class Stalls:
 
 
 class Display(Protocol):
-    """Where progress is shown; a context manager."""
+    """Shows progress; a context manager."""
 
     def __enter__(self) -> Self: ...
 
@@ -111,20 +113,20 @@ class Display(Protocol):
     ) -> None: ...
 
     def transfer(self, name: str, size: int | None) -> None:
-        """From now on bytes move: `size` of them, where that is known."""
+        """Begin a transfer of `size` bytes, if known."""
 
     def moved(self, count: int) -> None:
-        """So many more bytes have moved."""
+        """Add transferred bytes."""
 
     def lines(self, name: str, status: str, counts: RequestCounts) -> None:
-        """How far the lines are: of one batch, or of the batches of one run."""
+        """Update the lines of a batch, or of all batches of a run."""
 
     def waits(self, waits: Iterable[Waiting]) -> None:
-        """What lines wait for."""
+        """Update what lines wait for."""
 
 
 class _Name(ProgressColumn):
-    """The end of a name that is too long says more than its beginning."""
+    """A name, cut to its end, which tells more than its beginning."""
 
     def render(self, task: Task) -> Text:
         name = task.description
@@ -132,14 +134,14 @@ class _Name(ProgressColumn):
 
 
 class _State(ProgressColumn):
-    """One line, cut off where the terminal ends, so that it takes nothing from the bar."""
+    """The state, cut to the width that the bar leaves."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["state"], no_wrap=True, overflow="ellipsis")
 
 
 class Bars:
-    """Bars on a terminal: one for the bytes that move, one for the batch."""
+    """Bars on a terminal: one for transfers, one for the batch."""
 
     def __init__(self, console: Console) -> None:
         common = {"console": console, "transient": False, "expand": False}
@@ -173,16 +175,16 @@ class Bars:
             self._active.stop()
 
     def transfer(self, name: str, size: int | None) -> None:
-        """From now on bytes move."""
+        """Begin a transfer."""
         self._show(self._bytes)
         self._task = self._bytes.add_task(name, total=size)
 
     def moved(self, count: int) -> None:
-        """So many more bytes have moved."""
+        """Add transferred bytes."""
         self._bytes.advance(self._task, count)
 
     def lines(self, name: str, status: str, counts: RequestCounts) -> None:
-        """How far the lines are."""
+        """Update the lines."""
         if self._active is not self._lines:
             self._show(self._lines)
             self._task = self._lines.add_task(name, total=0, state="")
@@ -194,7 +196,7 @@ class Bars:
         self._lines.update(self._task, total=counts.total, completed=done, state=shown)
 
     def _show(self, progress: Progress) -> None:
-        # Two live displays cannot share a terminal, so the one before is left as it stands.
+        # Two live displays cannot share a terminal, so the one before stops.
         if self._active is not progress:
             if self._active:
                 self._active.stop()
@@ -203,13 +205,15 @@ class Bars:
 
 
 class Lines:
-    """Plain lines, now and then, for a log."""
+    """Plain lines for a log."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._monotonic = monotonic
         self.waits = Stalls(console).see
         self._pace = Pace()
-        self._shown: tuple[str, float] = ("", 0.0)
+        self._printed = ("", "", 0.0)
+        """Status, text and time of the last line."""
 
     def __enter__(self) -> Self:
         return self
@@ -220,28 +224,30 @@ class Lines:
         del kind, error, trace
 
     def transfer(self, name: str, size: int | None) -> None:
-        """From now on bytes move."""
+        """Begin a transfer."""
         self._console.print(f"{name}: {size:,} bytes" if size is not None else f"{name} …")
 
     def moved(self, count: int) -> None:
-        """So many more bytes have moved."""
+        """Add transferred bytes."""
         del count
 
     def lines(self, name: str, status: str, counts: RequestCounts) -> None:
-        """How far the lines are."""
-        now, done = time.monotonic(), counts.completed + counts.failed
+        """Print the state at a change of status, else when it differs from the last line, in bounded intervals."""
+        now, done = self._monotonic(), counts.completed + counts.failed
         if counts.total:
             self._pace.add(now, done)
-        before, last = self._shown
-        if status != before or now - last >= PLAIN_SECONDS:
-            words = [f"{done:,} of {counts.total:,} lines"] if counts.total else []
-            words += [word] if (word := state(status, counts, self._pace)) else []
-            self._console.print(f"{name}: {', '.join(words)}")
-            self._shown = (status, now)
+        words = [f"{done:,} of {counts.total:,} lines"] if counts.total else []
+        words += [word] if (word := state(status, counts, self._pace)) else []
+        line = f"{name}: {', '.join(words)}"
+        before, last, at = self._printed
+        pause = 0.0 if status != before else PLAIN_SECONDS if line != last else IDLE_SECONDS
+        if now - at >= pause:
+            self._console.print(line)
+            self._printed = status, line, now
 
 
 class Silence:
-    """Shows nothing, for what is a part of something that is shown."""
+    """Shows nothing, for parts of a whole that is shown."""
 
     def __enter__(self) -> Self:
         return self
@@ -265,5 +271,5 @@ class Silence:
 
 
 def display(console: Console) -> Display:
-    """Bars where there is a terminal, else plain lines."""
+    """Bars on a terminal, else plain lines."""
     return Bars(console) if console.is_terminal else Lines(console)

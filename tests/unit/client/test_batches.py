@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,10 +17,12 @@ from tidemill.client import command
 from tidemill.client.batches import cancel, show, verify, watch
 from tidemill.client.errors import Exit, Refused, UsageError
 from tidemill.client.http import connection
-from tidemill.client.http.client import Client
+from tidemill.client.http.client import Bounds, Client
 from tidemill.client.runs import batch_runner
 from tidemill.client.runs.job import RunOptions, run
-from tidemill.client.runs.paths import Sink, metadata_of
+from tidemill.client.runs.paths import Sink, endpoint_of, metadata_of
+from tidemill.client.runs.plan import cut
+from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch
 from tidemill.terminal import Console
@@ -491,6 +494,26 @@ async def test_a_file_that_is_no_input_is_not_uploaded(
     with pytest.raises(UsageError):
         await run(console, target, source, Sink(), RunOptions())
     assert service.files == {}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "why"),
+    [
+        ("utf-16", "encoded as UTF-16; save it as UTF-8 (`iconv -f UTF-16 -t UTF-8 FILE`)"),
+        ("utf-16-be", "encoded as UTF-16"),
+        ("utf-32", "encoded as UTF-32"),
+        ("cp1252", "0xe4 is not UTF-8; if it should be 'ä', it is Windows-1252: save it"),
+    ],
+)
+def test_the_encoding_of_an_input_is_named(tmp_path: Path, encoding: str, why: str) -> None:
+    """In the first line, and in any line of a file that exceeds a batch, before anything is uploaded."""
+    line = '{"custom_id": "%s", "url": "/v1/embeddings", "x": "%s"}\n'
+    source = put(tmp_path / "in.jsonl", (line % ("a", "ä")).encode(encoding))
+    with pytest.raises(UsageError, match=re.escape(why)):
+        endpoint_of(source)
+    put(source, (line % ("a", "a")).encode() + (line % ("b", "ä")).encode(encoding))
+    with pytest.raises(UsageError, match=r"line 2: .*(UTF-16|UTF-32|Windows-1252)"):
+        cut(source, Bounds(lines_max=1), UniqueIds(tmp_path / "ids"))
 
 
 def test_a_file_is_not_written_over_its_input(source: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""RerunOptions fast, and how long still."""
+"""Progress: rate, time left, bars and plain lines."""
 
 import io
 
@@ -67,6 +67,20 @@ def test_without_a_terminal_only_news_is_written() -> None:
         "in.jsonl: 0 of 100 lines",
         "in.jsonl: 100 of 100 lines, completed, 1 failed",
     ]
+
+
+def test_an_unchanged_state_is_repeated_once_a_minute() -> None:
+    """A batch that stalls for ten minutes takes ten lines; one that moves takes six a minute."""
+    file, now = io.StringIO(), 1000.0
+    lines = Lines(Console(file=file, width=200), lambda: now)
+    for _ in range(600):
+        now += 1
+        lines.lines("in.jsonl", Status.IN_PROGRESS, RequestCounts(total=100, completed=7))
+    assert file.getvalue().splitlines() == ["in.jsonl: 7 of 100 lines"] * 10
+    for done in range(8, 68):
+        now += 1
+        lines.lines("in.jsonl", Status.IN_PROGRESS, RequestCounts(total=100, completed=done))
+    assert len(file.getvalue().splitlines()) == 16
 
 
 @pytest.mark.parametrize("no_color", [False, True])
