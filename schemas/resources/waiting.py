@@ -54,6 +54,10 @@ class Reason(StrEnum):
     """The files of the batch cannot be written."""
 
 
+USUAL: Final = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION})
+"""What lines wait for in normal operation."""
+
+
 class Waiting(BaseModel):
     """Lines of one batch that wait for the same thing."""
 
@@ -75,7 +79,7 @@ Waits = Annotated[tuple[Waiting, ...], Field(max_length=WAITING_MAX)]
 
 
 def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
-    """Sum up what several processes say of their parts of a batch, the most lines first.
+    """Sum up what several processes say of their parts of a batch: stalls first, then by lines.
 
     Args:
         waits: In any order.
@@ -89,7 +93,10 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
             one = known.model_copy(update={"lines": known.lines + one.lines, "message": message})  # noqa: PLW2901
         found[key] = one
     capped = [one.model_copy(update={"lines": min(one.lines, lines_max)}) for one in found.values()]
-    capped.sort(key=lambda one: (-one.lines, one.since, one.reason, one.server or "", one.status or 0))
+    # Lines that queue behind a stalled server would hide its reason.
+    capped.sort(
+        key=lambda one: (one.reason in USUAL, -one.lines, one.since, one.reason, one.server or "", one.status or 0)
+    )
     return tuple(capped[:WAITING_MAX])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import urllib.request
 import pytest
 from openai import OpenAI
 from playwright.sync_api import expect
-from support.backend import Behaviour
+from support.backend import WAIT_SECONDS, Backend, Behaviour
 from support.browser import chromium
 from support.stack import KEY, Stack
 from support.waiting import wait_until
@@ -20,12 +21,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 CHAT = "/v1/chat/completions"
 WINDOW = "60s"
 LINES = 20
+FROZEN_LINES = 200
+ANSWERED = {"frozen": FROZEN_LINES // 2, "tokens": 1}
+"""Lines that get an answer, by model; of the other models none."""
 STATUSES = {"busy": 503, "refused": 401}
 CASES = {
     "away": ("server_unreachable", None, "cannot be reached"),
     "busy": ("server_refuses", 503, "answers 503"),
     "refused": ("server_refuses", 401, "answers 401"),
     "night": ("schedule", None, "takes no calls at this hour"),
+    "frozen": ("server_silent", None, "answered none"),
+    "drained": ("drained", None, "is set to drain"),
+    "tokens": ("tokens_per_minute", None, "tokens of this minute are used"),
+    "crowded": ("headroom", None, "busy with requests of others"),
 }
 
 
@@ -38,18 +46,41 @@ def closed():
 
 
 @pytest.fixture(scope="module")
-def stalled(inference, closed, tmp_path_factory):
+def crowded():
+    """A server that others keep busy, by its metrics."""
+    with Backend() as server:
+        server.capacity, server.others = 4, 1_000
+        yield server
+
+
+@pytest.fixture(scope="module")
+def stalled(inference, closed, crowded, tmp_path_factory):
     """An installation whose models have one trouble each."""
     never = [
         {"from": "00:00", "to": "12:00", "max_in_flight": 0},
         {"from": "12:00", "to": "00:00", "max_in_flight": 0},
     ]
-    models = inference.models("well", *STATUSES)
+    models = inference.models("well", "frozen", *STATUSES)
     models["away"] = {"backends": [{"url": closed}]}
     models["night"] = {"backends": [{"url": inference.url, "hours": never}]}
+    models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
+    models["tokens"] = {"backends": [{"url": inference.url}], "tokens_per_minute": 1}
+    models["crowded"] = {"backends": [{"url": crowded.url, "spare": {"calls_min": 0}}]}
     environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]', "TIDEMILL_GRACE_SECONDS": "1"}
     with Stack(tmp_path_factory.mktemp("stalled") / "data", models, environ) as stack:
         yield stack
+
+
+def lines_of(model):
+    return FROZEN_LINES if model == "frozen" else LINES
+
+
+def trouble(body, _):
+    """How the server answers a line, by its model and its number."""
+    model, number = body["messages"][0]["content"].split()
+    if model == "frozen" and int(number) >= ANSWERED[model]:
+        return Behaviour(latency_seconds=WAIT_SECONDS)
+    return Behaviour(status=STATUSES.get(model, 200))
 
 
 def started(client, model):
@@ -58,10 +89,23 @@ def started(client, model):
             "custom_id": f"r{n}", "method": "POST", "url": CHAT,
             "body": {"model": model, "messages": [{"role": "user", "content": f"{model} {n}"}]},
         }) + "\n"
-        for n in range(LINES)
+        for n in range(lines_of(model))
     )  # fmt: skip
     file = client.files.create(file=("in.jsonl", lines.encode()), purpose="batch")
     return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=WINDOW).id
+
+
+def watched(stack, batch_id, words, folder):
+    """What `watch` prints without a terminal until it has said some words and gets Ctrl-C; and its exit code."""
+    said = folder / "watch.err"
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "tidemill", "watch", batch_id]
+    environ = os.environ | {"TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY}
+    with said.open("wb") as file, subprocess.Popen(command, env=environ, stderr=file) as process:
+        try:
+            wait_until(lambda: words in said.read_text(), f"`watch` says {words}")
+        finally:
+            process.send_signal(signal.SIGINT)
+    return process.returncode, said.read_text()
 
 
 def listed(stack):
@@ -82,9 +126,9 @@ def stalled_by_reason(stack):
     return {line.split('"')[1]: float(line.split()[-1]) for line in text.splitlines() if "_stalled{" in line}
 
 
-def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend):
+def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend, tmp_path):
     """Then the window ends, and each expired line says what held it."""
-    backend.reset(lambda body, _: Behaviour(status=STATUSES.get(body["model"], 200)))
+    backend.reset(trouble)
     client = OpenAI(base_url=stalled.api, api_key=KEY)
     ids = {model: started(client, model) for model in CASES}
 
@@ -93,17 +137,41 @@ def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend):
 
     for model, (reason, status, words) in CASES.items():
         wait_until(lambda model=model: waits(model), f"what {model} waits for", seconds_max=40)
-        told = {(one["reason"], one["status"]): one for one in waits(model)}
-        assert words in told[reason, status]["message"]
-        assert told[reason, status]["lines"] <= LINES
+        first = wait_until(
+            lambda model=model, reason=reason: next(
+                (one for one in waits(model)[:1] if one["reason"] == reason), None
+            ),
+            f"{reason} as the first reason of {model}",
+        )
+        assert (first["status"], words in first["message"]) == (status, True), first
+        assert first["lines"] <= lines_of(model) - ANSWERED.get(model, 0)
     counted = stalled_by_reason(stalled)
     assert {reason: counted[reason] for reason, _, _ in CASES.values()} == {
-        "server_unreachable": 1, "server_refuses": 2, "schedule": 1,
+        "server_unreachable": 1, "server_refuses": 2, "schedule": 1, "server_silent": 1, "drained": 1,
+        "tokens_per_minute": 1, "headroom": 1,
     }  # fmt: skip
     assert counted["no_processor"] == 0
     table = listed(stalled)
-    for reason in (" unreachable ", " refuses ", " schedule "):
+    for reason in (
+        " unreachable ",
+        " refuses ",
+        " schedule ",
+        " silent ",
+        " drained ",
+        " tokens per m ",
+        " headroom ",
+    ):
         assert reason in table, table
+    progress = wait_until(
+        lambda: (
+            (found := client.batches.retrieve(ids["frozen"]).tidemill["progress"])["lines_per_second"] == 0
+            and found
+        ),
+        "rate 0 of the batch whose server answers nothing more",
+    )
+    assert (progress["percent"], progress["done_earliest_at"], progress["done_latest_at"]) == (50.0, None, None)
+    code, said = watched(stalled, ids["frozen"], "answered none", tmp_path)
+    assert (code, "100 of 200 lines" in said, "left" in said) == (130, True, False), said
     words = examined(stalled)
     for model, (_, _, why) in CASES.items():
         assert f"warn  batches: {ids[model]} " in words, words
@@ -124,6 +192,6 @@ def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend):
         errors = [
             json.loads(line)["error"] for line in client.files.content(batch.error_file_id).text.splitlines()
         ]
-        assert len(errors) == LINES
+        assert len(errors) == lines_of(model) - ANSWERED.get(model, 0)
         assert all(error["code"] == "batch_expired" and words in error["message"] for error in errors)
         assert words in batch.tidemill["waiting"][0]["message"]

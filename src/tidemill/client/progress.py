@@ -20,7 +20,7 @@ from rich.table import Column
 from rich.text import Text
 
 from tidemill.schemas.resources.batch import RequestCounts, Status
-from tidemill.schemas.resources.waiting import Reason, Waiting
+from tidemill.schemas.resources.waiting import USUAL, Reason, Waiting
 from tidemill.terminal import Console
 
 PACE_SECONDS = 30.0
@@ -32,8 +32,6 @@ IDLE_SECONDS = 60.0
 """Without a terminal, interval of lines that repeat the one before."""
 NAME_CHARS = 14
 BAR_CELLS = 16
-USUAL = frozenset({Reason.IN_FLIGHT, Reason.QUEUED, Reason.VALIDATION})
-"""What lines wait for in normal operation."""
 TERMINAL = frozenset(str(status) for status in Status if status.is_terminal)
 SECOND, MINUTE, HOUR = 1, 60, 3600
 

@@ -17,7 +17,7 @@ from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, 
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import Stalled, Tick
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
-from tidemill.schemas.resources.waiting import WAITING_MAX, Reason, Waiting, merged, told
+from tidemill.schemas.resources.waiting import USUAL, WAITING_MAX, Reason, Waiting, merged, told
 from tidemill.storage.address import open_store
 
 TOTAL = 100
@@ -75,10 +75,11 @@ def test_order_and_copies_do_not_matter(facts, chance):
     st.lists(st.builds(waiting, st.sampled_from(Reason), st.integers(0, 200)), max_size=40), st.integers(1, 300)
 )
 def test_the_sum_is_bounded(waits, left):
-    """By number, and no reason holds more lines than have no result; the most come first."""
+    """By number, and no reason holds more lines than have no result; stalls come first, then the most lines."""
     found = merged(waits, left)
     assert len(found) <= WAITING_MAX
-    assert [one.lines for one in found] == sorted((one.lines for one in found), reverse=True)
+    order = [(one.reason in USUAL, -one.lines) for one in found]
+    assert order == sorted(order)
     assert all(one.lines <= left for one in found)
     assert len(told(found)) < 1_000
 
