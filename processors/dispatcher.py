@@ -317,7 +317,10 @@ class Dispatcher:
     def _failed(self, line: Line, made: CallResult, end: request_codec.Failure, server: str) -> None:
         # All waits are by the loop's time; only the deadline is a date.
         batch_id, now = line.head.batch_id, self._loop.time()
-        past = line.past = line.past or Past(now)
+        if (past := line.past) is None:
+            past = line.past = Past(now)
+            for entry in line.entries:
+                entry.lane.fail(entry)
         past.note(end.kind, counts=made.counts, is_full=end.is_full and end.code != Broken.TIMEOUT)
         backend = made.backend
         verdict = retry.decide(

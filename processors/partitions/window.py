@@ -1,8 +1,9 @@
-"""The lane of a partition: its records under way, their lines, and how many of them there may be.
+"""The window of a partition: its records that are not acknowledged, their lines, and bounds on both.
 
-Lines are done in any order; a record is done with its last line, and is acknowledged once all before it are. One
-that is done takes no more room, only a place among those that wait for their acknowledgement: so lines that are
-slow, or of a project whose turns are few, do not keep others of their partition from coming for a long way.
+Lines end in any order. A record ends with its last line, and is acknowledged once all before it have ended. A line
+that has ended takes no more room, and a record that has ended only a place among those that wait for their
+acknowledgement. Lines that have failed and wait for another try count apart. So lines that are slow, that fail, or
+that belong to a project with few turns hold up the others of their partition only after a long way.
 """
 
 from typing import Any, Final, Protocol
@@ -12,7 +13,7 @@ from tidemill.kafka.ack_gate import AckGate, Ticket
 LINES_MAX: Final = 16_384
 BYTES_MAX: Final = 4 << 20
 """Enough for hundreds of calls in flight, and for the whole of a batch of 50,000 short lines in four partitions; a
-process has a lane for each partition of each of its models."""
+process has a lane for each partition of each of its models. Lines that have failed may be as many again."""
 RECORDS_MAX: Final = 2_048
 """Records that are not acknowledged: what comes again after a crash, done or not."""
 
@@ -36,7 +37,7 @@ class PartitionHandle(Protocol):
 class Window:
     """How much a lane holds: full at a bound, and with room again at three quarters of it."""
 
-    __slots__ = ("bytes", "bytes_max", "lines", "lines_max", "records", "records_max")
+    __slots__ = ("bytes", "bytes_max", "failed", "failed_bytes", "lines", "lines_max", "records", "records_max")
 
     def __init__(
         self, lines_max: int = LINES_MAX, bytes_max: int = BYTES_MAX, records_max: int = RECORDS_MAX
@@ -45,9 +46,11 @@ class Window:
         self.bytes_max = bytes_max
         self.records_max = records_max
         self.lines = 0
-        """Of records that are not done."""
+        """Those that are not done."""
         self.bytes = 0
-        """Of the same."""
+        """Of the same, as if all lines of a record were of one length."""
+        self.failed = self.failed_bytes = 0
+        """Lines that have failed, and their bytes, which count here only."""
         self.records = 0
         """Those that are not acknowledged."""
 
@@ -62,6 +65,11 @@ class Window:
         return self.is_laden or self.records >= self.records_max
 
     @property
+    def holds_failed(self) -> bool:
+        """Whether another line that has failed may count apart."""
+        return self.failed < self.lines_max and self.failed_bytes < self.bytes_max
+
+    @property
     def has_room(self) -> bool:
         """Whether it is worth going on."""
         return (
@@ -74,14 +82,19 @@ class Window:
 class Entry:
     """A record in its lane."""
 
-    __slots__ = ("lane", "left", "lines", "size", "ticket", "token")
+    __slots__ = ("failed", "lane", "left", "line_size", "lines", "size", "ticket", "token")
 
     def __init__(self, lane: "PartitionWindow", token: Any, lines: int, size: int) -> None:
         self.lane = lane
         self.token = token
         self.lines = lines
         self.size = size
+        self.line_size = size // lines if lines else 0
+        """What each of its lines counts for; the last one has the rest."""
         self.left = lines
+        """Those of them that are not done."""
+        self.failed = 0
+        """Those of them that count as failed in the window."""
         self.ticket: Ticket[Entry] | None = None
 
 
@@ -123,7 +136,7 @@ class PartitionWindow:
         self._window.bytes += size
         self._window.records += 1
         if not lines:
-            self._finish(entry)
+            self.done(entry, 0)
         elif self._window.is_full:
             # Said with each record: Faust lets a partition flow again when its own queue is empty.
             self.is_paused = True
@@ -136,14 +149,37 @@ class PartitionWindow:
             self._window.lines += lines - entry.lines
             self._window.bytes += size
         entry.left += lines - entry.lines
-        entry.lines, entry.size = lines, size
+        entry.lines, entry.size, entry.line_size = lines, size, size // max(1, lines)
 
     def done(self, entry: Entry, lines: int = 1) -> None:
         """So many lines of a record are done: their outcomes are delivered, or none is wanted."""
-        entry.left -= lines
-        assert entry.left >= 0, "a line was done twice"
-        if not entry.left:
-            self._finish(entry)
+        entry.left = left = entry.left - lines
+        assert left >= 0, "a line was done twice"
+        if self.is_closed:
+            return
+        if entry.failed > left:
+            # Which of a record's lines have failed is not known here; the last ones are taken to be those.
+            self._recall(entry, entry.failed - left)
+        window = self._window
+        window.lines -= lines
+        if left:
+            window.bytes -= lines * entry.line_size
+        else:
+            self._finish(entry, lines)
+        if self.is_paused and window.has_room:
+            self._resume()
+
+    def fail(self, entry: Entry) -> None:
+        """A line of a record has failed for the first time, and waits for another try: it counts apart."""
+        if self.is_closed or entry.failed >= entry.left or not self._window.holds_failed:
+            return
+        entry.failed += 1
+        self._window.failed += 1
+        self._window.failed_bytes += entry.line_size
+        self._window.lines -= 1
+        self._window.bytes -= entry.line_size
+        if self.is_paused and self._window.has_room:
+            self._resume()
 
     def hold(self) -> None:
         """Pause again where it is paused: the tap may have forgotten."""
@@ -154,15 +190,23 @@ class PartitionWindow:
         """The partition is gone: nothing is acknowledged any more."""
         self.is_closed = True
 
-    def _finish(self, entry: Entry) -> None:
-        if self.is_closed:
-            return
+    def _finish(self, entry: Entry, lines: int) -> None:
+        """A record is done with its last lines, which are so many."""
         assert entry.ticket is not None, "it was admitted"
-        self._window.lines -= entry.lines
-        self._window.bytes -= entry.size
+        self._window.bytes -= entry.size - (entry.lines - lines) * entry.line_size
         for finished in self._gate.finish(entry.ticket):
             self._window.records -= 1
             self._tap.ack(finished.token)
-        if self.is_paused and self._window.has_room:
-            self.is_paused = False
-            self._tap.resume()
+
+    def _recall(self, entry: Entry, lines: int) -> None:
+        """So many lines of a record count as failed no more."""
+        size = lines * entry.line_size
+        entry.failed -= lines
+        self._window.failed -= lines
+        self._window.failed_bytes -= size
+        self._window.lines += lines
+        self._window.bytes += size
+
+    def _resume(self) -> None:
+        self.is_paused = False
+        self._tap.resume()

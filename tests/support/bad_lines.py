@@ -24,7 +24,7 @@ from tidemill.processors.failures import Answer, Broken
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.memory_budget import Lines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.window import PartitionWindow
+from tidemill.processors.partitions.window import LINES_MAX, PartitionWindow, Window
 from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.schemas.log import codec
 
@@ -132,6 +132,7 @@ class World:
         max_in_flight: int = 64,
         policy: Policy | None = None,
         prefix: bool = False,
+        lines_max: int = LINES_MAX,
     ) -> None:
         self.loop = loop
         self.chance = random.Random(seed)
@@ -142,11 +143,11 @@ class World:
         """The lines whose outcome is an error."""
         self._published: list[tuple[codec.RequestHead, list[bytes]]] = []
         self._waiting: deque[int] = deque()
-        self._options = max_in_flight, policy or Policy(), prefix
+        self._options = max_in_flight, policy or Policy(), prefix, lines_max
         self._start()
 
     def _start(self) -> None:
-        max_in_flight, policy, prefix = self._options
+        max_in_flight, policy, prefix, lines_max = self._options
         fleet = BackendPool([Backend(base, ConcurrencyLimit(max_in_flight)) for base in self.servers])
         upstream: Any = _Upstream(self.servers, self.chance)
         self.fleet = fleet
@@ -163,7 +164,7 @@ class World:
             prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,
         )  # fmt: skip
         self.tap = _Tap()
-        self.lane = PartitionWindow(self.tap)
+        self.lane = PartitionWindow(self.tap, Window(lines_max=lines_max))
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
         """The log."""

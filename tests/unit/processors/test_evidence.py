@@ -197,6 +197,24 @@ def test_a_fresh_batch_takes_no_longer_beside_lines_that_are_held(outcome: Outco
     run(main)
 
 
+@pytest.mark.parametrize("bad", [range(0, 4000, 20), range(300)], ids=["scattered", "in a row"])
+def test_a_fresh_batch_comes_in_behind_lines_that_are_held(bad: range) -> None:
+    """The partition holds 400 lines: neither those that failed nor the others of their records fill it up."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        held = lines("b", bad)
+        world = World(loop, [Server(lambda place, _: refusal(500) if place in held else None)], lines_max=400)
+        world.publish("b", 4000)
+        world.publish("fresh", 400)
+        good = (lines("b", range(4000)) - held) | lines("fresh", range(400))
+        seconds = await world.run(HOUR, world.has_ended(good))
+        assert seconds <= FACTOR * await alone(loop, [4400 - len(bad)], Server()) + 0.5
+        assert len(world.ends) == len(good), "the bad ones wait for their next tries"
+        await world.stage.close()
+
+    run(main)
+
+
 def test_retries_take_a_small_share_of_the_seats_while_others_wait() -> None:
     """Lines that are never answered in time, and one seat for all."""
     bad = lines("b", range(3))

@@ -80,15 +80,40 @@ def test_the_window_is_bounded(records: list[tuple[int, int]], data: st.DataObje
 
 
 def test_a_slow_line_does_not_hold_up_those_behind_it() -> None:
-    """What is done makes room, though it waits for its acknowledgement behind a line that is not."""
+    """What is done makes room, though it waits behind another record, or for the last line of its own."""
     tap = Partition()
-    lane = PartitionWindow(tap, Window(lines_max=6, records_max=100))
-    lane.admit("slow", 1, 1)
+    lane = PartitionWindow(tap, Window(lines_max=12, bytes_max=120, records_max=100))
+    for number in range(8):
+        lane.done(lane.admit(number, 3, 30), 2)
     for number in range(50):
-        lane.done(lane.admit(number, 3, 1), 3)
+        lane.done(lane.admit(number, 3, 30), 3)
         assert not lane.is_paused
     assert tap.acked == []
-    assert len(lane) == 51
+    assert len(lane) == 58
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 40)), max_size=40), st.data())
+def test_lines_that_have_failed_count_apart(records: list[tuple[int, int]], data: st.DataObject) -> None:
+    """As many as there may be others; and whatever becomes of the lines, nothing is left of them in the end."""
+    bounds = Window(lines_max=8, bytes_max=80, records_max=100)
+    lane = PartitionWindow(Partition(), bounds)
+    entries: list[Entry] = []
+    for number, (lines, size) in enumerate(records):
+        entries.append(lane.admit(number, lines, size))
+        for _ in range(data.draw(st.integers(0, 3))):
+            entry = data.draw(st.sampled_from(entries))
+            if data.draw(st.booleans()):
+                lane.fail(entry)
+            elif entry.left:
+                lane.done(entry, data.draw(st.integers(1, entry.left)))
+            assert bounds.failed <= 8
+            assert bounds.lines + bounds.failed == sum(entry.left for entry in entries)
+            assert all(entry.failed <= entry.left for entry in entries)
+    for entry in entries:
+        if entry.left:
+            lane.done(entry, entry.left)
+    assert (bounds.lines, bounds.bytes, bounds.failed, bounds.failed_bytes, bounds.records) == (0, 0, 0, 0, 0)
+    assert not lane.is_paused
 
 
 def test_a_full_lane_says_so_with_each_record() -> None:
