@@ -124,6 +124,9 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     found = [name.split("@") for name in names(tmp_path / "again.jsonl")]
     assert [name for name, _ in found] == ["r0", "r1", "r2"] * 2
     assert [owner for _, owner in found[3:]] == [old.id] * 3
+    fixed = (*wanted, "--to", dt.datetime.now(dt.UTC).isoformat(), "-o", tmp_path / "fixed.jsonl", "--force")
+    batches = [told(client, tidemill(*fixed, *more)[2]).id for more in ((), (), ("--again",))]
+    assert batches[0] == batches[1] != batches[2]
     code, _, err = tidemill("rerun", old.id, "--only", "all", "--dry-run")
     assert (code, "3 lines, for /v1/chat/completions" in err) == (0, True), err
     code, out, err = tidemill("rerun", old.id, "--only", "all")

@@ -69,16 +69,18 @@ def replay(
     output: OutputFile = None,
     errors: ErrorsFile = None,
     receipt: ReceiptFile = None,
+    again: Again = False,
     force: Force = False,
     show_all: ShowAll = False,
 ) -> Work:
     """Run a stretch of a model's request log again, as a new batch."""
-    from tidemill.client.reruns import RerunOptions, create, replay_body
+    from tidemill.client.reruns import RerunOptions, create, is_fixed, replay_body
     from tidemill.client.runs.paths import Sink
 
     source = {"model": of, "from": start, "to": end, "project": project, "endpoint": endpoint}
     given = {name: value for name, value in source.items() if value is not None}
     body = replay_body(given, model=model, window=window)
     sink = Sink(output=output, errors=errors, receipt=receipt)
-    options = RerunOptions(dry_run=dry_run, force=force, show_all=show_all)
+    again = again or not is_fixed(given)
+    options = RerunOptions(dry_run=dry_run, again=again, force=force, show_all=show_all)
     return lambda console, target: create(console, target, None, body, sink, options=options)

@@ -85,12 +85,9 @@ async def create(
     """
     sink = sink.checked(None, force=options.force)
     async with Client(target.base_url, target.api_key) as client:
-        path, key = REPLAYS, None
-        if batch_id is not None:
-            old = await client.find(batch_id)
-            path = f"/batches/{old}/rerun"
-            # The lines of a finished batch do not change, so equal reruns are one batch.
-            key = None if options.again else hashlib.sha256(f"{old}\0{orjson.dumps(body)!r}".encode()).hexdigest()
+        path = REPLAYS if batch_id is None else f"/batches/{await client.find(batch_id)}/rerun"
+        # The lines of a finished batch and of a fixed range do not change, so equal requests are one batch.
+        key = None if options.again else hashlib.sha256(f"{path}\0{orjson.dumps(body)!r}".encode()).hexdigest()
         if options.dry_run:
             return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
         try:
@@ -132,6 +129,11 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun, in the plural where needed."""
     ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
     return f"{number:,} {noun}{ending}"
+
+
+def is_fixed(source: dict[str, str]) -> bool:
+    """Whether a range of the log stays the same: both edges are given, as times or offsets."""
+    return all(_EDGE.match(source.get(name, "")) for name in ("from", "to"))
 
 
 def replay_body(

@@ -9,7 +9,7 @@ from support.waiting import until
 
 from tidemill.client.batches import watch
 from tidemill.client.errors import Exit, UsageError
-from tidemill.client.reruns import RerunOptions, absolute, create, replay_body, rerun_body
+from tidemill.client.reruns import RerunOptions, absolute, create, is_fixed, replay_body, rerun_body
 from tidemill.client.runs.paths import Sink
 from tidemill.client.target import Target
 from tidemill.terminal import Console
@@ -75,6 +75,20 @@ def test_the_body_of_a_replay():
         "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
         "model": "n",
     }
+
+
+@pytest.mark.parametrize(
+    ("edges", "fixed"),
+    [
+        ({"from": "0", "to": "2026-11-23T09:00:00Z"}, True),
+        ({"from": "0"}, False),
+        ({"from": "0", "to": "-1h"}, False),
+        ({"from": "-1h", "to": "9"}, False),
+    ],
+)
+def test_a_fixed_range_is_the_same_later(edges, fixed):
+    """One that ends now, or is counted from now, is another each time."""
+    assert is_fixed({"model": "m", **edges}) is fixed
 
 
 @pytest.fixture
