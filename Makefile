@@ -5,7 +5,7 @@ BIN    := .venv/bin
 # The build's tools, pinned with their hashes. They live apart, because `pip sync` removes what the lock does not name.
 UV     := .venv-uv/bin/uv
 
-.PHONY: help setup demo lint check test measures chaos neighbours docs lock bench sbom fuzz
+.PHONY: help setup demo lint check test measures coverage chaos neighbours docs lock bench sbom fuzz
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -39,6 +39,12 @@ test: setup  ## run all tests, with a real Kafka, a real S3 server and the real 
 
 measures: setup  ## sizes, complexity, imports and words of the source; OF=FOLDER measures another checkout
 	@$(BIN)/python tests/measures.py $(OF)
+
+# Tracing doubles the time of a test; the simulations run what other tests cover, so they are left out.
+coverage: setup  ## measure which lines the unit tests run, and fail below the floor
+	$(BIN)/coverage run -m pytest -q tests/unit $(addprefix --ignore=tests/unit/,test_simulation.py test_tidy.py \
+		test_docs.py results/test_partition.py ingest/streams/test_partition.py)
+	$(BIN)/coverage report
 
 SECONDS ?= 60
 FAULTS  ?=
