@@ -249,7 +249,7 @@ function receipt(batch) {
       "p",
       { class: whole ? "good" : "bad" },
       `${number(found.lines)} lines in = ${number(found.output?.lines ?? 0)} out + ${number(found.errors?.lines ?? 0)} errors; ` +
-        `${number(found.missing)} missing, ${number(found.double)} double`,
+        `${number(found.missing)} missing, ${number(found.double)} duplicate`,
     ),
     facts([
       ["Output", file(found.output)],

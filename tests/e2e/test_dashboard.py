@@ -115,7 +115,7 @@ def test_a_file_becomes_a_batch_and_its_results(page, client, backend, tmp_path)
     page.get_by_role("button", name="Start").click()
     state(page, "completed")
     expect(page.locator("h1")).to_contain_text("from the page")
-    expect(page.locator("#receipt")).to_contain_text("3 lines in = 3 out + 0 errors; 0 missing, 0 double")
+    expect(page.locator("#receipt")).to_contain_text("3 lines in = 3 out + 0 errors; 0 missing, 0 duplicate")
     page.locator("#lines").get_by_role("button", name="2", exact=True).click()
     expect(page.locator("#lines pre").nth(1)).to_contain_text('"custom_id": "r1"')
     with page.expect_download() as download:

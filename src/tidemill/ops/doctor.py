@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from tidemill.configuration import signing_keys
 from tidemill.configuration.security import Kafka
@@ -92,7 +92,7 @@ async def _settings(settings: Settings) -> list[Finding]:
     if settings.kafka is None and run_file.read(settings.data) is None and (why := preflight.address(settings)):
         text, _, fix = why.partition("; ")
         found.append(findings.fail("address", text, fix))
-    return found or [findings.ok("settings", "are valid")]
+    return found or [findings.ok("settings", "valid")]
 
 
 async def _broker(kafka: Kafka | None) -> list[Finding]:
@@ -192,6 +192,10 @@ async def _store(settings: Settings) -> list[Finding]:
     fix = (
         "check that the folder can be written" if kind == "file" else "check the bucket, its keys and its address"
     )
+    folder = Path(unquote(urlsplit(settings.store_url).path))
+    if kind == "file" and not await asyncio.to_thread(folder.exists):
+        # A check creates nothing: it may run in the wrong folder.
+        return [findings.warn("store", f"{folder} does not exist yet", "a service creates it when it starts")]
     store: Store | None = None
     try:
         store = open_store(settings.store_url)

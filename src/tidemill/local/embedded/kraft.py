@@ -1,7 +1,7 @@
-"""The configuration of a one-node Kafka in KRaft mode, as text and as files of one folder.
+"""Configuration of a one-node Kafka in KRaft mode.
 
-Kafka runs in that folder, and each path in its configuration is relative to it: a Java properties file, a list
-with commas, XML and the pattern of a log's name each have characters of their own that a folder's name may hold.
+Kafka runs in the data folder, and all paths in the configuration are relative to it: Java properties, lists with
+commas, XML and patterns of log names each have special characters, which the name of a folder may contain.
 """
 
 import json
@@ -15,7 +15,7 @@ from tidemill.schemas.log import acls
 
 LOOPBACK = "127.0.0.1"
 CLIENTS = "CLIENTS"
-"""The name of the listener for clients."""
+"""Name of the listener for clients."""
 PORT_LOWEST = 10_000
 PORT_TRIES_MAX = 200
 SESSION_MS = 9_000
@@ -31,7 +31,7 @@ class PortError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where the node listens on the loopback address: for clients, and for its own controller."""
+    """Ports of the node on the loopback address: for clients, and for its own controller."""
 
     clients: int
     controller: int
@@ -40,20 +40,20 @@ class Ports:
 def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
     """The text of `server.properties`.
 
-    Both listeners ask for a password, and what a user may do is said by access lists; one without any may do
-    nothing, and the administrator, as whom the node also speaks to itself, everything.
+    Both listeners require a password. ACLs say what a user may do: without one nothing; the administrator, which
+    the node itself also logs in as, may do everything.
 
     Args:
         ports: Where to listen.
-        logs: The folder of the records, relative to the one in which Kafka runs.
-        clean: Whether the node was stopped in order before. After a crash its controller keeps the dead broker's
-            place for as long as a session lasts, and the new one waits for that; so the session is short then.
-        password: The administrator's.
+        logs: Folder of the records, relative to the folder in which Kafka runs.
+        clean: Whether the last stop was clean. After a crash the controller keeps the session of the dead broker,
+            and the new broker waits for its end, so the session is short then.
+        password: Password of the administrator.
     """
     session = SESSION_MS if clean else SESSION_MS_AFTER_CRASH
     clients = f"{CLIENTS}://{LOOPBACK}:{ports.clients}"
     admin = acls.user(acls.ADMIN)
-    way_in = f"{users.MECHANISM.lower()}.sasl.jaas.config"
+    jaas_key = f"{users.MECHANISM.lower()}.sasl.jaas.config"
     settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -66,19 +66,19 @@ def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
         "sasl.enabled.mechanisms": users.MECHANISM,
         "sasl.mechanism.inter.broker.protocol": users.MECHANISM,
         "sasl.mechanism.controller.protocol": users.MECHANISM,
-        f"listener.name.{CLIENTS.lower()}.{way_in}": users.jaas(admin, password),
-        f"listener.name.controller.{way_in}": users.jaas(admin, password),
+        f"listener.name.{CLIENTS.lower()}.{jaas_key}": users.jaas(admin, password),
+        f"listener.name.controller.{jaas_key}": users.jaas(admin, password),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
         "super.users": f"User:{admin}",
         "log.dirs": logs,
         "broker.session.timeout.ms": session,
         "broker.heartbeat.interval.ms": session // HEARTBEATS_A_SESSION,
-        # An idle controller would otherwise write a record every half second.
+        # By default an idle controller writes a record every half second.
         "metadata.max.idle.interval.ms": 0,
         "auto.create.topics.enable": "false",
         "message.max.bytes": RECORD_BYTES_MAX,
-        # One node keeps one copy, and what Kafka keeps for itself needs no spreading.
+        # One node keeps one replica, and internal topics need one partition.
         "default.replication.factor": 1,
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": 1,
@@ -88,10 +88,10 @@ def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         "share.coordinator.state.topic.num.partitions": 1,
-        # The members of a group are all here: there is no one to wait for, and a dead one is missed soon.
+        # All members of a group run here: none is slow to join, and a dead one is noticed soon.
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 1_000,
-        # A small heap and two cores.
+        # Sized for a small heap and two cores.
         "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
         "num.network.threads": 2,
         "num.io.threads": 4,
@@ -101,7 +101,7 @@ def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
 
 
 def log4j2(file: str) -> str:
-    """The text of `log4j2.xml`: one file of bounded size, and the one before it; the file is a relative path."""
+    """The text of `log4j2.xml`: a file of bounded size (a relative path) and its predecessor."""
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN" shutdownHook="disable">
   <Appenders>
@@ -121,12 +121,12 @@ def log4j2(file: str) -> str:
 
 
 def keep_ports(file: Path) -> Ports:
-    """The ports that the file names while they are free, else new ones, which it then names.
+    """The ports saved in a file while they are free, else new ones, which are saved.
 
-    Clients that wait for a broker to come back know its old address, so it is kept.
+    Clients that wait for the broker to return use its old address.
 
     Raises:
-        PortError: None is free.
+        PortError: No port is free.
     """
     try:
         kept = Ports(**json.loads(file.read_bytes()))
@@ -141,24 +141,24 @@ def keep_ports(file: Path) -> Ports:
 
 
 def free_port(*, other_than: int = 0) -> int:
-    """A free port that the kernel does not give to outgoing connections.
+    """A free port outside the range of outgoing connections.
 
-    One of those would sooner or later be taken by a client that tries to reach a broker which is just away.
+    A client that retries while the broker is down could otherwise take the port of the broker.
 
     Raises:
-        PortError: None was found in `PORT_TRIES_MAX` tries.
+        PortError: No free port was found in `PORT_TRIES_MAX` attempts.
     """
     for _ in range(PORT_TRIES_MAX):
         port = random.randrange(PORT_LOWEST, _ephemeral_lowest())  # noqa: S311  no secret
         if port != other_than and is_free(port):
             return port
-    raise PortError(f"no free port was found on {LOOPBACK} in {PORT_TRIES_MAX} tries")
+    raise PortError(f"no free port was found on {LOOPBACK} in {PORT_TRIES_MAX} attempts")
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen on the port now."""
     with socket.socket() as probe:
-        # As servers do: what is left of closed connections is no obstacle.
+        # As servers do, so that remains of closed connections do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
@@ -169,7 +169,7 @@ def is_free(port: int) -> bool:
 
 
 def _ephemeral_lowest() -> int:
-    """The lowest port of outgoing connections; where the kernel does not tell, the lowest that is usual."""
+    """The lowest port of outgoing connections; the usual one if the kernel does not say."""
     try:
         lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     except (OSError, ValueError, IndexError):
