@@ -1,9 +1,9 @@
-# ruff: noqa: INP001, S603, T201 - a script, and it talks
+# ruff: noqa: INP001, S603, T201 - a script with output
 
-"""Runs the examples on a Tidemill of their own, from nothing to results: `make demo`.
+"""`make demo`: starts Tidemill, runs the examples on two small real models, shows the results, and stops it.
 
-Everything is real: `tidemill up` starts broker, stages, store and the demo's models on `.tidemill/demo`, and
-`tidemill run` is what anyone would type. At the end all of it is stopped; the results stay.
+It uses the commands that a user types: `tidemill up` with the data folder `.tidemill/demo`, and `tidemill run`.
+The results stay in that folder.
 """
 
 import contextlib
@@ -21,36 +21,36 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / ".tidemill" / "demo"
 RESULTS = DATA / "results"
 READY_SECONDS_MAX = 170
-"""The first start fetches the broker; afterwards it takes seconds."""
+"""The first start downloads Kafka; later ones take seconds."""
 STOP_SECONDS_MAX = 60
 RUN_SECONDS_MAX = 170
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
-"""Settings of the machine that the demo takes over; others speak of another installation."""
+"""Variables that the demo passes on; others belong to another installation."""
 SHOWN = 5
 CHARS_SHOWN = 76
 
 
 def tidemill(*words: str) -> list[str]:
-    """The command line of this environment's Tidemill."""
+    """The command line of Tidemill in this environment."""
     return [sys.executable, "-m", "tidemill", *words]
 
 
 def environ() -> dict[str, str]:
-    """This process's environment, without what it says of another Tidemill."""
+    """The environment without the settings of another installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT}
 
 
 @contextlib.contextmanager
 def up() -> Iterator[None]:
-    """Tidemill, from the line that says it is ready to its last process.
+    """Run Tidemill; it is ready inside the block and stopped after it.
 
     Raises:
-        SystemExit: It did not come up.
+        SystemExit: It did not start.
     """
-    # Nobody else is to read what lies here, as in every folder of a service.
+    # Only this user may read the data folder.
     os.umask(0o077)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    # A file without a model: the demo's own are started, whatever the current folder configures.
+    # Empty settings: without a model the demo models start, whatever the current folder configures.
     config = DATA / "tidemill.toml"
     config.write_text("", "utf-8")
     command = tidemill("up", "--port", "0", "--data", str(DATA), "--config", str(config))
@@ -60,7 +60,7 @@ def up() -> Iterator[None]:
     reader.start()
     try:
         if not ready.wait(READY_SECONDS_MAX) or process.poll() is not None:
-            raise SystemExit("demo: tidemill up did not get ready")
+            raise SystemExit("demo: `tidemill up` did not become ready")
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -71,7 +71,7 @@ def up() -> Iterator[None]:
 
 
 def echo(process: "subprocess.Popen[str]", ready: threading.Event) -> None:
-    """Pass on what Tidemill says, and notice when it is ready or gone."""
+    """Print the output of Tidemill, and notice when it is ready or has ended."""
     for line in process.stdout or ():
         print(line, end="", flush=True)
         if "Tidemill is ready at" in line:
@@ -80,7 +80,7 @@ def echo(process: "subprocess.Popen[str]", ready: threading.Event) -> None:
 
 
 def run(name: str) -> int:
-    """Run an example as a batch; its files are left under the example's name. Returns the exit code."""
+    """Run an example as a batch; returns the exit code."""
     output = RESULTS / f"{name}.jsonl"
     receipt = RESULTS / f"{name}.receipt.json"
     words = ("run", f"examples/{name}.jsonl", "-o", str(output), "--receipt", str(receipt), "--data", str(DATA))
@@ -98,17 +98,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def likeness(one: list[float], other: list[float]) -> float:
-    """How much two texts have in common: the cosine, since the vectors have length 1."""
+    """Similarity of two texts: the cosine, since the vectors have length 1."""
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def show_neighbours() -> None:
-    """Say which texts are nearest to a few of them, by the embeddings that came back."""
+    """Print the nearest neighbour of a few texts, by their embeddings."""
     vectors = {
         line["custom_id"]: line["response"]["body"]["data"][0]["embedding"]
         for line in lines(RESULTS / "embed-docs.jsonl")
     }
-    print("\nNearest to each other, by their embeddings:")
+    print("\nNearest neighbours by embedding:")
     for name in list(vectors)[:: max(1, len(vectors) // SHOWN)][:SHOWN]:
         others = (other for other in vectors if other != name)
         nearest = max(others, key=lambda other: likeness(vectors[name], vectors[other]))
@@ -116,9 +116,9 @@ def show_neighbours() -> None:
 
 
 def show_answers() -> None:
-    """Say what the chat model made of a few texts."""
+    """Print answers of the chat model to a few texts."""
     questions = {line["custom_id"]: line["body"] for line in lines(ROOT / "examples" / "classify-docs.jsonl")}
-    print("\nWhat the chat model said (135 million parameters know little):")
+    print("\nTopics by the chat model (135 million parameters, so expect mistakes):")
     for line in lines(RESULTS / "classify-docs.jsonl")[:SHOWN]:
         text = questions[line["custom_id"]]["messages"][-1]["content"].split("\n")[0].removeprefix("Text: ")
         answer = line["response"]["body"]["choices"][0]["message"]["content"]
@@ -126,15 +126,15 @@ def show_answers() -> None:
 
 
 def show_files() -> None:
-    """Say where everything is."""
+    """Print the paths of results and receipts."""
     print("\nResults and receipts:")
     for path in sorted(RESULTS.iterdir()):
         print(f"  {path.relative_to(ROOT)}  {path.stat().st_size:,} bytes")
 
 
 def main() -> int:
-    """Run both examples; the exit code is the first that is not 0."""
-    # Ctrl-C and a stop from outside take the way of an exception, so that nothing is left running.
+    """Run both examples; returns the first exit code that is not 0."""
+    # SIGTERM raises an exception, as Ctrl-C does, so that nothing is left running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with up():
         codes = [run("embed-docs"), run("classify-docs")]

@@ -1,9 +1,6 @@
 # ruff: noqa: INP001 - a script
 
-"""Makes the example inputs anew from Tidemill's own words: `python examples/make.py`, from the root.
-
-The text is that of the README, of the docs, and of what the code says about itself.
-"""
+"""Writes the example inputs, from the README, the docs and the docstrings: `python examples/make.py`."""
 
 import ast
 import json
@@ -19,11 +16,11 @@ EMBEDDED_MAX = 200
 CLASSIFIED = 16
 TOPICS = ["files", "messages", "errors", "time"]
 CLASSIFIED_CHARS = 160
-"""The chat model of the demo reads some 200 tokens a second on one core, so its texts are short."""
+"""The demo chat model reads some 200 tokens a second on one core, so its texts are short."""
 
 
 def sections(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield heading and text of each section of a Markdown file; code blocks and tables are left out."""
+    """Yield heading and text of each section of a Markdown file, without code blocks and tables."""
     text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     for part in re.split(r"^#+ ", text, flags=re.MULTILINE)[1:]:
         heading, _, body = part.partition("\n")
@@ -32,7 +29,7 @@ def sections(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and docstring of a module and of what is defined at its top."""
+    """Yield name and docstring of a module and its public classes and functions."""
     module = ast.parse(path.read_text("utf-8"))
     for node in (module, *module.body):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -42,11 +39,11 @@ def docstrings(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Yield an id and a text, the docs before the code, none of them twice or too short to say anything."""
+    """Yield ids and texts, the docs before the code, without duplicates and very short ones."""
     seen: set[str] = set()
     markdown = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     folders = ("schemas", "api", "ingest", "processors", "results", "src/tidemill")
-    code = [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    code = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     for paths, parts in ((markdown, sections), (code, docstrings)):
         for path in paths:
             for name, text in parts(path):
@@ -57,17 +54,17 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def request(custom_id: str, url: str, **body: Any) -> dict[str, Any]:
-    """One line of an input."""
+    """A line of an input."""
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
 
 
 def embedding(custom_id: str, text: str) -> dict[str, Any]:
-    """Ask for the embedding of a text."""
+    """An embedding request."""
     return request(custom_id, "/v1/embeddings", model="wordllama-256", input=text)
 
 
 def classification(custom_id: str, text: str) -> dict[str, Any]:
-    """Ask what a text is about; the schema leaves no answer but one of the topics."""
+    """A request for the topic of a text; the schema allows only the topics."""
     question = f"Text: {text[:CLASSIFIED_CHARS]}\nTopic, one of {', '.join(TOPICS)}:"
     schema = {"name": "topic", "strict": True, "schema": {"type": "string", "enum": TOPICS}}
     return request(
@@ -82,7 +79,7 @@ def classification(custom_id: str, text: str) -> dict[str, Any]:
 
 
 def mistaken(custom_id: str, text: str) -> list[str]:
-    """Lines of which some cannot be run: what is wrong stands in their ids."""
+    """Lines with mistakes, which their ids name."""
     well = embedding(custom_id, text)
     lines = [
         well,
@@ -102,7 +99,7 @@ def shown(line: dict[str, Any]) -> str:
 
 
 def write(name: str, lines: list[str]) -> None:
-    """Write an example, and say so."""
+    """Write an example."""
     (HERE / name).write_text("".join(lines), "utf-8")
     print(f"examples/{name}: {len(lines)} lines")  # noqa: T201 - a script's output
 
