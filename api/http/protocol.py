@@ -38,7 +38,7 @@ from tidemill.schemas.resources.error import ApiError
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
-LINGER_BYTES_MAX: Final = 1 << 20
+LINGER_BYTES_MAX: Final = 128 * 1024
 """What is read of a request, and let go, after it was refused."""
 LATE_BYTES_MAX: Final = 1 << 30
 LATE_BYTES_PER_LOOK: Final = 64 << 20

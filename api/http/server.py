@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX: Final = 10
 """After SIGTERM, requests under way have so long to end."""
-ACCEPTED_MAX: Final = 8
-"""Connections that one turn of the loop accepts: a request takes many turns, and a flood makes each longer."""
 FULL_SECONDS: Final = 0.1
 """For how long none is accepted where the system has no file left."""
 UNSENT_BYTES_MAX: Final = 256 << 20
@@ -145,14 +143,14 @@ class Listener:
             self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTED_MAX):
-            try:
-                accepted, peer = self._sock.accept()
-            except OSError as error:
-                if error.errno in NO_FILE:
-                    self._on_no_file(error)
-                return
-            self._enter(accepted, connections.group(peer[0]))
+        """Accept one: a request takes many turns of the loop, and each is longer by one connection at most."""
+        try:
+            accepted, peer = self._sock.accept()
+        except OSError as error:
+            if error.errno in NO_FILE:
+                self._on_no_file(error)
+            return
+        self._enter(accepted, connections.group(peer[0]))
 
     def _on_no_file(self, error: OSError) -> None:
         """Let the connection that has waited longest go, and accept the next one in its place."""

@@ -8,6 +8,10 @@ from typing import Final
 from tidemill.configuration.settings import SettingsError
 
 BACKLOG_CONNECTIONS_MAX: Final = 1024
+SILENT_SECONDS: Final = 5
+"""Linux keeps a connection that has sent nothing to itself for about so long: it costs no file and no turn of the
+event loop. Beyond `BACKLOG_CONNECTIONS_MAX` of them it hands new ones over at once (tcp(7), TCP_DEFER_ACCEPT; SYN
+cookies)."""
 _MEND: Final = {
     errno.EADDRINUSE: "port {port} of {host} is in use; choose another with --port, or stop what listens there",
     errno.EADDRNOTAVAIL: "host: {host} is no address of this machine; set one that it has, or 127.0.0.1",
@@ -25,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.getaddrinfo(host, port, family)
-        return socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS_MAX)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG_CONNECTIONS_MAX)
     except (socket.gaierror, UnicodeError) as error:
         raise SettingsError(
             f"host: {host} is neither an address nor a name that is known here; it has no http:// and no port"
@@ -33,6 +37,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         text = _MEND.get(error.errno or 0, f"host, port: {{host}} and {{port}} do not work: {error.strerror}")
         raise SettingsError(text.format(host=host, port=port)) from error
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT_SECONDS)
+    return listening
 
 
 def reachable(host: str) -> str:

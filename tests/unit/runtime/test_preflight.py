@@ -1,5 +1,6 @@
 """What settings name and do not find where they are used: told before anything starts, by `up` and by `doctor`."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -96,6 +97,22 @@ def test_a_port_in_use():
         pytest.raises(SettingsError, match="is in use; choose another with --port"),
     ):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps silent connections to itself")
+def test_silent_connections_are_not_accepted():
+    """One that speaks overtakes them, and they cost no file."""
+    with listen("127.0.0.1", 0) as listening, contextlib.ExitStack() as stack:
+        address = listening.getsockname()
+        *_, speaking = (stack.enter_context(socket.create_connection(address)) for _ in range(100))
+        speaking.sendall(b"G")
+        listening.settimeout(5)
+        accepted, peer = listening.accept()
+        stack.enter_context(accepted)
+        assert peer == speaking.getsockname()
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "0:0:0:0:0:0:0:0", "localhost"])

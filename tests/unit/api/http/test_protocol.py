@@ -62,6 +62,19 @@ async def connected(address, request, *, receives_bytes=0):
         yield raw
 
 
+async def test_a_turn_of_the_loop_accepts_one_connection(address, monkeypatch):
+    """However many have come, so that a flood of them lengthens each step of a request by one at most."""
+    turn, entered, enter = 0, [], server.Listener._enter
+    monkeypatch.setattr(server.Listener, "_enter", lambda *given: entered.append(turn) or enter(*given))
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(socket.create_connection(address)).sendall(b"G")
+        while len(entered) < 50:
+            await asyncio.sleep(0)
+            turn += 1
+    assert len(set(entered)) == 50
+
+
 async def test_a_body_after_its_answer_is_not_read_for_ever(address, monkeypatch):
     """A client without a key hears its 401, and cannot go on to send a body of a terabyte."""
     monkeypatch.setattr(protocol, "LATE_BYTES_MAX", 8 * MIB)
