@@ -199,9 +199,11 @@ async def heads(target: Target) -> None:
         _, writer = await _connect(target)
         try:
             writer.write(b"GET /v1/models HTTP/1.1\r\n")
-            for number in range(HEAD_BYTES // 65_536):
-                writer.write(b"x-%d: " % number + b"x" * 65_000 + b"\r\n")
-                await writer.drain()
+            # Every one of them is cut off.
+            with suppress(OSError):
+                for number in range(HEAD_BYTES // 65_536):
+                    writer.write(b"x-%d: " % number + b"x" * 65_000 + b"\r\n")
+                    await writer.drain()
         finally:
             writer.close()
 
