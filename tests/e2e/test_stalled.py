@@ -65,7 +65,7 @@ def stalled(inference, closed, crowded, tmp_path_factory):
     models["night"] = {"backends": [{"url": inference.url, "hours": never}]}
     models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
     models["tokens"] = {"backends": [{"url": inference.url}], "tokens_per_minute": 1}
-    models["crowded"] = {"backends": [{"url": crowded.url, "spare": {"calls_min": 0}}]}
+    models["crowded"] = {"backends": [{"url": crowded.url, "spare": {"calls_min": 0, "requests_max": 4}}]}
     environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]', "TIDEMILL_GRACE_SECONDS": "1"}
     with Stack(tmp_path_factory.mktemp("stalled") / "data", models, environ) as stack:
         yield stack
