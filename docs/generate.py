@@ -149,7 +149,10 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, str]]:
         for word, each in below.items():
             yield from _commands(f"{name} {word}", each)
         return
-    lines = [" ".join(text.split()) for text in (command.help or "").split("\n\n")]
+    lines = [
+        text.strip() if text.startswith("* ") else " ".join(text.split())
+        for text in (command.help or "").split("\n\n")
+    ]
     rows = [_parameter(each) for each in command.params if not each.hidden]
     table = "\n".join(["| argument or option | meaning |", "|---|---|", *rows]) if rows else "No options."
     yield name, "\n\n".join([*lines, table]) + "\n"
