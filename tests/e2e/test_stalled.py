@@ -66,7 +66,11 @@ def stalled(inference, closed, crowded, tmp_path_factory):
     models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
     models["tokens"] = {"backends": [{"url": inference.url}], "tokens_per_minute": 1}
     models["crowded"] = {"backends": [{"url": crowded.url, "spare": {"calls_min": 0, "requests_max": 4}}]}
-    environ = {"TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]', "TIDEMILL_GRACE_SECONDS": "1"}
+    environ = {
+        "TIDEMILL_WINDOWS": f'["24h", "{WINDOW}"]',
+        "TIDEMILL_GRACE_SECONDS": "1",
+        "TIDEMILL_LIMITS__BATCHES_IN_PROGRESS_MAX": str(len(CASES)),
+    }
     with Stack(tmp_path_factory.mktemp("stalled") / "data", models, environ) as stack:
         yield stack
 
@@ -83,26 +87,29 @@ def trouble(body, _):
     return Behaviour(status=STATUSES.get(model, 200))
 
 
-def started(client, model):
-    lines = "".join(
+def inputs(model):
+    return "".join(
         json.dumps({
             "custom_id": f"r{n}", "method": "POST", "url": CHAT,
             "body": {"model": model, "messages": [{"role": "user", "content": f"{model} {n}"}]},
         }) + "\n"
         for n in range(lines_of(model))
     )  # fmt: skip
-    file = client.files.create(file=("in.jsonl", lines.encode()), purpose="batch")
+
+
+def started(client, model):
+    file = client.files.create(file=("in.jsonl", inputs(model).encode()), purpose="batch")
     return client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window=WINDOW).id
 
 
-def watched(stack, batch_id, words, folder):
-    """What `watch` prints without a terminal until it has said some words and gets Ctrl-C; and its exit code."""
-    said = folder / "watch.err"
-    command = ["env", "--default-signal=INT", sys.executable, "-m", "tidemill", "watch", batch_id]
+def interrupted(stack, words, folder, *arguments):
+    """Exit code and stderr of a command that gets Ctrl-C once it has printed some words; it has no terminal."""
+    said = folder / "stderr"
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "tidemill", *arguments]
     environ = os.environ | {"TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY}
     with said.open("wb") as file, subprocess.Popen(command, env=environ, stderr=file) as process:
         try:
-            wait_until(lambda: words in said.read_text(), f"`watch` says {words}")
+            wait_until(lambda: words in said.read_text(), f"{words} from {arguments}")
         finally:
             process.send_signal(signal.SIGINT)
     return process.returncode, said.read_text()
@@ -170,8 +177,11 @@ def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend, tmp_path):
         "rate 0 of the batch whose server answers nothing more",
     )
     assert (progress["percent"], progress["done_earliest_at"], progress["done_latest_at"]) == (50.0, None, None)
-    code, said = watched(stalled, ids["frozen"], "answered none", tmp_path)
+    code, said = interrupted(stalled, "answered none", tmp_path, "watch", ids["frozen"])
     assert (code, "100 of 200 lines" in said, "left" in said) == (130, True, False), said
+    (tmp_path / "more.jsonl").write_text(inputs("well"))
+    code, said = interrupted(stalled, "waits for quota", tmp_path, "run", str(tmp_path / "more.jsonl"))
+    assert (code, f"has {len(CASES)} batches in progress" in said) == (130, True), said
     words = examined(stalled)
     for model, (_, _, why) in CASES.items():
         assert f"warn  batches: {ids[model]} " in words, words

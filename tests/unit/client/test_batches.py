@@ -226,6 +226,20 @@ async def test_a_project_without_room_is_said(
     assert "in.jsonl: waits for quota: The project has 9 batches." in console.export_text()
 
 
+async def test_a_run_that_waits_for_quota_has_no_batch(
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+) -> None:
+    """Ctrl-C says so."""
+    service.full = 1
+    task = asyncio.create_task(run(console, target, source, Sink(output=tmp_path / "o"), RunOptions()))
+    await until(lambda: not service.full, "a refused request")
+    await until(lambda: "waits for quota" in console.export_text(clear=False), "the reason")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "in.jsonl was interrupted before its batch was created." in console.export_text()
+
+
 async def test_again_runs_anew(
     service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:

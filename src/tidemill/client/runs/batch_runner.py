@@ -123,20 +123,20 @@ class BatchRunner:
         if step.file is None:
             file_id = await self._within_quota(lambda: self._upload(piece))
             step = self.journal.note(msgspec.structs.replace(step, file=file_id))
-        job, file = self.plan.job, str(step.file)
-        key, metadata = f"{self.plan.key}-{piece.number}", dict(job.metadata)
-        was_requested = step.is_requested
-        # Noted first: a batch whose answer is lost must be found again, not created twice.
-        step = self.journal.note(msgspec.structs.replace(step, is_requested=True))
-        try:
-            batch = await self._within_quota(
-                lambda: self._client.create(file, job.endpoint, job.window, metadata, key=key)
-            )
-        except Refused as error:
-            if not (was_requested or error.may_have_happened):
-                self.journal.note(msgspec.structs.replace(step, is_requested=False))
-            raise
+        batch = await self._within_quota(lambda: self._request(piece))
         return self.journal.note(msgspec.structs.replace(step, batch=batch.id))
+
+    async def _request(self, piece: Piece) -> Batch:
+        """Send the request for a batch; the journal knows until a clear refusal that there may be one."""
+        job, step = self.plan.job, self.journal.step(piece.number)
+        key, metadata = f"{self.plan.key}-{piece.number}", dict(job.metadata)
+        self.journal.note(msgspec.structs.replace(step, is_requested=True))
+        try:
+            return await self._client.create(str(step.file), job.endpoint, job.window, metadata, key=key)
+        except Refused as error:
+            if not (step.is_requested or error.may_have_happened):
+                self.journal.note(step)
+            raise
 
     async def _upload(self, piece: Piece) -> str:
         is_whole = len(self.plan.pieces) == 1
