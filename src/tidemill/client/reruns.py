@@ -109,11 +109,11 @@ async def create(
 
 def _show_plan(console: Console, plan: dict[str, Any]) -> Exit:
     cost, most = plan["cost"], plan["output_tokens_max"]
-    output = "an unbounded number of" if most is None else f"at most {most:,}"
+    output = "unbounded" if most is None else f"at most {most:,}"
     batches = f" of {counted(plan['batches'], 'batch')}" if "batches" in plan else ""
     console.print(f"{counted(plan['lines'], 'line')}{batches}, for {plan['endpoint']}")
     console.print(f"tokens: about {plan['input_tokens']:,} in, {output} out")
-    console.print(f"cost: {cost['min']} to {cost['max'] or '?'}")
+    console.print(f"cost: {cost['min']} to {cost['max']}" if cost["max"] else f"cost: at least {cost['min']}")
     if plan["is_too_large"]:
         console.print("This exceeds what one batch may hold: choose fewer lines.", style="yellow")
     if lost := plan.get("lost_lines"):

@@ -228,7 +228,7 @@ class Up:
             )
             await self._supervisor.start([program], base=True)
             self._kafka = broker.bootstrap
-            _say(f"Kafka is ready at {self._kafka} after {time.monotonic() - began:.1f} s.")
+            _say(f"Kafka answers at {self._kafka} after {time.monotonic() - began:.1f} s.")
         models = self._settings.models or demo.models("")
         if self._broker is None:
             await ensure_topics(self._settings, self._settings.cluster, models)

@@ -105,7 +105,7 @@ def keys(count: int, refused: Sequence[int]) -> Finding:
         refused: Offsets of records without a trusted signature, in order.
     """
     if not refused:
-        return ok("keys", f"all {count} records are signed by the api")
+        return ok("keys", f"all {count} records are signed by the api" if count else "no records yet")
     text = (
         f"{len(refused)} of {count} records are not signed by the api and have no effect; "
         f"the last is at offset {refused[-1]}"

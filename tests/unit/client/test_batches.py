@@ -409,7 +409,7 @@ async def test_why_lines_failed_and_what_can_be_done(service: Service, target: T
     assert said[2] == "  199 x 429 rate_limit: slow \\x1b[31mdown"
     assert said[-2:] == [
         "  and 4 more: --all shows them",
-        "  To rerun the 269 lines without success: `tidemill rerun batch_1`",
+        "  To rerun the 269 unfinished lines: `tidemill rerun batch_1`",
     ]
     await watch(console, target, "batch_1", Sink(), show_all=True)
     assert "1 x c1" in console.export_text()

@@ -161,9 +161,9 @@ def summary(
     return code
 
 
-def lines_of(count: int) -> str:
+def lines_of(count: int, kind: str = "") -> str:
     """A number of lines, in words."""
-    return f"{count:,} {'line' if count == 1 else 'lines'}"
+    return f"{count:,} {kind}{'line' if count == 1 else 'lines'}"
 
 
 def _headline(results: Sequence[BatchResult], completed: int) -> str:
@@ -181,7 +181,7 @@ def _headline(results: Sequence[BatchResult], completed: int) -> str:
 
 
 def _offer(result: BatchResult) -> str:
-    return f"To rerun the {lines_of(result.unfinished)} without success: `tidemill rerun {result.batch[-SHORT:]}`"
+    return f"To rerun the {lines_of(result.unfinished, 'unfinished ')}: `tidemill rerun {result.batch[-SHORT:]}`"
 
 
 def _refusals(batch: Batch, first: int) -> tuple[Fault, ...]:
