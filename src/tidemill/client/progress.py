@@ -86,7 +86,7 @@ def state(status: str, counts: RequestCounts, pace: Pace) -> str:
 
 
 class Stalls:
-    """Prints each reason why lines wait once, for as long as it lasts, except those of normal operation."""
+    """Prints why lines wait: a stall whenever it begins, and once what they wait for in normal operation."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -94,11 +94,11 @@ class Stalls:
 
     def see(self, waits: Iterable[Waiting]) -> None:
         """Update what lines wait for."""
-        found = {(wait.reason, wait.server): wait for wait in waits if wait.reason not in USUAL}
+        found = {(wait.reason, wait.server): wait for wait in waits}
         for key in found.keys() - self._said:
             lines = f"{found[key].lines:,} {'line waits' if found[key].lines == 1 else 'lines wait'}"
-            self._console.print(f"{lines}: {found[key].message}", style="yellow")
-        self._said = set(found)
+            self._console.print(f"{lines}: {found[key].message}", style="" if key[0] in USUAL else "yellow")
+        self._said = {key for key in self._said if key[0] in USUAL} | found.keys()
 
 
 class Display(Protocol):
