@@ -111,7 +111,7 @@ class KafkaOutbox:
 async def reopened(
     kafka: Kafka, ended: ClosedBatches, vault: Vault, records: Sequence[Held]
 ) -> AsyncGenerator[Opened | DecodeError, None]:
-    """See `aside.Reopen`; also raises `KafkaError` and `TimeoutError`, where the log does not answer."""
+    """See `held_records.Reopen`; also raises `KafkaError` and `TimeoutError`, where the log does not answer."""
     for held in records[:1]:
         with suppress(NoKey):
             await vault.cipher(held.head.batch_id, held.head.seal.key_id if held.head.seal else "")

@@ -1,7 +1,7 @@
 """HTTP/1.1 as far as a POST needs it: one call on one connection, the reply parsed by llhttp.
 
 A general client spends most of its time on what is not needed here: redirects, cookies, proxies, streams. This one
-costs a third of it (see `http_client.py`, which keeps the connections).
+costs a third of it (see `client.py`, which keeps the connections).
 """
 
 import asyncio

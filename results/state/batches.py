@@ -303,7 +303,7 @@ class Batches:
         return state is None or state.takes_lines
 
     def unread(self, batch_id: str, why: Unread | None, again_at: float) -> None:
-        """Lines of a batch that were run cannot be had at the moment; see `aside.Tell`."""
+        """Lines of a batch that were run cannot be had at the moment; see `held_records.Tell`."""
         if (live := self._live.get(batch_id)) is not None:
             live.is_unread = why is not None
             words = f"Results of the batch cannot be read: {why}."

@@ -37,7 +37,7 @@ CUT: Final = "tidemill-dead-cut"
 MARK: Final = "tidemill-dead-requeued"
 REQUEUED: Final = "tidemill-requeued"
 UNREAD: Final = "tidemill-unread"
-"""On a record that stands for a batch of records which the client did not read: why (`inflation.py`)."""
+"""On a record that stands for a batch of records which the client did not read: why (`decompression.py`)."""
 _OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
 
 

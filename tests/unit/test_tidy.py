@@ -75,6 +75,8 @@ ABOVE = {
     },
 }
 """What does not keep a measure yet; take out what does."""
+LIBRARIES = {"asyncio", "faust", "pydantic"}
+"""Whose classes docstrings may name."""
 MARKERS = re.compile(rf"\b({'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'))})\b")
 """In pieces, so that this file does not hold what it looks for."""
 
@@ -184,6 +186,21 @@ def test_no_module_is_dead():
         imported = rf"(from|import) {dotted}\.{path.stem}\b|from {dotted} import (\([^)]*|[^\n]*)\b{path.stem}\b"
         started = rf'"{dotted}\.{path.stem}"'
         assert re.search(f"{imported}|{started}", text), f"nobody imports {name(path)}"
+
+
+def test_named_modules_exist():
+    """A module in backquotes, `name.py` or `name.Class`, is one of the repository, or of a library."""
+    files = {name(path) for path in tracked()}
+    of_stem: dict[str, str] = {}
+    for path in SOURCES:
+        of_stem[path.stem] = of_stem.get(path.stem, "") + path.read_text("utf-8")
+    for path in [*SOURCES, *tracked("*.md")]:
+        text = path.read_text("utf-8")
+        for module in re.findall(r"`([\w/.-]+\.py)(?:::\w+)?`", text):
+            assert any(f"/{file}".endswith(f"/{module}") for file in files), f"{name(path)} names {module}"
+        for stem, member in re.findall(r"`([a-z_]+)\.([A-Z]\w+)`", text) if path.suffix == ".py" else ():
+            if stem not in LIBRARIES:
+                assert re.search(rf"\b{member}\b", of_stem.get(stem, "")), f"{name(path)} names {stem}.{member}"
 
 
 def test_nothing_is_left_for_later():

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class App(Protocol):
-    """What is needed of an app beyond what Faust has; see `stream.StageApp`."""
+    """What is needed of an app beyond what Faust has; see `stage_app.StageApp`."""
 
     conf: Any
     kept_seconds: float
