@@ -1,1 +1,1 @@
-"""The stage `api`: OpenAI's Files and Batches over HTTP, on top of the log and the store."""
+"""The stage `api`: OpenAI's Files and Batches API over HTTP, on top of the log and the store."""

@@ -30,8 +30,7 @@ from tidemill.kafka.follower import Follower, Tail
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
-from tidemill.runtime import gc_tuning, log_dedup, notify
-from tidemill.runtime import health as vital
+from tidemill.runtime import gc_tuning, health, log_dedup, notify
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.runtime.listening import listen
 from tidemill.schemas.log import topics
@@ -43,7 +42,7 @@ from tidemill.storage.address import open_store
 log = logging.getLogger(__name__)
 
 TOPICS_SECONDS = 5.0
-"""Between tries to make the topics."""
+"""Between attempts to create the topics."""
 FOLDED = (
     topics.BATCHES,
     topics.FILES,
@@ -58,7 +57,7 @@ FOLDED = (
 
 
 def create_app(deps: Dependencies) -> FastAPI:
-    """Compose the app; it opens and closes none of its dependencies."""
+    """Compose the app; the caller opens and closes its dependencies."""
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
@@ -75,7 +74,7 @@ def create_app(deps: Dependencies) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[Follower]]]:
-    """Open the dependencies that the settings name, and close them in the end.
+    """Open the dependencies that the settings name, and close them on exit.
 
     Yields:
         The dependencies, and the followers that feed the view, which have begun.
@@ -125,7 +124,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
 
 
 class Feed:
-    """One topic on its way into the view: gathers the records of a run and folds them at once."""
+    """Feeds one topic to the view: gathers the records of a fetch and folds them in one transaction."""
 
     def __init__(self, view: View, topic: str) -> None:
         self.topic = topic
@@ -133,16 +132,16 @@ class Feed:
         self._records: list[Record] = []
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the run."""
+        """Add a record of the fetch."""
         self._records.append((key, value, offset))
 
     def applied(self) -> None:
-        """The run is over."""
+        """Fold the records of the fetch."""
         records, self._records = self._records, []
         self._view.fold(self.topic, records)
 
     def resume(self, cluster: str, end: int) -> int:
-        """Begin anew, at the offset that is returned."""
+        """Start again; returns the offset to read from."""
         self._records.clear()
         return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
 
@@ -156,12 +155,12 @@ def _check_windows(settings: Settings) -> None:
 
 
 async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:
-    """Make the topics that are missing; what can be served without a broker is served meanwhile."""
+    """Create missing topics; the api serves meanwhile what needs no broker."""
     while True:
         try:
             await ensure_topics(settings, cluster, role="api")
         except TopicError as error:
-            log.warning("%s; again in %.0f s", error, TOPICS_SECONDS)
+            log.warning("%s; trying again in %.0f s", error, TOPICS_SECONDS)
             await asyncio.sleep(TOPICS_SECONDS)
         else:
             return
@@ -174,8 +173,8 @@ def _follower(cluster: Cluster, feed: Feed) -> Follower:
     return Follower(cluster, feed.topic, feed.apply, resume=resume, applied=feed.applied)
 
 
-async def serve(settings: Settings, pulse: Heartbeat) -> None:
-    """Serve until SIGINT or SIGTERM, and say so once the view is whole.
+async def serve(settings: Settings, heartbeat: Heartbeat) -> None:
+    """Serve until SIGINT or SIGTERM; report readiness when the view has caught up.
 
     Raises:
         SettingsError: A setting is missing or cannot be used, or the address is taken.
@@ -183,7 +182,7 @@ async def serve(settings: Settings, pulse: Heartbeat) -> None:
     """
     if settings.is_exposed:
         log.warning(EXPOSED, settings.host)
-    async with opened(settings) as (deps, followers), _watched(deps, followers, pulse):
+    async with opened(settings) as (deps, followers), _watched(deps, followers, heartbeat):
         serving = Server(create_app(deps), settings)
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -191,56 +190,56 @@ async def serve(settings: Settings, pulse: Heartbeat) -> None:
             loop.add_signal_handler(number, stopped.set)
         with listen(settings.host, settings.port) as listening:
             task = asyncio.create_task(serving.serve(sockets=[listening]))
-            telling = asyncio.create_task(_tell(deps, followers))
+            finishing = asyncio.create_task(_finish_start(deps, followers))
             await asyncio.wait(
                 [task, stopping := asyncio.create_task(stopped.wait())], return_when=asyncio.FIRST_COMPLETED
             )
-            telling.cancel()
+            finishing.cancel()
             stopping.cancel()
             serving.should_exit = True
             await task
 
 
 @contextlib.asynccontextmanager
-async def _watched(deps: Dependencies, followers: list[Follower], pulse: Heartbeat) -> AsyncIterator[None]:
-    """Beat, and tell the process's health beside the API."""
+async def _watched(deps: Dependencies, followers: list[Follower], heartbeat: Heartbeat) -> AsyncIterator[None]:
+    """Send heartbeats, and serve the health of the process on its own port."""
 
-    async def whole() -> None:
+    async def check_view() -> None:
         if not deps.is_ready():
             behind = sum(not follower.is_caught_up for follower in followers)
-            raise vital.Unwell(f"{behind} of {len(followers)} topics are still being read")
+            raise health.Unwell(f"{behind} of {len(followers)} topics are still being read")
 
-    state = vital.Health(
-        ill=pulse.ill,
+    state = health.Health(
+        ill=heartbeat.ill,
         probes={
             "kafka": functools.partial(reachable, deps.settings.cluster),
-            "store": functools.partial(vital.writable, deps.store, "api"),
-            "view": whole,
+            "store": functools.partial(health.writable, deps.store, "api"),
+            "view": check_view,
         },
         metrics=metrics.text,
     )
-    beating = asyncio.create_task(pulse.run())
+    beating = asyncio.create_task(heartbeat.run())
     try:
-        async with vital.served(state, deps.settings.health_host, deps.settings.health_port):
+        async with health.served(state, deps.settings.health_host, deps.settings.health_port):
             yield
     finally:
         beating.cancel()
 
 
-async def _tell(deps: Dependencies, followers: list[Follower]) -> None:
+async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
     for follower in followers:
         await follower.caught_up()
     await deps.space.start()
-    await deps.trail.settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
+    await deps.trail.record_settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
     await keys.sign_again(deps)
     gc_tuning.settle()
     notify.ready(beats=True)
-    # Only a view that is whole knows which files are read by a batch.
+    # Only a view that has caught up knows which files a batch reads.
     await file_removal.sweep_always(deps)
 
 
 def main(settings: Settings) -> None:
-    """Run the stage until it is told to stop.
+    """Run the stage until SIGINT or SIGTERM.
 
     Raises:
         SettingsError: A setting is missing or cannot be used, or the address is taken.
@@ -248,6 +247,6 @@ def main(settings: Settings) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     log_dedup.install()
-    pulse = Heartbeat()
-    with pulse.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, pulse))
+    heartbeat = Heartbeat()
+    with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, heartbeat))

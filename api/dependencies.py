@@ -32,36 +32,36 @@ from tidemill.sealing.vault import Vault
 from tidemill.storage.disk_space import DiskSpace
 
 STORE_SECONDS_MAX = 30.0
-"""How long the store may take for one step before a request is given up."""
+"""How long the store may take for one step before the request fails."""
 UPLOADS_AT_ONCE_MAX = 32
 """Further uploads wait, unread: each one holds some MiB."""
 ESTIMATES_AT_ONCE_MAX = 2
 """Each one parses a whole input."""
 REPLAYS_AT_ONCE_MAX = 4
-"""Each one reads a stretch of the log and writes a file."""
+"""Each one reads a range of the log and writes a file."""
 CREATES_AT_ONCE_MAX = 8
-"""Each one waits for the log; further ones wait their turn, so that those of another project overtake them. Some
+"""Each one waits for the log. Further ones wait at the gate, where requests of other projects overtake them. Some
 hundred a second need no more."""
 SUMS_AT_ONCE_MAX = 2
-"""Each one goes through the ledger of a project, or of all."""
+"""Each one reads the ledger of a project, or of all."""
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
 SMALL_BODY_BYTES = 64 * 1024
-"""A larger one is read on in its turn: a thousand connections may send a MiB each, as slowly as they like."""
+"""The rest of a larger body passes a gate: a thousand connections may send a MiB each, however slowly."""
 LARGE_BODIES_AT_ONCE_MAX = 32
 SAFE_METHODS = frozenset({"GET", "HEAD"})
-"""What a key with the role `read` may use."""
+"""Methods that need only the role `read`."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(scheme_name="key", auto_error=False))]
 _Azure = Annotated[str | None, Depends(APIKeyHeader(name="api-key", scheme_name="azure", auto_error=False))]
-"""As Azure's clients send the key."""
+"""Azure's clients send the key in this header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """Everything that an app is composed of."""
+    """The dependencies of an app."""
 
     settings: Settings
     keys: Keys
@@ -71,13 +71,13 @@ class Dependencies:
     history: History
     store: Store
     space: DiskSpace = field(default_factory=lambda: DiskSpace(0, {}))
-    """What is free for more."""
+    """Free space of the disks."""
     view: View
     clock: Clock
     is_ready: Callable[[], bool]
-    """Whether the view holds all that the log held when this process started."""
+    """Whether the view has caught up with the log as it was when this process started."""
     vault: Vault | None = None
-    """The keys of batches whose lines are sealed."""
+    """Encryption keys of batches; None where the log is not encrypted."""
     estimates: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("estimates", ESTIMATES_AT_ONCE_MAX))
     uploads: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("uploads", UPLOADS_AT_ONCE_MAX))
     replays: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("replays", REPLAYS_AT_ONCE_MAX))
@@ -91,17 +91,17 @@ class Dependencies:
     rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
 
     def booking(self, project: str) -> Booking:
-        """Room for what a request brings to a project."""
-        return Booking(self.view.loads, self.settings.limits_of(project), project, self.space)
+        """Reserves room in a project for what a request creates."""
+        return Booking(self.view.quotas, self.settings.limits_of(project), project, self.space)
 
     @cached_property
     def trail(self) -> Trail:
-        """Records what is done."""
+        """Writes the audit trail."""
         return Trail(self.log, self.clock)
 
     @cached_property
     def lines(self) -> Lines:
-        """Reads the finished lines of batches."""
+        """Reads finished lines of batches."""
         return Lines(self.store)
 
 
@@ -148,10 +148,10 @@ class Authentication(Part):
 
 
 def require(caller: Principal, role: Role) -> None:
-    """Check that a caller may do what a role may.
+    """Check that a caller has at least a role.
 
     Raises:
-        ApiError: 403, it may not.
+        ApiError: 403, it has not.
     """
     if not caller.role.covers(role):
         raise errors.forbidden(caller.role, role)
@@ -165,26 +165,26 @@ def _known(request: Request, deps: Dependencies, secret: str | None, *, is_whole
             raise
         if seconds := deps.refusals.count(trail.address(request)):
             raise errors.refused_too_often(seconds) from error
-        deps.trail.refused(request)
+        deps.trail.record_refusal(request)
         raise
 
 
 Deps = Annotated[Dependencies, Depends(current)]
 Caller = Annotated[Principal, Depends(Authentication())]
-"""Who asks; its key may do what the method says."""
+"""The caller; its role covers the method."""
 ReadingCaller = Annotated[Principal, Depends(Authentication(Role.READ))]
-"""Who asks; the route itself checks the key where the request changes something."""
+"""The caller, of any role; the route checks the role if the request changes something."""
 AdminCaller = Annotated[Principal, Depends(Authentication(Role.ADMIN))]
-"""Who asks: an admin of the project, or an operator."""
+"""The caller: an admin of the project, or an operator."""
 
 
 def json(content: bytes) -> Response:
-    """A successful answer."""
+    """A JSON response with status 200."""
     return Response(content, media_type="application/json")
 
 
 class JsonBody(Part, Generic[M]):
-    """The body of a request, as a model; it comes after the caller, so that only a key has it read."""
+    """The JSON body, as a model. It comes after the caller, so the api reads bodies of known keys only."""
 
     errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 413: "The body is too large."}
 
@@ -224,7 +224,7 @@ async def _content(request: Request, large: ConcurrencyGate) -> bytes:
 
 
 async def from_store(step: Awaitable[T]) -> T:
-    """Wait for one step of the store.
+    """Wait for one step of the store, within `STORE_SECONDS_MAX`.
 
     Raises:
         ApiError: 503 or 507, it failed, or took longer than `STORE_SECONDS_MAX`.
@@ -238,6 +238,6 @@ async def from_store(step: Awaitable[T]) -> T:
 
 
 async def chunks_from_store(reading: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """What the store reads, each chunk waited for within bounds."""
+    """The chunks that the store reads; each one must come within `STORE_SECONDS_MAX`."""
     while chunk := await from_store(anext(reading, b"")):
         yield chunk

@@ -1,4 +1,4 @@
-"""Exception handlers of the app: every fault is answered with OpenAI's error body."""
+"""Exception handlers of the app: they answer every fault with OpenAI's error body."""
 
 import logging
 from typing import Any
@@ -29,7 +29,7 @@ def answer(error: ApiError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Give an app these answers in place of its framework's."""
+    """Replace the error answers of the framework."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(LogUnavailable, _on_log_unavailable)
@@ -44,7 +44,7 @@ async def _on_api_error(request: Request, error: Any) -> Response:
 
 async def _on_log_unavailable(request: Request, error: Any) -> Response:
     del request
-    _log.warning("the log does not acknowledge (%s)", error)
+    _log.warning("the log did not acknowledge a record (%s)", error)
     return answer(errors.unavailable("message log"))
 
 
@@ -73,7 +73,7 @@ async def _on_http_exception(request: Request, error: Any) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """The methods that the routes of a path have between them; the framework names at most those of one."""
+    """The methods of all routes of a path; the framework names those of one route only."""
     return ", ".join(method for method in METHODS if _takes(request, method))
 
 

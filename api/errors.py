@@ -1,4 +1,4 @@
-"""The errors of the API in OpenAI's words, and how one is written."""
+"""The errors of the API, in OpenAI's words."""
 
 import errno
 import math
@@ -11,10 +11,10 @@ RETRY_SECONDS = 2
 """How long a client should wait when the log, the store or the view does not answer."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_RETRY_SECONDS = 60
-"""The same where somebody has to make room first."""
+"""The same when the disk is full."""
 INVALID_KEY = "invalid_api_key"
 ECHO_CHARS_MAX = 200
-"""The most that an answer repeats of what was sent."""
+"""The most characters of a request that an answer repeats."""
 
 
 def encode(body: ErrorBody) -> bytes:
@@ -23,12 +23,12 @@ def encode(body: ErrorBody) -> bytes:
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
-    """The request cannot be taken as it is."""
+    """The request is invalid."""
     return ApiError(400, message, param=param, code=code)
 
 
 def missing(param: str) -> ApiError:
-    """A field is not there."""
+    """A required field is missing."""
     return invalid(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
 
 
@@ -39,7 +39,7 @@ def wrong_type(param: str, expected: str, value: Any) -> ApiError:
 
 
 def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
-    """A field is none of the values it may have."""
+    """A field has a value that is not supported."""
     message = f"Invalid value: '{shorten(value)}'. Supported values are: {_listed(tuple(supported))}."
     return invalid(message, param=param, code="invalid_value")
 
@@ -93,13 +93,13 @@ def array_too_long(param: str, maximum: int, length: int) -> ApiError:
 
 
 def wrong_purpose(param: str, purpose: str) -> ApiError:
-    """A file was uploaded for something else."""
+    """A file has another purpose than `batch`."""
     message = f"Invalid value for '{param}': the file's purpose must be 'batch', but it is '{purpose}'."
     return invalid(message, param=param, code="invalid_value")
 
 
 def unknown_cursor(after: str) -> ApiError:
-    """`after` names nothing that could be gone on from."""
+    """`after` is no object of the list."""
     return invalid(f"Invalid 'after': no object with id '{shorten(after)}'.", param="after", code="invalid_value")
 
 
@@ -152,24 +152,24 @@ def wrong_key(key: str) -> ApiError:
     shown = f"{key[:5]}***{key[-2:]}" if len(key) > 16 else "***"  # noqa: PLR2004  half of it stays hidden
     return ApiError(
         401,
-        f"Incorrect API key provided: {shown}. Ask whoever runs this server for a key.",
+        f"Incorrect API key provided: {shown}. Ask the operator of this server for a key.",
         code=INVALID_KEY,
         headers={"www-authenticate": "Bearer"},
     )
 
 
-def dead_key(hint: str, how: str) -> ApiError:
-    """The key was good once; `how` is `revoked` or `expired`."""
+def ended_key(hint: str, how: str) -> ApiError:
+    """The key is `revoked` or `expired`, as `how` says."""
     return ApiError(
         401,
-        f"The API key {hint} is {how}. Ask whoever runs this server for a new one.",
+        f"The API key {hint} is {how}. Ask the operator of this server for a new one.",
         code=INVALID_KEY,
         headers={"www-authenticate": "Bearer"},
     )
 
 
 def forbidden(role: str, needed: str) -> ApiError:
-    """The key is good, but not for this."""
+    """The key is valid, but its role does not cover the request."""
     return ApiError(
         403,
         f"Your API key has the role '{role}'; this needs the role '{needed}'.",
@@ -178,7 +178,7 @@ def forbidden(role: str, needed: str) -> ApiError:
 
 
 def unknown_parameter(param: str) -> ApiError:
-    """The body has a field that is none."""
+    """The body has an unknown field."""
     shown = shorten(param)
     return invalid(f"Unknown parameter: '{shown}'.", param=shown, code="unknown_parameter")
 
@@ -188,8 +188,8 @@ def no_key_with(key_id: str) -> ApiError:
     return ApiError(404, f"No key found with id '{shorten(key_id)}'.")
 
 
-def beyond(limit: str, message: str) -> ApiError:
-    """A limit of the project is reached, and will be for a while: the SDKs, which repeat a 429, are told not to.
+def limit_reached(limit: str, message: str) -> ApiError:
+    """A limit of the project is reached. It lasts, so a header tells the SDKs not to retry.
 
     Args:
         limit: The setting's name.
@@ -204,7 +204,7 @@ def beyond(limit: str, message: str) -> ApiError:
     )
 
 
-def too_often(per_second: float, wait_ms: int) -> ApiError:
+def rate_limited(per_second: float, wait_ms: int) -> ApiError:
     """The key makes too many requests; the SDKs wait for `Retry-After` and try again."""
     return ApiError(
         429,
@@ -217,7 +217,7 @@ def too_often(per_second: float, wait_ms: int) -> ApiError:
 
 
 def conflict(message: str, *, code: str | None = None) -> ApiError:
-    """The object's state forbids it, and will go on doing so: the SDKs, which repeat a 409, are told not to."""
+    """The state of the object forbids it. That lasts, so a header tells the SDKs not to retry."""
     return ApiError(409, message, code=code, headers={"x-should-retry": "false"})
 
 
@@ -234,22 +234,22 @@ def batch_deleted() -> ApiError:
 
 
 def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
-    """The body, or the file in it, has more bytes than may be."""
+    """The body, or the file in it, has too many bytes."""
     return ApiError(413, f"The request is too large: the maximum is {maximum} bytes.", param=param)
 
 
 def record_too_large() -> ApiError:
-    """The fields of a request are bounded each, but together they do not fit into a record of the log."""
+    """Each field is within its bound, but together they exceed a record of the log."""
     return ApiError(413, "The request is too large: there is no room for it in the message log.")
 
 
-def silent(part: str = "body") -> ApiError:
-    """The client stopped sending in the middle of its request, or sends too slowly; `part` is `head` or `body`."""
+def timed_out(part: str = "body") -> ApiError:
+    """The client stopped sending its request, or sends too slowly; `part` is `head` or `body`."""
     return ApiError(408, f"The request {part} did not arrive in time.", headers={"connection": "close"})
 
 
 def head_too_large() -> ApiError:
-    """The request line and the headers are too many."""
+    """The request line and the headers are too large."""
     return ApiError(431, "The request's headers are too large.")
 
 
@@ -267,8 +267,8 @@ def misdirected() -> ApiError:
     )
 
 
-def full() -> ApiError:
-    """So many requests are being answered that this one is not."""
+def busy() -> ApiError:
+    """Too many requests are in progress."""
     return ApiError(
         503,
         "The server has too many requests under way. Please try again.",
@@ -287,8 +287,8 @@ def unavailable(what: str) -> ApiError:
     )
 
 
-def crowded(what: str, project: str) -> ApiError:
-    """The project has its share of what is done at one time; others may have theirs."""
+def share_taken(what: str, project: str) -> ApiError:
+    """The project uses its whole share of a concurrency limit."""
     return ApiError(
         429,
         f"Project '{project}' has its share of places for {what} at one time. Please send fewer at once, or again "
@@ -300,7 +300,7 @@ def crowded(what: str, project: str) -> ApiError:
 
 
 def from_store(error: OSError) -> ApiError:
-    """The store has failed: where it is full, that is what whoever runs it has to know."""
+    """The store failed; 507 if it is full."""
     if error.errno not in FULL:
         return unavailable("file store")
     return ApiError(
@@ -313,7 +313,7 @@ def from_store(error: OSError) -> ApiError:
 
 
 def refused_too_often(seconds: float) -> ApiError:
-    """So many keys of an address were refused that it has to wait before the next one is looked at."""
+    """Too many keys of an address were refused; it has to wait."""
     return ApiError(
         429,
         f"Too many keys from your address were refused. Please try again in {math.ceil(seconds)} s.",
@@ -329,7 +329,7 @@ def internal() -> ApiError:
 
 
 def shorten(text: str) -> str:
-    """What an answer repeats of a text that may be of any length."""
+    """A text of any length, cut for an answer."""
     return text if len(text) <= ECHO_CHARS_MAX else f"{text[:ECHO_CHARS_MAX]}…"
 
 

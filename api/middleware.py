@@ -18,19 +18,19 @@ from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
 
 METHODS: Final = ("DELETE", "GET", "HEAD", "POST")
-"""What a page of another origin may ask for."""
+"""Methods that pages of other origins may use."""
 EXPOSED_HEADERS: Final = (
     "content-disposition", "content-range", "etag", "retry-after", "retry-after-ms", "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id", "x-should-retry",
 )  # fmt: skip
-"""What such a page may read of an answer, besides what browsers allow anyway."""
+"""Headers that such a page may read, besides those that browsers always allow."""
 ERROR: Final = 400
 SERVER_ERROR: Final = 500
 Fields = tuple[tuple[bytes, bytes], ...]
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_-]{1,64}\Z")
-"""What the audit trail takes as well (`schemas/bounds.py`, Id)."""
+"""The audit trail has the same bound (`schemas/bounds.py`, Id)."""
 _ALIAS: Final = re.compile(r"\A/openai(?:/v1|/deployments/[^/]+)?(?=/)")
-"""What stands in place of `/v1` in the paths of Azure's clients."""
+"""Prefixes that Azure's clients use in place of `/v1`."""
 
 _ALWAYS: Final = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 _TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000")
@@ -40,7 +40,7 @@ _log.setLevel(logging.INFO)
 
 
 def stack(settings: Settings) -> list[Middleware]:
-    """The middleware of an app, the outermost first: answers to faults pass through the others."""
+    """The middleware of an app, the outermost first: answers to faults pass through CORS too."""
     cors = [Middleware(CORSMiddleware, **_cors_options(settings))] if settings.cors_origins else []
     return [Middleware(RequestMiddleware, has_aliases=settings.path_aliases), *cors, Middleware(FaultMiddleware)]
 
@@ -55,7 +55,7 @@ def _cors_options(settings: Settings) -> dict[str, Any]:
 
 
 def wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """An app that answers in place of the API's own, in the same middleware."""
+    """Wrap an app that answers in place of the API in the same middleware."""
     for each in reversed(stack(settings)):
         app = each.cls(app, *each.args, **each.kwargs)
     return app
@@ -68,14 +68,14 @@ class RequestMiddleware:
         """Wrap an app.
 
         Args:
-            app: What answers.
-            has_aliases: Whether the paths of Azure's clients lead to those of OpenAI's.
+            app: The app.
+            has_aliases: Whether to map the paths of Azure's clients to OpenAI's.
         """
         self._app = app
         self._has_aliases = has_aliases
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the app answer; headers that it sets itself stay."""
+        """Call the app; headers that it sets itself stay."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -87,23 +87,23 @@ class RequestMiddleware:
         except _BodyNotWanted:
             pass
         except ClientDisconnect:
-            _log.info("%s: the client went away", request_id)
+            _log.info("%s: the client disconnected", request_id)
 
     def _routed(self, scope: Scope) -> Scope:
-        """The request as the routes know it: `HEAD` is a `GET` whose body is not sent."""
+        """The scope that routes see: `HEAD` becomes `GET`, an alias its path."""
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         path = _ALIAS.sub("/v1", scope["path"], 1) if self._has_aliases else scope["path"]
         return {**scope, "method": method, "path": path}
 
 
 class FaultMiddleware:
-    """Answers a request that met a fault of the server's own, and logs where it was raised."""
+    """Answers unexpected exceptions with a 500, and logs where they were raised."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the app answer; an answer that has begun is cut short: the server closes the connection."""
+        """Call the app. If it fails after the answer has begun, the server closes the connection."""
         has_begun = False
 
         async def sending(message: Message) -> None:
@@ -116,7 +116,7 @@ class FaultMiddleware:
         except (_BodyNotWanted, ClientDisconnect):
             raise
         except Exception as error:  # noqa: BLE001  the last resort of every request
-            # The text of an exception may quote what a user sent, so only the places are logged.
+            # The text of an exception may quote what a user sent, so the log has only the stack.
             places = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s: %s\n%s", scope["state"]["request_id"], type(error).__name__, places)
             if not has_begun:
@@ -124,11 +124,11 @@ class FaultMiddleware:
 
 
 class _BodyNotWanted(Exception):
-    """The head of an answer to `HEAD` is sent."""
+    """The headers of an answer to `HEAD` are sent, so the app can stop."""
 
 
 class _Sender:
-    """Sends one answer, with the headers that every answer has."""
+    """Sends one answer with the headers of every answer; logs errors."""
 
     def __init__(self, scope: Scope, send: Send, *, is_head: bool) -> None:
         self._scope = scope
@@ -137,7 +137,7 @@ class _Sender:
         self._began_at = time.monotonic()
 
     async def send(self, message: Message) -> None:
-        """Send a part of it; of the body of an answer to `HEAD` nothing is sent, nor made."""
+        """Send a part of the answer; for `HEAD`, stop the app before it makes the body."""
         if message["type"] == "http.response.start":
             message["headers"] = self._headers(message.get("headers", ()))
             if message["status"] >= ERROR:
@@ -159,7 +159,7 @@ class _Sender:
 
 
 def _request_id(scope: Scope) -> str:
-    """The caller's name for the request, if it is a sane one, else a new one."""
+    """The caller's id for the request if it is valid, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.match(value):
             return str(value, "ascii")
@@ -167,7 +167,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _log_error(scope: Scope, status: int, seconds: float) -> None:
-    """Log a request that is answered with an error, and nothing that the user wrote."""
+    """Log a request that failed; the line has nothing that the user wrote."""
     state = scope["state"]
     path = getattr(scope.get("route"), "path", "no route")
     _log.log(
@@ -179,19 +179,19 @@ def _log_error(scope: Scope, status: int, seconds: float) -> None:
 
 
 def headers(request_id: str, *, is_secure: bool) -> Fields:
-    """The headers of every answer: no cache keeps it, and no browser guesses another type."""
+    """The headers of every answer: they forbid caching and guessing the content type."""
     named = ((b"x-request-id", request_id.encode()), *_ALWAYS)
     return (*named, _TRANSPORT) if is_secure else named
 
 
 class CrossOrigin:
-    """The CORS headers of answers that no app gives, like those to a request that is no HTTP."""
+    """The CORS headers of answers without an app, like those to malformed requests."""
 
     def __init__(self, settings: Settings) -> None:
         self._cors = CORSMiddleware(_no_app, **_cors_options(settings)) if settings.cors_origins else None
 
     def headers(self, request: Iterable[tuple[bytes, bytes]]) -> Fields:
-        """The headers of the answer to a request with these headers, as the middleware has them."""
+        """The CORS headers for the answer to a request with these headers."""
         origin = next((value.decode("latin-1") for name, value in request if name == b"origin"), None)
         if self._cors is None or origin is None:
             return ()

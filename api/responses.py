@@ -1,4 +1,4 @@
-"""The models of answers."""
+"""Models of answers."""
 
 from typing import Literal
 
@@ -33,7 +33,7 @@ class FilePage(_Shape):
 
 
 class DeletedFile(_Shape):
-    """A file that is not there any more."""
+    """A deleted file."""
 
     id: str
     object: Literal["file"]
@@ -41,7 +41,7 @@ class DeletedFile(_Shape):
 
 
 class DeletedBatch(_Shape):
-    """A batch that is not there any more."""
+    """A deleted batch."""
 
     id: str
     object: Literal["batch"]
@@ -65,6 +65,6 @@ class ModelList(_Shape):
 
 
 class Health(_Shape):
-    """The process is well."""
+    """The process is healthy."""
 
     status: Literal["ok"]

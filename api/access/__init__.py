@@ -1,1 +1,1 @@
-"""Who may ask for what, how often, and the trail of it."""
+"""Authentication, rate limits, and the audit trail."""

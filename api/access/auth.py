@@ -13,36 +13,36 @@ from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
 
 SETTINGS_KEY_ID = "key_settings"
-"""What stands for the id of the key that the settings name."""
+"""Stands for the id of the key that the settings name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Principal:
-    """On whose behalf a request is answered: everything read and written is the project's."""
+    """The caller of a request: it reads and writes objects of its project only."""
 
     project: str
     role: Role
     key_id: str = SETTINGS_KEY_ID
-    """Of the key that was shown."""
+    """Of the key that was sent."""
     expires_at: int | None = None
     """When that key ends, Unix seconds."""
 
     @property
     def is_operator(self) -> bool:
-        """Whether it may act for every project; others act for their own alone."""
+        """Whether it may act for every project, not only its own."""
         return self.role.covers(Role.OPERATOR)
 
 
 class Keys:
-    """The keys that are known, as digests: what a comparison takes says nothing about a key."""
+    """Known keys, as digests: the time of a comparison reveals nothing about a key."""
 
     def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
-        """Take the keys.
+        """Hold the keys.
 
         Args:
             fixed: Keys of the settings, which cannot be revoked: digest to principal.
-            keyring: Those that were made.
-            clock: Unix time, for those that expire.
+            keyring: Keys created through the API.
+            clock: Unix time, for expiry.
         """
         self._fixed = dict(fixed)
         self._keyring = keyring
@@ -74,16 +74,16 @@ class Keys:
         if record is None or not hmac.compare_digest(record.sha256, digest):
             raise errors.wrong_key(secret)
         if not record.key.opens(self._clock()):
-            raise errors.dead_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
+            raise errors.ended_key(record.key.hint, "expired" if record.key.revoked_at is None else "revoked")
         key = record.key
         return Principal(project=key.project, role=key.role, key_id=key.id, expires_at=key.expires_at)
 
 
 def keys(settings: Settings, keyring: Keyring, clock: Clock) -> Keys:
-    """The keys of an installation: the one of the settings is the operator's, in the default project.
+    """The keys of an installation: the key of the settings is an operator's, in the default project.
 
     Raises:
-        SettingsError: None is set, and a server without a key would be open to nobody.
+        SettingsError: None is set.
     """
     return Keys({bootstrap(settings): Principal(project=DEFAULT_PROJECT, role=Role.OPERATOR)}, keyring, clock)
 
@@ -92,7 +92,7 @@ def bootstrap(settings: Settings) -> str:
     """The digest of the key that the settings name.
 
     Raises:
-        SettingsError: There is none, and without it no other one could be made.
+        SettingsError: None is set, so no other key could be created.
     """
     if (digest := settings.api_key_digest) is None:
         raise SettingsError(

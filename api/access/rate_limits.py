@@ -1,8 +1,8 @@
-"""How many requests a key may make: a bucket of tokens for each, which fills while the key is silent.
+"""Rate limit of requests: a token bucket for each key.
 
-What a request takes follows from its route: about what its answer costs this process in CPU time, against that of
-one object (0.25 ms). Each api process counts for itself. A request that finds no tokens is a 429 that says when to
-come back; the SDKs do so by themselves.
+The cost of a request follows from its route: about the CPU time of its answer, in units of one object (0.25 ms).
+Each api process counts for itself. A request without enough tokens is answered with a 429 that says when to retry;
+the SDKs do so by themselves.
 """
 
 from collections import OrderedDict
@@ -18,11 +18,11 @@ from tidemill.schemas.ports import Clock
 READ: Final = 1
 """One object."""
 MANY: Final = 5
-"""A list, a download; whatever changes something."""
+"""A list, a download, or a change."""
 HEAVY: Final = 20
-"""What goes through all lines of a batch."""
+"""A request that reads all lines of a batch."""
 KEYS_MAX: Final = 10_000
-"""Keys that are remembered; the one that was silent for longest is forgotten, which gives it a full bucket."""
+"""Keys with a bucket; beyond it the least recently used is dropped, and starts again with a full one."""
 
 COSTS: Final = {
     ("GET", "/v1/batches"): MANY,
@@ -37,7 +37,7 @@ COSTS: Final = {
     ("POST", "/v1/batches/estimate"): HEAVY,
     ("POST", "/v1/replays"): HEAVY,
 }
-"""Of the routes that are not as their method says."""
+"""Costs of routes that differ from those of their method."""
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Rates:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, key_id: str, cost: int, limits: Limits) -> tuple[dict[str, str], float]:
-        """Take what a request costs.
+        """Take the tokens of a request.
 
         Returns:
             Headers that tell how many are left, as OpenAI names them, and the seconds until there are enough: 0
@@ -79,14 +79,14 @@ class Rates:
 
 
 def cost(request: Request) -> int:
-    """What a request takes."""
+    """The cost of a request."""
     method = request.method
     path = getattr(request.scope.get("route"), "path", "")
     return COSTS.get((method, path), READ if method in {"GET", "HEAD"} else MANY)
 
 
 def charge(request: Request, rates: Rates, key_id: str, limits: Limits) -> None:
-    """Let a request through whose key has made few of late; its answer will tell how many more it may make.
+    """Charge a request to its key; the headers of the answer say how many requests are left.
 
     Raises:
         ApiError: 429, with the time to wait.
@@ -94,4 +94,4 @@ def charge(request: Request, rates: Rates, key_id: str, limits: Limits) -> None:
     headers, seconds = rates.take(key_id, cost(request), limits)
     request.state.headers = headers
     if seconds:
-        raise errors.too_often(limits.requests_per_second, int(seconds * 1000) + 1)
+        raise errors.rate_limited(limits.requests_per_second, int(seconds * 1000) + 1)

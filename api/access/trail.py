@@ -1,4 +1,4 @@
-"""The audit trail as the routes write it, and what keeps the refusals of keys in it few."""
+"""Writes the audit trail, and limits how many refused keys get into it."""
 
 import asyncio
 import hashlib
@@ -24,15 +24,15 @@ REFUSALS_MAX: Final = 10
 """Refused keys of one address in a minute; with more of them its requests get a 429 and a `Retry-After`."""
 WINDOW_SECONDS: Final = 60.0
 WAIT_SECONDS_MAX: Final = 3600.0
-"""A wait is a minute at first, and twice as long each time, up to this."""
+"""A wait begins at a minute and doubles each time, up to this."""
 ADDRESSES_MAX: Final = 10_000
-"""Addresses that are remembered; the one that was refused longest ago is forgotten."""
+"""Addresses that are counted; beyond it the one refused longest ago is dropped."""
 PENDING_MAX: Final = 100
-"""Records of refusals on their way to the log; beyond it they are left out."""
+"""Records of refusals on their way to the log; further ones are dropped."""
 FIELD_HEX: Final = 4
-"""Hex digits by which a record of settings tells one value of a setting from another."""
+"""Hex digits of the digest of each setting in a record."""
 IPV6_PREFIX: Final = 64
-"""One client of IPv6 has at least so much of its own."""
+"""The network that an IPv6 client has to itself at least, in bits."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,56 +45,56 @@ class Trail:
         self._clock = clock
         self._pending: set[asyncio.Task[None]] = set()
 
-    async def tell(
+    async def record(
         self,
         request: Request,
         caller: Principal,
         action: Action,
         target: str = "",
         *,
-        whose: str | None = None,
+        owner: str | None = None,
         **detail: str,
     ) -> None:
-        """Record an act before it is done, so that the trail has every act.
+        """Record an action before it is done, so that the trail misses none.
 
         Args:
-            request: What was asked.
-            caller: By whom.
-            action: What it does.
-            target: To what.
-            whose: Its project, where that is another one than the key's: the record is for its admin.
-            detail: What else is worth knowing.
+            request: The request.
+            caller: Who asks.
+            action: What is done.
+            target: Id of the object.
+            owner: The object's project if it is not the caller's; its admins see the record.
+            detail: More fields of the record.
 
         Raises:
             LogUnavailable: The log does not answer.
         """
-        record = _record(self._clock, action, request, caller=caller, target=target, detail=detail)
-        await self._send(record.model_copy(update={"project": whose or record.project}))
+        record = _entry(self._clock, action, request, caller=caller, target=target, detail=detail)
+        await self._send(record.model_copy(update={"project": owner or record.project}))
 
-    def refused(self, request: Request) -> None:
-        """Record that a key was refused; the answer does not wait for it."""
+    def record_refusal(self, request: Request) -> None:
+        """Record a refused key, without waiting for the log."""
         if len(self._pending) >= PENDING_MAX:
             _log.warning("a refused key of %s is not in the audit trail: the log is slow", address(request))
             return
-        task = asyncio.create_task(self._try(_record(self._clock, Action.KEY_REFUSE, request)))
+        task = asyncio.create_task(self._try(_entry(self._clock, Action.KEY_REFUSE, request)))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
-    async def settings(self, settings: BaseModel, before: AuditRecord | None) -> None:
-        """Record that this process has other settings than the one before it, and which; secrets are masked.
+    async def record_settings(self, settings: BaseModel, last: AuditRecord | None) -> None:
+        """Record which settings differ from those of the process before; secrets are masked.
 
         Args:
-            settings: What it has.
-            before: The last record of the kind.
+            settings: The settings of this process.
+            last: The last record of the kind.
         """
         shown = settings.model_dump(mode="json")
         fields = {name: _digest(value) for name, value in sorted(shown.items())}
         detail = {"digest": _digest(shown), "fields": "".join(value[:FIELD_HEX] for value in fields.values())}
-        if before is not None and before.detail.get("digest") == detail["digest"]:
+        if last is not None and last.detail.get("digest") == detail["digest"]:
             return
-        told = before.detail.get("fields", "") if before is not None else ""
-        if len(told) == len(detail["fields"]):
-            parts = (told[place : place + FIELD_HEX] for place in range(0, len(told), FIELD_HEX))
+        known = last.detail.get("fields", "") if last is not None else ""
+        if len(known) == len(detail["fields"]):
+            parts = (known[place : place + FIELD_HEX] for place in range(0, len(known), FIELD_HEX))
             pairs = zip(fields.items(), parts, strict=True)
             changed = (name for (name, value), was in pairs if value[:FIELD_HEX] != was)
             detail["changed"] = ", ".join(changed)[:METADATA_VALUE_CHARS_MAX]
@@ -120,14 +120,14 @@ class _Refused:
     since: float
     count: int = 0
     until: float = 0.0
-    """When the wait of this address is over."""
+    """When the address may try again."""
     wait: float = WINDOW_SECONDS
 
 
 class Refusals:
-    """How often keys of an address were refused of late.
+    """Counts refused keys by address.
 
-    A key that is good always opens: the wait is for who tries others, not for who shares their address.
+    A valid key always works: the wait is only for requests with other keys from the same address.
     """
 
     def __init__(self, steady: Steady) -> None:
@@ -164,7 +164,7 @@ def _digest(value: object) -> str:
 
 
 def address(request: Request) -> str:
-    """The client's address; of IPv6 the network that is its own. Behind a proxy it is the proxy's."""
+    """The address of the client, for IPv6 its network; behind a proxy that of the proxy."""
     host = request.client.host if request.client is not None else ""
     try:
         found = ipaddress.ip_address(host)
@@ -175,7 +175,7 @@ def address(request: Request) -> str:
     return str(found.ipv4_mapped or ipaddress.ip_network((found, IPV6_PREFIX), strict=False))
 
 
-def _record(
+def _entry(
     clock: Clock,
     action: Action,
     request: Request,

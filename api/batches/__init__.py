@@ -1,1 +1,1 @@
-"""What the routes of batches and files do."""
+"""Creating, deleting, reporting and estimating batches."""

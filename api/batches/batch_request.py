@@ -1,4 +1,4 @@
-"""A batch as it was asked for, by a create, a rerun or a replay."""
+"""What a new batch is made of, whether by a create, a rerun or a replay."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -9,7 +9,7 @@ from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Extras, Replay
 
 
 class BatchRequest(BaseModel):
-    """A batch as it was asked for."""
+    """The fields of a new batch."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +29,7 @@ class BatchRequest(BaseModel):
         Args:
             batch_id: Its id.
             now: Unix seconds.
-            filename: That of its input, whose name it has where nothing else names it.
+            filename: That of its input; the name of the batch if nothing else names it.
         """
         name = (self.metadata or {}).get("name") or self.name or filename or ""
         return Batch(
@@ -46,24 +46,24 @@ class BatchRequest(BaseModel):
             ),
         )
 
-    def is_like(self, batch: Batch) -> bool:
-        """Whether the batch is what was asked for, as far as a batch shows it."""
+    def matches(self, batch: Batch) -> bool:
+        """Whether a batch has these fields, as far as a batch shows them."""
         return (self.endpoint, self.input_file_id, self.completion_window, self.metadata) == (
             batch.endpoint, batch.input_file_id, batch.completion_window, batch.metadata,
         )  # fmt: skip
 
 
-def of(asked: NewBatch) -> BatchRequest:
-    """A batch as a create asks for it."""
+def from_body(body: NewBatch) -> BatchRequest:
+    """The fields of a create."""
     return BatchRequest(
-        endpoint=asked.endpoint,
-        completion_window=asked.completion_window,
-        input_file_id=asked.input_file_id,
-        metadata=asked.metadata,
-        output_expires_after=expires_after(asked.output_expires_after),
+        endpoint=body.endpoint,
+        completion_window=body.completion_window,
+        input_file_id=body.input_file_id,
+        metadata=body.metadata,
+        output_expires_after=expires_after(body.output_expires_after),
     )
 
 
 def expires_after(asked: Expiry | None) -> ExpiresAfter | None:
-    """How long files are kept, where that is said."""
+    """How long files are kept, if the request says so."""
     return None if asked is None else ExpiresAfter(anchor="created_at", seconds=asked.seconds)

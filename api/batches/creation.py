@@ -1,10 +1,10 @@
-"""How a batch is created: once, however often and through however many api processes it is asked for.
+"""Creates a batch exactly once, however often and through however many api processes it is requested.
 
 1. A claim goes to `tidemill.claims`: the batch's id, its fingerprint, and the command to come.
-2. Where the request may be a repetition, the claim is waited for as every api process sees it: the first one of
-   an idempotency key, or the one of the first try, is the batch.
+2. If the request may be a repetition, the api waits until it reads its claim back. The first claim of an
+   idempotency key, or that of the first try, is the batch.
 3. The command goes to `tidemill.commands`. After a crash between 1 and 3 a repetition sends the same command.
-4. The batch is put into the view.
+4. The view shows the batch.
 
 A command that is sent twice is the same command, which changes nothing.
 """
@@ -28,7 +28,7 @@ from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, Inpu
 from tidemill.schemas.resources.batch import Batch
 
 CLAIM_SECONDS_MAX = 10.0
-"""How long a claim that the log has may take to come back."""
+"""How long the api waits to read its own claim back."""
 KEY_CHARS_MAX = 255
 RETRIES_CHARS_MAX = 16
 
@@ -42,7 +42,7 @@ def _printable(key: str) -> str:
 
 
 class Repetition(reading.Parameters):
-    """What the headers of a request that creates a batch say about other requests like it."""
+    """Headers of a create: whether it may repeat another request."""
 
     model_config = ConfigDict(validate_by_name=True)
 
@@ -54,9 +54,9 @@ class Repetition(reading.Parameters):
         ]
         | None
     ) = Field(None, alias="Idempotency-Key")
-    """Repeated requests with one key create one batch, also in different api processes."""
+    """Requests with one key create one batch, also in different api processes."""
     retries: Annotated[str, Field(max_length=RETRIES_CHARS_MAX)] = Field("0", alias="x-stainless-retry-count")
-    """How often OpenAI's SDKs have sent the request before."""
+    """How often the SDK has sent the request before."""
 
     @property
     def is_retry(self) -> bool:
@@ -70,36 +70,36 @@ RepetitionHeaders = Annotated[Repetition, Depends(Headers(Repetition))]
 async def create(
     deps: Dependencies,
     project: str,
-    asked: BatchRequest,
+    request: BatchRequest,
     source: Callable[[], Awaitable[InputRef | None]],
     repeats: Repetition,
     *,
     fingerprint: str | None = None,
 ) -> Batch:
-    """Create a batch, or find the one that the same request has created.
+    """Create a batch, or find the one that the same request created before.
 
     Args:
         deps: The dependencies of the app.
         project: Whose batch it is.
-        asked: What was asked for.
-        source: Finds the input; asked only where the batch is new.
-        repeats: What the request says about others like it.
-        fingerprint: Of the request; by default that of what was asked for.
+        request: The batch that is wanted.
+        source: Finds the input; called only if the batch is new.
+        repeats: Whether the request may repeat another one.
+        fingerprint: Tells requests apart; by default that of `request`.
 
     Raises:
         ApiError: 409, the key was used for something else.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
-    fingerprint = fingerprint or fingerprint_of(asked.model_dump())
+    fingerprint = fingerprint or fingerprint_of(request.model_dump())
     if repeats.key is not None and deps.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
         raise errors.batch_deleted()
-    if (known := _known(deps, project, asked, fingerprint, repeats)) is None:
+    if (known := _known(deps, project, request, fingerprint, repeats)) is None:
         ref = await source()
-        record = deps.view.file(project, asked.input_file_id)
+        record = deps.view.file(project, request.input_file_id)
         filename = None if record is None else record.file.filename
-        batch = asked.batch(_id(project, repeats), int(deps.clock()), filename)
+        batch = request.batch(_id(project, repeats), int(deps.clock()), filename)
         command = BatchCreated(
-            project=project, batch=batch, input=ref, output_expires_after=asked.output_expires_after
+            project=project, batch=batch, input=ref, output_expires_after=request.output_expires_after
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
         await deps.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])
@@ -128,7 +128,7 @@ def _shown(deps: Dependencies, project: str, command: BatchCreated) -> Batch | N
 
 
 def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:
-    """The claim of the same request, as far as this process has seen it.
+    """The claim of the same request, if this process has seen it.
 
     Raises:
         ApiError: 409, as `create`.
@@ -142,9 +142,9 @@ def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetit
 
 
 def _known(
-    deps: Dependencies, project: str, asked: BatchRequest, fingerprint: str, repeats: Repetition
+    deps: Dependencies, project: str, request: BatchRequest, fingerprint: str, repeats: Repetition
 ) -> BatchCreated | None:
-    """The command of the same request, as far as this process has seen it.
+    """The command of the same request, if this process has seen it.
 
     Raises:
         ApiError: 409, as `create`.
@@ -154,23 +154,25 @@ def _known(
     if repeats.key is None:
         return None
     batch_id = ids.derived_batch_id(project, repeats.key)
-    # The log keeps claims for some days, batches for longer.
+    # The log keeps claims for days, batches for longer.
     if (shown := deps.view.batch(project, batch_id)) is None:
         return None
     batch = Batch.model_validate_json(shown)
-    if not asked.is_like(batch):
+    if not request.matches(batch):
         raise errors.key_reused()
     return BatchCreated(project=project, batch=batch)
 
 
 async def _settled(deps: Dependencies, own: BatchCreated, fingerprint: str, repeats: Repetition) -> BatchCreated:
-    """The command that counts, once the log's order is known.
+    """Wait for the claim, and return the command of the first one.
 
     Raises:
         ApiError: 409, as `create`; 503, the claim does not come back.
     """
     claims, project, batch_id = deps.view.claims, own.project, own.batch.id
-    first = await deps.view.news.until(lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX)
+    first = await deps.view.changes.wait_for(
+        lambda: claims.first(project, batch_id), seconds_max=CLAIM_SECONDS_MAX
+    )
     if first is None:
         raise errors.unavailable("server's view of the log")
     if first.fingerprint != fingerprint:
@@ -180,6 +182,6 @@ async def _settled(deps: Dependencies, own: BatchCreated, fingerprint: str, repe
     return first.command
 
 
-def fingerprint_of(asked: Mapping[str, Any]) -> str:
-    """A hash of what was asked for: equal requests have equal ones, and others have others."""
-    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+def fingerprint_of(fields: Mapping[str, Any]) -> str:
+    """A hash of the fields of a request; equal requests have equal ones."""
+    return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()

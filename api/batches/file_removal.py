@@ -1,4 +1,4 @@
-"""How a file goes: its record first, its bytes once nothing reads them any more."""
+"""Deletes files and batches: the record first, the bytes when no batch reads them any more."""
 
 import asyncio
 import logging
@@ -12,12 +12,12 @@ from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
 
 ROUND_SECONDS = 30.0
-"""How often expired files, and bytes that were held for a batch, are looked for."""
+"""Between two sweeps for expired files and for bytes that were kept for a batch."""
 ROUND_FILES_MAX = 1000
 ROUND_UPLOADS_MAX = 50
 ROUND_BATCHES_MAX = 100
-STRAYS_SECONDS = 3600.0
-"""How often objects that no record names are looked for."""
+ORPHANS_SECONDS = 3600.0
+"""Between two searches for orphaned objects."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ async def remove(deps: Dependencies, file_id: str, key: str) -> None:
 
 
 async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
-    """Delete a batch that is over: once the log has the command, results does it, whatever happens.
+    """Delete a finished batch: when the log has the command, results carries it out in any case.
 
     What the answers of this process show goes at once.
 
@@ -56,7 +56,7 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
 
 
 async def sweep(deps: Dependencies) -> int:
-    """Delete files whose time is over, and bytes that no batch reads any more.
+    """Delete expired files, and the bytes of deleted files that no batch reads any more.
 
     Several processes may do this at one time: a file that is deleted twice is deleted.
 
@@ -77,7 +77,7 @@ async def sweep(deps: Dependencies) -> int:
 
 
 async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
-    """Destroy the keys of the batches of an input; they stay as long as one of them is at work.
+    """Destroy the keys of all batches of an input; while one of them runs, they stay.
 
     Raises:
         LogUnavailable: The log does not answer.
@@ -89,15 +89,15 @@ async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
 
 
 async def _sweep_batches(deps: Dependencies) -> None:
-    """Delete batches that have been over for longer than the operator wants to keep them."""
+    """Delete batches that ended longer ago than `batch_life_seconds`."""
     if (life_seconds := deps.settings.batch_life_seconds) is not None:
         for project, batch in deps.view.outlived(int(deps.clock()) - life_seconds, ROUND_BATCHES_MAX):
             await remove_batch(deps, project, batch)
 
 
 async def _sweep_uploads(deps: Dependencies) -> None:
-    """Delete the parts of uploads that are over, and forget uploads that nobody asks for any more."""
-    for due in deps.view.pieces.due(ROUND_UPLOADS_MAX):
+    """Delete the parts of finished uploads, and the records of old uploads."""
+    for due in deps.view.uploads.due(ROUND_UPLOADS_MAX):
         for part_id, key in due.parts:
             if await _delete(deps, due.upload_id, key):
                 await _forget(deps, f"{due.upload_id}/{part_id}")
@@ -107,42 +107,42 @@ async def _sweep_uploads(deps: Dependencies) -> None:
 
 async def _forget(deps: Dependencies, key: str) -> None:
     await deps.log.send(topics.UPLOADS.name, key, None, headers=[])
-    deps.view.pieces.drop(key)
+    deps.view.uploads.drop(key)
 
 
-async def collect(deps: Dependencies) -> int:
-    """Delete objects that no record names: what a crash left between the store and the log.
+async def collect_orphans(deps: Dependencies) -> int:
+    """Delete orphaned objects: a crash left them in the store without a record in the log.
 
     One goes only where it was met a day ago too, so that whatever is being written has long got its record.
 
     Returns:
         How many it deleted.
     """
-    strays, count = deps.view.strays, 0
-    for prefix in strays.PREFIXES:
+    orphans, count = deps.view.orphans, 0
+    for prefix in orphans.PREFIXES:
         async for key in deps.store.keys(prefix):
-            if strays.is_old(key):
-                _log.warning("%s is named by no record and goes", key)
+            if orphans.is_old(key):
+                _log.warning("deleting the orphaned object %s", key)
                 if await _delete(deps, "-", key):
-                    strays.forget(key)
+                    orphans.forget(key)
                     count += 1
-    strays.forget_named()
+    orphans.forget_named()
     return count
 
 
 async def sweep_always(deps: Dependencies) -> None:
-    """Sweep every `ROUND_SECONDS`, whatever happens, and collect every `STRAYS_SECONDS`."""
+    """Sweep every `ROUND_SECONDS`, and delete orphans every `ORPHANS_SECONDS`, despite errors."""
     collect_at = 0.0
     while True:
         try:
             await sweep(deps)
             if deps.clock() >= collect_at:
-                await collect(deps)
-                collect_at = deps.clock() + STRAYS_SECONDS
+                await collect_orphans(deps)
+                collect_at = deps.clock() + ORPHANS_SECONDS
         except LogUnavailable:
-            _log.warning("expired files could not be deleted; the log does not answer")
+            _log.warning("could not delete expired files: the log does not answer")
         except Exception as error:  # noqa: BLE001  the next round may do better
-            _log.warning("expired files could not be deleted (%s)", type(error).__name__)
+            _log.warning("could not delete expired files (%s)", type(error).__name__)
         await asyncio.sleep(ROUND_SECONDS)
 
 
@@ -150,7 +150,7 @@ async def _delete(deps: Dependencies, file_id: str, key: str) -> bool:
     try:
         await from_store(deps.store.delete(key))
     except ApiError:
-        # The file is gone for its owner, which is what was asked for.
-        _log.warning("the bytes of the deleted file %s could not be removed", file_id)
+        # The owner no longer sees the file, which is what it asked for.
+        _log.warning("could not delete the bytes of the deleted file %s", file_id)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What can be told of a batch beside its object: its receipt, its errors by code, what happened to it and when."""
+"""Reports of a batch: its receipt, its errors by code, and its timeline."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ _EVENTS: Final = (
 
 
 class ReceiptReport(BaseModel):
-    """The reconciliation: final once the batch is over, what is known so far until then."""
+    """The reconciliation of lines; final when the batch has ended, provisional before."""
 
     object: Literal["batch.receipt"] = "batch.receipt"
     batch_id: str
@@ -39,7 +39,7 @@ class ReceiptReport(BaseModel):
     completed: int
     failed: int
     pending: int
-    """Lines without a result; in the end those that were not run, which have a line in the error file."""
+    """Lines without a result; at the end those that did not run, which have a line in the error file."""
     output: FileReceipt | None
     errors: FileReceipt | None
     missing: int | None
@@ -47,14 +47,14 @@ class ReceiptReport(BaseModel):
 
 
 class Event(BaseModel):
-    """A moment in the life of a batch; `at` is Unix seconds."""
+    """An event in the life of a batch; `at` is Unix seconds."""
 
     event: str
     at: int
 
 
 class Timeline(BaseModel):
-    """What happened, in order; the deadline is there while it lies ahead."""
+    """The events of a batch in order, with the deadline while it is ahead."""
 
     object: Literal["list"] = "list"
     data: list[Event]
@@ -65,12 +65,12 @@ class Sample(BaseModel):
 
     index: int
     custom_id: str
-    """Empty where the line has none that could be read."""
+    """Empty if the line has no readable one."""
     message: str
 
 
 class Group(BaseModel):
-    """Lines that failed alike."""
+    """Failed lines with one code."""
 
     code: str
     status_code: int | None
@@ -84,7 +84,7 @@ class ErrorReport(BaseModel):
     object: Literal["list"] = "list"
     total: int
     unfinished: int
-    """Lines without an answer that succeeded, which a rerun takes unless it names others."""
+    """Failed, expired and cancelled lines: those that a rerun takes by default."""
     data: list[Group]
 
 
@@ -105,7 +105,7 @@ class _Response(msgspec.Struct):
 
 class _Line(msgspec.Struct):
     custom_id: str | None
-    """None where a stream's line has none that could be read."""
+    """None if a line of a stream has no readable one."""
     response: _Response | None
     error: _Error | None
 
@@ -115,8 +115,8 @@ _bodies = msgspec.json.Decoder(_Body)
 
 
 @dataclass(slots=True)
-class Tally:
-    """Counts the lines of an error file."""
+class ErrorGroups:
+    """Groups the lines of an error file by code."""
 
     total: int = 0
     unfinished: int = 0
@@ -145,13 +145,13 @@ class Tally:
 
 
 def fault(text: bytes) -> tuple[str, int | None]:
-    """What a line of an error file failed with: its code, and the HTTP status, if there was an answer."""
+    """The error code of a line of an error file, and the HTTP status if a server answered."""
     error, status = _judged(_lines.decode(text))
     return _code(error, status), status
 
 
 def is_refused(code: str, status: int | None) -> bool:
-    """Whether a line of an error file was no request: one such line would fail a whole new batch."""
+    """Whether a line of an error file is no valid request; one such line would fail a new batch."""
     return status is None and code in REFUSALS
 
 
@@ -173,7 +173,7 @@ def receipt(batch: Batch) -> ReceiptReport:
 
 
 def timeline(batch: Batch) -> Timeline:
-    """What happened to a batch."""
+    """The timeline of a batch."""
     events = [Event(event=name, at=at) for name, moment in _EVENTS if (at := getattr(batch, moment)) is not None]
     if not batch.status.is_terminal and batch.status is not Status.CANCELLING:
         events.append(Event(event="deadline", at=batch.expires_at))
@@ -181,21 +181,21 @@ def timeline(batch: Batch) -> Timeline:
 
 
 def refused(batch: Batch) -> ErrorReport:
-    """The faults of an input that was not accepted, by code."""
+    """The errors of a refused input, by code."""
     groups: dict[str, Group] = {}
-    faults: Iterable[Any] = batch.errors.data if batch.errors else ()
-    for fault in faults:
-        group = groups.setdefault(fault.code, Group(code=fault.code, status_code=None, count=0, samples=[]))
+    entries: Iterable[Any] = batch.errors.data if batch.errors else ()
+    for entry in entries:
+        group = groups.setdefault(entry.code, Group(code=entry.code, status_code=None, count=0, samples=[]))
         group.count += 1
         if len(group.samples) < SAMPLES_MAX:
-            index = fault.line - 1 if fault.line else -1
-            group.samples.append(Sample(index=index, custom_id="", message=fault.message))
+            index = entry.line - 1 if entry.line else -1
+            group.samples.append(Sample(index=index, custom_id="", message=entry.message))
     found = sorted(groups.values(), key=lambda group: (-group.count, group.code))
     return ErrorReport(total=sum(group.count for group in found), unfinished=0, data=found)
 
 
 def _judged(line: _Line) -> tuple[_Error | None, int | None]:
-    """The error that Tidemill wrote, if it did, else the one in the server's reply; and the reply's status."""
+    """The error that Tidemill wrote, else the one in the server's reply; and the status of the reply."""
     if line.response is None:
         return line.error, None
     return line.error or _error(line.response.body), line.response.status_code
@@ -209,7 +209,7 @@ def _error(body: msgspec.Raw) -> _Error | None:
 
 
 def _message(error: _Error | None, response: _Response | None) -> str:
-    """What a line failed with, in words: where no field has them, all that the server said."""
+    """The error message of a line; without one, the whole reply of the server."""
     if error is not None and isinstance(error.message, str):
         return error.message
     said = memoryview(response.body) if response is not None else b""

@@ -1,4 +1,4 @@
-"""What the lines of an input will use, as far as that can be told without a tokenizer.
+"""Estimates the tokens and the cost of the lines of an input, without a tokenizer.
 
 A token is taken to be four bytes of text, which English is close to; token ids are counted as they are; images,
 audio and files are not counted. What comes out is bounded by the maximum that a line gives, where it gives one.
@@ -19,13 +19,13 @@ from tidemill.schemas.resources.bill import bill, exact, plain
 
 BYTES_A_TOKEN: Final = 4
 MESSAGE_TOKENS: Final = 4
-"""What a chat template adds to each message."""
+"""Added to each message by a chat template."""
 MODELS_MAX: Final = 100
-"""Models that are told apart; the lines of further ones are taken for unreadable."""
+"""Models of an estimate; lines of further ones count as unreadable."""
 MODEL_CHARS_MAX: Final = 256
 LONG_LINE_BYTES: Final = 64 * 1024
 PARTS_MAX: Final = 100_000
-"""Arrays, objects, keys and commas of a line that is parsed: some milliseconds, in which no other thread runs."""
+"""Arrays, objects, keys and commas of a line that is parsed: some milliseconds while no other thread runs."""
 METHOD: Final = (
     "A token is taken to be 4 bytes of text, with 4 more for each message; token ids are counted; "
     f"images, audio and files are not. A line of more than {PARTS_MAX} arrays, objects, keys and commas is taken "
@@ -43,26 +43,26 @@ _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _FIELDS: Final = ("model", "n", *_MAXIMA)
 _Body = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _FIELDS])
 _lines: Final = msgspec.json.Decoder(msgspec.defstruct("_Line", [("body", _Body)]))
-"""The few fields of a body that need not be weighed, in one pass: no other thread runs meanwhile."""
+"""The few fields of a body that are read from a very long line, in one pass."""
 
 
 class CostRange(BaseModel):
-    """Exact decimals as text, the discount taken off; a maximum that nothing bounds is null."""
+    """Exact decimals as text, after the discount; `max` is null without a bound."""
 
     min: str
     max: str | None
 
 
 class ModelEstimate(BaseModel):
-    """The lines of one model."""
+    """The estimate for the lines of one model."""
 
     model: str
     is_configured: bool
-    """Whether there is such a model; a batch whose lines name another one fails."""
+    """Whether the model is configured; a batch with lines of another model fails."""
     lines: int
     input_tokens: int
     output_tokens_max: int | None
-    """Null where a line gives no maximum."""
+    """Null if a line gives no maximum."""
     lines_without_max: int
     media: int
     """Images, recordings and files, which are not counted as tokens."""
@@ -70,7 +70,7 @@ class ModelEstimate(BaseModel):
 
 
 class Figures(BaseModel):
-    """What lines would use."""
+    """The estimate of some lines."""
 
     lines: int
     unreadable_lines: int
@@ -91,13 +91,13 @@ class Sum:
     input_tokens: int = 0
     output_tokens_max: int = 0
     lines_without_max: int = 0
-    """Lines whose output nothing bounds."""
+    """Lines without a maximum of output tokens."""
     media: int = 0
     """Images, recordings and files, which are not in `input_tokens`."""
 
 
 class TokenEstimate:
-    """Takes the lines one by one; holds only sums."""
+    """Adds up lines one by one."""
 
     def __init__(self, endpoint: str) -> None:
         self._is_embedding = endpoint == "/v1/embeddings"
@@ -106,7 +106,7 @@ class TokenEstimate:
         """Lines that ingest would refuse."""
 
     def take(self, line: bytes | None) -> None:
-        """Take a line; None stands for one that is too long to be held."""
+        """Add a line; None stands for one above the size limit."""
         if line is not None and len(line) > LONG_LINE_BYTES and nesting.parts(line) > PARTS_MAX:
             self._take_whole(line)
             return
@@ -118,7 +118,7 @@ class TokenEstimate:
         self._add(found, body, size, ids)
 
     def _take_whole(self, line: bytes) -> None:
-        """Take a line that would be a great many objects: its length says how much text it is at most."""
+        """Add a line of very many objects: its length bounds its text."""
         try:
             fields = msgspec.structs.asdict(_lines.decode(line).body)  # type: ignore[attr-defined]
             body = {name: _scalar(raw) for name, raw in fields.items()}
@@ -150,7 +150,7 @@ class TokenEstimate:
 
 
 def figures(settings: Settings, found: TokenEstimate) -> Figures:
-    """What was reckoned, as it is shown."""
+    """The estimate as the API shows it."""
     models = [_model(settings, name, model) for name, model in found.models.items()]
     costs = [model.cost for model in models]
     is_bounded = all(cost.max is not None for cost in costs)
@@ -186,13 +186,13 @@ def _model(settings: Settings, name: str, found: Sum) -> ModelEstimate:
 
 
 def measured(value: Any) -> tuple[int, int, int]:
-    """Bytes of text, token ids and pieces of media in what a request gives the model to read."""
+    """Bytes of text, token ids and media in the input of a request."""
     size = ids = media = 0
     stack = [value]
     while stack:
         match stack.pop():
             case str(text):
-                # A lone surrogate is for ingest to refuse.
+                # Ingest refuses lone surrogates.
                 size += len(text.encode(errors="surrogatepass"))
             case bool():
                 pass
@@ -223,7 +223,7 @@ def _body(line: bytes | None) -> Mapping[str, Any] | None:
 
 
 def _maximum(body: Mapping[str, Any]) -> int | None:
-    """The most tokens that the answer to a request can have."""
+    """The maximum of output tokens of a request; None without one."""
     for name in _MAXIMA:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -232,7 +232,7 @@ def _maximum(body: Mapping[str, Any]) -> int | None:
 
 
 def _prompts(prompt: Any) -> int:
-    """How many answers a request to `/v1/completions` gets: one for each prompt of a list."""
+    """The number of prompts of a request to `/v1/completions`."""
     is_many = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
     return len(prompt) if is_many else 1
 

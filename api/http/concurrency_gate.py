@@ -63,7 +63,7 @@ class ConcurrencyGate:
             self._held[project] += 1
             return
         if waiting is not None and len(waiting) >= WAITING_MAX:
-            raise errors.crowded(self._what, project)
+            raise errors.share_taken(self._what, project)
         place = asyncio.get_running_loop().create_future()
         self._waiting[project].append(place)
         try:
@@ -74,7 +74,7 @@ class ConcurrencyGate:
             if isinstance(error, TimeoutError):
                 is_own = self._held[project] >= self.share(project)
                 raise (
-                    errors.crowded(self._what, project) if is_own else errors.unavailable(self._what)
+                    errors.share_taken(self._what, project) if is_own else errors.unavailable(self._what)
                 ) from error
             raise
 

@@ -221,7 +221,7 @@ class Protocol(HttpToolsProtocol):
         elif not self._is_answering and (self._is_new or self._framing):
             self._head_seconds += LOOK_SECONDS
             if self._head_seconds > self._bounds.head_seconds_max:
-                self._refuse(errors.silent("head"), "head")
+                self._refuse(errors.timed_out("head"), "head")
         if self._unsent or self.transport.get_write_buffer_size():
             self._look_at_answer()
 
@@ -244,7 +244,7 @@ class Protocol(HttpToolsProtocol):
         if not self.flow.read_paused and not self.cycle.waiting_for_100_continue:
             self._behind_reading = self._behind(self._behind_reading, got)
             if self._behind_reading > self._bounds.slow_seconds_max:
-                self._refuse(errors.silent("body"), "body")
+                self._refuse(errors.timed_out("body"), "body")
 
     def _look_at_answer(self) -> None:
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
@@ -321,4 +321,4 @@ class Protocol(HttpToolsProtocol):
 async def no_room(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request that comes while too many are being answered."""
     metrics.CONNECTIONS_CLOSED.labels("full").inc()
-    await error_handlers.answer(errors.full())(scope, receive, send)
+    await error_handlers.answer(errors.busy())(scope, receive, send)

@@ -1,1 +1,1 @@
-"""What a request must be: its body, query, headers and ids, each field bounded, each fault in OpenAI's words."""
+"""Models of requests: each field has a bound, and each fault OpenAI's words."""

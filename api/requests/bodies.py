@@ -1,4 +1,4 @@
-"""Bodies of batches and uploads; those of one route alone stand beside it."""
+"""Request bodies of batches and uploads; a body of a single route is defined beside the route."""
 
 import re
 from typing import Annotated, Final
@@ -36,47 +36,47 @@ def _hexadecimal(md5: str) -> str:
 
 
 class NewBatch(Body):
-    """What a batch is made of; fields that are not known are let pass."""
+    """The body of a create; unknown fields are ignored."""
 
     endpoint: Endpoint
-    """What every line of the file asks for."""
+    """The endpoint of every line of the file."""
     completion_window: Window
-    """How long the batch may take; the installation says which windows there are."""
+    """How long the batch may take; one of the windows of the installation."""
     input_file_id: Id
     """A file of the purpose `batch`."""
     metadata: Metadata | None = None
-    """Up to 16 pairs of one's own, which lists can be filtered by."""
+    """Up to 16 pairs; lists can be filtered by them."""
     output_expires_after: Expiry | None = None
     """How long the output and error files are kept."""
 
 
 class NewUpload(Body):
-    """A file that will arrive in parts."""
+    """The body of an upload in parts."""
 
     filename: Filename
     purpose: Purpose
     mime_type: Annotated[str, Field(max_length=MIME_CHARS_MAX)]
     bytes: Annotated[int, Field(ge=1, le=NUMBER_MAX), AfterValidator(_assembled)]
-    """What the parts will add up to; the installation says how much that may be."""
+    """The size of all parts together; the installation bounds it."""
     expires_after: Expiry | None = None
     """How long the file is kept."""
 
     @property
     def life_seconds(self) -> int | None:
-        """How long the file is kept; None is for good."""
+        """How long the file is kept; None is forever."""
         if self.expires_after is not None:
             return self.expires_after.seconds
         return BATCH_FILE_LIFE_SECONDS if self.purpose == "batch" else None
 
 
 class Completion(Body):
-    """How an upload is put together."""
+    """The body that completes an upload."""
 
     part_ids: Annotated[
         list[Id], Field(max_length=UPLOAD_PARTS_MAX, fail_fast=True, json_schema_extra={"minItems": 1}),
         AfterValidator(_distinct),
     ]  # fmt: skip
-    """The parts in their order, each once."""
+    """The parts in order, each once."""
     md5: Annotated[str, Field(json_schema_extra={"pattern": f"^{MD5}$"}), AfterValidator(_hexadecimal)] | None = (
         None
     )

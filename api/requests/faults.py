@@ -1,4 +1,4 @@
-"""Pydantic's errors in OpenAI's words: the one place where a fault of a request gets its message, param and code.
+"""Translates Pydantic's errors: the only place where a fault of a request gets OpenAI's message, param and code.
 
 The forms are those of OpenAI's errors (`Invalid 'x': string too long. …`, code `string_above_max_length`).
 """
@@ -13,7 +13,7 @@ from tidemill.api import errors
 from tidemill.schemas.resources.error import ApiError
 
 TAG: Final = "="
-"""Begins the tag of a branch of a union: a place in Pydantic's error that is none in the body."""
+"""Begins the tag of a branch of a union, which is in the location of Pydantic's error but not in the body."""
 
 _EXPECTED: Final = {
     "string_type": "a string",
@@ -27,12 +27,12 @@ _EXPECTED: Final = {
 
 
 def wrong(code: str, text: str) -> PydanticCustomError:
-    """A fault that a validator finds: `Invalid 'param': text`, with a code of its own."""
+    """A fault with a code of its own: `Invalid 'param': text`."""
     return PydanticCustomError("said", "{text}", {"code": code, "text": text})
 
 
 def none_of(supported: Sequence[str]) -> PydanticCustomError:
-    """A string that is none of those it may be."""
+    """A string that is not among the supported ones."""
     return PydanticCustomError("none_of", "not supported", {"supported": tuple(supported)})
 
 
@@ -47,31 +47,31 @@ def too_many(maximum: int) -> PydanticCustomError:
 
 
 def above(maximum: int) -> PydanticCustomError:
-    """A number that is more than this installation takes."""
+    """A number above the maximum."""
     return PydanticCustomError("less_than_equal", "too large", {"le": maximum})
 
 
 def below(minimum: int) -> PydanticCustomError:
-    """A number that is too small."""
+    """A number below the minimum."""
     return PydanticCustomError("greater_than_equal", "too small", {"ge": minimum})
 
 
 def cursor() -> PydanticCustomError:
-    """A cursor that can be none."""
+    """A text that no cursor can be."""
     return PydanticCustomError("cursor", "no cursor")
 
 
 def translated(error: ValidationError) -> ApiError:
-    """The first fault of a body, a query or headers."""
+    """The first fault as an error of the API."""
     return fault(error.errors(include_url=False)[0])
 
 
 def fault(found: Mapping[str, Any]) -> ApiError:
-    """One of Pydantic's errors as an answer."""
+    """One of Pydantic's errors as an error of the API."""
     param, kind, value = _param(found["loc"]), found["type"], found["input"]
     if (expected := _EXPECTED.get(kind)) is not None:
         return errors.wrong_type(param, expected, value)
-    say = _SAID.get(kind, _unusable)
+    say = _ERRORS.get(kind, _unusable)
     return say(param, value, found.get("ctx", {}))
 
 
@@ -98,7 +98,7 @@ def _empty(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     return errors.invalid(message, param=param, code="empty_string")
 
 
-_SAID: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
+_ERRORS: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
     "missing": lambda param, _, __: errors.missing(param),
     "extra_forbidden": lambda param, _, __: errors.unknown_parameter(param),
     "string_too_long": lambda param, value, of: errors.too_long(param, of["max_length"], len(value)),
@@ -112,11 +112,11 @@ _SAID: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
     "not_a": lambda param, value, of: errors.wrong_type(param, of["expected"], value),
     "cursor": lambda _, value, __: errors.unknown_cursor(value),
 }
-"""What is answered to each kind: of the field, its value, and what Pydantic says of the bound."""
+"""The error for each of Pydantic's types, made from the field, its value and the context of the error."""
 
 
 def _param(places: Sequence[int | str]) -> str:
-    """Where a field is: `source.from`, `part_ids[3]`, `metadata.key`."""
+    """The path of a field: `source.from`, `part_ids[3]`, `metadata.key`."""
     param = ""
     for place in places:
         if isinstance(place, int):

@@ -1,4 +1,4 @@
-"""Kinds of fields that requests have, each with its bound: what is not one of these has no place in a request."""
+"""Types of request fields, each with its bound."""
 
 import functools
 import re
@@ -28,22 +28,22 @@ from tidemill.schemas.resources import access
 from tidemill.schemas.resources.file import EXPIRES_AFTER_SECONDS, PURPOSES_UPLOADED
 
 SECONDS_MAX: Final = 1 << 53
-"""The latest time that can be asked for, as Unix seconds: the last whole number that JSON has everywhere."""
+"""The latest time in a request, Unix seconds: the largest integer that every JSON parser keeps exact."""
 _LOW, _HIGH = EXPIRES_AFTER_SECONDS
 
 
 class OneOf:
-    """A string that is one of some."""
+    """A string that is one of some values."""
 
     def __init__(self, values: Sequence[str]) -> None:
         self._values = tuple(values)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Check after the type."""
+        """Check the value after its type."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Say which there are."""
+        """Add the values to the schema."""
         return {**handler(schema), "enum": list(self._values)}
 
     def _check(self, value: str) -> str:
@@ -87,15 +87,15 @@ def _stream(text: str) -> str:
 
 
 Id = Annotated[str, Field(max_length=bounds.ID_CHARS_MAX, pattern=ID)]
-"""Of an object: made by the server, and short."""
+"""The id of an object."""
 Cursor = Annotated[
     str, Field(json_schema_extra={"maxLength": bounds.ID_CHARS_MAX, "pattern": ID}), AfterValidator(_id)
 ]
-"""The id that a page comes after."""
+"""The id of the last object of the page before."""
 Endpoint = Annotated[str, OneOf(ENDPOINTS)]
 Purpose = Annotated[str, OneOf(PURPOSES_UPLOADED)]
 Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_offered)]
-"""A completion window; the installation says which there are."""
+"""A completion window; one of those of the installation."""
 Model = Annotated[bounds.Name, Field(min_length=1)]
 Metadata = Annotated[bounds.Metadata, BeforeValidator(_few)]
 Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_named)]

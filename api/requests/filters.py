@@ -1,4 +1,4 @@
-"""Which batches of a list are wanted."""
+"""Filters of lists of batches."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -16,7 +16,7 @@ LIMIT_MAX = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """All of it must hold; both times are Unix seconds and excluded themselves."""
+    """Conditions that must all hold; both times are Unix seconds and exclusive."""
 
     status: Status | None = None
     created_after: int | None = None
@@ -24,9 +24,9 @@ class Filter:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def condition(self) -> tuple[str, list[object]]:
-        """What a query has beside its `WHERE` of the project, and the values of it.
+        """The conditions in SQL, and their values.
 
-        With metadata it is one of `labels` joined with `batches`.
+        With metadata they need `labels` joined with `batches`.
         """
         parts: list[str] = []
         values: list[object] = []
@@ -70,7 +70,7 @@ class BatchesQuery(OrderedQuery):
 
     @property
     def wanted(self) -> Filter:
-        """Which batches."""
+        """The filter."""
         return Filter(
             status=None if self.status is None else Status(self.status),
             created_after=self.created_after,

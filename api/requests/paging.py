@@ -1,4 +1,4 @@
-"""Lists a page at a time: what a query asks for, and how a page is written."""
+"""Pages of lists: their query and their JSON."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from tidemill.api.requests.reading import WHOLE, Parameters
 
 ORDERS = ("asc", "desc")
 PAGE_BYTES_MAX = 4 << 20
-"""A page ends before it has more, with `has_more`; the objects of one page may be large."""
+"""A page ends before it exceeds this, with `has_more`; objects may be large."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What is asked for: at most `limit` objects that come after the object `after`."""
+    """A page: at most `limit` objects that come after the object `after`."""
 
     limit: int
     after: str | None = None
@@ -34,7 +34,7 @@ class Row:
 
 
 class PageQuery(Parameters):
-    """What the query of a list has; each list bounds `limit` itself."""
+    """The query of a list; each list sets its own bound of `limit`."""
 
     limit: Annotated[int, Field(ge=1), WHOLE]
     """How many a page has at most."""
@@ -43,24 +43,24 @@ class PageQuery(Parameters):
 
     @property
     def page(self) -> Page:
-        """The page that is asked for."""
+        """The page."""
         return Page(limit=self.limit, after=self.after)
 
 
 class OrderedQuery(PageQuery):
-    """The same of a list that can be read from its other end."""
+    """The query of a list with an order."""
 
     order: Annotated[str, OneOf(ORDERS)] = "desc"
     """By the time of creation."""
 
     @property
     def page(self) -> Page:
-        """The page that is asked for."""
+        """The page."""
         return Page(limit=self.limit, after=self.after, newest_first=self.order == "desc")
 
 
 def fitting(rows: Iterable[Row]) -> list[Row]:
-    """Rows up to the first one that a page has no room for, that one included: at least two, where there are."""
+    """Rows up to and including the first that does not fit into a page; at least two, if there are."""
     taken, size = [], 0
     for row in rows:
         taken.append(row)
@@ -74,8 +74,8 @@ def write(page: Page, rows: Sequence[Row]) -> bytes:
     """The JSON of a page: its rows, as many as fit into `PAGE_BYTES_MAX`, and at least one.
 
     Args:
-        page: What was asked for.
-        rows: Up to one more than `page.limit`, in order: the one more says that there is a next page.
+        page: The page.
+        rows: Up to one more than `page.limit`, in order; one more means that there is a next page.
     """
     wanted = rows[: page.limit]
     sizes = itertools.accumulate(len(row.body) for row in wanted)

@@ -21,10 +21,10 @@ class Part:
     """A dependency that reads a part of a request."""
 
     errors: ClassVar[Mapping[int, str]] = {}
-    """The statuses that it may answer, and what each means."""
+    """The error statuses that it may answer, with their descriptions."""
 
     def described(self) -> dict[str, Any]:
-        """What it adds to an operation of the OpenAPI document."""
+        """Its contribution to an operation of the OpenAPI document."""
         return {}
 
 
@@ -71,7 +71,7 @@ class Headers(Part, Generic[M]):
 
 
 class PathId(Part):
-    """An id in the path; one that no object can have is answered like one that no object has.
+    """An id in the path; a malformed one is answered like an unknown one.
 
     Args:
         name: Its place in the path.
@@ -90,7 +90,7 @@ class PathId(Part):
         """Read it.
 
         Raises:
-            ApiError: 404, it can be no id.
+            ApiError: 404, it is malformed.
         """
         found = request.path_params[self._name]
         try:
@@ -108,7 +108,7 @@ class PathId(Part):
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model, complete in itself: the models it refers to stand in their places."""
+    """The JSON schema of a model, with the models that it refers to inlined."""
     schema = copy.deepcopy(model.model_json_schema())
     named = schema.pop("$defs", {})
 
@@ -136,6 +136,6 @@ def _parameters(model: type[BaseModel], where: str) -> list[dict[str, Any]]:
 
 
 def _present(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without the null that stands for a parameter that is not given."""
+    """The schema without the null of an absent parameter."""
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
     return choices[0] if len(choices) == 1 else {key: value for key, value in schema.items() if value is not None}

@@ -20,7 +20,7 @@ _WHOLE: Final = re.compile(r"[+-]?\d{1,18}\Z", re.ASCII)
 
 
 class Body(BaseModel):
-    """A JSON object: fields that are not known are let pass, and null is as good as not given."""
+    """A JSON object; unknown fields are ignored, and null counts as absent."""
 
     model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
 
@@ -37,14 +37,14 @@ class Parameters(BaseModel):
 
 
 def whole(text: Any) -> int:
-    """A whole number that is written as text."""
+    """Parse an integer."""
     if not isinstance(text, str) or _WHOLE.match(text) is None:
         raise faults.not_a("an integer")
     return int(text)
 
 
 def json(text: Any) -> Any:
-    """An object that is written as text, of a few fields."""
+    """Parse a small JSON object."""
     if isinstance(text, str) and len(text) > JSON_CHARS_MAX:
         raise PydanticKnownError("string_too_long", {"max_length": JSON_CHARS_MAX})
     try:
@@ -57,11 +57,11 @@ def json(text: Any) -> Any:
 
 
 WHOLE: Final = BeforeValidator(whole)
-"""Marks a number of a query, after its minimum and maximum: `Annotated[int, Field(ge=1, le=9), WHOLE]`."""
+"""Marks an integer of a query, after its bounds: `Annotated[int, Field(ge=1, le=9), WHOLE]`."""
 
 
 def settings_of(info: ValidationInfo) -> Settings:
-    """The settings of the installation that a body is read for."""
+    """The settings of the installation."""
     assert isinstance(info.context, Settings)
     return info.context
 
@@ -70,9 +70,9 @@ def body(model: type[M], content: bytes, settings: Settings) -> M:
     """Read a body; an empty one has no fields.
 
     Args:
-        model: What it must be.
+        model: Its model.
         content: JSON.
-        settings: What an installation bounds itself, like its windows.
+        settings: They hold some bounds, like the windows.
 
     Raises:
         ApiError: 400 with the field's name.
@@ -87,7 +87,7 @@ def body(model: type[M], content: bytes, settings: Settings) -> M:
 
 
 def query(model: type[M], pairs: Iterable[tuple[str, str]]) -> M:
-    """Read a query: `name=value`, and `name[key]=value` for maps; of the others an empty value is as none.
+    """Read a query: `name=value`, and `name[key]=value` for maps; an empty `name=` counts as absent.
 
     Raises:
         ApiError: 400 with the parameter's name.
@@ -103,7 +103,7 @@ def query(model: type[M], pairs: Iterable[tuple[str, str]]) -> M:
 
 
 def form(model: type[M], fields: Mapping[str, str]) -> M:
-    """Read the fields of a form; an empty one is as none.
+    """Read the fields of a form; an empty one counts as absent.
 
     Raises:
         ApiError: 400 with the field's name.
@@ -112,7 +112,7 @@ def form(model: type[M], fields: Mapping[str, str]) -> M:
 
 
 def headers(model: type[M], found: Mapping[str, str]) -> M:
-    """Read headers; their names are the fields' aliases, in lower case where they are found.
+    """Read headers; fields name them by their aliases.
 
     Raises:
         ApiError: 400 with the header's name.

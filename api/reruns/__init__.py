@@ -1,1 +1,1 @@
-"""Lines once more: of a batch that is over, or out of the log."""
+"""Running lines again: those of a finished batch (rerun), or of a range of the log (replay)."""

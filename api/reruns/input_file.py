@@ -1,4 +1,4 @@
-"""Writes the input file of a rerun or a replay: lines that were run before, as they were or for another model."""
+"""Writes the input file of a rerun or a replay."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -22,13 +22,13 @@ _encoder = msgspec.json.Encoder()
 async def write(
     deps: Dependencies, booking: Booking, file: File, project: str, chunks: AsyncIterator[bytes]
 ) -> FileRecord:
-    """Write an input file, and show it once the log has its record.
+    """Write an input file, and show it when the log has its record.
 
     Args:
         deps: The dependencies of the app.
-        booking: Where room for its bytes is asked for.
-        file: What it is to be; see `blank`.
-        project: Whose it is.
+        booking: Reserves room for its bytes.
+        file: Its object; see `blank`.
+        project: Its project.
         chunks: Whole lines, each with its newline.
 
     Raises:
@@ -62,7 +62,7 @@ async def write(
 
 
 def blank(file_id: str, filename: str, now: int) -> File:
-    """An input file that has no bytes yet, kept as long as an uploaded one."""
+    """An input file without bytes, kept as long as an uploaded one."""
     return File(
         id=file_id,
         bytes=0,
@@ -74,7 +74,7 @@ def blank(file_id: str, filename: str, now: int) -> File:
 
 
 def recast(line: bytes, *, model: str | None = None, custom_id: str | None = None) -> bytes:
-    """The line with another model or `custom_id`; None leaves what it has.
+    """Rewrite a line with another model or `custom_id`; None keeps what it has.
 
     This is the one place of Tidemill where a line is written anew. Only its outer object, and that of its body
     where the model changes, are taken apart: every other value stays the JSON text that the user wrote, so a

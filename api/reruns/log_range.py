@@ -1,4 +1,4 @@
-"""The lines of a range of the log: each once, counted or gathered for a file."""
+"""Finds the lines of a range of the log, each once, and counts them or gathers them for a file."""
 
 import asyncio
 import datetime as dt
@@ -25,9 +25,9 @@ from tidemill.sealing.wrapping import KeyUnavailable
 EDGE_CHARS_MAX: Final = 64
 OFFSET_MAX: Final = (1 << 63) - 1
 RECORDS_MAX: Final = 10_000_000
-"""Of a range; a longer one is to be asked for in parts."""
+"""Records of a range; a longer one has to be replayed in parts."""
 ALL: Final = "*"
-"""In place of a project: the lines of all of them."""
+"""In place of a project: all projects."""
 
 
 _OFFSET: Final = re.compile(r"\d{1,19}\Z")
@@ -51,7 +51,7 @@ def edge(text: str) -> Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class LogRange:
-    """Which lines of the log are wanted."""
+    """The lines to replay."""
 
     shown: ReplayRange
     """As the batch shows it."""
@@ -60,24 +60,24 @@ class LogRange:
     project: str
     """Whose lines, or `ALL`."""
     endpoint: str | None
-    """Only those that ask for this."""
+    """Only lines of this endpoint; None for any."""
 
     @property
     def topics(self) -> list[str]:
-        """The topics that have such lines; an offset is a place in the first of them alone."""
+        """The topics with such lines; offsets refer to the first one only."""
         first = topics.requests(self.shown.model).name
         if self.start.offset is not None or (self.end is not None and self.end.offset is not None):
             return [first]
         return [first, topics.express(self.shown.model).name]
 
     def takes(self, head: RequestHead) -> bool:
-        """Whether the lines of a record are wanted."""
+        """Whether the range includes the lines of a record."""
         return self.project in (ALL, head.project) and self.endpoint in (None, head.url)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """A line, whose it is, and what it asks for."""
+    """A line, its batch and its endpoint."""
 
     source: Source
     index: int
@@ -86,10 +86,10 @@ class Taken:
 
 
 class Found:
-    """What a range has.
+    """The contents of a range.
 
     Args:
-        model: Whose requests are looked through.
+        model: The model of the requests.
         known: The models that are configured.
     """
 
@@ -98,17 +98,17 @@ class Found:
         self.sources = Sources()
         self.endpoints: set[str] = set()
         self.lost = 0
-        """Lines whose bytes were in a file that is deleted."""
+        """Large lines whose input file is deleted."""
         self._forbidden: dict[str, bool] = {}
         self._skipped = Sources()
 
     @property
     def skipped(self) -> int:
-        """Lines of batches that are deleted, or whose input file is."""
+        """Lines of deleted batches or input files."""
         return self._skipped.lines
 
     def skips(self, erasures: Erasures, batch_id: str) -> bool:
-        """Whether the lines of a batch are not to be run again."""
+        """Whether the lines of a batch must not run again."""
         if (known := self._forbidden.get(batch_id)) is None:
             known = self._forbidden[batch_id] = erasures.forbid(batch_id)
         return known
@@ -123,13 +123,13 @@ class Found:
             self._skipped.take(head.batch_id, index, entry.at_ms)
 
     def endpoint(self) -> str:
-        """What the lines ask for.
+        """The endpoint of the lines.
 
         Raises:
             ApiError: 400, it is not the same for all; 404, there is no such model; 409, there are no lines.
         """
         if not self.endpoints and self.skipped:
-            message = f"The {self.skipped} lines of the range are of batches or input files that are deleted."
+            message = f"The {self.skipped} lines of the range belong to deleted batches or input files."
             raise errors.conflict(message, code="lines_deleted")
         if not self.endpoints and self._model not in self._known:
             raise errors.no_model(self._model)
@@ -147,7 +147,7 @@ class Found:
 
 
 async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) -> Found:
-    """Bring the lines of a range into a spool.
+    """Gather the lines of a range in a spool.
 
     Raises:
         ApiError: 400, they are more than a batch may have; 409, lines are lost.
@@ -170,7 +170,7 @@ async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) ->
 
 
 async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -> tuple[Found, TokenEstimate]:
-    """Count the lines of a range and what they would use; how many there are does not matter.
+    """Estimate the lines of a range, however many they are.
 
     Raises:
         ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
@@ -181,7 +181,7 @@ async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -
     async for line in _lines(deps, log_range, found):
         sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).take(recast(line.data, model=model))
     endpoint = found.endpoint()
-    # Where all lines are lost nothing was counted.
+    # If all lines are lost, none was counted.
     return found, sums.get(endpoint, TokenEstimate(endpoint))
 
 
@@ -191,7 +191,7 @@ async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> Async
     for topic in log_range.topics:
         async with aclosing(deps.history.entries(topic, log_range.start, log_range.end)) as entries:
             async for entry in entries:
-                # What is read comes in bites of thousands of lines; others get their turn in between.
+                # A fetch has thousands of lines; other tasks run in between.
                 await asyncio.sleep(0)
                 left -= 1
                 if left < 0:
@@ -202,11 +202,11 @@ async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> Async
 
 
 async def _taken(deps: Dependencies, log_range: LogRange, found: Found, entry: LogRecord) -> list[Taken]:
-    """The lines of a record that are wanted and were not there before."""
+    """The wanted lines of a record that were not found before."""
     try:
         head = codec.request_head(entry.headers)
     except codec.DecodeError:
-        # Who cannot be read is nobody's; the processors have put it aside.
+        # An unreadable record has no owner; the processors have put it aside.
         return []
     if not log_range.takes(head):
         return []
@@ -233,7 +233,7 @@ async def _taken(deps: Dependencies, log_range: LogRange, found: Found, entry: L
 
 
 async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> list[bytes | None]:
-    """The lines of a record; one that lay in a file that is gone is None."""
+    """The lines of a record; None for one whose file is deleted."""
     if (ref := head.ref) is None:
         try:
             value = await opened_request(deps.vault, head, entry.value)

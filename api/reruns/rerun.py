@@ -1,9 +1,9 @@
-"""Creates the batch of a rerun: lines of a batch that is over, run once more.
+"""Creates the batch of a rerun: lines of a finished batch run again.
 
-1. The wanted lines are found in the error file; all of them need no looking.
-2. They are copied from the old input into a new one. Its id follows from the old batch and from what is wanted,
-   and so do its bytes: made twice, it is the same file.
-3. The new batch is created as any other is (`api/batches/creation.py`), and says whose lines it has.
+1. It finds the wanted lines in the error file, unless all lines are wanted.
+2. It copies them from the old input into a new one. Its id and bytes follow from the old batch and the selection,
+   so a second try makes the same file.
+3. It creates the new batch like any other (`api/batches/creation.py`), with a link to the old one.
 """
 
 import asyncio
@@ -36,20 +36,20 @@ from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Status
 from tidemill.schemas.resources.error import ApiError
 
 LOOK_LINES: Final = 1_000
-"""Lines of an error file that are looked at in one go."""
+"""Lines of an error file that are read at a time."""
 GONE: Final = "file_gone"
-"""The code of a rerun whose lines are not there any more."""
+"""The code of a rerun whose lines are deleted."""
 
 
 class RerunOptions(Body):
-    """What may be other than before, where lines are run once more."""
+    """Options of a rerun or a replay; by default they stay as before."""
 
     model: Model | None = None
-    """Another model than before."""
+    """Another model."""
     completion_window: Window | None = None
-    """Another one than before."""
+    """Another completion window."""
     metadata: Metadata | None = None
-    """Other pairs than before."""
+    """Other metadata."""
     output_expires_after: Expiry | None = None
 
 
@@ -65,9 +65,9 @@ class Rerun(BaseModel):
     output_expires_after: ExpiresAfter | None
 
     def file_id(self, batch: Batch) -> str:
-        """The input of the new batch; all lines as they are have the one of the old batch.
+        """The input of the new batch: that of the old one if all lines run unchanged.
 
-        That of a stream may have lines that are no requests, so it is not taken as it is.
+        The input of a stream may contain invalid requests, so it is never reused.
         """
         if self.selection.kind is Kind.ALL and self.model is None and batch.tidemill.stream is None:
             return batch.input_file_id
@@ -76,7 +76,7 @@ class Rerun(BaseModel):
 
 
 def rerun_of(deps: Dependencies, batch: Batch, wanted: Selection, options: RerunOptions) -> Rerun:
-    """What is asked for; what is not said is as it was.
+    """The rerun; options that are not given stay as before.
 
     Raises:
         ApiError: 400, the model does not serve the endpoint; 404, there is no such model.
@@ -93,7 +93,7 @@ def rerun_of(deps: Dependencies, batch: Batch, wanted: Selection, options: Rerun
 
 
 def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | None:
-    """The model that is asked for, if one is.
+    """Check the model of a rerun; None keeps that of each line.
 
     Raises:
         ApiError: 400, it does not serve the endpoint; 404, there is none.
@@ -118,7 +118,7 @@ async def create(
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     _check_is_over(batch)
-    asked = BatchRequest(
+    request = BatchRequest(
         endpoint=batch.endpoint,
         input_file_id=rerun.file_id(batch),
         completion_window=rerun.window,
@@ -133,7 +133,7 @@ async def create(
             record = await _input(deps, project, batch, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
-        return await creation.create(deps, project, asked, source, repeats)
+        return await creation.create(deps, project, request, source, repeats)
 
 
 async def estimate(deps: Dependencies, project: str, batch: Batch, rerun: Rerun) -> TokenEstimate:
@@ -160,12 +160,12 @@ def _count(found: TokenEstimate, chunk: bytes) -> None:
 
 def _check_is_over(batch: Batch) -> None:
     if not batch.status.is_terminal:
-        message = f"Cannot rerun a batch with status '{batch.status}': wait for its end, or cancel it."
+        message = f"Cannot rerun a batch with status '{batch.status}': wait until it ends, or cancel it."
         raise errors.conflict(message)
 
 
 def _old_input(deps: Dependencies, project: str, batch: Batch) -> FileRecord:
-    """The input of a batch that is over.
+    """The input of a finished batch.
 
     Raises:
         ApiError: 409, it is deleted or expired.
@@ -176,7 +176,7 @@ def _old_input(deps: Dependencies, project: str, batch: Batch) -> FileRecord:
 
 
 async def _input(deps: Dependencies, project: str, batch: Batch, rerun: Rerun, booking: Booking) -> FileRecord:
-    """The input of the new batch, written unless it is there."""
+    """The input of the new batch; it is written unless it exists."""
     old, file_id = _old_input(deps, project, batch), rerun.file_id(batch)
     known = old if file_id == old.file.id else deps.view.file(project, file_id)
     if known is not None:
@@ -198,7 +198,7 @@ async def _input(deps: Dependencies, project: str, batch: Batch, rerun: Rerun, b
 async def _chosen(
     deps: Dependencies, project: str, batch: Batch, old: FileRecord, selection: Selection
 ) -> "array[int] | None":
-    """Places of the wanted lines, in order; None for all.
+    """Indices of the wanted lines, in order; None for all.
 
     Raises:
         ApiError: 409, there is none, or the error file is deleted.
@@ -210,7 +210,7 @@ async def _chosen(
         and batch.tidemill.receipt is None
         and selection.takes(line.EXPIRED[0], None)
     ):
-        # Its time was over before its lines were looked at.
+        # It expired before ingest validated its lines.
         return None
     chosen, others = array("I"), set[int]()
     if batch.error_file_id is not None:
@@ -233,7 +233,7 @@ async def _chosen(
 
 
 async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, bytes]]:
-    """The lines of an error file, each with its place in the input."""
+    """The lines of an error file, each with its index in the input."""
     sources, after = deps.lines.written([(file_kind(failed=True), key)]), -1
     while found := bounded(await from_store(deps.lines.page(sources, after, LOOK_LINES))):
         texts = deps.lines.read(found)
@@ -245,13 +245,13 @@ async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, by
 async def _lines(
     deps: Dependencies, old: FileRecord, chosen: "array[int] | None", model: str | None
 ) -> AsyncIterator[bytes]:
-    """Lines of an input file, some at a time, each with a newline.
+    """Lines of an input file in chunks, each with a newline.
 
     Args:
         deps: The dependencies of the app.
         old: The file.
-        chosen: Which of them, as places in order; None for all.
-        model: What to run them on; None leaves them as they are.
+        chosen: Indices of the lines in order; None for all.
+        model: Another model; None leaves the lines as they are.
 
     Raises:
         ApiError: 409, its bytes are not there; 503, the store does not answer.
@@ -259,7 +259,7 @@ async def _lines(
     splitter, choice = Splitter(), _Choice(chosen, model)
     try:
         async for chunk in chunks_from_store(deps.store.read(old.key)):
-            # A chunk is some milliseconds of work, which others need not wait for.
+            # A chunk is some milliseconds of work.
             yield await asyncio.to_thread(choice.take, splitter.feed(chunk))
     except NotFound as error:
         raise _gone("input", old.file.id) from error
@@ -267,7 +267,7 @@ async def _lines(
 
 
 class _Choice:
-    """Takes the wanted ones of the lines that go by."""
+    """Picks the wanted lines from a stream of lines."""
 
     def __init__(self, chosen: Iterable[int] | None, model: str | None) -> None:
         self._chosen: Iterator[int] | None = None if chosen is None else iter(chosen)

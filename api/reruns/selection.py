@@ -1,4 +1,4 @@
-"""Which lines of a batch that is over are wanted once more."""
+"""Selects the lines of a rerun."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -17,27 +17,27 @@ STATUS_MAX: Final = 999
 
 
 class Kind(StrEnum):
-    """The lines that have a name."""
+    """Kinds of lines."""
 
     UNFINISHED = "unfinished"
-    """Those without an answer that succeeded: failed, expired and cancelled ones."""
+    """Failed, expired and cancelled lines."""
     FAILED = "failed"
-    """Those that failed, but for lines of a stream that are no requests at all."""
+    """Failed lines, except lines of a stream that are no valid requests."""
     EXPIRED = "expired"
-    """Those that the deadline has kept from being run."""
+    """Lines that did not run before the deadline."""
     CANCELLED = "cancelled"
-    """Those that a cancel has kept from being run."""
+    """Lines that did not run before a cancel."""
     ALL = "all"
-    """All but those that are no requests."""
+    """All valid requests."""
     CODES = "codes"
-    """Those whose error has one of some codes."""
+    """Lines with one of some error codes."""
 
 
 _UNRUN: Final = {line.EXPIRED[0]: Kind.EXPIRED, line.CANCELLED[0]: Kind.CANCELLED}
 
 
 class Selection(BaseModel):
-    """What is wanted of a batch's lines."""
+    """The lines that a rerun takes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,10 +46,10 @@ class Selection(BaseModel):
     """Codes of errors, or HTTP statuses; sorted."""
 
     def takes(self, code: str, status: int | None) -> bool:
-        """Whether a line of the error file is wanted.
+        """Whether the rerun takes a line of the error file.
 
         Args:
-            code: What it failed with.
+            code: Its error code.
             status: The HTTP status of the answer; None where there was none.
         """
         match self.kind:
@@ -93,7 +93,7 @@ def _branch(value: Any) -> str:
 
 
 class Codes(Body):
-    """Lines by what they failed with."""
+    """Lines with some error codes."""
 
     codes: Annotated[
         list[Annotated[_Text, BeforeValidator(_code, json_schema_input_type=_Text | _Status)]],
@@ -110,11 +110,11 @@ Lines = Annotated[
     | Annotated[Codes, Tag(_CODES)],
     Discriminator(_branch),
 ]
-"""What a client says: a name, or `{"codes": [429, "context_length_exceeded"]}`."""
+"""A kind, or `{"codes": [429, "context_length_exceeded"]}`."""
 
 
 def of(lines: str | Codes) -> Selection:
-    """What is wanted of a batch's lines."""
+    """The selection that a request describes."""
     if isinstance(lines, Codes):
         return Selection(kind=Kind.CODES, codes=tuple(sorted(set(lines.codes))))
     return Selection(kind=Kind(lines))

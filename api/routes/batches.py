@@ -62,16 +62,16 @@ async def create(
     body: Annotated[NewBatch, Depends(JsonBody(NewBatch))],
 ) -> Response:
     """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
-    asked = batch_request.of(body)
+    wanted = batch_request.from_body(body)
     project = caller.project
 
     with deps.booking(project) as booking:
 
         async def source() -> InputRef | None:
-            return await _input(deps, project, asked.input_file_id, booking)
+            return await _input(deps, project, wanted.input_file_id, booking)
 
         async with deps.creates.turn(project):
-            batch = await creation.create(deps, project, asked, source, repeats)
+            batch = await creation.create(deps, project, wanted, source, repeats)
     return json(batch.model_dump_json().encode())
 
 
@@ -144,7 +144,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
     if status not in _CANCELLABLE:
         raise errors.conflict(f"Cannot cancel a batch with status '{status}'.")
     at = int(deps.clock())
-    await deps.trail.tell(request, caller, Action.BATCH_CANCEL, batch_id)
+    await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
     await _send(deps, batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have gone on while the log was waited for.
     current = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
@@ -160,7 +160,7 @@ async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
         batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
         if not batch.status.is_terminal:
             raise errors.conflict(f"Cannot delete a batch with status '{batch.status}': cancel it first.")
-        await deps.trail.tell(request, caller, Action.BATCH_DELETE, batch_id)
+        await deps.trail.record(request, caller, Action.BATCH_DELETE, batch_id)
         await file_removal.remove_batch(deps, caller.project, batch)
     return json(b'{"id":"%b","object":"batch","deleted":true}' % batch_id.encode())
 

@@ -107,7 +107,7 @@ async def retrieve(deps: Deps, caller: Caller, file_id: FileId) -> Response:
 async def delete(request: Request, deps: Deps, caller: Caller, file_id: FileId) -> Response:
     """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
     record = await lookup.file(deps.view, caller.project, file_id)
-    await deps.trail.tell(request, caller, Action.FILE_DELETE, file_id)
+    await deps.trail.record(request, caller, Action.FILE_DELETE, file_id)
     await file_removal.remove(deps, file_id, record.key)
     return json(b'{"id":"%b","object":"file","deleted":true}' % file_id.encode())
 

@@ -134,7 +134,7 @@ async def create(
     about = {"name": key.name, "role": key.role, "project": project}
     with deps.booking(project) as booking:
         booking.key()
-        await deps.trail.tell(request, caller, Action.KEY_CREATE, key.id, whose=project, **about)
+        await deps.trail.record(request, caller, Action.KEY_CREATE, key.id, owner=project, **about)
         await _publish(deps, KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("%s was made, a key of the project %s with the role %s", key.id, key.project, key.role)
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
@@ -169,7 +169,7 @@ async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyI
         raise errors.forbidden(caller.role, record.key.role)
     if record.key.revoked_at is None:
         about = {"name": record.key.name, "project": record.key.project}
-        await deps.trail.tell(request, caller, Action.KEY_REVOKE, key_id, whose=record.key.project, **about)
+        await deps.trail.record(request, caller, Action.KEY_REVOKE, key_id, owner=record.key.project, **about)
         key = record.key.model_copy(update={"revoked_at": int(deps.clock())})
         await _publish(deps, record.model_copy(update={"key": key}))
         _log.info("%s was revoked", key.id)
@@ -191,7 +191,7 @@ async def create_token(
         token=producer_token.token(deps.signer, claims), stream=claims.sub, project=claims.project,
         key=claims.key, created_at=claims.iat, expires_at=claims.exp,
     )  # fmt: skip
-    await deps.trail.tell(request, caller, Action.TOKEN_CREATE, body.stream, expires_at=str(claims.exp))
+    await deps.trail.record(request, caller, Action.TOKEN_CREATE, body.stream, expires_at=str(claims.exp))
     return json(made.model_dump_json().encode())
 
 

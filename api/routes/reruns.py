@@ -78,7 +78,7 @@ async def rerun_batch(
         too_large = shown.lines > deps.settings.file_lines_max
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
         return json(plan.model_dump_json().encode())
-    await deps.trail.tell(request, caller, Action.BATCH_RERUN, batch_id)
+    await deps.trail.record(request, caller, Action.BATCH_RERUN, batch_id)
     made = await rerun.create(deps, caller.project, batch, new, repeats)
     return json(made.model_dump_json().encode())
 
@@ -157,8 +157,8 @@ async def replay_range(
         require(caller, Role.WRITE)
         about = {name: str(value) for name, value in body.source.model_dump(exclude_none=True).items()}
         named = about.get("project", ALL)
-        await deps.trail.tell(
-            request, caller, Action.REPLAY_CREATE, whose=None if named == ALL else named, **about
+        await deps.trail.record(
+            request, caller, Action.REPLAY_CREATE, owner=None if named == ALL else named, **about
         )
     lines = _range(caller, body.source)
     made: Batch | ReplayPlan

@@ -93,7 +93,7 @@ async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> repor
         # It expired before its lines were looked at.
         source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
-    tally, after = report.Tally(), -1
+    tally, after = report.ErrorGroups(), -1
     while True:
         found = await _page(deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed")
         if not (found := bounded(found)):

@@ -46,7 +46,7 @@ async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(
 async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartForm) -> Response:
     """Add a part; parts may arrive in any order and side by side."""
     record = _pending(await lookup.upload(deps.view, caller.project, upload_id))
-    count, size = deps.view.pieces.arrived(upload_id)
+    count, size = deps.view.uploads.arrived(upload_id)
     if count >= UPLOAD_PARTS_MAX:
         raise errors.array_too_long("data", UPLOAD_PARTS_MAX, count + 1)
     # A part that is sent again after a lost answer is another one, so there may be more than was declared.
@@ -56,7 +56,7 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartFo
         taken = await part.receive(form, deps, upload_id, booking)
         _pending(await lookup.upload(deps.view, caller.project, upload_id))
         await deps.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
-        deps.view.pieces.put(taken)
+        deps.view.uploads.put(taken)
     return json(taken.part.model_dump_json().encode())
 
 
@@ -88,7 +88,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, upload_id: Upload
     if record.upload.status == "cancelled":
         return _shown(record)
     upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
-    await deps.trail.tell(request, caller, Action.UPLOAD_CANCEL, upload_id)
+    await deps.trail.record(request, caller, Action.UPLOAD_CANCEL, upload_id)
     return await _put(deps, record.model_copy(update={"upload": upload}))
 
 
@@ -115,7 +115,7 @@ async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[st
 
 async def _put(deps: Dependencies, record: UploadRecord) -> Response:
     await deps.log.send(topics.UPLOADS.name, record.upload.id, codec.encode(record), headers=[])
-    deps.view.pieces.put(record)
+    deps.view.uploads.put(record)
     return _shown(record)
 
 

@@ -1,1 +1,1 @@
-"""How files come in: forms taken apart while they arrive, uploads in parts put together."""
+"""Uploads: parses forms while they arrive, and assembles uploads in parts."""

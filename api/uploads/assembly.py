@@ -1,4 +1,4 @@
-"""An upload in parts becomes a file: its parts are copied into one object, hashed and looked at on the way."""
+"""Assembles an upload: copies its parts into one object, and hashes and checks them on the way."""
 
 import asyncio
 import hashlib
@@ -18,19 +18,19 @@ BATCH = "batch"
 async def assemble(
     deps: Dependencies, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
 ) -> FileRecord:
-    """Put an upload together; a second time from the same parts it becomes the same file.
+    """Assemble an upload; the same parts always become the same file.
 
     Args:
         deps: The dependencies of the app.
         record: The upload.
         parts: Its parts in order; they add up to what it declared.
-        md5: What the whole must have, in hexadecimal; None is not checked.
+        md5: The expected digest in hexadecimal; None skips the check.
 
     Returns:
         The file's record, which is not yet on the log.
 
     Raises:
-        ApiError: 400, it is not what it was said to be; 503, the store does not answer. Nothing is left of it.
+        ApiError: 400, it is not as declared; 503, the store does not answer. Nothing is left of it.
     """
     upload = record.upload
     file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
@@ -63,12 +63,12 @@ async def _copied(
                     await asyncio.to_thread(digest.update, chunk)
         if md5 is not None and digest.hexdigest() != md5:
             raise errors.invalid("The uploaded bytes have another MD5 than 'md5' says.", param="md5")
-        if record.upload.purpose == BATCH and (fault := sink.opening.fault()) is not None:
+        if record.upload.purpose == BATCH and (fault := sink.first_line.fault()) is not None:
             raise errors.invalid(fault)
         stored = await sink.commit()
         is_stored = True
     except NotFound as error:
-        # Another process has cancelled the upload, or has put it together, and swept it.
+        # Another process cancelled or completed the upload, and deleted its parts.
         raise errors.invalid("The upload's parts are gone.", param="part_ids") from error
     finally:
         if not is_stored:

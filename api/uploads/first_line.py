@@ -1,4 +1,4 @@
-"""The look at the first line of a batch file while it is uploaded; every line is checked later, by ingest."""
+"""Checks the first line of a batch file during the upload; ingest checks every line later."""
 
 import codecs
 
@@ -7,8 +7,8 @@ import msgspec
 from tidemill.schemas.jsonl import malformed
 from tidemill.schemas.jsonl.lines import BOM
 
-LOOKED_BYTES_MAX = 64 * 1024
-"""Of a longer first line only the beginning is looked at: to parse 8 MiB would hold up every other request."""
+CHECKED_BYTES_MAX = 64 * 1024
+"""Of a longer first line only the beginning is checked: to parse 8 MiB would delay every other request."""
 NOT_JSONL = "Invalid file format for Batch API. Must be .jsonl"
 NOT_UTF8 = "Invalid file for Batch API. Must be utf-8 encoded"
 
@@ -16,7 +16,7 @@ _WHITESPACE = b" \t\n\r\f\v"
 _NUMBER = b"+-.eE0123456789"
 _TRUNCATED = "Input data was truncated"
 _valid = msgspec.json.Decoder(msgspec.Raw)
-"""Reads JSON to its end and makes nothing of it."""
+"""Parses JSON without making objects of it."""
 
 
 class FirstLine:
@@ -25,10 +25,10 @@ class FirstLine:
     def __init__(self) -> None:
         self._held = bytearray()
         self._number = 1
-        """Of the line that is held."""
+        """Number of the buffered line."""
         self._fault: str | None = None
         self.is_done = False
-        """Whether more of the file would change nothing."""
+        """Whether the check is complete."""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk of the file."""
@@ -39,24 +39,24 @@ class FirstLine:
             whole, chunk = chunk, chunk.lstrip(_WHITESPACE)
             self._number += whole.count(b"\n", 0, len(whole) - len(chunk))
         start = 0
-        while (end := chunk.find(b"\n", start, start + LOOKED_BYTES_MAX)) >= 0:
+        while (end := chunk.find(b"\n", start, start + CHECKED_BYTES_MAX)) >= 0:
             self._held += chunk[start:end]
-            if self._judge():
+            if self._check():
                 return
             self._number += 1
             start = end + 1
-        self._held += chunk[start : start + LOOKED_BYTES_MAX]
-        if len(self._held) >= LOOKED_BYTES_MAX:
-            self._judge(is_whole=False)
+        self._held += chunk[start : start + CHECKED_BYTES_MAX]
+        if len(self._held) >= CHECKED_BYTES_MAX:
+            self._check(is_whole=False)
 
     def fault(self) -> str | None:
-        """What is wrong with the file, once it is whole; None where nothing is."""
-        if not self.is_done and not self._judge():
+        """The fault of the whole file; None if there is none."""
+        if not self.is_done and not self._check():
             return f"{NOT_JSONL}: the file has no line that is not blank."
         return self._fault
 
-    def _judge(self, *, is_whole: bool = True) -> bool:
-        """Whether the line decides; a blank one does not."""
+    def _check(self, *, is_whole: bool = True) -> bool:
+        """Check the buffered line; False if it is blank."""
         text = bytes(self._held).removeprefix(BOM).strip()
         self._held.clear()
         if not text and is_whole:
@@ -64,15 +64,15 @@ class FirstLine:
         self.is_done = True
         try:
             _, size = codecs.utf_8_decode(text, "strict", is_whole)
-            # A number may be cut anywhere; the parser tells any other cut from a fault.
+            # A number may be cut anywhere; the parser recognises any other cut.
             text = text if is_whole else text[:size].rstrip(_NUMBER)
             _valid.decode(text)
         except UnicodeDecodeError:
-            self._fault = self._told(NOT_UTF8, text)
+            self._fault = self._described(NOT_UTF8, text)
         except (msgspec.DecodeError, RecursionError) as error:
             if is_whole or str(error) != _TRUNCATED:
-                self._fault = self._told(NOT_JSONL, text)
+                self._fault = self._described(NOT_JSONL, text)
         return True
 
-    def _told(self, fault: str, text: bytes) -> str:
+    def _described(self, fault: str, text: bytes) -> str:
         return f"{fault}: line {self._number} is not JSON. {malformed.reason(text)}"

@@ -1,4 +1,4 @@
-"""A form with a file in it, taken from a request: bounded in time, in size, and in how many there are at once."""
+"""Reads forms with a file from requests, within bounds of time, size and number."""
 
 import asyncio
 import re
@@ -18,11 +18,11 @@ from tidemill.api.uploads.multipart import Form, MultipartError, PartBegan, Part
 from tidemill.schemas.resources.error import ApiError
 
 FORM_BYTES_MAX = 64 * 1024
-"""What a form may hold beside the file."""
+"""Bytes of a form beside the file."""
 SILENCE_SECONDS_MAX = 60.0
 """How long a client may send nothing."""
 DRAIN_BYTES_MAX = 1 << 30
-"""A client that is still sending learns of an error only once it is done, so the rest is read up to here."""
+"""Many clients read an error only after they sent the whole body, so the api reads the rest up to here."""
 DRAIN_SECONDS_MAX = 60.0
 _LENGTH = re.compile(r"\d{1,18}\Z", re.ASCII)
 
@@ -72,8 +72,8 @@ class FormBody(Part, Generic[F]):
         return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-class Taker(Protocol[T_co]):
-    """What takes the parts of a form as they arrive."""
+class FormConsumer(Protocol[T_co]):
+    """Consumes the parts of a form as they arrive."""
 
     def begin(self, part: PartBegan) -> None:
         """A part begins."""
@@ -84,39 +84,39 @@ class Taker(Protocol[T_co]):
         ...
 
     def end(self) -> None:
-        """The part is whole."""
+        """The part is complete."""
         ...
 
     async def finish(self) -> T_co:
-        """The form is whole: what comes of it."""
+        """The form is complete; returns its result."""
         ...
 
     async def discard(self) -> None:
-        """Leave nothing, unless it is finished."""
+        """Remove everything, unless the form is finished."""
         ...
 
 
 async def receive(
-    request: Request, deps: Dependencies, taker: Taker[T_co], *, project: str, bytes_max: int, param: str
+    request: Request, deps: Dependencies, consumer: FormConsumer[T_co], *, project: str, bytes_max: int, param: str
 ) -> T_co:
-    """Take a form.
+    """Read a form.
 
     Args:
         request: The request.
         deps: The dependencies of the app.
-        taker: What takes the parts.
+        consumer: Consumes the parts.
         project: Whose it is.
-        bytes_max: A body that says that its file is larger is refused before it is read.
+        bytes_max: A larger `Content-Length` is refused before the body is read.
         param: The name of the file's field.
 
     Raises:
-        ApiError: It cannot be taken; the taker has discarded it.
-        ClientDisconnect: It broke off; the taker has discarded it.
+        ApiError: It is invalid; the consumer has discarded it.
+        ClientDisconnect: It broke off; the consumer has discarded it.
     """
     async with deps.uploads.turn(project):
         stream = request.stream()
         try:
-            return await _receive(request, stream, taker, bytes_max=bytes_max, param=param)
+            return await _receive(request, stream, consumer, bytes_max=bytes_max, param=param)
         except ApiError as error:
             if not await _drain(stream):
                 error.headers["connection"] = "close"
@@ -124,36 +124,36 @@ async def receive(
 
 
 def declared_bytes(request: Request) -> int:
-    """What a request says that its body has; 0 where it does not say, or nothing that could be read."""
+    """The `Content-Length` of a request; 0 if there is no valid one."""
     match = _LENGTH.match(request.headers.get("content-length", ""))
     return int(match[0]) if match is not None else 0
 
 
 async def _receive(
-    request: Request, stream: AsyncIterator[bytes], taker: Taker[T_co], *, bytes_max: int, param: str
+    request: Request, stream: AsyncIterator[bytes], consumer: FormConsumer[T_co], *, bytes_max: int, param: str
 ) -> T_co:
     if declared_bytes(request) > bytes_max + FORM_BYTES_MAX:
         raise errors.body_too_large(bytes_max, param=param)
     try:
-        await _read(Form(request.headers.get("content-type")), stream, taker)
-        return await taker.finish()
+        await _read(Form(request.headers.get("content-type")), stream, consumer)
+        return await consumer.finish()
     except MultipartError as error:
         raise errors.invalid(f"Could not read the upload: {error}.") from error
     finally:
-        await taker.discard()
+        await consumer.discard()
 
 
-async def _read(form: Form, stream: AsyncIterator[bytes], taker: Taker[object]) -> None:
+async def _read(form: Form, stream: AsyncIterator[bytes], consumer: FormConsumer[object]) -> None:
     while not form.is_whole:
         if not (chunk := await _next(stream)):
             raise MultipartError("the multipart body ends before its closing boundary")
         for event in form.feed(chunk):
             if isinstance(event, PartData):
-                await taker.data(event.data)
+                await consumer.data(event.data)
             elif isinstance(event, PartBegan):
-                taker.begin(event)
+                consumer.begin(event)
             else:
-                taker.end()
+                consumer.end()
 
 
 async def _next(stream: AsyncIterator[bytes]) -> bytes:
@@ -162,11 +162,11 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes:
         async with asyncio.timeout(SILENCE_SECONDS_MAX):
             return await anext(stream, b"")
     except TimeoutError as error:
-        raise errors.silent() from error
+        raise errors.timed_out() from error
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> bool:
-    """Read the rest of a body; False where there is more of it than is read."""
+    """Read the rest of a body; False if it exceeds `DRAIN_BYTES_MAX`."""
     left = DRAIN_BYTES_MAX
     with suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(DRAIN_SECONDS_MAX):

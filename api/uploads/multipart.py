@@ -1,4 +1,4 @@
-"""A multipart form, taken apart as it arrives: bounded, and without a look at what a file holds."""
+"""Parses multipart forms as they arrive, within bounds."""
 
 import logging
 import re
@@ -16,13 +16,13 @@ _DASHES = b"--"
 _QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _EXTENDED = re.compile(rb";\s*filename\*=(utf-8|iso-8859-1)'[\w-]*'([\w%!#$&+.^`|~-]+)", re.ASCII | re.IGNORECASE)
 
-# The parser reports malformed bytes on its logger; what a user sent goes into no log.
+# The parser logs malformed bytes; what a user sent must not get into a log.
 _silent = logging.getLogger("tidemill.api.uploads.multipart")
 _silent.disabled = True
 
 
 class MultipartError(Exception):
-    """The form is malformed or beyond its bounds; the text says which, and holds nothing of the form."""
+    """The form is malformed or exceeds a bound; the text quotes nothing of the form."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +58,8 @@ class Form:
             MultipartError: The content type is not that of a form, or has no boundary.
         """
         self._events: list[Event] = []
-        self._opening: bytes | None = b""
-        """The first bytes of the body, until they are enough to be known as such."""
+        self._prefix: bytes | None = b""
+        """The first bytes of the body, until the first boundary is recognised."""
         self._parts = 0
         self._headers: dict[bytes, bytes] = {}
         self._field = b""
@@ -84,12 +84,12 @@ class Form:
         """Whether the closing boundary was seen."""
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take the next bytes of the body and return what they say.
+        """Parse the next bytes of the body into events.
 
         Raises:
             MultipartError: They are malformed, or a bound is passed.
         """
-        # What follows the closing boundary means nothing.
+        # Bytes after the closing boundary are ignored.
         if not self.is_whole and (known := self._begun(data)):
             try:
                 self._parser.write(known)
@@ -99,19 +99,19 @@ class Form:
         return events
 
     def _begun(self, data: bytes) -> bytes:
-        """What the parser is to see: from the first boundary on, before which only line breaks may come.
+        """The bytes from the first boundary on; only line breaks may precede it.
 
-        The parser passes over other bytes before it or not, by where the body is cut.
+        The parser skips other bytes or not, depending on where the body is cut.
         """
-        if self._opening is None:
+        if self._prefix is None:
             return data
-        self._opening = (self._opening + data).lstrip(b"\r\n")
-        if len(self._opening) < len(_DASHES):
+        self._prefix = (self._prefix + data).lstrip(b"\r\n")
+        if len(self._prefix) < len(_DASHES):
             return b""
-        if not self._opening.startswith(_DASHES):
+        if not self._prefix.startswith(_DASHES):
             raise MultipartError("the multipart body is malformed")
-        opening, self._opening = self._opening, None
-        return opening
+        prefix, self._prefix = self._prefix, None
+        return prefix
 
     def _on_part_begin(self) -> None:
         self._parts += 1
@@ -150,7 +150,7 @@ class Form:
 
 
 def _extended(disposition: bytes) -> str | None:
-    """The file name that `filename*` has (RFC 8187), which goes before that of `filename`; the parser drops it."""
+    """The file name of `filename*` (RFC 8187), which precedes `filename`; the parser drops it."""
     if (match := _EXTENDED.search(_QUOTED.sub(b"", disposition))) is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A part of an upload: a form, of which the one field `data` goes to the store while it arrives."""
+"""Receives a part of an upload: a form whose field `data` goes to the store while it arrives."""
 
 from typing import Annotated, Final
 
@@ -23,23 +23,23 @@ PartForm = Annotated[Request, Depends(FORM)]
 
 
 async def receive(request: Request, deps: Dependencies, upload_id: str, booking: Booking) -> PartRecord:
-    """Take a part into the store; room is asked for once its size is known, and before it is kept.
+    """Store a part; its room is reserved when its size is known, before the store keeps it.
 
     Returns:
         Its record, which is not yet on the log.
 
     Raises:
-        ApiError: It cannot be taken; nothing is left of it.
+        ApiError: It is invalid or there is no room; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
-    taker = _Part(deps, upload_id, booking)
+    consumer = _Part(deps, upload_id, booking)
     return await form_reader.receive(
-        request, deps, taker, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
+        request, deps, consumer, project=booking.project, bytes_max=PART_BYTES_MAX, param=FIELD
     )
 
 
 class _Part:
-    """What a part has brought so far."""
+    """Consumes the form of a part."""
 
     def __init__(self, deps: Dependencies, upload_id: str, booking: Booking) -> None:
         self._deps = deps
@@ -52,7 +52,7 @@ class _Part:
         self._stored = False
 
     def begin(self, part: PartBegan) -> None:
-        """A field begins; those of other names are read and let go."""
+        """A field begins; other fields are ignored."""
         self._is_data = part.name == FIELD
         if not self._is_data:
             return
@@ -66,10 +66,10 @@ class _Part:
             await self._sink.put(data)
 
     def end(self) -> None:
-        """The field is whole."""
+        """The field is complete."""
 
     async def finish(self) -> PartRecord:
-        """The form is whole."""
+        """The form is complete."""
         if self._sink is None:
             raise errors.missing(FIELD)
         self._booking.bytes(self._sink.size)
@@ -79,6 +79,6 @@ class _Part:
         return PartRecord(part=part, bytes=stored.bytes, key=self._key)
 
     async def discard(self) -> None:
-        """Leave nothing, unless it is finished."""
+        """Remove the bytes, unless the form is finished."""
         if self._sink is not None and not self._stored:
             await self._sink.discard()

@@ -1,4 +1,4 @@
-"""A file on its way from a request into the store: hashed, measured, and in memory only as a few chunks."""
+"""Streams a file from a request into the store: hashes and counts it, and buffers only a few chunks."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ from tidemill.api.uploads.first_line import FirstLine
 from tidemill.schemas.ports import Store
 
 CHUNK_BYTES = 1 << 20
-"""What arrives is gathered up to this size, since each step to a thread costs some 0.1 ms."""
+"""Chunks for the store; each step to a thread costs some 0.1 ms."""
 QUEUED_CHUNKS_MAX = 4
 
 
@@ -27,10 +27,10 @@ class Stored:
 
 
 class Sink:
-    """Takes a file's bytes as they arrive; nothing is to be read in the store before `commit`.
+    """Writes the bytes of a file as they arrive; the store shows nothing before `commit`.
 
-    A task of its own writes to the store, behind a queue of `QUEUED_CHUNKS_MAX` chunks: receiving, hashing and
-    writing go on side by side, and a slow store slows down the client.
+    A task writes to the store, behind a queue of `QUEUED_CHUNKS_MAX` chunks: receiving, hashing and writing run
+    concurrently, and a slow store slows down the client.
     """
 
     def __init__(self, store: Store, key: str, *, bytes_max: int, param: str) -> None:
@@ -43,7 +43,7 @@ class Sink:
         self._last = b"\n"
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_CHUNKS_MAX)
         self._writing = asyncio.create_task(store.write(key, self._chunks()), name="write an upload")
-        self.opening = FirstLine()
+        self.first_line = FirstLine()
 
     @property
     def size(self) -> int:
@@ -51,7 +51,7 @@ class Sink:
         return self._size
 
     async def put(self, data: bytes) -> None:
-        """Take bytes.
+        """Write bytes.
 
         Raises:
             ApiError: 413, the file is too large; 503 or 507, the store does not take it.
@@ -59,14 +59,14 @@ class Sink:
         self._size += len(data)
         if self._size > self._bytes_max:
             raise errors.body_too_large(self._bytes_max, param=self._param)
-        if not self.opening.is_done:
-            self.opening.feed(data)
+        if not self.first_line.is_done:
+            self.first_line.feed(data)
         self._gathered += data
         if len(self._gathered) >= CHUNK_BYTES:
             await self._hand(self._take())
 
     async def commit(self) -> Stored:
-        """Have the store keep the file.
+        """Complete the file in the store.
 
         Raises:
             ApiError: 503 or 507, the store does not.
@@ -82,7 +82,7 @@ class Sink:
         return Stored(bytes=self._size, sha256=self._digest.hexdigest(), lines=lines)
 
     async def discard(self) -> None:
-        """Leave nothing of a file that was not committed."""
+        """Remove a file that is not committed."""
         self._writing.cancel()
         with suppress(asyncio.CancelledError, OSError):
             await self._writing
@@ -116,7 +116,7 @@ class Sink:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while (chunk := await self._queue.get()) is not None:
-            # The hash lets go of the interpreter, so the next bytes arrive meanwhile.
+            # Hashing releases the GIL, so the next bytes arrive meanwhile.
             await asyncio.to_thread(self._digest.update, chunk)
             self._newlines += chunk.count(b"\n")
             self._last = chunk[-1:]

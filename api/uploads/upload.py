@@ -1,4 +1,4 @@
-"""An upload: a form, of which the file goes to the store while it arrives and the other fields are small."""
+"""Receives an upload: a form whose file goes to the store while it arrives, and some small fields."""
 
 from typing import Annotated, Final
 
@@ -39,11 +39,11 @@ class FileFields(reading.Parameters):
     anchor: Annotated[str, OneOf(("created_at",))] | None = Field(None, alias=_ANCHOR)
     seconds: Annotated[int, Field(ge=_LOW, le=_HIGH), reading.WHOLE] | None = Field(None, alias=_SECONDS)
     expires_after: Annotated[Expiry, BeforeValidator(reading.json), WithJsonSchema(_JSON)] | None = None
-    """Both as one JSON object, instead of the two."""
+    """Both as one JSON object."""
 
     @property
     def life_seconds(self) -> int | None:
-        """How long the file is kept; None is for good.
+        """How long the file is kept; None is forever.
 
         Raises:
             ApiError: 400, one of the two is there without the other, or both are there twice.
@@ -64,19 +64,19 @@ FileForm = Annotated[Request, Depends(FORM)]
 
 
 async def receive(request: Request, deps: Dependencies, project: str, booking: Booking) -> FileRecord:
-    """Take an upload into the store.
+    """Store an upload.
 
     Args:
         request: The request.
         deps: The dependencies of the app.
-        project: Whose file it is.
-        booking: Where room is asked for: for what the request says that it brings, then for what it brought.
+        project: The project of the file.
+        booking: Reserves room: first for the declared size, then for the actual one.
 
     Returns:
         The record of the new file, which is not yet on the log.
 
     Raises:
-        ApiError: It cannot be taken; nothing is left of it.
+        ApiError: It is invalid or there is no room; nothing is left of it.
         ClientDisconnect: It broke off; nothing is left of it.
     """
     declared = max(0, form_reader.declared_bytes(request) - form_reader.FORM_BYTES_MAX)
@@ -87,13 +87,13 @@ async def receive(request: Request, deps: Dependencies, project: str, booking: B
 
 
 class _Upload:
-    """What an upload has brought so far."""
+    """Consumes the form of an upload."""
 
     def __init__(self, deps: Dependencies, project: str, booking: Booking, declared: int) -> None:
         self._deps = deps
         self._booking = booking
         self._declared = declared
-        """Bytes that the file has at least, by the request's length."""
+        """Least bytes of the file, by the `Content-Length`."""
         self._project = project
         self._id = ids.new_file_id()
         self._key = f"files/{self._id}"
@@ -127,14 +127,14 @@ class _Upload:
             self._value += data
             return
         assert self._sink is not None
-        looking = not self._sink.opening.is_done
+        looking = not self._sink.first_line.is_done
         await self._sink.put(data)
-        # Node sends the purpose last; where it is known already, a wrong file need not be taken whole.
-        if looking and self._sink.opening.is_done:
-            self._check_opening(self._sink)
+        # Node sends the purpose last; if it is known already, a wrong file is refused early.
+        if looking and self._sink.first_line.is_done:
+            self._check_first_line(self._sink)
 
     def end(self) -> None:
-        """The part is whole."""
+        """The part is complete."""
         if self._name != "file":
             self._fields[self._name] = self._value.decode(errors="replace")
             self._value.clear()
@@ -142,12 +142,12 @@ class _Upload:
                 self._checked()
 
     async def finish(self) -> FileRecord:
-        """The form is whole."""
+        """The form is complete."""
         fields = self._checked()
         life_seconds = fields.life_seconds
         if self._sink is None:
             raise errors.missing("file")
-        self._check_opening(self._sink)
+        self._check_first_line(self._sink)
         self._booking.bytes(self._sink.size)
         stored = await self._sink.commit()
         self._stored = True
@@ -165,14 +165,14 @@ class _Upload:
         )
 
     async def discard(self) -> None:
-        """Leave nothing, unless it is finished."""
+        """Remove the bytes, unless the form is finished."""
         if self._sink is not None and not self._stored:
             await self._sink.discard()
 
     def _checked(self) -> FileFields:
         return FORM.read(self._fields)
 
-    def _check_opening(self, sink: Sink) -> None:
+    def _check_first_line(self, sink: Sink) -> None:
         purpose = self._fields.get("purpose")
-        if purpose == BATCH and (fault := sink.opening.fault()) is not None:
+        if purpose == BATCH and (fault := sink.first_line.fault()) is not None:
             raise errors.invalid(fault)

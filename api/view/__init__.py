@@ -1,1 +1,1 @@
-"""What the api knows: folded from the log into a file of its own, and looked up there."""
+"""The read model of the api: the log folded into a SQLite file."""

@@ -1,4 +1,4 @@
-"""The audit trail, as the log tells of it."""
+"""The audit trail, folded from the log."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,7 @@ KEPT_SECONDS: Final = KEPT_DAYS * 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which records are listed; None is any."""
+    """A filter of records; None is any."""
 
     project: str | None = None
     actor: str | None = None
@@ -23,20 +23,20 @@ class Wanted:
     target: str | None = None
 
     def condition(self) -> tuple[str, list[object]]:
-        """The same in SQL, and its values."""
+        """The filter in SQL, and its values."""
         named = {name: value for name, value in vars(self).items() if value is not None}
         return " AND ".join(["1", *(f"{name} = ?" for name in named)]), list(named.values())
 
 
 class Audit:
-    """In the file of the view: records are added, and go with their age."""
+    """Records in the file of the view; old ones are deleted."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def rows(self, wanted: Wanted, page: Page) -> list[Row] | None:
-        """Up to `page.limit` + 1 records, the newest first; None where `page.after` is not one of them."""
+        """Up to `page.limit` + 1 records, the newest first; None if `page.after` is not one of them."""
         where, values = wanted.condition()
         if page.after is not None:
             found = self._database.read(f"SELECT at FROM audit WHERE id = ? AND {where}", page.after, *values)  # noqa: S608
@@ -57,7 +57,7 @@ class Audit:
         return codec.decode_audit(_bytes(rows[0][0])) if rows else None
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic.
+        """Fold a record of the topic.
 
         Raises:
             DecodeError: It cannot be read.

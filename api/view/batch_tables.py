@@ -1,4 +1,4 @@
-"""Small tables about batches, folded from the log: claims of their ids, deletions, and who reran whom."""
+"""Small tables about batches: claims of their ids, deletions, and links to reruns."""
 
 from typing import Final
 
@@ -9,22 +9,22 @@ from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.batch import Batch
 
 CLAIM_SECONDS_MAX = topics.CLAIMS.retention_ms // 1000
-"""As long as the log keeps them."""
+"""The retention of the topic."""
 REPEAT_SECONDS_MAX = 120
-"""How long after a create its repetition is taken for the same create."""
+"""How long a retry after a create counts as the same create."""
 RERUNS_MAX: Final = 100
-"""Of a batch, the newest that are shown."""
+"""Reruns that a batch shows, the newest."""
 
 
 class Claims:
-    """In the file of the view; what is said of a batch id first, stays."""
+    """Claims in the file of the view; the first claim of a batch id stays."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def first(self, project: str, batch_id: str) -> Claim | None:
-        """The claim that a batch id stands for."""
+        """The first claim of a batch id."""
         rows = self._database.read("SELECT body FROM claims WHERE id = ? AND project = ?", batch_id, project)
         return _claim(rows)
 
@@ -43,7 +43,7 @@ class Claims:
         return _claim(rows)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic.
+        """Fold a record of the topic.
 
         Raises:
             DecodeError: It cannot be read.
@@ -60,17 +60,17 @@ class Claims:
 
 
 class Erasures:
-    """In the file of the view, for as long as the log may have the lines."""
+    """Deleted batches, for as long as the log may have their lines."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def put(self, batch_id: str, erasure: Erasure) -> None:
-        """Remember that a batch is deleted."""
+        """Mark a batch as deleted."""
         self._database.write("INSERT OR IGNORE INTO erasures VALUES (?, ?)", batch_id, erasure.project)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic.
+        """Fold a record of the topic.
 
         Raises:
             DecodeError: It cannot be read.
@@ -82,12 +82,12 @@ class Erasures:
             self.put(key, codec.decode_erasure(value))
 
     def is_deleted(self, batch_id: str, project: str | None = None) -> bool:
-        """Whether a batch, of this project where one is named, is deleted."""
+        """Whether a batch is deleted, optionally only if it is of this project."""
         statement = "SELECT 1 FROM erasures WHERE id = ? AND coalesce(?, project) = project"
         return bool(self._database.read(statement, batch_id, project))
 
     def forbid(self, batch_id: str) -> bool:
-        """Whether a batch's lines are not to be run again: it is deleted, or is over and its input is gone."""
+        """Whether the lines of a batch must not run again: it is deleted, or it ended and its input is deleted."""
         return bool(
             self._database.read(
                 "SELECT 1 FROM erasures WHERE id = ? UNION ALL"
@@ -99,24 +99,24 @@ class Erasures:
 
 
 class Links:
-    """Batches and their reruns, in the view's database. One check of access covers them: they share a project."""
+    """Reruns of batches. A batch and its reruns share a project, so one check of access covers them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def put(self, batch: Batch) -> None:
-        """Remember what a batch is made of."""
+        """Link a rerun to its batch."""
         if (source := batch.tidemill.rerun_of) is not None:
             self._database.write(
                 "INSERT OR IGNORE INTO reruns VALUES (?, ?, ?)", source, batch.created_at, batch.id
             )
 
     def drop(self, batch_id: str) -> None:
-        """Forget a batch that is not there any more."""
+        """Remove a deleted batch."""
         self._database.write("DELETE FROM reruns WHERE id = ? OR source = ?", batch_id, batch_id)
 
     def shown(self, batch_id: str, body: bytes) -> bytes:
-        """A batch as JSON, with the batches that are made of it, the oldest first."""
+        """A batch as JSON with its reruns, the oldest first."""
         rows = self._database.read(
             "SELECT id FROM reruns WHERE source = ? ORDER BY created_at DESC, id DESC LIMIT ?",
             batch_id,

@@ -1,4 +1,4 @@
-"""The keys to the API, as the log tells of them."""
+"""The API keys, folded from the log."""
 
 import logging
 
@@ -13,14 +13,14 @@ _log = logging.getLogger(__name__)
 
 
 class Keyring:
-    """In the file of the view: only what a trusted key has signed.
+    """API keys in the file of the view: only records that a trusted key signed.
 
     A key that is revoked stays so, whatever is read later: a revocation is a signed record of its own, the topic
     keeps every record, and a record of an earlier state says nothing new.
     """
 
     def __init__(self, database: Database, verifier: Verifier) -> None:
-        """Keep what was folded, unless other keys were trusted then: it is folded anew."""
+        """Open the keyring; if the trusted keys have changed, it is folded again."""
         self._database = database
         self._verifier = verifier
         trusted = " ".join(verifier.kids)
@@ -32,7 +32,7 @@ class Keyring:
                 database.write("INSERT INTO trust VALUES (?)", trusted)
 
     def by_digest(self, sha256: str) -> KeyRecord | None:
-        """The key whose secret has this digest, whatever has become of it."""
+        """The key whose secret has this digest, also if it is revoked or expired."""
         return _record(self._database.read("SELECT body FROM keys WHERE sha256 = ?", sha256))
 
     def by_id(self, key_id: str) -> KeyRecord | None:
@@ -40,7 +40,7 @@ class Keyring:
         return _record(self._database.read("SELECT body FROM keys WHERE id = ?", key_id))
 
     def rows(self, project: str | None, after: str | None, limit: int) -> list[Row] | None:
-        """Up to `limit` keys of a project or of all, the newest first; None where `after` is not one of them."""
+        """Up to `limit` keys of a project or of all, the newest first; None if `after` is not one of them."""
         where = "(? IS NULL OR project = ?)"
         values: list[object] = [project, project]
         if after is not None:
@@ -56,12 +56,12 @@ class Keyring:
         return [Row(id=r.key.id, body=r.key.model_dump_json().encode()) for r in records if r is not None]
 
     def signed_by_others(self, kid: str) -> list[KeyRecord]:
-        """The keys whose records another key than this one has signed last."""
+        """The keys whose last record another key signed."""
         rows = self._database.read("SELECT body FROM keys WHERE signer <> ? ORDER BY created_at", kid)
         return [record for row in rows if (record := _record([row])) is not None]
 
     def put(self, record: KeyRecord, signer: str) -> None:
-        """Take in what a trusted key has signed."""
+        """Add a record that a trusted key signed."""
         key = record.key
         self._database.write(
             "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
@@ -72,12 +72,12 @@ class Keyring:
         )  # fmt: skip
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic; one that is not signed by a trusted key changes nothing."""
+        """Fold a record of the topic; one without a trusted signature changes nothing."""
         try:
             self.put(*self._verifier.key_record(key, value))
         except SignatureError as error:
             metrics.KEYS_REFUSED.inc()
-            _log.warning("record %d of the keys changes nothing: %s", offset, error)
+            _log.warning("ignoring record %d of the keys: %s", offset, error)
 
 
 def _record(rows: list[tuple[object, ...]]) -> KeyRecord | None:

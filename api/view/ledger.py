@@ -1,4 +1,4 @@
-"""The ledger as the log tells of it, and sums over it: tokens in integers, costs in decimals, both exact."""
+"""The ledger, folded from the log, and exact sums of it: tokens as integers, costs as decimals."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,22 @@ from tidemill.schemas.log import codec
 from tidemill.schemas.resources.bill import plain
 
 DIMENSIONS = {"project": "project", "model": "model", "day": "day", "batch": "id"}
-"""What can be summed by, and the column of each."""
+"""Dimensions of sums, and their columns."""
 ALL_PROJECTS = "*"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerQuery:
-    """Which entries are summed, and how."""
+    """Which entries to sum, and how to group them."""
 
     project: str
-    """Whose; `ALL_PROJECTS` for everybody's."""
+    """A project, or `ALL_PROJECTS`."""
     start: int
     """Batches that ended at this time or later, Unix seconds."""
     end: int
     """Batches that ended before this time."""
     by: tuple[str, ...] = ()
-    """Keys of `DIMENSIONS`, in the order that sums are grouped and sorted by; none makes one sum."""
+    """Keys of `DIMENSIONS`, in the order of grouping and sorting; none makes one sum."""
     after: tuple[str, ...] | None = None
     """The group that the page comes after."""
     limit: int = 1
@@ -33,7 +33,7 @@ class Sum:
     """One group of entries."""
 
     group: tuple[str, ...]
-    """Its value in each dimension of the query; of an entry without a model it is empty."""
+    """Its value in each dimension of the query; empty for entries without a model."""
     batches: int
     lines: int
     input_tokens: int
@@ -46,13 +46,13 @@ class Sum:
 
 
 class Ledger:
-    """In the file of the view."""
+    """Entries in the file of the view."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def sums(self, query: LedgerQuery) -> list[Sum]:
-        """Up to `query.limit` groups, in order: for a thread, since a million batches take 1.6 s."""
+        """Up to `query.limit` groups, in order. Call it in a thread: a million batches take 1.6 s."""
         columns = [DIMENSIONS[name] for name in query.by]
         where = "ended_at >= ? AND ended_at < ?"
         values: list[object] = [query.start, query.end]
@@ -66,7 +66,7 @@ class Ledger:
             f"SELECT {''.join(f'{column}, ' for column in columns)}"  # noqa: S608  columns of the table above
             " count(*), coalesce(sum(lines), 0), coalesce(sum(input), 0), coalesce(sum(cached), 0),"
             " coalesce(sum(output), 0), coalesce(sum(reasoning), 0),"
-            # Of no rows an aggregate of one's own is null.
+            # A custom aggregate of no rows is null.
             " coalesce(exact_sum(cost), '0'), coalesce(exact_sum(cost_input), '0'),"
             " coalesce(exact_sum(cost_output), '0')"
             f" FROM ledger WHERE {where} {f'GROUP BY {named} ORDER BY {named}' if columns else ''} LIMIT ?",
@@ -75,7 +75,7 @@ class Ledger:
         return [_sum(row, len(columns)) for row in rows]
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic.
+        """Fold a record of the topic.
 
         Raises:
             DecodeError: It cannot be read.
@@ -88,7 +88,7 @@ class Ledger:
         usage, cost = entry.usage, entry.bill.cost
         self._database.write("DELETE FROM ledger WHERE id = ? AND owner <= ?", entry.batch_id, entry.owner)
         self._database.write(
-            # Where there is one yet, a later owner of the batch wrote it.
+            # An existing row is that of a later owner of the batch.
             "INSERT OR IGNORE INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             entry.batch_id, entry.project, entry.model or "", entry.day, entry.ended_at, entry.lines,
             usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens,

@@ -1,4 +1,4 @@
-"""Objects by their ids, which another api process may just have made: word of them may be on its way."""
+"""Finds objects by id; waits a moment for one that another api process may just have created."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
 
 SEEN_SECONDS_MAX = 1.0
-"""How long an object is waited for that this process has not heard of."""
+"""How long to wait for an object that this process has not seen."""
 
 
 async def batch(view: View, project: str, batch_id: str) -> bytes:
@@ -19,7 +19,7 @@ async def batch(view: View, project: str, batch_id: str) -> bytes:
     """
     found = _find(view, project, batch_id)
     if found is None and ids.is_batch_id(batch_id) and not view.erasures.is_deleted(batch_id):
-        found = await view.news.until(lambda: _find(view, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
+        found = await view.changes.wait_for(lambda: _find(view, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_batch(batch_id)
     return found
@@ -36,9 +36,9 @@ async def file(view: View, project: str, file_id: str) -> FileRecord:
         return view.file(project, file_id)
 
     found = find()
-    # One that was there, and is deleted or expired, does not come back.
+    # A deleted or expired file does not come back.
     if found is None and ids.is_file_id(file_id) and not view.has_known(project, file_id):
-        found = await view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+        found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_file(file_id)
     return found
@@ -52,11 +52,11 @@ async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
     """
 
     def find() -> UploadRecord | None:
-        return view.pieces.upload(project, upload_id)
+        return view.uploads.upload(project, upload_id)
 
     found = find()
     if found is None and ids.is_upload_id(upload_id):
-        found = await view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+        found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
         raise errors.no_upload(upload_id)
     return found
@@ -70,12 +70,12 @@ async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[Par
     """
 
     def find() -> list[PartRecord] | None:
-        known = view.pieces.parts(upload_id)
+        known = view.uploads.parts(upload_id)
         return [known[part_id] for part_id in part_ids] if known.keys() >= set(part_ids) else None
 
-    found = await view.news.until(find, seconds_max=SEEN_SECONDS_MAX)
+    found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
     if found is None:
-        known = view.pieces.parts(upload_id)
+        known = view.uploads.parts(upload_id)
         raise errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
     return found
 
@@ -85,6 +85,6 @@ def _find(view: View, project: str, batch_id: str) -> bytes | None:
         return found
     if view.erasures.is_deleted(batch_id):
         return None
-    # Whoever knows the id of a claim was told it, so its command is on the log.
+    # A client can know the id of a claim only from an answer, so its command is in the log.
     claim = view.claims.first(project, batch_id)
     return None if claim is None else claim.command.batch.model_dump_json().encode()

@@ -1,46 +1,46 @@
-"""Objects of the store that no record names, and since when this process has met them."""
+"""Orphaned objects: those in the store that no record names, and when this process first saw them."""
 
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log.part import INDICES_PREFIX, indexed_key
 from tidemill.schemas.ports import Clock
 
-STRAY_SECONDS_MIN = 86_400
-"""How long an object may be there without a record."""
-STRAYS_MAX = 100_000
-"""As many are remembered at one time; the others wait for these to go."""
+ORPHAN_SECONDS_MIN = 86_400
+"""How long an object may exist without a record."""
+ORPHANS_MAX = 100_000
+"""Objects that are tracked at a time; others wait."""
 
 
 class Orphans:
-    """In the file of the view, so that a restart does not make them young again."""
+    """Objects in the file of the view, so that their age survives a restart."""
 
     PREFIXES = ("files/", "uploads/", INDICES_PREFIX)
-    """Where the objects are that records name one by one; the columns of a file are named with it."""
+    """Prefixes of objects that records name; the index of a file belongs to its record."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def is_old(self, key: str) -> bool:
-        """Whether an object had no record for long; one that is met for the first time is young."""
+        """Whether an object has had no record for `ORPHAN_SECONDS_MIN`; starts to track a new one."""
         if self._is_named(key):
             return False
         now = int(self._clock())
-        rows = self._database.read("SELECT met_at FROM strays WHERE key = ?", key)
+        rows = self._database.read("SELECT seen_at FROM orphans WHERE key = ?", key)
         if rows:
-            return int(str(rows[0][0])) + STRAY_SECONDS_MIN <= now
-        if int(str(self._database.read("SELECT count(*) FROM strays")[0][0])) < STRAYS_MAX:
-            self._database.write("INSERT INTO strays VALUES (?, ?)", key, now)
+            return int(str(rows[0][0])) + ORPHAN_SECONDS_MIN <= now
+        if int(str(self._database.read("SELECT count(*) FROM orphans")[0][0])) < ORPHANS_MAX:
+            self._database.write("INSERT INTO orphans VALUES (?, ?)", key, now)
         return False
 
     def forget(self, key: str) -> None:
-        """The object is gone."""
-        self._database.write("DELETE FROM strays WHERE key = ?", key)
+        """The object is deleted."""
+        self._database.write("DELETE FROM orphans WHERE key = ?", key)
 
     def forget_named(self) -> None:
-        """Forget objects that a record names by now, and those that others have deleted."""
-        oldest = int(self._clock()) - 2 * STRAY_SECONDS_MIN
+        """Drop objects that have a record by now, and those that another process deleted."""
+        oldest = int(self._clock()) - 2 * ORPHAN_SECONDS_MIN
         self._database.write(
-            "DELETE FROM strays WHERE met_at < ? OR key IN (SELECT key FROM parts)"
+            "DELETE FROM orphans WHERE seen_at < ? OR key IN (SELECT key FROM parts)"
             " OR key IN (SELECT key FROM files WHERE deleted_at IS NULL OR held)",
             oldest,
         )
@@ -49,7 +49,7 @@ class Orphans:
         if key.startswith(INDICES_PREFIX):
             key = indexed_key(key)
         rows = self._database.read(
-            # What could not be removed when its file was deleted goes from here.
+            # The bytes of a deleted file that could not be removed are orphans too.
             "SELECT 1 FROM files WHERE key = ? AND (deleted_at IS NULL OR held)"
             " UNION ALL SELECT 1 FROM parts WHERE key = ? LIMIT 1",
             key,

@@ -1,4 +1,4 @@
-"""How what the log says of a batch meets what this process knows already: nothing ever goes back.
+"""Merges records of a batch with what this process already shows: nothing ever goes back.
 
 The api shows its own writes before `results` has published them, and a record may be older than what is shown:
 the one that was on its way while a cancel was asked for, or one that is read once more. So a batch is shown as
@@ -14,9 +14,9 @@ from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Pro
 _PROGRESS: Final = re.compile(rb'"progress":(\{"percent":[^{}]*\})')
 
 FAULTS_LISTED_MAX = 3
-"""Entries of `errors.data` of a batch in a list, of the up to 1,000 that the batch has."""
+"""Entries of `errors.data` that a list shows of up to 1,000."""
 
-# Finalizing may be told of after a cancel was sent that comes too late: what follows both decides.
+# A batch may be finalizing when a cancel comes too late; the next record decides.
 _RANK = {
     Status.VALIDATING: 0,
     Status.IN_PROGRESS: 1,
@@ -30,37 +30,37 @@ _RANK = {
 _TIMES = ("in_progress_at", "finalizing_at", "cancelling_at")
 
 
-def merge(shown: Batch | None, told: Batch) -> Batch:
-    """The batch to show, given the one shown and one that the log tells of."""
+def merge(shown: Batch | None, record: Batch) -> Batch:
+    """The batch to show, given the one shown and a record of the log."""
     if shown is None:
-        return told
-    if told.status.is_terminal:
-        # The last record has its counts, times and files from one step, and stands as it is.
-        return told
+        return record
+    if record.status.is_terminal:
+        # The last record has counts, times and files of one step, and replaces everything.
+        return record
     if shown.status.is_terminal:
         return shown
-    ahead, behind = (told, shown) if _RANK[told.status] >= _RANK[shown.status] else (shown, told)
+    ahead, behind = (record, shown) if _RANK[record.status] >= _RANK[shown.status] else (shown, record)
     known = {name: getattr(behind, name) for name in _TIMES if getattr(ahead, name) is None}
     return ahead.model_copy(
         update=known
         | {
-            "request_counts": _highest(shown.request_counts, told.request_counts),
+            "request_counts": _highest(shown.request_counts, record.request_counts),
             "model": ahead.model or behind.model,
-            "usage": told.usage or shown.usage,
-            "tidemill": told.tidemill,
+            "usage": record.usage or shown.usage,
+            "tidemill": record.tidemill,
         }
     )
 
 
 def cancelled(shown: Batch, at: int) -> Batch:
-    """The batch after a cancel was asked for: one that is over, or being cancelled, stays as it is."""
+    """The batch after a cancel; one that has ended or is cancelling stays as it is."""
     if _RANK[shown.status] >= _RANK[Status.CANCELLING]:
         return shown
     return shown.model_copy(update={"status": Status.CANCELLING, "cancelling_at": at})
 
 
 def listed(batch: Batch) -> bytes | None:
-    """The batch as a list shows it, in JSON: the first of its faults, and how many more there are; None as it is.
+    """The JSON of the batch in a list: its first errors and the number of others; None if it is the same.
 
     A client that reads `errors.data` of a failed batch finds a code, a message and a line there, as in the batch.
     """
@@ -87,15 +87,15 @@ def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:
 def current(body: bytes, now: float) -> bytes:
     """A batch as JSON, with the progress that holds at a time.
 
-    A rate, an ETA and a slack are shown only while what they rest on is true, however old the record is.
+    Rate, ETA and slack are shown only while they are current, however old the record is.
 
     Args:
-        body: As the view keeps it.
+        body: The JSON in the view.
         now: Unix seconds.
     """
     if (found := _PROGRESS.search(body)) is None:
         return body
-    told = Progress.model_validate_json(found[1])
-    if (seen := told.at(now)) is told:
+    progress = Progress.model_validate_json(found[1])
+    if (seen := progress.at(now)) is progress:
         return body
     return b"%b%b%b" % (body[: found.start(1)], seen.model_dump_json().encode(), body[found.end(1) :])

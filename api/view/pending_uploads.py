@@ -1,4 +1,4 @@
-"""Uploads in parts, as the log tells of them."""
+"""Uploads in parts, folded from the log."""
 
 from dataclasses import dataclass
 
@@ -8,31 +8,31 @@ from tidemill.schemas.log.messages import PartRecord, UploadRecord
 from tidemill.schemas.ports import Clock
 
 KEPT_SECONDS = 86_400
-"""How long after its hour an upload is remembered, for who completes it once more."""
+"""How long an upload is kept after its hour, for clients that complete it again."""
 GRACE_SECONDS = 600
-"""How long after its hour the parts of one that is not completed stay, since it may just be put together."""
+"""How long the parts of a pending upload stay after its hour; it may just be assembled."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Due:
-    """An upload that has parts or a record to be rid of."""
+    """An upload with parts or a record to delete."""
 
     upload_id: str
     parts: tuple[tuple[str, str], ...]
     """Id of each part, and the key of its bytes."""
     is_forgotten: bool
-    """Whether its own record goes too."""
+    """Whether to delete its record too."""
 
 
 class PendingUploads:
-    """In the file of the view. What is over stays over, whatever order its records are read in."""
+    """Uploads in the file of the view. A finished one stays finished, in whatever order its records come."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     def upload(self, project: str, upload_id: str) -> UploadRecord | None:
-        """An upload; one that is pending and past its hour is expired."""
+        """An upload; a pending one is expired after its hour."""
         rows = self._database.read("SELECT body FROM uploads WHERE id = ? AND project = ?", upload_id, project)
         if not rows:
             return None
@@ -56,7 +56,7 @@ class PendingUploads:
         return int(str(rows[0][0])), int(str(rows[0][1]))
 
     def put(self, record: UploadRecord | PartRecord) -> None:
-        """Show what the log tells of."""
+        """Add a record."""
         body = codec.encode(record)
         if isinstance(record, PartRecord):
             self._database.write(
@@ -72,7 +72,7 @@ class PendingUploads:
         )  # fmt: skip
 
     def drop(self, key: str) -> None:
-        """Forget an upload or a part: what a tombstone says."""
+        """Remove an upload or a part, as a tombstone says."""
         upload_id, _, part_id = key.partition("/")
         if part_id:
             self._database.write("DELETE FROM parts WHERE id = ?", part_id)
@@ -80,7 +80,7 @@ class PendingUploads:
             self._database.write("DELETE FROM uploads WHERE id = ?", upload_id)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of the topic.
+        """Fold a record of the topic.
 
         Raises:
             DecodeError: It cannot be read.
@@ -92,7 +92,7 @@ class PendingUploads:
             self.put(codec.decode_piece(value))
 
     def due(self, limit: int) -> list[Due]:
-        """Up to `limit` uploads with parts that nobody can ask for any more, or that are to be forgotten."""
+        """Up to `limit` uploads with unneeded parts or an old record."""
         now = int(self._clock())
         rows = self._database.read(
             "SELECT id, expires_at FROM uploads WHERE expires_at <= ? OR ((expires_at <= ? OR NOT pending)"

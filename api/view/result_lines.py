@@ -1,4 +1,4 @@
-"""The finished lines of a batch, from its parts while it runs and from its files afterwards.
+"""Reads the finished lines of a batch: from its parts while it runs, from its files afterwards.
 
 Either way each source has its columns (`schemas/log/part.py`), so a page is found by index and read by range. A
 crash may leave two copies of a line in the parts of a batch; one of them is taken.
@@ -23,29 +23,28 @@ from tidemill.schemas.log.part import (
 from tidemill.schemas.ports import Store
 
 INDICES_MAX: Final = 256
-"""Columns that a process remembers; those of 50,000 lines take 1.2 MB."""
+"""Indices in the cache; that of 50,000 lines takes 1.2 MB."""
 INDEX_LINES_MAX: Final = 4_000_000
-"""Lines of all remembered columns together."""
+"""Lines of all indices in the cache."""
 PAGE_BYTES_MAX: Final = 16 << 20
-"""A page ends before it grows beyond this, but has at least one line."""
+"""A page ends before it exceeds this, but has at least one line."""
 RUN_BYTES_MAX: Final = 1 << 20
-"""Neighbours that are read together have no more, unless one line has: a client that reads slowly keeps them in
-memory."""
+"""Adjacent lines are read together up to this size; a slow client keeps them in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An object with lines, and where its columns are."""
+    """An object with lines, and its index."""
 
     key: str
     columns: str
-    """The key of the object that begins with them; the same where they stand before the lines."""
+    """The key of the object with the index; the same object if the index precedes the lines."""
     failed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A line, not yet read."""
+    """The place of a line."""
 
     index: int
     failed: bool
@@ -55,14 +54,14 @@ class Found:
 
 
 class Lines:
-    """Reads finished lines; remembers columns, which never change."""
+    """Reads finished lines; caches indices, which never change."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._indices: OrderedDict[str, tuple[Index, int]] = OrderedDict()
 
     def written(self, files: Iterable[tuple[str, str]]) -> list[Source]:
-        """Where the lines of a batch are that is over.
+        """The objects with the lines of a finished batch.
 
         Args:
             files: Its files, each with its kind (`schemas/log/part.py`) and its key.
@@ -71,7 +70,7 @@ class Lines:
         return [Source(key, index_key(key), kind == errors) for kind, key in files]
 
     async def running(self, batch_id: str) -> list[Source]:
-        """Where the lines of a batch are whose files are not written yet."""
+        """The objects with the lines of a running batch."""
         ending = "." + file_kind(failed=True)
         keys = [key async for key in self._store.keys(part_prefix(batch_id))]
         return [Source(key, key, key.endswith(ending)) for key in keys]
@@ -80,7 +79,7 @@ class Lines:
         """The first `limit` lines with an index above `after`, in order.
 
         Raises:
-            NotFound: A source went away; the batch has ended meanwhile.
+            NotFound: A source is deleted, because the batch ended meanwhile.
         """
         runs = []
         for source in sources:
@@ -97,10 +96,10 @@ class Lines:
         return found
 
     async def read(self, found: list[Found]) -> AsyncIterator[bytes]:
-        """The lines, without their newlines; neighbours of one object are read together.
+        """Read lines, without their newlines; adjacent ones of one object together.
 
         Raises:
-            NotFound: An object went away.
+            NotFound: An object is deleted.
         """
         start = 0
         while start < len(found):
@@ -119,7 +118,7 @@ class Lines:
             start = end
 
     async def _index(self, key: str) -> tuple[Index, int]:
-        """The columns at the beginning of an object, and where they end."""
+        """The index at the beginning of an object, and its end."""
         if (known := self._indices.get(key)) is not None:
             self._indices.move_to_end(key)
             return known
@@ -139,7 +138,7 @@ class Lines:
 
 
 def bounded(found: list[Found]) -> list[Found]:
-    """As many of the lines as a page may hold."""
+    """As many lines as fit into a page."""
     size = 0
     for place, line in enumerate(found):
         size += line.end - line.start

@@ -14,11 +14,11 @@ from tidemill.schemas.resources.bill import exact, plain
 
 PROCESSES_MAX = 256
 """Api processes that may share one folder."""
-LAYOUT = 12
-"""Number of the tables' layout; a file of another one is made anew."""
+LAYOUT = 13
+"""Version of the schema; a file with another one is rebuilt."""
 
 PRIMARY_CODE = 0xFF
-"""The part of SQLite's codes of errors that says which kind of error it is."""
+"""The part of SQLite's extended error codes with the primary code."""
 DISK_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 _TABLES = """
@@ -59,7 +59,7 @@ CREATE TABLE parts (
 );
 CREATE INDEX parts_of ON parts (upload_id);
 CREATE INDEX parts_keys ON parts (key);
-CREATE TABLE strays (key TEXT PRIMARY KEY, met_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE orphans (key TEXT PRIMARY KEY, seen_at INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE waiting (id TEXT PRIMARY KEY, files_offset INTEGER NOT NULL, value BLOB NOT NULL,
     owner INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (
@@ -117,7 +117,7 @@ _log = logging.getLogger(__name__)
 
 
 class StateUnavailable(OSError):
-    """The file cannot be written or read at the moment: its disk is full, mostly."""
+    """The file cannot be read or written at the moment, mostly because its disk is full."""
 
 
 class Database:
@@ -127,7 +127,7 @@ class Database:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take the first file of the folder that no other process holds; an unreadable one is made anew.
+        """Open the first file of the folder that no other process holds; an unreadable one is rebuilt.
 
         Raises:
             OSError: The folder cannot be written, or `PROCESSES_MAX` processes are there already.
@@ -146,25 +146,25 @@ class Database:
             return self._connection.execute(statement, values).fetchall()
 
     def read_apart(self, statement: str, *values: object) -> list[tuple[object, ...]]:
-        """The rows of a query that takes long, over a connection of its own: for a thread."""
+        """The rows of a slow query, over its own connection; call it in a thread."""
         address = f"{self.path.absolute().as_uri()}?mode=ro"
         with _told_apart(), closing(sqlite3.connect(address, uri=True)) as connection:
             _teach(connection)
             return connection.execute(statement, values).fetchall()
 
     def each(self, statement: str, *values: object) -> Iterator[tuple[object, ...]]:
-        """The rows of a query one by one, for who may stop early. Nothing may be awaited or written meanwhile."""
+        """The rows of a query one by one. The caller must not await or write meanwhile."""
         with _told_apart():
             yield from self._connection.execute(statement, values)
 
     def write(self, statement: str, *values: object) -> None:
-        """Change rows; on its own it is a transaction."""
+        """Change rows, in a transaction of its own if none is open."""
         with _told_apart():
             self._connection.execute(statement, values)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block's writes, or none. Nothing may be awaited in it."""
+        """A transaction; the block must not await."""
         self.write("BEGIN IMMEDIATE")
         try:
             yield
@@ -175,14 +175,14 @@ class Database:
                 self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close the file and let another process have it."""
+        """Close the file and release it for other processes."""
         self._connection.close()
         os.close(self._lock)
 
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """Tell what the disk does from what is wrong with a statement or with the file."""
+    """Turn errors of the disk into `StateUnavailable`."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -192,7 +192,7 @@ def _told_apart() -> Iterator[None]:
 
 
 class _ExactSum:
-    """The sum of decimals that are kept as text; none of them is a float on the way."""
+    """The exact sum of decimals that are stored as text."""
 
     def __init__(self) -> None:
         self._sum = Decimal(0)
@@ -225,9 +225,9 @@ def _open(path: Path) -> sqlite3.Connection:
             return connection
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & PRIMARY_CODE in DISK_CODES:
-            # Nothing is wrong with the file: to fold all of it again would take long, and more of a full disk.
+            # The file is fine: to rebuild it would take long, and more of a full disk.
             raise OSError(f"{path} cannot be opened: {error}") from error
-        _log.warning("the view %s cannot be read (%s) and is made anew", path.name, type(error).__name__)
+        _log.warning("rebuilding the view %s, which cannot be read (%s)", path.name, type(error).__name__)
     if connection is not None:
         connection.close()
     for suffix in ("", "-wal", "-shm"):
@@ -239,7 +239,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _triggers() -> str:
-    """Keep `totals` true, whatever changes its rows."""
+    """Triggers that keep `totals` current."""
 
     def moved(kind: str, which: str, amount: str, row: str, sign: str) -> str:
         which, amount = which.replace("row.", f"{row}."), amount.replace("row.", f"{row}.")

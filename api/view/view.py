@@ -1,4 +1,4 @@
-"""What the api answers reads from: batches and files, folded from the log into a file of this process.
+"""The view: batches and files, folded from the log into a file of this process, which answers reads.
 
 The file holds, in one transaction, the rows and the offsets up to which they are folded, so that a restart goes
 on where it stopped. What this process has written to the log itself is put into the rows at once; `overlay.py`
@@ -32,7 +32,7 @@ from tidemill.schemas.resources.file import File
 from tidemill.schemas.signing import Verifier
 
 DELETED_SECONDS_MAX = 86_400
-"""How long a deleted file's row still serves as a cursor, for who deletes while paging."""
+"""How long the row of a deleted file still serves as a cursor, for clients that delete while paging."""
 
 _IS_INPUT = "EXISTS (SELECT 1 FROM batches WHERE input_file_id = files.id AND NOT over)"
 
@@ -45,18 +45,18 @@ Record = tuple[str, bytes | None, int]
 
 
 class ChangeEvent:
-    """Wakes those who wait, each time there is something new."""
+    """Wakes waiters when the view changes."""
 
     def __init__(self) -> None:
         self._next = asyncio.Event()
 
-    def tell(self) -> None:
-        """There is something new."""
-        told, self._next = self._next, asyncio.Event()
-        told.set()
+    def notify(self) -> None:
+        """Wake all waiters."""
+        event, self._next = self._next, asyncio.Event()
+        event.set()
 
-    async def until(self, look: Callable[[], T | None], *, seconds_max: float) -> T | None:
-        """What `look` finds, at once or after some news; None where that takes longer than `seconds_max`."""
+    async def wait_for(self, look: Callable[[], T | None], *, seconds_max: float) -> T | None:
+        """Call `look` now and after each change until it finds something; None after `seconds_max`."""
         try:
             async with asyncio.timeout(seconds_max):
                 while (found := look()) is None:
@@ -79,22 +79,22 @@ class Origin:
 
 
 class View:
-    """Everything is scoped by a project; another project's object is as one that is not there."""
+    """Reads are scoped by project; objects of other projects do not exist for them."""
 
     def __init__(self, database: Database, clock: Clock, verifier: Verifier) -> None:
         self._database = database
         self._clock = clock
         self.claims = Claims(database, clock)
-        self.pieces = PendingUploads(database, clock)
+        self.uploads = PendingUploads(database, clock)
         self.erasures = Erasures(database)
         self.keyring = Keyring(database, verifier)
         self.ledger = Ledger(database)
         self.audit = Audit(database, clock)
         self.links = Links(database)
-        self.loads = Quotas(database, clock)
-        self.strays = Orphans(database, clock)
-        self.news = ChangeEvent()
-        """Told after each fold."""
+        self.quotas = Quotas(database, clock)
+        self.orphans = Orphans(database, clock)
+        self.changes = ChangeEvent()
+        """Notified after each fold."""
         self._purge()
 
     def batch(self, project: str, batch_id: str) -> bytes | None:
@@ -109,7 +109,7 @@ class View:
             UnknownCursor: `page.after` is no batch of the project.
         """
         condition, values = wanted.condition()
-        # By its labels a batch is found where these are: a project has many batches, and few of most labels.
+        # A project has many batches but few with a given label, so the labels drive the query.
         source = "labels CROSS JOIN batches USING (id, project, created_at)" if wanted.metadata else "batches"
         rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page, source=source)
         return [Row(id=row.id, body=self._shown(row.id, row.body)) for row in rows]
@@ -130,14 +130,14 @@ class View:
         )  # fmt: skip
 
     def has_known(self, project: str, file_id: str) -> bool:
-        """Whether a file is there, or was there of late."""
+        """Whether a file exists or existed recently."""
         return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND project = ?", file_id, project))
 
     def files(self, project: str, page: Page, purpose: str | None) -> list[Row]:
         """Up to `page.limit` + 1 files, of one purpose or of all.
 
         Raises:
-            UnknownCursor: `page.after` is not one of them, nor was it of late.
+            UnknownCursor: `page.after` is not one of them, and was not recently.
         """
         where, values = "project = ? AND deleted_at IS NULL", [project]
         if purpose is not None:
@@ -146,16 +146,16 @@ class View:
         return self._rows("files", where, values, project, page)
 
     def is_held(self, file_id: str) -> bool:
-        """Whether a deleted file was the input of a batch that was not over, so that its bytes are still there."""
+        """Whether the bytes of a deleted file are kept for a batch that still runs."""
         return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND held", file_id))
 
     def batches_of(self, file_id: str) -> list[str]:
-        """The batches that were made of an input, once all of them are over."""
+        """The batches of an input, if all of them have ended."""
         rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
         return [str(batch_id) for batch_id, _ in rows] if all(over for _, over in rows) else []
 
     def expired(self, limit: int) -> list[tuple[str, str]]:
-        """Files whose time is over, though they are not deleted: id and key."""
+        """Expired files that are not deleted yet: id and key."""
         rows = self._database.read(
             "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
             int(self._clock()), limit,
@@ -163,16 +163,16 @@ class View:
         return [(str(file_id), str(key)) for file_id, key in rows]
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
-        """Deleted files whose bytes were held for a batch that is over by now: id and key."""
+        """Deleted files whose bytes no batch needs any more: id and key."""
         rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
         return [(str(file_id), str(key)) for file_id, key in rows]
 
     def release(self, file_id: str) -> None:
-        """The bytes of a deleted file are gone."""
+        """The bytes of a deleted file are deleted."""
         self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
 
     def put_batch(self, record: BatchRecord) -> Batch:
-        """Show a batch that the log tells of, or a command of this process, unless more is known already.
+        """Show a batch of the log, or of a command of this process, unless the view knows more already.
 
         Returns:
             What is shown now.
@@ -181,7 +181,7 @@ class View:
             return record.batch
         shown = self.batch(record.project, record.batch.id)
         if shown and record.owner and self._owner(record.batch.id) > record.owner:
-            # Its writer had lost the batch to another process, and did not know yet.
+            # Its writer had already lost the batch to another process.
             return Batch.model_validate_json(shown)
         batch = overlay.merge(Batch.model_validate_json(shown) if shown else None, record.batch)
         self._database.write(
@@ -191,10 +191,10 @@ class View:
             " owner = max(owner, excluded.owner)",
             batch.id, record.project, batch.created_at, batch.input_file_id, batch.status.is_terminal,
             batch.status, getattr(batch, f"{batch.status}_at") if batch.status.is_terminal else None,
-            self.loads.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(), record.owner,
+            self.quotas.lines_left(batch), overlay.listed(batch), batch.model_dump_json().encode(), record.owner,
         )  # fmt: skip
         if not shown:
-            # What a batch was given when it was created never changes.
+            # Links and labels never change.
             self.links.put(batch)
             for name, value in (batch.metadata or {}).items():
                 self._database.write(
@@ -204,20 +204,20 @@ class View:
         return batch
 
     def delete_batch(self, batch_id: str, project: str, at: int) -> None:
-        """No longer show a batch, whatever the log may still say of it, that was asked to be deleted."""
+        """Hide a deleted batch, whatever records of it still come."""
         with self._database.transaction():
             self.erasures.put(batch_id, Erasure(project=project, at=at))
             self._drop_batch(batch_id)
 
     def outlived(self, ended_before: int, limit: int) -> list[tuple[str, Batch]]:
-        """Batches that came to their end before that time: project and batch."""
+        """Batches that ended before a time: project and batch."""
         rows = self._database.read(
             "SELECT project, body FROM batches WHERE over AND ended_at < ? LIMIT ?", ended_before, limit
         )
         return [(str(project), Batch.model_validate_json(_bytes(body))) for project, body in rows]
 
     def put_file(self, record: FileRecord, offset: int) -> None:
-        """Show a file that stands at this offset of the log, unless a later record is known already."""
+        """Show a file whose record is at this offset, unless a later one is known."""
         file = record.file
         self._database.write(
             "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, ?, ?, ?)"
@@ -231,7 +231,7 @@ class View:
         )  # fmt: skip
 
     def drop_file(self, file_id: str, offset: int) -> None:
-        """No longer show a file whose tombstone stands at this offset; -1 where the broker did not say."""
+        """Hide a file whose tombstone is at this offset; -1 if the broker did not return it."""
         self._database.write(
             f"UPDATE files SET deleted_at = ?, place = max(place, ?), held = {_IS_INPUT}"  # noqa: S608
             " WHERE id = ? AND deleted_at IS NULL AND (? = -1 OR ? > place)",
@@ -239,12 +239,12 @@ class View:
         )  # fmt: skip
 
     def resume(self, topic: str, origin: Origin) -> int:
-        """The offset to read a topic from; rows of another cluster, or of a topic that is gone, are forgotten."""
+        """The offset to read a topic from; rows of another cluster or of a recreated topic are deleted."""
         with self._database.transaction():
             known = self._database.read("SELECT cluster FROM origin")
             if known and known[0][0] != origin.cluster:
-                _log.warning("the view is of another cluster and is folded anew")
-                for table in ("origin", "topics", "strays", *itertools.chain(*_TABLES.values())):
+                _log.warning("the view belongs to another cluster; folding it again")
+                for table in ("origin", "topics", "orphans", *itertools.chain(*_TABLES.values())):
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
                 known = []
             if not known:
@@ -252,7 +252,7 @@ class View:
             rows = self._database.read("SELECT next FROM topics WHERE name = ?", topic)
             offset = int(str(rows[0][0])) if rows else 0
             if offset > origin.end:
-                _log.warning("%s ends before what was folded of it and is folded anew", topic)
+                _log.warning("%s ends before the offset of the view; folding it again", topic)
                 self._database.write("DELETE FROM topics WHERE name = ?", topic)
                 for table in _TABLES[topic]:
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of the table below
@@ -260,12 +260,12 @@ class View:
         return offset
 
     def fold(self, topic: str, records: list[Record]) -> None:
-        """Take records of a topic, in order, and remember the offset after them: all of it or nothing."""
+        """Fold records of a topic in order, and store the next offset, in one transaction."""
         put = {
             topics.BATCHES.name: self._fold_batch,
             topics.FILES.name: self._fold_file,
             topics.CLAIMS.name: self.claims.fold,
-            topics.UPLOADS.name: self.pieces.fold,
+            topics.UPLOADS.name: self.uploads.fold,
             topics.KEYS.name: self.keyring.fold,
             topics.SECRETS.name: self._fold_erasure,
             topics.LEDGER.name: self.ledger.fold,
@@ -276,12 +276,12 @@ class View:
                 try:
                     put(*record)
                 except codec.DecodeError as error:
-                    # The text names fields and faults; it may quote a value, so it is not logged.
+                    # The text may quote a value of a user, so it is not logged.
                     _log.warning("%s: record %d cannot be read (%s)", topic, record[2], type(error).__name__)
             self._database.write("INSERT OR REPLACE INTO topics VALUES (?, ?)", topic, records[-1][2] + 1)
             if topic == topics.FILES.name:
                 self._settle()
-        self.news.tell()
+        self.changes.notify()
 
     def close(self) -> None:
         """Close the file."""
@@ -298,7 +298,7 @@ class View:
             self._database.write("DELETE FROM waiting WHERE id = ? AND owner <= ?", key, record.owner)
             self.put_batch(record)
         else:
-            # Whoever sees the batch is over can get its files: they are on the way, on the other topic.
+            # A batch is shown as ended only when its files are there; their records are on the other topic.
             self._database.write(
                 "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value,"
                 " files_offset = excluded.files_offset, owner = excluded.owner WHERE excluded.owner >= owner",
@@ -306,12 +306,12 @@ class View:
             )  # fmt: skip
 
     def _owner(self, batch_id: str) -> int:
-        """The owner of the batch's partition whose record is shown."""
+        """The generation of the owner that wrote the shown record."""
         return int(str(self._database.read("SELECT owner FROM batches WHERE id = ?", batch_id)[0][0]))
 
     def _fold_erasure(self, key: str, value: bytes | None, offset: int) -> None:
         if "/" in key:
-            # A key of a batch, which is not for this file.
+            # The record is an encryption key of a batch.
             return
         self.erasures.fold(key, value, offset)
         if value is not None:

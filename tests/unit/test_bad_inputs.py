@@ -234,10 +234,10 @@ KEYS: list[tuple[str | None, Fault]] = [
     *((header, said(NO_KEY, status=401)) for header in (
         None, "", "Bearer", "Bearer ", "Basic key-of-p", "key-of-p",
     )),
-    ("Bearer x", said("Incorrect API key provided: ***. Ask whoever runs this server for a key.",
+    ("Bearer x", said("Incorrect API key provided: ***. Ask the operator of this server for a key.",
                       code="invalid_api_key", status=401)),
     ("Bearer sk-wrong-key-0123456789",
-     said("Incorrect API key provided: sk-wr***89. Ask whoever runs this server for a key.",
+     said("Incorrect API key provided: sk-wr***89. Ask the operator of this server for a key.",
           code="invalid_api_key", status=401)),
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
 from tidemill.api.http import download
 from tidemill.api.http.download import GZIP_BYTES_MIN
-from tidemill.api.view.orphans import STRAY_SECONDS_MIN
+from tidemill.api.view.orphans import ORPHAN_SECONDS_MIN
 from tidemill.api.view.pending_uploads import GRACE_SECONDS, KEPT_SECONDS
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
@@ -157,12 +157,12 @@ async def test_objects_without_a_record_go_after_a_day(tmp_path):
             kept = (await upload(other)).split("/")[2]
         for key in ("files/stray", "uploads/u/stray", "parts/of-results"):
             await deps.store.write(key, content())
-        assert await file_removal.collect(deps) == 0
-        clock.now += STRAY_SECONDS_MIN - 1
+        assert await file_removal.collect_orphans(deps) == 0
+        clock.now += ORPHAN_SECONDS_MIN - 1
         await deps.store.write("files/late", content())
-        assert await file_removal.collect(deps) == 0
+        assert await file_removal.collect_orphans(deps) == 0
         clock.now += 1
-        assert await file_removal.collect(deps) == 2
+        assert await file_removal.collect_orphans(deps) == 2
         assert not await is_stored(deps, "files/stray")
         assert not await is_stored(deps, "uploads/u/stray")
         for key in (f"files/{kept}", "files/late", "parts/of-results"):
@@ -180,9 +180,9 @@ async def test_the_columns_of_a_file_go_with_it(tmp_path):
             await deps.store.write(index_key(file_key(file_id)), content())
         errors, second = (file_key(ids.derived_file_id(batch_id, kind)) for kind in ("errors", "output-00002"))
         await file_removal.remove(deps, ids.derived_file_id(batch_id, "errors"), file_key("x"))
-        assert await file_removal.collect(deps) == 0
-        clock.now += STRAY_SECONDS_MIN
-        assert await file_removal.collect(deps) == 1
+        assert await file_removal.collect_orphans(deps) == 0
+        clock.now += ORPHAN_SECONDS_MIN
+        assert await file_removal.collect_orphans(deps) == 1
         assert not await is_stored(deps, index_key(errors))
         assert await is_stored(deps, index_key(second))
 

@@ -209,4 +209,4 @@ async def test_uploads_and_keys_at_one_time(deps):
         keys = await asyncio.gather(*(root.post("/admin/keys", json={"name": "n"}) for _ in range(6)))
     for answers in (uploads, keys):
         assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
-    assert not busy.view.loads._coming
+    assert not busy.view.quotas._reserved

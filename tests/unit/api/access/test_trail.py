@@ -242,11 +242,11 @@ def test_addresses_are_few():
 async def test_changed_settings_are_named(deps):
     """Once for each change, whichever process tells it; secrets are masked before they are looked at."""
     before = Settings(api_key="sk-1234567890123456789012345678901234567890")
-    await deps.trail.settings(before, None)
+    await deps.trail.record_settings(before, None)
     (first,) = records(deps)
-    await deps.trail.settings(before, deps.view.audit.newest(Action.SETTINGS_CHANGE))
+    await deps.trail.record_settings(before, deps.view.audit.newest(Action.SETTINGS_CHANGE))
     assert len(records(deps)) == 1
-    await deps.trail.settings(before.model_copy(update={"file_lines_max": 7}), first)
+    await deps.trail.record_settings(before.model_copy(update={"file_lines_max": 7}), first)
     second = records(deps)[-1]
     assert second.detail["changed"] == "file_lines_max"
     assert "sk-1234" not in first.model_dump_json() + second.model_dump_json()
@@ -257,5 +257,5 @@ async def test_settings_are_no_reason_not_to_start(deps):
     deps.log.away = True
     with pytest.raises(LogUnavailable):
         await deps.log.send(topics.AUDIT.name, "", b"", headers=[])
-    await replace(deps).trail.settings(Settings(), None)
+    await replace(deps).trail.record_settings(Settings(), None)
     assert records(deps) == []

@@ -39,7 +39,7 @@ def refused(index, code, message="no"):
 
 def test_errors_are_grouped_and_sampled():
     """By code and status, the most frequent first, at most three samples each."""
-    tally = report.Tally()
+    tally = report.ErrorGroups()
     for index in range(5):
         tally.add(index, refused(index, "too_long"))
     tally.add(5, refused(5, None))
@@ -56,7 +56,7 @@ def test_errors_are_grouped_and_sampled():
 
 def test_a_body_without_an_error_is_known_by_its_status():
     """A backend may answer anything."""
-    tally = report.Tally()
+    tally = report.ErrorGroups()
     for body in (b"{}", b'{"error":"text"}', b'{"error":{"code":5}}', b"[1]"):
         tally.add(0, line.answered(ID, 0, b'"a"', status=422, request_id="r", body=body))
     (group,) = tally.report().data
@@ -69,7 +69,7 @@ def test_what_is_concluded_goes_before_what_was_said():
     error = {"code": "endpoint_not_served", "message": "not served"}
     body = b'{"error":{"message":"own","code":%b}}' % (b"1" * 5000)
     text = line.answered(ID, 0, b'"a"', status=404, request_id="r", body=body, error=error)
-    tally = report.Tally()
+    tally = report.ErrorGroups()
     tally.add(0, text)
     tally.add(1, line.answered(ID, 1, b'"b"', status=404, request_id="r", body=body))
     concluded, said = sorted(tally.report().data, key=lambda group: group.code)
@@ -80,7 +80,7 @@ def test_what_is_concluded_goes_before_what_was_said():
 
 def test_groups_are_bounded():
     """Thousands of codes are not thousands of groups."""
-    tally = report.Tally()
+    tally = report.ErrorGroups()
     for index in range(2 * report.GROUPS_MAX):
         tally.add(index, refused(index, f"code-{index}"))
     found = tally.report()

@@ -57,7 +57,7 @@ def test_any_cutting_is_judged_alike(file, cuts):
 def test_of_a_long_first_line_the_beginning_is_looked_at(value, looked, is_ascii):
     """Wherever it is cut, the beginning of good JSON passes, and that of something else does not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_line, "LOOKED_BYTES_MAX", looked)
+        patch.setattr(first_line, "CHECKED_BYTES_MAX", looked)
         line = json.dumps(value, ensure_ascii=is_ascii).encode()
         assert judged(line + b"\n") is None
         assert judged(b"a" * 100 + line).startswith(NOT_JSONL)
@@ -67,7 +67,7 @@ def test_of_a_long_first_line_the_beginning_is_looked_at(value, looked, is_ascii
 def test_a_long_first_line_is_not_held():
     """Neither in memory nor in time: of 8 MiB the first 64 KiB are parsed."""
     looking = FirstLine()
-    looking.feed(b"[" + b"[]," * first_line.LOOKED_BYTES_MAX)
+    looking.feed(b"[" + b"[]," * first_line.CHECKED_BYTES_MAX)
     assert (looking.is_done, looking.fault()) == (True, None)
 
 
