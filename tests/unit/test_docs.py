@@ -59,6 +59,15 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_sentences_have_an_agent(page):
+    """A page says who does what: riddles like "what is told" hide it."""
+    text = re.sub(r"^```.*?^```$|`[^`]*`|\]\([^)]*\)", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(
+        r"\b(?:nobody|somebody|whoever|(?:is|are) told|of which there is)\b.*", text, re.IGNORECASE
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_files_are_there(page):
     """A path in backquotes is a file of the repository."""
     for path in re.findall(

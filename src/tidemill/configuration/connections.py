@@ -18,19 +18,19 @@ class Connections(Table):
     """What clients' connections may take of one api process, and how slow they may be."""
 
     connections_max: Annotated[int, Field(ge=32, le=100_000)] = 1024
-    """Connections at one time. One more closes the one that has waited longest for a request; where all are at
-    work, requests are answered with 503. Fewer, where the system allows too few open files: each needs two."""
+    """Connections at a time. One more closes the one that has waited longest for a request; if all are busy,
+    requests get a 503. The system's limit of open files may lower it: each connection needs two."""
     per_address_max: Annotated[int, Field(ge=0)] | None = None
-    """Of them, those of one client address (of IPv6: of one network of 64 bits); by default half of them, 0 is no
-    bound. Behind a proxy all have its address."""
+    """Of these, connections from one client address (for IPv6: one /64 network); by default half, 0 for no
+    bound. Behind a proxy all clients have its address."""
     head_seconds_max: Annotated[float, Field(gt=0)] = 10
-    """A request's head, and a TLS handshake, has to be whole after so long."""
+    """Time in which a request's head, or a TLS handshake, must be complete."""
     idle_seconds_max: Annotated[int, Field(ge=1)] = 75
-    """A connection without a request is closed after so long; a proxy in front should close its own sooner."""
+    """A connection without a request is closed after this time; a proxy in front should close its own sooner."""
     bytes_per_second_min: Annotated[int, Field(ge=1)] = 4096
-    """The rate at which a client has to send a body and to take an answer, while the server waits for it."""
+    """Rate at which a client must send a body and take an answer while the server waits for it."""
     slow_seconds_max: Annotated[float, Field(gt=0)] = 30
-    """A client that is behind that rate by so long is closed."""
+    """A client that is this far behind that rate is closed."""
 
 
 def is_local(name: str) -> bool:

@@ -27,8 +27,8 @@ class Hours(Table):
     start: Annotated[Minute, Field(alias="from")]
     """`HH:MM`, in UTC."""
     end: Annotated[Minute, Field(alias="to")]
-    """`HH:MM`, not included; before `from` it is that of the next day."""
+    """`HH:MM`, exclusive; if before `from`, of the next day."""
     days: tuple[Annotated[int, Field(ge=1, le=7)], ...] = (1, 2, 3, 4, 5, 6, 7)
-    """Days of the week on which it begins, 1 is Monday."""
+    """Days of the week on which it begins; 1 is Monday."""
     max_in_flight: Annotated[int, Field(ge=0)]
-    """Calls at one time; 0 leaves the backend to others."""
+    """Concurrent calls; 0 leaves the backend to others."""

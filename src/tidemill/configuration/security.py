@@ -15,19 +15,19 @@ class Security(Table):
     """What a broker asks of its clients; by default nothing."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """As the broker's listener has it: with `SSL` the connection is encrypted, with `SASL` there is a password."""
+    """That of the broker's listener: `SSL` encrypts the connection, `SASL` authenticates with a password."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the password is shown to the broker."""
+    """How the password is sent to the broker."""
     username: str | None = None
-    """Needed with `SASL`."""
+    """Required with `SASL`."""
     password_env: str | None = None
-    """Name of the environment variable that holds the password; with `SASL`, this or `password_file` is needed."""
+    """Environment variable with the password; `SASL` requires this or `password_file`."""
     password_file: Path | None = None
-    """File that holds the password, like a mounted secret; it is read whenever a client is made."""
+    """File with the password, such as a mounted secret; read whenever a client is created."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `SSL`; by default those of the system."""
     cert_file: Path | None = None
-    """PEM file of the client's own certificate, where the broker asks for one."""
+    """PEM file of the client's certificate, if the broker asks for one."""
     key_file: Path | None = None
     """PEM file of its key, without a passphrase; by default it is in `cert_file`."""
 

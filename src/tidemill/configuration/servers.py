@@ -16,9 +16,10 @@ class Spare(Table):
     """How much of a backend is left to batches where others' requests go first."""
 
     requests_max: Annotated[int, Field(ge=1)] | None = None
-    """Requests that it should have at one time, others' and ours; without it, as many as run until one waits."""
+    """Requests that it should have at a time, of others and of Tidemill; by default as many as run until one
+    waits."""
     calls_min: Annotated[int, Field(ge=0)] = 1
-    """Calls at any rate, of each processor process; with 0 batches wait as long as others need all of it."""
+    """Calls in any case, of each processor process; with 0, batches wait while others need all of it."""
 
 
 def _without_password(url: AnyHttpUrl) -> AnyHttpUrl:
@@ -47,22 +48,22 @@ class Backend(Table):
     url: ServerUrl
     """Base address, the part before `/chat/completions`; it usually ends in `/v1`."""
     api_key_env: str | None = None
-    """Name of the environment variable that holds the server's key; where it is not set, nothing starts."""
+    """Environment variable with the server's key; if the variable is not set, nothing starts."""
     drain: bool = False
-    """Whether it gets no more calls; what it has is awaited."""
+    """Make no new calls to it; calls in flight finish."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """What part of the calls that it takes at one time is for batches; the rest is left to others."""
+    """Share of its capacity that batches may use; the rest is for others."""
     hours: tuple[Hours, ...] = ()
-    """Ceilings by the hour of the day; where none applies, only what it takes counts."""
+    """Limits of concurrent calls by the hour of the day; outside of them only its capacity counts."""
     metrics: bool | ServerUrl = True
-    """Where it says how many requests run and wait, as vLLM and llama.cpp do: an address; by default `/metrics`
-    beside `/v1`, where that answers; `false`: it is not asked."""
+    """Address that reports how many requests run and wait, as vLLM and llama.cpp do; by default `/metrics`
+    beside `/v1`, if that answers; `false` for none."""
     spare: Spare | None = None
-    """Set, also to `{}`: others' requests go first, as its metrics tell of them."""
+    """If set, also to `{}`: requests of others go first, as its metrics show them."""
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `https`; by default those of the system."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Tokens of requests and answers in a minute, on average; by default as many as come."""
+    """Average tokens of requests and answers a minute; by default unlimited."""
 
     @field_validator("url")
     @classmethod
@@ -115,19 +116,19 @@ class Model(Table):
     backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
     """The servers; the least loaded one is called first."""
     endpoints: tuple[str, ...] = ENDPOINTS
-    """What it can be asked for."""
+    """Endpoints that its servers have."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
-    """Calls to the model's backends at one time, of all processor processes together."""
+    """Concurrent calls to the model's backends, of all processor processes together."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    """Tokens in a minute, on average, of all its backends together; each may have a limit of its own, too."""
+    """Average tokens a minute of all its backends together; each may have a limit of its own as well."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 600
-    """A call that takes longer is given up and tried again."""
+    """A longer call is aborted and retried."""
     tries_max: Annotated[int, Field(ge=2, le=100)] = 10
-    """Calls for a line that its server fails while it answers others (429, 5xx, no answer in time), over a minute
-    at least; then the line ends with what the server said last."""
+    """Calls for a line that its server fails while it answers others (429, 5xx, no answer in time), over at
+    least a minute; then the line ends with the server's last answer."""
     prefix_bytes: Annotated[int, Field(ge=64, le=65_536)] | None = None
-    """So many first bytes of a prompt tell its group: lines of a batch that have them in common go one after the
-    other, for servers that keep the beginnings of prompts; by default lines go as they stand."""
+    """Number of first bytes of a prompt that define its group: lines of a batch with the same prefix run one
+    after another, for servers with a prefix cache. By default lines run in the order of the input."""
     price: Price = Price()
     """Base price; a batch pays it less the discount."""
 

@@ -41,34 +41,34 @@ class Limits(Table):
     """What a project may have at one time; what goes beyond is refused when it is asked for, with a 429."""
 
     batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
-    """Batches that are not over."""
+    """Running batches."""
     lines_enqueued_max: Annotated[int, Field(ge=0)] = 5_000_000
-    """Lines of such batches that are not final."""
+    """Unfinished lines of running batches."""
     bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
-    """Bytes of its files, inputs and results, with 4 KiB for each: its records, its rows, the rest of a disk's
-    block. Results are written beyond it, too; uploads are not taken."""
+    """Bytes of its files, inputs and results, plus 4 KiB for each (records, rows, the rest of a disk block).
+    Results are written beyond it; uploads are refused."""
     files_max: Annotated[int, Field(ge=0)] = 1_000_000
-    """Its files, inputs and results. Results are written beyond it, too."""
+    """Its files, inputs and results. Results are written beyond it; uploads are refused."""
     batches_max: Annotated[int, Field(ge=0)] = 1_000_000
-    """Its batches, those that are over among them."""
+    """Its batches, finished ones included."""
     uploads_pending_max: Annotated[int, Field(ge=0)] = 1_000
-    """Its uploads in parts that are not put together yet."""
+    """Its multipart uploads that are not complete."""
     keys_max: Annotated[int, Field(ge=0)] = 1_000
-    """Its keys that are not revoked."""
+    """Its valid keys."""
     requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
-    """Requests of one key to one api process, on average. One that reads an object counts as 1, a list, a download
-    and what changes something as 5, and what goes through all lines of a batch as 20."""
+    """Average rate of requests of one key to one api process. Reading an object counts as 1; a list, a download
+    or a change as 5; a request that goes through all lines of a batch as 20."""
     requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
-    """So many of them may come at one time, after a while without any."""
+    """Requests that may come at once after a pause."""
 
 
 class Project(Table):
     """One project; one that is not named here has the general limits."""
 
     limits: Limits = Limits()
-    """Its own limits; each that is not set is the one of `[limits]`."""
+    """Its own limits; those not set are those of `[limits]`."""
     weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
-    """Its share of the calls, beside the weights of the other projects that have lines waiting."""
+    """Its share of the calls, relative to the weights of other projects with waiting lines."""
 
 
 ModelName = Annotated[Name, Field(pattern=r"^\S(.*\S)?$")]
@@ -88,103 +88,107 @@ class Settings(BaseSettings):
     )
 
     kafka: str | None = None
-    """`host:port[,host:port…]` of an external Kafka; without it `tidemill up` starts its own."""
+    """`host:port[,host:port…]` of an external Kafka. By default `tidemill up` starts its own."""
     kafka_security: Security = Security()
-    """How to get into it; by default it asks for nothing."""
+    """TLS and SASL of that Kafka; by default neither."""
     store: str | None = None
-    """Where files are kept: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
+    """Object store: `file:///dir` or `s3://bucket/prefix`; by default the folder `store` of `data`."""
     presigned_downloads: bool = False
-    """Whether downloads are answered with a 302 to a signed address of an S3 store, which clients must reach."""
+    """Answer downloads with a 302 to a signed address of the S3 store, which clients must be able to reach."""
     data: Path = Path(".tidemill")
-    """Folder of everything one machine keeps: broker, store, state, logs."""
+    """Folder of everything that this machine keeps: broker, store, state, logs."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
     allowed_hosts: tuple[str, ...] | None = None
-    """Names that the API answers to, as the header `Host` has them without a port; `*` is any part of one. By
-    default any, and where `host` is a loopback address only `localhost`, `*.localhost` and loopback addresses."""
+    """Host names that the API answers to, without a port; `*` matches any part of a name. By default any name;
+    if `host` is a loopback address, only `localhost`, `*.localhost` and loopback addresses."""
     cors_origins: tuple[Word, ...] = ()
-    """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default none."""
+    """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default
+    none."""
     path_aliases: bool = False
-    """Whether `/openai/v1/…`, `/openai/…` and `/openai/deployments/{name}/…`, which Azure's clients ask for, lead
-    to `/v1/…`; the name means nothing."""
+    """Let `/openai/v1/…`, `/openai/…` and `/openai/deployments/{name}/…`, the paths of Azure's clients, lead to
+    `/v1/…`; the deployment's name is ignored."""
     tls_cert_file: Path | None = None
-    """PEM file of the API's certificate with its chain; with it the API speaks TLS, and nothing else. A renewed
-    file is read within some seconds."""
+    """PEM file of the API's certificate with its chain. If set, the API speaks only TLS. A renewed file takes
+    effect within seconds."""
     tls_key_file: Path | None = None
-    """PEM file of the certificate's key, where it is not in the same file."""
+    """PEM file of the certificate's key, if it is not in the same file."""
     tls_client_ca_file: Path | None = None
-    """PEM file of authorities; with it only clients get in that show a certificate of one of them. They need a key
-    all the same."""
+    """PEM file of authorities. If set, the API accepts only clients with a certificate of one of them; they need
+    an API key as well."""
     connections: Connections = Connections()
-    """What clients' connections may take."""
+    """Bounds on clients' connections."""
     health_host: str = "127.0.0.1"
     """Address on which a stage answers `/livez`, `/readyz` and `/metrics`."""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    """Its port; 0 is none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
+    """Port of these; 0 for none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
     api_key: SecretStr | None = None
-    """The operator's first key, of the default project; `tidemill keys make` prints a good one. `tidemill up`
-    makes one and keeps it where none is set. It never stands in the file."""
+    """The operator's first key, in the project `default`; `tidemill keys make` prints a good one. If it is not
+    set, `tidemill up` makes one. Not allowed in the file."""
     api_key_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """Its SHA-256 in hex, instead of it: all that a process needs to know."""
+    """SHA-256 of that key in hex, in place of the key: all that a process needs."""
     signing_key: SecretStr | None = None
-    """What the api signs keys and tokens with, likewise; `tidemill keys init` makes it, with its public half."""
+    """Key with which the api signs keys and tokens; `tidemill keys init` makes it, with its public half. Not
+    allowed in the file."""
     signing_key_file: Path | None = None
-    """File that holds it, instead of it."""
+    """File with the signing key, in place of `signing_key`."""
     verify_keys: str = ""
-    """Public keys whose signatures ingest trusts, with commas between them; the api trusts its own besides."""
+    """Public keys whose signatures ingest trusts, separated by commas; the api also trusts its own."""
     intake_api_keys: bool | None = None
-    """Whether producers may show API keys besides tokens; by default where `tidemill up` runs its own Kafka."""
+    """Accept API keys from direct producers, besides tokens; by default only with the Kafka of `tidemill up`."""
     models: dict[ModelName, Model] = {}
     """The models by name."""
 
     processor_processes: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Processes of processors that `tidemill up` runs; by default one for each two cores, and no more than
+    """Processes of processors that `tidemill up` runs; by default one for each two cores, and at most
     `partitions`."""
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Partitions of `commands`, `outcomes` and each `requests` topic that does not exist yet."""
+    """Partitions of `commands`, `outcomes` and each `requests` topic when Tidemill creates them."""
     replication: Annotated[int, Field(ge=1, le=7)] = 1
-    """Copies of each topic's records that is created."""
+    """Copies of each topic when Tidemill creates it."""
     windows: Annotated[tuple[Word, ...], Field(min_length=1)] = ("24h",)
-    """The completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
+    """Completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
     file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
-    """A batch whose input is larger fails."""
+    """A batch with a larger input fails."""
     upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB
-    """A larger upload is refused at once; one between the two limits fails its batch, as at OpenAI."""
+    """The api refuses larger uploads. One between this and `file_bytes_max` fails its batch, as at OpenAI."""
     assembled_bytes_max: Annotated[int, Field(ge=1)] = 8192 * MIB
-    """An upload in parts that declares more is refused; a batch's input has its own limit all the same."""
+    """The api refuses multipart uploads that declare more; a batch's input has its own limit as well."""
     file_lines_max: Annotated[int, Field(ge=1, le=BATCH_LINES_MAX)] = 50_000
-    """A batch whose input has more lines fails."""
+    """A batch with more lines in its input fails."""
     line_bytes_max: Annotated[int, Field(ge=1 << 16, le=LINE_BYTES_HIGHEST)] = LINE_BYTES_MAX
-    """A line that is longer fails its batch. A stage holds such a line up to three times in memory."""
+    """A longer line fails its batch. A stage holds such a line up to three times in memory."""
     reply_bytes_max: Annotated[int, Field(ge=1 << 16, le=LINE_BYTES_HIGHEST)] = REPLY_BYTES_MAX
-    """A backend's reply that is larger ends its line; one that can be foreseen, of embeddings with `dimensions`,
-    fails its batch before a call is made. processors and results hold such a reply up to four times in memory."""
+    """A larger reply fails its line. If the size is foreseeable (embeddings with `dimensions`), the batch fails
+    before any call. processors and results hold such a reply up to four times in memory."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
-    """Finished lines of a batch are gathered up to this size before they are written to the store."""
+    """results writes finished lines of a batch to the store in parts of this size."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
-    """They are written at this age too, if they are fewer."""
+    """It writes a smaller part at this age."""
     intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
-    """A stream of a direct producer that says nothing for so long is sealed."""
+    """Seal a direct producer's stream after this time without a record."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
-    """How long after a deadline or a cancel a line in flight may still land."""
+    """Time after a deadline or a cancel in which calls in flight may still finish."""
     encrypt_log: bool = False
-    """Whether lines in the log, parts and large results are encrypted, with a key that goes with their batch."""
+    """Encrypt lines in the log, parts and large results with a key of their batch; deleting the batch destroys
+    it."""
     encryption_key_file: Path | None = None
-    """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps. By default
-    `encryption_keys` in `data`, which `tidemill up` makes."""
+    """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
+    By default `encryption_keys` in `data`, which `tidemill up` makes."""
     batch_life_seconds: Annotated[int, Field(ge=3600)] | None = None
-    """So long after its end a batch is deleted, with its results; by default somebody has to ask for it."""
+    """Delete batches and their results this long after their end; by default only on request."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1 << 30
-    """What stays free on the disk of each broker and of a store in a folder: below twice as much the api answers
-    uploads and batches with a 507, below it lines and results wait, and deletions always work; 0 keeps nothing."""
+    """Free space to keep on the disk of each broker and of a store in a folder. Below twice the reserve the api
+    answers uploads and new batches with 507; below it lines and results wait. Deletions always work; 0 keeps no
+    reserve."""
     batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
     """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()
-    """What one project may have, where nothing else is said of it."""
+    """Default limits of a project."""
     projects: dict[ProjectName, Project] = {}
-    """What is said of single projects, by name."""
+    """Settings of single projects, by name."""
 
     @model_validator(mode="before")
     @classmethod
