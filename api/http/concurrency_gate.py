@@ -1,8 +1,8 @@
-"""Few at one time: work that takes memory or a core waits for its turn, for a bounded time.
+"""Limits concurrent work that takes memory or a core, and shares it among projects.
 
-Projects share the places. One may have half of those that the others leave, so that there is one for the next
-project as long as there are few of them; where all are taken, the next that is free goes to the project that has
-the fewest. One project alone cannot keep another waiting, whatever it asks for and however slowly it goes on.
+A project may have half of the places that the others leave, so that there is one for the next project as long as
+there are few of them; a free place goes to the project that has the fewest. One project alone cannot keep another
+waiting, whatever it requests and however slow it is.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from tidemill.api import errors
 
 WAIT_SECONDS_MAX: Final = 30.0
 WAITING_MAX: Final = 256
-"""Requests of one project that wait for one kind of work; a further one is refused at once."""
+"""Waiting requests of one project for one kind of work; a further one is refused at once."""
 
 
 class ConcurrencyGate:
-    """So many places for one kind of work."""
+    """A number of places for one kind of work."""
 
     def __init__(self, what: str, places: int, *, seconds_max: float = WAIT_SECONDS_MAX) -> None:
         """All places are free.
 
         Args:
-            what: The work, for who waited in vain.
-            places: How much of it there may be at one time.
-            seconds_max: How long to wait for a place.
+            what: Names the work in errors.
+            places: The maximum of concurrent work.
+            seconds_max: The longest wait for a place.
         """
         self._what = what
         self._places = places
@@ -37,14 +37,14 @@ class ConcurrencyGate:
 
     @asynccontextmanager
     async def turn(self, project: str) -> AsyncIterator[None]:
-        """Have one of the places.
+        """Hold a place.
 
         Args:
-            project: Whose share it is taken from.
+            project: The project whose share it counts against.
 
         Raises:
-            ApiError: 429, the project has its share, and too many of its requests waited, or one for too long;
-                503, others have the places.
+            ApiError: 429, the project has its share, and too many of its requests wait, or this one waited too
+                long; 503, others have the places.
         """
         await self._take(project)
         try:
@@ -53,7 +53,7 @@ class ConcurrencyGate:
             self._leave(project)
 
     def share(self, project: str) -> int:
-        """How many places a project may have while the others have theirs."""
+        """The number of places that a project may have while the others have theirs."""
         others = self._held.total() - self._held[project]
         return max(1, (self._places - others + 1) // 2)
 
@@ -79,7 +79,7 @@ class ConcurrencyGate:
             raise
 
     def _withdraw(self, project: str, place: "asyncio.Future[None]") -> None:
-        """Wait no longer; a place that was given at this very moment is given back."""
+        """Stop waiting, and give back a place that was given at this moment."""
         if place.done() and not place.cancelled():
             self._leave(project)
             return
@@ -94,7 +94,7 @@ class ConcurrencyGate:
         if not self._held[project]:
             del self._held[project]
         while (following := self._next()) is not None:
-            # Put last, so that those with as few places have their turn before.
+            # Put last, so that projects with as few places come first next time.
             waiting = self._waiting.pop(following)
             place = waiting.popleft()
             if waiting:
@@ -104,7 +104,7 @@ class ConcurrencyGate:
                 place.set_result(None)
 
     def _next(self) -> str | None:
-        """The project that has the fewest places of those that wait and may have one more."""
+        """The waiting project with the fewest places that may have one more."""
         able = (project for project in self._waiting if self._has_room(project))
         return min(able, key=lambda project: self._held[project], default=None)
 

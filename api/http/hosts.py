@@ -1,8 +1,8 @@
-"""Which names a request may call the server by.
+"""Checks the header `Host`.
 
-A page of another site can point a name of its own at 127.0.0.1, and its script then asks the API as its own origin
-(DNS rebinding). The browser says that name in the header `Host`, so a server on a loopback address answers only to
-names of this machine.
+A page of another site can point its own name at 127.0.0.1, and its script then calls the API as its own origin
+(DNS rebinding). The browser sends that name in the header `Host`, so a server on a loopback address answers only
+requests to names of this machine.
 """
 
 import fnmatch
@@ -17,22 +17,22 @@ from tidemill.configuration.connections import is_local
 
 Headers = Sequence[tuple[bytes, bytes]]
 NAMES_MAX: Final = 1024
-"""Names whose answer is kept."""
+"""Names whose result is cached."""
 
 
 def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Headers], bool]:
-    """Make the check of a server.
+    """Return the check of a server: whether a request's `Host` is allowed.
 
     Args:
-        patterns: Names that it answers to, `*` for any part of one; None is the default of the setting.
-        listens_on: Its address.
+        patterns: Allowed names, `*` for any part of one; None is the default of the setting.
+        listens_on: The server's address.
     """
     if patterns is None and not is_local(listens_on):
         return lambda _: True
     lower = None if patterns is None else tuple(pattern.lower() for pattern in patterns)
 
     @functools.lru_cache(NAMES_MAX)
-    def is_answered(host: bytes) -> bool:
+    def is_allowed_name(host: bytes) -> bool:
         name = host.decode("latin-1").lower()
         if not name.endswith("]"):
             name = name.rpartition(":")[0] or name
@@ -40,15 +40,15 @@ def check(patterns: tuple[str, ...] | None, listens_on: str) -> Callable[[Header
             return is_local(name)
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in lower)
 
-    def is_ours(headers: Headers) -> bool:
+    def is_allowed(headers: Headers) -> bool:
         for name, value in headers:
             if name == b"host":
-                return is_answered(value)
-        return is_answered(b"")
+                return is_allowed_name(value)
+        return is_allowed_name(b"")
 
-    return is_ours
+    return is_allowed
 
 
 async def misdirected(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request that calls the server by another name."""
+    """Answer 421."""
     await error_handlers.answer(errors.misdirected())(scope, receive, send)

@@ -1,21 +1,21 @@
-"""The protocol of the server: uvicorn's, with bounds on what a connection may bring, and on how slowly.
+"""uvicorn's HTTP protocol with bounds on what a client may send, and on how slowly it may send and read.
 
-uvicorn's protocol reads a head of any size, waits for it and for a body without end, and keeps what a client does
-not take for as long as it lives. Here each of these has a bound:
+uvicorn's protocol reads a head of any size, waits for a head or a body without end, and keeps the unread part of
+an answer for as long as the client lives. Here each of these has a bound:
 
 - A head (request line and headers), a chunk's extensions, or trailers: `HEAD_BYTES_MAX`, `HEADERS_MAX`, and
   `URL_BYTES_MAX` for the URL; a head is whole after `head_seconds_max`.
 - A body arrives with `bytes_per_second_min` at least. A client may fall behind that by `slow_seconds_max`, at any
   time and whatever it sent before. **Time counts only while the server reads**: not while an upload waits for its
-  place unread (64 KiB of it are taken first), not before the server has sent `100 Continue`, and not while the
-  store holds up what has arrived. So a route may let a body wait for as long as it likes, and needs no timeout of
-  its own for a slow one: the stream that it reads raises `ClientDisconnect`, and the client is answered with 408.
-- An answer is taken with the same rate at least, by the same account. All answers together wait in
-  `UNSENT_BYTES_MAX` of memory (`server.py`).
-- Of a body that goes on after its answer `LATE_BYTES_MAX` are read, since most clients hear an answer only once
-  they have sent all; of all such bodies together `LATE_BYTES_PER_LOOK` between two looks.
+  place unread (the server reads 64 KiB of it first), not before the server has sent `100 Continue`, and not while
+  the store delays what has arrived. So a route may let a body wait, and needs no timeout of its own for a slow
+  one: the stream that it reads raises `ClientDisconnect`, and the client gets a 408.
+- A client reads its answer with the same rate at least, by the same account. All unread answers together take at
+  most `UNSENT_BYTES_MAX` of memory (`server.py`).
+- The server reads `LATE_BYTES_MAX` of a body that goes on after its answer, since most clients read an answer only
+  once they have sent all; of all such bodies together `LATE_BYTES_PER_CHECK` between two checks.
 
-The bounds are looked at once in `LOOK_SECONDS`, for all connections together; a request costs no timer.
+The server checks all connections once in `CHECK_SECONDS`; a request costs no timer.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from tidemill import metrics
 from tidemill.api import error_handlers, errors, middleware
 from tidemill.api.http import hosts
 from tidemill.configuration.connections import Connections
-from tidemill.runtime.connections import Connection, Room
+from tidemill.runtime.connections import Connection, ConnectionTable
 from tidemill.schemas import ids
 from tidemill.schemas.resources.error import ApiError
 
@@ -39,59 +39,59 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
 LINGER_BYTES_MAX: Final = 128 * 1024
-"""What is read of a request, and let go, after it was refused."""
+"""Bytes of a refused request that are read and discarded."""
 LATE_BYTES_MAX: Final = 1 << 30
-LATE_BYTES_PER_LOOK: Final = 64 << 20
+LATE_BYTES_PER_CHECK: Final = 64 << 20
 PIPELINED_MAX: Final = 16
 """Requests that a connection may send before the first of them is answered."""
-LOOK_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 1.0
 HEALTH: Final = (b"/livez", b"/readyz")
-"""What is answered also where too much is being answered."""
+"""Paths that are answered also where too many connections are busy."""
 
 
 @dataclass
-class Late:
-    """Bodies that go on after their answers, of all connections."""
+class LateBodies:
+    """The bodies of all connections that go on after their answers."""
 
     left: int = 0
-    """Bytes that may still be read of them until the next look."""
+    """Bytes that may still be read of them until the next check."""
 
     def renew(self) -> None:
-        """Another look begins."""
-        self.left = LATE_BYTES_PER_LOOK
+        """Start a new period."""
+        self.left = LATE_BYTES_PER_CHECK
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all connections of a server have in common."""
+    """Shared by all connections of a server."""
 
     config: uvicorn.Config
     state: ServerState
     bounds: Connections
-    room: Room
-    is_ours: Callable[[hosts.Headers], bool]
-    """Whether a request with these headers calls the server by a name of its own."""
-    no_room: ASGIApp
-    """Answers where too many requests are being answered."""
+    table: ConnectionTable
+    is_allowed: Callable[[hosts.Headers], bool]
+    """Whether the header `Host` names this server."""
+    too_busy: ASGIApp
+    """Answers where too many connections are busy."""
     misdirected: ASGIApp
-    """Answers where `is_ours` says no."""
+    """Answers where `is_allowed` says no."""
     cross_origin: middleware.CrossOrigin
-    late: Late = field(default_factory=Late)
+    late: LateBodies = field(default_factory=LateBodies)
 
 
 class Protocol(HttpToolsProtocol):
     """One connection.
 
     Args:
-        shared: What it has in common with others.
-        connection: Its place in the room.
+        shared: Shared with the other connections.
+        connection: Its entry in the table.
     """
 
     def __init__(self, shared: Shared, connection: Connection) -> None:
         super().__init__(shared.config, shared.state, {})
         self._shared = shared
         self._bounds = shared.bounds
-        self._room = shared.room
+        self._table = shared.table
         self._connection = connection
         self._served = self.app
         self._fault: ApiError | None = None
@@ -102,37 +102,37 @@ class Protocol(HttpToolsProtocol):
         self._head_seconds = 0.0
         self._framing = 0
         """Bytes since the last one of a body: of a head, of a chunk's size and extensions, of trailers."""
-        self._brought = 0
-        """Bytes of a body since the last look."""
+        self._received = 0
+        """Bytes of a body since the last check."""
         self._late = 0
-        """Bytes of a body since it was answered: the app reads none of them."""
-        self._is_held = False
-        """Whether such a body is not read on until the next look."""
+        """Bytes of a body since its answer; the app reads none of them."""
+        self._is_paused = False
+        """Whether reading such a body is paused until the next check."""
         self._behind_reading = 0.0
         self._behind_writing = 0.0
-        self._unsent = self._taken = 0
+        self._unsent = self._sent = 0
 
     def connection_made(self, transport: Any) -> None:
-        """Begin to wait for a request."""
+        """Wait for a request."""
         super().connection_made(transport)
-        self._connection.drop = transport.abort
+        self._connection.close = transport.abort
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave."""
+        """Remove the connection from the table."""
         super().connection_lost(exc)
         # Without this a connection that was reset is kept in memory by its timer.
         self._unset_keepalive_if_required()
-        self._room.leave(self._connection)
+        self._table.remove(self._connection)
 
     def abandon(self) -> None:
-        """Leave, where opening failed: the loop may have told of the connection, and does not tell of its end."""
+        """Remove the connection after a failure to open it: `connection_lost` may never be called."""
         if self.transport is None:
-            self._room.leave(self._connection)
+            self._table.remove(self._connection)
         else:
             self.connection_lost(None)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived, in pieces that no head can hide in."""
+        """Parse data, in pieces so small that no head above the bound passes."""
         while data and not self._is_refused and not self.transport.is_closing():
             left = HEAD_BYTES_MAX - self._framing
             piece, data = (data, b"") if len(data) <= left else (data[:left], data[left:])
@@ -141,146 +141,146 @@ class Protocol(HttpToolsProtocol):
             if self._framing >= HEAD_BYTES_MAX and not self._is_refused:
                 self._refuse(errors.head_too_large(), "invalid")
         if self._is_refused:
-            # Some more is read so that an honest client hears the answer; a flood would only slow others down.
+            # An honest client gets the answer if some more is read; a flood would only slow others down.
             self._framing += len(data)
             if self._framing > LINGER_BYTES_MAX:
                 self.transport.abort()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the URL has come."""
+        """Collect a part of the URL."""
         self.url += url
         if len(self.url) > URL_BYTES_MAX:
-            raise self._faulty(errors.url_too_long(URL_BYTES_MAX))
+            raise self._fail_parsing(errors.url_too_long(URL_BYTES_MAX))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header has come, or a trailer."""
+        """Collect a header or a trailer."""
         # As uvicorn has it, which a call of its own would cost more than all of it.
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
         if len(self.headers) > HEADERS_MAX:
-            raise self._faulty(errors.head_too_large())
+            raise self._fail_parsing(errors.head_too_large())
 
     def on_headers_complete(self) -> None:
-        """Begin to answer, be it that there is no room."""
+        """Start the app, or answer 503 or 421 instead."""
         self._in_head = self._is_new = False
         self._framing = self._late = 0
         self._head_seconds = self._behind_reading = 0.0
         if len(self.pipeline) >= PIPELINED_MAX:
-            raise self._faulty(errors.invalid("Too many requests were sent ahead."))
+            raise self._fail_parsing(errors.invalid("Too many requests were sent ahead."))
         is_health = self.url in HEALTH
-        if not self._room.work(self._connection, at_any_rate=is_health):
-            self.app = self._shared.no_room
-        elif is_health or self._shared.is_ours(self.headers):
+        if not self._table.set_busy(self._connection, is_exempt=is_health):
+            self.app = self._shared.too_busy
+        elif is_health or self._shared.is_allowed(self.headers):
             self.app = self._served
         else:
             self.app = self._shared.misdirected
         HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
-        """A piece of a body has come."""
+        """Give a part of a body to the app, or discard it after the answer."""
         self._framing = 0
-        self._brought += len(body)
+        self._received += len(body)
         if self.cycle.response_complete:
-            self._let_go(len(body))
+            self._discard(len(body))
         else:
             super().on_body(body)
 
-    def _let_go(self, size: int) -> None:
+    def _discard(self, size: int) -> None:
         self._late += size
         self._shared.late.left -= size
         if self._late > LATE_BYTES_MAX:
-            self._drop("late")
+            self._close("late")
         elif self._shared.late.left <= 0:
-            self._is_held = True
+            self._is_paused = True
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
-        """The body is whole."""
+        """End the body."""
         self._in_head = True
         self._framing = 0
         HttpToolsProtocol.on_message_complete(self)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, where none has come already."""
+        """Wait for the next request, unless it has already arrived."""
         HttpToolsProtocol.on_response_complete(self)
         if self.cycle.response_complete:
-            self._room.wait(self._connection)
+            self._table.set_idle(self._connection)
 
-    def look(self) -> None:
-        """End what is too slow; called once in `LOOK_SECONDS`."""
+    def check(self) -> None:
+        """Close the connection if the client is too slow; called once in `CHECK_SECONDS`."""
         if self._is_refused:
             self._linger()
-        elif self._is_held:
-            self._is_held = False
-            self._brought = 0
+        elif self._is_paused:
+            self._is_paused = False
+            self._received = 0
             self.flow.resume_reading()
         elif not self._in_head:
-            self._look_at_body()
+            self._check_body()
         elif not self._is_answering and (self._is_new or self._framing):
-            self._head_seconds += LOOK_SECONDS
+            self._head_seconds += CHECK_SECONDS
             if self._head_seconds > self._bounds.head_seconds_max:
                 self._refuse(errors.timed_out("head"), "head")
         if self._unsent or self.transport.get_write_buffer_size():
-            self._look_at_answer()
+            self._check_answer()
 
     @property
     def unsent_bytes(self) -> int:
-        """What the client has not taken yet of its answers."""
+        """Bytes of answers that the client has not read."""
         return self.transport.get_write_buffer_size()
 
     @property
     def seconds_left(self) -> float:
-        """How long the client will need for the rest, as fast as it was at the last look."""
-        return self._unsent / max(self._taken, 1) if self._unsent else LOOK_SECONDS
+        """Seconds that the client needs for the rest at its latest rate."""
+        return self._unsent / max(self._sent, 1) if self._unsent else CHECK_SECONDS
 
-    def crowd_out(self) -> None:
-        """Close the connection, so that the answers of all take less memory."""
-        self._drop("unsent")
+    def close_unread(self) -> None:
+        """Close the connection to free the memory of its unread answers."""
+        self._close("unsent")
 
-    def _look_at_body(self) -> None:
-        got, self._brought = self._brought, 0
+    def _check_body(self) -> None:
+        got, self._received = self._received, 0
         if not self.flow.read_paused and not self.cycle.waiting_for_100_continue:
             self._behind_reading = self._behind(self._behind_reading, got)
             if self._behind_reading > self._bounds.slow_seconds_max:
                 self._refuse(errors.timed_out("body"), "body")
 
-    def _look_at_answer(self) -> None:
+    def _check_answer(self) -> None:
         before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
-        # Where there is more than before, the app has written, which it does once most of the rest was taken.
-        self._taken = before - self._unsent if self._unsent <= before else self._unsent
-        self._behind_writing = self._behind(self._behind_writing, self._taken)
+        # If there is more than before, the app has written, which it does once most of the rest is sent.
+        self._sent = before - self._unsent if self._unsent <= before else self._unsent
+        self._behind_writing = self._behind(self._behind_writing, self._sent)
         if self._behind_writing > self._bounds.slow_seconds_max:
-            self._drop("answer")
+            self._close("answer")
 
     def _behind(self, seconds: float, moved: int) -> float:
-        """By how much a client is behind the least rate, after a look at which so many bytes had moved."""
-        return max(0.0, seconds + LOOK_SECONDS - moved / self._bounds.bytes_per_second_min)
+        """Seconds that a client is behind the minimum rate, after a period that transferred `moved` bytes."""
+        return max(0.0, seconds + CHECK_SECONDS - moved / self._bounds.bytes_per_second_min)
 
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _faulty(self, fault: ApiError) -> Exception:
-        """Remember what is wrong with a request; the parser ends at the exception."""
+    def _fail_parsing(self, fault: ApiError) -> Exception:
+        """Keep the error for the answer; the exception ends the parser."""
         self._fault = fault
         return ValueError(fault.status)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP; the reason may quote them and is not said."""
+        """Answer bytes that are no HTTP; the parser's message may quote them and is not shown."""
         del msg
         self._refuse(self._fault or errors.invalid("The request is not valid HTTP."), "invalid")
 
     def _refuse(self, error: ApiError, reason: str) -> None:
-        """Answer a request that is not whole, and close the connection; without such a request only close it."""
+        """Answer an incomplete request and close the connection; without such a request only close it."""
         if not self._is_answerable:
-            self._drop(reason)
+            self._close(reason)
             return
         metrics.CONNECTIONS_CLOSED.labels(reason).inc()
         self._is_refused = True
         if self._is_answering:
-            # What the app still says is not sent after this, and what it reads is the end of the connection.
+            # Nothing that the app sends goes out after this, and it reads the end of the connection.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         content = errors.encode(error.body)
@@ -295,30 +295,30 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], head, content))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        # A client that still sends would be told of a reset, and never read the answer.
+        # A client that still sends would get a reset and never read the answer.
         self.flow.resume_reading()
 
     @property
     def _is_answerable(self) -> bool:
-        """Whether a request has begun that is not whole, and of whose answer nothing has been sent."""
+        """Whether an incomplete request has begun, and no byte of its answer has been sent."""
         if self._in_head:
             return self._framing > 0 and not self._is_answering
         return self._is_answering and not self.cycle.response_started and not self.pipeline
 
     def _linger(self) -> None:
-        """Close a refused connection at the second look after its answer."""
+        """Close a refused connection at the second check after its answer."""
         if self.transport.is_closing():
             return
         if self._has_lingered:
             self.transport.abort()
         self._has_lingered = True
 
-    def _drop(self, reason: str) -> None:
+    def _close(self, reason: str) -> None:
         metrics.CONNECTIONS_CLOSED.labels(reason).inc()
         self.transport.abort()
 
 
-async def no_room(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request that comes while too many are being answered."""
+async def too_busy(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request where too many connections are busy."""
     metrics.CONNECTIONS_CLOSED.labels("full").inc()
     await error_handlers.answer(errors.busy())(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The server of the API: accepts connections within bounds, with TLS where it is set, and looks at slow ones."""
+"""The server of the API: accepts connections within bounds, with TLS if it is configured, and checks slow ones."""
 
 import asyncio
 import contextlib
@@ -14,32 +14,32 @@ from fastapi import FastAPI
 from tidemill import metrics
 from tidemill.api import middleware
 from tidemill.api.http import hosts, tls
-from tidemill.api.http.protocol import LOOK_SECONDS, Protocol, Shared, no_room
+from tidemill.api.http.protocol import CHECK_SECONDS, Protocol, Shared, too_busy
 from tidemill.configuration.settings import Settings
 from tidemill.runtime import connections
-from tidemill.runtime.connections import Connection, Room
+from tidemill.runtime.connections import Connection, ConnectionTable
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS_MAX: Final = 10
-"""After SIGTERM, requests under way have so long to end."""
+"""Time for running requests to end after SIGTERM."""
 FULL_SECONDS: Final = 0.1
-"""For how long none is accepted where the system has no file left."""
+"""Pause before the next accept when the system has no file left."""
 UNSENT_BYTES_MAX: Final = 256 << 20
-"""Of answers that clients have not taken: 256 downloads that are read slowly. Beyond it the client that would need
-longest for the rest loses its connection."""
-TICKS_PER_LOOK: Final = round(LOOK_SECONDS / 0.1)
+"""Unread answers of all clients: 256 slow downloads. Beyond it the server closes the connection of the client that
+would need longest for the rest."""
+TICKS_PER_CHECK: Final = round(CHECK_SECONDS / 0.1)
 NO_FILE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Server(uvicorn.Server):
     """uvicorn's server behind a listener of our own.
 
-    It leaves signals to `serve`: uvicorn would die of the one that it was stopped by.
+    It leaves signals to `serve`: uvicorn raises the signal that stopped it again.
 
     Args:
         app: The app.
-        settings: Where it listens, how, and what connections may take.
+        settings: Names of the host, certificate, and bounds of connections.
 
     Raises:
         SettingsError: The certificate cannot be used.
@@ -60,19 +60,19 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=STOP_SECONDS_MAX,
         )
         super().__init__(config)
-        room = Room(
-            connections.fitting(bounds.connections_max),
+        table = ConnectionTable(
+            connections.raise_file_limit(bounds.connections_max),
             bounds.per_address_max,
-            dropped=metrics.CONNECTIONS_CLOSED.labels("room").inc,
+            evicted=metrics.CONNECTIONS_CLOSED.labels("room").inc,
         )
-        metrics.ask(metrics.CONNECTIONS, lambda: room.counts)
+        metrics.ask(metrics.CONNECTIONS, lambda: table.counts)
         self._shared = Shared(
             config=config,
             state=self.server_state,
             bounds=bounds,
-            room=room,
-            is_ours=hosts.check(settings.allowed_hosts, settings.host),
-            no_room=middleware.wrapped(no_room, settings),
+            table=table,
+            is_allowed=hosts.check(settings.allowed_hosts, settings.host),
+            too_busy=middleware.wrapped(too_busy, settings),
             misdirected=middleware.wrapped(hosts.misdirected, settings),
             cross_origin=middleware.CrossOrigin(settings),
         )
@@ -89,33 +89,33 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Look at all connections, and at the certificate, once in `LOOK_SECONDS`."""
-        if counter % TICKS_PER_LOOK == 0:
+        """Check all connections and the certificate once in `CHECK_SECONDS`."""
+        if counter % TICKS_PER_CHECK == 0:
             self._shared.late.renew()
             for connection in list(self.server_state.connections):
-                connection.look()  # type: ignore[union-attr]
+                connection.check()  # type: ignore[union-attr]
             if self._certificate is not None:
                 self._certificate.renew()
         self._bound_answers()
         return await super().on_tick(counter)
 
     def _bound_answers(self) -> None:
-        """Close the slowest of the connections whose answers together take more than `UNSENT_BYTES_MAX`."""
+        """Close the slowest connections while unread answers take more than `UNSENT_BYTES_MAX`."""
         sizes = {connection: connection.unsent_bytes for connection in self.server_state.connections}  # type: ignore[union-attr]
         if (left := sum(sizes.values())) <= UNSENT_BYTES_MAX:
             return
         for connection in sorted(sizes, key=lambda c: (c.seconds_left, sizes[c]), reverse=True):  # type: ignore[union-attr]
-            connection.crowd_out()  # type: ignore[union-attr]
+            connection.close_unread()  # type: ignore[union-attr]
             left -= sizes[connection]
             if left <= UNSENT_BYTES_MAX:
                 break
 
 
 class Listener:
-    """Accepts connections into the room of a server; has the methods of an asyncio server that uvicorn calls.
+    """Accepts the connections of a server; has the methods of an asyncio server that uvicorn calls.
 
-    asyncio's own accepts what comes before anyone can say no, and tells of a connection with TLS only once the
-    client has done its part of the handshake.
+    asyncio's own server calls the protocol of a connection with TLS after the handshake, when it is too late to
+    count or refuse the connection.
     """
 
     def __init__(self, sock: socket.socket, shared: Shared, certificate: tls.Certificate | None) -> None:
@@ -136,7 +136,7 @@ class Listener:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once."""
 
     def _listen(self) -> None:
         if not self._is_closed:
@@ -150,28 +150,28 @@ class Listener:
             if error.errno in NO_FILE:
                 self._on_no_file(error)
             return
-        self._enter(accepted, connections.group(peer[0]))
+        self._add(accepted, connections.address_key(peer[0]))
 
     def _on_no_file(self, error: OSError) -> None:
-        """Let the connection that has waited longest go, and accept the next one in its place."""
-        self._shared.room.make()
+        """Close the connection that has been idle for longest, and accept again after a pause."""
+        self._shared.table.evict()
         log.warning("no connection can be accepted: %s", error.strerror)
         self._loop.remove_reader(self._sock)
         self._loop.call_later(FULL_SECONDS, self._listen)
 
-    def _enter(self, accepted: socket.socket, address: str) -> None:
+    def _add(self, accepted: socket.socket, address: str) -> None:
         connection = Connection(address)
-        if not self._shared.room.enter(connection):
+        if not self._shared.table.add(connection):
             metrics.CONNECTIONS_CLOSED.labels("full").inc()
             accepted.close()
             return
         task = self._loop.create_task(self._open(accepted, connection))
-        connection.drop = task.cancel
+        connection.close = task.cancel
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
 
     async def _open(self, accepted: socket.socket, connection: Connection) -> None:
-        """Give a connection its protocol, with TLS after the handshake."""
+        """Connect the socket with its protocol; with TLS after the handshake."""
         context = self._certificate.context() if self._certificate else None
         protocol = Protocol(self._shared, connection)
         try:
@@ -182,7 +182,7 @@ class Listener:
                 ssl_handshake_timeout=self._shared.bounds.head_seconds_max if context else None,
             )
         except OSError as error:
-            log.info("a connection did not come about: %s", type(error).__name__)
+            log.info("a connection failed to open: %s", type(error).__name__)
             metrics.CONNECTIONS_CLOSED.labels("handshake").inc()
             protocol.abandon()
         except asyncio.CancelledError:

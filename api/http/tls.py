@@ -1,4 +1,4 @@
-"""TLS of the API: the certificate of the settings, read anew when it was renewed."""
+"""TLS of the API: the certificate of the settings, reloaded when it is renewed."""
 
 import logging
 import ssl
@@ -8,16 +8,16 @@ from tidemill.configuration.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-Seen = tuple[tuple[int, int, int], ...]
+FileVersions = tuple[tuple[int, int, int], ...]
 
 
 class Certificate:
-    """The server's certificate, and its key.
+    """The server's certificate and key.
 
     Args:
         cert_file: PEM file of the certificate with its chain.
-        key_file: PEM file of its key; None where the first one has it.
-        client_ca_file: PEM file of the authorities whose clients are let in; None where any are.
+        key_file: PEM file of its key; None if `cert_file` contains it.
+        client_ca_file: PEM file of the authorities whose clients are allowed; None allows any.
 
     Raises:
         SettingsError: A file cannot be used.
@@ -27,28 +27,28 @@ class Certificate:
         self._files = tuple(file for file in (cert_file, key_file, client_ca_file) if file is not None)
         self._cert, self._key, self._client_ca = cert_file, key_file, client_ca_file
         try:
-            self._seen = self._look()
+            self._versions = self._stat()
             self._context = self._load()
         except OSError as error:
             raise SettingsError(f"tls_cert_file: {error}") from error
 
     def context(self) -> ssl.SSLContext:
-        """The context of a new connection; those that stand keep theirs."""
+        """The context of a new connection; open ones keep theirs."""
         return self._context
 
     def renew(self) -> None:
-        """Read files that have changed; where they cannot be used, the old ones stay and the log says why."""
+        """Load files that have changed; if they cannot be used, keep the old ones and log why."""
         try:
-            if (seen := self._look()) == self._seen:
+            if (versions := self._stat()) == self._versions:
                 return
-            self._seen = seen
+            self._versions = versions
             self._context = self._load()
         except OSError as error:
             log.warning("the new certificate cannot be used, the old one stays: %s", error)
         else:
             log.warning("the certificate was renewed")
 
-    def _look(self) -> Seen:
+    def _stat(self) -> FileVersions:
         stats = (file.stat() for file in self._files)
         return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
 
@@ -64,7 +64,7 @@ class Certificate:
 
 
 def of(settings: Settings) -> Certificate | None:
-    """The certificate that the settings name; None where there is no TLS.
+    """The certificate of the settings; None without TLS.
 
     Raises:
         SettingsError: A file cannot be used.

@@ -1,9 +1,9 @@
-"""How many connections a listener holds, and which one gives way to a new one.
+"""Bounds the connections of a listener, and chooses the one to close for a new one.
 
-A process has so many files, and each connection takes one: clients that say nothing could take them all. So a
-listener has a cap, and at the cap it closes the connection that has waited longest for a request, as nginx does,
-and takes the new one. It closes none at work for that; it refuses requests before connections at work could take
-the whole cap, so a health check always gets in.
+A process has a limited number of open files, and each connection takes one: silent clients could take all of them.
+At the cap the listener closes the connection that has been idle for longest, as nginx does, and accepts the new
+one. It never closes a busy connection for that. It refuses requests before busy connections could take the whole
+cap, so a health check always gets in.
 """
 
 import ipaddress
@@ -17,113 +17,113 @@ log = logging.getLogger(__name__)
 FILES_RESERVED = 256
 """Open files of a process that are not clients' connections: Kafka, SQLite, the store's uploads, logs."""
 FILES_PER_CONNECTION = 2
-"""A connection, and the file of the store that is read for it."""
-WAITING_MIN = 16
-"""Connections of the cap that are kept free of work, for health checks and for telling others to come again."""
+"""The connection, and the file of the store that is read for it."""
+IDLE_MIN = 16
+"""Connections of the cap that never become busy: for health checks, and to answer others with 503."""
 
 
 class Connection:
-    """One connection, in the eyes of its listener.
+    """One connection of a listener.
 
     Attributes:
         address: The client's address, without its port.
-        drop: Closes the connection at once; it waits for nothing.
+        close: Closes the connection at once, without waiting for anything.
     """
 
-    __slots__ = ("address", "drop")
+    __slots__ = ("address", "close")
 
-    def __init__(self, address: str, drop: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, address: str, close: Callable[[], object] = lambda: None) -> None:
         self.address = address
-        self.drop = drop
+        self.close = close
 
 
-class Room:
-    """The connections of a listener: those that wait for a request, the longest first, and those at work.
+class ConnectionTable:
+    """The connections of a listener: idle ones, in the order in which they became idle, and busy ones.
 
     Args:
-        connections_max: How many there may be.
-        per_address_max: How many of one address; None is half of them, 0 as many as there may be at all.
-        dropped: Is told of each connection that had to go to make room.
+        connections_max: The cap.
+        per_address_max: The cap of one address; None is half of the other, 0 is no cap.
+        evicted: Called for each connection that was closed for a new one.
     """
 
     def __init__(
-        self, connections_max: int, per_address_max: int | None = 0, dropped: Callable[[], None] = lambda: None
+        self, connections_max: int, per_address_max: int | None = 0, evicted: Callable[[], None] = lambda: None
     ) -> None:
-        self._max = max(connections_max, 2 * WAITING_MIN)
+        self._max = max(connections_max, 2 * IDLE_MIN)
         self._address_max = self._max // 2 if per_address_max is None else per_address_max or self._max
-        self._dropped = dropped
+        self._evicted = evicted
         self._all: set[Connection] = set()
-        self._waiting: OrderedDict[Connection, None] = OrderedDict()
+        self._idle: OrderedDict[Connection, None] = OrderedDict()
         self._addresses: Counter[str] = Counter()
 
     @property
     def counts(self) -> dict[str, float]:
-        """How many wait, and how many are at work."""
-        return {"waiting": len(self._waiting), "working": len(self._all) - len(self._waiting)}
+        """How many wait for a request, and how many are busy with one."""
+        return {"waiting": len(self._idle), "working": len(self._all) - len(self._idle)}
 
-    def enter(self, connection: Connection) -> bool:
-        """Let a new connection wait for a request; False: it is to be closed, nobody could make room for it."""
+    def add(self, connection: Connection) -> bool:
+        """Add a new connection, which is idle; False: no other could be closed for it, so it has to be."""
         if self._addresses[connection.address] >= self._address_max:
-            made = self._drop(next((c for c in self._waiting if c.address == connection.address), None))
+            fits = self._evict(next((c for c in self._idle if c.address == connection.address), None))
         else:
-            made = len(self._all) < self._max or self.make()
-        if made:
+            fits = len(self._all) < self._max or self.evict()
+        if fits:
             self._all.add(connection)
-            self._waiting[connection] = None
+            self._idle[connection] = None
             self._addresses[connection.address] += 1
-        return made
+        return fits
 
-    def make(self) -> bool:
-        """Close the connection that has waited longest; False where none waits."""
-        return self._drop(next(iter(self._waiting), None))
+    def evict(self) -> bool:
+        """Close the connection that has been idle for longest; False where none is idle."""
+        return self._evict(next(iter(self._idle), None))
 
-    def work(self, connection: Connection, *, at_any_rate: bool = False) -> bool:
-        """Take note that a request is answered; False: too many are, and this one may only be told so.
+    def set_busy(self, connection: Connection, *, is_exempt: bool = False) -> bool:
+        """Protect a connection from eviction while it has a request; False: too many are busy, answer with 503.
 
         Args:
-            connection: It is not closed for others until it waits again.
-            at_any_rate: The request is answered also where too many are.
+            connection: The connection.
+            is_exempt: The request is answered also where too many are busy.
         """
-        self._waiting.pop(connection, None)
-        return at_any_rate or len(self._all) - len(self._waiting) <= self._max - WAITING_MIN
+        self._idle.pop(connection, None)
+        return is_exempt or len(self._all) - len(self._idle) <= self._max - IDLE_MIN
 
-    def wait(self, connection: Connection) -> None:
-        """Take note that a request has been answered."""
+    def set_idle(self, connection: Connection) -> None:
+        """Mark a connection as idle again once its request is answered."""
         if connection in self._all:
-            self._waiting[connection] = None
+            self._idle[connection] = None
 
-    def leave(self, connection: Connection) -> None:
-        """Take note that a connection is closed; a second time does nothing."""
+    def remove(self, connection: Connection) -> None:
+        """Remove a connection that is closed; a second time does nothing."""
         if connection not in self._all:
             return
         self._all.remove(connection)
-        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
         self._addresses[connection.address] -= 1
         if not self._addresses[connection.address]:
             del self._addresses[connection.address]
 
-    def _drop(self, connection: Connection | None) -> bool:
+    def _evict(self, connection: Connection | None) -> bool:
         if connection is None:
             return False
-        self.leave(connection)
-        self._dropped()
-        connection.drop()
+        self.remove(connection)
+        self._evicted()
+        connection.close()
         return True
 
 
-def group(address: str) -> str:
-    """The address by which connections are counted: of IPv6 the network, since a client has all of one."""
+def address_key(address: str) -> str:
+    """The key by which connections are counted: of IPv6 the network, since a client has all of one."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return address
     return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
 
 
-def fitting(connections_max: int) -> int:
-    """Raise the process's limit of open files as far as these connections need it and the system lets it.
+def raise_file_limit(connections_max: int) -> int:
+    """Raise the process's limit of open files as far as these connections need it and the system allows.
 
     Returns:
-        How many connections the files suffice for, at most `connections_max`.
+        The number of connections that the files suffice for, at most `connections_max`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = FILES_PER_CONNECTION * connections_max + FILES_RESERVED
@@ -134,7 +134,7 @@ def fitting(connections_max: int) -> int:
         return connections_max
     # Of few files a part is reserved all the same, and the rest is for connections.
     left = max(soft - FILES_RESERVED, soft // 2)
-    found = max(2 * WAITING_MIN, left // FILES_PER_CONNECTION)
+    found = max(2 * IDLE_MIN, left // FILES_PER_CONNECTION)
     log.warning(
         "%d open files allow %d connections, not %d: raise the limit (ulimit -n)", soft, found, connections_max
     )

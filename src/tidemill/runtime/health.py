@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.runtime.connections import Connection, Room
+from tidemill.runtime.connections import Connection, ConnectionTable
 from tidemill.schemas.ports import Store
 
 log = logging.getLogger(__name__)
@@ -102,21 +102,21 @@ async def served(health: Health, host: str, port: int) -> AsyncIterator[None]:
     if not port:
         yield
         return
-    room = Room(CONNECTIONS_MAX)
+    table = ConnectionTable(CONNECTIONS_MAX)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
         connection = Connection("", transport.abort)
         try:
-            if room.enter(connection):
+            if table.add(connection):
                 async with asyncio.timeout(REQUEST_SECONDS_MAX):
-                    await _exchange(health, reader, writer, functools.partial(room.work, connection))
+                    await _exchange(health, reader, writer, functools.partial(table.set_busy, connection))
                     writer.close()
                     await writer.wait_closed()
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # a timeout is an OSError
         finally:
-            room.leave(connection)
+            table.remove(connection)
             transport.abort()
 
     try:

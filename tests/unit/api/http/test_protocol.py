@@ -64,15 +64,15 @@ async def connected(address, request, *, receives_bytes=0):
 
 async def test_a_turn_of_the_loop_accepts_one_connection(address, monkeypatch):
     """However many have come, so that a flood of them lengthens each step of a request by one at most."""
-    turn, entered, enter = 0, [], server.Listener._enter
-    monkeypatch.setattr(server.Listener, "_enter", lambda *given: entered.append(turn) or enter(*given))
+    turn, added, add = 0, [], server.Listener._add
+    monkeypatch.setattr(server.Listener, "_add", lambda *given: added.append(turn) or add(*given))
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             stack.enter_context(socket.create_connection(address)).sendall(b"G")
-        while len(entered) < 50:
+        while len(added) < 50:
             await asyncio.sleep(0)
             turn += 1
-    assert len(set(entered)) == 50
+    assert len(set(added)) == 50
 
 
 async def test_a_body_after_its_answer_is_not_read_for_ever(address, monkeypatch):
@@ -88,20 +88,20 @@ async def test_a_body_after_its_answer_is_not_read_for_ever(address, monkeypatch
 
 
 async def test_bodies_after_their_answers_are_read_slowly(address, monkeypatch):
-    """Between two looks so many bytes of all; who sends all of it hears the answer, on a connection that stays."""
-    monkeypatch.setattr(protocol, "LATE_BYTES_PER_LOOK", MIB)
-    looks, renew = [], protocol.Late.renew
-    monkeypatch.setattr(protocol.Late, "renew", lambda late: (looks.append(late.left), renew(late)))
+    """Between two checks so many bytes of all; a client that sends all gets the answer and stays connected."""
+    monkeypatch.setattr(protocol, "LATE_BYTES_PER_CHECK", MIB)
+    checks, renew = [], protocol.LateBodies.renew
+    monkeypatch.setattr(protocol.LateBodies, "renew", lambda late: (checks.append(late.left), renew(late)))
     async with (
         asyncio.timeout(SECONDS_MAX),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}/v1", timeout=SECONDS_MAX) as client,
     ):
-        await until(lambda: looks, "a look")
+        await until(lambda: checks, "a check")
         answer = await client.post("/files", content=bytes(3 * MIB))
         assert answer.status_code == 401
         assert (await client.get("/files")).status_code == 401
-    assert len([left for left in looks if left <= 0]) >= 2
-    assert min(looks) > -MIB
+    assert len([left for left in checks if left <= 0]) >= 2
+    assert min(checks) > -MIB
 
 
 async def test_few_large_bodies_are_read_at_one_time(address, deps):
