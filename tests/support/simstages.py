@@ -28,6 +28,7 @@ from tidemill.processors.partitions.assignment import Record as Held
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
+from tidemill.processors.scheduling import prefix
 from tidemill.results.files.compaction import stubborn
 from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.partition import Partition
@@ -181,7 +182,7 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
-            prefixes=pool_factory.prefixes(model, fleet),
+            prefixes=prefix.prefixes(model, fleet),
         )
         self._partitions = len(self.log.places(OUTCOMES))
         self._seats = Assignment(self._ended, self.stage.enqueue, lambda key: partition_of(key, self._partitions))
