@@ -1,21 +1,21 @@
-"""The door to Faust: one app per model, each with its stage, several in one process.
+"""Runs the stage: one Faust app for each model, several in one process.
 
-The agent's body never waits: it admits a record to its lane and hands its lines to the stage. A record is
-acknowledged by its lane, in order, after the log has the outcomes of all its lines.
+A model's app adds each record to the window of its partition and hands its lines to the dispatcher; nothing in the
+agent waits for a call. The window acknowledges records in order, once the log has the results of all their lines.
 
-At an assignment:
+When partitions are assigned:
 
-1. each partition gets a new lane, and the stage may start calls;
-2. the ends of the partitions are asked for: records beyond of a younger batch are new, and are called at once;
+1. each gets a new window, and the dispatcher may start calls;
+2. the app looks up where the partitions end: records of a younger batch beyond that are new, and called at once;
 3. any other record is held until the outcomes of its batch have been read (`partitions/assignment.py`,
    `partitions/outcome_recovery.py`).
 
-At a revocation, and at a stop:
+When partitions are revoked, and when the process stops (SIGTERM):
 
-1. no call is started any more;
-2. calls in flight finish, and their outcomes arrive, within a bound;
-3. what may be acknowledged is, and is committed (`tidemill.faust.stage_app` does that);
-4. the lanes are closed: an outcome that arrives later acknowledges nothing.
+1. the dispatcher starts no more calls;
+2. calls in flight end, and their results arrive, within a bound;
+3. finished records are acknowledged and committed (`tidemill.faust.stage_app`);
+4. the windows are closed: results that arrive later acknowledge nothing.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox, outcomes, reopened
-from tidemill.processors.memory_budget import Lines
+from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, Record
 from tidemill.processors.partitions.closed_batches import ClosedBatches
@@ -68,32 +68,32 @@ REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
 STOP_DRAIN_SECONDS_MAX: Final = 7.0
 """Less than the process is given to stop."""
 HOLD_SECONDS: Final = 1.0
-"""How often pauses are said again, since Faust may forget them."""
+"""Between two times that paused partitions are paused again, since Faust may resume them."""
 GATHER_SECONDS: Final = 0.05
-"""How long records of other lanes are awaited before outcomes are read back for all of them."""
+"""How long to wait for records of other partitions before reading the outcomes for all of them."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doors:
-    """What all models of a process share."""
+class Shared:
+    """What the models of a process share."""
 
     kafka: Kafka
     log: Log
     outbox: KafkaOutbox
     upstream: HttpUpstream
     store: Store
-    ended: ClosedBatches
-    lines: Lines
+    closed: ClosedBatches
+    large_lines: LargeLines
     vault: Vault
 
 
 class ModelApp:
-    """One model: its app, its stage, and its partitions."""
+    """One model: its app, its dispatcher, and its partitions."""
 
     def __init__(
-        self, name: str, model: Model, settings: Settings, doors: Doors, *, stop_seconds: Callable[[], float]
+        self, name: str, model: Model, settings: Settings, shared: Shared, *, stop_seconds: Callable[[], float]
     ) -> None:
         """Set up the app; needs a running event loop.
 
@@ -101,83 +101,86 @@ class ModelApp:
             name: The model's name.
             model: Its settings.
             settings: All settings.
-            doors: What it shares with others.
-            stop_seconds: Called when the process stops; says how long calls in flight may still take.
+            shared: What it shares with the other models.
+            stop_seconds: Gives the seconds that calls in flight may still take when the process stops.
         """
         names = [topics.express(name).name, topics.requests(name).name]
         plain = names[1].removeprefix(topics.REQUESTS_PREFIX)
         state = settings.data / "state" / f"processors-{plain}"
-        self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=doors.kafka, state=state)
-        fleet = pool_factory.fleet(model, time.time)
-        self.stage = Dispatcher(
-            fleet=fleet,
-            caller=_caller(name, model, fleet, doors),
-            outbox=SealedOutbox(doors.outbox, doors.vault),
-            store=doors.store,
-            ended=doors.ended,
+        self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=shared.kafka, state=state)
+        pool = pool_factory.backend_pool(model, time.time)
+        self.dispatcher = Dispatcher(
+            pool=pool,
+            caller=_caller(name, model, pool, shared),
+            outbox=SealedOutbox(shared.outbox, shared.vault),
+            store=shared.store,
+            closed=shared.closed,
             clock=time.time,
             chance=random.random,
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
             policy=Policy(tries_max=model.tries_max),
-            prefixes=prefix.prefixes(model, fleet),
+            prefixes=prefix.prefixes(model, pool),
         )
         self.name = name
-        self._topics, self._doors, self._settings = names, doors, settings
+        self._topics, self._shared, self._settings = names, shared, settings
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
-        self._seats = Assignment(doors.ended, self.stage.enqueue, self._partition_of)
-        reopen = functools.partial(reopened, doors.kafka, doors.ended, doors.vault)
-        self.aside = HeldRecords(
-            reopened=reopen, admit=self._readmit, tell=doors.outbox.stalled, ended=doors.ended
+        self._assignment = Assignment(shared.closed, self.dispatcher.enqueue, self._partition_of)
+        reopen = functools.partial(reopened, shared.kafka, shared.closed, shared.vault)
+        self.held_records = HeldRecords(
+            reopened=reopen, admit=self._readmit, tell=shared.outbox.stalled, ended=shared.closed
         )
-        self._give_up = functools.partial(give_up, log=doors.log, outbox=doors.outbox, ended=doors.ended)
+        self._give_up = functools.partial(give_up, log=shared.log, outbox=shared.outbox, ended=shared.closed)
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._learning: asyncio.Task[None] | None = None
-        self._brake = self.app.brake(self.stage)
-        self._start(self.aside.run())
-        told = self.stage.fill
-        for lookout in pool_factory.lookouts(
-            model, fleet, getter=doors.upstream, steady=time.monotonic, told=told
+        self._recovery: asyncio.Task[None] | None = None
+        self._brake = self.app.brake(self.dispatcher)
+        self._start(self.held_records.run())
+        for poller in pool_factory.metrics_pollers(
+            model, pool, getter=shared.upstream, steady=time.monotonic, on_reading=self.dispatcher.fill
         ):
-            self._start(lookout.run())
-        self.stage.stalls.is_secret = doors.vault.has_key
-        self._start(self.stage.stalls.run(doors.outbox))
+            self._start(poller.run())
+        self.dispatcher.stalls.is_secret = shared.vault.has_key
+        self._start(self.dispatcher.stalls.run(shared.outbox))
         self._agent = self.app.agent(stage_app.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave
-        self.app.oldest = lambda: stage_app.oldest(lane.oldest for lane in self._seats.lanes)
+        self.app.oldest = lambda: stage_app.oldest(window.oldest for window in self._assignment.lanes)
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     async def close(self) -> None:
-        """Break off what is under way."""
-        for task in (*self._tasks, *([self._learning] if self._learning else ())):
+        """Cancel what is under way."""
+        for task in (*self._tasks, *([self._recovery] if self._recovery else ())):
             task.cancel()
-        await self.stage.close()
+        await self.dispatcher.close()
 
     def _partition_of(self, batch_id: str) -> int:
         return partition_of(batch_id, self._outcome_partitions)
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
-            lane = self._seats.lane(event.message.tp)
-            # Without a lane the partition is leaving: the record comes again.
-            if lane is not None and event.message.generation_id == self.app.consumer_generation_id:
-                opened = await seals.opened(event.message, self._doors.ended, self._doors.vault, self.aside.why)
-                # A key that is not known yet was looked for, and the partition may have left meanwhile.
-                if not lane.is_closed:
-                    self._take(lane, event, opened)
+            window = self._assignment.lane(event.message.tp)
+            # Without a window the partition has been revoked: the record comes again.
+            if window is not None and event.message.generation_id == self.app.consumer_generation_id:
+                opened = await seals.opened(
+                    event.message, self._shared.closed, self._shared.vault, self.held_records.why
+                )
+                # Reading the key took time, and the partition may have been revoked meanwhile.
+                if not window.is_closed:
+                    self._take(window, event, opened)
 
-    def _take(self, lane: PartitionWindow, event: Any, opened: Opened | DecodeError | Unopened) -> None:
+    def _take(self, window: PartitionWindow, event: Any, opened: Opened | DecodeError | Unopened) -> None:
         message = event.message
         if isinstance(opened, Unopened):
-            self.aside.put(Held(head=opened.head, entry=lane.admit(event, 1, 0), message=message), opened.why)
+            self.held_records.put(
+                Held(head=opened.head, entry=window.admit(event, 1, 0), message=message), opened.why
+            )
         else:
             lines = 1 if isinstance(opened, DecodeError) else len(opened[1])
-            self._admit(lane.admit(event, lines, len(message.value or b"")), message, opened)
+            self._admit(window.admit(event, lines, len(message.value or b"")), message, opened)
         if not isinstance(opened, DecodeError):
-            # The lines were copied out, or are read again; the event is kept until the last of them is done.
+            # The lines were copied, or are read again; the event stays in memory until the last line is finished.
             event.value = message.value = None
 
     def _admit(self, entry: Entry, message: Any, opened: Opened | DecodeError) -> None:
@@ -188,11 +191,11 @@ class ModelApp:
         record = Record(
             tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts
         )
-        if not self._seats.take(record):
+        if not self._assignment.take(record):
             self._wanted.set()
 
     def _readmit(self, held: Held, opened: Opened | DecodeError) -> None:
-        """A record that waited waits no more."""
+        """Take a record that was held."""
         if not isinstance(opened, DecodeError):
             held.entry.lane.refill(held.entry, len(opened[1]), len(held.message.value))
         self._admit(held.entry, held.message, opened)
@@ -200,31 +203,33 @@ class ModelApp:
             held.message.value = None
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
-        if self._learning is not None:
-            self._learning.cancel()
-        self._seats.assign({tp: PartitionWindow(PartitionHandle(self.app, tp)) for tp in assigned}, time.time())
+        if self._recovery is not None:
+            self._recovery.cancel()
+        self._assignment.assign(
+            {tp: PartitionWindow(PartitionHandle(self.app, tp)) for tp in assigned}, time.time()
+        )
         self._wanted.clear()
-        # As many as the topics are made with; the log is asked how many there are.
-        self._share(self._settings.partitions * len(self._topics))
-        self.stage.resume()
-        self._learning = asyncio.create_task(self._learn())
+        # The partitions that topics are made with, until Kafka says how many there are.
+        self._set_part(self._settings.partitions * len(self._topics))
+        self.dispatcher.resume()
+        self._recovery = asyncio.create_task(self._recover())
 
-    async def _learn(self) -> None:
-        """Find out where the partitions end, then read back outcomes whenever a record needs them."""
-        await self._stubborn(self._find_ends)
+    async def _recover(self) -> None:
+        """Look up where the partitions end, then read outcomes whenever a record needs them."""
+        await self._retried(self._find_ends)
         while True:
-            if not self._seats.release():
+            if not self._assignment.release():
                 await self._wanted.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            await self._stubborn(self._read_back)
+            await self._retried(self._read_outcomes)
 
-    def _share(self, partitions: int) -> None:
-        """Each partition has one process, so a process may do as much as its part of them allows."""
-        self.stage.take_part(min(1.0, max(1, len(self._seats.partitions)) / partitions))
+    def _set_part(self, partitions: int) -> None:
+        """Make as large a part of the calls as this process has of the partitions."""
+        self.dispatcher.set_part(min(1.0, max(1, len(self._assignment.partitions)) / partitions))
 
     async def _find_ends(self) -> None:
-        partitions = self._seats.partitions
-        async with reading(self._doors.kafka) as reader:
+        partitions = self._assignment.partitions
+        async with reading(self._shared.kafka) as reader:
             found = {name: reader.partitions(name) for name in (topics.OUTCOMES.name, *self._topics)}
             if not all(found.values()):
                 raise LogUnavailable("the broker does not know all topics yet")
@@ -233,48 +238,50 @@ class ModelApp:
                 for name in self._topics
             }
         self._outcome_partitions = len(found.pop(topics.OUTCOMES.name))
-        self._share(sum(map(len, found.values())))
-        self._seats.end({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
+        self._set_part(sum(map(len, found.values())))
+        self._assignment.end({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
 
-    async def _read_back(self) -> None:
+    async def _read_outcomes(self) -> None:
         self._wanted.clear()
-        if not (wanted := self._seats.wanted()):
+        if not (wanted := self._assignment.wanted()):
             return
         starts = {number: Edge(at_ms=max(0, int(since * 1000))) for number, since in wanted.items()}
         async with (
-            reading(self._doors.kafka) as reader,
+            reading(self._shared.kafka) as reader,
             aclosing(reader.records(topics.OUTCOMES.name, starts)) as records,
         ):
             async for record in records:
                 for batch_id, index in outcomes(record):
-                    if batch_id not in self._doors.ended:
-                        self.stage.ledger.mark(batch_id, index)
-        self._seats.read(wanted)
+                    if batch_id not in self._shared.closed:
+                        self.dispatcher.completed.mark(batch_id, index)
+        self._assignment.read(wanted)
 
-    async def _stubborn(self, work: Any) -> None:
+    async def _retried(self, work: Any) -> None:
         wait_seconds = BACKOFF_SECONDS_MIN
         while True:
             try:
                 await work()
-            except Exception as error:  # noqa: BLE001  whatever it was, held records must not be held for ever
-                _log.warning("the log cannot be read (%s); again in %.1f s", type(error).__name__, wait_seconds)
+            except Exception as error:  # noqa: BLE001  whatever it was, held records must not stay held for ever
+                _log.warning(
+                    "Kafka cannot be read (%s); trying again in %.1f s", type(error).__name__, wait_seconds
+                )
                 await asyncio.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
             else:
                 return
 
     async def _leave(self, _: set[Any]) -> None:
-        """Let go of all partitions: a rebalance takes all of an app's at once."""
+        """Leave all partitions: a rebalance revokes all of an app's at once."""
         self._brake.release()
-        await self.stage.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
-        self._seats.leave()
-        self.aside.clear()
-        self.stage.forget_waiting()
+        await self.dispatcher.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
+        self._assignment.leave()
+        self.held_records.clear()
+        self.dispatcher.forget_waiting()
 
     async def _hold(self) -> None:
         self._brake.look()
-        for lane in self._seats.lanes:
-            lane.hold()
+        for window in self._assignment.lanes:
+            window.hold()
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -283,31 +290,31 @@ class ModelApp:
 
 
 class Processors:
-    """The models of a process, and the doors they share."""
+    """The models of a process, and what they share."""
 
     def __init__(self, settings: Settings, kafka: Kafka, models: Iterable[str]) -> None:
-        """Nothing is connected before `start()`."""
+        """Connect nothing before `start()`."""
         self._settings = settings
         self._kafka = kafka
         self._names = list(models)
-        self._ended = ClosedBatches()
+        self._closed = ClosedBatches()
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
         self._log = Log(kafka)
         self._keeper = Keeper(settings, kafka, self._log, also=self._erased)
-        self._doors: Doors | None = None
+        self._shared: Shared | None = None
         self._models: list[ModelApp] = []
         self._stopping_until: float | None = None
 
     @property
     def store(self) -> Store:
         """The store of large lines, once started."""
-        assert self._doors is not None
-        return self._doors.store
+        assert self._shared is not None
+        return self._shared.store
 
     async def start(self) -> list[stage_app.StageApp]:
-        """Connect the doors, learn which batches are over, and give the apps to run."""
-        doors = self._doors = Doors(
+        """Connect, learn which batches are closed, and return the apps to run."""
+        shared = self._shared = Shared(
             kafka=self._kafka,
             log=self._log,
             outbox=KafkaOutbox(self._kafka, check_disk=lambda: self._space.check(LOG)),
@@ -318,69 +325,69 @@ class Processors:
             store=self._keeper.store(
                 open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
             ),
-            ended=self._ended,
-            lines=Lines(),
+            closed=self._closed,
+            large_lines=LargeLines(),
             vault=self._keeper.vault,
         )
         await self._space.start()
-        await doors.outbox.start()
+        await shared.outbox.start()
         await self._follower.start()
         await self._keeper.start()
         await self._follower.caught_up()
         self._models = [
-            ModelApp(name, self._settings.models[name], self._settings, doors, stop_seconds=self._stop_seconds)
+            ModelApp(name, self._settings.models[name], self._settings, shared, stop_seconds=self._stop_seconds)
             for name in self._names
         ]
-        metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.stage.busy for model in self._models})
-        metrics.ask(metrics.HELD, lambda: {model.name: len(model.aside) for model in self._models})
-        metrics.ask(metrics.LIMIT, lambda: {model.name: model.stage.seats for model in self._models})
+        metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.dispatcher.busy for model in self._models})
+        metrics.ask(metrics.HELD, lambda: {model.name: len(model.held_records) for model in self._models})
+        metrics.ask(metrics.LIMIT, lambda: {model.name: model.dispatcher.seats for model in self._models})
         return [model.app for model in self._models]
 
     async def stop(self) -> None:
-        """Close the doors."""
+        """Disconnect."""
         await self._space.stop()
         await self._follower.stop()
         await self._keeper.stop()
         for model in self._models:
             await model.close()
-        if self._doors is not None:
-            await self._doors.upstream.close()
-            await self._doors.outbox.stop()
-            await self._doors.log.stop()
-            await self._doors.store.close()
+        if self._shared is not None:
+            await self._shared.upstream.close()
+            await self._shared.outbox.stop()
+            await self._shared.log.stop()
+            await self._shared.store.close()
 
     def _stop_seconds(self) -> float:
-        """The models are drained one after the other, so they share one bound and halt together."""
+        """The models are drained one after the other: they share one bound, and all halt at the first call."""
         now = asyncio.get_running_loop().time()
         if self._stopping_until is None:
             self._stopping_until = now + STOP_DRAIN_SECONDS_MAX
             for model in self._models:
-                model.stage.halt()
+                model.dispatcher.halt()
         return max(0.0, self._stopping_until - now)
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:
-            # A batch that is deleted was over; its lines may lie before us all the same.
-            self._ended.end(key)
+            # A deleted batch was over; its lines may still be ahead in the log.
+            self._closed.end(key)
             return
         try:
-            self._ended.apply(codec.decode_batch(value))
+            self._closed.apply(codec.decode_batch(value))
         except DecodeError as error:
             _log.warning("the record of a batch at %d cannot be read: %s", offset, error)
 
     def _erased(self, key: str, value: bytes | None) -> None:
-        """`batches` says that a batch is deleted for some days only, this topic as long as its lines may come."""
+        """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
         if value is not None and "/" not in key:
-            self._ended.end(key)
+            self._closed.end(key)
 
 
-def _caller(name: str, model: Model, fleet: BackendPool, doors: Doors) -> Caller:
+def _caller(name: str, model: Model, pool: BackendPool, shared: Shared) -> Caller:
     return Caller(
-        fleet=fleet,
-        menu=EndpointProbe(name, fleet, doors.upstream),
-        upstream=doors.upstream,
-        store=doors.store,
-        lines=doors.lines,
+        pool=pool,
+        endpoint_probe=EndpointProbe(name, pool, shared.upstream),
+        upstream=shared.upstream,
+        store=shared.store,
+        large_lines=shared.large_lines,
         clock=time.time,
         seconds_max=model.timeout_seconds,
     )

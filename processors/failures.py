@@ -1,87 +1,203 @@
-"""What came of a call: an answer, or a failure, and whose fault a failure may be."""
+"""How a call ended: the server's answer, or one value that says how the call failed.
+
+`calls/request_codec.py` makes a `CallFailure`, `backends/pool.py` draws its conclusions about the server and
+returns the `Evidence`, and `calls/retry.py` decides whose fault the failure is and what follows for the line.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
-from typing import Final
+from typing import Final, NamedTuple
+
+import msgspec
 
 from tidemill.processors.memory_budget import Share
 
-CLEAR_FAILURES_MAX: Final = 3
-"""From the next one on it may be the line that a server never takes."""
-_SUSPECTS: Final = frozenset({408, 409, 424, 425, 429})
-_REFUSALS: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421})
+UNCERTAIN_OVERLOADS_MAX: Final = 3
+"""Refusals of a full server that say nothing of the line; after more of them it may be one that is never taken."""
+
+_SERVER_OR_LINE: Final = frozenset({408, 409, 424, 425, 429})
+_ACCESS_OR_LINE: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421})
+_OVERLOAD: Final = frozenset({429, 503})
+_GATEWAYS: Final = frozenset({502, 504})
+"""Statuses of a proxy that got no answer from the server itself."""
 
 
-class Kind(Enum):
-    """Whose fault a failure may be."""
+class FailureKind(StrEnum):
+    """What happened to a call. The value is the code of its error line."""
 
-    OUTAGE = auto()
-    """Not the line's: no server has seen it."""
-    REFUSAL = auto()
-    """The server does not take our key, or does not know our model or address, or refuses this line."""
-    SUSPECT = auto()
-    """The server is full or broken, or stumbles over this line."""
-    FINAL = auto()
-    """The line's."""
-
-
-class Broken(StrEnum):
-    """Why a call brought no answer at all; the value is the code of the error line."""
-
-    UNREACHABLE = "backend_unreachable"
+    CONNECT = "backend_unreachable"
+    """No connection: refused, unknown host, failed TLS handshake, or not within `CONNECT_SECONDS_MAX`."""
+    READ = "backend_connection_lost"
+    """The connection broke off before the reply was complete, or the reply is not HTTP."""
     TIMEOUT = "backend_timeout"
-    CONNECTION = "backend_connection_lost"
     TOO_LARGE = "backend_reply_too_large"
-    LENGTHS = "backend_reply_unsupported"
+    STATUS = "backend_error"
+    """The server answered with a status other than 2xx."""
+    ERROR_IN_REPLY = "error_in_reply"
+    """The server answered with a 2xx whose content is an error."""
+    INVALID_REPLY = "backend_reply_invalid"
+    """The reply is not a JSON object; another call may get one."""
+    UNSUPPORTED_REPLY = "backend_reply_unsupported"
+    """The reply has a form that cannot be delivered; another call would get the same."""
+    NOT_SERVED = "endpoint_not_served"
+    """No server of the model serves the endpoint."""
+    INVALID_LINE = "invalid_line"
+    INPUT_GONE = "input_gone"
+    STORE = "store_unavailable"
+    INTERNAL = "internal_error"
+
+
+class Fault(Enum):
+    """Whose fault a failure is. By what happened alone it may be undecided; the evidence decides then."""
+
+    LINE = auto()
+    SERVER = auto()
+    """The server's, the network's or the store's."""
+    ACCESS = auto()
+    """The server does not accept our key, or does not know our model or address."""
+    SERVER_OR_LINE = auto()
+    ACCESS_OR_LINE = auto()
+
+
+_FAULTS: Final = {
+    FailureKind.CONNECT: Fault.SERVER,
+    FailureKind.STORE: Fault.SERVER,
+    FailureKind.TIMEOUT: Fault.SERVER_OR_LINE,
+    FailureKind.READ: Fault.SERVER_OR_LINE,
+    FailureKind.INVALID_REPLY: Fault.SERVER_OR_LINE,
+    FailureKind.INTERNAL: Fault.SERVER_OR_LINE,
+}
+_STATUS_COUNTS: Final = frozenset({FailureKind.STATUS, FailureKind.ERROR_IN_REPLY})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a backend sent; `retry_after` and `request_id` are headers as they came."""
+    """What a server sent; `retry_after` and `request_id` are headers as they came."""
 
     status: int
     body: bytes
     request_id: str | None = None
     retry_after: str | None = None
     encoding: str | None = None
-    """How the body is compressed, where it could not be decompressed; the body is empty then."""
+    """The content encoding of a body that could not be decompressed; the body is empty then."""
     share: Share | None = field(default=None, compare=False)
-    """Of the budget of replies, where it is a large one; whoever has the answer closes it in the end."""
+    """The reply's share of the memory budget, if it is a large one; the owner of the answer closes it."""
+
+
+class CallFailure(msgspec.Struct, frozen=True):
+    """A call that failed: what happened, where and when.
+
+    `at` and `since` are seconds of the event loop's clock. Between them only other calls tell whose fault it was.
+    """
+
+    kind: FailureKind
+    message: str
+    status: int | None = None
+    """The status of the answer, or the one that an error in a 2xx names."""
+    answer: Answer | None = None
+    body: bytes = b""
+    """The body of the answer, as a JSON object."""
+    server: str = ""
+    """Base URL."""
+    endpoint: str = ""
+    """The path, like `/v1/embeddings`."""
+    line: tuple[str, int] = ("", -1)
+    """Batch and index; of no batch where the call asked only whether the server answers."""
+    since: float = 0.0
+    """When the line was called first, or failed before."""
+    at: float = 0.0
+    """When it failed."""
+    retry_after: float | None = None
+    """Seconds for which the server asked us to wait."""
+
+    @property
+    def fault(self) -> Fault:
+        """Whose fault it may be, by what happened alone."""
+        if self.status is not None and self.kind in _STATUS_COUNTS:
+            return fault_of(self.status)
+        return _FAULTS.get(self.kind, Fault.LINE)
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether the server says that it has too many calls."""
+        return self.status in _OVERLOAD
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether the server did not answer in time."""
+        return self.kind is FailureKind.TIMEOUT
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server has too many calls, as it says or by its silence."""
+        return self.is_timeout or self.is_overload
+
+    @property
+    def is_servers_word(self) -> bool:
+        """Whether the server took the call and says itself that it failed."""
+        return self.answer is not None and not self.is_overload and self.status not in _GATEWAYS
+
+    @property
+    def share(self) -> Share | None:
+        """What the answer holds of the memory budget."""
+        return None if self.answer is None else self.answer.share
+
+
+class Evidence(NamedTuple):
+    """What is known of a server at the time of a failed call."""
+
+    others_answered: bool = False
+    """Whether it has answered another call of the endpoint that began after `CallFailure.since`."""
+    refuses_many: bool = False
+    """Whether it refuses more than `pool.REFUSED_PART_MAX` of all calls as too many."""
+    refuses_repeatedly: bool = True
+    """Whether it refuses so many calls that this refusal is no accident; see `ConcurrencyLimit`."""
+    other_is_well: bool = False
+    """Whether another server of the model takes calls."""
+
+
+NO_EVIDENCE: Final = Evidence()
 
 
 @dataclass(slots=True)
-class Past:
+class History:
     """The failed calls of a line."""
 
     since: float
-    """When the first of them failed."""
+    """When the first of them failed, by the event loop's clock."""
     failures: int = 0
     """Those that reached a server."""
-    tries: int = 0
-    """Those that counted."""
+    counted: int = 0
+    """Those that count against the line."""
     refusals: int = 0
-    """The same of `Kind.REFUSAL`."""
+    """Those of them that were `Fault.ACCESS_OR_LINE`."""
 
-    pays: bool = False
-    """Whether the call that is under way takes from the seats of others."""
+    is_charged: bool = False
+    """Whether the call in flight takes its seat from lines that have not failed."""
     is_clear: bool = False
-    """Whether the last of them speaks against the server and not against the line."""
+    """Whether the last failure speaks against the server and not against the line."""
 
-    def note(self, kind: Kind, *, counts: bool, is_full: bool = False) -> None:
-        """Add a failed call; `is_full` says that the server had too many."""
-        self.failures += kind is not Kind.OUTAGE
-        self.is_clear = kind is Kind.OUTAGE or (is_full and not counts and self.failures <= CLEAR_FAILURES_MAX)
+    def note(self, failure: CallFailure, *, counts: bool) -> None:
+        """Add a failed call; `counts` says that it counts against the line.
+
+        The failure before the first that counts is counted with it: the server answered others after it.
+        """
+        fault = failure.fault
+        self.failures += fault is not Fault.SERVER
+        self.is_clear = fault is Fault.SERVER or (
+            failure.is_overload and not counts and self.failures <= UNCERTAIN_OVERLOADS_MAX
+        )
         if not counts:
             return
-        self.tries += 1 if self.tries else min(2, self.failures)
-        if kind is Kind.REFUSAL:
+        self.counted += 1 if self.counted else min(2, self.failures)
+        if fault is Fault.ACCESS_OR_LINE:
             self.refusals += 1 if self.refusals else min(2, self.failures)
 
 
-def kind_of(status: int) -> Kind | None:
-    """What an HTTP status says; None where it is an answer."""
-    if status in _SUSPECTS or status >= 500:  # noqa: PLR2004
-        return Kind.SUSPECT
-    if status in _REFUSALS or 300 <= status < 400:  # noqa: PLR2004
-        return Kind.REFUSAL
-    return None
+def fault_of(status: int) -> Fault:
+    """Whose fault a status other than 2xx may be."""
+    if status in _SERVER_OR_LINE or status >= 500:  # noqa: PLR2004
+        return Fault.SERVER_OR_LINE
+    if status in _ACCESS_OR_LINE or 300 <= status < 400:  # noqa: PLR2004
+        return Fault.ACCESS_OR_LINE
+    return Fault.LINE

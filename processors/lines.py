@@ -1,58 +1,62 @@
 """The lines of a model that have no result on the log yet."""
 
 from tidemill.processors.backends.pool import Backend
-from tidemill.processors.failures import Past
+from tidemill.processors.failures import FailureKind, History
 from tidemill.processors.partitions.window import Entry
 from tidemill.schemas.log.codec import RequestHead
 
 
 class Line:
-    """One line on its way through the stage."""
+    """One line from its arrival until the log has its result; times are seconds of the event loop's clock."""
 
     __slots__ = (
         "attempts",
         "avoid",
-        "begun",
+        "began_at",
         "entries",
         "head",
+        "history",
         "index",
-        "mark",
-        "past",
+        "reason",
         "seconds",
+        "since",
         "text",
-        "why",
     )
 
     def __init__(self, head: RequestHead, index: int, text: bytes, entry: Entry) -> None:
         self.head = head
         self.index = index
         self.text = text
-        """The input line; empty where it lies in the store (`head.ref`)."""
+        """The input line; empty where it is in the store (`head.ref`)."""
         self.entries = [entry]
         """The records that wait for it: more than one where the log holds it twice."""
         self.attempts = 0
-        self.mark = 0.0
-        """When it was called first, or failed last, by the event loop's time."""
-        self.past: Past | None = None
+        """Calls made, the one in flight included."""
+        self.since = 0.0
+        """When it was called first, or failed last."""
+        self.history: History | None = None
         """Its failed calls, if there are any."""
-        self.begun = self.seconds = 0.0
+        self.began_at = self.seconds = 0.0
         """When its last call began, and how long it took."""
         self.avoid: Backend | None = None
-        """The backend that it failed at last."""
-        self.why: tuple[str, str, int | None] | None = None
-        """What failed it last: code, base URL and status."""
+        """The server that failed it last."""
+        self.reason: tuple[FailureKind, str, int | None] | None = None
+        """Why it waits for another call: kind, server and status of its last failure (`FailureAccount`)."""
 
     @property
     def size(self) -> int:
-        """Bytes of the input line, wherever it lies."""
+        """Bytes of the input line, wherever it is."""
         return len(self.text) if self.head.ref is None else self.head.ref.length
 
 
 class Pending:
-    """The pending lines of a batch by their index, how many of them have no result yet, and how many got one."""
+    """The lines of one batch by their index."""
 
     __slots__ = ("lines", "open", "settled")
 
     def __init__(self) -> None:
         self.lines: dict[int, Line] = {}
-        self.open = self.settled = 0
+        self.open = 0
+        """Lines without a result."""
+        self.settled = 0
+        """Results so far."""

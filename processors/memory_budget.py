@@ -30,8 +30,8 @@ class Share:
 
     __slots__ = ("_budget", "_resume", "_stop", "is_waiting", "is_whole", "looked", "size")
 
-    def __init__(self, budget: "Replies", resume: Callable[[], None], stop: Callable[[], None]) -> None:
-        self._budget: Replies | None = budget
+    def __init__(self, budget: "LargeReplies", resume: Callable[[], None], stop: Callable[[], None]) -> None:
+        self._budget: LargeReplies | None = budget
         self._resume = resume
         self._stop = stop
         self.size = 0
@@ -67,7 +67,7 @@ class Share:
         self._stop()
 
 
-class Replies:
+class LargeReplies:
     """The budget of all large replies of a process; needs a running event loop once it is asked for a share."""
 
     def __init__(self, bytes_max: int = REPLIES_BYTES_MAX) -> None:
@@ -137,7 +137,7 @@ class Replies:
         self._look_later()
 
 
-class Lines:
+class LargeLines:
     """The budget of large lines: who asks for more than there is waits until those before have their bytes."""
 
     def __init__(self, bytes_max: int = LINES_BYTES_MAX) -> None:

@@ -1,7 +1,6 @@
-"""Asks a backend at times how much it has to do, and tells the limit of calls to it.
+"""Polls the metrics page of a server, and adjusts the server's limits to what it says.
 
-It stands beside the calls: nothing waits for it. Most servers have no such metrics, which is found out by asking;
-they are asked again ever more rarely.
+No call waits for the poller. Most servers have no such page; the poller asks them less and less often.
 """
 
 import asyncio
@@ -9,34 +8,34 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from tidemill.processors.backends.pool import Backend
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import STALE_SECONDS
 from tidemill.processors.limits.server_metrics import ServerMetrics
 from tidemill.schemas.ports import Steady
 
 POLL_SECONDS: Final = 1.0
-RARE_SECONDS_MAX: Final = 60.0
-"""Between two looks at a backend that told nothing."""
-SPARE_RARE_SECONDS_MAX: Final = 5.0
-"""The same where hardly a call goes out as long as it tells nothing."""
+SILENT_SECONDS_MAX: Final = 60.0
+"""The longest wait between two polls of a server without metrics."""
+HEADROOM_SECONDS_MAX: Final = 5.0
+"""The same where hardly a call goes out without metrics."""
 REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 4 << 20
-"""vLLM says some 100 KiB."""
+"""vLLM's page has some 100 KiB."""
 
 _OK: Final = 200
 
 
 class Getter(Protocol):
-    """What it needs of an HTTP client."""
+    """The HTTP client that the poller needs."""
 
-    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | Broken:
-        """Read a page; it ends within `seconds`, and never raises for what the other side does."""
+    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
+        """Fetch a page within `seconds`; never raises for what the server does."""
         ...
 
 
 class MetricsPoller:
-    """Looks at one backend."""
+    """Polls one server."""
 
     def __init__(
         self,
@@ -46,64 +45,64 @@ class MetricsPoller:
         *,
         getter: Getter,
         steady: Steady,
-        told: Callable[[], None],
+        on_reading: Callable[[], None],
     ) -> None:
-        """Take the doors.
+        """Ask nothing yet.
 
         Args:
-            backend: What it looks at.
-            url: Where its metrics are.
-            headers: What goes with the request.
+            backend: The server.
+            url: Of its metrics page.
+            headers: Of the request.
             getter: The HTTP client.
-            steady: A clock that nobody steps.
-            told: Called after each reading: there may be room for calls.
+            steady: A monotonic clock.
+            on_reading: Called after each poll: the server may take more calls.
         """
         self._backend = backend
         self._url = url
         self._headers = headers
         self._getter = getter
         self._steady = steady
-        self._told = told
+        self._on_reading = on_reading
         self._read_at = float("-inf")
         self._silent = 0
-        """Looks in a row that told nothing."""
+        """Polls in a row without a reading."""
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Poll until cancelled."""
         while True:
-            # An idle backend has nothing to say that matters, unless others' load decides on the first call.
-            if self._backend.in_flight or self._backend.spare is not None:
-                await self.look()
+            # The metrics of an idle server matter only where the load of others decides on the first call.
+            if self._backend.in_flight or self._backend.headroom is not None:
+                await self.poll()
             await asyncio.sleep(self.pause_seconds)
 
     @property
     def pause_seconds(self) -> float:
-        """Until the next look."""
-        rare = RARE_SECONDS_MAX if self._backend.spare is None else SPARE_RARE_SECONDS_MAX
+        """Until the next poll."""
+        rare = SILENT_SECONDS_MAX if self._backend.headroom is None else HEADROOM_SECONDS_MAX
         return min(rare, POLL_SECONDS * 2.0 ** min(self._silent, 10))
 
-    async def look(self) -> None:
-        """Look once."""
+    async def poll(self) -> None:
+        """Poll once."""
         before = self._backend.in_flight
         reading = await self._reading()
         now = self._steady()
         if reading is not None:
             self._silent = 0
             self._read_at = now
-            # Nobody knows when between the two the server counted.
-            self._backend.heed(reading, (before + self._backend.in_flight) / 2, now)
+            # The server counted at some time between the two.
+            self._backend.apply_metrics(reading, (before + self._backend.in_flight) / 2, now)
         else:
             self._silent += 1
             if now - self._read_at > STALE_SECONDS:
                 self._backend.limit.release()
-        self._told()
+        self._on_reading()
 
     async def _reading(self) -> ServerMetrics | None:
         try:
             outcome = await self._getter.get(self._url, self._headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX)
         except ValueError:
-            # The key cannot be written into a request; the calls tell of that.
+            # The key cannot be written into a request; the calls report that.
             return None
-        if isinstance(outcome, Broken) or outcome.status != _OK:
+        if isinstance(outcome, FailureKind) or outcome.status != _OK:
             return None
         return server_metrics.read(outcome.body)

@@ -1,6 +1,6 @@
-"""The backends of a model: which of them takes the next call, and whether one does.
+"""The servers of a model: which of them takes the next call, and whether one does.
 
-All times are those of the event loop, which no step of the wall clock changes.
+All times are seconds of the event loop's clock, which no step of the wall clock changes.
 """
 
 import math
@@ -10,23 +10,23 @@ from typing import Final, NamedTuple
 
 from tidemill.processors.backends.breaker import Breaker
 from tidemill.processors.backends.token_bucket import TokenBucket
-from tidemill.processors.failures import Kind
+from tidemill.processors.failures import NO_EVIDENCE, CallFailure, Evidence, Fault, History
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit, Slot
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
 STEP: Final = 1 / 16
-"""What one call more moves an average by."""
-REFUSING_MAX: Final = 0.25
-"""A server that refuses a larger part of the calls is taken to be full."""
-FAILING_MAX: Final = 0.25
-"""Where a larger part of the lines fails, others are looked for at random."""
+"""The weight of one call in a moving average."""
+REFUSED_PART_MAX: Final = 0.25
+"""A server that refuses a larger part of the calls counts as full."""
+FAILED_PART_MAX: Final = 0.25
+"""If a larger part of the lines fails, the next lines are picked at random."""
 NEVER: Final = float("-inf")
 
 
 class Permit(NamedTuple):
-    """A call that may be made, or is under way."""
+    """The right to make one call, until `answered`, `failed` or `release`."""
 
     backend: "Backend"
     slot: Slot
@@ -34,42 +34,26 @@ class Permit(NamedTuple):
     size: int = 0
     """Bytes of the line, where tokens are counted."""
     expected: tuple[float, ...] = ()
-    """What each bucket of the backend was told that it will use."""
-
-
-class Failed(NamedTuple):
-    """A call that failed, as far as its server is concerned."""
-
-    kind: Kind
-    line: tuple[str, int]
-    """Which line it was made for."""
-    is_suspected: bool = False
-    """Whether the line has failed before while others were answered: then it says nothing of the server."""
-    is_full: bool = False
-    """Whether it says that the server has too many calls: 429, 503, no answer in time."""
-    is_late: bool = False
-    """Whether it was not answered in time."""
-    is_taken: bool = False
-    """Whether the server took it in, and said itself that it failed."""
-    asked: float | None = None
-    """Seconds the server asked us to wait."""
+    """Tokens taken from each bucket of the backend."""
 
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """One backend; `headers` go with each call and hold its key."""
+    """One server of a model."""
 
     base: str
+    """Base URL."""
     limit: ConcurrencyLimit
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Of each call; they hold the key."""
     breaker: Breaker = field(default_factory=Breaker)
-    ceiling: Callable[[], int | None] | None = None
-    """Calls that it may have now by the hour of the day; gives None where only the limit counts, as without it."""
+    scheduled_limit: Callable[[], int | None] | None = None
+    """Calls that it may have at this hour; None, or a function that gives None, sets no bound."""
     drain: bool = False
-    """It gets no call any more."""
-    spare: Headroom | None = None
-    """Where others' requests go first."""
-    pressure: LoadFeedback = field(default_factory=LoadFeedback)
+    """Whether it gets no more calls."""
+    headroom: Headroom | None = None
+    """Set where the requests of others go first."""
+    load_feedback: LoadFeedback = field(default_factory=LoadFeedback)
     buckets: tuple[TokenBucket, ...] = ()
     """Its own limit of tokens a minute, and that of its model."""
     part: float = 1.0
@@ -77,26 +61,29 @@ class Backend:
     in_flight: int = 0
     calls: int = 0
     refused: int = 0
-    """Of all calls, those that were answered with 429 or 503, or not in time."""
-    proven_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, when the latest call began that it has answered well: what it was still working on when it went
+    """Calls that it answered with 429 or 503, or not in time."""
+    answered_at: dict[str, float] = field(default_factory=dict)
+    """By endpoint, when the latest call began that it answered well. What it was still working on when it went
     away says nothing of it now."""
-    refusing: float = 0.0
-    """Which part of the calls it refused lately as too many, but for those of lines that are suspected."""
-    failing: float = 0.0
-    """Which part of the lines failed lately, at their first call."""
+    accepted_at: dict[str, float] = field(default_factory=dict)
+    """By endpoint, when the latest proof request began that it refused after it had accepted our key and the
+    address (`calls/proof.py`)."""
+    refused_part: float = 0.0
+    """Moving average of the calls that it refused with 429 or 503, without those of suspected lines."""
+    failed_part: float = 0.0
+    """Moving average of the lines that failed at their first call."""
     warned_at: float = NEVER
     failed_line: tuple[str, int] | None = None
-    """The line that failed last, since it last answered."""
+    """The line that failed last, since the last answer."""
 
     @property
     def is_well(self) -> bool:
-        """Whether calls go out to it that are no probes."""
+        """Whether it takes calls that are not probes."""
         return not self.drain and not self.breaker.failures
 
     def has_answered(self, endpoint: str, since: float) -> bool:
-        """Whether it has answered a call of an endpoint well that began after that time."""
-        return self.proven_at.get(endpoint, NEVER) > since
+        """Whether it answered a call of an endpoint well that began after a time."""
+        return self.answered_at.get(endpoint, NEVER) > since
 
     def allowed(self, now: float) -> int:
         """Calls that it may have in flight."""
@@ -107,29 +94,29 @@ class Backend:
         return self._bounded(self.limit.found, now)
 
     def _bounded(self, calls: int, now: float) -> int:
-        if self.ceiling is not None and (ceiling := self.ceiling()) is not None:
-            calls = min(calls, math.ceil(ceiling * self.part))
-        if self.spare is not None and (left := self.spare.left(now)) is not None:
+        if self.scheduled_limit is not None and (scheduled := self.scheduled_limit()) is not None:
+            calls = min(calls, math.ceil(scheduled * self.part))
+        if self.headroom is not None and (left := self.headroom.left(now)) is not None:
             calls = min(calls, left)
         return calls
 
-    def heed(self, gauges: ServerMetrics, ours: float, now: float) -> None:
-        """Take in what it says of itself.
+    def apply_metrics(self, metrics: ServerMetrics, ours: float, now: float) -> None:
+        """Adjust the limits to a reading of the server's metrics.
 
         Args:
-            gauges: The reading.
-            ours: Calls in flight at that time.
+            metrics: The reading.
+            ours: Our calls in flight at the time of the reading.
             now: The time.
         """
-        demand = self.pressure.judge(gauges, self.in_flight, self.allowed(now))
-        if self.spare is None:
+        demand = self.load_feedback.judge(metrics, self.in_flight, self.allowed(now))
+        if self.headroom is None:
             self.limit.hold(demand.is_full, most=demand.most, room=demand.room)
             return
-        self.limit.hold(demand.is_full, most=demand.most, least=self.spare.calls_min, room=demand.room)
-        self.spare.read(gauges, ours, self.part, now)
+        self.limit.hold(demand.is_full, most=demand.most, least=self.headroom.calls_min, room=demand.room)
+        self.headroom.read(metrics, ours, self.part, now)
 
     def room(self, now: float) -> int:
-        """Calls that it may have in flight, 0 where none may go out to it now."""
+        """Calls that it may have in flight; 0 where it takes none now."""
         if self.drain or not self.breaker.admits(now):
             return 0
         if self.buckets and not all(bucket.allows(now) for bucket in self.buckets):
@@ -137,31 +124,31 @@ class Backend:
         return self.allowed(now)
 
 
-def _give_back(call: Permit) -> None:
-    for bucket, expected in zip(call.backend.buckets, call.expected, strict=False):
+def _refund(permit: Permit) -> None:
+    for bucket, expected in zip(permit.backend.buckets, permit.expected, strict=False):
         bucket.give_back(expected)
 
 
 class BackendPool:
-    """The backends of one model."""
+    """The servers of one model."""
 
     def __init__(self, backends: list[Backend]) -> None:
         assert backends, "a model has a backend"
         self.backends = backends
 
-    def take_part(self, part: float, now: float) -> None:
-        """From now on this process makes that part of the calls that may be made.
+    def set_part(self, part: float, now: float) -> None:
+        """Set this process's part of the calls that may be made.
 
         Args:
-            part: Of hours, of what others leave and of tokens a minute; 0 < part <= 1.
-            now: Unix time.
+            part: Of the scheduled limit, the headroom and the tokens a minute; 0 < part <= 1.
+            now: The time.
         """
         for backend in self.backends:
             backend.part = part
         for bucket in {bucket for backend in self.backends for bucket in backend.buckets}:
-            bucket.take_part(part, now)
+            bucket.set_part(part, now)
 
-    def enter(
+    def acquire(
         self,
         now: float,
         *,
@@ -169,9 +156,7 @@ class BackendPool:
         among: Sequence[Backend] | None = None,
         probes: bool = True,
     ) -> Permit | None:
-        """Take a place at the least loaded backend that has one, measured by what it may have.
-
-        Each pass must be given back by `answered`, `failed` or `leave`.
+        """A permit at the server with the lowest load for its limit; None where no server takes a call.
 
         Args:
             now: The time.
@@ -198,8 +183,8 @@ class BackendPool:
         best.calls += 1
         return Permit(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
 
-    def ask(self, backend: Backend, now: float) -> Permit | None:
-        """Take a place at one backend, also where it is left alone for what may be the fault of lines."""
+    def acquire_proof(self, backend: Backend, now: float) -> Permit | None:
+        """A permit at one server, even while its breaker is open for what may be the fault of lines."""
         if backend.drain or backend.in_flight >= backend.limit.allowed:
             return None
         is_doubtful = backend.breaker.is_doubtful
@@ -214,19 +199,19 @@ class BackendPool:
         """Whether another backend is well."""
         return any(other.is_well and other is not backend for other in self.backends)
 
-    def proven(self, endpoint: str, since: float) -> list[Backend]:
-        """The backends that have answered a call of an endpoint well that began after that time."""
+    def that_answered(self, endpoint: str, since: float) -> list[Backend]:
+        """The backends that answered a call of an endpoint well that began after a time."""
         return [backend for backend in self.backends if backend.has_answered(endpoint, since)]
 
     @staticmethod
-    def load(call: Permit, size: int) -> Permit:
-        """A line of so many bytes is to be called: count what it will use. Gives the pass to go on with."""
-        if not (buckets := call.backend.buckets):
-            return call
-        return call._replace(size=size, expected=tuple(bucket.take(size) for bucket in buckets))
+    def charge(permit: Permit, size: int) -> Permit:
+        """Take the tokens that a line of `size` bytes is expected to use; returns the permit to go on with."""
+        if not (buckets := permit.backend.buckets):
+            return permit
+        return permit._replace(size=size, expected=tuple(bucket.take(size) for bucket in buckets))
 
     def opens_at(self, now: float) -> float | None:
-        """When to look again, where no backend has a place; None where only the end of a call can make one."""
+        """When a server may take a call again; None where only the end of a call can change that."""
         times = []
         for backend in self.backends:
             if backend.drain:
@@ -238,76 +223,97 @@ class BackendPool:
             times += [bucket.ready_at(now) for bucket in backend.buckets]
         return min((at for at in times if at > now), default=None)
 
-    def leave(self, call: Permit) -> None:
-        """The call was not made after all."""
-        call.backend.in_flight -= 1
-        call.backend.breaker.left(is_probe=call.is_probe)
-        _give_back(call)
+    def release(self, permit: Permit) -> None:
+        """The call was not made."""
+        permit.backend.in_flight -= 1
+        permit.backend.breaker.released(is_probe=permit.is_probe)
+        _refund(permit)
 
     def answered(
-        self, call: Permit, now: float, tokens: int = 0, *, endpoint: str | None = None, begun: float = NEVER
+        self, permit: Permit, now: float, tokens: int = 0, *, endpoint: str | None = None, begun: float = NEVER
     ) -> None:
-        """The backend answered a line.
+        """The server answered the call.
 
         Args:
-            call: The call.
+            permit: The call's.
             now: The time.
-            tokens: What it used, all in all; 0 where the backend does not say: then it was what was expected.
-            endpoint: The line's, where it was answered well, and not with an error that is its own.
+            tokens: Used by the call; 0 where the server does not say: the estimate stands then.
+            endpoint: The line's, if it was answered well; None where the answer is an error of the line's.
             begun: When the call began.
         """
-        backend = call.backend
+        backend = permit.backend
         if tokens:
-            for bucket, expected in zip(backend.buckets, call.expected, strict=False):
-                bucket.settle(expected, tokens, call.size)
+            for bucket, expected in zip(backend.buckets, permit.expected, strict=False):
+                bucket.settle(expected, tokens, permit.size)
         backend.in_flight -= 1
-        backend.limit.answered(call.slot, now)
+        backend.limit.answered(permit.slot, now)
         backend.breaker.answered()
-        backend.refusing -= backend.refusing * STEP
-        backend.failing -= backend.failing * STEP
+        backend.refused_part -= backend.refused_part * STEP
+        backend.failed_part -= backend.failed_part * STEP
         backend.failed_line = None
-        if endpoint is not None and begun > backend.proven_at.get(endpoint, NEVER):
-            backend.proven_at[endpoint] = begun
+        if endpoint is not None and begun > backend.answered_at.get(endpoint, NEVER):
+            backend.answered_at[endpoint] = begun
 
-    def failed(self, call: Permit, failed: Failed, now: float) -> None:
-        """The call failed."""
-        backend = call.backend
+    def failed(self, permit: Permit, failure: CallFailure, history: History | None = None) -> Evidence:
+        """The call failed: draw the conclusions about its server.
+
+        Args:
+            permit: The call's.
+            failure: What happened.
+            history: The failed calls of the line before this one, if there are any.
+
+        Returns:
+            What is known of the server, for the decision about the line.
+        """
+        if failure.fault is Fault.LINE:
+            self.answered(permit, failure.at)
+            return NO_EVIDENCE
+        backend = permit.backend
+        others_answered = backend.has_answered(failure.endpoint, failure.since)
+        if failure.fault is Fault.ACCESS_OR_LINE:
+            others_answered |= backend.accepted_at.get(failure.endpoint, NEVER) > failure.since
+        refuses_repeatedly = backend.limit.is_pressed
         backend.in_flight -= 1
-        if failed.kind is not Kind.SUSPECT or (failed.is_full and not failed.is_late):
-            # One that broke off may have been worked on.
-            _give_back(call)
-        if failed.is_full:
-            backend.refused += 1
-        is_new = not failed.is_suspected and failed.line != backend.failed_line
-        backend.failed_line = failed.line
-        if failed.is_taken:
-            backend.limit.answered(call.slot, now)
-        elif is_new and failed.is_full:
-            backend.limit.refused(call.slot, backend.in_flight, now, late=failed.is_late)
+        if failure.fault is not Fault.SERVER_OR_LINE or failure.is_overload:
+            # A call that broke off may have used tokens.
+            _refund(permit)
+        # A line that failed while others were answered says nothing of the server, nor does the same line again.
+        is_suspected = history is not None and (others_answered or history.counted > 0)
+        is_new = not is_suspected and failure.line != backend.failed_line
+        backend.failed_line = failure.line
+        self._tell_limit(permit, failure, is_new=is_new)
         if is_new:
-            backend.failing += (1 - backend.failing) * STEP
-            backend.refusing += ((failed.is_full and not failed.is_late) - backend.refusing) * STEP
-        if call.is_probe or (is_new and not self._is_accident(call, failed)):
-            self._stop(call, failed, now)
-
-    @staticmethod
-    def _is_accident(call: Permit, failed: Failed) -> bool:
-        """One refusal among many answers holds nobody up, and that of a trial only until the next answer."""
-        limit = call.backend.limit
-        return failed.is_full and not limit.is_pressed and not (call.slot.trial and call.backend.in_flight)
-
-    @staticmethod
-    def _stop(call: Permit, failed: Failed, now: float) -> None:
-        backend = call.backend
-        was_open = backend.breaker.is_open
-        backend.breaker.failed(
-            failed.kind,
-            now,
-            is_probe=call.is_probe,
-            is_full=failed.is_full and not failed.is_late,
-            in_flight=backend.in_flight,
-            asked=failed.asked,
+            backend.failed_part += (1 - backend.failed_part) * STEP
+            backend.refused_part += (failure.is_overload - backend.refused_part) * STEP
+        if permit.is_probe or (is_new and not self._is_accident(permit, failure)):
+            self._tell_breaker(permit, failure)
+        return Evidence(
+            others_answered,
+            backend.refused_part > REFUSED_PART_MAX,
+            refuses_repeatedly,
+            self.has_other(backend),
         )
-        # One that has calls under way and refuses another is full, and is not away.
-        if backend.breaker.is_open and not was_open and not (failed.is_full and backend.in_flight):
+
+    @staticmethod
+    def _tell_limit(permit: Permit, failure: CallFailure, *, is_new: bool) -> None:
+        backend = permit.backend
+        backend.refused += failure.is_full
+        if failure.is_servers_word:
+            backend.limit.answered(permit.slot, failure.at)
+        elif is_new and failure.is_full:
+            backend.limit.refused(permit.slot, backend.in_flight, failure.at, late=failure.is_timeout)
+
+    @staticmethod
+    def _is_accident(permit: Permit, failure: CallFailure) -> bool:
+        """One refusal among many answers holds nobody up, and that of a trial only until the next answer."""
+        limit = permit.backend.limit
+        return failure.is_full and not limit.is_pressed and not (permit.slot.trial and permit.backend.in_flight)
+
+    @staticmethod
+    def _tell_breaker(permit: Permit, failure: CallFailure) -> None:
+        backend = permit.backend
+        was_open = backend.breaker.is_open
+        backend.breaker.failed(failure, is_probe=permit.is_probe, in_flight=backend.in_flight)
+        # A server that has calls under way and refuses another is full, and not down.
+        if backend.breaker.is_open and not was_open and not (failure.is_full and backend.in_flight):
             backend.limit.halve()

@@ -1,4 +1,4 @@
-"""The backends of a model as the settings name them."""
+"""Makes the servers of a model, and their metrics pollers, from the settings."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,12 +17,12 @@ from tidemill.processors.limits.load_feedback import LoadFeedback
 from tidemill.schemas.ports import Clock, Steady
 
 
-def fleet(model: Model, clock: Clock) -> BackendPool:
-    """A model's backends, each with a limit of its own; none may have more calls than the model.
+def backend_pool(model: Model, clock: Clock) -> BackendPool:
+    """The servers of a model, each with its own concurrency limit; none may have more calls than the model.
 
     Args:
         model: Its settings.
-        clock: Unix time, which decides on the hour of the day.
+        clock: Unix time, for the schedules.
     """
     of_all = _bucket(model.tokens_per_minute)
     return BackendPool(
@@ -31,10 +31,10 @@ def fleet(model: Model, clock: Clock) -> BackendPool:
                 backend.base,
                 ConcurrencyLimit(model.max_in_flight, share=backend.share),
                 _headers(backend.api_key),
-                ceiling=_ceiling(backend, clock),
+                scheduled_limit=_scheduled_limit(backend, clock),
                 drain=backend.drain,
-                spare=_spare(backend),
-                pressure=LoadFeedback(yields=backend.spare is not None),
+                headroom=_headroom(backend),
+                load_feedback=LoadFeedback(yields=backend.spare is not None),
                 buckets=_bucket(backend.tokens_per_minute) + of_all,
             )
             for backend in model.backends
@@ -42,12 +42,12 @@ def fleet(model: Model, clock: Clock) -> BackendPool:
     )
 
 
-def lookouts(
-    model: Model, fleet: BackendPool, *, getter: Getter, steady: Steady, told: Callable[[], None]
+def metrics_pollers(
+    model: Model, pool: BackendPool, *, getter: Getter, steady: Steady, on_reading: Callable[[], None]
 ) -> list[MetricsPoller]:
-    """Who asks the backends how much they have to do; see `MetricsPoller`.
+    """The pollers of all servers that have a metrics page.
 
-    A key goes only to where the backend itself is, and not to another address that may be named for its metrics.
+    The key of a server goes only to the origin of the server itself, and not to another one of its metrics page.
     """
     return [
         MetricsPoller(
@@ -56,15 +56,15 @@ def lookouts(
             _headers(named.api_key if origin(url) == origin(named.base) else None),
             getter=getter,
             steady=steady,
-            told=told,
+            on_reading=on_reading,
         )
-        for named, backend in zip(model.backends, fleet.backends, strict=True)
+        for named, backend in zip(model.backends, pool.backends, strict=True)
         if (url := named.metrics_url) is not None and not named.drain
     ]
 
 
 def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
-    """Whom to trust where: the files of all backends of an origin."""
+    """The certificate authorities to trust, by origin: PEM files of all its servers."""
     files: dict[Origin, list[Path]] = {}
     for backend in (backend for model in models for backend in model.backends):
         if backend.ca_file is None:
@@ -76,10 +76,10 @@ def authorities(models: Iterable[Model]) -> dict[Origin, list[Path]]:
     return files
 
 
-def ceiling(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
-    """Makes the rule of a schedule: calls in flight at a Unix time; None where no range says anything.
+def schedule(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
+    """A function of Unix time that gives the calls in flight which a schedule allows; None outside all ranges.
 
-    Where ranges overlap, the smallest number counts. A range may go over midnight. The hours are those of UTC.
+    Where ranges overlap, the smallest number counts. A range may go over midnight. Hours are in UTC.
     """
 
     def at(now: float) -> int | None:
@@ -90,11 +90,11 @@ def ceiling(ranges: Sequence[Hours]) -> Callable[[float], int | None]:
     return at
 
 
-def _ceiling(backend: Settings, clock: Clock) -> Callable[[], int | None] | None:
-    # It is asked for with each call, and what day of the week it is takes its time.
+def _scheduled_limit(backend: Settings, clock: Clock) -> Callable[[], int | None] | None:
+    # The limit is looked up for each call, and working out the day of the week takes time.
     if not backend.hours:
         return None
-    at = ceiling(backend.hours)
+    at = schedule(backend.hours)
     return lambda: at(clock())
 
 
@@ -102,7 +102,7 @@ def _bucket(tokens_per_minute: int | None) -> tuple[TokenBucket, ...]:
     return () if tokens_per_minute is None else (TokenBucket(tokens_per_minute),)
 
 
-def _spare(backend: Settings) -> Headroom | None:
+def _headroom(backend: Settings) -> Headroom | None:
     spare = backend.spare
     return None if spare is None else Headroom(spare.requests_max, spare.calls_min)
 
@@ -115,7 +115,7 @@ def _headers(key: str | None) -> dict[str, str]:
 
 
 def _covers(one: Hours, minute: int, day: int) -> bool:
-    """Whether a range covers a minute of a day; what goes over midnight belongs to the day on which it began."""
+    """Whether a range covers a minute of a day; a range over midnight belongs to the day on which it began."""
     start, end = one.start, one.end
     if start < end:
         return start <= minute < end and day in one.days

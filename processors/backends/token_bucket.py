@@ -1,70 +1,70 @@
-"""How many tokens a minute: a bucket that fills at the rate, and lets calls out while there is anything in it.
+"""Token bucket: limits the tokens a minute of a server, or of a model.
 
-What a call will use is not known when it goes out, so it takes an estimate, and what it really used is made good
-when its answer is there: a bucket that owes lets nothing out until it is filled again. So a large call is never
-stuck, and on average the rate is kept to; it may be exceeded for a moment by what a full bucket holds, and by as
-much as the estimates of the calls in flight are wrong.
+The bucket fills at the rate and allows calls while it holds anything. The use of a call is not known when it
+starts, so the call takes an estimate, and its real use is settled with the answer; a bucket below zero allows
+nothing until it is filled again. So a large call never gets stuck, and the average keeps to the rate. For a moment
+the rate may be exceeded by the content of a full bucket and by the errors of the estimates of all calls in flight.
 
-Several processes share a rate by their parts of the model's calls: each fills its bucket with its own part of it.
+Several processes share a rate by their parts of the model's calls: each fills its bucket with its own part.
 """
 
 import math
 from typing import Final
 
 FULL_SECONDS: Final = 1.0
-"""What a full bucket holds: the rate of so long."""
+"""A full bucket holds the tokens of so many seconds."""
 TOKEN_BYTES: Final = 4
-"""Of a request's body; what is wrong with it is learned with the rest."""
+"""Bytes of a request's body for each token, on average; the estimate of the rest corrects it."""
 REST_TOKENS: Final = 256.0
-"""What a call uses beside its body, as long as none has been answered: mostly its answer."""
+"""Tokens that a call uses beside its body, mostly for its answer, until an answer tells."""
 REST_PART: Final = 0.05
-"""How much the last answer counts in what is expected of the next."""
+"""The weight of the last answer in the estimate of the next."""
 
 
 class TokenBucket:
-    """One limit; times are seconds of any clock that goes forward."""
+    """One bucket; times are seconds of the event loop's clock."""
 
     def __init__(self, tokens_per_minute: float) -> None:
-        """Begin full."""
+        """Start full."""
         self._per_second = tokens_per_minute / 60
         self._part = 1.0
         self._rest = REST_TOKENS
         self._level = self._full
         self._at = math.inf
-        """When it was looked at last: not yet."""
+        """When it was filled last."""
 
-    def take_part(self, part: float, now: float) -> None:
-        """From now on this process has that part of the rate, and of what is in the bucket or owed."""
+    def set_part(self, part: float, now: float) -> None:
+        """Set this process's part of the rate; the level changes in proportion."""
         self._refill(now)
         self._level *= part / self._part
         self._part = part
 
     def allows(self, now: float) -> bool:
-        """Whether a call may go out."""
+        """Whether a call may start."""
         self._refill(now)
         return self._level > 0
 
     def ready_at(self, now: float) -> float:
-        """When one may, if nothing else comes."""
+        """When a call may start, if nothing else happens."""
         self._refill(now)
         return now if self._level > 0 else now + (1 - self._level) / (self._per_second * self._part)
 
     def take(self, size: int) -> float:
-        """A call of so many bytes goes out; gives what it is expected to use."""
+        """Take the estimate for a call of `size` bytes; returns it."""
         expected = self._expected(size)
         self._level -= expected
         return expected
 
     def give_back(self, expected: float) -> None:
-        """The call used nothing."""
+        """Return the estimate of a call that used nothing."""
         self._level = min(self._full, self._level + expected)
 
     def settle(self, expected: float, used: int, size: int) -> None:
-        """The call was answered.
+        """Replace the estimate of an answered call by its real use.
 
         Args:
-            expected: What `take` gave.
-            used: Tokens of the request and of the answer, by the backend's count.
+            expected: What `take` returned.
+            used: Tokens of the request and of the answer, as the server counted them.
             size: What `take` was given.
         """
         self._rest += REST_PART * (used - size / TOKEN_BYTES - self._rest)

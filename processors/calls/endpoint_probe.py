@@ -1,10 +1,9 @@
-"""Whether a call found no such endpoint: a chat model's server that is asked for embeddings, for example.
+"""Finds out whether a server lacks an endpoint, as a chat model's server lacks embeddings.
 
-Such an answer (404, or 501) looks like that of a server which is not the right one, does not know the model any
-more, or does not have something that the line names. So the server is asked for its list of models, and for an
-answer of the endpoint to an empty object, which no server works on: one that lists the model is the right one and
-takes our key, and one that knows the endpoint says what the object lacks. No waiting mends what is left, and lines
-that wait for it would be in the way of all others.
+A 404 or 501 may also come from the wrong server, from one that does not know the model any more, or from one that
+does not have something that the line names. So the probe asks the server for its list of models, and sends an
+empty object to the endpoint: a server that lists the model is the right one and accepts our key, and one that has
+the endpoint says what the object lacks. If it lacks the endpoint, waiting does not help: the line ends.
 """
 
 import asyncio
@@ -12,55 +11,53 @@ from typing import Final, Protocol
 
 from tidemill.processors.backends.metrics_poller import Getter
 from tidemill.processors.backends.pool import NEVER, Backend, BackendPool
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.schemas import served
 
 STATUSES: Final = frozenset({404, 501})
 LISTED_SECONDS: Final = 5.0
-"""How long a list is believed: each line that finds no endpoint asks for it."""
+"""How long an answer of a server is valid, so that lines that fail together ask once."""
 LACKING_SECONDS: Final = 60.0
-"""How long it is remembered that a backend lacks an endpoint, while the model's other backends are tried."""
+"""How long a server counts as lacking an endpoint, while lines try the model's other servers."""
 REPLY_SECONDS_MAX: Final = 2.0
 REPLY_BYTES_MAX: Final = 1 << 20
 
 
-class Asker(Getter, Protocol):
-    """What is needed of an HTTP client."""
+class Client(Getter, Protocol):
+    """The HTTP client that the probe needs."""
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         """See `Upstream`."""
         ...
 
 
 class EndpointProbe:
-    """What the backends of one model have shown to lack."""
+    """Knows which endpoints the servers of one model lack."""
 
-    def __init__(self, model: str, fleet: BackendPool, asker: Asker) -> None:
-        """Know nothing.
+    def __init__(self, model: str, pool: BackendPool, client: Client) -> None:
+        """Ask nothing yet.
 
         Args:
-            model: Its name, as its backends list it.
-            fleet: Its backends.
-            asker: The HTTP client.
+            model: Its name, as its servers list it.
+            pool: Its servers.
+            client: The HTTP client.
         """
         self.model = model
-        self._fleet = fleet
-        self._asker = asker
+        self._pool = pool
+        self._client = client
         self._asking = asyncio.Lock()
         self._asked: dict[tuple[Backend, str], tuple[float, bool]] = {}
-        """When a backend was asked last for an endpoint, and whether it lacked it."""
+        """By server and endpoint, when it was asked last, and whether it lacked the endpoint."""
         self._lacking: dict[tuple[Backend, str], float] = {}
 
     async def lacks(self, endpoint: str, backend: Backend) -> bool:
-        """A call was answered there as if there was no such endpoint: whether no backend of the model has it.
-
-        A backend that gets no more calls is not counted. Never raises.
+        """Whether no server of the model has an endpoint. A drained server does not count. Never raises.
 
         Args:
             endpoint: What the line asked for, like `/v1/embeddings`.
-            backend: Who answered.
+            backend: The server that answered a call with one of `STATUSES`.
         """
         if not await self._lacks(endpoint, backend):
             return False
@@ -68,7 +65,7 @@ class EndpointProbe:
         self._lacking[backend, endpoint] = now
         return all(
             now - self._lacking.get((other, endpoint), NEVER) <= LACKING_SECONDS
-            for other in self._fleet.backends
+            for other in self._pool.backends
             if not other.drain
         )
 
@@ -83,7 +80,7 @@ class EndpointProbe:
             return is_lacking
 
     async def _lists(self, backend: Backend) -> bool:
-        outcome = await self._asker.get(
+        outcome = await self._client.get(
             f"{backend.base}/models", backend.headers, REPLY_SECONDS_MAX, REPLY_BYTES_MAX
         )
         names = served.names(outcome.body) if isinstance(outcome, Answer) else None
@@ -91,8 +88,8 @@ class EndpointProbe:
 
     async def _denies(self, endpoint: str, backend: Backend) -> bool:
         url = backend.base + endpoint.removeprefix("/v1")
-        outcome = await self._asker.post(url, backend.headers, b"{}", REPLY_SECONDS_MAX)
-        if isinstance(outcome, Broken):
+        outcome = await self._client.post(url, backend.headers, b"{}", REPLY_SECONDS_MAX)
+        if isinstance(outcome, FailureKind):
             return False
         if outcome.share is not None:
             outcome.share.close()

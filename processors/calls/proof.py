@@ -1,10 +1,21 @@
-"""Asks a server for the smallest answer there is, where nothing else can tell whether it answers anybody.
+"""Asks a server for a tiny answer (a *proof request*) where no line can tell whether the server answers anybody.
 
-A line that fails again and again says nothing of whose fault that is as long as no other line is answered. Where
-none is there that could be, or none is answered for a while, a request of a few tokens takes its place: for the
-last lines of a batch, for example, or where all others ask for another endpoint. It is made only while such a line
-waits, by one call at a time. So a server that is away, or refuses our key, is asked in vain and rarely, and the
-lines wait; of one that is well, a few answers tell which lines are bad.
+As long as no other line is answered, the failures of a line do not say whose fault they are. Where no other line
+is left, or none is answered for a while, a request of a few tokens takes its place: for the last lines of a batch,
+or where all other lines ask for another endpoint. The pool makes one such request at a time, and only while such a
+line waits. So a server that is down, or refuses our key, gets few of them, and the lines wait; a server that works
+shows with a few answers which lines are bad.
+
+What an answer proves (docs/decisions/0017-fault-by-evidence.md):
+
+| answer | proves that |
+|---|---|
+| 2xx | the server works: it is as good as the answer to a line |
+| a 4xx that ends a line at once, like 400 or 422 | the server accepts our key and has the endpoint |
+| anything else | nothing |
+
+After such a 4xx the next request has only the fields that the endpoint requires. A server that refuses this too is
+not asked again for `REFUSED_SECONDS`.
 """
 
 import asyncio
@@ -14,9 +25,10 @@ from typing import Final
 
 import orjson
 
-from tidemill.processors.backends.pool import NEVER, Backend, BackendPool, Failed, Permit
+from tidemill.processors.backends.pool import NEVER, Backend, BackendPool, Permit
 from tidemill.processors.calls import request_codec
-from tidemill.processors.failures import Broken, Kind
+from tidemill.processors.calls.request_codec import Success
+from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import BY_PATH, PROMPT
@@ -25,9 +37,9 @@ DOUBLINGS_MAX: Final = 4
 """Of the wait between two requests, which doubles with each that fails."""
 REPLY_SECONDS_MAX: Final = 60.0
 DOUBT_PART: Final = 0.25
-"""Of the wait, where lines fail in a row."""
-USELESS_SECONDS: Final = 600.0
-"""How long a server is not asked that took the request for a wrong one."""
+"""Of the wait, while lines fail in a row."""
+REFUSED_SECONDS: Final = 600.0
+"""How long a server that refuses all forms of the request is not asked again."""
 NO_LINE: Final = ("", -1)
 
 _log = logging.getLogger(__name__)
@@ -37,79 +49,70 @@ class Proof:
     """Asks the servers of one model; needs a running event loop."""
 
     def __init__(
-        self, model: str, fleet: BackendPool, upstream: Upstream, told: Callable[[], None], wait_seconds: float
+        self, model: str, pool: BackendPool, upstream: Upstream, on_change: Callable[[], None], wait_seconds: float
     ) -> None:
-        """Take the doors.
+        """Ask nothing yet.
 
         Args:
             model: Its name, as its servers know it.
-            fleet: Its servers.
+            pool: Its servers.
             upstream: The HTTP client.
-            told: Called when something is known that was not.
+            on_change: Called when a request has ended, or may be made.
             wait_seconds: Between two requests.
         """
         self._model = model
-        self._fleet = fleet
+        self._pool = pool
         self._upstream = upstream
-        self._told = told
+        self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asked: dict[Backend, tuple[float, int]] = {}
-        """When each was asked last, and how many requests in a row it did not answer well."""
-        self._wait = wait_seconds
-        self._useless_until: dict[str, float] = {}
+        """When each server was asked last, and how many requests in a row failed there."""
+        self._wait_seconds = wait_seconds
+        self._refused: dict[tuple[Backend, str], int] = {}
+        """By server and endpoint, how many forms of the request it refused in a row."""
+        self._refused_until: dict[tuple[Backend, str], float] = {}
 
     def is_in_vain(self, line: Line) -> bool:
-        """Whether no request tells anything for a line: it is not known how to ask, or the last one failed."""
-        return self._is_away(line.avoid, line.head.url) or not self._can_ask(line.head.url)
+        """Whether no request can help a line: its server refuses all forms, or did not answer the last one."""
+        return self._is_down(line.avoid, line.head.url) or not self._can_ask(line.avoid, line.head.url)
 
     def ask(self, line: Line, *, patience_seconds: float = 0.0) -> None:
-        """Ask the server that failed a line, unless that was done lately.
+        """Ask the server that failed a line, unless it was asked lately.
 
         Args:
             line: It has failed again and again.
-            patience_seconds: How long after its last failure another line may still answer the question.
+            patience_seconds: How long after its last failure the answer to another line may still come.
         """
-        if line.avoid is None or self._task is not None or not self._can_ask(line.head.url):
+        if line.avoid is None or self._task is not None or not self._can_ask(line.avoid, line.head.url):
             return
         now = self._loop.time()
         asked_at, failures = self._last(line.avoid)
-        at = max(asked_at + self._wait * 2.0**failures, line.mark + patience_seconds)
+        at = max(asked_at + self._wait_seconds * 2.0**failures, line.since + patience_seconds)
         if now < at:
             if self._timer is None or at < self._timer.when():
                 self._stop_timer()
                 self._timer = self._loop.call_at(at, self._wake)
-        elif (place := self._fleet.ask(line.avoid, now)) is not None:
-            self._start(place, line.head.url)
+        elif (permit := self._pool.acquire_proof(line.avoid, now)) is not None:
+            self._start(permit, line.head.url)
 
-    def doubt(self, endpoint: str) -> None:
-        """Lines of an endpoint fail in a row: find out at once whether that is their servers' fault."""
-        if self._task is not None or not self._can_ask(endpoint):
+    def ask_doubtful(self, endpoint: str) -> None:
+        """Ask a server whose breaker is open for failures that may be the fault of lines."""
+        if self._task is not None:
             return
         now = self._loop.time()
-        for backend in self._fleet.backends:
+        for backend in self._pool.backends:
             asked_at, failures = self._last(backend)
-            if not backend.breaker.is_doubtful or self._is_away(backend, endpoint):
+            if not backend.breaker.is_doubtful or not self._can_ask(backend, endpoint):
                 continue
-            if now < asked_at + DOUBT_PART * self._wait * 2.0**failures:
+            if self._is_down(backend, endpoint):
                 continue
-            if (place := self._fleet.ask(backend, now)) is not None:
-                self._start(place, endpoint)
+            if now < asked_at + DOUBT_PART * self._wait_seconds * 2.0**failures:
+                continue
+            if (permit := self._pool.acquire_proof(backend, now)) is not None:
+                self._start(permit, endpoint)
                 return
-
-    def _last(self, backend: Backend | None) -> tuple[float, int]:
-        return (NEVER, 0) if backend is None else self._asked.get(backend, (NEVER, 0))
-
-    def _is_away(self, backend: Backend | None, endpoint: str) -> bool:
-        """Whether the last request was not answered well, and no line of the endpoint was since."""
-        asked_at, failures = self._last(backend)
-        return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
-
-    def _start(self, place: Permit, endpoint: str) -> None:
-        self._stop_timer()
-        self._task = self._loop.create_task(self._ask(self._fleet.load(place, len(PROMPT)), endpoint))
-        self._task.add_done_callback(self._done)
 
     async def close(self) -> None:
         """Ask no more."""
@@ -118,12 +121,27 @@ class Proof:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def _last(self, backend: Backend | None) -> tuple[float, int]:
+        return (NEVER, 0) if backend is None else self._asked.get(backend, (NEVER, 0))
+
+    def _is_down(self, backend: Backend | None, endpoint: str) -> bool:
+        """Whether the last request failed, and the server has answered no line of the endpoint since."""
+        asked_at, failures = self._last(backend)
+        return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
+
+    def _can_ask(self, backend: Backend | None, endpoint: str) -> bool:
+        if backend is None or endpoint not in BY_PATH:
+            return False
+        return self._loop.time() >= self._refused_until.get((backend, endpoint), NEVER)
+
+    def _start(self, permit: Permit, endpoint: str) -> None:
+        self._stop_timer()
+        self._task = self._loop.create_task(self._ask(self._pool.charge(permit, len(PROMPT)), endpoint))
+        self._task.add_done_callback(self._done)
+
     def _wake(self) -> None:
         self._timer = None
-        self._told()
-
-    def _can_ask(self, endpoint: str) -> bool:
-        return endpoint in BY_PATH and self._loop.time() >= self._useless_until.get(endpoint, NEVER)
+        self._on_change()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -133,39 +151,53 @@ class Proof:
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._task = None
         if not task.cancelled():
-            self._told()
+            self._on_change()
 
-    async def _ask(self, place: Permit, endpoint: str) -> None:
-        backend = place.backend
-        begun = self._loop.time()
-        body = orjson.dumps({"model": self._model, **BY_PATH[endpoint].smallest})
+    async def _ask(self, permit: Permit, endpoint: str) -> None:
+        backend = permit.backend
+        began_at = self._loop.time()
+        form = _forms(endpoint)[self._refused.get((backend, endpoint), 0)]
+        body = orjson.dumps({"model": self._model, **form})
+        url = backend.base + endpoint.removeprefix("/v1")
         try:
-            outcome = await self._upstream.post(
-                backend.base + endpoint.removeprefix("/v1"), backend.headers, body, REPLY_SECONDS_MAX
-            )
+            outcome = await self._upstream.post(url, backend.headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
         except Exception:  # noqa: BLE001  whatever it was, the lines must not wait for ever
             _log.exception("backend %s could not be asked whether it answers", backend.base)
-            end = request_codec.judge(Broken.CONNECTION, endpoint)
+            end = request_codec.judge(FailureKind.READ, endpoint)
         except BaseException:
-            self._fleet.leave(place)
+            self._pool.release(permit)
             raise
-        self._heed(place, endpoint, end, begun)
+        self._note(permit, endpoint, end, began_at)
+        if end.share is not None:
+            end.share.close()
 
-    def _heed(
-        self, place: Permit, endpoint: str, end: request_codec.Success | request_codec.Failure, begun: float
-    ) -> None:
-        now = self._loop.time()
-        is_well = isinstance(end, request_codec.Success)
-        if isinstance(end, request_codec.Failure) and end.kind is not Kind.FINAL:
-            self._fleet.failed(place, Failed(end.kind, NO_LINE, is_full=end.is_full), now)
+    def _note(self, permit: Permit, endpoint: str, end: Success | CallFailure, began_at: float) -> None:
+        now, backend = self._loop.time(), permit.backend
+        is_well = isinstance(end, Success)
+        if isinstance(end, Success):
+            self._pool.answered(permit, now, endpoint=endpoint, begun=began_at)
+            backend.breaker.trust()
+            self._refused.pop((backend, endpoint), None)
         else:
-            self._fleet.answered(place, now, endpoint=endpoint if is_well else None, begun=begun)
-            if is_well:
-                place.backend.breaker.trust()
-            else:
-                self._useless_until[endpoint] = now + USELESS_SECONDS
-        if end.answer is not None and end.answer.share is not None:
-            end.answer.share.close()
-        _, failures = self._last(place.backend)
-        self._asked[place.backend] = now, 0 if is_well else min(DOUBLINGS_MAX, failures + 1)
+            end = request_codec.located(end, server=backend.base, endpoint=endpoint, at=now)
+            self._pool.failed(permit, end)
+            if end.fault is Fault.LINE:
+                self._note_refusal(backend, endpoint, began_at)
+        _, failures = self._last(backend)
+        self._asked[backend] = now, 0 if is_well else min(DOUBLINGS_MAX, failures + 1)
+
+    def _note_refusal(self, backend: Backend, endpoint: str, began_at: float) -> None:
+        backend.accepted_at[endpoint] = began_at
+        place = backend, endpoint
+        self._refused[place] = self._refused.get(place, 0) + 1
+        if self._refused[place] == len(_forms(endpoint)):
+            del self._refused[place]
+            self._refused_until[place] = self._loop.time() + REFUSED_SECONDS
+
+
+def _forms(endpoint: str) -> list[dict[str, object]]:
+    """The request with a bound of the answer, and the one with nothing that the endpoint does not require."""
+    smallest = BY_PATH[endpoint].smallest
+    required = {name: value for name, value in smallest.items() if not name.startswith("max_")}
+    return [smallest] if required == smallest else [smallest, required]

@@ -30,16 +30,16 @@ _BLANK_LIST_BYTES_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A reply says by its content that the call failed.
+class ReplyError:
+    """A 2xx reply whose content is an error.
 
     Attributes:
-        status: The HTTP status that it names, or that what it says stands for; None where nothing tells.
-        words: What it says.
+        status: The HTTP status that the error names or stands for; None where it names none.
+        message: The error's message.
     """
 
     status: int | None
-    words: str
+    message: str
 
 
 class _Details(msgspec.Struct):
@@ -115,7 +115,7 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-def read(body: bytes, endpoint: str) -> Tokens | Fault | None:
+def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
     """The token counts of a reply: zeros where it names none, None where it names what cannot be.
 
     Args:
@@ -138,7 +138,7 @@ def read(body: bytes, endpoint: str) -> Tokens | Fault | None:
         except msgspec.ValidationError:
             # An array, or an object that has something odd.
             reply, tokens = _odd(_odd_replies.decode(body))
-        return _fault(reply, endpoint) or tokens
+        return _error(reply, endpoint) or tokens
     except RecursionError as error:
         raise msgspec.DecodeError("it is nested too deeply") from error
 
@@ -152,19 +152,21 @@ def _odd(reply: _OddReply) -> tuple[_Reply, Tokens | None]:
     return _Reply(error=reply.error, choices=choices, data=reply.data), tokens
 
 
-def _fault(reply: _Reply, endpoint: str) -> Fault | None:
+def _error(reply: _Reply, endpoint: str) -> ReplyError | None:
     if reply.error is not _ABSENT and bytes(reply.error) not in _FALSY:
-        return Fault(_status(reply.error), _words(reply.error) or "The reply is an error without a message.")
+        return ReplyError(
+            _status(reply.error), _message(reply.error) or "The reply is an error without a message."
+        )
     entry = BY_PATH.get(endpoint)
     if entry is None or entry.list_field is None:
         return None
     if entry.list_field == "choices":
         for choice in reply.choices or ():
             if choice.finish_reason == "error":
-                words = _words(choice.error) or "A choice ended with the finish_reason error."
-                return Fault(_status(choice.error) or ENDED_WITH_ERROR, words)
+                words = _message(choice.error) or "A choice ended with the finish_reason error."
+                return ReplyError(_status(choice.error) or ENDED_WITH_ERROR, words)
     is_empty = not reply.choices if entry.list_field == "choices" else _is_empty(reply.data)
-    return Fault(None, f"The reply has no {entry.list_field}.") if is_empty else None
+    return ReplyError(None, f"The reply has no {entry.list_field}.") if is_empty else None
 
 
 def _is_empty(items: msgspec.Raw) -> bool:
@@ -192,7 +194,7 @@ def _status(error: msgspec.Raw) -> int | None:
     return None
 
 
-def _words(error: msgspec.Raw) -> str:
+def _message(error: msgspec.Raw) -> str:
     """What an error says: its message, or itself where it has none."""
     if error is _ABSENT:
         return ""

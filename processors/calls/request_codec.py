@@ -6,17 +6,18 @@ token counts are read.
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import orjson
 
 from tidemill.processors.calls import reply, reply_forms
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
-from tidemill.processors.failures import Answer, Broken, Kind, kind_of
+from tidemill.processors.failures import Answer, CallFailure, FailureKind
+from tidemill.processors.memory_budget import Share
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineMark
 
@@ -24,95 +25,74 @@ WORDS_BYTES_MAX: Final = 4096
 """What an error line quotes of an answer that is no JSON object."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 
-_FULL: Final = frozenset({429, 503})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
 
-_MESSAGES: Final = {
-    Broken.UNREACHABLE: "The backend could not be reached.",
-    Broken.TIMEOUT: "The backend did not answer in time: it said nothing that could stand here.",
-    Broken.CONNECTION: "The connection to the backend broke off before there was an answer.",
-    Broken.TOO_LARGE: "The backend's reply is larger than the setting reply_bytes_max allows.",
-    Broken.LENGTHS: "The backend's reply names two lengths that differ, so where it ends is not known.",
+UNANSWERED: Final = {
+    FailureKind.CONNECT: "The backend could not be reached.",
+    FailureKind.TIMEOUT: "The backend did not answer in time: it said nothing that could stand here.",
+    FailureKind.READ: "The connection to the backend broke off before there was an answer.",
+    FailureKind.TOO_LARGE: "The backend's reply is larger than the setting reply_bytes_max allows.",
+    FailureKind.UNSUPPORTED_REPLY: (
+        "The backend's reply names two lengths that differ, so where it ends is not known."
+    ),
+    FailureKind.INVALID_LINE: "The line cannot be read.",
+    FailureKind.INPUT_GONE: "The input of this line is no longer in the store.",
+    FailureKind.STORE: "The store could not be read.",
+    FailureKind.INTERNAL: "The call could not be made.",
 }
-REFUSED: Final = "backend_error"
-"""The code of a call that was answered with a status other than 2xx."""
-ERROR_IN_REPLY: Final = "error_in_reply"
-"""Of one that was answered with a 2xx that is an error by its content."""
-INVALID: Final = "backend_reply_invalid"
-"""Of one whose reply is no JSON object; another try may get one."""
-UNSUPPORTED: Final = Broken.LENGTHS.value
-"""Of one whose reply has a form that cannot be delivered; another try would get the same."""
-
-_KINDS: Final = {
-    Broken.UNREACHABLE.value: Kind.OUTAGE,
-    "store_unavailable": Kind.OUTAGE,
-    Broken.TIMEOUT.value: Kind.SUSPECT,
-    Broken.CONNECTION.value: Kind.SUSPECT,
-    INVALID: Kind.SUSPECT,
-    "internal_error": Kind.SUSPECT,
-}
+"""What the error line says of a call that brought no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A call that was answered well."""
+    """A call that succeeded."""
 
     answer: Answer
     body: bytes
     tokens: Tokens | None = NO_TOKENS
-    """None where the server names counts that cannot be: nothing is billed then, and the line is delivered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A call that was not: what happened, and what to say where the line ends with it."""
-
-    code: str
-    """The reason, in a word."""
-    message: str
-    status: int | None = None
-    """What the server says of it: the status of its answer, or the one that an error in a 2xx names."""
-    answer: Answer | None = None
-    body: bytes = b""
-    """What came with the answer, as a JSON object."""
+    """None where the server names impossible counts: nothing is billed then, and the line is delivered."""
 
     @property
-    def kind(self) -> Kind:
-        """What it says of the backend and of the line."""
-        if self.status is None or self.code not in {REFUSED, ERROR_IN_REPLY}:
-            return _KINDS.get(self.code, Kind.FINAL)
-        return kind_of(self.status) or Kind.FINAL
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the backend says by it that it has too many calls."""
-        return self.code == Broken.TIMEOUT or self.status in _FULL
+    def share(self) -> Share | None:
+        """What the answer holds of the memory budget."""
+        return self.answer.share
 
 
-def judge(outcome: Answer | Broken, endpoint: str) -> Success | Failure:
-    """Say what a call came to.
+def judge(outcome: Answer | FailureKind, endpoint: str) -> Success | CallFailure:
+    """Say whether a call succeeded; a failure lacks the fields that `located` adds.
 
     Args:
-        outcome: What the HTTP client brought.
+        outcome: What the HTTP client returned.
         endpoint: The path that was called, like `/v1/embeddings`.
     """
-    if isinstance(outcome, Broken):
-        return Failure(outcome.value, _MESSAGES[outcome])
+    if isinstance(outcome, FailureKind):
+        return CallFailure(outcome, UNANSWERED[outcome])
     status = outcome.status
     if 200 <= status < 300 and outcome.encoding is None:  # noqa: PLR2004
         return _judged(outcome, endpoint)
     message = f"The backend answered with status {status}."
-    code = REFUSED
+    kind = FailureKind.STATUS
     if outcome.encoding is not None:
         message = f"The backend's reply cannot be decompressed ({outcome.encoding}); none was asked for."
-        code = UNSUPPORTED if 200 <= status < 300 else REFUSED  # noqa: PLR2004
-    return Failure(code, message, status, outcome, _error_body(outcome, message))
+        kind = FailureKind.UNSUPPORTED_REPLY if 200 <= status < 300 else FailureKind.STATUS  # noqa: PLR2004
+    return CallFailure(kind, message, status, outcome, _error_body(outcome, message))
 
 
-def _judged(answer: Answer, endpoint: str) -> Success | Failure:
-    """Say what a 2xx is."""
+def located(failure: CallFailure, **fields: Any) -> CallFailure:
+    """The failure with some of `server`, `endpoint`, `line`, `since`, `at` and `retry_after`."""
+    return msgspec.structs.replace(failure, **fields)
+
+
+def unserved(failure: CallFailure, endpoint: str) -> CallFailure:
+    """The failure of a line whose endpoint no backend of its model serves; it keeps the server's answer."""
+    message = f"The model's backend does not serve {endpoint}."
+    return msgspec.structs.replace(failure, kind=FailureKind.NOT_SERVED, message=message)
+
+
+def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
+    """Judge a 2xx by its content."""
     body = answer.body
     try:
         found = reply.read(body, endpoint)
@@ -120,40 +100,35 @@ def _judged(answer: Answer, endpoint: str) -> Success | Failure:
         try:
             mended = reply_forms.mended(body)
         except reply_forms.UnsupportedFormError as error:
-            return _unusable(UNSUPPORTED, str(error), answer)
+            return _unusable(FailureKind.UNSUPPORTED_REPLY, str(error), answer)
         if mended is None:
-            return _unusable(INVALID, "The backend's reply is not a JSON object.", answer)
+            return _unusable(FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object.", answer)
         found, body = reply.read(mended, endpoint), mended
-    if isinstance(found, reply.Fault):
-        return Failure(ERROR_IN_REPLY, found.words, found.status, answer, body)
+    if isinstance(found, reply.ReplyError):
+        return CallFailure(FailureKind.ERROR_IN_REPLY, found.message, found.status, answer, body)
     return Success(answer, body, found)
 
 
-def _unusable(code: str, message: str, answer: Answer) -> Failure:
-    return Failure(code, message, answer.status, answer, _error_body(answer, message))
-
-
-def unserved(end: Failure, endpoint: str) -> Failure:
-    """The end of a line that asks for what no backend of its model has, with what it was answered."""
-    return replace(end, code="endpoint_not_served", message=f"The model's backend does not serve {endpoint}.")
+def _unusable(kind: FailureKind, message: str, answer: Answer) -> CallFailure:
+    return CallFailure(kind, message, answer.status, answer, _error_body(answer, message))
 
 
 def result(batch_id: str, index: int, custom_id: bytes, end: Success, attempts: int) -> tuple[bytes, LineMark]:
-    """The result line of a call that was answered well, and what the fold is told of it."""
+    """The result line of a successful call, and its mark for the headers of the record."""
     text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, attempts=attempts)
     return text, LineMark(index, len(text), False, end.tokens, attempts)
 
 
-def failed(batch_id: str, index: int, custom_id: bytes, end: Failure, attempts: int) -> tuple[bytes, LineMark]:
-    """The result line of a call that was given up, and what the fold is told of it.
+def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, attempts: int) -> tuple[bytes, LineMark]:
+    """The error line of a call that is given up, and its mark for the headers of the record.
 
-    What the server said stands in it wherever there was an answer; what we make of it stands beside that.
+    If the server answered, the line has its status and words; our conclusion stands beside them.
     """
-    told = {"code": end.code, "message": end.message}
+    ours = {"code": end.kind.value, "message": end.message}
     if end.answer is None:
-        text = shapes.unanswered(batch_id, index, custom_id, **told)
+        text = shapes.unanswered(batch_id, index, custom_id, **ours)
     else:
-        error = None if end.code == REFUSED else told
+        error = None if end.kind is FailureKind.STATUS else ours
         text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, error=error, attempts=attempts)
     return text, LineMark(index, len(text), failed=True, attempts=attempts)
 
@@ -228,5 +203,5 @@ def _error_body(answer: Answer, message: str) -> bytes:
     text = answer.body[: WORDS_BYTES_MAX + 1].decode(errors="replace").strip()
     if len(answer.body) > WORDS_BYTES_MAX:
         text = f"{text[:-1]}…"
-    error = {"message": text or message, "type": REFUSED, "param": None, "code": None}
+    error = {"message": text or message, "type": FailureKind.STATUS.value, "param": None, "code": None}
     return orjson.dumps({"error": error})

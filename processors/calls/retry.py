@@ -1,35 +1,37 @@
 """Whether a call that failed is made again, and when: the evidence decides whose fault the failure is.
 
-What a server refuses for one line while it answers others is the line's fault. What it refuses while it answers
-no other line may be the server's: the line waits, and only its deadline ends it. So a failure *counts* against a
-line only if the server has answered another call of the same endpoint that began after the line's failure before;
-that one counts as well then.
+If a server refuses one line while it answers others, the fault is the line's. If it answers no other line, the
+fault may be the server's: the line waits, and only its deadline ends it. So a failure *counts* against a line only
+if the server has answered another call of the same endpoint that began after the line's failure before; that
+failure counts as well then. See docs/decisions/0017-fault-by-evidence.md.
 
-| what happened | a line has failed |
+| what happened | the line ends |
 |---|---|
 | a 4xx that is not named below | at once: the server has read the request, and judged it |
 | 3xx, 401, 402, 403, 404, 405, 407, 410, 421: key, model or address may be wrong | when two count |
 | 408, 409, 424, 425, 429, 5xx, no answer in time, a reply that is cut or unreadable | when `tries_max` count |
 | no connection, or no access to a line in the store | never |
 
-The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. One that says that the
-server is full (429, 503) counts only while the server refuses few others.
+The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. A 429 or 503 counts only
+while the server refuses few others.
+
+`dispatcher.py` carries out the decision; a line that is to be called again waits in `scheduling/held_lines.py`.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from tidemill.processors.failures import Kind, Past
+from tidemill.processors.failures import CallFailure, Evidence, Fault, History
 
 WAIT_SECONDS_BASE: Final = 0.5
 WAIT_SECONDS_MAX: Final = 60.0
 TRIES_MAX: Final = 10
 SPREAD_SECONDS_MIN: Final = 60.0
 PROOF_SECONDS_MIN: Final = 2.0
-"""Between two requests that only ask whether a server answers (`processors/calls/proof.py`)."""
+"""Between two requests that only ask whether a server answers (`proof.py`)."""
 REFUSALS_MAX: Final = 2
-BRISK_PART: Final = 0.2
-"""Of a wait, where one call was refused among many that are answered."""
+ACCIDENT_PART: Final = 0.2
+"""Of a wait, where the server refused one call and accepts most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,73 +47,90 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
-    """Call again at this time."""
+    """Call again at this time of the event loop's clock."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The line has failed."""
+    """The line ends with an error line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """No try is left before the deadline: the line expires, which is for the owner of the batch to say."""
+    """No call is possible before the deadline: the line expires, which the owner of the batch records."""
 
 
-Verdict = RetryAt | GiveUp | Expire
+class Decision(NamedTuple):
+    """Whose fault a failure is taken to be, and what follows."""
+
+    fault: Fault
+    action: RetryAt | GiveUp | Expire
+
 
 POLICY: Final = Policy()
 
 
 def decide(
-    kind: Kind,
-    past: Past,
+    failure: CallFailure,
+    evidence: Evidence,
+    history: History,
     *,
-    counts: bool,
     attempt: int,
-    now: float,
     deadline: float,
     chance: float,
-    elsewhere: bool = False,
-    brisk: bool = False,
-    retry_after: float | None = None,
     policy: Policy = POLICY,
-) -> Verdict:
-    """Decide what follows a failed call.
+) -> Decision:
+    """Decide what follows a failed call, and add it to the line's history.
 
     Args:
-        kind: Whose fault it may be.
-        past: The failed calls of the line, this one included.
-        counts: Whether this one counts against the line.
+        failure: What happened.
+        evidence: What is known of the server.
+        history: The failed calls of the line before this one.
         attempt: Calls made for the line so far, this one included.
-        now: The time, by a clock that nobody steps, as are the others.
-        deadline: When no call is made any more.
+        deadline: From when on no call is made, by the event loop's clock.
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
-        elsewhere: Whether the server answers nobody, and another one of the model is well.
-        brisk: Whether the call was refused while most calls are answered.
-        retry_after: Seconds the server asked us to wait.
         policy: The bounds.
     """
-    if kind is Kind.FINAL or (counts and _is_the_lines(past, now, policy)):
-        return GiveUp()
-    # The exponent is bounded, as a line may be tried for days.
-    longest = 2 * policy.spread_seconds_min / policy.tries_max if counts else policy.wait_seconds_max
-    wait = chance * min(longest, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
-    if brisk:
-        wait *= BRISK_PART
-    if elsewhere:
+    fault = _fault(failure, evidence)
+    counts = fault is Fault.LINE and failure.fault is not Fault.LINE
+    history.note(failure, counts=counts)
+    if fault is Fault.LINE and (not counts or _has_failed(history, failure.at, policy)):
+        return Decision(fault, GiveUp())
+    if evidence.other_is_well and not counts:
         wait = 0.0
     else:
-        wait = max(wait, retry_after or 0.0)
-        if past.tries >= policy.tries_max - 1:
-            wait = max(wait, past.since + policy.spread_seconds_min - now)
-    at = now + wait
-    return RetryAt(at) if at < deadline else Expire()
+        # The exponent is bounded, as a line may be tried for days.
+        longest = 2 * policy.spread_seconds_min / policy.tries_max if counts else policy.wait_seconds_max
+        wait = chance * min(longest, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
+        wait = _adjusted(wait, failure, evidence, history, policy)
+    at = failure.at + wait
+    return Decision(fault, RetryAt(at) if at < deadline else Expire())
 
 
-def _is_the_lines(past: Past, now: float, policy: Policy) -> bool:
-    if past.refusals >= REFUSALS_MAX:
+def _fault(failure: CallFailure, evidence: Evidence) -> Fault:
+    fault = failure.fault
+    if fault in {Fault.LINE, Fault.SERVER}:
+        return fault
+    if evidence.others_answered and not (failure.is_overload and evidence.refuses_many):
+        return Fault.LINE
+    return Fault.ACCESS if fault is Fault.ACCESS_OR_LINE else Fault.SERVER
+
+
+def _has_failed(history: History, now: float, policy: Policy) -> bool:
+    if history.refusals >= REFUSALS_MAX:
         return True
-    return past.tries >= policy.tries_max and now - past.since >= policy.spread_seconds_min
+    return history.counted >= policy.tries_max and now - history.since >= policy.spread_seconds_min
+
+
+def _adjusted(wait: float, failure: CallFailure, evidence: Evidence, history: History, policy: Policy) -> float:
+    """The wait as the server asks for it, and for the last call long enough for the spread of all."""
+    if failure.is_full and not evidence.refuses_repeatedly:
+        # The server asked one call among many to wait; the next line in its place would be the same load.
+        wait *= ACCIDENT_PART
+    else:
+        wait = max(wait, failure.retry_after or 0.0)
+    if history.counted >= policy.tries_max - 1:
+        wait = max(wait, history.since + policy.spread_seconds_min - failure.at)
+    return wait

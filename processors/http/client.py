@@ -11,9 +11,9 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from tidemill import __version__
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.connection import Connection
-from tidemill.processors.memory_budget import Replies
+from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 CONNECT_SECONDS_MAX: Final = 10.0
@@ -34,7 +34,7 @@ class Upstream(Protocol):
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         """Make a call; it ends within `seconds`, and never raises for what the other side does.
 
         `request_id` is the server's name for it (`call.sent_id`); without one none is sent.
@@ -85,14 +85,14 @@ class HttpUpstream:
         """
         self._reply_bytes_max = reply_bytes_max
         self._authorities = authorities or {}
-        self._replies = Replies()
+        self._replies = LargeReplies()
         self._routes: dict[tuple[str, str, str], _Route] = {}
         self._idle: defaultdict[tuple[str, int, bool], deque[Connection]] = defaultdict(deque)
         self._tls: dict[tuple[Path, ...], ssl.SSLContext] = {}
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         """See `Upstream`.
 
         Raises:
@@ -105,7 +105,7 @@ class HttpUpstream:
             return await self._send(route, head, seconds, self._reply_bytes_max, body)
         return await self._send(route, head + body, seconds, self._reply_bytes_max)
 
-    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | Broken:
+    async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
         """Read a page; like `post`.
 
         Args:
@@ -125,13 +125,13 @@ class HttpUpstream:
 
     async def _send(
         self, route: _Route, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         loop = asyncio.get_running_loop()
         start = loop.time()
         idle = self._idle[route.host, route.port, route.is_tls]
         if (connection := self._kept(idle, start)) is None:
             opened = await self._connect(route, min(seconds, CONNECT_SECONDS_MAX))
-            if isinstance(opened, Broken):
+            if isinstance(opened, FailureKind):
                 return opened
             connection = opened
             seconds -= loop.time() - start
@@ -141,7 +141,7 @@ class HttpUpstream:
             idle.append(connection)
         else:
             connection.close()
-        return outcome if isinstance(outcome, Broken) else _redacted(outcome, route.secrets)
+        return outcome if isinstance(outcome, FailureKind) else _redacted(outcome, route.secrets)
 
     async def close(self) -> None:
         """See `Upstream`."""
@@ -160,7 +160,7 @@ class HttpUpstream:
                 return connection
         return None
 
-    async def _connect(self, route: _Route, seconds: float) -> Connection | Broken:
+    async def _connect(self, route: _Route, seconds: float) -> Connection | FailureKind:
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await asyncio.get_running_loop().create_connection(
@@ -172,7 +172,7 @@ class HttpUpstream:
         except (OSError, UnicodeError):
             # A time-out, an unknown name, a failed handshake and a file that is gone are all of the one kind, a
             # name that cannot be one (`host..local`) is of the other.
-            return Broken.UNREACHABLE
+            return FailureKind.CONNECT
         return connection
 
     def _trust(self, route: _Route) -> ssl.SSLContext:

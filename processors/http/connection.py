@@ -11,9 +11,9 @@ from typing import Final, cast
 
 import httptools
 
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http import content_coding
-from tidemill.processors.memory_budget import SMALL_BYTES, Replies, Share
+from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, Share
 
 HEAD_BYTES_MAX: Final = 64 << 10
 """Of what is no body: the head, the fields behind the last chunk, and what may stand with the size of a chunk."""
@@ -71,7 +71,7 @@ class _Reply:
 class Connection(asyncio.Protocol):
     """A connection to a server, used for one call at a time."""
 
-    def __init__(self, replies: Replies) -> None:
+    def __init__(self, replies: LargeReplies) -> None:
         self.idle_since = 0.0
         """When its last call ended, by the clock of the event loop."""
         self._replies = replies
@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._call: asyncio.Future[Answer | Broken] | None = None
+        self._call: asyncio.Future[Answer | FailureKind] | None = None
         self._keeps_alive = False
         self._bytes_max = 0
         self._head = b""
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
 
     async def call(
         self, request: bytes, seconds: float, bytes_max: int, body: memoryview = _NOTHING
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         """Send a request and wait for its reply.
 
         Args:
@@ -112,12 +112,12 @@ class Connection(asyncio.Protocol):
             body: What comes after it; it is not copied.
         """
         if self._transport is None or self._transport.is_closing():
-            return Broken.CONNECTION
+            return FailureKind.READ
         self._begin()
         self._bytes_max = bytes_max
-        call: asyncio.Future[Answer | Broken] = self._loop.create_future()
+        call: asyncio.Future[Answer | FailureKind] = self._loop.create_future()
         self._call = call
-        self._timer = self._loop.call_later(seconds, self._end, Broken.TIMEOUT)
+        self._timer = self._loop.call_later(seconds, self._end, FailureKind.TIMEOUT)
         try:
             self._transport.write(request)
             if body:
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         if exc is None and self._reply.has_head and not self._reply.is_framed:
             self._end(self._answer())
         else:
-            self._end(Broken.CONNECTION)
+            self._end(FailureKind.READ)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -161,15 +161,15 @@ class Connection(asyncio.Protocol):
         try:
             self._feed(data)
         except _LengthsError:
-            self._end(Broken.LENGTHS)
+            self._end(FailureKind.UNSUPPORTED_REPLY)
             return
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._end(Broken.CONNECTION)
+            self._end(FailureKind.READ)
             return
         if self._reply.size > size:
             self._bare_bytes = 0
         elif self._bare_bytes > HEAD_BYTES_MAX:
-            self._end(Broken.CONNECTION)
+            self._end(FailureKind.READ)
 
     def _feed(self, data: bytes) -> None:
         """Let the parser have these bytes; a head that it refuses is mended, if that can be."""
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
         reply = self._reply
         reply.size += len(body)
         if reply.size > self._bytes_max:
-            self._end(Broken.TOO_LARGE)
+            self._end(FailureKind.TOO_LARGE)
             return
         if not is_kept:
             return
@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
     def _read_on(self) -> None:
         """There is room for more of the reply; the time that it has waited was not the server's."""
         if self._call is not None:
-            self._timer = self._loop.call_later(self._seconds_left, self._end, Broken.TIMEOUT)
+            self._timer = self._loop.call_later(self._seconds_left, self._end, FailureKind.TIMEOUT)
         self._unpause()
 
     def _unpause(self) -> None:
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _give_up(self) -> None:
-        self._end(Broken.TIMEOUT)
+        self._end(FailureKind.TIMEOUT)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -308,11 +308,11 @@ class Connection(asyncio.Protocol):
         if share is not None:
             share.close()
 
-    def _end(self, outcome: Answer | Broken) -> None:
+    def _end(self, outcome: Answer | FailureKind) -> None:
         """Hand over how the call ended; a connection whose call broke off is of no use any more."""
         call, self._call = self._call, None
         self._reply.pieces = []
-        if isinstance(outcome, Broken):
+        if isinstance(outcome, FailureKind):
             self.close()
         else:
             self._unpause()
@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
             _drop(outcome)
 
 
-def _drop(outcome: Answer | Broken) -> None:
+def _drop(outcome: Answer | FailureKind) -> None:
     if isinstance(outcome, Answer) and outcome.share is not None:
         outcome.share.close()
 

@@ -1,7 +1,7 @@
-"""Result lines of one batch gather into one record, so that the record's price is paid once for many.
+"""Gathers result lines of one batch for one record, so that many lines share the cost of a record.
 
-Lines gather for a short time, and until the log has what was sent before of their batch. They go at once when
-nothing more of the batch is at work here, or when the record is large enough.
+Lines gather for a short time, and until the log has the record of the same batch before. They go at once when no
+other line of the batch is pending in this process, or when the record is large enough.
 """
 
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ from typing import Final, Generic, TypeVar
 
 from tidemill.schemas.log.codec import LineMark, LineRef
 
-PARCEL_BYTES_MAX: Final = 512 << 10
-"""A line that is larger travels in a parcel of its own."""
-PARCEL_LINES_MAX: Final = 256
+RECORD_BYTES_MAX: Final = 512 << 10
+"""A larger line has a record of its own."""
+RECORD_LINES_MAX: Final = 256
 LINE_BYTES_MAX: Final = 900 << 10
-"""A larger result travels by reference: a record takes 1 MiB with its headers."""
+"""A larger result goes to the object store, and its record refers to it: a record takes 1 MiB with its headers."""
 LINGER_SECONDS: Final = 0.005
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class ResultBatch(Generic[T]):
-    """What goes into one record of `outcomes`, and who waits for it to arrive."""
+    """The result lines of one record of `outcomes`, and a receipt for each."""
 
     batch_id: str
     lines: list[bytes] = field(default_factory=list)
@@ -32,84 +32,84 @@ class ResultBatch(Generic[T]):
 
 
 class _Batch(Generic[T]):
-    __slots__ = ("begun_at", "gathered", "under_way")
+    __slots__ = ("began_at", "gathered", "in_flight")
 
     def __init__(self, batch_id: str) -> None:
         self.gathered: ResultBatch[T] = ResultBatch(batch_id)
-        self.begun_at = 0.0
-        """When the first of the lines came that have gathered."""
-        self.under_way = 0
+        self.began_at = 0.0
+        """When the first of the gathered lines came."""
+        self.in_flight = 0
 
 
 class ResultBatcher(Generic[T]):
-    """Gathers the results of all batches; time is any clock in seconds that does not go back."""
+    """Gathers the results of all batches; times are seconds of the event loop's clock."""
 
-    def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = PARCEL_LINES_MAX) -> None:
+    def __init__(self, *, linger_seconds: float = LINGER_SECONDS, lines_max: int = RECORD_LINES_MAX) -> None:
         self._batches: dict[str, _Batch[T]] = {}
         self._lines_max = lines_max
         self._linger = linger_seconds
 
     def __len__(self) -> int:
-        """Lines gathered and not sent."""
+        """Lines gathered and not handed out."""
         return sum(len(batch.gathered.lines) for batch in self._batches.values())
 
     def add(
         self, batch_id: str, line: bytes, mark: LineMark, receipt: T, now: float, *, more: bool
     ) -> list[ResultBatch[T]]:
-        """Take in a result.
+        """Add a result.
 
         Args:
             batch_id: The line's batch.
             line: The result line.
-            mark: What is said of it.
-            receipt: Given back in the parcel.
+            mark: Its mark for the headers of the record.
+            receipt: Returned with the line.
             now: The time.
-            more: Whether other lines of the batch are at work here.
+            more: Whether other lines of the batch are pending in this process.
 
         Returns:
-            What is to be sent now.
+            The records to send now.
         """
         if (batch := self._batches.get(batch_id)) is None:
             batch = self._batches[batch_id] = _Batch(batch_id)
-        parcels = []
-        if batch.gathered.lines and batch.gathered.size + len(line) > PARCEL_BYTES_MAX:
-            parcels.append(self._send(batch))
-        parcel = batch.gathered
-        if not parcel.lines:
-            batch.begun_at = now
-        parcel.lines.append(line)
-        parcel.marks.append(mark)
-        parcel.receipts.append(receipt)
-        parcel.size += len(line)
-        full = len(parcel.lines) >= self._lines_max or parcel.size >= PARCEL_BYTES_MAX
+        records = []
+        if batch.gathered.lines and batch.gathered.size + len(line) > RECORD_BYTES_MAX:
+            records.append(self._send(batch))
+        record = batch.gathered
+        if not record.lines:
+            batch.began_at = now
+        record.lines.append(line)
+        record.marks.append(mark)
+        record.receipts.append(receipt)
+        record.size += len(line)
+        full = len(record.lines) >= self._lines_max or record.size >= RECORD_BYTES_MAX
         if full or not more:
-            parcels.append(self._send(batch))
-        return parcels
+            records.append(self._send(batch))
+        return records
 
     def arrived(self, batch_id: str, now: float) -> list[ResultBatch[T]]:
-        """The log has one of the batch's parcels; returns what is to be sent now."""
+        """Note that the log has a record of a batch; returns the records to send now."""
         batch = self._batches[batch_id]
-        batch.under_way -= 1
+        batch.in_flight -= 1
         return self.due(batch_id, now)
 
     def due(self, batch_id: str, now: float) -> list[ResultBatch[T]]:
-        """What is to be sent now of a batch."""
+        """The records of a batch to send now."""
         if (batch := self._batches.get(batch_id)) is None:
             return []
         if not batch.gathered.lines:
-            if not batch.under_way:
+            if not batch.in_flight:
                 del self._batches[batch_id]
             return []
-        if batch.under_way or now < batch.begun_at + self._linger:
+        if batch.in_flight or now < batch.began_at + self._linger:
             return []
         return [self._send(batch)]
 
     def due_at(self, batch_id: str) -> float | None:
-        """When to ask `due` again, if no parcel arrives before: None where only an arrival can change it."""
+        """When to call `due` again; None where only `arrived` can change it."""
         batch = self._batches.get(batch_id)
-        return None if batch is None or batch.under_way else batch.begun_at + self._linger
+        return None if batch is None or batch.in_flight else batch.began_at + self._linger
 
     def _send(self, batch: _Batch[T]) -> ResultBatch[T]:
-        parcel, batch.gathered = batch.gathered, ResultBatch(batch.gathered.batch_id)
-        batch.under_way += 1
-        return parcel
+        record, batch.gathered = batch.gathered, ResultBatch(batch.gathered.batch_id)
+        batch.in_flight += 1
+        return record

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tidemill.processors.calls.request_codec import REFUSED, Failure
+from tidemill.processors.failures import CallFailure, FailureKind
 from tidemill.processors.lines import Line
 from tidemill.schemas.ports import Clock
 
@@ -18,7 +18,7 @@ class Waiting(NamedTuple):
     """Lines of one batch that wait for the same reason."""
 
     batch_id: str
-    reason: str
+    reason: FailureKind
     """The code of their last failure, as an error line would have it."""
     server: str
     """The base URL of who failed them."""
@@ -43,11 +43,11 @@ class FailureAccount:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._batches: dict[str, dict[tuple[str, str, int | None], _Group]] = {}
+        self._batches: dict[str, dict[tuple[FailureKind, str, int | None], _Group]] = {}
 
-    def note(self, line: Line, server: str, failure: Failure) -> None:
+    def note(self, line: Line, failure: CallFailure) -> None:
         """A line waits for another try, in place of the reason that it had before."""
-        why = (failure.code, server, failure.status)
+        why = (failure.kind, failure.server, failure.status)
         message = _words(failure)[:MESSAGE_CHARS_MAX]
         groups = self._batches.setdefault(line.head.batch_id, {})
         if (group := groups.get(why)) is None:
@@ -55,13 +55,13 @@ class FailureAccount:
         group.lines += 1
         group.message = message
         self.forget(line)
-        line.why = why
+        line.reason = why
 
     def forget(self, line: Line) -> None:
         """A line waits no more."""
-        if (why := line.why) is None:
+        if (why := line.reason) is None:
             return
-        line.why = None
+        line.reason = None
         groups = self._batches[line.head.batch_id]
         groups[why].lines -= 1
         if not groups[why].lines:
@@ -89,9 +89,9 @@ class _Body(msgspec.Struct):
 _bodies: Final = msgspec.json.Decoder(_Body)
 
 
-def _words(failure: Failure) -> str:
+def _words(failure: CallFailure) -> str:
     """What the server said; empty where that is no more than its status."""
-    if failure.code != REFUSED:
+    if failure.kind is not FailureKind.STATUS:
         return failure.message
     try:
         words = _bodies.decode(failure.body).error.message if len(failure.body) <= WORDS_BYTES_MAX else ""

@@ -62,18 +62,18 @@ class Share:
 class HeldLines:
     """Lines that wait for another try; needs a running event loop."""
 
-    def __init__(self, fleet: BackendPool, proof: Proof, due: Callable[[], None]) -> None:
+    def __init__(self, pool: BackendPool, proof: Proof, due: Callable[[], None]) -> None:
         """Be empty.
 
         Args:
-            fleet: The model's servers.
+            pool: The model's servers.
             proof: Asks them whether they answer.
             due: Called when the time of a line has come.
         """
         self._share = Share()
         self._others_busy = 0
         """Calls in flight for lines that have not failed."""
-        self._fleet = fleet
+        self._pool = pool
         self._proof = proof
         self._due = due
         self._loop = asyncio.get_running_loop()
@@ -119,35 +119,35 @@ class HeldLines:
 
     def _place(self, line: Line, now: float, *, probes: bool) -> Permit | None:
         """A place where another failure of a line says something, or else not where the last one was."""
-        if _is_blind(line) and (proven := self._fleet.proven(line.head.url, line.mark)):
-            return self._fleet.enter(now, among=proven, probes=probes)
-        return self._fleet.enter(now, avoid=line.avoid, probes=probes)
+        if _is_blind(line) and (proven := self._pool.that_answered(line.head.url, line.since)):
+            return self._pool.acquire(now, among=proven, probes=probes)
+        return self._pool.acquire(now, avoid=line.avoid, probes=probes)
 
-    def doubt(self) -> None:
+    def ask_doubtful(self) -> None:
         """No server takes calls: where that may be for bad lines, find out."""
-        self._proof.doubt(self._endpoint)
+        self._proof.ask_doubtful(self._endpoint)
 
     def begin(self, line: Line, *, others_wait: bool) -> None:
         """The call of any line of the model begins."""
-        line.begun = self._loop.time()
+        line.began_at = self._loop.time()
         if not line.attempts:
-            line.mark = line.begun
+            line.since = line.began_at
         line.attempts += 1
-        if (past := line.past) is None or past.is_clear:
+        if (history := line.history) is None or history.is_clear:
             self._others_busy += 1
         else:
             self._share.busy += 1
-            past.pays = others_wait
+            history.is_charged = others_wait
 
     def end(self, line: Line) -> None:
         """The call has ended, and what came of it is not noted yet."""
-        seconds = line.seconds = self._loop.time() - line.begun
-        if (past := line.past) is None or past.is_clear:
+        seconds = line.seconds = self._loop.time() - line.began_at
+        if (history := line.history) is None or history.is_clear:
             self._others_busy -= 1
             self._share.earn(seconds)
             return
         self._share.busy -= 1
-        if past.pays:
+        if history.is_charged:
             self._share.pay(seconds)
 
     def drop(self, batch_id: str) -> list[Line]:
@@ -164,14 +164,14 @@ class HeldLines:
             self._timer.cancel()
 
     def _may_go(self, line: Line, seats: int, *, others_wait: bool) -> bool:
-        if line.past is None or line.past.is_clear:
+        if line.history is None or line.history.is_clear:
             return True
         if others_wait:
             if not self._share.allows(line.seconds, seats):
                 return False
         elif _is_suspected(line) and self._share.busy >= max(1, seats // IDLE_SEATS_PART):
             return False
-        if not _is_blind(line) or self._fleet.proven(line.head.url, line.mark):
+        if not _is_blind(line) or self._pool.that_answered(line.head.url, line.since):
             return True
         may_be_told = others_wait or self._others_busy > 0
         self._proof.ask(line, patience_seconds=PATIENCE_SECONDS if may_be_told else 0.0)
@@ -205,14 +205,14 @@ class HeldLines:
 
 def _is_blind(line: Line) -> bool:
     """Whether another failure says nothing unless other lines are answered."""
-    return line.past is not None and line.past.failures >= BLIND_FAILURES
+    return line.history is not None and line.history.failures >= BLIND_FAILURES
 
 
 def _rank(line: Line) -> int:
-    if line.past is None or line.past.is_clear:
+    if line.history is None or line.history.is_clear:
         return 0
     return 1 + _is_suspected(line)
 
 
 def _is_suspected(line: Line) -> bool:
-    return line.past is not None and (line.past.tries > 0 or line.past.failures >= BLIND_FAILURES)
+    return line.history is not None and (line.history.counted > 0 or line.history.failures >= BLIND_FAILURES)

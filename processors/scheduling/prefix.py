@@ -40,9 +40,9 @@ def key(text: bytes, url: str, size: int) -> int | None:
     return None if len(text) - begin < size else zlib.crc32(text[begin : begin + size])
 
 
-def prefixes(model: Model, fleet: BackendPool) -> Prefixes[Line] | None:
+def prefixes(model: Model, pool: BackendPool) -> Prefixes[Line] | None:
     """How lines begin, where they are to go by that; None where they go as they stand."""
     if (size := model.prefix_bytes) is None:
         return None
-    called = [backend for backend in fleet.backends if not backend.drain]
-    return Prefixes(lambda line: key(line.text, line.head.url, size), called or fleet.backends)
+    called = [backend for backend in pool.backends if not backend.drain]
+    return Prefixes(lambda line: key(line.text, line.head.url, size), called or pool.backends)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from tidemill.processors.backends.pool import Backend, BackendPool
-from tidemill.processors.failures import Broken
+from tidemill.processors.failures import FailureKind
 from tidemill.processors.lines import Pending
 from tidemill.processors.scheduling.failure_account import FailureAccount
 from tidemill.processors.scheduling.failure_account import Waiting as Held
@@ -33,9 +33,9 @@ HOLD_TIMES: Final = 3
 SOURCE_BYTES: Final = 4
 
 _REASONS: Final = {
-    Broken.UNREACHABLE.value: Reason.SERVER_UNREACHABLE,
-    Broken.TIMEOUT.value: Reason.SERVER_SILENT,
-    "store_unavailable": Reason.STORE,
+    FailureKind.CONNECT: Reason.SERVER_UNREACHABLE,
+    FailureKind.TIMEOUT: Reason.SERVER_SILENT,
+    FailureKind.STORE: Reason.STORE,
 }
 _WORDS: Final = {
     Reason.SERVER_UNREACHABLE: "{} cannot be reached",
@@ -210,8 +210,8 @@ def _cause(backend: Backend, failed: Held | None, now: float) -> _Cause | None:
     rules = (
         (Reason.DRAINED, backend.drain),
         (Reason.SERVER_FAILS, backend.breaker.failures),
-        (Reason.SCHEDULE, backend.ceiling is not None and backend.ceiling() == 0),
-        (Reason.HEADROOM, backend.spare is not None and backend.spare.left(now) == 0),
+        (Reason.SCHEDULE, backend.scheduled_limit is not None and backend.scheduled_limit() == 0),
+        (Reason.HEADROOM, backend.headroom is not None and backend.headroom.left(now) == 0),
         (Reason.TOKENS_PER_MINUTE, not all(bucket.allows(now) for bucket in backend.buckets)),
     )
     reason = next((reason for reason, holds in rules if holds), None)

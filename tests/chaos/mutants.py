@@ -167,8 +167,8 @@ MUTATIONS = (
         file="processors/outcomes/sending.py",
         old="        await self._outbox.send(\n",
         new=(
-            "        self._arrived(parcel.receipts)\n"
-            "        parcel.receipts = []\n"
+            "        self._on_arrival(results.receipts)\n"
+            "        results.receipts = []\n"
             "        await self._outbox.send(\n"
         ),
     ),

@@ -20,9 +20,9 @@ from tidemill.api.uploads.multipart import Form, MultipartError, PartData
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.streams import record
 from tidemill.processors.calls import request_codec
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.connection import Connection
-from tidemill.processors.memory_budget import Replies
+from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import LINE_BYTES_MAX, Splitter
 from tidemill.schemas.log import codec, dead_letters, intake, part, producer_token
@@ -203,7 +203,7 @@ def wire(data: bytes) -> None:
 
 
 async def _wired(first: bytes, rest: bytes) -> None:
-    connection = Connection(Replies())
+    connection = Connection(LargeReplies())
     connection.connection_made(_Transport())
     asked = asyncio.ensure_future(connection.call(b"", 60.0, 4096))
     await asyncio.sleep(0)
@@ -212,7 +212,7 @@ async def _wired(first: bytes, rest: bytes) -> None:
             connection.data_received(chunk)
     connection.connection_lost(None)
     outcome = await asked
-    assert isinstance(outcome, Broken) or len(outcome.body) <= 4096
+    assert isinstance(outcome, FailureKind) or len(outcome.body) <= 4096
 
 
 def token(data: bytes) -> None:

@@ -20,9 +20,9 @@ from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
-from tidemill.processors.memory_budget import Lines
+from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import LINES_MAX, PartitionWindow, Window
 from tidemill.processors.scheduling.prefix_groups import Prefixes
@@ -39,7 +39,7 @@ LOG_SECONDS = 0.005
 
 Place = tuple[str, int]
 """A line: its batch and number."""
-Outcome = Answer | Broken
+Outcome = Answer | FailureKind
 
 
 def refusal(status: int) -> Answer:
@@ -77,7 +77,7 @@ class Server:
         self.in_flight += 1
         try:
             outcome = self.rule(place, asyncio.get_running_loop().time())
-            if outcome is Broken.TIMEOUT:
+            if outcome is FailureKind.TIMEOUT:
                 await asyncio.sleep(seconds)
                 return outcome
             await asyncio.sleep(self.bad_seconds if outcome else self.seconds * chance.uniform(0.5, 1.5))
@@ -154,12 +154,12 @@ class World:
         ended = ClosedBatches()
         store: Any = None
         self.stage = Dispatcher(
-            fleet=fleet,
+            pool=fleet,
             caller=Caller(
-                fleet=fleet, menu=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
-                lines=Lines(), clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
+                pool=fleet, endpoint_probe=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
+                large_lines=LargeLines(), clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
             ),
-            outbox=self, store=store, ended=ended, clock=self.loop.now, chance=self.chance.random,
+            outbox=self, store=store, closed=ended, clock=self.loop.now, chance=self.chance.random,
             in_flight_max=max_in_flight, policy=policy,
             prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,
         )  # fmt: skip
@@ -205,7 +205,7 @@ class World:
         await asyncio.sleep(2 * LOG_SECONDS)
         self._start()
         for batch_id, index in self.ends:
-            self.stage.ledger.mark(batch_id, index)
+            self.stage.completed.mark(batch_id, index)
         self._waiting = deque(range(len(self._published)))
         self._feed()
 

@@ -21,7 +21,7 @@ from tidemill.processors.backends import pool_factory
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
-from tidemill.processors.memory_budget import Lines
+from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment
 from tidemill.processors.partitions.assignment import Record as Held
@@ -162,23 +162,23 @@ class ProcessorsProcess(Base):
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
         model = settings.models[MODEL]
-        fleet = pool_factory.fleet(model, self.process.now)
+        fleet = pool_factory.backend_pool(model, self.process.now)
         self._ended = ClosedBatches()
         caller = Caller(
-            fleet=fleet,
-            menu=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
+            pool=fleet,
+            endpoint_probe=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
-            lines=Lines(),
+            large_lines=LargeLines(),
             clock=self.process.now,
             seconds_max=model.timeout_seconds,
         )
         self.stage = ProcessorsStage(
-            fleet=fleet,
+            pool=fleet,
             caller=caller,
             outbox=SealedOutbox(self, self.vault),
             store=self.store,
-            ended=self._ended,
+            closed=self._ended,
             clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
@@ -250,7 +250,7 @@ class ProcessorsProcess(Base):
                     continue
                 for mark in marks:
                     if batch_id not in self._ended:
-                        self.stage.ledger.mark(batch_id, mark.index)
+                        self.stage.completed.mark(batch_id, mark.index)
 
     async def _follow(self) -> None:
         """The batches, a while after they are published."""

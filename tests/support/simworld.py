@@ -29,7 +29,7 @@ from support.simstages import (
 from support.simtime import Process, SimulatedLoop
 
 from tidemill.configuration.settings import Settings
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.results.state.limits import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
@@ -70,7 +70,7 @@ ZOMBIE_SECONDS_MAX = 40.0
 REFUSED_SECONDS_MAX = 40.0
 CALL_SECONDS_MAX = 2.0
 WELL_SHARE = 0.9
-BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), Broken.CONNECTION)
+BROKEN = (Answer(500, b"{}"), Answer(503, b"{}"), Answer(429, b"{}"), Answer(200, b"{"), FailureKind.READ)
 
 
 class SimulatedWay:
@@ -361,7 +361,9 @@ class _Upstream:
         self._world = world
         self._process = process
 
-    async def post(self, url: str, headers, body: bytes, seconds: float, request_id: str = "") -> Answer | Broken:
+    async def post(
+        self, url: str, headers, body: bytes, seconds: float, request_id: str = ""
+    ) -> Answer | FailureKind:
         del url, headers, request_id
         self._process.check()
         chance = self._world.chance
@@ -381,7 +383,7 @@ class _Upstream:
         usage = {"prompt_tokens": int(index) + 1, "completion_tokens": 1, "total_tokens": int(index) + 2}
         return Answer(200, orjson.dumps({"choices": [f"{batch_id} {index}"], "usage": usage}))
 
-    async def _proven(self, seconds: float) -> Answer | Broken:
+    async def _proven(self, seconds: float) -> Answer | FailureKind:
         """A call without a line only asks whether anybody is answered."""
         chance = self._world.chance
         await asyncio.sleep(min(chance.random() * CALL_SECONDS_MAX, seconds))

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from tidemill.processors.backends.pool import Backend, BackendPool, Failed, Permit
-from tidemill.processors.failures import Kind
+from tidemill.processors.backends.pool import Backend, BackendPool, Permit
+from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.limits.server_metrics import ServerMetrics
 
 REFUSAL_SECONDS = 0.001
@@ -70,9 +70,9 @@ class Server:
         sample = Sample()
         until = self.now + seconds
         while True:
-            while (call := self._fleet.enter(self.now)) is not None:
+            while (call := self._fleet.acquire(self.now)) is not None:
                 sample.sent += 1
-                self._send(BackendPool.load(call, self._line_bytes))
+                self._send(BackendPool.charge(call, self._line_bytes))
             sample.limits.append(sum(backend.allowed(self.now) for backend in self._fleet.backends))
             times = [self._ends[0][0]] if self._ends else []
             if (at := self._fleet.opens_at(self.now)) is not None:
@@ -119,8 +119,23 @@ class Server:
             self._fleet.answered(call, self.now, tokens)
             return
         sample.refused += 1
-        line = ("batch", number)
-        self._fleet.failed(call, Failed(Kind.SUSPECT, line, is_full=True, asked=self._retry_after), self.now)
+        failure = failed(line=("batch", number), at=self.now, is_full=True, retry_after=self._retry_after)
+        self._fleet.failed(call, failure)
+
+
+def failed(fault: Fault = Fault.SERVER_OR_LINE, *, is_full: bool = False, **fields: object) -> CallFailure:
+    """A call that failed in the plainest way that may be of this fault; `is_full` makes it a 429."""
+    kind, status = {
+        Fault.SERVER: (FailureKind.CONNECT, None),
+        Fault.ACCESS_OR_LINE: (FailureKind.STATUS, 401),
+        Fault.SERVER_OR_LINE: (FailureKind.READ, None),
+        Fault.LINE: (FailureKind.STATUS, 400),
+    }[fault]
+    if is_full:
+        kind, status = FailureKind.STATUS, 429
+    failure = CallFailure(kind, "", status, **fields)  # type: ignore[arg-type]
+    assert is_full or failure.fault is fault
+    return failure
 
 
 def lone(limit: object, **more: object) -> BackendPool:
@@ -173,13 +188,13 @@ class Engine:
         for _ in range(int(seconds)):
             self._second(self.now + 1)
             if is_asked:
-                self.backend.heed(self.gauges, self.backend.in_flight, self.now)
+                self.backend.apply_metrics(self.gauges, self.backend.in_flight, self.now)
             levels.append(self.backend.in_flight)
         return levels
 
     def _second(self, until: float) -> None:
         while True:
-            while (call := self._fleet.enter(self.now)) is not None:
+            while (call := self._fleet.acquire(self.now)) is not None:
                 self._number += 1
                 seconds = self._seconds * self._rng.uniform(0.5, 1.5) * max(1.0, self.requests / self._capacity)
                 heappush(self._ends, (self.now + seconds, self._number, call))

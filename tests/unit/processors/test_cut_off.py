@@ -8,7 +8,7 @@ from tidemill.kafka.freeze_guard import LEASE_SECONDS, Brake, Membership
 from tidemill.processors.app import ModelApp
 
 
-class Stage:
+class Dispatcher:
     """As the model's, as far as it matters."""
 
     def __init__(self):
@@ -37,23 +37,23 @@ def model(times):
     model = ModelApp.__new__(ModelApp)
     model.app = SimpleNamespace(membership=Membership(clock=lambda: times[-1]), rebalancing=True)
     model.app.membership.renewed(100.0)
-    model.stage = Stage()
-    model._seats = SimpleNamespace(lanes=(), leave=lambda: None)
-    model.aside = SimpleNamespace(clear=lambda: None)
-    model._brake = Brake(model.app.membership, model.stage)
+    model.dispatcher = Dispatcher()
+    model._assignment = SimpleNamespace(lanes=(), leave=lambda: None)
+    model.held_records = SimpleNamespace(clear=lambda: None)
+    model._brake = Brake(model.app.membership, model.dispatcher)
     return model
 
 
 async def test_no_call_is_begun_without_the_coordinator(model, times):
     """And calls begin again once it answers."""
     await model._hold()
-    assert model.stage.calls
+    assert model.dispatcher.calls
     times.append(100.0 + LEASE_SECONDS)
     await model._hold()
-    assert not model.stage.calls
+    assert not model.dispatcher.calls
     model.app.membership.renewed(times[-1])
     await model._hold()
-    assert model.stage.calls
+    assert model.dispatcher.calls
 
 
 async def test_a_rebalance_begins_none(model, times):
@@ -63,4 +63,4 @@ async def test_a_rebalance_begins_none(model, times):
     await model._leave(set())
     model.app.membership.left()
     await model._hold()
-    assert not model.stage.calls
+    assert not model.dispatcher.calls

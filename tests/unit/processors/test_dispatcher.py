@@ -22,9 +22,9 @@ from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
-from tidemill.processors.memory_budget import Lines
+from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
@@ -40,10 +40,10 @@ QUICK = Policy(
     spread_seconds_min=0.0,
     proof_seconds_min=0.001,
 )
-PAUSES = Pauses(base=0.0001, longest=0.001, refusal=0.0001, probe=1.0)
+PAUSES = Pauses(base=0.0001, longest=0.001, access=0.0001, probe=1.0)
 FAULTS = (
-    Broken.CONNECTION,
-    Broken.UNREACHABLE,
+    FailureKind.READ,
+    FailureKind.CONNECT,
     Answer(500, b"{}"),
     Answer(503, b""),
     Answer(200, b"{"),
@@ -69,7 +69,7 @@ class Inference:
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str = ""
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         del url, headers, seconds
         # What only asks whether the server answers has no line.
         if is_line := b'"b":' in body:
@@ -158,7 +158,7 @@ class World:
         rng = random.Random(seed)
         self.inference = Inference(rng, faults)
         self.log = Log(rng)
-        self.ended = ClosedBatches()
+        self.closed = ClosedBatches()
         store = DirectoryStore(folder)
         fleet = BackendPool(
             [
@@ -167,14 +167,14 @@ class World:
             ]
         )
         self.stage = Dispatcher(
-            fleet=fleet,
+            pool=fleet,
             caller=Caller(
-                fleet=fleet, menu=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
-                store=store, lines=Lines(), clock=self.now, seconds_max=5,
+                pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
+                store=store, large_lines=LargeLines(), clock=self.now, seconds_max=5,
             ),
             outbox=self.log,
             store=store,
-            ended=self.ended,
+            closed=self.closed,
             clock=self.now,
             chance=rng.random,
             in_flight_max=limit,
@@ -216,7 +216,7 @@ class World:
             id=batch_id, endpoint="/v1/embeddings", input_file_id="f", completion_window="24h",
             status=Status.CANCELLING, created_at=0, expires_at=1,
         )  # fmt: skip
-        self.ended.apply(BatchRecord(project="p", batch=batch))
+        self.closed.apply(BatchRecord(project="p", batch=batch))
 
     async def finish(self) -> None:
         """All records are acknowledged, and nothing is left."""
@@ -264,13 +264,13 @@ async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
     """Half of them with half of the partitions, and all of them again when it has all; one in any case."""
     world = World(tmp_path, limit=8)
     world.inference.gate.clear()
-    world.stage.take_part(0.5)
+    world.stage.set_part(0.5)
     world.publish(ids.new_batch_id(), 0, 100)
     await until(lambda: world.inference.in_flight == 4, "its part of the calls")
     assert world.stage.busy == world.stage.seats == 4
-    world.stage.take_part(1.0)
+    world.stage.set_part(1.0)
     await until(lambda: world.inference.in_flight == 8, "all calls")
-    world.stage.take_part(0.01)
+    world.stage.set_part(0.01)
     assert world.stage.seats == 1
     world.inference.gate.set()
     await world.finish()

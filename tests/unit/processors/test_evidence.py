@@ -12,7 +12,7 @@ from support.bad_lines import FULL, TIMEOUT_SECONDS, Outcome, Place, Server, Wor
 from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.calls import proof
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.scheduling.failure_account import Waiting
 
 SEEDS = range(int(os.environ.get("SEEDS", "3")))
@@ -23,24 +23,24 @@ AT_ONCE = [refusal(status) for status in (400, 413, 422)]
 REFUSALS = [refusal(status) for status in (401, 402, 403, 404, 410)]
 SUSPECTS: list[Outcome] = [
     *(refusal(status) for status in (408, 409, 424, 429, 500, 502, 503, 504)),
-    Broken.TIMEOUT,
-    Broken.CONNECTION,
+    FailureKind.TIMEOUT,
+    FailureKind.READ,
     Answer(200, b""),
     Answer(200, b"<html>"),
 ]
-WORDS = {Broken.TIMEOUT: b"backend_timeout", Broken.CONNECTION: b"backend_connection_lost"}
+WORDS = {FailureKind.TIMEOUT: b"backend_timeout", FailureKind.READ: b"backend_connection_lost"}
 
 
 def name(outcome: Outcome) -> str:
     """Of a case."""
-    if isinstance(outcome, Broken):
+    if isinstance(outcome, FailureKind):
         return outcome.name
     return str(outcome.status) if outcome.status >= 400 else repr(outcome.body)
 
 
 def words(outcome: Outcome) -> bytes:
     """What an error line has of it."""
-    if isinstance(outcome, Broken):
+    if isinstance(outcome, FailureKind):
         return WORDS[outcome]
     return b'"status_code":%d' % outcome.status if outcome.status >= 400 else b"backend_reply_invalid"
 
@@ -91,15 +91,15 @@ def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outco
             assert ended <= seconds + SLACK_SECONDS
             assert 2 <= tries <= 3
         else:
-            assert 60 <= ended <= (20 * 20 * TIMEOUT_SECONDS / 8 if outcome is Broken.TIMEOUT else 130)
+            assert 60 <= ended <= (20 * 20 * TIMEOUT_SECONDS / 8 if outcome is FailureKind.TIMEOUT else 130)
             assert 10 <= tries <= 12
-        assert world.stage._account.waiting() == []
+        assert world.stage._failures.waiting() == []
         await world.stage.close()
 
     run(main)
 
 
-@pytest.mark.parametrize("outcome", [*REFUSALS, *SUSPECTS, Broken.UNREACHABLE], ids=name)
+@pytest.mark.parametrize("outcome", [*REFUSALS, *SUSPECTS, FailureKind.CONNECT], ids=name)
 def test_no_line_fails_while_its_server_answers_nobody(outcome: Outcome) -> None:
     """From the first line on, amid a batch or at its very end: all are answered once the server is well again."""
 
@@ -220,7 +220,7 @@ def test_retries_take_a_small_share_of_the_seats_while_others_wait() -> None:
     bad = lines("b", range(3))
 
     async def main(loop: SimulatedLoop) -> None:
-        server = Server(lambda place, _: Broken.TIMEOUT if place in bad else None, seats=1, seconds=1.0)
+        server = Server(lambda place, _: FailureKind.TIMEOUT if place in bad else None, seats=1, seconds=1.0)
         world = World(loop, [server], max_in_flight=1)
         world.publish("b", 2000)
         await world.run(1000)
@@ -250,7 +250,7 @@ def test_what_waits_says_why() -> None:
     """By batch and reason: from when on, how many lines, and what was said."""
     rules: dict[str, Callable[[int], Outcome | None]] = {
         "a": lambda number: refusal(500) if number < 3 else None,
-        "b": lambda number: Broken.CONNECTION if number == 0 else None,
+        "b": lambda number: FailureKind.READ if number == 0 else None,
     }
 
     async def main(loop: SimulatedLoop) -> None:
@@ -262,7 +262,7 @@ def test_what_waits_says_why() -> None:
         for batch in rules:
             world.publish(batch, 20)
         await world.run(10)
-        waiting = sorted(world.stage._account.waiting())
+        waiting = sorted(world.stage._failures.waiting())
         message = "this is 500"
         lost = "The connection to the backend broke off before there was an answer."
         assert [row._replace(since=0) for row in waiting] == [
@@ -272,9 +272,9 @@ def test_what_waits_says_why() -> None:
         assert all(since <= row.since < since + 5 for row in waiting)
         rules["b"] = lambda _: None
         await world.run(30)
-        assert [row.batch_id for row in world.stage._account.waiting()] == ["a"]
+        assert [row.batch_id for row in world.stage._failures.waiting()] == ["a"]
         world.stage.drop("a")
-        assert world.stage._account.waiting() == []
+        assert world.stage._failures.waiting() == []
         await world.stage.close()
 
     run(main)
@@ -297,7 +297,7 @@ def test_no_server_is_asked_whether_it_answers_while_lines_tell() -> None:
         assert len(world.ends) == 1200, "they end while others are answered"
         bad.update(lines("c", range(3)))
         world.publish("c", 3)
-        await world.run(proof.USELESS_SECONDS)
+        await world.run(proof.REFUSED_SECONDS)
         assert 1 <= server.calls[proof.NO_LINE] <= 5
         await world.stage.close()
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, Lines, Replies, Share
+from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, LargeLines, LargeReplies, Share
 
 
 def run(work):
@@ -18,7 +18,7 @@ def run(work):
 class Reply:
     """A server that sends a reply in steps, as long as it is read from."""
 
-    def __init__(self, replies: Replies, size: int, step: int, seconds: float) -> None:
+    def __init__(self, replies: LargeReplies, size: int, step: int, seconds: float) -> None:
         self.size, self.step, self.seconds = size, step, seconds
         self.share: Share = replies.share(self._resume, self._stop)
         self.end = asyncio.get_running_loop().create_future()
@@ -61,7 +61,7 @@ def test_all_replies_become_whole_within_the_budget(seed):
     chance = random.Random(seed)
 
     async def work():
-        replies, most = Replies(100), 0
+        replies, most = LargeReplies(100), 0
 
         async def watch():
             nonlocal most
@@ -86,10 +86,10 @@ def test_one_that_trickles_while_others_wait_is_given_up():
     """It would hold them up for as long as a call may take; alone it may take its time."""
 
     async def work():
-        replies = Replies(100)
+        replies = LargeReplies(100)
         rate = BYTES_A_SECOND_MIN * LOOK_SECONDS
         slow = Reply(replies, 200, 1, LOOK_SECONDS / 2)
-        alone = await asyncio.wait_for(Reply(Replies(100), 5, 1, 3 * LOOK_SECONDS).run(0), 1_000)
+        alone = await asyncio.wait_for(Reply(LargeReplies(100), 5, 1, 3 * LOOK_SECONDS).run(0), 1_000)
         others = [Reply(replies, 150, 50, 0.1) for _ in range(3)]
         assert rate > 200
         ends = await asyncio.gather(slow.run(0), *(reply.run(0) for reply in others))
@@ -102,7 +102,7 @@ def test_whole_replies_are_waited_for():
     """Where results are not taken off, nothing more is read: the oldest may go on only if that makes room."""
 
     async def work():
-        replies = Replies(100)
+        replies = LargeReplies(100)
         whole = replies.share(lambda: None, lambda: None)
         assert whole.grow(100)
         whole.finish()
@@ -123,7 +123,7 @@ def test_lines_have_their_room_in_order(seed):
     chance = random.Random(seed)
 
     async def work():
-        lines, used, done = Lines(100), 0, 0
+        lines, used, done = LargeLines(100), 0, 0
 
         async def call(size):
             nonlocal used, done

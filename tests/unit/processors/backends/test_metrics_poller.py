@@ -5,7 +5,7 @@ from support.backend import Backend as Server
 
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.metrics_poller import POLL_SECONDS, RARE_SECONDS_MAX, SPARE_RARE_SECONDS_MAX
+from tidemill.processors.backends.metrics_poller import HEADROOM_SECONDS_MAX, POLL_SECONDS, SILENT_SECONDS_MAX
 from tidemill.processors.http.client import HttpUpstream
 
 
@@ -31,16 +31,16 @@ class World:
         model = Model.model_validate({"backends": [named], "max_in_flight": 64})
         self.now = 1000.0
         self.told = 0
-        fleet = pool_factory.fleet(model, lambda: self.now)
+        fleet = pool_factory.backend_pool(model, lambda: self.now)
         self.backend = fleet.backends[0]
-        self.lookouts = pool_factory.lookouts(
-            model, fleet, getter=upstream, steady=lambda: self.now, told=self._told
+        self.pollers = pool_factory.metrics_pollers(
+            model, fleet, getter=upstream, steady=lambda: self.now, on_reading=self._told
         )
 
-    async def look(self) -> float:
-        """Look once; gives the pause after it."""
-        await self.lookouts[0].look()
-        return self.lookouts[0].pause_seconds
+    async def poll(self) -> float:
+        """Poll once; gives the pause after it."""
+        await self.pollers[0].poll()
+        return self.pollers[0].pause_seconds
 
     def _told(self) -> None:
         self.told += 1
@@ -52,12 +52,12 @@ async def test_what_others_leave_is_read(server: Server, upstream: HttpUpstream,
     server.capacity, server.others = 64, 60
     world = World(upstream, url=server.url, api_key_env="KEY", spare={"requests_max": 64, "calls_min": 0})
     assert world.backend.allowed(world.now) == 0
-    assert await world.look() == POLL_SECONDS
+    assert await world.poll() == POLL_SECONDS
     assert world.backend.allowed(world.now) == 4
     assert world.told == 1
     assert server.looks == {"Bearer sk-1": 1}
     server.others = 64
-    await world.look()
+    await world.poll()
     assert world.backend.allowed(world.now) == 0
 
 
@@ -66,12 +66,12 @@ async def test_what_waits_holds_the_limit(server: Server, upstream: HttpUpstream
     server.capacity, server.others = 1, 2
     world = World(upstream, url=server.url)
     limit = world.backend.limit
-    await world.look()
+    await world.poll()
     limit.tick(64, world.now)
     assert limit.ripe_at is None
     server.capacity = None
     world.now += 60
-    await world.look()
+    await world.poll()
     limit.tick(64, world.now)
     assert limit.ripe_at is not None
 
@@ -79,13 +79,13 @@ async def test_what_waits_holds_the_limit(server: Server, upstream: HttpUpstream
 async def test_a_backend_without_metrics_is_asked_rarely(server: Server, upstream: HttpUpstream) -> None:
     """Ever more rarely, and as often as any once it has some; where hardly a call goes out without, more often."""
     world = World(upstream, url=server.url)
-    pauses = [await world.look() for _ in range(8)]
+    pauses = [await world.poll() for _ in range(8)]
     assert pauses == sorted(pauses)
-    assert pauses[-1] == RARE_SECONDS_MAX
+    assert pauses[-1] == SILENT_SECONDS_MAX
     server.capacity = 8
-    assert await world.look() == POLL_SECONDS
+    assert await world.poll() == POLL_SECONDS
     spare = World(upstream, url="http://127.0.0.1:1/v1", spare={})
-    assert [await spare.look() for _ in range(8)][-1] == SPARE_RARE_SECONDS_MAX
+    assert [await spare.poll() for _ in range(8)][-1] == HEADROOM_SECONDS_MAX
     assert spare.backend.allowed(spare.now) == 1
 
 
@@ -95,15 +95,15 @@ async def test_a_key_goes_nowhere_else(server: Server, upstream: HttpUpstream, m
     server.capacity = 8
     metrics = server.url.replace("/v1", "/metrics")
     other = World(upstream, url="http://127.0.0.1:1/v1", metrics=metrics, api_key_env="KEY")
-    assert await other.look() == POLL_SECONDS
+    assert await other.poll() == POLL_SECONDS
     same = World(upstream, url=server.url, metrics=metrics, api_key_env="KEY")
-    assert await same.look() == POLL_SECONDS
+    assert await same.poll() == POLL_SECONDS
     assert server.looks == {"": 1, "Bearer sk-1": 1}
 
 
 async def test_who_is_not_looked_at(upstream: HttpUpstream) -> None:
     """One that is switched off, and one that gets no calls; what others leave cannot be known then."""
-    assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).lookouts
-    assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).lookouts
+    assert not World(upstream, url="http://127.0.0.1:1/v1", metrics=False).pollers
+    assert not World(upstream, url="http://127.0.0.1:1/v1", drain=True).pollers
     with pytest.raises(ValueError, match="switched off"):
         World(upstream, url="http://127.0.0.1:1/v1", metrics=False, spare={})

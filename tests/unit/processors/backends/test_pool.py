@@ -4,19 +4,23 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.virtual import failed
 
-from tidemill.processors.backends.pool import REFUSING_MAX, Backend, BackendPool, Failed
-from tidemill.processors.failures import Kind
+from tidemill.processors.backends.pool import REFUSED_PART_MAX, Backend, BackendPool
+from tidemill.processors.failures import Fault, History
 from tidemill.processors.limits.concurrency_limit import START_CALLS, ConcurrencyLimit
 
-kinds = st.sampled_from([Kind.OUTAGE, Kind.REFUSAL, Kind.SUSPECT])
+faults = st.sampled_from([Fault.SERVER, Fault.ACCESS_OR_LINE, Fault.SERVER_OR_LINE])
 
 
-def fail(fleet: BackendPool, kind: Kind, now: float, number: int = 0, **more: bool) -> str:
+def fail(
+    fleet: BackendPool, fault: Fault, now: float, number: int = 0, *, is_suspected=False, **more: bool
+) -> str:
     """Make a call that fails; returns whom it went to."""
-    call = fleet.enter(now)
+    call = fleet.acquire(now)
     assert call is not None
-    fleet.failed(call, Failed(kind, ("batch", number), **more), now)  # type: ignore[arg-type]
+    history = History(now, failures=2, counted=1) if is_suspected else None
+    fleet.failed(call, failed(fault, line=("batch", number), at=now, **more), history)
     return call.backend.base
 
 
@@ -26,23 +30,23 @@ def test_the_least_loaded_is_taken(loads: list[int]) -> None:
     fleet = BackendPool(
         [Backend(str(number), ConcurrencyLimit(64), in_flight=load) for number, load in enumerate(loads)]
     )
-    call = fleet.enter(0.0)
+    call = fleet.acquire(0.0)
     assert call is not None
     assert call.backend.in_flight == min(loads) + 1
 
 
-@given(kinds, st.integers(10, 200))
-def test_a_broken_backend_swallows_few_calls(kind: Kind, calls: int) -> None:
+@given(faults, st.integers(10, 200))
+def test_a_broken_backend_swallows_few_calls(fault: Fault, calls: int) -> None:
     """One that fails at once has nothing in flight; the other gets the calls all the same."""
     fleet = BackendPool([Backend("broken", ConcurrencyLimit(64)), Backend("well", ConcurrencyLimit(64))])
     asked: Counter[str] = Counter()
     for number in range(calls):
         now = number / 1000
-        call = fleet.enter(now)
+        call = fleet.acquire(now)
         assert call is not None
         asked[call.backend.base] += 1
         if call.backend.base == "broken":
-            fleet.failed(call, Failed(kind, ("batch", number)), now)
+            fleet.failed(call, failed(fault, line=("batch", number), at=now))
         else:
             fleet.answered(call, now)
     assert asked["broken"] <= 4
@@ -51,12 +55,12 @@ def test_a_broken_backend_swallows_few_calls(kind: Kind, calls: int) -> None:
 def test_when_all_are_down_nobody_is_called() -> None:
     """And it is known when to look again: at the end of the first pause."""
     fleet = BackendPool([Backend("a", ConcurrencyLimit(64)), Backend("b", ConcurrencyLimit(64))])
-    assert {fail(fleet, Kind.OUTAGE, 0.0), fail(fleet, Kind.OUTAGE, 0.1)} == {"a", "b"}
-    assert fleet.enter(0.2) is None
+    assert {fail(fleet, Fault.SERVER, 0.0), fail(fleet, Fault.SERVER, 0.1)} == {"a", "b"}
+    assert fleet.acquire(0.2) is None
     at = fleet.opens_at(0.2)
     assert at == min(backend.breaker.until for backend in fleet.backends)
-    assert fleet.enter(at) is not None
-    assert fleet.enter(at) is None
+    assert fleet.acquire(at) is not None
+    assert fleet.acquire(at) is None
 
 
 def test_one_that_is_drained_gets_nothing() -> None:
@@ -64,22 +68,22 @@ def test_one_that_is_drained_gets_nothing() -> None:
     fleet = BackendPool(
         [Backend("a", ConcurrencyLimit(64), drain=True), Backend("b", ConcurrencyLimit(64), in_flight=5)]
     )
-    assert [fail(fleet, Kind.SUSPECT, 0.0) for _ in range(2)] == ["b", "b"]
-    assert BackendPool([Backend("a", ConcurrencyLimit(64), drain=True)]).enter(0.0) is None
+    assert [fail(fleet, Fault.SERVER_OR_LINE, 0.0) for _ in range(2)] == ["b", "b"]
+    assert BackendPool([Backend("a", ConcurrencyLimit(64), drain=True)]).acquire(0.0) is None
 
 
 def test_a_ceiling_of_the_hour_holds() -> None:
     """Nothing at noon."""
     ceilings = [2]
-    fleet = BackendPool([Backend("a", ConcurrencyLimit(64), ceiling=lambda: ceilings[-1])])
-    first, second = fleet.enter(0.0), fleet.enter(0.0)
+    fleet = BackendPool([Backend("a", ConcurrencyLimit(64), scheduled_limit=lambda: ceilings[-1])])
+    first, second = fleet.acquire(0.0), fleet.acquire(0.0)
     assert first
     assert second
-    assert fleet.enter(0.0) is None
-    fleet.leave(first)
-    fleet.leave(second)
+    assert fleet.acquire(0.0) is None
+    fleet.release(first)
+    fleet.release(second)
     ceilings.append(0)
-    assert fleet.enter(200.0) is None
+    assert fleet.acquire(200.0) is None
 
 
 def test_one_line_opens_nothing_and_cuts_nothing() -> None:
@@ -87,7 +91,7 @@ def test_one_line_opens_nothing_and_cuts_nothing() -> None:
     for more in ({}, {"is_full": True}):
         backend = Backend("a", ConcurrencyLimit(64))
         fleet = BackendPool([backend])
-        fail(fleet, Kind.SUSPECT, 0.0, **more)
+        fail(fleet, Fault.SERVER_OR_LINE, 0.0, **more)
         failures, sure = backend.breaker.failures, backend.limit.sure
         now = backend.breaker.until
         for _ in range(100):
@@ -95,7 +99,7 @@ def test_one_line_opens_nothing_and_cuts_nothing() -> None:
             if backend.breaker.failures:
                 # What is asked after a pause is a probe, whoever it is.
                 break
-            fail(fleet, Kind.SUSPECT, now, **more)
+            fail(fleet, Fault.SERVER_OR_LINE, now, **more)
         assert (backend.breaker.failures, backend.limit.sure) == (failures, sure)
 
 
@@ -105,9 +109,9 @@ def test_suspected_lines_open_nothing_and_cut_nothing() -> None:
     fleet = BackendPool([backend])
     sure = backend.limit.sure
     for number in range(100):
-        fail(fleet, Kind.SUSPECT, 0.0, number, is_suspected=True, is_full=bool(number % 2))
+        fail(fleet, Fault.SERVER_OR_LINE, 0.0, number, is_suspected=True, is_full=bool(number % 2))
     assert (backend.breaker.failures, backend.breaker.row, backend.limit.sure) == (0, 0, sure)
-    assert backend.refusing == 0
+    assert backend.refused_part == 0
 
 
 def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
@@ -118,12 +122,12 @@ def test_a_full_server_is_told_from_one_that_refuses_some() -> None:
         for number in range(400):
             now = max(number / 10, backend.breaker.until)
             if number % every:
-                call = fleet.enter(now)
+                call = fleet.acquire(now)
                 assert call is not None
                 fleet.answered(call, now)
             else:
-                fail(fleet, Kind.SUSPECT, now, number, is_full=True)
-        assert (backend.refusing > REFUSING_MAX) == is_full
+                fail(fleet, Fault.SERVER_OR_LINE, now, number, is_full=True)
+        assert (backend.refused_part > REFUSED_PART_MAX) == is_full
 
 
 def test_a_line_avoids_the_server_that_failed_it() -> None:
@@ -133,25 +137,25 @@ def test_a_line_avoids_the_server_that_failed_it() -> None:
         Backend("b", ConcurrencyLimit(START_CALLS), in_flight=START_CALLS),
     )
     fleet = BackendPool([first, second])
-    assert fleet.enter(0.0, avoid=first) is None
-    assert fleet.enter(0.0, avoid=second) is not None
-    second.breaker.failed(Kind.OUTAGE, 0.0, is_probe=False)
-    call = fleet.enter(0.0, avoid=first)
+    assert fleet.acquire(0.0, avoid=first) is None
+    assert fleet.acquire(0.0, avoid=second) is not None
+    second.breaker.failed(failed(Fault.SERVER), is_probe=False)
+    call = fleet.acquire(0.0, avoid=first)
     assert call is not None
     assert call.backend is first
     first.drain = True
-    assert fleet.enter(second.breaker.until, avoid=first, probes=False) is None
+    assert fleet.acquire(second.breaker.until, avoid=first, probes=False) is None
     second.in_flight = 0
-    assert fleet.enter(second.breaker.until, avoid=first) is not None
+    assert fleet.acquire(second.breaker.until, avoid=first) is not None
 
 
 def test_answers_are_known_by_endpoint() -> None:
     """One of embeddings says nothing of chat, and one that is an error of the line's says nothing at all."""
     fleet = BackendPool([Backend("a", ConcurrencyLimit(64))])
     for now, endpoint in ((1.0, "/v1/embeddings"), (2.0, None)):
-        call = fleet.enter(now)
+        call = fleet.acquire(now)
         assert call is not None
         fleet.answered(call, now + 10, endpoint=endpoint, begun=now)
-    assert fleet.proven("/v1/embeddings", 0.5) == fleet.backends
-    assert not fleet.proven("/v1/embeddings", 1.0)
-    assert not fleet.proven("/v1/chat/completions", 0.0)
+    assert fleet.that_answered("/v1/embeddings", 0.5) == fleet.backends
+    assert not fleet.that_answered("/v1/embeddings", 1.0)
+    assert not fleet.that_answered("/v1/chat/completions", 0.0)

@@ -55,8 +55,8 @@ def test_processes_share_a_rate(partitions: list[int]) -> None:
     worlds: list[Server] = []
     for count in partitions:
         fleet = BackendPool([limited(TokenBucket(PER_MINUTE))])
-        fleet.take_part(1 / 28, 1000.0)
-        fleet.take_part(count / sum(partitions), 1000.0)
+        fleet.set_part(1 / 28, 1000.0)
+        fleet.set_part(count / sum(partitions), 1000.0)
         worlds.append(server(fleet, lambda _: 300))
 
     def together(seconds: float) -> list[Sample]:
@@ -105,7 +105,7 @@ def test_what_is_in_it_is_bounded(steps: list[tuple[str, float]]) -> None:
             case "back" if taken:
                 bucket.give_back(taken.pop())
             case "part":
-                bucket.take_part(number, now)
+                bucket.set_part(number, now)
             case "wait":
                 now += 60 * number
         assert bucket.allows(bucket.ready_at(now) + 0.01)

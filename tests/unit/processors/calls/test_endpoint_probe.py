@@ -13,10 +13,10 @@ from tidemill.processors.backends import pool_factory
 from tidemill.processors.backends.breaker import ROW_NEW
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, EndpointProbe
-from tidemill.processors.failures import Kind
+from tidemill.processors.failures import Fault
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
-from tidemill.processors.memory_budget import Lines
+from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.storage.address import DirectoryStore
@@ -54,14 +54,14 @@ class World:
 
     def __init__(self, upstream, folder, *named):
         model = Model.model_validate({"backends": list(named)})
-        self.fleet = pool_factory.fleet(model, time.time)
+        self.fleet = pool_factory.backend_pool(model, time.time)
         self.menu = EndpointProbe("m", self.fleet, upstream)
         self._caller = Caller(
-            fleet=self.fleet,
-            menu=self.menu,
+            pool=self.fleet,
+            endpoint_probe=self.menu,
             upstream=upstream,
             store=DirectoryStore(folder),
-            lines=Lines(),
+            large_lines=LargeLines(),
             clock=time.time,
             seconds_max=5,
         )
@@ -72,7 +72,7 @@ class World:
         deadline = int(time.time()) + 60
         head = RequestHead(batch_id="batch_1", project="p", first=0, deadline=deadline, url=url)
         text = b'{"custom_id":"a","method":"POST","url":"%b","body":%b}' % (url.encode(), BODIES[url])
-        place = self.fleet.enter(asyncio.get_running_loop().time())
+        place = self.fleet.acquire(asyncio.get_running_loop().time())
         assert place is not None
         made = await self._caller.make(Line(head, index, text, Entry(self._lane, 0, 1, len(text))), place)
         return made.end
@@ -101,9 +101,9 @@ async def test_a_line_ends_whose_endpoint_is_not_there(world, server, monkeypatc
     monkeypatch.setenv("KEY", "sk-1")
     one = world({"url": server.url, "api_key_env": "KEY"})
     ends = await asyncio.gather(*(one.call(EMBEDDINGS, index) for index in range(8)))
-    assert {(end.kind, end.code, end.message, end.answer.status, end.body) for end in ends} == {
+    assert {(end.fault, end.kind, end.message, end.answer.status, end.body) for end in ends} == {
         (
-            Kind.FINAL,
+            Fault.LINE,
             "endpoint_not_served",
             "The model's backend does not serve /v1/embeddings.",
             404,
@@ -122,7 +122,7 @@ async def test_a_line_waits_whose_model_is_not_there(world, server):
     server.lists = ("tiny",)
     one = world({"url": server.url})
     end = await one.call(CHAT)
-    assert (end.kind, end.code, end.answer.body) == (Kind.REFUSAL, "backend_error", NO_MODEL)
+    assert (end.fault, end.kind, end.answer.body) == (Fault.ACCESS_OR_LINE, "backend_error", NO_MODEL)
     for index in range(1, ROW_NEW):
         await one.call(CHAT, index)
     assert one.fleet.backends[0].breaker.failures == 1
@@ -134,7 +134,7 @@ async def test_a_404_about_something_else_is_no_missing_endpoint(world, server):
     server.rule = lambda body, _: Behaviour(status=404, body=own) if body else Behaviour(status=400)
     one = world({"url": server.url})
     end = await one.call(CHAT)
-    assert (end.code, end.status, end.body) == ("backend_error", 404, own)
+    assert (end.kind, end.status, end.body) == ("backend_error", 404, own)
 
 
 async def test_what_is_listed_is_believed_for_a_moment(world, server, monkeypatch):
@@ -168,5 +168,5 @@ async def test_other_answers_are_what_they_were(world, server, status):
     server.lacks = frozenset()
     server.rule = lambda *_: Behaviour(status=status)
     one = world({"url": server.url})
-    assert (await one.call(EMBEDDINGS)).code == "backend_error"
+    assert (await one.call(EMBEDDINGS)).kind == "backend_error"
     assert not server.listings

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.processors.calls import event_stream, request_codec
-from tidemill.processors.calls.request_codec import Failure, Success
-from tidemill.processors.failures import Answer, Kind
+from tidemill.processors.calls.request_codec import Success
+from tidemill.processors.failures import Answer, CallFailure, Fault
 
 CHAT = "/v1/chat/completions"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
@@ -74,11 +74,11 @@ def test_numbers_are_kept_as_they_were_written(number: str) -> None:
 def test_what_no_try_would_mend_ends_at_the_first(body: bytes) -> None:
     """With a reason."""
     end = request_codec.judge(Answer(200, body), CHAT)
-    assert isinstance(end, Failure)
-    assert (end.kind, end.code) == (Kind.FINAL, "backend_reply_unsupported")
+    assert isinstance(end, CallFailure)
+    assert (end.fault, end.kind) == (Fault.LINE, "backend_reply_unsupported")
     compressed = request_codec.judge(Answer(200, b"", encoding="br"), CHAT)
-    assert isinstance(compressed, Failure)
-    assert (compressed.kind, compressed.code) == (Kind.FINAL, "backend_reply_unsupported")
+    assert isinstance(compressed, CallFailure)
+    assert (compressed.fault, compressed.kind) == (Fault.LINE, "backend_reply_unsupported")
     assert "br" in compressed.message
 
 
@@ -172,8 +172,8 @@ def test_an_error_in_a_stream_is_one_in_a_reply() -> None:
     end = request_codec.judge(
         Answer(200, stream(chunk({"content": "x"}), {"error": {"message": "no", "code": 502}})), CHAT
     )
-    assert isinstance(end, Failure)
-    assert (end.code, end.status, end.message) == ("error_in_reply", 502, "no")
+    assert isinstance(end, CallFailure)
+    assert (end.kind, end.status, end.message) == ("error_in_reply", 502, "no")
 
 
 @given(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.processors.calls import reply, request_codec
-from tidemill.processors.calls.request_codec import Failure, Success
-from tidemill.processors.failures import Answer, Broken, Kind
+from tidemill.processors.calls.request_codec import Success
+from tidemill.processors.failures import Answer, CallFailure, FailureKind, Fault
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.log import codec
 
@@ -66,8 +66,8 @@ def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
     """No beginning of a JSON object is one."""
     cut = body[: data.draw(st.integers(0, len(body) - 1))]
     end = request_codec.judge(Answer(200, cut), PLAIN)
-    assert isinstance(end, Failure)
-    assert (end.kind, end.code) == (Kind.SUSPECT, "backend_reply_invalid")
+    assert isinstance(end, CallFailure)
+    assert (end.fault, end.kind) == (Fault.SERVER_OR_LINE, "backend_reply_invalid")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_cut_reply_is_tried_again(body: bytes, data: st.DataObject) -> None:
 )
 def test_what_is_no_json_object(body: bytes) -> None:
     """Bad UTF-8, raw control characters, arrays, nothing, endless depth."""
-    assert isinstance(request_codec.judge(Answer(200, body), PLAIN), Failure)
+    assert isinstance(request_codec.judge(Answer(200, body), PLAIN), CallFailure)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_numbers_that_few_readers_know(number: bytes) -> None:
     assert end.tokens in (None, (0, 0, 0, 0), (1000, 0, 0, 0))
 
 
-def line_of(outcome: Answer | Broken, endpoint: str = CHAT) -> dict[str, Any]:
+def line_of(outcome: Answer | FailureKind, endpoint: str = CHAT) -> dict[str, Any]:
     """The error line of a call that failed."""
     end = request_codec.judge(outcome, endpoint)
-    assert isinstance(end, Failure)
+    assert isinstance(end, CallFailure)
     text, mark = request_codec.failed(BATCH, 0, b'"a"', end, 10)
     assert (mark.failed, mark.usage, mark.size, mark.attempts) == (True, (0, 0, 0, 0), len(text), 10)
     line: dict[str, Any] = json.loads(text)
@@ -216,14 +216,14 @@ def test_the_servers_own_words_stand_in_the_line(status: int) -> None:
 def test_what_we_conclude_stands_beside_what_was_said() -> None:
     """And takes its place nowhere; where nothing was said, the line says so."""
     end = request_codec.judge(Answer(404, b'{"detail":"Not Found"}'), CHAT)
-    assert isinstance(end, Failure)
+    assert isinstance(end, CallFailure)
     line = json.loads(request_codec.failed(BATCH, 0, b'"a"', request_codec.unserved(end, CHAT), 1)[0])
     assert line["response"]["body"] == {"detail": "Not Found"}
     assert line["error"]["code"] == "endpoint_not_served"
     page = line_of(Answer(200, b"<html>busy</html>"))
     assert (page["response"]["status_code"], page["error"]["code"]) == (200, "backend_reply_invalid")
     assert page["response"]["body"]["error"]["message"] == "<html>busy</html>"
-    for broken in Broken:
+    for broken in request_codec.UNANSWERED:
         line = line_of(broken)
         assert line["response"] is None
         assert line["error"]["code"] == broken.value
@@ -261,11 +261,11 @@ def test_a_failure_with_status_200_is_a_failure(content: object, status: int | N
     """It is taken as the status in it says, and ends as an error line with the server's words, unbilled."""
     body = orjson.dumps(content)
     end = request_codec.judge(Answer(200, body), CHAT)
-    assert isinstance(end, Failure)
-    assert (end.code, end.status, end.message, end.body) == ("error_in_reply", status, words, body)
+    assert isinstance(end, CallFailure)
+    assert (end.kind, end.status, end.message, end.body) == ("error_in_reply", status, words, body)
     as_status = request_codec.judge(Answer(status or 400, b"{}"), CHAT)
-    assert isinstance(as_status, Failure)
-    assert (end.kind, end.is_full) == (as_status.kind, as_status.is_full)
+    assert isinstance(as_status, CallFailure)
+    assert (end.fault, end.is_full) == (as_status.fault, as_status.is_full)
     line = line_of(Answer(200, body))
     assert line["error"] == {"code": "error_in_reply", "message": words}
     assert line["response"]["body"] == content
@@ -290,13 +290,13 @@ def test_a_success_stays_one(content: object) -> None:
 def test_each_endpoint_has_its_own_list() -> None:
     """Embeddings have data; a response may have no output."""
     for body in (b'{"data":[]}', b'{"data":[ \n]}', b'{"data":{}}', b'{"choices":[{}]}'):
-        assert isinstance(request_codec.judge(Answer(200, body), "/v1/embeddings"), Failure)
+        assert isinstance(request_codec.judge(Answer(200, body), "/v1/embeddings"), CallFailure)
     assert isinstance(request_codec.judge(Answer(200, b'{"data":[{"embedding":[1]}]}'), "/v1/embeddings"), Success)
     assert isinstance(request_codec.judge(Answer(200, b'{"output":[],"error":null}'), "/v1/responses"), Success)
     failed = request_codec.judge(
         Answer(200, b'{"status":"failed","error":{"code":"server_error"}}'), "/v1/responses"
     )
-    assert isinstance(failed, Failure)
+    assert isinstance(failed, CallFailure)
 
 
 @given(st.text() | st.none())
@@ -331,4 +331,4 @@ def test_a_reply_of_any_depth_is_judged(form: str) -> None:
     """The decoder meets its own bound in each place at another depth, and that is never the fault of the line."""
     for depth in (*range(900, 1050), 100_000):
         body = (form % ("[" * depth + "]" * depth)).encode()
-        assert isinstance(request_codec.judge(Answer(200, body), CHAT), Failure | Success)
+        assert isinstance(request_codec.judge(Answer(200, body), CHAT), CallFailure | Success)

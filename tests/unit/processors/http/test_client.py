@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support.waiting import until
 
 from tidemill import __version__
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.client import HttpUpstream
-from tidemill.processors.memory_budget import Replies
+from tidemill.processors.memory_budget import LargeReplies
 from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Request-ID: abc\r\n\r\n{}"
@@ -70,7 +70,7 @@ async def serving(*scripts: list[bytes | None], tls: ssl.SSLContext | None = Non
         await listener.wait_closed()
 
 
-async def post(server: Server, client: HttpUpstream, seconds: float = SECONDS) -> Answer | Broken:
+async def post(server: Server, client: HttpUpstream, seconds: float = SECONDS) -> Answer | FailureKind:
     return await client.post(server.url, {"authorization": "Bearer k"}, b'{"a":1}', seconds)
 
 
@@ -107,7 +107,7 @@ async def test_a_page_is_read() -> None:
         assert server.requests[0] == (
             b"GET /v1/x?y=1 HTTP/1.1\r\nhost: %b\r\n%bauthorization: Bearer k\r\n\r\n" % (host, OWN)
         )
-        assert await client.get(server.url, headers, SECONDS, 1) is Broken.TOO_LARGE
+        assert await client.get(server.url, headers, SECONDS, 1) is FailureKind.TOO_LARGE
         assert await post(server, client) == Answer(200, b"{}", "abc", None)
 
 
@@ -126,7 +126,7 @@ async def test_a_private_authority(tls: ssl.SSLContext) -> None:
         assert server.requests
     for ca_file in (None, CERTIFICATE.with_name("gone.pem")):
         async with serving([OK], tls=tls, ca_file=ca_file) as (server, client):
-            assert await post(server, client) is Broken.UNREACHABLE
+            assert await post(server, client) is FailureKind.CONNECT
             assert not server.requests
 
 
@@ -215,7 +215,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
 async def test_a_connection_that_breaks(script: list[bytes | None]) -> None:
     """A reply that is cut, or is none, is no answer; the next call has a connection of its own."""
     async with serving(script, [OK]) as (server, client):
-        assert await post(server, client) is Broken.CONNECTION
+        assert await post(server, client) is FailureKind.READ
         assert await post(server, client) == REPLIES[0][1]
         assert server.connections == 2
 
@@ -224,7 +224,7 @@ async def test_lengths_that_differ() -> None:
     """Where such a reply ends is not known, and another try would not tell."""
     for said in (b"Content-Length: 2\r\nContent-Length: 3", b"Content-Length: 2, 3"):
         async with serving([b"HTTP/1.1 200 OK\r\n%b\r\n\r\n{}" % said], [OK]) as (server, client):
-            assert await post(server, client) is Broken.LENGTHS
+            assert await post(server, client) is FailureKind.UNSUPPORTED_REPLY
             assert await post(server, client) == REPLIES[0][1]
             assert server.connections == 2
 
@@ -235,7 +235,7 @@ async def test_the_bound_of_a_reply_is_a_setting() -> None:
     async with serving([coded(b"identity", text)], [coded(b"identity", text + b" ")]) as (server, _):
         client = HttpUpstream(reply_bytes_max=len(text))
         assert await post(server, client) == Answer(200, text)
-        assert await post(server, client) is Broken.TOO_LARGE
+        assert await post(server, client) is FailureKind.TOO_LARGE
         await client.close()
 
 
@@ -243,7 +243,7 @@ async def test_what_is_decompressed_has_the_bound_of_a_reply() -> None:
     """A bomb is given up, not gathered."""
     bomb = gzip.compress(b" " * (REPLY_BYTES_MAX + 1))
     async with serving([coded(b"gzip", bomb)], [OK]) as (server, client):
-        assert await post(server, client) is Broken.TOO_LARGE
+        assert await post(server, client) is FailureKind.TOO_LARGE
         assert await post(server, client) == REPLIES[0][1]
 
 
@@ -263,7 +263,7 @@ async def test_what_nobody_asked_for_is_not_taken_for_a_reply() -> None:
         first = await post(server, client)
         second = await post(server, client)
         assert second == REPLIES[0][1]
-        assert first in {REPLIES[0][1], Broken.CONNECTION}
+        assert first in {REPLIES[0][1], FailureKind.READ}
         assert server.connections == 2
 
 
@@ -275,13 +275,13 @@ async def test_a_reply_above_the_bound() -> None:
         server,
         client,
     ):
-        assert await post(server, client) is Broken.TOO_LARGE
+        assert await post(server, client) is FailureKind.TOO_LARGE
 
 
 async def test_a_call_ends_in_time() -> None:
     """A server that says nothing, and a call that its caller gives up."""
     async with serving([], [], [OK]) as (server, client):
-        assert await post(server, client, 0.05) is Broken.TIMEOUT
+        assert await post(server, client, 0.05) is FailureKind.TIMEOUT
         call = asyncio.ensure_future(post(server, client))
         await asyncio.wait([call], timeout=0.05)
         call.cancel()
@@ -334,11 +334,11 @@ async def test_nobody_there() -> None:
     """A refused connection, names that do not exist or cannot, a server that waits for something else than TLS."""
     async with serving([]) as (server, client):
         url = server.url
-        assert await client.post(url.replace("http:", "https:"), {}, b"", SHORT_SECONDS) is Broken.UNREACHABLE
+        assert await client.post(url.replace("http:", "https:"), {}, b"", SHORT_SECONDS) is FailureKind.CONNECT
     client = HttpUpstream()
-    assert await client.post(url, {}, b"", SECONDS) is Broken.UNREACHABLE
+    assert await client.post(url, {}, b"", SECONDS) is FailureKind.CONNECT
     for name in ("name.invalid", "name..invalid", f"{'a' * 64}.invalid"):
-        assert await client.post(f"http://{name}/v1", {}, b"", SECONDS) is Broken.UNREACHABLE
+        assert await client.post(f"http://{name}/v1", {}, b"", SECONDS) is FailureKind.CONNECT
 
 
 async def test_a_key_cannot_break_the_request() -> None:
@@ -349,7 +349,7 @@ async def test_a_key_cannot_break_the_request() -> None:
 
 async def test_large_replies_share_a_budget(monkeypatch) -> None:
     """Many of them at one time are whole in the end, bounded meanwhile, and a small one does not wait for them."""
-    replies, size, count = Replies(8 << 20), 4 << 20, 12
+    replies, size, count = LargeReplies(8 << 20), 4 << 20, 12
     large = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
     async with serving(*[[large]] * count, [OK]) as (server, client):
         monkeypatch.setattr(client, "_replies", replies)
@@ -379,7 +379,7 @@ async def test_large_replies_share_a_budget(monkeypatch) -> None:
 
 async def test_a_connection_that_waited_for_the_budget_is_read_from_again() -> None:
     """Its next call finds nothing of it; and time that it waited is not the server's."""
-    replies = Replies(100_000)
+    replies = LargeReplies(100_000)
     first = replies.share(lambda: None, lambda: None)
     first.grow(200_000)
     first.finish()
@@ -407,7 +407,7 @@ async def test_a_large_reply_that_breaks_off_leaves_nothing() -> None:
         server,
         client,
     ):
-        assert await post(server, client) is Broken.CONNECTION
+        assert await post(server, client) is FailureKind.READ
         call = asyncio.create_task(post(server, client))
         await until(lambda: client._replies.used > 0, "a reply that has begun")
         call.cancel()

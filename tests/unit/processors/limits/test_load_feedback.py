@@ -13,7 +13,9 @@ from tidemill.processors.limits.server_metrics import ServerMetrics
 
 
 def backend(spare: Headroom | None = None) -> Backend:
-    return Backend("http://a", ConcurrencyLimit(256), spare=spare, pressure=LoadFeedback(yields=spare is not None))
+    return Backend(
+        "http://a", ConcurrencyLimit(256), headroom=spare, load_feedback=LoadFeedback(yields=spare is not None)
+    )
 
 
 def test_a_backend_that_queues_is_filled_and_no_more() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.processors.outcomes.batching import PARCEL_BYTES_MAX, ResultBatch, ResultBatcher
+from tidemill.processors.outcomes.batching import RECORD_BYTES_MAX, ResultBatch, ResultBatcher
 from tidemill.schemas.log.codec import LineMark
 
 
@@ -129,4 +129,4 @@ def test_every_line_goes_once_in_order_and_none_is_stuck(steps: list[Any], lines
     for parcel in road.sent:
         assert len(parcel.lines) == len(parcel.marks) == len(parcel.receipts) <= lines_max
         assert parcel.size == sum(map(len, parcel.lines))
-        assert parcel.size <= PARCEL_BYTES_MAX or len(parcel.lines) == 1
+        assert parcel.size <= RECORD_BYTES_MAX or len(parcel.lines) == 1

@@ -66,9 +66,9 @@ def test_it_is_off_unless_it_is_set() -> None:
     """And a backend that is drained is given no group."""
     backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
     plain = Model.model_validate({"backends": backends})
-    assert prefix.prefixes(plain, pool_factory.fleet(plain, lambda: 0.0)) is None
+    assert prefix.prefixes(plain, pool_factory.backend_pool(plain, lambda: 0.0)) is None
     model = Model.model_validate({"backends": backends, "prefix_bytes": 64})
-    made = prefix.prefixes(model, pool_factory.fleet(model, lambda: 0.0))
+    made = prefix.prefixes(model, pool_factory.backend_pool(model, lambda: 0.0))
     assert made is not None
     assert [place.base for place in made.places] == ["http://b/v1"]
     head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")

@@ -15,11 +15,11 @@ from tidemill.processors.backends.token_bucket import TokenBucket
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher
-from tidemill.processors.failures import Answer, Broken
+from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.lines import Pending
-from tidemill.processors.memory_budget import Lines
+from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.stalls import LOOK_SECONDS, SAID_MAX, SAY_SECONDS, STALL_SECONDS
@@ -37,17 +37,17 @@ class Upstream:
     """A server that answers as it is told to, or not at all."""
 
     def __init__(self) -> None:
-        self.reply: Answer | Broken | None = WELL
+        self.reply: Answer | FailureKind | None = WELL
         self.seconds = 0.5
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes, seconds: float, request_id: str = ""
-    ) -> Answer | Broken:
+    ) -> Answer | FailureKind:
         del url, headers, body, request_id
 
         if self.reply is None:
             await asyncio.sleep(seconds)
-            return Broken.TIMEOUT
+            return FailureKind.TIMEOUT
         await asyncio.sleep(self.seconds)
         return self.reply
 
@@ -88,11 +88,11 @@ class World:
         store = DirectoryStore(Path(tempfile.gettempdir()) / "unused")
         fleet = BackendPool([Backend(SERVER, ConcurrencyLimit(8), **backend)])
         caller = Caller(
-            fleet=fleet, menu=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream, store=store,
-            lines=Lines(), clock=loop.now, seconds_max=30,
+            pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream,
+            store=store, large_lines=LargeLines(), clock=loop.now, seconds_max=30,
         )  # fmt: skip
         self.stage = Dispatcher(
-            fleet=fleet, caller=caller, outbox=self.outbox, store=store, ended=ClosedBatches(), clock=loop.now,
+            pool=fleet, caller=caller, outbox=self.outbox, store=store, closed=ClosedBatches(), clock=loop.now,
             chance=random.Random(1).random, in_flight_max=8,
         )  # fmt: skip
         self._lane = PartitionWindow(Tap())
@@ -128,11 +128,11 @@ def simulated(case: Callable[[SimulatedLoop], Any]) -> None:
 
 
 FAULTS = {
-    "stopped": (Broken.UNREACHABLE, Reason.SERVER_UNREACHABLE, None, "cannot be reached."),
+    "stopped": (FailureKind.CONNECT, Reason.SERVER_UNREACHABLE, None, "cannot be reached."),
     "503": (Answer(503, b""), Reason.SERVER_REFUSES, 503, "answers 503."),
     "401": (Answer(401, WORDS), Reason.SERVER_REFUSES, 401, "answers 401: Who are you?"),
     "hung": (None, Reason.SERVER_SILENT, None, "answered none yet."),
-    "cut": (Broken.CONNECTION, Reason.SERVER_FAILS, None, "Calls to http://"),
+    "cut": (FailureKind.READ, Reason.SERVER_FAILS, None, "Calls to http://"),
 }
 
 
@@ -166,9 +166,9 @@ def test_a_server_that_is_not_well(case: str) -> None:
 
 
 GATES: dict[str, tuple[dict[str, Any], Reason]] = {
-    "schedule": ({"ceiling": lambda: 0}, Reason.SCHEDULE),
+    "schedule": ({"scheduled_limit": lambda: 0}, Reason.SCHEDULE),
     "drained": ({"drain": True}, Reason.DRAINED),
-    "headroom": ({"spare": Headroom(8, 0)}, Reason.HEADROOM),
+    "headroom": ({"headroom": Headroom(8, 0)}, Reason.HEADROOM),
 }
 
 
@@ -271,7 +271,7 @@ def test_what_is_said_is_bounded() -> None:
     """However many batches wait: so many remarks a look, each batch in its turn, and none outlasts its time."""
 
     async def run(loop: SimulatedLoop) -> None:
-        world = World(loop, ceiling=lambda: 0)
+        world = World(loop, scheduled_limit=lambda: 0)
         batches = [f"b{number}" for number in range(200)]
         for batch_id in batches:
             world.publish(batch_id, 1)

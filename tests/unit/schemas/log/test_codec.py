@@ -119,7 +119,7 @@ def test_a_full_record_of_lines_fits():
     """With the marks of as many lines as travel together, all of them as long as can be."""
     mark = LineMark(BATCH_LINES_MAX, (1 << 32) - 1, False, (TOKENS_MAX,) * 4, (1 << 32) - 1)
     ref = LineRef("k" * STORE_KEY_CHARS_MAX, (1 << 63) - 1, (1 << 32) - 1)
-    for count, value in ((batching.PARCEL_LINES_MAX, batching.PARCEL_BYTES_MAX), (1, batching.LINE_BYTES_MAX)):
+    for count, value in ((batching.RECORD_LINES_MAX, batching.RECORD_BYTES_MAX), (1, batching.LINE_BYTES_MAX)):
         headers = codec.lines_headers(BATCH, [mark] * count, ref=ref)
         size = sum(len(name) + len(content or b"") for name, content in headers) + value
         assert size + RECORD_BYTES_EXTRA < RECORD_BYTES_MAX
