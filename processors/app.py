@@ -1,292 +1,35 @@
-"""Runs the stage: one Faust app for each model, several in one process.
-
-A model's app adds each record to the window of its partition and hands its lines to the dispatcher; nothing in the
-agent waits for a call. The window acknowledges records in order, once the log has the results of all their lines.
-
-When partitions are assigned:
-
-1. each gets a new window, and the dispatcher may start calls;
-2. the app looks up where the partitions end: records of a younger batch beyond that are new, and called at once;
-3. any other record is held until the outcomes of its batch have been read (`partitions/assignment.py`,
-   `partitions/outcome_recovery.py`).
-
-When partitions are revoked, and when the process stops (SIGTERM):
-
-1. the dispatcher starts no more calls;
-2. calls in flight end, and their results arrive, within a bound;
-3. finished records are acknowledged and committed (`tidemill.faust.stage_app`);
-4. the windows are closed: results that arrive later acknowledge nothing.
-"""
+"""Runs the stage: one Faust app for each model (`model_app.py`), several in one process."""
 
 import asyncio
 import functools
 import logging
-import random
-import time
-from collections.abc import Callable, Iterable
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from tidemill import metrics
 from tidemill.configuration.security import Kafka
-from tidemill.configuration.servers import Model
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
-from tidemill.faust.partition_handle import PartitionHandle
-from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, LogUnavailable
 from tidemill.kafka.follower import Follower
-from tidemill.kafka.history import reading
 from tidemill.kafka.log_space import log_space
-from tidemill.kafka.producer import Log, partition_of
+from tidemill.kafka.producer import Log
 from tidemill.processors.backends import pool_factory
-from tidemill.processors.backends.pool import BackendPool
-from tidemill.processors.calls.caller import Caller
-from tidemill.processors.calls.endpoint_probe import EndpointProbe
-from tidemill.processors.calls.retry import Policy
-from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.http.client import HttpUpstream
-from tidemill.processors.kafka import KafkaOutbox, outcomes, reopened
+from tidemill.processors.kafka import KafkaOutbox
 from tidemill.processors.memory_budget import LargeLines
-from tidemill.processors.partitions import seals
-from tidemill.processors.partitions.assignment import Assignment, Record
+from tidemill.processors.model_app import ModelApp, Shared
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.held_records import Held, HeldRecords
-from tidemill.processors.partitions.seals import Opened, SealedOutbox, Unopened
-from tidemill.processors.partitions.unreadable import give_up
-from tidemill.processors.partitions.window import Entry, PartitionWindow
-from tidemill.processors.scheduling import prefix
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.ports import Edge, Store
+from tidemill.schemas.ports import Store
 from tidemill.sealing.keeper import Keeper
-from tidemill.sealing.vault import Vault
 from tidemill.storage.address import open_store
 from tidemill.storage.disk_space import LOG
 
-REBALANCE_DRAIN_SECONDS_MAX: Final = 30.0
 STOP_DRAIN_SECONDS_MAX: Final = 7.0
 """Less than the process is given to stop."""
-HOLD_SECONDS: Final = 1.0
-"""Between two times that paused partitions are paused again, since Faust may resume them."""
-GATHER_SECONDS: Final = 0.05
-"""How long to wait for records of other partitions before reading the outcomes for all of them."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What the models of a process share."""
-
-    kafka: Kafka
-    log: Log
-    outbox: KafkaOutbox
-    upstream: HttpUpstream
-    store: Store
-    closed: ClosedBatches
-    large_lines: LargeLines
-    vault: Vault
-
-
-class ModelApp:
-    """One model: its app, its dispatcher, and its partitions."""
-
-    def __init__(
-        self, name: str, model: Model, settings: Settings, shared: Shared, *, stop_seconds: Callable[[], float]
-    ) -> None:
-        """Set up the app; needs a running event loop.
-
-        Args:
-            name: The model's name.
-            model: Its settings.
-            settings: All settings.
-            shared: What it shares with the other models.
-            stop_seconds: Gives the seconds that calls in flight may still take when the process stops.
-        """
-        names = [topics.express(name).name, topics.requests(name).name]
-        plain = names[1].removeprefix(topics.REQUESTS_PREFIX)
-        state = settings.data / "state" / f"processors-{plain}"
-        self.app = stage_app.create_app(f"tidemill-processors-{plain}", settings, kafka=shared.kafka, state=state)
-        pool = pool_factory.backend_pool(model, time.time)
-        self.dispatcher = Dispatcher(
-            pool=pool,
-            caller=_caller(name, model, pool, shared),
-            outbox=SealedOutbox(shared.outbox, shared.vault),
-            store=shared.store,
-            closed=shared.closed,
-            clock=time.time,
-            chance=random.random,
-            in_flight_max=model.max_in_flight,
-            weights={project: own.weight for project, own in settings.projects.items()},
-            policy=Policy(tries_max=model.tries_max),
-            prefixes=prefix.prefixes(model, pool),
-        )
-        self.name = name
-        self._topics, self._shared, self._settings = names, shared, settings
-        self._stop_seconds = stop_seconds
-        self._outcome_partitions = 1
-        self._assignment = Assignment(shared.closed, self.dispatcher.enqueue, self._partition_of)
-        reopen = functools.partial(reopened, shared.kafka, shared.closed, shared.vault)
-        self.held_records = HeldRecords(
-            reopened=reopen, admit=self._readmit, tell=shared.outbox.stalled, ended=shared.closed
-        )
-        self._give_up = functools.partial(give_up, log=shared.log, outbox=shared.outbox, ended=shared.closed)
-        self._wanted = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._recovery: asyncio.Task[None] | None = None
-        self._brake = self.app.brake(self.dispatcher)
-        self._start(self.held_records.run())
-        for poller in pool_factory.metrics_pollers(
-            model, pool, getter=shared.upstream, steady=time.monotonic, on_reading=self.dispatcher.fill
-        ):
-            self._start(poller.run())
-        self.dispatcher.stalls.is_secret = shared.vault.has_key
-        self._start(self.dispatcher.stalls.run(shared.outbox))
-        self._agent = self.app.agent(stage_app.raw_topic(self.app, *names))(self._take_all)
-        self.app.timer(HOLD_SECONDS)(self._hold)
-        self.app.drain = self._leave
-        self.app.oldest = lambda: stage_app.oldest(window.oldest for window in self._assignment.lanes)
-        self.app.on_partitions_assigned.connect(self._assigned, weak=False)
-
-    async def close(self) -> None:
-        """Cancel what is under way."""
-        for task in (*self._tasks, *([self._recovery] if self._recovery else ())):
-            task.cancel()
-        await self.dispatcher.close()
-
-    def _partition_of(self, batch_id: str) -> int:
-        return partition_of(batch_id, self._outcome_partitions)
-
-    async def _take_all(self, events: Any) -> None:
-        async for event in events.noack().events():
-            window = self._assignment.lane(event.message.tp)
-            # Without a window the partition has been revoked: the record comes again.
-            if window is not None and event.message.generation_id == self.app.consumer_generation_id:
-                opened = await seals.opened(
-                    event.message, self._shared.closed, self._shared.vault, self.held_records.why
-                )
-                # Reading the key took time, and the partition may have been revoked meanwhile.
-                if not window.is_closed:
-                    self._take(window, event, opened)
-
-    def _take(self, window: PartitionWindow, event: Any, opened: Opened | DecodeError | Unopened) -> None:
-        message = event.message
-        if isinstance(opened, Unopened):
-            self.held_records.put(
-                Held(head=opened.head, entry=window.admit(event, 1, 0), message=message), opened.why
-            )
-        else:
-            lines = 1 if isinstance(opened, DecodeError) else len(opened[1])
-            self._admit(window.admit(event, lines, len(message.value or b"")), message, opened)
-        if not isinstance(opened, DecodeError):
-            # The lines were copied, or are read again; the event stays in memory until the last line is finished.
-            event.value = message.value = None
-
-    def _admit(self, entry: Entry, message: Any, opened: Opened | DecodeError) -> None:
-        if isinstance(opened, DecodeError):
-            self._start(self._give_up(entry, message, opened))
-            return
-        head, texts = opened
-        record = Record(
-            tp=message.tp, offset=message.offset, time=message.timestamp, entry=entry, head=head, texts=texts
-        )
-        if not self._assignment.take(record):
-            self._wanted.set()
-
-    def _readmit(self, held: Held, opened: Opened | DecodeError) -> None:
-        """Take a record that was held."""
-        if not isinstance(opened, DecodeError):
-            held.entry.lane.refill(held.entry, len(opened[1]), len(held.message.value))
-        self._admit(held.entry, held.message, opened)
-        if not isinstance(opened, DecodeError):
-            held.message.value = None
-
-    async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
-        if self._recovery is not None:
-            self._recovery.cancel()
-        self._assignment.assign(
-            {tp: PartitionWindow(PartitionHandle(self.app, tp)) for tp in assigned}, time.time()
-        )
-        self._wanted.clear()
-        # The partitions that topics are made with, until Kafka says how many there are.
-        self._set_part(self._settings.partitions * len(self._topics))
-        self.dispatcher.resume()
-        self._recovery = asyncio.create_task(self._recover())
-
-    async def _recover(self) -> None:
-        """Look up where the partitions end, then read outcomes whenever a record needs them."""
-        await self._retried(self._find_ends)
-        while True:
-            if not self._assignment.release():
-                await self._wanted.wait()
-            await asyncio.sleep(GATHER_SECONDS)
-            await self._retried(self._read_outcomes)
-
-    def _set_part(self, partitions: int) -> None:
-        """Make as large a part of the calls as this process has of the partitions."""
-        self.dispatcher.set_part(min(1.0, max(1, len(self._assignment.partitions)) / partitions))
-
-    async def _find_ends(self) -> None:
-        partitions = self._assignment.partitions
-        async with reading(self._shared.kafka) as reader:
-            found = {name: reader.partitions(name) for name in (topics.OUTCOMES.name, *self._topics)}
-            if not all(found.values()):
-                raise LogUnavailable("the broker does not know all topics yet")
-            ends = {
-                name: await reader.ends(name, [tp.partition for tp in partitions if tp.topic == name])
-                for name in self._topics
-            }
-        self._outcome_partitions = len(found.pop(topics.OUTCOMES.name))
-        self._set_part(sum(map(len, found.values())))
-        self._assignment.end({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
-
-    async def _read_outcomes(self) -> None:
-        self._wanted.clear()
-        if not (wanted := self._assignment.wanted()):
-            return
-        starts = {number: Edge(at_ms=max(0, int(since * 1000))) for number, since in wanted.items()}
-        async with (
-            reading(self._shared.kafka) as reader,
-            aclosing(reader.records(topics.OUTCOMES.name, starts)) as records,
-        ):
-            async for record in records:
-                for batch_id, index in outcomes(record):
-                    if batch_id not in self._shared.closed:
-                        self.dispatcher.completed.mark(batch_id, index)
-        self._assignment.read(wanted)
-
-    async def _retried(self, work: Any) -> None:
-        wait_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001  whatever it was, held records must not stay held for ever
-                _log.warning(
-                    "Kafka cannot be read (%s); trying again in %.1f s", type(error).__name__, wait_seconds
-                )
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
-            else:
-                return
-
-    async def _leave(self, _: set[Any]) -> None:
-        """Leave all partitions: a rebalance revokes all of an app's at once."""
-        self._brake.release()
-        await self.dispatcher.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
-        self._assignment.leave()
-        self.held_records.clear()
-        self.dispatcher.forget_waiting()
-
-    async def _hold(self) -> None:
-        self._brake.look()
-        for window in self._assignment.lanes:
-            window.hold()
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class Processors:
@@ -379,18 +122,6 @@ class Processors:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
         if value is not None and "/" not in key:
             self._closed.end(key)
-
-
-def _caller(name: str, model: Model, pool: BackendPool, shared: Shared) -> Caller:
-    return Caller(
-        pool=pool,
-        endpoint_probe=EndpointProbe(name, pool, shared.upstream),
-        upstream=shared.upstream,
-        store=shared.store,
-        large_lines=shared.large_lines,
-        clock=time.time,
-        seconds_max=model.timeout_seconds,
-    )
 
 
 def main(settings: Settings, models: list[str] | None = None) -> None:

@@ -82,10 +82,8 @@ class Dispatcher:
         self.completed = CompletedLines()
         self._pool = pool
         self._caller = caller
-        batcher: ResultBatcher[Line] = ResultBatcher(
-            lines_max=max(1, min(RECORD_LINES_MAX, in_flight_max // RECORD_PART))
-        )
-        self._sender = ResultSender(outbox, store, batcher, self._arrived)
+        lines_max = max(1, min(RECORD_LINES_MAX, in_flight_max // RECORD_PART))
+        self._sender = ResultSender(outbox, store, ResultBatcher(lines_max=lines_max), self._arrived)
         self._closed = closed
         self._clock = clock
         self._chance = chance

@@ -157,7 +157,7 @@ class _Tap:
 
 
 class ProcessorsProcess(Base):
-    """`processors/app.py` without Faust: one model."""
+    """`processors/model_app.py` without Faust."""
 
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)

@@ -41,7 +41,7 @@ ABOVE = {
         "api/dependencies.py:Dependencies",
         "ingest/streams/app.py:StreamApp",
         "ingest/streams/partition.py:Partition",
-        "processors/app.py:ModelApp",
+        "processors/model_app.py:ModelApp",
         "processors/backends/pool.py:Backend",
         "processors/dispatcher.py:Dispatcher",
         "processors/limits/concurrency_limit.py:ConcurrencyLimit",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tidemill.kafka.freeze_guard import LEASE_SECONDS, Brake, Membership
-from tidemill.processors.app import ModelApp
+from tidemill.processors.model_app import ModelApp
 
 
 class Dispatcher:
