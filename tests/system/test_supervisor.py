@@ -174,7 +174,7 @@ async def test_one_that_does_not_stop_is_killed(boss, program, monkeypatch):
     pids = boss.processes
     await boss.stop()
     assert not any(lives(pid) for (pid,) in pids.values())
-    assert any("a did not stop in" in line for line in boss.told)
+    assert any("a did not stop within" in line for line in boss.told)
 
 
 async def test_a_stop_while_starting(boss, program):
