@@ -69,7 +69,7 @@ def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
     assert "2 of 4 succeeded, 2 failed" in err
     assert "2 x 400 " in err
     old = told(client, err)
-    assert re.search(rf"To run the 2 lines that did not succeed: `\S+ -m tidemill rerun {old.id[-8:]}`", err), err
+    assert re.search(rf"To rerun the 2 unfinished lines: `\S+ -m tidemill rerun {old.id[-8:]}`", err), err
     backend.reset(well)
     again = ("rerun", old.id[-8:], "--model", "embed", "-o", tmp_path / "again.jsonl")
     for words in (again, (*again, "--force")):
