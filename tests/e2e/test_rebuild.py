@@ -149,7 +149,7 @@ def test_files_are_made_again(place, backend):
     assert words.count("--write replaces it") == len(names)
     code, words = rebuild(place, *names, "--write")
     assert code == 0
-    assert words.count("is replaced") == len(names)
+    assert words.count("; replaced") == len(names)
     assert everything(place) == before
     assert backend.calls == calls
 

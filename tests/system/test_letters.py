@@ -34,7 +34,7 @@ async def place(kafka):
 
 async def records(kafka, topic):
     """All records of a topic."""
-    async with dead_letters.kafka.reading(kafka) as reader:
+    async with dead_letters.history.reading(kafka) as reader:
         return [record async for record in reader.records(topic)]
 
 
