@@ -31,7 +31,7 @@ class Part:
 class Query(Part, Generic[M]):
     """The query, as a model."""
 
-    errors: ClassVar[Mapping[int, str]] = UNUSABLE
+    errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 414: "The URL is too long."}
 
     def __init__(self, model: type[M]) -> None:
         self._model = model
@@ -52,7 +52,7 @@ class Query(Part, Generic[M]):
 class Headers(Part, Generic[M]):
     """Some headers, as a model."""
 
-    errors: ClassVar[Mapping[int, str]] = UNUSABLE
+    errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 431: "The headers are too large."}
 
     def __init__(self, model: type[M]) -> None:
         self._model = model
