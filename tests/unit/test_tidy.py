@@ -1,4 +1,4 @@
-"""The house in order: what a reviewer would have to say again and again is said here."""
+"""The rules of the source that a reviewer would otherwise repeat: sizes, imports, names."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("api", "ingest", "processors", "results", "schemas", "src/tidemill")
 FUNCTION_LINES_MAX = 50
 BLOB_BYTES_MAX = 600_000
-DOORS = {
+CLIENTS = {
     "aiokafka": {"src/tidemill/kafka", "src/tidemill/local/embedded/broker.py", "kafka.py"},
     "faust": {"src/tidemill/faust"},
     "aioboto3": {"src/tidemill/storage/s3.py"},
@@ -28,7 +28,7 @@ DOORS = {
     "sqlite3": {"sqlite.py"},
     "fastapi": None,
 }
-"""Which file or folder may import what talks to the outside; fastapi is the api's own."""
+"""Libraries that do I/O, each with the files and folders that may import it; only the api imports fastapi."""
 ABOVE = {
     "folder": {"src/tidemill/kafka"},
     "parameters": {
@@ -76,9 +76,9 @@ ABOVE = {
 }
 """What does not keep a measure yet; take out what does."""
 LIBRARIES = {"asyncio", "faust", "pydantic"}
-"""Whose classes docstrings may name."""
+"""Libraries whose classes docstrings may name."""
 MARKERS = re.compile(rf"\b({'|'.join(('TO' + 'DO', 'FIX' + 'ME', 'XX' + 'X', 'HA' + 'CK'))})\b")
-"""In pieces, so that this file does not hold what it looks for."""
+"""In pieces, so that this file does not match itself."""
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -150,8 +150,8 @@ def test_rooms_import_one_way():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_only_doors_import_client_libraries(path):
-    """I/O is visible in the name of the file."""
+def test_client_libraries_are_imported_in_few_places(path):
+    """The name of a file shows whether it does I/O."""
     for node in ast.walk(TREES[path]):
         match node:
             case ast.Import():
@@ -161,9 +161,9 @@ def test_only_doors_import_client_libraries(path):
             case _:
                 continue
         for module in modules:
-            if (library := module.split(".")[0]) not in DOORS:
+            if (library := module.split(".")[0]) not in CLIENTS:
                 continue
-            allowed = DOORS[library]
+            allowed = CLIENTS[library]
             if allowed is None:
                 assert "api" in path.parts, f"{module} belongs to the api"
             else:
@@ -176,7 +176,7 @@ def test_only_doors_import_client_libraries(path):
 
 
 def test_no_module_is_dead():
-    """Each module is imported by another, or is where a process begins."""
+    """Another module imports each module, or a process starts in it."""
     text = "\n".join(path.read_text("utf-8") for path in SOURCES)
     for path in SOURCES:
         if path.name in ("__init__.py", "__main__.py"):
@@ -185,7 +185,7 @@ def test_no_module_is_dead():
         dotted = ".".join(inside.parts if inside.parts[0] == "tidemill" else ("tidemill", *inside.parts))
         imported = rf"(from|import) {dotted}\.{path.stem}\b|from {dotted} import (\([^)]*|[^\n]*)\b{path.stem}\b"
         started = rf'"{dotted}\.{path.stem}"'
-        assert re.search(f"{imported}|{started}", text), f"nobody imports {name(path)}"
+        assert re.search(f"{imported}|{started}", text), f"no module imports {name(path)}"
 
 
 def test_named_modules_exist():
@@ -210,13 +210,13 @@ def test_nothing_is_left_for_later():
 
 
 def test_no_large_file_is_tracked():
-    """Data is made, not kept."""
+    """Data is generated, not tracked."""
     for path in tracked():
         assert path.stat().st_size <= BLOB_BYTES_MAX, name(path)
 
 
 def test_lock_files_name_no_registry():
-    """A lock file says what, not from where."""
+    """A lock file pins packages, not the registry they come from."""
     for path in tracked("*.lock", "*lock.json"):
         text = path.read_text("utf-8")
         assert "resolved" not in text, name(path)
