@@ -60,7 +60,7 @@ def stalled(inference, closed, crowded, tmp_path_factory):
         {"from": "00:00", "to": "12:00", "max_in_flight": 0},
         {"from": "12:00", "to": "00:00", "max_in_flight": 0},
     ]
-    models = inference.models("well", "frozen", *STATUSES)
+    models = inference.models("well", *STATUSES) | inference.models("frozen", max_in_flight=8)
     models["away"] = {"backends": [{"url": closed}]}
     models["night"] = {"backends": [{"url": inference.url, "hours": never}]}
     models["drained"] = {"backends": [{"url": inference.url, "drain": True}]}
@@ -82,8 +82,9 @@ def lines_of(model):
 def trouble(body, _):
     """How the server answers a line, by its model and its number."""
     model, number = body["messages"][0]["content"].split()
-    if model == "frozen" and int(number) >= ANSWERED[model]:
-        return Behaviour(latency_seconds=WAIT_SECONDS)
+    if model == "frozen":
+        # A first half that takes some seconds has a rate, which is 0 from then on.
+        return Behaviour(latency_seconds=0.2 if int(number) < ANSWERED[model] else WAIT_SECONDS)
     return Behaviour(status=STATUSES.get(model, 200))
 
 
