@@ -28,7 +28,7 @@ def list_letters(
 
 @app.command("show")
 def show(
-    letter: Annotated[str, typer.Argument(metavar="ID", help="Its id, as `dead list` shows it.")],
+    letter: Annotated[str, typer.Argument(metavar="ID", help="Its id, as shown by `tidemill dead list`.")],
     *,
     value_bytes: Annotated[int, typer.Option("--bytes", min=0, help="Bytes of the value to show.")] = 2_000,
     config: Config = None,
@@ -45,7 +45,7 @@ def show(
 def requeue(
     chosen: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Ids, as `dead list` shows them."),
+        typer.Argument(metavar="ID", help="Ids, as shown by `tidemill dead list`."),
     ] = None,
     *,
     all_waiting: Annotated[bool, typer.Option("--all", help="Requeue every letter not requeued yet.")] = False,

@@ -1,6 +1,6 @@
 """The commands below `keys`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,7 +18,9 @@ def create(
     *,
     name: Annotated[str, typer.Option(help="What the key is for.")],
     project: Annotated[str | None, typer.Option(help="Its project; by default the project of your key.")] = None,
-    role: Annotated[str, typer.Option(help="read, write, admin or operator.")] = "write",
+    role: Annotated[
+        Literal["read", "write", "admin", "operator"], typer.Option(help="What the key may do.")
+    ] = "write",
     life_seconds: Annotated[
         int | None,
         typer.Option("--expires-in", help="Lifetime in seconds; by default unlimited."),

@@ -34,7 +34,7 @@ def doctor(config: Config = None, data: DataFolder = None) -> None:
 
 
 def rebuild(
-    batches: Annotated[list[str], typer.Argument(metavar="BATCH...", help="Ids of finished batches.")],
+    batches: Annotated[list[str], typer.Argument(metavar="BATCH", help="Ids of finished batches.")],
     *,
     write: Annotated[bool, typer.Option("--write", help="Replace missing or damaged files.")] = False,
     config: Config = None,
@@ -55,7 +55,7 @@ def rebuild(
 
 
 def purge(
-    batch: Annotated[str, typer.Argument(metavar="[BATCH]", help="Id of a deleted batch.")] = "",
+    batch: Annotated[str, typer.Argument(metavar="BATCH", help="Id of a deleted batch.")] = "",
     *,
     project: Annotated[str, typer.Option(help="All deleted batches of this project.")] = "",
     config: Config = None,

@@ -24,7 +24,12 @@ AnyProject = Annotated[
     typer.Option("--project", help="Another project, or * for all (operator key)."),
 ]
 
-BaseUrl = Annotated[str | None, typer.Option(help="Address of the service, with /v1.")]
-ApiKey = Annotated[str | None, typer.Option(help="API key.")]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(help="Address of the service, with /v1; by default TIDEMILL_BASE_URL, else the local service."),
+]
+ApiKey = Annotated[
+    str | None, typer.Option(help="API key; by default TIDEMILL_API_KEY, else the key of the local service.")
+]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Data folder of the local service.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file; by default ./tidemill.toml.")]
