@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from fastapi import Depends, Request, Response
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from tidemill.api import errors
@@ -54,9 +54,6 @@ SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(scheme_name="key", auto_error=False))]
-_Azure = Annotated[str | None, Depends(APIKeyHeader(name="api-key", scheme_name="azure", auto_error=False))]
-"""Azure's clients send the key in this header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +109,7 @@ async def current(request: Request) -> Dependencies:
     return found
 
 
-class Authentication(Part):
+class Authentication(Part, HTTPBearer):
     """Reads the key of a request, and finds the caller that it stands for.
 
     Args:
@@ -126,9 +123,11 @@ class Authentication(Part):
     }
 
     def __init__(self, role: Role | None = None) -> None:
+        # The base class is what FastAPI describes.
+        super().__init__(scheme_name="key", auto_error=False)
         self._role = role
 
-    async def __call__(self, request: Request, bearer: _Bearer, azure: _Azure) -> Principal:
+    async def __call__(self, request: Request) -> Principal:  # type: ignore[override]
         """Find the caller.
 
         Raises:
@@ -137,7 +136,7 @@ class Authentication(Part):
         """
         deps = await current(request)
         is_ready = deps.is_ready()
-        caller = _known(request, deps, bearer.credentials if bearer is not None else azure, is_whole=is_ready)
+        caller = _known(request, deps, _secret(request), is_whole=is_ready)
         request.state.project, request.state.key_id = caller.project, caller.key_id
         rate_limits.charge(request, deps.rates, caller.key_id, deps.settings.limits_of(caller.project))
         require(caller, self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
@@ -155,6 +154,14 @@ def require(caller: Principal, role: Role) -> None:
     """
     if not caller.role.covers(role):
         raise errors.forbidden(caller.role, role)
+
+
+def _secret(request: Request) -> str | None:
+    """The key, in the header of OpenAI's clients or in that of Azure's."""
+    if (authorization := request.headers.get("authorization")) is None:
+        return request.headers.get("api-key")
+    scheme, _, secret = authorization.partition(" ")
+    return secret if scheme.lower() == "bearer" else None
 
 
 def _known(request: Request, deps: Dependencies, secret: str | None, *, is_whole: bool) -> Principal:

@@ -247,7 +247,7 @@ RAW = {
     "query_params": {"requests/parts.py"},
     "path_params": {"requests/parts.py"},
     # Besides the models: who calls and how the body is framed, which no route describes.
-    ".headers.get(": {"routes/dashboard.py", "uploads/form_reader.py"},
+    ".headers.get(": {"dependencies.py", "routes/dashboard.py", "uploads/form_reader.py"},
     ".stream()": {"dependencies.py", "uploads/form_reader.py"},
     ".json()": set(),
     ".body()": set(),
