@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
@@ -16,6 +17,11 @@ PROCESSES_MAX = 256
 """Api processes that may share one folder."""
 LAYOUT = 13
 """Version of the schema; a file with another one is rebuilt."""
+
+CHECKPOINT_SECONDS = 1.0
+"""Between checkpoints. A thread makes them: each waits for the disk, 5 to 75 ms beside other writers."""
+WAL_PAGES_MAX = 8192
+"""32 MiB of changes that are not yet in the file; with more, writers wait for a checkpoint."""
 
 PRIMARY_CODE = 0xFF
 """The part of SQLite's extended error codes with the primary code."""
@@ -139,6 +145,11 @@ class Database:
         except BaseException:
             os.close(self._lock)
             raise
+        self._is_closed = threading.Event()
+        self._checkpoints = threading.Thread(
+            target=_checkpoint, args=(self.path, self._is_closed), name="checkpoints", daemon=True
+        )
+        self._checkpoints.start()
 
     def read(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """The rows of a query."""
@@ -176,6 +187,8 @@ class Database:
 
     def close(self) -> None:
         """Close the file and release it for other processes."""
+        self._is_closed.set()
+        self._checkpoints.join()
         self._connection.close()
         os.close(self._lock)
 
@@ -266,6 +279,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     # A commit that a power cut takes back takes its offset back too, so it need not reach the disk at once.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+    # The bound where the thread cannot make checkpoints.
+    connection.execute(f"PRAGMA wal_autocheckpoint = {4 * WAL_PAGES_MAX}")
     _teach(connection)
     return connection
 
@@ -273,6 +288,20 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _teach(connection: sqlite3.Connection) -> None:
     # That an aggregate may also return a text, its type does not say.
     connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
+
+
+def _checkpoint(path: Path, is_closed: threading.Event) -> None:
+    """Make a checkpoint once in `CHECKPOINT_SECONDS`, so that no write on the event loop has to."""
+    while not is_closed.wait(CHECKPOINT_SECONDS):
+        try:
+            # Without a timeout it does not wait for readers while writers wait for it.
+            with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages > WAL_PAGES_MAX:
+                    # Writes have come meanwhile: this one holds them up for the rest, so that the log starts anew.
+                    connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        except sqlite3.Error as error:
+            _log.warning("no checkpoint of %s (%s)", path.name, error)
 
 
 def _is_sound(connection: sqlite3.Connection) -> bool:

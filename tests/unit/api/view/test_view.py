@@ -6,10 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.trust import VERIFIER
+from support.waiting import wait_until
 
 from tidemill.api.app import Feed
 from tidemill.api.requests.filters import Filter
 from tidemill.api.requests.paging import Page
+from tidemill.api.view import sqlite
 from tidemill.api.view.sqlite import Database, StateUnavailable
 from tidemill.api.view.view import DELETED_SECONDS_MAX, Origin, UnknownCursor, View
 from tidemill.schemas.log import codec, topics
@@ -205,6 +207,30 @@ def fill(database):
     """Let no more into its file than it has, as a full disk does."""
     pages = database.read("PRAGMA page_count")[0][0]
     database.read(f"PRAGMA max_page_count = {pages}")
+
+
+def test_no_write_waits_for_a_checkpoint(tmp_path, monkeypatch):
+    """A thread makes them: they wait for the disk. The log starts anew though writes go on meanwhile."""
+
+    def write(count):
+        for _ in range(count):
+            database.write("INSERT INTO trust VALUES (hex(randomblob(8)))")
+
+    monkeypatch.setattr(sqlite, "CHECKPOINT_SECONDS", 3600.0)
+    database = Database(tmp_path)
+    size = database.path.stat().st_size
+    write(4_000)
+    assert database.path.stat().st_size == size
+    database.close()
+    written, size = size, database.path.stat().st_size
+    assert size > written
+    monkeypatch.setattr(sqlite, "CHECKPOINT_SECONDS", 0.01)
+    database = Database(tmp_path)
+    write(4_000)
+    wait_until(lambda: database.path.stat().st_size > size, "a checkpoint")
+    started = (log := tmp_path / f"{database.path.name}-wal").read_bytes()[12:16]
+    wait_until(lambda: write(100) or log.read_bytes()[12:16] != started, "a new log")
+    database.close()
 
 
 def test_a_full_disk_leaves_the_view_as_it_was(tmp_path):
