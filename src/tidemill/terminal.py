@@ -58,6 +58,12 @@ class Console(RichConsole):
         return map(_harmless, super().render(renderable, options))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural where needed."""
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print lines on stdout, or on stderr."""
     typer.echo("\n".join(map(printable, hinted(text).split("\n"))), err=err)

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from tidemill.schemas.resources.batch import RequestCounts, Status
 from tidemill.schemas.resources.waiting import USUAL, Reason, Waiting
-from tidemill.terminal import Console
+from tidemill.terminal import Console, counted
 
 PACE_SECONDS = 30.0
 """Window of the rate."""
@@ -96,7 +96,7 @@ class Stalls:
         """Update what lines wait for."""
         found = {(wait.reason, wait.server): wait for wait in waits}
         for key in found.keys() - self._said:
-            lines = f"{found[key].lines:,} {'line waits' if found[key].lines == 1 else 'lines wait'}"
+            lines = f"{counted(found[key].lines, 'line')} {'waits' if found[key].lines == 1 else 'wait'}"
             self._console.print(f"{lines}: {found[key].message}", style="" if key[0] in USUAL else "yellow")
         self._said = {key for key in self._said if key[0] in USUAL} | found.keys()
 

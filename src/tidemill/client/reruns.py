@@ -15,7 +15,7 @@ from tidemill.client.runs.outcome import name_of
 from tidemill.client.runs.paths import Sink
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch
-from tidemill.terminal import Console
+from tidemill.terminal import Console, counted
 
 REPLAYS: Final = "/replays"
 DELETED: Final = "batch_deleted"
@@ -123,12 +123,6 @@ def _show_plan(console: Console, plan: dict[str, Any]) -> Exit:
             f"{counted(skipped, 'more line')} belong to deleted batches or files and are left out.", style="yellow"
         )
     return Exit.OK
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, in the plural where needed."""
-    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
-    return f"{number:,} {noun}{ending}"
 
 
 def is_fixed(source: dict[str, str]) -> bool:

@@ -73,7 +73,7 @@ async def deliver(
         )
         notes, faults = await asyncio.to_thread(_checked, batch, source, span, (output, errors), files)
         if sink.output is None and files[0]:
-            await asyncio.to_thread(_print, output)
+            await asyncio.to_thread(copy_to_stdout, output)
     notes += _places(batch, sink, files)
     return Delivery(notes=tuple(notes), faults=tuple(faults))
 
@@ -152,7 +152,8 @@ def _places(batch: Batch, sink: Sink, files: tuple[FileReceipt | None, FileRecei
     return places
 
 
-def _print(output: Path) -> None:
+def copy_to_stdout(output: Path) -> None:
+    """Copy a file to stdout."""
     with output.open("rb") as file:
         shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
     sys.stdout.flush()

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tidemill.client.http.client import Bounds, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
 from tidemill.client.runs.batch_runner import BatchRunner
+from tidemill.client.runs.delivery import copy_to_stdout
 from tidemill.client.runs.joining import join
 from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
@@ -30,7 +30,7 @@ from tidemill.client.runs.reconciliation import describe
 from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
-from tidemill.terminal import Console
+from tidemill.terminal import Console, counted
 
 EMBEDDINGS: Final = "/v1/embeddings"
 PARALLEL: Final = 4
@@ -183,7 +183,7 @@ def _deliver(plan: Plan, journal: Journal, sink: Sink, results: list[BatchResult
     output = join(outputs, sink.output or journal.folder / "output.jsonl")
     errors = join(failures, sink.errors or journal.folder / "errors.jsonl")
     if sink.output is None and output:
-        _print(journal.folder / "output.jsonl")
+        copy_to_stdout(journal.folder / "output.jsonl")
     written = sum(file.lines for file in (output, errors) if file)
     lines = plan.lines or results[0].total
     if not written and not lines:
@@ -196,12 +196,6 @@ def _deliver(plan: Plan, journal: Journal, sink: Sink, results: list[BatchResult
     return receipt
 
 
-def _print(output: Path) -> None:
-    with output.open("rb") as file:
-        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
-    sys.stdout.flush()
-
-
 def _notes(results: list[BatchResult], receipt: Receipt | None, sink: Sink) -> list[str]:
     """Lines for the summary: the balance and the paths of the files."""
     if receipt is None:
@@ -209,7 +203,7 @@ def _notes(results: list[BatchResult], receipt: Receipt | None, sink: Sink) -> l
     output, errors = (file.lines if file else 0 for file in (receipt.output, receipt.errors))
     balance = f"in = {output:,} out + {errors:,} errors, {receipt.missing:,} missing, 0 duplicate"
     # For damaged results the summary lists the faults instead.
-    checked = [] if any(result.damage for result in results) else [f"{outcome.lines_of(receipt.lines)} {balance}"]
+    checked = [] if any(result.damage for result in results) else [f"{counted(receipt.lines, 'line')} {balance}"]
     files = (("output", sink.output, receipt.output), ("errors", sink.errors, receipt.errors))
     paths = [_path(name, path, file) for name, path, file in files if file and (path or name == "errors")]
     kept = [f"receipt: {sink.receipt}"] if sink.receipt else []

@@ -8,7 +8,7 @@ import msgspec
 from tidemill.client.errors import Exit
 from tidemill.client.progress import duration
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.terminal import Console
+from tidemill.terminal import Console, counted
 
 ROWS_MAX: Final = 20
 """Errors shown unless --all is given."""
@@ -161,11 +161,6 @@ def summary(
     return code
 
 
-def lines_of(count: int, kind: str = "") -> str:
-    """A number of lines, in words."""
-    return f"{count:,} {kind}{'line' if count == 1 else 'lines'}"
-
-
 def _headline(results: Sequence[BatchResult], completed: int) -> str:
     total, failed = sum(result.total for result in results), sum(result.failed for result in results)
     words = results[0].status if len(results) == 1 else f"finished ({len(results):,} batches)"
@@ -181,7 +176,9 @@ def _headline(results: Sequence[BatchResult], completed: int) -> str:
 
 
 def _offer(result: BatchResult) -> str:
-    return f"To rerun the {lines_of(result.unfinished, 'unfinished ')}: `tidemill rerun {result.batch[-SHORT:]}`"
+    return (
+        f"To rerun the {counted(result.unfinished, 'unfinished line')}: `tidemill rerun {result.batch[-SHORT:]}`"
+    )
 
 
 def _refusals(batch: Batch, first: int) -> tuple[Fault, ...]:

@@ -11,6 +11,7 @@ import msgspec
 
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
+from tidemill.terminal import counted
 
 EXAMPLES_MAX = 5
 WHOLE = (0, sys.maxsize)
@@ -73,7 +74,7 @@ class Reconciliation:
         output, errors = (file.lines if file else 0 for file in (self.output, self.errors))
         foreign = f", {self.foreign:,} foreign" if self.foreign else ""
         return (
-            f"{_lines_of(self.lines)} in = {output:,} out + {errors:,} errors, "
+            f"{counted(self.lines, 'line')} in = {output:,} out + {errors:,} errors, "
             f"{self.missing:,} missing, {self.duplicate:,} duplicate{foreign}"
         )
 
@@ -82,11 +83,7 @@ def describe(file: FileReceipt | None) -> str:
     """Lines, bytes and hash of a file, in words."""
     if file is None:
         return "no file"
-    return f"{_lines_of(file.lines)}, {file.bytes:,} bytes, SHA-256 {file.sha256}"
-
-
-def _lines_of(count: int) -> str:
-    return f"{count:,} {'line' if count == 1 else 'lines'}"
+    return f"{counted(file.lines, 'line')}, {file.bytes:,} bytes, SHA-256 {file.sha256}"
 
 
 def reconcile(
