@@ -3,18 +3,13 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, Callable
-from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-
-from tidemill.configuration.security import Kafka, client_options
+from tidemill.configuration.security import Kafka
 from tidemill.ingest.files.packing import Record
-from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, LogUnavailable
-from tidemill.kafka.producer import Log, too_large
-from tidemill.schemas.bounds import RECORD_BYTES_MAX
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.producer import Log, Producer, Sent, producer
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, encode, request_headers
 from tidemill.schemas.log.messages import Accepted, Buried, Rejected
@@ -30,7 +25,6 @@ PRODUCER_BATCH_BYTES: Final = 512 * 1024
 """What one request may carry to one partition: a request of a single record of 64 KiB would be far from it."""
 COMPRESSION: Final = "zstd"
 """For 209 MB of lines it takes 0.4 s of CPU, lz4 in this client 1.9 s; disk and network get half of the bytes."""
-STOP_SECONDS_MAX: Final = 5.0
 _RECORD_BYTES_BASE = 200
 """Headers and key of a record, roughly."""
 
@@ -51,10 +45,10 @@ class RequestProducer:
         """
         self._vault = vault
         self._check_disk = check_disk
-        self._kafka = kafka
         self._log = log
-        self._producer: AIOKafkaProducer | None = None
-        self._starting = asyncio.Lock()
+        self._producer = Producer(
+            lambda: producer(kafka, compression=COMPRESSION, batch_bytes=PRODUCER_BATCH_BYTES)
+        )
 
     async def tell(self, fact: Accepted | Rejected | Buried) -> None:
         """Append a fact to `outcomes`; on return the broker has it.
@@ -76,85 +70,33 @@ class RequestProducer:
         """
         self._check_disk()
         names = {False: topics.requests(model).name, True: topics.express(model).name}
-        current = None
-        unacked: deque[tuple[int, asyncio.Future[Any]]] = deque()
+        unacked: deque[tuple[int, Sent]] = deque()
         size = 0
-        try:
-            current = await self._started()
-            async for record in records:
-                head, value = await sealed_request(self._vault, record.head, record.value)
-                record = replace(record, head=head, value=value)  # noqa: PLW2901
-                sent = _RECORD_BYTES_BASE + len(record.value)
-                while unacked and (size + sent > UNACKED_BYTES_MAX or len(unacked) >= UNACKED_RECORDS_MAX):
-                    size -= await _oldest(unacked)
-                unacked.append((sent, await self._send(current, names[record.express], record)))
-                size += sent
-            while unacked:
-                await _oldest(unacked)
-        except MessageSizeTooLargeError as error:
-            raise too_large(names[False], record.key, record.value) from error
-        except KafkaError as error:
-            # An idempotent producer that met a fault it may not repeat is of no use any more.
-            await self._drop(current)
-            raise LogUnavailable(type(error).__name__) from error
-        except TimeoutError as error:
-            await self._drop(current)
-            raise LogUnavailable("no acknowledgement in time") from error
+        async for record in records:
+            head, value = await sealed_request(self._vault, record.head, record.value)
+            record = replace(record, head=head, value=value)  # noqa: PLW2901
+            sent = _RECORD_BYTES_BASE + len(record.value)
+            while unacked and (size + sent > UNACKED_BYTES_MAX or len(unacked) >= UNACKED_RECORDS_MAX):
+                size -= await self._oldest(unacked)
+            unacked.append((sent, await self._enqueue(names[record.express], record)))
+            size += sent
+        while unacked:
+            await self._oldest(unacked)
 
     async def stop(self) -> None:
-        """Disconnect; what is under way is sent first, within `STOP_SECONDS_MAX`."""
-        await self._drop(self._producer)
+        """See `Producer.stop`."""
+        await self._producer.stop()
 
-    @staticmethod
-    async def _send(producer: AIOKafkaProducer, topic: str, record: Record) -> "asyncio.Future[Any]":
-        async with asyncio.timeout(DELIVERY_SECONDS_MAX):
-            future: asyncio.Future[Any] = await producer.send(
-                topic, record.value, key=record.key.encode(), headers=request_headers(record.head)
-            )
-        # Where the publishing breaks off nobody asks for the rest of the answers.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return future
+    async def _enqueue(self, topic: str, record: Record) -> Sent:
+        headers = request_headers(record.head)
+        try:
+            async with asyncio.timeout(DELIVERY_SECONDS_MAX):
+                return await self._producer.enqueue(topic, record.key, record.value, headers=headers)
+        except TimeoutError as error:
+            raise LogUnavailable("no room for a record in time") from error
 
-    async def _started(self) -> AIOKafkaProducer:
-        async with self._starting:
-            if self._producer is None:
-                fresh = AIOKafkaProducer(
-                    **client_options(self._kafka),
-                    acks="all",
-                    enable_idempotence=True,
-                    request_timeout_ms=REQUEST_MS_MAX,
-                    max_request_size=RECORD_BYTES_MAX,
-                    max_batch_size=PRODUCER_BATCH_BYTES,
-                    compression_type=COMPRESSION,
-                )
-                try:
-                    async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                        await fresh.start()
-                except BaseException:
-                    await _stop(fresh)
-                    raise
-                self._producer = fresh
-            return self._producer
-
-    async def _drop(self, current: AIOKafkaProducer | None) -> None:
-        if current is None:
-            return
-        if self._producer is current:
-            self._producer = None
-        await _stop(current)
-
-
-async def _oldest(unacked: "deque[tuple[int, asyncio.Future[Any]]]") -> int:
-    """Wait until the broker has the oldest record, and return its size in bytes."""
-    size, future = unacked.popleft()
-    if not future.done():
-        async with asyncio.timeout(DELIVERY_SECONDS_MAX):
-            await future
-    future.result()
-    return size
-
-
-async def _stop(producer: AIOKafkaProducer) -> None:
-    with suppress(KafkaError, OSError):
-        async with asyncio.timeout(STOP_SECONDS_MAX):
-            await producer.stop()
+    async def _oldest(self, unacked: "deque[tuple[int, Sent]]") -> int:
+        """Wait until the broker has the oldest record, and return its size in bytes."""
+        size, sent = unacked.popleft()
+        await self._producer.delivered(sent, DELIVERY_SECONDS_MAX)
+        return size

@@ -6,13 +6,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
-
 from tidemill.configuration.security import Kafka
-from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, STOP_SECONDS_MAX
+from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
 from tidemill.kafka.history import reading
-from tidemill.kafka.producer import producer, too_large
+from tidemill.kafka.producer import Producer, producer
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.held_records import Held
@@ -23,7 +20,6 @@ from tidemill.schemas.log.messages import Stalled
 from tidemill.schemas.log.topics import OUTCOMES
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
-from tidemill.storage.disk_space import DiskFull
 
 LINGER_MS: Final = 1
 
@@ -41,17 +37,15 @@ class KafkaOutbox:
             check_disk: Raises `DiskFull` where the log has no room for results.
         """
         self._check_disk = check_disk
-        self._kafka = kafka
-        self._producer: AIOKafkaProducer | None = None
-        self._starting = asyncio.Lock()
+        self._producer = Producer(lambda: producer(kafka, compression="lz4", linger_ms=LINGER_MS))
 
     async def start(self) -> None:
         """Connect, so that the first result need not wait for it.
 
         Raises:
-            KafkaError: No broker answers.
+            LogUnavailable: No broker answers.
         """
-        await self._started()
+        await self._producer.start()
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
         """Append a record and return once all replicas have it; tries for as long as it takes.
@@ -63,16 +57,12 @@ class KafkaOutbox:
         """
         wait_seconds = BACKOFF_SECONDS_MIN
         while True:
-            current = None
             try:
                 self._check_disk()
-                current = await self._started()
-                await current.send_and_wait(OUTCOMES.name, value, key=batch_id.encode(), headers=headers)
-            except MessageSizeTooLargeError as error:
-                raise too_large(OUTCOMES.name, batch_id, value) from error
-            except (KafkaError, OSError) as error:
-                _log.warning("outcomes are not taken (%s); again in %.1f s", _told(error), wait_seconds)
-                await self._drop(current)
+                sent = await self._producer.enqueue(OUTCOMES.name, batch_id, value, headers=headers)
+                await self._producer.delivered(sent)
+            except OSError as error:
+                _log.warning("outcomes are not taken (%s); again in %.1f s", error, wait_seconds)
                 await asyncio.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
             else:
@@ -84,28 +74,7 @@ class KafkaOutbox:
 
     async def stop(self) -> None:
         """Disconnect; what was sent has been waited for by whoever sent it."""
-        await self._drop(self._producer)
-
-    async def _started(self) -> AIOKafkaProducer:
-        if self._producer is not None:
-            return self._producer
-        async with self._starting:
-            if self._producer is None:
-                fresh = producer(self._kafka, compression="lz4", linger_ms=LINGER_MS)
-                try:
-                    await fresh.start()
-                except BaseException:
-                    await _stop(fresh)
-                    raise
-                self._producer = fresh
-            return self._producer
-
-    async def _drop(self, current: AIOKafkaProducer | None) -> None:
-        """Give a producer up: an idempotent one that has met a fault may not go on."""
-        if current is not None:
-            if self._producer is current:
-                self._producer = None
-            await _stop(current)
+        await self._producer.stop()
 
 
 async def reopened(
@@ -125,10 +94,6 @@ async def reopened(
             yield opened if message.value is not None else DecodeError("the log has it no more")
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, DiskFull) else type(error).__name__
-
-
 def outcomes(record: Any) -> Iterator[tuple[str, int]]:
     """The lines whose results a record of `outcomes` has, as batch id and index; a fact has none."""
     if codec.kind_of(record.headers) != codec.LINES:
@@ -140,12 +105,3 @@ def outcomes(record: Any) -> Iterator[tuple[str, int]]:
         return
     for line in marks:
         yield batch_id, line.index
-
-
-async def _stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Close a client, bounded: one whose broker is away would wait for it."""
-    try:
-        async with asyncio.timeout(STOP_SECONDS_MAX):
-            await client.stop()
-    except (KafkaError, OSError) as error:
-        _log.debug("a client did not close well: %s", type(error).__name__)

@@ -11,7 +11,7 @@ from support.waiting import until
 
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail
-from tidemill.kafka.producer import Log
+from tidemill.kafka.producer import Log, Producer, producer
 
 pytestmark = pytest.mark.kafka
 
@@ -146,6 +146,45 @@ async def test_a_topic_that_comes_later_is_waited_for(kafka, log):
     await log.send(name, "k", b"v")
     await until(lambda: seen, seconds_max=60)
     await follower.stop()
+
+
+async def test_all_who_wait_for_a_producer_hear_that_it_is_given_up(tmp_path):
+    """Also one without a time limit of its own; the next record goes through another producer."""
+    broker = OpenBroker(tmp_path)
+    sender = None
+    try:
+        kafka = await broker.start()
+        topic = await new_topic(kafka)
+        sender = Producer(lambda: producer(kafka))
+        await sender.delivered(await sender.enqueue(topic, "k", b"before"))
+        broker.kill()
+        patient, hasty = [await sender.enqueue(topic, "k", value) for value in (b"patient", b"hasty")]
+        waiting = asyncio.create_task(sender.delivered(patient))
+        with pytest.raises(LogUnavailable):
+            await sender.delivered(hasty, 1)
+        with pytest.raises(LogUnavailable):
+            await asyncio.wait_for(waiting, 30)
+        assert await broker.start() == kafka
+        after = await sender.enqueue(topic, "k", b"after")
+        assert await sender.delivered(after) == 1
+        assert after.by is not hasty.by
+        assert await values(kafka, topic) == [b"before", b"after"]
+    finally:
+        if sender is not None:
+            await asyncio.wait_for(sender.stop(), 30)
+        broker.stop()
+
+
+async def test_a_broken_producer_is_replaced(kafka):
+    """One that has met a fault it may not go on after, whoever notices."""
+    topic, sender = await new_topic(kafka), Producer(lambda: producer(kafka))
+    first = await sender.enqueue(topic, "k", b"1")
+    await sender.delivered(first)
+    first.by._sender.sender_task.cancel()
+    await asyncio.wait([first.by._sender.sender_task])
+    second = await sender.enqueue(topic, "k", b"2")
+    assert await sender.delivered(second, 10) == 1
+    await sender.stop()
 
 
 async def test_what_was_refused_does_not_land_later(tmp_path):
