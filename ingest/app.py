@@ -12,12 +12,12 @@ from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
-from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.streams.app import StreamApp
 from tidemill.kafka.ack_gate import AckGate, Ticket
 from tidemill.kafka.handling import handled
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
+from tidemill.retrying import retried
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Buried
@@ -121,7 +121,7 @@ class Ingest:
             return
         if (named := codec.named(message.topic, message.headers, message.value)) is not None:
             fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(time.time()))
-            await stubborn(f"telling {named.batch_id}", lambda: self._outlet.tell(fact))
+            await retried(f"telling {named.batch_id}", lambda: self._outlet.tell(fact))
 
     async def _command(self, message: Any) -> None:
         command = codec.decode_command(message.value)

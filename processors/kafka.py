@@ -1,19 +1,19 @@
 """The door to Kafka beside Faust: outcomes are appended, and read back when partitions change hands."""
 
-import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
-from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
 from tidemill.kafka.history import reading
 from tidemill.kafka.producer import Producer, producer
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.held_records import Held
 from tidemill.processors.partitions.seals import Opened, Unopened
+from tidemill.retrying import retried
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Stalled
@@ -55,22 +55,16 @@ class KafkaOutbox:
         Raises:
             RecordTooLarge: It is.
         """
-        wait_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            try:
-                self._check_disk()
-                sent = await self._producer.enqueue(OUTCOMES.name, batch_id, value, headers=headers)
-                await self._producer.delivered(sent)
-            except OSError as error:
-                _log.warning("outcomes are not taken (%s); again in %.1f s", error, wait_seconds)
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
-            else:
-                return
+        await retried("sending outcomes", functools.partial(self._send, batch_id, value, headers))
 
     async def stalled(self, fact: Stalled) -> None:
         """Tell a batch what its lines wait for. See `send`."""
         await self.send(fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
+
+    async def _send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
+        self._check_disk()
+        sent = await self._producer.enqueue(OUTCOMES.name, batch_id, value, headers=headers)
+        await self._producer.delivered(sent)
 
     async def stop(self) -> None:
         """Disconnect; what was sent has been waited for by whoever sent it."""

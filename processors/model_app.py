@@ -33,7 +33,7 @@ from tidemill.configuration.servers import Model
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
 from tidemill.faust.partition_handle import PartitionHandle
-from tidemill.kafka.connection import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, LogUnavailable
+from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.history import reading
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.processors.backends import pool_factory
@@ -53,6 +53,7 @@ from tidemill.processors.partitions.seals import Opened, SealedOutbox, Unopened
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.processors.scheduling import prefix
+from tidemill.retrying import retried
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Edge, Store
@@ -208,12 +209,12 @@ class ModelApp:
 
     async def _recover(self) -> None:
         """Look up where the partitions end, then read outcomes whenever a record needs them."""
-        await self._retried(self._find_ends)
+        await retried("finding the ends of partitions", self._find_ends, faults=Exception)
         while True:
             if not self._assignment.release():
                 await self._wanted.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            await self._retried(self._read_outcomes)
+            await retried("reading outcomes", self._read_outcomes, faults=Exception)
 
     def _set_part(self, partitions: int) -> None:
         """Make as large a part of the calls as this process has of the partitions."""
@@ -247,20 +248,6 @@ class ModelApp:
                     if batch_id not in self._shared.closed:
                         self.dispatcher.completed.mark(batch_id, index)
         self._assignment.read(wanted)
-
-    async def _retried(self, work: Any) -> None:
-        wait_seconds = BACKOFF_SECONDS_MIN
-        while True:
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001  whatever it was, held records must not stay held for ever
-                _log.warning(
-                    "Kafka cannot be read (%s); trying again in %.1f s", type(error).__name__, wait_seconds
-                )
-                await asyncio.sleep(wait_seconds)
-                wait_seconds = min(2 * wait_seconds, BACKOFF_SECONDS_MAX)
-            else:
-                return
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all of an app's at once."""

@@ -21,9 +21,8 @@ from tidemill.faust.partition_table import PartitionTable
 from tidemill.kafka.ack_gate import AckGate
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.freeze_guard import Lease, guarded
-from tidemill.kafka.handling import Burial, handled, is_cancelled, reason
+from tidemill.kafka.handling import Burial, handled, is_cancelled
 from tidemill.kafka.producer import Log, partition_of
-from tidemill.results.files.compaction import stubborn
 from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.kafka import OutcomeHistory
 from tidemill.results.partition import Partition
@@ -31,6 +30,7 @@ from tidemill.results.ports import Owner
 from tidemill.results.state import batch_gauges
 from tidemill.results.state.limits import Limits
 from tidemill.results.state.tables import Tables
+from tidemill.retrying import reason, retried
 from tidemill.runtime.clock_steps import ClockSteps
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
@@ -343,7 +343,7 @@ class Results:
             headers=[(codec.KIND, tick.kind.encode())],
             partition=number,
         )
-        seat.ticking = asyncio.ensure_future(stubborn("sending a tick", send))
+        seat.ticking = asyncio.ensure_future(retried("sending a tick", send))
 
 
 def main(settings: Settings) -> None:

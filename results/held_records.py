@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from tidemill.results.files.compaction import pause_seconds
+from tidemill.retrying import pause_seconds
 from tidemill.schemas.ports import Steady
 from tidemill.schemas.resources.waiting import Reason
 
@@ -110,5 +110,5 @@ class HeldRecords:
         pause = pause_seconds(waiting.pauses)
         waiting.pauses += 1
         waiting.again_at = self._steady() + pause
-        log.warning("%s waits: %s; next try in %s s", batch_id, error, pause)
+        log.warning("%s waits: %s; next try in %.1f s", batch_id, error, pause)
         self._tell(batch_id, error, waiting.again_at)

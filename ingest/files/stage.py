@@ -21,6 +21,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.packing import Origin, Packer, Record
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
 from tidemill.ingest.ports import RequestPublisher
+from tidemill.retrying import pause_seconds
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import (
@@ -46,9 +47,6 @@ SMALL_AT_ONCE_MAX: Final = 16
 SLICE_BYTES: Final = 128 * 1024
 SLICE_LINES: Final = 256
 """Lines that are worked on in a row, one or two milliseconds' worth, before other tasks get their turn."""
-PAUSE_SECONDS_MIN: Final = 0.2
-PAUSE_SECONDS_MAX: Final = 10.0
-"""How long to wait after a failure of the store or the log; doubled each time, until the batch's deadline."""
 
 _INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
 """Where an input lies: a command that names another object is not to be followed."""
@@ -118,7 +116,7 @@ class Stage:
     async def _until_done(self, work: _Work) -> None:
         source, batch = work.command.input, work.command.batch
         lane = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
-        pause_seconds = PAUSE_SECONDS_MIN
+        failures = 0
         while self._clock() < batch.expires_at:
             try:
                 async with lane:
@@ -126,11 +124,12 @@ class Stage:
             except _Stopped:
                 raise
             except OSError as error:
-                log.warning("%s: %s; again in %.1f s", batch.id, _told(error), pause_seconds)
+                pause = pause_seconds(failures)
+                failures += 1
+                log.warning("publishing %s failed (%s); next try in %.1f s", batch.id, _told(error), pause)
             else:
                 return
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+            await asyncio.sleep(pause)
         log.warning("%s reached its deadline before it was published", batch.id)
 
     async def _steps(self, work: _Work) -> None:

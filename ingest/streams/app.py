@@ -24,7 +24,6 @@ from tidemill.faust.partition_table import PartitionTable
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.ports import Times
 from tidemill.ingest.quota import Quotas
-from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.sqlite import Sizes
 from tidemill.ingest.streams.assembly import InputAssembly
 from tidemill.ingest.streams.factory import StreamFactory
@@ -38,6 +37,7 @@ from tidemill.kafka.ack_gate import AckGate, Ticket
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.freeze_guard import guarded
 from tidemill.kafka.producer import Log
+from tidemill.retrying import retried
 from tidemill.schemas.log import codec, intake, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.intake import IntakeError
@@ -292,7 +292,7 @@ class StreamApp:
                 send = functools.partial(
                     self._log.send, tp.topic, "tick", None, headers=[(intake.TICK, b"1")], partition=tp.partition
                 )
-                sending = asyncio.ensure_future(stubborn("sending a tick", send))
+                sending = asyncio.ensure_future(retried("sending a tick", send))
                 self._ticking.add(sending)
                 sending.add_done_callback(self._ticking.discard)
 

@@ -9,9 +9,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import PREFIX, Piece, State, Stream
+from tidemill.retrying import retried
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
@@ -83,7 +83,7 @@ class InputAssembly:
         async def chunks() -> AsyncIterator[bytes]:
             yield before + content
 
-        await stubborn(f"a part of {state.id}", lambda: self._store.write(state.key(piece), chunks()))
+        await retried(f"a part of {state.id}", lambda: self._store.write(state.key(piece), chunks()))
         flow.keep(piece, 1 if taken else 0)
         return state.key(taken) if taken is not None else None
 
@@ -128,7 +128,7 @@ class InputAssembly:
 
     async def _join(self, state: State, lines: int) -> None:
         batch = state.batch
-        size, sha256 = await stubborn(f"the input of {state.id}", lambda: self._write(state))
+        size, sha256 = await retried(f"the input of {state.id}", lambda: self._write(state))
         file = File(
             id=batch.input_file_id,
             bytes=size,
@@ -139,7 +139,7 @@ class InputAssembly:
         )
         key = file_key(file.id)
         record = FileRecord(project=state.project, file=file, key=key, sha256=sha256, lines=lines)
-        await stubborn(
+        await retried(
             "telling of an input",
             lambda: self._sender.send(topics.FILES.name, file.id, encode(record), headers=[]),
         )

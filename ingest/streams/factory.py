@@ -9,9 +9,9 @@ from typing import Final
 import orjson
 
 from tidemill.ingest.files.validation import Checker, Rules
-from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.streams.seen_ids import SeenIds
 from tidemill.ingest.streams.stream import State, Stream
+from tidemill.retrying import retried
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -98,7 +98,7 @@ class StreamFactory:
             for piece in state.pieces:
                 recall = functools.partial(self._recall, flow, state.key(piece))
                 try:
-                    await stubborn(f"reading {state.id}", recall)
+                    await retried(f"reading {state.id}", recall)
                 except NotFound:
                     log.exception("a part of %s is gone, and its lines may come once more", state.id)
         flow.checker.model = state.model

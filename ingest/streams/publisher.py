@@ -9,9 +9,9 @@ from tidemill.ingest.files.packing import INLINE_BYTES_MAX, Origin, Record
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Fault
 from tidemill.ingest.ports import RequestPublisher
 from tidemill.ingest.quota import Quotas
-from tidemill.ingest.retrying import stubborn
 from tidemill.ingest.streams import packing
 from tidemill.ingest.streams.stream import Stream
+from tidemill.retrying import retried
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, LineRef, encode, lines_headers
@@ -79,7 +79,7 @@ class Publisher:
         if (vault := self._vault) is None:
             return True
         try:
-            await stubborn(f"the key of {flow.state.id}", lambda: vault.sealing(flow.state.id, flow.state.project))
+            await retried(f"the key of {flow.state.id}", lambda: vault.sealing(flow.state.id, flow.state.project))
         except NoKey:
             return False
         return True
@@ -109,21 +109,21 @@ class Publisher:
             for record in packing.requests(origin, placed):
                 yield record
 
-        await stubborn(f"publishing lines of {batch.id}", lambda: self._outlet.publish(model, records()))
+        await retried(f"publishing lines of {batch.id}", lambda: self._outlet.publish(model, records()))
 
     async def _placed(self, flow: Stream, place: int, line: bytes) -> packing.Placed:
         """A line that is too large for a record lies in the store as long as the log refers to it."""
         if len(line) <= INLINE_BYTES_MAX:
             return place, line
         key = f"{LARGE_PREFIX}{flow.state.id}/line-{place}"
-        await stubborn(f"storing a line of {flow.state.id}", lambda: self._store.write(key, _once(line)))
+        await retried(f"storing a line of {flow.state.id}", lambda: self._store.write(key, _once(line)))
         return place, LineRef(key=key, offset=0, length=len(line))
 
     async def _tell(self, fact: Opened | Grown | Sealed | Buried, batch_id: str) -> None:
         await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
     async def _send(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
-        await stubborn(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
+        await retried(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
 
 
 async def _checked(flow: Stream, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:

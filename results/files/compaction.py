@@ -7,11 +7,10 @@
 Every step may be repeated after a crash: the files have the same ids, the same bytes and the same receipt.
 """
 
-import asyncio
 import hashlib
 import logging
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -50,8 +49,6 @@ log = logging.getLogger(__name__)
 
 WRITE_BYTES: Final = 1 << 20
 """Pieces of a file are gathered up to this size before they go to the store."""
-WAITS_SECONDS: Final = (0.2, 0.5, 1, 2, 5, 10)
-"""Waits before something that failed is tried again; the last one repeats."""
 FILL_PARTS_FROM: Final = 1 << 30
 """Numbers of the parts of lines that were not run: above any number a finished line's part can have."""
 
@@ -190,29 +187,6 @@ async def write_part(
     await store.write(key, _once(columns, lines))
     shelf.clear()
     return part
-
-
-def pause_seconds(tries: int) -> float:
-    """How long to wait after so many tries that failed, the last one not counted."""
-    return WAITS_SECONDS[min(tries, len(WAITS_SECONDS) - 1)]
-
-
-async def stubborn(what: str, call: Callable[[], Awaitable[T]]) -> T:
-    """Do what has to be done before anything else can be: again after each failure, until it succeeds.
-
-    Args:
-        what: Named in the log.
-        call: Begins one try.
-    """
-    tries = 0
-    while True:
-        try:
-            return await call()
-        except OSError:
-            wait = pause_seconds(tries)
-            tries += 1
-            log.warning("%s failed, next try in %s s", what, wait, exc_info=True)
-            await asyncio.sleep(wait)
 
 
 async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:

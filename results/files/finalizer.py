@@ -5,25 +5,26 @@ What stands in the way of that too, is told and tried again: an object may be pu
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Final
 
-from tidemill.kafka.handling import reason
-from tidemill.results.files.compaction import Compactor, pause_seconds
+from tidemill.results.files.compaction import Compactor
 from tidemill.results.files.part_recovery import PartRecovery
 from tidemill.results.ports import Outcomes
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
+from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.log.messages import Compacted
 from tidemill.schemas.log.part import PartError, PartRef
 from tidemill.schemas.ports import NotFound, Store
 
 log = logging.getLogger(__name__)
 
-WAITS_SECONDS: Final = (1.0, 5.0, 15.0, 60.0)
-"""Waits after a try that came to nothing; the last one repeats."""
+FIRST_SECONDS: Final = 1.0
+LONGEST_SECONDS: Final = 60.0
+"""Pauses after a try that came to nothing; see `pause_seconds`."""
 
 Blocked = Callable[[str], None]
 """Told why a batch cannot come to its end; it is tried again all the same."""
@@ -67,7 +68,7 @@ class Finalizer:
         Returns:
             The fact that ends the batch; None where that was folded meanwhile.
         """
-        state, failures, waits = live.state, 0, _waits()
+        state, failures, fruitless = live.state, 0, 0
         while True:
             try:
                 return await self._made(live, state)
@@ -75,10 +76,12 @@ class Finalizer:
                 why, wait = reason(error), pause_seconds(failures)
                 failures += 1
             except Unfinished as error:
-                why, wait = str(error), next(waits)
+                why = str(error)
+                wait = pause_seconds(fruitless, first=FIRST_SECONDS, longest=LONGEST_SECONDS)
+                fruitless += 1
             if live.state.is_over:
                 return None
-            log.error("%s cannot be finished: %s; next try in %s s", state.id, why, wait)
+            log.error("%s cannot be finished: %s; next try in %.1f s", state.id, why, wait)
             blocked(why)
             # Without a place among those that are compacted: what fails for one batch holds up no other.
             await asyncio.sleep(wait)
@@ -154,9 +157,3 @@ def _told(error: Exception) -> str:
         case _:
             log.error("the work on a batch broke off", exc_info=error)
             return type(error).__name__
-
-
-def _waits() -> Iterator[float]:
-    yield from WAITS_SECONDS
-    while True:
-        yield WAITS_SECONDS[-1]

@@ -4,8 +4,7 @@ import asyncio
 import logging
 from typing import Final
 
-from tidemill.kafka.handling import reason
-from tidemill.results.files.compaction import Compactor, pause_seconds, write_part
+from tidemill.results.files.compaction import Compactor, write_part
 from tidemill.results.files.finalizer import Finalizer
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.files.work import Work
@@ -21,6 +20,7 @@ from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls, one, waits
 from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import Timers
+from tidemill.retrying import pause_seconds, reason
 from tidemill.schemas.ports import Clock, Sender, Steady, Store
 from tidemill.schemas.resources.waiting import Reason
 
@@ -256,7 +256,7 @@ class Batches:
         live.tries += 1
         self._put_off[live.state.id] = live
         why = f"Results of the batch cannot be stored: {reason(error)}."
-        log.warning("%s: %s Next try in %s s", live.state.id, why, pause)
+        log.warning("%s: %s Next try in %.1f s", live.state.id, why, pause)
         self._block(live, (Reason.STORE, why), self._steady() + pause)
 
     async def _publish(self, live: ActiveBatch) -> None:

@@ -29,12 +29,12 @@ from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling import prefix
-from tidemill.results.files.compaction import stubborn
 from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Owner
 from tidemill.results.state.limits import Limits
 from tidemill.results.state.tables import Tables, TornError
+from tidemill.retrying import retried
 from tidemill.runtime.clock_steps import ClockSteps
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -382,6 +382,6 @@ class ResultsProcess(Base):
     async def _send_tick(self, number: int, writer: str) -> None:
         tick = Tick(at=self.process.now(), writer=writer)
         headers = [(codec.KIND, tick.kind.encode())]
-        await stubborn(
+        await retried(
             "a tick", lambda: self.append(OUTCOMES, "tick", codec.encode(tick), headers, partition=number)
         )

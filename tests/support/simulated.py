@@ -241,6 +241,7 @@ class Simulation:
 
     def __init__(self, seed: int, *, part_bytes: int = 2_000) -> None:
         self.chance = random.Random(seed)
+        random.seed(seed)
         self.fuse = Fuse()
         self.store = SimulatedStore(self.fuse)
         self.tables = SimulatedTables(self.fuse)

@@ -12,7 +12,7 @@ from support.waiting import until
 
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import SettingsError, load
-from tidemill.faust.stage_app import create_app
+from tidemill.faust.stage_app import create_app, raw_topic
 from tidemill.kafka.admin import TopicError, ensure_topics
 from tidemill.kafka.connection import reachable
 from tidemill.kafka.follower import Follower
@@ -85,7 +85,7 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
             given.append(event.message.key)
             event.ack()
 
-    app.agent(app.raw_topic(app, topics.COMMANDS.name))(take)
+    app.agent(raw_topic(app, topics.COMMANDS.name))(take)
     key = f"{protocol}-{mechanism}"
     await follower.start()
     await outbox.start()

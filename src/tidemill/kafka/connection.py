@@ -16,8 +16,6 @@ REQUEST_MS_MAX = 10_000
 """How long one request to a broker may take before it is sent again."""
 CONNECT_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 5.0
-BACKOFF_SECONDS_MIN = 0.2
-BACKOFF_SECONDS_MAX = 10.0
 
 records.tolerate()
 decompression.bound()

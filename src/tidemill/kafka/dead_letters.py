@@ -1,18 +1,15 @@
 """Dead letters: a record that nobody can read is kept where an operator finds it, with the reason."""
 
-import asyncio
+import functools
 import logging
-from typing import Any, Final
+from typing import Any
 
 from tidemill import metrics
+from tidemill.retrying import retried
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.ports import Sender
 
 log = logging.getLogger(__name__)
-
-PAUSE_SECONDS_MIN: Final = 0.2
-PAUSE_SECONDS_MAX: Final = 10.0
-"""How long to wait after the log did not take a letter; doubled each time."""
 
 
 async def bury(sender: Sender, message: Any, *, stage: str, reason: Exception) -> None:
@@ -32,14 +29,7 @@ async def bury(sender: Sender, message: Any, *, stage: str, reason: Exception) -
     if value is not None and len(value) > dead_letters.VALUE_BYTES_MAX:
         said = [*said, (dead_letters.CUT, b"%d" % len(value))]
         value = None
-    pause_seconds = PAUSE_SECONDS_MIN
-    while True:
-        try:
-            await sender.send(topics.DEAD.name, source, value, headers=said)
-            break
-        except OSError as error:
-            log.warning("a dead letter was not taken (%s); again in %.1f s", type(error).__name__, pause_seconds)
-        await asyncio.sleep(pause_seconds)
-        pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+    send = functools.partial(sender.send, topics.DEAD.name, source, value, headers=said)
+    await retried("sending a dead letter", send)
     metrics.DEAD_LETTERS.labels(stage).inc()
     log.warning("%s could not read %s: %s", stage, source, reason)

@@ -6,18 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka.connection import (
-    BACKOFF_SECONDS_MAX,
-    BACKOFF_SECONDS_MIN,
     CONNECT_SECONDS_MAX,
     REQUEST_MS_MAX,
+    TRANSIENT,
     LogUnavailable,
     cluster_id,
     stop,
 )
+from tidemill.retrying import pause_seconds, reason, retried
 
 POLL_MS = 500
 """How long a follower waits for a record at a time; a record that arrives ends the wait at once."""
@@ -114,13 +113,7 @@ class Follower:
 
     async def current(self) -> None:
         """The same, however long a broker is away."""
-        while True:
-            try:
-                await self.abreast()
-            except (KafkaError, OSError):
-                await asyncio.sleep(BACKOFF_SECONDS_MIN)
-            else:
-                return
+        await retried(f"catching up with {self._partition.topic}", self.abreast, faults=TRANSIENT)
 
     @property
     def is_caught_up(self) -> bool:
@@ -133,20 +126,21 @@ class Follower:
         return self._position
 
     async def _run(self) -> None:
-        pause_seconds = BACKOFF_SECONDS_MIN
+        failures = 0
         while True:
             before = self._position
             try:
                 await self._follow()
             except Exception as error:  # noqa: BLE001  whatever it was, a follower goes on
                 if self._position != before:
-                    pause_seconds = BACKOFF_SECONDS_MIN
+                    failures = 0
+                pause = pause_seconds(failures)
+                failures += 1
                 _log.warning(
-                    "following %s broke off at %d (%s); again in %.1f s",
-                    self._partition.topic, self._position, type(error).__name__, pause_seconds,
+                    "following %s broke off at %d (%s); next try in %.1f s",
+                    self._partition.topic, self._position, reason(error), pause,
                 )  # fmt: skip
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, BACKOFF_SECONDS_MAX)
+                await asyncio.sleep(pause)
 
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(

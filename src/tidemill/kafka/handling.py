@@ -83,11 +83,6 @@ async def handled(
     return Burial(source=source, reason=reason[:TEXT_CHARS_MAX], unreadable=unreadable)
 
 
-def reason(error: OSError) -> str:
-    """Why a door has failed, without the paths that the system's own words have."""
-    return (error.strerror or str(error) or type(error).__name__)[:TEXT_CHARS_MAX]
-
-
 def told(error: Exception) -> str:
     """An error in words that quote no user: its own where it is one of ours, else its kind and its place."""
     if isinstance(error, DecodeError | RecordTooLarge):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.local import log_file, parent_death
+from tidemill.retrying import pause_seconds
 from tidemill.runtime import notify
 from tidemill.runtime.watchdog import LOOK_SECONDS, Silence
 
@@ -29,11 +30,8 @@ DELAY_SECONDS_MIN = 0.1
 DELAY_SECONDS_MAX = 10.0
 STABLE_SECONDS = 30.0
 """A process that lived this long was not ended by its start, so its delays start over."""
-JITTER = 0.5
-"""Random share of a delay, so that processes that ended together do not restart together."""
 STARTS_MAX = 3
 """Starts of a process that was never ready."""
-DOUBLINGS_MAX = 20
 
 Say = Callable[[str], None]
 """Prints a line for the operator."""
@@ -66,8 +64,8 @@ def decide_restart(*, failures: int, alive_seconds: float, ever_ready: bool, cha
     failures = 1 if alive_seconds >= STABLE_SECONDS else failures + 1
     if not ever_ready and failures >= STARTS_MAX:
         return None
-    longest = min(DELAY_SECONDS_MAX, DELAY_SECONDS_MIN * 2 ** min(failures - 1, DOUBLINGS_MAX))
-    return Restart(delay_seconds=longest * (1 - JITTER * chance), failures=failures)
+    delay = pause_seconds(failures - 1, first=DELAY_SECONDS_MIN, longest=DELAY_SECONDS_MAX, chance=chance)
+    return Restart(delay_seconds=delay, failures=failures)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Final
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.follower import Follower
+from tidemill.retrying import retried
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.sealing.store import SealedStore
@@ -20,7 +21,6 @@ KEY_FILE: Final = "encryption_keys"
 """In the data folder, where the settings name none."""
 
 ROUND_SECONDS: Final = 3600.0
-PAUSE_SECONDS: Final = 5.0
 KEPT: Final = 3
 """A batch may take as long as the log keeps a record, and a segment goes when its last record is due."""
 
@@ -79,12 +79,7 @@ class Keeper:
         """
         while True:
             self._news.clear()
-            try:
-                await self.vault.tidy(clock() - KEPT * kept_seconds())
-            except OSError as error:
-                log.warning("keys cannot be destroyed (%s)", type(error).__name__)
-                await asyncio.sleep(PAUSE_SECONDS)
-                continue
+            await retried("destroying keys", lambda: self.vault.tidy(clock() - KEPT * kept_seconds()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):
                     await self._news.wait()

@@ -9,9 +9,9 @@ from support.simulated import Simulation
 from support.waiting import until
 from tests.unit.results import test_partition as cases
 
+from tidemill import retrying
 from tidemill.kafka.ack_gate import AckGate
 from tidemill.results import held_records
-from tidemill.results.files import compaction
 from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.state import batches
 from tidemill.schemas.log import codec, topics
@@ -77,7 +77,9 @@ def filled(simulation, *numbers):
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch):
-    monkeypatch.setattr(compaction, "WAITS_SECONDS", (1.0,))
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 1.0)
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 1.0)
+    monkeypatch.setattr(retrying, "JITTER", 0.0)
 
 
 async def test_a_part_that_was_refused_lands_late():
@@ -160,7 +162,7 @@ async def test_files_that_cannot_be_written_hold_no_place():
 async def test_at_a_bound_the_partition_waits(monkeypatch):
     """A store that fails for a while is waited for, whoever's lines these are, and memory has its bound."""
     monkeypatch.setattr(batches, "PUT_OFF_BYTES_MAX", 3_000)
-    monkeypatch.setattr(compaction, "WAITS_SECONDS", (0.01,))
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     simulation = Refusing(2)
     (one,) = filled(simulation, 0)
     simulation.refused.add(A)
@@ -246,7 +248,7 @@ async def test_records_wait_in_their_order():
 
 async def test_at_a_bound_records_wait_for_the_store(monkeypatch):
     """Their number and their bytes have one."""
-    monkeypatch.setattr(compaction, "WAITS_SECONDS", (0.01,))
+    monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     monkeypatch.setattr(held_records, "BYTES_MAX", 10)
     records = Records()
     records.aside._steady = asyncio.get_running_loop().time

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -12,6 +11,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from tidemill.client.errors import Refused, Unreachable
+from tidemill.retrying import pause_seconds
 from tidemill.schemas.resources.error import ErrorEnvelope
 
 TRIES_MAX = 14
@@ -87,7 +87,7 @@ class Connection:
             except Refused as error:
                 error.may_have_happened = number > 0
                 raise
-            await asyncio.sleep(random.uniform(0.5, 1) * min(PAUSE_SECONDS_MAX, 0.25 * 2**number))  # noqa: S311
+            await asyncio.sleep(pause_seconds(number, longest=PAUSE_SECONDS_MAX))
         raise AssertionError("the last attempt returns or raises")
 
     def unreachable(self, error: Exception) -> Unreachable:

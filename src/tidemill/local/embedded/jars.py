@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tidemill.retrying import pause_seconds
 from tidemill.storage import ownership
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSe
             if attempt == ATTEMPTS_MAX or isinstance(error, _RefusedError):
                 cause = str(error) or "it did not answer in time"
                 raise JarError(f"cannot download {jar.name} from {url}: {cause}") from error
-            await asyncio.sleep(RETRY_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311
+            await asyncio.sleep(pause_seconds(attempt - 1, first=RETRY_SECONDS))
         else:
             return
 

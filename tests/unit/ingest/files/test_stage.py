@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 import pytest
 from support.waiting import until
 
+from tidemill import retrying
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import stage as module
 from tidemill.ingest.files.packing import Record
@@ -152,7 +153,7 @@ async def test_too_many_lines(tmp_path):
 
 async def test_a_failure_of_a_door_is_tried_again(here, monkeypatch):
     """The command is done when the door is back, and not before."""
-    monkeypatch.setattr(module, "PAUSE_SECONDS_MIN", 0.001)
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.001)
     here.outlet.failures = 3
     data = input_lines(10)
     await here.stage.handle(await here.batch("batch_1", data))

@@ -9,8 +9,8 @@ import pytest
 from support.simulated import Crash, Fuse, SimulatedStore, SimulatedTable, apply
 from support.waiting import WAIT_SECONDS_MAX
 
+from tidemill import retrying
 from tidemill.configuration.settings import Limits
-from tidemill.ingest import retrying
 from tidemill.ingest.ports import Times
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
@@ -266,7 +266,7 @@ async def test_crashes_lose_and_double_nothing(seed, tmp_path):
 @pytest.mark.parametrize("seed", SEEDS[:40])
 async def test_parts_that_cannot_be_read_hold_up_their_stream_alone(seed, tmp_path, monkeypatch):
     """Gone or refused for a while, whoever reads them; crashes besides."""
-    monkeypatch.setattr(retrying, "PAUSE_SECONDS_MIN", 0.0)
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
     world = World(seed, tmp_path)
     world.log = records(world.chance, 60)
     whole, trouble, failed = world.store.read, random.Random(seed), []

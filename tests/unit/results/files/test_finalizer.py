@@ -92,7 +92,7 @@ async def test_lines_that_came_too_late_stay_out(seed):
 
 async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypatch):
     """A part that is gone, with its lines gone from the log: shown and counted, until the part is put back."""
-    monkeypatch.setattr(finalizer, "WAITS_SECONDS", (0.01,))
+    monkeypatch.setattr(finalizer, "LONGEST_SECONDS", 0.01)
     simulation = Simulation(3)
     damage = Damage(simulation)
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)

@@ -1,0 +1,43 @@
+"""Retries with back-off."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill import retrying
+from tidemill.retrying import pause_seconds, retried
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_pauses_double_within_their_bounds(failures, chance):
+    """Chance takes at most half of a pause, and no number of failures makes one longer than the longest."""
+    longest = pause_seconds(failures, chance=0)
+    assert longest / 2 <= pause_seconds(failures, chance=chance) <= longest <= retrying.LONGEST_SECONDS
+    assert longest == min(retrying.LONGEST_SECONDS, 2 * pause_seconds(failures - 1, chance=0)) or failures == 0
+    assert pause_seconds(0, first=3.0, longest=60.0, chance=0) == 3.0
+
+
+async def test_work_is_tried_until_it_succeeds(monkeypatch, caplog):
+    """Each failure is one line in the log, which says why and quotes no path."""
+    monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
+    faults = [OSError(28, "No space left on device", "/secret/path"), TimeoutError(), RuntimeError("prompt")]
+
+    async def work() -> str:
+        if faults:
+            raise faults.pop(0)
+        return "done"
+
+    assert await retried("the work", work, faults=(OSError, RuntimeError)) == "done"
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        f"the work failed ({why})" for why in ("No space left on device", "TimeoutError", "RuntimeError")
+    ]
+
+
+async def test_any_other_error_goes_to_the_caller():
+    """What does not pass is not tried again."""
+
+    async def work() -> None:
+        raise ValueError("unknown")
+
+    with pytest.raises(ValueError, match="unknown"):
+        await retried("the work", work)
