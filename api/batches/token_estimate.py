@@ -14,6 +14,7 @@ import orjson
 from pydantic import BaseModel
 
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN, Endpoint
 from tidemill.schemas.jsonl import nesting
 from tidemill.schemas.resources.bill import bill, exact, plain
 
@@ -35,7 +36,6 @@ CONFIDENCE: Final = "low"
 
 _TEXT: Final = frozenset({"content", "text", "arguments", "output", "refusal", "name"})
 _MEDIA: Final = frozenset({"image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data"})
-_INPUTS: Final = ("messages", "prompt", "input", "instructions")
 _DEFINITIONS: Final = ("tools", "functions", "response_format", "text")
 _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -100,7 +100,7 @@ class TokenEstimate:
     """Adds up lines one by one."""
 
     def __init__(self, endpoint: str) -> None:
-        self._is_embedding = endpoint == "/v1/embeddings"
+        self._endpoint = ENDPOINTS.get(endpoint, UNKNOWN)
         self.models: dict[str, Sum] = {}
         self.unreadable = 0
         """Lines that ingest would refuse."""
@@ -113,7 +113,7 @@ class TokenEstimate:
         if (body := _body(line)) is None or (found := self._sum(body.get("model"))) is None:
             self.unreadable += 1
             return
-        size, ids, media = measured([body.get(name) for name in _INPUTS])
+        size, ids, media = measured([body.get(self._endpoint.prompt), body.get("instructions")])
         found.media += media
         self._add(found, body, size, ids)
 
@@ -135,8 +135,8 @@ class TokenEstimate:
         found.lines += 1
         found.input_tokens += -(-size // BYTES_A_TOKEN) + ids
         found.input_tokens += MESSAGE_TOKENS * len(messages) if isinstance(messages, list) else 0
-        if not self._is_embedding:
-            if (maximum := _maximum(body)) is None:
+        if self._endpoint.generates:
+            if (maximum := _maximum(body, self._endpoint)) is None:
                 found.lines_without_max += 1
             else:
                 found.output_tokens_max += maximum
@@ -222,17 +222,18 @@ def _body(line: bytes | None) -> Mapping[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def _maximum(body: Mapping[str, Any]) -> int | None:
+def _maximum(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     """The maximum of output tokens of a request; None without one."""
     for name in _MAXIMA:
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value * _positive(body.get("n")) * _prompts(body.get("prompt"))
+            each = _prompts(body.get(endpoint.prompt)) if endpoint.answers_each else 1
+            return value * _positive(body.get("n")) * each
     return None
 
 
 def _prompts(prompt: Any) -> int:
-    """The number of prompts of a request to `/v1/completions`."""
+    """The number of prompts of a request that may have a list of them."""
     is_many = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
     return len(prompt) if is_many else 1
 

@@ -16,6 +16,7 @@ import orjson
 
 from tidemill.ingest.files.outline import outlined
 from tidemill.schemas.bounds import ERRORS_BYTES_MAX, ERRORS_MAX, LINE_BYTES_HIGHEST
+from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed, nesting
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX, Line
 from tidemill.schemas.resources.batch import BatchError, error_bytes
@@ -37,25 +38,12 @@ BASE64_NUMBER_BYTES: Final = 6
 _KEPT_CHARS_MAX = 64
 """A longer `custom_id` is remembered by its hash, so that the memory for them is bounded."""
 
-_EMBEDDINGS = "/v1/embeddings"
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("custom_id", str, "a string"),
     ("method", str, "a string"),
     ("url", str, "a string"),
     ("body", dict, "an object"),
 )
-_REQUIRED = {
-    "/v1/chat/completions": "messages",
-    "/v1/completions": "prompt",
-    "/v1/embeddings": "input",
-    "/v1/responses": "input",
-}
-_FACES = {
-    "/v1/chat/completions": "Chat Completions",
-    "/v1/completions": "Completions",
-    "/v1/embeddings": "Embeddings",
-    "/v1/responses": "Responses",
-}
 _STARTS_WITH_INTEGER = re.compile(rb"\[\s*+(?:\]|-?\d++(?![.eE]))")
 
 
@@ -118,7 +106,7 @@ class Checker:
 
     def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules
-        self._required = _REQUIRED[rules.endpoint]
+        self._endpoint = ENDPOINTS[rules.endpoint]
         self._ids: Seen = dict[str | bytes, int]() if seen is None else seen
         self._errors: list[BatchError] = []
         self._errors_bytes = 0
@@ -234,18 +222,17 @@ class Checker:
         if stream := body.get("stream"):
             if stream is not True:
                 raise _type_fault("body.stream", "a boolean", stream)
-            face = _FACES[self._rules.endpoint]
-            text = f"{face}: Streaming is not supported in the Batch API."
+            text = f"{self._endpoint.name}: Streaming is not supported in the Batch API."
             raise Fault("streaming_unsupported", text, "body.stream")
         model = body.get("model")
         if model != self.model or model is None:
             self._examine_model(model)
-        required = self._required
+        required = self._endpoint.prompt
         if body.get(required) is None:
             text = f"{required.capitalize()} parameter is required."
             raise Fault("invalid_request", text, f"body.{required}")
-        if self._rules.endpoint == _EMBEDDINGS:
-            inputs = _count_of_inputs(body["input"])
+        if not self._endpoint.generates:
+            inputs = _count_of_inputs(body[required])
             self._inputs += inputs
             self._examine_reply(inputs, body)
 
@@ -261,7 +248,7 @@ class Checker:
                 f"The reply to {inputs} inputs of {dimensions} dimensions has about {size} bytes; the maximum is "
                 f"{self._rules.reply_bytes_max}. Send fewer inputs in one line, or ask for base64."
             )
-            raise Fault("reply_too_large", text, "body.input")
+            raise Fault("reply_too_large", text, f"body.{self._endpoint.prompt}")
 
     def _served(self) -> str:
         names = [f"'{_shown(name)}'" for name in islice(self._rules.models, MODELS_SHOWN_MAX)]

@@ -145,4 +145,4 @@ def _endpoint(lines: list[bytes]) -> str:
             continue
         if isinstance(found, dict) and found.get("url") in ENDPOINTS:
             return str(found["url"])
-    return ENDPOINTS[0]
+    return next(iter(ENDPOINTS))

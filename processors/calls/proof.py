@@ -31,7 +31,7 @@ from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import CallFailure, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
-from tidemill.schemas.endpoints import BY_PATH, PROMPT
+from tidemill.schemas.endpoints import ENDPOINTS, PROMPT
 
 DOUBLINGS_MAX: Final = 4
 """Of the wait between two requests, which doubles with each that fails."""
@@ -130,7 +130,7 @@ class Proof:
         return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
 
     def _can_ask(self, backend: Backend | None, endpoint: str) -> bool:
-        if backend is None or endpoint not in BY_PATH:
+        if backend is None or endpoint not in ENDPOINTS:
             return False
         return self._loop.time() >= self._refused_until.get((backend, endpoint), NEVER)
 
@@ -198,6 +198,6 @@ class Proof:
 
 def _forms(endpoint: str) -> list[dict[str, object]]:
     """The request with a bound of the answer, and the one with nothing that the endpoint does not require."""
-    smallest = BY_PATH[endpoint].smallest
+    smallest = ENDPOINTS[endpoint].smallest
     required = {name: value for name, value in smallest.items() if not name.startswith("max_")}
     return [smallest] if required == smallest else [smallest, required]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tidemill.schemas.bounds import TEXT_CHARS_MAX, TOKENS_MAX
-from tidemill.schemas.endpoints import BY_PATH
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl import nesting
 
 Tokens = tuple[int, int, int, int]
@@ -66,20 +66,24 @@ class _Choice(msgspec.Struct, gc=False):
     error: msgspec.Raw = _ABSENT
 
 
-class _Reply(msgspec.Struct, gc=False):
+class _Known(msgspec.Struct, gc=False):
     usage: _Usage | None = None
     error: msgspec.Raw = _ABSENT
     choices: list[_Choice] | None = None
-    data: msgspec.Raw = _ABSENT
 
 
-class _OddReply(msgspec.Struct):
+class _OddKnown(msgspec.Struct):
     """With something that is not of the shape."""
 
     usage: msgspec.Raw = _ABSENT
     error: msgspec.Raw = _ABSENT
     choices: msgspec.Raw = _ABSENT
-    data: msgspec.Raw = _ABSENT
+
+
+_LISTS: Final = sorted({entry.reply_list for entry in ENDPOINTS.values() if entry.reply_list} - {"choices"})
+_RAW_LISTS: Final = [(name, msgspec.Raw, _ABSENT) for name in _LISTS]
+_Reply: Final[Any] = msgspec.defstruct("_Reply", _RAW_LISTS, bases=(_Known,), gc=False)
+_OddReply: Final[Any] = msgspec.defstruct("_OddReply", _RAW_LISTS, bases=(_OddKnown,))
 
 
 class _Object(msgspec.Struct):
@@ -143,30 +147,31 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
         raise msgspec.DecodeError("it is nested too deeply") from error
 
 
-def _odd(reply: _OddReply) -> tuple[_Reply, Tokens | None]:
+def _odd(reply: Any) -> tuple[Any, Tokens | None]:
     """What can be made out of a reply that is not of the shape."""
     choices = None if _is_empty(reply.choices) else [_Choice()]
     with contextlib.suppress(ValueError, RecursionError):
         choices = _choices.decode(reply.choices)
     tokens = NO_TOKENS if reply.usage is _ABSENT else _odd_tokens(reply.usage)
-    return _Reply(error=reply.error, choices=choices, data=reply.data), tokens
+    lists = {name: getattr(reply, name) for name in _LISTS}
+    return _Reply(error=reply.error, choices=choices, **lists), tokens
 
 
-def _error(reply: _Reply, endpoint: str) -> ReplyError | None:
+def _error(reply: Any, endpoint: str) -> ReplyError | None:
     if reply.error is not _ABSENT and bytes(reply.error) not in _FALSY:
         return ReplyError(
             _status(reply.error), _message(reply.error) or "The reply is an error without a message."
         )
-    entry = BY_PATH.get(endpoint)
-    if entry is None or entry.list_field is None:
+    entry = ENDPOINTS.get(endpoint, UNKNOWN)
+    if entry.reply_list is None:
         return None
-    if entry.list_field == "choices":
+    if entry.reply_list == "choices":
         for choice in reply.choices or ():
             if choice.finish_reason == "error":
                 words = _message(choice.error) or "A choice ended with the finish_reason error."
                 return ReplyError(_status(choice.error) or ENDED_WITH_ERROR, words)
-    is_empty = not reply.choices if entry.list_field == "choices" else _is_empty(reply.data)
-    return ReplyError(None, f"The reply has no {entry.list_field}.") if is_empty else None
+    is_empty = not reply.choices if entry.reply_list == "choices" else _is_empty(getattr(reply, entry.reply_list))
+    return ReplyError(None, f"The reply has no {entry.reply_list}.") if is_empty else None
 
 
 def _is_empty(items: msgspec.Raw) -> bool:

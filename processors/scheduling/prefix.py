@@ -1,6 +1,6 @@
 """How a line's prompt begins, as its bytes say it; nothing is parsed or decoded for it.
 
-The prompt is what follows the first `"messages":`, `"prompt":` or `"input":` of the line, by its endpoint. Where a
+The prompt is what follows the first `"messages":`, `"prompt":` and so on of the line, by its endpoint. Where a
 body has such a name before its prompt, in a tool for example, the bytes after that are taken. They serve as well
 for lines of one making, and no more than the order of lines depends on them.
 """
@@ -13,12 +13,10 @@ from tidemill.configuration.servers import Model
 from tidemill.processors.backends.pool import BackendPool
 from tidemill.processors.lines import Line
 from tidemill.processors.scheduling.prefix_groups import Prefixes
+from tidemill.schemas.endpoints import ENDPOINTS
 
 _STARTS: Final = {
-    "/v1/chat/completions": re.compile(rb'"messages"\s*:\s*'),
-    "/v1/completions": re.compile(rb'"prompt"\s*:\s*'),
-    "/v1/embeddings": re.compile(rb'"input"\s*:\s*'),
-    "/v1/responses": re.compile(rb'"input"\s*:\s*'),
+    path: re.compile(rb'"%s"\s*:\s*' % re.escape(endpoint.prompt).encode()) for path, endpoint in ENDPOINTS.items()
 }
 
 

@@ -115,7 +115,7 @@ class Model(Table):
 
     backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
     """The servers; the least loaded one is called first."""
-    endpoints: tuple[str, ...] = ENDPOINTS
+    endpoints: tuple[str, ...] = tuple(ENDPOINTS)
     """Endpoints that its servers have."""
     max_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Concurrent calls to the model's backends, of all processor processes together."""

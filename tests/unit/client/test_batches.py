@@ -528,7 +528,7 @@ def test_the_encoding_of_an_input_is_named(tmp_path: Path, encoding: str, why: s
         endpoint_of(source)
     put(source, (line % ("a", "a")).encode() + (line % ("b", "ä")).encode(encoding))
     with pytest.raises(UsageError, match=r"line 2: .*(UTF-16|UTF-32|Windows-1252)"):
-        cut(source, Bounds(lines_max=1), UniqueIds(tmp_path / "ids"))
+        cut(source, Bounds(lines_max=1), UniqueIds(tmp_path / "ids"), endpoint="/v1/embeddings")
 
 
 def test_a_file_is_not_written_over_its_input(source: Path, tmp_path: Path) -> None:

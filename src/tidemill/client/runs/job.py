@@ -32,7 +32,6 @@ from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
 from tidemill.terminal import Console, counted
 
-EMBEDDINGS: Final = "/v1/embeddings"
 PARALLEL: Final = 4
 """Default number of concurrent batches."""
 STDIN: Final = "-"
@@ -149,13 +148,12 @@ def _sha256(source: Path) -> str:
 
 async def _planned(console: Console, client: Client, job: Job, source: Path, journal: Journal) -> Plan:
     bounds = await client.limits()
-    is_embedding = job.endpoint == EMBEDDINGS
-    if await asyncio.to_thread(fits, source, bounds, is_embedding=is_embedding):
+    if await asyncio.to_thread(fits, source, bounds, endpoint=job.endpoint):
         # The service validates it and reports all faults.
         pieces = [Piece(number=0, start=0, end=size_of(source), lines=0, line=1)]
     else:
         console.print(f"{source} exceeds one batch; checking all lines first")
-        pieces = await asyncio.to_thread(_cut, source, bounds, journal, is_embedding=is_embedding)
+        pieces = await asyncio.to_thread(_cut, source, bounds, journal, endpoint=job.endpoint)
         console.print(
             f"{sum(piece.lines for piece in pieces):,} lines in {len(pieces):,} batches; journal: {journal.folder}"
         )
@@ -164,10 +162,10 @@ async def _planned(console: Console, client: Client, job: Job, source: Path, jou
     return plan
 
 
-def _cut(source: Path, bounds: Bounds, journal: Journal, *, is_embedding: bool) -> list[Piece]:
+def _cut(source: Path, bounds: Bounds, journal: Journal, *, endpoint: str) -> list[Piece]:
     digests = UniqueIds(journal.folder)
     try:
-        return cut(source, bounds, digests, is_embedding=is_embedding)
+        return cut(source, bounds, digests, endpoint=endpoint)
     finally:
         digests.clear()
 

@@ -14,6 +14,7 @@ from tidemill.client.errors import UsageError
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.paths import fault_of
 from tidemill.client.runs.unique_ids import UniqueIds
+from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl.lines import Line, Splitter
 
 READ_BYTES: Final = 1 << 20
@@ -78,26 +79,22 @@ class _Id(msgspec.Struct, frozen=True):
     custom_id: str
 
 
-class _Body(msgspec.Struct, frozen=True):
-    input: msgspec.Raw = msgspec.Raw(b'""')
-
-
-class _Embedding(msgspec.Struct, frozen=True):
-    body: _Body
+class _Request(msgspec.Struct, frozen=True):
+    body: dict[str, msgspec.Raw]
 
 
 _ids = msgspec.json.Decoder(_Id)
-_embeddings = msgspec.json.Decoder(_Embedding)
+_requests = msgspec.json.Decoder(_Request)
 _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def fits(source: Path, bounds: Bounds, *, is_embedding: bool = False) -> bool:
+def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
     """Whether a file certainly fits into one batch.
 
     Args:
         source: The file.
         bounds: What one batch may hold.
-        is_embedding: Whether its lines are embedding requests, which may hold several texts each.
+        endpoint: What its lines ask for.
 
     Raises:
         UsageError: The file cannot be read.
@@ -110,19 +107,21 @@ def fits(source: Path, bounds: Bounds, *, is_embedding: bool = False) -> bool:
             newlines, last = newlines + chunk.count(b"\n"), chunk[-1:]
         if newlines + (last != b"\n") > bounds.lines_max:
             return False
-        return not is_embedding or sum(_inputs(line) for line in _lines(source, bounds)) <= bounds.inputs_max
+        if ENDPOINTS.get(endpoint, UNKNOWN).generates:
+            return True
+        return sum(_inputs(line, endpoint) for line in _lines(source, bounds)) <= bounds.inputs_max
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
 
 
-def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, is_embedding: bool = False) -> list[Piece]:
+def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, endpoint: str) -> list[Piece]:
     """Split a file, and check that each line has a `custom_id` of its own.
 
     Args:
         source: The file.
         bounds: What one batch may hold.
         digests: Collects the ids.
-        is_embedding: See `fits`.
+        endpoint: See `fits`.
 
     Raises:
         UsageError: The file cannot be read, or has faulty lines; the text names the first ones.
@@ -133,7 +132,7 @@ def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, is_embedding: bool 
     try:
         for line in _lines(source, bounds):
             end = line.offset + (bounds.line_bytes_max if line.data is None else len(line.data) + 1)
-            inputs = _inputs(line) if is_embedding else 0
+            inputs = 0 if ENDPOINTS.get(endpoint, UNKNOWN).generates else _inputs(line, endpoint)
             pieces.extend(cutter.add(line.offset, end, line.number, inputs))
             if (fault := _fault(line, digests, bounds)) is not None:
                 faults.append(f"line {line.number}: {fault}")
@@ -163,12 +162,12 @@ def _fault(line: Line, digests: UniqueIds, bounds: Bounds) -> str | None:
     return None
 
 
-def _inputs(line: Line) -> int:
-    """Number of texts to embed in a line; a list of integers is one text, as tokens."""
+def _inputs(line: Line, endpoint: str) -> int:
+    """Number of texts in the prompt of a line; a list of integers is one text, as tokens."""
     try:
-        given = bytes(_embeddings.decode(line.data or b"").body.input)
+        given = bytes(_requests.decode(line.data or b"").body[ENDPOINTS.get(endpoint, UNKNOWN).prompt])
         texts = _lists.decode(given) if given.startswith(b"[") else []
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, KeyError, msgspec.MsgspecError):
         # `_fault` reports it.
         return 1
     return len(texts) if texts and not bytes(texts[0])[:1].isdigit() else 1

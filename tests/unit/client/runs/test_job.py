@@ -21,6 +21,8 @@ from tidemill.client.runs.plan import Piece, cut, fits
 from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.schemas.jsonl.lines import Splitter
 
+CHAT = "/v1/chat/completions"
+
 JOB = Job(sha256="0", base_url="http://x/v1", endpoint="/v1/embeddings", window="24h")
 blanks = st.sampled_from([b"", b"\n", b" \r\n\n", b"\t"])
 
@@ -51,7 +53,7 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
         gap + request(n, pad) for n, (pad, gap) in enumerate(zip(pads, gaps, strict=False))
     )
     source.write_bytes(content)
-    pieces = cut(source, bounds, UniqueIds(folder / "ids"))
+    pieces = cut(source, bounds, UniqueIds(folder / "ids"), endpoint=CHAT)
     assert b"".join(content[piece.start : piece.end] for piece in pieces) == content
     assert [piece.number for piece in pieces] == list(range(len(pieces)))
     whole = lines_of(content)
@@ -65,7 +67,7 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
         assert found[0] in first
         whole = whole[len(found) :]
     assert not whole
-    if fits(source, bounds):
+    if fits(source, bounds, endpoint=CHAT):
         assert len(pieces) == 1
 
 
@@ -82,11 +84,11 @@ def test_a_piece_has_no_more_inputs_than_it_may(tmp_path_factory, counts, inputs
     lines = ({"custom_id": f"r{number}", "body": {"input": each}} for number, each in enumerate(given))
     source.write_bytes(b"\n".join(map(orjson.dumps, lines)))
     sizes = [1 if as_tokens else count or 1 for count in counts]
-    pieces = cut(source, bounds, UniqueIds(folder / "ids"), is_embedding=True)
+    pieces = cut(source, bounds, UniqueIds(folder / "ids"), endpoint="/v1/embeddings")
     for piece in pieces:
         mine = sizes[piece.line - 1 : piece.line - 1 + piece.lines]
         assert sum(mine) <= inputs_max or piece.lines == 1
-    assert fits(source, bounds, is_embedding=True) == (sum(sizes) <= inputs_max)
+    assert fits(source, bounds, endpoint="/v1/embeddings") == (sum(sizes) <= inputs_max)
     assert sum(piece.lines for piece in pieces) == len(counts)
 
 
@@ -109,19 +111,19 @@ def test_faults_are_named_before_anything_runs(tmp_path):
     source, bounds = tmp_path / "in.jsonl", Bounds(lines_max=1, bytes_max=1000)
     source.write_bytes(b'{"custom_id": "a"}\n\nnone\n{"custom_id": 5}\n')
     with pytest.raises(UsageError, match=r"(?s)line 3: .*line 4: "):
-        cut(source, bounds, UniqueIds(tmp_path / "ids"))
+        cut(source, bounds, UniqueIds(tmp_path / "ids"), endpoint=CHAT)
     source.write_bytes(b'{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n')
     with pytest.raises(UsageError, match="line 3: it has the custom_id of line 1"):
-        cut(source, bounds, UniqueIds(tmp_path / "ids"))
+        cut(source, bounds, UniqueIds(tmp_path / "ids"), endpoint=CHAT)
 
 
 def test_a_file_that_fits(tmp_path):
     """By its bytes and by its lines, the last of which needs no newline."""
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"a\nb")
-    assert fits(source, Bounds(lines_max=2, bytes_max=3))
-    assert not fits(source, Bounds(lines_max=1, bytes_max=3))
-    assert not fits(source, Bounds(lines_max=2, bytes_max=2))
+    assert fits(source, Bounds(lines_max=2, bytes_max=3), endpoint=CHAT)
+    assert not fits(source, Bounds(lines_max=1, bytes_max=3), endpoint=CHAT)
+    assert not fits(source, Bounds(lines_max=2, bytes_max=2), endpoint=CHAT)
 
 
 def test_a_removed_journal_is_let_go(tmp_path):

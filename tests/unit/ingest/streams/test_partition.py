@@ -206,7 +206,7 @@ class World:
 
 def line(custom_id, **body):
     body = {"model": "m", "messages": [], **body}
-    return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": ENDPOINTS[0], "body": body})
+    return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": next(iter(ENDPOINTS)), "body": body})
 
 
 def records(chance, count):
