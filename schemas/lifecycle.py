@@ -1,4 +1,4 @@
-"""The life of a batch: one table of states and the moves between them.
+"""The lifecycle of a batch: one table of states and the moves between them, and what follows from it.
 
 validating ──► in_progress ──► finalizing ──► completed
     │               │              └────────► expired
@@ -9,18 +9,32 @@ validating ──► in_progress ──► finalizing ──► completed
 
 from typing import Final
 
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import TERMINAL, Batch, Status
 
 MOVES: Final[dict[Status, frozenset[Status]]] = {
     Status.VALIDATING: frozenset({Status.IN_PROGRESS, Status.FAILED, Status.CANCELLING, Status.EXPIRED}),
     Status.IN_PROGRESS: frozenset({Status.FINALIZING, Status.CANCELLING}),
     Status.FINALIZING: frozenset({Status.COMPLETED, Status.EXPIRED}),
     Status.CANCELLING: frozenset({Status.CANCELLED}),
-    Status.FAILED: frozenset(),
-    Status.COMPLETED: frozenset(),
-    Status.EXPIRED: frozenset(),
-    Status.CANCELLED: frozenset(),
+    **dict.fromkeys(TERMINAL, frozenset()),
 }
+CANCELLABLE: Final = frozenset(status for status, to in MOVES.items() if Status.CANCELLING in to)
+"""A cancel changes such a batch. Its lines are called; those of any other batch are not, or not any more."""
+CANCELLED: Final = frozenset({Status.CANCELLING}) | MOVES[Status.CANCELLING]
+"""A cancel of such a batch was taken before."""
+OPEN: Final = CANCELLABLE | {Status.CANCELLING}
+"""A result counts that arrives now; time alone closes such a batch."""
+AT_WORK: Final = OPEN - {Status.VALIDATING}
+"""The number of its lines is known, and its counts grow."""
+RANK: Final = {
+    Status.VALIDATING: 0,
+    Status.IN_PROGRESS: 1,
+    Status.FINALIZING: 2,
+    # A cancel may come too late, when the batch is finalizing already: what follows both decides.
+    Status.CANCELLING: 3,
+    **dict.fromkeys(TERMINAL, 4),
+}
+"""How far a batch is: of two records of it, the one of the higher rank is shown."""
 
 
 class IllegalMove(Exception):

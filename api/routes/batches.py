@@ -21,15 +21,13 @@ from tidemill.api.view.quotas import Booking
 from tidemill.api.view.view import UnknownCursor
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Splitter
+from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, CancelRequested, FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
-from tidemill.schemas.resources.batch import Batch, Status
+from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
-
-_CANCELLABLE = frozenset({Status.VALIDATING, Status.IN_PROGRESS})
-_ALREADY = frozenset({Status.CANCELLING, Status.CANCELLED})
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=Route)
 
@@ -139,9 +137,9 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
     """Ask to cancel a batch; a body is not read. What is over already stays so."""
     shown = await lookup.batch(deps.view, caller.project, batch_id)
     status = Batch.model_validate_json(shown).status
-    if status in _ALREADY:
+    if status in CANCELLED:
         return json(shown)
-    if status not in _CANCELLABLE:
+    if status not in CANCELLABLE:
         raise errors.conflict(f"Cannot cancel a batch with status '{status}'.")
     at = int(deps.clock())
     await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)

@@ -8,6 +8,7 @@ the furthest state seen, and its counts as the highest.
 import re
 from typing import Final
 
+from tidemill.schemas.lifecycle import RANK
 from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Progress, RequestCounts, Status
 
 # A quote within a string is escaped in JSON, so this is found where it is a field; no field of it is an object.
@@ -16,17 +17,6 @@ _PROGRESS: Final = re.compile(rb'"progress":(\{"percent":[^{}]*\})')
 FAULTS_LISTED_MAX = 3
 """Entries of `errors.data` that a list shows of up to 1,000."""
 
-# A batch may be finalizing when a cancel comes too late; the next record decides.
-_RANK = {
-    Status.VALIDATING: 0,
-    Status.IN_PROGRESS: 1,
-    Status.FINALIZING: 2,
-    Status.CANCELLING: 3,
-    Status.FAILED: 4,
-    Status.COMPLETED: 4,
-    Status.EXPIRED: 4,
-    Status.CANCELLED: 4,
-}
 _TIMES = ("in_progress_at", "finalizing_at", "cancelling_at")
 
 
@@ -39,7 +29,7 @@ def merge(shown: Batch | None, record: Batch) -> Batch:
         return record
     if shown.status.is_terminal:
         return shown
-    ahead, behind = (record, shown) if _RANK[record.status] >= _RANK[shown.status] else (shown, record)
+    ahead, behind = (record, shown) if RANK[record.status] >= RANK[shown.status] else (shown, record)
     known = {name: getattr(behind, name) for name in _TIMES if getattr(ahead, name) is None}
     return ahead.model_copy(
         update=known
@@ -54,7 +44,7 @@ def merge(shown: Batch | None, record: Batch) -> Batch:
 
 def cancelled(shown: Batch, at: int) -> Batch:
     """The batch after a cancel; one that has ended or is cancelling stays as it is."""
-    if _RANK[shown.status] >= _RANK[Status.CANCELLING]:
+    if RANK[shown.status] >= RANK[Status.CANCELLING]:
         return shown
     return shown.model_copy(update={"status": Status.CANCELLING, "cancelling_at": at})
 

@@ -3,22 +3,11 @@
 from collections.abc import Callable
 from typing import Final
 
+from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log.messages import BatchRecord
-from tidemill.schemas.resources.batch import Status
 
 BATCHES_MAX: Final = 200_000
 """Batches remembered; the first to end goes first. Its records are long past their retention by then."""
-
-_OVER: Final = frozenset(
-    {
-        Status.FINALIZING,  # every line has its end already
-        Status.CANCELLING,
-        Status.CANCELLED,
-        Status.EXPIRED,
-        Status.FAILED,
-        Status.COMPLETED,
-    }
-)
 
 
 class ClosedBatches:
@@ -38,7 +27,7 @@ class ClosedBatches:
 
     def apply(self, record: BatchRecord) -> None:
         """Take in a record of the log."""
-        if record.batch.status in _OVER:
+        if record.batch.status not in CANCELLABLE:
             self.end(record.batch.id)
 
     def end(self, batch_id: str) -> None:

@@ -11,8 +11,9 @@ from tidemill.results.state.limits import Limits
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls
+from tidemill.schemas.lifecycle import AT_WORK
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.resources.batch import Progress, Status
+from tidemill.schemas.resources.batch import Progress
 from tidemill.schemas.resources.waiting import Waiting
 
 PUBLISH_SECONDS: Final = 0.5
@@ -157,7 +158,7 @@ class ActiveBatch:
             steady: The same moment by a clock that nobody steps.
         """
         batch = self.state.batch
-        if batch is None or batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
+        if batch is None or batch.status not in AT_WORK:
             return None
         if self.pace is None:
             self.pace = Eta.start(steady, self.tally.done)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import BATCH_LINES_MAX, TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
-from tidemill.schemas.lifecycle import MOVES, move
+from tidemill.schemas.lifecycle import AT_WORK, CANCELLABLE, OPEN, move
 from tidemill.schemas.log.messages import (
     Accepted,
     BatchCreated,
@@ -65,7 +65,6 @@ class Early(BaseModel):
 
 
 _UNHANDLED = "The server could not handle the batch ({}; {}). Please create the batch again."
-_OPEN = (Status.VALIDATING, Status.IN_PROGRESS, Status.CANCELLING)
 
 
 class State(BaseModel):
@@ -104,7 +103,7 @@ class State(BaseModel):
     @property
     def takes_lines(self) -> bool:
         """Whether a result line still counts."""
-        return not self.closed and self.deleted_at is None and (self.batch is None or self.batch.status in _OPEN)
+        return not self.closed and self.deleted_at is None and (self.batch is None or self.batch.status in OPEN)
 
     @property
     def ended_at(self) -> int:
@@ -213,7 +212,7 @@ def cancelled(state: State, command: CancelRequested, grace: float) -> State:
     """Somebody asked to cancel: lines in flight may land for `grace` seconds more."""
     if state.batch is None:
         return _early(state, command)
-    if state.ending is not None or Status.CANCELLING not in MOVES[state.batch.status]:
+    if state.ending is not None or state.batch.status not in CANCELLABLE:
         return state
     return state.model_copy(
         update={
@@ -350,7 +349,7 @@ def billed(state: State, fact: Compacted) -> LedgerRecord | None:
 
 def counted(state: State, completed: int, failed: int) -> State:
     """Show how far a batch is; a count never goes back, also where lines are folded again after a crash."""
-    if state.batch is None or state.batch.status not in (Status.IN_PROGRESS, Status.CANCELLING):
+    if state.batch is None or state.batch.status not in AT_WORK:
         return state
     counts = state.batch.request_counts
     shown = counts.model_copy(
@@ -363,7 +362,7 @@ def counted(state: State, completed: int, failed: int) -> State:
 
 def next_alarm(state: State) -> float | None:
     """When time alone changes the batch, Unix seconds."""
-    if state.closed or state.batch is None or state.batch.status not in _OPEN:
+    if state.closed or state.batch is None or state.batch.status not in OPEN:
         return None
     if state.growing and state.close_at is not None:
         # It waits for its seal, not for a time: what was accepted by then has to have its end.
@@ -383,12 +382,7 @@ def is_brief(state: State) -> bool:
 
 
 def _may_close(state: State) -> bool:
-    return (
-        not state.closed
-        and not state.growing
-        and state.batch is not None
-        and state.batch.status in (Status.IN_PROGRESS, Status.CANCELLING)
-    )
+    return not state.closed and not state.growing and state.batch is not None and state.batch.status in AT_WORK
 
 
 def _early(state: State, fact: _Early) -> State:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tidemill.results.state.reducer import State
+from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log.messages import Stalled
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting, merged
@@ -95,7 +96,7 @@ class Stalls:
 def waits(state: State, waiting: tuple[Waiting, ...]) -> State:
     """Show what the lines of a batch wait for; what they waited for when its time was up stays with it."""
     batch = state.batch
-    if batch is None or state.ending is not None or batch.status not in (Status.VALIDATING, Status.IN_PROGRESS):
+    if batch is None or state.ending is not None or batch.status not in CANCELLABLE:
         return state
     if batch.tidemill.waiting == waiting:
         return state

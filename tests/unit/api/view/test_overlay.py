@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.api.view import overlay
+from tidemill.schemas.lifecycle import RANK
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
 
 FIRST = Batch(
@@ -26,7 +27,7 @@ def test_any_records_in_any_order(records):
     for record in records:
         told = overlay.merge(shown, record)
         if shown is not None and not record.status.is_terminal:
-            assert overlay._RANK[told.status] >= overlay._RANK[shown.status]
+            assert RANK[told.status] >= RANK[shown.status]
             for name in ("total", "completed", "failed"):
                 assert getattr(told.request_counts, name) >= getattr(shown.request_counts, name)
         assert told.status.is_terminal == (record.status.is_terminal or bool(shown and shown.status.is_terminal))

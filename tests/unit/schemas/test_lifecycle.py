@@ -1,0 +1,26 @@
+"""The table of a batch's states, and what follows from it."""
+
+from tidemill.schemas.lifecycle import AT_WORK, CANCELLABLE, CANCELLED, MOVES, OPEN, RANK
+from tidemill.schemas.resources.batch import TERMINAL, Status
+
+
+def test_every_batch_comes_to_an_end():
+    """Each state has its row; from each the end is in reach, and what is over stays as it is."""
+    assert MOVES.keys() == set(Status)
+    ending = set(TERMINAL)
+    for _ in Status:
+        ending |= {status for status, to in MOVES.items() if to & ending}
+    assert ending == set(Status)
+    assert {status for status, to in MOVES.items() if not to} == TERMINAL
+
+
+def test_a_move_never_goes_back():
+    """So the record of the higher rank is the later one."""
+    assert all(RANK[status] < RANK[to] for status, moves in MOVES.items() for to in moves)
+
+
+def test_what_a_cancel_meets():
+    """It changes a batch that is open, was taken before, or comes too late."""
+    assert {Status.VALIDATING, Status.IN_PROGRESS} == CANCELLABLE
+    assert {Status.CANCELLING, Status.CANCELLED} == CANCELLED
+    assert AT_WORK < OPEN == CANCELLABLE | (CANCELLED - TERMINAL)
