@@ -61,6 +61,8 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 def run(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine on a loop of its own."""
     loop = SimulatedLoop()
+    # The pauses between tries are drawn from it.
+    random.seed(0)
     # What a process that was ended leaves behind is nobody's business.
     loop.set_exception_handler(lambda _loop, _context: None)
     try:

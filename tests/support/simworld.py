@@ -79,8 +79,6 @@ class SimulatedWay:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
-        # The pauses between tries are drawn from the common one.
-        random.seed(seed)
         self.objects: dict[str, bytes] = {}
         self.changelogs: defaultdict[tuple[str, int], dict[bytes, bytes]] = defaultdict(dict)
         self.kills: Counter[str] = Counter()
