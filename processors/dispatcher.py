@@ -87,7 +87,7 @@ class Dispatcher:
         self._closed = closed
         self._clock = clock
         self._chance = chance
-        self._in_flight_max = self._calls_max = in_flight_max
+        self._in_flight_max = self._calls_max = pool.calls_max = in_flight_max
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._scheduler: Scheduler[Line] = Scheduler(weights, prefixes=prefixes)
@@ -164,7 +164,7 @@ class Dispatcher:
         Args:
             part: 0 < part <= 1; one call at a time is allowed in any case.
         """
-        self._in_flight_max = max(1, int(self._calls_max * part))
+        self._in_flight_max = self._pool.calls_max = max(1, int(self._calls_max * part))
         self._pool.set_part(part, self._loop.time())
         self.fill()
 

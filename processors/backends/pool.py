@@ -135,6 +135,9 @@ class BackendPool:
     def __init__(self, backends: list[Backend]) -> None:
         assert backends, "a model has a backend"
         self.backends = backends
+        self.calls_max = math.inf
+        """Calls in flight at all of them, proof requests included."""
+        self._in_flight = 0
 
     def set_part(self, part: float, now: float) -> None:
         """Set this process's part of the calls that may be made.
@@ -164,6 +167,8 @@ class BackendPool:
             among: Only at one of these.
             probes: Whether the call may be a probe.
         """
+        if self._in_flight >= self.calls_max:
+            return None
         best = None
         load = 0.0
         if avoid is not None and not self.has_other(avoid):
@@ -179,17 +184,19 @@ class BackendPool:
                 best, load = backend, weight
         if best is None:
             return None
+        self._in_flight += 1
         best.in_flight += 1
         best.calls += 1
         return Permit(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
 
     def acquire_proof(self, backend: Backend, now: float) -> Permit | None:
         """A permit at one server, even while its breaker is open for what may be the fault of lines."""
-        if backend.drain or backend.in_flight >= backend.limit.allowed:
+        if backend.drain or backend.in_flight >= backend.limit.allowed or self._in_flight >= self.calls_max:
             return None
         is_doubtful = backend.breaker.is_doubtful
         if not is_doubtful and not backend.breaker.admits(now):
             return None
+        self._in_flight += 1
         backend.in_flight += 1
         backend.calls += 1
         is_probe = not is_doubtful and backend.breaker.sent(now)
@@ -225,6 +232,7 @@ class BackendPool:
 
     def release(self, permit: Permit) -> None:
         """The call was not made."""
+        self._in_flight -= 1
         permit.backend.in_flight -= 1
         permit.backend.breaker.released(is_probe=permit.is_probe)
         _refund(permit)
@@ -245,6 +253,7 @@ class BackendPool:
         if tokens:
             for bucket, expected in zip(backend.buckets, permit.expected, strict=False):
                 bucket.settle(expected, tokens, permit.size)
+        self._in_flight -= 1
         backend.in_flight -= 1
         backend.limit.answered(permit.slot, now)
         backend.breaker.answered()
@@ -273,6 +282,7 @@ class BackendPool:
         if failure.fault is Fault.ACCESS_OR_LINE:
             others_answered |= backend.accepted_at.get(failure.endpoint, NEVER) > failure.since
         refuses_repeatedly = backend.limit.is_pressed
+        self._in_flight -= 1
         backend.in_flight -= 1
         if failure.fault is not Fault.SERVER_OR_LINE or failure.is_overload:
             # A call that broke off may have used tokens.

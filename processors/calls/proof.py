@@ -71,7 +71,7 @@ class Proof:
         """When each server was asked last, and how many requests in a row failed there."""
         self._wait_seconds = wait_seconds
         self._refused: dict[tuple[Backend, str], int] = {}
-        """By server and endpoint, how many forms of the request it refused in a row."""
+        """By server and endpoint, how many forms of the request it refuses."""
         self._refused_until: dict[tuple[Backend, str], float] = {}
 
     def is_in_vain(self, line: Line) -> bool:
@@ -178,7 +178,6 @@ class Proof:
         if isinstance(end, Success):
             self._pool.answered(permit, now, endpoint=endpoint, begun=began_at)
             backend.breaker.trust()
-            self._refused.pop((backend, endpoint), None)
         else:
             end = request_codec.located(end, server=backend.base, endpoint=endpoint, at=now)
             self._pool.failed(permit, end)

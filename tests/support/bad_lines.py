@@ -37,6 +37,9 @@ TIMEOUT_SECONDS = 30.0
 """Of a call."""
 LOG_SECONDS = 0.005
 
+PLAIN_PROOF = ("", -2)
+"""The place of a proof request without a bound of its answer; `proof.NO_LINE` is that of one with it."""
+
 Place = tuple[str, int]
 """A line: its batch and number."""
 Outcome = Answer | FailureKind
@@ -96,7 +99,8 @@ class _Upstream:
     ) -> Outcome:
         del headers, request_id
         asked = orjson.loads(bytes(body))
-        place = (asked["batch"], asked["n"]) if "batch" in asked else proof.NO_LINE
+        proof_place = proof.NO_LINE if "max_tokens" in asked else PLAIN_PROOF
+        place = (asked["batch"], asked["n"]) if "batch" in asked else proof_place
         base = url.removesuffix("/completions").removesuffix("/chat")
         return await self._servers[base].answer(place, seconds, self._chance)
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable
 
 import pytest
-from support.bad_lines import FULL, TIMEOUT_SECONDS, Outcome, Place, Server, World, refusal
+from support.bad_lines import FULL, PLAIN_PROOF, TIMEOUT_SECONDS, Outcome, Place, Server, World, refusal
 from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.calls import proof
@@ -299,6 +299,94 @@ def test_no_server_is_asked_whether_it_answers_while_lines_tell() -> None:
         world.publish("c", 3)
         await world.run(proof.REFUSED_SECONDS)
         assert 1 <= server.calls[proof.NO_LINE] <= 5
+        await world.stage.close()
+
+    run(main)
+
+
+PROOFS = {proof.NO_LINE, PLAIN_PROOF}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "refused"),
+    [(refusal(500), {proof.NO_LINE}), (refusal(403), PROOFS)],
+    ids=["500, plain form answered", "403, no form answered"],
+)
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_last_lines_end_where_the_server_refuses_the_proof(
+    outcome: Outcome, refused: set[Place], status: int
+) -> None:
+    """A second form is answered, or the refusal itself shows that the server accepts our key."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        server = Server(
+            lambda place, _: refusal(status) if place in refused else outcome if place[0] == "b" else None
+        )
+        world = World(loop, [server])
+        world.publish("b", 3)
+        await world.run(300, world.has_ended(lines("b", range(3))))
+        assert world.failed == lines("b", range(3))
+        assert all(words(outcome) in text for text in world.ends.values())
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_server_that_refuses_the_proof_hides_no_other() -> None:
+    """The first of two servers refuses all forms of it, the second comes later and answers; both fail lines."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        first = Server(lambda place, _: refusal(400 if place in PROOFS else 500))
+        begin = loop.time() + 60
+
+        def rule(place: Place, now: float) -> Outcome | None:
+            return FailureKind.CONNECT if now < begin else None if place in PROOFS else refusal(500)
+
+        second = Server(rule)
+        world = World(loop, [first, second])
+        world.publish("b", 3)
+        await world.run(proof.REFUSED_SECONDS / 2, world.has_ended(lines("b", range(3))))
+        assert world.failed == lines("b", range(3))
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_proof_request_is_one_of_the_calls_in_flight() -> None:
+    """Of a model with one call at a time and two servers, there is never a second."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        servers: list[Server] = []
+        most = 0
+
+        def rule(place: Place, _: float) -> Outcome | None:
+            nonlocal most
+            most = max(most, sum(server.in_flight for server in servers))
+            return refusal(500) if place[0] == "b" else None
+
+        servers += [Server(rule, seconds=1.0), Server(rule, seconds=1.0)]
+        world = World(loop, servers, max_in_flight=1)
+        world.publish("b", 3)
+        for number in range(20):
+            world.publish(f"more{number}", 1, endpoint="/v1/completions")
+            await world.run(5.0)
+        assert sum(server.calls[proof.NO_LINE] for server in servers) > 0
+        assert most == 1
+        await world.stage.close()
+
+    run(main)
+
+
+def test_a_server_that_only_checks_requests_fails_no_line() -> None:
+    """Its engine is down: it refuses the proof before it would need the engine, and answers lines with 500."""
+
+    async def main(loop: SimulatedLoop) -> None:
+        end = loop.time() + 4 * HOUR
+        server = Server(lambda place, now: refusal(400 if place in PROOFS else 500) if now < end else None)
+        world = World(loop, [server])
+        world.publish("b", 20)
+        await world.run(5 * HOUR, world.has_ended(lines("b", range(20))))
+        assert all(is_answered(world, place) for place in lines("b", range(20)))
         await world.stage.close()
 
     run(main)
