@@ -11,6 +11,8 @@ from tidemill.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+MEASURED_LIMIT = 41
+"""The number of the page on what each part of the concurrency limit gains."""
 KINDS = ("tutorials", "how-to", "reference", "explanation")
 
 
@@ -101,12 +103,13 @@ def test_commands_can_be_run_as_they_are_named(page):
 
 
 def test_a_decision_has_a_number_of_its_own():
-    """The one in its name, which its title repeats, so that a text can name it by that alone."""
+    """The title repeats the number of the file name, and there are no holes."""
     titles = {
         path.name: path.read_text("utf-8").split("\n", 1)[0]
         for path in sorted((ROOT / "docs" / "decisions").glob("0*.md"))
     }
     numbers = [int(name[:4]) for name in titles]
     assert len(set(numbers)) == len(numbers), sorted(titles)
+    assert set(range(1, max(numbers))) - set(numbers) <= {MEASURED_LIMIT}, "a new page takes the next number"
     for name, title in titles.items():
         assert title.startswith(f"# {int(name[:4])}. "), (name, title)
