@@ -262,7 +262,7 @@ def misdirected() -> ApiError:
     """The request calls the server by a name that is not its own; the name is not repeated."""
     return ApiError(
         421,
-        "This server does not answer to the host name of the request. Whoever runs it can add the name to "
+        "This server does not answer to the host name of the request. The operator can add the name to "
         "'allowed_hosts'.",
     )
 

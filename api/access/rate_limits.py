@@ -58,8 +58,8 @@ class Rates:
         """Take the tokens of a request.
 
         Returns:
-            Headers that tell how many are left, as OpenAI names them, and the seconds until there are enough: 0
-            where there were, and they are taken.
+            Headers with the requests that are left, as OpenAI names them, and the seconds until there are enough
+            tokens: 0 if there were, and they are taken.
         """
         rate, most, now = limits.requests_per_second, float(limits.requests_burst), self._clock()
         bucket = self._buckets.setdefault(key_id, _Bucket(most, now))

@@ -24,14 +24,14 @@ router = APIRouter(prefix="/v1/admin/audit", tags=["admin"], route_class=Route)
 
 
 class AuditQuery(PageQuery):
-    """The query of the trail."""
+    """The query of the audit trail."""
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     project: Project | None = None
     """Only records of this project; an operator gets those of all by default."""
     actor: Id | None = None
-    """Only actions that this key asked for."""
+    """Only actions of this key."""
     action: Annotated[str, OneOf(list(Action))] | None = None
     """Only this action."""
     target: Name | None = None
@@ -39,7 +39,7 @@ class AuditQuery(PageQuery):
 
 
 class AuditEntry(BaseModel):
-    """Who asked for what, and from where; see `schemas/resources/audit.py`."""
+    """An action, its actor and address; see `schemas/resources/audit.py`."""
 
     id: str
     object: Literal["audit"] = "audit"
@@ -67,7 +67,7 @@ class AuditPage(BaseModel):
 async def index(
     deps: Deps, caller: AdminCaller, query: Annotated[AuditQuery, Depends(Query(AuditQuery))]
 ) -> Response:
-    """List what was done: keys, cancels, deletions, runs of old lines, changes of settings, refused keys."""
+    """List the audit trail: keys, cancels, deletions, reruns, changes of settings, refused keys."""
     project = query.project or (None if caller.is_operator else caller.project)
     if project != caller.project and not caller.is_operator:
         raise errors.forbidden(caller.role, Role.OPERATOR)

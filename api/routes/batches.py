@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=Route)
 
 
 class EstimateRequest(Body):
-    """A batch that is not made."""
+    """A batch to estimate."""
 
     input_file_id: Id
     """A file of the purpose `batch`."""
@@ -41,7 +41,7 @@ class EstimateRequest(Body):
 
 
 class Estimate(Figures):
-    """What a batch of a file would use. Nothing is reserved, and nothing is checked but what is said here."""
+    """The estimate of a batch of a file; nothing is reserved or validated."""
 
     object: Literal["batch.estimate"] = "batch.estimate"
     input_file_id: str
@@ -59,7 +59,7 @@ async def create(
     repeats: RepetitionHeaders,
     body: Annotated[NewBatch, Depends(JsonBody(NewBatch))],
 ) -> Response:
-    """Create a batch; it is taken once the log has it, and the file is checked afterwards."""
+    """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
     wanted = batch_request.from_body(body)
     project = caller.project
 
@@ -132,9 +132,9 @@ async def retrieve(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
     return json(await lookup.batch(deps.view, caller.project, batch_id))
 
 
-@router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch is over."}})
+@router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch has ended."}})
 async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
-    """Ask to cancel a batch; a body is not read. What is over already stays so."""
+    """Cancel a batch; a body is ignored, and a finished batch stays as it is."""
     shown = await lookup.batch(deps.view, caller.project, batch_id)
     status = Batch.model_validate_json(shown).status
     if status in CANCELLED:
@@ -144,16 +144,18 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
     at = int(deps.clock())
     await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
     await _send(deps, batch_id, CancelRequested(batch_id=batch_id, at=at))
-    # The batch may have gone on while the log was waited for.
+    # The batch may have changed while the api waited for the log.
     current = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
     return json(_shown(deps, caller.project, overlay.cancelled(current, at)))
 
 
 @router.delete(
-    "/{batch_id}", response_model=responses.DeletedBatch, responses={409: {"description": "The batch is at work."}}
+    "/{batch_id}",
+    response_model=responses.DeletedBatch,
+    responses={409: {"description": "The batch is running."}},
 )
 async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
-    """Delete a batch that is over, with its results: nothing of its content can be had or replayed any more."""
+    """Delete a finished batch with its results; its lines cannot be replayed any more."""
     if not deps.view.erasures.is_deleted(batch_id, caller.project):
         batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
         if not batch.status.is_terminal:
@@ -164,10 +166,10 @@ async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
 
 
 async def _input(deps: Dependencies, project: str, file_id: str, booking: Booking) -> InputRef | None:
-    """Where the input lies; None where there is no such file, which fails the batch later, as at OpenAI.
+    """The input; None if there is no such file, which fails the batch later, as at OpenAI.
 
     Raises:
-        ApiError: 400, the file is for something else; 429, the project has no room for the batch.
+        ApiError: 400, the file has another purpose; 429, the project has no room for the batch.
     """
     try:
         record = await lookup.file(deps.view, project, file_id)
@@ -186,5 +188,5 @@ async def _send(deps: Dependencies, batch_id: str, command: CancelRequested) -> 
 
 
 def _shown(deps: Dependencies, project: str, batch: Batch) -> bytes:
-    """Put what was sent into the view, and return what is to be seen of it."""
+    """Show the batch in the view, and return its JSON there."""
     return deps.view.put_batch(BatchRecord(project=project, batch=batch)).model_dump_json().encode()

@@ -1,7 +1,7 @@
-"""The dashboard: a page that is a client of the API like any other, and its files.
+"""Serves the dashboard: a page that uses the API like any other client.
 
-The files are the same for everybody and hold no data; what the page shows it asks the API for, with the key that
-is typed into it. It is made of what stands in `api/dashboard`, without a build.
+The files are static and public; the page reads its data from the API, with the key that the user types in. They
+are in `api/dashboard` and need no build.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tidemill.schemas.resources.error import ApiError
 FOLDER: Final = Path(__file__).parents[1] / "dashboard"
 PATH: Final = "/dashboard/"
 HEADERS: Final = {
-    # Nothing from elsewhere, nothing inline: what users sent cannot become code.
+    # Nothing from other origins and nothing inline, so user data cannot become code.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,14 +47,14 @@ class _File:
 @router.get("/")
 @router.get("/dashboard")
 async def home() -> Response:
-    """Where somebody lands who types in the address of the service."""
+    """Redirect from the address of the service to the dashboard."""
     return RedirectResponse(PATH)
 
 
 @router.get(PATH)
 @router.get(PATH + "{name}")
 async def show(request: Request, name: str = "index.html") -> Response:
-    """One of the files; none of them needs a key."""
+    """Serve a file of the dashboard; it needs no key."""
     if (file := _files().get(name)) is None:
         raise ApiError(404, "The dashboard has no such file.")
     headers = HEADERS | {"etag": file.etag}

@@ -49,14 +49,14 @@ _Condition = Annotated[str, Field(max_length=CONDITION_CHARS_MAX)] | None
 
 
 class ContentHeaders(reading.Parameters):
-    """What a download says about the bytes that it wants."""
+    """Headers of a download."""
 
     range: _Condition = Field(None, alias="Range")
     """`bytes=FIRST-LAST`: one part of the file."""
     if_range: _Condition = Field(None, alias="If-Range")
-    """The tag that the part must be of."""
+    """The tag of the version that the part must be of."""
     if_none_match: _Condition = Field(None, alias="If-None-Match")
-    """Tags that the client has."""
+    """Tags of versions that the client has."""
     accept_encoding: _Condition = Field(None, alias="Accept-Encoding")
     """With `gzip` in it, the answer may be compressed."""
 
@@ -64,10 +64,10 @@ class ContentHeaders(reading.Parameters):
 _BYTES: dict[str, Any] = {"content": {"application/octet-stream": {"schema": BINARY}}}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", **_BYTES},
-    302: {"description": "It is to be had there, where the operator has set `presigned_downloads`."},
-    206: {"description": "The part that was asked for.", **_BYTES},
-    304: {"description": "The client has it."},
-    416: {"description": "No byte of the file is in the range."},
+    302: {"description": "The address of the file, with the setting `presigned_downloads`."},
+    206: {"description": "The requested part.", **_BYTES},
+    304: {"description": "The client has this version."},
+    416: {"description": "The range is beyond the file."},
 }
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=Route)
@@ -78,8 +78,7 @@ async def create(deps: Deps, caller: Caller, form: FileForm) -> Response:
     """Upload a file."""
     with deps.booking(caller.project) as booking:
         record = await upload.receive(form, deps, caller.project, booking)
-        # Where the log does not answer, the record may have landed; so the bytes stay, and no file lacks its
-        # content.
+        # If the log does not answer, it may have the record all the same, so the bytes stay.
         offset = await deps.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
         deps.view.put_file(record, offset)
     return json(record.file.model_dump_json().encode())
@@ -105,7 +104,7 @@ async def retrieve(deps: Deps, caller: Caller, file_id: FileId) -> Response:
 
 @router.delete("/{file_id}", response_model=responses.DeletedFile)
 async def delete(request: Request, deps: Deps, caller: Caller, file_id: FileId) -> Response:
-    """Delete a file; its bytes stay for as long as a batch that is not over reads them."""
+    """Delete a file; its bytes stay while a batch reads them."""
     record = await lookup.file(deps.view, caller.project, file_id)
     await deps.trail.record(request, caller, Action.FILE_DELETE, file_id)
     await file_removal.remove(deps, file_id, record.key)
@@ -136,7 +135,7 @@ async def content(
     part = _part(wanted, etag, size)
     chunks = await _begun(deps, record, part or download.ByteRange(start=0, end=size))
     if part is None and size >= GZIP_BYTES_MIN and download.takes_gzip(wanted.accept_encoding):
-        # The same content in other bytes: a weak tag, with which no range can be asked for.
+        # Compressed bytes get a weak tag, which no range request can use.
         headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
         chunks = download.gzipped(chunks)
     else:
@@ -158,7 +157,7 @@ def _part(wanted: ContentHeaders, etag: str, size: int) -> download.ByteRange | 
 
 
 async def _link(deps: Dependencies, record: FileRecord) -> str | None:
-    """Where the store itself serves the file; None where it does not."""
+    """A presigned link to the file; None if the store makes none."""
     link = await from_store(deps.store.link(record.key, download.disposition(record.file.filename)))
     if link is not None:
         try:
@@ -170,7 +169,7 @@ async def _link(deps: Dependencies, record: FileRecord) -> str | None:
 
 
 async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRange) -> AsyncIterator[bytes]:
-    """The bytes, the first of them already read: what fails before them can still be answered with an error."""
+    """The bytes, with the first chunk already read, so that a failure before it still gets an error answer."""
     chunks = chunks_from_store(deps.store.read(record.key, part.start, part.end))
     try:
         first = [chunk] if (chunk := await anext(chunks, b"")) else []

@@ -37,18 +37,18 @@ router = APIRouter(route_class=Route)
 
 
 class KeyRequest(reading.Body):
-    """What a key is made of; a misspelt `expires_in_seconds` would make a key that lives for good."""
+    """A new key. Unknown fields are refused: a misspelt `expires_in_seconds` would make a key without expiry."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
-    """What it is for, 1 to 100 characters; shown in lists."""
+    """A label of 1 to 100 characters."""
     project: Project | None = None
-    """Whose it is: letters, digits, `.`, `_` and `-`, at most 64; by default the project of the key that asks."""
+    """Its project: letters, digits, `.`, `_` and `-`, at most 64; by default that of the caller."""
     role: Annotated[str, OneOf(list(Role))] = Role.WRITE
-    """What it may do."""
+    """Its role."""
     expires_in_seconds: Annotated[int, Field(ge=LIFE_SECONDS_MIN, le=LIFE_SECONDS_MAX)] | None = None
-    """How long it lives; by default until it is revoked."""
+    """Its lifetime; by default it does not expire."""
 
 
 class KeysQuery(PageQuery):
@@ -61,7 +61,7 @@ class KeysQuery(PageQuery):
 
 
 class NewKey(ApiKey):
-    """A key that was just made: the only answer with its secret."""
+    """A new key; no other answer has its secret."""
 
     secret: str
 
@@ -77,7 +77,7 @@ class KeyPage(BaseModel):
 
 
 class Revoked(BaseModel):
-    """The key opens nothing any more; its record stays."""
+    """A revoked key; its record stays."""
 
     id: str
     object: Literal["key"] = "key"
@@ -85,12 +85,12 @@ class Revoked(BaseModel):
 
 
 class TokenRequest(reading.Body):
-    """What a token is made of."""
+    """A new token."""
 
     model_config = ConfigDict(extra="forbid")
 
     stream: Stream
-    """The stream that its holder may produce to: printable characters."""
+    """The stream that its holder may produce to; printable characters."""
     expires_in_seconds: Annotated[
         int, Field(ge=producer_token.LIFE_SECONDS_MIN, le=producer_token.LIFE_SECONDS_MAX)
     ] = LIFE_SECONDS_DEFAULT
@@ -99,14 +99,14 @@ class TokenRequest(reading.Body):
 
 
 class NewToken(BaseModel):
-    """A token, in the only answer that has it."""
+    """A new token; no other answer has it."""
 
     object: Literal["producer_token"] = "producer_token"
     token: str
     stream: str
     project: str
     key: str
-    """Id of the API key that it was made with, and ends with."""
+    """Id of the API key that created it; the token ends with the key."""
     created_at: int
     expires_at: int
 
@@ -115,7 +115,7 @@ class NewToken(BaseModel):
 async def create(
     request: Request, deps: Deps, caller: AdminCaller, body: Annotated[KeyRequest, Depends(JsonBody(KeyRequest))]
 ) -> Response:
-    """Make a key. Its secret is in this answer and nowhere else; it opens every api process within seconds."""
+    """Create a key. No other answer has its secret; every api process accepts it within seconds."""
     role = Role(body.role)
     if body.project not in {None, caller.project} and not caller.is_operator:
         raise errors.forbidden(caller.role, Role.OPERATOR)
@@ -136,7 +136,7 @@ async def create(
         booking.key()
         await deps.trail.record(request, caller, Action.KEY_CREATE, key.id, owner=project, **about)
         await _publish(deps, KeyRecord(key=key, sha256=access.digest(secret)))
-    _log.info("%s was made, a key of the project %s with the role %s", key.id, key.project, key.role)
+    _log.info("created the key %s of the project %s with the role %s", key.id, key.project, key.role)
     return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
 
 
@@ -144,7 +144,7 @@ async def create(
 async def index(
     deps: Deps, caller: AdminCaller, query: Annotated[KeysQuery, Depends(Query(KeysQuery))]
 ) -> Response:
-    """List keys, also those that are revoked: of the project; for an operator of all, or of the one it names."""
+    """List keys, also revoked ones; an operator may list those of all projects or of one."""
     page = query.page
     project = query.project or (None if caller.is_operator else caller.project)
     if project != caller.project and not caller.is_operator:
@@ -163,7 +163,7 @@ async def retrieve(deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
 
 @router.delete("/v1/admin/keys/{key_id}", response_model=Revoked, tags=["admin"])
 async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
-    """Revoke a key: within seconds it opens no api process any more. Doing it again changes nothing."""
+    """Revoke a key; within seconds no api process accepts it. A second revocation changes nothing."""
     record = _known(deps, key_id, caller)
     if not caller.role.covers(record.key.role):
         raise errors.forbidden(caller.role, record.key.role)
@@ -172,7 +172,7 @@ async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyI
         await deps.trail.record(request, caller, Action.KEY_REVOKE, key_id, owner=record.key.project, **about)
         key = record.key.model_copy(update={"revoked_at": int(deps.clock())})
         await _publish(deps, record.model_copy(update={"key": key}))
-        _log.info("%s was revoked", key.id)
+        _log.info("revoked the key %s", key.id)
     return json(Revoked(id=record.key.id).model_dump_json().encode())
 
 
@@ -180,11 +180,11 @@ async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyI
 async def create_token(
     request: Request, deps: Deps, caller: Caller, body: Annotated[TokenRequest, Depends(JsonBody(TokenRequest))]
 ) -> Response:
-    """Make a token, with which a direct producer's lines get into one stream of this project and nothing else."""
+    """Create a token, with which a direct producer may write to one stream of the project."""
     now = int(deps.clock())
     until = now + body.expires_in_seconds
     if caller.expires_at is not None:
-        # Ingest knows of a key whether it was revoked, and asks no more of it.
+        # Ingest checks whether the key is revoked, not whether it has expired.
         until = min(until, caller.expires_at)
     claims = producer_token.Claims(sub=body.stream, project=caller.project, key=caller.key_id, iat=now, exp=until)
     made = NewToken(
@@ -196,15 +196,15 @@ async def create_token(
 
 
 async def sign_again(deps: Dependencies) -> None:
-    """Sign the records of keys that another trusted key has signed, so that this one may be taken out of trust."""
+    """Sign again the records that another trusted key signed, so that the other can be removed."""
     records = deps.view.keyring.signed_by_others(deps.signer.kid)
     try:
         for record in records:
             await _publish(deps, record)
     except LogUnavailable:
-        _log.warning("the log is away; keys that another key has signed are signed again at the next start")
+        _log.warning("the log does not answer; records that another key signed stay so until the next start")
     if records:
-        _log.warning("%d keys that another key had signed were signed again", len(records))
+        _log.warning("signed %d keys again, which another key had signed", len(records))
 
 
 def _known(deps: Dependencies, key_id: str, caller: Principal) -> KeyRecord:

@@ -1,6 +1,6 @@
-"""The routes that run lines once more: those of a batch that is over, or those of a range of the log.
+"""The routes that run lines again: those of a finished batch, or those of a range of the log.
 
-A dry run changes nothing, so it needs no more than a key that reads.
+A dry run changes nothing, so a key with the role `read` is enough.
 """
 
 from typing import Annotated, Final, Literal
@@ -32,23 +32,23 @@ router = APIRouter(prefix="/v1", tags=["batches"], route_class=Route)
 
 
 class RerunRequest(RerunOptions):
-    """Which lines to run once more, and how."""
+    """Which lines to run again, and how."""
 
     lines: selection.Lines = Kind.UNFINISHED.value
     dry_run: bool = False
-    """Only say what the new batch would be."""
+    """Only return the plan."""
 
 
 class Plan(Figures):
-    """What a batch of these lines would be; nothing was made."""
+    """The plan of a new batch."""
 
     endpoint: str
     is_too_large: bool
-    """Whether the lines are more than a batch may have."""
+    """Whether the lines exceed the limit of a batch."""
 
 
 class RerunPlan(Plan):
-    """What a rerun would be."""
+    """The plan of a rerun."""
 
     object: Literal["rerun.plan"] = "rerun.plan"
 
@@ -56,7 +56,7 @@ class RerunPlan(Plan):
 @router.post(
     "/batches/{batch_id}/rerun",
     response_model=Batch | RerunPlan,
-    responses={409: {"description": "The batch is not over, or has no such lines any more."}},
+    responses={409: {"description": "The batch has not ended, or has no such lines."}},
 )
 async def rerun_batch(
     *,
@@ -67,7 +67,7 @@ async def rerun_batch(
     repeats: RepetitionHeaders,
     body: Annotated[RerunRequest, Depends(JsonBody(RerunRequest))],
 ) -> Response:
-    """Run lines of a batch that is over once more: those that are unfinished, unless others are named."""
+    """Run lines of a finished batch again: the unfinished ones by default."""
     if not body.dry_run:
         require(caller, Role.WRITE)
     batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
@@ -101,40 +101,40 @@ _Edge = Annotated[str, Field(max_length=log_range.EDGE_CHARS_MAX), AfterValidato
 
 
 class RangeSource(Body):
-    """Lines of a part of the log."""
+    """A range of the log."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Model
-    """Whose requests."""
+    """The model of the requests."""
     start: Annotated[_Edge, Field(alias="from")]
-    """A time in ISO 8601, or an offset of each partition; the first that is in it."""
+    """A time in ISO 8601, or an offset of each partition; inclusive."""
     end: _Edge | None = Field(None, alias="to")
-    """As `from`, the first that is not in it; by default now."""
+    """As `from`, exclusive; by default now."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_project)] | None = None
-    """Whose lines: an admin may name another project, or `*` for all."""
+    """Whose lines; an operator may name another project, or `*` for all."""
     endpoint: Endpoint | None = None
-    """Only the lines that ask for this; needed where the range has several."""
+    """Only lines of this endpoint; required if the range has several."""
 
 
 class ReplayRequest(RerunOptions):
-    """What is to be run once more."""
+    """A range to run again, and how."""
 
     source: RangeSource
     dry_run: bool = False
-    """Only tell what it would be."""
+    """Only return the plan."""
 
 
 class ReplayPlan(Plan):
-    """What a replay would be."""
+    """The plan of a replay."""
 
     object: Literal["replay.plan"] = "replay.plan"
     batches: int
-    """Whose lines they are."""
+    """The number of batches of the lines."""
     lost_lines: int
-    """Large lines whose input file is deleted; not in `lines`; with any of them there is no replay."""
+    """Large lines whose input file is deleted; not in `lines`. With any of them the range cannot be replayed."""
     skipped_lines: int
-    """Lines of batches or input files that are deleted; not in `lines`, and not run."""
+    """Lines of deleted batches or input files; not in `lines`, and not run."""
 
 
 @router.post(
@@ -142,7 +142,7 @@ class ReplayPlan(Plan):
     response_model=Batch | ReplayPlan,
     responses={
         404: {"description": "There is no such model."},
-        409: {"description": "The lines are not there any more."},
+        409: {"description": "There are no such lines, or they are deleted."},
     },
 )
 async def replay_range(
@@ -152,7 +152,7 @@ async def replay_range(
     repeats: RepetitionHeaders,
     body: Annotated[ReplayRequest, Depends(JsonBody(ReplayRequest))],
 ) -> Response:
-    """Run a part of the log once more; a dry run says how many lines that is, and what they would use."""
+    """Run a range of the log again; a dry run only returns the plan."""
     if not body.dry_run:
         require(caller, Role.WRITE)
         about = {name: str(value) for name, value in body.source.model_dump(exclude_none=True).items()}
@@ -185,7 +185,7 @@ async def _planned(deps: Dependencies, project: str, lines: LogRange, model: str
 
 
 def _range(caller: Principal, source: RangeSource) -> LogRange:
-    """Which lines are wanted.
+    """The range of a request.
 
     Raises:
         ApiError: 403, they are another project's.

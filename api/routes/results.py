@@ -1,4 +1,4 @@
-"""The routes that look into a batch, while it runs and afterwards."""
+"""The routes of a batch's results, receipt, timeline and errors, while it runs and afterwards."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, Literal
@@ -25,15 +25,15 @@ LIMIT_MAX: Final = 1_000
 INDEX_MAX: Final = 10_000_000
 STATUSES: Final = ("completed", "failed")
 ERRORS_PAGE: Final = 1_000
-"""Failed lines that are read at one time to group them."""
+"""Failed lines that are read at a time."""
 TRIES_MAX: Final = 3
-"""Parts are read anew this often where the batch ended while they were."""
+"""Tries to read the parts of a batch that ends meanwhile."""
 
 router = APIRouter(prefix="/v1/batches/{batch_id}", tags=["batches"], route_class=Route)
 
 
 class ResultLine(BaseModel):
-    """A finished line: its place in the input, and the line of the output or error file."""
+    """A finished line: its index in the input, and the line of the output or error file."""
 
     index: int
     status: Literal["completed", "failed"]
@@ -50,10 +50,10 @@ class ResultPage(BaseModel):
 
 
 class ResultsQuery(reading.Parameters):
-    """Which lines are wanted."""
+    """The query of results."""
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
-    """How many a page has."""
+    """How many a page has at most."""
     after: Annotated[int, Field(ge=-1, le=INDEX_MAX), reading.WHOLE] = -1
     """`next_after` of the page before."""
     status: Annotated[str, OneOf(STATUSES)] | None = None
@@ -64,7 +64,7 @@ class ResultsQuery(reading.Parameters):
 async def results(
     deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[ResultsQuery, Depends(Query(ResultsQuery))]
 ) -> Response:
-    """Page through the finished lines, also while the batch runs; lines appear some seconds after they end."""
+    """List finished lines, also while the batch runs; they appear seconds after they end."""
     batch = await _batch(deps, caller.project, batch_id)
     found = await _page(deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status)
     shown = bounded(found[: query.limit])
@@ -73,24 +73,24 @@ async def results(
 
 @router.get("/receipt", response_model=report.ReceiptReport)
 async def receipt(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
-    """The reconciliation of the batch: lines in, lines out, errors, and the SHA-256 of each file."""
+    """Get the reconciliation of a batch: lines in, lines out, errors, and the SHA-256 of each file."""
     return report.receipt(await _batch(deps, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
 async def timeline(deps: Deps, caller: Caller, batch_id: BatchId) -> report.Timeline:
-    """What happened to the batch, and when."""
+    """Get the events of a batch."""
     return report.timeline(await _batch(deps, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
 async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ErrorReport:
-    """The failed lines by code, with samples; of a batch that failed, the faults of its input."""
+    """Get failed lines by code, with samples; for a failed batch, the errors of its input."""
     batch = await _batch(deps, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
     if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:
-        # It expired before its lines were looked at.
+        # It expired before ingest validated its lines.
         source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
     tally, after = report.ErrorGroups(), -1
@@ -111,7 +111,7 @@ async def _batch(deps: Dependencies, project: str, batch_id: str) -> Batch:
 async def _page(
     deps: Dependencies, project: str, batch: Batch, *, after: int, limit: int, status: str | None
 ) -> list[Found]:
-    """A page of lines; a batch that ends meanwhile takes its parts away, and then it is read from its files."""
+    """A page of lines; if the batch ends meanwhile, its parts are deleted and the page comes from its files."""
     for _ in range(TRIES_MAX):
         try:
             sources = await _sources(deps, project, batch)

@@ -17,18 +17,18 @@ router = APIRouter(route_class=Route)
 
 
 class Limits(BaseModel):
-    """What a batch may hold, and what the key may do; a file that has more fails its batch."""
+    """Limits of a batch, and the role of the key; a larger file fails its batch."""
 
     object: Literal["limits"] = "limits"
     file_bytes_max: int
     file_lines_max: int
     line_bytes_max: int
     embedding_inputs_max: int
-    """Of all lines together."""
+    """Inputs of all lines together."""
     completion_windows: list[str]
-    """Those that a batch may ask for."""
+    """Windows that a batch may have."""
     role: Role
-    """Of the key that was shown."""
+    """Of the key that was sent."""
 
 
 @router.get("/livez", response_model=responses.Health, tags=["health"])
@@ -62,7 +62,7 @@ async def model_of(deps: Deps, caller: Caller, model: ModelName) -> Response:
 
 
 def _model(name: str) -> dict[str, Any]:
-    # Settings do not say since when a model is there, and a time that changes with each start would mislead.
+    # Settings have no creation time of a model, and the time of the start would mislead.
     return {"id": name, "object": "model", "created": 0, "owned_by": "tidemill"}
 
 

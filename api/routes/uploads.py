@@ -24,9 +24,9 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=Route)
 
 @router.post("", response_model=Upload)
 async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(JsonBody(NewUpload))]) -> Response:
-    """Begin an upload; it takes parts for an hour."""
+    """Create an upload; it accepts parts for an hour."""
     with deps.booking(caller.project) as booking:
-        # The bytes have room once it is there: parts take it one by one.
+        # Checked now, reserved as the parts arrive.
         booking.bytes(body.bytes)
         booking.upload()
         now = int(deps.clock())
@@ -44,12 +44,12 @@ async def create(deps: Deps, caller: Caller, body: Annotated[NewUpload, Depends(
 
 @router.post("/{upload_id}/parts", response_model=UploadPart)
 async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartForm) -> Response:
-    """Add a part; parts may arrive in any order and side by side."""
+    """Add a part; parts may arrive in any order, also in parallel."""
     record = _pending(await lookup.upload(deps.view, caller.project, upload_id))
     count, size = deps.view.uploads.arrived(upload_id)
     if count >= UPLOAD_PARTS_MAX:
         raise errors.array_too_long("data", UPLOAD_PARTS_MAX, count + 1)
-    # A part that is sent again after a lost answer is another one, so there may be more than was declared.
+    # A retry after a lost answer is another part, so there may be more bytes than declared.
     if size > 2 * record.upload.bytes:
         raise errors.invalid("The upload's parts have more than twice the bytes that it declared.", param="data")
     with deps.booking(caller.project) as booking:
@@ -64,7 +64,7 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartFo
 async def complete(
     deps: Deps, caller: Caller, upload_id: UploadId, body: Annotated[Completion, Depends(JsonBody(Completion))]
 ) -> Response:
-    """Put the parts together in the order given; the same once more is answered the same."""
+    """Complete an upload with its parts in order; a repetition gets the same answer."""
     part_ids = tuple(body.part_ids)
     record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "completed" and record.part_ids == part_ids:
@@ -83,7 +83,7 @@ async def complete(
 
 @router.post("/{upload_id}/cancel", response_model=Upload, responses={400: {"description": "The upload is over."}})
 async def cancel(request: Request, deps: Deps, caller: Caller, upload_id: UploadId) -> Response:
-    """Give an upload up; a body is not read."""
+    """Cancel an upload; a body is ignored."""
     record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "cancelled":
         return _shown(record)
@@ -99,7 +99,7 @@ def _pending(record: UploadRecord) -> UploadRecord:
 
 
 async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[str]) -> list[PartRecord]:
-    """The parts in the order asked for, checked against what the upload declared.
+    """The parts in the requested order, checked against the declared size.
 
     Raises:
         ApiError: 400, one is not there, or they do not add up.

@@ -1,4 +1,4 @@
-"""The route of usage: what was run and what it cost, out of the ledger."""
+"""The route of usage: tokens and costs, summed over the ledger."""
 
 import asyncio
 import base64
@@ -23,11 +23,11 @@ LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
 TIME_MAX: Final = 1 << 40
 CURSOR_CHARS_MAX: Final = 2_560
-"""A cursor holds a value of each dimension: a model's name is the longest."""
+"""A cursor has a value of each dimension; the name of a model is the longest."""
 GROUPS_CHARS_MAX: Final = 64
 PROJECT_CHARS_MAX: Final = 64
 DEFAULT_SECONDS: Final = 30 * 86_400
-"""How far back a query looks that does not say."""
+"""The default range of a query."""
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"], route_class=Route)
 
@@ -41,7 +41,7 @@ class CostSum(BaseModel):
 
 
 class UsageSum(BaseModel):
-    """One group of batches that are over; what it is not grouped by is null."""
+    """The sum of a group of finished batches; dimensions without grouping are null."""
 
     object: Literal["usage"] = "usage"
     id: str
@@ -91,27 +91,27 @@ def _known(text: str) -> str:
 
 
 class UsageQuery(reading.Parameters):
-    """Which sums are wanted."""
+    """The query of usage."""
 
     limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
     """How many a page has at most."""
     after: Annotated[str, Field(max_length=CURSOR_CHARS_MAX)] | None = None
     """The id of the last object of the page before."""
     start_time: _When | None = None
-    """Batches that ended then or later, Unix seconds; else of 30 days."""
+    """Batches that ended then or later, Unix seconds; by default those of 30 days."""
     end_time: _When = TIME_MAX
     """Batches that ended before, Unix seconds."""
     group_by: Annotated[
         str, Field(max_length=GROUPS_CHARS_MAX, json_schema_extra={"pattern": _BY}), AfterValidator(_known)
     ] = ""
-    """What sums are grouped by, with commas between; without it there is one sum."""
+    """Dimensions to group by, separated by commas; without it there is one sum."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
     """Another project, or * for all; for a key with the role admin."""
 
 
 @router.get("", response_model=UsagePage)
 async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends(Query(UsageQuery))]) -> Response:
-    """Sum what batches have used that are over: tokens, lines that succeeded, and their cost."""
+    """Sum the usage of finished batches: tokens, succeeded lines, and cost."""
     by = _by(query.group_by)
     start = int(deps.clock()) - DEFAULT_SECONDS if query.start_time is None else query.start_time
     wanted = LedgerQuery(
@@ -141,7 +141,7 @@ def _row(found: Sum, by: tuple[str, ...]) -> Row:
     shown = UsageSum(
         id=_id(found.group),
         project=group.get("project"),
-        # A batch that ended before its lines were looked at has no model, and used nothing.
+        # A batch that ended before its validation has no model, and used nothing.
         model=group.get("model") or None,
         day=group.get("day"),
         batch_id=group.get("batch"),
@@ -158,7 +158,7 @@ def _row(found: Sum, by: tuple[str, ...]) -> Row:
 
 
 def _id(group: tuple[str, ...]) -> str:
-    """A group as a cursor: its values, in letters that need no escaping."""
+    """A group as a cursor: its values in URL-safe characters."""
     return "usage_" + base64.urlsafe_b64encode(orjson.dumps(group)).decode().rstrip("=")
 
 
