@@ -1,5 +1,6 @@
 """Small tables about batches: claims of their ids, deletions, and links to reruns."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from tidemill.api.view.sqlite import Database
@@ -114,6 +115,14 @@ class Links:
     def drop(self, batch_id: str) -> None:
         """Remove a deleted batch."""
         self._database.write("DELETE FROM reruns WHERE id = ? OR source = ?", batch_id, batch_id)
+
+    def rerun(self, batch_ids: Sequence[str]) -> set[str]:
+        """Those of the batches that have reruns."""
+        rows = self._database.read(
+            f"SELECT DISTINCT source FROM reruns WHERE source IN ({','.join('?' * len(batch_ids))})",  # noqa: S608  no values
+            *batch_ids,
+        )
+        return {str(row[0]) for row in rows}
 
     def shown(self, batch_id: str, body: bytes) -> bytes:
         """A batch as JSON with its reruns, the oldest first."""

@@ -112,7 +112,9 @@ class View:
         # A project has many batches but few with a given label, so the labels drive the query.
         source = "labels CROSS JOIN batches USING (id, project, created_at)" if wanted.metadata else "batches"
         rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page, source=source)
-        return [Row(id=row.id, body=self._shown(row.id, row.body)) for row in rows]
+        rerun, now = self.links.rerun([row.id for row in rows]), self._clock()
+        bodies = (self.links.shown(row.id, row.body) if row.id in rerun else row.body for row in rows)
+        return [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
         """A file, unless it is deleted or expired."""

@@ -53,6 +53,16 @@ async def pages(client, path: str, **query) -> list[dict]:
     return found
 
 
+async def test_a_page_takes_few_queries(deps, client):
+    """However many batches it has."""
+    for number in range(100):
+        deps.view.put_batch(BatchRecord(project="p", batch=refused(number, 1)))
+    statements = []
+    deps.view._database._connection.set_trace_callback(statements.append)
+    assert len((await client.get("/batches", params={"limit": 100})).json()["data"]) == 100
+    assert len(statements) <= 3
+
+
 async def test_refused_batches_are_small_in_a_list(deps, client):
     """The first of the faults are there, and how many more there are; the batch has them all."""
     for number in range(100):
