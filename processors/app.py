@@ -16,7 +16,7 @@ from tidemill.kafka.producer import Log
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox
-from tidemill.processors.memory_budget import LargeLines
+from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.model_app import ModelApp, Shared
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.schemas.log import codec, topics
@@ -69,7 +69,7 @@ class Processors:
                 open_store(self._settings.store_url, reserve_bytes=self._settings.disk_reserve_bytes)
             ),
             closed=self._closed,
-            large_lines=LargeLines(),
+            budget=LineBudget(),
             vault=self._keeper.vault,
         )
         await self._space.start()

@@ -19,29 +19,25 @@ on; if their lines come back to this process, they are still pending.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, assert_never
+from typing import assert_never
 
-from tidemill.processors.backends.pool import FAILED_PART_MAX, Backend, BackendPool, Permit
+from tidemill.processors.backends.pool import Backend, BackendPool, Permit
 from tidemill.processors.calls import request_codec, retry
 from tidemill.processors.calls.caller import Caller, CallResult
 from tidemill.processors.failures import CallFailure, FailureKind, History
 from tidemill.processors.lines import Line, Pending
+from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.outcomes.batching import RECORD_LINES_MAX, ResultBatcher
 from tidemill.processors.outcomes.sending import ResultSender
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry
 from tidemill.processors.scheduling.failure_account import FailureAccount
-from tidemill.processors.scheduling.held_lines import HeldLines
-from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
-from tidemill.processors.scheduling.scheduler import Scheduler
+from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.processors.scheduling.stalls import Stalls
+from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
 from tidemill.schemas.log.codec import LineMark, RequestHead
 from tidemill.schemas.ports import Clock, Outbox, Store
-
-RECORD_PART: Final = 4
-"""Results gather for one record up to this part of the calls in flight. A turn of a batch is as large, so that its
-results come together."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +50,7 @@ class Dispatcher:
         *,
         pool: BackendPool,
         caller: Caller,
+        budget: LineBudget,
         outbox: Outbox,
         store: Store,
         closed: ClosedBatches,
@@ -69,6 +66,7 @@ class Dispatcher:
         Args:
             pool: The model's servers.
             caller: Makes the calls.
+            budget: The memory for large lines, of all models.
             outbox: Where results go.
             store: For results too large for a record.
             closed: The batches whose lines are not called any more.
@@ -82,7 +80,8 @@ class Dispatcher:
         self.completed = CompletedLines()
         self._pool = pool
         self._caller = caller
-        lines_max = max(1, min(RECORD_LINES_MAX, in_flight_max // RECORD_PART))
+        # As many as a run of lines of one batch has, so that its results share a record.
+        lines_max = max(1, min(RECORD_LINES_MAX, in_flight_max // RUN_PART))
         self._sender = ResultSender(outbox, store, ResultBatcher(lines_max=lines_max), self._arrived)
         self._closed = closed
         self._clock = clock
@@ -90,14 +89,14 @@ class Dispatcher:
         self._in_flight_max = self._calls_max = pool.calls_max = in_flight_max
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._scheduler: Scheduler[Line] = Scheduler(weights, prefixes=prefixes)
         self._batches: dict[str, Pending] = {}
         self._failures = FailureAccount(clock)
-        self.stalls = Stalls(self._batches, self._scheduler, pool, self._failures, clock=clock)
         self._proof = caller.proof(self.fill, policy.proof_seconds_min)
-        self._held = HeldLines(pool, self._proof, self.fill)
-        self._opening: asyncio.TimerHandle | None = None
-        self._opening_at = 0.0
+        self._waiting = WaitingLines(
+            pool, self._proof, budget, chance=chance, weights=weights, prefixes=prefixes,
+            calls_max=lambda: self.seats, wake=self.fill,
+        )  # fmt: skip
+        self.stalls = Stalls(self._batches, self._waiting, pool, self._failures, clock=clock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -135,7 +134,7 @@ class Dispatcher:
         batch = self._batches.setdefault(head.batch_id, Pending())
         fresh, completed = self._sorted(batch, entry, head, texts)
         batch.open += len(fresh)
-        self._scheduler.add(fresh, project=head.project, batch_id=head.batch_id, deadline=head.deadline)
+        self._waiting.add(fresh, head)
         if not batch.lines:
             del self._batches[head.batch_id]
         if completed:
@@ -147,7 +146,7 @@ class Dispatcher:
         self.completed.forget(batch_id)
         if batch_id not in self._batches:
             return
-        for line in (*self._scheduler.drop(batch_id), *self._held.drop(batch_id)):
+        for line in self._waiting.drop(batch_id):
             self._finish(line)
         self.fill()
 
@@ -194,7 +193,7 @@ class Dispatcher:
 
     def forget_waiting(self) -> None:
         """Forget the lines that wait for a call: the partitions are gone, and the records come again."""
-        for line in (*self._scheduler.clear(), *self._held.clear()):
+        for line in self._waiting.clear():
             self._forget(line)
 
     def resume(self) -> None:
@@ -205,10 +204,8 @@ class Dispatcher:
     async def close(self) -> None:
         """Cancel the calls in flight, and the results on their way."""
         self._is_stopped = self._is_leaving = True
-        self._held.close()
+        self._waiting.close()
         await self._proof.close()
-        if self._opening is not None:
-            self._opening.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -233,57 +230,16 @@ class Dispatcher:
 
     def _next(self) -> tuple[Line, Permit] | None:
         """The next line to call, and its permit."""
-        while self._is_free:
-            now = self._loop.time()
-            if (found := self._next_held(now) or self._next_fresh(now)) is None:
-                return None
+        while self._is_free and (found := self._waiting.take(self._busy)) is not None:
             line, permit = found
             if self._is_wanted(line):
                 self._busy += 1
                 self._idle.clear()
-                # At once, and not when its task starts: the next line of this round is chosen by it.
-                self._held.begin(line, others_wait=bool(self._scheduler))
-                if self._scheduler.is_primer(line):
-                    self._loop.call_later(PRIMER_SECONDS_MAX, self._end_warm_up, line)
+                self._waiting.begin(line)
                 return line, self._pool.charge(permit, line.size)
-            self._pool.release(permit)
-            self._scheduler.primed(line)
+            self._waiting.abandon(line, permit)
             self._finish(line)
         return None
-
-    def _next_held(self, now: float) -> tuple[Line, Permit] | None:
-        if not self._held.are_due:
-            return None
-        return self._held.take(now, self.seats, others_wait=bool(self._scheduler))
-
-    def _next_fresh(self, now: float) -> tuple[Line, Permit] | None:
-        if not self._scheduler:
-            if self._held.are_due:
-                self._set_opening(now)
-            return None
-        if (permit := self._pool.acquire(now)) is None:
-            self._set_opening(now)
-            self._held.ask_doubtful()
-            return None
-        # Where many lines fail, the next ones of the same batch may be as bad.
-        is_random = permit.is_probe or permit.backend.failed_part > FAILED_PART_MAX
-        chance = self._chance() if is_random else None
-        line = self._scheduler.take(permit.backend, stretch=self._busy // RECORD_PART, chance=chance)
-        assert line is not None, "there is one"
-        return line, permit
-
-    def _set_opening(self, now: float) -> None:
-        """Try again when a server may take a call; the end of a call tries by itself."""
-        if (at := self._pool.opens_at(now)) is None or (self._opening is not None and self._opening_at <= at):
-            return
-        if self._opening is not None:
-            self._opening.cancel()
-        self._opening_at = at
-        self._opening = self._loop.call_later(at - now, self._open)
-
-    def _open(self) -> None:
-        self._opening = None
-        self.fill()
 
     @property
     def _is_free(self) -> bool:
@@ -306,17 +262,11 @@ class Dispatcher:
 
     async def _call(self, line: Line, permit: Permit) -> None:
         result = await self._caller.make(line, permit)
-        self._held.end(line)
-        self._end_warm_up(line)
+        self._waiting.end(line)
         if isinstance(result.end, CallFailure):
             self._failed(line, result, result.end, permit.backend)
         else:
             self._settle(line, result, request_codec.result)
-
-    def _end_warm_up(self, line: Line) -> None:
-        """Let the lines go that wait for the call of this line, if any do."""
-        if self._scheduler.primed(line):
-            self.fill()
 
     def _failed(self, line: Line, result: CallResult, failure: CallFailure, backend: Backend) -> None:
         """Carry out what `retry.decide` decides."""
@@ -348,7 +298,7 @@ class Dispatcher:
                     self._forget(line)
                 else:
                     self._failures.note(line, failure)
-                    self._held.put(line, at)
+                    self._waiting.hold(line, at)
             case retry.RetryAt() | retry.Expire():
                 self._end_calls(1)
                 self._finish(line)

@@ -9,8 +9,7 @@ more slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 REPLIES_BYTES_MAX: Final = 128 << 20
@@ -137,44 +136,63 @@ class LargeReplies:
         self._look_later()
 
 
-class LargeLines:
-    """The budget of large lines: who asks for more than there is waits until those before have their bytes."""
+class Request:
+    """For memory."""
+
+    __slots__ = ("granted", "is_granted", "size")
+
+    def __init__(self, size: int, granted: Callable[[], None]) -> None:
+        self.size = size
+        self.granted = granted
+        self.is_granted = False
+
+
+class LineBudget:
+    """The memory for large lines whose calls are in flight. A line larger than all of it is called alone."""
 
     def __init__(self, bytes_max: int = LINES_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._used = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._requests: deque[Request] = deque()
 
-    @asynccontextmanager
-    async def room(self, size: int) -> AsyncIterator[None]:
-        """Have room for so many bytes; for all there is, where they are more."""
+    def take(self, size: int) -> bool:
+        """Take so many bytes, if they are free and nobody asked for memory before; `release` gives them back."""
         size = min(size, self._bytes_max)
-        if self._waiting or self._used + size > self._bytes_max:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append((size, turn))
-            try:
-                await turn
-            except BaseException:
-                self._withdraw(size, turn)
-                raise
+        if self._requests or self._used + size > self._bytes_max:
+            return False
+        self._used += size
+        return True
+
+    def ask(self, size: int, granted: Callable[[], None]) -> Request:
+        """Have so many bytes taken as soon as they are free, after those who asked before.
+
+        Args:
+            size: Bytes.
+            granted: Called when they have been taken, unless that is at once.
+        """
+        request = Request(min(size, self._bytes_max), granted)
+        if self.take(size):
+            request.is_granted = True
         else:
-            self._used += size
-        try:
-            yield
-        finally:
-            self._leave(size)
+            self._requests.append(request)
+        return request
 
-    def _withdraw(self, size: int, turn: "asyncio.Future[None]") -> None:
-        if turn.done() and not turn.cancelled():
-            self._leave(size)
-            return
-        self._waiting = deque(waiting for waiting in self._waiting if waiting[1] is not turn)
-        self._leave(0)
+    def withdraw(self, request: Request) -> None:
+        """Ask no more, or give back what was granted."""
+        if request.is_granted:
+            self.release(request.size)
+        else:
+            self._requests.remove(request)
+            self._serve()
 
-    def _leave(self, size: int) -> None:
-        self._used -= size
-        while self._waiting and self._used + self._waiting[0][0] <= self._bytes_max:
-            following, turn = self._waiting.popleft()
-            if not turn.done():
-                self._used += following
-                turn.set_result(None)
+    def release(self, size: int) -> None:
+        """Give so many bytes back."""
+        self._used -= min(size, self._bytes_max)
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._requests and self._used + self._requests[0].size <= self._bytes_max:
+            request = self._requests.popleft()
+            self._used += request.size
+            request.is_granted = True
+            request.granted()

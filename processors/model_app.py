@@ -44,7 +44,7 @@ from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.kafka import KafkaOutbox, outcomes, reopened
-from tidemill.processors.memory_budget import LargeLines
+from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, Record
 from tidemill.processors.partitions.closed_batches import ClosedBatches
@@ -78,7 +78,7 @@ class Shared:
     upstream: HttpUpstream
     store: Store
     closed: ClosedBatches
-    large_lines: LargeLines
+    budget: LineBudget
     vault: Vault
 
 
@@ -105,6 +105,7 @@ class ModelApp:
         self.dispatcher = Dispatcher(
             pool=pool,
             caller=_caller(name, model, pool, shared),
+            budget=shared.budget,
             outbox=SealedOutbox(shared.outbox, shared.vault),
             store=shared.store,
             closed=shared.closed,
@@ -274,7 +275,6 @@ def _caller(name: str, model: Model, pool: BackendPool, shared: Shared) -> Calle
         endpoint_probe=EndpointProbe(name, pool, shared.upstream),
         upstream=shared.upstream,
         store=shared.store,
-        large_lines=shared.large_lines,
         clock=time.time,
         seconds_max=model.timeout_seconds,
     )

@@ -15,7 +15,7 @@ from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
 from tidemill.processors.lines import Line
-from tidemill.processors.memory_budget import SMALL_BYTES, LargeLines
+from tidemill.processors.memory_budget import SMALL_BYTES
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
@@ -47,7 +47,6 @@ class Caller:
         endpoint_probe: EndpointProbe,
         upstream: Upstream,
         store: Store,
-        large_lines: LargeLines,
         clock: Clock,
         seconds_max: float,
     ) -> None:
@@ -58,7 +57,6 @@ class Caller:
             endpoint_probe: Finds out which endpoints they lack.
             upstream: The HTTP client.
             store: Where large lines are.
-            large_lines: The memory budget of large lines.
             clock: Unix time.
             seconds_max: The longest that a call may take.
         """
@@ -68,7 +66,6 @@ class Caller:
         self._store = store
         self._clock = clock
         self._seconds_max = seconds_max
-        self._large_lines = large_lines
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
         """Call once. Never raises.
@@ -83,10 +80,9 @@ class Caller:
                 parsed = shapes.parse(line.text)
                 is_called = True
                 return await self._make(line, parsed, permit)
-            async with self._large_lines.room(line.head.ref.length):
-                parsed = shapes.parse(await self._fetched(line.head.ref))
-                is_called = True
-                return await self._make(line, parsed, permit)
+            parsed = shapes.parse(await self._fetched(line.head.ref))
+            is_called = True
+            return await self._make(line, parsed, permit)
         except (msgspec.MsgspecError, RecursionError):
             return self._not_made(FailureKind.INVALID_LINE, line, permit)
         except NotFound:

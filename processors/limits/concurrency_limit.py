@@ -126,8 +126,8 @@ class ConcurrencyLimit:
         """So many calls were refused when they were last tried."""
         self._all = _Window(WINDOW_CALLS)
         self._edge = _Window(EDGE_WINDOW_CALLS)
-        self._relief = LimitProbe()
-        self._sluice = SlowStart()
+        self._limit_probe = LimitProbe()
+        self._slow_start = SlowStart()
         self._credit = CREDIT_REFUSALS_MAX
         self._is_told = False
         """Whether the backend says of itself how it is."""
@@ -137,7 +137,7 @@ class ConcurrencyLimit:
     def allowed(self) -> int:
         """Calls that may be in flight."""
         if self._trial is None:
-            return min(self._ours(self.sure), self._sluice.level)
+            return min(self._ours(self.sure), self._slow_start.level)
         return self._ours(min(self.sure + self._trial.open, self._calls_max))
 
     @property
@@ -154,7 +154,7 @@ class ConcurrencyLimit:
     def sent(self, level: int) -> Slot:
         """A call goes out; `level` calls are in flight with it."""
         sure = self._ours(self.sure)
-        part = self._sluice.sent(level)
+        part = self._slow_start.sent(level)
         if level <= sure or self._trial is None:
             return Slot(self._cuts, 0, level > sure - max(EDGE_CALLS_MIN, sure // EDGE_PART), part)
         self._trial.sent += 1
@@ -189,7 +189,7 @@ class ConcurrencyLimit:
                 self._full = max(self.sure + 1, min(self._full, int(in_flight / self._share) + 1))
             return
         if slot.slice and not late:
-            if (taken := self._sluice.refused(slot.slice, in_flight)) is not None:
+            if (taken := self._slow_start.refused(slot.slice, in_flight)) is not None:
                 self._credit = max(self._credit, 2.0 * TRIAL_CALLS_MIN)
                 self._cut(min(self.sure, int(taken / self._share)))
             return
@@ -206,9 +206,9 @@ class ConcurrencyLimit:
     def tick(self, in_flight: int, now: float) -> None:
         """Let time count, where more calls are wanted: a trial may be over, and another may begin."""
         sure = self._ours(self.sure)
-        self._sluice.tick(in_flight, sure, now)
+        self._slow_start.tick(in_flight, sure, now)
         if self._trial is not None:
-            if self._sluice.level < sure:
+            if self._slow_start.level < sure:
                 # It was begun when more was in flight.
                 self._trial = None
             else:
@@ -224,7 +224,7 @@ class ConcurrencyLimit:
     def ripe_at(self) -> float | None:
         """When more may go out: the next slice, or a trial that may be judged by time alone."""
         if self._trial is None:
-            return self._sluice.next_at if self._sluice.level < self._ours(self.sure) else None
+            return self._slow_start.next_at if self._slow_start.level < self._ours(self.sure) else None
         return self._trial.next_at if self._trial.open < self._step else self._trial.since + SETTLED_SECONDS
 
     def halve(self) -> None:
@@ -271,13 +271,13 @@ class ConcurrencyLimit:
 
     def _begun(self, now: float) -> _Trial | None:
         """A new trial, where one may be made."""
-        if not self._may_try or not self._relief.allows(self.sure + 1) or self.sure >= self._calls_max:
+        if not self._may_try or not self._limit_probe.allows(self.sure + 1) or self.sure >= self._calls_max:
             return None
         if self._credit < TRIAL_CALLS_MIN:
             return None
         if self._full is not None:
             self._step = min(self._step, max(1, self._full - 1 - self.sure))
-        while self._step > 1 and not self._relief.allows(self.sure + self._step):
+        while self._step > 1 and not self._limit_probe.allows(self.sure + self._step):
             self._step //= 2
         # A share of a step may be less than one call.
         self._step = max(self._step, math.ceil(1 / self._share))
@@ -303,7 +303,7 @@ class ConcurrencyLimit:
             if self._full is not None and self.sure >= self._full:
                 self._full = None
             self._step = min(2 * self._step, self.sure)
-            self._relief.begin()
+            self._limit_probe.begin()
             self._trial = None
 
     def _note(self, slot: Slot, refused: int) -> None:
@@ -315,7 +315,7 @@ class ConcurrencyLimit:
         self._all.note(refused)
         if slot.is_edge:
             self._edge.note(refused)
-        if not slot.trial and (calls := self._relief.note(self.sure, refused=bool(refused))) is not None:
+        if not slot.trial and (calls := self._limit_probe.note(self.sure, refused=bool(refused))) is not None:
             self.sure = min(calls, self._calls_max)
             self._step = 1
             self._trial = None
@@ -329,4 +329,4 @@ class ConcurrencyLimit:
         self._cuts += 1
         self._all = _Window(WINDOW_CALLS)
         self._edge = _Window(EDGE_WINDOW_CALLS)
-        self._relief.reset()
+        self._limit_probe.reset()

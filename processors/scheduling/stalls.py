@@ -53,10 +53,14 @@ _Cause = tuple[Reason, str | None, int | None]
 
 
 class Lines(Protocol):
-    """The lines that wait for their first call."""
+    """The lines that wait for a call."""
 
     def waiting(self, batch_id: str) -> int:
-        """How many there are of a batch."""
+        """Lines of a batch that wait for their first call, and not for memory."""
+        ...
+
+    def waiting_for_memory(self, batch_id: str) -> int:
+        """Large lines of a batch that wait for memory."""
         ...
 
 
@@ -175,8 +179,11 @@ class Stalls:
                 waits += [_wait(cause, queued, since, "") for cause in causes] or [
                     _behind(lines - len(batch.lines), queued, since)
                 ]
-            if fresh > queued:
-                waits.append(self._in_flight(fresh - queued, since, seen.since))
+            if large := min(fresh - queued, self._lines.waiting_for_memory(batch_id)):
+                words = "Calls of other large lines use the memory that there is for these."
+                waits.append(Waiting(reason=Reason.MEMORY, lines=large, message=words, since=int(since)))
+            if called := fresh - queued - large:
+                waits.append(self._in_flight(called, since, seen.since))
             if done := len(batch.lines) - batch.open:
                 words = f"{done} results are there, and the log or the store does not take them."
                 waits.append(Waiting(reason=Reason.DELIVERY, lines=done, message=words, since=int(since)))

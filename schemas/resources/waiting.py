@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """Requests of others take all that the server has."""
     TOKENS_PER_MINUTE = "tokens_per_minute"
     """The tokens of this minute are used."""
+    MEMORY = "memory"
+    """Other large lines take the memory that is set aside for their calls."""
     STORE = "store"
     """The object store does not answer."""
     KEY = "key"

@@ -22,7 +22,7 @@ from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
-from tidemill.processors.memory_budget import LargeLines
+from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import LINES_MAX, PartitionWindow, Window
 from tidemill.processors.scheduling.prefix_groups import Prefixes
@@ -161,8 +161,9 @@ class World:
             pool=fleet,
             caller=Caller(
                 pool=fleet, endpoint_probe=EndpointProbe("m", fleet, upstream), upstream=upstream, store=store,
-                large_lines=LargeLines(), clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
+                clock=self.loop.now, seconds_max=TIMEOUT_SECONDS,
             ),
+            budget=LineBudget(),
             outbox=self, store=store, closed=ended, clock=self.loop.now, chance=self.chance.random,
             in_flight_max=max_in_flight, policy=policy,
             prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,

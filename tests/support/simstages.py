@@ -21,7 +21,7 @@ from tidemill.processors.backends import pool_factory
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.dispatcher import Dispatcher as ProcessorsStage
-from tidemill.processors.memory_budget import LargeLines
+from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment
 from tidemill.processors.partitions.assignment import Record as Held
@@ -169,13 +169,13 @@ class ProcessorsProcess(Base):
             endpoint_probe=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
             upstream=world.upstream(self.process),
             store=self.store,
-            large_lines=LargeLines(),
             clock=self.process.now,
             seconds_max=model.timeout_seconds,
         )
         self.stage = ProcessorsStage(
             pool=fleet,
             caller=caller,
+            budget=LineBudget(),
             outbox=SealedOutbox(self, self.vault),
             store=self.store,
             closed=self._ended,

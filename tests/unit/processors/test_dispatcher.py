@@ -1,6 +1,7 @@
 """The dispatcher, with a scripted backend and a log that takes outcomes when it is told to."""
 
 import asyncio
+import dataclasses
 import itertools
 import random
 import time
@@ -14,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.waiting import until
 
-from tidemill.processors import dispatcher
 from tidemill.processors.backends.breaker import Breaker, Pauses
 from tidemill.processors.backends.pool import Backend, BackendPool
 from tidemill.processors.backends.token_bucket import TokenBucket
@@ -24,9 +24,10 @@ from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
-from tidemill.processors.memory_budget import LargeLines
+from tidemill.processors.memory_budget import LINES_BYTES_MAX, LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
+from tidemill.processors.scheduling import waiting_lines
 from tidemill.processors.scheduling.prefix_groups import PRIMER_SECONDS_MAX, Prefixes
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
@@ -152,7 +153,10 @@ class World:
         policy: Policy = QUICK,
         buckets: tuple[TokenBucket, ...] = (),
         is_grouped: bool = False,
+        memory: int = LINES_BYTES_MAX,
+        budget: LineBudget | None = None,
     ) -> None:
+        self.folder = folder
         self.ahead = 0.0
         """Seconds by which the wall clock was set."""
         rng = random.Random(seed)
@@ -160,7 +164,7 @@ class World:
         self.log = Log(rng)
         self.closed = ClosedBatches()
         store = DirectoryStore(folder)
-        fleet = BackendPool(
+        fleet = self.fleet = BackendPool(
             [
                 Backend(url, ConcurrencyLimit(limit), breaker=Breaker(PAUSES), buckets=buckets)
                 for url in ("http://a", "http://b")
@@ -170,8 +174,9 @@ class World:
             pool=fleet,
             caller=Caller(
                 pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.inference), upstream=self.inference,
-                store=store, large_lines=LargeLines(), clock=self.now, seconds_max=5,
+                store=store, clock=self.now, seconds_max=5,
             ),
+            budget=budget or LineBudget(memory),
             outbox=self.log,
             store=store,
             closed=self.closed,
@@ -184,6 +189,12 @@ class World:
         )  # fmt: skip
         self.assign()
 
+    def drain_backends(self, *, is_drained: bool) -> None:
+        """The settings of the servers change."""
+        for backend in self.fleet.backends:
+            backend.drain = is_drained
+        self.stage.fill()
+
     def now(self) -> float:
         """Unix time as the process takes it."""
         return time.time() + self.ahead
@@ -194,7 +205,16 @@ class World:
         self.lane = PartitionWindow(self.tap)
         self.stage.resume()
 
-    def publish(self, batch_id: str, first: int, lines: int, seconds: float = 600) -> None:
+    def publish(
+        self,
+        batch_id: str,
+        first: int,
+        lines: int,
+        seconds: float = 600,
+        *,
+        is_large: bool = False,
+        project: str = "p",
+    ) -> None:
         """A record arrives."""
         texts = [
             b'{"custom_id":"%d","body":{"b":"%b","n":%d}}' % (n, batch_id.encode(), n)
@@ -203,10 +223,16 @@ class World:
         token = len(self.tap.records)
         self.tap.records.append((batch_id, first, lines))
         head = codec.RequestHead(
-            batch_id=batch_id, project="p", first=first, deadline=int(time.time() + seconds), url="/v1/embeddings"
-        )
+            batch_id=batch_id, project=project, first=first, deadline=int(time.time() + seconds),
+            url="/v1/embeddings",
+        )  # fmt: skip
         if seconds <= 0:
             self.tap.dropped.add(batch_id)
+        if is_large:
+            (text,) = texts
+            (self.folder / f"{batch_id}-{first}").write_bytes(text)
+            head = dataclasses.replace(head, ref=codec.LineRef(f"{batch_id}-{first}", 0, len(text)))
+            texts = [b""]
         self.stage.enqueue(self.lane.admit(token, lines, 1), head, texts)
 
     def end(self, batch_id: str) -> None:
@@ -238,11 +264,11 @@ async def test_each_line_once_whatever_happens(
 ) -> None:
     """Overlapping records, faults, rebalances: one good call and one outcome a line, acks in order."""
     seed, faults, limit, is_grouped = condition
-    world = World(tmp_path, seed=seed, faults=faults, limit=limit, is_grouped=is_grouped)
+    world = World(tmp_path, seed=seed, faults=faults, limit=limit, is_grouped=is_grouped, memory=100)
     batches = [ids.new_batch_id() for _ in range(3)]
     wanted = set()
     for number, (which, first, lines) in enumerate(published):
-        world.publish(batches[which], first, lines)
+        world.publish(batches[which], first, lines, is_large=lines == 1)
         wanted |= {(batches[which], n) for n in range(first, first + lines)}
         await asyncio.sleep(0)
         if number in moves:
@@ -252,7 +278,7 @@ async def test_each_line_once_whatever_happens(
             world.stage.forget_waiting()
             world.assign()
             for batch_id, start, count in known[acked:]:
-                world.publish(batch_id, start, count)
+                world.publish(batch_id, start, count, is_large=count == 1)
     await world.finish()
     assert set(world.log.lines) == wanted
     assert set(world.log.lines.values()) == {1}
@@ -274,6 +300,53 @@ async def test_a_process_makes_its_part_of_the_calls(tmp_path: Path) -> None:
     assert world.stage.seats == 1
     world.inference.gate.set()
     await world.finish()
+
+
+async def test_large_lines_wait_for_memory_without_a_place_among_the_calls(tmp_path: Path) -> None:
+    """The memory holds one line: large lines of two projects take turns, and all other places go to small ones."""
+    world = World(tmp_path, limit=4, memory=1)
+    world.inference.gate.clear()
+    large = {project: ids.new_batch_id() for project in ("a", "b")}
+    for project, batch_id in large.items():
+        for number in range(6):
+            world.publish(batch_id, number, 1, is_large=True, project=project)
+    await until(lambda: world.inference.in_flight == 1, "the first large line")
+    small = ids.new_batch_id()
+    world.publish(small, 0, 50, project="c")
+    await until(lambda: world.inference.in_flight == 4, "small lines beside it")
+    waiting = [world.stage._waiting.waiting_for_memory(batch_id) for batch_id in large.values()]
+    assert waiting == [5, 6]
+    world.end(large["b"])
+    assert world.stage._waiting.waiting_for_memory(large["b"]) == 0
+    again = ids.new_batch_id()
+    for number in range(5):
+        world.publish(again, number, 1, is_large=True, project="b")
+    world.inference.gate.set()
+    await world.finish()
+    called = [orjson.loads(body)["b"] for body in world.inference.calls]
+    turns = [batch_id for batch_id in called if batch_id != small]
+    assert sorted(turns) == sorted([large["a"]] * 6 + [again] * 5)
+    assert turns[:8].count(again) >= 3, "they take turns, though all lines of the other project came before"
+
+
+async def test_a_model_whose_servers_take_no_calls_leaves_the_memory_to_others(tmp_path: Path) -> None:
+    """Its next large line gets the memory when the settings have just let no more calls go to its servers."""
+    budget = LineBudget(1)
+    away, other = (World(tmp_path, budget=budget, limit=2) for _ in range(2))
+    away.inference.gate.clear()
+    batches = [ids.new_batch_id() for _ in range(2)]
+    away.inference.is_bad = lambda _body: True
+    for number in range(2):
+        away.publish(batches[0], number, 1, is_large=True)
+    await until(lambda: away.stage._waiting.waiting_for_memory(batches[0]) == 1, "a line that waits for memory")
+    away.drain_backends(is_drained=True)
+    away.inference.gate.set()
+    other.publish(batches[1], 0, 1, is_large=True)
+    await other.finish()
+    away.inference.heal()
+    away.inference.is_bad = lambda _body: False
+    away.drain_backends(is_drained=False)
+    await away.finish()
 
 
 async def test_lines_of_a_batch_are_called_together(tmp_path: Path) -> None:
@@ -337,7 +410,7 @@ async def test_the_rest_of_a_group_follows_the_end_of_its_primer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: float
 ) -> None:
     """Whatever its end was; it is not by its time that they go."""
-    monkeypatch.setattr(dispatcher, "PRIMER_SECONDS_MAX", 3600.0)
+    monkeypatch.setattr(waiting_lines, "PRIMER_SECONDS_MAX", 3600.0)
     world = World(tmp_path, limit=8, faults=faults, is_grouped=True)
     for number in range(5):
         world.publish(ids.new_batch_id(), number, 40)

@@ -4,9 +4,11 @@ import asyncio
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, LargeLines, LargeReplies, Share
+from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, LargeReplies, LineBudget, Share
 
 
 def run(work):
@@ -117,34 +119,25 @@ def test_whole_replies_are_waited_for():
     assert run(work()) == (["go"], 1)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_lines_have_their_room_in_order(seed):
-    """Never too many bytes, none lost whatever is cancelled, and one larger than all there is goes alone."""
-    chance = random.Random(seed)
+@given(st.lists(st.tuples(st.sampled_from(["ask", "release", "withdraw"]), st.integers(1, 300)), max_size=60))
+def test_large_lines_get_memory_in_the_order_in_which_they_ask(steps):
+    """Never too much of it, a line larger than all of it alone; the first waits only while there is no room."""
+    budget, requests = LineBudget(100), []
 
-    async def work():
-        lines, used, done = LargeLines(100), 0, 0
+    def used():
+        return sum(request.size for request in requests if request.is_granted)
 
-        async def call(size):
-            nonlocal used, done
-            await asyncio.sleep(chance.random())
-            async with lines.room(size):
-                used += min(size, 100)
-                assert used <= 100
-                try:
-                    await asyncio.sleep(chance.random())
-                finally:
-                    used -= min(size, 100)
-            done += 1
-
-        tasks = [asyncio.create_task(call(chance.choice([1, 40, 100, 300]))) for _ in range(50)]
-        for task in tasks[::4]:
-            asyncio.get_running_loop().call_later(chance.random() * 5, task.cancel)
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert not any(
-            isinstance(error, AssertionError) for error in (t.cancelled() or t.exception() for t in tasks)
-        )
-        async with lines.room(100):
-            return done
-
-    assert run(work()) >= 50 - 13
+    for step, number in steps:
+        if step == "ask":
+            requests.append(budget.ask(number, lambda: None))
+        elif requests:
+            request = requests.pop(number % len(requests))
+            budget.withdraw(request)
+        assert used() <= 100
+        waiting = [request.is_granted for request in requests]
+        assert waiting == sorted(waiting, reverse=True), "in their order"
+        first = next((request for request in requests if not request.is_granted), None)
+        assert first is None or used() + first.size > 100
+    for request in requests[::-1]:
+        budget.withdraw(request)
+    assert budget.take(1000)

@@ -16,7 +16,6 @@ from tidemill.processors.calls.endpoint_probe import LISTED_SECONDS, EndpointPro
 from tidemill.processors.failures import Fault
 from tidemill.processors.http.client import HttpUpstream
 from tidemill.processors.lines import Line
-from tidemill.processors.memory_budget import LargeLines
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.storage.address import DirectoryStore
@@ -61,7 +60,6 @@ class World:
             endpoint_probe=self.menu,
             upstream=upstream,
             store=DirectoryStore(folder),
-            large_lines=LargeLines(),
             clock=time.time,
             seconds_max=5,
         )

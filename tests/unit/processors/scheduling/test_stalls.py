@@ -19,7 +19,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.lines import Pending
-from tidemill.processors.memory_budget import LargeLines
+from tidemill.processors.memory_budget import LINES_BYTES_MAX, LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling.stalls import LOOK_SECONDS, SAID_MAX, SAY_SECONDS, STALL_SECONDS
@@ -84,16 +84,17 @@ class World:
         self.loop = loop
         self.upstream = Upstream()
         self.outbox = Outbox()
+        self.budget = LineBudget()
         self.said: list[tuple[float, Any]] = []
         store = DirectoryStore(Path(tempfile.gettempdir()) / "unused")
         fleet = BackendPool([Backend(SERVER, ConcurrencyLimit(8), **backend)])
         caller = Caller(
             pool=fleet, endpoint_probe=EndpointProbe("m", fleet, self.upstream), upstream=self.upstream,
-            store=store, large_lines=LargeLines(), clock=loop.now, seconds_max=30,
+            store=store, clock=loop.now, seconds_max=30,
         )  # fmt: skip
         self.stage = Dispatcher(
-            pool=fleet, caller=caller, outbox=self.outbox, store=store, closed=ClosedBatches(), clock=loop.now,
-            chance=random.Random(1).random, in_flight_max=8,
+            pool=fleet, caller=caller, budget=self.budget, outbox=self.outbox, store=store,
+            closed=ClosedBatches(), clock=loop.now, chance=random.Random(1).random, in_flight_max=8,
         )  # fmt: skip
         self._lane = PartitionWindow(Tap())
         self._tokens = 0
@@ -105,6 +106,14 @@ class World:
         )
         self._tokens += 1
         self.stage.enqueue(self._lane.admit(self._tokens, lines, 1), head, texts)
+
+    def publish_large(self, batch_id: str, index: int) -> None:
+        head = codec.RequestHead(
+            batch_id=batch_id, project="p", first=index, deadline=int(self.loop.now()) + 86_400,
+            url="/v1/embeddings", ref=codec.LineRef("files/gone", 0, 1 << 20),
+        )  # fmt: skip
+        self._tokens += 1
+        self.stage.enqueue(self._lane.admit(self._tokens, 1, 1), head, [b""])
 
     async def pass_(self, seconds: float) -> None:
 
@@ -205,6 +214,22 @@ def test_tokens_turns_and_long_calls() -> None:
         await tokens.pass_(60)
         assert Reason.TOKENS_PER_MINUTE in {one.reason for one in tokens.waits("b")}
         await tokens.stage.close()
+
+    simulated(run)
+
+
+def test_large_lines_that_wait_for_memory() -> None:
+    """Calls of other models use all of it."""
+
+    async def run(loop: SimulatedLoop) -> None:
+        world = World(loop)
+        assert world.budget.take(LINES_BYTES_MAX)
+        for index in range(3):
+            world.publish_large("b", index)
+        await world.pass_(20)
+        ((reason, lines),) = [(one.reason, one.lines) for one in world.waits("b")]
+        assert (reason, lines) == (Reason.MEMORY, 3)
+        await world.stage.close()
 
     simulated(run)
 

@@ -1,0 +1,99 @@
+"""Large lines that wait for memory, without a place among the calls.
+
+A large line lies in the store, and its text is in memory while it is called; a budget bounds the bytes of all such
+lines of a process. A line that the budget has no room for leaves the scheduler and waits here, so that the lines
+behind it are called meanwhile. One line of a model asks the budget at a time, and the budget serves models in the
+order in which they asked. Among the waiting lines of a model projects take turns as they do for calls.
+
+A line that has its memory is called next. If its model has no call in flight and its servers take none, it gives
+the memory back, and asks again once they do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from tidemill.processors.lines import Line
+from tidemill.processors.memory_budget import LineBudget, Request
+from tidemill.processors.scheduling.scheduler import Scheduler
+
+
+class LargeLines:
+    """Those of one model."""
+
+    def __init__(self, budget: LineBudget, weights: Mapping[str, float] | None, wake: Callable[[], None]) -> None:
+        """Hold none.
+
+        Args:
+            budget: Of all models of the process.
+            weights: Of projects, by name; 1 if a project is not named.
+            wake: Called when a line has got its memory; it must not call back at once.
+        """
+        self._budget = budget
+        self._lines: Scheduler[Line] = Scheduler(weights)
+        self._wake = wake
+        self._first: Line | None = None
+        """The line that is called next."""
+        self._request: Request | None = None
+        """For its memory; None if it does not ask at the moment."""
+
+    def __bool__(self) -> bool:
+        return self._first is not None
+
+    @property
+    def ready(self) -> Line | None:
+        """The line that may be called next: it has its memory, or can be given it by `admit`."""
+        is_waiting = self._request is not None and not self._request.is_granted
+        return None if is_waiting else self._first
+
+    def waiting(self, batch_id: str) -> int:
+        """Lines of a batch that wait for memory."""
+        first = self._first
+        return self._lines.waiting(batch_id) + (first is not None and first.head.batch_id == batch_id)
+
+    def admit(self, line: Line) -> bool:
+        """Give a line its memory, which `release` gives back; if there is none, the line waits here."""
+        if line is self._first:
+            if self._request is None and not self._budget.take(line.size):
+                self._request = self._budget.ask(line.size, self._wake)
+                return False
+            self._request = self._first = None
+            self._advance()
+            return True
+        if self._first is None and self._budget.take(line.size):
+            return True
+        head = line.head
+        self._lines.add((line,), project=head.project, batch_id=head.batch_id, deadline=head.deadline)
+        self._advance()
+        return False
+
+    def release(self, line: Line) -> None:
+        """The call of a line that `admit` admitted has ended, or was not made."""
+        self._budget.release(line.size)
+
+    def suspend(self) -> None:
+        """No server takes calls: leave the memory to the lines of other models."""
+        request, self._request = self._request, None
+        if request is not None:
+            self._budget.withdraw(request)
+
+    def drop(self, batch_id: str) -> list[Line]:
+        """Take out all lines of a batch."""
+        lines = self._lines.drop(batch_id)
+        if self._first is not None and self._first.head.batch_id == batch_id:
+            lines += self._take_first()
+            self._advance()
+        return lines
+
+    def clear(self) -> list[Line]:
+        """Take out all lines."""
+        return [*self._take_first(), *self._lines.clear()]
+
+    def _take_first(self) -> Iterable[Line]:
+        self.suspend()
+        first, self._first = self._first, None
+        return () if first is None else (first,)
+
+    def _advance(self) -> None:
+        """Let the next line ask for memory, if none does."""
+        if self._first is None and (line := self._lines.take()) is not None:
+            self._first = line
+            self._request = self._budget.ask(line.size, self._wake)
