@@ -107,7 +107,7 @@ def interrupted(stack, words, folder, *arguments):
     """Exit code and stderr of a command that gets Ctrl-C once it has printed some words; it has no terminal."""
     said = folder / "stderr"
     command = ["env", "--default-signal=INT", sys.executable, "-m", "tidemill", *arguments]
-    environ = os.environ | {"TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY}
+    environ = os.environ | {"TIDEMILL_BASE_URL": stack.api, "TIDEMILL_API_KEY": KEY, "XDG_STATE_HOME": str(folder)}
     with said.open("wb") as file, subprocess.Popen(command, env=environ, stderr=file) as process:
         try:
             wait_until(lambda: words in said.read_text(), f"{words} from {arguments}")
