@@ -84,7 +84,7 @@ def test_clients_trust_an_authority_of_their_own(api, folder):
     ours = [sys.executable, "-m", "tidemill", "list"]
     assert subprocess.run(ours, env=trusting, check=False, capture_output=True, timeout=60).returncode == 0
     strange = subprocess.run(ours, env=environ, check=False, capture_output=True, text=True, timeout=60)
-    assert (strange.returncode, "is not trusted; SSL_CERT_FILE may name" in strange.stderr) == (7, True)
+    assert (strange.returncode, "is not trusted; set SSL_CERT_FILE" in strange.stderr) == (7, True)
     sdk = [sys.executable, "-c", SDK, api.url, KEY]
     said = subprocess.run(sdk, env=trusting, check=True, capture_output=True, text=True, timeout=60).stdout
     assert said.strip() in MODELS
