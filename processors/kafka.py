@@ -22,6 +22,8 @@ from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
 
 LINGER_MS: Final = 1
+BATCH_BYTES: Final = 256 << 10
+"""What one request carries to one partition: a record of results alone is larger than the client's 16 KiB."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +39,9 @@ class KafkaOutbox:
             check_disk: Raises `DiskFull` where the log has no room for results.
         """
         self._check_disk = check_disk
-        self._producer = Producer(lambda: producer(kafka, compression="lz4", linger_ms=LINGER_MS))
+        self._producer = Producer(
+            lambda: producer(kafka, compression="lz4", linger_ms=LINGER_MS, batch_bytes=BATCH_BYTES)
+        )
 
     async def start(self) -> None:
         """Connect, so that the first result need not wait for it.

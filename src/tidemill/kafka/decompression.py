@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, Final
 
 import cramjam
+from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord
 
@@ -24,6 +25,8 @@ BATCH_BYTES_MAX: Final = 8 << 20
 RATIO: Final = 16
 """What is made ready at first, for JSON that compresses well; what needs more is decompressed twice."""
 BUFFER_BYTES_MIN: Final = 64 * 1024
+LZ4_LEVEL: Final = 1
+"""Level 9, which aiokafka takes, costs four to seven times the CPU for some 6 to 15 % fewer bytes."""
 
 _HEAD: Final = struct.Struct(">qi4xb4xhiqq")
 """Of a batch of records: base offset, length, magic, attributes, last offset delta, first and last timestamp."""
@@ -85,13 +88,19 @@ def unzstd(packed: Any) -> bytes:
     return _into_buffer(cramjam.zstd.decompress_into, packed)
 
 
+def packed_lz4(content: Any) -> bytes:
+    """Compress a batch of records into a frame of lz4."""
+    return bytes(codec.lz4_encode(content, LZ4_LEVEL))
+
+
 def bound() -> None:
-    """Have every consumer of this process, Faust's too, decompress within the bound."""
+    """Have every client of this process, Faust's too, decompress within the bound, and compress fast."""
     for name in (*_MODULES, *_LEGACY):
         module = import_module(name)
         for decoder, bounded in _DECODERS.items():
             if hasattr(module, decoder):
                 setattr(module, decoder, bounded)
+        setattr(module, "lz4_encode", packed_lz4)  # noqa: B010  mypy knows no such name
     fetcher.MemoryRecords = Fetched
     fetcher.PartitionRecords = _bounding(fetcher.PartitionRecords)
 

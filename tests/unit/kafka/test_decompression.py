@@ -1,5 +1,7 @@
 """Batches of records that are small on the wire and large in memory: they are passed by, and nothing else is."""
 
+from importlib import import_module
+
 import pytest
 from aiokafka import codec
 from aiokafka.consumer import fetcher
@@ -106,3 +108,13 @@ def test_any_row_of_batches(kinds):
     found, position = read(fetched)
     assert [record[:2] for record in found] == expected
     assert position == offset
+
+
+def test_producers_compress_fast():
+    """With the level that costs least, whichever implementation of the client is used."""
+    content = b"".join(b'{"custom_id": "%d"}\n' % number for number in range(2_000))
+    fast, slow = codec.lz4_encode(content, decompression.LZ4_LEVEL), codec.lz4_encode(content)
+    assert len(slow) < len(fast) < len(content)
+    for name in decompression._MODULES:
+        assert import_module(name).lz4_encode(content) == fast
+    assert decompression.unlz4(fast) == content
