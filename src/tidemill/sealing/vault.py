@@ -26,6 +26,7 @@ from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Secret
 from tidemill.schemas.ports import Sender
 from tidemill.sealing.cipher import Cipher, Damaged, new_key
+from tidemill.sealing.sqlite import Secrets
 from tidemill.sealing.wrapping import KeyUnavailable, KeyWrapper
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ class Vault:
         self._wrapper = wrapper
         self._seals = seals
         self._caught_up = caught_up
-        self._secrets: dict[str, dict[str, bytes]] = {}
-        """By batch and id: as the log has them, since most are never needed here."""
+        self._secrets = Secrets()
         self._erased: dict[str, int] = {}
         """When each deleted batch was, Unix seconds."""
         self._destroyed: dict[str, None] = {}
@@ -91,7 +91,7 @@ class Vault:
 
     def has_key(self, batch_id: str) -> bool:
         """Whether there is a key of a batch."""
-        return batch_id in self._secrets
+        return bool(self._secrets.of(batch_id))
 
     async def catch_up(self) -> None:
         """Learn of every key that the topic has at this moment."""
@@ -111,7 +111,7 @@ class Vault:
         """
         if batch_id in self._erased:
             raise NoKey(f"{batch_id} is deleted")
-        if (known := self._secrets.get(batch_id)) is not None:
+        if known := self._secrets.of(batch_id):
             return await self.cipher(batch_id, next(iter(known)))
         if project is None and batch_id in self._destroyed:
             # What comes late, as of a call that was in flight, is not to be in clear.
@@ -119,7 +119,7 @@ class Vault:
         if project is None or not self._seals:
             return None
         async with self._making.setdefault(batch_id, asyncio.Lock()):
-            if (known := self._secrets.get(batch_id)) is None:
+            if not self._secrets.of(batch_id):
                 await self._make(batch_id, project)
         self._making.pop(batch_id, None)
         return await self.sealing(batch_id)
@@ -136,9 +136,9 @@ class Vault:
         if (cipher := self._ciphers.get((batch_id, key_id))) is not None:
             self._ciphers.move_to_end((batch_id, key_id))
             return cipher
-        if key_id not in self._secrets.get(batch_id, ()):
+        if key_id not in self._secrets.of(batch_id):
             await self.catch_up()
-        if (value := self._secrets.get(batch_id, {}).get(key_id)) is None:
+        if (value := self._secrets.of(batch_id).get(key_id)) is None:
             raise NoKey(f"the key {key_id} of {batch_id} is destroyed")
         try:
             return await self._unwrap(batch_id, key_id, value)
@@ -152,7 +152,7 @@ class Vault:
             OSError: The log does not answer.
         """
         await self.catch_up()
-        for key_id in list(self._secrets.get(batch_id, ())):
+        for key_id in list(self._secrets.of(batch_id)):
             await self._drop(_place(batch_id, key_id))
 
     async def tidy(self, made_before: float) -> None:
@@ -165,7 +165,7 @@ class Vault:
             OSError: The log does not answer.
         """
         for batch_id, erased_at in list(self._erased.items()):
-            for key_id in list(self._secrets.get(batch_id, ())):
+            for key_id in list(self._secrets.of(batch_id)):
                 await self._drop(_place(batch_id, key_id))
             if erased_at < made_before:
                 await self._drop(batch_id)
@@ -175,12 +175,11 @@ class Vault:
     def _outlived(self, made_before: float) -> list[str]:
         """Keys older than that. They are in the order of the log, so no more of them are looked at."""
         found: list[str] = []
-        for batch_id, known in self._secrets.items():
-            for key_id, value in known.items():
-                with suppress(DecodeError):
-                    if codec.decode_secret(value).at >= made_before:
-                        return found
-                    found.append(_place(batch_id, key_id))
+        for batch_id, key_id, value in self._secrets.oldest():
+            with suppress(DecodeError):
+                if codec.decode_secret(value).at >= made_before:
+                    return found
+                found.append(_place(batch_id, key_id))
         return found
 
     async def _drop(self, key: str) -> None:
@@ -190,17 +189,14 @@ class Vault:
 
     def _take(self, batch_id: str, key_id: str, value: bytes | None) -> None:
         if value is not None:
-            self._secrets.setdefault(batch_id, {})[key_id] = value
+            self._secrets.put(batch_id, key_id, value)
             self._destroyed.pop(batch_id, None)
             return
         self._ciphers.pop((batch_id, key_id), None)
-        if (known := self._secrets.get(batch_id)) is not None:
-            known.pop(key_id, None)
-            if not known:
-                del self._secrets[batch_id]
-                self._destroyed[batch_id] = None
-                while len(self._destroyed) > DESTROYED_MAX:
-                    del self._destroyed[next(iter(self._destroyed))]
+        if self._secrets.drop(batch_id, key_id) and not self._secrets.of(batch_id):
+            self._destroyed[batch_id] = None
+            while len(self._destroyed) > DESTROYED_MAX:
+                del self._destroyed[next(iter(self._destroyed))]
 
     async def _make(self, batch_id: str, project: str) -> None:
         if self._wrapper is None or self._sender is None:
