@@ -1,1 +1,15 @@
-"""A request becomes an outcome: one Faust app per model calls its backends and sends the results to the log."""
+"""The stage that turns requests into outcomes: one Faust app for each model calls the model's servers.
+
+| package | what it does |
+|---|---|
+| `partitions` | windows of records, their acknowledgement, and recovery after an assignment |
+| `scheduling` | the order of lines, and the lines that wait for another call |
+| `calls` | makes a call, judges its answer, and decides what follows a failure |
+| `backends`, `limits` | the servers of a model, and how many calls each gets |
+| `http` | the HTTP client |
+| `outcomes` | gathers results into records, and sends them |
+
+`dispatcher.py` connects them; `failures.py` has the value that describes a failed call. Imports go one way: see
+the contract "Layers inside processors" in `pyproject.toml`. A failed call is decided in `backends/pool.py` (the
+server) and `calls/retry.py` (the line), and waits in `scheduling/held_lines.py`.
+"""

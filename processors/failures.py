@@ -87,7 +87,8 @@ class Answer:
 class CallFailure(msgspec.Struct, frozen=True):
     """A call that failed: what happened, where and when.
 
-    `at` and `since` are seconds of the event loop's clock. Between them only other calls tell whose fault it was.
+    `at` and `since` are seconds of the event loop's clock. Answers to calls that began between them are
+    evidence.
     """
 
     kind: FailureKind

@@ -1,4 +1,4 @@
-"""The door to Kafka beside Faust: outcomes are appended, and read back when partitions change hands."""
+"""Appends outcomes to Kafka, and reads records and outcomes again; Faust reads the requests."""
 
 import functools
 import logging
@@ -35,8 +35,8 @@ class KafkaOutbox:
         """Connect nothing yet.
 
         Args:
-            kafka: Where, and how to get in.
-            check_disk: Raises `DiskFull` where the log has no room for results.
+            kafka: Brokers and credentials.
+            check_disk: Raises `DiskFull` if Kafka's disk has no room for results.
         """
         self._check_disk = check_disk
         self._producer = Producer(
@@ -52,9 +52,10 @@ class KafkaOutbox:
         await self._producer.start()
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
-        """Append a record and return once all replicas have it; tries for as long as it takes.
+        """Append a record and return once all replicas have it, however long that takes.
 
-        What is sent again after a doubtful failure may be on the log twice; the fold counts each line once.
+        A record that is sent again after an uncertain failure may be in the log twice; results counts each line
+        once.
 
         Raises:
             RecordTooLarge: It is.

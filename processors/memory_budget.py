@@ -1,10 +1,10 @@
-"""How many bytes of replies and of large lines a process holds at one time; what goes beyond waits.
+"""Memory budgets: how many bytes of large replies and of large lines a process holds at one time.
 
 A reply and a line may have many MiB (`reply_bytes_max`, `line_bytes_max`), and hundreds of calls may be in flight.
-Small replies are not counted, so they never wait for large ones. Of the large ones each byte is counted as it
-arrives; while they are too many, only the oldest that is not whole goes on, and the connections of the others are
-not read from, so a reply above the budget comes by itself. Those that wait lose no time by it. One that goes on
-more slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
+Small replies do not count, so they never wait for large ones. Large ones count each byte as it arrives. While they
+are above the budget, only the oldest incomplete reply goes on, and the connections of the others are not read, so
+even a reply above the budget arrives. A pause does not count against a call's time. A reply that arrives more
+slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from typing import Final
 REPLIES_BYTES_MAX: Final = 128 << 20
 """Of large replies, from their first byte until the log has their result."""
 SMALL_BYTES: Final = 64 * 1024
-"""A reply up to this size is not counted."""
+"""A reply up to this size does not count."""
 STEP_BYTES: Final = 256 * 1024
-"""What a connection may bring before it can be paused."""
+"""What a connection may deliver before it can be paused."""
 LOOK_SECONDS: Final = 10.0
 BYTES_A_SECOND_MIN: Final = 16 * 1024
 LINES_BYTES_MAX: Final = 128 << 20
@@ -25,7 +25,7 @@ LINES_BYTES_MAX: Final = 128 << 20
 
 
 class Share:
-    """What one reply has of the budget. It is closed once, however often that is said."""
+    """The bytes of one reply in the budget. Closing it again does nothing."""
 
     __slots__ = ("_budget", "_resume", "_stop", "is_waiting", "is_whole", "looked", "size")
 
@@ -35,29 +35,29 @@ class Share:
         self._stop = stop
         self.size = 0
         self.looked = -1
-        """Its size when it was last looked at whether it goes on."""
+        """Its size at the last check of its speed."""
         self.is_waiting = False
         self.is_whole = False
 
     def grow(self, size: int) -> bool:
-        """Count more bytes. False where no more should be read until `resume` is called."""
+        """Count more bytes. False if reading must pause until `resume` is called."""
         return self._budget is None or self._budget.grow(self, size)
 
     def finish(self) -> None:
-        """The reply is whole; its bytes stay counted until `close`."""
+        """The reply is complete; its bytes count until `close`."""
         self.is_whole = True
         self.is_waiting = False
         if self._budget is not None:
             self._budget.wake()
 
     def close(self) -> None:
-        """Its bytes are gone."""
+        """The bytes are freed."""
         budget, self._budget = self._budget, None
         if budget is not None:
             budget.forget(self)
 
     def resume(self) -> None:
-        """Let the connection read again."""
+        """Resume reading from the connection."""
         self.is_waiting = False
         self._resume()
 
@@ -67,12 +67,12 @@ class Share:
 
 
 class LargeReplies:
-    """The budget of all large replies of a process; needs a running event loop once it is asked for a share."""
+    """The budget of all large replies of a process; `share` needs a running event loop."""
 
     def __init__(self, bytes_max: int = REPLIES_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._shares: dict[Share, None] = {}
-        """The oldest first."""
+        """Oldest first."""
         self._timer: asyncio.TimerHandle | None = None
         self.used = 0
 
@@ -105,7 +105,7 @@ class LargeReplies:
         self.wake()
 
     def wake(self) -> None:
-        """Let those go on that have waited longest, as far as there is room."""
+        """Resume those that have waited longest, as far as there is room."""
         room = self._bytes_max - self.used
         for share in [share for share in self._shares if share.is_waiting]:
             if room > 0 or share is self._first:
@@ -114,7 +114,7 @@ class LargeReplies:
 
     @property
     def _first(self) -> Share | None:
-        """The reply that may go on in any case, or none would ever be whole; those that are will make room."""
+        """The reply that goes on without room, so that one completes; None while complete ones will make room."""
         if any(share.is_whole for share in self._shares):
             return None
         return next(iter(self._shares), None)
@@ -156,7 +156,7 @@ class LineBudget:
         self._requests: deque[Request] = deque()
 
     def take(self, size: int) -> bool:
-        """Take so many bytes, if they are free and nobody asked for memory before; `release` gives them back."""
+        """Take so many bytes, if they are free and no request waits; `release` gives them back."""
         size = min(size, self._bytes_max)
         if self._requests or self._used + size > self._bytes_max:
             return False
@@ -164,7 +164,7 @@ class LineBudget:
         return True
 
     def ask(self, size: int, granted: Callable[[], None]) -> Request:
-        """Have so many bytes taken as soon as they are free, after those who asked before.
+        """Take so many bytes as soon as they are free, after the requests before.
 
         Args:
             size: Bytes.

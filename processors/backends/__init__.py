@@ -1,1 +1,1 @@
-"""The servers of a model: their breakers, token buckets and metrics."""
+"""The servers of a model: the pool, circuit breakers, token buckets and metrics pollers."""

@@ -315,7 +315,7 @@ class BackendPool:
 
     @staticmethod
     def _is_accident(permit: Permit, failure: CallFailure) -> bool:
-        """One refusal among many answers holds nobody up, and that of a trial only until the next answer."""
+        """One refusal among many answers opens no breaker; that of a trial only while no call is in flight."""
         limit = permit.backend.limit
         return failure.is_full and not limit.is_pressed and not (permit.slot.trial and permit.backend.in_flight)
 

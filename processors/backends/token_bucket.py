@@ -16,7 +16,7 @@ FULL_SECONDS: Final = 1.0
 TOKEN_BYTES: Final = 4
 """Bytes of a request's body for each token, on average; the estimate of the rest corrects it."""
 REST_TOKENS: Final = 256.0
-"""Tokens that a call uses beside its body, mostly for its answer, until an answer tells."""
+"""Tokens that a call uses beside its body, mostly for its answer, until the first answer."""
 REST_PART: Final = 0.05
 """The weight of the last answer in the estimate of the next."""
 

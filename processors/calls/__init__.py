@@ -1,1 +1,1 @@
-"""A line becomes an HTTP call; a reply becomes a result line."""
+"""Makes calls for lines, judges the answers, writes result lines, and decides on retries (`retry.py`)."""

@@ -1,7 +1,7 @@
 """The body of a 2xx reply: whether it is a success, and how many tokens it names.
 
-The body passes through as bytes. Of what it holds, only the token counts and what tells a failure are read: an
-`error`, a choice that ended with one, and a list that every good reply of the endpoint has.
+The body passes through as bytes. Only the token counts are decoded, and what shows a failure: an `error`, a choice
+that ended with one, and the list that every good reply of the endpoint has.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ def is_object(body: bytes) -> bool:
 
 def is_utf8(body: bytes) -> bool:
     """Whether all of it is UTF-8."""
-    # The decoder does not look into strings that nobody asked for.
+    # The decoder does not check strings that it skips.
     if body.isascii():
         return True
     try:
@@ -127,7 +127,7 @@ def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
         endpoint: The path that was called, like `/v1/embeddings`.
 
     Returns:
-        The counts, or the fault that the reply tells of.
+        The counts, or the error in the reply.
 
     Raises:
         MsgspecError: It is no JSON object.

@@ -1,1 +1,1 @@
-"""HTTP/1.1 to the model servers: one request, one answer or the reason why there is none."""
+"""The HTTP/1.1 client for model servers: one request, and one answer or the kind of failure."""

@@ -1,4 +1,4 @@
-"""The door to the model servers: one request, one answer or the reason why there is none."""
+"""The HTTP client: keeps connections to the model servers, and makes one call on each at a time."""
 
 import asyncio
 import json
@@ -24,20 +24,20 @@ SECRET_CHARS_MIN: Final = 8
 REDACTED: Final = b"[redacted]"
 _NOTHING: Final = memoryview(b"")
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
-"""Of every request: some gateways refuse one without a name, and some compress what nobody said how to take."""
+"""Headers of every request: some gateways refuse one without a user agent, and some compress unasked."""
 ROUTES_MAX: Final = 1_000
 """Addresses whose request heads are remembered; there are as many as backends and endpoints."""
 
 
 class Upstream(Protocol):
-    """What the stage needs of an HTTP client."""
+    """The HTTP client that processors need."""
 
     async def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
     ) -> Answer | FailureKind:
-        """Make a call; it ends within `seconds`, and never raises for what the other side does.
+        """Make a call within `seconds`; never raises for what the server does.
 
-        `request_id` is the server's name for it (`call.sent_id`); without one none is sent.
+        `request_id` goes with the call (`request_codec.sent_id`); an empty one is not sent.
         """
         ...
 
@@ -48,14 +48,14 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Where a call goes, and its head but for what says how long its body is."""
+    """Where a call goes, and the part of its head that is the same for all calls."""
 
     host: str
     port: int
     is_tls: bool
     head: bytes
     secrets: tuple[bytes, ...]
-    """The key that goes with it, in each way that a reply may repeat it."""
+    """The key of the server, in each form in which a reply may repeat it."""
 
 
 Origin = tuple[str, int]
@@ -63,13 +63,13 @@ Origin = tuple[str, int]
 
 
 def origin(url: str) -> Origin:
-    """Where an address leads to."""
+    """The origin of a URL."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 class HttpUpstream:
-    """Calls over HTTP/1.1, on connections that are kept for the next call. It opens as many as there are calls."""
+    """Makes calls over HTTP/1.1 on kept connections; opens as many as there are calls in flight."""
 
     def __init__(
         self,
@@ -77,11 +77,11 @@ class HttpUpstream:
         *,
         reply_bytes_max: int = REPLY_BYTES_MAX,
     ) -> None:
-        """Nothing is connected before the first call.
+        """Connect nothing before the first call.
 
         Args:
-            authorities: PEM files of those to trust at an origin; elsewhere the system's are.
-            reply_bytes_max: Of the body of what answers a post.
+            authorities: PEM files of the certificate authorities to trust, by origin; the system's for others.
+            reply_bytes_max: Of the body of an answer to `post`.
         """
         self._reply_bytes_max = reply_bytes_max
         self._authorities = authorities or {}
@@ -106,13 +106,13 @@ class HttpUpstream:
         return await self._send(route, head + body, seconds, self._reply_bytes_max)
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
-        """Read a page; like `post`.
+        """Fetch a page; like `post`.
 
         Args:
             url: Its address.
-            headers: To go with the request.
-            seconds: How long that may take.
-            bytes_max: A larger page is none.
+            headers: Of the request.
+            seconds: The longest it may take.
+            bytes_max: A larger page is `FailureKind.TOO_LARGE`.
 
         Raises:
             ValueError: The address or a header cannot be written.
@@ -152,7 +152,7 @@ class HttpUpstream:
 
     @staticmethod
     def _kept(idle: deque[Connection], now: float) -> Connection | None:
-        """The connection that was used last, if it is fresh; the oldest are given up meanwhile."""
+        """The connection that was used last, if it is fresh; closes those that are not."""
         while idle and (not idle[0].is_usable or idle[0].idle_since < now - IDLE_SECONDS_MAX):
             idle.popleft().close()
         while idle:
@@ -170,8 +170,8 @@ class HttpUpstream:
                     ssl=self._trust(route) if route.is_tls else None,
                 )
         except (OSError, UnicodeError):
-            # A time-out, an unknown name, a failed handshake and a file that is gone are all of the one kind, a
-            # name that cannot be one (`host..local`) is of the other.
+            # OSError: a timeout, an unknown host, a failed handshake, a missing file.
+            # UnicodeError: a name that cannot be a host (`host..local`).
             return FailureKind.CONNECT
         return connection
 
@@ -190,11 +190,11 @@ class HttpUpstream:
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
                 self._routes.clear()
-            route = self._routes[key] = _made(method, url, headers)
+            route = self._routes[key] = _new_route(method, url, headers)
         return route
 
 
-def _made(method: str, url: str, headers: dict[str, str]) -> _Route:
+def _new_route(method: str, url: str, headers: dict[str, str]) -> _Route:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
@@ -206,10 +206,9 @@ def _made(method: str, url: str, headers: dict[str, str]) -> _Route:
 
 
 def _secrets(authorization: str) -> tuple[bytes, ...]:
-    """A key as it is, and as JSON writes it with slashes escaped.
+    """A key as it is, and as JSON writes it, with slashes escaped and without.
 
-    A key that could be a number, or a word that stands in any text, is left alone: to look for it would damage
-    replies, and it protects nothing.
+    Short keys and numbers are left out: they may stand in any reply, which replacing them would damage.
     """
     key = authorization.rpartition(" ")[2]
     if len(key) < SECRET_CHARS_MIN or key.isdigit():
@@ -219,7 +218,7 @@ def _secrets(authorization: str) -> tuple[bytes, ...]:
 
 
 def _redacted(answer: Answer, secrets: tuple[bytes, ...]) -> Answer:
-    """The answer without our key: what a server repeats goes into the files of whoever sent the line."""
+    """The answer without our key, which a server may repeat: it goes into the files of the line's project."""
     for secret in secrets:
         if secret in answer.body:
             answer = replace(answer, body=answer.body.replace(secret, REDACTED))

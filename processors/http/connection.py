@@ -1,7 +1,7 @@
-"""HTTP/1.1 as far as a POST needs it: one call on one connection, the reply parsed by llhttp.
+"""One HTTP/1.1 connection: one call at a time, the reply parsed by llhttp.
 
 A general client spends most of its time on what is not needed here: redirects, cookies, proxies, streams. This one
-costs a third of it (see `client.py`, which keeps the connections).
+costs a third of it (docs/decisions/0021-own-http-client.md). `client.py` keeps the connections.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tidemill.processors.http import content_coding
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, Share
 
 HEAD_BYTES_MAX: Final = 64 << 10
-"""Of what is no body: the head, the fields behind the last chunk, and what may stand with the size of a chunk."""
+"""Of everything but the body: the head, the fields after the last chunk, and chunk extensions."""
 
 _INFORMATIONAL: Final = 200
 _NOTHING: Final = memoryview(b"")
@@ -37,7 +37,7 @@ class _LengthsError(Exception):
 
 @dataclass(slots=True)
 class _Reply:
-    """What has come of a reply."""
+    """The part of a reply that has arrived."""
 
     status: int = 0
     has_head: bool = False
@@ -46,15 +46,15 @@ class _Reply:
     request_id: str | None = None
     retry_after: str | None = None
     encoding: str | None = None
-    """How its body is compressed."""
+    """Its content encoding."""
     inflation: content_coding.Decoder | None = None
     pieces: list[bytes] = field(default_factory=list)
-    """Of its body, decompressed; none where that cannot be."""
+    """Of its body, decompressed; empty where it cannot be decompressed."""
     size: int = 0
     has_body: bool = False
 
     def encoded(self, value: str) -> None:
-        """Take in its `Content-Encoding`."""
+        """Note its `Content-Encoding`."""
         name = value.strip().lower()
         if name not in {"", "identity"}:
             self.encoding = name[:_SHOWN_CHARS]
@@ -62,7 +62,7 @@ class _Reply:
 
     @property
     def unread(self) -> str | None:
-        """How its body is compressed, where it could not be decompressed."""
+        """The content encoding of a body that could not be decompressed; else None."""
         if not self.has_body or (self.inflation is not None and self.inflation.is_whole):
             return None
         return self.encoding
@@ -77,10 +77,10 @@ class Connection(asyncio.Protocol):
         self._replies = replies
         self._share: Share | None = None
         self._is_paused = False
-        """Whether it waits for the budget, and is not read from."""
+        """Whether reading is paused until the memory budget has room."""
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_left = 0.0
-        """What is left of the call's time while it waits for the budget."""
+        """The rest of the call's time while reading is paused."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -88,11 +88,11 @@ class Connection(asyncio.Protocol):
         self._keeps_alive = False
         self._bytes_max = 0
         self._head = b""
-        """What has come of a reply's head."""
+        """The part of the head that has arrived."""
         self._is_refused = False
-        """Whether the parser has refused it."""
+        """Whether the parser refused the head."""
         self._bare_bytes = 0
-        """What has come since the body last grew."""
+        """Bytes since the body last grew."""
         self._begin()
 
     @property
@@ -106,10 +106,10 @@ class Connection(asyncio.Protocol):
         """Send a request and wait for its reply.
 
         Args:
-            request: All of it.
+            request: The head, and a small body.
             seconds: How long that may take.
             bytes_max: Of the reply's body.
-            body: What comes after it; it is not copied.
+            body: A large body, which is not copied.
         """
         if self._transport is None or self._transport.is_closing():
             return FailureKind.READ
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._keeps_alive = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`. A reply of no stated length ends with its connection."""
+        """See `asyncio.Protocol`. A reply without a length ends with its connection."""
         self._keeps_alive = False
         self._transport = None
         if exc is None and self._reply.has_head and not self._reply.is_framed:
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
             self._end(FailureKind.READ)
 
     def _feed(self, data: bytes) -> None:
-        """Let the parser have these bytes; a head that it refuses is mended, if that can be."""
+        """Parse bytes; a head with two lengths, which the parser refuses, gets one."""
         if self._reply.has_head:
             self._parser.feed_data(data)
             return
@@ -192,14 +192,14 @@ class Connection(asyncio.Protocol):
         mended = _with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
-        # Whoever wrote such a head may mean another end of the body.
+        # The server may mean another end of the body.
         self._keeps_alive = False
         self._parser.feed_data(mended + rest)
 
     def on_message_begin(self) -> None:
         """See `httptools`."""
         if self._call is None:
-            # Nobody asked: what follows could not be told from the reply to the next call.
+            # No call is in flight: the reply could be mistaken for that to the next call.
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
             self._stop_timer()
 
     def _read_on(self) -> None:
-        """There is room for more of the reply; the time that it has waited was not the server's."""
+        """Resume reading; the time of the pause does not count against the server."""
         if self._call is not None:
             self._timer = self._loop.call_later(self._seconds_left, self._end, FailureKind.TIMEOUT)
         self._unpause()
@@ -309,7 +309,7 @@ class Connection(asyncio.Protocol):
             share.close()
 
     def _end(self, outcome: Answer | FailureKind) -> None:
-        """Hand over how the call ended; a connection whose call broke off is of no use any more."""
+        """End the call; close the connection if it failed."""
         call, self._call = self._call, None
         self._reply.pieces = []
         if isinstance(outcome, FailureKind):

@@ -1,1 +1,1 @@
-"""Results on their way to the log."""
+"""Gathers result lines into records, and sends the records to the log."""
