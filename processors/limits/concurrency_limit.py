@@ -1,4 +1,4 @@
-"""How many calls a backend takes at one time, found out by trying.
+"""The concurrency limit of a backend, found by trial.
 
 Refusals (429, 503, a timeout) are the only sign: how long a call takes says how long its answer is. The limit is a
 *sure* number, and at times a *trial* of some more. Calls that are sent above the sure number, and the two just
@@ -123,14 +123,14 @@ class ConcurrencyLimit:
         self._fall = 1
         """Calls that the next cut takes."""
         self._full: int | None = None
-        """So many calls were refused when they were last tried."""
+        """The lowest concurrency that was refused."""
         self._all = _Window(WINDOW_CALLS)
         self._edge = _Window(EDGE_WINDOW_CALLS)
         self._limit_probe = LimitProbe()
         self._slow_start = SlowStart()
         self._credit = CREDIT_REFUSALS_MAX
-        self._is_told = False
-        """Whether the backend says of itself how it is."""
+        self._has_metrics = False
+        """Whether the backend's metrics are read."""
         self._may_try = True
 
     @property
@@ -175,7 +175,7 @@ class ConcurrencyLimit:
         Args:
             slot: What `sent` gave.
             in_flight: Calls that are still in flight.
-            now: Seconds of a clock that nobody steps.
+            now: Seconds of the event loop's clock.
             late: Whether it had no answer in time.
         """
         if slot.trial:
@@ -237,7 +237,7 @@ class ConcurrencyLimit:
     def hold(
         self, is_full: bool, *, most: int | None = None, least: int = START_CALLS, room: int | None = None
     ) -> None:
-        """Take in what the backend says of itself: from now on there is one trial at most after each word.
+        """Apply what the backend's metrics ask for: from now on one trial at most follows each reading.
 
         Args:
             is_full: Nothing is to be added for now.
@@ -245,7 +245,7 @@ class ConcurrencyLimit:
             least: The limit does not fall below that for it.
             room: So many calls may be added by the next trial.
         """
-        self._is_told = True
+        self._has_metrics = True
         self._may_try = not is_full
         if is_full and self._trial is not None:
             self._trial = None
@@ -262,8 +262,8 @@ class ConcurrencyLimit:
             self._step = max(1, calls - self.sure)
 
     def release(self) -> None:
-        """It says nothing any more."""
-        self._is_told = False
+        """The backend's metrics can no longer be read."""
+        self._has_metrics = False
         self._may_try = True
 
     def _ours(self, calls: int) -> int:
@@ -282,7 +282,7 @@ class ConcurrencyLimit:
         # A share of a step may be less than one call.
         self._step = max(self._step, math.ceil(1 / self._share))
         self._trials += 1
-        self._may_try = not self._is_told
+        self._may_try = not self._has_metrics
         self._trial = _Trial(self._trials, now, next_at=now)
         return self._trial
 

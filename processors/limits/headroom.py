@@ -1,9 +1,9 @@
-"""Spare capacity: how many calls a backend may have where others' requests go first.
+"""Headroom: how many calls a backend may get if requests of others go first.
 
 Others' requests are those that run and wait there, less our own calls. Of other processes of ours this one knows
 only its own part of the model's calls (`part.py`), and takes their calls to be in proportion.
 
-The number is as old as the last reading. Where none has come for a while, nobody knows what others need, and only
+The number is as old as the last reading. After some seconds without one the needs of others are unknown, and only
 the least that the operator allows is left.
 """
 
@@ -37,7 +37,7 @@ class Headroom:
             gauges: What the backend says.
             ours: Calls of this process, at that time.
             part: This process's part of the model's calls.
-            now: Seconds of a clock that nobody steps.
+            now: Seconds of the event loop's clock.
         """
         self._read_at = now
         if self._requests_max is None:

@@ -1,4 +1,4 @@
-"""Whether fewer calls would be refused less often: some backends refuse a part of the calls near their capacity.
+"""Probes a lower limit: some backends refuse a part of the calls near their capacity.
 
 Refusals at random are of no concern: with fewer calls in flight there are as many of them. So where a period of
 calls has had too many, the next is made with a little less in flight, and the two are compared:

@@ -1,4 +1,4 @@
-"""What a backend's gauges ask of the limit of calls to it.
+"""Load feedback: what the metrics of a backend ask of its concurrency limit.
 
 | the backend says | then |
 |---|---|
@@ -7,8 +7,8 @@
 | they have waited at each of some readings, or very many wait | fewer calls, by our part of those that wait |
 | its cache has been full as long | fewer calls, by one in sixteen |
 
-Some requests that wait for a moment are good: the backend has its next one at hand. Of those that wait for long,
-ours are of no use there, and in the way of others.
+A few requests that wait for a moment are good: the backend has its next one at hand. Requests of ours that wait
+for long gain nothing and delay others.
 """
 
 import math

@@ -1,11 +1,11 @@
-"""How far a limit that was not used lately is open.
+"""Slow start: how fast calls go out under a limit that was not used lately.
 
-A limit that was found a while ago may be far too high by now, and nobody knows before calls go out again. So as
+A limit that was found a while ago may be far too high by now, which shows only when calls go out again. So as
 many as were in flight lately go out at once, and the rest of what the limit allows in slices, a few milliseconds
 apart: a full backend refuses the first calls of a slice, and what comes after it stays here. How long a call takes
 does not matter, so a backend that takes all of them is at its limit within `SLICES * SLICE_SECONDS`.
 
-Each slice is judged by its own calls, which are told by their level, the number of calls in flight with them:
+Each slice is judged by its own calls, which are known by their level, the number of calls in flight with them:
 above its capacity a backend refuses nearly all of them, where one that refuses at random refuses as many of each
 slice. Calls that go out in the place of refused ones count as well, up to as many again.
 """
@@ -48,7 +48,7 @@ class SlowStart:
         self._sent = [0] * SLICES
         self._refused = [0] * SLICES
         self._taken: int | None = None
-        """Calls that the backend took of this opening, once it refused the others."""
+        """Calls of this opening that the backend accepted, once it refused the others."""
 
     def tick(self, in_flight: int, calls: int, now: float) -> None:
         """Let time count, where more calls are wanted: begin to open, or open further.
@@ -56,7 +56,7 @@ class SlowStart:
         Args:
             in_flight: Calls.
             calls: What the limit allows.
-            now: Seconds of a clock that nobody steps.
+            now: Seconds of the event loop's clock.
         """
         if now >= self._until:
             lately = self._highest if now < self._until + PROVEN_SECONDS else 0

@@ -159,7 +159,7 @@ class HeldLines:
         return self._take_out(lambda _: True)
 
     def close(self) -> None:
-        """Wake nobody any more."""
+        """Call `due` no more."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -173,8 +173,8 @@ class HeldLines:
             return False
         if not _is_blind(line) or self._pool.that_answered(line.head.url, line.since):
             return True
-        may_be_told = others_wait or self._others_busy > 0
-        self._proof.ask(line, patience_seconds=PATIENCE_SECONDS if may_be_told else 0.0)
+        others_may_prove = others_wait or self._others_busy > 0
+        self._proof.ask(line, patience_seconds=PATIENCE_SECONDS if others_may_prove else 0.0)
         return self._proof.is_in_vain(line)
 
     def _take_out(self, is_wanted: Callable[[Line], bool]) -> list[Line]:
