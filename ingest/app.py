@@ -36,7 +36,7 @@ DRAIN_SECONDS_MAX: Final = 3.0
 
 
 class Ingest:
-    """The stage's app and its doors."""
+    """The stage's app, its connections and its store."""
 
     def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
@@ -44,24 +44,24 @@ class Ingest:
         self._keeper = Keeper(settings, kafka, self._log)
         self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self._space = log_space(kafka, settings.disk_reserve_bytes)
-        self._outlet = RequestProducer(
+        self._requests = RequestProducer(
             kafka, self._log, vault=self._keeper.vault, check_disk=lambda: self._space.check(LOG)
         )
-        self._stage = Stage(settings, store=self._store, outlet=self._outlet, clock=time.time)
+        self._stage = Stage(settings, store=self._store, requests=self._requests, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"
         self.app = stage_app.create_app(NAME, settings, kafka=kafka, state=state)
-        self._inlet = StreamApp(
+        self._stream_app = StreamApp(
             settings,
             kafka,
-            log_door=self._log,
+            sender=self._log,
             store=self._store,
-            outlet=self._outlet,
+            requests=self._requests,
             vault=self._keeper.vault,
         )
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: what a partition was before a rebalance is another one after it."""
-        self._tenure = stage_app.GenerationGuard(self.app)
+        self._guard = stage_app.GenerationGuard(self.app)
         """The generation in which a partition was let go of: its later events are not begun."""
         self._tasks: dict[asyncio.Task[None], Any] = {}
         """What is under way, and in which partition."""
@@ -79,14 +79,14 @@ class Ingest:
         await self._log.start()
         await self._space.start()
         await self._keeper.start()
-        return [self.app, await self._inlet.start()]
+        return [self.app, await self._stream_app.start()]
 
     async def stop(self) -> None:
-        """Close the doors."""
+        """Disconnect."""
         await self._space.stop()
-        await self._inlet.stop()
+        await self._stream_app.stop()
         await self._keeper.stop()
-        await self._outlet.stop()
+        await self._requests.stop()
         await self._log.stop()
         await self._store.close()
 
@@ -94,7 +94,7 @@ class Ingest:
         async for event in events.noack().events():
             message = event.message
             await self._room.acquire()
-            if not self._tenure.holds(message):
+            if not self._guard.holds(message):
                 self._room.release()
                 continue
             ticket = self._gates[message.tp, message.generation_id].admit(event)
@@ -121,7 +121,9 @@ class Ingest:
             return
         if (named := codec.named(message.topic, message.headers, message.value)) is not None:
             fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(time.time()))
-            await retried(f"telling {named.batch_id}", lambda: self._outlet.tell(fact))
+            await retried(
+                f"sending that a record of {named.batch_id} is buried", lambda: self._requests.send_fact(fact)
+            )
 
     async def _command(self, message: Any) -> None:
         command = codec.decode_command(message.value)
@@ -131,7 +133,7 @@ class Ingest:
 
     async def _drain(self, revoked: set[Any]) -> None:
         """Let what is under way in these partitions come to its end, within a bound, then let go of it."""
-        self._tenure.leave(revoked)
+        self._guard.leave(revoked)
         tasks = [task for task, tp in self._tasks.items() if tp in revoked]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=DRAIN_SECONDS_MAX)
@@ -147,7 +149,7 @@ class Ingest:
         self._room.release()
         del self._tasks[task]
         if not task.cancelled():
-            task.exception()  # which `_handle` has told already
+            task.exception()  # `_handle` has logged it
 
 
 def main(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The door to the log for a stream of records: many are under way at a time, a bounded number of them."""
+"""The producer of requests: a bounded number of records are under way at a time."""
 
 import asyncio
 from collections import deque
@@ -30,7 +30,7 @@ _RECORD_BYTES_BASE = 200
 
 
 class RequestProducer:
-    """What ingest tells the rest of Tidemill. Producers are started when needed and replaced after a failure."""
+    """Appends facts and requests. It starts a producer when it needs one and replaces it after a failure."""
 
     def __init__(
         self, kafka: Kafka, log: Log, *, vault: Vault | None = None, check_disk: Callable[[], None] = lambda: None
@@ -50,7 +50,7 @@ class RequestProducer:
             lambda: producer(kafka, compression=COMPRESSION, batch_bytes=PRODUCER_BATCH_BYTES)
         )
 
-    async def tell(self, fact: Accepted | Rejected | Buried) -> None:
+    async def send_fact(self, fact: Accepted | Rejected | Buried) -> None:
         """Append a fact to `outcomes`; on return the broker has it.
 
         Raises:

@@ -1,6 +1,6 @@
 """Quotas: what each project has at work and in store, and whether its streams may bring more.
 
-They are folded from `tidemill.batches` and `tidemill.files`. The streams of this process count as far as they have
+They follow from `tidemill.batches` and `tidemill.files`. The streams of this process count as far as they have
 come, before the log shows it; another process sees them some moments later, so together they may go beyond a limit
 by what is under way at that moment.
 """
@@ -77,7 +77,7 @@ class _FileRecord(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-# Whoever starts reads all batches and files there are: only what counts is looked at.
+# A process that starts reads all batches and files: it decodes only the fields that count.
 _batches = msgspec.json.Decoder(_BatchRecord)
 _files = msgspec.json.Decoder(_FileRecord)
 
@@ -88,11 +88,11 @@ class _Work:
 
     project: str
     total: int = 0
-    """Lines, as far as anybody has told."""
+    """Lines so far, of this process or as the log shows."""
     final: int = 0
-    """Of these, the ones that are done, as the log tells."""
+    """Of these, the ones that are done, as the log shows."""
     refused: int = 0
-    """Of these, the ones that this process has told to have found no room."""
+    """Of these, the ones that this process refused because of a limit."""
 
     @property
     def left(self) -> int:

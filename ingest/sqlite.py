@@ -1,4 +1,4 @@
-"""The door to SQLite: what is larger than it should be in memory.
+"""Sets and sums in SQLite files: they are larger than they should be in memory.
 
 Each lies in a file of its own, which is made anew and goes with the object: a crash leaves nothing to be read.
 """

@@ -1,1 +1,1 @@
-"""The stage that owns batch state: outcomes are folded into counts, and compacted into files."""
+"""The stage that owns batch state: outcomes are applied into counts, and compacted into files."""

@@ -1,4 +1,4 @@
-"""What the stage tells the others: a batch as it is, its files, its bill, and to itself that files are written."""
+"""Publishes batches, their files and their bills; and, to the stage itself, that files are written."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from tidemill.schemas.resources.waiting import Waiting
 
 
 class Publisher:
-    """Appends to the log, however long that takes: nothing goes on before the others can know of it."""
+    """Appends to the log, however long that takes: later steps must not happen before."""
 
     def __init__(self, sender: Sender, owner: Callable[[], int]) -> None:
         """Take the log, and what gives the number of the partition's owner (`Tables.owner`)."""
@@ -58,7 +58,7 @@ class Publisher:
             await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
 
     async def erased(self, command: DeleteRequested) -> None:
-        """Say that nobody may read the lines of a deleted batch from the log any more."""
+        """Revoke the right to read the lines of a deleted batch from the log."""
         erasure = Erasure(project=command.project, at=command.at)
         await self._send(topics.SECRETS.name, command.batch_id, encode(erasure))
 

@@ -6,11 +6,12 @@ run may go to another, so that every processor gets its share of a batch. The sa
 time, wherever the work broke off before.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from tidemill.schemas.log.codec import LineRef, RequestHead
+from tidemill.schemas.log.messages import Accepted, Rejected
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 
 RECORD_LINES_MAX: Final = 32
@@ -46,6 +47,18 @@ class Record:
     head: RequestHead
     express: bool = False
     """Whether its batch is a small one."""
+
+
+class RequestPublisher(Protocol):
+    """What ingest appends to the log. Failures are `OSError`; any call may be made again after one."""
+
+    async def send_fact(self, fact: Accepted | Rejected) -> None:
+        """Append a fact; on return the log has it."""
+        ...
+
+    async def publish(self, model: str, records: AsyncIterable[Record]) -> None:
+        """Append the records, in order under each key; on return the log has them all."""
+        ...
 
 
 class Packer:

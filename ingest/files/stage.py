@@ -1,11 +1,11 @@
 """A created batch becomes requests: its file is read twice, once to check it and once to publish it.
 
-1. Read the file and check every line. A fault anywhere: tell `Rejected` with all of them, and be done.
-2. Tell `Accepted`, and wait until the log has it: nobody hears of a line before.
+1. Read the file and check every line. With a fault anywhere: send `Rejected` with all of them, and stop.
+2. Send `Accepted`, and wait until the log has it: no line is published before.
 3. Read the file again and publish its lines, until the log has them all.
 
-A crash anywhere brings the command again, and all steps are done again from the first. What is told and published
-twice is known by the batch and the line's index to whoever reads it (docs/reference/protocol.md, steps 1 to 4).
+After a crash the command comes again, and all steps are done again from the first. Readers recognise what was sent
+twice by the batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio
@@ -18,9 +18,8 @@ from contextlib import aclosing
 from typing import Final
 
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files.packing import Origin, Packer, Record
+from tidemill.ingest.files.packing import Origin, Packer, Record, RequestPublisher
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
-from tidemill.ingest.ports import RequestPublisher
 from tidemill.retrying import pause_seconds
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Line, Splitter
@@ -75,10 +74,10 @@ class _Work:
 class Stage:
     """Works on commands, many at a time."""
 
-    def __init__(self, settings: Settings, *, store: Store, outlet: RequestPublisher, clock: Clock) -> None:
+    def __init__(self, settings: Settings, *, store: Store, requests: RequestPublisher, clock: Clock) -> None:
         self._settings = settings
         self._store = store
-        self._outlet = outlet
+        self._requests = requests
         self._clock = clock
         self._big = asyncio.Semaphore(BIG_AT_ONCE_MAX)
         self._small = asyncio.Semaphore(SMALL_AT_ONCE_MAX)
@@ -105,7 +104,7 @@ class Stage:
         works = self._works[batch_id]
         works.append(work)
         try:
-            await self._until_done(work)
+            await self._retried(work)
         except _Stopped:
             log.info("%s was cancelled before it was published", batch_id)
         finally:
@@ -113,7 +112,7 @@ class Stage:
             if not works:
                 self._works.pop(batch_id, None)
 
-    async def _until_done(self, work: _Work) -> None:
+    async def _retried(self, work: _Work) -> None:
         source, batch = work.command.input, work.command.batch
         lane = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
         failures = 0
@@ -138,14 +137,16 @@ class Stage:
         verdict = await self._verdict(work)
         at = int(self._clock())
         if isinstance(verdict, Failed):
-            await self._outlet.tell(Rejected(batch_id=batch.id, errors=verdict.errors, at=at))
+            await self._requests.send_fact(Rejected(batch_id=batch.id, errors=verdict.errors, at=at))
             log.info("%s is rejected: %d errors", batch.id, len(verdict.errors))
             return
-        await self._outlet.tell(Accepted(batch_id=batch.id, total=verdict.total, model=verdict.model, at=at))
+        await self._requests.send_fact(
+            Accepted(batch_id=batch.id, total=verdict.total, model=verdict.model, at=at)
+        )
         work.go_on()
         assert work.command.input is not None
         try:
-            await self._outlet.publish(verdict.model, self._records(work, work.command.input, verdict.total))
+            await self._requests.publish(verdict.model, self._records(work, work.command.input, verdict.total))
         except (NotFound, NoKey):
             log.warning("%s: it or its input was deleted while it was published", batch.id)
             return

@@ -1,7 +1,7 @@
 """What a line of an input file must be, and what is said of one that is not.
 
 The faults, their order, codes and texts are those that clients of OpenAI's service know. Of each faulty line the
-first fault is told, of a file all faulty lines, up to a bound.
+first fault is reported, of a file all faulty lines, up to a bound.
 """
 
 import hashlib

@@ -11,7 +11,8 @@ from typing import Final
 
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import PREFIX, Piece, State, Stream
-from tidemill.retrying import retried
+from tidemill.kafka.held_records import Unavailable
+from tidemill.retrying import reason, retried
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
@@ -42,7 +43,7 @@ class InputAssembly:
 
         Args:
             store: Where parts and files are.
-            sender: The log, where files are told of.
+            sender: The log, for records of files.
             publisher: Tells that a batch is whole.
             clock: Unix time.
             writer: Of no other owner of a partition, now or before; part of the keys of its parts.
@@ -58,37 +59,44 @@ class InputAssembly:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(JOINS_MAX)
 
-    async def flush(self, flow: Stream, part_bytes: int) -> str | None:
-        """Write what waits on a stream's shelf as its last part.
+    async def flush(self, stream: Stream, part_bytes: int) -> str | None:
+        """Write a stream's buffer as its last part.
 
         A small last part is taken into the new one, so that a stream that trickles is not a thousand parts.
 
         Returns:
             The key of the part that the new one replaces, to be removed once the stream is kept without it.
+
+        Raises:
+            Unavailable: The store refused it. It may appear there yet, so no other part may have its number.
         """
-        state = flow.state
+        state = stream.state
         last = state.pieces[-1] if state.pieces else None
-        taken = last if last is not None and last.bytes + flow.shelf_bytes <= part_bytes else None
+        taken = last if last is not None and last.bytes + stream.buffer_bytes <= part_bytes else None
         before = b"" if taken is None else await self._content(state, taken)
         if before is None:
             taken, before = None, b""
+        stream.tried_piece = max(stream.tried_piece, last.number if last else -1) + 1
         piece = Piece(
-            number=last.number + 1 if last else 0,
+            number=stream.tried_piece,
             writer=self._writer,
-            lines=len(flow.shelf) + (taken.lines if taken else 0),
-            bytes=flow.shelf_bytes + (taken.bytes if taken else 0),
+            lines=len(stream.buffer) + (taken.lines if taken else 0),
+            bytes=stream.buffer_bytes + (taken.bytes if taken else 0),
         )
-        content = b"\n".join([*flow.shelf, b""])
+        content = b"\n".join([*stream.buffer, b""])
 
         async def chunks() -> AsyncIterator[bytes]:
             yield before + content
 
-        await retried(f"a part of {state.id}", lambda: self._store.write(state.key(piece), chunks()))
-        flow.keep(piece, 1 if taken else 0)
+        try:
+            await self._store.write(state.key(piece), chunks())
+        except OSError as error:
+            raise Unavailable(f"its lines cannot be stored: {reason(error)}") from error
+        stream.keep(piece, 1 if taken else 0)
         return state.key(taken) if taken is not None else None
 
     async def _content(self, state: State, piece: Piece) -> bytes | None:
-        """The lines of a part; None where it cannot be read, and then it stays as it is."""
+        """The lines of a part; None if it cannot be read, and then it stays as it is."""
         try:
             return b"".join([chunk async for chunk in self._store.read(state.key(piece))])
         except (OSError, NotFound) as error:
@@ -110,9 +118,9 @@ class InputAssembly:
         except OSError:
             log.warning("parts of %s could not be removed", batch_id, exc_info=True)
 
-    def start(self, flow: Stream) -> None:
-        """Put the input of a sealed stream together, and tell that it is whole."""
-        task = asyncio.create_task(self._join(flow.state, flow.lines))
+    def start(self, stream: Stream) -> None:
+        """Join the parts of a sealed stream to its input, and publish that it is complete."""
+        task = asyncio.create_task(self._join(stream.state, stream.lines))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -140,7 +148,7 @@ class InputAssembly:
         key = file_key(file.id)
         record = FileRecord(project=state.project, file=file, key=key, sha256=sha256, lines=lines)
         await retried(
-            "telling of an input",
+            "sending the record of an input",
             lambda: self._sender.send(topics.FILES.name, file.id, encode(record), headers=[]),
         )
         source = InputRef(key=key, bytes=size)

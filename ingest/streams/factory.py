@@ -1,6 +1,7 @@
-"""The nursery: where a stream begins, or begins anew in another process."""
+"""The factory: where a stream begins, or begins anew in another process."""
 
 import functools
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Final
 import orjson
 
 from tidemill.ingest.files.validation import Checker, Rules
-from tidemill.ingest.streams.seen_ids import SeenIds
+from tidemill.ingest.sqlite import Digests
 from tidemill.ingest.streams.stream import State, Stream
 from tidemill.retrying import retried
 from tidemill.schemas import ids
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 NO_BOUND: Final = 1 << 62
 """A stream has no limit on its lines or bytes."""
+IN_MEMORY_MAX: Final = 50_000
+"""`custom_id`s of one stream; some 6 MB."""
 
 
 class StreamFactory:
@@ -46,7 +49,7 @@ class StreamFactory:
         Args:
             store: Where the parts are.
             models: The models that lines may name, each with its endpoints.
-            windows: The completion windows that may be asked for; the first is that of who does not ask.
+            windows: The completion windows that a record may ask for; the first is the default.
             cut: What a numbered file of an output holds at most.
             folder: For what does not fit into memory, and outlives nothing.
             clock: Unix time.
@@ -63,53 +66,53 @@ class StreamFactory:
         self._reply_bytes_max = reply_bytes_max
         self._ids: dict[str, SeenIds] = {}
 
-    def born(
-        self, name: tuple[str, str], place: tuple[int, int], wish: StreamOptions, lines: list[bytes]
+    def create(
+        self, name: tuple[str, str], place: tuple[int, int], options: StreamOptions, lines: list[bytes]
     ) -> Stream:
         """A stream with its first record.
 
         Args:
             name: Its project, and its own name.
             place: The record's partition and offset, of which the batch's id is made: the same at each reading.
-            wish: What the record asks for.
+            options: What the record asks for.
             lines: Its lines.
         """
         now = int(self._clock())
         batch_id = ids.stream_batch_id(*place)
-        window = wish.window or self.windows[0]
+        window = options.window or self.windows[0]
         batch = Batch(
             id=batch_id,
-            endpoint=wish.endpoint or _endpoint(lines),
+            endpoint=options.endpoint or _endpoint(lines),
             input_file_id=ids.derived_file_id(batch_id, "input"),
             completion_window=window,
             status=Status.IN_PROGRESS,
             created_at=now,
             in_progress_at=now,
             expires_at=now + window_seconds(window),
-            metadata=wish.metadata,
-            tidemill=Extras(name=name[1], stream=name[1], numbered=self._cut if wish.numbered else None),
+            metadata=options.metadata,
+            tidemill=Extras(name=name[1], stream=name[1], numbered=self._cut if options.numbered else None),
         )
-        return self._flow(State(partition=place[0], project=name[0], batch=batch))
+        return self._stream(State(partition=place[0], project=name[0], batch=batch))
 
-    async def woken(self, state: State) -> Stream:
+    async def restore(self, state: State) -> Stream:
         """A stream that another process has left, with all that its lines so far say of the next ones."""
-        flow = self._flow(state)
+        stream = self._stream(state)
         if not state.sealed:
             for piece in state.pieces:
-                recall = functools.partial(self._recall, flow, state.key(piece))
+                recall = functools.partial(self._recall, stream, state.key(piece))
                 try:
                     await retried(f"reading {state.id}", recall)
                 except NotFound:
                     log.exception("a part of %s is gone, and its lines may come once more", state.id)
-        flow.checker.model = state.model
-        return flow
+        stream.checker.model = state.model
+        return stream
 
-    def forget(self, flow: Stream) -> None:
+    def forget(self, stream: Stream) -> None:
         """A stream takes no more lines here."""
-        if (known := self._ids.pop(flow.state.id, None)) is not None:
+        if (known := self._ids.pop(stream.state.id, None)) is not None:
             known.close()
 
-    def _flow(self, state: State) -> Stream:
+    def _stream(self, state: State) -> Stream:
         seen = self._ids[state.id] = SeenIds(self._folder / state.id)
         rules = Rules(
             endpoint=state.batch.endpoint,
@@ -123,17 +126,17 @@ class StreamFactory:
             state=state,
             checker=Checker(rules, seen),
             lines=last[1] + last[2],
-            heard_at=self._steady(),
+            last_record_at=self._steady(),
             size=sum(piece.bytes for piece in state.pieces),
             awaited={offset for offset, *_ in state.journal},
             seq=state.seq,
         )
 
-    async def _recall(self, flow: Stream, key: str) -> None:
+    async def _recall(self, stream: Stream, key: str) -> None:
         splitter = Splitter()
         async for chunk in self._store.read(key):
             for line in splitter.feed(chunk):
-                flow.checker.fault(line.data or b"")
+                stream.checker.fault(line.data or b"")
 
 
 def _endpoint(lines: list[bytes]) -> str:
@@ -146,3 +149,44 @@ def _endpoint(lines: list[bytes]) -> str:
         if isinstance(found, dict) and found.get("url") in ENDPOINTS:
             return str(found["url"])
     return next(iter(ENDPOINTS))
+
+
+class SeenIds:
+    """The `custom_id`s of a stream: in memory up to a bound, beyond it on disk."""
+
+    def __init__(self, file: Path, in_memory_max: int = IN_MEMORY_MAX) -> None:
+        """Begin with none.
+
+        Args:
+            file: Where those beyond the bound are kept; it holds nothing that outlives this object.
+            in_memory_max: The bound.
+        """
+        self._file = file
+        self._in_memory_max = in_memory_max
+        self._few: set[bytes] = set()
+        self._many: Digests | None = None
+
+    def setdefault(self, kept: str | bytes, number: int) -> int:
+        """Remember one; 0 where it is remembered already, else `number`."""
+        digest = _digest(kept)
+        if digest in self._few or (self._many is not None and digest in self._many):
+            return 0
+        self._few.add(digest)
+        if len(self._few) >= self._in_memory_max:
+            if self._many is None:
+                self._many = Digests(self._file)
+            self._many.update(self._few)
+            self._few.clear()
+        return number
+
+    def close(self) -> None:
+        """Forget all of them."""
+        self._few.clear()
+        if self._many is not None:
+            self._many.close()
+            self._many = None
+
+
+def _digest(kept: str | bytes) -> bytes:
+    data = kept if isinstance(kept, bytes) else kept.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).digest()

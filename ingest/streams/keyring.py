@@ -21,7 +21,7 @@ from tidemill.schemas.signing import SignatureError, Verifier
 log = logging.getLogger(__name__)
 
 HEARD_SECONDS_MAX: Final = 1.0
-"""How long it may take to read all of the log's keys, where records have one that nobody knows: it may have been
+"""How long it may take to read all of the log's keys, when a record has an unknown one: it may have been
 made a moment ago. All such keys of the records that wait are looked for at once."""
 REFUSED_MAX: Final = 2 * GROUP_RECORDS_MAX
 """Digests of keys that are not in the log, so that each is looked for once."""
@@ -65,7 +65,7 @@ class Keyring:
             self._records[record.sha256] = self._by_id[key] = record
 
     async def learn(self, secrets: Iterable[str]) -> None:
-        """Find out which of these are keys: those that nobody knows are looked for in the log, all at once."""
+        """Find out which of these are keys: unknown ones are looked for in the log, all at once."""
         if not self._takes_keys:
             return
         found = {access.digest(secret) for secret in secrets if access.is_secret(secret)}
@@ -87,7 +87,7 @@ class Keyring:
         Args:
             secret: The credential of a record.
             stream: The record's stream.
-            logged_at: When the log got the record, by its own clock; None where it does not say.
+            logged_at: When the log got the record, by its own clock; None if the topic keeps the producer's time.
 
         Raises:
             IntakeError: It is not known, revoked, expired, may only read, or is for another stream.

@@ -4,61 +4,56 @@ The order of steps decides what a crash can do:
 
 1. each record is decided on: whose it is, which batch gets its lines, at which places;
 2. these decisions are kept in the journals of their streams, and the changelog has them;
-3. it is told that the batch is there and how many lines it has; lines without fault are sent to be run, an
-   error line is told of each other;
+3. the batch and its number of lines are published; lines without fault become requests, and each other line
+   becomes a result with its error;
 4. at some 8 MiB or some age the lines are written to the store as a part of the input;
 5. the stream's state, which names the part, is kept, and the changelog has it;
 6. the records are acknowledged.
 
-Whatever breaks off, the records come again, and the journal says what was decided: the lines have the same places,
-and what is told twice is known by them. A stream that is sealed has its parts put together as the batch's input
-(`assembly.py`); only then is it told that the batch is whole, so there is no end without an input.
+After a crash the records come again, and the journal says what was decided: the lines have the same places, so
+readers recognise copies. The parts of a sealed stream are joined to the batch's input (`assembly.py`); only then
+is the batch published as complete, so no batch ends without an input.
 """
 
-import asyncio
-import dataclasses
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.ingest.ports import Tables, Times
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams.assembly import InputAssembly
+from tidemill.ingest.streams.decisions import Decision, Decisions, Project
 from tidemill.ingest.streams.factory import StreamFactory
-from tidemill.ingest.streams.publisher import Publisher
-from tidemill.ingest.streams.record import IntakeRecord, bounded, joined_bytes, split
-from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, PIECES_MAX, Held, Stream
+from tidemill.ingest.streams.publisher import Checked, Publisher
+from tidemill.ingest.streams.record import shown
+from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, BufferedBytes, Stream, Times
+from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.kafka.dead_letters import bury
 from tidemill.kafka.handling import handled
-from tidemill.schemas.bounds import BATCH_LINES_MAX
-from tidemill.schemas.log import intake
-from tidemill.schemas.log.intake import IntakeError, Label
-from tidemill.schemas.log.messages import Buried
+from tidemill.kafka.held_records import HeldRecords, Unavailable
+from tidemill.kafka.partition_owner import Record
+from tidemill.schemas.log.messages import Buried, Stalled
 from tidemill.schemas.ports import Clock, Sender, Steady
+from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Waiting
 
 log = logging.getLogger(__name__)
 
-HELD_BYTES_MAX: Final = 64 << 20
+BUFFER_BYTES_MAX: Final = 64 << 20
 """Lines of all streams of a process that may wait for their parts."""
-STREAM_LINES_MAX: Final = BATCH_LINES_MAX
-"""A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
-
-Project = Callable[[str, str, float | None], Awaitable[str]]
-"""Finds whose lines a credential lets into a stream, given when the log got them, or raises `IntakeError`."""
+STALLED_SECONDS: Final = 60
+"""How long a batch shows why its lines wait, unless that is sent again: longer than the longest pause."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What a record brings to its stream."""
+@dataclass(slots=True)
+class _Delivery:
+    """Records of one stream that were decided on together, and how far they have come."""
 
-    flow: Stream
-    arrival: IntakeRecord
-    first: int
-    lines: list[bytes]
-    ends: bool
+    stream: Stream
+    decisions: list[Decision]
+    checked: Checked | None = None
+    is_published: bool = False
 
 
 class Partition:
@@ -67,334 +62,298 @@ class Partition:
     def __init__(
         self,
         *,
-        tables: Tables,
+        tables: Streams,
         sender: Sender,
         project: Project,
-        nursery: StreamFactory,
+        factory: StreamFactory,
         quotas: Quotas,
         publisher: Publisher,
-        joiner: InputAssembly,
+        assembly: InputAssembly,
         clock: Clock,
         steady: Steady,
         times: Times,
-        held: Held | None = None,
+        buffered: BufferedBytes | None = None,
     ) -> None:
         self._tables = tables
         self._sender = sender
-        self._project = project
-        self._nursery = nursery
-        self._quotas = quotas
+        self._factory = factory
         self._publisher = publisher
-        self._joiner = joiner
+        self._assembly = assembly
         self._clock = clock
         self._steady = steady
         self._times = times
-        self._held = held or Held()
-        self._dead: list[tuple[IntakeRecord, IntakeError]] = []
-        """Records that cannot be taken, and why."""
-        self._flows: dict[tuple[str, str], Stream] = {}
-        """The streams that take lines or refuse them, by project and name."""
+        self._buffered = buffered or BufferedBytes()
+        self._decisions = Decisions(
+            sender=sender,
+            project=project,
+            factory=factory,
+            quotas=quotas,
+            steady=steady,
+            stop_discarding=self._stop_discarding,
+        )
+        self._held = HeldRecords(self._note, steady)
+        self._blocked: dict[str, tuple[Stream, int]] = {}
+        """Streams whose work is held, and since when, Unix seconds."""
+        self._notes: list[tuple[str, Unavailable | None]] = []
+        """What held work waits for, as far as it is not published."""
+        self._source = f"intake-{secrets.token_hex(8)}"
+        self._sent = 0
         self._sealed: dict[str, Stream] = {}
-        self._journal: dict[int, tuple[Stream, int, int]] = {}
-        """Records that were decided on before and come again: their stream, the first line's place, how many."""
-        self._born: Stream | None = None
-        """The stream that the record at hand has begun."""
-        self._decided = self._seen = -1
-        """Up to where the table says that records are decided on, and up to where they have come here."""
-        self._loaded = False
 
     @property
-    def alarm(self) -> float | None:
-        """When the next thing is due, by the clock that nobody steps."""
-        return min((self._due(flow) for flow in self._flows.values()), default=None)
+    def due_at(self) -> float | None:
+        """When the next thing is due, by the steady clock; None without any."""
+        times = [self._due(stream) for stream in self._decisions.streams.values() if self._is_free(stream)]
+        if any(self._is_free(stream) and not stream.awaited for stream in self._decisions.ended.values()):
+            times.append(self._steady())
+        if (due_in := self._held.due_in) is not None:
+            times.append(self._steady() + due_in)
+        return min(times, default=None)
 
     async def load(self) -> None:
-        """Take up the streams that were under way; to be called within an event, before all else.
+        """Take over the streams that were under way; called once, before all else.
 
-        A decision counts once it is said that all up to it is decided, which is kept after the journals: nothing
-        was told of it before.
+        A decision counts once the table says that all records up to it are decided on. That is written after the
+        journals, and nothing is published before.
         """
-        if self._loaded:
-            return
-        self._loaded = True
         await self._tables.take_over()
-        self._decided = self._tables.decided()
+        decided = self._decisions.kept = self._tables.decided()
         for kept in list(self._tables.states()):
-            state = kept.until(self._decided)
+            state = kept.until(decided)
             if not (state.pieces or state.journal or state.joined):
                 self._tables.drop(state.id)
                 continue
-            flow = await self._nursery.woken(state)
+            stream = await self._factory.restore(state)
             # A crash can leave the local table ahead of its changelog; see results/partition.py.
             self._tables.put(state)
             if state.sealed and not state.joined:
-                self._join(flow)
-            if not state.sealed or state.muted:
-                self._flows[state.name] = flow
-            self._journal |= {offset: (flow, first, count) for offset, first, count, _ in state.journal}
-        self._tables.put_decided(self._decided)
+                self._join(stream)
+            self._decisions.restore(stream)
+        self._tables.put_decided(decided)
         await self._tables.delivered()
         self._tables.drop_stale()
 
-    async def take(self, arrivals: Iterable[IntakeRecord]) -> None:
+    async def take(self, records: Iterable[Record]) -> None:
         """Take records in their order."""
-        await self.load()
-        works: list[Work] = []
-        for arrival in arrivals:
-            if (work := await self._decided_on(arrival)) is None:
-                continue
-            works.append(work)
-            if work.ends:
-                await self._commit(works)
-                await self._seal(work.flow)
-                works = []
-        await self._commit(works)
+        await self._held.wait_while(self._is_full)
+        decided = [
+            decision for record in records if (decision := await self._decisions.decide(record)) is not None
+        ]
+        # A record counts as decided on only after its dead letter is written.
+        await self._decisions.bury()
+        if decided:
+            await self._commit(decided)
+        await self._publish_notes()
 
     async def tick(self, cancelled: Callable[[str], bool]) -> None:
         """Do what is due.
 
         Args:
-            cancelled: Whether somebody asked to cancel a batch.
+            cancelled: Whether a user asked to cancel a batch.
         """
-        await self.load()
-        await self._finish(self._joiner.joined())
+        await self._finish(self._assembly.joined())
+        await self._held.again()
         now, steady = self._clock(), self._steady()
-        for flow in list(self._flows.values()):
-            if flow.awaited:
+        for stream in list(self._decisions.streams.values()):
+            if stream.awaited or not self._is_free(stream):
                 continue
-            is_idle = steady >= flow.heard_at + self._times.idle_seconds
-            if flow.state.muted:
+            is_idle = steady >= stream.last_record_at + self._times.idle_seconds
+            if stream.state.discarding:
                 if is_idle:
-                    await self._unmute(flow)
-            elif cancelled(flow.state.id):
-                await self._seal(flow, muted=True)
-            elif is_idle or now >= flow.state.batch.expires_at:
-                await self._seal(flow)
-            elif flow.waiting_since is not None and steady >= flow.waiting_since + self._times.age_seconds:
-                await self._flush(flow)
+                    await self._stop_discarding(stream)
+            elif cancelled(stream.state.id) or is_idle or now >= stream.state.batch.expires_at:
+                self._decisions.end(stream, discarding=cancelled(stream.state.id))
+                self._tables.put(stream.state)
+            elif stream.waiting_since is not None and steady >= stream.waiting_since + self._times.age_seconds:
+                await self._do(stream, functools.partial(self._flush, stream))
+        for stream in list(self._decisions.ended.values()):
+            if not stream.awaited and self._is_free(stream):
+                await self._do(stream, functools.partial(self._seal, stream))
+        await self._publish_notes()
 
     async def leave(self) -> None:
-        """Keep all that was taken, so that nothing comes again to the partition's next owner."""
-        for flow in self._flows.values():
-            if flow.waiting_since is not None and not flow.awaited:
-                await self._flush(flow)
+        """Write the lines that wait, so that they do not come again to the next owner."""
+        for stream in self._decisions.streams.values():
+            if stream.waiting_since is not None and not stream.awaited and self._is_free(stream):
+                await self._do(stream, functools.partial(self._flush, stream))
 
     def abandon(self) -> None:
-        """Let go: what is not acknowledged comes again to the next owner."""
-        self._joiner.abandon()
-        self._held.forget(self)
-        for flow in [*self._flows.values(), *self._sealed.values()]:
-            self._nursery.forget(flow)
+        """Stop: whatever is not acknowledged comes again to the next owner."""
+        self._assembly.abandon()
+        self._buffered.forget(self)
+        for stream in {id(stream): stream for stream in self._all}.values():
+            self._factory.forget(stream)
 
-    def _due(self, flow: Stream) -> float:
-        times = [flow.heard_at + self._times.idle_seconds]
-        if not flow.state.muted:
-            times.append(self._steady() + flow.state.batch.expires_at - self._clock())
-        if flow.waiting_since is not None:
-            times.append(flow.waiting_since + self._times.age_seconds)
+    @property
+    def _all(self) -> Iterator[Stream]:
+        yield from self._decisions.streams.values()
+        yield from self._decisions.ended.values()
+        yield from self._sealed.values()
+
+    def _is_free(self, stream: Stream) -> bool:
+        """Whether nothing of a stream is held."""
+        return stream.state.id not in self._held
+
+    def _is_full(self) -> bool:
+        """Whether the journal of a stream whose work is held can take no further records."""
+        blocked = (stream for stream, _ in self._blocked.values() if not self._is_free(stream))
+        return any(len(stream.state.journal) >= JOURNAL_RECORDS_MAX for stream in blocked)
+
+    def _due(self, stream: Stream) -> float:
+        times = [stream.last_record_at + self._times.idle_seconds]
+        if not stream.state.discarding:
+            times.append(self._steady() + stream.state.batch.expires_at - self._clock())
+        if stream.waiting_since is not None:
+            times.append(stream.waiting_since + self._times.age_seconds)
         # While a journal waits for its records there is nothing to decide; they are on their way.
-        return max(min(times), self._steady() + 1) if flow.awaited else min(times)
+        return max(min(times), self._steady() + 1) if stream.awaited else min(times)
 
-    async def _decided_on(self, arrival: IntakeRecord) -> Work | None:
-        """See `_decide`; a record that cannot be decided on is a dead letter, and its stream goes on."""
-        found: list[Work | None] = []
-
-        async def decide() -> None:
-            self._born = None
-            found.append(await self._decide(arrival))
-
-        buried = await handled(self._sender, arrival.shown, decide, stage="ingest", undo=self._unborn)
-        self._seen = max(self._seen, arrival.offset)
-        if buried is not None:
-            arrival.ack()
-            return None
-        return found[-1]
-
-    def _unborn(self) -> None:
-        """Take back the stream that a record began which could not be decided on."""
-        if (flow := self._born) is not None and not flow.state.journal:
-            self._flows.pop(flow.state.name, None)
-            self._nursery.forget(flow)
-
-    async def _decide(self, arrival: IntakeRecord) -> Work | None:
-        """What a record brings; None where that is nothing, and then it is acknowledged."""
-        if (known := self._journal.get(arrival.offset)) is not None:
-            flow, first, count = known
-            ends = intake.label(arrival.key, intake.named(arrival.headers)).ends
-            work = self._work(arrival, flow, first, split(arrival.value or b"")[:count], ends=ends)
-            flow.awaited.discard(arrival.offset)
-            del self._journal[arrival.offset]
-            return work
-        # A consumer may bring a record twice, also before the table says that it is decided on.
-        if arrival.offset > max(self._decided, self._seen):
-            try:
-                lines = bounded(arrival.value or b"")
-                found = await self._admitted(arrival, lines)
-            except IntakeError as error:
-                self._dead.append((arrival, error))
-                return None
-            else:
-                if found is not None:
-                    flow, label = found
-                    flow.heard_at = self._steady()
-                    is_room = self._is_room(arrival, flow, lines)
-                    taken = lines if is_room else []
-                    first = flow.note(arrival.offset, len(taken), label.seq if is_room else None)
-                    return self._work(arrival, flow, first, taken, ends=label.ends)
-        arrival.ack()
-        return None
-
-    async def _bury(self) -> None:
-        """Bury what cannot be taken, many at one time: whoever may write to the topic may send any number."""
-        dead, self._dead = self._dead, []
-        await asyncio.gather(*(self._buried(arrival, error) for arrival, error in dead))
-
-    async def _buried(self, arrival: IntakeRecord, error: IntakeError) -> None:
-        await bury(self._sender, arrival.shown, stage="ingest", reason=error)
-        arrival.ack()
-
-    def _is_room(self, arrival: IntakeRecord, flow: Stream, lines: list[bytes]) -> bool:
-        """Whether the project may store the lines; else the record is a dead letter, but it may end its stream."""
-        try:
-            self._quotas.stores(flow.state.project, joined_bytes(lines))
-        except IntakeError as error:
-            # It is acknowledged with its place in the stream's journal, and not before.
-            self._dead.append((dataclasses.replace(arrival, ack=lambda: None), error))
-            return False
-        return True
-
-    def _work(self, arrival: IntakeRecord, flow: Stream, first: int, lines: list[bytes], *, ends: bool) -> Work:
-        state, end = flow.state, first + len(lines)
-        flow.size += joined_bytes(lines)
-        self._quotas.grown(state.id, state.project, end, state.batch.input_file_id, flow.size)
-        return Work(
-            flow=flow,
-            arrival=arrival,
-            first=first,
-            lines=lines,
-            ends=ends or end >= STREAM_LINES_MAX or len(state.pieces) >= PIECES_MAX,
-        )
-
-    async def _admitted(self, arrival: IntakeRecord, lines: list[bytes]) -> tuple[Stream, Label] | None:
-        """The stream that a new record belongs to; None where it has nothing for any.
-
-        Raises:
-            IntakeError: It may not be taken.
-        """
-        headers = intake.named(arrival.headers)
-        if intake.TICK in headers and arrival.value is None:
-            return None
-        label = intake.label(arrival.key, headers)
-        project = await self._project(intake.secret(headers), label.name, arrival.logged_at)
-        flow = self._flows.get((project, label.name))
-        if flow is not None and flow.state.muted:
-            flow.heard_at = self._steady()
-            if label.ends:
-                await self._unmute(flow)
-            if lines:
-                raise IntakeError("its batch was cancelled, and the stream was not ended since")
-            return None
-        if flow is None:
-            if not lines:
-                return None
-            wish = intake.wish(headers, self._nursery.windows)
-            self._quotas.opens(project)
-            self._quotas.stores(project, joined_bytes(lines))
-            place = arrival.partition, arrival.offset
-            flow = self._nursery.born((project, label.name), place, wish, lines)
-            self._flows[flow.state.name] = self._born = flow
-        elif label.seq is not None and label.seq <= flow.seq:
-            return None
-        return flow, label
-
-    async def _commit(self, works: list[Work]) -> None:
-        """Keep what was decided, then let it be known."""
-        # Nothing says of a record that it is decided on before its letter is written.
-        await self._bury()
-        if not works:
-            return
-        touched: dict[str, list[Work]] = {}
-        for work in works:
-            touched.setdefault(work.flow.state.id, []).append(work)
-        if works[-1].arrival.offset > self._decided:
-            self._decided = works[-1].arrival.offset
+    async def _commit(self, decided: list[Decision]) -> None:
+        """Keep decisions, then publish the lines."""
+        touched: dict[str, list[Decision]] = {}
+        for decision in decided:
+            touched.setdefault(decision.stream.state.id, []).append(decision)
+        if decided[-1].record.offset > self._decisions.kept:
+            self._decisions.kept = decided[-1].record.offset
             for mine in touched.values():
-                self._tables.put(mine[0].flow.state)
-            self._tables.put_decided(self._decided)
+                self._tables.put(mine[0].stream.state)
+            self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
         for mine in touched.values():
-            flow = mine[0].flow
-            await self._publish(flow, mine)
-            for work in mine:
-                flow.put(work.lines, work.arrival.ack, self._steady())
-            if flow.shelf_bytes >= self._times.part_bytes or len(flow.state.journal) >= JOURNAL_RECORDS_MAX:
-                await self._flush(flow)
-        while self._held.now(self, sum(flow.shelf_bytes for flow in self._flows.values())) > HELD_BYTES_MAX:
-            largest = max(self._flows.values(), key=lambda flow: flow.shelf_bytes, default=None)
-            if largest is None or not largest.shelf_bytes:
-                break
-            await self._flush(largest)
+            delivery = _Delivery(mine[0].stream, mine)
+            size = sum(len(line) for decision in mine for line in decision.lines)
+            await self._do(delivery.stream, functools.partial(self._deliver, delivery), size)
+        await self._bound()
 
-    async def _publish(self, flow: Stream, works: list[Work]) -> None:
-        """Let lines be known; where that fails, record by record, so that only those are dead letters that do."""
+    async def _do(self, stream: Stream, work: Callable[[], Awaitable[None]], size: int = 0) -> None:
+        """Do work on a stream, or hold it."""
+        await self._held.take(stream.state.id, work, size)
+        if not self._is_free(stream):
+            self._blocked.setdefault(stream.state.id, (stream, int(self._clock())))
+
+    async def _bound(self) -> None:
+        """Write the largest buffers, as long as the process has more than `BUFFER_BYTES_MAX`."""
+        while self._buffered.now(self, sum(stream.buffer_bytes for stream in self._all)) > BUFFER_BYTES_MAX:
+            free = filter(self._is_free, self._decisions.streams.values())
+            largest = max(free, key=lambda stream: stream.buffer_bytes, default=None)
+            if largest is None or not largest.buffer_bytes:
+                break
+            await self._do(largest, functools.partial(self._flush, largest))
+
+    async def _deliver(self, delivery: _Delivery) -> None:
+        """Publish lines and buffer them for a part; called again, it goes on where it was held."""
+        stream = delivery.stream
+        if not delivery.is_published:
+            await self._publish(delivery)
+            delivery.is_published = True
+            for decision in delivery.decisions:
+                stream.put(decision.lines, decision.record.offset, decision.record.ack, self._steady())
+        if delivery.decisions[-1].ends:
+            await self._seal(stream)
+        elif stream.buffer_bytes >= self._times.part_bytes or len(stream.state.journal) >= JOURNAL_RECORDS_MAX:
+            await self._flush(stream)
+
+    async def _publish(self, delivery: _Delivery) -> None:
+        """Publish lines; if that fails, record by record, so that only records that fail become dead letters."""
+        stream, decisions = delivery.stream, delivery.decisions
         try:
-            await self._publisher.publish(flow, [(work.first, work.lines) for work in works])
+            if delivery.checked is None:
+                stretches = [(decision.first, decision.lines) for decision in decisions]
+                delivery.checked = await self._publisher.check(stream, stretches)
+            if delivery.checked is not None:
+                await self._publisher.publish(stream, delivery.checked)
         except TRANSIENT:
             raise
         except Exception:
-            log.exception("lines of %s could not be published together", flow.state.id)
+            log.exception("lines of %s could not be published together", stream.state.id)
         else:
             return
-        for work in works:
-            publish = functools.partial(self._publisher.publish, flow, [(work.first, work.lines)])
-            if (burial := await handled(self._sender, work.arrival.shown, publish, stage="ingest")) is not None:
+        for decision in decisions:
+            alone = functools.partial(self._publish_alone, decision)
+            if (burial := await handled(self._sender, shown(decision.record), alone, stage="ingest")) is not None:
                 at = int(self._clock())
-                fact = Buried(batch_id=flow.state.id, source=burial.source, reason=burial.reason, at=at)
+                fact = Buried(batch_id=stream.state.id, source=burial.source, reason=burial.reason, at=at)
                 await self._publisher.buried(fact)
 
-    async def _flush(self, flow: Stream, **changes: bool) -> None:
-        """Write the waiting lines as a part, keep the stream, and acknowledge their records."""
-        replaced = await self._joiner.flush(flow, self._times.part_bytes) if flow.shelf else None
-        acks = flow.settle()
-        flow.state = flow.state.model_copy(update=changes)
-        self._tables.put(flow.state)
+    async def _publish_alone(self, decision: Decision) -> None:
+        checked = await self._publisher.check(decision.stream, [(decision.first, decision.lines)])
+        if checked is not None:
+            await self._publisher.publish(decision.stream, checked)
+
+    def _note(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
+        """See `held_records.Report`."""
+        del again_at
+        self._notes.append((batch_id, why))
+
+    async def _publish_notes(self) -> None:
+        """Show on batches what their lines wait for, or that they do not wait any more."""
+        notes, self._notes = self._notes, []
+        for batch_id, why in notes:
+            if batch_id not in self._blocked:
+                continue  # it was held for a moment only
+            stream, since = self._blocked[batch_id]
+            waiting: tuple[Waiting, ...] = ()
+            if why is not None:
+                words = f"Lines of the stream wait: {why}."[:MESSAGE_CHARS_MAX]
+                waiting = (Waiting(reason=why.reason, lines=stream.lines, message=words, since=since),)
+            elif self._is_free(stream):
+                del self._blocked[batch_id]
+            self._sent += 1
+            fact = Stalled(
+                batch_id=batch_id,
+                source=self._source,
+                number=self._sent,
+                waiting=waiting,
+                hold_seconds=STALLED_SECONDS,
+            )
+            await self._publisher.stalled(stream, fact)
+
+    async def _flush(self, stream: Stream, *, sealed: bool = False) -> None:
+        """Write the waiting lines as a part, keep the stream, and acknowledge their records.
+
+        Raises:
+            Unavailable: The store refuses the part.
+        """
+        replaced = await self._assembly.flush(stream, self._times.part_bytes) if stream.buffer else None
+        acks = stream.settle()
+        stream.state = stream.state.model_copy(update={"sealed": sealed})
+        self._tables.put(stream.state)
         await self._tables.delivered()
         for ack in acks:
             ack()
         if replaced is not None:
-            await self._joiner.remove(replaced)
+            await self._assembly.remove(replaced)
 
-    async def _seal(self, flow: Stream, *, muted: bool = False) -> None:
-        await self._flush(flow, sealed=True, muted=muted)
-        self._nursery.forget(flow)
-        if not muted:
-            del self._flows[flow.state.name]
-        self._join(flow)
+    async def _seal(self, stream: Stream) -> None:
+        await self._flush(stream, sealed=True)
+        self._factory.forget(stream)
+        self._decisions.ended.pop(stream.state.id, None)
+        self._join(stream)
 
-    def _join(self, flow: Stream) -> None:
-        self._sealed[flow.state.id] = flow
-        self._joiner.start(flow)
+    def _join(self, stream: Stream) -> None:
+        self._sealed[stream.state.id] = stream
+        self._assembly.start(stream)
 
     async def _finish(self, joined: list[str]) -> None:
-        """The inputs of these batches are whole, and that is told."""
+        """Drop the streams whose inputs are complete and published."""
         for batch_id in joined:
-            flow = self._sealed.pop(batch_id)
-            if flow.state.muted:
-                flow.state = flow.state.model_copy(update={"joined": True, "pieces": ()})
-                self._tables.put(flow.state)
+            stream = self._sealed.pop(batch_id)
+            if stream.state.discarding:
+                stream.state = stream.state.model_copy(update={"joined": True, "pieces": ()})
+                self._tables.put(stream.state)
             else:
                 self._tables.drop(batch_id)
-            self._tables.put_decided(self._decided)
+            self._tables.put_decided(self._decisions.kept)
             await self._tables.delivered()
-            await self._joiner.clear(batch_id)
+            await self._assembly.clear(batch_id)
 
-    async def _unmute(self, flow: Stream) -> None:
+    async def _stop_discarding(self, stream: Stream) -> None:
         """The producer of a cancelled stream has ended it, or is gone: the name is free."""
-        del self._flows[flow.state.name]
-        flow.state = flow.state.model_copy(update={"muted": False})
-        if flow.state.joined:
-            self._tables.drop(flow.state.id)
-            self._tables.put_decided(self._decided)
+        del self._decisions.streams[stream.state.name]
+        stream.state = stream.state.model_copy(update={"discarding": False})
+        if stream.state.joined:
+            self._tables.drop(stream.state.id)
+            self._tables.put_decided(self._decisions.kept)
         else:
-            self._tables.put(flow.state)
+            self._tables.put(stream.state)
         await self._tables.delivered()

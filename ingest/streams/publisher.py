@@ -1,23 +1,24 @@
-"""What is told of a stream's lines: that they are there, and what becomes of each."""
+"""Publishes a stream's lines: good ones as requests, faulty ones as results; and facts about its batch."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
-from tidemill.ingest.files.packing import INLINE_BYTES_MAX, Origin, Record
+from tidemill.ingest.files.packing import INLINE_BYTES_MAX, Origin, Record, RequestPublisher
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Fault
-from tidemill.ingest.ports import RequestPublisher
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams import packing
 from tidemill.ingest.streams.stream import Stream
-from tidemill.retrying import retried
+from tidemill.kafka.held_records import Unavailable
+from tidemill.retrying import reason, retried
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, LineRef, encode, lines_headers
-from tidemill.schemas.log.messages import Buried, Grown, Opened, Sealed
+from tidemill.schemas.log.messages import Buried, Grown, Opened, Sealed, Stalled
 from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.ports import Sender, Store
+from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import sealed_outcome
 from tidemill.sealing.vault import NoKey, Vault
 
@@ -36,115 +37,158 @@ Faulty = tuple[int, bytes, Fault]
 """A line, its place, and what is wrong with it."""
 
 
+class Checked(NamedTuple):
+    """Lines that were checked."""
+
+    total: int
+    """Lines of the batch, up to the last of these."""
+    good: list[Placed]
+    faults: list[Faulty]
+
+
 class Publisher:
-    """Tells, until the log has it."""
+    """Sends each record until the log has it."""
 
     def __init__(
-        self, *, sender: Sender, outlet: RequestPublisher, store: Store, quotas: Quotas, vault: Vault | None = None
+        self,
+        *,
+        sender: Sender,
+        requests: RequestPublisher,
+        store: Store,
+        quotas: Quotas,
+        vault: Vault | None = None,
     ) -> None:
         self._sender = sender
-        self._outlet = outlet
+        self._requests = requests
         self._store = store
         self._quotas = quotas
         self._vault = vault
 
-    async def publish(self, flow: Stream, stretches: list[Stretch]) -> None:
-        """Check lines, and send them to be run or tell what is wrong with them.
+    async def check(self, stream: Stream, stretches: list[Stretch]) -> Checked | None:
+        """Check lines, once; None if their batch is deleted.
 
-        What results must know first is told first: the batch, then how many lines it has, then the lines.
+        Raises:
+            Unavailable: The key of the batch is missing, and no line was checked.
         """
-        if not await self._has_key(flow):
-            log.warning("%s is deleted, and its lines came again", flow.state.id)
+        if not await self._has_key(stream):
+            log.warning("%s is deleted, and its lines came again", stream.state.id)
+            return None
+        good, faults = self._room(stream, *await _checked(stream, stretches))
+        return Checked(max((first + len(lines) for first, lines in stretches), default=0), good, faults)
+
+    async def publish(self, stream: Stream, checked: Checked) -> None:
+        """Publish good lines as requests and faulty ones as results.
+
+        The order is the one results needs: the batch, then how many lines it has, then the lines.
+
+        Raises:
+            Unavailable: The store refused a large line, and nothing was published.
+        """
+        placed = [await self._placed(stream, place, line) for place, line in checked.good]
+        await self._open(stream)
+        if not checked.total or not (placed or checked.faults):
             return
-        good, faults = self._room(flow, *await _checked(flow, stretches))
-        if not flow.told:
-            await self._tell(Opened(project=flow.state.project, batch=flow.state.batch), flow.state.id)
-            flow.told = True
-        total = max((first + len(lines) for first, lines in stretches), default=0)
-        if not total or not (good or faults):
-            return
-        await self._tell(Grown(batch_id=flow.state.id, total=total, model=flow.checker.model), flow.state.id)
-        for marks, value in packing.failures(flow.state.id, faults):
-            told = await sealed_outcome(self._vault, flow.state.id, value, lines_headers(flow.state.id, marks))
-            await self._send(topics.OUTCOMES.name, flow.state.id, *told)
-        if good:
-            await self._run(flow, [await self._placed(flow, place, line) for place, line in good])
+        grown = Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model)
+        await self._publish_fact(grown, stream.state.id)
+        for marks, value in packing.failures(stream.state.id, checked.faults):
+            sealed = await sealed_outcome(
+                self._vault, stream.state.id, value, lines_headers(stream.state.id, marks)
+            )
+            await self._send(topics.OUTCOMES.name, stream.state.id, *sealed)
+        if placed:
+            await self._run(stream, placed)
+
+    async def stalled(self, stream: Stream, fact: Stalled) -> None:
+        """Show on a batch why its lines wait."""
+        await self._open(stream)
+        await self._publish_fact(fact, fact.batch_id)
+
+    async def _open(self, stream: Stream) -> None:
+        if not stream.is_opened:
+            opened = Opened(project=stream.state.project, batch=stream.state.batch)
+            await self._publish_fact(opened, stream.state.id)
+            stream.is_opened = True
 
     async def buried(self, fact: Buried) -> None:
-        """Tell that a record of a batch is a dead letter."""
-        await self._tell(fact, fact.batch_id)
+        """Send that a record of a batch is a dead letter."""
+        await self._publish_fact(fact, fact.batch_id)
 
-    async def _has_key(self, flow: Stream) -> bool:
-        """Let the batch have its key, where it is to have one; False where it is deleted."""
+    async def _has_key(self, stream: Stream) -> bool:
+        """Make the batch's key, if its lines are to be sealed; False if the batch is deleted."""
         if (vault := self._vault) is None:
             return True
         try:
-            await retried(f"the key of {flow.state.id}", lambda: vault.sealing(flow.state.id, flow.state.project))
+            await vault.sealing(stream.state.id, stream.state.project)
         except NoKey:
             return False
+        except OSError as error:
+            raise Unavailable(f"its key is unavailable: {reason(error)}", Reason.KEY) from error
         return True
 
     async def sealed(self, fact: Sealed) -> None:
-        """Tell that a batch is whole."""
-        await self._tell(fact, fact.batch_id)
+        """Send that a batch is complete."""
+        await self._publish_fact(fact, fact.batch_id)
 
-    def _room(self, flow: Stream, good: list[Placed], faults: list[Faulty]) -> tuple[list[Placed], list[Faulty]]:
+    def _room(self, stream: Stream, good: list[Placed], faults: list[Faulty]) -> tuple[list[Placed], list[Faulty]]:
         """Leave out the last lines, where the project has more than it may have."""
-        project = flow.state.project
+        project = stream.state.project
         if not (beyond := min(len(good), self._quotas.beyond(project))):
             return good, faults
-        fault = self._quotas.refuse(flow.state.id, project, beyond)
+        fault = self._quotas.refuse(stream.state.id, project, beyond)
         refused = [(place, line, fault) for place, line in good[-beyond:]]
         return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
-    async def _run(self, flow: Stream, placed: list[packing.Placed]) -> None:
-        batch = flow.state.batch
+    async def _run(self, stream: Stream, placed: list[packing.Placed]) -> None:
+        batch = stream.state.batch
         origin = Origin(
-            batch_id=batch.id, project=flow.state.project, deadline=batch.expires_at, url=batch.endpoint, key=""
+            batch_id=batch.id, project=stream.state.project, deadline=batch.expires_at, url=batch.endpoint, key=""
         )
-        model = flow.checker.model
+        model = stream.checker.model
         assert model is not None
 
         async def records() -> AsyncIterator[Record]:
             for record in packing.requests(origin, placed):
                 yield record
 
-        await retried(f"publishing lines of {batch.id}", lambda: self._outlet.publish(model, records()))
+        await retried(f"publishing lines of {batch.id}", lambda: self._requests.publish(model, records()))
 
-    async def _placed(self, flow: Stream, place: int, line: bytes) -> packing.Placed:
+    async def _placed(self, stream: Stream, place: int, line: bytes) -> packing.Placed:
         """A line that is too large for a record lies in the store as long as the log refers to it."""
         if len(line) <= INLINE_BYTES_MAX:
             return place, line
-        key = f"{LARGE_PREFIX}{flow.state.id}/line-{place}"
-        await retried(f"storing a line of {flow.state.id}", lambda: self._store.write(key, _once(line)))
+        key = f"{LARGE_PREFIX}{stream.state.id}/line-{place}"
+        try:
+            await self._store.write(key, _once(line))
+        except OSError as error:
+            raise Unavailable(f"a large line cannot be stored: {reason(error)}") from error
         return place, LineRef(key=key, offset=0, length=len(line))
 
-    async def _tell(self, fact: Opened | Grown | Sealed | Buried, batch_id: str) -> None:
+    async def _publish_fact(self, fact: Opened | Grown | Sealed | Buried | Stalled, batch_id: str) -> None:
         await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
     async def _send(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
         await retried(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
 
 
-async def _checked(flow: Stream, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
+async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
     """Check lines, some at a time; between them other tasks have their turn."""
     good: list[Placed] = []
     faults: list[Faulty] = []
     for slice_ in _sliced((place, line) for first, lines in stretches for place, line in enumerate(lines, first)):
         if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
-            await run_half_time(_check, flow, slice_, good, faults)
+            await run_half_time(_check, stream, slice_, good, faults)
         else:
-            _check(flow, slice_, good, faults)
+            _check(stream, slice_, good, faults)
             await asyncio.sleep(0)
     return good, faults
 
 
-def _check(flow: Stream, lines: list[Placed], good: list[Placed], faults: list[Faulty]) -> None:
+def _check(stream: Stream, lines: list[Placed], good: list[Placed], faults: list[Faulty]) -> None:
     for place, line in lines:
         try:
-            fault = flow.checker.fault(line)
+            fault = stream.checker.fault(line)
         except Exception as error:  # noqa: BLE001  a line that breaks the check would be met for ever
-            log.error("%s: %s in the check", flow.state.id, type(error).__name__)  # noqa: TRY400
+            log.error("%s: %s in the check", stream.state.id, type(error).__name__)  # noqa: TRY400
             fault = INTERNAL
         if fault is None:
             good.append((place, line))

@@ -1,9 +1,9 @@
-"""A record of the intake as it has arrived, and the lines it brings."""
+"""The lines that a record of the intake brings."""
 
 import dataclasses
 from typing import Final
 
-from tidemill.ingest.streams.stream import Ack
+from tidemill.kafka.partition_owner import Record
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError
 
@@ -17,25 +17,10 @@ SHORT_LINES_MAX: Final = 1_000
 """Lines of a record that may be shorter, and become error lines, each several times as long as itself."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class IntakeRecord:
-    """A record, and how to acknowledge it."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-    ack: Ack
-    logged_at: float | None = None
-    """When the broker appended it, Unix seconds; None where the topic keeps its producer's time instead."""
-
-    @property
-    def shown(self) -> "IntakeRecord":
-        """The record as it may be shown to an operator: without its credential."""
-        kept = tuple((name, content) for name, content in self.headers if name.lower() != intake.AUTHORIZATION)
-        return dataclasses.replace(self, headers=kept)
+def shown(record: Record) -> Record:
+    """The record as an operator may see it: without its credential."""
+    kept = tuple((name, content) for name, content in record.headers if name.lower() != intake.AUTHORIZATION)
+    return dataclasses.replace(record, headers=kept)
 
 
 def bounded(value: bytes) -> list[bytes]:

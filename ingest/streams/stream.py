@@ -5,19 +5,16 @@ these whose lines were taken too, with the place of each: it is kept before any 
 so a record that comes again after a crash has its lines at the same places, whatever has changed meanwhile.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.ingest.files.validation import Checker
+from tidemill.kafka.partition_owner import Ack
 from tidemill.schemas.bounds import Id, Name, Number, Size
 from tidemill.schemas.log.intake import SEQ_DIGITS_MAX
 from tidemill.schemas.resources.batch import Batch
-
-Ack = Callable[[], None]
-"""Says that a record needs no second reading."""
 
 PIECES_MAX: Final = 2048
 """A stream of so many parts is sealed, and its next line begins another batch."""
@@ -62,9 +59,11 @@ class State(BaseModel):
     pieces: Annotated[tuple[Piece, ...], Field(max_length=PIECES_MAX + GROUPS_MAX)] = ()
     journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
     """Records whose lines are in no part yet: offset, place of the first line, lines, `seq` or -1."""
+    ended: bool = False
+    """Whether it takes no more lines; it is sealed once the last of them is in a part."""
     sealed: bool = False
-    """Whether it takes no more lines, and its input is being put together."""
-    muted: bool = False
+    """Whether all its lines are in parts, which are being joined to its input."""
+    discarding: bool = False
     """Whether it was cancelled: until its producer ends it, its further lines are of no batch."""
     joined: bool = False
     """Whether its input is whole."""
@@ -91,7 +90,8 @@ class State(BaseModel):
 
     def until(self, offset: int) -> "State":
         """Without what was not decided for good: what follows `offset` in the journal."""
-        return self.model_copy(update={"journal": tuple(entry for entry in self.journal if entry[0] <= offset)})
+        journal = tuple(entry for entry in self.journal if entry[0] <= offset)
+        return self.model_copy(update={"journal": journal, "ended": self.ended and journal == self.journal})
 
     def key(self, piece: Piece) -> str:
         """Where a part lies in the store."""
@@ -106,13 +106,15 @@ class Stream:
     checker: Checker
     lines: int
     """Lines so far, those of the journal included."""
-    heard_at: float
-    """When its last record came; this and `waiting_since` are times of a clock that nobody steps."""
+    last_record_at: float
+    """When its last record came; this and `waiting_since` are times of the steady clock."""
     size: int = 0
     """Bytes of its lines so far, newlines included; those of the journal count once they have come again."""
-    shelf: list[bytes] = field(default_factory=list)
-    """Lines that wait for a part."""
-    shelf_bytes: int = 0
+    buffer: list[bytes] = field(default_factory=list)
+    """Lines that wait for their part."""
+    buffer_bytes: int = 0
+    buffered_offset: int = -1
+    """Of the last record whose lines are in the buffer, or in a part; the journal has later ones."""
     acks: list[Ack] = field(default_factory=list)
     """Of the records whose lines these are."""
     waiting_since: float | None = None
@@ -120,18 +122,16 @@ class Stream:
     """Offsets of the journal that have not come again yet: until they have, nothing but them can be decided."""
     seq: int = -1
     """The highest number of its records."""
-    told: bool = False
-    """Whether this process has said that the batch is there."""
+    tried_piece: int = -1
+    """Number of the last part that was tried to be written; the store may have refused it, and keep it yet."""
+    is_opened: bool = False
+    """Whether this process has published that the batch is there."""
 
-    @property
-    def takes_lines(self) -> bool:
-        """Whether a further record's lines are this batch's."""
-        return not self.state.sealed
-
-    def put(self, lines: list[bytes], ack: Ack, now: float) -> None:
-        """Put a record's lines on the shelf."""
-        self.shelf += lines
-        self.shelf_bytes += sum(map(len, lines)) + len(lines)
+    def put(self, lines: list[bytes], offset: int, ack: Ack, now: float) -> None:
+        """Put the lines of the record at an offset into the buffer."""
+        self.buffered_offset = offset
+        self.buffer += lines
+        self.buffer_bytes += sum(map(len, lines)) + len(lines)
         self.acks.append(ack)
         if self.waiting_since is None:
             self.waiting_since = now
@@ -146,15 +146,15 @@ class Stream:
         return first
 
     def keep(self, piece: Piece, replaced: int) -> None:
-        """The shelf is in a part, which takes the place of the last `replaced` ones."""
+        """The buffer is in a part, which takes the place of the last `replaced` ones."""
         pieces = self.state.pieces[: len(self.state.pieces) - replaced]
         self.state = self.state.model_copy(update={"pieces": (*pieces, piece)})
-        self.shelf, self.shelf_bytes = [], 0
+        self.buffer, self.buffer_bytes = [], 0
 
     def settle(self) -> list[Ack]:
-        """Nothing waits any more: gives what may be acknowledged once that is kept."""
-        journal = tuple(entry for entry in self.state.journal if entry[0] in self.awaited)
-        gone = (entry[3] for entry in self.state.journal if entry[0] not in self.awaited)
+        """The buffer is in a part: returns what may be acknowledged once that is kept."""
+        journal = tuple(entry for entry in self.state.journal if entry[0] > self.buffered_offset)
+        gone = (entry[3] for entry in self.state.journal if entry[0] <= self.buffered_offset)
         seq = max(self.state.kept_seq, max(gone, default=-1))
         self.state = self.state.model_copy(
             update={"journal": journal, "kept_seq": seq, "model": self.checker.model}
@@ -163,7 +163,7 @@ class Stream:
         return acks
 
 
-class Held:
+class BufferedBytes:
     """How many bytes of lines wait for their parts, in all partitions of a process."""
 
     def __init__(self) -> None:
@@ -177,3 +177,12 @@ class Held:
     def forget(self, partition: object) -> None:
         """A partition has none any more."""
         self._sizes.pop(partition, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """When a stream ends by itself, and when its lines become a part; see `settings.py`."""
+
+    idle_seconds: float
+    age_seconds: float
+    part_bytes: int

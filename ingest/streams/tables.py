@@ -20,7 +20,7 @@ _DECIDED: Final = b"decided"
 
 
 class Streams:
-    """See `ports.Tables`."""
+    """Of one partition; a write belongs to the record that is being handled."""
 
     def __init__(self, table: Table, generation: int) -> None:
         """Take the table and the generation of the group when the partition was assigned."""
@@ -32,7 +32,7 @@ class Streams:
         self._decided = -1
 
     async def take_over(self) -> None:
-        """See `ports.Tables`."""
+        """Become the owner, before anything else is read or written."""
         await self._owned.take_over(self._generation)
         decided = list(self._table.scan(_DECIDED))
         since = b""
@@ -48,33 +48,33 @@ class Streams:
         self._stale = [key for key, _ in decided + rows]
 
     def states(self) -> Iterable[State]:
-        """See `ports.Tables`."""
+        """The streams that were not over when the partition was taken over."""
         return self._found
 
     def put(self, state: State) -> None:
-        """See `ports.Tables`."""
+        """Keep a stream."""
         self._table.put(self._key(state.id), state.model_dump_json(exclude_none=True).encode())
 
     def drop(self, batch_id: str) -> None:
-        """See `ports.Tables`."""
+        """Keep a stream no longer; followed by `put_decided`."""
         self._table.delete(self._key(batch_id))
 
     def drop_stale(self) -> None:
-        """See `ports.Tables`."""
+        """Drop what owners before this one have left, once all of it is put that counts."""
         stale, self._stale, self._found = self._stale, [], []
         for key in stale:
             self._table.delete(key)
 
     def decided(self) -> int:
-        """See `ports.Tables`."""
+        """The offset up to which every record was decided on at the take-over, -1 for none."""
         return self._decided
 
     def put_decided(self, offset: int) -> None:
-        """See `ports.Tables`."""
+        """Keep it."""
         self._table.put(self._owned.key(_DECIDED), b"%d" % offset)
 
     async def delivered(self) -> None:
-        """See `ports.Tables`."""
+        """Wait until the changelog has every write made so far."""
         await self._table.delivered()
 
     def _key(self, batch_id: str) -> bytes:

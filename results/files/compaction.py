@@ -10,14 +10,15 @@ Every step may be repeated after a crash: the files have the same ids, the same 
 import hashlib
 import logging
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from tidemill import metrics
 from tidemill.results.files.merge import Sums, merged, read_index
 from tidemill.results.files.output_splitter import WHOLE, OutputSplitter
-from tidemill.results.files.part_buffer import PartBuffer
+from tidemill.results.ports import TariffOf
+from tidemill.results.state.active_batch import PartBuffer
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.schemas import ids
@@ -37,13 +38,10 @@ from tidemill.schemas.resources.batch import (
     Status,
     Usage,
 )
-from tidemill.schemas.resources.bill import Tariff, bill
+from tidemill.schemas.resources.bill import bill
 from tidemill.schemas.resources.waiting import told
 
 T = TypeVar("T")
-
-TariffOf = Callable[[str | None], Tariff]
-"""The price, at the time of asking, of a batch of a model; None where the batch ended before it had one."""
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +62,12 @@ class Compactor:
     writer: str = ""
     """See `PartRef`."""
 
-    async def compact(self, state: State, tally: LineBitmap) -> Compacted:
+    async def compact(self, state: State, bitmap: LineBitmap) -> Compacted:
         """Write the files of a batch.
 
         Args:
             state: The batch, closed.
-            tally: Its lines that are final, as far as the table knows: after a crash the parts may hold more.
+            bitmap: Its lines that are final, as far as the table knows: after a crash the parts may hold more.
 
         Returns:
             The fact that ends the batch.
@@ -83,7 +81,7 @@ class Compactor:
         total = state.batch.request_counts.total
         parts = list(state.parts)
         filled = 0
-        if tally.done < total:
+        if bitmap.done < total:
             run = await self._indices(state)
             filled = total - run.done
             if filled:
@@ -110,7 +108,7 @@ class Compactor:
             failed=error_sums.lines.done - filled,
             usage=usage,
             usage_unknown=output_sums.unknown,
-            # In the fact, so that whoever reads it again bills the same, whatever the price is by then.
+            # In the fact, so that a second reading gives the same bill, whatever the price is by then.
             bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
             closed_by=state.closed_by,
             writer=self.writer,
@@ -131,7 +129,7 @@ class Compactor:
         code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
         if held := told(state.batch.tidemill.waiting):
             message = f"{message} {held}"
-        shelf = PartBuffer()
+        buffer = PartBuffer()
         number = FILL_PARTS_FROM
         index = -1
         async for data in _input_lines(self.store, state.input.key):
@@ -139,12 +137,12 @@ class Compactor:
             if index in run:
                 continue
             text = line.unanswered(state.id, index, bytes(line.parse(data).custom_id), code=code, message=message)
-            shelf.add(LineMark(index=index, size=len(text), failed=True), text)
-            if shelf.size >= self.part_bytes:
-                yield await write_part(self.store, state.id, number, shelf, failed=True, writer=self.writer)
+            buffer.add(LineMark(index=index, size=len(text), failed=True), text)
+            if buffer.size >= self.part_bytes:
+                yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
                 number += 1
-        if shelf.lines:
-            yield await write_part(self.store, state.id, number, shelf, failed=True, writer=self.writer)
+        if buffer.lines:
+            yield await write_part(self.store, state.id, number, buffer, failed=True, writer=self.writer)
 
     async def _write(
         self, batch_id: str, parts: list[PartRef], *, failed: bool, cut: Cut | None
@@ -154,38 +152,41 @@ class Compactor:
         mine = [(part, part_key(batch_id, part)) for part in parts if part.failed is failed]
         if not mine:
             return None, (), sums
-        volumes, whole = OutputSplitter(merged(self.store, mine, sums), sums.sizes, cut or WHOLE), hashlib.sha256()
+        splitter, whole = (
+            OutputSplitter(merged(self.store, mine, sums), sums.sizes, cut or WHOLE),
+            hashlib.sha256(),
+        )
         files: list[FileReceipt] = []
-        while await volumes.has_more():
-            first, digest = volumes.lines, hashlib.sha256()
+        while await splitter.has_more():
+            first, digest = splitter.lines, hashlib.sha256()
             kind = file_kind(failed=failed, number=None if cut is None else len(files) + 1)
-            rest = _gathered(volumes.next(last=len(files) + 1 == OUTPUTS_MAX))
+            rest = _gathered(splitter.next(last=len(files) + 1 == OUTPUTS_MAX))
             content = _hashed(rest, digest, *([] if cut is None else [whole]))
             key = file_key(ids.derived_file_id(batch_id, kind), self.writer)
             size = await self.store.write(key, content)
-            await self.store.write(index_key(key), _once(sums.index(first, volumes.lines)))
-            files.append(FileReceipt(lines=volumes.lines - first, bytes=size, sha256=digest.hexdigest()))
+            await self.store.write(index_key(key), _once(sums.index(first, splitter.lines)))
+            files.append(FileReceipt(lines=splitter.lines - first, bytes=size, sha256=digest.hexdigest()))
         if cut is None:
             return files[0], (), sums
         size = sum(file.bytes for file in files)
-        return FileReceipt(lines=volumes.lines, bytes=size, sha256=whole.hexdigest()), tuple(files), sums
+        return FileReceipt(lines=splitter.lines, bytes=size, sha256=whole.hexdigest()), tuple(files), sums
 
 
 async def write_part(
-    store: Store, batch_id: str, number: int, shelf: PartBuffer, *, failed: bool, writer: str = ""
+    store: Store, batch_id: str, number: int, buffer: PartBuffer, *, failed: bool, writer: str = ""
 ) -> PartRef:
-    """Write what waits on a shelf as a part, and empty it.
+    """Write a buffer as a part, and empty it.
 
     Raises:
-        OSError: The store failed, and the shelf is as it was; the part may appear all the same, so none other may
+        OSError: The store failed, and the buffer is as it was; the part may appear all the same, so none other may
             ever have its number.
     """
-    first, columns, lines = shelf.content()
+    first, columns, lines = buffer.content()
     crc32 = zlib.crc32(columns), zlib.crc32(lines)
     part = PartRef(number=number, failed=failed, first=first, writer=writer, crc32=crc32)
     key = part_key(batch_id, part)
     await store.write(key, _once(columns, lines))
-    shelf.clear()
+    buffer.clear()
     return part
 
 

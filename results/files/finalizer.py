@@ -1,6 +1,6 @@
-"""The end of a batch, whatever has become of its parts: where one is gone, its lines are read from the log again.
+"""Writes the files of closed batches; if a part is gone, reads its lines from the log again.
 
-What stands in the way of that too, is told and tried again: an object may be put back, a broker may come back.
+A failure of that is shown on the batch and tried again: an object may be put back, a broker may come back.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ LONGEST_SECONDS: Final = 60.0
 """Pauses after a try that came to nothing; see `pause_seconds`."""
 
 Blocked = Callable[[str], None]
-"""Told why a batch cannot come to its end; it is tried again all the same."""
+"""Called with the reason why a batch cannot be finished; it is tried again all the same."""
 
 
 class LinesLost(Exception):
@@ -39,12 +39,12 @@ class Unfinished(Exception):
 
 
 class Finalizer:
-    """Ends batches that are closed."""
+    """Finishes closed batches."""
 
     def __init__(
         self, compactor: Compactor, *, store: Store, history: Outcomes, room: asyncio.Semaphore, writer: str
     ) -> None:
-        """Take the doors.
+        """Finish nothing yet.
 
         Args:
             compactor: Writes files.
@@ -59,19 +59,19 @@ class Finalizer:
         self._room = room
         self._writer = writer
 
-    async def finish(self, live: ActiveBatch, blocked: Blocked) -> Compacted | None:
+    async def finish(self, active: ActiveBatch, blocked: Blocked) -> Compacted | None:
         """Write the files of a batch, however often that has to be tried.
 
-        After a crash the fact may be on the log already, and be folded while the files are written again: then the
+        After a crash the log may have the fact already; it is applied while the files are written again. Then the
         state names no parts any more, so it is taken as it was, and the parts themselves may go at any time.
 
         Returns:
-            The fact that ends the batch; None where that was folded meanwhile.
+            The fact that ends the batch; None where that was applied meanwhile.
         """
-        state, failures, fruitless = live.state, 0, 0
+        state, failures, fruitless = active.state, 0, 0
         while True:
             try:
-                return await self._made(live, state)
+                return await self._made(active, state)
             except OSError as error:
                 why, wait = reason(error), pause_seconds(failures)
                 failures += 1
@@ -79,14 +79,14 @@ class Finalizer:
                 why = str(error)
                 wait = pause_seconds(fruitless, first=FIRST_SECONDS, longest=LONGEST_SECONDS)
                 fruitless += 1
-            if live.state.is_over:
+            if active.state.is_over:
                 return None
             log.error("%s cannot be finished: %s; next try in %.1f s", state.id, why, wait)
             blocked(why)
             # Without a place among those that are compacted: what fails for one batch holds up no other.
             await asyncio.sleep(wait)
 
-    async def _made(self, live: ActiveBatch, state: State) -> Compacted:
+    async def _made(self, active: ActiveBatch, state: State) -> Compacted:
         """Try once.
 
         Raises:
@@ -94,16 +94,16 @@ class Finalizer:
             Unfinished: What is there does not suffice.
         """
         try:
-            return await self._compact(state, live.tally)
+            return await self._compact(state, active.bitmap)
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001  whatever was read from the store may be anything
             first = _told(error)
-        if live.state.is_over:
+        if active.state.is_over:
             raise Unfinished(first)
         log.warning("%s: %s; its lines are read from the log again", state.id, first)
         try:
-            fact = await self._compact(await self._gathered(state), live.tally)
+            fact = await self._compact(await self._gathered(state), active.bitmap)
             return fact.model_copy(update={"mended": True})
         except OSError:
             raise
@@ -111,9 +111,9 @@ class Finalizer:
             second = _told(error)
         raise Unfinished(first if first == second else f"{first}; {second}")
 
-    async def _compact(self, state: State, tally: LineBitmap) -> Compacted:
+    async def _compact(self, state: State, bitmap: LineBitmap) -> Compacted:
         async with self._room:
-            return await self._compactor.compact(state, tally)
+            return await self._compactor.compact(state, bitmap)
 
     async def _gathered(self, state: State) -> State:
         """The batch with parts that are made of what the log has.
@@ -129,7 +129,7 @@ class Finalizer:
         assert state.batch is not None
         counts = state.batch.request_counts
         number = max((part.number for part in state.parts), default=-1) + 1
-        gathering = PartRecovery(
+        recovery = PartRecovery(
             state.id,
             counts.completed + counts.failed,
             store=self._store,
@@ -139,12 +139,12 @@ class Finalizer:
         records = self._history.outcomes(state.partition, float(state.batch.created_at))
         async with aclosing(records):
             async for headers, value in records:
-                await gathering.take(headers, value)
-                if not gathering.missing:
-                    return await gathering.parts()
-        if gathering.missing:
-            raise LinesLost(f"{gathering.missing} of its lines are in the log no more")
-        return await gathering.parts()
+                await recovery.take(headers, value)
+                if not recovery.missing:
+                    return await recovery.parts()
+        if recovery.missing:
+            raise LinesLost(f"{recovery.missing} of its lines are in the log no more")
+        return await recovery.parts()
 
 
 def _told(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What batches that are over have left in the store.
+"""Deletes what batches that are over have left in the store.
 
 Their parts go at once. Results that were too large for a record stay as long as the log may have the records that
 refer to them: the files can be made again from both (`rebuild.py`).
@@ -28,7 +28,7 @@ class GarbageCollection:
         self._held = held
 
     async def clear(self, batch_id: str) -> None:
-        """Remove the parts of a batch that is over; what fails is left to the next take-over."""
+        """Remove the parts of a batch that is over; what fails is left to the next owner."""
         try:
             await self._remove(f"{PARTS_PREFIX}{batch_id}/")
         except OSError:
@@ -68,7 +68,7 @@ class GarbageCollection:
 
         async def work() -> None:
             for kind in kinds:
-                # Whoever wrote them: the writer's name follows the id.
+                # Of any writer: the writer's name follows the id.
                 key = file_key(ids.derived_file_id(batch_id, kind))
                 await self._remove(key)
                 await self._remove(index_key(key))

@@ -148,7 +148,7 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
     Args:
         store: Where the parts are.
         parts: Each with its key.
-        sums: Told of each line that is handed on.
+        sums: Counts each line that is handed on.
 
     Yields:
         A piece of the file.

@@ -42,7 +42,7 @@ class OverlayStore:
         return await (await self._holder(key)).size(key)
 
     async def link(self, key: str, disposition: str) -> str | None:
-        """Nobody else reads here."""
+        """No other process reads here."""
         del key, disposition
         return None
 
@@ -60,7 +60,7 @@ class OverlayStore:
             yield key
 
     async def close(self) -> None:
-        """Do nothing: whoever opened the two closes them."""
+        """Do nothing: the caller that opened the two closes them."""
 
     async def _holder(self, key: str) -> Store:
         try:

@@ -1,4 +1,4 @@
-"""The lines of a batch that is closed, gathered anew from the log.
+"""Reads the lines of a closed batch from the log again.
 
 The first result of a line counts, in the order of the log; once as many lines are there as the batch had when it
 closed, nothing more is taken. So the same lines come together as did then.
@@ -44,18 +44,18 @@ class PartRecovery:
         self._store = store
         self._number_from = number_from
         self._writer = writer
-        self._live = ActiveBatch(state=State(id=batch_id, partition=0), tally=LineBitmap())
+        self._active = ActiveBatch(state=State(id=batch_id, partition=0), bitmap=LineBitmap())
         self._parts: list[PartRef] = []
 
     @property
     def missing(self) -> int:
         """Lines that were not found yet."""
-        return max(0, self._wanted - self._live.tally.done)
+        return max(0, self._wanted - self._active.bitmap.done)
 
     @property
-    def tally(self) -> LineBitmap:
+    def bitmap(self) -> LineBitmap:
         """The lines that were found."""
-        return self._live.tally
+        return self._active.bitmap
 
     async def take(self, headers: Headers, value: bytes) -> None:
         """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
@@ -65,7 +65,7 @@ class PartRecovery:
         Raises:
             OSError: The store failed.
         """
-        if not self.missing or not _is_of(headers, self._live.state.id):
+        if not self.missing or not _is_of(headers, self._active.state.id):
             return
         if codec.key_id(headers) is not None:
             self.unreadable += 1
@@ -79,8 +79,8 @@ class PartRecovery:
         except (DecodeError, NotFound, ValueError):
             self.unreadable += 1
             return
-        self._live.take(marks, value, 0.0)
-        if self._live.waiting_bytes >= PART_BYTES:
+        self._active.take(marks, value, 0.0)
+        if self._active.waiting_bytes >= PART_BYTES:
             await self._flush()
 
     async def parts(self) -> tuple[PartRef, ...]:
@@ -89,15 +89,15 @@ class PartRecovery:
         return tuple(self._parts)
 
     async def _flush(self) -> None:
-        self._live.waiting_since = None
-        for shelf, failed in ((self._live.output, False), (self._live.errors, True)):
-            if shelf.lines:
+        self._active.waiting_since = None
+        for buffer, failed in ((self._active.output, False), (self._active.errors, True)):
+            if buffer.lines:
                 self._parts.append(
                     await write_part(
                         self._store,
-                        self._live.state.id,
+                        self._active.state.id,
                         self._number_from + len(self._parts),
-                        shelf,
+                        buffer,
                         failed=failed,
                         writer=self._writer,
                     )

@@ -1,11 +1,11 @@
-"""The files of a batch that is over are made again, from the log alone and without a call to a backend.
+"""Rebuilds the files of a batch that is over, from the log alone and without a call to a backend.
 
 1. Read the outcomes of the batch in the order of the log. The first result of a line counts, as it did then; once
    as many lines are there as the batch had when it closed, nothing more is taken, as then.
 2. Write them as parts into a scratch store, and compact these: lines that were not run come from the input again.
 3. Compare the receipt with the one that was published.
 
-What is no longer in the log, or in the store where it was too large for the log, is missed and told.
+Lines that neither the log nor the store has any more are counted and reported.
 """
 
 import hashlib
@@ -58,19 +58,19 @@ class Rebuild:
 
     batch: Batch
     store: OverlayStore
-    _gathering: PartRecovery = field(init=False)
+    _recovery: PartRecovery = field(init=False)
 
     def __post_init__(self) -> None:
         if not self.batch.status.is_terminal:
             raise RebuildError(f"{self.batch.id} is not over yet")
         if self.batch.tidemill.receipt is None:
             raise RebuildError(f"{self.batch.id} has no files: none of its lines was ever accepted")
-        self._gathering = PartRecovery(self.batch.id, self._wanted, store=self.store)
+        self._recovery = PartRecovery(self.batch.id, self._wanted, store=self.store)
 
     @property
     def is_complete(self) -> bool:
         """Whether all lines were found that the batch had when it closed."""
-        return not self._gathering.missing
+        return not self._recovery.missing
 
     @property
     def _wanted(self) -> int:
@@ -84,7 +84,7 @@ class Rebuild:
         Raises:
             OSError: The store failed.
         """
-        await self._gathering.take(headers, value)
+        await self._recovery.take(headers, value)
 
     async def finish(self) -> Rebuilt:
         """Write the files into the scratch store.
@@ -93,7 +93,7 @@ class Rebuild:
             RebuildError: Lines are missing that were there, or the input that others come from.
             OSError: The store failed.
         """
-        found = self._gathering
+        found = self._recovery
         if found.missing and found.destroyed:
             raise RebuildError(
                 f"{self.batch.id}: its key is destroyed, since its input was deleted: {found.destroyed} records"
@@ -106,7 +106,7 @@ class Rebuild:
             )
         compactor = Compactor(store=self.store, clock=time.time, part_bytes=PART_BYTES, tariff_of=_free)
         try:
-            fact = await compactor.compact(self._closed(await found.parts()), found.tally)
+            fact = await compactor.compact(self._closed(await found.parts()), found.bitmap)
         except NotFound as error:
             raise RebuildError(
                 f"{self.batch.id}: the input is gone, and lines that were not run need it"

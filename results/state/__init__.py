@@ -1,1 +1,1 @@
-"""The state of batches: folded from facts, kept in tables."""
+"""The state of batches: applied from facts, kept in tables."""

@@ -1,29 +1,27 @@
-"""A batch in memory while it is at work: its state, its tally and the lines that wait for a part."""
+"""A batch in memory while it is active: its state, its line bitmap and the lines that wait for a part."""
 
-from collections.abc import Callable
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tidemill.results.files.part_buffer import PartBuffer
+from tidemill.kafka.partition_owner import Ack
+from tidemill.results.ports import Limits
 from tidemill.results.state import reducer
 from tidemill.results.state.eta import Eta
-from tidemill.results.state.limits import Limits
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls
 from tidemill.schemas.lifecycle import AT_WORK
 from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.log.part import UNKNOWN_USAGE, encode_index
 from tidemill.schemas.resources.batch import Progress
 from tidemill.schemas.resources.waiting import Waiting
 
 PUBLISH_SECONDS: Final = 0.5
 """A batch at work is published at most this often, and a small one not at all that is over by then."""
 PUBLISH_SECONDS_MAX: Final = 2.0
-"""What has become of fewer lines than one in `PUBLISH_PART` is told after this time."""
+"""Progress by less than one line in `PUBLISH_PART` is published after this time."""
 PUBLISH_PART: Final = 50
-
-Ack = Callable[[], None]
-"""Says that an event needs no second reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,51 +30,80 @@ class Snapshot:
 
     state: State
     kept: State | None
-    shelves: tuple[tuple[list[Any], int, int], tuple[list[Any], int, int]]
+    buffers: tuple[tuple[list[Any], int, int], tuple[list[Any], int, int]]
     """Of each its lines, how many of them there were, and their bytes."""
     acks: tuple[list[Ack], int]
     times: tuple[float | None, float, float | None]
-    unsaid: bool
+    unpublished: bool
+
+
+@dataclass(slots=True)
+class PartBuffer:
+    """Lines in the order they came; a part sorts them."""
+
+    lines: list[tuple[int, bytes | memoryview, tuple[int, int, int, int]]] = field(default_factory=list)
+    size: int = 0
+    """Bytes of the lines."""
+
+    def add(self, mark: LineMark, line: bytes | memoryview) -> None:
+        """Take in a line."""
+        self.lines.append((mark.index, line, UNKNOWN_USAGE if mark.usage is None else mark.usage))
+        self.size += mark.size
+
+    def clear(self) -> None:
+        """Empty the buffer."""
+        # A new list: who holds the old one may yet go back to it (`ActiveBatch.restore`).
+        self.lines, self.size = [], 0
+
+    def content(self) -> tuple[int, bytes, bytes]:
+        """The first index, and the content of the part that the lines make, which is its columns and its lines."""
+        lines = sorted(self.lines, key=lambda line: line[0])
+        columns = encode_index(
+            array("I", [index for index, _, _ in lines]),
+            array("I", [len(line) for _, line, _ in lines]),
+            array("I", [number for _, _, usage in lines for number in usage]),
+        )
+        return lines[0][0], columns, b"".join(line for _, line, _ in lines)
 
 
 @dataclass(slots=True)
 class ActiveBatch:
-    """One batch at work."""
+    """One active batch."""
 
     state: State
-    tally: LineBitmap
+    bitmap: LineBitmap
     kept: State | None = None
     """The state that was kept last, by this process."""
     output: PartBuffer = field(default_factory=PartBuffer)
     errors: PartBuffer = field(default_factory=PartBuffer)
     acks: list[Ack] = field(default_factory=list)
-    """Of the events whose lines wait on the shelves."""
+    """Of the events whose lines wait in the buffers."""
     waiting_since: float | None = None
-    """When the oldest of these lines came; this and the next one are times of a clock that nobody steps."""
+    """When the oldest of these lines came; this and the next one are times of the steady clock."""
     published_at: float = 0.0
-    """When it was last published, or taken up."""
+    """When it was last published, or taken over."""
     ending_since: float | None = None
     """When it became known here that the batch ends before all its lines are done."""
-    pace: Eta | None = None
+    eta: Eta | None = None
     """Observed once lines come."""
     compacting: bool = False
     stalls: Stalls = field(default_factory=Stalls)
     blocked: tuple[Waiting, ...] = ()
     """Why it cannot go on here."""
     is_unread: bool = False
-    """Whether lines that were run cannot be had at the moment (`results/held_records.py`)."""
+    """Whether lines that were run cannot be had at the moment (`src/tidemill/kafka/held_records.py`)."""
     tries: int = 0
     """How often in a row the store has not taken its lines."""
     again_at: float = 0.0
-    """Before this time there is nothing to be tried for it; a time of the clock that nobody steps."""
+    """When it is tried again, by the steady clock."""
     tried_part: int = -1
     """Number of the last part that was tried to be written; it may appear yet, whatever was said of it."""
-    unsaid: bool = False
+    unpublished: bool = False
     """Whether there is something to publish beyond counts that have grown."""
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
-        """What is shown that it waits for."""
+        """What the batch shows that it waits for."""
         return self.blocked or (self.state.batch.tidemill.waiting if self.state.batch is not None else ())
 
     @property
@@ -95,38 +122,38 @@ class ActiveBatch:
         return self.state.batch.request_counts.total if self.state.batch else 0
 
     @property
-    def told_at(self) -> float:
-        """When it is to be published next, if there is anything to tell, by the clock that nobody steps."""
-        much = self.unsaid or PUBLISH_PART * self.untold >= self.total
+    def next_publish_at(self) -> float:
+        """When to publish it next, if there is anything new, by the steady clock."""
+        much = self.unpublished or PUBLISH_PART * self.unpublished_lines >= self.total
         return self.published_at + (PUBLISH_SECONDS if much else PUBLISH_SECONDS_MAX)
 
     @property
-    def untold(self) -> int:
-        """Lines that are final, and were not when the batch was last published; below 0 they are to come again."""
+    def unpublished_lines(self) -> int:
+        """Lines that became final since the batch was last published; below 0 if lines have yet to come again."""
         counts = self.state.batch.request_counts if self.state.batch else None
-        return 0 if counts is None else self.tally.done - counts.completed - counts.failed
+        return 0 if counts is None else self.bitmap.done - counts.completed - counts.failed
 
     def due(self, now: float, steady: float, limits: Limits) -> list[float]:
         """When it is to be looked at, though nothing has come, Unix seconds.
 
         Args:
             now: Unix seconds.
-            steady: The same moment by a clock that nobody steps.
+            steady: The same moment by the steady clock.
             limits: How long a line may wait for its part, and how long a grace is.
         """
         ahead = now - steady
-        due = [] if (alarm := reducer.next_alarm(self.state)) is None else [alarm]
+        due = [] if (due_at := reducer.next_due(self.state)) is None else [due_at]
         if due and self.ending_since is not None:
             due.append(ahead + self.ending_since + limits.grace_seconds)
         if self.waiting_since is not None:
             due.append(ahead + self.waiting_since + limits.part_age_seconds)
         if self.again_at:
             due = [max(at, ahead + self.again_at) for at in due]
-        if self.unsaid or self.untold > 0:
-            due.append(ahead + self.told_at)
+        if self.unpublished or self.unpublished_lines > 0:
+            due.append(ahead + self.next_publish_at)
         if not self.state.closed and self.state.ending is None:
             due += [ahead + at for at in self.stalls.due(steady)]
-            if self.pace is not None and (quiet_at := self.pace.untold_quiet_at) is not None:
+            if self.eta is not None and (quiet_at := self.eta.unpublished_quiet_at) is not None:
                 due.append(ahead + quiet_at)
         return due
 
@@ -134,16 +161,16 @@ class ActiveBatch:
         """The time that counts for the end of the batch's grace: once a grace has lasted, it is over.
 
         Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since. And a process
-        before us may have told of lines that it had folded after this tick: the batch does not end before these
+        before us may have published lines that it applied after this tick: the batch does not end before these
         have come again. Behind a tick of our own come none: what is missing by then the log has lost.
 
         Args:
             at: Unix seconds.
-            steady: The time of the clock that nobody steps.
+            steady: The time of the steady clock.
             limits: How long a grace is.
             is_current: Whether this owner has sent the tick.
         """
-        if self.untold < 0 and not is_current:
+        if self.unpublished_lines < 0 and not is_current:
             return float("-inf")
         close_at = self.state.close_at
         if close_at is None or self.ending_since is None or steady < self.ending_since + limits.grace_seconds:
@@ -155,18 +182,18 @@ class ActiveBatch:
 
         Args:
             now: Unix seconds.
-            steady: The same moment by a clock that nobody steps.
+            steady: The same moment by the steady clock.
         """
         batch = self.state.batch
         if batch is None or batch.status not in AT_WORK:
             return None
-        if self.pace is None:
-            self.pace = Eta.start(steady, self.tally.done)
-        self.pace.observe(steady, self.tally.done)
-        return self.pace.progress(batch.request_counts.total, batch.expires_at, now)
+        if self.eta is None:
+            self.eta = Eta.start(steady, self.bitmap.done)
+        self.eta.observe(steady, self.bitmap.done)
+        return self.eta.progress(batch.request_counts.total, batch.expires_at, now)
 
     def take(self, marks: list[LineMark], value: bytes, steady: float) -> int:
-        """Put the lines on the shelves that were not final before.
+        """Put the lines into the buffers that were not final before.
 
         Args:
             marks: What is known of each line.
@@ -177,7 +204,7 @@ class ActiveBatch:
             How many lines were new.
         """
         view = memoryview(value)
-        mark_line = self.tally.mark
+        mark_line = self.bitmap.mark
         new = end = 0
         for mark in marks:
             start, end = end, end + mark.size
@@ -199,29 +226,29 @@ class ActiveBatch:
             ),
             (self.acks, len(self.acks)),
             (self.waiting_since, self.published_at, self.ending_since),
-            self.unsaid,
+            self.unpublished,
         )
 
     def restore(self, was: Snapshot) -> None:
         """Make it what it was before an event that failed; what was kept meanwhile is in the table, and stays."""
         is_kept = self.kept is not was.kept
-        for shelf, (lines, count, size) in zip((self.output, self.errors), was.shelves, strict=True):
-            if is_kept and shelf.lines is not lines:
+        for buffer, (lines, count, size) in zip((self.output, self.errors), was.buffers, strict=True):
+            if is_kept and buffer.lines is not lines:
                 continue  # they are in a part that the table knows
             for index, _, _ in lines[count:]:
-                self.tally.unmark(index, failed=shelf is self.errors)
+                self.bitmap.unmark(index, failed=buffer is self.errors)
             del lines[count:]
-            shelf.lines, shelf.size = lines, size
+            buffer.lines, buffer.size = lines, size
         acks, count = was.acks
         if is_kept:
             assert self.kept is not None
-            # It may not have been told yet, and the second try finds nothing new in it.
-            self.state, self.unsaid = self.kept, True
+            # It may be unpublished, and the second try finds nothing new in it.
+            self.state, self.unpublished = self.kept, True
             if self.acks is acks:
                 del acks[count:]
             return
         del acks[count:]
-        self.state, self.unsaid, self.acks = was.state, was.unsaid, acks
+        self.state, self.unpublished, self.acks = was.state, was.unpublished, acks
         self.waiting_since, self.published_at, self.ending_since = was.times
 
     def release(self) -> None:

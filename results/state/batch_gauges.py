@@ -13,20 +13,20 @@ Living = Callable[[], Iterable[Iterable[ActiveBatch]]]
 """Gives the batches that are not over, by partition."""
 
 
-def offer(living: Living, clock: Clock, steady: Steady) -> None:
-    """Let the metrics be asked for here."""
-    metrics.ask(metrics.BATCHES, lambda: statuses(living()))
-    metrics.ask(metrics.AT_RISK, lambda: statuses(living(), _is_at_risk))
-    metrics.ask(metrics.STALLED, lambda: stalled(living()))
-    metrics.ask(metrics.SLACK, lambda: slack(living(), clock(), steady()))
+def offer(active_batches: Living, clock: Clock, steady: Steady) -> None:
+    """Register the gauges."""
+    metrics.ask(metrics.BATCHES, lambda: statuses(active_batches()))
+    metrics.ask(metrics.AT_RISK, lambda: statuses(active_batches(), _is_at_risk))
+    metrics.ask(metrics.STALLED, lambda: stalled(active_batches()))
+    metrics.ask(metrics.SLACK, lambda: slack(active_batches(), clock(), steady()))
 
 
 def statuses(
     partitions: Iterable[Iterable[ActiveBatch]], of: Callable[[ActiveBatch], bool] | None = None
 ) -> Counter[str]:
     """How many batches have each status; with `of`, of those that it is true of."""
-    found = (live for partition in partitions for live in partition if of is None or of(live))
-    return Counter(live.state.batch.status.value for live in found if live.state.batch is not None)
+    found = (active for partition in partitions for active in partition if of is None or of(active))
+    return Counter(active.state.batch.status.value for active in found if active.state.batch is not None)
 
 
 def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, steady: float) -> dict[str, float]:
@@ -35,28 +35,28 @@ def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, steady: float
     Args:
         partitions: The batches that are not over.
         now: Unix seconds.
-        steady: The same moment by a clock that nobody steps.
+        steady: The same moment by the steady clock.
     """
     least: dict[str, float] = {}
     for partition in partitions:
-        for live in partition:
-            batch = live.state.batch
+        for active in partition:
+            batch = active.state.batch
             if batch is None or batch.model is None:
                 continue
-            progress = live.progress(now, steady)
+            progress = active.progress(now, steady)
             seconds = progress.slack_seconds if progress and progress.slack_seconds is not None else None
             value = float(seconds) if seconds is not None else batch.expires_at - now
             least[batch.model] = min(value, least.get(batch.model, value))
     return least
 
 
-def _is_at_risk(live: ActiveBatch) -> bool:
-    return live.state.batch is not None and live.state.batch.tidemill.at_risk is not None
+def _is_at_risk(active: ActiveBatch) -> bool:
+    return active.state.batch is not None and active.state.batch.tidemill.at_risk is not None
 
 
 def stalled(partitions: Iterable[Iterable[ActiveBatch]]) -> Counter[str]:
     """How many batches wait for each reason; one that waits for two counts with both."""
     found: Counter[str] = Counter(dict.fromkeys(Reason, 0))
-    for live in (live for partition in partitions for live in partition if live.state.batch is not None):
-        found.update(reasons(live.waiting))
+    for active in (active for partition in partitions for active in partition if active.state.batch is not None):
+        found.update(reasons(active.waiting))
     return found

@@ -2,7 +2,7 @@
 
 Two rates are kept, one with a short memory and one with a long one. While the batch is young both look back over
 a part of its life only, so that a slow beginning is soon forgotten. Where the two differ the pace is changing, and
-the end is told as lying between what each of them promises.
+the expected end lies between what each of them predicts.
 
 No line for some seconds, or for longer than this batch is used to, is no pace: its rate is 0, and it has no end.
 """
@@ -19,7 +19,7 @@ STEADY_SECONDS: Final = 40.0
 YOUTH: Final = 3
 """Of a young batch's life the first half has the weight 1 / 2 ** YOUTH."""
 SURE_LINES: Final = 20
-"""With fewer lines done there is nothing to be told of the rate."""
+"""With fewer lines done no rate is published."""
 SPREAD_MIN: Final = 0.1
 """An end is never said to be more exact than this share of what is left."""
 QUIET_SECONDS: Final = 10.0
@@ -38,7 +38,7 @@ class Eta:
 
     started_at: float
     """When it was last observed before the first line: until then it may have waited for others. These times are
-    those of a clock that nobody steps."""
+    those of the steady clock."""
     done_before: int
     """Lines that were done then."""
     at: float
@@ -52,7 +52,7 @@ class Eta:
     """Lines a second."""
     last: float = 0.0
     """The higher of both when lines got done last."""
-    told_quiet: bool = False
+    published_quiet: bool = False
     """Whether it was published last that it has no pace."""
 
     @classmethod
@@ -86,9 +86,9 @@ class Eta:
         return self.moved_at + min(max(QUIET_SECONDS, QUIET_GAPS * self.gap), QUIET_SECONDS_MAX)
 
     @property
-    def untold_quiet_at(self) -> float | None:
-        """When it is to be published that it has no pace; None where it had none, or that was done."""
-        return None if self.told_quiet or self.done <= self.done_before else self.quiet_at
+    def unpublished_quiet_at(self) -> float | None:
+        """When to publish that no line gets done any more; None if that was published, or no line was."""
+        return None if self.published_quiet or self.done <= self.done_before else self.quiet_at
 
     @property
     def is_quiet(self) -> bool:

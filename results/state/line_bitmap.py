@@ -1,6 +1,6 @@
 """Which lines of a batch are final: a bitmap of those done and one of those that failed, in chunks of 512 lines.
 
-Marking a line twice changes nothing, so a fact may be folded any number of times.
+Marking a line twice changes nothing, so a fact may be applied any number of times.
 """
 
 from collections.abc import Iterable
@@ -24,19 +24,19 @@ class LineBitmap:
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[int, bytes]]) -> "LineBitmap":
-        """A tally from its stored chunks: number and content, in any order."""
-        tally = cls()
+        """A bitmap from its stored chunks: number and content, in any order."""
+        bitmap = cls()
         for number, chunk in chunks:
-            tally._reach((number + 1) * CHUNK_LINES - 1)
+            bitmap._reach((number + 1) * CHUNK_LINES - 1)
             start = number * _HALF
-            tally._done[start : start + _HALF] = chunk[:_HALF]
-            tally._failed[start : start + _HALF] = chunk[_HALF:]
-        tally.done = tally.bits.bit_count()
-        tally.failed = int.from_bytes(tally._failed, "little").bit_count()
-        return tally
+            bitmap._done[start : start + _HALF] = chunk[:_HALF]
+            bitmap._failed[start : start + _HALF] = chunk[_HALF:]
+        bitmap.done = bitmap.bits.bit_count()
+        bitmap.failed = int.from_bytes(bitmap._failed, "little").bit_count()
+        return bitmap
 
     def mark(self, index: int, *, failed: bool) -> bool:
-        """Make a line final; False where it already was, and then nothing changes."""
+        """Make a line final; False if it already was, and then nothing changes."""
         byte, bit = index >> 3, 1 << (index & 7)
         if byte >= len(self._done):
             self._reach(index)

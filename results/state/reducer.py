@@ -1,6 +1,6 @@
-"""The fold: what each fact makes of a batch. Pure; the only place where batch state changes.
+"""The reducer: what each fact makes of a batch. Pure; the only place where batch state changes.
 
-Facts come at least once and, from two topics, in any order: a fact that was folded before changes nothing, and
+Facts come at least once and, from two topics, in any order: a fact that was applied before changes nothing, and
 one that comes too early waits in the state.
 """
 
@@ -68,7 +68,7 @@ _UNHANDLED = "The server could not handle the batch ({}; {}). Please create the 
 
 
 class State(BaseModel):
-    """All that is kept of a batch, apart from the tally of its lines."""
+    """All that is kept of a batch, apart from its line bitmap."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -95,7 +95,7 @@ class State(BaseModel):
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
     """Kept in records of their own (`tables.py`): there may be any number of them."""
     chunks: Number = 0
-    """How many chunks of the batch's tally may be in their table."""
+    """How many chunks of the batch's bitmap may be in their table."""
     files_offset: Signed | None = None
     deleted_at: Time | None = None
     """When the batch was deleted, Unix seconds: nothing else is kept of it then, and no fact brings it back."""
@@ -176,7 +176,7 @@ def accepted(state: State, fact: Accepted) -> State:
 
 
 def grown(state: State, fact: Grown) -> State:
-    """There are more lines; a total that was told before changes nothing."""
+    """There are more lines; a total that is not larger than the last one changes nothing."""
     if state.batch is None:
         return _early(state, fact)
     counts = state.batch.request_counts
@@ -209,7 +209,7 @@ def rejected(state: State, fact: Rejected) -> State:
 
 
 def cancelled(state: State, command: CancelRequested, grace: float) -> State:
-    """Somebody asked to cancel: lines in flight may land for `grace` seconds more."""
+    """A user asked to cancel: lines in flight may land for `grace` seconds more."""
     if state.batch is None:
         return _early(state, command)
     if state.ending is not None or state.batch.status not in CANCELLABLE:
@@ -224,7 +224,7 @@ def cancelled(state: State, command: CancelRequested, grace: float) -> State:
 
 
 def bare(state: State, command: BatchCreated) -> State:
-    """The batch as far as it can be shown in any case, where the command that creates it could not be folded."""
+    """The batch as far as it can be shown in any case, where the command that creates it could not be applied."""
     if state.batch is not None or state.deleted_at is not None:
         return state
     batch = command.batch.model_copy(update={"metadata": None, "tidemill": Extras()})
@@ -348,7 +348,7 @@ def billed(state: State, fact: Compacted) -> LedgerRecord | None:
 
 
 def counted(state: State, completed: int, failed: int) -> State:
-    """Show how far a batch is; a count never goes back, also where lines are folded again after a crash."""
+    """Show how far a batch is; a count never goes back, also where lines are applied again after a crash."""
     if state.batch is None or state.batch.status not in AT_WORK:
         return state
     counts = state.batch.request_counts
@@ -360,7 +360,7 @@ def counted(state: State, completed: int, failed: int) -> State:
     return state.model_copy(update={"batch": state.batch.model_copy(update={"request_counts": shown})})
 
 
-def next_alarm(state: State) -> float | None:
+def next_due(state: State) -> float | None:
     """When time alone changes the batch, Unix seconds."""
     if state.closed or state.batch is None or state.batch.status not in OPEN:
         return None
@@ -371,7 +371,7 @@ def next_alarm(state: State) -> float | None:
 
 
 def is_brief(state: State) -> bool:
-    """Whether the batch may be over before its steps are of interest: a small one that nobody has broken off."""
+    """Whether the batch may be over before its steps are of interest: a small one that was not cancelled."""
     batch = state.batch
     if state.ending not in (None, Status.COMPLETED):
         return False

@@ -7,7 +7,7 @@ from tidemill.results.state.reducer import State
 
 
 def risk_at(state: State, kept_seconds: float) -> float | None:
-    """When a batch that is not over comes into danger, Unix seconds; None where it does not, or is already."""
+    """When a batch that is not over gets at risk, Unix seconds; None if it does not, or already is."""
     batch = state.batch
     if batch is None or state.is_over or batch.tidemill.at_risk is not None:
         return None

@@ -28,18 +28,18 @@ class _Said(NamedTuple):
 
 @dataclass(slots=True)
 class Stalls:
-    """Of one batch; times are those of a clock that nobody steps."""
+    """Of one batch; times are those of the steady clock."""
 
     moved_at: float = 0.0
-    """When it went on last, or was taken up."""
+    """When it advanced last, or was taken over."""
     moved: tuple[object, int] = (None, 0)
     """Its status and its lines that were done then."""
     _is_new: bool = True
-    """Whether nothing was seen of it since it was taken up: what was shown before still stands then."""
+    """Whether nothing came for it since it was taken over: then what it showed before still stands."""
     _said: dict[str, _Said] = field(default_factory=dict)
 
     def take(self, fact: Stalled, now: float) -> bool:
-        """Hear what a process says; tells whether that changes anything."""
+        """Note what a process reports; returns whether that changes anything."""
         known = self._said.get(fact.source)
         if known is not None and fact.number <= known.number:
             return False
@@ -51,13 +51,13 @@ class Stalls:
         return True
 
     def look(self, state: State, done: int, now: float) -> None:
-        """See whether the batch has gone on."""
+        """Note whether the batch has advanced."""
         step = (state.batch and state.batch.status, done)
         if step != self.moved:
             self.moved, self.moved_at, self._is_new = step, now, False
 
     def due(self, now: float) -> list[float]:
-        """When it may have to be told of anew."""
+        """When it may have to be published again."""
         times = [said.until for said in self._said.values() if said.waiting]
         return [at for at in (*times, self.moved_at + SILENCE_SECONDS) if at > now]
 
@@ -69,7 +69,7 @@ class Stalls:
             done: Its lines that are final.
             now: The time.
             wall: The same moment in Unix seconds.
-            heard_at: When any process of its model was heard of last.
+            heard_at: When any process of its model last reported.
         """
         if (batch := state.batch) is None:
             return ()

@@ -1,16 +1,16 @@
-"""The state tables of one partition: its batches and their tallies, each under the name of the owner who wrote it.
+"""The state tables of one partition: its batches and their bitmaps, each under the name of the owner who wrote it.
 
 | table | key | value |
 |---|---|---|
 | states | batch id, `/` and an owner | a batch that is not over |
 | states | `over/`, batch id, `/` and an owner | one that is |
 | states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of one that is not over |
-| chunks | batch id, `/`, an owner, `/` and a number | how many parts the batch had, then a chunk of its tally |
+| chunks | batch id, `/`, an owner, `/` and a number | how many parts the batch had, then a chunk of its bitmap |
 
 Owners, and whose row counts: `src/tidemill/kafka/owned_table.py`.
 
-A take-over reads what is at work, and that alone, however many batches there ever were. What is over stays for as
-long as the log may bring a fact about it once more (`expiry.py`).
+A take-over reads the active batches alone, however many there ever were. A batch that is over stays for as long as
+the log may bring a fact about it once more (`results/expiry.py`).
 """
 
 import logging
@@ -120,7 +120,7 @@ class Tables:
             self._states.put(key, value)
 
     def chunks(self, state: State) -> Iterator[tuple[int, bytes]]:
-        """The chunks of a batch's tally, as the owner has left them who left the state: number and content.
+        """The chunks of a batch's bitmap, as the owner has left them who left the state: number and content.
 
         Raises:
             TornError: A chunk is of a later time than the state.
@@ -130,7 +130,7 @@ class Tables:
         for number in range(state.chunks):
             if (value := self._chunks.get(_chunk_key(state.id, row.owner, number))) is not None:
                 if int.from_bytes(value[:_PARTS_BYTES]) > len(state.parts):
-                    raise TornError(f"the tally of {state.id} is ahead of its state")
+                    raise TornError(f"the bitmap of {state.id} is ahead of its state")
                 yield number, value[_PARTS_BYTES:]
 
     def forget(self, state: State) -> None:
@@ -141,7 +141,7 @@ class Tables:
             self._drop(self._states, b"%b%b/" % (prefix, key))
 
     def erase(self, state: State) -> None:
-        """Keep a deleted batch, without its tally; at no point is there nothing of it, or it could begin anew."""
+        """Keep a deleted batch, without its bitmap; at no point is there nothing of it, or it could begin anew."""
         self.put_state(state)
         key = state.id.encode()
         self._drop(self._chunks, key + b"/")
@@ -150,20 +150,20 @@ class Tables:
         for row in [row for row, _ in self._states.scan(b"%b%b/" % (OVER, key))]:
             self._states.put(row, value)
 
-    async def adopt(self, *lives: ActiveBatch) -> None:
-        """Write the batches that were taken over once more, as this owner's: first the tallies, then the states.
+    async def adopt(self, *batches: ActiveBatch) -> None:
+        """Write the batches that were taken over once more, as this owner's: first the bitmaps, then the states.
 
-        A state of this owner so says that its tally is there as well, and the rows of owners before it can go.
+        A state of this owner so says that its bitmap is there as well, and the rows of owners before it can go.
         """
-        for live in lives:
-            live.tally.touch_all()
-            self._put_chunks(live, self._touched(live))
+        for active in batches:
+            active.bitmap.touch_all()
+            self._put_chunks(active, self._touched(active))
         await self.delivered()
-        for live in lives:
-            self.put_state(live.state)
+        for active in batches:
+            self.put_state(active.state)
         await self.delivered()
-        for live in lives:
-            live.kept = live.state
+        for active in batches:
+            active.kept = active.state
 
     def drop_stale(self) -> None:
         """Drop what owners before this one have left of the batches that were at work, once all are adopted."""
@@ -171,33 +171,33 @@ class Tables:
         for table, key in stale:
             table.delete(key)
 
-    async def keep(self, *lives: ActiveBatch) -> None:
-        """Write batches: first their states, and only when the changelog has them the chunks of their tallies.
+    async def keep(self, *batches: ActiveBatch) -> None:
+        """Write batches: first their states, and only when the changelog has them the chunks of their bitmaps.
 
-        The two are files of their own, of which a power cut may keep the one and lose the other. A tally is kept
-        only while no line waits on a shelf, since it may not know more than the parts; and no more once the batch
-        is closed, since the parts say what was done.
+        The two are files of their own, of which a power cut may keep the one and lose the other. A bitmap is kept
+        only while no line waits in a buffer, since it must not know more than the parts; and not once the batch is
+        closed, since the parts say what was done.
         """
         taken: list[tuple[ActiveBatch, list[tuple[int, bytes]]]] = []
         try:
-            await self._keep(lives, taken)
+            await self._keep(batches, taken)
         except BaseException:
-            for live, chunks in taken:
-                live.tally.touch(number for number, _ in chunks)
+            for active, chunks in taken:
+                active.bitmap.touch(number for number, _ in chunks)
             raise
-        for live in lives:
-            live.kept = live.state
+        for active in batches:
+            active.kept = active.state
 
     async def _keep(
-        self, lives: Iterable[ActiveBatch], taken: list[tuple[ActiveBatch, list[tuple[int, bytes]]]]
+        self, batches: Iterable[ActiveBatch], taken: list[tuple[ActiveBatch, list[tuple[int, bytes]]]]
     ) -> None:
-        for live in lives:
-            chunks = [] if live.waiting_bytes or live.state.closed else self._touched(live)
-            taken.append((live, chunks))
-            self.put_state(live.state)
+        for active in batches:
+            chunks = [] if active.waiting_bytes or active.state.closed else self._touched(active)
+            taken.append((active, chunks))
+            self.put_state(active.state)
         await self.delivered()
-        for live, chunks in taken:
-            self._put_chunks(live, chunks)
+        for active, chunks in taken:
+            self._put_chunks(active, chunks)
         await self.delivered()
 
     async def delivered(self) -> None:
@@ -218,17 +218,17 @@ class Tables:
         parts = tuple(part for _, value in groups for part in _group.validate_json(value))
         return state.model_copy(update={"parts": parts}) if parts else state
 
-    def _touched(self, live: ActiveBatch) -> list[tuple[int, bytes]]:
+    def _touched(self, active: ActiveBatch) -> list[tuple[int, bytes]]:
         """The chunks that have changed; the state is to know of the last of them."""
-        if chunks := live.tally.take_touched():
-            known = max(live.state.chunks, chunks[-1][0] + 1)
-            live.state = live.state.model_copy(update={"chunks": known})
+        if chunks := active.bitmap.take_touched():
+            known = max(active.state.chunks, chunks[-1][0] + 1)
+            active.state = active.state.model_copy(update={"chunks": known})
         return chunks
 
-    def _put_chunks(self, live: ActiveBatch, chunks: list[tuple[int, bytes]]) -> None:
-        parts = len(live.state.parts).to_bytes(_PARTS_BYTES)
+    def _put_chunks(self, active: ActiveBatch, chunks: list[tuple[int, bytes]]) -> None:
+        parts = len(active.state.parts).to_bytes(_PARTS_BYTES)
         for number, chunk in chunks:
-            self._chunks.put(_chunk_key(live.state.id, self._owned.suffix, number), parts + chunk)
+            self._chunks.put(_chunk_key(active.state.id, self._owned.suffix, number), parts + chunk)
 
     @staticmethod
     def _drop(table: Table, prefix: bytes) -> None:
@@ -237,7 +237,7 @@ class Tables:
 
 
 def _read(key: bytes, value: bytes) -> State | None:
-    """A batch; None where it is none, which holds up no other."""
+    """A batch; None if the row is damaged, which holds up no other batch."""
     try:
         return State.model_validate_json(value)
     except ValidationError as error:

@@ -39,47 +39,53 @@ MUTATIONS = (
         real=_UNEVEN,
     ),
     Mutation(
+        name="a record is acknowledged when its owner gets it",
+        file="src/tidemill/kafka/partition_owner.py",
+        old='        value = record.value or b""\n        lines = 0',
+        new='        acknowledge()\n        value = record.value or b""\n        lines = 0',
+    ),
+    Mutation(
         name="the table is written before the part",
-        file="results/state/batches.py",
+        file="results/batches.py",
         old="                part = await write_part(\n",
         new=(
             "                from tidemill.schemas.log.part import PartRef\n"
-            "                early = PartRef(number=live.tried_part, failed=failed,"
-            " first=min(entry[0] for entry in shelf.lines), writer=self.owner.writer)\n"
-            '                named = {"parts": (*live.state.parts, early)}\n'
-            "                self._tables.put_state(live.state.model_copy(update=named))\n"
+            "                early = PartRef(number=active.tried_part, failed=failed,"
+            " first=min(entry[0] for entry in buffer.lines), writer=self.owner.writer)\n"
+            '                named = {"parts": (*active.state.parts, early)}\n'
+            "                self._tables.put_state(active.state.model_copy(update=named))\n"
             "                await self._tables.delivered()\n"
             "                part = await write_part(\n"
         ),
     ),
     Mutation(
-        name="the tally is written before its part",
+        name="the bitmap is written before its part",
         file="results/state/tables.py",
-        old="chunks = [] if live.waiting_bytes or live.state.closed else self._touched(live)",
-        new="chunks = self._touched(live)",
+        old="chunks = [] if active.waiting_bytes or active.state.closed else self._touched(active)",
+        new="chunks = self._touched(active)",
         real=_PARTS,
     ),
     Mutation(
         name="lines are acknowledged before they are in a part",
         file="results/partition.py",
-        old="        live.acks.append(ack)\n        if live.waiting_bytes",
-        new="        ack()\n        if live.waiting_bytes",
+        old="        active.acks.append(ack)\n        if active.waiting_bytes",
+        new="        ack()\n        if active.waiting_bytes",
         real=_PARTS,
     ),
     Mutation(
-        name="the tally does not wait for its state",
+        name="the bitmap does not wait for its state",
         file="results/state/tables.py",
-        old="self.put_state(live.state)\n        await self.delivered()\n        for live, chunks",
-        new="self.put_state(live.state)\n        for live, chunks",
+        old="self.put_state(active.state)\n        await self.delivered()\n        for active, chunks",
+        new="self.put_state(active.state)\n        for active, chunks",
     ),
     Mutation(
         name="the changelog is not awaited",
         file="results/state/tables.py",
-        old="self._put_chunks(live, chunks)\n        await self.delivered()",
-        new="self._put_chunks(live, chunks)",
+        old="self._put_chunks(active, chunks)\n        await self.delivered()",
+        new="self._put_chunks(active, chunks)",
     ),
     Mutation(
-        name="the tally takes a line twice",
+        name="the bitmap takes a line twice",
         file="results/state/line_bitmap.py",
         old="        if self._done[byte] & bit:\n            return False\n",
         new="",
@@ -97,14 +103,14 @@ MUTATIONS = (
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"
-            "        live.blocked = ()\n"
-            '        live.state = after.model_copy(update={"files_offset": offset})\n'
-            "        await self._tables.keep(live)\n"
+            "        active.blocked = ()\n"
+            '        active.state = after.model_copy(update={"files_offset": offset})\n'
+            "        await self._tables.keep(active)\n"
         ),
         new=(
             "        offset = await self._publisher.files(after, fact)\n"
-            '        live.state = after.model_copy(update={"files_offset": offset})\n'
-            "        await self._tables.keep(live)\n"
+            '        active.state = after.model_copy(update={"files_offset": offset})\n'
+            "        await self._tables.keep(active)\n"
             "        await self._publisher.bill(after, fact)\n"
         ),
     ),
@@ -123,7 +129,7 @@ MUTATIONS = (
     Mutation(
         name="the files of another owner's lines are taken",
         file="results/partition.py",
-        old=" or fact.closed_by != live.state.closed_by:",
+        old=" or fact.closed_by != active.state.closed_by:",
         new=":",
     ),
     Mutation(
@@ -134,14 +140,14 @@ MUTATIONS = (
     ),
     Mutation(
         name="a batch that is over is compacted again",
-        file="results/state/batches.py",
+        file="results/batches.py",
         old=(
-            "        if live.state.is_over:\n"
-            "            self._over(live)\n"
-            "            live.release()\n"
-            "        elif live.state.closed:"
+            "        if active.state.is_over:\n"
+            "            self._over(active)\n"
+            "            active.release()\n"
+            "        elif active.state.closed:"
         ),
-        new="        if live.state.closed:",
+        new="        if active.state.closed:",
     ),
     Mutation(
         name="processors remember nothing that is done",

@@ -77,7 +77,7 @@ def test_a_stopped_stage_comes_back(watched, stage):
     wait_until(lambda: watched.pids(stage) not in ([], [pid]), f"another {stage}", seconds_max=BACK_SECONDS_MAX)
     wait_until(lambda: is_well(watched, stage), f"health of {stage}", seconds_max=READY_SECONDS_MAX)
     run_one(watched)
-    assert f"{stage} has not been heard of for" in watched.log.read_text()
+    assert f"{stage} sent no heartbeat for" in watched.log.read_text()
 
 
 def test_a_stopped_supervisor_ends_nobody(watched):

@@ -7,6 +7,7 @@ What stands here instead of product code is what talks to Faust and Kafka: fetch
 import asyncio
 import itertools
 from collections import defaultdict
+from functools import partial
 
 from support.simlog import Group, MemoryLog, Place, Record, Seat
 from support.simstore import MemoryStore, MemoryTable
@@ -14,8 +15,11 @@ from support.simtime import Process
 
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.stage import Stage as IngestStage
+from tidemill.kafka import partition_owner
 from tidemill.kafka.ack_gate import AckGate
 from tidemill.kafka.handling import handled
+from tidemill.kafka.held_records import Unavailable
+from tidemill.kafka.partition_owner import PartitionOwners
 from tidemill.kafka.producer import partition_of
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.calls.caller import Caller
@@ -29,16 +33,12 @@ from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling import prefix
-from tidemill.results.held_records import HeldRecords, Unread
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Owner
-from tidemill.results.state.limits import Limits
+from tidemill.results.ports import Limits, Owner
+from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state.tables import Tables, TornError
-from tidemill.retrying import retried
-from tidemill.runtime.clock_steps import ClockSteps
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.log.messages import Tick
 from tidemill.sealing.records import opened_outcome, sealed_request
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
@@ -49,7 +49,6 @@ OUTCOMES = topics.OUTCOMES.name
 COMMANDS = topics.COMMANDS.name
 BATCHES = topics.BATCHES.name
 SECRETS = topics.SECRETS.name
-TICK_SECONDS = 0.5
 DRAIN_SECONDS_MAX = 5.0
 
 
@@ -107,7 +106,7 @@ class IngestProcess(Base):
 
     def __init__(self, world, group: Group, settings: Settings) -> None:
         super().__init__(world, group)
-        self._stage = IngestStage(settings, store=self.store, outlet=self, clock=self.process.now)
+        self._stage = IngestStage(settings, store=self.store, requests=self, clock=self.process.now)
         self._gates: defaultdict[tuple[Place, int], AckGate[Record]] = defaultdict(AckGate)
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -126,7 +125,7 @@ class IngestProcess(Base):
             for task in late:
                 task.cancel()
 
-    async def tell(self, fact) -> None:
+    async def send_fact(self, fact) -> None:
         await self.append(OUTCOMES, fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
 
     async def publish(self, model: str, records) -> None:
@@ -267,84 +266,66 @@ class ProcessorsProcess(Base):
             await self.log.growth()
 
 
+class _Handler(RecordHandler):
+    """One whose keys the world may refuse."""
+
+    def __init__(self, process: "ResultsProcess", partition: Partition) -> None:
+        super().__init__(
+            partition,
+            sender=process,
+            store=process.store,
+            vault=process.vault,
+            clock=process.process.now,
+            steady=process.world.loop.time,
+            partitions=len(process.log.places(OUTCOMES)),
+        )
+        self._refuses = process.world.refuses
+
+    async def _content(self, record, value):
+        if self._refuses(f"key of {codec.lines_batch(record.headers)}"):
+            raise Unavailable("refused")
+        return await super()._content(record, value)
+
+
 class ResultsProcess(Base):
     """`results/app.py` without Faust."""
 
     def __init__(self, world, group: Group, limits: Limits) -> None:
         super().__init__(world, group)
         self._limits = limits
-        self._partitions: dict[int, Partition] = {}
-        self._asides: dict[int, HeldRecords] = {}
-        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._gates: dict[Place, AckGate[Record]] = {}
+        self._tables: dict[int, Tables] = {}
         self._compactions = asyncio.Semaphore(2)
-        self.process.start(self._tick())
+        self._owners = PartitionOwners(self._handler, BOUNDS, crash=self._crash, start=self.process.start)
+        self.process.start(self._owners.watch())
         self.process.start(self._tidy())
 
     async def assign(self, places: list[Place]) -> None:
-        self._gates = {place: AckGate() for place in places}
+        self._tables = {}
         for number in {place.partition for place in places}:
             tables = []
             for name in ("states", "chunks"):
                 # The one is read later than the other, and a former owner may still write.
                 await self.process.pass_time()
                 tables.append(MemoryTable(self.process, self.world.changelogs[name, number]))
-            self._partitions[number] = Partition(
-                number,
-                tables=Tables(*tables),
-                sender=self,
-                history=self,
-                store=self.store,
-                clock=self.process.now,
-                steady=self.world.loop.time,
-                limits=self._limits,
-                compactions=self._compactions,
-                owner=Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased),
-            )
-            self._asides[number] = HeldRecords(self._partitions[number].unread, self.world.loop.time)
-            self.process.start(self._send_tick(number, self._partitions[number].owner.writer))
+            self._tables[number] = Tables(*tables)
+        self._owners.assigned(self._tables)
 
     async def take(self, record: Record) -> None:
-        gate, generation = self._gates[Place(record.topic, record.partition)], self.seat.generation
-        ticket = gate.admit(record)
+        read = partition_owner.Record(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key.encode(),
+            value=record.value,
+            headers=record.headers,
+            timestamp=record.time,
+        )
+        await self._owners.put(read, partial(self.group.ack, self.seat, self.seat.generation, record))
 
-        def ack() -> None:
-            for done in gate.finish(ticket):
-                self.group.ack(self.seat, generation, done)
-
-        async with self._turns[record.partition]:
-            partition = self._partitions[record.partition]
-            try:
-                await partition.load()
-            except TornError:
-                self.world.tear(self)
-                self.process.check()
-
-            async def dispatch() -> None:
-                partition.begin()
-                await self._dispatch(partition, record, ack)
-
-            async def work() -> None:
-                if await handled(self, record, dispatch, stage="results", undo=partition.undo) is not None:
-                    ack()
-
-            of = codec.lines_batch(record.headers) if record.topic == OUTCOMES else None
-            await self._asides[record.partition].take(of, work, len(record.value or b""))
-
-    async def _dispatch(self, partition: Partition, record: Record, ack) -> None:
-        if record.topic == COMMANDS:
-            await partition.command(codec.decode_command(record.value), ack)
-        elif codec.kind_of(record.headers) == codec.LINES:
-            batch_id, marks = codec.lines_marks(record.headers, len(record.value))
-            if not partition.takes_lines(batch_id):
-                ack()
-                return
-            if self.world.refuses(f"key of {batch_id}"):
-                raise Unread("refused")
-            _, value = await opened_outcome(self.vault, record.headers, record.value)
-            await partition.lines(batch_id, marks, value, ack)
-        else:
-            await partition.fact(codec.decode_fact(record.value), ack)
+    async def revoke(self) -> None:
+        for feed in self.seat.feeds:
+            feed.cancel()
+        await self._owners.leave(list(self._tables))
 
     async def outcomes(self, partition: int, since: float):
         """See `ports.Outcomes`."""
@@ -353,35 +334,30 @@ class ResultsProcess(Base):
             if record.time >= since:
                 yield await opened_outcome(self.vault, record.headers, record.value)
 
-    async def revoke(self) -> None:
-        for feed in self.seat.feeds:
-            feed.cancel()
-        for number, partition in self._partitions.items():
-            async with self._turns[number]:
-                partition.abandon()
-        self._partitions = {}
+    def _handler(self, number: int) -> _Handler:
+        owner = Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased)
+        partition = Partition(
+            number,
+            tables=self._tables[number],
+            sender=self,
+            history=self,
+            store=self.store,
+            clock=self.process.now,
+            steady=self.world.loop.time,
+            limits=self._limits,
+            compactions=self._compactions,
+            owner=owner,
+        )
+        return _Handler(self, partition)
+
+    async def _crash(self, error: Exception) -> None:
+        if isinstance(error, TornError):
+            self.world.tear(self)
+        elif self.process.is_alive:
+            self.process.errors.append(error)
 
     async def _tidy(self) -> None:
         while True:
             await self._catch_up()
             await self.vault.tidy(float("-inf"))
             await self.log.growth()
-
-    async def _tick(self) -> None:
-        steps = ClockSteps(self.process.now, self.world.loop.time)
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            if steps.seen():
-                for partition in self._partitions.values():
-                    partition.ring()
-            for number, partition in list(self._partitions.items()):
-                due_in = self._asides[number].due_in
-                if (due_in or 1) <= 0 or (partition.alarm is not None and partition.alarm <= self.process.now()):
-                    await self._send_tick(number, partition.owner.writer)
-
-    async def _send_tick(self, number: int, writer: str) -> None:
-        tick = Tick(at=self.process.now(), writer=writer)
-        headers = [(codec.KIND, tick.kind.encode())]
-        await retried(
-            "a tick", lambda: self.append(OUTCOMES, "tick", codec.encode(tick), headers, partition=number)
-        )

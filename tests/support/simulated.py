@@ -10,8 +10,7 @@ from decimal import Decimal
 
 from tidemill.kafka.ack_gate import AckGate
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Owner
-from tidemill.results.state.limits import Limits
+from tidemill.results.ports import Limits, Owner
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.lifecycle import MOVES
@@ -165,8 +164,8 @@ class SimulatedTables(Tables):
 
     def __init__(self, fuse: Fuse) -> None:
         self.states = SimulatedTable(fuse)
-        self.tallies = SimulatedTable(fuse)
-        super().__init__(self.states, self.tallies)
+        self.bitmaps = SimulatedTable(fuse)
+        super().__init__(self.states, self.bitmaps)
         self.closing: Callable[[State], object] | None = None
         """Told of a batch that takes no more lines, before anything is done about it."""
 
@@ -177,7 +176,7 @@ class SimulatedTables(Tables):
 
     def crash(self, chance: random.Random) -> None:
         disk = chance.random() >= 0.5
-        for table in (self.states, self.tallies):
+        for table in (self.states, self.bitmaps):
             table.crash(chance, disk=disk)
         self._kept_parts.clear()
 
@@ -305,14 +304,14 @@ class Simulation:
                     if self.chance.random() < COMMIT_CHANCE:
                         self.committed = self._acked
                     self.now += self.chance.random()
-                while partition._work._tasks and at == len(self.log.events):
-                    done, _ = await asyncio.wait(partition._work._tasks, return_when=asyncio.FIRST_COMPLETED)
+                while partition._background._tasks and at == len(self.log.events):
+                    done, _ = await asyncio.wait(partition._background._tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
                         task.result()
                 if at == len(self.log.events):
-                    if partition.alarm is None or not partition.living:
+                    if partition.due_at is None or not partition.active_batches:
                         return
-                    self.now = max(self.now, partition.alarm)
+                    self.now = max(self.now, partition.due_at)
                     tick = Tick(at=self.now, writer=partition.owner.writer)
                     self.log.events.append(
                         (topics.OUTCOMES.name, ((codec.KIND, tick.kind.encode()),), codec.encode(tick))

@@ -30,7 +30,7 @@ from support.simtime import Process, SimulatedLoop
 
 from tidemill.configuration.settings import Settings
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.results.state.limits import Limits
+from tidemill.results.ports import Limits
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import BatchCreated, CancelRequested, DeleteRequested, InputRef
@@ -188,16 +188,16 @@ class SimulatedWay:
             )[0]()
         await asyncio.gather(*self._zombies)
         for stage in self.groups:
-            if not self._living(stage):
+            if not self._active_batches(stage):
                 await self._join(stage)
 
-    def _living(self, stage: str) -> list:
+    def _active_batches(self, stage: str) -> list:
         return [member for name, member in self._members if name == stage and member.process.is_alive]
 
     async def _kill(self) -> None:
         stage = self.chance.choice(list(self.groups))
-        if living := self._living(stage):
-            self._end(stage, self.chance.choice(living))
+        if active_batches := self._active_batches(stage):
+            self._end(stage, self.chance.choice(active_batches))
         await self._one_more(stage)
 
     async def _cut_power(self) -> None:
@@ -218,16 +218,16 @@ class SimulatedWay:
 
     async def _leave(self) -> None:
         stage = self.chance.choice(list(self.groups))
-        living = self._living(stage)
-        if len(living) > 1:
-            member = self.chance.choice(living)
+        active_batches = self._active_batches(stage)
+        if len(active_batches) > 1:
+            member = self.chance.choice(active_batches)
             await self.groups[stage].leave(member)
 
     async def _cut_off(self) -> None:
         """A process of results loses its group and nothing else: it goes on beside its successor for a while."""
-        if not (living := self._living("results")):
+        if not (active_batches := self._active_batches("results")):
             return
-        member = self.chance.choice(living)
+        member = self.chance.choice(active_batches)
         self.cuts += 1
 
         async def cut_off() -> None:
@@ -262,15 +262,15 @@ class SimulatedWay:
 
     async def _one_more(self, stage: str = "") -> None:
         stage = stage or self.chance.choice(list(self.groups))
-        if len(self._living(stage)) < PROCESSES_MAX:
+        if len(self._active_batches(stage)) < PROCESSES_MAX:
             await self._join(stage)
 
     async def _step(self) -> None:
         """The clock of a process is set, to what is wrong or to what is right."""
         stage = self.chance.choice(list(self.groups))
-        if living := self._living(stage):
+        if active_batches := self._active_batches(stage):
             wrong = self.chance.uniform(-STEP_SECONDS_MAX, STEP_SECONDS_MAX)
-            self.chance.choice(living).process.ahead = self.chance.choice((0.0, wrong, wrong))
+            self.chance.choice(active_batches).process.ahead = self.chance.choice((0.0, wrong, wrong))
 
     async def _copy(self) -> None:
         """Somebody produces a range of requests once more."""
@@ -289,7 +289,7 @@ class SimulatedWay:
                 (COMMANDS, ((codec.KIND, None),), b'{"v":1,"kind":"batch_created"}'),
                 (OUTCOMES, (("\\xff", None),), b"{"),
                 (OUTCOMES, (*lines, ("tidemill-marks", b"[[0,3,false]]")), b"x\n"),
-                (OUTCOMES, (*lines, ("tidemill-marks", b"[[9000000,2,false]]")), b"x\n"),
+                (OUTCOMES, (*lines, ("tidemill-marks", b"[[10000000,2,false]]")), b"x\n"),
                 (OUTCOMES, (*lines, ("tidemill-marks", None)), b"x\n"),
                 (REQUESTS, (("tidemill-batch", batch_id.encode()), ("tidemill-first", b"9" * 400)), b"x"),
                 (REQUESTS, (), b""),

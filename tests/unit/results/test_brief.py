@@ -28,10 +28,10 @@ class Standing:
             await self._fold(len(self.simulation.log.events) - 1)
 
     async def files_written(self):
-        """Until the fact that the files are written is on the log, and folded."""
+        """Until the fact that the files are written is on the log, and applied."""
         before = len(self.simulation.log.events)
-        while self.partition._work._tasks:
-            await asyncio.wait(self.partition._work._tasks)
+        while self.partition._background._tasks:
+            await asyncio.wait(self.partition._background._tasks)
         for at in range(before, len(self.simulation.log.events)):
             await self._fold(at)
 
@@ -53,16 +53,16 @@ class Standing:
 
 
 async def test_a_small_batch_is_told_of_once():
-    """From its beginning to its end there are two writes of its state and one record; then no alarm is left."""
+    """From its beginning to its end there are two writes of its state and one record; then no due_at is left."""
     standing = Standing()
     events = [*commands(0, 10), *lines(random.Random(1), 0, 10)]
     await standing.handle(events)
     assert (standing.shown, standing.under_way) == ([], 0)
     await standing.files_written()
     assert standing.shown == [Status.COMPLETED]
-    assert standing.simulation.tables.tallies.changelog == {}
+    assert standing.simulation.tables.bitmaps.changelog == {}
     assert standing.under_way == 0
-    assert standing.partition.alarm is None
+    assert standing.partition.due_at is None
 
 
 @pytest.mark.parametrize("known", [1, 2])
@@ -70,7 +70,7 @@ async def test_a_small_batch_that_lasts_is_told_of(known):
     """Whatever is known of it, after half a second."""
     standing = Standing()
     await standing.handle(commands(0, 10)[:known])
-    assert standing.partition.alarm == NOW + PUBLISH_SECONDS
+    assert standing.partition.due_at == NOW + PUBLISH_SECONDS
     await standing.tick(PUBLISH_SECONDS)
     assert standing.shown == [(Status.VALIDATING, Status.IN_PROGRESS)[known - 1]]
     assert any(key.startswith(batch_id(0).encode()) for key in standing.simulation.tables.states.changelog)
@@ -102,6 +102,6 @@ async def test_how_far_a_large_batch_is_need_not_be_told_often():
     await standing.tick(PUBLISH_SECONDS_MAX - PUBLISH_SECONDS)
     assert len(standing.shown) == 2
     await standing.handle(records[1:41])
-    assert standing.partition.alarm == standing.simulation.now + PUBLISH_SECONDS
+    assert standing.partition.due_at == standing.simulation.now + PUBLISH_SECONDS
     await standing.tick(PUBLISH_SECONDS)
     assert len(standing.shown) == 3

@@ -8,7 +8,7 @@ from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTable
 
 from tidemill.results import ports
 from tidemill.results.partition import Partition
-from tidemill.results.state.limits import Limits
+from tidemill.results.ports import Limits
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import LineMark
@@ -94,13 +94,13 @@ class Owner:
 
     async def tick(self) -> None:
         """What the door does: where something is due by our clock, a tick comes."""
-        if self.partition.alarm is not None and self.partition.alarm <= self.clocks.wall:
+        if self.partition.due_at is not None and self.partition.due_at <= self.clocks.wall:
             tick = Tick(at=self.clocks.wall, writer=self.partition.owner.writer)
             await self.partition.fact(tick, lambda: None)
 
     async def ended(self) -> list[Compacted]:
         """What the compactions have said, once none is under way."""
-        await asyncio.gather(*self.partition._work._tasks)
+        await asyncio.gather(*self.partition._background._tasks)
         facts = (codec.decode_fact(value) for _, _, value in self.log.events)
         return [fact for fact in facts if isinstance(fact, Compacted)]
 
@@ -118,7 +118,7 @@ async def test_lines_do_not_wait_for_a_clock_that_was_set_back(owner):
     """They are in a part and acknowledged once they have waited, whatever the clock says."""
     await owner.land()
     owner.clocks.wall -= STEP_SECONDS
-    owner.partition.ring()
+    owner.partition.look()
     owner.clocks.pass_(AGE_SECONDS + 1)
     await owner.tick()
     assert owner.acked == ["line"]
@@ -137,7 +137,7 @@ async def test_a_grace_lasts_as_long_as_it_is(owner, ahead):
     cancel = CancelRequested(batch_id=BATCH_ID, at=int(NOW + ahead))
     await owner.partition.command(cancel, lambda: None)
     owner.clocks.wall -= STEP_SECONDS - ahead
-    owner.partition.ring()
+    owner.partition.look()
     await owner.tick()
     assert await owner.ended() == []
     owner.clocks.pass_(GRACE_SECONDS + 1)
@@ -179,7 +179,7 @@ async def test_a_batch_does_not_end_before_it_began(owner):
     owner.clocks.wall -= STEP_SECONDS
     await owner.partition.command(CancelRequested(batch_id=BATCH_ID, at=int(owner.clocks.wall)), lambda: None)
     owner.clocks.pass_(GRACE_SECONDS + 1)
-    owner.partition.ring()
+    owner.partition.look()
     await owner.tick()
     for fact in await owner.ended():
         await owner.partition.fact(fact, lambda: None)

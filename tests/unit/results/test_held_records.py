@@ -10,10 +10,10 @@ from support.waiting import until
 from tests.unit.results import test_partition as cases
 
 from tidemill import retrying
+from tidemill.kafka import held_records
 from tidemill.kafka.ack_gate import AckGate
-from tidemill.results import held_records
-from tidemill.results.held_records import HeldRecords, Unread
-from tidemill.results.state import batches
+from tidemill.kafka.held_records import HeldRecords, Unavailable
+from tidemill.results import batches
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick
 from tidemill.schemas.resources.batch import Status
@@ -120,7 +120,7 @@ async def test_a_store_that_refuses_the_parts_of_one_batch(seed):
     assert (why.reason, why.message) == (
         Reason.STORE, "Results of the batch cannot be stored: Permission denied.",
     )  # fmt: skip
-    assert partition.alarm > simulation.now, "else it would be looked at all the time"
+    assert partition.due_at > simulation.now, "else it would be looked at all the time"
     simulation.refused.clear()
     simulation.store.objects |= simulation.late
     for _ in range(4):
@@ -150,7 +150,7 @@ async def test_files_that_cannot_be_written_hold_no_place():
 
     simulation.store.write = write
     await simulation.feed(partition, gate, *one)
-    await until(lambda: [live for live in partition.living if live.blocked], "a batch that says why")
+    await until(lambda: [active for active in partition.active_batches if active.blocked], "a batch that says why")
     await simulation.feed(partition, gate, *other)
     assert simulation.shown(1).status is Status.COMPLETED
     await simulation.tick(partition, gate, 10)
@@ -189,7 +189,7 @@ async def test_lines_that_cannot_be_read_wait(ending):
     await partition.load()
     await simulation.feed(partition, gate, *one[:-1])
     await simulation.tick(partition, gate, 5)
-    partition.unread(A, Unread("S3 answered AccessDenied"), simulation.now + 5)
+    partition.unread(A, Unavailable("S3 answered AccessDenied"), simulation.now + 5)
     if ending is Status.CANCELLED:
         cancel = CancelRequested(batch_id=A, at=int(simulation.now))
         await simulation.feed(partition, gate, (topics.COMMANDS.name, (), codec.encode(cancel)))
@@ -218,7 +218,7 @@ class Records:
         async def work():
             self.tries[name] += 1
             if of in self.unread:
-                raise Unread("no key")
+                raise Unavailable("no key")
             self.done.append(name)
 
         await self.aside.take(of, work, size)

@@ -150,7 +150,7 @@ async def test_what_was_not_run_gets_its_error_line(seed, status):
 
 @pytest.mark.parametrize("seed", SEEDS[:60])
 async def test_a_deleted_batch_is_gone_for_good(seed):
-    """Wherever its deletion breaks off, and whatever comes late: its record, its files, its objects, its tally."""
+    """Wherever its deletion stops, and whatever comes late: its record, its files, its objects, its bitmap."""
     simulation = Simulation(seed)
     for number in (0, 1):
         simulation.store.objects[f"files/in{number}"] = input_file(40)
@@ -204,11 +204,11 @@ async def test_a_batch_that_is_long_forgotten_is_deleted_for_good():
     await partition.load()
     request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW + 90)
     await partition.command(request, list)
-    assert not partition.living
+    assert not partition.active_batches
     assert partition.is_over(batch_id(0))
     created = commands(0, 10)[0][2]
     await partition.command(codec.decode_command(created), list)
-    assert not partition.living
+    assert not partition.active_batches
     assert not simulation.log.published
     partition.abandon()
 

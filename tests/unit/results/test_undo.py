@@ -155,10 +155,10 @@ async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soo
     simulation.now += 60  # so that what is next is told
     whole, left = partition._publish, [1]
 
-    async def publish(live):
+    async def publish(active):
         if left and left.pop():
             raise ValueError("a fault of ours")
-        await whole(live)
+        await whole(active)
 
     monkeypatch.setattr(partition, "_publish", publish)
     marks = [LineMark(index=index, size=2, failed=False) for index in range(2_000 if has_all else 100)]
@@ -169,13 +169,13 @@ async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soo
             await partition.lines(batch_id(0), marks, value, lambda: acks.append(1))
         except ValueError:
             partition.undo()
-    (live,) = partition.living
+    (active,) = partition.active_batches
     if has_all:
-        assert live.state.closed
-        assert live.compacting
+        assert active.state.closed
+        assert active.compacting
         assert acks
     else:
-        assert (acks, live.waiting_bytes) == ([], len(value))
-        await partition._flush(live)
+        assert (acks, active.waiting_bytes) == ([], len(value))
+        await partition._flush(active)
         assert acks == [1]
     partition.abandon()

@@ -8,7 +8,7 @@ from tidemill.api.view.result_lines import PAGE_BYTES_MAX, RUN_BYTES_MAX, Found,
 from tidemill.results.files.compaction import write_part
 from tidemill.results.files.merge import Sums, merged
 from tidemill.results.files.output_splitter import OutputSplitter
-from tidemill.results.files.part_buffer import PartBuffer
+from tidemill.results.state.active_batch import PartBuffer
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.part import file_kind, index_key, part_key
 from tidemill.schemas.resources.batch import Cut

@@ -43,7 +43,7 @@ def created(batch_id: str, key: str | None, size: int) -> BatchCreated:
 
 
 class Collected:
-    """An outlet that keeps what it is given; it can be out of order, or hold still."""
+    """An requests that keeps what it is given; it can be out of order, or hold still."""
 
     def __init__(self) -> None:
         self.facts: list[Accepted | Rejected] = []
@@ -51,7 +51,7 @@ class Collected:
         self.failures = 0
         self.gate: Callable[[Record], asyncio.Future[None] | None] = lambda _: None
 
-    async def tell(self, fact: Accepted | Rejected) -> None:
+    async def send_fact(self, fact: Accepted | Rejected) -> None:
         """Keep the fact, unless a failure is due."""
         if self.failures:
             self.failures -= 1
@@ -77,11 +77,11 @@ class Here:
     def __init__(self, store: DirectoryStore, **settings: int) -> None:
         self.now = float(NOW)
         self.store = store
-        self.outlet = Collected()
+        self.requests = Collected()
         self.stage = Stage(
             Settings(models={"m": BACKEND, "n": BACKEND}, **settings),
             store=store,
-            outlet=self.outlet,
+            requests=self.requests,
             clock=lambda: self.now,
         )
 
@@ -104,31 +104,31 @@ async def test_a_file_is_accepted_and_published(here):
     """Accepted comes first; the lines come as they are, to the topic of their model."""
     data = input_lines(100)
     await here.stage.handle(await here.batch("batch_1", data))
-    assert here.outlet.facts == [Accepted(batch_id="batch_1", total=100, model="m", at=NOW)]
-    assert here.outlet.lines("batch_1") == data
-    assert {model for model, _ in here.outlet.records} == {"m"}
-    head = here.outlet.records[0][1].head
+    assert here.requests.facts == [Accepted(batch_id="batch_1", total=100, model="m", at=NOW)]
+    assert here.requests.lines("batch_1") == data
+    assert {model for model, _ in here.requests.records} == {"m"}
+    head = here.requests.records[0][1].head
     assert (head.project, head.deadline, head.url, head.first) == ("default", NOW + 86_400, URL, 0)
 
 
 async def test_a_faulty_file_is_rejected_whole(here):
     """All faults are told and no line is published."""
     await here.stage.handle(await here.batch("batch_1", input_lines(40) + b"x\n\n{}\n" + input_lines(1)))
-    (rejected,) = here.outlet.facts
+    (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
     assert [(error.line, error.code) for error in rejected.errors] == [
         (41, "invalid_json_line"),
         (43, "missing_required_parameter"),
         (44, "duplicate_custom_id"),
     ]
-    assert here.outlet.records == []
+    assert here.requests.records == []
 
 
 @pytest.mark.parametrize("key", [None, "files/gone"])
 async def test_a_missing_file_is_rejected(here, key):
     """Whether it never was or has gone meanwhile."""
     await here.stage.handle(created("batch_1", key, 10))
-    (rejected,) = here.outlet.facts
+    (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
     assert rejected.errors[0].message.startswith("Cannot find file file-x, or organization default does not have")
 
@@ -137,7 +137,7 @@ async def test_too_large_a_file_is_not_read(tmp_path):
     """Its first lines tell the model, and no more than one chunk is looked at."""
     here = Here(DirectoryStore(tmp_path), file_bytes_max=3 * READ_BYTES)
     await here.stage.handle(await here.batch("batch_1", input_lines(40_000)))
-    (rejected,) = here.outlet.facts
+    (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
     assert rejected.errors[0].message == "The batch input file is larger than the 3145728 maximum for the m model"
 
@@ -146,7 +146,7 @@ async def test_too_many_lines(tmp_path):
     """One entry, for the file."""
     here = Here(DirectoryStore(tmp_path), file_lines_max=99)
     await here.stage.handle(await here.batch("batch_1", input_lines(100)))
-    (rejected,) = here.outlet.facts
+    (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
     assert [error.code for error in rejected.errors] == ["too_many_tasks"]
 
@@ -154,11 +154,11 @@ async def test_too_many_lines(tmp_path):
 async def test_a_failure_of_a_door_is_tried_again(here, monkeypatch):
     """The command is done when the door is back, and not before."""
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.001)
-    here.outlet.failures = 3
+    here.requests.failures = 3
     data = input_lines(10)
     await here.stage.handle(await here.batch("batch_1", data))
-    assert len(here.outlet.facts) == 1
-    assert here.outlet.lines("batch_1") == data
+    assert len(here.requests.facts) == 1
+    assert here.requests.lines("batch_1") == data
 
 
 async def test_no_work_after_the_deadline(here):
@@ -166,20 +166,20 @@ async def test_no_work_after_the_deadline(here):
     command = await here.batch("batch_1", input_lines(10))
     here.now = NOW + 86_400
     await here.stage.handle(command)
-    assert (here.outlet.facts, here.outlet.records) == ([], [])
+    assert (here.requests.facts, here.requests.records) == ([], [])
 
 
 async def test_a_cancelled_batch_stops(here):
     """Once the cancel is seen, a file that is being published is left where it is."""
     wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    here.outlet.gate = lambda record: wait if record.head.first >= 64 else None
+    here.requests.gate = lambda record: wait if record.head.first >= 64 else None
     handling = asyncio.create_task(here.stage.handle(await here.batch("batch_1", input_lines(20_000))))
-    await until(lambda: here.outlet.records and here.outlet.records[-1][1].head.first >= 64)
+    await until(lambda: here.requests.records and here.requests.records[-1][1].head.first >= 64)
     await here.stage.handle(CancelRequested(batch_id="batch_1", at=NOW))
     await here.stage.handle(CancelRequested(batch_id="batch_unknown", at=NOW))
     wait.set_result(None)
     await handling
-    assert 0 < len(here.outlet.lines("batch_1").splitlines()) < 1_000
+    assert 0 < len(here.requests.lines("batch_1").splitlines()) < 1_000
 
 
 async def test_the_check_of_a_long_line_leaves_half_of_the_time_to_others(here, pauses):
@@ -198,34 +198,34 @@ async def test_a_cancel_that_comes_before_the_check_leaves_the_number_of_lines(h
     await asyncio.sleep(0)
     await here.stage.handle(CancelRequested(batch_id="batch_1", at=NOW))
     await handling
-    assert here.outlet.facts == [Accepted(batch_id="batch_1", total=300, model="m", at=NOW)]
-    assert here.outlet.records == []
+    assert here.requests.facts == [Accepted(batch_id="batch_1", total=300, model="m", at=NOW)]
+    assert here.requests.records == []
 
 
 async def test_redelivery_publishes_the_same(here):
     """A command seen twice makes the same records under the same keys."""
     command = await here.batch("batch_1", input_lines(3_000))
     await here.stage.handle(command)
-    first = list(here.outlet.records)
-    here.outlet.records.clear()
+    first = list(here.requests.records)
+    here.requests.records.clear()
     await here.stage.handle(command)
-    assert here.outlet.records == first
+    assert here.requests.records == first
 
 
 async def test_small_batches_pass_big_ones(here, monkeypatch):
     """However many big ones wait, a small one is worked on at once."""
     monkeypatch.setattr(module, "BIG_BYTES_MIN", 10_000)
     wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    here.outlet.gate = lambda record: wait if record.head.batch_id.startswith("batch_big") else None
+    here.requests.gate = lambda record: wait if record.head.batch_id.startswith("batch_big") else None
     big = [await here.batch(f"batch_big{number}", input_lines(200)) for number in range(5)]
     handling = [asyncio.create_task(here.stage.handle(command)) for command in big]
-    await until(lambda: len(here.outlet.records) == module.BIG_AT_ONCE_MAX)
+    await until(lambda: len(here.requests.records) == module.BIG_AT_ONCE_MAX)
     small = await here.batch("batch_small", input_lines(3))
     await here.stage.handle(small)
-    assert here.outlet.lines("batch_small") == input_lines(3)
+    assert here.requests.lines("batch_small") == input_lines(3)
     wait.set_result(None)
     await asyncio.gather(*handling)
-    assert all(here.outlet.lines(command.batch.id) == input_lines(200) for command in big)
+    assert all(here.requests.lines(command.batch.id) == input_lines(200) for command in big)
 
 
 async def test_a_fault_of_the_check_itself_rejects_the_batch(here):
@@ -233,7 +233,7 @@ async def test_a_fault_of_the_check_itself_rejects_the_batch(here):
     command = await here.batch("batch_1", input_lines(1))
     odd = command.model_copy(update={"batch": command.batch.model_copy(update={"endpoint": "/v1/unknown"})})
     await here.stage.handle(odd)
-    (rejected,) = here.outlet.facts
+    (rejected,) = here.requests.facts
     assert isinstance(rejected, Rejected)
     assert rejected.errors == (module.INTERNAL_FAULT,)
 

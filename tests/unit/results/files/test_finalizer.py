@@ -103,10 +103,12 @@ async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypa
     for at in range(len(events)):
         await simulation.handle(partition, gate, at)
     simulation.log.events[2:] = [(topics.COMMANDS.name, (), b"")] * (len(events) - 2)
-    await until(lambda: [live for live in partition.living if live.blocked], "a batch that is blocked")
-    assert +batch_gauges.stalled([partition.living]) == {"files": 1}
-    assert partition.alarm is not None
-    await partition.fact(Tick(at=partition.alarm), lambda: None)
+    await until(
+        lambda: [active for active in partition.active_batches if active.blocked], "a batch that is blocked"
+    )
+    assert +batch_gauges.stalled([partition.active_batches]) == {"files": 1}
+    assert partition.due_at is not None
+    await partition.fact(Tick(at=partition.due_at), lambda: None)
     shown = simulation.log.published[-1].batch
     assert shown.status is Status.FINALIZING
     (key, *_) = sorted(damage.keys[shown.id])
@@ -117,7 +119,7 @@ async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypa
     simulation.store.objects |= damage.keys[shown.id]
     await until(lambda: len(simulation.log.events) > len(events), "the fact that ends the batch")
     await simulation.handle(partition, gate, len(events))
-    await asyncio.gather(*partition._work._tasks)
+    await asyncio.gather(*partition._background._tasks)
     cases.check(simulation, 0, TOTAL, Status.COMPLETED)
     assert simulation.log.published[-1].batch.tidemill.waiting == ()
     assert key not in simulation.store.objects

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tidemill.results.files.compaction import write_part
 from tidemill.results.files.merge import Sums, merged, read_index
-from tidemill.results.files.part_buffer import PartBuffer
+from tidemill.results.state.active_batch import PartBuffer
 from tidemill.schemas.bounds import TOKENS_MAX
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.part import PartError, PartRef, part_key
@@ -30,12 +30,12 @@ async def pieces(data):
 async def stored(store, parts):
     refs = []
     for number, indices in enumerate(parts):
-        shelf = PartBuffer()
+        buffer = PartBuffer()
         for index in dict.fromkeys(indices):
             line = text(index)
-            shelf.add(LineMark(index=index, size=len(line), failed=False, usage=(1, 0, 2, 0)), line)
-        ref = await write_part(store, BATCH, number, shelf, failed=False)
-        assert shelf.size == 0
+            buffer.add(LineMark(index=index, size=len(line), failed=False, usage=(1, 0, 2, 0)), line)
+        ref = await write_part(store, BATCH, number, buffer, failed=False)
+        assert buffer.size == 0
         assert ref.first == min(indices)
         refs.append((ref, part_key(BATCH, ref)))
     return refs
@@ -59,11 +59,11 @@ async def test_each_line_once_and_in_order(tmp_path_factory, parts):
 
 async def test_unknown_usage_is_counted_and_nothing_else(tmp_path):
     """It has its place in the columns, and is in no sum."""
-    store, shelf, sums = DirectoryStore(tmp_path), PartBuffer(), Sums()
+    store, buffer, sums = DirectoryStore(tmp_path), PartBuffer(), Sums()
     most = (TOKENS_MAX,) * 4
     for index, usage in enumerate([most, None, (1, 0, 2, 0), None]):
-        shelf.add(LineMark(index=index, size=len(text(index)), failed=False, usage=usage), text(index))
-    part = await write_part(store, BATCH, 0, shelf, failed=False)
+        buffer.add(LineMark(index=index, size=len(text(index)), failed=False, usage=usage), text(index))
+    part = await write_part(store, BATCH, 0, buffer, failed=False)
     async for _ in merged(store, [(part, part_key(BATCH, part))], sums):
         pass
     assert sums.unknown == 2

@@ -20,12 +20,12 @@ async def cut_up(lines, cut, chunk):
         for start in range(0, len(content), chunk):
             yield memoryview(content)[start : start + chunk]
 
-    volumes = OutputSplitter(pieces(), array("I", map(len, lines)), cut)
+    splitter = OutputSplitter(pieces(), array("I", map(len, lines)), cut)
     files, counts = [], []
-    while await volumes.has_more():
-        before = volumes.lines
-        files.append(b"".join([bytes(piece) async for piece in volumes.next()]))
-        counts.append(volumes.lines - before)
+    while await splitter.has_more():
+        before = splitter.lines
+        files.append(b"".join([bytes(piece) async for piece in splitter.next()]))
+        counts.append(splitter.lines - before)
     return files, counts
 
 
@@ -56,7 +56,7 @@ async def test_the_last_file_takes_the_rest():
     async def pieces():
         yield memoryview(b"".join(lines))
 
-    volumes = OutputSplitter(pieces(), array("I", map(len, lines)), Cut(lines_max=2, bytes_max=100))
-    files = [b"".join([bytes(piece) async for piece in volumes.next(last=number == 2)]) for number in range(3)]
+    splitter = OutputSplitter(pieces(), array("I", map(len, lines)), Cut(lines_max=2, bytes_max=100))
+    files = [b"".join([bytes(piece) async for piece in splitter.next(last=number == 2)]) for number in range(3)]
     assert files == [b"".join(lines[:2]), b"".join(lines[2:4]), b"".join(lines[4:])]
-    assert not await volumes.has_more()
+    assert not await splitter.has_more()

@@ -1,4 +1,4 @@
-"""The tally: what was marked is known, whatever the order and however often."""
+"""The bitmap: what was marked is known, whatever the order and however often."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,43 +11,43 @@ marks = st.lists(st.tuples(st.integers(0, 4 * CHUNK_LINES), st.booleans()), max_
 @given(marks)
 def test_counts_are_those_of_the_first_marks(marks):
     """A line counts once, as what it was first marked as."""
-    tally, naive = LineBitmap(), {}
+    bitmap, naive = LineBitmap(), {}
     for index, failed in marks:
-        assert tally.mark(index, failed=failed) is (index not in naive)
+        assert bitmap.mark(index, failed=failed) is (index not in naive)
         naive.setdefault(index, failed)
-    assert tally.done == len(naive)
-    assert tally.failed == sum(naive.values())
-    assert all((index in tally) is (index in naive) for index in range(5 * CHUNK_LINES))
+    assert bitmap.done == len(naive)
+    assert bitmap.failed == sum(naive.values())
+    assert all((index in bitmap) is (index in naive) for index in range(5 * CHUNK_LINES))
 
 
 @given(marks, marks)
 def test_chunks_bring_it_back(before, after):
-    """The chunks taken at any two times make the same tally."""
-    tally, stored = LineBitmap(), {}
+    """The chunks taken at any two times make the same bitmap."""
+    bitmap, stored = LineBitmap(), {}
     for batch in (before, after):
         for index, failed in batch:
-            tally.mark(index, failed=failed)
-        stored.update(tally.take_touched())
+            bitmap.mark(index, failed=failed)
+        stored.update(bitmap.take_touched())
     again = LineBitmap.of(stored.items())
-    assert (again.done, again.failed, again.bits) == (tally.done, tally.failed, tally.bits)
-    assert tally.take_touched() == []
+    assert (again.done, again.failed, again.bits) == (bitmap.done, bitmap.failed, bitmap.bits)
+    assert bitmap.take_touched() == []
 
 
 @given(marks, marks)
 def test_common_counts_lines_of_both(one, other):
-    """What two tallies share."""
-    tallies = []
+    """What two bitmaps share."""
+    bitmaps = []
     for batch in (one, other):
-        tally = LineBitmap()
+        bitmap = LineBitmap()
         for index, failed in batch:
-            tally.mark(index, failed=failed)
-        tallies.append(tally)
+            bitmap.mark(index, failed=failed)
+        bitmaps.append(bitmap)
     shared = {index for index, _ in one} & {index for index, _ in other}
-    assert tallies[0].common(tallies[1]) == len(shared)
+    assert bitmaps[0].common(bitmaps[1]) == len(shared)
 
 
 def test_a_chunk_is_128_bytes():
     """The size that `docs/explanation/architecture.md` tells of."""
-    tally = LineBitmap()
-    tally.mark(CHUNK_LINES, failed=True)
-    assert [(number, len(chunk)) for number, chunk in tally.take_touched()] == [(1, 128)]
+    bitmap = LineBitmap()
+    bitmap.mark(CHUNK_LINES, failed=True)
+    assert [(number, len(chunk)) for number, chunk in bitmap.take_touched()] == [(1, 128)]

@@ -40,7 +40,7 @@ COMPACTED = Compacted(
 )
 
 
-def folded(state, fact):
+def applied(state, fact):
     match fact:
         case BatchCreated():
             return reducer.created(state, fact, GRACE)
@@ -61,7 +61,7 @@ def test_every_order_is_legal_and_moves_along_the_table(facts):
     """No order of facts raises, and each step is a move of the table or none."""
     state = reducer.State(id=ID, partition=0)
     for fact in facts:
-        before, state = state.batch, folded(state, fact)
+        before, state = state.batch, applied(state, fact)
         if before is not None and state.batch.status is not before.status:
             assert state.batch.status in MOVES[before.status]
 
@@ -71,23 +71,23 @@ def test_a_fact_folded_again_changes_nothing(facts, repeats):
     """Facts before the creation wait for it; later ones come twice without harm."""
     state = reducer.State(id=ID, partition=0)
     for fact in facts:
-        state = folded(state, fact)
+        state = applied(state, fact)
     assert state.batch.status is Status.IN_PROGRESS
     assert state.batch.request_counts.total == 3
     for fact in facts * repeats:
-        assert folded(state, fact) is state
+        assert applied(state, fact) is state
 
 
 def test_all_lines_done_completes():
     """The usual way: files, counts and status in one step."""
-    state = folded(folded(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
+    state = applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
     assert not reducer.is_complete(state, 2)
     assert reducer.is_complete(state, 3)
     state = reducer.close(state, NOW + 3, "w")
     assert state.batch.status is Status.FINALIZING
     assert not state.takes_lines
     assert not reducer.is_complete(state, 3)
-    state = folded(state, COMPACTED)
+    state = applied(state, COMPACTED)
     assert state.batch.status is Status.COMPLETED
     assert state.batch.completed_at == NOW + 9
     assert state.batch.output_file_id
@@ -98,32 +98,32 @@ def test_all_lines_done_completes():
 
 def test_a_cancelled_batch_takes_lines_for_the_grace_only():
     """Lines in flight land, then the batch closes as cancelled."""
-    state = folded(folded(folded(reducer.State(id=ID, partition=0), CREATED), ACCEPTED), CANCEL)
+    state = applied(applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED), CANCEL)
     assert state.batch.status is Status.CANCELLING
     assert state.takes_lines
-    assert reducer.next_alarm(state) == CANCEL.at + GRACE
+    assert reducer.next_due(state) == CANCEL.at + GRACE
     assert not reducer.is_due(state, CANCEL.at + GRACE - 1)
     assert reducer.is_due(state, CANCEL.at + GRACE)
-    state = folded(reducer.close(state, NOW + 8, "w"), COMPACTED)
+    state = applied(reducer.close(state, NOW + 8, "w"), COMPACTED)
     assert state.batch.status is Status.CANCELLED
 
 
 def test_the_deadline_expires_what_is_not_done():
     """Past `expires_at` a running batch ends as expired, one never validated at once."""
-    state = folded(reducer.State(id=ID, partition=0), CREATED)
+    state = applied(reducer.State(id=ID, partition=0), CREATED)
     assert reducer.overdue(state, NOW + 86_399, GRACE) is state
     assert reducer.overdue(state, NOW + 86_400, GRACE).batch.status is Status.EXPIRED
-    state = reducer.overdue(folded(state, ACCEPTED), NOW + 86_400, GRACE)
+    state = reducer.overdue(applied(state, ACCEPTED), NOW + 86_400, GRACE)
     assert state.ending is Status.EXPIRED
     assert reducer.is_due(state, NOW + 86_400 + GRACE)
-    state = folded(reducer.close(state, NOW + 86_405, "w"), COMPACTED)
+    state = applied(reducer.close(state, NOW + 86_405, "w"), COMPACTED)
     assert state.batch.status is Status.EXPIRED
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=20))
 def test_counts_never_go_back(counts):
     """Also where lines are counted anew after a crash."""
-    state = folded(folded(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
+    state = applied(applied(reducer.State(id=ID, partition=0), CREATED), ACCEPTED)
     for completed, failed in counts:
         before = state.batch.request_counts
         state = reducer.counted(state, completed, failed)

@@ -183,7 +183,7 @@ async def test_the_owner_tells_of_a_stall_once_and_of_its_end():
         until = simulation.now + seconds
         while simulation.now < until:
             simulation.now = min(until, simulation.now + step)
-            if partition.alarm is not None and partition.alarm <= simulation.now:
+            if partition.due_at is not None and partition.due_at <= simulation.now:
                 await partition.fact(Tick(at=simulation.now), list)
 
     before = len(simulation.log.published)
@@ -192,7 +192,7 @@ async def test_the_owner_tells_of_a_stall_once_and_of_its_end():
     batch = simulation.log.published[-1].batch
     assert [one.reason for one in batch.tidemill.waiting] == [Reason.SERVER_REFUSES]
     assert (batch.tidemill.progress.lines_per_second, batch.tidemill.progress.done_latest_at) == (0, None)
-    assert +batch_gauges.stalled([partition.living]) == {"server_refuses": 1}
+    assert +batch_gauges.stalled([partition.active_batches]) == {"server_refuses": 1}
     await pass_(300)
     (one,) = simulation.log.published[-1].batch.tidemill.waiting
     assert one.reason is Reason.NO_PROCESSOR
@@ -200,7 +200,7 @@ async def test_the_owner_tells_of_a_stall_once_and_of_its_end():
     for at in range(events // 2, events):
         simulation.now += 0.6
         await simulation.handle(partition, gate, at)
-    await asyncio.gather(*partition._work._tasks)
+    await asyncio.gather(*partition._background._tasks)
     for at in range(events, len(simulation.log.events)):
         await simulation.handle(partition, gate, at)
     assert simulation.log.published[-1].batch.status is Status.COMPLETED
@@ -215,5 +215,5 @@ async def test_a_word_about_a_batch_that_is_not_at_work_leaves_nothing():
     acked = []
     await partition.fact(said("p0", 1, waiting()), lambda: acked.append(True))
     assert acked
-    assert not partition.living
+    assert not partition.active_batches
     assert not simulation.log.published

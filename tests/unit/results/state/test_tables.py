@@ -4,10 +4,10 @@ import pytest
 from support.largest import largest
 from support.simulated import Fuse, SimulatedLog, SimulatedTable, Simulation, surely
 
+from tidemill.results.expiry import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, StateExpiry
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
 from tidemill.results.state.active_batch import ActiveBatch
-from tidemill.results.state.expiry import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, StateExpiry
 from tidemill.results.state.line_bitmap import CHUNK_LINES, LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import GROUP_PARTS, Group, Tables, TornError
@@ -102,30 +102,30 @@ async def test_owners_are_in_order_where_a_group_counts_anew(rows):
 async def test_a_tally_is_of_the_owner_of_the_state(rows):
     """What an earlier owner still adds is not in it, and what this one left at its take-over is complete."""
     zombie = await owned(rows, 1)
-    live = ActiveBatch(state=state(0), tally=LineBitmap())
-    live.tally.mark(1, failed=False)
-    await zombie.keep(live)
+    active = ActiveBatch(state=state(0), bitmap=LineBitmap())
+    active.bitmap.mark(1, failed=False)
+    await zombie.keep(active)
     successor = await owned(rows, 2)
     (found,) = successor.open()
-    await successor.adopt(ActiveBatch(state=found, tally=LineBitmap.of(successor.chunks(found))))
-    live.tally.mark(2, failed=False)
-    live.tally.mark(3 * CHUNK_LINES, failed=False)
-    await zombie.keep(live)
+    await successor.adopt(ActiveBatch(state=found, bitmap=LineBitmap.of(successor.chunks(found))))
+    active.bitmap.mark(2, failed=False)
+    active.bitmap.mark(3 * CHUNK_LINES, failed=False)
+    await zombie.keep(active)
     third = await owned(rows, 3)
     (found,) = third.open()
     assert LineBitmap.of(third.chunks(found)).bits == 0b10
 
 
 async def test_a_take_over_that_breaks_off_is_none(rows):
-    """The tallies are written before the states, so the latest owner is the one before."""
+    """The bitmaps are written before the states, so the latest owner is the one before."""
     first = await owned(rows, 1)
-    live = ActiveBatch(state=state(0), tally=LineBitmap())
-    live.tally.mark(1, failed=False)
-    await first.keep(live)
+    active = ActiveBatch(state=state(0), bitmap=LineBitmap())
+    active.bitmap.mark(1, failed=False)
+    await first.keep(active)
     second = await owned(rows, 2)
     list(second.open())
-    half = ActiveBatch(state=state(0), tally=LineBitmap())
-    half.tally.mark(9, failed=False)
+    half = ActiveBatch(state=state(0), bitmap=LineBitmap())
+    half.bitmap.mark(9, failed=False)
     second._put_chunks(half, second._touched(half))
     third = await owned(rows, 3)
     (found,) = third.open()
@@ -133,16 +133,16 @@ async def test_a_take_over_that_breaks_off_is_none(rows):
 
 
 async def test_tables_that_were_read_at_two_times_are_noticed(rows):
-    """The former owner wrote while they were read: a tally that knows more than the parts would lose lines."""
+    """The former owner wrote while they were read: a bitmap that knows more than the parts would lose lines."""
     tables = await owned(rows, 1)
-    live = ActiveBatch(state=state(0), tally=LineBitmap())
-    live.tally.mark(1, failed=False)
-    await tables.keep(live)
+    active = ActiveBatch(state=state(0), bitmap=LineBitmap())
+    active.bitmap.mark(1, failed=False)
+    await tables.keep(active)
     early = dict(rows[0].local)
     part = PartRef(number=0, failed=False, first=2)
-    live.state = live.state.model_copy(update={"parts": (part,)})
-    live.tally.mark(2, failed=False)
-    await tables.keep(live)
+    active.state = active.state.model_copy(update={"parts": (part,)})
+    active.bitmap.mark(2, failed=False)
+    await tables.keep(active)
     rows[0].local = early
     successor = await owned(rows, 2)
     (found,) = successor.open()
@@ -213,32 +213,32 @@ async def content():
     yield b"x"
 
 
-def forgetting_of(tables, store, kept_seconds, now):
+def expiry_of(tables, store, kept_seconds, now):
     """What forgets, with nothing that was deleted."""
     publisher = Publisher(SimulatedLog(Fuse()), lambda: 0)
     return StateExpiry(tables, GarbageCollection(store, surely), publisher, kept_seconds=kept_seconds, now=now)
 
 
 async def test_what_the_log_has_forgotten_is_forgotten(tables, rows, tmp_path):
-    """First the large results, then the state and the tally; what ended later stays, and what is at work."""
+    """First the large results, then the state and the bitmap; what ended later stays, and what is at work."""
     store = DirectoryStore(tmp_path)
     long_ago, lately, at_work = state(0, Status.COMPLETED, chunks=2), state(1, Status.COMPLETED, 12_500), state(2)
-    live = ActiveBatch(state=state(0), tally=LineBitmap())
-    live.tally.mark(CHUNK_LINES, failed=False)
-    live.tally.touch_all()
-    await tables.keep(live)
-    assert len(rows[1].local) == live.state.chunks == long_ago.chunks
+    active = ActiveBatch(state=state(0), bitmap=LineBitmap())
+    active.bitmap.mark(CHUNK_LINES, failed=False)
+    active.bitmap.touch_all()
+    await tables.keep(active)
+    assert len(rows[1].local) == active.state.chunks == long_ago.chunks
     for one in (long_ago, lately, at_work):
         tables.put_state(one)
         await store.write(f"results-large/{one.id}/1-a", content())
     now = ENDED_AT + OUTLIVED * KEPT_SECONDS + 1
-    forgetting = forgetting_of(tables, store, lambda: KEPT_SECONDS, now - LOOK_SECONDS)
-    assert forgetting.due_at == now
-    assert forgetting.look(now - 1) is None
-    await forgetting.look(now)
+    expiry = expiry_of(tables, store, lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    assert expiry.due_at == now
+    assert expiry.look(now - 1) is None
+    await expiry.look(now)
     assert [key async for key in store.keys("")] == [f"results-large/{one.id}/1-a" for one in (lately, at_work)]
     assert tables.state(long_ago.id) is not None
-    assert forgetting.look(now + LOOK_SECONDS) is None
+    assert expiry.look(now + LOOK_SECONDS) is None
     assert [one.id for one in (long_ago, lately, at_work) if tables.state(one.id)] == [lately.id, at_work.id]
     assert not list(rows[1].scan(b""))
 
@@ -248,10 +248,10 @@ async def test_a_look_is_bounded_and_goes_on_where_the_last_one_ended(tables, tm
     for number in range(LOOK_BATCHES + 1):
         tables.put_state(state(number, Status.COMPLETED))
     now = 1e6
-    forgetting = forgetting_of(tables, DirectoryStore(tmp_path), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
+    expiry = expiry_of(tables, DirectoryStore(tmp_path), lambda: KEPT_SECONDS, now - LOOK_SECONDS)
     left = []
     for turn in range(3):
-        if (removal := forgetting.look(now + turn * LOOK_SECONDS)) is not None:
+        if (removal := expiry.look(now + turn * LOOK_SECONDS)) is not None:
             await removal
         left.append(len(tables.over("", 2 * LOOK_BATCHES)))
     assert left == [LOOK_BATCHES + 1, 1, 0]
@@ -261,11 +261,11 @@ def test_while_the_log_has_not_told_nothing_is_forgotten(tables, tmp_path):
     """How long it keeps its records is known a while after the start."""
     tables.put_state(state(0, Status.COMPLETED))
     kept = [float("inf")]
-    forgetting = forgetting_of(tables, DirectoryStore(tmp_path), lambda: kept[0], 0.0)
-    assert forgetting.due_at is None
-    assert forgetting.look(1e9) is None
+    expiry = expiry_of(tables, DirectoryStore(tmp_path), lambda: kept[0], 0.0)
+    assert expiry.due_at is None
+    assert expiry.look(1e9) is None
     kept[0] = KEPT_SECONDS
-    assert forgetting.due_at == LOOK_SECONDS
+    assert expiry.due_at == LOOK_SECONDS
 
 
 async def test_a_take_over_waits_for_groups_not_for_batches(monkeypatch):

@@ -1,4 +1,4 @@
-"""Batches are forgotten: when somebody deletes one, and when the log can bring nothing more of it.
+"""Expiry of state: when a user deletes a batch, and when the log can bring nothing more of it.
 
 What the api shows of batches has its own place (`tidemill.batches`); this is about the state tables, and about
 results too large for a record, which would be needed to make the files again. Of those that ended long ago a few
@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from tidemill.kafka.partition_owner import Ack
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
-from tidemill.results.state.active_batch import Ack
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.log.messages import DeleteRequested
@@ -34,7 +34,7 @@ class StateExpiry:
 
     Args:
         tables: Its tables.
-        leftovers: What its batches have left in the store.
+        garbage: What its batches have left in the store.
         publisher: Withdraws what was published of them.
         kept_seconds: How long the log keeps what a batch needs; infinite while that is not known.
         now: Unix seconds.
@@ -43,14 +43,14 @@ class StateExpiry:
     def __init__(
         self,
         tables: Tables,
-        leftovers: GarbageCollection,
+        garbage: GarbageCollection,
         publisher: Publisher,
         *,
         kept_seconds: Callable[[], float],
         now: float,
     ) -> None:
         self._tables = tables
-        self._leftovers = leftovers
+        self._garbage = garbage
         self._publisher = publisher
         self._kept_seconds = kept_seconds
         self._look_at = now + LOOK_SECONDS
@@ -66,7 +66,7 @@ class StateExpiry:
     async def erase(self, state: State, command: DeleteRequested, ack: Ack) -> Coroutine[Any, Any, None]:
         """Within an event: delete a batch that is over.
 
-        1. `secrets` says that nobody may read its lines from the log any more.
+        1. `secrets` revokes the right to read its lines from the log.
         2. Its state says no more than that it was deleted, so that nothing late makes it anew.
         3. Its record and those of its files are withdrawn.
         4. Its objects are removed, and then the command is acknowledged.
@@ -91,7 +91,7 @@ class StateExpiry:
         return self._remove(state, command, ack)
 
     def look(self, now: float) -> Coroutine[Any, Any, None] | None:
-        """Within an event: forget batches whose large results are gone, and look at some more.
+        """Within an event: drop batches whose large results are gone, and look at some more.
 
         Returns:
             The removal of large results of the next ones, if there are any; it need not be awaited.
@@ -111,9 +111,9 @@ class StateExpiry:
     async def _remove(self, state: State, command: DeleteRequested, ack: Ack) -> None:
         if state.deleted_at is not None:
             async with self._erasures:
-                await self._leftovers.erase(command.batch_id, command.files)
+                await self._garbage.erase(command.batch_id, command.files)
         ack()
 
     async def _clear(self, due: list[State]) -> None:
-        done = await self._leftovers.forget([state.id for state in due])
+        done = await self._garbage.forget([state.id for state in due])
         self._cleared += due[:done]

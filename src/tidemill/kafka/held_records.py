@@ -1,8 +1,8 @@
-"""Records of lines that cannot be had at the moment: their key does not come, or the store does not give a result.
+"""Holds work on one batch that cannot go on at the moment: its key is missing, or the store refuses its objects.
 
-They wait beside their partition, with the later ones of their batch behind them, and the other batches go on. Each
-batch is tried again with growing pauses, within an event, since a table is written in one alone. While a batch
-waits so, time does not close it: these lines were run. At a bound the whole partition waits.
+It waits beside its partition, with the later work on the same batch behind it, and the other batches go on. The
+owner of the partition tries each batch again with growing pauses, since only the owner may write its tables. At a
+bound the whole partition waits.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ BYTES_MAX: Final = 16 << 20
 log = logging.getLogger(__name__)
 
 Work = Callable[[], Awaitable[None]]
-"""Folds a record; raises `Unread` where it cannot be had."""
+"""Does some work on a batch; may be called again after it has raised `Unavailable`."""
 
 
-class Unread(OSError):
-    """The lines of a record cannot be had at the moment; the text says why, and holds nothing but ids."""
+class Unavailable(OSError):
+    """Something that one batch needs is unavailable at the moment; the text says why, and names only ids."""
 
     def __init__(self, why: str, reason: Reason = Reason.STORE) -> None:
         super().__init__(why)
         self.reason = reason
 
 
-Tell = Callable[[str, Unread | None, float], None]
-"""Told why a batch waits and when it is tried again; None where it waits no more."""
+Report = Callable[[str, Unavailable | None, float], None]
+"""Called with why a batch waits and when it is tried again; with None once it waits no more."""
 
 
 @dataclass(slots=True)
@@ -48,8 +48,8 @@ class _Waiting:
 class HeldRecords:
     """Of one partition; its calls never overlap."""
 
-    def __init__(self, tell: Tell, steady: Steady) -> None:
-        self._tell = tell
+    def __init__(self, report: Report, steady: Steady) -> None:
+        self._report = report
         self._steady = steady
         self._waiting: dict[str, _Waiting] = {}
         self._records = self._bytes = 0
@@ -61,18 +61,22 @@ class HeldRecords:
             return None
         return min(waiting.again_at for waiting in self._waiting.values()) - self._steady()
 
+    def __contains__(self, batch_id: str) -> bool:
+        """Whether work on a batch is held."""
+        return batch_id in self._waiting
+
     async def take(self, batch_id: str | None, work: Work, size: int) -> None:
-        """Do the work, or have it wait.
+        """Do work, or hold it.
 
         Args:
-            batch_id: Whose lines it is about; None where it is about none, and then it never waits.
+            batch_id: The batch; None for work that never waits.
             work: See there.
-            size: Bytes of the record.
+            size: Bytes of the records it holds.
         """
         if batch_id is None or batch_id not in self._waiting:
             try:
                 await work()
-            except Unread as error:
+            except Unavailable as error:
                 assert batch_id is not None
                 self._waiting[batch_id] = _Waiting()
                 self._put(batch_id, work, size)
@@ -80,7 +84,11 @@ class HeldRecords:
         else:
             self._put(batch_id, work, size)
         await self.again()
-        while self._records > RECORDS_MAX or self._bytes > BYTES_MAX:
+        await self.wait_while(lambda: self._records > RECORDS_MAX or self._bytes > BYTES_MAX)
+
+    async def wait_while(self, is_full: Callable[[], bool]) -> None:
+        """Have the partition wait for held work, as long as a bound is reached."""
+        while self._waiting and is_full():
             await asyncio.sleep(max(0.0, self.due_in or 0.0))
             await self.again()
 
@@ -94,21 +102,21 @@ class HeldRecords:
                     await records[0][0]()
                     self._records -= 1
                     self._bytes -= records.popleft()[1]
-            except Unread as error:
+            except Unavailable as error:
                 self._put_off(batch_id, error)
             else:
                 del self._waiting[batch_id]
-                self._tell(batch_id, None, 0.0)
+                self._report(batch_id, None, 0.0)
 
     def _put(self, batch_id: str, work: Work, size: int) -> None:
         self._waiting[batch_id].records.append((work, size))
         self._records += 1
         self._bytes += size
 
-    def _put_off(self, batch_id: str, error: Unread) -> None:
+    def _put_off(self, batch_id: str, error: Unavailable) -> None:
         waiting = self._waiting[batch_id]
         pause = pause_seconds(waiting.pauses)
         waiting.pauses += 1
         waiting.again_at = self._steady() + pause
         log.warning("%s waits: %s; next try in %.1f s", batch_id, error, pause)
-        self._tell(batch_id, error, waiting.again_at)
+        self._report(batch_id, error, waiting.again_at)

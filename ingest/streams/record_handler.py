@@ -1,0 +1,140 @@
+"""The records of one partition of the intake, handed to the partition's streams together with what is due.
+
+Records that wait are decided on together, and unknown keys are looked up once for all of them.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from tidemill.ingest.streams.partition import Partition
+from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
+from tidemill.kafka.partition_owner import Bounds, Record
+from tidemill.retrying import retried
+from tidemill.schemas.log import codec, intake, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.intake import IntakeError
+from tidemill.schemas.ports import Sender, Steady
+from tidemill.schemas.resources.batch import Status
+
+log = logging.getLogger(__name__)
+
+BOUNDS: Final = Bounds(records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=8_192, together=GROUP_RECORDS_MAX)
+
+Learn = Callable[[Iterable[str]], Awaitable[None]]
+"""Finds out which of some credentials are keys."""
+
+
+class Cancels:
+    """The batches of streams that users asked to cancel, as `tidemill.batches` shows."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._ids: set[str] = set()
+
+    def __contains__(self, batch_id: str) -> bool:
+        return batch_id in self._ids
+
+    def apply(self, key: str, value: bytes | None, offset: int) -> None:
+        """Take a record of `tidemill.batches`."""
+        if value is None or b'"stream":' not in value:
+            return
+        try:
+            batch = codec.decode_batch(value).batch
+        except DecodeError as error:
+            log.warning("record %d of the batches cannot be read (%s)", offset, type(error).__name__)
+            return
+        if batch.status is Status.CANCELLING:
+            self._ids.add(key)
+            self._wake()
+        else:
+            self._ids.discard(key)
+
+
+class RecordHandler:
+    """See `partition_owner.Partition`."""
+
+    def __init__(
+        self,
+        number: int,
+        partition: Partition,
+        *,
+        sender: Sender,
+        learn: Learn,
+        cancels: Cancels,
+        caught_up: Callable[[], Awaitable[None]],
+        steady: Steady,
+    ) -> None:
+        """Handle no record yet.
+
+        Args:
+            number: Of the partition.
+            partition: Its streams.
+            sender: The log.
+            learn: Looks up the credentials of records.
+            cancels: The batches that users cancelled.
+            caught_up: Waits until keys, batches and files are known.
+            steady: Seconds of a clock that is never set.
+        """
+        self._number = number
+        self._partition = partition
+        self._sender = sender
+        self._learn = learn
+        self._cancels = cancels
+        self._caught_up = caught_up
+        self._steady = steady
+        self._due_at: float | None = None
+        self._is_due_at_known = False
+        self._starting: asyncio.Future[int] | None = None
+
+    def start(self) -> None:
+        """See `partition_owner.Partition`."""
+        send = functools.partial(
+            self._sender.send,
+            topics.INTAKE.name,
+            "tick",
+            None,
+            headers=[(intake.TICK, b"1")],
+            partition=self._number,
+        )
+        self._starting = asyncio.ensure_future(retried("sending a tick", send))
+
+    async def load(self) -> None:
+        """See `partition_owner.Partition`."""
+        await self._caught_up()
+        await self._partition.load()
+
+    async def take(self, records: list[Record]) -> None:
+        """See `partition_owner.Partition`."""
+        self._is_due_at_known = False
+        await self._learn(_secrets(records))
+        await self._partition.take(records)
+
+    def is_due(self) -> bool:
+        """See `partition_owner.Partition`."""
+        if not self._is_due_at_known:
+            self._due_at, self._is_due_at_known = self._partition.due_at, True
+        return self._due_at is not None and self._due_at <= self._steady()
+
+    async def tick(self) -> None:
+        """See `partition_owner.Partition`."""
+        self._is_due_at_known = False
+        await self._partition.tick(self._cancels.__contains__)
+
+    async def leave(self) -> None:
+        """See `partition_owner.Partition`."""
+        await self._partition.leave()
+
+    def abandon(self) -> None:
+        """See `partition_owner.Partition`."""
+        self._partition.abandon()
+
+
+def _secrets(records: Iterable[Record]) -> Iterator[str]:
+    """The credentials of records, as far as they can be read."""
+    for record in records:
+        with suppress(IntakeError):
+            yield intake.secret(intake.named(record.headers))

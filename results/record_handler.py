@@ -1,0 +1,209 @@
+"""The records of one partition of `commands` and `outcomes`: each is decoded, applied to its batch, or buried.
+
+Records whose lines cannot be read at the moment wait beside the others (`kafka/held_records.py`). A timer only
+sends a `Tick` into the partition: everything that was in the log when something became due is applied before it.
+"""
+
+import asyncio
+import functools
+import logging
+
+from tidemill.kafka.connection import TRANSIENT
+from tidemill.kafka.handling import Burial, handled
+from tidemill.kafka.held_records import HeldRecords, Unavailable
+from tidemill.kafka.partition_owner import Bounds, Record
+from tidemill.kafka.producer import partition_of
+from tidemill.results.partition import Partition
+from tidemill.retrying import reason, retried
+from tidemill.schemas import ids
+from tidemill.schemas.log import codec, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.messages import Buried, Tick
+from tidemill.schemas.ports import Clock, NotFound, Sender, Steady, Store
+from tidemill.schemas.resources.waiting import Reason
+from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.vault import NoKey, Vault
+from tidemill.sealing.wrapping import KeyUnavailable
+
+log = logging.getLogger(__name__)
+
+BOUNDS = Bounds(records=8, bytes=512 << 10, together=1)
+
+
+class RecordHandler:
+    """See `partition_owner.Partition`."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        *,
+        sender: Sender,
+        store: Store,
+        vault: Vault,
+        clock: Clock,
+        steady: Steady,
+        partitions: int,
+    ) -> None:
+        """Handle no record yet.
+
+        Args:
+            partition: The batches.
+            sender: The log.
+            store: Where large results are.
+            vault: The keys of sealed results.
+            clock: Unix time.
+            steady: Seconds of a clock that is never set.
+            partitions: How many `outcomes` has.
+        """
+        self.partition = partition
+        self._sender = sender
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._partitions = partitions
+        self._held = HeldRecords(partition.unread, steady)
+        self._is_tick_sent = False
+        self._ticking: asyncio.Future[int] | None = None
+        """Kept here, since the event loop has only a weak reference to it."""
+
+    def start(self) -> None:
+        """See `partition_owner.Partition`: a tick makes the owner take over the batches that were at work."""
+        self._send_tick()
+
+    async def load(self) -> None:
+        """See `partition_owner.Partition`."""
+        await self.partition.load()
+
+    async def take(self, records: list[Record]) -> None:
+        """See `partition_owner.Partition`."""
+        for record in records:
+            of = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
+            await self._held.take(of, functools.partial(self._handle, record), len(record.value or b""))
+
+    def is_due(self) -> bool:
+        """See `partition_owner.Partition`."""
+        self.partition.look()
+        due_at, due_in = self.partition.due_at, self._held.due_in
+        return (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
+
+    async def tick(self) -> None:
+        """See `partition_owner.Partition`."""
+        if self.is_due():
+            self._send_tick()
+
+    async def leave(self) -> None:
+        """See `partition_owner.Partition`: what is not acknowledged by now waits for its part, and comes again."""
+
+    def abandon(self) -> None:
+        """See `partition_owner.Partition`."""
+        self.partition.abandon()
+
+    def _send_tick(self) -> None:
+        """Send a tick into the partition, unless one is on its way."""
+        if self._is_tick_sent:
+            return
+        self._is_tick_sent = True
+        tick = Tick(at=self._clock(), writer=self.partition.owner.writer)
+        send = functools.partial(
+            self._sender.send,
+            topics.OUTCOMES.name,
+            "tick",
+            codec.encode(tick),
+            headers=[(codec.KIND, tick.kind.encode())],
+            partition=self.partition.number,
+        )
+        self._ticking = asyncio.ensure_future(retried("sending a tick", send))
+
+    async def _handle(self, record: Record) -> None:
+        """Apply a record, or bury it.
+
+        Raises:
+            Unavailable: Its lines cannot be read at the moment.
+        """
+        burial = await handled(
+            self._sender, record, lambda: self._dispatch(record), stage="results", undo=self.partition.undo
+        )
+        if burial is not None:
+            await self._show(record, burial)
+            record.ack()
+        # The record is kept until it is acknowledged; its value is not needed any more.
+        record.value = None
+
+    async def _show(self, record: Record, burial: Burial) -> None:
+        """Show the burial on the batch that the record names; where that fails too, the dead letter remains."""
+        named = codec.named(record.topic, record.headers, record.value)
+        if named is None or not self._belongs(record, named.batch_id):
+            return
+        at = int(self._clock())
+        fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=at)
+        self.partition.begin()
+        try:
+            await self.partition.buried(fact, named.created, ends=not burial.unreadable)
+        except TRANSIENT:
+            raise
+        except Exception:
+            log.exception("%s does not show that a record of it was buried", named.batch_id)
+            self.partition.undo()
+
+    def _belongs(self, record: Record, batch_id: str) -> bool:
+        """Whether the record lies in the partition of its batch, under the batch's key."""
+        is_keyed = record.key == batch_id.encode() and ids.is_batch_id(batch_id)
+        return is_keyed and partition_of(batch_id, self._partitions) == record.partition
+
+    def _check(self, record: Record, batch_id: str) -> None:
+        if not self._belongs(record, batch_id):
+            raise DecodeError("its key and its place are not those of its batch")
+
+    async def _dispatch(self, record: Record) -> None:
+        self.partition.begin()
+        if record.topic == topics.COMMANDS.name:
+            command = codec.decode_command(record.value)
+            self._check(record, codec.batch_of(command) or "")
+            await self.partition.command(command, record.ack)
+        elif codec.kind_of(record.headers) == codec.LINES:
+            await self._lines(record)
+        else:
+            fact = codec.decode_fact(record.value)
+            if isinstance(fact, Tick):
+                self._is_tick_sent = False
+            else:
+                self._check(record, codec.batch_of(fact) or "")
+            await self.partition.fact(fact, record.ack)
+
+    async def _lines(self, record: Record) -> None:
+        value = record.value or b""
+        batch_id, marks = codec.lines_marks(record.headers, len(value))
+        self._check(record, batch_id)
+        if not self.partition.takes_lines(batch_id):
+            # What comes late is not opened: the key of its batch may be destroyed.
+            record.ack()
+            return
+        await self.partition.lines(batch_id, marks, await self._content(record, value), record.ack)
+
+    async def _content(self, record: Record, value: bytes) -> bytes:
+        """The lines of a record.
+
+        Raises:
+            DecodeError: They are gone, or damaged.
+            Unavailable: They cannot be read at the moment.
+        """
+        try:
+            _, value = await opened_outcome(self._vault, record.headers, value)
+            if (ref := codec.lines_ref(record.headers)) is not None:
+                value = await self._stored(ref)
+        except NoKey as error:
+            raise DecodeError(str(error)) from error
+        except OSError as error:
+            of = Reason.KEY if isinstance(error, KeyUnavailable) else Reason.STORE
+            raise Unavailable(reason(error), of) from error
+        return value
+
+    async def _stored(self, ref: codec.LineRef) -> bytes:
+        try:
+            chunks = self._store.read(ref.key, ref.offset, ref.offset + ref.length)
+            value = b"".join([chunk async for chunk in chunks])
+        except (NotFound, ValueError) as error:
+            raise DecodeError("what it refers to is not in the store") from error
+        if len(value) != ref.length:
+            raise DecodeError("what it refers to is cut short")
+        return value
