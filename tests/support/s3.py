@@ -1,11 +1,13 @@
 """A real S3 server for a test session: SeaweedFS, where its wheel is installed."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,24 @@ def server_program() -> str | None:
 @contextmanager
 def s3_server(program: str, folder: Path) -> Iterator[dict[str, str]]:
     """The variables that lead to a server that lives as long as the block."""
+    with _one_start_at_a_time():
+        process, url = _started(program, folder)
+    try:
+        yield {**CREDENTIALS, "AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def _one_start_at_a_time() -> Iterator[None]:
+    """The server looks for free ports before it listens on them: two that start together would take the same."""
+    with (Path(tempfile.gettempdir()) / "tidemill-test-s3.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _started(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """A server that answers, and its URL."""
     port = next(
         port for port in range(8400 + os.getpid() % 500, 9400) if is_free(port) and is_free(port + GRPC_OFFSET)
     )
@@ -52,14 +72,19 @@ def s3_server(program: str, folder: Path) -> Iterator[dict[str, str]]:
 
     try:
         wait_until(answers, "the S3 server", seconds_max=START_SECONDS_MAX)
-        yield {**CREDENTIALS, "AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    except BaseException:
+        _stop(process)
+        raise
+    return process, url
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def is_free(port: int) -> bool:
