@@ -394,7 +394,7 @@ async def test_the_command_produces(stack, client, tmp_path):
     page = client.get(f"/batches/{batch.id}/results?status=completed&after=1998&limit=3", cast_to=object)
     assert [found["index"] for found in page["data"]] == [1999, 2000, 2001]
     done = await tidemill(tmp_path, "rebuild", batch.id, "--data", str(stack.data))
-    assert done.stdout.count(": well") == 8, done.stdout
+    assert done.stdout.count(": intact") == 8, done.stdout
 
 
 @pytest.mark.parametrize("title", [title for title in examples() if title != "kcat" or has_kcat()])
