@@ -284,13 +284,13 @@ def _a_day_later(world: World, keys: set[str]) -> None:
     """The api has met these objects a day ago: it notes when, in a file, and looks when it starts."""
     view = world.cluster.view
 
-    def met(change: str = "SELECT count(*) FROM strays") -> int:
+    def met(change: str = "SELECT count(*) FROM orphans") -> int:
         with suppress(sqlite3.Error), closing(sqlite3.connect(view)) as database, database:
             marks = ",".join("?" * len(keys))
             return int((database.execute(f"{change} WHERE key IN ({marks})", sorted(keys)).fetchone() or [0])[0])
         return 0
 
-    for change in (None, f"UPDATE strays SET met_at = met_at - {DAY_SECONDS}"):
+    for change in (None, f"UPDATE orphans SET seen_at = seen_at - {DAY_SECONDS}"):
         with world.cluster.kept_down("api"):
             _end(world, "api")
             if change is not None:
