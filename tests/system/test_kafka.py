@@ -1,7 +1,9 @@
 """The door to Kafka, on a real broker."""
 
 import asyncio
+import os
 import secrets
+import signal
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -9,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.brokers import OpenBroker
 from support.waiting import until
 
+from tidemill.kafka import connection
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.follower import RUN_BYTES_MAX, RUN_RECORDS_MAX, Follower, Tail
 from tidemill.kafka.producer import Log, Producer, producer
@@ -172,6 +175,31 @@ async def test_all_who_wait_for_a_producer_hear_that_it_is_given_up(tmp_path):
     finally:
         if sender is not None:
             await asyncio.wait_for(sender.stop(), 30)
+        broker.stop()
+
+
+@pytest.mark.parametrize("kind", ["producer", "consumer"])
+async def test_a_client_that_cannot_end_in_time_leaves_no_connection(tmp_path, kind, monkeypatch):
+    """Its broker is there and answers nothing."""
+    monkeypatch.setattr(connection, "STOP_SECONDS_MAX", 0.2)
+    broker = OpenBroker(tmp_path)
+    try:
+        kafka = await broker.start()
+        topic = await new_topic(kafka)
+        if kind == "producer":
+            client = producer(kafka)
+            connections = client.client
+        else:
+            client = AIOKafkaConsumer(topic, bootstrap_servers=kafka, group_id="any")
+            connections = client._client
+        await client.start()
+        os.killpg(broker._process.pid, signal.SIGSTOP)
+        if kind == "producer":
+            await client.send(topic, b"v")
+        await connection.stop(client)
+        assert not any(found.connected() for found in connections._conns.values())
+    finally:
+        os.killpg(broker._process.pid, signal.SIGCONT)
         broker.stop()
 
 

@@ -1,6 +1,7 @@
 """Reaching a broker: time limits, what fails for a while only, and clients that stop within a bound."""
 
 import asyncio
+import functools
 from contextlib import suppress
 from typing import Final
 
@@ -56,7 +57,21 @@ async def cluster_id(kafka: Kafka) -> str:
 
 
 async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Close a client, bounded: one whose broker is away would wait for it."""
-    with suppress(KafkaError, OSError):
-        async with asyncio.timeout(STOP_SECONDS_MAX):
-            await client.stop()
+    """Close a client, bounded: one whose broker is away would wait for it. It leaves no connection."""
+    for end in (client.stop, functools.partial(_drop, client)):
+        with suppress(KafkaError, OSError):
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await end()
+                return
+
+
+async def _drop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """End what a client has left at work since it could not stop in time; there is no public way."""
+    if isinstance(client, AIOKafkaProducer):
+        if (sending := client._sender.sender_task) is not None:  # noqa: SLF001
+            sending.cancel()
+        await client.client.close()
+    else:
+        if (fetching := client._fetcher) is not None:  # noqa: SLF001
+            await fetching.close()
+        await client._client.close()  # noqa: SLF001
