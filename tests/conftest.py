@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from support import ports
 from support.brokers import any_kafka
 
 pytest_plugins = ("support.fixtures",)
@@ -12,6 +13,7 @@ pytest_plugins = ("support.fixtures",)
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+ports.keep_apart()
 
 
 @pytest.fixture(scope="session")

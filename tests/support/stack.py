@@ -17,6 +17,7 @@ import psutil
 from support.waiting import wait_until
 
 from tidemill.configuration.security import Cluster, Security, client_options
+from tidemill.local.embedded import kraft
 from tidemill.runtime import run_file
 from tidemill.schemas.log.acls import ADMIN
 
@@ -154,6 +155,10 @@ class Stack:
         """Start it, and wait until it says that it is ready."""
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "run.json").unlink(missing_ok=True)
+        if "TIDEMILL_KAFKA" not in self.environ:
+            # Its broker takes the ports that it finds there.
+            (self.data / "kafka").mkdir(mode=0o700, exist_ok=True)
+            kraft.keep_ports(self.data / "kafka" / "ports")
         with self.log.open("wb") as log:
             command = [sys.executable, "-P", "-m", "tidemill", "up", "--port", "0", "--data", str(self.data)]
             self._process = subprocess.Popen(
