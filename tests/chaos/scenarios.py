@@ -28,7 +28,8 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested
 from tidemill.schemas.log.part import file_key
 
-AIM_SECONDS_MAX = 60.0
+AIM_SECONDS_MAX = 180.0
+"""A store that takes a second for each answer keeps results at work for a minute or two."""
 END_SECONDS_MAX = 120.0
 REFUSED_SECONDS_MAX = 30.0
 LINES = 800
