@@ -202,4 +202,4 @@ class CrossOrigin:
 
 
 async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotImplementedError
+    raise AssertionError("the headers are used here, and no request is served")

@@ -1,4 +1,4 @@
-"""Dead letters: a record that nobody can read is kept where an operator finds it, with the reason."""
+"""Dead letters: stages keep records that they cannot read for an operator, with the reason."""
 
 import functools
 import logging

@@ -53,7 +53,7 @@ class Partition(Protocol):
     """What a stage does with one partition."""
 
     def start(self) -> None:
-        """Send a record into the partition: its worker begins with it, also where nobody else sends any."""
+        """Send a record into the partition: its worker begins with it, even if no other record comes."""
         ...
 
     async def load(self) -> None:
