@@ -202,4 +202,5 @@ class CrossOrigin:
 
 
 async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    raise AssertionError("the headers are used here, and no request is served")
+    """Stand in for the app that `CORSMiddleware` asks for: only its headers are used here."""
+    raise NotImplementedError
