@@ -13,9 +13,9 @@ from tidemill.faust import stage_app
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.streams.app import StreamApp
-from tidemill.kafka.ack_gate import AckGate, Ticket
-from tidemill.kafka.handling import handled
 from tidemill.kafka.log_space import log_space
+from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
+from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.producer import Log
 from tidemill.retrying import retried
 from tidemill.schemas.log import codec, topics
@@ -116,11 +116,11 @@ class Ingest:
                 done.ack()
 
     async def _do(self, message: Any) -> None:
-        burial = await handled(self._log, message, lambda: self._command(message), stage="ingest")
-        if burial is None or burial.unreadable:
+        letter = await handle_record(self._log, message, lambda: self._command(message), stage="ingest")
+        if letter is None or letter.unreadable:
             return
         if (named := codec.named(message.topic, message.headers, message.value)) is not None:
-            fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(time.time()))
+            fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(time.time()))
             await retried(
                 f"sending that a record of {named.batch_id} is buried", lambda: self._requests.send_fact(fact)
             )

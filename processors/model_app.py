@@ -34,6 +34,7 @@ from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
 from tidemill.faust.partition_handle import PartitionHandle
 from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.freeze_guard import MembershipGuard
 from tidemill.kafka.history import reading
 from tidemill.kafka.producer import Log, partition_of
 from tidemill.processors.backends import pool_factory
@@ -129,10 +130,10 @@ class ModelApp:
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
-        self._brake = self.app.brake(self.dispatcher)
+        self._membership_guard = MembershipGuard(self.app.membership, self.dispatcher)
         self._start(self.held_records.run())
         for poller in pool_factory.metrics_pollers(
-            model, pool, getter=shared.upstream, steady=time.monotonic, on_reading=self.dispatcher.fill
+            model, pool, getter=shared.upstream, monotonic=time.monotonic, on_reading=self.dispatcher.fill
         ):
             self._start(poller.run())
         self.dispatcher.stalls.is_secret = shared.vault.has_key
@@ -252,14 +253,14 @@ class ModelApp:
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all of an app's at once."""
-        self._brake.release()
+        self._membership_guard.reset()
         await self.dispatcher.drain(REBALANCE_DRAIN_SECONDS_MAX if self.app.rebalancing else self._stop_seconds())
         self._assignment.leave()
         self.held_records.clear()
         self.dispatcher.forget_waiting()
 
     async def _hold(self) -> None:
-        self._brake.look()
+        self._membership_guard.check()
         for window in self._assignment.lanes:
             window.hold()
 

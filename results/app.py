@@ -12,9 +12,9 @@ from tidemill.configuration.settings import Settings
 from tidemill.faust import partition_table, stage_app
 from tidemill.faust.owned_partitions import OwnedPartitions
 from tidemill.faust.partition_table import PartitionTable
-from tidemill.kafka.freeze_guard import Lease
+from tidemill.kafka.freeze_guard import FreezeGuard
 from tidemill.kafka.history import reading
-from tidemill.kafka.partition_owner import PartitionOwners
+from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Limits, Owner
@@ -46,15 +46,14 @@ class Results:
     def __init__(self, settings: Settings, kafka: Kafka) -> None:
         """Set up the app; nothing is connected yet."""
         self._settings = settings
-        self._lease = Lease()
-        self._log = Log(kafka, lease=self._lease)
+        self._freeze_guard = FreezeGuard()
+        self._log = Log(kafka, before_request=self._wait_valid)
         self._keeper = Keeper(settings, kafka, self._log)
         self._history = OutcomeHistory(kafka, self._keeper.vault)
         self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
-        self._log.membership = self.app.membership
         self._tables = [
             partition_table.table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
             for name in ("batches", "lines")
@@ -71,7 +70,7 @@ class Results:
         self._tasks: list[asyncio.Task[None]] = []
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self.app.crash)
         self._owned = OwnedPartitions(
-            self.app, self._owners, topics.COMMANDS.name, topics.OUTCOMES.name, check=self._lease.check
+            self.app, self._owners, topics.COMMANDS.name, topics.OUTCOMES.name, before_request=self._wait_valid
         )
 
     @property
@@ -81,7 +80,7 @@ class Results:
 
     async def start(self) -> list[stage_app.StageApp]:
         """Connect, and give the app to run."""
-        self._lease.start()
+        self._freeze_guard.start()
         await self._log.start()
         await self._keeper.start()
         self._tasks = [
@@ -98,17 +97,17 @@ class Results:
         await self._keeper.stop()
         await self._log.stop()
         await self._store.close()
-        self._lease.stop()
+        self._freeze_guard.stop()
 
     def _active_batches(self) -> Iterator[list[ActiveBatch]]:
         for handler in self._owners.partitions:
             assert isinstance(handler, RecordHandler)
             yield handler.partition.active_batches
 
-    async def _held(self) -> None:
-        """See `Owner`."""
-        await self.app.membership.held()
-        self._lease.check()
+    async def _wait_valid(self) -> None:
+        """Return once this process is certainly the owner of its partitions; see `Owner`."""
+        await self.app.membership.wait_valid()
+        self._freeze_guard.check()
 
     def _handler(self, number: int) -> RecordHandler:
         partition = Partition(
@@ -118,13 +117,13 @@ class Results:
             history=self._history,
             store=self._store,
             clock=time.time,
-            steady=time.monotonic,
+            monotonic=time.monotonic,
             limits=self._limits,
             compactions=self._compactions,
             owner=Owner(
                 writer=secrets.token_hex(WRITER_BYTES),
                 generation=self.app.consumer_generation_id,
-                held=self._held,
+                held=self._wait_valid,
             ),
         )
         return RecordHandler(
@@ -133,7 +132,7 @@ class Results:
             store=self._store,
             vault=self._keeper.vault,
             clock=time.time,
-            steady=time.monotonic,
+            monotonic=time.monotonic,
             partitions=self._partitions,
         )
 

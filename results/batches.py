@@ -5,7 +5,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Final
 
-from tidemill.kafka.held_records import Unavailable
+from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.results.expiry import StateExpiry
 from tidemill.results.files.compaction import Compactor, write_part
 from tidemill.results.files.finalizer import Finalizer
@@ -21,7 +21,7 @@ from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import Timers
 from tidemill.retrying import pause_seconds, reason
 from tidemill.runtime.clock_steps import ClockSteps
-from tidemill.schemas.ports import Clock, Sender, Steady, Store
+from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.waiting import Reason
 
 WAITING_BYTES_MAX: Final = 64 << 20
@@ -44,7 +44,7 @@ class Batches:
         history: Outcomes,
         store: Store,
         clock: Clock,
-        steady: Steady,
+        monotonic: Monotonic,
         limits: Limits,
         compactions: asyncio.Semaphore,
         owner: Owner,
@@ -58,7 +58,7 @@ class Batches:
             history: What the log still has.
             store: Where parts and files are written.
             clock: Unix time.
-            steady: Seconds of a clock that is never set.
+            monotonic: Seconds of a clock that is never set.
             limits: Sizes, times and prices.
             compactions: Bounds how many batches of the process are compacted at one time.
             owner: Who this is.
@@ -68,7 +68,7 @@ class Batches:
         self._publisher = Publisher(sender, lambda: tables.owner)
         self._store = store
         self._clock = clock
-        self._steady = steady
+        self._monotonic = monotonic
         self._limits = limits
         self._finalizer = Finalizer(
             Compactor(store, clock, limits.part_bytes, limits.tariff_of, owner.writer),
@@ -91,7 +91,7 @@ class Batches:
         self._background = Background()
         self._before: dict[str, tuple[ActiveBatch, Snapshot]] = {}
         """The batches that the present event has come to, as they were."""
-        self._steps = ClockSteps(clock, steady)
+        self._steps = ClockSteps(clock, monotonic)
         self._kept_seconds = limits.kept_seconds()
         self._heard_at: dict[str, float] = {}
         """When a process of each model last reported."""
@@ -151,32 +151,32 @@ class Batches:
 
     def _wake(self, state: State) -> ActiveBatch:
         chunks = () if state.is_over else self._tables.chunks(state)
-        steady = self._steady()
-        since = None if state.ending is None else steady
+        monotonic = self._monotonic()
+        since = None if state.ending is None else monotonic
         bitmap = LineBitmap.of(chunks)
-        stalls = Stalls(moved_at=steady, moved=(state.batch and state.batch.status, bitmap.done))
-        active = ActiveBatch(state=state, bitmap=bitmap, published_at=steady, ending_since=since, stalls=stalls)
+        stalls = Stalls(moved_at=monotonic, moved=(state.batch and state.batch.status, bitmap.done))
+        active = ActiveBatch(state=state, bitmap=bitmap, published_at=monotonic, ending_since=since, stalls=stalls)
         if not state.is_over:
             self._active[state.id] = active
         return active
 
     async def _turn(self, active: ActiveBatch, after: State, *, due: bool = False) -> None:
         """Bring a batch to its state after an event, and to what follows from it."""
-        steady = self._steady()
+        monotonic = self._monotonic()
         before, active.state = active.state, after
-        active.stalls.look(after, active.bitmap.done, steady)
+        active.stalls.look(after, active.bitmap.done, monotonic)
         if after.ending is not None and active.ending_since is None:
-            active.ending_since = steady
+            active.ending_since = monotonic
         closing = due or reducer.is_complete(after, active.bitmap.done)
         # Where the store does not take the lines, a tick tries again.
         closing = closing and await self._flush(active, keep=False)
-        if closing or active.state is not before or steady >= active.next_publish_at:
+        if closing or active.state is not before or monotonic >= active.next_publish_at:
             active.state = reducer.counted(
                 self._waited(active), active.bitmap.done - active.bitmap.failed, active.bitmap.failed
             )
         if closing:
             active.state = reducer.close(active.state, self._clock(), self.owner.writer)
-        if active.state is not before or (active.unpublished and steady >= active.next_publish_at):
+        if active.state is not before or (active.unpublished and monotonic >= active.next_publish_at):
             if active.state.is_over:
                 await self._publish(active)  # once the table has it, nothing would publish it again
             await self._tables.keep(active)
@@ -197,15 +197,17 @@ class Batches:
 
     def _waited(self, active: ActiveBatch) -> State:
         """The batch with what it waits for at this time."""
-        batch, steady = active.state.batch, self._steady()
+        batch, monotonic = active.state.batch, self._monotonic()
         heard_at = self._heard_at.get(batch.model or "", 0.0) if batch is not None else 0.0
-        waiting = active.stalls.waiting(active.state, active.bitmap.done, steady, self._clock(), heard_at=heard_at)
+        waiting = active.stalls.waiting(
+            active.state, active.bitmap.done, monotonic, self._clock(), heard_at=heard_at
+        )
         return waits(active.state, waiting)
 
     def _hear(self, active: ActiveBatch) -> None:
         """Note that a process which serves the model of a batch has reported."""
         if active.state.batch is not None and (model := active.state.batch.model) is not None:
-            self._heard_at[model] = self._steady()
+            self._heard_at[model] = self._monotonic()
 
     async def _bound(self) -> None:
         while self._waiting_bytes > WAITING_BYTES_MAX or self._put_off_bytes > PUT_OFF_BYTES_MAX:
@@ -216,7 +218,7 @@ class Batches:
             )
             if self._put_off_bytes > PUT_OFF_BYTES_MAX or largest is None:
                 largest = min(self._put_off.values(), key=lambda active: active.again_at)
-                await asyncio.sleep(max(0.0, largest.again_at - self._steady()))
+                await asyncio.sleep(max(0.0, largest.again_at - self._monotonic()))
             await self._flush(self._touched(largest))
 
     @property
@@ -229,7 +231,7 @@ class Batches:
         Returns:
             Whether that is done; else the store has not taken them, and they wait on.
         """
-        if active.state.id in self._put_off and self._steady() < active.again_at:
+        if active.state.id in self._put_off and self._monotonic() < active.again_at:
             return False
         for buffer, failed in ((active.output, False), (active.errors, True)):
             if not buffer.lines:
@@ -266,15 +268,15 @@ class Batches:
         self._put_off[active.state.id] = active
         why = f"Results of the batch cannot be stored: {reason(error)}."
         log.warning("%s: %s Next try in %.1f s", active.state.id, why, pause)
-        self._block(active, (Reason.STORE, why), self._steady() + pause)
+        self._block(active, (Reason.STORE, why), self._monotonic() + pause)
 
     async def _publish(self, active: ActiveBatch) -> None:
         active.unpublished = False
-        progress = active.progress(self._clock(), self._steady())
+        progress = active.progress(self._clock(), self._monotonic())
         await self._publisher.batch(active.state, progress, active.blocked)
         if active.eta is not None:
             active.eta.published_quiet = active.eta.is_quiet
-        active.published_at = self._steady()
+        active.published_at = self._monotonic()
 
     async def _publish_again(self, active: ActiveBatch) -> None:
         """A fact that ended a batch came again: its effects may be neither in the changelog nor published."""
@@ -284,7 +286,7 @@ class Batches:
 
     def _set_timer(self, active: ActiveBatch) -> None:
         """Set the timer of a batch for the next thing that is due."""
-        due = active.due(self._clock(), self._steady(), self._limits)
+        due = active.due(self._clock(), self._monotonic(), self._limits)
         if (risk_at := retention_risk.risk_at(active.state, self._limits.kept_seconds())) is not None:
             due.append(risk_at)
         if due:
@@ -324,7 +326,7 @@ class Batches:
         Args:
             active: The batch.
             why: Why not.
-            again_at: When it is tried again, by the steady clock.
+            again_at: When it is tried again, by the monotonic clock.
         """
         active.again_at = again_at
         since = active.blocked[0].since if active.blocked else int(self._clock())

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from tidemill.kafka.partition_owner import Ack
+from tidemill.kafka.partitions.owner import Ack
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
 from tidemill.results.state.reducer import State

@@ -19,8 +19,8 @@ import logging
 from typing import Final, assert_never
 
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.kafka.handling import told
-from tidemill.kafka.partition_owner import Ack
+from tidemill.kafka.partitions.dead_letters import safe_reason
+from tidemill.kafka.partitions.owner import Ack
 from tidemill.results.batches import Batches
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch
@@ -150,7 +150,7 @@ class Partition(Batches):
         if (active := self._active.get(fact.batch_id)) is None:
             return
         self._hear(active)
-        if active.stalls.take(fact, self._steady()):
+        if active.stalls.take(fact, self._monotonic()):
             await self._turn(self._touched(active), active.state)
 
     async def _begin(self, active: ActiveBatch, after: State, ack: Ack) -> None:
@@ -169,7 +169,7 @@ class Partition(Batches):
         active.state, active.unpublished = after, True
         active.acks.append(ack)
         if active.waiting_since is None:
-            active.waiting_since = self._steady()
+            active.waiting_since = self._monotonic()
         await self._turn(active, active.state)
 
     async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
@@ -182,7 +182,7 @@ class Partition(Batches):
             return
         before = active.waiting_bytes
         self._hear(active)
-        if not active.take(marks, value, self._steady()):
+        if not active.take(marks, value, self._monotonic()):
             ack()
             return
         self._waiting_bytes += active.waiting_bytes - before
@@ -213,7 +213,7 @@ class Partition(Batches):
                 # Time is no record that could be buried; the other batches go on, and this one is tried again.
                 log.exception("%s: what time has made due failed", batch_id)
                 self.undo()
-                self._block(active, (Reason.FILES, f"What is due cannot be done: {told(error)}."))
+                self._block(active, (Reason.FILES, f"What is due cannot be done: {safe_reason(error)}."))
                 self._timers.drop(batch_id)
                 self._timers.set(batch_id, at + AGAIN_SECONDS)
         if (removal := self._expiry.look(at)) is not None:
@@ -225,16 +225,16 @@ class Partition(Batches):
                 await self._publish(active)
             return
         since = active.waiting_since
-        if since is not None and self._steady() >= since + self._limits.part_age_seconds:
+        if since is not None and self._monotonic() >= since + self._limits.part_age_seconds:
             await self._flush(active)
         quiet_at = None if active.eta is None else active.eta.unpublished_quiet_at
-        active.unpublished = active.unpublished or (quiet_at is not None and self._steady() >= quiet_at)
+        active.unpublished = active.unpublished or (quiet_at is not None and self._monotonic() >= quiet_at)
         after = self._waited(active)
         # Lines that were run before are not given up for the sake of time.
         if not (active.is_unread or reducer.is_complete(after, active.bitmap.done)):
             after = reducer.overdue(after, at, self._limits.grace_seconds)
         after = retention_risk.endangered(after, at, self._limits.kept_seconds())
-        graced = active.graced(at, self._steady(), self._limits, is_current=is_current)
+        graced = active.graced(at, self._monotonic(), self._limits, is_current=is_current)
         gives_up = (
             after.ending is Status.CANCELLED and active.unpublished_lines >= 0
         )  # else its counts would go back

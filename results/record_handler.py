@@ -1,7 +1,8 @@
 """The records of one partition of `commands` and `outcomes`: each is decoded, applied to its batch, or buried.
 
-Records whose lines cannot be read at the moment wait beside the others (`kafka/held_records.py`). A timer only
-sends a `Tick` into the partition: everything that was in the log when something became due is applied before it.
+Records whose lines cannot be read at the moment wait beside the others (`kafka/partitions/held_records.py`). A
+timer only sends a `Tick` into the partition: everything that was in the log when something became due is applied
+before it.
 """
 
 import asyncio
@@ -9,9 +10,9 @@ import functools
 import logging
 
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.kafka.handling import Burial, handled
-from tidemill.kafka.held_records import HeldRecords, Unavailable
-from tidemill.kafka.partition_owner import Bounds, Record
+from tidemill.kafka.partitions.dead_letters import DeadLetter, handle_record
+from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
+from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.kafka.producer import partition_of
 from tidemill.results.partition import Partition
 from tidemill.retrying import reason, retried
@@ -19,7 +20,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Buried, Tick
-from tidemill.schemas.ports import Clock, NotFound, Sender, Steady, Store
+from tidemill.schemas.ports import Clock, Monotonic, NotFound, Sender, Store
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import opened_outcome
 from tidemill.sealing.vault import NoKey, Vault
@@ -31,7 +32,7 @@ BOUNDS = Bounds(records=8, bytes=512 << 10, together=1)
 
 
 class RecordHandler:
-    """See `partition_owner.Partition`."""
+    """See `owner.Partition`."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class RecordHandler:
         store: Store,
         vault: Vault,
         clock: Clock,
-        steady: Steady,
+        monotonic: Monotonic,
         partitions: int,
     ) -> None:
         """Handle no record yet.
@@ -52,7 +53,7 @@ class RecordHandler:
             store: Where large results are.
             vault: The keys of sealed results.
             clock: Unix time.
-            steady: Seconds of a clock that is never set.
+            monotonic: Seconds of a clock that is never set.
             partitions: How many `outcomes` has.
         """
         self.partition = partition
@@ -61,41 +62,41 @@ class RecordHandler:
         self._vault = vault
         self._clock = clock
         self._partitions = partitions
-        self._held = HeldRecords(partition.unread, steady)
+        self._held = HeldRecords(partition.unread, monotonic)
         self._is_tick_sent = False
         self._ticking: asyncio.Future[int] | None = None
         """Kept here, since the event loop has only a weak reference to it."""
 
     def start(self) -> None:
-        """See `partition_owner.Partition`: a tick makes the owner take over the batches that were at work."""
+        """See `owner.Partition`: a tick makes the owner take over the batches that were at work."""
         self._send_tick()
 
     async def load(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         await self.partition.load()
 
     async def take(self, records: list[Record]) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         for record in records:
             of = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
             await self._held.take(of, functools.partial(self._handle, record), len(record.value or b""))
 
     def is_due(self) -> bool:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         self.partition.look()
         due_at, due_in = self.partition.due_at, self._held.due_in
         return (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
 
     async def tick(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         if self.is_due():
             self._send_tick()
 
     async def leave(self) -> None:
-        """See `partition_owner.Partition`: what is not acknowledged by now waits for its part, and comes again."""
+        """See `owner.Partition`: what is not acknowledged by now waits for its part, and comes again."""
 
     def abandon(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         self.partition.abandon()
 
     def _send_tick(self) -> None:
@@ -120,25 +121,25 @@ class RecordHandler:
         Raises:
             Unavailable: Its lines cannot be read at the moment.
         """
-        burial = await handled(
+        letter = await handle_record(
             self._sender, record, lambda: self._dispatch(record), stage="results", undo=self.partition.undo
         )
-        if burial is not None:
-            await self._show(record, burial)
+        if letter is not None:
+            await self._show(record, letter)
             record.ack()
         # The record is kept until it is acknowledged; its value is not needed any more.
         record.value = None
 
-    async def _show(self, record: Record, burial: Burial) -> None:
-        """Show the burial on the batch that the record names; where that fails too, the dead letter remains."""
+    async def _show(self, record: Record, letter: DeadLetter) -> None:
+        """Show the letter on the batch that the record names; where that fails too, the dead letter remains."""
         named = codec.named(record.topic, record.headers, record.value)
         if named is None or not self._belongs(record, named.batch_id):
             return
         at = int(self._clock())
-        fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=at)
+        fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=at)
         self.partition.begin()
         try:
-            await self.partition.buried(fact, named.created, ends=not burial.unreadable)
+            await self.partition.buried(fact, named.created, ends=not letter.unreadable)
         except TRANSIENT:
             raise
         except Exception:

@@ -9,8 +9,8 @@ from tidemill.schemas.log.codec import Headers
 Clock = Callable[[], float]
 """Unix time in seconds. It is what deadlines are in, and may be stepped at any time, by minutes and back."""
 
-Steady = Callable[[], float]
-"""Seconds of a clock that nobody steps: what lasts is measured by it. It means nothing to another process."""
+Monotonic = Callable[[], float]
+"""Seconds of a monotonic clock, for durations; its zero differs between processes."""
 
 READ_BYTES = 1 << 20
 """The most that `Store.read` hands over at a time."""

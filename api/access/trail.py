@@ -17,7 +17,7 @@ from tidemill.schemas import ids
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import AuditRecord
-from tidemill.schemas.ports import Clock, Sender, Steady
+from tidemill.schemas.ports import Clock, Monotonic, Sender
 from tidemill.schemas.resources.audit import Action
 
 REFUSALS_MAX: Final = 10
@@ -130,8 +130,8 @@ class Refusals:
     A valid key always works: the wait is only for requests with other keys from the same address.
     """
 
-    def __init__(self, steady: Steady) -> None:
-        self._steady = steady
+    def __init__(self, monotonic: Monotonic) -> None:
+        self._monotonic = monotonic
         self._known: OrderedDict[str, _Refused] = OrderedDict()
 
     def count(self, source: str) -> float:
@@ -140,7 +140,7 @@ class Refusals:
         Returns:
             Seconds for which the address is to wait; 0 where it may go on.
         """
-        now = self._steady()
+        now = self._monotonic()
         found = self._known.setdefault(source, _Refused(now))
         self._known.move_to_end(source)
         if len(self._known) > ADDRESSES_MAX:

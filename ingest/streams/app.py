@@ -26,7 +26,7 @@ from tidemill.ingest.streams.record_handler import BOUNDS, Cancels, RecordHandle
 from tidemill.ingest.streams.stream import BufferedBytes, Times
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.follower import Follower
-from tidemill.kafka.partition_owner import PartitionOwners
+from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Store
@@ -127,7 +127,7 @@ class StreamApp:
             publisher=self._publisher,
             assembly=assembly,
             clock=time.time,
-            steady=time.monotonic,
+            monotonic=time.monotonic,
             times=self._times,
             buffered=self._buffered,
         )
@@ -138,7 +138,7 @@ class StreamApp:
             learn=self._keyring.learn,
             cancels=self._cancels,
             caught_up=self._caught_up,
-            steady=time.monotonic,
+            monotonic=time.monotonic,
         )
 
     def _batch_changed(self, key: str, value: bytes | None, offset: int) -> None:
@@ -159,6 +159,6 @@ def _factory(settings: Settings, store: Store, folder: Path) -> Callable[[], Str
         cut=Cut(lines_max=settings.file_lines_max, bytes_max=settings.file_bytes_max),
         folder=folder,
         clock=time.time,
-        steady=time.monotonic,
+        monotonic=time.monotonic,
         reply_bytes_max=settings.reply_bytes_max,
     )

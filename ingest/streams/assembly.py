@@ -11,7 +11,7 @@ from typing import Final
 
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import PREFIX, Piece, State, Stream
-from tidemill.kafka.held_records import Unavailable
+from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retried
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode

@@ -14,13 +14,12 @@ from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams.factory import StreamFactory
 from tidemill.ingest.streams.record import bounded, joined_bytes, shown, split
 from tidemill.ingest.streams.stream import PIECES_MAX, Stream
-from tidemill.kafka.dead_letters import bury
-from tidemill.kafka.handling import handled
-from tidemill.kafka.partition_owner import Record
+from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_letter
+from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
-from tidemill.schemas.ports import Sender, Steady
+from tidemill.schemas.ports import Monotonic, Sender
 
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
 """A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
@@ -52,7 +51,7 @@ class Decisions:
         project: Project,
         factory: StreamFactory,
         quotas: Quotas,
-        steady: Steady,
+        monotonic: Monotonic,
         stop_discarding: Callable[[Stream], Awaitable[None]],
     ) -> None:
         """Know no stream yet.
@@ -62,14 +61,14 @@ class Decisions:
             project: See there.
             factory: Makes streams.
             quotas: What each project may have.
-            steady: Seconds of a clock that is never set.
+            monotonic: Seconds of a clock that is never set.
             stop_discarding: Called with a cancelled stream that its producer has ended.
         """
         self._sender = sender
         self._project = project
         self._factory = factory
         self._quotas = quotas
-        self._steady = steady
+        self._monotonic = monotonic
         self._stop_discarding = stop_discarding
         self.streams: dict[tuple[str, str], Stream] = {}
         """The streams that take lines or refuse them, by project and name."""
@@ -103,7 +102,7 @@ class Decisions:
             self._new = None
             found.append(await self._decide(record))
 
-        buried = await handled(self._sender, shown(record), work, stage="ingest", undo=self._undo_new)
+        buried = await handle_record(self._sender, shown(record), work, stage="ingest", undo=self._undo_new)
         self._seen = max(self._seen, record.offset)
         if buried is not None:
             record.ack()
@@ -135,7 +134,7 @@ class Decisions:
             else:
                 if found is not None:
                     stream, label = found
-                    stream.last_record_at = self._steady()
+                    stream.last_record_at = self._monotonic()
                     is_room = self._is_room(record, stream, lines)
                     taken = lines if is_room else []
                     first = stream.note(record.offset, len(taken), label.seq if is_room else None)
@@ -152,7 +151,7 @@ class Decisions:
         await asyncio.gather(*(self._buried(record, error) for record, error in dead))
 
     async def _buried(self, record: Record, error: IntakeError) -> None:
-        await bury(self._sender, shown(record), stage="ingest", reason=error)
+        await send_dead_letter(self._sender, shown(record), stage="ingest", reason=str(error))
         record.ack()
 
     def _is_room(self, record: Record, stream: Stream, lines: list[bytes]) -> bool:
@@ -192,7 +191,7 @@ class Decisions:
         project = await self._project(intake.secret(headers), label.name, logged_at)
         stream = self.streams.get((project, label.name))
         if stream is not None and stream.state.discarding:
-            stream.last_record_at = self._steady()
+            stream.last_record_at = self._monotonic()
             if label.ends:
                 await self._stop_discarding(stream)
             if lines:

@@ -18,7 +18,7 @@ from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.intake import StreamOptions
-from tidemill.schemas.ports import Clock, NotFound, Steady, Store
+from tidemill.schemas.ports import Clock, Monotonic, NotFound, Store
 from tidemill.schemas.resources.batch import Batch, Cut, Extras, Status, window_seconds
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class StreamFactory:
         cut: Cut,
         folder: Path,
         clock: Clock,
-        steady: Steady,
+        monotonic: Monotonic,
         reply_bytes_max: int = LINE_BYTES_HIGHEST,
     ) -> None:
         """Make none yet.
@@ -53,7 +53,7 @@ class StreamFactory:
             cut: What a numbered file of an output holds at most.
             folder: For what does not fit into memory, and outlives nothing.
             clock: Unix time.
-            steady: What lasts is measured by it.
+            monotonic: What lasts is measured by it.
             reply_bytes_max: See `Rules`.
         """
         self.windows = windows
@@ -62,7 +62,7 @@ class StreamFactory:
         self._cut = cut
         self._folder = folder
         self._clock = clock
-        self._steady = steady
+        self._monotonic = monotonic
         self._reply_bytes_max = reply_bytes_max
         self._ids: dict[str, SeenIds] = {}
 
@@ -126,7 +126,7 @@ class StreamFactory:
             state=state,
             checker=Checker(rules, seen),
             lines=last[1] + last[2],
-            last_record_at=self._steady(),
+            last_record_at=self._monotonic(),
             size=sum(piece.bytes for piece in state.pieces),
             awaited={offset for offset, *_ in state.journal},
             seq=state.seq,

@@ -31,11 +31,11 @@ from tidemill.ingest.streams.record import shown
 from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, BufferedBytes, Stream, Times
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.kafka.handling import handled
-from tidemill.kafka.held_records import HeldRecords, Unavailable
-from tidemill.kafka.partition_owner import Record
+from tidemill.kafka.partitions.dead_letters import handle_record
+from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
+from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas.log.messages import Buried, Stalled
-from tidemill.schemas.ports import Clock, Sender, Steady
+from tidemill.schemas.ports import Clock, Monotonic, Sender
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Waiting
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Partition:
         publisher: Publisher,
         assembly: InputAssembly,
         clock: Clock,
-        steady: Steady,
+        monotonic: Monotonic,
         times: Times,
         buffered: BufferedBytes | None = None,
     ) -> None:
@@ -80,7 +80,7 @@ class Partition:
         self._publisher = publisher
         self._assembly = assembly
         self._clock = clock
-        self._steady = steady
+        self._monotonic = monotonic
         self._times = times
         self._buffered = buffered or BufferedBytes()
         self._decisions = Decisions(
@@ -88,10 +88,10 @@ class Partition:
             project=project,
             factory=factory,
             quotas=quotas,
-            steady=steady,
+            monotonic=monotonic,
             stop_discarding=self._stop_discarding,
         )
-        self._held = HeldRecords(self._note, steady)
+        self._held = HeldRecords(self._note, monotonic)
         self._blocked: dict[str, tuple[Stream, int]] = {}
         """Streams whose work is held, and since when, Unix seconds."""
         self._notes: list[tuple[str, Unavailable | None]] = []
@@ -102,12 +102,12 @@ class Partition:
 
     @property
     def due_at(self) -> float | None:
-        """When the next thing is due, by the steady clock; None without any."""
+        """When the next thing is due, by the monotonic clock; None without any."""
         times = [self._due(stream) for stream in self._decisions.streams.values() if self._is_free(stream)]
         if any(self._is_free(stream) and not stream.awaited for stream in self._decisions.ended.values()):
-            times.append(self._steady())
+            times.append(self._monotonic())
         if (due_in := self._held.due_in) is not None:
-            times.append(self._steady() + due_in)
+            times.append(self._monotonic() + due_in)
         return min(times, default=None)
 
     async def load(self) -> None:
@@ -153,18 +153,18 @@ class Partition:
         """
         await self._finish(self._assembly.joined())
         await self._held.again()
-        now, steady = self._clock(), self._steady()
+        now, monotonic = self._clock(), self._monotonic()
         for stream in list(self._decisions.streams.values()):
             if stream.awaited or not self._is_free(stream):
                 continue
-            is_idle = steady >= stream.last_record_at + self._times.idle_seconds
+            is_idle = monotonic >= stream.last_record_at + self._times.idle_seconds
             if stream.state.discarding:
                 if is_idle:
                     await self._stop_discarding(stream)
             elif cancelled(stream.state.id) or is_idle or now >= stream.state.batch.expires_at:
                 self._decisions.end(stream, discarding=cancelled(stream.state.id))
                 self._tables.put(stream.state)
-            elif stream.waiting_since is not None and steady >= stream.waiting_since + self._times.age_seconds:
+            elif stream.waiting_since is not None and monotonic >= stream.waiting_since + self._times.age_seconds:
                 await self._do(stream, functools.partial(self._flush, stream))
         for stream in list(self._decisions.ended.values()):
             if not stream.awaited and self._is_free(stream):
@@ -202,11 +202,11 @@ class Partition:
     def _due(self, stream: Stream) -> float:
         times = [stream.last_record_at + self._times.idle_seconds]
         if not stream.state.discarding:
-            times.append(self._steady() + stream.state.batch.expires_at - self._clock())
+            times.append(self._monotonic() + stream.state.batch.expires_at - self._clock())
         if stream.waiting_since is not None:
             times.append(stream.waiting_since + self._times.age_seconds)
         # While a journal waits for its records there is nothing to decide; they are on their way.
-        return max(min(times), self._steady() + 1) if stream.awaited else min(times)
+        return max(min(times), self._monotonic() + 1) if stream.awaited else min(times)
 
     async def _commit(self, decided: list[Decision]) -> None:
         """Keep decisions, then publish the lines."""
@@ -247,7 +247,7 @@ class Partition:
             await self._publish(delivery)
             delivery.is_published = True
             for decision in delivery.decisions:
-                stream.put(decision.lines, decision.record.offset, decision.record.ack, self._steady())
+                stream.put(decision.lines, decision.record.offset, decision.record.ack, self._monotonic())
         if delivery.decisions[-1].ends:
             await self._seal(stream)
         elif stream.buffer_bytes >= self._times.part_bytes or len(stream.state.journal) >= JOURNAL_RECORDS_MAX:
@@ -270,9 +270,11 @@ class Partition:
             return
         for decision in decisions:
             alone = functools.partial(self._publish_alone, decision)
-            if (burial := await handled(self._sender, shown(decision.record), alone, stage="ingest")) is not None:
+            if (
+                letter := await handle_record(self._sender, shown(decision.record), alone, stage="ingest")
+            ) is not None:
                 at = int(self._clock())
-                fact = Buried(batch_id=stream.state.id, source=burial.source, reason=burial.reason, at=at)
+                fact = Buried(batch_id=stream.state.id, source=letter.source, reason=letter.reason, at=at)
                 await self._publisher.buried(fact)
 
     async def _publish_alone(self, decision: Decision) -> None:

@@ -10,7 +10,7 @@ from tidemill.ingest.files.validation import LONG_LINE_BYTES, Fault
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams import packing
 from tidemill.ingest.streams.stream import Stream
-from tidemill.kafka.held_records import Unavailable
+from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retried
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log import topics

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Final
 
-from tidemill.kafka.partition_owner import Record
+from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError
 

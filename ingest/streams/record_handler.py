@@ -12,12 +12,12 @@ from typing import Final
 
 from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
-from tidemill.kafka.partition_owner import Bounds, Record
+from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.retrying import retried
 from tidemill.schemas.log import codec, intake, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.intake import IntakeError
-from tidemill.schemas.ports import Sender, Steady
+from tidemill.schemas.ports import Monotonic, Sender
 from tidemill.schemas.resources.batch import Status
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Cancels:
 
 
 class RecordHandler:
-    """See `partition_owner.Partition`."""
+    """See `owner.Partition`."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class RecordHandler:
         learn: Learn,
         cancels: Cancels,
         caught_up: Callable[[], Awaitable[None]],
-        steady: Steady,
+        monotonic: Monotonic,
     ) -> None:
         """Handle no record yet.
 
@@ -77,7 +77,7 @@ class RecordHandler:
             learn: Looks up the credentials of records.
             cancels: The batches that users cancelled.
             caught_up: Waits until keys, batches and files are known.
-            steady: Seconds of a clock that is never set.
+            monotonic: Seconds of a clock that is never set.
         """
         self._number = number
         self._partition = partition
@@ -85,13 +85,13 @@ class RecordHandler:
         self._learn = learn
         self._cancels = cancels
         self._caught_up = caught_up
-        self._steady = steady
+        self._monotonic = monotonic
         self._due_at: float | None = None
         self._is_due_at_known = False
         self._starting: asyncio.Future[int] | None = None
 
     def start(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         send = functools.partial(
             self._sender.send,
             topics.INTAKE.name,
@@ -103,33 +103,33 @@ class RecordHandler:
         self._starting = asyncio.ensure_future(retried("sending a tick", send))
 
     async def load(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         await self._caught_up()
         await self._partition.load()
 
     async def take(self, records: list[Record]) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         self._is_due_at_known = False
         await self._learn(_secrets(records))
         await self._partition.take(records)
 
     def is_due(self) -> bool:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         if not self._is_due_at_known:
             self._due_at, self._is_due_at_known = self._partition.due_at, True
-        return self._due_at is not None and self._due_at <= self._steady()
+        return self._due_at is not None and self._due_at <= self._monotonic()
 
     async def tick(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         self._is_due_at_known = False
         await self._partition.tick(self._cancels.__contains__)
 
     async def leave(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         await self._partition.leave()
 
     def abandon(self) -> None:
-        """See `partition_owner.Partition`."""
+        """See `owner.Partition`."""
         self._partition.abandon()
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.ingest.files.validation import Checker
-from tidemill.kafka.partition_owner import Ack
+from tidemill.kafka.partitions.owner import Ack
 from tidemill.schemas.bounds import Id, Name, Number, Size
 from tidemill.schemas.log.intake import SEQ_DIGITS_MAX
 from tidemill.schemas.resources.batch import Batch
@@ -107,7 +107,7 @@ class Stream:
     lines: int
     """Lines so far, those of the journal included."""
     last_record_at: float
-    """When its last record came; this and `waiting_since` are times of the steady clock."""
+    """When its last record came; this and `waiting_since` are times of the monotonic clock."""
     size: int = 0
     """Bytes of its lines so far, newlines included; those of the journal count once they have come again."""
     buffer: list[bytes] = field(default_factory=list)

@@ -5,7 +5,7 @@
 | batch id, `/` and an owner | a stream on its way to be a batch |
 | `decided/` and an owner | up to which offset every record is decided on |
 
-Owners: `src/tidemill/kafka/owned_table.py`. An owner first writes all streams under its own number, and then up to
+Owners: `kafka/partitions/owned_table.py`. An owner first writes all streams under its own number, and then up to
 where they are decided on; rows of owners before the last one that has written the latter are not read.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from tidemill.ingest.streams.stream import State
-from tidemill.kafka.owned_table import OwnedTable, Table, owner_of
+from tidemill.kafka.partitions.owned_table import OwnedTable, Table, owner_of
 from tidemill.schemas.ids import BATCH_PREFIX
 
 _DECIDED: Final = b"decided"

@@ -12,7 +12,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits import server_metrics
 from tidemill.processors.limits.headroom import STALE_SECONDS
 from tidemill.processors.limits.server_metrics import ServerMetrics
-from tidemill.schemas.ports import Steady
+from tidemill.schemas.ports import Monotonic
 
 POLL_SECONDS: Final = 1.0
 SILENT_SECONDS_MAX: Final = 60.0
@@ -44,7 +44,7 @@ class MetricsPoller:
         headers: dict[str, str],
         *,
         getter: Getter,
-        steady: Steady,
+        monotonic: Monotonic,
         on_reading: Callable[[], None],
     ) -> None:
         """Ask nothing yet.
@@ -54,14 +54,14 @@ class MetricsPoller:
             url: Of its metrics page.
             headers: Of the request.
             getter: The HTTP client.
-            steady: A monotonic clock.
+            monotonic: A monotonic clock.
             on_reading: Called after each poll: the server may take more calls.
         """
         self._backend = backend
         self._url = url
         self._headers = headers
         self._getter = getter
-        self._steady = steady
+        self._monotonic = monotonic
         self._on_reading = on_reading
         self._read_at = float("-inf")
         self._silent = 0
@@ -85,7 +85,7 @@ class MetricsPoller:
         """Poll once."""
         before = self._backend.in_flight
         reading = await self._reading()
-        now = self._steady()
+        now = self._monotonic()
         if reading is not None:
             self._silent = 0
             self._read_at = now

@@ -14,7 +14,7 @@ from tidemill.processors.http.client import Origin, origin
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.limits.headroom import Headroom
 from tidemill.processors.limits.load_feedback import LoadFeedback
-from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.ports import Clock, Monotonic
 
 
 def backend_pool(model: Model, clock: Clock) -> BackendPool:
@@ -43,7 +43,7 @@ def backend_pool(model: Model, clock: Clock) -> BackendPool:
 
 
 def metrics_pollers(
-    model: Model, pool: BackendPool, *, getter: Getter, steady: Steady, on_reading: Callable[[], None]
+    model: Model, pool: BackendPool, *, getter: Getter, monotonic: Monotonic, on_reading: Callable[[], None]
 ) -> list[MetricsPoller]:
     """The pollers of all servers that have a metrics page.
 
@@ -55,7 +55,7 @@ def metrics_pollers(
             url,
             _headers(named.api_key if origin(url) == origin(named.base) else None),
             getter=getter,
-            steady=steady,
+            monotonic=monotonic,
             on_reading=on_reading,
         )
         for named, backend in zip(model.backends, pool.backends, strict=True)

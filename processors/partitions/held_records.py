@@ -19,7 +19,7 @@ from tidemill.processors.partitions.seals import Opened
 from tidemill.processors.partitions.window import Entry
 from tidemill.schemas.log.codec import DecodeError, RequestHead
 from tidemill.schemas.log.messages import Stalled
-from tidemill.schemas.ports import Steady
+from tidemill.schemas.ports import Monotonic
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting
 from tidemill.sealing.wrapping import KeyUnavailable
 
@@ -67,14 +67,20 @@ class HeldRecords:
     """The waiting records of one model."""
 
     def __init__(
-        self, *, reopened: Reopen, admit: Admit, tell: Tell, ended: ClosedBatches, steady: Steady = time.monotonic
+        self,
+        *,
+        reopened: Reopen,
+        admit: Admit,
+        tell: Tell,
+        ended: ClosedBatches,
+        monotonic: Monotonic = time.monotonic,
     ) -> None:
-        """Hold nothing yet; `ended` has the batches that are over, and what lasts is measured by `steady`."""
+        """Hold nothing yet; `ended` has the batches that are over, and what lasts is measured by `monotonic`."""
         self._reopened = reopened
         self._admit = admit
         self._tell = tell
         self._ended = ended
-        self._steady = steady
+        self._monotonic = monotonic
         self._waiting: dict[str, _Waiting] = {}
         self._source = f"keys-{secrets.token_hex(8)}"
         self._number = 0
@@ -114,8 +120,8 @@ class HeldRecords:
                 await self._open(batch_id, waiting)
         except KeyUnavailable as error:
             waiting.why = str(error)
-            if self._steady() >= waiting.told_at + TELL_SECONDS:
-                waiting.told_at = self._steady()
+            if self._monotonic() >= waiting.told_at + TELL_SECONDS:
+                waiting.told_at = self._monotonic()
                 _log.error("%d records of %s wait: %s", len(waiting.records), batch_id, error)
                 await self._tell(self._stalled(batch_id, waiting))
         except Exception as error:  # noqa: BLE001  whatever it was, they wait on

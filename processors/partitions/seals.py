@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tidemill.kafka.handling import told
+from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -60,7 +60,7 @@ async def opened(
     except NoKey as error:
         return DecodeError(str(error))
     except Exception as error:  # noqa: BLE001  whatever it holds, a second try would fail the same
-        return DecodeError(told(error))
+        return DecodeError(safe_reason(error))
 
 
 class SealedOutbox:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tidemill.kafka.dead_letters import bury
+from tidemill.kafka.partitions.dead_letters import send_dead_letter
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import Entry
 from tidemill.schemas import ids
@@ -48,7 +48,7 @@ async def give_up(
         ended: The batches that are over, which get none.
     """
     value = message.value or b""
-    await bury(log, message, stage="processors", reason=reason)
+    await send_dead_letter(log, message, stage="processors", reason=str(reason))
     try:
         for batch_id, lines, headers in refusals(message.headers or (), value):
             if batch_id not in ended:

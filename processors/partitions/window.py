@@ -8,7 +8,7 @@ that belong to a project with few turns hold up the others of their partition on
 
 from typing import Any, Final, Protocol
 
-from tidemill.kafka.ack_gate import AckGate, Ticket
+from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 
 LINES_MAX: Final = 16_384
 BYTES_MAX: Final = 4 << 20

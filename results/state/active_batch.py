@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tidemill.kafka.partition_owner import Ack
+from tidemill.kafka.partitions.owner import Ack
 from tidemill.results.ports import Limits
 from tidemill.results.state import reducer
 from tidemill.results.state.eta import Eta
@@ -79,7 +79,7 @@ class ActiveBatch:
     acks: list[Ack] = field(default_factory=list)
     """Of the events whose lines wait in the buffers."""
     waiting_since: float | None = None
-    """When the oldest of these lines came; this and the next one are times of the steady clock."""
+    """When the oldest of these lines came; this and the next one are times of the monotonic clock."""
     published_at: float = 0.0
     """When it was last published, or taken over."""
     ending_since: float | None = None
@@ -91,11 +91,11 @@ class ActiveBatch:
     blocked: tuple[Waiting, ...] = ()
     """Why it cannot go on here."""
     is_unread: bool = False
-    """Whether lines that were run cannot be had at the moment (`src/tidemill/kafka/held_records.py`)."""
+    """Whether lines that were run cannot be had at the moment (`kafka/partitions/held_records.py`)."""
     tries: int = 0
     """How often in a row the store has not taken its lines."""
     again_at: float = 0.0
-    """When it is tried again, by the steady clock."""
+    """When it is tried again, by the monotonic clock."""
     tried_part: int = -1
     """Number of the last part that was tried to be written; it may appear yet, whatever was said of it."""
     unpublished: bool = False
@@ -123,7 +123,7 @@ class ActiveBatch:
 
     @property
     def next_publish_at(self) -> float:
-        """When to publish it next, if there is anything new, by the steady clock."""
+        """When to publish it next, if there is anything new, by the monotonic clock."""
         much = self.unpublished or PUBLISH_PART * self.unpublished_lines >= self.total
         return self.published_at + (PUBLISH_SECONDS if much else PUBLISH_SECONDS_MAX)
 
@@ -133,15 +133,15 @@ class ActiveBatch:
         counts = self.state.batch.request_counts if self.state.batch else None
         return 0 if counts is None else self.bitmap.done - counts.completed - counts.failed
 
-    def due(self, now: float, steady: float, limits: Limits) -> list[float]:
+    def due(self, now: float, monotonic: float, limits: Limits) -> list[float]:
         """When it is to be looked at, though nothing has come, Unix seconds.
 
         Args:
             now: Unix seconds.
-            steady: The same moment by the steady clock.
+            monotonic: The same moment by the monotonic clock.
             limits: How long a line may wait for its part, and how long a grace is.
         """
-        ahead = now - steady
+        ahead = now - monotonic
         due = [] if (due_at := reducer.next_due(self.state)) is None else [due_at]
         if due and self.ending_since is not None:
             due.append(ahead + self.ending_since + limits.grace_seconds)
@@ -152,12 +152,12 @@ class ActiveBatch:
         if self.unpublished or self.unpublished_lines > 0:
             due.append(ahead + self.next_publish_at)
         if not self.state.closed and self.state.ending is None:
-            due += [ahead + at for at in self.stalls.due(steady)]
+            due += [ahead + at for at in self.stalls.due(monotonic)]
             if self.eta is not None and (quiet_at := self.eta.unpublished_quiet_at) is not None:
                 due.append(ahead + quiet_at)
         return due
 
-    def graced(self, at: float, steady: float, limits: Limits, *, is_current: bool) -> float:
+    def graced(self, at: float, monotonic: float, limits: Limits, *, is_current: bool) -> float:
         """The time that counts for the end of the batch's grace: once a grace has lasted, it is over.
 
         Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since. And a process
@@ -166,39 +166,39 @@ class ActiveBatch:
 
         Args:
             at: Unix seconds.
-            steady: The time of the steady clock.
+            monotonic: The time of the monotonic clock.
             limits: How long a grace is.
             is_current: Whether this owner has sent the tick.
         """
         if self.unpublished_lines < 0 and not is_current:
             return float("-inf")
         close_at = self.state.close_at
-        if close_at is None or self.ending_since is None or steady < self.ending_since + limits.grace_seconds:
+        if close_at is None or self.ending_since is None or monotonic < self.ending_since + limits.grace_seconds:
             return at
         return max(at, close_at)
 
-    def progress(self, now: float, steady: float) -> Progress | None:
+    def progress(self, now: float, monotonic: float) -> Progress | None:
         """How far the batch is, if it is at work.
 
         Args:
             now: Unix seconds.
-            steady: The same moment by the steady clock.
+            monotonic: The same moment by the monotonic clock.
         """
         batch = self.state.batch
         if batch is None or batch.status not in AT_WORK:
             return None
         if self.eta is None:
-            self.eta = Eta.start(steady, self.bitmap.done)
-        self.eta.observe(steady, self.bitmap.done)
+            self.eta = Eta.start(monotonic, self.bitmap.done)
+        self.eta.observe(monotonic, self.bitmap.done)
         return self.eta.progress(batch.request_counts.total, batch.expires_at, now)
 
-    def take(self, marks: list[LineMark], value: bytes, steady: float) -> int:
+    def take(self, marks: list[LineMark], value: bytes, monotonic: float) -> int:
         """Put the lines into the buffers that were not final before.
 
         Args:
             marks: What is known of each line.
             value: The lines, one after the other.
-            steady: When they came.
+            monotonic: When they came.
 
         Returns:
             How many lines were new.
@@ -212,7 +212,7 @@ class ActiveBatch:
                 (self.errors if mark.failed else self.output).add(mark, view[start:end])
                 new += 1
         if new and self.waiting_since is None:
-            self.waiting_since = steady
+            self.waiting_since = monotonic
         return new
 
     def snapshot(self) -> Snapshot:

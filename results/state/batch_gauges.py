@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable
 from tidemill import metrics
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.stalls import reasons
-from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
 Living = Callable[[], Iterable[Iterable[ActiveBatch]]]
 """Gives the batches that are not over, by partition."""
 
 
-def offer(active_batches: Living, clock: Clock, steady: Steady) -> None:
+def offer(active_batches: Living, clock: Clock, monotonic: Monotonic) -> None:
     """Register the gauges."""
     metrics.ask(metrics.BATCHES, lambda: statuses(active_batches()))
     metrics.ask(metrics.AT_RISK, lambda: statuses(active_batches(), _is_at_risk))
     metrics.ask(metrics.STALLED, lambda: stalled(active_batches()))
-    metrics.ask(metrics.SLACK, lambda: slack(active_batches(), clock(), steady()))
+    metrics.ask(metrics.SLACK, lambda: slack(active_batches(), clock(), monotonic()))
 
 
 def statuses(
@@ -29,13 +29,13 @@ def statuses(
     return Counter(active.state.batch.status.value for active in found if active.state.batch is not None)
 
 
-def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, steady: float) -> dict[str, float]:
+def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, monotonic: float) -> dict[str, float]:
     """The least slack of the batches of each model, in seconds; without an expected end it is what is left.
 
     Args:
         partitions: The batches that are not over.
         now: Unix seconds.
-        steady: The same moment by the steady clock.
+        monotonic: The same moment by the monotonic clock.
     """
     least: dict[str, float] = {}
     for partition in partitions:
@@ -43,7 +43,7 @@ def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, steady: float
             batch = active.state.batch
             if batch is None or batch.model is None:
                 continue
-            progress = active.progress(now, steady)
+            progress = active.progress(now, monotonic)
             seconds = progress.slack_seconds if progress and progress.slack_seconds is not None else None
             value = float(seconds) if seconds is not None else batch.expires_at - now
             least[batch.model] = min(value, least.get(batch.model, value))

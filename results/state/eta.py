@@ -38,7 +38,7 @@ class Eta:
 
     started_at: float
     """When it was last observed before the first line: until then it may have waited for others. These times are
-    those of the steady clock."""
+    those of the monotonic clock."""
     done_before: int
     """Lines that were done then."""
     at: float
@@ -48,7 +48,7 @@ class Eta:
     gap: float = 0.0
     """The usual time between such moments, in seconds."""
     quick: float = 0.0
-    steady: float = 0.0
+    monotonic: float = 0.0
     """Lines a second."""
     last: float = 0.0
     """The higher of both when lines got done last."""
@@ -74,11 +74,11 @@ class Eta:
         seen = at - self.started_at
         young = 1 - ((seen - elapsed) / seen) ** YOUTH
         self.quick += max(young, 1 - math.exp(-elapsed / QUICK_SECONDS)) * (rate - self.quick)
-        self.steady += max(young, 1 - math.exp(-elapsed / STEADY_SECONDS)) * (rate - self.steady)
+        self.monotonic += max(young, 1 - math.exp(-elapsed / STEADY_SECONDS)) * (rate - self.monotonic)
         if has_moved:
             self.gap = max(at - self.moved_at, GAP_KEPT * self.gap)
             self.moved_at = at
-            self.last = max(self.quick, self.steady)
+            self.last = max(self.quick, self.monotonic)
 
     @property
     def quiet_at(self) -> float:
@@ -110,7 +110,7 @@ class Eta:
         if self.is_quiet:
             slack = math.floor(deadline - now - left / self.last)
             return Progress(percent=percent, lines_per_second=0.0, slack_seconds=slack, observed_at=int(now))
-        slow, fast = sorted((self.quick, self.steady))
+        slow, fast = sorted((self.quick, self.monotonic))
         earliest = now + left / fast * (1 - SPREAD_MIN)
         latest = now + left / slow * (1 + SPREAD_MIN)
         return Progress(

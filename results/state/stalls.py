@@ -28,7 +28,7 @@ class _Said(NamedTuple):
 
 @dataclass(slots=True)
 class Stalls:
-    """Of one batch; times are those of the steady clock."""
+    """Of one batch; times are those of the monotonic clock."""
 
     moved_at: float = 0.0
     """When it advanced last, or was taken over."""

@@ -7,7 +7,7 @@
 | states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of one that is not over |
 | chunks | batch id, `/`, an owner, `/` and a number | how many parts the batch had, then a chunk of its bitmap |
 
-Owners, and whose row counts: `src/tidemill/kafka/owned_table.py`.
+Owners, and whose row counts: `src/tidemill/kafka/partitions/owned_table.py`.
 
 A take-over reads the active batches alone, however many there ever were. A batch that is over stays for as long as
 the log may bring a fact about it once more (`results/expiry.py`).
@@ -19,7 +19,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tidemill.kafka.owned_table import OwnedTable, Row, Table
+from tidemill.kafka.partitions.owned_table import OwnedTable, Row, Table
 from tidemill.results.state.active_batch import ActiveBatch
 from tidemill.results.state.reducer import State
 from tidemill.schemas.ids import BATCH_PREFIX

@@ -33,14 +33,14 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         name="the gate acknowledges out of order",
-        file="src/tidemill/kafka/ack_gate.py",
+        file="src/tidemill/kafka/partitions/ack_gate.py",
         old="while self._tickets and self._tickets[0].done:\n            yield self._tickets.popleft().item",
         new="self._tickets.remove(ticket)\n        yield ticket.item",
         real=_UNEVEN,
     ),
     Mutation(
         name="a record is acknowledged when its owner gets it",
-        file="src/tidemill/kafka/partition_owner.py",
+        file="src/tidemill/kafka/partitions/owner.py",
         old='        value = record.value or b""\n        lines = 0',
         new='        acknowledge()\n        value = record.value or b""\n        lines = 0',
     ),
@@ -122,7 +122,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="all owners of a partition write the same rows",
-        file="src/tidemill/kafka/owned_table.py",
+        file="src/tidemill/kafka/partitions/owned_table.py",
         old='return b"%016x" % self.owner',
         new='return b"%016x" % 1',
     ),

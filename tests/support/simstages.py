@@ -15,11 +15,11 @@ from support.simtime import Process
 
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files.stage import Stage as IngestStage
-from tidemill.kafka import partition_owner
-from tidemill.kafka.ack_gate import AckGate
-from tidemill.kafka.handling import handled
-from tidemill.kafka.held_records import Unavailable
-from tidemill.kafka.partition_owner import PartitionOwners
+from tidemill.kafka.partitions import owner as partition_owner
+from tidemill.kafka.partitions.ack_gate import AckGate
+from tidemill.kafka.partitions.dead_letters import handle_record
+from tidemill.kafka.partitions.held_records import Unavailable
+from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import partition_of
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.calls.caller import Caller
@@ -137,7 +137,7 @@ class IngestProcess(Base):
         async def work() -> None:
             await self._stage.handle(codec.decode_command(record.value))
 
-        await handled(self, record, work, stage="ingest")
+        await handle_record(self, record, work, stage="ingest")
         for done in gate.finish(ticket):
             self.group.ack(self.seat, generation, done)
 
@@ -276,7 +276,7 @@ class _Handler(RecordHandler):
             store=process.store,
             vault=process.vault,
             clock=process.process.now,
-            steady=process.world.loop.time,
+            monotonic=process.world.loop.time,
             partitions=len(process.log.places(OUTCOMES)),
         )
         self._refuses = process.world.refuses
@@ -343,7 +343,7 @@ class ResultsProcess(Base):
             history=self,
             store=self.store,
             clock=self.process.now,
-            steady=self.world.loop.time,
+            monotonic=self.world.loop.time,
             limits=self._limits,
             compactions=self._compactions,
             owner=owner,

@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 
-from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Limits, Owner
 from tidemill.results.state.reducer import State
@@ -282,7 +282,7 @@ class Simulation:
             history=self.log,
             store=self.store,
             clock=lambda: self.now,
-            steady=lambda: self.now,
+            monotonic=lambda: self.now,
             limits=self._limits,
             compactions=asyncio.Semaphore(1),
             owner=Owner(writer=f"{self.crashes:08x}", generation=self.crashes + 1, held=surely),

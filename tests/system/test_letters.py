@@ -7,7 +7,7 @@ import pytest
 
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics
-from tidemill.kafka.dead_letters import bury
+from tidemill.kafka.partitions.dead_letters import send_dead_letter
 from tidemill.kafka.producer import Log
 from tidemill.ops import OperatorError, dead_letters
 from tidemill.schemas.log import topics
@@ -27,7 +27,7 @@ async def place(kafka):
     log = Log(kafka)
     await log.start()
     message = SimpleNamespace(topic=topic, partition=0, offset=7, key=b"k", value=b"a\nb\x1b[0m", headers=HEADERS)
-    await bury(log, message, stage="processors", reason=ValueError("odd"))
+    await send_dead_letter(log, message, stage="processors", reason="odd")
     yield SimpleNamespace(kafka=kafka, log=log, topic=topic, message=message, id=f"{topic}/0/7")
     await log.stop()
 
@@ -61,7 +61,7 @@ async def test_a_letter_is_listed_shown_and_sent_again(place):
 
 async def test_buried_twice_is_one_letter(place):
     """A stage that died between burying and acknowledging buries once more."""
-    await bury(place.log, place.message, stage="processors", reason=ValueError("odd"))
+    await send_dead_letter(place.log, place.message, stage="processors", reason="odd")
     yard = await dead_letters.read_all(place.kafka)
     assert [letter.id for letter in yard.waiting if letter.topic == place.topic] == [place.id]
 
@@ -69,7 +69,7 @@ async def test_buried_twice_is_one_letter(place):
 async def test_a_value_too_large_for_a_letter(place):
     """It stays in the log, is told so, and stops nobody."""
     place.message.value, place.message.offset = b"x" * (VALUE_BYTES_MAX + 1), 8
-    await bury(place.log, place.message, stage="processors", reason=ValueError("large"))
+    await send_dead_letter(place.log, place.message, stage="processors", reason="large")
     said = []
     await dead_letters.show(place.kafka, f"{place.topic}/0/8", said.append)
     assert any("too large" in line for line in said)

@@ -30,7 +30,7 @@ CLIENTS = {
 }
 """Libraries that do I/O, each with the files and folders that may import it; only the api imports fastapi."""
 ABOVE = {
-    "folder": {"src/tidemill/kafka"},
+    "folder": set(),
     "parameters": {
         "ingest/streams/partition.py:__init__",
         "processors/dispatcher.py:__init__",

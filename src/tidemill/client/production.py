@@ -16,7 +16,7 @@ from tidemill.client.target import Target
 from tidemill.configuration.security import Kafka
 from tidemill.schemas import ids
 from tidemill.schemas.log import intake
-from tidemill.schemas.ports import Steady
+from tidemill.schemas.ports import Monotonic
 from tidemill.terminal import Console, say
 
 RECORD_BYTES_MAX: Final = 64 * 1024
@@ -79,7 +79,7 @@ async def produce(
 class Token:
     """A producer's token for one stream, renewed after half of its lifetime."""
 
-    def __init__(self, client: Client, stream: str, monotonic: Steady = time.monotonic) -> None:
+    def __init__(self, client: Client, stream: str, monotonic: Monotonic = time.monotonic) -> None:
         self._client = client
         self._stream = stream
         self._monotonic = monotonic

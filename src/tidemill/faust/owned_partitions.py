@@ -1,11 +1,11 @@
-"""Connects the owners of partitions (`kafka/partition_owner.py`) to an app of Faust."""
+"""Connects the owners of partitions (`kafka/partitions/owner.py`) to an app of Faust."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from tidemill.faust import stage_app
-from tidemill.kafka.freeze_guard import guarded
-from tidemill.kafka.partition_owner import PartitionOwners, Record
+from tidemill.kafka.freeze_guard import guard_requests
+from tidemill.kafka.partitions.owner import PartitionOwners, Record
 
 LOG_APPEND_TIME: Final = 1
 """Kafka's `timestamp_type` of a record whose time is the broker's."""
@@ -19,7 +19,7 @@ class OwnedPartitions:
         app: stage_app.StageApp,
         owners: PartitionOwners,
         *topics: str,
-        check: Callable[[], None] = lambda: None,
+        before_request: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Take over the app's agent and its hooks.
 
@@ -27,12 +27,12 @@ class OwnedPartitions:
             app: The app, not started yet.
             owners: Of its partitions.
             topics: Topics with the same number of partitions; the app takes over a partition with the last one.
-            check: Called before each write to a changelog; does not return where the process was frozen.
+            before_request: Awaited before each write to a changelog; by default waits for a valid membership.
         """
         self._app = app
         self._owners = owners
         self._last_topic = topics[-1]
-        self._check = check
+        self._before_request = before_request or app.membership.wait_valid
         self._guard = stage_app.GenerationGuard(app)
         self._agent = app.agent(stage_app.raw_topic(app, *topics), isolated_partitions=True)(self._consume)
         app.drain = self._leave
@@ -58,9 +58,8 @@ class OwnedPartitions:
                 await self._owners.put(record, event.ack)
 
     async def _assigned(self, _: Any, assigned: Iterable[Any], **__: Any) -> None:
-        # What a frozen process had on its way to the changelog would go before its successor's state.
-        producer = self._app.producer._producer  # noqa: SLF001  Faust shows it nowhere
-        guarded(producer.client, self._check, self._app.membership.held)
+        # A frozen process would otherwise append its queued changelog records after those of its successor.
+        guard_requests(self._app.producer._producer.client, self._before_request)  # noqa: SLF001  not public
         self._owners.assigned(tp.partition for tp in assigned if tp.topic == self._last_topic)
 
     async def _leave(self, revoked: set[Any]) -> None:

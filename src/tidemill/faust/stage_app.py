@@ -2,7 +2,7 @@
 
 What is set here, and what the classes add, answers to defects and habits of Faust 0.15.3 and aiokafka 0.14:
 
-- a stage iterates over `stream.noack().events()` and acknowledges in order (`tidemill.kafka.ack_gate`);
+- a stage iterates over `stream.noack().events()` and acknowledges in order (`tidemill.kafka.partitions.ack_gate`);
 - a flush of Faust's producer can return before everything is sent, so a table keeps its changelog futures
   (`DeliveredTable`) and a stage awaits them before it acknowledges;
 - records that wait for an agent when tables have been recovered are not thrown away (`tidemill.faust.patches`);
@@ -31,7 +31,7 @@ from tidemill.faust.patches import Flow, go_back, resume_at_once, seek_all
 from tidemill.faust.retention_guard import Oldest
 from tidemill.kafka.admin import TopicError, ensure_topics, kept_seconds
 from tidemill.kafka.connection import TRANSIENT, reachable
-from tidemill.kafka.freeze_guard import SESSION_SECONDS, Brake, Membership, followed
+from tidemill.kafka.freeze_guard import SESSION_SECONDS, Membership, track_membership
 from tidemill.kafka.producer import too_large
 from tidemill.runtime import gc_tuning, health, log_dedup, notify
 from tidemill.runtime.heartbeat import Heartbeat
@@ -116,12 +116,9 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         self.membership = Membership()
         self.on_partitions_assigned.connect(self._joined, weak=False)
 
-    def brake(self, work: Any) -> Brake:
-        """What halts work while the group's coordinator does not count this process in."""
-        return Brake(self.membership, work)
-
     async def _joined(self, *_: Any, **__: Any) -> None:
-        followed(self.consumer._thread._consumer._coordinator, self.membership)  # noqa: SLF001  Faust shows it nowhere
+        coordinator = self.consumer._thread._consumer._coordinator  # noqa: SLF001  not public
+        track_membership(coordinator, self.membership)
 
     @functools.cached_property
     def flow_control(self) -> Flow:
@@ -140,7 +137,7 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
             await self.drain(revoked)
             await self.consumer.commit()
         # Faust flushes its producer before it joins anew, and the coordinator counts nobody in before that.
-        self.membership.left()
+        self.membership.clear()
         await super()._on_partitions_revoked(revoked)
 
 

@@ -1,14 +1,16 @@
-"""The leases of a process: who may have lost what it owned must not write before it knows.
+"""Keeps a process that may have lost its partitions from writing before it learns of the loss.
 
-A process that was stopped as a whole (SIGSTOP, a machine that slept) goes on in the middle of what it did, and
-hears only later that others have its partitions. So it looks at the clock before a request leaves for the broker.
-A thread notes the time again and again; where that stood still for long, everything did, and the process ends: its
-successor, or itself after a start, reads again. A loop that is only busy does not hold up the thread.
+- `FreezeGuard`: a process that was frozen as a whole (SIGSTOP, a machine that slept) resumes in the middle of its
+  work, and learns only later that other processes have taken over its partitions. A thread of the process records
+  the time twice a second. A gap in these times means that the whole process stood still, and the process exits
+  before it sends another request; its successor reads the records again. A busy event loop does not hold up the
+  thread.
+- `Membership`: a process that is cut off from the coordinator of its consumer group alone still reaches the
+  leaders of its partitions. It stops writing once the coordinator has not answered for `MEMBERSHIP_SECONDS`,
+  before its partitions can have another owner.
 
-A process that is cut off from the coordinator of its group alone is not frozen, and reaches the leaders of
-partitions as before. It holds its writes once the coordinator has not counted it in for `LEASE_SECONDS`, which is
-before its partitions can have another owner (`Membership`). What was on its way by then may still land later: so
-nothing that is dangerous rests on this alone (docs/decisions/0037).
+The broker may still append a request that was in transit by then, so correctness does not rest on this module
+alone (docs/decisions/0037).
 """
 
 import asyncio
@@ -19,30 +21,31 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-BEAT_SECONDS: Final = 0.5
+RECORD_SECONDS: Final = 0.5
+"""Between two times that the thread records."""
 FROZEN_SECONDS_MAX: Final = 3.0
-"""Heartbeats go out every 2 s and a session lasts for 6 s, so who stood still for less owns what it had."""
+"""After less it still owns its partitions: heartbeats leave every 2 s, and a session lasts 6 s."""
 FROZEN: Final = 71
 """Exit code of a process that was frozen for longer."""
 
 SESSION_SECONDS: Final = 6.0
-"""A process that is gone is noticed after this time, and its partitions go to another: the broker's least."""
-LEASE_SECONDS: Final = SESSION_SECONDS - 1.0
-"""From the sending of a heartbeat that was answered: for so long nobody else can have what this process owns.
-The second between covers clocks of unlike rate, and the way from the check to the socket."""
+"""The broker reassigns the partitions of a process that has been silent for this long; brokers accept no less."""
+MEMBERSHIP_SECONDS: Final = SESSION_SECONDS - 1.0
+"""How long an answered heartbeat proves the membership, from its sending. The second of difference covers clocks
+of unlike rate and the way from the check to the socket."""
 HEARTBEAT_SECONDS_MAX: Final = 3.0
-"""A coordinator that has not answered by then is asked over a new connection."""
+"""After this time without an answer, the next heartbeat goes over a new connection."""
 LOOK_SECONDS: Final = 0.1
 
 log = logging.getLogger(__name__)
 
 
-class Lease:
-    """The lease of this process.
+class FreezeGuard:
+    """Ends the process after a freeze.
 
     Args:
         end: Ends the process at once.
-        clock: Seconds that go on while the process is frozen.
+        clock: Seconds of a clock that continues while the process is frozen.
     """
 
     def __init__(
@@ -50,160 +53,157 @@ class Lease:
     ) -> None:
         self._end = end
         self._clock = clock
-        self._beat_at = clock()
+        self._recorded_at = clock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="freeze guard", daemon=True)
 
     def start(self) -> None:
-        """Begin to note the time."""
-        self._beat_at = self._clock()
+        """Start the thread that records the time."""
+        self._recorded_at = self._clock()
         self._thread.start()
 
     def stop(self) -> None:
-        """Note it no more."""
+        """Stop the thread."""
         self._stopped.set()
 
     def check(self) -> None:
-        """End the process where it has stood still; to be called on any thread before something is written."""
-        if (seconds := self._clock() - self._beat_at) > FROZEN_SECONDS_MAX and not self._stopped.is_set():
-            log.critical("everything stood still for %.1f s; others may own by now what this process did", seconds)
+        """End the process if it was frozen; call this before each write, on any thread."""
+        if (seconds := self._clock() - self._recorded_at) > FROZEN_SECONDS_MAX and not self._stopped.is_set():
+            log.critical("the process was frozen for %.1f s; other processes may own its partitions now", seconds)
             self._end()
 
-    def beat(self) -> None:
-        """Note the time, unless it stood still."""
+    def record(self) -> None:
+        """Record the time, unless the process was frozen."""
         self.check()
-        self._beat_at = self._clock()
+        self._recorded_at = self._clock()
 
     def _run(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            self.beat()
+        while not self._stopped.wait(RECORD_SECONDS):
+            self.record()
 
 
 class Membership:
-    """Whether the coordinator of a group still counts this process in, as far as it has said so of late.
+    """The membership of this process in its consumer group, as the coordinator last confirmed it.
 
     Args:
-        clock: Seconds that nobody steps; read on any thread.
+        clock: Seconds of a monotonic clock; read on any thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until = float("inf")
-        """Before the first assignment there is nothing to lose."""
-        self._told = False
+        """Infinite while the process owns no partition."""
+        self._is_waiting = False
 
     @property
-    def holds(self) -> bool:
-        """Whether what this process owns is surely its own."""
+    def is_valid(self) -> bool:
+        """Whether no other process can own the partitions of this one."""
         return self._clock() < self._until
 
-    def renewed(self, at: float) -> None:
-        """The coordinator has answered what was sent at that time."""
-        self._until = at + LEASE_SECONDS
-        if self._told:
-            self._told = False
+    def renew(self, sent_at: float) -> None:
+        """Extend the membership: the coordinator has answered a request sent at that time."""
+        self._until = sent_at + MEMBERSHIP_SECONDS
+        if self._is_waiting:
+            self._is_waiting = False
             log.warning("the coordinator of the group answers again")
 
-    def left(self) -> None:
-        """The process has let go of all that it owned, so there is nothing to lose."""
+    def clear(self) -> None:
+        """The process has left all its partitions, so no other owner can conflict with it."""
         self._until = float("inf")
 
-    async def held(self) -> None:
-        """Wait until it holds."""
-        while not self.holds:
-            if not self._told:
-                self._told = True
-                log.warning("the coordinator of the group does not answer: nothing is written until it does")
+    async def wait_valid(self) -> None:
+        """Wait until the membership is valid."""
+        while not self.is_valid:
+            if not self._is_waiting:
+                self._is_waiting = True
+                log.warning("the coordinator of the group does not answer: writes wait until it does")
             await asyncio.sleep(LOOK_SECONDS)
 
 
-class Brake:
-    """Begins no work while a membership does not hold: another process may do the same by then.
+class MembershipGuard:
+    """Starts no work without a valid membership, since another process may do the same work by then.
 
     Args:
-        membership: The process's in its group.
-        work: What can `halt` and `resume`.
+        membership: The membership in the group.
+        work: Has `halt` and `resume`.
     """
 
     def __init__(self, membership: Membership, work: Any) -> None:
         self._membership = membership
         self._work = work
-        self._is_on = False
+        self._has_halted = False
 
-    def look(self) -> None:
-        """Halt or resume; to be called about each second."""
-        if not self._membership.holds:
-            self._is_on = True
+    def check(self) -> None:
+        """Halt or resume the work; call this about once a second."""
+        if not self._membership.is_valid:
+            self._has_halted = True
             self._work.halt()
-        elif self._is_on:
-            self._is_on = False
+        elif self._has_halted:
+            self._has_halted = False
             self._work.resume()
 
-    def release(self) -> None:
-        """Partitions are let go of: work begins again with the next assignment."""
-        self._is_on = False
+    def reset(self) -> None:
+        """The partitions are revoked: the next assignment resumes the work."""
+        self._has_halted = False
 
 
-def followed(coordinator: Any, membership: Membership) -> None:
-    """Have a membership renewed by what a group's coordinator answers; a second time changes nothing.
+def track_membership(coordinator: Any, membership: Membership) -> None:
+    """Renew a membership with each answer of the group's coordinator; a second call has no effect.
 
     Args:
-        coordinator: aiokafka's `GroupCoordinator`, which has just got an assignment.
-        membership: The process's in this group.
+        coordinator: aiokafka's `GroupCoordinator`, which has just received an assignment.
+        membership: The membership in this group.
     """
-    if getattr(coordinator, "is_followed", False):
+    if getattr(coordinator, "is_tracked", False):
         return
     beat, send, clock = coordinator._do_heartbeat, coordinator._send_req, time.monotonic  # noqa: SLF001
 
     async def heartbeat() -> Any:
-        # Of a broker that is cut off without a word nothing comes for a long time.
-        timer = asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS_MAX, _hang_up, coordinator)
+        # A broker behind a broken network sends no error for a long time.
+        timer = asyncio.get_running_loop().call_later(HEARTBEAT_SECONDS_MAX, _disconnect, coordinator)
         at = clock()
         try:
-            counts = await beat()
+            is_member = await beat()
         finally:
             timer.cancel()
-        if counts:
-            membership.renewed(at)
-        return counts
+        if is_member:
+            membership.renew(at)
+        return is_member
 
-    async def sent(request: Any) -> Any:
+    async def send_request(request: Any) -> Any:
         at = clock()
         answer = await send(request)
         if type(request).__name__.startswith("SyncGroup") and not answer.error_code:
-            membership.renewed(at)
+            membership.renew(at)
         return answer
 
-    membership.renewed(clock())
-    coordinator._do_heartbeat, coordinator._send_req = heartbeat, sent  # noqa: SLF001
-    coordinator.is_followed = True
+    membership.renew(clock())
+    coordinator._do_heartbeat, coordinator._send_req = heartbeat, send_request  # noqa: SLF001
+    coordinator.is_tracked = True
 
 
-def _hang_up(coordinator: Any) -> None:
-    """Close the connections to a coordinator, so that whatever waits for it fails."""
+def _disconnect(coordinator: Any) -> None:
+    """Close the connections to a coordinator, so that its pending requests fail."""
     client = coordinator._client  # noqa: SLF001
     for (node, _), connection in list(client._conns.items()):  # noqa: SLF001
         if node == coordinator.coordinator_id:
             connection.close()
 
 
-def guarded(client: Any, check: Callable[[], None], held: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Have the leases checked before each request that a client of Kafka sends; a second time changes nothing.
+def guard_requests(client: Any, wait: Callable[[], Awaitable[None]]) -> None:
+    """Await `wait` before each request of a Kafka client; a second call has no effect.
 
     Args:
-        client: aiokafka's `AIOKafkaClient`, as a producer has one.
-        check: Does not return where the process was frozen.
-        held: Waits until the process is counted in by its group.
+        client: aiokafka's `AIOKafkaClient`, such as that of a producer.
+        wait: Returns once the process may write.
     """
     if getattr(client, "is_guarded", False):
         return
     send = client.send
 
-    async def checked(*args: Any, **kwargs: Any) -> Any:
-        if held is not None:
-            await held()
-        check()
+    async def send_guarded(*args: Any, **kwargs: Any) -> Any:
+        await wait()
         return await send(*args, **kwargs)
 
-    client.send = checked
+    client.send = send_guarded
     client.is_guarded = True

@@ -1,7 +1,7 @@
 """Appends records to topics through a producer that is replaced after a fault."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -10,7 +10,7 @@ from aiokafka.partitioner import murmur2
 
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka.connection import CONNECT_SECONDS_MAX, REQUEST_MS_MAX, STOP_SECONDS_MAX, LogUnavailable, stop
-from tidemill.kafka.freeze_guard import Lease, Membership, guarded
+from tidemill.kafka.freeze_guard import guard_requests
 from tidemill.schemas.bounds import ID_CHARS_MAX, RECORD_BYTES_MAX
 from tidemill.schemas.log.codec import Headers
 from tidemill.schemas.ports import RecordTooLarge
@@ -18,24 +18,24 @@ from tidemill.schemas.ports import RecordTooLarge
 SEND_SECONDS_MAX: Final = 10.0
 """How long `Log.send` waits for the acknowledgement."""
 BATCH_BYTES: Final = 16 << 10
-"""What one request carries to one partition, unless a record alone is larger."""
+"""The most that one request carries to one partition, unless a single record is larger."""
 
 
 def partition_of(key: str, partitions: int) -> int:
-    """The partition that a key falls into: Kafka's default partitioner."""
+    """The partition of a key, by Kafka's default partitioner."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 
 def producer(
     kafka: Kafka, *, compression: str | None = None, linger_ms: int = 0, batch_bytes: int = BATCH_BYTES
 ) -> AIOKafkaProducer:
-    """A producer that loses and doubles nothing: all replicas acknowledge, and it is idempotent. Not yet started.
+    """Make an idempotent producer whose records all in-sync replicas acknowledge; it is not started yet.
 
     Args:
-        kafka: Where, and how to get in.
-        compression: `lz4` pays off where records are large; none for small ones.
+        kafka: Address and credentials.
+        compression: `lz4` or `zstd` for large records; None for small ones, which it does not shrink.
         linger_ms: How long a record waits for others to share its request.
-        batch_bytes: What one request may carry to one partition.
+        batch_bytes: The most that one request carries to one partition.
     """
     return AIOKafkaProducer(
         **client_options(kafka),
@@ -50,7 +50,7 @@ def producer(
 
 
 def too_large(topic: str, key: str | bytes | None, value: bytes | None) -> RecordTooLarge:
-    """The error of a record that does not fit, which quotes no more of it than the key."""
+    """The error for a record above `RECORD_BYTES_MAX`; it quotes the beginning of the key and nothing else."""
     shown = (key if isinstance(key, str) else (key or b"").decode(errors="backslashreplace"))[:ID_CHARS_MAX]
     size = len(value or b"")
     return RecordTooLarge(
@@ -59,7 +59,7 @@ def too_large(topic: str, key: str | bytes | None, value: bytes | None) -> Recor
 
 
 class Sent(NamedTuple):
-    """A record that a producer has taken."""
+    """A record in the queue of a producer."""
 
     future: "asyncio.Future[Any]"
     by: AIOKafkaProducer
@@ -68,23 +68,23 @@ class Sent(NamedTuple):
 class Producer:
     """Starts a producer with the first record, and replaces it after a fault. Any number of tasks may use it.
 
-    An idempotent producer never gives a record up by itself: one that its sender took for lost would land when the
-    broker is back, beside the sender's second try. So after a fault it is stopped without sending what it holds,
-    and everyone who waits for one of these records gets an error.
+    An idempotent producer never drops a record by itself: once the broker is back it would append a record that
+    its caller has given up and sent again. So after a fault the old producer stops without sending its queue, and
+    every caller that waits for one of these records gets an error.
     """
 
     def __init__(self, new: Callable[[], AIOKafkaProducer]) -> None:
-        """Connect nothing yet; `new` makes a producer that is not started."""
+        """Connect nothing yet; `new` makes a producer, not started."""
         self._new = new
         self._current: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
         self._abandoned: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Connect, so that the first record need not wait for it.
+        """Connect before the first record.
 
         Raises:
-            LogUnavailable: No broker answers; the next record tries again.
+            LogUnavailable: No broker answers; the next record connects again.
         """
         await self._started()
 
@@ -97,10 +97,10 @@ class Producer:
         headers: Headers = (),
         partition: int | None = None,
     ) -> Sent:
-        """Have a record sent; `delivered` says what became of it. Waits while too much is under way.
+        """Queue a record, and wait while the queue is full; `delivered` waits for its acknowledgement.
 
         Raises:
-            LogUnavailable: No broker answers, and the record is not sent.
+            LogUnavailable: No broker answers; the record is not queued.
             RecordTooLarge: It is above `RECORD_BYTES_MAX`.
         """
         current = await self._started()
@@ -116,15 +116,15 @@ class Producer:
             raise too_large(topic, key, value) from error
         except KafkaError as error:
             raise LogUnavailable(type(error).__name__) from error
-        # A sender that breaks off does not ask for its answers.
+        # A caller that is cancelled does not retrieve the exception.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return Sent(future, current)
 
     async def delivered(self, sent: Sent, seconds_max: float | None = None) -> int:
-        """Wait until every in-sync replica has a record, and return its offset; -1 if the broker did not say.
+        """Wait until every in-sync replica has a record; returns its offset, or -1 if the broker sent none.
 
         Raises:
-            LogUnavailable: There was no acknowledgement in time. The record may have landed; later it will not.
+            LogUnavailable: No acknowledgement came in time. If the record is not in the log yet, it never will be.
         """
         try:
             if not sent.future.done():
@@ -136,13 +136,13 @@ class Producer:
             raise LogUnavailable(type(error).__name__) from error
 
     def abandon(self, sent: Sent) -> None:
-        """Give up the producer of a record, which therefore lands now or never."""
+        """Replace the producer of a record, so that it appends the record now or never."""
         if self._current is sent.by:
             self._current = None
             self._stop_soon(sent.by)
 
     async def stop(self) -> None:
-        """Send what is under way and disconnect; waits at most `STOP_SECONDS_MAX` for each."""
+        """Send the queue and disconnect, within `STOP_SECONDS_MAX` for each step."""
         current, self._current = self._current, None
         if current is not None:
             await stop(current)
@@ -156,7 +156,7 @@ class Producer:
             if (current := self._current) is not None:
                 if not _sender(current).done():
                     return current
-                # It has met a fault that it may not go on after.
+                # Its sender task has ended on a fatal error.
                 self._current = None
                 self._stop_soon(current)
             self._current = await self._start()
@@ -181,38 +181,35 @@ class Producer:
 
 
 async def _give_up(current: AIOKafkaProducer) -> None:
-    """Stop a producer without sending what it holds; requests that are under way come to their end."""
+    """Stop a producer without sending its queue; requests in flight finish."""
     _sender(current).cancel()
     await asyncio.wait([_sender(current)], timeout=STOP_SECONDS_MAX)
-    # Their senders would wait for ever.
-    current._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001  there is no public way
+    # The callers that wait for queued records would wait for ever.
+    current._message_accumulator.fail_all(KafkaTimeoutError())  # noqa: SLF001  not public
     await stop(current)
 
 
 def _sender(current: AIOKafkaProducer) -> "asyncio.Task[None]":
-    task: asyncio.Task[None] = current._sender.sender_task  # noqa: SLF001  it shows its state nowhere else
+    task: asyncio.Task[None] = current._sender.sender_task  # noqa: SLF001  not public
     return task
 
 
 class Log:
-    """Appends records to topics, within a time; any number of tasks may use it."""
+    """Appends records to topics within `SEND_SECONDS_MAX`; any number of tasks may use it."""
 
-    def __init__(
-        self, kafka: Kafka, *, send_seconds_max: float = SEND_SECONDS_MAX, lease: Lease | None = None
-    ) -> None:
-        self.membership = Membership()
-        """In the group by which the process owns what it writes about."""
+    def __init__(self, kafka: Kafka, *, before_request: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Connect nothing yet.
+
+        Args:
+            kafka: Address and credentials.
+            before_request: Awaited before each request; returns once the process may write.
+        """
         self._kafka = kafka
-        self._lease = lease
-        self._send_seconds_max = send_seconds_max
+        self._before_request = before_request
         self._producer = Producer(self._new)
 
     async def start(self) -> None:
-        """Connect.
-
-        Raises:
-            LogUnavailable: No broker answers; the next `send` tries again.
-        """
+        """See `Producer.start`."""
         await self._producer.start()
 
     async def send(
@@ -224,20 +221,20 @@ class Log:
         headers: Headers = (),
         partition: int | None = None,
     ) -> int:
-        """Append a record; on return every in-sync replica has it.
+        """Append a record, and wait until every in-sync replica has it.
 
-        Without a partition the key chooses it, as in every other client of Kafka.
+        Without a partition, Kafka's default partitioner chooses one by the key.
 
         Returns:
-            Its offset; -1 where the broker had it already and did not say.
+            Its offset; -1 if the broker did not return one.
 
         Raises:
-            LogUnavailable: There was no acknowledgement in time. The record may have landed, or not.
+            LogUnavailable: No acknowledgement came in time. The record may have been appended.
             RecordTooLarge: It is above `RECORD_BYTES_MAX`.
         """
         sent = None
         try:
-            async with asyncio.timeout(self._send_seconds_max):
+            async with asyncio.timeout(SEND_SECONDS_MAX):
                 sent = await self._producer.enqueue(topic, key, value, headers=headers, partition=partition)
                 return await self._producer.delivered(sent)
         except TimeoutError as error:
@@ -251,6 +248,6 @@ class Log:
 
     def _new(self) -> AIOKafkaProducer:
         fresh = producer(self._kafka)
-        if self._lease is not None:
-            guarded(fresh.client, self._lease.check, self.membership.held)
+        if self._before_request is not None:
+            guard_requests(fresh.client, self._before_request)
         return fresh

@@ -3,7 +3,7 @@
 import logging
 from typing import Final
 
-from tidemill.schemas.ports import Clock, Steady
+from tidemill.schemas.ports import Clock, Monotonic
 
 STEP_SECONDS_MIN: Final = 0.5
 """What a clock gains or loses at once and is less than this, nobody has to know of."""
@@ -16,17 +16,17 @@ class ClockSteps:
 
     Args:
         clock: The wall clock.
-        steady: One that nobody steps.
+        monotonic: One that nobody steps.
     """
 
-    def __init__(self, clock: Clock, steady: Steady) -> None:
+    def __init__(self, clock: Clock, monotonic: Monotonic) -> None:
         self._clock = clock
-        self._steady = steady
-        self._ahead = clock() - steady()
+        self._monotonic = monotonic
+        self._ahead = clock() - monotonic()
 
     def seen(self) -> bool:
         """Whether the wall clock was stepped since this was last asked."""
-        before, self._ahead = self._ahead, self._clock() - self._steady()
+        before, self._ahead = self._ahead, self._clock() - self._monotonic()
         if abs(step := self._ahead - before) < STEP_SECONDS_MIN:
             return False
         log.warning("the clock was stepped by %+.1f s", step)

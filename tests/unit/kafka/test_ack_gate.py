@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.partitions.ack_gate import AckGate
 
 
 @given(st.permutations(range(20)), st.integers(0, 20))

@@ -1,11 +1,18 @@
-"""A process that was frozen ends before a request leaves; one that its group may have given up waits."""
+"""A process ends before its first request after a freeze, and waits while its membership is not confirmed."""
 
 import asyncio
 from types import SimpleNamespace
 
 import pytest
 
-from tidemill.kafka.freeze_guard import FROZEN_SECONDS_MAX, LEASE_SECONDS, Lease, Membership, followed, guarded
+from tidemill.kafka.freeze_guard import (
+    FROZEN_SECONDS_MAX,
+    MEMBERSHIP_SECONDS,
+    FreezeGuard,
+    Membership,
+    guard_requests,
+    track_membership,
+)
 
 
 class Ended(Exception):
@@ -22,29 +29,32 @@ def times():
 
 
 @pytest.fixture
-def lease(times):
-    return Lease(end, clock=lambda: times[-1])
+def guard(times):
+    return FreezeGuard(end, clock=lambda: times[-1])
 
 
-def test_who_goes_on_after_a_while_may_write(lease, times):
-    """Beats come late on a busy machine."""
+def test_a_short_pause_is_no_freeze(guard, times):
+    """On a busy machine the thread records the time late."""
     times.append(100.0 + FROZEN_SECONDS_MAX)
-    lease.check()
-    lease.beat()
+    guard.check()
+    guard.record()
     times.append(times[-1] + FROZEN_SECONDS_MAX)
-    lease.check()
+    guard.check()
 
 
-@pytest.mark.parametrize("first", ["check", "beat"])
-def test_who_stood_still_ends(lease, times, first):
-    """Whichever thread is the first to go on."""
+@pytest.mark.parametrize("first", ["check", "record"])
+def test_a_frozen_process_ends(guard, times, first):
+    """Whichever thread resumes first."""
     times.append(100.1 + FROZEN_SECONDS_MAX)
     with pytest.raises(Ended):
-        getattr(lease, first)()
+        getattr(guard, first)()
 
 
-async def test_no_request_leaves_after_a_freeze(lease, times):
-    """The check stands before the door, and only once."""
+async def test_no_request_leaves_after_a_freeze(guard, times):
+    """Guarding a client twice has no further effect."""
+
+    async def wait():
+        guard.check()
 
     class Client:
         sent = 0
@@ -54,8 +64,8 @@ async def test_no_request_leaves_after_a_freeze(lease, times):
             return node, request, group
 
     client = Client()
-    guarded(client, lease.check)
-    guarded(client, lease.check)
+    guard_requests(client, wait)
+    guard_requests(client, wait)
     assert await client.send(1, "r", group="g") == (1, "r", "g")
     times.append(200.0)
     with pytest.raises(Ended):
@@ -63,20 +73,20 @@ async def test_no_request_leaves_after_a_freeze(lease, times):
     assert client.sent == 1
 
 
-def test_a_membership_holds_from_what_was_sent(times):
-    """Not from when the answer came; and before the first assignment there is nothing to lose."""
+def test_a_membership_is_valid_from_the_sending_of_the_heartbeat(times):
+    """Not from its answer; without partitions it is always valid."""
     membership = Membership(clock=lambda: times[-1])
-    assert membership.holds
-    membership.renewed(90.0)
-    times.append(90.0 + LEASE_SECONDS - 0.1)
-    assert membership.holds
-    times.append(90.0 + LEASE_SECONDS)
-    assert not membership.holds
-    membership.left()
-    assert membership.holds, "who has let go of everything may write"
+    assert membership.is_valid
+    membership.renew(90.0)
+    times.append(90.0 + MEMBERSHIP_SECONDS - 0.1)
+    assert membership.is_valid
+    times.append(90.0 + MEMBERSHIP_SECONDS)
+    assert not membership.is_valid
+    membership.clear()
+    assert membership.is_valid
 
 
-async def test_a_request_waits_for_the_membership(lease, times):
+async def test_a_request_waits_for_a_valid_membership(times):
     """It leaves once the coordinator answers again."""
     membership, sent = Membership(clock=lambda: times[-1]), []
 
@@ -84,22 +94,22 @@ async def test_a_request_waits_for_the_membership(lease, times):
         sent.append(request)
 
     client = SimpleNamespace(send=send)
-    guarded(client, lease.check, membership.held)
-    membership.renewed(0.0)
+    guard_requests(client, membership.wait_valid)
+    membership.renew(0.0)
     waiting = asyncio.ensure_future(client.send("r"))
     done, _ = await asyncio.wait([waiting], timeout=0.3)
     assert (done, sent) == (set(), [])
-    membership.renewed(times[-1])
+    membership.renew(times[-1])
     await waiting
     assert sent == ["r"]
 
 
 class SyncGroupRequest:
-    """As aiokafka's, as far as it matters."""
+    """Has the name of aiokafka's class."""
 
 
 class Coordinator:
-    """As aiokafka's, as far as it is reached into."""
+    """The part of aiokafka's coordinator that the module uses."""
 
     coordinator_id = 2
 
@@ -127,14 +137,14 @@ class Coordinator:
         return SimpleNamespace(error_code=self._answers.pop(0))
 
 
-async def test_what_the_coordinator_answers_renews():
-    """A heartbeat that it takes and the end of a join; not a heartbeat that it refuses, and no other request."""
+async def test_answers_of_the_coordinator_renew_the_membership():
+    """An accepted heartbeat and a finished join do; a refused heartbeat and other requests do not."""
     renewed = []
-    membership = SimpleNamespace(renewed=renewed.append)
+    membership = SimpleNamespace(renew=renewed.append)
     coordinator = Coordinator([True, False, 0, 25, 0])
-    followed(coordinator, membership)
-    followed(coordinator, membership)
-    assert len(renewed) == 1, "what has just got an assignment is counted in"
+    track_membership(coordinator, membership)
+    track_membership(coordinator, membership)
+    assert len(renewed) == 1, "an assignment proves the membership"
     assert await coordinator._do_heartbeat()
     assert not await coordinator._do_heartbeat()
     assert len(renewed) == 2
@@ -143,12 +153,12 @@ async def test_what_the_coordinator_answers_renews():
     assert len(renewed) == 3
 
 
-async def test_a_coordinator_that_says_nothing_is_asked_anew(monkeypatch):
-    """Over another connection, long before the request would be given up."""
+async def test_a_silent_coordinator_gets_a_new_connection(monkeypatch):
+    """Long before the request times out."""
     monkeypatch.setattr("tidemill.kafka.freeze_guard.HEARTBEAT_SECONDS_MAX", 0.05)
     renewed = []
     coordinator = Coordinator([None])
-    followed(coordinator, SimpleNamespace(renewed=renewed.append))
+    track_membership(coordinator, SimpleNamespace(renew=renewed.append))
     assert not await coordinator._do_heartbeat()
     assert coordinator.closed == [2]
     assert len(renewed) == 1

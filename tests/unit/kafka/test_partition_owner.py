@@ -8,8 +8,8 @@ import weakref
 import pytest
 from support.waiting import until
 
-from tidemill.kafka import partition_owner
-from tidemill.kafka.partition_owner import Bounds, PartitionOwners, Record
+from tidemill.kafka.partitions import owner as partition_owner
+from tidemill.kafka.partitions.owner import Bounds, PartitionOwners, Record
 
 EVENT = contextvars.ContextVar("event")
 BOUNDS = Bounds(records=3, bytes=100, lines=10, together=2)

@@ -1,15 +1,15 @@
-"""A processor that its group may have given up begins no call: somebody else may call for the same lines."""
+"""Without a valid membership in its group, a processor starts no call: another may make the same calls."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from tidemill.kafka.freeze_guard import LEASE_SECONDS, Brake, Membership
+from tidemill.kafka.freeze_guard import MEMBERSHIP_SECONDS, Membership, MembershipGuard
 from tidemill.processors.model_app import ModelApp
 
 
 class Dispatcher:
-    """As the model's, as far as it matters."""
+    """The part of a dispatcher that the guard uses."""
 
     def __init__(self):
         self.calls = True
@@ -36,31 +36,31 @@ def times():
 def model(times):
     model = ModelApp.__new__(ModelApp)
     model.app = SimpleNamespace(membership=Membership(clock=lambda: times[-1]), rebalancing=True)
-    model.app.membership.renewed(100.0)
+    model.app.membership.renew(100.0)
     model.dispatcher = Dispatcher()
     model._assignment = SimpleNamespace(lanes=(), leave=lambda: None)
     model.held_records = SimpleNamespace(clear=lambda: None)
-    model._brake = Brake(model.app.membership, model.dispatcher)
+    model._membership_guard = MembershipGuard(model.app.membership, model.dispatcher)
     return model
 
 
-async def test_no_call_is_begun_without_the_coordinator(model, times):
-    """And calls begin again once it answers."""
+async def test_no_call_starts_without_the_coordinator(model, times):
+    """Calls resume once it answers."""
     await model._hold()
     assert model.dispatcher.calls
-    times.append(100.0 + LEASE_SECONDS)
+    times.append(100.0 + MEMBERSHIP_SECONDS)
     await model._hold()
     assert not model.dispatcher.calls
-    model.app.membership.renewed(times[-1])
+    model.app.membership.renew(times[-1])
     await model._hold()
     assert model.dispatcher.calls
 
 
-async def test_a_rebalance_begins_none(model, times):
-    """Where partitions are let go of, calls wait for the next assignment."""
-    times.append(100.0 + LEASE_SECONDS)
+async def test_calls_do_not_resume_between_revocation_and_assignment(model, times):
+    """Even if the coordinator answers again."""
+    times.append(100.0 + MEMBERSHIP_SECONDS)
     await model._hold()
     await model._leave(set())
-    model.app.membership.left()
+    model.app.membership.clear()
     await model._hold()
     assert not model.dispatcher.calls

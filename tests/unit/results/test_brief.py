@@ -7,7 +7,7 @@ import pytest
 from support.facts import NOW, batch_id, commands, lines
 from support.simulated import Simulation
 
-from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.state.active_batch import PUBLISH_SECONDS, PUBLISH_SECONDS_MAX
 from tidemill.schemas.log.messages import Tick
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX

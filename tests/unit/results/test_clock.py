@@ -32,12 +32,12 @@ class Clocks:
 
     def __init__(self) -> None:
         self.wall = float(NOW)
-        self.steady = 100.0
+        self.monotonic = 100.0
 
     def pass_(self, seconds: float) -> None:
         """Time goes by."""
         self.wall += seconds
-        self.steady += seconds
+        self.monotonic += seconds
 
 
 class Owner:
@@ -64,7 +64,7 @@ class Owner:
             history=self.log,
             store=self.store,
             clock=lambda: self.clocks.wall,
-            steady=lambda: self.clocks.steady,
+            monotonic=lambda: self.clocks.monotonic,
             limits=Limits(
                 part_bytes=1 << 20,
                 part_age_seconds=AGE_SECONDS,

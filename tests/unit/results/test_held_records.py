@@ -10,9 +10,9 @@ from support.waiting import until
 from tests.unit.results import test_partition as cases
 
 from tidemill import retrying
-from tidemill.kafka import held_records
-from tidemill.kafka.ack_gate import AckGate
-from tidemill.kafka.held_records import HeldRecords, Unavailable
+from tidemill.kafka.partitions import held_records
+from tidemill.kafka.partitions.ack_gate import AckGate
+from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
 from tidemill.results import batches
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick

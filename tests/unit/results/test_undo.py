@@ -8,7 +8,7 @@ from support.facts import batch_id, commands, lines
 from support.simulated import Simulation
 from tests.unit.results import test_partition as cases
 
-from tidemill.kafka.handling import handled
+from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.results.state import reducer, tables
 from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import LineMark
@@ -43,14 +43,14 @@ class Faulty(Simulation):
         if self.injects and self.chance.random() < 0.5:
             self.fuse.faulty, self.fuse.faulty_steps = asyncio.current_task(), self.chance.randint(0, 8)
         try:
-            burial = await handled(self, message, work, stage="results", undo=partition.undo)
+            letter = await handle_record(self, message, work, stage="results", undo=partition.undo)
         finally:
             self.fuse.faulty = None
-        if burial is not None and (named := codec.named(topic, headers, value)) is not None:
-            fact = Buried(batch_id=named.batch_id, source=burial.source, reason=burial.reason, at=int(self.now))
+        if letter is not None and (named := codec.named(topic, headers, value)) is not None:
+            fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(self.now))
             partition.begin()
-            await partition.buried(fact, named.created, ends=not burial.unreadable)
-        if burial is not None:
+            await partition.buried(fact, named.created, ends=not letter.unreadable)
+        if letter is not None:
             for done in gate.finish(gate._tickets[-1]):
                 self._acked = done + 1
 

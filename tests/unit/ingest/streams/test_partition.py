@@ -19,9 +19,9 @@ from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.publisher import SLICE_LINES, Publisher
 from tidemill.ingest.streams.stream import BufferedBytes, Times
 from tidemill.ingest.streams.tables import Streams
-from tidemill.kafka import held_records
-from tidemill.kafka.ack_gate import AckGate
-from tidemill.kafka.partition_owner import Record
+from tidemill.kafka.partitions import held_records
+from tidemill.kafka.partitions.ack_gate import AckGate
+from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas import ids
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log import codec, topics
@@ -154,12 +154,12 @@ class World:
             cut=CUT,
             folder=self.folder,
             clock=self._clock,
-            steady=lambda: self.now,
+            monotonic=lambda: self.now,
         )
         partition = Partition(
             tables=Streams(self.tables, self.crashes + 1),
             sender=self, project=self.project, factory=factory, quotas=quotas,
-            publisher=publisher, assembly=assembly, clock=self._clock, steady=lambda: self.now,
+            publisher=publisher, assembly=assembly, clock=self._clock, monotonic=lambda: self.now,
             times=Times(idle_seconds=IDLE_SECONDS, age_seconds=5, part_bytes=1500),
         )  # fmt: skip
         try:
@@ -546,7 +546,7 @@ async def test_others_have_their_turn_while_lines_are_checked(tmp_path):
 def _stream(world):
     factory = StreamFactory(
         store=world.store, models={"m": ENDPOINTS}, windows=("24h",), cut=CUT, folder=world.folder,
-        clock=world._clock, steady=lambda: world.now,
+        clock=world._clock, monotonic=lambda: world.now,
     )  # fmt: skip
     return factory.create(("acme", "a"), (PARTITION, 0), StreamOptions(), [])
 

@@ -34,7 +34,7 @@ class World:
         fleet = pool_factory.backend_pool(model, lambda: self.now)
         self.backend = fleet.backends[0]
         self.pollers = pool_factory.metrics_pollers(
-            model, fleet, getter=upstream, steady=lambda: self.now, on_reading=self._told
+            model, fleet, getter=upstream, monotonic=lambda: self.now, on_reading=self._told
         )
 
     async def poll(self) -> float:

@@ -29,7 +29,7 @@ class Case:
         self.lane = PartitionWindow(tap, Window(lines_max=5))
         self.ended = ClosedBatches()
         self.aside = HeldRecords(
-            reopened=self.reopened, admit=self.admit, tell=self.tell, ended=self.ended, steady=lambda: self.now
+            reopened=self.reopened, admit=self.admit, tell=self.tell, ended=self.ended, monotonic=lambda: self.now
         )
 
     def hold(self, batch_id, token):

@@ -8,7 +8,7 @@ import pytest
 from support.simulated import Simulation
 from support.waiting import until
 
-from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.files import finalizer
 from tidemill.results.state import batch_gauges
 from tidemill.schemas.log import codec, topics

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.facts import NOW, batch_id, commands, lines
 from support.simulated import Simulation
 
-from tidemill.kafka.ack_gate import AckGate
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.files.overlay_store import OverlayStore
 from tidemill.results.files.rebuild import Rebuild
 from tidemill.results.state import batch_gauges, reducer

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tidemill.retrying import pause_seconds
-from tidemill.schemas.ports import Steady
+from tidemill.schemas.ports import Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
 RECORDS_MAX: Final = 10_000
@@ -48,9 +48,9 @@ class _Waiting:
 class HeldRecords:
     """Of one partition; its calls never overlap."""
 
-    def __init__(self, report: Report, steady: Steady) -> None:
+    def __init__(self, report: Report, monotonic: Monotonic) -> None:
         self._report = report
-        self._steady = steady
+        self._monotonic = monotonic
         self._waiting: dict[str, _Waiting] = {}
         self._records = self._bytes = 0
 
@@ -59,7 +59,7 @@ class HeldRecords:
         """Seconds until the next batch is to be tried again; None where none waits."""
         if not self._waiting:
             return None
-        return min(waiting.again_at for waiting in self._waiting.values()) - self._steady()
+        return min(waiting.again_at for waiting in self._waiting.values()) - self._monotonic()
 
     def __contains__(self, batch_id: str) -> bool:
         """Whether work on a batch is held."""
@@ -94,7 +94,7 @@ class HeldRecords:
 
     async def again(self) -> None:
         """Try those whose time has come."""
-        now = self._steady()
+        now = self._monotonic()
         for batch_id in [batch_id for batch_id, waiting in self._waiting.items() if waiting.again_at <= now]:
             records = self._waiting[batch_id].records
             try:
@@ -117,6 +117,6 @@ class HeldRecords:
         waiting = self._waiting[batch_id]
         pause = pause_seconds(waiting.pauses)
         waiting.pauses += 1
-        waiting.again_at = self._steady() + pause
+        waiting.again_at = self._monotonic() + pause
         log.warning("%s waits: %s; next try in %.1f s", batch_id, error, pause)
         self._report(batch_id, error, waiting.again_at)

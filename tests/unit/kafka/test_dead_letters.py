@@ -6,7 +6,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.kafka.handling import handled
+from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.schemas.bounds import TEXT_CHARS_MAX
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -44,7 +44,7 @@ class Work:
 
 async def run(work):
     sent = Letters()
-    return await handled(sent, MESSAGE, work, stage="results", undo=work.undo), sent.sent
+    return await handle_record(sent, MESSAGE, work, stage="results", undo=work.undo), sent.sent
 
 
 @pytest.mark.parametrize(("errors", "undone"), [((), 0), ((ValueError("x"),), 1), ((MemoryError(),), 1)])
@@ -61,13 +61,13 @@ async def test_a_record_is_tried_twice(errors, undone):
 async def test_what_fails_twice_is_buried(error):
     """With its kind and place, and without what it quotes."""
     work = Work(error, error, error)
-    burial, sent = await run(work)
+    letter, sent = await run(work)
     assert work.undone == 2
     assert len(work.errors) == 1
-    assert burial.source == sent[0].id == "t/2/7"
-    assert burial.reason == sent[0].reason
-    assert burial.reason.startswith(f"{type(error).__name__} at __call__:")
-    assert not burial.unreadable
+    assert letter.source == sent[0].id == "t/2/7"
+    assert letter.reason == sent[0].reason
+    assert letter.reason.startswith(f"{type(error).__name__} at __call__:")
+    assert not letter.unreadable
     assert (sent[0].key, sent[0].value, sent[0].headers) == (b"\xff", b"v", (("\\xff", None),))
 
 
@@ -75,16 +75,16 @@ async def test_what_fails_twice_is_buried(error):
 async def test_what_cannot_be_read_is_not_tried_again(reason):
     """The reason is told."""
     work = Work(DecodeError(reason), ValueError())
-    burial, sent = await run(work)
-    assert burial.unreadable
-    assert burial.reason == reason[:TEXT_CHARS_MAX]
+    letter, sent = await run(work)
+    assert letter.unreadable
+    assert letter.reason == reason[:TEXT_CHARS_MAX]
     assert len(sent) == len(work.errors) == 1
 
 
 async def test_what_does_not_fit_says_so():
     """Its error names the record."""
-    burial, _ = await run(Work(RecordTooLarge("a record of x"), RecordTooLarge("a record of x")))
-    assert burial.reason == "a record of x"
+    letter, _ = await run(Work(RecordTooLarge("a record of x"), RecordTooLarge("a record of x")))
+    assert letter.reason == "a record of x"
 
 
 @pytest.mark.parametrize("error", [OSError(), LogUnavailable(), KafkaConnectionError(), TimeoutError()])

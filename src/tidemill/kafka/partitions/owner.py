@@ -18,8 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from tidemill.kafka.ack_gate import AckGate
-from tidemill.kafka.handling import is_cancelled
+from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.schemas.log.codec import Headers
 
 log = logging.getLogger(__name__)
@@ -261,12 +260,18 @@ class PartitionOwners:
         try:
             await owner.run()
         except asyncio.CancelledError:
-            if is_cancelled() or owner.is_leaving:
+            if _is_cancelled() or owner.is_leaving:
                 raise
             await self._crash(RuntimeError("what the work on a partition waited for was cancelled"))
         except Exception as error:  # noqa: BLE001  the process ends by it
             log.error("the work on a partition broke off: %s", type(error).__name__)  # noqa: TRY400
             await self._crash(error)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task was cancelled, and not a future that it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _finish(gate: AckGate[tuple[float, Ack]], ticket: Any) -> None:

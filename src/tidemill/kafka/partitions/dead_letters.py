@@ -1,0 +1,119 @@
+"""Handles a record of a stage: it is done, is tried a second time, or becomes a dead letter in `tidemill.dead`.
+
+1. A record that cannot be decoded becomes a dead letter at once.
+2. A failure of the log or of the store says nothing against the record: it goes to the caller.
+3. After any other failure the stage undoes the attempt and tries once more. If that fails too, the record becomes
+   a dead letter, which says where the failure was.
+
+An attempt that a crash of the process cut short does not count: a record is too small to exhaust the memory of a
+process, and a process killed for another reason may be handling any record.
+"""
+
+import functools
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tidemill import metrics
+from tidemill.kafka.connection import TRANSIENT
+from tidemill.retrying import retried
+from tidemill.schemas.bounds import TEXT_CHARS_MAX
+from tidemill.schemas.log import dead_letters, topics
+from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.ports import RecordTooLarge, Sender
+
+ATTEMPTS_MAX: Final = 2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """Why a record is a dead letter."""
+
+    source: str
+    """The letter's id: `topic/partition/offset`."""
+    reason: str
+    """The error, without text of users."""
+    unreadable: bool
+    """Whether the record could not be decoded."""
+
+
+async def handle_record(
+    sender: Sender,
+    message: Any,
+    work: Callable[[], Awaitable[None]],
+    *,
+    stage: str,
+    undo: Callable[[], None] | None = None,
+) -> DeadLetter | None:
+    """Handle a record, or send it to `tidemill.dead`.
+
+    Args:
+        sender: Appends to the log.
+        message: The record as Faust delivers it.
+        work: Starts an attempt to handle the record.
+        stage: The stage that handles it.
+        undo: Undoes the effects of a failed attempt.
+
+    Returns:
+        The dead letter; None if the record was handled.
+
+    Raises:
+        OSError: The log or the store is unavailable.
+        KafkaError: The log is unavailable.
+    """
+    source = _source(message)
+    unreadable = False
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            await work()
+        except TRANSIENT:
+            raise
+        except Exception as error:
+            if undo is not None:
+                undo()
+            reason = safe_reason(error)
+            if unreadable := isinstance(error, DecodeError):
+                break
+            log.warning("%s: %s, attempt %d of %d", source, reason, attempt, ATTEMPTS_MAX, exc_info=error)
+        else:
+            return None
+    await send_dead_letter(sender, message, stage=stage, reason=reason)
+    return DeadLetter(source=source, reason=reason[:TEXT_CHARS_MAX], unreadable=unreadable)
+
+
+async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: str) -> None:
+    """Append a record to `tidemill.dead`, and retry until the log accepts it.
+
+    The retries have no bound: while the log is unavailable, the stage has nothing else to do.
+
+    Args:
+        sender: Appends to the log.
+        message: The record as Faust delivers it.
+        stage: The stage that failed to handle it.
+        reason: The error, without text of users: it goes into the letter and into the process's own log.
+    """
+    source, value = _source(message), message.value
+    headers = dead_letters.headers(source, message.headers or (), key=message.key, stage=stage, reason=reason)
+    if value is not None and len(value) > dead_letters.VALUE_BYTES_MAX:
+        headers = [*headers, (dead_letters.CUT, b"%d" % len(value))]
+        value = None
+    send = functools.partial(sender.send, topics.DEAD.name, source, value, headers=headers)
+    await retried("sending a dead letter", send)
+    metrics.DEAD_LETTERS.labels(stage).inc()
+    log.warning("%s could not handle %s: %s", stage, source, reason)
+
+
+def safe_reason(error: Exception) -> str:
+    """An error without text of users: the message of our own errors, else the kind and place of the error."""
+    if isinstance(error, DecodeError | RecordTooLarge):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.name}:{place.lineno}"
+
+
+def _source(message: Any) -> str:
+    return f"{message.topic}/{message.partition}/{message.offset}"
