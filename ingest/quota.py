@@ -9,21 +9,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
+from tidemill import quotas
 from tidemill.configuration.settings import Limits
 from tidemill.ingest.files.validation import Fault
+from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import VERSION
 from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import cost_bytes
 
 log = logging.getLogger(__name__)
-
-LINES: Final = "lines_enqueued_max"
-"""The code of an error line that has found no room."""
 
 
 class Sizes(Protocol):
@@ -164,14 +163,9 @@ class Quotas:
         Raises:
             IntakeError: There is no room.
         """
-        limits = self._limits_of(project)
-        for count, most, what in (
-            (self._batches[project], limits.batches_in_progress_max, "batches in progress"),
-            (self._kept.number(project), limits.batches_max, "batches"),
-            (self._sizes.number(project), limits.files_max, "files"),
-        ):
-            if count >= most:
-                raise IntakeError(f"its project has {count} {what} and may have {most}")
+        self._check(Quota.BATCHES_IN_PROGRESS, project, self._batches[project])
+        self._check(Quota.BATCHES, project, self._kept.number(project))
+        self._check(Quota.FILES, project, self._sizes.number(project))
 
     def stores(self, project: str, size: int) -> None:
         """Ask for so many bytes more.
@@ -179,9 +173,7 @@ class Quotas:
         Raises:
             IntakeError: There is no room.
         """
-        stored, most = self._sizes.of(project) + self._growing[project], self._limits_of(project).bytes_stored_max
-        if stored + size > most:
-            raise IntakeError(f"its project stores {stored} bytes and may store {most}")
+        self._check(Quota.BYTES, project, self._sizes.of(project) + self._growing[project], size)
 
     def grown(self, batch_id: str, project: str, total: int, input_file_id: str, size: int) -> None:
         """A stream has so many lines, and so many bytes."""
@@ -201,7 +193,13 @@ class Quotas:
             left = work.left
             work.refused += count
             self._lines[project] += work.left - left
-        return Fault(LINES, f"The project had {most} lines enqueued, and may not have more.")
+        return Fault(Quota.LINES, f"The project had {most} lines enqueued, and may not have more.")
+
+    def _check(self, quota: Quota, project: str, held: int, more: int = 1) -> None:
+        try:
+            quotas.check(quota, held, more, self._limits_of(project))
+        except QuotaExceeded as error:
+            raise IntakeError(f"its project {error}") from None
 
     def _at_work(self, batch_id: str, project: str, total: int, final: int) -> None:
         if (work := self._works.get(batch_id)) is None:

@@ -164,7 +164,7 @@ def receipt(batch: Batch) -> ReceiptReport:
         lines=final.lines if final else counts.total,
         completed=counts.completed,
         failed=counts.failed,
-        pending=counts.total - counts.completed - counts.failed,
+        pending=counts.pending,
         output=final.output if final else None,
         errors=final.errors if final else None,
         missing=final.missing if final else None,

@@ -1,28 +1,20 @@
-"""The API keys, folded from the log."""
+"""The API keys in the file of the view."""
 
-import logging
-
-from tidemill import metrics
+from tidemill import keys
 from tidemill.api.requests.paging import Row
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import KeyRecord
-from tidemill.schemas.signing import SignatureError, Verifier
-
-_log = logging.getLogger(__name__)
+from tidemill.schemas.signing import Verifier
 
 
-class Keyring:
-    """API keys in the file of the view: only records that a trusted key signed.
-
-    A key that is revoked stays so, whatever is read later: a revocation is a signed record of its own, the topic
-    keeps every record, and a record of an earlier state says nothing new.
-    """
+class Keyring(keys.Keyring):
+    """API keys in the file of the view."""
 
     def __init__(self, database: Database, verifier: Verifier) -> None:
         """Open the keyring; if the trusted keys have changed, it is folded again."""
+        super().__init__(verifier)
         self._database = database
-        self._verifier = verifier
         trusted = " ".join(verifier.kids)
         with database.transaction():
             if database.read("SELECT signers FROM trust") != [(trusted,)]:
@@ -60,24 +52,14 @@ class Keyring:
         rows = self._database.read("SELECT body FROM keys WHERE signer <> ? ORDER BY created_at", kid)
         return [record for row in rows if (record := _record([row])) is not None]
 
-    def put(self, record: KeyRecord, signer: str) -> None:
-        """Add a record that a trusted key signed."""
+    def store(self, record: KeyRecord, signer: str) -> None:
+        """Replace the record of a key; `signer` is the id of the key that signed it."""
         key = record.key
         self._database.write(
-            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-            " SET revoked = excluded.revoked, signer = excluded.signer, body = excluded.body"
-            " WHERE excluded.revoked OR NOT keys.revoked",
+            "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)",
             key.id, key.project, key.created_at, record.sha256, key.revoked_at is not None, signer,
             codec.encode(record),
         )  # fmt: skip
-
-    def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Fold a record of the topic; one without a trusted signature changes nothing."""
-        try:
-            self.put(*self._verifier.key_record(key, value))
-        except SignatureError as error:
-            metrics.KEYS_REFUSED.inc()
-            _log.warning("ignoring record %d of the keys: %s", offset, error)
 
 
 def _record(rows: list[tuple[object, ...]]) -> KeyRecord | None:

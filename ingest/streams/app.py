@@ -76,7 +76,7 @@ class StreamApp:
         self._kept = Sizes(scratch / "batches")
         self._quotas = Quotas(settings.limits_of, self._sizes, self._kept)
         self._followers = (
-            Follower(kafka, topics.KEYS.name, self._keyring.apply),
+            Follower(kafka, topics.KEYS.name, self._keyring.fold),
             Follower(kafka, topics.BATCHES.name, self._batch_changed, applied=self._kept.commit),
             Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )

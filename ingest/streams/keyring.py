@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from tidemill import metrics
+from tidemill import keys
 from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.schemas.log import producer_token
@@ -16,7 +16,7 @@ from tidemill.schemas.log.producer_token import Claims, TokenError
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
-from tidemill.schemas.signing import SignatureError, Verifier
+from tidemill.schemas.signing import Verifier
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ TOKENS_MAX: Final = 1000
 """Tokens whose signatures need not be checked again."""
 
 
-class Keyring:
+class Keyring(keys.Keyring):
     """All keys, by the digests of their secrets: some hundred bytes each."""
 
     def __init__(self, verifier: Verifier, clock: Clock, *, fixed: str | None, takes_keys: bool) -> None:
@@ -41,7 +41,7 @@ class Keyring:
             fixed: Digest of the key of the settings, which is the default project's; None where there is none.
             takes_keys: Whether producers may show API keys, and not tokens alone.
         """
-        self._verifier = verifier
+        super().__init__(verifier)
         self._fixed = fixed
         self._clock = clock
         self._takes_keys = takes_keys
@@ -52,17 +52,18 @@ class Keyring:
         self.abreast: Callable[[], Awaitable[None]] = _at_once
         """Waits until all was applied that the log has at this moment."""
 
-    def apply(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of `tidemill.keys`, if the api has signed it; a key that is revoked stays so."""
-        try:
-            record, _ = self._verifier.key_record(key, value)
-        except SignatureError as error:
-            metrics.KEYS_REFUSED.inc()
-            log.warning("record %d of the keys changes nothing: %s", offset, error)
-            return
-        known = self._by_id.get(key)
-        if known is None or known.key.revoked_at is None:
-            self._records[record.sha256] = self._by_id[key] = record
+    def by_id(self, key_id: str) -> KeyRecord | None:
+        """A key by its id."""
+        return self._by_id.get(key_id)
+
+    def by_digest(self, sha256: str) -> KeyRecord | None:
+        """The key whose secret has this digest, also if it is revoked or expired."""
+        return self._records.get(sha256)
+
+    def store(self, record: KeyRecord, signer: str) -> None:
+        """Replace the record of a key."""
+        del signer
+        self._records[record.sha256] = self._by_id[record.key.id] = record
 
     async def learn(self, secrets: Iterable[str]) -> None:
         """Find out which of these are keys: unknown ones are looked for in the log, all at once."""

@@ -101,6 +101,11 @@ class RequestCounts(_Shape):
     completed: Number = 0
     failed: Number = 0
 
+    @property
+    def pending(self) -> int:
+        """Lines without a result."""
+        return self.total - self.completed - self.failed
+
 
 class InputTokensDetails(_Shape):
     """What the input tokens were."""

@@ -183,7 +183,7 @@ async def all_records(kafka: str) -> list[tuple[str, bytes | None]]:
 async def opened_by_ingest(kafka: str, secrets: list[str]) -> list[str]:
     """Those of some secrets with which a producer's lines get in, on an ingest that starts now."""
     ring = Keyring(VERIFIER, time.time, fixed=None, takes_keys=True)
-    follower = Follower(kafka, topics.KEYS.name, ring.apply)
+    follower = Follower(kafka, topics.KEYS.name, ring.fold)
     ring.abreast = follower.abreast
     await follower.start()
     await follower.caught_up()

@@ -67,7 +67,7 @@ async def refused(ring, secret, stream="s", at=None):
 
 async def test_a_signed_key_opens_its_project(ring):
     """And the one of the settings, which is known by its digest alone."""
-    ring.apply("key_1", MADE, 0)
+    ring.fold("key_1", MADE, 0)
     assert await ring.project(SECRET, "s", None) == "p"
     assert await ring.project(SETTINGS, "s", None) == "default"
 
@@ -76,7 +76,7 @@ async def test_a_signed_key_opens_its_project(ring):
 async def test_a_forged_key_opens_nothing(ring, name):
     """It is counted."""
     before = metrics.KEYS_REFUSED._value.get()
-    ring.apply("key_1", HOSTILE[name], 0)
+    ring.fold("key_1", HOSTILE[name], 0)
     assert "not known" in await refused(ring, SECRET)
     assert metrics.KEYS_REFUSED._value.get() == before + 1
 
@@ -87,16 +87,16 @@ async def test_a_forged_key_opens_nothing(ring, name):
 async def test_a_revoked_key_stays_so(before, after):
     """Whatever is written before and after: the topic keeps all records, and who starts anew reads all of them."""
     ring = new()
-    ring.apply("key_1", MADE, 0)
+    ring.fold("key_1", MADE, 0)
     for value in (*(HOSTILE[name] for name in before), REVOKED, *(HOSTILE[name] for name in after)):
-        ring.apply("key_1", value, 1)
+        ring.fold("key_1", value, 1)
     assert "revoked" in await refused(ring, SECRET)
     assert "revoked" in await refused(ring, token())
 
 
 async def test_a_reader_may_not_write(ring):
     """Nor does a token help that it could not have made."""
-    ring.apply("key_1", SIGNER.key_record(record(role="read")), 0)
+    ring.fold("key_1", SIGNER.key_record(record(role="read")), 0)
     assert "may only read" in await refused(ring, SECRET)
     assert "may only read" in await refused(ring, token())
 
@@ -121,7 +121,7 @@ async def test_where_keys_are_not_taken(ring):
     """A cluster: the refusal says what to do, also for the key of the settings; tokens are taken."""
     del ring
     strict = new(takes_keys=False)
-    strict.apply("key_1", MADE, 0)
+    strict.fold("key_1", MADE, 0)
     for secret in (SECRET, SETTINGS):
         assert "tidemill keys token --stream" in await refused(strict, secret)
     assert await strict.project(token(), "s", None) == "p"
@@ -142,7 +142,7 @@ async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
 
     async def abreast():
         looks.append(1)
-        ring.apply("key_1", MADE, 0)
+        ring.fold("key_1", MADE, 0)
 
     ring.abreast = abreast
     strangers = [access.new_secret() for _ in range(GROUP_RECORDS_MAX - 1)]
@@ -165,5 +165,5 @@ async def test_a_log_that_does_not_answer_holds_nothing_up_for_long(ring, monkey
 
     ring.abreast = away
     assert "not known" in await refused(ring, access.new_secret())
-    ring.apply("key_1", MADE, 0)
+    ring.fold("key_1", MADE, 0)
     assert await ring.project(SECRET, "s", None) == "p"

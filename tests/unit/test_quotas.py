@@ -1,0 +1,21 @@
+"""The quotas that the api and ingest check."""
+
+import pytest
+
+from tidemill import quotas
+from tidemill.configuration.settings import Limits
+from tidemill.quotas import Quota, QuotaExceeded
+
+
+def test_each_limit_but_the_rate_is_a_quota():
+    """A limit that is added to the settings alone would never be checked."""
+    assert {name for name in Limits.model_fields if not name.startswith("requests_")} == set(Quota)
+
+
+@pytest.mark.parametrize("quota", Quota)
+def test_a_project_may_have_as_much_as_its_limit(quota):
+    """And no more; the text has both numbers."""
+    limits = Limits(**{quota: 5})
+    quotas.check(quota, 3, 2, limits)
+    with pytest.raises(QuotaExceeded, match=r"\b3 .* 5\b"):
+        quotas.check(quota, 3, 3, limits)
