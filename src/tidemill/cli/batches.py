@@ -1,39 +1,40 @@
 """The commands `watch`, `list`, `cancel`, `delete` and `verify`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tidemill.cli.invocation import Work, client_command
-from tidemill.cli.options import AsJson, BatchId, ErrorsFile, Force, ReceiptFile, ShowAll
+from tidemill.cli.options import AsJson, BatchId, ResultOptions
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions(ResultOptions):
+    """As for a new batch, but without a path nothing is downloaded."""
+
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Download results here; by default not at all.")
+    ] = None
 
 
 @client_command
 def watch(
     batch: BatchId,
-    *,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Download results here; by default not at all."),
-    ] = None,
-    errors: ErrorsFile = None,
-    receipt: ReceiptFile = None,
     source: Annotated[Path | None, typer.Option("--input", help="Check the results against this input.")] = None,
-    force: Force = False,
-    show_all: ShowAll = False,
+    *,
+    results: WatchOptions,
 ) -> Work:
     """Follow a batch to its end; with -o, download its results.
 
     Ctrl-C leaves the batch running. The exit codes are those of `run`.
     """
     from tidemill.client.batches import watch as work
-    from tidemill.client.runs.paths import Sink
 
-    sink = Sink(output=output, errors=errors, receipt=receipt)
-    return lambda console, target: work(console, target, batch, sink, source, force=force, show_all=show_all)
+    return lambda console, target: work(console, target, batch, results.sink(), source, show_all=results.show_all)
 
 
 @client_command

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.invocation import operate, refuse, settings_and_kafka
-from tidemill.cli.options import Config, DataFolder
+from tidemill.cli.invocation import OperatorWork, operator_command, refuse
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
 
@@ -13,35 +12,32 @@ app = typer.Typer(help="Inspect and requeue dead letters.", no_args_is_help=True
 
 
 @app.command("list")
+@operator_command
 def list_letters(
-    *,
-    show_all: Annotated[bool, typer.Option("--all", help="Include requeued letters.")] = False,
-    config: Config = None,
-    data: DataFolder = None,
-) -> None:
+    *, show_all: Annotated[bool, typer.Option("--all", help="Include requeued letters.")] = False
+) -> OperatorWork:
     """List the records that a stage could not read."""
     from tidemill.ops import dead_letters
     from tidemill.terminal import say
 
-    operate(dead_letters.show_all(settings_and_kafka(config, data)[1], say, requeued_too=show_all))
+    return lambda _, kafka: dead_letters.show_all(kafka, say, requeued_too=show_all)
 
 
 @app.command("show")
+@operator_command
 def show(
     letter: Annotated[str, typer.Argument(metavar="ID", help="Its id, as shown by `tidemill dead list`.")],
-    *,
     value_bytes: Annotated[int, typer.Option("--bytes", min=0, help="Bytes of the value to show.")] = 2_000,
-    config: Config = None,
-    data: DataFolder = None,
-) -> None:
+) -> OperatorWork:
     """Show one dead letter with its headers and value."""
     from tidemill.ops import dead_letters
     from tidemill.terminal import say
 
-    operate(dead_letters.show(settings_and_kafka(config, data)[1], letter, say, value_bytes=value_bytes))
+    return lambda _, kafka: dead_letters.show(kafka, letter, say, value_bytes=value_bytes)
 
 
 @app.command("requeue")
+@operator_command
 def requeue(
     chosen: Annotated[
         list[str] | None,
@@ -50,14 +46,11 @@ def requeue(
     *,
     all_waiting: Annotated[bool, typer.Option("--all", help="Requeue every letter not requeued yet.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Include letters requeued before.")] = False,
-    config: Config = None,
-    data: DataFolder = None,
-) -> None:
+) -> OperatorWork:
     """Send dead letters to their topics again, after a fix."""
     from tidemill.ops import dead_letters
     from tidemill.terminal import say
 
     if bool(chosen) == all_waiting:
         refuse("pass the ids of dead letters, or --all")
-    _, kafka = settings_and_kafka(config, data)
-    operate(dead_letters.requeue(kafka, None if all_waiting else chosen, say, again=again))
+    return lambda _, kafka: dead_letters.requeue(kafka, None if all_waiting else chosen, say, again=again)

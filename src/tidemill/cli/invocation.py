@@ -1,5 +1,9 @@
-"""Wraps the commands: settings, the service to talk to, exit codes."""
+"""Wraps the commands: shared options, settings, the service to talk to, exit codes.
 
+A parameter of a command whose annotation is a dataclass stands for a group of options: its fields.
+"""
+
+import dataclasses
 import functools
 import inspect
 import os
@@ -9,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
-from tidemill.cli.options import ApiKey, BaseUrl, DataFolder
+from tidemill.cli.options import OperatorOptions, TargetOptions
+from tidemill.client.errors import Exit
 
 if TYPE_CHECKING:
-    from tidemill.client.errors import Exit
     from tidemill.client.target import Target
     from tidemill.configuration.security import Kafka
     from tidemill.configuration.settings import Settings
@@ -22,43 +26,86 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TARGET = {"base_url": BaseUrl, "api_key": ApiKey, "data": DataFolder}
-"""The options that choose the service."""
-USAGE = 2
-UNREACHABLE = 7
-
-Work = Callable[["Console", "Target"], Coroutine[Any, Any, "Exit"]]
+Work = Callable[["Console", "Target"], Coroutine[Any, Any, Exit]]
 """What a command does with the service; returns the exit code."""
+OperatorWork = Callable[["Settings", "Kafka"], Coroutine[Any, Any, object]]
+"""What an operator's command does; False ends it with the exit code 1."""
 
 
 def client_command(command: Callable[..., Work]) -> Callable[..., None]:
     """Make a Typer command of a function that takes the command's own options and returns its `Work`.
 
-    The command also gets the options of `TARGET`. Errors end it with a message and an exit code
-    (`tidemill.client.command.run`).
+    Errors end it with a message and an exit code (`tidemill.client.command.run`).
     """
 
-    @functools.wraps(command)
-    def wrapped(**options: Any) -> None:
+    def run(begin: Callable[[], Work], options: TargetOptions) -> None:
         from tidemill.client.command import run
         from tidemill.client.target import find
         from tidemill.terminal import stderr_console
 
         console = stderr_console()
-        target = {name: options.pop(name) for name in TARGET}
-        raise typer.Exit(run(console, lambda: command(**options)(console, find(**target, environ=os.environ))))
+        raise typer.Exit(run(console, lambda: begin()(console, find(**vars(options), environ=os.environ))))
 
-    own = inspect.signature(command)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in TARGET.items()
-    ]
+    return _with_groups(command, TargetOptions, run)
+
+
+def operator_command(command: Callable[..., OperatorWork]) -> Callable[..., None]:
+    """Make a Typer command of a function that takes the command's own options and returns its `OperatorWork`.
+
+    Without a Kafka the command ends with a message.
+    """
+
+    def run(begin: Callable[[], OperatorWork], options: OperatorOptions) -> None:
+        from tidemill.schemas.log.acls import OPERATOR
+
+        work = begin()
+        loaded = operator_settings(options)
+        if (kafka := find_kafka(loaded, options.data, OPERATOR)) is None:
+            refuse(
+                f"no Kafka is configured (TIDEMILL_KAFKA), and no `tidemill up` is running in {loaded.data}; "
+                "--data names another folder"
+            )
+        raise typer.Exit(Exit.INEXACT if operate(work(loaded, kafka)) is False else Exit.OK)
+
+    return _with_groups(command, OperatorOptions, run)
+
+
+def _with_groups(
+    command: Callable[..., T], added: type[Any], run: Callable[[Callable[[], T], Any], None]
+) -> Callable[..., None]:
+    """Make a Typer command that has an option for each field of a group.
+
+    Args:
+        command: Takes its own options, and groups.
+        added: A group of options for `run`.
+        run: Runs the command, given a call of `command` and the values of `added`.
+    """
+    own = inspect.signature(command).parameters.values()
+    groups: dict[str, Any] = {
+        each.name: each.annotation for each in own if dataclasses.is_dataclass(each.annotation)
+    }
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> None:
+        def values(group: Any) -> Any:
+            return group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
+
+        common, found = values(added), {name: values(group) for name, group in groups.items()}
+        run(lambda: command(**options, **found), common)
+
+    parameters = [each for one in own for each in (_fields(one.annotation) if one.name in groups else [one])]
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*parameters, *_fields(added))]
     # Typer reads the options from these two attributes.
-    wrapped.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[*own.parameters.values(), *added], return_annotation=None
-    )
-    wrapped.__annotations__ = {**command.__annotations__, **TARGET, "return": None}
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {each.name: each.annotation for each in parameters}
     return wrapped
+
+
+def _fields(group: type[Any]) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for each in dataclasses.fields(group)
+    ]
 
 
 def refuse(text: str) -> NoReturn:
@@ -66,7 +113,7 @@ def refuse(text: str) -> NoReturn:
     from tidemill.terminal import say
 
     say(f"tidemill: {text}", err=True)
-    raise typer.Exit(USAGE)
+    raise typer.Exit(Exit.USAGE)
 
 
 def load_settings(config: Path | None, **overrides: object) -> "Settings":
@@ -80,12 +127,12 @@ def load_settings(config: Path | None, **overrides: object) -> "Settings":
     return loaded.model_copy(update={name: value for name, value in overrides.items() if value is not None})
 
 
-def operator_settings(config: Path | None, data: Path | None) -> "Settings":
+def operator_settings(options: OperatorOptions) -> "Settings":
     """The settings of an operator's command; without models of their own, those of a running demo."""
     from tidemill.configuration.settings import Settings
     from tidemill.runtime import run_file
 
-    loaded = load_settings(config, data=data)
+    loaded = load_settings(options.config, data=options.data)
     if not loaded.models and (running := run_file.read(loaded.data)) is not None:
         loaded = loaded.model_copy(update={"models": Settings(models=running.models).models})
     return loaded
@@ -106,16 +153,6 @@ def find_kafka(settings: "Settings", data: Path | None, role: str) -> "Kafka | N
     return run_file.cluster(data or settings.data, role, settings.kafka_security)
 
 
-def settings_and_kafka(config: Path | None, data: Path | None) -> "tuple[Settings, Kafka]":
-    """The settings and the Kafka of an operator's command; ends the command without a Kafka."""
-    from tidemill.schemas.log.acls import OPERATOR
-
-    loaded = operator_settings(config, data)
-    if (kafka := find_kafka(loaded, data, OPERATOR)) is None:
-        refuse(f"no Kafka is configured (TIDEMILL_KAFKA), and no `tidemill up` is running in {loaded.data}")
-    return loaded, kafka
-
-
 def operate(work: "Coroutine[Any, Any, T]") -> T:
     """Run the work of an operator's command; expected errors end it with a message and an exit code."""
     import asyncio
@@ -130,6 +167,6 @@ def operate(work: "Coroutine[Any, Any, T]") -> T:
         return asyncio.run(work)
     except LogUnavailable as error:
         say(f"tidemill: Kafka does not answer: {error}", err=True)
-        raise typer.Exit(UNREACHABLE) from error
+        raise typer.Exit(Exit.UNREACHABLE) from error
     except (OperatorError, TopicError, SettingsError) as error:
         refuse(str(error))

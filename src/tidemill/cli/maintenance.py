@@ -5,18 +5,18 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.invocation import (
+    OperatorWork,
     find_kafka,
     load_settings,
     operate,
+    operator_command,
     operator_settings,
     refuse,
-    settings_and_kafka,
 )
-from tidemill.cli.options import Config, DataFolder
+from tidemill.cli.options import Config, DataFolder, OperatorOptions
+from tidemill.client.errors import Exit
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
-FAILED = 1
 
 
 def doctor(config: Config = None, data: DataFolder = None) -> None:
@@ -28,18 +28,17 @@ def doctor(config: Config = None, data: DataFolder = None) -> None:
     from tidemill.schemas.log.acls import OPERATOR
     from tidemill.terminal import say
 
-    loaded = operator_settings(config, data)
+    loaded = operator_settings(OperatorOptions(config=config, data=data))
     is_healthy = operate(work.examine(loaded, find_kafka(loaded, data, OPERATOR), say))
-    raise typer.Exit(0 if is_healthy else FAILED)
+    raise typer.Exit(Exit.OK if is_healthy else Exit.INEXACT)
 
 
+@operator_command
 def rebuild(
     batches: Annotated[list[str], typer.Argument(metavar="BATCH", help="Ids of finished batches.")],
     *,
     write: Annotated[bool, typer.Option("--write", help="Replace missing or damaged files.")] = False,
-    config: Config = None,
-    data: DataFolder = None,
-) -> None:
+) -> OperatorWork:
     """Rebuild result files from the log and compare them.
 
     No line is run again. Exit codes: 0 the files are those of the receipt, 1 they are not.
@@ -49,18 +48,14 @@ def rebuild(
 
     if len(batches) > work.BATCHES_MAX:
         refuse(f"{len(batches)} batches are too many: one command takes at most {work.BATCHES_MAX}")
-    loaded, kafka = settings_and_kafka(config, data)
-    is_equal = operate(work.rebuild(loaded, kafka, batches, say, write=write))
-    raise typer.Exit(0 if is_equal else FAILED)
+    return lambda settings, kafka: work.rebuild(settings, kafka, batches, say, write=write)
 
 
+@operator_command
 def purge(
-    batch: Annotated[str, typer.Argument(metavar="BATCH", help="Id of a deleted batch.")] = "",
-    *,
-    project: Annotated[str, typer.Option(help="All deleted batches of this project.")] = "",
-    config: Config = None,
-    data: DataFolder = None,
-) -> None:
+    batch: Annotated[str | None, typer.Argument(metavar="BATCH", help="Id of a deleted batch.")] = None,
+    project: Annotated[str | None, typer.Option(help="All deleted batches of this project.")] = None,
+) -> OperatorWork:
     """Verify that nothing of a deleted batch is readable.
 
     Searches the log and the store. Exit codes: 0 nothing is readable, 1 something still is.
@@ -70,9 +65,7 @@ def purge(
 
     if bool(batch) == bool(project):
         refuse("pass the id of a batch, or --project")
-    loaded, kafka = settings_and_kafka(config, data)
-    is_gone = operate(work.purge(loaded, kafka, say, batch_id=batch, project=project))
-    raise typer.Exit(0 if is_gone else FAILED)
+    return lambda settings, kafka: work.purge(settings, kafka, say, batch_id=batch or "", project=project or "")
 
 
 def acls(
@@ -97,9 +90,4 @@ def acls(
     if not apply:
         acls.show(say, users)
         return
-    loaded = load_settings(config)
-
-    async def work() -> None:
-        await acls.apply(loaded, loaded.cluster, say, users)
-
-    operate(work())
+    operate(acls.apply(load_settings(config), say, users))

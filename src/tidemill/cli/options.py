@@ -1,35 +1,83 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments that several commands share, alone or as groups (see `invocation`)."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from tidemill.client.runs.paths import Sink
+
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Batch id, or its last characters.")]
-OutputFile = Annotated[Path | None, typer.Option("-o", "--output", help="Write results here instead of stdout.")]
-ErrorsFile = Annotated[
-    Path | None,
-    typer.Option("--errors", help="Write failed lines here; by default beside --output."),
-]
-ReceiptFile = Annotated[Path | None, typer.Option("--receipt", help="Write the receipt here.")]
-OtherModel = Annotated[str | None, typer.Option(help="Run the lines on this model.")]
-OtherWindow = Annotated[str | None, typer.Option(help="Completion window; by default as before.")]
-Again = Annotated[bool, typer.Option("--again", help="Start over instead of resuming.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
-ShowAll = Annotated[bool, typer.Option("--all", help="Show every error instead of the first 20.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show lines, tokens and cost.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 AnyProject = Annotated[
     str | None,
     typer.Option("--project", help="Another project, or * for all (operator key)."),
 ]
-
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(help="Address of the service, with /v1; by default TIDEMILL_BASE_URL, else the local service."),
-]
-ApiKey = Annotated[
-    str | None, typer.Option(help="API key; by default TIDEMILL_API_KEY, else the key of the local service.")
-]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Data folder of the local service.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings file; by default ./tidemill.toml.")]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Data folder of the local service; by default .tidemill.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """The service to talk to."""
+
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the service, with /v1; by default TIDEMILL_BASE_URL, else the local service."
+        ),
+    ] = None
+    api_key: Annotated[
+        str | None, typer.Option(help="API key; by default TIDEMILL_API_KEY, else the key of the local service.")
+    ] = None
+    data: DataFolder = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorOptions:
+    """The installation to operate on."""
+
+    config: Config = None
+    data: DataFolder = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultOptions:
+    """Where the results of a batch go."""
+
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write results here instead of stdout.")
+    ] = None
+    errors: Annotated[
+        Path | None,
+        typer.Option("--errors", help="Write failed lines here; by default beside --output."),
+    ] = None
+    receipt: Annotated[Path | None, typer.Option("--receipt", help="Write the receipt here.")] = None
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False
+    show_all: Annotated[bool, typer.Option("--all", help="Show every error instead of the first 20.")] = False
+
+    def sink(self) -> "Sink":
+        """The paths, for the client."""
+        from tidemill.client.runs.paths import Sink  # noqa: PLC0415 - slow to import
+
+        return Sink(output=self.output, errors=self.errors, receipt=self.receipt, force=self.force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewBatchOptions(ResultOptions):
+    """Those of a command that creates batches, or resumes following them."""
+
+    again: Annotated[bool, typer.Option("--again", help="Start over instead of resuming.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerunOptions:
+    """What a rerun changes."""
+
+    model: Annotated[str | None, typer.Option(help="Run the lines on this model.")] = None
+    window: Annotated[str | None, typer.Option(help="Completion window; by default as before.")] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show lines, tokens and cost.")] = False

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.invocation import Work, client_command
-from tidemill.cli.options import Again, ErrorsFile, Force, OutputFile, ReceiptFile, ShowAll
+from tidemill.cli.options import NewBatchOptions
 
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
 
@@ -15,9 +15,7 @@ from tidemill.cli.options import Again, ErrorsFile, Force, OutputFile, ReceiptFi
 def run(
     file: Annotated[Path, typer.Argument(help="JSONL with one request per line; - reads stdin.")],
     *,
-    output: OutputFile = None,
-    errors: ErrorsFile = None,
-    receipt: ReceiptFile = None,
+    results: NewBatchOptions,
     name: Annotated[str | None, typer.Option(help="Name of the batch; by default the file name.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="Metadata as KEY=VALUE; repeatable.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
@@ -25,9 +23,6 @@ def run(
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Concurrent batches, if the file exceeds one batch.")
     ] = 4,
-    again: Again = False,
-    force: Force = False,
-    show_all: ShowAll = False,
 ) -> Work:
     """Run a file: upload, follow, download and check the results.
 
@@ -48,16 +43,14 @@ def run(
     """
     from tidemill.client.runs.job import RunOptions
     from tidemill.client.runs.job import run as work
-    from tidemill.client.runs.paths import Sink, metadata_of
+    from tidemill.client.runs.paths import metadata_of
 
-    sink = Sink(output=output, errors=errors, receipt=receipt)
     options = RunOptions(
         endpoint=endpoint,
         window=window,
         metadata=metadata_of(metadata or []) | ({"name": name} if name else {}),
         parallel=parallel,
-        again=again,
-        force=force,
-        show_all=show_all,
+        again=results.again,
+        show_all=results.show_all,
     )
-    return lambda console, target: work(console, target, file, sink, options)
+    return lambda console, target: work(console, target, file, results.sink(), options)

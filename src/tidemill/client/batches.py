@@ -36,14 +36,14 @@ async def watch(
     sink: Sink,
     source: Path | None = None,
     *,
-    force: bool = False,
     show_all: bool = False,
 ) -> Exit:
     """Follow a batch to its end; with an output path, download and check its results."""
-    sink = sink.checked(source, force=force)
+    sink = sink.checked(source)
+    sink.check_new()
     async with Client(target.base_url, target.api_key) as client:
         found, fetch = await client.find(batch_id), sink.output is not None
-        return await follow(console, client, found, sink, source, fetch=fetch, force=force, show_all=show_all)
+        return await follow(console, client, found, sink, source, fetch=fetch, show_all=show_all)
 
 
 async def cancel(console: Console, target: Target, batch_id: str) -> Exit:
@@ -131,7 +131,6 @@ async def follow(
     source: Path | None,
     *,
     fetch: bool,
-    force: bool,
     show_all: bool,
 ) -> Exit:
     """Follow a batch to its end, download and check its results, and print a summary.
@@ -143,7 +142,6 @@ async def follow(
         sink: Where results go.
         source: The input, to check the results against.
         fetch: Whether to download the results.
-        force: Overwrite existing files.
         show_all: Show every error.
 
     Raises:
@@ -157,7 +155,7 @@ async def follow(
                 progress.waits(batch.tidemill.waiting)
 
             batch = await client.finished(batch_id, seen)
-            if fetch and not force:
+            if fetch:
                 sink.check_new()
             done = await deliver(client, batch, sink, source, progress) if fetch else None
             report = await client.errors(batch)

@@ -3,7 +3,6 @@
 import datetime as dt
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -24,23 +23,6 @@ _EDGE: Final = re.compile(r"\d+\Z|\d{4}-")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 NAMES = ("unfinished", "failed", "expired", "cancelled", "all")
 CODE = "code="
-
-
-@dataclass(frozen=True, kw_only=True)
-class RerunOptions:
-    """Options of `rerun` and `replay`.
-
-    Attributes:
-        dry_run: Only show the plan.
-        again: Create a new batch even if the same rerun exists.
-        force: Overwrite existing files.
-        show_all: Show every error.
-    """
-
-    dry_run: bool = False
-    again: bool = False
-    force: bool = False
-    show_all: bool = False
 
 
 def rerun_body(*, only: str, model: str | None, window: str | None) -> dict[str, Any]:
@@ -71,7 +53,9 @@ async def create(
     body: dict[str, Any],
     sink: Sink,
     *,
-    options: RerunOptions,
+    again: bool = False,
+    dry_run: bool = False,
+    show_all: bool = False,
 ) -> Exit:
     """Create a batch of lines that ran before, and follow it as `run` does.
 
@@ -81,14 +65,17 @@ async def create(
         batch_id: For a rerun: the batch, or a part of its id; None for a replay.
         body: The request body; see `rerun_body` and `replay_body`.
         sink: Where results go.
-        options: See `RerunOptions`.
+        again: Create a new batch even if the same rerun exists.
+        dry_run: Only show the plan.
+        show_all: Show every error.
     """
-    sink = sink.checked(None, force=options.force)
+    sink = sink.checked(None)
+    sink.check_new()
     async with Client(target.base_url, target.api_key) as client:
         path = REPLAYS if batch_id is None else f"/batches/{await client.find(batch_id)}/rerun"
         # The lines of a finished batch and of a fixed range do not change, so equal requests are one batch.
-        key = None if options.again else hashlib.sha256(f"{path}\0{orjson.dumps(body)!r}".encode()).hexdigest()
-        if options.dry_run:
+        key = None if again else hashlib.sha256(f"{path}\0{orjson.dumps(body)!r}".encode()).hexdigest()
+        if dry_run:
             return _show_plan(console, await client.make(path, {**body, "dry_run": True}))
         try:
             batch = Batch.model_validate(await client.make(path, body, key=key))
@@ -102,9 +89,7 @@ async def create(
             console.print(
                 f"{name_of(batch)} runs these lines. The same command resumes it; --again creates a new one."
             )
-        return await follow(
-            console, client, batch.id, sink, None, fetch=True, force=options.force, show_all=options.show_all
-        )
+        return await follow(console, client, batch.id, sink, None, fetch=True, show_all=show_all)
 
 
 def _show_plan(console: Console, plan: dict[str, Any]) -> Exit:

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping
 
-from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
 from tidemill.kafka.admin import ensure_topics, set_acls
 from tidemill.ops import Say
@@ -17,12 +16,13 @@ def show(say: Say, users: Mapping[str, str]) -> None:
         say(_line(acl, users))
 
 
-async def apply(settings: Settings, kafka: Kafka, say: Say, users: Mapping[str, str]) -> None:
+async def apply(settings: Settings, say: Say, users: Mapping[str, str]) -> None:
     """Create missing topics and set the ACLs, with an administrator's credentials.
 
     Raises:
         TopicError: The broker is unreachable, or refuses.
     """
+    kafka = settings.cluster
     await ensure_topics(settings, kafka)
     count = await set_acls(kafka, acls.acls(), users)
     say(f"All topics exist, and {count} ACLs are set.")

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,7 @@ async def test_a_receipt_of_other_bytes_is_told(
     service.files["file-out"] = result_lines("r2", "r1", "r0")
     sink = Sink(output=tmp_path / "o")
     assert await run(console, target, source, sink, RunOptions()) is Exit.INEXACT
-    assert await watch(console, target, "batch_1", sink, force=True) is Exit.INEXACT
+    assert await watch(console, target, "batch_1", replace(sink, force=True)) is Exit.INEXACT
     assert "SHA-256" in console.export_text()
 
 
@@ -183,7 +184,7 @@ async def test_a_file_that_is_there_is_not_overwritten(
         await watch(console, target, "batch_1", sink)
     assert contents(tmp_path) == {"in.jsonl": request_lines(3), there: b"mine"}
     assert "file-in" not in service.files
-    assert await run(console, target, source, sink, RunOptions(force=True)) is Exit.OK
+    assert await run(console, target, source, replace(sink, force=True), RunOptions()) is Exit.OK
     assert set(contents(tmp_path)) == {"in.jsonl", "out.jsonl", "receipt.json"}
 
 
@@ -284,7 +285,7 @@ async def test_a_file_that_came_during_the_run_is_not_overwritten(
     with pytest.raises(UsageError, match="--force overwrites it"):
         await task
     assert (tmp_path / "out.jsonl").read_bytes() == b"mine"
-    assert await run(console, target, source, sink, RunOptions(force=True)) is Exit.OK
+    assert await run(console, target, source, replace(sink, force=True), RunOptions()) is Exit.OK
     assert (len(service.created), (tmp_path / "out.jsonl").read_bytes()) == (1, result_lines("r0", "r1", "r2"))
 
 

@@ -9,7 +9,7 @@ from support.waiting import until
 
 from tidemill.client.batches import watch
 from tidemill.client.errors import Exit, UsageError
-from tidemill.client.reruns import RerunOptions, absolute, create, is_fixed, replay_body, rerun_body
+from tidemill.client.reruns import absolute, create, is_fixed, replay_body, rerun_body
 from tidemill.client.runs.paths import Sink
 from tidemill.client.target import Target
 from tidemill.terminal import Console
@@ -106,7 +106,7 @@ async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
         Console(record=True),
     )
     service.states = [{"status": "in_progress"}]
-    task = asyncio.create_task(create(console, target, OLD, {}, Sink(output=output), options=RerunOptions()))
+    task = asyncio.create_task(create(console, target, OLD, {}, Sink(output=output)))
     await until(lambda: service.looks > 0, "a look at the batch")
     output.write_bytes(b"mine")
     service.finish(result_lines("r0"), request_counts={"total": 1, "completed": 1})
@@ -115,7 +115,7 @@ async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
     assert output.read_bytes() == b"mine"
     # A path is as long as it is, and may be broken anywhere; the program is named as it was called.
     assert f"tidemillwatchbatch_1-o{output}`" in "".join(console.export_text().split())
-    assert await watch(console, target, "batch_1", Sink(output=output), force=True) is Exit.OK
+    assert await watch(console, target, "batch_1", Sink(output=output, force=True)) is Exit.OK
     assert output.read_bytes() == result_lines("r0")
 
 
@@ -124,4 +124,4 @@ async def test_a_rerun_whose_batch_is_deleted(service, tmp_path):
     service.is_deleted = True
     target, sink = Target(base_url=service.url, api_key=KEY), Sink(output=tmp_path / "out.jsonl")
     with pytest.raises(UsageError, match="is deleted; --again creates a new one"):
-        await create(Console(), target, OLD, {}, sink, options=RerunOptions())
+        await create(Console(), target, OLD, {}, sink)

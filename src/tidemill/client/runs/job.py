@@ -47,7 +47,6 @@ class RunOptions:
         metadata: Metadata of each batch; `name` is its name.
         parallel: Number of concurrent batches.
         again: Start over instead of resuming.
-        force: Overwrite existing files.
         show_all: Show every error.
     """
 
@@ -56,7 +55,6 @@ class RunOptions:
     metadata: dict[str, str] = field(default_factory=dict)
     parallel: int = PARALLEL
     again: bool = False
-    force: bool = False
     show_all: bool = False
 
 
@@ -86,7 +84,7 @@ async def run(console: Console, target: Target, source: Path, sink: Sink, option
         )
         async with Client(target.base_url, target.api_key) as client:
             with Journal(folder_of(sink.output, job, os.environ)) as journal:
-                if not options.force and (options.again or not journal.delivers):
+                if options.again or not journal.delivers:
                     sink.check_new()
                 if options.again:
                     journal.forget()
@@ -116,7 +114,7 @@ async def _run(console: Console, runner: BatchRunner, sink: Sink, options: RunOp
         console.print(f"{runner.name} may have a batch at the service. The same command looks for it.")
         raise
     results = runner.results
-    if not (options.force or journal.delivers):
+    if not journal.delivers:
         # A file that appeared during the run is not this run's.
         sink.check_new()
     journal.deliver()

@@ -1,6 +1,6 @@
 """Local files of a run: checks the input and the paths of the results."""
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sink:
     """Paths of the results.
 
@@ -20,21 +20,22 @@ class Sink:
         output: Output file; None is stdout.
         errors: Error file; None discards failed lines.
         receipt: Receipt file; None writes no receipt.
+        force: Whether existing files may be overwritten.
     """
 
     output: Path | None = None
     errors: Path | None = None
     receipt: Path | None = None
+    force: bool = False
 
-    def checked(self, source: Path | None, *, force: bool = True) -> "Sink":
-        """Complete the path of the error file, and check that all files can be written.
+    def checked(self, source: Path | None) -> "Sink":
+        """Complete the path of the error file, and check that all paths can be written.
 
         Args:
             source: The input, which must not be overwritten.
-            force: Whether existing files may be overwritten.
 
         Raises:
-            UsageError: Two paths are equal, a folder is missing, or a file exists.
+            UsageError: Two paths are equal, or a folder is missing.
         """
         errors = self.errors
         if errors is None and self.output is not None:
@@ -48,19 +49,16 @@ class Sink:
                 raise UsageError(f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}")
             if not (folder := path.absolute().parent).is_dir():
                 raise UsageError(f"{path}: the folder {folder} does not exist")
-        whole = Sink(output=self.output, errors=errors, receipt=self.receipt)
-        if not force:
-            whole.check_new()
-        return whole
+        return dataclasses.replace(self, errors=errors)
 
     def check_new(self) -> None:
-        """Check that no file would be overwritten.
+        """Check that no file would be overwritten, unless that is allowed.
 
         Raises:
             UsageError: A file exists.
         """
         for path in (self.output, self.errors, self.receipt):
-            if path is not None and path.is_file():
+            if path is not None and path.is_file() and not self.force:
                 raise UsageError(f"{path} already exists; --force overwrites it")
 
 
