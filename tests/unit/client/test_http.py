@@ -20,13 +20,6 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    """The stand-in."""
-    async with Service() as service:
-        yield service
-
-
-@pytest.fixture
 async def client(service: Service) -> AsyncIterator[Client]:
     """A client of it."""
     async with Client(service.url, KEY) as client:

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 
 import pytest
-from support.service import KEY, Service, result_lines
+from support.service import KEY, result_lines
 from support.waiting import until
 
 from tidemill.client.batches import watch
@@ -89,13 +89,6 @@ def test_the_body_of_a_replay():
 def test_a_fixed_range_is_the_same_later(edges, fixed):
     """One that ends now, or is counted from now, is another each time."""
     assert is_fixed({"model": "m", **edges}) is fixed
-
-
-@pytest.fixture
-async def service():
-    """The stand-in."""
-    async with Service() as service:
-        yield service
 
 
 async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):

@@ -1,0 +1,189 @@
+"""A run that was interrupted, refused or made to wait resumes with the same command."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support.service import KEY, Service, request_lines, result_lines
+from support.waiting import until
+
+from tidemill.client.errors import Exit, Refused, UsageError
+from tidemill.client.http import connection
+from tidemill.client.runs import batch_runner
+from tidemill.client.runs.job import RunOptions, run
+from tidemill.client.runs.paths import Sink
+from tidemill.client.target import Target
+from tidemill.terminal import Console
+
+ANOTHER = 54_321
+"""Another user."""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def put(path: Path, content: bytes) -> Path:
+    """Write a file; returns its path."""
+    path.write_bytes(content)
+    return path
+
+
+async def interrupted(console: Console, target: Target, source: Path, sink: Sink, service: Service) -> None:
+    """Start a run, and cancel it as Ctrl-C does once its batch is in progress."""
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
+    looks = service.looks
+    task = asyncio.create_task(run(console, target, source, sink, RunOptions()))
+    await until(lambda: service.looks > looks, "a look at the batch")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", None])
+async def test_the_same_command_resumes(
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path, *, output: str | None
+) -> None:
+    """It creates no second batch, even if the input was renamed, and leaves no journal at the end."""
+    sink = Sink(output=tmp_path / output if output else None)
+    await interrupted(console, target, source, sink, service)
+    moved = put(tmp_path / "moved.jsonl", request_lines(3))
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, moved, sink, RunOptions()) is Exit.OK
+    assert len(service.created) == 1
+    said = console.export_text()
+    assert "The same command resumes it." in said
+    assert "Resuming moved.jsonl; --again starts over." in said
+    assert set(contents(tmp_path)) == {"in.jsonl", "moved.jsonl", *([output] if output else [])}
+
+
+async def test_a_run_waits_for_quota_and_says_so(
+    service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other batches of its project may take hours."""
+    monkeypatch.setattr(batch_runner, "QUOTA_SECONDS", 0.01)
+    service.full = 2
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
+    assert "in.jsonl: waits for quota: The project has 9 batches." in console.export_text()
+
+
+async def test_ctrl_c_while_waiting_for_quota(
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+) -> None:
+    """The message says that there is no batch yet."""
+    service.full = 1
+    task = asyncio.create_task(run(console, target, source, Sink(output=tmp_path / "o"), RunOptions()))
+    await until(lambda: not service.full, "a refused request")
+    await until(lambda: "waits for quota" in console.export_text(clear=False), "the reason")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "in.jsonl was interrupted before its batch was created." in console.export_text()
+
+
+async def test_again_starts_over(
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+) -> None:
+    """Another input or another window needs it: a run resumes only with the same job."""
+    sink = Sink(output=tmp_path / "out.jsonl")
+    await interrupted(console, target, source, sink, service)
+    with pytest.raises(UsageError, match="--again starts over"):
+        await run(console, target, source, sink, RunOptions(window="7d"))
+    put(source, request_lines(2))
+    with pytest.raises(UsageError, match="--again starts over"):
+        await run(console, target, source, sink, RunOptions())
+    service.finish(result_lines("r0", "r1"), request_counts={"total": 2, "completed": 2})
+    assert await run(console, target, source, sink, RunOptions(again=True)) is Exit.OK
+    assert (len(service.created), len(service.keys)) == (2, 2)
+
+
+async def test_again_keeps_the_journal_if_a_file_is_in_the_way(
+    service: Service, target: Target, source: Path, console: Console, tmp_path: Path
+) -> None:
+    """Once the file is moved, the same command resumes the run."""
+    sink = Sink(output=tmp_path / "out.jsonl")
+    await interrupted(console, target, source, sink, service)
+    there = put(tmp_path / "out.jsonl", b"mine")
+    with pytest.raises(UsageError, match="--force overwrites it"):
+        await run(console, target, source, sink, RunOptions(again=True))
+    there.unlink()
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, source, sink, RunOptions()) is Exit.OK
+    assert len(service.created) == 1
+
+
+async def test_a_journal_of_another_user_is_not_used(
+    target: Target, source: Path, console: Console, tmp_path: Path
+) -> None:
+    """Its files could be links to files of this user."""
+    folder, victim = tmp_path / "out.jsonl.tidemill", put(tmp_path / "victim", b"precious\n")
+    folder.mkdir()
+    (folder / "journal.jsonl").symlink_to(victim)
+    try:
+        os.chown(folder, ANOTHER, ANOTHER)
+    except PermissionError:
+        pytest.skip("only root can give a folder to another user")
+    with pytest.raises(UsageError, match="belongs to another user"):
+        await run(console, target, source, Sink(output=tmp_path / "out.jsonl"), RunOptions())
+    assert victim.read_bytes() == b"precious\n"
+
+
+async def test_a_refused_run_leaves_no_journal(
+    target: Target, source: Path, console: Console, tmp_path: Path
+) -> None:
+    """The user corrects the command and starts it again."""
+    sink, wrong = Sink(output=tmp_path / "out.jsonl"), Target(base_url=target.base_url, api_key="wrong")
+    with pytest.raises(Refused, match="Incorrect API key"):
+        await run(console, wrong, source, sink, RunOptions(window="1y"))
+    assert set(contents(tmp_path)) == {"in.jsonl"}
+
+
+@pytest.mark.parametrize("output", ["out.jsonl", None])
+async def test_a_batch_whose_answer_was_lost_is_found_again(  # noqa: PLR0917
+    service: Service,
+    target: Target,
+    source: Path,
+    console: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    output: str | None,
+) -> None:
+    """The next run repeats the request under the same idempotency key, whatever the service answered meanwhile."""
+    monkeypatch.setattr(connection, "PAUSE_SECONDS_MAX", 0.01)
+    sink = Sink(output=tmp_path / output if output else None)
+    service.lost, service.is_closing = 1, True
+    with pytest.raises(Refused):
+        await run(console, target, source, sink, RunOptions())
+    assert "in.jsonl may have a batch at the service. The same command looks for it." in console.export_text()
+    with pytest.raises(Refused):
+        await run(console, target, source, sink, RunOptions())
+    service.is_deleted = False
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, source, sink, RunOptions()) is Exit.OK
+    assert (len(service.created), len(service.keys)) == (2, 1)
+
+
+async def test_ctrl_c_does_not_cancel_the_batch(service: Service, source: Path) -> None:
+    """It ends the command, which says how to resume."""
+    service.states = [{"status": "in_progress", "request_counts": {"total": 3, "completed": 1}}]
+    arguments = ["-m", "tidemill", "run", str(source), "--base-url", service.url, "--api-key", KEY]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stderr=asyncio.subprocess.PIPE,
+        # A suite that runs in the background of a shell has SIGINT ignored, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    await until(lambda: service.looks > 0, "a look at the batch")
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert process.returncode == Exit.DETACHED
+    assert b"in.jsonl keeps running. The same command resumes it." in said
+    assert b"Traceback" not in said
+    assert service.cancels == 0
