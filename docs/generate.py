@@ -160,7 +160,11 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, str]]:
 
 def _parameter(parameter: Any) -> str:
     is_option = parameter.opts[0].startswith("-")
-    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.metavar or parameter.name.upper()]
+    names = (
+        [*parameter.opts, *parameter.secondary_opts]
+        if is_option
+        else [parameter.metavar or parameter.name.upper()]
+    )
     help_ = " ".join((parameter.help or "").split())
     default = parameter.default
     is_shown = parameter.show_default and isinstance(default, int | str) and not isinstance(default, bool)

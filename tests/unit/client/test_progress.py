@@ -1,58 +1,45 @@
-"""Progress: rate, time left, bars and plain lines."""
+"""Progress of a batch: state, bars on a terminal, plain lines in a log."""
 
 import io
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
+from rich.progress import Progress
 
-from tidemill.client.progress import BAR_CELLS, PACE_SECONDS, Bars, Lines, Pace, display, duration, state
+from tidemill.client.progress import BAR_CELLS, Bars, Lines, display, duration, state
 from tidemill.schemas.resources.batch import RequestCounts, Status
-
-
-def test_the_rate_is_that_of_the_recent_past() -> None:
-    """What was long ago is forgotten."""
-    pace = Pace()
-    assert pace.seconds_left(10) is None
-    for second in range(101):
-        pace.add(second, 1000 * min(second, 50) + max(0, second - 50))
-    assert pace.rate == pytest.approx(1.0)
-    assert pace.seconds_left(30) == pytest.approx(30.0)
-
-
-@given(st.lists(st.tuples(st.floats(0, PACE_SECONDS), st.integers(0, 50_000)), max_size=50))
-def test_a_rate_is_never_negative(steps: list[tuple[float, int]]) -> None:
-    """Whatever is seen, in the order of time."""
-    pace, now = Pace(), 0.0
-    for pause, done in steps:
-        now += pause
-        pace.add(now, done)
-        assert pace.rate >= 0
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.6, "1:00 min"), (185, "3:05 min"), (7389, "2:03:09 h")],
 )
-def test_durations_are_written_as_people_do(seconds: float, expected: str) -> None:
-    """Tenths for a moment, hours for an afternoon."""
+def test_durations_are_short(seconds: float, expected: str) -> None:
+    """Tenths of a second only below ten seconds."""
     assert duration(seconds) == expected
 
 
-def test_state_tells_of_failures_and_of_time_left() -> None:
-    """Only what is known is said, and not what stands beside it."""
-    pace = Pace()
-    assert state(Status.VALIDATING, RequestCounts(), pace) == "validating"
-    pace.add(0, 0)
-    pace.add(2, 20)
-    text = state(Status.IN_PROGRESS, RequestCounts(total=1000, completed=15, failed=5), pace)
-    assert text == "5 failed, 10.0/s, 1:38 min left"
-    assert state(Status.COMPLETED, RequestCounts(total=1, completed=1), pace) == "completed"
+def test_the_state_has_failures_rate_and_time_left() -> None:
+    """A stage that has no rate yet, and a final one, are named alone."""
+    now = 0.0
+    with Progress(disable=True, get_time=lambda: now) as progress:
+        task = progress.add_task("in.jsonl", total=0)
+
+        def text(status: Status, counts: RequestCounts) -> str:
+            done = counts.completed + counts.failed
+            progress.update(task, total=counts.total, completed=done, status=status, counts=counts)
+            return state(progress.tasks[0])
+
+        assert text(Status.VALIDATING, RequestCounts()) == "validating"
+        assert text(Status.IN_PROGRESS, RequestCounts(total=1000, completed=1)) == ""
+        now = 2.0
+        counts = RequestCounts(total=1000, completed=16, failed=5)
+        assert text(Status.IN_PROGRESS, counts) == "5 failed, 10.0/s, 1:38 min left"
+        assert text(Status.COMPLETED, RequestCounts(total=1000, completed=1000)) == "completed"
 
 
-def test_without_a_terminal_only_news_is_written() -> None:
-    """A log is not filled with one state said many times."""
+def test_without_a_terminal_a_line_is_printed_at_a_change() -> None:
+    """A hundred updates within a moment are one line."""
     file = io.StringIO()
     shown = display(Console(file=file, width=200))
     assert isinstance(shown, Lines)
@@ -86,7 +73,7 @@ def test_an_unchanged_state_is_repeated_once_a_minute() -> None:
 @pytest.mark.parametrize("no_color", [False, True])
 @pytest.mark.parametrize(("completed", "colour"), [(100, 32), (1, 33), (0, 31)])
 def test_a_terminal_has_bars(*, no_color: bool, completed: int, colour: int) -> None:
-    """One for bytes and one for lines, whose colour says how many failed; none where that is asked for."""
+    """One for bytes and one for lines, whose colour shows how many failed, unless NO_COLOR is set."""
     file = io.StringIO()
     console = Console(file=file, width=80, force_terminal=True, color_system="standard", no_color=no_color)
     shown = display(console)
@@ -102,8 +89,8 @@ def test_a_terminal_has_bars(*, no_color: bool, completed: int, colour: int) -> 
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "a-very-long-name-of-a-file.jsonl (1a2b3c4d)"])
-def test_a_bar_is_as_long_as_ever_in_80_columns(name: str) -> None:
-    """What is said beside it is cut off before it takes anything from the bar."""
+def test_a_bar_keeps_its_length_in_80_columns(name: str) -> None:
+    """The text beside it is cut first."""
     file = io.StringIO()
     shown = display(Console(file=file, width=80, force_terminal=True, no_color=True))
     with shown:

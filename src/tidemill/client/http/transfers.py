@@ -1,8 +1,6 @@
 """Uploads and downloads as streams: memory holds one chunk at a time."""
 
 import asyncio
-import hashlib
-import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
@@ -11,6 +9,7 @@ from typing import BinaryIO
 
 import aiohttp
 
+from tidemill.client.files import FileCounter, replacing
 from tidemill.client.http.connection import Connection
 from tidemill.schemas.resources.batch import FileReceipt
 
@@ -56,28 +55,20 @@ async def download(connection: Connection, file_id: str, target: Path, moved: Mo
     Args:
         connection: The service.
         file_id: The file.
-        target: Where to write it, atomically, through a temporary file beside it.
+        target: Where to write it.
         moved: Called after each chunk; a negative number takes back bytes that are transferred again.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w+b") as file:
-            transfer = _Transfer(file, moved)
-            await connection.retrying(lambda: _fetch(connection, f"/files/{file_id}/content", transfer))
-            # The journal notes the file as complete after this: it must not outlive the file in a power cut.
-            file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return transfer.receipt
+    with replacing(target) as file:
+        transfer = _Transfer(file, moved)
+        await connection.retrying(lambda: _fetch(connection, f"/files/{file_id}/content", transfer))
+    return transfer.counter.receipt
 
 
 async def _fetch(connection: Connection, path: str, transfer: "_Transfer") -> None:
     # A compressed body has no byte positions to resume at.
     headers = {"accept-encoding": "identity"}
-    if transfer.size:
-        headers["range"] = f"bytes={transfer.size}-"
+    if transfer.counter.size:
+        headers["range"] = f"bytes={transfer.counter.size}-"
     async with connection.opened("GET", path, headers=headers) as answer:
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
             transfer.restart()
@@ -86,31 +77,23 @@ async def _fetch(connection: Connection, path: str, transfer: "_Transfer") -> No
 
 
 class _Transfer:
-    """A download in progress: the bytes so far, in a file, and their hash."""
+    """A download in progress: the bytes so far, in a file."""
 
     def __init__(self, file: BinaryIO, moved: Moved) -> None:
         self._file = file
         self._moved = moved
-        self._hash = hashlib.sha256()
-        self._lines = 0
-        self.size = 0
-
-    @property
-    def receipt(self) -> FileReceipt:
-        return FileReceipt(lines=self._lines, bytes=self.size, sha256=self._hash.hexdigest())
+        self.counter = FileCounter()
 
     def write(self, chunk: bytes) -> None:
         self._file.write(chunk)
-        self._hash.update(chunk)
-        self._lines += chunk.count(b"\n")
-        self.size += len(chunk)
+        self.counter.add(chunk)
         self._moved(len(chunk))
 
     def restart(self) -> None:
         self._file.seek(0)
         self._file.truncate()
-        self._moved(-self.size)
-        self._hash, self._lines, self.size = hashlib.sha256(), 0, 0
+        self._moved(-self.counter.size)
+        self.counter = FileCounter()
 
 
 async def _chunks(file: BinaryIO, moved: Moved, span: tuple[int, int] | None) -> AsyncIterator[bytes]:

@@ -20,7 +20,7 @@ import msgspec
 from tidemill.client.errors import Refused, Unreachable
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
-from tidemill.client.progress import Display, Silence
+from tidemill.client.progress import Display
 from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.journal import Journal, Plan, Step
 from tidemill.client.runs.outcome import BatchResult, result_of
@@ -55,8 +55,8 @@ class BatchRunner:
         self.journal = journal
         self._client = client
         self._source = source
-        self._progress: Display = Silence()
-        self._transfers: Display = Silence()
+        self._progress = Display()
+        self._transfers = Display()
         self._counts: dict[int, RequestCounts] = {}
         """Counts of the pieces that have a batch."""
         self._waits: dict[int, Waits] = {}

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tidemill.client.files import join
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import download
 from tidemill.client.progress import Display
-from tidemill.client.runs.joining import join
 from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, describe, reconcile
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Receipt, Status

@@ -16,12 +16,12 @@ from typing import Final
 import msgspec
 
 from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
+from tidemill.client.files import join
 from tidemill.client.http.client import Bounds, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
 from tidemill.client.runs.batch_runner import BatchRunner
 from tidemill.client.runs.delivery import copy_to_stdout
-from tidemill.client.runs.joining import join
 from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of

@@ -26,6 +26,7 @@ from typing import BinaryIO, Final, Self
 import msgspec
 
 from tidemill.client.errors import UsageError
+from tidemill.client.files import replacing
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.plan import Piece
 from tidemill.storage import ownership
@@ -135,12 +136,8 @@ class Journal:
 
     def start(self, plan: Plan) -> None:
         """Save the plan of a new run."""
-        fresh = self._plan.with_suffix(".new")
-        with fresh.open("wb") as file:
+        with replacing(self._plan) as file:
             file.write(msgspec.json.encode(plan))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._plan)
 
     @property
     def has_batches(self) -> bool:

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
+from tidemill.client.files import FileCounter
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
 from tidemill.terminal import counted
@@ -114,7 +114,7 @@ def reconcile(
     examples: list[str] = []
     receipts = []
     for path in (output, errors):
-        count = _Count()
+        count = FileCounter()
         for name, line in _ids(path) if path else ():
             count.add(line)
             digest = _digest(name)
@@ -137,24 +137,6 @@ def reconcile(
         examples=tuple(examples),
         **counts,
     )
-
-
-class _Count:
-    """Lines, bytes and hash of one file."""
-
-    def __init__(self) -> None:
-        self._lines = self._bytes = 0
-        self._hash = hashlib.sha256()
-
-    def add(self, line: bytes) -> Self:
-        self._lines += 1
-        self._bytes += len(line)
-        self._hash.update(line)
-        return self
-
-    @property
-    def receipt(self) -> FileReceipt:
-        return FileReceipt(lines=self._lines, bytes=self._bytes, sha256=self._hash.hexdigest())
 
 
 def _digest(name: str) -> bytes:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import asdict
 
 from tidemill.client.errors import Exit, UsageError
+from tidemill.client.files import join
 from tidemill.client.http.client import Bounds
-from tidemill.client.runs.joining import join
 from tidemill.client.runs.journal import KEPT_SECONDS, Job, Journal, Plan, Step, _locked, folder_of
 from tidemill.client.runs.outcome import BatchResult, verdict
 from tidemill.client.runs.plan import Piece, cut, fits

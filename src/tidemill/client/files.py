@@ -1,0 +1,75 @@
+"""Files that the client writes: counted, hashed, and replaced as a whole."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from tidemill.schemas.resources.batch import FileReceipt
+
+CHUNK_BYTES: Final = 1 << 20
+
+
+class FileCounter:
+    """Counts lines and bytes of a file, and hashes it, as its content passes."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._lines = 0
+        self.size = 0
+        """Bytes so far."""
+
+    def add(self, chunk: bytes) -> None:
+        """Add the next bytes."""
+        self._hash.update(chunk)
+        self._lines += chunk.count(b"\n")
+        self.size += len(chunk)
+
+    @property
+    def receipt(self) -> FileReceipt:
+        """The counts and the hash so far."""
+        return FileReceipt(lines=self._lines, bytes=self.size, sha256=self._hash.hexdigest())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file that replaces the target, on disk, when the block succeeds; else the target stays as it was."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            # The journal notes the file as complete after this: it must not outlive the file in a power cut.
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def join(parts: Iterable[Path], target: Path) -> FileReceipt | None:
+    """Concatenate files; on an error the target stays as it was.
+
+    Args:
+        parts: Files of whole lines; a missing file counts as empty.
+        target: Where to write them. Without a line it is removed: a file of an earlier run would pass for the
+            result of this one.
+
+    Returns:
+        The receipt of the target; None without a line.
+
+    Raises:
+        OSError: The disk is full, or a file cannot be read.
+    """
+    counter = FileCounter()
+    with replacing(target) as file:
+        for part in filter(Path.exists, parts):
+            with part.open("rb") as content:
+                while chunk := content.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    counter.add(chunk)
+    if counter.size:
+        return counter.receipt
+    target.unlink()
+    return None
