@@ -111,7 +111,7 @@ class Processors:
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         if value is None:
             # A deleted batch was over; its lines may still be ahead in the log.
-            self._closed.end(key)
+            self._closed.close(key)
             return
         try:
             self._closed.apply(codec.decode_batch(value))
@@ -121,7 +121,7 @@ class Processors:
     def _erased(self, key: str, value: bytes | None) -> None:
         """Close an erased batch: `tidemill.batches` drops its tombstone before its lines have left the log."""
         if value is not None and "/" not in key:
-            self._closed.end(key)
+            self._closed.close(key)
 
 
 def main(settings: Settings, models: list[str] | None = None) -> None:

@@ -129,7 +129,7 @@ class Dispatcher:
             texts: The lines in order; one empty text where the line is in the store.
         """
         if head.batch_id in self._closed or self._clock() >= head.deadline:
-            entry.lane.done(entry, len(texts))
+            entry.window.finish(entry, len(texts))
             return
         batch = self._batches.setdefault(head.batch_id, Pending())
         fresh, completed = self._sorted(batch, entry, head, texts)
@@ -138,7 +138,7 @@ class Dispatcher:
         if not batch.lines:
             del self._batches[head.batch_id]
         if completed:
-            entry.lane.done(entry, completed)
+            entry.window.finish(entry, completed)
         self.fill()
 
     def drop(self, batch_id: str) -> None:
@@ -273,7 +273,7 @@ class Dispatcher:
         if (history := line.history) is None:
             history = line.history = History(failure.at)
             for entry in line.entries:
-                entry.lane.fail(entry)
+                entry.window.fail(entry)
         _, action = retry.decide(
             failure,
             result.evidence,
@@ -321,7 +321,7 @@ class Dispatcher:
             self.completed.mark(line.head.batch_id, line.index)
             self._remove(line)
             for entry in line.entries:
-                entry.lane.done(entry)
+                entry.window.finish(entry)
         self._end_calls(len(lines))
         self.fill()
 
@@ -334,7 +334,7 @@ class Dispatcher:
         """Finish a pending line without a result."""
         self._forget(line)
         for entry in line.entries:
-            entry.lane.done(entry)
+            entry.window.finish(entry)
 
     def _forget(self, line: Line) -> None:
         """Remove a line that has no result."""

@@ -1,4 +1,4 @@
-"""Appends outcomes to Kafka, and reads records and outcomes again; Faust reads the requests."""
+"""Appends outcomes to Kafka, and reads outcomes and held records from it; Faust reads the requests."""
 
 import functools
 import logging
@@ -11,8 +11,8 @@ from tidemill.kafka.history import reading
 from tidemill.kafka.producer import Producer, producer
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.held_records import Held
-from tidemill.processors.partitions.seals import Opened, Unopened
+from tidemill.processors.partitions.held_records import HeldRecord
+from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord
 from tidemill.retrying import retried
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError
@@ -23,13 +23,13 @@ from tidemill.sealing.wrapping import KeyUnavailable
 
 LINGER_MS: Final = 1
 BATCH_BYTES: Final = 256 << 10
-"""What one request carries to one partition: a record of results alone is larger than the client's 16 KiB."""
+"""Of one produce request to one partition; a single record of results is larger than the client's 16 KiB."""
 
 _log = logging.getLogger(__name__)
 
 
 class KafkaOutbox:
-    """Appends to `outcomes`. Any number of tasks may send; one producer serves them all."""
+    """Appends to `outcomes`. Any number of tasks may send at the same time."""
 
     def __init__(self, kafka: Kafka, *, check_disk: Callable[[], None] = lambda: None) -> None:
         """Connect nothing yet.
@@ -52,18 +52,17 @@ class KafkaOutbox:
         await self._producer.start()
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
-        """Append a record and return once all replicas have it, however long that takes.
+        """Append a record; return once all replicas have it, however long that takes.
 
-        A record that is sent again after an uncertain failure may be in the log twice; results counts each line
-        once.
+        After an uncertain failure the log may get the record twice; results counts each line once.
 
         Raises:
-            RecordTooLarge: It is.
+            RecordTooLarge: It does not fit into the log.
         """
         await retried("sending outcomes", functools.partial(self._send, batch_id, value, headers))
 
     async def stalled(self, fact: Stalled) -> None:
-        """Tell a batch what its lines wait for. See `send`."""
+        """Publish why lines of a batch wait. See `send`."""
         await self.send(fact.batch_id, codec.encode(fact), [(codec.KIND, fact.kind.encode())])
 
     async def _send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
@@ -72,14 +71,14 @@ class KafkaOutbox:
         await self._producer.delivered(sent)
 
     async def stop(self) -> None:
-        """Disconnect; what was sent has been waited for by whoever sent it."""
+        """Disconnect, once no `send` is under way."""
         await self._producer.stop()
 
 
-async def reopened(
-    kafka: Kafka, ended: ClosedBatches, vault: Vault, records: Sequence[Held]
-) -> AsyncGenerator[Opened | DecodeError, None]:
-    """See `held_records.Reopen`; also raises `KafkaError` and `TimeoutError`, where the log does not answer."""
+async def reopen(
+    kafka: Kafka, closed: ClosedBatches, vault: Vault, records: Sequence[HeldRecord]
+) -> AsyncGenerator[OpenedRecord | DecodeError, None]:
+    """See `held_records.Reopen`."""
     for held in records[:1]:
         with suppress(NoKey):
             await vault.cipher(held.head.batch_id, held.head.seal.key_id if held.head.seal else "")
@@ -87,20 +86,20 @@ async def reopened(
         for held in records:
             message = held.message
             message.value = await reader.value(message.topic, message.partition, message.offset)
-            opened = await seals.opened(message, ended, vault)
-            if isinstance(opened, Unopened):
+            opened = await seals.open_record(message, closed, vault)
+            if isinstance(opened, LockedRecord):
                 raise KeyUnavailable(opened.why)
-            yield opened if message.value is not None else DecodeError("the log has it no more")
+            yield opened if message.value is not None else DecodeError("the log no longer has the record")
 
 
-def outcomes(record: Any) -> Iterator[tuple[str, int]]:
-    """The lines whose results a record of `outcomes` has, as batch id and index; a fact has none."""
+def completed_lines(record: Any) -> Iterator[tuple[str, int]]:
+    """The lines whose results a record of `outcomes` holds, as batch id and index; none if it holds a fact."""
     if codec.kind_of(record.headers) != codec.LINES:
         return
     try:
         batch_id, marks = codec.lines_marks(record.headers, len(record.value or b""))
     except codec.DecodeError as error:
-        _log.warning("an outcome at %d/%d cannot be read: %s", record.partition, record.offset, error)
+        _log.warning("the outcome at %d/%d cannot be read: %s", record.partition, record.offset, error)
         return
     for line in marks:
         yield batch_id, line.index

@@ -44,13 +44,13 @@ from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
 from tidemill.processors.dispatcher import Dispatcher
 from tidemill.processors.http.client import HttpUpstream
-from tidemill.processors.kafka import KafkaOutbox, outcomes, reopened
+from tidemill.processors.kafka import KafkaOutbox, completed_lines, reopen
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.assignment import Assignment, Record
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.held_records import Held, HeldRecords
-from tidemill.processors.partitions.seals import Opened, SealedOutbox, Unopened
+from tidemill.processors.partitions.held_records import HeldRecord, LockedRecords
+from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord, SealedOutbox
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.processors.scheduling import prefix
@@ -122,11 +122,13 @@ class ModelApp:
         self._stop_seconds = stop_seconds
         self._outcome_partitions = 1
         self._assignment = Assignment(shared.closed, self.dispatcher.enqueue, self._partition_of)
-        reopen = functools.partial(reopened, shared.kafka, shared.closed, shared.vault)
-        self.held_records = HeldRecords(
-            reopened=reopen, admit=self._readmit, tell=shared.outbox.stalled, ended=shared.closed
+        self.held_records = LockedRecords(
+            reopen=functools.partial(reopen, shared.kafka, shared.closed, shared.vault),
+            admit=self._readmit,
+            report=shared.outbox.stalled,
+            closed=shared.closed,
         )
-        self._give_up = functools.partial(give_up, log=shared.log, outbox=shared.outbox, ended=shared.closed)
+        self._give_up = functools.partial(give_up, log=shared.log, outbox=shared.outbox, closed=shared.closed)
         self._wanted = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
@@ -141,7 +143,7 @@ class ModelApp:
         self._agent = self.app.agent(stage_app.raw_topic(self.app, *names))(self._take_all)
         self.app.timer(HOLD_SECONDS)(self._hold)
         self.app.drain = self._leave
-        self.app.oldest = lambda: stage_app.oldest(window.oldest for window in self._assignment.lanes)
+        self.app.oldest = lambda: stage_app.oldest(window.oldest for window in self._assignment.windows)
         self.app.on_partitions_assigned.connect(self._assigned, weak=False)
 
     async def close(self) -> None:
@@ -155,22 +157,22 @@ class ModelApp:
 
     async def _take_all(self, events: Any) -> None:
         async for event in events.noack().events():
-            window = self._assignment.lane(event.message.tp)
+            window = self._assignment.window(event.message.tp)
             # Without a window the partition has been revoked: the record comes again.
             if window is not None and event.message.generation_id == self.app.consumer_generation_id:
-                opened = await seals.opened(
-                    event.message, self._shared.closed, self._shared.vault, self.held_records.why
+                opened = await seals.open_record(
+                    event.message, self._shared.closed, self._shared.vault, self.held_records.__contains__
                 )
                 # Reading the key took time, and the partition may have been revoked meanwhile.
                 if not window.is_closed:
                     self._take(window, event, opened)
 
-    def _take(self, window: PartitionWindow, event: Any, opened: Opened | DecodeError | Unopened) -> None:
+    def _take(
+        self, window: PartitionWindow, event: Any, opened: OpenedRecord | LockedRecord | DecodeError
+    ) -> None:
         message = event.message
-        if isinstance(opened, Unopened):
-            self.held_records.put(
-                Held(head=opened.head, entry=window.admit(event, 1, 0), message=message), opened.why
-            )
+        if isinstance(opened, LockedRecord):
+            self.held_records.put(HeldRecord(head=opened.head, entry=window.admit(event, 1, 0), message=message))
         else:
             lines = 1 if isinstance(opened, DecodeError) else len(opened[1])
             self._admit(window.admit(event, lines, len(message.value or b"")), message, opened)
@@ -178,7 +180,7 @@ class ModelApp:
             # The lines were copied, or are read again; the event stays in memory until the last line is finished.
             event.value = message.value = None
 
-    def _admit(self, entry: Entry, message: Any, opened: Opened | DecodeError) -> None:
+    def _admit(self, entry: Entry, message: Any, opened: OpenedRecord | DecodeError) -> None:
         if isinstance(opened, DecodeError):
             self._start(self._give_up(entry, message, opened))
             return
@@ -189,10 +191,10 @@ class ModelApp:
         if not self._assignment.take(record):
             self._wanted.set()
 
-    def _readmit(self, held: Held, opened: Opened | DecodeError) -> None:
+    def _readmit(self, held: HeldRecord, opened: OpenedRecord | DecodeError) -> None:
         """Take a record that was held."""
         if not isinstance(opened, DecodeError):
-            held.entry.lane.refill(held.entry, len(opened[1]), len(held.message.value))
+            held.entry.window.refill(held.entry, len(opened[1]), len(held.message.value))
         self._admit(held.entry, held.message, opened)
         if not isinstance(opened, DecodeError):
             held.message.value = None
@@ -234,7 +236,7 @@ class ModelApp:
             }
         self._outcome_partitions = len(found.pop(topics.OUTCOMES.name))
         self._set_part(sum(map(len, found.values())))
-        self._assignment.end({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
+        self._assignment.set_ends({tp: ends[tp.topic][tp.partition][1] for tp in partitions})
 
     async def _read_outcomes(self) -> None:
         self._wanted.clear()
@@ -246,10 +248,10 @@ class ModelApp:
             aclosing(reader.records(topics.OUTCOMES.name, starts)) as records,
         ):
             async for record in records:
-                for batch_id, index in outcomes(record):
+                for batch_id, index in completed_lines(record):
                     if batch_id not in self._shared.closed:
                         self.dispatcher.completed.mark(batch_id, index)
-        self._assignment.read(wanted)
+        self._assignment.recovered(wanted)
 
     async def _leave(self, _: set[Any]) -> None:
         """Leave all partitions: a rebalance revokes all of an app's at once."""
@@ -261,7 +263,7 @@ class ModelApp:
 
     async def _hold(self) -> None:
         self._membership_guard.check()
-        for window in self._assignment.lanes:
+        for window in self._assignment.windows:
             window.hold()
 
     def _start(self, work: Any) -> None:

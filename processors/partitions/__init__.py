@@ -1,1 +1,1 @@
-"""What a process keeps of each partition that it has been assigned."""
+"""The assigned partitions: their windows, the recovery of outcomes, and records that cannot be opened."""

@@ -1,7 +1,7 @@
-"""The partitions of a model that are ours, and the records of them whose past is not known yet.
+"""The partitions of a model that are assigned to this process, and the records held until outcomes are recovered.
 
-Steps 5 and 6 of docs/reference/protocol.md, without I/O: what it cannot decide by itself it wants to be told
-(`wanted`, `read`), and until then it holds the record.
+Steps 5 and 6 of docs/reference/protocol.md, without I/O: `wanted` names the outcomes to read, and `recovered` says
+that they have been read.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,14 +14,14 @@ from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.schemas.log.codec import RequestHead
 
 Enqueue = Callable[[Entry, RequestHead, list[bytes]], None]
-"""Takes the lines of a record whose past is known."""
+"""Takes the lines of a record once earlier outcomes of its batch are known."""
 
 NEVER: Final = float("inf")
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """A record in its lane, and what decides whether it may be called."""
+    """A record in its window, and when and where it was published."""
 
     tp: Any
     offset: int
@@ -33,67 +33,67 @@ class Record:
 
     @property
     def since(self) -> float:
-        """The earliest time that an outcome of its lines may have: ingest may have published them before."""
+        """The earliest time of an outcome of its lines: ingest may have published the lines before."""
         return self.time if self.head.created is None else min(self.time, float(self.head.created))
 
 
 class Assignment:
-    """What a process holds of a model's topic."""
+    """Windows by partition, and the records that wait for recovery."""
 
-    def __init__(self, ended: ClosedBatches, enqueue: Enqueue, partition_of: Callable[[str], int]) -> None:
-        """Hold nothing yet.
+    def __init__(self, closed: ClosedBatches, enqueue: Enqueue, partition_of: Callable[[str], int]) -> None:
+        """Start without partitions.
 
         Args:
-            ended: The batches that are over.
-            enqueue: Takes the records whose past is known.
-            partition_of: The partition of `outcomes` that a batch falls into.
+            closed: The batches whose lines are not called any more.
+            enqueue: See there.
+            partition_of: Maps a batch id to its partition of `outcomes`.
         """
-        self._ended = ended
+        self._closed = closed
         self._enqueue = enqueue
         self._partition_of = partition_of
-        self._lanes: dict[Any, PartitionWindow] = {}
+        self._windows: dict[Any, PartitionWindow] = {}
         self._ends: dict[Any, int] = {}
-        """Where the partitions ended at the assignment, once that is known."""
+        """The end offset of each partition at the assignment, once it is known."""
         self._held: list[Record] = []
-        """In the order they came; the windows of the lanes bound them."""
-        self._recall = OutcomeRecovery()
+        """In order of arrival; bounded by the windows."""
+        self._recovery = OutcomeRecovery()
         self._assigned_at = NEVER
 
     @property
     def partitions(self) -> list[Any]:
-        """Those that are ours."""
-        return list(self._lanes)
+        """The assigned partitions."""
+        return list(self._windows)
 
     @property
-    def lanes(self) -> Iterable[PartitionWindow]:
-        """Of all of them."""
-        return self._lanes.values()
+    def windows(self) -> Iterable[PartitionWindow]:
+        """The windows of the assigned partitions."""
+        return self._windows.values()
 
-    def lane(self, tp: Any) -> PartitionWindow | None:
-        """The lane of a partition that is ours."""
-        return self._lanes.get(tp)
+    def window(self, tp: Any) -> PartitionWindow | None:
+        """The window of a partition; None if it is not assigned."""
+        return self._windows.get(tp)
 
-    def assign(self, lanes: dict[Any, PartitionWindow], now: float) -> None:
-        """These partitions are ours from `now` on, Unix seconds, and no others."""
+    def assign(self, windows: dict[Any, PartitionWindow], now: float) -> None:
+        """Replace all partitions by these, which are assigned from `now` on, in Unix seconds."""
         self.leave()
-        self._lanes = lanes
-        self._recall.reset()
+        self._windows = windows
+        self._recovery.reset()
         self._assigned_at = now
 
     def leave(self) -> None:
-        """Let go of all: what is held comes again to its next owner."""
-        for lane in self._lanes.values():
-            lane.close()
-        self._lanes = {}
+        """Close all windows and forget held records: Kafka delivers them to the next owner."""
+        for window in self._windows.values():
+            window.close()
+        self._windows = {}
         self._ends = {}
         self._held = []
 
-    def end(self, ends: dict[Any, int]) -> None:
-        """Where the partitions ended after they were assigned."""
+    def set_ends(self, ends: dict[Any, int]) -> None:
+        """Set the end offsets of the partitions, read after they were assigned."""
         self._ends = ends
 
     def take(self, record: Record) -> bool:
-        """Hand over the record of a lane of ours, or hold it; says whether its past was known."""
+        """Enqueue the lines of a record, or hold it until the outcomes of its batch are known; False if held."""
         if self._is_known(record):
             self._enqueue(record.entry, record.head, record.texts)
             return True
@@ -101,32 +101,32 @@ class Assignment:
         return False
 
     def release(self) -> bool:
-        """Hand over the held records whose past has become known; says whether any is held still."""
+        """Enqueue held records whose outcomes are known now; returns whether any is still held."""
         held, self._held = self._held, []
         for record in held:
             self.take(record)
         return bool(self._held)
 
     def wanted(self) -> dict[int, float]:
-        """The partitions of `outcomes` to read back, and from which Unix time on."""
-        return self._recall.wanted()
+        """The partitions of `outcomes` to read, each from a Unix time on."""
+        return self._recovery.wanted()
 
-    def read(self, since: dict[int, float]) -> None:
-        """These have been read back, and the ledger knows."""
-        self._recall.read(since)
+    def recovered(self, since: dict[int, float]) -> None:
+        """Note that these partitions of `outcomes` have been read, and their lines marked as completed."""
+        self._recovery.recovered(since)
 
     def _is_known(self, record: Record) -> bool:
-        """Whether nobody has worked on the record's lines before us, or what came of them is known.
+        """Whether no other process can have called the record's lines, or their outcomes have been read.
 
-        A record beyond the end that its partition had at the assignment may still hold lines that others have
-        worked on: where ingest is started again, it publishes all of a batch again. So the batch has to be younger
-        than the assignment, too.
+        A record beyond its partition's end at the assignment may hold lines that another process called: a
+        restarted ingest publishes all lines of a batch again. So the batch must be younger than the assignment,
+        too.
         """
-        if record.head.batch_id in self._ended:
+        if record.head.batch_id in self._closed:
             return True
         if (end := self._ends.get(record.tp)) is None:
             return False
         created = record.head.created
         if record.offset >= end and created is not None and created >= self._assigned_at:
             return True
-        return self._recall.knows(self._partition_of(record.head.batch_id), record.since)
+        return self._recovery.knows(self._partition_of(record.head.batch_id), record.since)

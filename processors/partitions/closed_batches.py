@@ -1,4 +1,4 @@
-"""The batches whose lines are not called any more, as the log of batches tells."""
+"""Closed batches: their lines are not called any more."""
 
 from collections.abc import Callable
 from typing import Final
@@ -7,35 +7,35 @@ from tidemill.schemas.lifecycle import CANCELLABLE
 from tidemill.schemas.log.messages import BatchRecord
 
 BATCHES_MAX: Final = 200_000
-"""Batches remembered; the first to end goes first. Its records are long past their retention by then."""
+"""Batches remembered; the one closed first is forgotten first, long after its records have left the log."""
 
 
 class ClosedBatches:
-    """Says of a batch whether its lines are still wanted, and tells whoever asked at the moment they are not."""
+    """Ids of closed batches, from `tidemill.batches` and `tidemill.secrets`; notifies listeners of new ones."""
 
     def __init__(self, batches_max: int = BATCHES_MAX) -> None:
         self._ids: dict[str, None] = {}
         self._batches_max = batches_max
-        self._tell: list[Callable[[str], None]] = []
+        self._listeners: list[Callable[[str], None]] = []
 
     def __contains__(self, batch_id: object) -> bool:
         return batch_id in self._ids
 
-    def listen(self, tell: Callable[[str], None]) -> None:
-        """Have each batch that ends from now on told."""
-        self._tell.append(tell)
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Call `listener` with the id of each batch that is closed from now on."""
+        self._listeners.append(listener)
 
     def apply(self, record: BatchRecord) -> None:
-        """Take in a record of the log."""
+        """Close a batch if its status says so."""
         if record.batch.status not in CANCELLABLE:
-            self.end(record.batch.id)
+            self.close(record.batch.id)
 
-    def end(self, batch_id: str) -> None:
-        """A batch is over, or deleted."""
+    def close(self, batch_id: str) -> None:
+        """Close a batch that has ended or was deleted."""
         if batch_id in self._ids:
             return
         if len(self._ids) >= self._batches_max:
             del self._ids[next(iter(self._ids))]
         self._ids[batch_id] = None
-        for tell in self._tell:
-            tell(batch_id)
+        for listener in self._listeners:
+            listener(batch_id)

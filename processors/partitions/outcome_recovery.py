@@ -1,42 +1,41 @@
-"""What must be read back from `outcomes` before a lane may call.
+"""Which outcomes a process must read before it calls the lines of an assigned partition.
 
-A process that takes over a partition gets records that the one before it has partly worked on: those after the
-last commit and before the end of the log at that moment, and copies of such records, which ingest publishes beyond
-that end when it is started again. What is beyond it and of a batch that is younger nobody has seen
-(`assignment.py`).
+The previous owner may have called some lines of the records after its last commit and before the partition's end
+at the assignment. It may also have called copies of those lines beyond that end, which a restarted ingest
+publishes. No other process has called lines that lie beyond the end and belong to a batch younger than the
+assignment (`assignment.py`).
 
-Any other record waits until the outcomes of its batch are known. They are all in one partition of `outcomes`, the
-one its key falls into, and none of them is older than the batch itself. So one number a partition is enough: the
-time from which on it has been read. Reading starts after the partition was assigned, and the owner before has
-delivered its outcomes before it let go (or it is dead), so what is read once stays complete: from then on the
-outcomes of these lines come from here, and the ledger has them.
+Any other record waits until the outcomes of its batch have been read. All of them are in one partition of
+`outcomes`, and none is older than the batch. So one number for each partition is enough: the time from which on it
+has been read. The previous owner delivered its outcomes before it left the partition, or died; so what is read
+after the assignment is complete, and later outcomes of these lines come from this process.
 
-What a call was in flight for when its process died is on no log, and is called again.
+A call that was in flight when its process died left no outcome, and is made again.
 """
 
 from typing import Final
 
 CLOCK_SKEW_SECONDS: Final = 60.0
-"""Clocks of machines may differ by so much: a result may seem older than its request."""
+"""How far the clocks of two machines may differ: a result may seem older than its request."""
 
 
 class OutcomeRecovery:
-    """From which time on each partition of `outcomes` has been read, since the last assignment."""
+    """The time from which on each partition of `outcomes` has been read, since the last assignment."""
 
     def __init__(self) -> None:
         self._since: dict[int, float] = {}
         self._wanted: dict[int, float] = {}
 
     def reset(self) -> None:
-        """The partitions are assigned anew: others may have worked on them."""
+        """Forget everything: other processes may have called lines of the newly assigned partitions."""
         self._since.clear()
         self._wanted.clear()
 
     def knows(self, partition: int, timestamp: float) -> bool:
-        """Whether the outcomes of a record are known; if not, they are wanted from now on.
+        """Whether the outcomes of a record have been read; if not, adds them to `wanted`.
 
         Args:
-            partition: Where the outcomes of its batch are.
+            partition: The partition of `outcomes` that its batch falls into.
             timestamp: Unix time of the record.
         """
         since = timestamp - CLOCK_SKEW_SECONDS
@@ -46,11 +45,11 @@ class OutcomeRecovery:
         return False
 
     def wanted(self) -> dict[int, float]:
-        """The partitions to read, and from which time on."""
+        """The partitions to read, each from a Unix time on."""
         return dict(self._wanted)
 
-    def read(self, since: dict[int, float]) -> None:
-        """These have been read, up to the end they had after the assignment."""
+    def recovered(self, since: dict[int, float]) -> None:
+        """Note that these partitions have been read up to an end that they had after the assignment."""
         for partition, time in since.items():
             self._since[partition] = min(time, self._since.get(partition, time))
             if self._wanted.get(partition, time) >= time:

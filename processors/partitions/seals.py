@@ -1,4 +1,4 @@
-"""Records of requests, read, checked and opened where they are sealed; outcomes, sealed as their requests were."""
+"""Decodes, checks and decrypts records of requests, and encrypts results with the key of their batch."""
 
 import asyncio
 import logging
@@ -18,71 +18,71 @@ from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
 
 KEY_SECONDS: Final = 5.0
-"""Between two tries to get the key of results."""
+"""Between two attempts to get the key for results."""
 
 _log = logging.getLogger(__name__)
 
-Opened = tuple[RequestHead, list[bytes]]
-"""One empty text where the line lies in the store, or where nobody wants the lines any more."""
+OpenedRecord = tuple[RequestHead, list[bytes]]
+"""Head and lines; one empty text if the line is in the store, or the batch is closed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unopened:
-    """A record that cannot be opened at the moment, and why."""
+class LockedRecord:
+    """A record whose key is unavailable at the moment, and why."""
 
     head: RequestHead
-    why: str
+    why: str = ""
 
 
-async def opened(
-    message: Any, ended: ClosedBatches, vault: Vault, waits: Callable[[str], str | None] = lambda _: None
-) -> Opened | DecodeError | Unopened:
-    """The lines of a record, or why it cannot be read: for good, or at the moment.
+async def open_record(
+    message: Any, closed: ClosedBatches, vault: Vault, is_held: Callable[[str], bool] = lambda _: False
+) -> OpenedRecord | LockedRecord | DecodeError:
+    """Open a record of requests; `DecodeError` if it cannot be read now or later.
 
     Args:
         message: The record.
-        ended: The batches that are over: nothing is read of these, since their keys may be destroyed.
+        closed: Batches whose lines are not decrypted: their keys may be destroyed.
         vault: Has the keys.
-        waits: Why the records of a batch wait, where they do: then this one is not tried.
+        is_held: Whether earlier records of a batch are held: then this one stays locked, too.
     """
     try:
         head = _checked(codec.request_head(message.headers or ()))
         if vault.is_erased(head.batch_id):
-            ended.end(head.batch_id)
-        if head.ref is not None or (head.seal is not None and head.batch_id in ended):
+            closed.close(head.batch_id)
+        if head.ref is not None or (head.seal is not None and head.batch_id in closed):
             return head, [b""]
-        if (why := waits(head.batch_id)) is not None:
-            return Unopened(head, why)
+        if is_held(head.batch_id):
+            return LockedRecord(head)
         try:
             return head, _lines(await opened_request(vault, head, message.value or b""))
         except KeyUnavailable as error:
-            return Unopened(head, str(error))
+            return LockedRecord(head, str(error))
     except NoKey as error:
         return DecodeError(str(error))
-    except Exception as error:  # noqa: BLE001  whatever it holds, a second try would fail the same
+    except Exception as error:  # noqa: BLE001  a second attempt would fail in the same way
         return DecodeError(safe_reason(error))
 
 
 class SealedOutbox:
-    """See `Outbox`."""
+    """An `Outbox` that encrypts results; it discards those of deleted batches."""
 
-    def __init__(self, below: Outbox, vault: Vault) -> None:
-        self._below = below
+    def __init__(self, outbox: Outbox, vault: Vault) -> None:
+        self._outbox = outbox
         self._vault = vault
 
     async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
-        """See `Outbox`; what comes too late for a batch, which is deleted, goes nowhere."""
+        """See `Outbox`."""
         while True:
             try:
                 sealed = await sealed_outcome(self._vault, batch_id, value, headers)
             except NoKey:
-                _log.warning("%s is deleted, and results of it come too late", batch_id)
+                _log.warning("results of %s are discarded, since the batch is deleted", batch_id)
             except OSError as error:
                 _log.error("results of %s wait for their key: %s", batch_id, error)
                 await asyncio.sleep(KEY_SECONDS)
                 continue
             else:
-                await self._below.send(batch_id, *sealed)
+                await self._outbox.send(batch_id, *sealed)
             return
 
 
@@ -91,16 +91,16 @@ def _lines(value: bytes) -> list[bytes]:
     if not lines[-1]:
         lines.pop()
     if not lines:
-        raise DecodeError("it has no line")
+        raise DecodeError("the record has no lines")
     return lines
 
 
 def _checked(head: RequestHead) -> RequestHead:
-    """A head that may be acted upon: its batch id becomes part of a key of the store, its endpoint of a URL."""
+    """Check what becomes part of a store key (the batch id) or of a URL (the endpoint)."""
     if not ids.is_batch_id(head.batch_id):
-        raise DecodeError("the batch id has not the form of one")
+        raise DecodeError("the batch id is malformed")
     if head.url not in ENDPOINTS:
-        raise DecodeError("the endpoint is not one of those known")
+        raise DecodeError("the endpoint is unknown")
     if head.first < 0:
-        raise DecodeError("the first line's index is negative")
+        raise DecodeError("the index of the first line is negative")
     return head

@@ -1,8 +1,8 @@
-"""What becomes of the lines of a record that cannot be read as a whole.
+"""Ends the lines of a record that cannot be read.
 
-As far as batch, first index and lines can still be made out, each line gets an error line at once, so that its
-batch need not wait for its deadline. A line whose own `custom_id` cannot be read gets none here: at the deadline
-results writes it, with the `custom_id` of the input.
+If the headers and the value still show the batch, the first index and the lines, each line gets an error line at
+once, so that its batch need not wait for the deadline. A line with an unreadable `custom_id` gets its error line
+from results, at the deadline, with the `custom_id` of the input.
 """
 
 import logging
@@ -24,42 +24,42 @@ from tidemill.schemas.ports import Outbox, Sender
 CODE: Final = "unreadable_request"
 _FIRST_DIGITS_MAX: Final = 10
 MESSAGE: Final = "The record of this request was damaged in the log, so it was not run. Please send it again."
-PARCEL_LINES_MAX: Final = 256
-"""Error lines of one record of outcomes: some hundred bytes each, beside a `custom_id` of 512 characters."""
+RECORD_LINES_MAX: Final = 256
+"""Error lines in one record of outcomes: some hundred bytes each, and a `custom_id` of up to 512 characters."""
 CUSTOM_ID_BYTES_MAX: Final = 2 + CHAR_BYTES_MAX * 512
-"""A longer one was refused before it came here, and a record with its line may not fit into the log."""
-PARCEL_BYTES_MAX: Final = 512 * 1024
+"""Ingest refuses a longer one, and a record with its error line may not fit into the log."""
+RECORD_BYTES_MAX: Final = 512 * 1024
 
 
 _log = logging.getLogger(__name__)
 
 
 async def give_up(
-    entry: Entry, message: Any, reason: DecodeError, *, log: Sender, outbox: Outbox, ended: ClosedBatches
+    entry: Entry, message: Any, reason: DecodeError, *, log: Sender, outbox: Outbox, closed: ClosedBatches
 ) -> None:
-    """End a record that cannot be read: first its letter, then an error line for each line that can be told.
+    """Send the record to the dead letters and error lines to `outcomes`, then finish it.
 
     Args:
-        entry: The record in its lane.
+        entry: The record in its window.
         message: The record as Faust hands it over.
         reason: Why it cannot be read.
-        log: Where the letter goes.
-        outbox: Where the error lines go.
-        ended: The batches that are over, which get none.
+        log: Takes the dead letter.
+        outbox: Takes the error lines.
+        closed: Batches that get no error lines.
     """
     value = message.value or b""
     await send_dead_letter(log, message, stage="processors", reason=str(reason))
     try:
-        for batch_id, lines, headers in refusals(message.headers or (), value):
-            if batch_id not in ended:
+        for batch_id, lines, headers in error_lines(message.headers or (), value):
+            if batch_id not in closed:
                 await outbox.send(batch_id, lines, headers)
-    except Exception:  # noqa: BLE001  its lines get their end at the deadline
-        _log.exception("the lines of a record that is a dead letter could not be told")
-    entry.lane.done(entry)
+    except Exception:  # noqa: BLE001  results ends the lines at the deadline
+        _log.exception("the lines of a dead letter got no error lines")
+    entry.window.finish(entry)
 
 
-def refusals(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
-    """The outcomes of a record's lines: batch id, value and headers, for as many records as it takes."""
+def error_lines(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Iterator[tuple[str, bytes, Headers]]:
+    """Records of outcomes with error lines for a record's lines: batch id, value and headers of each."""
     found = dict(headers)
     batch_id = (found.get("tidemill-batch") or b"").decode("ascii", "replace")
     first = (found.get("tidemill-first") or b"").decode("ascii", "replace")
@@ -76,7 +76,7 @@ def refusals(headers: Iterable[tuple[str, bytes | None]], value: bytes) -> Itera
         if len(custom_id) > CUSTOM_ID_BYTES_MAX:
             continue
         text = line.unanswered(batch_id, index, custom_id, code=CODE, message=MESSAGE)
-        if texts and (len(texts) >= PARCEL_LINES_MAX or size + len(text) > PARCEL_BYTES_MAX):
+        if texts and (len(texts) >= RECORD_LINES_MAX or size + len(text) > RECORD_BYTES_MAX):
             yield batch_id, b"".join(texts), codec.lines_headers(batch_id, marks)
             texts, marks, size = [], [], 0
         texts.append(text)

@@ -159,8 +159,8 @@ MUTATIONS = (
     Mutation(
         name="processors read nothing back",
         file="processors/partitions/assignment.py",
-        old="        return self._recall.knows(",
-        new="        return True or self._recall.knows(",
+        old="        return self._recovery.knows(",
+        new="        return True or self._recovery.knows(",
     ),
     Mutation(
         name="a copy beyond the end is taken for new",

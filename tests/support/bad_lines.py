@@ -1,6 +1,6 @@
 """A model's dispatcher among servers that refuse some lines for good, in virtual time.
 
-The stage, its lanes and all they use are the product's; the servers, the log and the clock are not. A run is a
+The stage, its windows and all they use are the product's; the servers, the log and the clock are not. A run is a
 function of its seed.
 """
 
@@ -24,7 +24,7 @@ from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.limits.concurrency_limit import ConcurrencyLimit
 from tidemill.processors.memory_budget import LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
-from tidemill.processors.partitions.window import LINES_MAX, PartitionWindow, Window
+from tidemill.processors.partitions.window import LINES_MAX, Capacity, PartitionWindow
 from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.schemas.log import codec
 
@@ -169,7 +169,7 @@ class World:
             prefixes=Prefixes(lambda line: line.index // 20, fleet.backends) if prefix else None,
         )  # fmt: skip
         self.tap = _Tap()
-        self.lane = PartitionWindow(self.tap, Window(lines_max=lines_max))
+        self.window = PartitionWindow(self.tap, Capacity(lines_max=lines_max))
 
     async def send(self, batch_id: str, value: bytes, headers: codec.Headers) -> None:
         """The log."""
@@ -198,10 +198,10 @@ class World:
         self._feed()
 
     def _feed(self) -> None:
-        while self._waiting and not self.lane.is_paused:
+        while self._waiting and not self.window.is_paused:
             number = self._waiting.popleft()
             head, texts = self._published[number]
-            self.stage.enqueue(self.lane.admit(number, len(texts), sum(map(len, texts))), head, texts)
+            self.stage.enqueue(self.window.admit(number, len(texts), sum(map(len, texts))), head, texts)
 
     async def restart(self) -> None:
         """The process is killed, and its successor reads the whole log again."""

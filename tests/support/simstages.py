@@ -162,7 +162,7 @@ class ProcessorsProcess(Base):
         super().__init__(world, group)
         model = settings.models[MODEL]
         fleet = pool_factory.backend_pool(model, self.process.now)
-        self._ended = ClosedBatches()
+        self._closed = ClosedBatches()
         caller = Caller(
             pool=fleet,
             endpoint_probe=EndpointProbe(MODEL, fleet, world.upstream(self.process)),
@@ -177,21 +177,23 @@ class ProcessorsProcess(Base):
             budget=LineBudget(),
             outbox=SealedOutbox(self, self.vault),
             store=self.store,
-            closed=self._ended,
+            closed=self._closed,
             clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
             prefixes=prefix.prefixes(model, fleet),
         )
         self._partitions = len(self.log.places(OUTCOMES))
-        self._seats = Assignment(self._ended, self.stage.enqueue, lambda key: partition_of(key, self._partitions))
+        self._assignment = Assignment(
+            self._closed, self.stage.enqueue, lambda key: partition_of(key, self._partitions)
+        )
         self._wanted = asyncio.Event()
         self._learning: asyncio.Task[None] | None = None
         self.process.start(self._follow())
 
     async def assign(self, places: list[Place]) -> None:
         tap = _Tap(self, self.seat.generation)
-        self._seats.assign({place: PartitionWindow(tap) for place in places}, self.process.now())
+        self._assignment.assign({place: PartitionWindow(tap) for place in places}, self.process.now())
         self._wanted.clear()
         self.stage.resume()
         if self._learning is not None:
@@ -200,24 +202,24 @@ class ProcessorsProcess(Base):
 
     async def take(self, record: Record) -> None:
         place = Place(record.topic, record.partition)
-        if (lane := self._seats.lane(place)) is None:
+        if (window := self._assignment.window(place)) is None:
             return
-        opened = await seals.opened(record, self._ended, self.vault)
-        if lane.is_closed:
+        opened = await seals.open_record(record, self._closed, self.vault)
+        if window.is_closed:
             return
         if isinstance(opened, DecodeError):
-            entry = lane.admit(record, 1, 0)
-            entry.lane.done(entry)
+            entry = window.admit(record, 1, 0)
+            entry.window.finish(entry)
             return
         head, texts = opened
-        entry = lane.admit(record, len(texts), len(record.value))
+        entry = window.admit(record, len(texts), len(record.value))
         held = Held(tp=place, offset=record.offset, time=record.time, entry=entry, head=head, texts=texts)
-        if not self._seats.take(held):
+        if not self._assignment.take(held):
             self._wanted.set()
 
     async def revoke(self) -> None:
         await self.stage.drain(DRAIN_SECONDS_MAX)
-        self._seats.leave()
+        self._assignment.leave()
         self.stage.forget_waiting()
 
     async def send(self, batch_id: str, value: bytes, headers) -> None:
@@ -226,16 +228,16 @@ class ProcessorsProcess(Base):
 
     async def _learn(self) -> None:
         await self.process.pass_time()
-        self._seats.end({place: len(self.log.records[place]) for place in self._seats.partitions})
+        self._assignment.set_ends({place: len(self.log.records[place]) for place in self._assignment.partitions})
         while True:
-            if not self._seats.release():
+            if not self._assignment.release():
                 await self._wanted.wait()
             self._wanted.clear()
-            wanted = self._seats.wanted()
+            wanted = self._assignment.wanted()
             await self.process.pass_time()
             for partition, since in wanted.items():
                 self._read_back(partition, since)
-            self._seats.read(wanted)
+            self._assignment.recovered(wanted)
 
     def _read_back(self, partition: int, since: float) -> None:
         later = itertools.dropwhile(
@@ -248,7 +250,7 @@ class ProcessorsProcess(Base):
                 except DecodeError:
                     continue
                 for mark in marks:
-                    if batch_id not in self._ended:
+                    if batch_id not in self._closed:
                         self.stage.completed.mark(batch_id, mark.index)
 
     async def _follow(self) -> None:
@@ -259,9 +261,9 @@ class ProcessorsProcess(Base):
             while offset < len(records):
                 await self.process.pass_time()
                 if (value := records[offset].value) is None:
-                    self._ended.end(records[offset].key)
+                    self._closed.close(records[offset].key)
                 else:
-                    self._ended.apply(codec.decode_batch(value))
+                    self._closed.apply(codec.decode_batch(value))
                 offset += 1
             await self.log.growth()
 

@@ -38,7 +38,7 @@ def model(times):
     model.app = SimpleNamespace(membership=Membership(clock=lambda: times[-1]), rebalancing=True)
     model.app.membership.renew(100.0)
     model.dispatcher = Dispatcher()
-    model._assignment = SimpleNamespace(lanes=(), leave=lambda: None)
+    model._assignment = SimpleNamespace(windows=(), leave=lambda: None)
     model.held_records = SimpleNamespace(clear=lambda: None)
     model._membership_guard = MembershipGuard(model.app.membership, model.dispatcher)
     return model

@@ -202,7 +202,7 @@ class World:
     def assign(self) -> None:
         """A new lane, as after an assignment."""
         self.tap = Partition(self.log)
-        self.lane = PartitionWindow(self.tap)
+        self.window = PartitionWindow(self.tap)
         self.stage.resume()
 
     def publish(
@@ -233,7 +233,7 @@ class World:
             (self.folder / f"{batch_id}-{first}").write_bytes(text)
             head = dataclasses.replace(head, ref=codec.LineRef(f"{batch_id}-{first}", 0, len(text)))
             texts = [b""]
-        self.stage.enqueue(self.lane.admit(token, lines, 1), head, texts)
+        self.stage.enqueue(self.window.admit(token, lines, 1), head, texts)
 
     def end(self, batch_id: str) -> None:
         """The log of batches says that one is cancelled."""
@@ -274,7 +274,7 @@ async def test_each_line_once_whatever_happens(
         if number in moves:
             assert await world.stage.drain(20)
             acked, known = len(world.tap.acked), world.tap.records
-            world.lane.close()
+            world.window.close()
             world.stage.forget_waiting()
             world.assign()
             for batch_id, start, count in known[acked:]:
@@ -493,7 +493,7 @@ async def test_a_call_that_outlasts_the_drain_is_not_repeated(tmp_path: Path) ->
     world.publish(batch_id, 0, 4)
     await until(lambda: world.inference.in_flight == 4, "calls")
     assert not await world.stage.drain(0.01)
-    world.lane.close()
+    world.window.close()
     world.stage.forget_waiting()
     world.assign()
     world.publish(batch_id, 0, 4)

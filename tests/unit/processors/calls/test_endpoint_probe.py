@@ -63,7 +63,7 @@ class World:
             clock=time.time,
             seconds_max=5,
         )
-        self._lane = PartitionWindow(Tap())
+        self._window = PartitionWindow(Tap())
 
     async def call(self, url, index=0):
         """Call once, wherever there is a place; gives what it came to."""
@@ -72,7 +72,7 @@ class World:
         text = b'{"custom_id":"a","method":"POST","url":"%b","body":%b}' % (url.encode(), BODIES[url])
         place = self.fleet.acquire(asyncio.get_running_loop().time())
         assert place is not None
-        made = await self._caller.make(Line(head, index, text, Entry(self._lane, 0, 1, len(text))), place)
+        made = await self._caller.make(Line(head, index, text, Entry(self._window, 0, 1, len(text))), place)
         return made.end
 
 

@@ -1,4 +1,4 @@
-"""What must be read back before a record's lines are called."""
+"""Which outcomes are read before lines are called."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,38 +9,38 @@ records = st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1e6)), max_size=20)
 
 
 @given(records, records)
-def test_a_record_is_known_only_when_its_time_was_read(
+def test_a_record_is_known_once_outcomes_since_its_time_are_read(
     before: list[tuple[int, float]], after: list[tuple[int, float]]
 ) -> None:
-    """Once everything wanted has been read, all who asked are known; a later question may want more."""
-    recall = OutcomeRecovery()
+    """A later record may need older outcomes."""
+    recovery = OutcomeRecovery()
     read: dict[int, float] = {}
     for asked in (before, after):
         for partition, time in asked:
-            known = recall.knows(partition, time)
+            known = recovery.knows(partition, time)
             assert known == (partition in read and read[partition] <= time - CLOCK_SKEW_SECONDS)
-        wanted = recall.wanted()
+        wanted = recovery.wanted()
         for partition, since in wanted.items():
             read[partition] = min(since, read.get(partition, since))
-        recall.read(wanted)
-        assert recall.wanted() == {}
-        assert all(recall.knows(partition, time) for partition, time in asked)
+        recovery.recovered(wanted)
+        assert recovery.wanted() == {}
+        assert all(recovery.knows(partition, time) for partition, time in asked)
 
 
-def test_what_is_asked_while_reading_stays_wanted() -> None:
-    """An older record came in meanwhile."""
-    recall = OutcomeRecovery()
-    assert not recall.knows(0, 1000.0)
-    wanted = recall.wanted()
-    assert not recall.knows(0, 500.0)
-    recall.read(wanted)
-    assert recall.wanted() == {0: 500.0 - CLOCK_SKEW_SECONDS}
+def test_an_older_record_that_arrives_while_reading_stays_wanted() -> None:
+    """It needs older outcomes than those that were read."""
+    recovery = OutcomeRecovery()
+    assert not recovery.knows(0, 1000.0)
+    wanted = recovery.wanted()
+    assert not recovery.knows(0, 500.0)
+    recovery.recovered(wanted)
+    assert recovery.wanted() == {0: 500.0 - CLOCK_SKEW_SECONDS}
 
 
-def test_an_assignment_forgets_everything() -> None:
-    """Others may have worked on the partitions."""
-    recall = OutcomeRecovery()
-    recall.knows(0, 1000.0)
-    recall.read(recall.wanted())
-    recall.reset()
-    assert not recall.knows(0, 1000.0)
+def test_a_new_assignment_forgets_everything() -> None:
+    """Other processes may have called lines of the partitions."""
+    recovery = OutcomeRecovery()
+    recovery.knows(0, 1000.0)
+    recovery.recovered(recovery.wanted())
+    recovery.reset()
+    assert not recovery.knows(0, 1000.0)

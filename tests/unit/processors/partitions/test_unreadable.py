@@ -1,10 +1,10 @@
-"""A damaged record fails its lines at once, as far as they can be told."""
+"""The lines of an unreadable record get error lines."""
 
 import json
 
 import pytest
 
-from tidemill.processors.partitions.unreadable import PARCEL_LINES_MAX, refusals
+from tidemill.processors.partitions.unreadable import RECORD_LINES_MAX, error_lines
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec
 
@@ -17,16 +17,16 @@ def line(number):
 
 def read(headers, value):
     found = {}
-    for batch_id, lines, said in refusals(headers, value):
+    for batch_id, lines, marked in error_lines(headers, value):
         assert batch_id == BATCH
-        _, marks = codec.lines_marks(said, len(lines))
+        _, marks = codec.lines_marks(marked, len(lines))
         assert all(mark.failed for mark in marks)
         found |= {mark.index: json.loads(text) for mark, text in zip(marks, lines.splitlines(), strict=True)}
     return found
 
 
-def test_each_line_is_told_why():
-    """With its own id, at its own place; one whose id cannot be read waits for the deadline."""
+def test_each_readable_line_gets_an_error_line():
+    """With its own id and index; a line without a readable id waits for the deadline."""
     headers = [("tidemill-batch", BATCH.encode()), ("tidemill-first", b"64")]
     found = read(headers, b"\n".join([line(64), b"no json", line(66)]))
     assert {index: text["custom_id"] for index, text in found.items()} == {64: "c-64", 66: "c-66"}
@@ -34,9 +34,9 @@ def test_each_line_is_told_why():
 
 
 def test_many_lines_make_several_records():
-    """None is above what the log takes."""
+    """None is above the bound of a record."""
     headers = [("tidemill-batch", BATCH.encode()), ("tidemill-first", b"0")]
-    count = 2 * PARCEL_LINES_MAX + 1
+    count = 2 * RECORD_LINES_MAX + 1
     assert sorted(read(headers, b"\n".join(line(n) for n in range(count)))) == list(range(count))
 
 
@@ -50,6 +50,6 @@ def test_many_lines_make_several_records():
         [("tidemill-batch", None), ("tidemill-first", None)],
     ],
 )
-def test_nothing_is_guessed(headers):
-    """Without a batch and a place there are no outcomes."""
+def test_without_batch_or_index_no_error_line_is_written(headers):
+    """The record is a dead letter only."""
     assert not read(headers, line(0))

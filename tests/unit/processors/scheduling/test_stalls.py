@@ -96,7 +96,7 @@ class World:
             pool=fleet, caller=caller, budget=self.budget, outbox=self.outbox, store=store,
             closed=ClosedBatches(), clock=loop.now, chance=random.Random(1).random, in_flight_max=8,
         )  # fmt: skip
-        self._lane = PartitionWindow(Tap())
+        self._window = PartitionWindow(Tap())
         self._tokens = 0
 
     def publish(self, batch_id: str, lines: int = LINES) -> None:
@@ -105,7 +105,7 @@ class World:
             batch_id=batch_id, project="p", first=0, deadline=int(self.loop.now()) + 86_400, url="/v1/embeddings"
         )
         self._tokens += 1
-        self.stage.enqueue(self._lane.admit(self._tokens, lines, 1), head, texts)
+        self.stage.enqueue(self._window.admit(self._tokens, lines, 1), head, texts)
 
     def publish_large(self, batch_id: str, index: int) -> None:
         head = codec.RequestHead(
@@ -113,7 +113,7 @@ class World:
             url="/v1/embeddings", ref=codec.LineRef("files/gone", 0, 1 << 20),
         )  # fmt: skip
         self._tokens += 1
-        self.stage.enqueue(self._lane.admit(self._tokens, 1, 1), head, [b""])
+        self.stage.enqueue(self._window.admit(self._tokens, 1, 1), head, [b""])
 
     async def pass_(self, seconds: float) -> None:
 

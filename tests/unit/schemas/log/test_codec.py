@@ -78,7 +78,7 @@ def test_headers_of_requests(headers):
 def test_headers_of_whatever(headers, value):
     """What is asked of a record before it is known what it is."""
     assert isinstance(codec.kind_of(headers), bytes)
-    list(unreadable.refusals(headers, value or b""))
+    list(unreadable.error_lines(headers, value or b""))
     said = dead_letters.headers("t/0/1", headers, key=value, stage="s", reason="r")
     letter = dead_letters.read(said, value, 0.0)
     assert [name for name, _ in dead_letters.requeued(letter)].count(dead_letters.REQUEUED) == 1
