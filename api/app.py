@@ -25,7 +25,7 @@ from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka.admin import TopicError, ensure_topics
-from tidemill.kafka.connection import LogUnavailable, reachable
+from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.kafka.follower import Follower, Tail
 from tidemill.kafka.history import LogHistory
 from tidemill.kafka.log_space import log_space
@@ -207,20 +207,20 @@ async def _watched(deps: Dependencies, followers: list[Follower], heartbeat: Hea
     async def check_view() -> None:
         if not deps.is_ready():
             behind = sum(not follower.is_caught_up for follower in followers)
-            raise health.Unwell(f"{behind} of {len(followers)} topics are still being read")
+            raise health.Unhealthy(f"{behind} of {len(followers)} topics are still being read")
 
     state = health.Health(
-        ill=heartbeat.ill,
+        fault=heartbeat.fault,
         probes={
-            "kafka": functools.partial(reachable, deps.settings.cluster),
-            "store": functools.partial(health.writable, deps.store, "api"),
+            "kafka": functools.partial(check_broker, deps.settings.cluster),
+            "store": functools.partial(health.check_store, deps.store, "api"),
             "view": check_view,
         },
         metrics=metrics.text,
     )
     beating = asyncio.create_task(heartbeat.run())
     try:
-        async with health.served(state, deps.settings.health_host, deps.settings.health_port):
+        async with health.serve(state, deps.settings.health_host, deps.settings.health_port):
             yield
     finally:
         beating.cancel()
@@ -232,7 +232,7 @@ async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
     await deps.space.start()
     await deps.trail.record_settings(deps.settings, deps.view.audit.newest(Action.SETTINGS_CHANGE))
     await keys.sign_again(deps)
-    gc_tuning.settle()
+    gc_tuning.freeze_startup_objects()
     notify.ready(beats=True)
     # Only a view that has caught up knows which files a batch reads.
     await file_removal.sweep_always(deps)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_app
+from tidemill.faust import stage_app, stage_runner
+from tidemill.faust.partitions import GenerationGuard
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.streams.app import StreamApp
@@ -17,7 +18,7 @@ from tidemill.kafka.log_space import log_space
 from tidemill.kafka.partitions.ack_gate import AckGate, Ticket
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.kafka.producer import Log
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Buried
@@ -61,7 +62,7 @@ class Ingest:
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
         """By partition and generation: what a partition was before a rebalance is another one after it."""
-        self._guard = stage_app.GenerationGuard(self.app)
+        self._guard = GenerationGuard(self.app)
         """The generation in which a partition was let go of: its later events are not begun."""
         self._tasks: dict[asyncio.Task[None], Any] = {}
         """What is under way, and in which partition."""
@@ -121,7 +122,7 @@ class Ingest:
             return
         if (named := codec.named(message.topic, message.headers, message.value)) is not None:
             fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(time.time()))
-            await retried(
+            await retry(
                 f"sending that a record of {named.batch_id} is buried", lambda: self._requests.send_fact(fact)
             )
 
@@ -158,4 +159,4 @@ def main(settings: Settings) -> None:
     Raises:
         SystemExit: It crashed, or a setting is missing.
     """
-    stage_app.run(settings, "ingest", Ingest)
+    stage_runner.run(settings, "ingest", Ingest)

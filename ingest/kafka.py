@@ -13,7 +13,7 @@ from tidemill.kafka.producer import Log, Producer, Sent, producer
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, encode, request_headers
 from tidemill.schemas.log.messages import Accepted, Buried, Rejected
-from tidemill.sealing.records import sealed_request
+from tidemill.sealing.records import seal_request
 from tidemill.sealing.vault import Vault
 
 UNACKED_BYTES_MAX: Final = 4 << 20
@@ -73,7 +73,7 @@ class RequestProducer:
         unacked: deque[tuple[int, Sent]] = deque()
         size = 0
         async for record in records:
-            head, value = await sealed_request(self._vault, record.head, record.value)
+            head, value = await seal_request(self._vault, record.head, record.value)
             record = replace(record, head=head, value=value)  # noqa: PLW2901
             sent = _RECORD_BYTES_BASE + len(record.value)
             while unacked and (size + sent > UNACKED_BYTES_MAX or len(unacked) >= UNACKED_RECORDS_MAX):

@@ -9,7 +9,7 @@ from typing import Final
 from tidemill import metrics
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_app
+from tidemill.faust import stage_app, stage_runner
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.log_space import log_space
 from tidemill.kafka.producer import Log
@@ -81,9 +81,9 @@ class Processors:
             ModelApp(name, self._settings.models[name], self._settings, shared, stop_seconds=self._stop_seconds)
             for name in self._names
         ]
-        metrics.ask(metrics.IN_FLIGHT, lambda: {model.name: model.dispatcher.busy for model in self._models})
-        metrics.ask(metrics.HELD, lambda: {model.name: len(model.held_records) for model in self._models})
-        metrics.ask(metrics.LIMIT, lambda: {model.name: model.dispatcher.seats for model in self._models})
+        metrics.sample(metrics.IN_FLIGHT, lambda: {model.name: model.dispatcher.busy for model in self._models})
+        metrics.sample(metrics.HELD, lambda: {model.name: len(model.held_records) for model in self._models})
+        metrics.sample(metrics.LIMIT, lambda: {model.name: model.dispatcher.seats for model in self._models})
         return [model.app for model in self._models]
 
     async def stop(self) -> None:
@@ -134,4 +134,4 @@ def main(settings: Settings, models: list[str] | None = None) -> None:
     names = list(settings.models) if models is None else models
     if unknown := [name for name in names if name not in settings.models]:
         raise SystemExit(f"no such model in the settings: {', '.join(unknown)}")
-    stage_app.run(settings, "processors", functools.partial(Processors, models=names))
+    stage_runner.run(settings, "processors", functools.partial(Processors, models=names))

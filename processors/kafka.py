@@ -13,7 +13,7 @@ from tidemill.processors.partitions import seals
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.held_records import HeldRecord
 from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Stalled
@@ -59,7 +59,7 @@ class KafkaOutbox:
         Raises:
             RecordTooLarge: It does not fit into the log.
         """
-        await retried("sending outcomes", functools.partial(self._send, batch_id, value, headers))
+        await retry("sending outcomes", functools.partial(self._send, batch_id, value, headers))
 
     async def stalled(self, fact: Stalled) -> None:
         """Publish why lines of a batch wait. See `send`."""

@@ -32,7 +32,7 @@ from tidemill.configuration.security import Kafka
 from tidemill.configuration.servers import Model
 from tidemill.configuration.settings import Settings
 from tidemill.faust import stage_app
-from tidemill.faust.partition_handle import PartitionHandle
+from tidemill.faust.partitions import PartitionHandle
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.kafka.freeze_guard import MembershipGuard
 from tidemill.kafka.history import reading
@@ -54,7 +54,7 @@ from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord, Sea
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
 from tidemill.processors.scheduling import prefix
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.ports import Edge, Store
@@ -213,12 +213,12 @@ class ModelApp:
 
     async def _recover(self) -> None:
         """Look up where the partitions end, then read outcomes whenever a record needs them."""
-        await retried("finding the ends of partitions", self._find_ends, faults=Exception)
+        await retry("finding the ends of partitions", self._find_ends, faults=Exception)
         while True:
             if not self._assignment.release():
                 await self._wanted.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            await retried("reading outcomes", self._read_outcomes, faults=Exception)
+            await retry("reading outcomes", self._read_outcomes, faults=Exception)
 
     def _set_part(self, partitions: int) -> None:
         """Make as large a part of the calls as this process has of the partitions."""

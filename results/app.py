@@ -9,9 +9,9 @@ from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
-from tidemill.faust import partition_table, stage_app
-from tidemill.faust.owned_partitions import OwnedPartitions
-from tidemill.faust.partition_table import PartitionTable
+from tidemill.faust import stage_app, stage_runner
+from tidemill.faust.partitions import OwnedPartitions
+from tidemill.faust.tables import PartitionTable, declare_table
 from tidemill.kafka.freeze_guard import FreezeGuard
 from tidemill.kafka.history import reading
 from tidemill.kafka.partitions.owner import PartitionOwners
@@ -26,7 +26,7 @@ from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
 from tidemill.schemas.ports import Edge, Store
 from tidemill.sealing.keeper import Keeper
-from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
 
@@ -55,7 +55,7 @@ class Results:
             NAME, settings, kafka=kafka, state=settings.data / "state" / "results", tables=True
         )
         self._tables = [
-            partition_table.table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
+            declare_table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
             for name in ("batches", "lines")
         ]
         self._compactions = asyncio.Semaphore(COMPACTIONS_MAX)
@@ -84,8 +84,8 @@ class Results:
         await self._log.start()
         await self._keeper.start()
         self._tasks = [
-            asyncio.create_task(self._owners.watch()),
-            asyncio.create_task(self._keeper.tidy(time.time, lambda: self.app.kept_seconds)),
+            asyncio.create_task(self._owners.run_timers()),
+            asyncio.create_task(self._keeper.destroy_due_keys(time.time, lambda: self.app.kept_seconds)),
         ]
         batch_gauges.offer(self._active_batches, time.time, time.monotonic)
         return [self.app]
@@ -153,9 +153,9 @@ class OutcomeHistory:
         ):
             async for record in records:
                 with suppress(NoKey, DecodeError):
-                    yield await opened_outcome(self._vault, record.headers, record.value or b"")
+                    yield await open_outcome(self._vault, record.headers, record.value or b"")
 
 
 def main(settings: Settings) -> None:
     """Run the stage until SIGTERM."""
-    stage_app.run(settings, "results", Results)
+    stage_runner.run(settings, "results", Results)

@@ -18,9 +18,8 @@ from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.results.state.stalls import Stalls, one, waits
 from tidemill.results.state.tables import Tables
-from tidemill.results.state.timers import Timers
+from tidemill.results.state.timers import ClockSteps, Timers
 from tidemill.retrying import pause_seconds, reason
-from tidemill.runtime.clock_steps import ClockSteps
 from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.waiting import Reason
 
@@ -110,7 +109,7 @@ class Batches:
     def look(self) -> None:
         """Set all timers anew where the clock was stepped, or the log keeps its records for another time."""
         kept_seconds = self._limits.kept_seconds()
-        if self._steps.seen() or kept_seconds != self._kept_seconds:
+        if self._steps.has_stepped() or kept_seconds != self._kept_seconds:
             self._kept_seconds = kept_seconds
             for active in self._active.values():
                 self._set_timer(active)

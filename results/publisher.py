@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from tidemill.results.state import reducer
 from tidemill.results.state.reducer import State
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, encode
@@ -76,7 +76,7 @@ class Publisher:
     async def _send(
         self, topic: str, key: str, value: bytes | None, *, headers: Headers = (), partition: int | None = None
     ) -> int:
-        return await retried(
+        return await retry(
             f"sending to {topic}",
             lambda: self._sender.send(topic, key, value, headers=headers, partition=partition),
         )

@@ -15,20 +15,20 @@ from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.kafka.producer import partition_of
 from tidemill.results.partition import Partition
-from tidemill.retrying import reason, retried
+from tidemill.retrying import reason, retry
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Buried, Tick
 from tidemill.schemas.ports import Clock, Monotonic, NotFound, Sender, Store
 from tidemill.schemas.resources.waiting import Reason
-from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
 
 log = logging.getLogger(__name__)
 
-BOUNDS = Bounds(records=8, bytes=512 << 10, together=1)
+BOUNDS = Bounds(records=8, bytes=512 << 10, records_per_call=1)
 
 
 class RecordHandler:
@@ -75,11 +75,11 @@ class RecordHandler:
         """See `owner.Partition`."""
         await self.partition.load()
 
-    async def take(self, records: list[Record]) -> None:
+    async def handle(self, records: list[Record]) -> None:
         """See `owner.Partition`."""
         for record in records:
             of = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
-            await self._held.take(of, functools.partial(self._handle, record), len(record.value or b""))
+            await self._held.run_or_hold(of, functools.partial(self._handle, record), len(record.value or b""))
 
     def is_due(self) -> bool:
         """See `owner.Partition`."""
@@ -113,7 +113,7 @@ class RecordHandler:
             headers=[(codec.KIND, tick.kind.encode())],
             partition=self.partition.number,
         )
-        self._ticking = asyncio.ensure_future(retried("sending a tick", send))
+        self._ticking = asyncio.ensure_future(retry("sending a tick", send))
 
     async def _handle(self, record: Record) -> None:
         """Apply a record, or bury it.
@@ -189,7 +189,7 @@ class RecordHandler:
             Unavailable: They cannot be read at the moment.
         """
         try:
-            _, value = await opened_outcome(self._vault, record.headers, value)
+            _, value = await open_outcome(self._vault, record.headers, value)
             if (ref := codec.lines_ref(record.headers)) is not None:
                 value = await self._stored(ref)
         except NoKey as error:

@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
             bounds.per_address_max,
             evicted=metrics.CONNECTIONS_CLOSED.labels("room").inc,
         )
-        metrics.ask(metrics.CONNECTIONS, lambda: table.counts)
+        metrics.sample(metrics.CONNECTIONS, lambda: table.counts)
         self._shared = Shared(
             config=config,
             state=self.server_state,

@@ -18,7 +18,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
 from tidemill.schemas.ports import Edge, LogRecord, NotFound
 from tidemill.schemas.resources.batch import ReplayRange
-from tidemill.sealing.records import opened_request
+from tidemill.sealing.records import open_request
 from tidemill.sealing.vault import NoKey
 from tidemill.sealing.wrapping import KeyUnavailable
 
@@ -236,7 +236,7 @@ async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> lis
     """The lines of a record; None for one whose file is deleted."""
     if (ref := head.ref) is None:
         try:
-            value = await opened_request(deps.vault, head, entry.value)
+            value = await open_request(deps.vault, head, entry.value)
         except KeyUnavailable as error:
             raise errors.unavailable("keys of these lines") from error
         return list(value.rstrip(b"\n").split(b"\n"))

@@ -11,9 +11,9 @@ from typing import Final
 from tidemill.configuration import signing_keys
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings
-from tidemill.faust import partition_table, stage_app
-from tidemill.faust.owned_partitions import OwnedPartitions
-from tidemill.faust.partition_table import PartitionTable
+from tidemill.faust import stage_app
+from tidemill.faust.partitions import OwnedPartitions
+from tidemill.faust.tables import PartitionTable, declare_table
 from tidemill.ingest.kafka import RequestProducer
 from tidemill.ingest.quota import Quotas
 from tidemill.ingest.sqlite import Sizes
@@ -59,9 +59,7 @@ class StreamApp:
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
         )
-        self._table = partition_table.table(
-            self.app, "streams", settings.partitions, cache_bytes=TABLE_CACHE_BYTES
-        )
+        self._table = declare_table(self.app, "streams", settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self.app.crash)
         self._owned = OwnedPartitions(self.app, self._owners, topics.INTAKE.name)
         self._keyring = Keyring(
@@ -80,7 +78,7 @@ class StreamApp:
             Follower(kafka, topics.BATCHES.name, self._batch_changed, applied=self._kept.commit),
             Follower(kafka, topics.FILES.name, self._quotas.file, applied=self._sizes.commit),
         )
-        self._keyring.abreast = self._followers[0].abreast
+        self._keyring.catch_up = self._followers[0].catch_up
         self._factory = _factory(settings, store, scratch / "ids")
         self._publisher = Publisher(
             sender=sender, requests=requests, store=store, quotas=self._quotas, vault=vault
@@ -97,7 +95,7 @@ class StreamApp:
         """Begin to follow keys and batches, and give the app to run."""
         for follower in self._followers:
             await follower.start()
-        self._watching = asyncio.create_task(self._owners.watch())
+        self._watching = asyncio.create_task(self._owners.run_timers())
         return self.app
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.stream import PREFIX, Piece, State, Stream
 from tidemill.kafka.partitions.held_records import Unavailable
-from tidemill.retrying import reason, retried
+from tidemill.retrying import reason, retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
@@ -136,7 +136,7 @@ class InputAssembly:
 
     async def _join(self, state: State, lines: int) -> None:
         batch = state.batch
-        size, sha256 = await retried(f"the input of {state.id}", lambda: self._write(state))
+        size, sha256 = await retry(f"the input of {state.id}", lambda: self._write(state))
         file = File(
             id=batch.input_file_id,
             bytes=size,
@@ -147,7 +147,7 @@ class InputAssembly:
         )
         key = file_key(file.id)
         record = FileRecord(project=state.project, file=file, key=key, sha256=sha256, lines=lines)
-        await retried(
+        await retry(
             "sending the record of an input",
             lambda: self._sender.send(topics.FILES.name, file.id, encode(record), headers=[]),
         )

@@ -12,7 +12,7 @@ import orjson
 from tidemill.ingest.files.validation import Checker, Rules
 from tidemill.ingest.sqlite import Digests
 from tidemill.ingest.streams.stream import State, Stream
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 from tidemill.schemas.endpoints import ENDPOINTS
@@ -101,7 +101,7 @@ class StreamFactory:
             for piece in state.pieces:
                 recall = functools.partial(self._recall, stream, state.key(piece))
                 try:
-                    await retried(f"reading {state.id}", recall)
+                    await retry(f"reading {state.id}", recall)
                 except NotFound:
                     log.exception("a part of %s is gone, and its lines may come once more", state.id)
         stream.checker.model = state.model

@@ -49,7 +49,7 @@ class Keyring(keys.Keyring):
         self._by_id: dict[str, KeyRecord] = {}
         self._claims: dict[str, Claims] = {}
         self._refused: dict[str, None] = {}
-        self.abreast: Callable[[], Awaitable[None]] = _at_once
+        self.catch_up: Callable[[], Awaitable[None]] = _at_once
         """Waits until all was applied that the log has at this moment."""
 
     def by_id(self, key_id: str) -> KeyRecord | None:
@@ -74,7 +74,7 @@ class Keyring(keys.Keyring):
             return
         try:
             async with asyncio.timeout(HEARD_SECONDS_MAX):
-                await self.abreast()
+                await self.catch_up()
         except TRANSIENT as error:
             log.warning("the keys could not be looked up (%s)", type(error).__name__)
         for digest in unknown - self._records.keys():

@@ -152,7 +152,7 @@ class Partition:
             cancelled: Whether a user asked to cancel a batch.
         """
         await self._finish(self._assembly.joined())
-        await self._held.again()
+        await self._held.retry_due()
         now, monotonic = self._clock(), self._monotonic()
         for stream in list(self._decisions.streams.values()):
             if stream.awaited or not self._is_free(stream):
@@ -227,7 +227,7 @@ class Partition:
 
     async def _do(self, stream: Stream, work: Callable[[], Awaitable[None]], size: int = 0) -> None:
         """Do work on a stream, or hold it."""
-        await self._held.take(stream.state.id, work, size)
+        await self._held.run_or_hold(stream.state.id, work, size)
         if not self._is_free(stream):
             self._blocked.setdefault(stream.state.id, (stream, int(self._clock())))
 

@@ -11,7 +11,7 @@ from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams import packing
 from tidemill.ingest.streams.stream import Stream
 from tidemill.kafka.partitions.held_records import Unavailable
-from tidemill.retrying import reason, retried
+from tidemill.retrying import reason, retry
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import KIND, Headers, LineRef, encode, lines_headers
@@ -19,7 +19,7 @@ from tidemill.schemas.log.messages import Buried, Grown, Opened, Sealed, Stalled
 from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.ports import Sender, Store
 from tidemill.schemas.resources.waiting import Reason
-from tidemill.sealing.records import sealed_outcome
+from tidemill.sealing.records import seal_outcome
 from tidemill.sealing.vault import NoKey, Vault
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,7 @@ class Publisher:
         grown = Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model)
         await self._publish_fact(grown, stream.state.id)
         for marks, value in packing.failures(stream.state.id, checked.faults):
-            sealed = await sealed_outcome(
-                self._vault, stream.state.id, value, lines_headers(stream.state.id, marks)
-            )
+            sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
             await self._send(topics.OUTCOMES.name, stream.state.id, *sealed)
         if placed:
             await self._run(stream, placed)
@@ -118,7 +116,7 @@ class Publisher:
         if (vault := self._vault) is None:
             return True
         try:
-            await vault.sealing(stream.state.id, stream.state.project)
+            await vault.sealing_cipher(stream.state.id, stream.state.project)
         except NoKey:
             return False
         except OSError as error:
@@ -150,7 +148,7 @@ class Publisher:
             for record in packing.requests(origin, placed):
                 yield record
 
-        await retried(f"publishing lines of {batch.id}", lambda: self._requests.publish(model, records()))
+        await retry(f"publishing lines of {batch.id}", lambda: self._requests.publish(model, records()))
 
     async def _placed(self, stream: Stream, place: int, line: bytes) -> packing.Placed:
         """A line that is too large for a record lies in the store as long as the log refers to it."""
@@ -167,7 +165,7 @@ class Publisher:
         await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
     async def _send(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
-        await retried(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
+        await retry(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
 
 
 async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:

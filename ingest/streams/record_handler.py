@@ -13,7 +13,7 @@ from typing import Final
 from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
 from tidemill.kafka.partitions.owner import Bounds, Record
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas.log import codec, intake, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.intake import IntakeError
@@ -22,7 +22,7 @@ from tidemill.schemas.resources.batch import Status
 
 log = logging.getLogger(__name__)
 
-BOUNDS: Final = Bounds(records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=8_192, together=GROUP_RECORDS_MAX)
+BOUNDS: Final = Bounds(records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=8_192, records_per_call=GROUP_RECORDS_MAX)
 
 Learn = Callable[[Iterable[str]], Awaitable[None]]
 """Finds out which of some credentials are keys."""
@@ -100,14 +100,14 @@ class RecordHandler:
             headers=[(intake.TICK, b"1")],
             partition=self._number,
         )
-        self._starting = asyncio.ensure_future(retried("sending a tick", send))
+        self._starting = asyncio.ensure_future(retry("sending a tick", send))
 
     async def load(self) -> None:
         """See `owner.Partition`."""
         await self._caught_up()
         await self._partition.load()
 
-    async def take(self, records: list[Record]) -> None:
+    async def handle(self, records: list[Record]) -> None:
         """See `owner.Partition`."""
         self._is_due_at_known = False
         await self._learn(_secrets(records))

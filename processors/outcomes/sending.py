@@ -115,7 +115,7 @@ class ResultSender:
         await self._outbox.send(
             results.batch_id, value, lines_headers(results.batch_id, results.marks, ref=results.ref)
         )
-        metrics.settled(results.marks)
+        metrics.count_lines(results.marks)
         self._bytes -= results.size
         self._on_arrival(results.receipts)
 

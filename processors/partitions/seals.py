@@ -13,7 +13,7 @@ from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import DecodeError, Headers, RequestHead
 from tidemill.schemas.ports import Outbox
-from tidemill.sealing.records import opened_request, sealed_outcome
+from tidemill.sealing.records import open_request, seal_outcome
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.sealing.wrapping import KeyUnavailable
 
@@ -54,7 +54,7 @@ async def open_record(
         if is_held(head.batch_id):
             return LockedRecord(head)
         try:
-            return head, _lines(await opened_request(vault, head, message.value or b""))
+            return head, _lines(await open_request(vault, head, message.value or b""))
         except KeyUnavailable as error:
             return LockedRecord(head, str(error))
     except NoKey as error:
@@ -74,7 +74,7 @@ class SealedOutbox:
         """See `Outbox`."""
         while True:
             try:
-                sealed = await sealed_outcome(self._vault, batch_id, value, headers)
+                sealed = await seal_outcome(self._vault, batch_id, value, headers)
             except NoKey:
                 _log.warning("results of %s are discarded, since the batch is deleted", batch_id)
             except OSError as error:

@@ -7,7 +7,7 @@ refer to them: the files can be made again from both (`rebuild.py`).
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas import ids
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
 from tidemill.schemas.ports import Store
@@ -75,7 +75,7 @@ class GarbageCollection:
             for prefix in (PARTS_PREFIX, LARGE_PREFIX):
                 await self._remove(f"{prefix}{batch_id}/")
 
-        await retried(f"removing what {batch_id} has in the store", work)
+        await retry(f"removing what {batch_id} has in the store", work)
 
     async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):

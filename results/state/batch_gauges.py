@@ -15,10 +15,10 @@ Living = Callable[[], Iterable[Iterable[ActiveBatch]]]
 
 def offer(active_batches: Living, clock: Clock, monotonic: Monotonic) -> None:
     """Register the gauges."""
-    metrics.ask(metrics.BATCHES, lambda: statuses(active_batches()))
-    metrics.ask(metrics.AT_RISK, lambda: statuses(active_batches(), _is_at_risk))
-    metrics.ask(metrics.STALLED, lambda: stalled(active_batches()))
-    metrics.ask(metrics.SLACK, lambda: slack(active_batches(), clock(), monotonic()))
+    metrics.sample(metrics.BATCHES, lambda: statuses(active_batches()))
+    metrics.sample(metrics.AT_RISK, lambda: statuses(active_batches(), _is_at_risk))
+    metrics.sample(metrics.STALLED, lambda: stalled(active_batches()))
+    metrics.sample(metrics.SLACK, lambda: slack(active_batches(), clock(), monotonic()))
 
 
 def statuses(

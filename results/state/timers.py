@@ -1,6 +1,15 @@
-"""The timers of a partition: when to look at each of its batches, though no record has come for it."""
+"""The timers of a partition's batches, and the detection of clock steps, after which they must be set again."""
 
+import logging
 from heapq import heappop, heappush
+from typing import Final
+
+from tidemill.schemas.ports import Clock, Monotonic
+
+STEP_SECONDS_MIN: Final = 0.5
+"""Smaller differences between the clocks are slews."""
+
+log = logging.getLogger(__name__)
 
 
 class Timers:
@@ -40,3 +49,20 @@ class Timers:
         """Drop all."""
         self._set.clear()
         self._heap.clear()
+
+
+class ClockSteps:
+    """Detects steps of the wall clock by comparison with the monotonic clock; it ignores slews."""
+
+    def __init__(self, clock: Clock, monotonic: Monotonic) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._ahead = clock() - monotonic()
+
+    def has_stepped(self) -> bool:
+        """Whether the wall clock was stepped since the last call."""
+        before, self._ahead = self._ahead, self._clock() - self._monotonic()
+        if abs(step := self._ahead - before) < STEP_SECONDS_MIN:
+            return False
+        log.warning("the clock was stepped by %+.1f s", step)
+        return True

@@ -68,12 +68,12 @@ for _counter, _values in (
         _counter.labels(_value)
 
 Values = Mapping[str, float]
-Ask = Callable[[], Values]
+Sample = Callable[[], Values]
 """Gives the values by label."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Sampled:
     """A metric whose values are asked for when somebody reads."""
 
     name: str
@@ -81,58 +81,58 @@ class Asked:
     label: str
 
 
-LAG: Final = Asked(
+LAG: Final = Sampled(
     name="tidemill_lag_seconds",
     label="consumer",
     text="Age of the oldest record that a consumer has not done with.",
 )
-IN_FLIGHT: Final = Asked(
+IN_FLIGHT: Final = Sampled(
     name="tidemill_backend_inflight", label="model", text="Calls in flight, and results on their way to the log."
 )
-LIMIT: Final = Asked(
+LIMIT: Final = Sampled(
     name="tidemill_backend_limit", label="model", text="How many its servers take, as far as is known."
 )
-HELD: Final = Asked(
+HELD: Final = Sampled(
     name="tidemill_records_held",
     label="model",
     text="Records of requests that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
 )
-BATCHES: Final = Asked(
+BATCHES: Final = Sampled(
     name="tidemill_batches", label="status", text="Batches that are not over, in the partitions of this process."
 )
-AT_RISK: Final = Asked(
+AT_RISK: Final = Sampled(
     name="tidemill_batches_at_risk",
     label="status",
     text="Those of them that the log may drop records of before they are over.",
 )
-STALLED: Final = Asked(
+STALLED: Final = Sampled(
     name="tidemill_batches_stalled",
     label="reason",
     text="Those of them that wait longer than usual; `tidemill.waiting` of the batch says what for.",
 )
-SLACK: Final = Asked(
+SLACK: Final = Sampled(
     name="tidemill_deadline_slack_seconds",
     label="model",
     text="From the expected end of a batch to its deadline, the least of those at work. Below 0 one is late.",
 )
-CONNECTIONS: Final = Asked(
+CONNECTIONS: Final = Sampled(
     name="tidemill_api_connections",
     label="state",
     text="Clients' connections to the API: those that wait for a request, and those at work.",
 )
-DISK_FREE: Final = Asked(
+DISK_FREE: Final = Sampled(
     name="tidemill_disk_free_bytes",
     label="disk",
     text="Free on the fullest disk of the log, and on that of the store where it is a folder.",
 )
-ASKED: Final = (LAG, IN_FLIGHT, LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
+SAMPLED: Final = (LAG, IN_FLIGHT, LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
 
 
 class _Collector(Collector):
     """Asks when it is read; what a metric is asked from is replaced by what comes later."""
 
     def __init__(self) -> None:
-        self.sources: dict[Asked, Ask] = {}
+        self.sources: dict[Sampled, Sample] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         for metric, ask in list(self.sources.items()):
@@ -146,12 +146,12 @@ _collector: Final = _Collector()
 REGISTRY.register(_collector)
 
 
-def ask(metric: Asked, source: Ask) -> None:
+def sample(metric: Sampled, source: Sample) -> None:
     """Have a metric asked for at `source`, which is called on the thread that reads and waits for nothing."""
     _collector.sources[metric] = source
 
 
-def settled(marks: Sequence[LineMark]) -> None:
+def count_lines(marks: Sequence[LineMark]) -> None:
     """Count the lines of a record of outcomes, and the calls made for them."""
     if unknown := sum(mark.usage is None for mark in marks):
         USAGE_UNKNOWN.inc(unknown)

@@ -40,7 +40,7 @@ def pause_seconds(
     return min(LONGEST_SECONDS if longest is None else longest, doubled) * (1 - JITTER * drawn)
 
 
-async def retried(
+async def retry(
     what: str, call: Callable[[], Awaitable[T]], *, faults: type[Exception] | tuple[type[Exception], ...] = OSError
 ) -> T:
     """Do something, again after each fault, until it succeeds; each failure is a warning in the log.

@@ -116,7 +116,7 @@ HARMED = """
 import asyncio, signal, sys, threading, time
 from aiokafka.errors import GroupAuthorizationFailedError
 from tidemill.configuration import settings
-from tidemill.faust import stage_app
+from tidemill.faust import stage_runner
 from tidemill.results.app import Results
 
 HARM = sys.argv[1]
@@ -143,7 +143,7 @@ class Harmed(Results):
             coordinator._subscription.abort_waiters = lambda error: None
             thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 
-stage_app.run(settings.load(), "results", Harmed)
+stage_runner.run(settings.load(), "results", Harmed)
 """
 
 

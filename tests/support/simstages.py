@@ -39,7 +39,7 @@ from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state.tables import Tables, TornError
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.sealing.records import opened_outcome, sealed_request
+from tidemill.sealing.records import open_outcome, seal_request
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import Vault
 
@@ -130,7 +130,7 @@ class IngestProcess(Base):
 
     async def publish(self, model: str, records) -> None:
         async for record in records:
-            head, value = await sealed_request(self.vault, record.head, record.value)
+            head, value = await seal_request(self.vault, record.head, record.value)
             await self.append(topics.requests(model).name, record.key, value, codec.request_headers(head))
 
     async def _handle(self, record: Record, gate: AckGate[Record], ticket, generation: int) -> None:
@@ -298,7 +298,7 @@ class ResultsProcess(Base):
         self._tables: dict[int, Tables] = {}
         self._compactions = asyncio.Semaphore(2)
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self._crash, start=self.process.start)
-        self.process.start(self._owners.watch())
+        self.process.start(self._owners.run_timers())
         self.process.start(self._tidy())
 
     async def assign(self, places: list[Place]) -> None:
@@ -310,7 +310,7 @@ class ResultsProcess(Base):
                 await self.process.pass_time()
                 tables.append(MemoryTable(self.process, self.world.changelogs[name, number]))
             self._tables[number] = Tables(*tables)
-        self._owners.assigned(self._tables)
+        self._owners.assign(self._tables)
 
     async def take(self, record: Record) -> None:
         read = partition_owner.Record(
@@ -334,7 +334,7 @@ class ResultsProcess(Base):
         for record in list(self.log.records[Place(OUTCOMES, partition)]):
             await self.process.pass_time()
             if record.time >= since:
-                yield await opened_outcome(self.vault, record.headers, record.value)
+                yield await open_outcome(self.vault, record.headers, record.value)
 
     def _handler(self, number: int) -> _Handler:
         owner = Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased)

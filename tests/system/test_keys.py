@@ -184,7 +184,7 @@ async def opened_by_ingest(kafka: str, secrets: list[str]) -> list[str]:
     """Those of some secrets with which a producer's lines get in, on an ingest that starts now."""
     ring = Keyring(VERIFIER, time.time, fixed=None, takes_keys=True)
     follower = Follower(kafka, topics.KEYS.name, ring.fold)
-    ring.abreast = follower.abreast
+    ring.catch_up = follower.catch_up
     await follower.start()
     await follower.caught_up()
     found = []

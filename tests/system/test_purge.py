@@ -13,9 +13,9 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import LineMark, RequestHead, lines_headers
 from tidemill.schemas.log.messages import Erasure
 from tidemill.schemas.log.part import LARGE_PREFIX
-from tidemill.sealing.records import sealed_outcome, sealed_request
+from tidemill.sealing.records import seal_outcome, seal_request
 from tidemill.sealing.vault import Vault
-from tidemill.sealing.wrapping import FileWrapper, make_key_file
+from tidemill.sealing.wrapping import FileWrapper, create_key_file
 from tidemill.storage.address import open_store
 
 pytestmark = pytest.mark.kafka
@@ -37,18 +37,18 @@ async def written(log, project, vault):
     """The id of a batch with one record of requests and one of outcomes in the log."""
     batch_id = ids.new_batch_id()
     head = RequestHead(batch_id=batch_id, project=project, first=0, deadline=9, url="/v1/embeddings")
-    head, value = await sealed_request(vault, head, b"{}")
+    head, value = await seal_request(vault, head, b"{}")
     topic = topics.requests(MODEL).name
     await log.send(topic, f"{batch_id}/0", value, headers=codec.request_headers(head))
     marks = [LineMark(index=0, size=3, failed=False)]
-    value, headers = await sealed_outcome(vault, batch_id, b"{}\n", lines_headers(batch_id, marks))
+    value, headers = await seal_outcome(vault, batch_id, b"{}\n", lines_headers(batch_id, marks))
     await log.send(topics.OUTCOMES.name, batch_id, value, headers=headers)
     return batch_id
 
 
 async def test_what_is_left_of_deleted_batches(kafka, log, tmp_path):
     """In clear, sealed, and of nothing; one by its id, and all of a project."""
-    make_key_file(tmp_path / "encryption_keys")
+    create_key_file(tmp_path / "encryption_keys")
     settings = Settings(data=tmp_path, store=(tmp_path / "store").as_uri())
     vault = Vault(log, wrapper=FileWrapper(tmp_path / "encryption_keys"), seals=True)
     project, other = (f"purged-{ids.new_batch_id()}" for _ in range(2))

@@ -14,7 +14,7 @@ from tidemill.configuration.security import Cluster
 from tidemill.configuration.settings import SettingsError, load
 from tidemill.faust.stage_app import create_app, raw_topic
 from tidemill.kafka.admin import TopicError, ensure_topics
-from tidemill.kafka.connection import reachable
+from tidemill.kafka.connection import check_broker
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.history import reading
 from tidemill.kafka.producer import Log
@@ -74,7 +74,7 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
     found = settings(protocol, mechanism)
     cluster = found.cluster
     assert await ensure_topics(found, cluster) == found.partitions
-    await reachable(cluster)
+    await check_broker(cluster)
     log, outbox, seen = Log(cluster), KafkaOutbox(cluster), []
     follower = Follower(cluster, topics.BATCHES.name, lambda key, *_: seen.append(key))
     app = create_app(f"secured-{protocol}-{mechanism}", found, kafka=cluster, state=tmp_path / "state")
@@ -124,8 +124,8 @@ async def test_who_has_no_certificate_is_refused(settings, broker):
         for other in (None, Path(file)):
             bare = security.model_copy(update={"cert_file": other})
             with pytest.raises((KafkaError, OSError)):
-                await asyncio.wait_for(reachable(Cluster(servers=broker.address(MUTUAL), security=bare)), 30)
-    await reachable(Cluster(servers=broker.address(MUTUAL), security=security))
+                await asyncio.wait_for(check_broker(Cluster(servers=broker.address(MUTUAL), security=bare)), 30)
+    await check_broker(Cluster(servers=broker.address(MUTUAL), security=security))
 
 
 @pytest.mark.usefixtures("quiet")
@@ -133,7 +133,7 @@ async def test_a_stranger_is_not_trusted(settings, broker):
     """A certificate that the system does not know is refused where no `ca_file` is named."""
     security = settings("SSL", "PLAIN").kafka_security.model_copy(update={"ca_file": None})
     with pytest.raises((KafkaError, OSError)):
-        await asyncio.wait_for(reachable(Cluster(servers=broker.address("SSL"), security=security)), 30)
+        await asyncio.wait_for(check_broker(Cluster(servers=broker.address("SSL"), security=security)), 30)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tidemill.faust.stage_app import DeliveredTable
+from tidemill.faust.tables import DeliveredTable
 
 
 class Store:

@@ -19,7 +19,7 @@ def defined():
     """Name, kind and labels of each metric, as a scrape shows them."""
     for counter in metrics.COUNTERS:
         yield f"{counter._name}_total", "counter", tuple(counter._labelnames)
-    for asked in metrics.ASKED:
+    for asked in metrics.SAMPLED:
         yield asked.name, "gauge", (asked.label,)
 
 
@@ -71,7 +71,9 @@ def test_a_counter_is_there_before_it_counts():
 def test_lines_are_counted_by_record():
     """With the calls that were made for them."""
     before = families()
-    metrics.settled([LineMark(0, 1, False, attempts=1), LineMark(1, 1, True, attempts=3), LineMark(2, 1, False)])
+    metrics.count_lines(
+        [LineMark(0, 1, False, attempts=1), LineMark(1, 1, True, attempts=3), LineMark(2, 1, False)]
+    )
     after = families()
 
     def moved(name):
@@ -90,8 +92,8 @@ def test_lines_are_counted_by_record():
 def test_what_is_asked_for():
     """At each scrape anew; a process of fifty models has few series."""
     values = {f"m-{number}": float(number) for number in range(50)}
-    for asked in metrics.ASKED:
-        metrics.ask(asked, lambda: values)
+    for asked in metrics.SAMPLED:
+        metrics.sample(asked, lambda: values)
     found = families()
     assert {sample.value for sample in found["tidemill_backend_inflight"].samples} == set(values.values())
     assert sum(len(family.samples) for family in found.values()) < SERIES_MAX

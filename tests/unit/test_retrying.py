@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill import retrying
-from tidemill.retrying import pause_seconds, retried
+from tidemill.retrying import pause_seconds, retry
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
@@ -27,7 +27,7 @@ async def test_work_is_tried_until_it_succeeds(monkeypatch, caplog):
             raise faults.pop(0)
         return "done"
 
-    assert await retried("the work", work, faults=(OSError, RuntimeError)) == "done"
+    assert await retry("the work", work, faults=(OSError, RuntimeError)) == "done"
     assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
         f"the work failed ({why})" for why in ("No space left on device", "TimeoutError", "RuntimeError")
     ]
@@ -40,4 +40,4 @@ async def test_any_other_error_goes_to_the_caller():
         raise ValueError("unknown")
 
     with pytest.raises(ValueError, match="unknown"):
-        await retried("the work", work)
+        await retry("the work", work)

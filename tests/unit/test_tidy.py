@@ -47,11 +47,7 @@ ABOVE = {
         "results/state/active_batch.py:ActiveBatch",
         "results/batches.py:Batches",
     },
-    "small": {
-        "src/tidemill/faust/partition_handle.py",
-        "src/tidemill/runtime/clock_steps.py",
-        "src/tidemill/storage/locked_directory.py",
-    },
+    "small": set(),
     "cycles": {
         "tidemill.schemas.log",
         "tidemill.schemas.resources",

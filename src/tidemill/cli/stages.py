@@ -44,7 +44,7 @@ def processors(
         if unknown := [name for name in names if name not in settings.models]:
             refuse(f"no such model is configured: {', '.join(unknown)}")
         settings = settings.model_copy(update={"models": {name: settings.models[name] for name in names}})
-    if missing := [*map(str, preflight.keys(settings, os.environ))]:
+    if missing := [*map(str, preflight.missing_keys(settings, os.environ))]:
         refuse("\n".join(missing))
     _run(main, settings)
 

@@ -1,4 +1,4 @@
-"""The apps of a process as they are watched: by its pulse, `/readyz`, the metrics and the guard of retention."""
+"""The apps of a process, as its heartbeat, `/readyz`, the metrics and the retention guard monitor them."""
 
 import asyncio
 import logging
@@ -7,65 +7,65 @@ from typing import Any, Protocol
 
 from tidemill import metrics
 from tidemill.faust.probe import Probe
-from tidemill.faust.retention_guard import LOOK_SECONDS, RetentionGuard
-from tidemill.runtime.health import Unwell
+from tidemill.faust.retention import LOOK_SECONDS, Oldest, RetentionGuard
+from tidemill.runtime.health import Unhealthy
 from tidemill.runtime.watchdog import Watch
 
 log = logging.getLogger(__name__)
 
 
 class App(Protocol):
-    """What is needed of an app beyond what Faust has; see `stage_app.StageApp`."""
+    """See `stage_app.StageApp`."""
 
     conf: Any
     kept_seconds: float
-    oldest: Callable[[], float | None] | None
+    oldest: Oldest | None
 
 
 class MonitoredApps:
-    """The apps of a process; there are none before `add`."""
+    """The apps of a process; empty before `add`."""
 
     def __init__(self) -> None:
         self._apps: list[tuple[str, App, Probe, Watch]] = []
         self._waiting: list[str] = []
 
     def add(self, apps: Sequence[App]) -> None:
-        """Watch these; they are not started yet."""
+        """Monitor these apps, which are not started yet."""
         for app in apps:
-            vitals = Probe(app)
-            vitals.start()
-            self._apps.append((app.conf.id, app, vitals, Watch()))
+            probe = Probe(app)
+            probe.start()
+            self._apps.append((app.conf.id, app, probe, Watch()))
 
     def look(self, seconds: float) -> str | None:
-        """What is wrong with one of them for too long, `seconds` after the last look."""
-        for name, _, vitals, watch in self._apps:
-            if (symptom := watch.look(vitals.marks(), seconds)) is not None:
+        """Return an app's symptom that has lasted too long; `seconds` have passed since the last look."""
+        for name, _, probe, watch in self._apps:
+            if (symptom := watch.look(probe.marks(), seconds)) is not None:
                 return f"{name}: {symptom}"
         return None
 
-    async def assigned(self) -> None:
-        """Return where all of them have their place in their group and their tables.
+    async def check_assigned(self) -> None:
+        """Return if every app has joined its group and recovered its tables.
 
         Raises:
-            Unwell: One has not. An app's name has a model's name in it, so only the log says which one it is.
+            Unhealthy: An app has not. The name of an app contains that of a model, so only the log has it.
         """
         if not self._apps:
-            raise Unwell("not started yet")
-        waiting = [name for name, _, vitals, _ in self._apps if not vitals.is_assigned]
+            raise Unhealthy("not started yet")
+        waiting = [name for name, _, probe, _ in self._apps if not probe.is_assigned]
         if waiting != self._waiting:
             log.info("without an assignment or its tables: %s", ", ".join(waiting) or "none")
             self._waiting = waiting
         if waiting:
-            raise Unwell(f"{len(waiting)} of {len(self._apps)} consumers without an assignment or its tables")
+            raise Unhealthy(f"{len(waiting)} of {len(self._apps)} consumers without an assignment or its tables")
 
-    async def guard(self, ask: Callable[[], Awaitable[float]]) -> None:
-        """Watch over the retention of what the apps still need, until the task is cancelled.
+    async def guard_retention(self, ask: Callable[[], Awaitable[float]]) -> None:
+        """Run the retention guard until the task is cancelled.
 
         Args:
-            ask: Asks the broker how long it keeps that, in seconds.
+            ask: Asks the broker for the retention time of the needed records, in seconds.
         """
         guard = RetentionGuard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
-        metrics.ask(metrics.LAG, guard.ages)
+        metrics.sample(metrics.LAG, guard.ages)
         while True:
             await guard.look()
             for _, app, _, _ in self._apps:

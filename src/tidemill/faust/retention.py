@@ -1,28 +1,85 @@
-"""The log keeps its records for a time only: is what is still needed near its end? Pure decisions."""
+"""Warns before the log's retention removes records that a consumer or a batch still needs."""
 
+import logging
 import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+log = logging.getLogger(__name__)
+
 MARGIN_SHARE: Final = 0.25
-"""Of the time that the log keeps a record, the part at whose beginning somebody has to know."""
+"""The last quarter of the retention time counts as at risk, but at most `MARGIN_SECONDS_MAX`."""
 MARGIN_SECONDS_MAX: Final = 86_400.0
+LOOK_SECONDS: Final = 60.0
+"""Between two looks at the consumers."""
+WARN_SECONDS: Final = 3600.0
+"""Between two warnings about the same consumer."""
 
-
-def margin_seconds(kept_seconds: float) -> float:
-    """How long before a record may go it counts as in danger."""
-    return min(MARGIN_SECONDS_MAX, MARGIN_SHARE * kept_seconds)
+Oldest = Callable[[], float | None]
+"""Returns when a consumer's oldest unfinished record was written, Unix seconds; None without one."""
 
 
 def risk_at(since: float, kept_seconds: float) -> float:
-    """From when on what was written at `since` is in danger, Unix seconds; infinite where the log keeps all."""
-    return since + kept_seconds - margin_seconds(kept_seconds) if math.isfinite(kept_seconds) else math.inf
+    """When a record written at `since` becomes at risk, Unix seconds; infinite if the log keeps all records."""
+    if math.isinf(kept_seconds):
+        return math.inf
+    return since + kept_seconds - min(MARGIN_SECONDS_MAX, MARGIN_SHARE * kept_seconds)
 
 
 def gone_at(since: float, kept_seconds: float) -> float:
-    """From when on what was written at `since` may be gone, Unix seconds."""
+    """From when on the log may have removed a record written at `since`, Unix seconds."""
     return since + kept_seconds
 
 
 def is_at_risk(age_seconds: float, kept_seconds: float) -> bool:
-    """Whether a record of that age is in danger."""
+    """Whether a record of this age is at risk."""
     return age_seconds >= risk_at(0.0, kept_seconds)
+
+
+class RetentionGuard:
+    """Watches how far the consumers of a process are behind.
+
+    Args:
+        ask: Asks the broker for the retention time of the needed records, in seconds.
+        consumers: The oldest unfinished record of each consumer, by its name.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[float]],
+        consumers: Mapping[str, Oldest],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.kept_seconds = float("inf")
+        """The retention time of the needed records; infinite until the broker has answered."""
+        self._ask = ask
+        self._consumers = consumers
+        self._clock = clock
+        self._warned: dict[str, float] = {}
+
+    async def look(self) -> list[str]:
+        """Return the consumers at risk, and warn of each once per `WARN_SECONDS`."""
+        try:
+            self.kept_seconds = await self._ask()
+        except OSError as error:
+            # The last known time is still the best guess.
+            log.info("the broker does not return the retention time: %s", type(error).__name__)
+        now = self._clock()
+        found = [name for name, age in self.ages().items() if is_at_risk(age, self.kept_seconds)]
+        for name in found:
+            if now - self._warned.get(name, float("-inf")) >= WARN_SECONDS:
+                self._warned[name] = now
+                log.warning(
+                    "%s is %.1f h behind, and the log keeps its records for %.1f h; records that it has not"
+                    " processed by then are lost. Raise retention.ms of the topics, and find out why it is slow.",
+                    name, self.ages()[name] / 3600, self.kept_seconds / 3600,
+                )  # fmt: skip
+        return found
+
+    def ages(self) -> dict[str, float]:
+        """The age of each consumer's oldest unfinished record, in seconds."""
+        now = self._clock()
+        times = ((name, oldest()) for name, oldest in self._consumers.items())
+        return {name: 0.0 if at is None else max(0.0, now - at) for name, at in times}

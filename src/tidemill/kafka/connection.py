@@ -29,7 +29,7 @@ class LogUnavailable(OSError):
     """The broker did not acknowledge in time. The record may have landed, or not; later it will not."""
 
 
-async def reachable(kafka: Kafka) -> None:
+async def check_broker(kafka: Kafka) -> None:
     """Ask any broker for the cluster's metadata, over a connection of its own.
 
     Raises:

@@ -11,12 +11,11 @@ from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka.connection import (
     CONNECT_SECONDS_MAX,
     REQUEST_MS_MAX,
-    TRANSIENT,
     LogUnavailable,
     cluster_id,
     stop,
 )
-from tidemill.retrying import pause_seconds, reason, retried
+from tidemill.retrying import pause_seconds, reason
 
 POLL_MS = 500
 """How long a follower waits for a record at a time; a record that arrives ends the wait at once."""
@@ -97,7 +96,7 @@ class Follower:
         """Wait until everything was applied that the topic held when it was first connected to."""
         await self._caught_up.wait()
 
-    async def abreast(self) -> None:
+    async def catch_up(self) -> None:
         """Wait until everything was applied that the topic holds at this moment; a round trip, if that is so.
 
         Raises:
@@ -110,10 +109,6 @@ class Follower:
         while self._position < end:
             self._moved.clear()
             await self._moved.wait()
-
-    async def current(self) -> None:
-        """The same, however long a broker is away."""
-        await retried(f"catching up with {self._partition.topic}", self.abreast, faults=TRANSIENT)
 
     @property
     def is_caught_up(self) -> bool:

@@ -296,8 +296,8 @@ async def _silence(messages: FileIO) -> None:
                     # The pipe is closed: the process has ended, or sends nothing more.
                     await asyncio.get_running_loop().create_future()
         if said:
-            silence.heard()
-        elif silence.pass_(time.monotonic() - began) >= SILENCE_SECONDS_MAX:
+            silence.reset()
+        elif silence.advance(time.monotonic() - began) >= SILENCE_SECONDS_MAX:
             return
 
 

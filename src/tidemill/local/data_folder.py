@@ -5,13 +5,12 @@ DATA/api_key      created once, readable by its owner only        DATA/logs/    
 DATA/signing_key  likewise: the key that the api signs with
 """
 
-import fcntl
 import json
 import os
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tidemill.configuration import signing_keys
 from tidemill.schemas.resources import access
 from tidemill.schemas.signing import Signer
 from tidemill.storage import ownership
+from tidemill.storage.locked_directory import FolderLocked, lock
 
 API_KEY = "api_key"
 BELOW_BYTES_MAX = 512
@@ -44,24 +44,18 @@ def locked(data: Path) -> Iterator[str | None]:
     try:
         warning = ownership.make_private(data)
         (data / "logs").mkdir(exist_ok=True)
-        file = (data / "lock").open("a+", encoding="ascii")
+        descriptor = lock(data)
+    except FolderLocked as error:
+        raise FolderError(
+            f"the folder {data} is in use by another `tidemill up` (process {error.holder}); "
+            "stop that one, or choose another folder with --data."
+        ) from error
     except OSError as error:
         raise FolderError(f"the folder {data} cannot be used: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise FolderError(
-                f"the folder {data} is in use by another `tidemill up` (process {holder}); "
-                "stop that one, or choose another folder with --data."
-            ) from error
-        # On a full disk the lock holds without the process id.
-        with suppress(OSError):
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"{os.getpid()}\n".encode())
+    try:
         yield warning
+    finally:
+        os.close(descriptor)
 
 
 def _unusable(data: Path) -> str | None:

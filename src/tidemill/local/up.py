@@ -22,12 +22,12 @@ from tidemill.local.embedded import kraft
 from tidemill.local.embedded.broker import Broker, BrokerError
 from tidemill.local.supervisor import Supervisor
 from tidemill.runtime import preflight
-from tidemill.runtime.listening import reachable
+from tidemill.runtime.listening import client_host
 from tidemill.runtime.run_file import security
 from tidemill.schemas.log.acls import acls
 from tidemill.schemas.resources import access
 from tidemill.sealing.keeper import KEY_FILE
-from tidemill.sealing.wrapping import make_key_file
+from tidemill.sealing.wrapping import create_key_file
 from tidemill.terminal import say
 
 PROCESSORS = "processors"
@@ -155,12 +155,12 @@ class Up:
         for lack in preflight.misspelt(settings, os.environ):
             _say(f"warning: {lack}")
         if wrong := [
-            *map(str, preflight.keys(settings, os.environ)),
-            *filter(None, [preflight.address(settings)]),
+            *map(str, preflight.missing_keys(settings, os.environ)),
+            *filter(None, [preflight.address_fault(settings)]),
         ]:
             raise UpError("\n".join(wrong), code=WRONG)
         port = settings.port or kraft.free_port()
-        self._api = f"{settings.scheme}://{reachable(settings.host)}:{port}/v1"
+        self._api = f"{settings.scheme}://{client_host(settings.host)}:{port}/v1"
         try:
             shown = self._keep_secrets()
             variables = self._stage_variables(port)
@@ -186,7 +186,7 @@ class Up:
         """
         settings = self._settings
         if settings.encrypt_log and settings.encryption_key_file is None:
-            make_key_file(self._data / KEY_FILE)
+            create_key_file(self._data / KEY_FILE)
         shown = "$TIDEMILL_API_KEY"
         if (digest := settings.api_key_digest) is None:
             key, is_new = data_folder.kept_key(self._data)

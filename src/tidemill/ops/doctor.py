@@ -17,7 +17,7 @@ from tidemill.configuration.servers import Backend, Model
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.kafka import history
 from tidemill.kafka.admin import TopicError, topic_configs, wanted
-from tidemill.kafka.connection import LogUnavailable, reachable
+from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.ops import Say, findings, server_probe
 from tidemill.ops.findings import Finding
 from tidemill.runtime import preflight, run_file
@@ -84,12 +84,18 @@ def _checks(settings: Settings, kafka: Kafka | None) -> list[Callable[[], Awaita
 
 async def _settings(settings: Settings) -> list[Finding]:
     """Settings that would stop or mislead a start: keys that are not set, an address that is not free."""
-    found = [findings.fail(lack.setting, lack.text, lack.mend) for lack in preflight.keys(settings, os.environ)]
+    found = [
+        findings.fail(lack.setting, lack.text, lack.fix) for lack in preflight.missing_keys(settings, os.environ)
+    ]
     found += [
-        findings.warn(lack.setting, lack.text, lack.mend) for lack in preflight.misspelt(settings, os.environ)
+        findings.warn(lack.setting, lack.text, lack.fix) for lack in preflight.misspelt(settings, os.environ)
     ]
     # With an external Kafka the api may run elsewhere; a running service holds its own port.
-    if settings.kafka is None and run_file.read(settings.data) is None and (why := preflight.address(settings)):
+    if (
+        settings.kafka is None
+        and run_file.read(settings.data) is None
+        and (why := preflight.address_fault(settings))
+    ):
         text, _, fix = why.partition("; ")
         found.append(findings.fail("address", text, fix))
     return found or [findings.ok("settings", "valid")]
@@ -100,7 +106,7 @@ async def _broker(kafka: Kafka | None) -> list[Finding]:
         return [findings.fail("kafka", "none is configured, and no `tidemill up` runs in this folder",
                               "start `tidemill up`, or set TIDEMILL_KAFKA")]  # fmt: skip
     try:
-        await reachable(kafka)
+        await check_broker(kafka)
     except Exception as error:  # noqa: BLE001  whatever the error is, it does not answer
         return [findings.fail("kafka", f"{kafka} does not answer ({type(error).__name__})",
                               "check the address, its security settings, and that it runs")]  # fmt: skip

@@ -22,7 +22,7 @@ from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
-from tidemill.sealing.records import opened_outcome, opened_request
+from tidemill.sealing.records import open_outcome, open_request
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
 
@@ -132,9 +132,9 @@ async def _count(batches: Mapping[str, Found], vault: Vault, topic: str, record:
         return
     try:
         if topics.is_of_requests(topic):
-            await opened_request(vault, codec.request_head(record.headers), record.value)
+            await open_request(vault, codec.request_head(record.headers), record.value)
         elif topic == topics.OUTCOMES.name:
-            await opened_outcome(vault, record.headers, record.value)
+            await open_outcome(vault, record.headers, record.value)
         is_sealed = topic == topics.DEAD.name and codec.KEY in headers
     except (NoKey, DecodeError):
         is_sealed = True

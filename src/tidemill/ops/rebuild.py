@@ -21,7 +21,7 @@ from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.batch import Batch, FileReceipt
 from tidemill.sealing.keeper import wrapper
-from tidemill.sealing.records import opened_outcome
+from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store
@@ -78,7 +78,7 @@ async def _one(
                 async for record in records:
                     headers, value = record.headers, record.value or b""
                     with suppress(NoKey, DecodeError):
-                        headers, value = await opened_outcome(vault, headers, value)
+                        headers, value = await open_outcome(vault, headers, value)
                     await work.take(headers, value)
                     if work.is_complete:
                         break

@@ -17,7 +17,7 @@ FULL_EVERY: Final = 50
 rings that were there for a while: those of a record on its way through a stage, a kilobyte or so."""
 
 
-def settle() -> None:
+def freeze_startup_objects() -> None:
     """To be called once, when the process is ready: what is there by then stays, and is collected no more."""
     gc.collect()
     gc.freeze()

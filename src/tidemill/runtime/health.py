@@ -32,7 +32,7 @@ Probe = Callable[[], Awaitable[object]]
 """Returns where what it asks is well, and raises where it is not."""
 
 
-class Unwell(Exception):
+class Unhealthy(Exception):
     """Something is not as it has to be; the text is shown, so it holds no secret and no user's text."""
 
 
@@ -49,7 +49,7 @@ class Health:
     """What a process says of itself.
 
     Args:
-        ill: Says what is wrong with the process itself; None where nothing is. It waits for nothing.
+        fault: Says what is wrong with the process itself; None where nothing is. It waits for nothing.
         probes: What the process needs, by name.
         metrics: The text of `/metrics` and its content type.
     """
@@ -57,11 +57,11 @@ class Health:
     def __init__(
         self,
         *,
-        ill: Callable[[], str | None],
+        fault: Callable[[], str | None],
         probes: Mapping[str, Probe],
         metrics: Callable[[], tuple[bytes, str]],
     ) -> None:
-        self._ill = ill
+        self._fault = fault
         self._probes = dict(probes)
         self._metrics = metrics
         self._kept: dict[str, str] = {}
@@ -72,10 +72,9 @@ class Health:
         """Answer a GET of a path."""
         match path:
             case "/livez":
-                ill = self._ill()
-                return _told({} if ill is None else {"process": ill})
+                return _answer(self._own_fault())
             case "/readyz":
-                return _told(await self._faults())
+                return _answer(await self._faults() | self._own_fault())
             case "/metrics":
                 text, kind = self._metrics()
                 return Answer(status=200, body=text, kind=kind)
@@ -89,12 +88,15 @@ class Health:
                 named = zip(self._probes, found, strict=True)
                 self._kept = {name: fault for name, fault in named if fault is not None}
                 self._kept_at = time.monotonic()
-        ill = self._ill()
-        return self._kept if ill is None else {"process": ill, **self._kept}
+        return self._kept
+
+    def _own_fault(self) -> dict[str, str]:
+        fault = self._fault()
+        return {} if fault is None else {"process": fault}
 
 
 @asynccontextmanager
-async def served(health: Health, host: str, port: int) -> AsyncIterator[None]:
+async def serve(health: Health, host: str, port: int) -> AsyncIterator[None]:
     """Answer for as long as the block lasts; with port 0 nobody is answered.
 
     A port that is taken is told in the log, and is no reason not to work.
@@ -131,7 +133,7 @@ async def served(health: Health, host: str, port: int) -> AsyncIterator[None]:
         server.close()
 
 
-async def writable(store: Store, name: str) -> None:
+async def check_store(store: Store, name: str) -> None:
     """Probe a store: an object is written that the next probe replaces.
 
     Args:
@@ -175,7 +177,7 @@ _OK: Final = 200
 _UNAVAILABLE: Final = 503
 
 
-def _told(faults: Mapping[str, str]) -> Answer:
+def _answer(faults: Mapping[str, str]) -> Answer:
     if not faults:
         return Answer(status=_OK, body=b'{"status":"ok"}\n')
     body = json.dumps({"status": "unwell", "faults": faults}).encode() + b"\n"
@@ -183,11 +185,11 @@ def _told(faults: Mapping[str, str]) -> Answer:
 
 
 async def _probed(probe: Probe) -> str | None:
-    """What is wrong, or None; of an error that is not `Unwell` only its kind is told."""
+    """What is wrong, or None; of an error that is not `Unhealthy` only its kind is told."""
     try:
         async with asyncio.timeout(PROBE_SECONDS_MAX):
             await probe()
-    except Unwell as error:
+    except Unhealthy as error:
         return str(error)
     except TimeoutError:
         return f"no answer in {PROBE_SECONDS_MAX:.0f} s"

@@ -70,7 +70,7 @@ class Heartbeat:
                 raise Dead(ill)
             await asyncio.sleep(LOOK_SECONDS)
 
-    def ill(self) -> str | None:
+    def fault(self) -> str | None:
         """What is wrong with the process itself; None where nothing is. Which consumer it is the log says."""
         if self._ill is None and (age := time.monotonic() - self._ticked_at) > TICK_SECONDS_MAX:
             return f"the last tick of the event loop is {age:.0f} s old"

@@ -42,7 +42,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def reachable(host: str) -> str:
+def client_host(host: str) -> str:
     """The address to call where a server listens on `host`, as it stands in a URL."""
     try:
         address = ipaddress.ip_address(host)

@@ -21,13 +21,13 @@ class Lack:
 
     setting: str
     text: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.setting}: {self.text}; {self.mend}"
+        return f"{self.setting}: {self.text}; {self.fix}"
 
 
-def keys(settings: Settings, given: Mapping[str, str]) -> Iterator[Lack]:
+def missing_keys(settings: Settings, given: Mapping[str, str]) -> Iterator[Lack]:
     """Variables for keys of servers that are not set."""
     for name, model in settings.models.items():
         for number, backend in enumerate(model.backends):
@@ -35,11 +35,11 @@ def keys(settings: Settings, given: Mapping[str, str]) -> Iterator[Lack]:
                 yield Lack(
                     setting=f"models.{name}.backends.{number}.api_key_env",
                     text=f"the variable {backend.api_key_env} is not set, and {backend.base} refuses lines",
-                    mend=f"export {backend.api_key_env}, or leave api_key_env out if the server asks for no key",
+                    fix=f"export {backend.api_key_env}, or leave api_key_env out if the server asks for no key",
                 )
 
 
-def address(settings: Settings) -> str | None:
+def address_fault(settings: Settings) -> str | None:
     """Why the API cannot listen where it is set to; None where it can."""
     try:
         with closing(listen(settings.host, settings.port)):
@@ -58,5 +58,5 @@ def misspelt(settings: Settings, given: Mapping[str, str]) -> Iterator[Lack]:
         if near := misconfigured.nearest(first.lower(), Settings.model_fields, likeness=LIKENESS):
             yield Lack(
                 setting=name, text="there is no such setting, and it changes nothing",
-                mend=f"{ENV_PREFIX}{near.upper()} is one",
+                fix=f"{ENV_PREFIX}{near.upper()} is one",
             )  # fmt: skip

@@ -57,11 +57,11 @@ class Silence:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def heard(self) -> None:
+    def reset(self) -> None:
         """Something was heard just now."""
         self.seconds = 0.0
 
-    def pass_(self, seconds: float) -> float:
+    def advance(self, seconds: float) -> float:
         """Time has passed since the last look; gives the length of the silence."""
         self.seconds += min(seconds, STEP_SECONDS_MAX)
         return self.seconds
@@ -89,7 +89,7 @@ class Watch:
                 continue
             before, silence = self._seen.get(symptom, (None, Silence()))
             if before == mark:
-                silence.pass_(seconds)
+                silence.advance(seconds)
             else:
                 silence = Silence()
             seen[symptom] = mark, silence
@@ -123,7 +123,7 @@ class LoopGuard:
 
     def beat(self) -> None:
         """The loop turns; called on it."""
-        self._silence.heard()
+        self._silence.reset()
 
     def stop(self) -> None:
         """Listen no more."""
@@ -131,6 +131,6 @@ class LoopGuard:
 
     def _run(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
-            if self._silence.pass_(LOOK_SECONDS) >= self._seconds_max:
+            if self._silence.advance(LOOK_SECONDS) >= self._seconds_max:
                 self._give_up()
                 return

@@ -9,8 +9,9 @@ from typing import Final
 
 from tidemill.configuration.security import Kafka
 from tidemill.configuration.settings import Settings, SettingsError
+from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.follower import Follower
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.ports import Clock, Sender, Store
 from tidemill.sealing.store import SealedStore
@@ -53,9 +54,7 @@ class Keeper:
         self._news = asyncio.Event()
         """Set where a batch is deleted, or gets a key although it is."""
         self.follower = Follower(kafka, topics.SECRETS.name, self._apply)
-        self.vault = Vault(
-            sender, wrapper=wrapper(settings), seals=settings.encrypt_log, caught_up=self.follower.current
-        )
+        self.vault = Vault(sender, wrapper=wrapper(settings), seals=settings.encrypt_log, caught_up=self._catch_up)
 
     async def start(self) -> None:
         """Learn what the log has."""
@@ -70,7 +69,7 @@ class Keeper:
         """A store whose objects of batches are sealed where their batch is."""
         return SealedStore(below, self.vault)
 
-    async def tidy(self, clock: Clock, kept_seconds: Callable[[], float]) -> None:
+    async def destroy_due_keys(self, clock: Clock, kept_seconds: Callable[[], float]) -> None:
         """Destroy keys that are due for it, for as long as the process lives: at once, and those that grow old.
 
         Args:
@@ -79,10 +78,13 @@ class Keeper:
         """
         while True:
             self._news.clear()
-            await retried("destroying keys", lambda: self.vault.tidy(clock() - KEPT * kept_seconds()))
+            await retry("destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * kept_seconds()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):
                     await self._news.wait()
+
+    async def _catch_up(self) -> None:
+        await retry("catching up with the keys", self.follower.catch_up, faults=TRANSIENT)
 
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         self.vault.apply(key, value, offset)

@@ -12,7 +12,7 @@ from tidemill.sealing.cipher import Damaged
 from tidemill.sealing.vault import Vault
 
 
-async def sealed_request(vault: Vault | None, head: RequestHead, value: bytes) -> tuple[RequestHead, bytes]:
+async def seal_request(vault: Vault | None, head: RequestHead, value: bytes) -> tuple[RequestHead, bytes]:
     """A record of `requests` as it goes to the log.
 
     Raises:
@@ -20,14 +20,14 @@ async def sealed_request(vault: Vault | None, head: RequestHead, value: bytes) -
         OSError: Its key cannot be had.
     """
     if vault is None or head.ref is not None or (
-        cipher := await vault.sealing(head.batch_id, head.project)
+        cipher := await vault.sealing_cipher(head.batch_id, head.project)
     ) is None:  # fmt: skip
         return head, value
     head = replace(head, seal=Seal(key_id=cipher.key_id, lines=value.count(b"\n") + 1))
     return head, cipher.seal(value, _request_place(head))
 
 
-async def opened_request(vault: Vault | None, head: RequestHead, value: bytes) -> bytes:
+async def open_request(vault: Vault | None, head: RequestHead, value: bytes) -> bytes:
     """The lines of a record of `requests`.
 
     Raises:
@@ -46,7 +46,7 @@ async def opened_request(vault: Vault | None, head: RequestHead, value: bytes) -
         raise DecodeError(f"it is sealed, and {error}") from error
 
 
-async def sealed_outcome(
+async def seal_outcome(
     vault: Vault | None, batch_id: str, value: bytes, headers: Headers
 ) -> tuple[bytes, Headers]:
     """A record of `outcomes` with lines as it goes to the log: value and headers.
@@ -55,13 +55,13 @@ async def sealed_outcome(
         NoKey: The batch is deleted.
         OSError: Its key cannot be had.
     """
-    if vault is None or not value or (cipher := await vault.sealing(batch_id)) is None:
+    if vault is None or not value or (cipher := await vault.sealing_cipher(batch_id)) is None:
         return value, headers
     sealed = cipher.seal(value, _outcome_place(headers))
     return sealed, [*headers, (codec.KEY, cipher.key_id.encode())]
 
 
-async def opened_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[Headers, bytes]:
+async def open_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[Headers, bytes]:
     """Any record of `outcomes`, its lines opened if they are sealed: headers and value.
 
     Raises:

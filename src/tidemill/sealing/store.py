@@ -34,7 +34,7 @@ class SealedStore:
         if (batch_id := _batch(key)) is None:
             return await self._below.write(key, chunks)
         try:
-            cipher = await self._vault.sealing(batch_id)
+            cipher = await self._vault.sealing_cipher(batch_id)
         except NoKey:
             # A batch that is deleted meanwhile: whoever writes here is late, and nobody reads it.
             return 0

@@ -98,7 +98,7 @@ class Vault:
         if self._caught_up is not None:
             await self._caught_up()
 
-    async def sealing(self, batch_id: str, project: str | None = None) -> Cipher | None:
+    async def sealing_cipher(self, batch_id: str, project: str | None = None) -> Cipher | None:
         """What the batch's bytes are sealed with; None where they stay as they are.
 
         Args:
@@ -122,7 +122,7 @@ class Vault:
             if not self._secrets.of(batch_id):
                 await self._make(batch_id, project)
         self._making.pop(batch_id, None)
-        return await self.sealing(batch_id)
+        return await self.sealing_cipher(batch_id)
 
     async def cipher(self, batch_id: str, key_id: str) -> Cipher:
         """What was sealed with a key of a batch is opened with this.
@@ -155,7 +155,7 @@ class Vault:
         for key_id in list(self._secrets.of(batch_id)):
             await self._drop(_place(batch_id, key_id))
 
-    async def tidy(self, made_before: float) -> None:
+    async def destroy_due_keys(self, made_before: float) -> None:
         """Destroy the keys of deleted batches, and withdraw what is so old that the log has nothing it is about.
 
         Args:

@@ -84,7 +84,7 @@ class FileWrapper:
         return known
 
 
-def make_key_file(path: Path) -> None:
+def create_key_file(path: Path) -> None:
     """Make a file with one random key, for its owner alone; one that is there stays."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)

@@ -54,7 +54,7 @@ class DiskSpace:
         self._unknown: set[str] = set()
         """Disks that could not be asked at the last look; it is logged once, until they can be asked again."""
         self._looking: asyncio.Task[None] | None = None
-        metrics.ask(metrics.DISK_FREE, lambda: dict(self._free))
+        metrics.sample(metrics.DISK_FREE, lambda: dict(self._free))
 
     async def start(self) -> None:
         """Look once, then again and again until `stop`."""

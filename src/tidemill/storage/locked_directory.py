@@ -1,32 +1,64 @@
-"""A folder that one process holds: several processes of one machine keep their state side by side."""
+"""Locks a folder against other processes of the machine; the kernel releases the lock however the process ends."""
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 PROCESSES_MAX: Final = 256
-"""Processes of one stage that may share one data folder."""
+"""Processes of one stage that may share a data folder."""
 LOCK: Final = "lock"
+"""The locked file in the folder; it contains the id of the process."""
+_PID_BYTES_MAX: Final = 32
 
 
-def take(base: Path) -> Path:
-    """Hold the first of `base`, `base-1`, `base-2` … that no other process holds, for as long as this one lives.
+class FolderLocked(OSError):
+    """Another process has locked the folder.
 
-    A process that is started again after its end finds the folder that it had, or one that another has left.
+    Attributes:
+        holder: Its process id; "unknown" if the disk was full.
+    """
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(f"{folder} is locked by process {holder}")
+        self.holder = holder
+
+
+def lock(folder: Path) -> int:
+    """Lock an existing folder; returns the file descriptor that holds the lock until it is closed.
 
     Raises:
-        OSError: It cannot be made, or `PROCESSES_MAX` processes are there already.
+        FolderLocked: Another process has locked it.
+        OSError: The lock file cannot be opened.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, _PID_BYTES_MAX, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise FolderLocked(folder, holder) from error
+    # On a full disk the folder is locked without the process id.
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor
+
+
+def lock_first_free(base: Path) -> Path:
+    """Lock the first of `base`, `base-1`, `base-2` … that no other process holds, until this process ends.
+
+    So several processes keep their state side by side, and a restarted process finds the state that it, or another
+    process, has left.
+
+    Raises:
+        OSError: A folder cannot be created, or `PROCESSES_MAX` processes hold theirs.
     """
     for number in range(PROCESSES_MAX):
         folder = base.with_name(f"{base.name}-{number}") if number else base
         folder.mkdir(parents=True, exist_ok=True)
-        # The descriptor is kept open on purpose: the kernel lets go of the lock however the process ends.
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-        else:
+        with suppress(FolderLocked):
+            lock(folder)
             return folder
-    raise OSError(f"{base}: all of its {PROCESSES_MAX} places are in use")
+    raise OSError(f"{base}: other processes hold all {PROCESSES_MAX} folders")

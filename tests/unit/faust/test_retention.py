@@ -7,7 +7,7 @@ import pytest
 from tidemill.configuration import settings
 from tidemill.configuration.settings import Settings
 from tidemill.faust import retention
-from tidemill.faust.retention_guard import WARN_SECONDS, RetentionGuard
+from tidemill.faust.retention import WARN_SECONDS, RetentionGuard
 from tidemill.results.state import retention_risk
 from tidemill.results.state.reducer import State
 from tidemill.schemas.resources.batch import Batch, Status

@@ -3,7 +3,7 @@
 import pytest
 
 from tidemill.configuration.settings import Settings
-from tidemill.faust import stage_app
+from tidemill.faust import stage_runner
 from tidemill.faust.stage_app import create_app
 
 
@@ -29,5 +29,5 @@ async def test_a_stage_is_asked_to_stop_while_it_starts(tmp_path):
             stopped.append(self)
 
     app.drain = drain
-    await stage_app._leave([app], Stage(), crashed=False)
+    await stage_runner._stop([app], Stage(), has_crashed=False)
     assert (len(stopped), drained) == (1, [])

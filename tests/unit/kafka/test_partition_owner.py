@@ -12,7 +12,7 @@ from tidemill.kafka.partitions import owner as partition_owner
 from tidemill.kafka.partitions.owner import Bounds, PartitionOwners, Record
 
 EVENT = contextvars.ContextVar("event")
-BOUNDS = Bounds(records=3, bytes=100, lines=10, together=2)
+BOUNDS = Bounds(records=3, bytes=100, lines=10, records_per_call=2)
 
 
 class Stage:
@@ -31,7 +31,7 @@ class Stage:
     async def load(self):
         self.calls.append("load")
 
-    async def take(self, records):
+    async def handle(self, records):
         self.groups.append([record.offset for record in records])
         self.events.append(EVENT.get()().place)
         await self.go_on.wait()
@@ -105,7 +105,7 @@ async def test_records_come_in_order_and_are_acknowledged_in_order(world):
     assert world.acked == [("t", 0), ("t", 1), ("u", 0)]
     assert world.owners.oldest() is None
     gc.collect()
-    watching = asyncio.create_task(world.owners.watch())
+    watching = asyncio.create_task(world.owners.run_timers())
     stage.due = True
     await until(lambda: "tick" in stage.calls, "a tick")
     watching.cancel()
@@ -136,7 +136,7 @@ async def test_a_partition_is_left_with_what_is_in_hand(world):
     await world.owners.leave([0, 7])
     assert stage.calls[-2:] == ["leave", "abandon"]
     assert not world.owners.partitions
-    world.owners.assigned([0])
+    world.owners.assign([0])
     assert world.stages[0] is not stage
     assert world.stages[0].calls == ["start"]
 

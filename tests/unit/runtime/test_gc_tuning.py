@@ -20,7 +20,7 @@ def test_what_is_there_is_not_looked_at_again():
     """A full collection has nothing of it before it; what comes later is collected as ever."""
     gc.collect()
     before = len(gc.get_objects())
-    gc_tuning.settle()
+    gc_tuning.freeze_startup_objects()
     assert gc.get_freeze_count() >= before * 0.9
     ring: list[object] = []
     ring.append(ring)
@@ -38,7 +38,7 @@ class Line:
 
 def test_a_backlog_is_not_looked_through_again_and_again():
     """Fifty thousand lines wait, and twice as many come and go; some hundred are in flight and end together."""
-    gc_tuning.settle()
+    gc_tuning.freeze_startup_objects()
     waiting = deque(Line() for _ in range(50_000))
     before = gc.get_stats()[2]["collections"]
     for _ in range(100_000 // 500):

@@ -11,7 +11,7 @@ from support.waiting import until
 
 from tidemill import metrics
 from tidemill.runtime import health
-from tidemill.runtime.health import Health, Unwell
+from tidemill.runtime.health import Health, Unhealthy
 from tidemill.runtime.heartbeat import Heartbeat
 from tidemill.storage.directory import DirectoryStore
 
@@ -20,8 +20,8 @@ async def well():
     """A probe that finds nothing."""
 
 
-def make(*, ill=None, metrics=lambda: (b"tidemill_x 1\n", "text/plain"), **probes):
-    return Health(ill=lambda: ill, probes=probes, metrics=metrics)
+def make(*, fault=None, metrics=lambda: (b"tidemill_x 1\n", "text/plain"), **probes):
+    return Health(fault=lambda: fault, probes=probes, metrics=metrics)
 
 
 async def faults(state, path):
@@ -42,7 +42,7 @@ async def test_what_it_needs_is_away():
         raise ConnectionRefusedError("secret-host:9092")
 
     async def waits():
-        raise Unwell("without an assignment")
+        raise Unhealthy("without an assignment")
 
     state = make(kafka=refused, assignment=waits, store=well)
     assert await faults(state, "/livez") == (200, {})
@@ -52,7 +52,7 @@ async def test_what_it_needs_is_away():
 
 async def test_the_process_itself_is_ill():
     """Then it is neither alive nor ready."""
-    state = make(ill="the loop does not turn", kafka=well)
+    state = make(fault="the loop does not turn", kafka=well)
     for path in ("/livez", "/readyz"):
         assert await faults(state, path) == (503, {"process": "the loop does not turn"})
 
@@ -82,29 +82,29 @@ async def test_becomes_well_again(monkeypatch):
 async def test_a_store_that_cannot_be_written(tmp_path):
     """The probe of a real folder tells."""
     store = DirectoryStore(tmp_path / "store")
-    await health.writable(store, "test")
+    await health.check_store(store, "test")
     (tmp_path / "store").rename(tmp_path / "gone")
     with pytest.raises(OSError, match="No such file"):
-        await health.writable(store, "test")
+        await health.check_store(store, "test")
     await store.close()
 
 
 async def test_an_old_tick_shows():
-    """A pulse that does not beat is told; one that beats is well."""
-    pulse = Heartbeat()
-    beating = asyncio.create_task(pulse.run())
-    await until(lambda: pulse._guard.seconds == 0, "a beat")
-    assert pulse.ill() is None
+    """A heartbeat that does not beat is told; one that beats is well."""
+    heartbeat = Heartbeat()
+    beating = asyncio.create_task(heartbeat.run())
+    await until(lambda: heartbeat._guard.seconds == 0, "a beat")
+    assert heartbeat.fault() is None
     beating.cancel()
-    pulse._ticked_at -= 3600
-    assert "old" in pulse.ill()
+    heartbeat._ticked_at -= 3600
+    assert "old" in heartbeat.fault()
 
 
 async def test_served_over_http():
     """Paths, methods, and what is no HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        async with health.served(make(kafka=well), "127.0.0.1", port):
+        async with health.serve(make(kafka=well), "127.0.0.1", port):
             pass  # a port in use is no reason to end
 
     def get(path, method="GET"):
@@ -116,7 +116,7 @@ async def test_served_over_http():
             with error:
                 return error.code, error.read()
 
-    async with health.served(make(kafka=well), "127.0.0.1", port):
+    async with health.serve(make(kafka=well), "127.0.0.1", port):
         assert await asyncio.to_thread(get, "/livez?x=1") == (200, b'{"status":"ok"}\n')
         assert (await asyncio.to_thread(get, "/readyz"))[0] == 200
         assert await asyncio.to_thread(get, "/metrics") == (200, b"tidemill_x 1\n")

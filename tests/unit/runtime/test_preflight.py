@@ -10,7 +10,7 @@ import pytest
 
 from tidemill.configuration.settings import Settings, SettingsError
 from tidemill.runtime import preflight
-from tidemill.runtime.listening import listen, reachable
+from tidemill.runtime.listening import client_host, listen
 
 SECONDS_MAX = 60
 NOT_OURS = "192.0.2.1"
@@ -70,8 +70,8 @@ def test_what_is_there_is_no_lack():
         "TIDEMILL_MODELS__M__PRICE": "{}",
         "TIDEMILL_OF_MINE": "x",
     }
-    assert not [*preflight.keys(settings, given), *preflight.misspelt(settings, given)]
-    assert preflight.address(settings) is None
+    assert not [*preflight.missing_keys(settings, given), *preflight.misspelt(settings, given)]
+    assert preflight.address_fault(settings) is None
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,6 @@ def test_the_address_that_is_told_answers(host):
     if ":" in host and not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     with listen(host, 0) as listening:
-        told = reachable(host)
-        assert (":" in host) == told.startswith("[")
-        socket.create_connection((told.strip("[]"), listening.getsockname()[1]), timeout=5).close()
+        shown = client_host(host)
+        assert (":" in host) == shown.startswith("[")
+        socket.create_connection((shown.strip("[]"), listening.getsockname()[1]), timeout=5).close()

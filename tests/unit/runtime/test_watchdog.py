@@ -78,10 +78,10 @@ def test_a_process_that_was_stopped_was_not_ill():
 def test_silence():
     """It grows by bounded steps, and ends with a word."""
     silence = Silence()
-    silence.pass_(1.0)
-    assert silence.pass_(3600.0) == 1.0 + STEP_SECONDS_MAX
-    silence.heard()
-    assert silence.pass_(1.0) == 1.0
+    silence.advance(1.0)
+    assert silence.advance(3600.0) == 1.0 + STEP_SECONDS_MAX
+    silence.reset()
+    assert silence.advance(1.0) == 1.0
 
 
 def test_a_blocked_loop_is_given_up(monkeypatch):

@@ -20,10 +20,10 @@ from tidemill.schemas.ports import NotFound
 from tidemill.sealing import store as sealed
 from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged, new_key
 from tidemill.sealing.keeper import wrapper
-from tidemill.sealing.records import opened_outcome, opened_request, sealed_outcome, sealed_request
+from tidemill.sealing.records import open_outcome, open_request, seal_outcome, seal_request
 from tidemill.sealing.store import FRAME_BYTES, SealedStore
 from tidemill.sealing.vault import NoKey, Vault
-from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, make_key_file
+from tidemill.sealing.wrapping import FileWrapper, KeyFileError, KeyUnavailable, create_key_file
 from tidemill.storage.directory import DirectoryStore
 
 A, B = (f"batch_{digit * 32}" for digit in "ab")
@@ -67,7 +67,7 @@ class Topic:
 @pytest.fixture
 def keys(tmp_path):
     """A file with one key."""
-    make_key_file(tmp_path / "keys")
+    create_key_file(tmp_path / "keys")
     return FileWrapper(tmp_path / "keys")
 
 
@@ -97,9 +97,9 @@ def test_no_two_nonces_are_the_same():
 async def test_the_file_of_keys(tmp_path):
     """For its owner alone; a new first line wraps, the old one unwraps; a stranger's file does not."""
     path = tmp_path / "keys"
-    make_key_file(path)
+    create_key_file(path)
     before = path.read_bytes()
-    make_key_file(path)
+    create_key_file(path)
     assert path.read_bytes() == before
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     name, wrapped = await FileWrapper(path).wrap("p", "x", b"k" * 32)
@@ -132,24 +132,24 @@ async def test_a_key_is_on_the_log_before_anything_is_sealed_with_it(keys):
     """A process that opens waits for it; without encryption none is made; a log that is away makes none."""
     topic = Topic()
     writer, reader = topic.vault(keys), topic.vault(keys, seals=False)
-    assert await reader.sealing(A, "p") is None
+    assert await reader.sealing_cipher(A, "p") is None
     topic.is_away = True
     with pytest.raises(LogUnavailable):
-        await writer.sealing(A, "p")
+        await writer.sealing_cipher(A, "p")
     assert not writer.has_key(A)
     topic.is_away = False
-    made = await asyncio.gather(*(writer.sealing(A, "p") for _ in range(5)))
+    made = await asyncio.gather(*(writer.sealing_cipher(A, "p") for _ in range(5)))
     assert len(topic.records) == 1
     blob = made[0].seal(b"x", b"place")
     assert (await reader.cipher(A, made[4].key_id)).open(blob, b"place") == b"x"
-    assert (await reader.sealing(A)).key_id == made[0].key_id
+    assert (await reader.sealing_cipher(A)).key_id == made[0].key_id
     assert CANARY not in topic.records[0][1]
 
 
 async def test_two_processes_may_each_make_a_key(keys):
     """Both are there for whoever reads."""
     topic = Topic()
-    made = [await topic.vault(keys).sealing(A, "p") for _ in range(2)]
+    made = [await topic.vault(keys).sealing_cipher(A, "p") for _ in range(2)]
     reader = topic.vault(keys)
     for cipher in made:
         assert (await reader.cipher(A, cipher.key_id)).open(cipher.seal(b"x", b""), b"") == b"x"
@@ -159,11 +159,11 @@ async def test_a_destroyed_key_is_gone_for_all(keys):
     """Of one batch; also for whoever had it unwrapped, and for who folds the topic anew."""
     topic = Topic()
     writer, reader = topic.vault(keys), topic.vault(keys)
-    cipher, other = await writer.sealing(A, "p"), await writer.sealing(B, "p")
+    cipher, other = await writer.sealing_cipher(A, "p"), await writer.sealing_cipher(B, "p")
     await reader.cipher(A, cipher.key_id)
     await writer.destroy(A)
     assert topic.records[-1] == (f"{A}/{cipher.key_id}", None)
-    await reader.sealing(B)
+    await reader.sealing_cipher(B)
     await reader._caught_up()
     for vault in (writer, reader, topic.vault(keys)):
         with pytest.raises(NoKey):
@@ -175,14 +175,14 @@ async def test_keys_of_a_deleted_batch_are_destroyed_whoever_made_them(keys):
     """Also one that a process makes that has not heard of the deletion; and no batch gets one after it."""
     topic = Topic()
     late, results = topic.vault(keys), topic.vault(keys)
-    cipher = await late.sealing(A, "p")
+    cipher = await late.sealing_cipher(A, "p")
     topic.records.append((A, codec.encode(Erasure(project="p", at=100))))
     topic.records.append((f"{A}/0011223344556677", topic.records[0][1]))
     await results._caught_up()
     with pytest.raises(NoKey):
         await results.cipher(A, cipher.key_id)
     with pytest.raises(NoKey):
-        await results.sealing(A, "p")
+        await results.sealing_cipher(A, "p")
     await results.tidy(made_before=50)
     assert sorted(key for key, value in topic.records if value is None) == sorted(
         f"{A}/{key_id}" for key_id in (cipher.key_id, "0011223344556677")
@@ -196,7 +196,7 @@ async def test_keys_grow_old(keys):
     """Once the log has nothing that they open, they are withdrawn."""
     topic = Topic()
     vault = topic.vault(keys)
-    await vault.sealing(A, "p")
+    await vault.sealing_cipher(A, "p")
     await vault.tidy(made_before=1)
     await vault.tidy(made_before=float("-inf"))
     assert vault.has_key(A)
@@ -208,7 +208,7 @@ async def test_a_round_reads_no_keys_that_are_young(keys, monkeypatch):
     """There is a round for each deletion, and there may be a million keys."""
     vault, read = Topic().vault(keys), []
     for batch_id in (A, B):
-        await vault.sealing(batch_id, "p")
+        await vault.sealing_cipher(batch_id, "p")
     monkeypatch.setattr(
         codec, "decode_secret", lambda value, decode=codec.decode_secret: read.append(1) or decode(value)
     )
@@ -223,7 +223,7 @@ async def test_a_wrapped_key_of_another_batch_is_of_no_use(keys):
     """Who may write the topic cannot give a batch a key that he knows, or another's."""
     topic = Topic()
     vault = topic.vault(keys)
-    cipher = await vault.sealing(A, "p")
+    cipher = await vault.sealing_cipher(A, "p")
     topic.records.append((f"{B}/{cipher.key_id}", topic.records[0][1]))
     topic.records.append((f"{B}/x", b"{"))
     for key_id in (cipher.key_id, "x", "none"):
@@ -240,42 +240,42 @@ async def test_requests_are_sealed_at_their_place(keys):
     """Headers stay readable; a value is found out that is another record's, or cut, or changed."""
     vault = Topic().vault(keys)
     value = b"\n".join([CANARY] * 3)
-    said, blob = await sealed_request(vault, head(), value)
+    said, blob = await seal_request(vault, head(), value)
     said = codec.request_head(codec.request_headers(said))
     assert (said.seal.lines, said.first, CANARY in blob) == (3, 3, False)
-    assert await opened_request(vault, said, blob) == value
-    _, other = await sealed_request(vault, head(first=6), value)
+    assert await open_request(vault, said, blob) == value
+    _, other = await seal_request(vault, head(first=6), value)
     for wrong in (other, blob[:-1], blob[:5], b"", blob[:-1] + bytes([blob[-1] ^ 1])):
         with pytest.raises(DecodeError):
-            await opened_request(vault, said, wrong)
-    assert await sealed_request(None, head(), value) == (head(), value)
+            await open_request(vault, said, wrong)
+    assert await seal_request(None, head(), value) == (head(), value)
     clear = Topic().vault(keys, seals=False)
-    assert await sealed_request(clear, head(), value) == (head(), value)
+    assert await seal_request(clear, head(), value) == (head(), value)
 
 
 async def test_outcomes_are_sealed_with_their_marks(keys):
     """The marks still add up; a value that is another record's is found out."""
     vault = Topic().vault(keys)
-    await vault.sealing(A, "p")
+    await vault.sealing_cipher(A, "p")
     lines = {index: b"%d %b\n" % (index, CANARY) for index in (1, 2)}
     headers = {
         index: lines_headers(A, [LineMark(index, len(text), failed=False)]) for index, text in lines.items()
     }
-    told = {index: await sealed_outcome(vault, A, lines[index], headers[index]) for index in lines}
+    told = {index: await seal_outcome(vault, A, lines[index], headers[index]) for index in lines}
     value, said = told[1]
     assert CANARY not in value
     assert codec.lines_marks(said, len(value))[0] == A
-    opened, text = await opened_outcome(vault, said, value)
+    opened, text = await open_outcome(vault, said, value)
     assert (text, codec.lines_marks(opened, len(text))[1][0].index) == (lines[1], 1)
     for wrong in (told[2][0], value[:-1], value + b"x", b""):
         with pytest.raises(DecodeError):
-            await opened_outcome(vault, said, wrong)
+            await open_outcome(vault, said, wrong)
     with pytest.raises(DecodeError):
         codec.lines_marks(said, len(value) + 1)
-    assert await sealed_outcome(vault, B, lines[1], headers[1]) == (lines[1], headers[1])
+    assert await seal_outcome(vault, B, lines[1], headers[1]) == (lines[1], headers[1])
     await vault.destroy(A)
     with pytest.raises(NoKey):
-        await opened_outcome(vault, said, value)
+        await open_outcome(vault, said, value)
 
 
 async def chunks(content, size):
@@ -299,9 +299,9 @@ def test_any_stretch_of_a_sealed_object_is_read(tmp_path_factory, size, piece, d
 
     async def look():
         folder = tmp_path_factory.mktemp("store")
-        make_key_file(folder / "keys")
+        create_key_file(folder / "keys")
         vault = Topic().vault(FileWrapper(folder / "keys"))
-        await vault.sealing(A, "p")
+        await vault.sealing_cipher(A, "p")
         below = DirectoryStore(folder / "objects")
         store = SealedStore(below, vault)
         assert await store.write(f"parts/{A}/1", chunks(content, piece)) == size
@@ -321,7 +321,7 @@ def test_any_stretch_of_a_sealed_object_is_read(tmp_path_factory, size, piece, d
 async def test_a_sealed_object_that_is_not_as_it_was(tmp_path, keys):
     """Cut at a frame, moved, exchanged, or without its key, it is as one that is not there; others stay clear."""
     vault = Topic().vault(keys)
-    await vault.sealing(A, "p")
+    await vault.sealing_cipher(A, "p")
     below = DirectoryStore(tmp_path / "objects")
     store = SealedStore(below, vault)
     content = os.urandom(FRAME_BYTES) + CANARY + os.urandom(FRAME_BYTES)
@@ -352,16 +352,16 @@ async def test_what_comes_late_for_a_destroyed_key_is_not_in_clear(tmp_path, key
     """A call was in flight when the input of its cancelled batch was deleted."""
     topic, below = Topic(), DirectoryStore(tmp_path / "objects")
     ingest, processors, api = (topic.vault(keys) for _ in range(3))
-    await ingest.sealing(A, "p")
+    await ingest.sealing_cipher(A, "p")
     await processors.catch_up()
     await api.destroy(A)
     await processors.catch_up()
     headers = codec.lines_headers(A, [LineMark(0, len(CANARY), failed=False)])
     with pytest.raises(NoKey):
-        await sealed_outcome(processors, A, CANARY, headers)
+        await seal_outcome(processors, A, CANARY, headers)
     await SealedStore(below, processors).write(f"results-large/{A}/0-x", chunks(CANARY, 99))
     assert [key async for key in below.keys("results-large/")] == []
-    assert await processors.sealing(B) is None
+    assert await processors.sealing_cipher(B) is None
     await below.close()
 
 
@@ -369,7 +369,7 @@ async def test_a_process_that_has_not_heard_of_a_key_joins_what_is_sealed(tmp_pa
     """As the next owner of a stream whose parts another process has written."""
     topic, below = Topic(), DirectoryStore(tmp_path / "objects")
     writer, joiner = topic.vault(keys), topic.vault(keys)
-    await writer.sealing(A, "p")
+    await writer.sealing_cipher(A, "p")
     await SealedStore(below, writer).write(f"intake/{A}/1", chunks(CANARY, 99))
     assert await SealedStore(below, joiner).join("files/in", [f"intake/{A}/1"]) == len(CANARY)
     assert await read(below, "files/in") == CANARY
@@ -379,15 +379,15 @@ async def test_a_process_that_has_not_heard_of_a_key_joins_what_is_sealed(tmp_pa
 async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys):
     """A rebuild tells it from one that is damaged."""
     vault = Topic().vault(keys)
-    await vault.sealing(A, "p")
+    await vault.sealing_cipher(A, "p")
     text = b"line\n"
-    value, headers = await sealed_outcome(
+    value, headers = await seal_outcome(
         vault, A, text, [(codec.KIND, codec.LINES), *lines_headers(A, [LineMark(0, len(text), failed=False)])[1:]]
     )
     store = DirectoryStore(tmp_path / "objects")
     gathering = PartRecovery(A, 1, store=store)
     await gathering.take(headers, value)
     assert (gathering.missing, gathering.unreadable, gathering.destroyed) == (1, 1, 1)
-    await gathering.take(*await opened_outcome(vault, headers, value))
+    await gathering.take(*await open_outcome(vault, headers, value))
     assert gathering.missing == 0
     await store.close()

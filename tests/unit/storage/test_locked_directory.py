@@ -1,26 +1,26 @@
-"""Several processes of a stage may share a data folder: each has a folder of its own, and finds it again."""
+"""Several processes of a stage share a data folder: each locks a folder of its own in it."""
 
 import subprocess
 import sys
 
 from tidemill.storage import locked_directory
 
-TAKES = """
+LOCKS = """
 import sys
 from pathlib import Path
-from tidemill.storage.locked_directory import take
-print(take(Path(sys.argv[1])).name)
+from tidemill.storage.locked_directory import lock_first_free
+print(lock_first_free(Path(sys.argv[1])).name)
 """
 SECONDS_MAX = 60
 
 
-def test_each_process_has_its_own(tmp_path):
-    """The first gets the plain name; what a process had is free once it has ended, however it ended."""
+def test_each_process_locks_a_folder_of_its_own(tmp_path):
+    """The first one has no number; the end of a process frees its folder."""
     base = tmp_path / "state" / "results"
-    assert locked_directory.take(base) == base
+    assert locked_directory.lock_first_free(base) == base
     for _ in range(2):
         other = subprocess.run(
-            [sys.executable, "-c", TAKES, str(base)],
+            [sys.executable, "-c", LOCKS, str(base)],
             capture_output=True,
             check=True,
             text=True,

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from tidemill import metrics
 from tidemill.kafka.connection import TRANSIENT
-from tidemill.retrying import retried
+from tidemill.retrying import retry
 from tidemill.schemas.bounds import TEXT_CHARS_MAX
 from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -102,7 +102,7 @@ async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: 
         headers = [*headers, (dead_letters.CUT, b"%d" % len(value))]
         value = None
     send = functools.partial(sender.send, topics.DEAD.name, source, value, headers=headers)
-    await retried("sending a dead letter", send)
+    await retry("sending a dead letter", send)
     metrics.DEAD_LETTERS.labels(stage).inc()
     log.warning("%s could not handle %s: %s", stage, source, reason)
 

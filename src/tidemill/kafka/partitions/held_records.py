@@ -65,7 +65,7 @@ class HeldRecords:
         """Whether work on a batch is held."""
         return batch_id in self._waiting
 
-    async def take(self, batch_id: str | None, work: Work, size: int) -> None:
+    async def run_or_hold(self, batch_id: str | None, work: Work, size: int) -> None:
         """Do work, or hold it.
 
         Args:
@@ -83,16 +83,16 @@ class HeldRecords:
                 self._put_off(batch_id, error)
         else:
             self._put(batch_id, work, size)
-        await self.again()
+        await self.retry_due()
         await self.wait_while(lambda: self._records > RECORDS_MAX or self._bytes > BYTES_MAX)
 
     async def wait_while(self, is_full: Callable[[], bool]) -> None:
         """Have the partition wait for held work, as long as a bound is reached."""
         while self._waiting and is_full():
             await asyncio.sleep(max(0.0, self.due_in or 0.0))
-            await self.again()
+            await self.retry_due()
 
-    async def again(self) -> None:
+    async def retry_due(self) -> None:
         """Try those whose time has come."""
         now = self._monotonic()
         for batch_id in [batch_id for batch_id, waiting in self._waiting.items() if waiting.again_at <= now]:

@@ -59,7 +59,7 @@ class Partition(Protocol):
         """Take over what the previous owner left; called once, before all else."""
         ...
 
-    async def take(self, records: list[Record]) -> None:
+    async def handle(self, records: list[Record]) -> None:
         """Handle records, in their order."""
         ...
 
@@ -87,7 +87,7 @@ class Bounds:
     records: int
     bytes: int
     lines: int | None = None
-    together: int
+    records_per_call: int
     """Records that the stage is handed at once."""
 
 
@@ -139,7 +139,7 @@ class PartitionOwner:
         while not self.is_leaving:
             self._news.clear()
             if self._waiting:
-                await self.partition.take(self._next())
+                await self.partition.handle(self._next())
             if self._is_woken:
                 self._is_woken = False
                 await self.partition.tick()
@@ -164,7 +164,7 @@ class PartitionOwner:
 
     def _next(self) -> list[Record]:
         taken: list[Record] = []
-        while self._waiting and len(taken) < self._bounds.together:
+        while self._waiting and len(taken) < self._bounds.records_per_call:
             record, lines = self._waiting.popleft()
             self._bytes -= len(record.value or b"")
             self._lines -= lines
@@ -209,7 +209,7 @@ class PartitionOwners:
         times = [owner.oldest for owner in self._owners.values()]
         return min((time for time in times if time is not None), default=None)
 
-    def assigned(self, numbers: Iterable[int]) -> None:
+    def assign(self, numbers: Iterable[int]) -> None:
         """Own these partitions, and begin to work on them."""
         for number in numbers:
             self._owner(number).partition.start()
@@ -222,7 +222,7 @@ class PartitionOwners:
             owner.task = self._start(self._run(owner))
         await owner.put(record, acknowledge)
 
-    async def watch(self) -> None:
+    async def run_timers(self) -> None:
         """Wake owners that have something to do; never returns."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)

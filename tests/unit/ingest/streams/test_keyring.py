@@ -144,7 +144,7 @@ async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
         looks.append(1)
         ring.fold("key_1", MADE, 0)
 
-    ring.abreast = abreast
+    ring.catch_up = abreast
     strangers = [access.new_secret() for _ in range(GROUP_RECORDS_MAX - 1)]
     await ring.learn([*strangers, SECRET])
     assert await ring.project(SECRET, "s", None) == "p"
@@ -157,13 +157,13 @@ async def test_keys_that_nobody_knows_are_looked_for_at_once(ring):
 async def test_a_log_that_does_not_answer_holds_nothing_up_for_long(ring, monkeypatch):
     """The keys are not known then; one that comes later is."""
     monkeypatch.setattr(keyring, "HEARD_SECONDS_MAX", 0.01)
-    ring.abreast = asyncio.Event().wait
+    ring.catch_up = asyncio.Event().wait
     assert "not known" in await refused(ring, SECRET)
 
     async def away():
         raise LogUnavailable
 
-    ring.abreast = away
+    ring.catch_up = away
     assert "not known" in await refused(ring, access.new_secret())
     ring.fold("key_1", MADE, 0)
     assert await ring.project(SECRET, "s", None) == "p"

@@ -1,0 +1,174 @@
+"""Runs the process of a stage: topics, health endpoints, heartbeat, apps, and a bounded stop on a signal."""
+
+import asyncio
+import functools
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import uvloop
+from faust.exceptions import ConsumerNotStarted
+
+from tidemill import metrics
+from tidemill.configuration.security import Cluster
+from tidemill.configuration.settings import Settings
+from tidemill.faust.monitored_apps import MonitoredApps
+from tidemill.faust.stage_app import StageApp
+from tidemill.kafka.admin import TopicError, ensure_topics, kept_seconds
+from tidemill.kafka.connection import check_broker
+from tidemill.runtime import gc_tuning, health, log_dedup, notify
+from tidemill.runtime.heartbeat import Heartbeat
+from tidemill.schemas.ports import Store
+
+log = logging.getLogger("tidemill.stage")
+
+STOP_SECONDS_MAX = 9.0
+"""The process exits after this time even if its stage has not stopped."""
+
+
+class Stage(Protocol):
+    """A stage, as its process runs it."""
+
+    @property
+    def store(self) -> Store:
+        """The object store; valid after `start`."""
+        ...
+
+    async def start(self) -> Sequence[StageApp]:
+        """Connect to the log and the store; returns the apps to run."""
+        ...
+
+    async def stop(self) -> None:
+        """Disconnect; the apps have stopped."""
+        ...
+
+
+def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage]) -> None:
+    """Run a stage until SIGTERM or SIGINT; create missing topics first.
+
+    Args:
+        settings: All settings.
+        role: The stage's name.
+        make: Makes the stage from the settings, with the actual number of partitions, and Kafka's address; called
+            on the event loop.
+
+    Raises:
+        SystemExit: An app crashed, and its traceback is in the log; or the settings name no broker.
+    """
+    if settings.kafka is None:
+        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("faust", "mode", "aiokafka", StageApp.__module__):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    log_dedup.install()
+    monitored = MonitoredApps()
+    heartbeat = Heartbeat(monitored.look)
+    with heartbeat.guarded(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        has_crashed = runner.run(_run(settings, role, make, monitored, heartbeat))
+    if has_crashed:
+        raise SystemExit(1)
+
+
+async def _run(
+    settings: Settings,
+    role: str,
+    make: Callable[[Settings, Cluster], Stage],
+    monitored: MonitoredApps,
+    heartbeat: Heartbeat,
+) -> bool:
+    """Run the stage; returns whether it crashed."""
+    stop_requested = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_requested.set)
+    beating = loop.create_task(heartbeat.run())
+    stage = make(await _with_topics(settings, role), settings.cluster)
+    state = health.Health(
+        fault=heartbeat.fault,
+        probes={
+            "kafka": functools.partial(check_broker, settings.cluster),
+            "store": lambda: health.check_store(stage.store, role),
+            "assignment": monitored.check_assigned,
+        },
+        metrics=metrics.text,
+    )
+    async with health.serve(state, settings.health_host, settings.health_port):
+        apps = await stage.start()
+        monitored.add(apps)
+        ask = functools.partial(kept_seconds, settings.cluster, settings.models)
+        guarding = loop.create_task(monitored.guard_retention(ask))
+        try:
+            return await _run_apps(stage, apps, stop_requested, beating)
+        finally:
+            guarding.cancel()
+
+
+async def _with_topics(settings: Settings, role: str) -> Settings:
+    """Create missing topics; returns the settings with the number of partitions that the topics have."""
+    try:
+        partitions = await ensure_topics(settings, settings.cluster, role=role)
+    except TopicError as error:
+        raise SystemExit(str(error)) from error
+    return settings.model_copy(update={"partitions": partitions})
+
+
+async def _run_apps(
+    stage: Stage, apps: Sequence[StageApp], stop_requested: asyncio.Event, beating: "asyncio.Task[None]"
+) -> bool:
+    """Run the apps until a stop is requested or something crashes; returns whether it crashed."""
+    tasks = {asyncio.ensure_future(stop_requested.wait()), asyncio.ensure_future(_serve(apps)), beating}
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        if (error := task.exception()) is not None:
+            log.error("the stage crashed", exc_info=error)
+    has_crashed = not stop_requested.is_set()
+    try:
+        async with asyncio.timeout(STOP_SECONDS_MAX):
+            await _stop(apps, stage, has_crashed=has_crashed)
+    except TimeoutError:
+        log.warning("the stage has not stopped after %s s", STOP_SECONDS_MAX)
+    for task in tasks:
+        task.cancel()
+    return has_crashed
+
+
+async def _serve(apps: Sequence[StageApp]) -> None:
+    """Start the apps, report when all are ready, and return or raise once one of them has crashed."""
+    assigned = [_first_assignment(app) for app in apps]
+    await asyncio.gather(*(app.start() for app in apps))
+    crashes = [asyncio.ensure_future(app._crashed.wait()) for app in apps]  # noqa: SLF001  not public
+    ready = asyncio.gather(*assigned)
+    await asyncio.wait([*crashes, ready], return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        gc_tuning.freeze_startup_objects()
+        notify.ready(beats=True)
+        log.info("ready")
+        await asyncio.wait(crashes, return_when=asyncio.FIRST_COMPLETED)
+    for app in apps:
+        if app._crash_reason is not None:  # noqa: SLF001
+            raise app._crash_reason  # noqa: SLF001
+
+
+async def _stop(apps: Sequence[StageApp], stage: Stage, *, has_crashed: bool) -> None:
+    for app in apps:
+        # An app that is still starting has no consumer yet.
+        with suppress(ConsumerNotStarted):
+            if app.drain is not None and not has_crashed:
+                await app.drain(set(app.consumer.assignment()))
+                await app.consumer.commit()
+    await asyncio.gather(*(app.stop() for app in apps), return_exceptions=True)
+    await stage.stop()
+
+
+def _first_assignment(app: StageApp) -> "asyncio.Future[None]":
+    """Done at the app's first assignment, with its tables recovered."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def first(*_: Any, **__: Any) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    app.on_partitions_assigned.connect(first, weak=False)
+    return future

@@ -1,0 +1,111 @@
+"""Faust's tables: one that waits for its changelog, and one partition's share of it."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import faust
+
+from tidemill.kafka.producer import too_large
+from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
+from tidemill.schemas.ports import RecordTooLarge
+
+
+class DeliveredTable(faust.Table):  # type: ignore[misc]  # Faust is untyped here
+    """A table that can wait until the broker has its changelog records.
+
+    A flush of Faust's producer may return before it has sent everything, so the table keeps their futures.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._undelivered: list[asyncio.Future[Any]] = []
+
+    def send_changelog(self, partition: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send as Faust does, and keep the future.
+
+        Raises:
+            RecordTooLarge: Neither the changelog nor the table has the row.
+        """
+        if len(key) + len(value or b"") + RECORD_BYTES_EXTRA > RECORD_BYTES_MAX:
+            raise too_large(self.changelog_topic.get_topic_name(), key, value)
+        future = super().send_changelog(partition, key, value, *args, **kwargs)
+        self._undelivered.append(future)
+        return future
+
+    def _on_changelog_sent(self, fut: Any) -> None:
+        """Advance the offset up to which the local table has its changelog, but not past rows of other processes.
+
+        Faust stores the offset of its own last record. A successor may have written before that record, while this
+        process was cut off from its group; this process would then never read the successor's rows.
+        """
+        record = fut.result()
+        known = self.data.persisted_offset(record.topic_partition)
+        if record.offset == (-1 if known is None else known) + 1:
+            super()._on_changelog_sent(fut)
+
+    async def delivered(self) -> None:
+        """Wait until the broker has every change made so far; raises the broker's error for one."""
+        pending, self._undelivered = self._undelivered, []
+        for future in pending:
+            await future
+
+
+class PartitionTable:
+    """See `owned_table.Table`: Faust writes to the partition of the current event, but its reads search all."""
+
+    def __init__(self, table: DeliveredTable, number: int) -> None:
+        self._table = table
+        self._number = number
+
+    def get(self, key: bytes) -> bytes | None:
+        """See `owned_table.Table`."""
+        with _disk_errors():
+            value: bytes | None = self._database.get(key)
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """See `owned_table.Table`."""
+        with _disk_errors():
+            self._table[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """See `owned_table.Table`."""
+        with _disk_errors():
+            del self._table[key]
+
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """See `owned_table.Table`."""
+        with _disk_errors():
+            place = self._database.iter()
+            place.seek(max(prefix, after))
+            while place.valid() and (key := place.key()).startswith(prefix):
+                yield key, place.value()
+                place.next()
+
+    async def delivered(self) -> None:
+        """See `owned_table.Table`."""
+        await self._table.delivered()
+
+    @property
+    def _database(self) -> Any:
+        return self._table.data._db_for_partition(self._number)  # noqa: SLF001  not public
+
+
+def declare_table(app: faust.App, name: str, partitions: int, *, cache_bytes: int) -> Any:
+    """Declare a table of bytes; RocksDB takes `cache_bytes` for reads and half as much for writes."""
+    # Faust removes options from the mapping, so each table gets its own.
+    options = {"block_cache_size": cache_bytes, "write_buffer_size": cache_bytes // 2, "max_open_files": 256}
+    return app.Table(name, partitions=partitions, key_type=bytes, value_type=bytes, options=options)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raise the local database's errors as `OSError`: a full disk says nothing against a record."""
+    try:
+        yield
+    except (RecordTooLarge, OSError):
+        raise
+    except Exception as error:
+        raise OSError(f"the table failed: {type(error).__name__}: {error}") from error
