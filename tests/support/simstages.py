@@ -361,5 +361,5 @@ class ResultsProcess(Base):
     async def _tidy(self) -> None:
         while True:
             await self._catch_up()
-            await self.vault.tidy(float("-inf"))
+            await self.vault.destroy_due_keys(float("-inf"))
             await self.log.growth()

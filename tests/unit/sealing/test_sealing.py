@@ -183,12 +183,12 @@ async def test_keys_of_a_deleted_batch_are_destroyed_whoever_made_them(keys):
         await results.cipher(A, cipher.key_id)
     with pytest.raises(NoKey):
         await results.sealing_cipher(A, "p")
-    await results.tidy(made_before=50)
+    await results.destroy_due_keys(made_before=50)
     assert sorted(key for key, value in topic.records if value is None) == sorted(
         f"{A}/{key_id}" for key_id in (cipher.key_id, "0011223344556677")
     )
     assert results.is_erased(A)
-    await results.tidy(made_before=200)
+    await results.destroy_due_keys(made_before=200)
     assert (topic.records[-1], results.is_erased(A)) == ((A, None), False)
 
 
@@ -197,10 +197,10 @@ async def test_keys_grow_old(keys):
     topic = Topic()
     vault = topic.vault(keys)
     await vault.sealing_cipher(A, "p")
-    await vault.tidy(made_before=1)
-    await vault.tidy(made_before=float("-inf"))
+    await vault.destroy_due_keys(made_before=1)
+    await vault.destroy_due_keys(made_before=float("-inf"))
     assert vault.has_key(A)
-    await vault.tidy(made_before=2e9 * 10)
+    await vault.destroy_due_keys(made_before=2e9 * 10)
     assert not vault.has_key(A)
 
 
@@ -212,9 +212,9 @@ async def test_a_round_reads_no_keys_that_are_young(keys, monkeypatch):
     monkeypatch.setattr(
         codec, "decode_secret", lambda value, decode=codec.decode_secret: read.append(1) or decode(value)
     )
-    await vault.tidy(0.0)
+    await vault.destroy_due_keys(0.0)
     assert len(read) == 1
-    await vault.tidy(float("inf"))
+    await vault.destroy_due_keys(float("inf"))
     assert not vault.has_key(A)
     assert not vault.has_key(B)
 
