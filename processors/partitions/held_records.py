@@ -111,8 +111,8 @@ class LockedRecords:
             self._news.clear()
             for batch_id in list(self._batches):
                 if batch_id not in self._held:
-                    await self._held.take(batch_id, partial(self._open, batch_id), 0)
-            await self._held.again()
+                    await self._held.run_or_hold(batch_id, partial(self._open, batch_id), 0)
+            await self._held.retry_due()
             notes, self._notes = self._notes, []
             for batch_id, why in notes:
                 if batch_id not in self._closed:
