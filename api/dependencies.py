@@ -24,10 +24,10 @@ from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import Lines
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.ports import Clock, History, Sender, Store
 from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.error import ApiError
-from tidemill.schemas.signing import Signer
 from tidemill.sealing.vault import Vault
 from tidemill.storage.disk_space import DiskSpace
 

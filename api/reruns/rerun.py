@@ -30,10 +30,10 @@ from tidemill.schemas import ids
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import FileRecord, InputRef
-from tidemill.schemas.log.part import file_kind
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Status
 from tidemill.schemas.resources.error import ApiError
+from tidemill.schemas.resources.file import file_kind
 
 LOOK_LINES: Final = 1_000
 """Lines of an error file that are read at a time."""

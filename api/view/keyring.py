@@ -5,7 +5,7 @@ from tidemill.api.requests.paging import Row
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import KeyRecord
-from tidemill.schemas.signing import Verifier
+from tidemill.schemas.log.signing import Verifier
 
 
 class Keyring(keys.Keyring):

@@ -11,16 +11,9 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.schemas.log.part import (
-    HEAD_BYTES,
-    Index,
-    file_kind,
-    index_bytes,
-    index_key,
-    parse_index,
-    part_prefix,
-)
+from tidemill.schemas.log.part import HEAD_BYTES, Index, index_bytes, index_key, parse_index, part_prefix
 from tidemill.schemas.ports import Store
+from tidemill.schemas.resources.file import file_kind
 
 INDICES_MAX: Final = 256
 """Indices in the cache; that of 50,000 lines takes 1.2 MB."""

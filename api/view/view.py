@@ -26,10 +26,10 @@ from tidemill.api.view.quotas import Quotas
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
+from tidemill.schemas.log.signing import Verifier
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.file import File
-from tidemill.schemas.signing import Verifier
 
 DELETED_SECONDS_MAX = 86_400
 """How long the row of a deleted file still serves as a cursor, for clients that delete while paging."""

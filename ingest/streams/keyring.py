@@ -13,10 +13,10 @@ from tidemill.schemas.log import producer_token
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.producer_token import Claims, TokenError
+from tidemill.schemas.log.signing import Verifier
 from tidemill.schemas.ports import Clock
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
-from tidemill.schemas.signing import Verifier
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Compacted
-from tidemill.schemas.log.part import PartRef, file_key, file_kind, index_key, part_key
+from tidemill.schemas.log.part import PartRef, file_key, index_key, part_key
 from tidemill.schemas.ports import Clock, Store
 from tidemill.schemas.resources.batch import (
     Cut,
@@ -39,6 +39,7 @@ from tidemill.schemas.resources.batch import (
     Usage,
 )
 from tidemill.schemas.resources.bill import bill
+from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import told
 
 T = TypeVar("T")

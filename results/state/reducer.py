@@ -23,7 +23,7 @@ from tidemill.schemas.log.messages import (
     Rejected,
     Sealed,
 )
-from tidemill.schemas.log.part import PartRef, file_kind
+from tidemill.schemas.log.part import PartRef
 from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.resources.batch import (
     Batch,
@@ -36,6 +36,7 @@ from tidemill.schemas.resources.batch import (
     Status,
 )
 from tidemill.schemas.resources.bill import day_of
+from tidemill.schemas.resources.file import file_kind
 
 _Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
 

@@ -15,6 +15,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from tidemill.schemas.bounds import Id, Number
+from tidemill.schemas.resources.file import file_kind
 
 _HEAD: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"TMP1"
@@ -123,17 +124,6 @@ def index_key(key: str) -> str:
 def indexed_key(key: str) -> str:
     """Where the finished file lies whose columns are there."""
     return FILES_PREFIX + key.removeprefix(INDICES_PREFIX)
-
-
-def file_kind(*, failed: bool, number: int | None = None) -> str:
-    """Which of a batch's files: `errors`, `output`, or `output-00001` and so on.
-
-    Args:
-        failed: Whether its lines failed.
-        number: Counts numbered files from 1; None where there is one file.
-    """
-    kind = "errors" if failed else "output"
-    return kind if number is None else f"{kind}-{number:05d}"
 
 
 def file_key(file_id: str, writer: str = "") -> str:

@@ -1,7 +1,7 @@
 """Tokens of direct producers: signed by the api, good for one stream of one project, for a short time.
 
-A token is a JWT (RFC 7519) in the form of `schemas/signing.py`. Its claims: `sub` the stream, `project`, `key` the
-id of the API key that it was made with, `iat` and `exp` in Unix seconds.
+A token is a JWT (RFC 7519) in the form of `schemas/log/signing.py`. Its claims: `sub` the stream, `project`, `key`
+the id of the API key that it was made with, `iat` and `exp` in Unix seconds.
 """
 
 from typing import Annotated, Final, Literal
@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tidemill.schemas.log import intake
+from tidemill.schemas.log.signing import PRODUCER, SignatureError, Signer, Verifier
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import PRODUCER, SignatureError, Signer, Verifier
 
 AUDIENCE: Final = "tidemill.intake"
 ISSUER: Final = "tidemill"

@@ -27,8 +27,8 @@ from tidemill.schemas.bounds import (
     Time,
     Word,
 )
-from tidemill.schemas.log.part import file_kind
 from tidemill.schemas.resources.bill import Cost
+from tidemill.schemas.resources.file import file_kind
 from tidemill.schemas.resources.waiting import Waits
 
 _WINDOW = re.compile(r"([1-9]\d{0,5})([smhd])\Z")

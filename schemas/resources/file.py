@@ -32,3 +32,14 @@ class File(BaseModel):
 def cost_bytes(size: int) -> int:
     """What an object of so many bytes counts against a project's limit."""
     return size + OBJECT_BYTES
+
+
+def file_kind(*, failed: bool, number: int | None = None) -> str:
+    """Which of a batch's files: `errors`, `output`, or `output-00001` and so on.
+
+    Args:
+        failed: Whether its lines failed.
+        number: Counts numbered files from 1; None where there is one file.
+    """
+    kind = "errors" if failed else "output"
+    return kind if number is None else f"{kind}-{number:05d}"

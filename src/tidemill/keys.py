@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 
 from tidemill import metrics
 from tidemill.schemas.log.messages import KeyRecord
-from tidemill.schemas.signing import SignatureError, Verifier
+from tidemill.schemas.log.signing import SignatureError, Verifier
 
 log = logging.getLogger(__name__)
 

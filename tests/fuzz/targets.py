@@ -30,7 +30,7 @@ from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.part import PartError
 from tidemill.schemas.log.producer_token import TokenError
-from tidemill.schemas.signing import SignatureError, Signer, Verifier
+from tidemill.schemas.log.signing import SignatureError, Signer, Verifier
 
 BOUNDARY = "x" * 8
 MODELS = {"m": ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")}

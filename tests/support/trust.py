@@ -1,6 +1,6 @@
 """The signing key of the tests: one for a run, so that what one process signs another one trusts."""
 
-from tidemill.schemas.signing import Signer, Verifier
+from tidemill.schemas.log.signing import Signer, Verifier
 
 SIGNER = Signer.made()
 VERIFIER = Verifier([SIGNER.public])

@@ -83,7 +83,7 @@ def make() -> None:
 @app.command("init")
 def init() -> None:
     """Generate a signing key pair as environment variables, offline."""
-    from tidemill.schemas.signing import Signer
+    from tidemill.schemas.log.signing import Signer
 
     made = Signer.made()
     typer.echo(f"TIDEMILL_SIGNING_KEY={made.text}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tidemill.configuration.settings import Settings, SettingsError
-from tidemill.schemas.signing import KeyTextError, Signer, Verifier
+from tidemill.schemas.log.signing import KeyTextError, Signer, Verifier
 
 FILE_BYTES_MAX = 4096
 KEPT = "signing_key"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.configuration import signing_keys
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import Signer
 from tidemill.storage import ownership
 from tidemill.storage.locked_directory import FolderLocked, lock
 

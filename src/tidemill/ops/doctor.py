@@ -23,9 +23,9 @@ from tidemill.ops.findings import Finding
 from tidemill.runtime import preflight, run_file
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
+from tidemill.schemas.log.signing import SignatureError
 from tidemill.schemas.ports import Store
 from tidemill.schemas.resources.waiting import Waits
-from tidemill.schemas.signing import SignatureError
 from tidemill.storage.address import open_store
 
 CHECK_SECONDS_MAX: Final = 20.0

@@ -21,7 +21,8 @@ from tidemill.schemas import ids
 from tidemill.schemas.bounds import OUTPUTS_MAX
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
-from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, file_kind, index_key
+from tidemill.schemas.log.part import LARGE_PREFIX, PARTS_PREFIX, file_key, index_key
+from tidemill.schemas.resources.file import file_kind
 from tidemill.sealing.records import open_outcome, open_request
 from tidemill.sealing.vault import NoKey, Vault
 from tidemill.storage.address import open_store

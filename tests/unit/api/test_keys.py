@@ -16,8 +16,8 @@ from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import Origin, View
 from tidemill.schemas.log import codec, producer_token, topics
 from tidemill.schemas.log.messages import KeyRecord
+from tidemill.schemas.log.signing import KEY_RECORD, Signer, Verifier
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import KEY_RECORD, Signer, Verifier
 
 MADE = {"name": "ci", "project": "team", "role": "write"}
 

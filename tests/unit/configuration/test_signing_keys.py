@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 from tidemill.__main__ import app
 from tidemill.configuration import signing_keys
 from tidemill.configuration.settings import SECRETS, Settings, SettingsError, load
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import Signer
 
 ONE, OTHER = Signer.made(), Signer.made()
 

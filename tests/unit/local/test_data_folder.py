@@ -9,8 +9,8 @@ import pytest
 
 from tidemill.local import data_folder
 from tidemill.local.data_folder import FolderError
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import Signer
 
 HOLDER = """
 import sys

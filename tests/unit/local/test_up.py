@@ -9,8 +9,8 @@ from tidemill.cli.invocation import operator_settings
 from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder, demo
 from tidemill.local.up import WRONG, Up, main
+from tidemill.schemas.log.signing import Signer
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import Signer
 
 SET = "sk-set-by-the-operator-0123456789"
 

@@ -10,8 +10,9 @@ from tidemill.results.files.merge import Sums, merged
 from tidemill.results.files.output_splitter import OutputSplitter
 from tidemill.results.state.active_batch import PartBuffer
 from tidemill.schemas.log.codec import LineMark
-from tidemill.schemas.log.part import file_kind, index_key, part_key
+from tidemill.schemas.log.part import index_key, part_key
 from tidemill.schemas.resources.batch import Cut
+from tidemill.schemas.resources.file import file_kind
 from tidemill.storage.directory import DirectoryStore
 
 BATCH = "batch_" + "1" * 32

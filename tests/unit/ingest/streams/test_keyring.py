@@ -16,9 +16,9 @@ from tidemill.schemas.log import codec, producer_token
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.producer_token import Claims
+from tidemill.schemas.log.signing import Signer, Verifier
 from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import ApiKey
-from tidemill.schemas.signing import Signer, Verifier
 
 NOW = 1_800_000_000
 SIGNER, STRANGER = Signer.made(), Signer.made()

@@ -12,8 +12,8 @@ from tidemill.schemas.log.producer_token import (
     Claims,
     TokenError,
 )
+from tidemill.schemas.log.signing import KEY_RECORD, PRODUCER, Signer, Verifier
 from tidemill.schemas.resources import access
-from tidemill.schemas.signing import KEY_RECORD, PRODUCER, Signer, Verifier
 
 SIGNER = Signer.made()
 VERIFIER = Verifier([SIGNER.public])

@@ -10,9 +10,7 @@ from support.largest import largest
 
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import KeyRecord
-from tidemill.schemas.resources import access
-from tidemill.schemas.resources.access import ApiKey, Role
-from tidemill.schemas.signing import (
+from tidemill.schemas.log.signing import (
     KEY_RECORD,
     PRODUCER,
     SIGNED_BYTES_MAX,
@@ -22,6 +20,8 @@ from tidemill.schemas.signing import (
     Signer,
     Verifier,
 )
+from tidemill.schemas.resources import access
+from tidemill.schemas.resources.access import ApiKey, Role
 
 SIGNER, OTHER = Signer.made(), Signer.made()
 VERIFIER = Verifier([SIGNER.public])
