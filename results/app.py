@@ -17,10 +17,10 @@ from tidemill.kafka.history import reading
 from tidemill.kafka.partitions.owner import PartitionOwners
 from tidemill.kafka.producer import Log
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits, Owner
+from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state import batch_gauges
-from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError, Headers
@@ -35,7 +35,7 @@ COMPACTIONS_MAX: Final = 4
 """Batches of one process that are compacted at one time."""
 TABLE_CACHE_BYTES: Final = 32 << 20
 CLOCK_SECONDS_MAX: Final = 3600.0
-"""By how much the clocks of those who write may differ."""
+"""The largest difference between the clocks of the processes that write to the log."""
 WRITER_BYTES: Final = 4
 """Length of the token that distinguishes the owners of a partition."""
 
@@ -58,13 +58,20 @@ class Results:
             declare_table(self.app, name, settings.partitions, cache_bytes=TABLE_CACHE_BYTES)
             for name in ("batches", "lines")
         ]
-        self._compactions = asyncio.Semaphore(COMPACTIONS_MAX)
-        self._limits = Limits(
-            part_bytes=settings.part_bytes,
-            part_age_seconds=settings.part_age_seconds,
-            grace_seconds=settings.grace_seconds,
-            tariff_of=settings.tariff_of,
-            kept_seconds=lambda: self.app.kept_seconds,
+        self._resources = Resources(
+            sender=self._log,
+            history=self._history,
+            store=self._store,
+            clock=time.time,
+            monotonic=time.monotonic,
+            limits=Limits(
+                part_bytes=settings.part_bytes,
+                part_age_seconds=settings.part_age_seconds,
+                grace_seconds=settings.grace_seconds,
+                tariff_of=settings.tariff_of,
+                kept_seconds=lambda: self.app.kept_seconds,
+            ),
+            compactions=asyncio.Semaphore(COMPACTIONS_MAX),
         )
         self._partitions = settings.partitions
         self._tasks: list[asyncio.Task[None]] = []
@@ -79,7 +86,7 @@ class Results:
         return self._store
 
     async def start(self) -> list[stage_app.StageApp]:
-        """Connect, and give the app to run."""
+        """Connect, and return the app to run."""
         self._freeze_guard.start()
         await self._log.start()
         await self._keeper.start()
@@ -99,7 +106,7 @@ class Results:
         await self._store.close()
         self._freeze_guard.stop()
 
-    def _active_batches(self) -> Iterator[list[ActiveBatch]]:
+    def _active_batches(self) -> Iterator[ActiveBatches]:
         for handler in self._owners.partitions:
             assert isinstance(handler, RecordHandler)
             yield handler.partition.active_batches
@@ -113,13 +120,7 @@ class Results:
         partition = Partition(
             number,
             tables=Tables(*(PartitionTable(table, number) for table in self._tables)),
-            sender=self._log,
-            history=self._history,
-            store=self._store,
-            clock=time.time,
-            monotonic=time.monotonic,
-            limits=self._limits,
-            compactions=self._compactions,
+            resources=self._resources,
             owner=Owner(
                 writer=secrets.token_hex(WRITER_BYTES),
                 generation=self.app.consumer_generation_id,
@@ -127,18 +128,12 @@ class Results:
             ),
         )
         return RecordHandler(
-            partition,
-            sender=self._log,
-            store=self._store,
-            vault=self._keeper.vault,
-            clock=time.time,
-            monotonic=time.monotonic,
-            partitions=self._partitions,
+            partition, resources=self._resources, vault=self._keeper.vault, partitions=self._partitions
         )
 
 
 class OutcomeHistory:
-    """Reads `outcomes`; every reading has a connection of its own."""
+    """Reads `outcomes`, with a new connection each time."""
 
     def __init__(self, kafka: Kafka, vault: Vault) -> None:
         self._kafka = kafka

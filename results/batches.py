@@ -1,4 +1,7 @@
-"""Applies events to the batches of one partition, in memory (docs/reference/protocol.md, steps 10 to 15)."""
+"""Brings batches from one state to the next: flush, keep, publish, set the timer, compact.
+
+`results/partition.py` decides the next state; docs/reference/protocol.md has the steps, 10 to 15.
+"""
 
 import asyncio
 import logging
@@ -6,342 +9,27 @@ from collections.abc import Coroutine
 from typing import Final
 
 from tidemill.kafka.partitions.held_records import Unavailable
-from tidemill.results.expiry import StateExpiry
-from tidemill.results.files.compaction import Compactor, write_part
 from tidemill.results.files.finalizer import Finalizer
-from tidemill.results.files.garbage_collection import GarbageCollection
-from tidemill.results.ports import Limits, Outcomes, Owner
+from tidemill.results.files.part_writer import PartWriter
+from tidemill.results.ports import Owner, Resources
 from tidemill.results.publisher import Publisher
 from tidemill.results.state import reducer, retention_risk
-from tidemill.results.state.active_batch import ActiveBatch, Snapshot
-from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.results.state.active_batch import ActiveBatch, Obstacle
+from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.reducer import State
-from tidemill.results.state.stalls import Stalls, one, waits
+from tidemill.results.state.stalls import show
 from tidemill.results.state.tables import Tables
 from tidemill.results.state.timers import ClockSteps, Timers
-from tidemill.retrying import pause_seconds, reason
-from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.waiting import Reason
 
-WAITING_BYTES_MAX: Final = 64 << 20
-"""Lines of all batches of a partition that may wait for their parts."""
-PUT_OFF_BYTES_MAX: Final = 32 << 20
-"""Of these, those of batches whose parts the store does not take; beyond it the partition waits."""
+RETRY_SECONDS: Final = 10.0
+"""Pause of a batch whose timer failed."""
 
 log = logging.getLogger(__name__)
 
 
-class Batches:
-    """The batches of a partition; `results/partition.py` brings the events."""
-
-    def __init__(
-        self,
-        number: int,
-        *,
-        tables: Tables,
-        sender: Sender,
-        history: Outcomes,
-        store: Store,
-        clock: Clock,
-        monotonic: Monotonic,
-        limits: Limits,
-        compactions: asyncio.Semaphore,
-        owner: Owner,
-    ) -> None:
-        """Own a partition.
-
-        Args:
-            number: Its number in `outcomes` and `commands`.
-            tables: Its tables.
-            sender: The log.
-            history: What the log still has.
-            store: Where parts and files are written.
-            clock: Unix time.
-            monotonic: Seconds of a clock that is never set.
-            limits: Sizes, times and prices.
-            compactions: Bounds how many batches of the process are compacted at one time.
-            owner: Who this is.
-        """
-        self.number = number
-        self._tables = tables
-        self._publisher = Publisher(sender, lambda: tables.owner)
-        self._store = store
-        self._clock = clock
-        self._monotonic = monotonic
-        self._limits = limits
-        self._finalizer = Finalizer(
-            Compactor(store, clock, limits.part_bytes, limits.tariff_of, owner.writer),
-            store=store,
-            history=history,
-            room=compactions,
-            writer=owner.writer,
-        )
-        self._garbage = GarbageCollection(store, owner.held)
-        self._expiry = StateExpiry(
-            tables, self._garbage, self._publisher, kept_seconds=limits.kept_seconds, now=clock()
-        )
-        self.owner = owner
-        self._active: dict[str, ActiveBatch] = {}
-        self._waiting_bytes = 0
-        """Of lines that wait for their parts; a sum over thousands of batches would cost more than their lines."""
-        self._put_off: dict[str, ActiveBatch] = {}
-        """The batches whose lines the store has not taken."""
-        self._timers = Timers()
-        self._background = Background()
-        self._before: dict[str, tuple[ActiveBatch, Snapshot]] = {}
-        """The batches that the present event has come to, as they were."""
-        self._steps = ClockSteps(clock, monotonic)
-        self._kept_seconds = limits.kept_seconds()
-        self._heard_at: dict[str, float] = {}
-        """When a process of each model last reported."""
-
-    @property
-    def due_at(self) -> float | None:
-        """When the next thing is due, Unix seconds."""
-        due = (self._timers.next, self._expiry.due_at)
-        return min((time for time in due if time is not None), default=None)
-
-    @property
-    def active_batches(self) -> list[ActiveBatch]:
-        """The batches that are not over."""
-        return list(self._active.values())
-
-    def look(self) -> None:
-        """Set all timers anew where the clock was stepped, or the log keeps its records for another time."""
-        kept_seconds = self._limits.kept_seconds()
-        if self._steps.has_stepped() or kept_seconds != self._kept_seconds:
-            self._kept_seconds = kept_seconds
-            for active in self._active.values():
-                self._set_timer(active)
-
-    def begin(self) -> None:
-        """Begin a record; see `undo`."""
-        self._before.clear()
-
-    def undo(self) -> None:
-        """Undo what the last record has left, which failed."""
-        for active, was in self._before.values():
-            active.restore(was)
-            if active.state.is_over:
-                self._over(active)
-            else:
-                self._active[active.state.id] = active
-                if active.state.closed:
-                    active.release()
-                    self._start_compaction(active)
-                self._set_timer(active)
-        self._before.clear()
-        self._waiting_bytes = sum(active.waiting_bytes for active in self._active.values())
-
-    def _get(self, batch_id: str) -> ActiveBatch:
-        if (active := self._active.get(batch_id)) is None:
-            active = self._wake(self._tables.state(batch_id) or State(id=batch_id, partition=self.number))
-        return self._touched(active)
-
-    def _touched(self, active: ActiveBatch) -> ActiveBatch:
-        if active.state.id not in self._before:
-            self._before[active.state.id] = active, active.snapshot()
-        return active
-
-    def is_over(self, batch_id: str) -> bool:
-        """Whether a batch is over or deleted."""
-        state = None if batch_id in self._active else self._tables.state(batch_id)
-        return state is not None and state.is_over
-
-    def _wake(self, state: State) -> ActiveBatch:
-        chunks = () if state.is_over else self._tables.chunks(state)
-        monotonic = self._monotonic()
-        since = None if state.ending is None else monotonic
-        bitmap = LineBitmap.of(chunks)
-        stalls = Stalls(moved_at=monotonic, moved=(state.batch and state.batch.status, bitmap.done))
-        active = ActiveBatch(state=state, bitmap=bitmap, published_at=monotonic, ending_since=since, stalls=stalls)
-        if not state.is_over:
-            self._active[state.id] = active
-        return active
-
-    async def _turn(self, active: ActiveBatch, after: State, *, due: bool = False) -> None:
-        """Bring a batch to its state after an event, and to what follows from it."""
-        monotonic = self._monotonic()
-        before, active.state = active.state, after
-        active.stalls.look(after, active.bitmap.done, monotonic)
-        if after.ending is not None and active.ending_since is None:
-            active.ending_since = monotonic
-        closing = due or reducer.is_complete(after, active.bitmap.done)
-        # Where the store does not take the lines, a tick tries again.
-        closing = closing and await self._flush(active, keep=False)
-        if closing or active.state is not before or monotonic >= active.next_publish_at:
-            active.state = reducer.counted(
-                self._waited(active), active.bitmap.done - active.bitmap.failed, active.bitmap.failed
-            )
-        if closing:
-            active.state = reducer.close(active.state, self._clock(), self.owner.writer)
-        if active.state is not before or (active.unpublished and monotonic >= active.next_publish_at):
-            if active.state.is_over:
-                await self._publish(active)  # once the table has it, nothing would publish it again
-            await self._tables.keep(active)
-            if closing and reducer.is_brief(active.state):
-                active.unpublished = True
-            elif not active.state.is_over:
-                await self._publish(active)
-        # A batch that is over is closed too, and a fact about it may come again; its files are written for good.
-        if active.state.is_over:
-            self._over(active)
-            active.release()
-        elif active.state.closed:
-            active.release()
-            self._start_compaction(active)
-            self._set_timer(active)
-        else:
-            self._set_timer(active)
-
-    def _waited(self, active: ActiveBatch) -> State:
-        """The batch with what it waits for at this time."""
-        batch, monotonic = active.state.batch, self._monotonic()
-        heard_at = self._heard_at.get(batch.model or "", 0.0) if batch is not None else 0.0
-        waiting = active.stalls.waiting(
-            active.state, active.bitmap.done, monotonic, self._clock(), heard_at=heard_at
-        )
-        return waits(active.state, waiting)
-
-    def _hear(self, active: ActiveBatch) -> None:
-        """Note that a process which serves the model of a batch has reported."""
-        if active.state.batch is not None and (model := active.state.batch.model) is not None:
-            self._heard_at[model] = self._monotonic()
-
-    async def _bound(self) -> None:
-        while self._waiting_bytes > WAITING_BYTES_MAX or self._put_off_bytes > PUT_OFF_BYTES_MAX:
-            largest = max(
-                (active for active in self._active.values() if active.state.id not in self._put_off),
-                key=lambda active: active.waiting_bytes,
-                default=None,
-            )
-            if self._put_off_bytes > PUT_OFF_BYTES_MAX or largest is None:
-                largest = min(self._put_off.values(), key=lambda active: active.again_at)
-                await asyncio.sleep(max(0.0, largest.again_at - self._monotonic()))
-            await self._flush(self._touched(largest))
-
-    @property
-    def _put_off_bytes(self) -> int:
-        return sum(active.waiting_bytes for active in self._put_off.values())
-
-    async def _flush(self, active: ActiveBatch, *, keep: bool = True) -> bool:
-        """Write the waiting lines as parts; with `keep`, also the state, and acknowledge their events.
-
-        Returns:
-            Whether that is done; else the store has not taken them, and they wait on.
-        """
-        if active.state.id in self._put_off and self._monotonic() < active.again_at:
-            return False
-        for buffer, failed in ((active.output, False), (active.errors, True)):
-            if not buffer.lines:
-                continue
-            size, active.tried_part = buffer.size, active.next_part
-            try:
-                part = await write_part(
-                    self._store,
-                    active.state.id,
-                    active.tried_part,
-                    buffer,
-                    failed=failed,
-                    writer=self.owner.writer,
-                )
-            except OSError as error:
-                self._not_taken(active, error)
-                return False
-            self._waiting_bytes -= size
-            active.state = active.state.model_copy(update={"parts": (*active.state.parts, part)})
-        active.waiting_since = None
-        if self._put_off.pop(active.state.id, None) is not None:
-            active.tries = 0
-            if not active.is_unread:
-                self._block(active, None)
-        if keep:
-            await self._tables.keep(active)
-            active.release()
-        return True
-
-    def _not_taken(self, active: ActiveBatch, error: OSError) -> None:
-        """The store has not taken the lines of a batch."""
-        pause = pause_seconds(active.tries)
-        active.tries += 1
-        self._put_off[active.state.id] = active
-        why = f"Results of the batch cannot be stored: {reason(error)}."
-        log.warning("%s: %s Next try in %.1f s", active.state.id, why, pause)
-        self._block(active, (Reason.STORE, why), self._monotonic() + pause)
-
-    async def _publish(self, active: ActiveBatch) -> None:
-        active.unpublished = False
-        progress = active.progress(self._clock(), self._monotonic())
-        await self._publisher.batch(active.state, progress, active.blocked)
-        if active.eta is not None:
-            active.eta.published_quiet = active.eta.is_quiet
-        active.published_at = self._monotonic()
-
-    async def _publish_again(self, active: ActiveBatch) -> None:
-        """A fact that ended a batch came again: its effects may be neither in the changelog nor published."""
-        if active.state.is_over:
-            await self._tables.keep(active)
-            await self._publish(active)
-
-    def _set_timer(self, active: ActiveBatch) -> None:
-        """Set the timer of a batch for the next thing that is due."""
-        due = active.due(self._clock(), self._monotonic(), self._limits)
-        if (risk_at := retention_risk.risk_at(active.state, self._limits.kept_seconds())) is not None:
-            due.append(risk_at)
-        if due:
-            self._timers.set(active.state.id, min(due))
-
-    def _start_compaction(self, active: ActiveBatch) -> None:
-        if not active.compacting:
-            active.compacting = True
-            self._background.start(self._compact(active))
-
-    async def _compact(self, active: ActiveBatch) -> None:
-        """Write the files and send the fact that they are there."""
-
-        def blocked(why: str) -> None:
-            self._block(active, (Reason.FILES, f"The files of the batch cannot be written: {why}."))
-
-        fact = await self._finalizer.finish(active, blocked)
-        if fact is not None:
-            await self._publisher.compacted(fact, self.number)
-
-    def takes_lines(self, batch_id: str) -> bool:
-        """Whether result lines of a batch still count."""
-        active = self._active.get(batch_id)
-        state = self._tables.state(batch_id) if active is None else active.state
-        return state is None or state.takes_lines
-
-    def unread(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
-        """Lines of a batch that were run cannot be read at the moment; see `held_records.Report`."""
-        if (active := self._active.get(batch_id)) is not None:
-            active.is_unread = why is not None
-            words = f"Results of the batch cannot be read: {why}."
-            self._block(active, None if why is None else (why.reason, words), again_at)
-
-    def _block(self, active: ActiveBatch, why: tuple[Reason, str] | None, again_at: float = 0.0) -> None:
-        """Mark a batch as blocked, or as not blocked any more; the next tick publishes it.
-
-        Args:
-            active: The batch.
-            why: Why not.
-            again_at: When it is tried again, by the monotonic clock.
-        """
-        active.again_at = again_at
-        since = active.blocked[0].since if active.blocked else int(self._clock())
-        blocked = () if why is None else (one(*why, since=since),)
-        if blocked != active.blocked:
-            active.blocked, active.unpublished = blocked, True
-            self._set_timer(active)
-
-    def _over(self, active: ActiveBatch) -> None:
-        self._active.pop(active.state.id, None)
-        self._put_off.pop(active.state.id, None)
-        self._timers.drop(active.state.id)
-
-
 class Background:
-    """Background tasks of a partition, beside its records; what one of them raises is logged."""
+    """Background tasks of a partition; an error in a task is logged."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -361,3 +49,181 @@ class Background:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task of a partition failed", exc_info=error)
+
+
+class Batches:
+    """The active batches of a partition, their parts, timers and compactions."""
+
+    def __init__(
+        self,
+        active: ActiveBatches,
+        *,
+        tables: Tables,
+        publisher: Publisher,
+        background: Background,
+        resources: Resources,
+        owner: Owner,
+    ) -> None:
+        self._active = active
+        self._tables = tables
+        self._publisher = publisher
+        self._background = background
+        self._resources = resources
+        self._writer = owner.writer
+        self.parts = PartWriter(active, tables, resources, writer=owner.writer, block=self.block)
+        self.timers = Timers()
+        self._finalizer = Finalizer(resources, owner.writer)
+        self._clock_steps = ClockSteps(resources.clock, resources.monotonic)
+        self._kept_seconds = resources.limits.kept_seconds()
+        self._reported_at: dict[str, float] = {}
+        """When a process of each model last reported, by the monotonic clock."""
+
+    def check_clock(self) -> None:
+        """Set all timers anew if the wall clock was stepped or the retention of the log was changed."""
+        kept_seconds = self._resources.limits.kept_seconds()
+        if self._clock_steps.has_stepped() or kept_seconds != self._kept_seconds:
+            self._kept_seconds = kept_seconds
+            for active in self._active:
+                self.set_timer(active)
+
+    def undo(self) -> None:
+        """Undo the changes of the current record, which failed."""
+        for active in self._active.undo():
+            if active.state.is_over:
+                self.drop(active)
+            else:
+                if active.state.closed:
+                    active.release()
+                    self.start_compaction(active)
+                self.set_timer(active)
+        self.parts.recount()
+
+    async def advance(self, active: ActiveBatch, after: State, *, due: bool = False) -> None:
+        """Bring a batch to a state, and do all that follows from it.
+
+        Args:
+            active: The batch.
+            after: Its next state.
+            due: Whether the batch ends now, with the lines it has.
+        """
+        now = self._resources.monotonic()
+        before, active.state = active.state, after
+        active.stalls.look(after, active.bitmap.done, now)
+        if after.ending is not None and active.ending_since is None:
+            active.ending_since = now
+        closing = due or reducer.is_complete(after, active.bitmap.done)
+        # If the store refuses the lines, a tick tries again.
+        closing = closing and await self.parts.flush(active, keep=False)
+        if closing or active.state is not before or now >= active.next_publish_at:
+            active.state = reducer.counted(
+                self.stalled(active), active.bitmap.done - active.bitmap.failed, active.bitmap.failed
+            )
+        if closing:
+            active.state = reducer.close(active.state, self._resources.clock(), self._writer)
+        if active.state is not before or (active.unpublished and now >= active.next_publish_at):
+            if active.state.is_over:
+                await self.publish(active)  # before the table has it: afterwards no owner would publish it
+            await self._tables.keep(active)
+            if closing and reducer.is_brief(active.state):
+                active.unpublished = True
+            elif not active.state.is_over:
+                await self.publish(active)
+        # A batch that is over is closed too, and a replayed fact may come: its files must not be written again.
+        if active.state.is_over:
+            self.drop(active)
+            active.release()
+        elif active.state.closed:
+            active.release()
+            self.start_compaction(active)
+            self.set_timer(active)
+        else:
+            self.set_timer(active)
+
+    def stalled(self, active: ActiveBatch) -> State:
+        """The state of a batch with the present reasons why its lines wait."""
+        batch = active.state.batch
+        return show(
+            active.state,
+            active.stalls.shown(
+                active.state,
+                active.bitmap.done,
+                self._resources.monotonic(),
+                self._resources.clock(),
+                reported_at=self._reported_at.get(batch.model or "", 0.0) if batch is not None else 0.0,
+            ),
+        )
+
+    def note_report(self, active: ActiveBatch) -> None:
+        """Note that a process which serves the model of a batch has reported."""
+        if active.state.batch is not None and (model := active.state.batch.model) is not None:
+            self._reported_at[model] = self._resources.monotonic()
+
+    async def publish(self, active: ActiveBatch) -> None:
+        """Publish a batch as it is."""
+        active.unpublished = False
+        progress = active.progress(self._resources.clock(), self._resources.monotonic())
+        await self._publisher.batch(active.state, progress, active.blockage.shown)
+        if active.eta is not None:
+            active.eta.published_quiet = active.eta.is_quiet
+        active.published_at = self._resources.monotonic()
+
+    async def publish_again(self, active: ActiveBatch) -> None:
+        """Keep and publish a batch that is over, since the fact that ended it came again."""
+        if active.state.is_over:
+            await self._tables.keep(active)
+            await self.publish(active)
+
+    def set_timer(self, active: ActiveBatch) -> None:
+        """Set the timer of a batch for the next thing that is due."""
+        limits = self._resources.limits
+        due = active.due(self._resources.clock(), self._resources.monotonic(), limits)
+        if (risk_at := retention_risk.risk_at(active.state, limits.kept_seconds())) is not None:
+            due.append(risk_at)
+        if due:
+            self.timers.set(active.state.id, min(due))
+
+    def retry_timer(self, active: ActiveBatch, at: float, why: str) -> None:
+        """Show that the timer of a batch failed, and set it for a later time.
+
+        Args:
+            active: The batch.
+            at: When the timer was due, Unix seconds.
+            why: The error, in words that name only ids.
+        """
+        self.block(active, (Reason.FILES, f"What is due cannot be done: {why}."))
+        self.timers.drop(active.state.id)
+        self.timers.set(active.state.id, at + RETRY_SECONDS)
+
+    def start_compaction(self, active: ActiveBatch) -> None:
+        """Start to write the files of a closed batch, unless that has begun."""
+        if not active.compacting:
+            active.compacting = True
+            self._background.start(self._compact(active))
+
+    async def _compact(self, active: ActiveBatch) -> None:
+        """Write the files of a batch, and send the fact that ends it."""
+
+        def blocked(why: str) -> None:
+            self.block(active, (Reason.FILES, f"The files of the batch cannot be written: {why}."))
+
+        fact = await self._finalizer.finish(active, blocked)
+        if fact is not None:
+            await self._publisher.compacted(fact, self._active.number)
+
+    def unread(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
+        """Show that result lines of a batch cannot be read at the moment; see `held_records.Report`."""
+        if (active := self._active.find(batch_id)) is not None:
+            active.blockage.is_unread = why is not None
+            words = f"Results of the batch cannot be read: {why}."
+            self.block(active, None if why is None else (why.reason, words), again_at)
+
+    def block(self, active: ActiveBatch, obstacle: Obstacle | None, again_at: float = 0.0) -> None:
+        """See `ActiveBatch.block`; the next tick publishes it."""
+        if active.block(obstacle, again_at, int(self._resources.clock())):
+            self.set_timer(active)
+
+    def drop(self, active: ActiveBatch) -> None:
+        """Forget a batch that is over."""
+        self._active.drop(active.state.id)
+        self.parts.drop(active.state.id)
+        self.timers.drop(active.state.id)

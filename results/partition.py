@@ -1,4 +1,4 @@
-"""One partition of results: the only owner of the batches whose facts come there.
+"""One partition of results: the only owner of the batches whose records come there.
 
 The order of steps decides what a crash can do (docs/reference/protocol.md, steps 10 to 15):
 
@@ -9,9 +9,9 @@ The order of steps decides what a crash can do (docs/reference/protocol.md, step
 14. the batch is published;
 15. the events are acknowledged.
 
-After a crash the events come again. A part that no state names is an orphan and harmless. A part that a
-state names although the bitmap lacks its lines is followed by a second one with the same lines; the merge takes
-each line once. The calls of one partition never overlap; the caller sees to it.
+After a crash the events come again. A part that no state names is an orphan and harmless. If a state names a part
+and the bitmap lacks its lines, a second part gets the same lines; the merge takes each line once. The calls of one
+partition never overlap; the caller sees to it.
 """
 
 import asyncio
@@ -21,10 +21,16 @@ from typing import Final, assert_never
 from tidemill.kafka.connection import TRANSIENT
 from tidemill.kafka.partitions.dead_letters import safe_reason
 from tidemill.kafka.partitions.owner import Ack
-from tidemill.results.batches import Batches
+from tidemill.results.batches import Background, Batches
+from tidemill.results.expiry import StateExpiry
+from tidemill.results.files.garbage_collection import GarbageCollection
+from tidemill.results.ports import Owner, Resources
+from tidemill.results.publisher import Publisher
 from tidemill.results.state import reducer, retention_risk
 from tidemill.results.state.active_batch import ActiveBatch
+from tidemill.results.state.active_batches import ActiveBatches
 from tidemill.results.state.reducer import State
+from tidemill.results.state.tables import Tables
 from tidemill.schemas import ids
 from tidemill.schemas.log.codec import DecodeError, LineMark
 from tidemill.schemas.log.messages import (
@@ -44,101 +50,138 @@ from tidemill.schemas.log.messages import (
     Tick,
 )
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.schemas.resources.waiting import Reason
 
 log = logging.getLogger(__name__)
 
-AGAIN_SECONDS: Final = 10.0
-"""When a batch is looked at again for which time could not do what it had to."""
 TAKE_OVER_BATCHES: Final = 256
 """Batches that are kept and published together when a partition is taken over."""
 
 
-class Partition(Batches):
-    """The batches of one partition."""
+class Partition:
+    """Applies commands, facts, lines and ticks to the batches of one partition."""
+
+    def __init__(self, number: int, *, tables: Tables, resources: Resources, owner: Owner) -> None:
+        """Own a partition.
+
+        Args:
+            number: Its number in `outcomes` and `commands`.
+            tables: Its tables.
+            resources: What it shares with the other partitions of the process.
+            owner: The process as its owner.
+        """
+        self.owner = owner
+        self.active_batches = ActiveBatches(number, tables, resources.monotonic)
+        self._tables = tables
+        self._resources = resources
+        self._limits = resources.limits
+        self._publisher = Publisher(resources.sender, lambda: tables.owner)
+        self._background = Background()
+        self.batches = Batches(
+            self.active_batches,
+            tables=tables,
+            publisher=self._publisher,
+            background=self._background,
+            resources=resources,
+            owner=owner,
+        )
+        self._garbage = GarbageCollection(resources.store, owner.held)
+        self._expiry = StateExpiry(
+            tables,
+            self._garbage,
+            self._publisher,
+            kept_seconds=resources.limits.kept_seconds,
+            now=resources.clock(),
+        )
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next thing is due, Unix seconds."""
+        due = (self.batches.timers.next, self._expiry.due_at)
+        return min((time for time in due if time is not None), default=None)
 
     async def load(self) -> None:
         """Take over the batches that were at work; called once, before all else.
 
-        A crash can leave the local tables ahead of their changelog. What is built on from here has to be in both,
-        or losing the disk later would lose lines whose events were acknowledged; so it is written again.
+        A crash can leave the local tables ahead of their changelog. Both need every state that later work builds
+        on, or a loss of the disk would lose acknowledged lines; so this owner writes all of them again.
         """
         await self._tables.take_over(self.owner.generation)
-        woken = [self._wake(state) for state in self._tables.open()]
-        for start in range(0, len(woken), TAKE_OVER_BATCHES):
-            # Together, since what is waited for is the broker: thousands of batches may be at work.
-            group = woken[start : start + TAKE_OVER_BATCHES]
+        loaded = [self.active_batches.load(state) for state in self._tables.open()]
+        for start in range(0, len(loaded), TAKE_OVER_BATCHES):
+            # Many at once: each waits for the broker, and there may be thousands.
+            group = loaded[start : start + TAKE_OVER_BATCHES]
             await self._tables.adopt(*group)
-            await asyncio.gather(*map(self._publish, group))
+            await asyncio.gather(*map(self.batches.publish, group))
         self._tables.drop_stale()
-        for active in woken:
+        for active in loaded:
             if active.state.closed:
-                self._start_compaction(active)
+                self.batches.start_compaction(active)
             else:
-                self._set_timer(active)
-        self._background.start(self._garbage.sweep(self.is_over))
+                self.batches.set_timer(active)
+        self._background.start(self._garbage.sweep(self.active_batches.is_over))
 
     async def buried(self, fact: Buried, created: BatchCreated | None, *, ends: bool = True) -> None:
         """Show on a batch that a record of it is a dead letter.
 
         Args:
-            fact: Which one, and why.
+            fact: The record, and why it was buried.
             created: The record itself, if it would have created the batch.
-            ends: Whether a batch ends by it whose lines are not accepted yet.
+            ends: Whether the burial ends a batch whose lines are not accepted yet.
         """
-        active = self._get(fact.batch_id)
+        active = self.active_batches.get(fact.batch_id)
         before = reducer.bare(active.state, created) if created is not None else active.state
-        await self._turn(active, reducer.buried(before, fact, ends=ends))
+        await self.batches.advance(active, reducer.buried(before, fact, ends=ends))
 
     async def command(self, command: Command, ack: Ack) -> None:
         """Apply a command."""
         match command:
             case BatchCreated():
-                _begins(command.batch, Status.VALIDATING)
-                active = self._get(command.batch.id)
+                _check_first(command.batch, Status.VALIDATING)
+                active = self.active_batches.get(command.batch.id)
                 await self._begin(active, reducer.created(active.state, command, self._limits.grace_seconds), ack)
             case CancelRequested():
-                active = self._get(command.batch_id)
-                await self._turn(active, reducer.cancelled(active.state, command, self._limits.grace_seconds))
+                active = self.active_batches.get(command.batch_id)
+                after = reducer.cancelled(active.state, command, self._limits.grace_seconds)
+                await self.batches.advance(active, after)
                 ack()
             case DeleteRequested():
-                active = self._get(command.batch_id)
+                active = self.active_batches.get(command.batch_id)
                 after = reducer.deleted(active.state, command)
                 self._background.start(await self._expiry.erase(after, command, ack))
                 if after.is_over:
-                    self._over(active)
+                    self.batches.drop(active)
             case _:
                 assert_never(command)
 
     async def fact(self, fact: Fact, ack: Ack) -> None:
-        """Apply a fact that is not about lines."""
+        """Apply a fact other than result lines."""
         match fact:
             case Accepted():
-                active = self._get(fact.batch_id)
+                active = self.active_batches.get(fact.batch_id)
                 await self._begin(active, reducer.accepted(active.state, fact), ack)
                 return
             case Rejected():
-                active = self._get(fact.batch_id)
-                await self._turn(active, reducer.rejected(active.state, fact))
-                await self._publish_again(active)
+                active = self.active_batches.get(fact.batch_id)
+                await self.batches.advance(active, reducer.rejected(active.state, fact))
+                await self.batches.publish_again(active)
             case Opened():
-                _begins(fact.batch, Status.IN_PROGRESS)
-                active = self._get(fact.batch.id)
-                await self._turn(active, reducer.opened(active.state, fact, self._limits.grace_seconds))
+                _check_first(fact.batch, Status.IN_PROGRESS)
+                active = self.active_batches.get(fact.batch.id)
+                after = reducer.opened(active.state, fact, self._limits.grace_seconds)
+                await self.batches.advance(active, after)
             case Grown():
-                active = self._get(fact.batch_id)
-                await self._soon(active, reducer.grown(active.state, fact), ack)
+                active = self.active_batches.get(fact.batch_id)
+                await self._defer(active, reducer.grown(active.state, fact), ack)
                 return
             case Sealed():
-                active = self._get(fact.batch_id)
-                await self._turn(active, reducer.sealed(active.state, fact))
+                active = self.active_batches.get(fact.batch_id)
+                await self.batches.advance(active, reducer.sealed(active.state, fact))
             case Compacted():
                 await self._compacted(fact)
             case Tick():
                 await self._tick(fact.at, is_current=fact.writer == self.owner.writer)
             case Buried():
-                active = self._get(fact.batch_id)
-                await self._turn(active, reducer.buried(active.state, fact))
+                await self.buried(fact, None)
             case Stalled():
                 await self._stalled(fact)
             case _:
@@ -146,123 +189,120 @@ class Partition(Batches):
         ack()
 
     async def _stalled(self, fact: Stalled) -> None:
-        """Note what lines of a batch wait for; a batch that is not active here is ignored."""
-        if (active := self._active.get(fact.batch_id)) is None:
+        """Note why lines of a batch wait; ignore a batch that is not active."""
+        if (active := self.active_batches.find(fact.batch_id)) is None:
             return
-        self._hear(active)
-        if active.stalls.take(fact, self._monotonic()):
-            await self._turn(self._touched(active), active.state)
+        self.batches.note_report(active)
+        if active.stalls.add(fact, self._resources.monotonic()):
+            await self.batches.advance(self.active_batches.touch(active), active.state)
 
     async def _begin(self, active: ActiveBatch, after: State, ack: Ack) -> None:
-        """Start a batch: a small one may be over before it has to be published."""
+        """Start a batch; a small one may be over before it has to be published."""
         if reducer.is_brief(after):
-            await self._soon(active, after, ack)
+            await self._defer(active, after, ack)
         else:
-            await self._turn(active, after)
+            await self.batches.advance(active, after)
             ack()
 
-    async def _soon(self, active: ActiveBatch, after: State, ack: Ack) -> None:
-        """Bring a batch to a state that is kept and published with the next one, or in `PUBLISH_SECONDS`."""
+    async def _defer(self, active: ActiveBatch, after: State, ack: Ack) -> None:
+        """Set a state that is kept and published together with the next one, or after `PUBLISH_SECONDS`."""
         if after is active.state:
             ack()
             return
         active.state, active.unpublished = after, True
         active.acks.append(ack)
         if active.waiting_since is None:
-            active.waiting_since = self._monotonic()
-        await self._turn(active, active.state)
+            active.waiting_since = self._resources.monotonic()
+        await self.batches.advance(active, active.state)
 
     async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
         """Apply result lines; they are acknowledged once they are in a part."""
-        active = self._get(batch_id)
+        active = self.active_batches.get(batch_id)
         if any(mark.index >= reducer.lines_max(active.state) for mark in marks):
             raise DecodeError("its batch has no such line")
         if not active.state.takes_lines:
             ack()
             return
-        before = active.waiting_bytes
-        self._hear(active)
-        if not active.take(marks, value, self._monotonic()):
+        self.batches.note_report(active)
+        if not self.batches.parts.add(active, marks, value):
             ack()
             return
-        self._waiting_bytes += active.waiting_bytes - before
         active.acks.append(ack)
         if active.waiting_bytes >= self._limits.part_bytes:
-            await self._flush(active)
-        await self._bound()
-        await self._turn(active, active.state)
+            await self.batches.parts.flush(active)
+        await self.batches.parts.bound()
+        await self.batches.advance(active, active.state)
 
     def abandon(self) -> None:
-        """Stop: whatever is not acknowledged comes again to the next owner."""
+        """Stop; records that are not acknowledged come again to the next owner."""
         self._background.cancel()
-        self._active.clear()
-        self._timers.clear()
+        self.active_batches.clear()
+        self.batches.timers.clear()
 
     async def _tick(self, at: float, *, is_current: bool) -> None:
-        """Do what was due at that time."""
-        # The tick may be of another's clock, by which what is set anew here is due again at once.
-        for batch_id in self._timers.due(at):
-            if (active := self._active.get(batch_id)) is None:
+        """Do everything that was due at the time of a tick."""
+        # Another owner's clock may be ahead: a list, since timers that are set meanwhile may be due by it at once.
+        for batch_id in self.batches.timers.due(at):
+            if (active := self.active_batches.find(batch_id)) is None:
                 continue
-            self.begin()
+            self.active_batches.begin()
             try:
-                await self._due(self._touched(active), at, is_current=is_current)
+                await self._due(self.active_batches.touch(active), at, is_current=is_current)
             except TRANSIENT:
                 raise
             except Exception as error:
-                # Time is no record that could be buried; the other batches go on, and this one is tried again.
-                log.exception("%s: what time has made due failed", batch_id)
-                self.undo()
-                self._block(active, (Reason.FILES, f"What is due cannot be done: {safe_reason(error)}."))
-                self._timers.drop(batch_id)
-                self._timers.set(batch_id, at + AGAIN_SECONDS)
+                # Burying the tick would stop the other batches: this batch alone is tried again.
+                log.exception("%s: its timer failed", batch_id)
+                self.batches.undo()
+                self.batches.retry_timer(active, at, safe_reason(error))
         if (removal := self._expiry.look(at)) is not None:
             self._background.start(removal)
 
     async def _due(self, active: ActiveBatch, at: float, *, is_current: bool) -> None:
         if active.state.closed:
             if active.unpublished:
-                await self._publish(active)
+                await self.batches.publish(active)
             return
-        since = active.waiting_since
-        if since is not None and self._monotonic() >= since + self._limits.part_age_seconds:
-            await self._flush(active)
+        now = self._resources.monotonic()
+        if active.waiting_since is not None and now >= active.waiting_since + self._limits.part_age_seconds:
+            await self.batches.parts.flush(active)
         quiet_at = None if active.eta is None else active.eta.unpublished_quiet_at
-        active.unpublished = active.unpublished or (quiet_at is not None and self._monotonic() >= quiet_at)
-        after = self._waited(active)
-        # Lines that were run before are not given up for the sake of time.
-        if not (active.is_unread or reducer.is_complete(after, active.bitmap.done)):
+        active.unpublished = active.unpublished or (quiet_at is not None and now >= quiet_at)
+        after, is_unread = self.batches.stalled(active), active.blockage.is_unread
+        # The deadline does not discard results that exist but cannot be read at the moment.
+        if not (is_unread or reducer.is_complete(after, active.bitmap.done)):
             after = reducer.overdue(after, at, self._limits.grace_seconds)
         after = retention_risk.endangered(after, at, self._limits.kept_seconds())
-        graced = active.graced(at, self._monotonic(), self._limits, is_current=is_current)
-        gives_up = (
-            after.ending is Status.CANCELLED and active.unpublished_lines >= 0
-        )  # else its counts would go back
-        is_due = reducer.is_due(after, graced) and (gives_up or not active.is_unread)
-        await self._turn(active, after, due=is_due)
+        graced = active.graced(at, now, self._limits, is_current=is_current)
+        # A cancelled batch gives unread results up, unless its published counts would go back.
+        gives_up = after.ending is Status.CANCELLED and active.unpublished_lines >= 0
+        await self.batches.advance(
+            active, after, due=reducer.is_due(after, graced) and (gives_up or not is_unread)
+        )
 
     async def _compacted(self, fact: Compacted) -> None:
-        active = self._get(fact.batch_id)
+        active = self.active_batches.get(fact.batch_id)
         if active.state.is_over or fact.closed_by != active.state.closed_by:
-            # A former owner may have closed it over other lines: its files are not these.
-            await self._publish_again(active)
+            # A former owner may have closed the batch with other lines, and so written other files.
+            await self.batches.publish_again(active)
             if active.state.is_over:
                 self._background.start(self._garbage.clear(fact.batch_id))
             return
         if not active.state.closed:
             raise DecodeError("its batch is not closed")
         after = reducer.compacted(active.state, fact, None)
-        # Before the state says that the batch is over: afterwards nothing would publish them any more.
+        # Before the table has the last state: afterwards no owner would publish these records.
         offset, _ = await asyncio.gather(self._publisher.files(after, fact), self._publisher.bill(after, fact))
-        active.blocked = ()
+        active.blockage.shown = ()
         active.state = after.model_copy(update={"files_offset": offset})
         await self._tables.keep(active)
-        await self._publish(active)
+        await self.batches.publish(active)
         if active.state.is_over:
-            self._over(active)
+            self.batches.drop(active)
             self._background.start(self._garbage.clear(fact.batch_id))
 
 
-def _begins(batch: Batch, status: Status) -> None:
+def _check_first(batch: Batch, status: Status) -> None:
+    """Check that a new batch has a valid id and the first status of its kind."""
     if batch.status is not status or not ids.is_batch_id(batch.id):
         raise DecodeError("its batch is not in its first state")

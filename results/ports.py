@@ -1,10 +1,12 @@
-"""What the stage needs of its process: who owns a partition, the settings, and what the log still has."""
+"""The types that the process passes to its partitions: owner, settings, connections and clocks."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from tidemill.schemas.log.codec import Headers
+from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.bill import Tariff
 
 TariffOf = Callable[[str | None], Tariff]
@@ -16,11 +18,11 @@ class Owner:
     """A process as the owner of a partition."""
 
     writer: str
-    """Of no other owner, now or before; part of the keys of what it writes to the store."""
+    """A token that no other owner has or had; it is part of the keys of the objects this owner writes."""
     generation: int
-    """Of the group of consumers, when the partition was assigned; see `results/state/tables.py`."""
+    """Generation of the consumer group when the partition was assigned; see `results/state/tables.py`."""
     held: Callable[[], Awaitable[None]]
-    """Waits until the partition is surely this process's; it may never return."""
+    """Waits until this process certainly owns the partition; never returns if it has lost it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,20 +34,34 @@ class Limits:
     grace_seconds: float
     tariff_of: TariffOf
     kept_seconds: Callable[[], float] = lambda: float("inf")
-    """How long the log keeps what a batch needs; it may change."""
+    """How long the log keeps the records of a batch, in seconds; it may change."""
 
 
 class Outcomes(Protocol):
-    """What the log still has."""
+    """Reads results from the log again."""
 
     def outcomes(self, partition: int, since: float) -> AsyncGenerator[tuple[Headers, bytes], None]:
-        """Headers and value of the records of a partition of `outcomes`, up to where it ends now.
+        """Headers and value of the records of a partition of `outcomes`, up to its present end.
 
         Args:
             partition: Its number.
-            since: Unix seconds; what was written before may be left out.
+            since: Unix seconds; older records may be left out.
 
         Raises:
             OSError: The log does not answer.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """The connections, clocks and settings that all partitions of a process share."""
+
+    sender: Sender
+    history: Outcomes
+    store: Store
+    clock: Clock
+    monotonic: Monotonic
+    limits: Limits
+    compactions: asyncio.Semaphore
+    """Bounds how many batches are compacted at one time."""

@@ -1,8 +1,8 @@
-"""The records of one partition of `commands` and `outcomes`: each is decoded, applied to its batch, or buried.
+"""Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch or buries it.
 
-Records whose lines cannot be read at the moment wait beside the others (`kafka/partitions/held_records.py`). A
-timer only sends a `Tick` into the partition: everything that was in the log when something became due is applied
-before it.
+Records whose lines cannot be read at the moment wait beside the others (`kafka/partitions/held_records.py`). A timer
+only sends a `Tick` into the partition: so all records that the log had when the timer became due are applied before
+it.
 """
 
 import asyncio
@@ -15,12 +15,13 @@ from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.kafka.producer import partition_of
 from tidemill.results.partition import Partition
+from tidemill.results.ports import Resources
 from tidemill.retrying import reason, retry
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.messages import Buried, Tick
-from tidemill.schemas.ports import Clock, Monotonic, NotFound, Sender, Store
+from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.vault import NoKey, Vault
@@ -34,41 +35,28 @@ BOUNDS = Bounds(records=8, bytes=512 << 10, records_per_call=1)
 class RecordHandler:
     """See `owner.Partition`."""
 
-    def __init__(
-        self,
-        partition: Partition,
-        *,
-        sender: Sender,
-        store: Store,
-        vault: Vault,
-        clock: Clock,
-        monotonic: Monotonic,
-        partitions: int,
-    ) -> None:
+    def __init__(self, partition: Partition, *, resources: Resources, vault: Vault, partitions: int) -> None:
         """Handle no record yet.
 
         Args:
-            partition: The batches.
-            sender: The log.
-            store: Where large results are.
+            partition: The partition.
+            resources: What it shares with the other partitions of the process.
             vault: The keys of sealed results.
-            clock: Unix time.
-            monotonic: Seconds of a clock that is never set.
-            partitions: How many `outcomes` has.
+            partitions: How many partitions `outcomes` has.
         """
         self.partition = partition
-        self._sender = sender
-        self._store = store
+        self._sender = resources.sender
+        self._store = resources.store
         self._vault = vault
-        self._clock = clock
+        self._clock = resources.clock
         self._partitions = partitions
-        self._held = HeldRecords(partition.unread, monotonic)
+        self._held = HeldRecords(partition.batches.unread, resources.monotonic)
         self._is_tick_sent = False
         self._ticking: asyncio.Future[int] | None = None
-        """Kept here, since the event loop has only a weak reference to it."""
+        """A reference to the task: the event loop has only a weak one."""
 
     def start(self) -> None:
-        """See `owner.Partition`: a tick makes the owner take over the batches that were at work."""
+        """See `owner.Partition`: a tick makes the owner take over the active batches."""
         self._send_tick()
 
     async def load(self) -> None:
@@ -78,12 +66,12 @@ class RecordHandler:
     async def handle(self, records: list[Record]) -> None:
         """See `owner.Partition`."""
         for record in records:
-            of = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
-            await self._held.run_or_hold(of, functools.partial(self._handle, record), len(record.value or b""))
+            batch_id = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
+            await self._held.run_or_hold(batch_id, functools.partial(self._handle, record), len(record.value or b""))
 
     def is_due(self) -> bool:
         """See `owner.Partition`."""
-        self.partition.look()
+        self.partition.batches.check_clock()
         due_at, due_in = self.partition.due_at, self._held.due_in
         return (due_at is not None and due_at <= self._clock()) or (due_in is not None and due_in <= 0)
 
@@ -93,14 +81,14 @@ class RecordHandler:
             self._send_tick()
 
     async def leave(self) -> None:
-        """See `owner.Partition`: what is not acknowledged by now waits for its part, and comes again."""
+        """See `owner.Partition`: records without a part stay unacknowledged and come again."""
 
     def abandon(self) -> None:
         """See `owner.Partition`."""
         self.partition.abandon()
 
     def _send_tick(self) -> None:
-        """Send a tick into the partition, unless one is on its way."""
+        """Send a tick into the partition, unless one is under way."""
         if self._is_tick_sent:
             return
         self._is_tick_sent = True
@@ -111,7 +99,7 @@ class RecordHandler:
             "tick",
             codec.encode(tick),
             headers=[(codec.KIND, tick.kind.encode())],
-            partition=self.partition.number,
+            partition=self.partition.active_batches.number,
         )
         self._ticking = asyncio.ensure_future(retry("sending a tick", send))
 
@@ -119,32 +107,32 @@ class RecordHandler:
         """Apply a record, or bury it.
 
         Raises:
-            Unavailable: Its lines cannot be read at the moment.
+            Unavailable: The lines cannot be read at the moment.
         """
         letter = await handle_record(
-            self._sender, record, lambda: self._dispatch(record), stage="results", undo=self.partition.undo
+            self._sender, record, lambda: self._dispatch(record), stage="results", undo=self.partition.batches.undo
         )
         if letter is not None:
             await self._show(record, letter)
             record.ack()
-        # The record is kept until it is acknowledged; its value is not needed any more.
+        # The record lives until it is acknowledged; its value can go now.
         record.value = None
 
     async def _show(self, record: Record, letter: DeadLetter) -> None:
-        """Show the letter on the batch that the record names; where that fails too, the dead letter remains."""
+        """Show the burial on the batch that the record names; if that fails too, only the dead letter remains."""
         named = codec.named(record.topic, record.headers, record.value)
         if named is None or not self._belongs(record, named.batch_id):
             return
         at = int(self._clock())
         fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=at)
-        self.partition.begin()
+        self.partition.active_batches.begin()
         try:
             await self.partition.buried(fact, named.created, ends=not letter.unreadable)
         except TRANSIENT:
             raise
         except Exception:
             log.exception("%s does not show that a record of it was buried", named.batch_id)
-            self.partition.undo()
+            self.partition.batches.undo()
 
     def _belongs(self, record: Record, batch_id: str) -> bool:
         """Whether the record lies in the partition of its batch, under the batch's key."""
@@ -156,7 +144,7 @@ class RecordHandler:
             raise DecodeError("its key and its place are not those of its batch")
 
     async def _dispatch(self, record: Record) -> None:
-        self.partition.begin()
+        self.partition.active_batches.begin()
         if record.topic == topics.COMMANDS.name:
             command = codec.decode_command(record.value)
             self._check(record, codec.batch_of(command) or "")
@@ -175,8 +163,8 @@ class RecordHandler:
         value = record.value or b""
         batch_id, marks = codec.lines_marks(record.headers, len(value))
         self._check(record, batch_id)
-        if not self.partition.takes_lines(batch_id):
-            # What comes late is not opened: the key of its batch may be destroyed.
+        if not self.partition.active_batches.takes_lines(batch_id):
+            # Without decrypting it: the key of the batch may be destroyed.
             record.ack()
             return
         await self.partition.lines(batch_id, marks, await self._content(record, value), record.ack)
@@ -185,8 +173,8 @@ class RecordHandler:
         """The lines of a record.
 
         Raises:
-            DecodeError: They are gone, or damaged.
-            Unavailable: They cannot be read at the moment.
+            DecodeError: The lines are gone, or damaged.
+            Unavailable: The lines cannot be read at the moment.
         """
         try:
             _, value = await open_outcome(self._vault, record.headers, value)
@@ -195,8 +183,8 @@ class RecordHandler:
         except NoKey as error:
             raise DecodeError(str(error)) from error
         except OSError as error:
-            of = Reason.KEY if isinstance(error, KeyUnavailable) else Reason.STORE
-            raise Unavailable(reason(error), of) from error
+            kind = Reason.KEY if isinstance(error, KeyUnavailable) else Reason.STORE
+            raise Unavailable(reason(error), kind) from error
         return value
 
     async def _stored(self, ref: codec.LineRef) -> bytes:

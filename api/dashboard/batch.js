@@ -98,12 +98,12 @@ function heading(batch) {
 }
 
 function notes(batch) {
-  const { at_risk: risk, waiting, mended } = batch.tidemill;
+  const { at_risk: risk, waiting, recovered } = batch.tidemill;
   const refused = batch.errors?.data ?? [];
   return [
     ...waiting.map(held).map((text) => h("p", { class: "note bad" }, text)),
     risk ? h("p", { class: "note bad" }, `The log may drop what it still needs: ${distance(risk)}.`) : null,
-    mended
+    recovered
       ? h("p", { class: "note" }, "Parts of its results were lost in the store, and were read from the log again.")
       : null,
     refused.length

@@ -1,7 +1,7 @@
-"""Reads the lines of a closed batch from the log again.
+"""Reads the lines of a closed batch from the log again and writes them as new parts.
 
-The first result of a line counts, in the order of the log; once as many lines are there as the batch had when it
-closed, nothing more is taken. So the same lines come together as did then.
+The first result of a line counts, in the order of the log, until the batch has as many lines as when it closed: so
+the same lines come together as then.
 """
 
 from typing import Final
@@ -19,21 +19,21 @@ PART_BYTES: Final = 8 << 20
 
 
 class PartRecovery:
-    """One batch whose results are read once more.
+    """The recovered lines of one batch.
 
     Attributes:
-        unreadable: Records of it that could not be read, or whose line is gone from the store.
-        destroyed: Those of them whose key is destroyed.
+        unreadable: Records of the batch that cannot be decoded, or whose line is gone from the store.
+        destroyed: Unreadable records whose key is destroyed.
     """
 
     def __init__(
         self, batch_id: str, wanted: int, *, store: Store, number_from: int = 0, writer: str = ""
     ) -> None:
-        """Begin with nothing.
+        """Begin without lines.
 
         Args:
             batch_id: The batch.
-            wanted: Lines that it had when it closed.
+            wanted: The number of its final lines when it closed.
             store: Has the large results, and takes the parts.
             number_from: Number of the first part.
             writer: See `PartRef`.
@@ -49,18 +49,18 @@ class PartRecovery:
 
     @property
     def missing(self) -> int:
-        """Lines that were not found yet."""
+        """Lines that are not found yet."""
         return max(0, self._wanted - self._active.bitmap.done)
 
     @property
     def bitmap(self) -> LineBitmap:
-        """The lines that were found."""
+        """The lines that are found."""
         return self._active.bitmap
 
-    async def take(self, headers: Headers, value: bytes) -> None:
-        """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
+    async def add(self, headers: Headers, value: bytes) -> None:
+        """Add the lines of the next record of the batch's partition of `outcomes`; other records are ignored.
 
-        One that is sealed still has no key any more.
+        A record that is still sealed has lost its key.
 
         Raises:
             OSError: The store failed.
@@ -79,29 +79,23 @@ class PartRecovery:
         except (DecodeError, NotFound, ValueError):
             self.unreadable += 1
             return
-        self._active.take(marks, value, 0.0)
+        self._active.add(marks, value, 0.0)
         if self._active.waiting_bytes >= PART_BYTES:
             await self._flush()
 
     async def parts(self) -> tuple[PartRef, ...]:
-        """The parts that hold the lines which were found; all of them are written."""
+        """Write the remaining lines, and return all parts."""
         await self._flush()
         return tuple(self._parts)
 
     async def _flush(self) -> None:
-        self._active.waiting_since = None
         for buffer, failed in ((self._active.output, False), (self._active.errors, True)):
             if buffer.lines:
-                self._parts.append(
-                    await write_part(
-                        self._store,
-                        self._active.state.id,
-                        self._number_from + len(self._parts),
-                        buffer,
-                        failed=failed,
-                        writer=self._writer,
-                    )
+                number = self._number_from + len(self._parts)
+                part = await write_part(
+                    self._store, self._active.state.id, number, buffer, failed=failed, writer=self._writer
                 )
+                self._parts.append(part)
 
 
 def _is_of(headers: Headers, batch_id: str) -> bool:

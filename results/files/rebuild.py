@@ -78,13 +78,13 @@ class Rebuild:
         output = self.batch.tidemill.receipt.output
         return (output.lines if output else 0) + self.batch.request_counts.failed
 
-    async def take(self, headers: Headers, value: bytes) -> None:
+    async def add(self, headers: Headers, value: bytes) -> None:
         """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
 
         Raises:
             OSError: The store failed.
         """
-        await self._recovery.take(headers, value)
+        await self._recovery.add(headers, value)
 
     async def finish(self) -> Rebuilt:
         """Write the files into the scratch store.

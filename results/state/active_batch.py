@@ -10,28 +10,31 @@ from tidemill.results.state import reducer
 from tidemill.results.state.eta import Eta
 from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
-from tidemill.results.state.stalls import Stalls
+from tidemill.results.state.stalls import Stalls, waiting
 from tidemill.schemas.lifecycle import AT_WORK
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.part import UNKNOWN_USAGE, encode_index
 from tidemill.schemas.resources.batch import Progress
-from tidemill.schemas.resources.waiting import Waiting
+from tidemill.schemas.resources.waiting import Reason, Waiting
 
 PUBLISH_SECONDS: Final = 0.5
-"""A batch at work is published at most this often, and a small one not at all that is over by then."""
+"""A batch at work is published at most this often; a small batch that ends sooner is published only then."""
 PUBLISH_SECONDS_MAX: Final = 2.0
 """Progress by less than one line in `PUBLISH_PART` is published after this time."""
 PUBLISH_PART: Final = 50
 
+Obstacle = tuple[Reason, str]
+"""Why a batch cannot go on: the reason, and a message for its user."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a batch was before an event; taken for each event, so it holds references and copies nothing."""
+    """A batch before an event. It is taken for each event, so it holds references and copies nothing."""
 
     state: State
     kept: State | None
     buffers: tuple[tuple[list[Any], int, int], tuple[list[Any], int, int]]
-    """Of each its lines, how many of them there were, and their bytes."""
+    """Of each buffer: its list of lines, the length of that list, and the bytes of the lines."""
     acks: tuple[list[Ack], int]
     times: tuple[float | None, float, float | None]
     unpublished: bool
@@ -39,24 +42,24 @@ class Snapshot:
 
 @dataclass(slots=True)
 class PartBuffer:
-    """Lines in the order they came; a part sorts them."""
+    """Lines that wait for a part, in the order they came."""
 
     lines: list[tuple[int, bytes | memoryview, tuple[int, int, int, int]]] = field(default_factory=list)
     size: int = 0
     """Bytes of the lines."""
 
     def add(self, mark: LineMark, line: bytes | memoryview) -> None:
-        """Take in a line."""
+        """Append a line."""
         self.lines.append((mark.index, line, UNKNOWN_USAGE if mark.usage is None else mark.usage))
         self.size += mark.size
 
     def clear(self) -> None:
         """Empty the buffer."""
-        # A new list: who holds the old one may yet go back to it (`ActiveBatch.restore`).
+        # A new list, since a snapshot may hold the old one.
         self.lines, self.size = [], 0
 
     def content(self) -> tuple[int, bytes, bytes]:
-        """The first index, and the content of the part that the lines make, which is its columns and its lines."""
+        """The lines as a part: the first index, the encoded columns, and the lines in order."""
         lines = sorted(self.lines, key=lambda line: line[0])
         columns = encode_index(
             array("I", [index for index, _, _ in lines]),
@@ -67,48 +70,73 @@ class PartBuffer:
 
 
 @dataclass(slots=True)
+class Blockage:
+    """What keeps a batch from going on in this process, and when it is tried again."""
+
+    shown: tuple[Waiting, ...] = ()
+    """The reason to show on the batch; empty if nothing blocks it."""
+    is_unread: bool = False
+    """Whether result lines of the batch cannot be read at the moment (`kafka/partitions/held_records.py`)."""
+    refusals: int = 0
+    """How often in a row the store has refused its lines."""
+    again_at: float = 0.0
+    """When to try again, by the monotonic clock."""
+
+
+@dataclass(slots=True)
 class ActiveBatch:
-    """One active batch."""
+    """An active batch; times are those of the monotonic clock."""
 
     state: State
     bitmap: LineBitmap
     kept: State | None = None
-    """The state that was kept last, by this process."""
+    """The state that this process last wrote to the table."""
     output: PartBuffer = field(default_factory=PartBuffer)
     errors: PartBuffer = field(default_factory=PartBuffer)
     acks: list[Ack] = field(default_factory=list)
-    """Of the events whose lines wait in the buffers."""
+    """Acknowledge the events whose lines wait in the buffers."""
     waiting_since: float | None = None
-    """When the oldest of these lines came; this and the next one are times of the monotonic clock."""
+    """When the oldest waiting line came."""
     published_at: float = 0.0
-    """When it was last published, or taken over."""
+    """When this process last published the batch, or took it over."""
     ending_since: float | None = None
-    """When it became known here that the batch ends before all its lines are done."""
+    """When this process learnt that the batch ends before all its lines are done."""
     eta: Eta | None = None
-    """Observed once lines come."""
     compacting: bool = False
     stalls: Stalls = field(default_factory=Stalls)
-    blocked: tuple[Waiting, ...] = ()
-    """Why it cannot go on here."""
-    is_unread: bool = False
-    """Whether lines that were run cannot be had at the moment (`kafka/partitions/held_records.py`)."""
-    tries: int = 0
-    """How often in a row the store has not taken its lines."""
-    again_at: float = 0.0
-    """When it is tried again, by the monotonic clock."""
+    blockage: Blockage = field(default_factory=Blockage)
     tried_part: int = -1
-    """Number of the last part that was tried to be written; it may appear yet, whatever was said of it."""
+    """Number of the last part that was sent to the store; it may appear later even if the store refused it."""
     unpublished: bool = False
-    """Whether there is something to publish beyond counts that have grown."""
+    """Whether something besides grown counts is to be published."""
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
-        """What the batch shows that it waits for."""
-        return self.blocked or (self.state.batch.tidemill.waiting if self.state.batch is not None else ())
+        """The reasons to wait that the batch shows."""
+        return self.blockage.shown or (self.state.batch.tidemill.waiting if self.state.batch is not None else ())
+
+    def block(self, obstacle: Obstacle | None, again_at: float, now: int) -> bool:
+        """Mark the batch as blocked, or as free again if there is no obstacle.
+
+        Args:
+            obstacle: What blocks it.
+            again_at: When it is tried again, by the monotonic clock.
+            now: Unix seconds.
+
+        Returns:
+            Whether the batch has to be published because of it.
+        """
+        self.blockage.again_at = again_at
+        since = self.blockage.shown[0].since if self.blockage.shown else now
+        shown = () if obstacle is None else (waiting(*obstacle, since=since),)
+        if shown == self.blockage.shown:
+            return False
+        self.blockage.shown, self.unpublished = shown, True
+        return True
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the lines that wait."""
+        """Bytes of the waiting lines."""
         return self.output.size + self.errors.size
 
     @property
@@ -118,28 +146,28 @@ class ActiveBatch:
 
     @property
     def total(self) -> int:
-        """Lines of the batch, 0 while it is not known."""
+        """Lines of the batch, 0 until ingest has counted them."""
         return self.state.batch.request_counts.total if self.state.batch else 0
 
     @property
     def next_publish_at(self) -> float:
-        """When to publish it next, if there is anything new, by the monotonic clock."""
+        """When to publish any news next."""
         much = self.unpublished or PUBLISH_PART * self.unpublished_lines >= self.total
         return self.published_at + (PUBLISH_SECONDS if much else PUBLISH_SECONDS_MAX)
 
     @property
     def unpublished_lines(self) -> int:
-        """Lines that became final since the batch was last published; below 0 if lines have yet to come again."""
+        """Final lines that are not published yet; negative while a replay still brings lines that are."""
         counts = self.state.batch.request_counts if self.state.batch else None
         return 0 if counts is None else self.bitmap.done - counts.completed - counts.failed
 
     def due(self, now: float, monotonic: float, limits: Limits) -> list[float]:
-        """When it is to be looked at, though nothing has come, Unix seconds.
+        """The times at which something is due without a record, Unix seconds.
 
         Args:
             now: Unix seconds.
             monotonic: The same moment by the monotonic clock.
-            limits: How long a line may wait for its part, and how long a grace is.
+            limits: The longest wait of a line for its part, and the length of the grace period.
         """
         ahead = now - monotonic
         due = [] if (due_at := reducer.next_due(self.state)) is None else [due_at]
@@ -147,8 +175,8 @@ class ActiveBatch:
             due.append(ahead + self.ending_since + limits.grace_seconds)
         if self.waiting_since is not None:
             due.append(ahead + self.waiting_since + limits.part_age_seconds)
-        if self.again_at:
-            due = [max(at, ahead + self.again_at) for at in due]
+        if self.blockage.again_at:
+            due = [max(at, ahead + self.blockage.again_at) for at in due]
         if self.unpublished or self.unpublished_lines > 0:
             due.append(ahead + self.next_publish_at)
         if not self.state.closed and self.state.ending is None:
@@ -158,16 +186,16 @@ class ActiveBatch:
         return due
 
     def graced(self, at: float, monotonic: float, limits: Limits, *, is_current: bool) -> float:
-        """The time that counts for the end of the batch's grace: once a grace has lasted, it is over.
+        """The time to compare with the end of the grace period, Unix seconds.
 
-        Whose clock its end was reckoned by may have been ahead of ours, or ours was set back since. And a process
-        before us may have published lines that it applied after this tick: the batch does not end before these
-        have come again. Behind a tick of our own come none: what is missing by then the log has lost.
+        It is not before that end once the period has lasted by the monotonic clock: the wall clock may have been
+        set back. It is minus infinity while a replay still brings lines that a former owner published: they may
+        lie behind this tick. Behind a tick of this owner there are none; lines missing by then are lost.
 
         Args:
-            at: Unix seconds.
-            monotonic: The time of the monotonic clock.
-            limits: How long a grace is.
+            at: The time of the tick, Unix seconds.
+            monotonic: The present time by the monotonic clock.
+            limits: The length of the grace period.
             is_current: Whether this owner has sent the tick.
         """
         if self.unpublished_lines < 0 and not is_current:
@@ -178,7 +206,7 @@ class ActiveBatch:
         return max(at, close_at)
 
     def progress(self, now: float, monotonic: float) -> Progress | None:
-        """How far the batch is, if it is at work.
+        """The progress of a batch at work, else None.
 
         Args:
             now: Unix seconds.
@@ -192,13 +220,13 @@ class ActiveBatch:
         self.eta.observe(monotonic, self.bitmap.done)
         return self.eta.progress(batch.request_counts.total, batch.expires_at, now)
 
-    def take(self, marks: list[LineMark], value: bytes, monotonic: float) -> int:
-        """Put the lines into the buffers that were not final before.
+    def add(self, marks: list[LineMark], value: bytes, now: float) -> int:
+        """Put the lines that were not final before into the buffers.
 
         Args:
-            marks: What is known of each line.
+            marks: Index, size and result of each line.
             value: The lines, one after the other.
-            monotonic: When they came.
+            now: The present time by the monotonic clock.
 
         Returns:
             How many lines were new.
@@ -212,11 +240,11 @@ class ActiveBatch:
                 (self.errors if mark.failed else self.output).add(mark, view[start:end])
                 new += 1
         if new and self.waiting_since is None:
-            self.waiting_since = monotonic
+            self.waiting_since = now
         return new
 
     def snapshot(self) -> Snapshot:
-        """What it is now."""
+        """The batch as it is now."""
         return Snapshot(
             self.state,
             self.kept,
@@ -230,11 +258,11 @@ class ActiveBatch:
         )
 
     def restore(self, was: Snapshot) -> None:
-        """Make it what it was before an event that failed; what was kept meanwhile is in the table, and stays."""
+        """Undo an event that failed; a state that was written to the table meanwhile stays."""
         is_kept = self.kept is not was.kept
         for buffer, (lines, count, size) in zip((self.output, self.errors), was.buffers, strict=True):
             if is_kept and buffer.lines is not lines:
-                continue  # they are in a part that the table knows
+                continue  # the lines are in a part that the table names
             for index, _, _ in lines[count:]:
                 self.bitmap.unmark(index, failed=buffer is self.errors)
             del lines[count:]
@@ -242,7 +270,7 @@ class ActiveBatch:
         acks, count = was.acks
         if is_kept:
             assert self.kept is not None
-            # It may be unpublished, and the second try finds nothing new in it.
+            # The retry of the event finds nothing new, so it would not publish this state.
             self.state, self.unpublished = self.kept, True
             if self.acks is acks:
                 del acks[count:]
@@ -252,7 +280,7 @@ class ActiveBatch:
         self.waiting_since, self.published_at, self.ending_since = was.times
 
     def release(self) -> None:
-        """Acknowledge the events whose lines are in parts by now, and the state with them."""
+        """Acknowledge the events whose lines are in parts that the table names."""
         acks, self.acks = self.acks, []
         for ack in acks:
             ack()

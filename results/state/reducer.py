@@ -322,7 +322,7 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
                 "output_file_ids": outputs if receipt.outputs else (),
                 "cost": fact.bill.cost if fact.bill else None,
                 "at_risk": None,
-                "mended": fact.mended,
+                "recovered": fact.recovered,
                 "usage_unknown": fact.usage_unknown or None,
             }
         ),

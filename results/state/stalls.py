@@ -1,7 +1,7 @@
-"""What a batch waits for: what processes say that hold its lines, and what only the owner of the batch can see.
+"""Why the lines of a batch wait: reports of the processes that hold them, and what only the batch's owner can see.
 
-What was said is kept in memory alone. It is said again as long as it is true, so a new owner hears of it within
-seconds; the batch itself keeps what was shown last.
+Reports are kept in memory alone. Processes repeat them, so a new owner has them within seconds; until then the
+batch goes on showing what it showed last.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Reason, Waiting, merged
 
 SOURCES_MAX: Final = 16
-"""Processes that are listened to at one time, for each batch."""
+"""Processes whose reports on one batch are kept."""
 SILENCE_SECONDS: Final = 20.0
-"""Without a line done and without a word, a batch waits longer than usual: who holds lines speaks up before."""
+"""A batch without progress or a report for so long waits for a reason of its own: processes report before."""
 
 
-class _Said(NamedTuple):
+class _Report(NamedTuple):
     number: int
     waiting: tuple[Waiting, ...]
     until: float
@@ -28,25 +28,25 @@ class _Said(NamedTuple):
 
 @dataclass(slots=True)
 class Stalls:
-    """Of one batch; times are those of the monotonic clock."""
+    """The reports on one batch; times are those of the monotonic clock."""
 
     moved_at: float = 0.0
-    """When it advanced last, or was taken over."""
+    """When the batch last advanced, or was taken over."""
     moved: tuple[object, int] = (None, 0)
-    """Its status and its lines that were done then."""
+    """Its status and number of final lines then."""
     _is_new: bool = True
-    """Whether nothing came for it since it was taken over: then what it showed before still stands."""
-    _said: dict[str, _Said] = field(default_factory=dict)
+    """Whether it has neither advanced nor got a report since it was taken over."""
+    _reports: dict[str, _Report] = field(default_factory=dict)
 
-    def take(self, fact: Stalled, now: float) -> bool:
-        """Note what a process reports; returns whether that changes anything."""
-        known = self._said.get(fact.source)
+    def add(self, fact: Stalled, now: float) -> bool:
+        """Add the report of a process; returns whether it is new."""
+        known = self._reports.get(fact.source)
         if known is not None and fact.number <= known.number:
             return False
         self._forget(now)
-        if known is None and len(self._said) >= SOURCES_MAX:
+        if known is None and len(self._reports) >= SOURCES_MAX:
             return False
-        self._said[fact.source] = _Said(fact.number, fact.waiting, now + fact.hold_seconds)
+        self._reports[fact.source] = _Report(fact.number, fact.waiting, now + fact.hold_seconds)
         self._is_new = False
         return True
 
@@ -57,19 +57,21 @@ class Stalls:
             self.moved, self.moved_at, self._is_new = step, now, False
 
     def due(self, now: float) -> list[float]:
-        """When it may have to be published again."""
-        times = [said.until for said in self._said.values() if said.waiting]
+        """When the reasons may change without a record."""
+        times = [report.until for report in self._reports.values() if report.waiting]
         return [at for at in (*times, self.moved_at + SILENCE_SECONDS) if at > now]
 
-    def waiting(self, state: State, done: int, now: float, wall: float, *, heard_at: float) -> tuple[Waiting, ...]:
-        """What to show on the batch.
+    def shown(
+        self, state: State, done: int, now: float, wall: float, *, reported_at: float
+    ) -> tuple[Waiting, ...]:
+        """The reasons to show on the batch.
 
         Args:
             state: The batch.
-            done: Its lines that are final.
-            now: The time.
+            done: Its final lines.
+            now: The present time.
             wall: The same moment in Unix seconds.
-            heard_at: When any process of its model last reported.
+            reported_at: When any process of its model last reported.
         """
         if (batch := state.batch) is None:
             return ()
@@ -83,46 +85,45 @@ class Stalls:
         if left <= 0:
             return ()
         self._forget(now)
-        said = [one for said in self._said.values() for one in said.waiting]
-        if said or not is_silent:
-            return merged(said, left)
-        return (_unheard(batch.model or "", left, since, others=heard_at > self.moved_at),)
+        reported = [wait for report in self._reports.values() for wait in report.waiting]
+        if reported or not is_silent:
+            return merged(reported, left)
+        return (_unreported(batch.model or "", left, since, others=reported_at > self.moved_at),)
 
     def _forget(self, now: float) -> None:
-        for source in [source for source, said in self._said.items() if said.until <= now]:
-            del self._said[source]
+        for source in [source for source, report in self._reports.items() if report.until <= now]:
+            del self._reports[source]
 
 
-def waits(state: State, waiting: tuple[Waiting, ...]) -> State:
-    """Show what the lines of a batch wait for; what they waited for when its time was up stays with it."""
+def show(state: State, waits: tuple[Waiting, ...]) -> State:
+    """Show why the lines of a batch wait; an ending batch keeps the reasons it had when its time was up."""
     batch = state.batch
     if batch is None or state.ending is not None or batch.status not in CANCELLABLE:
         return state
-    if batch.tidemill.waiting == waiting:
+    if batch.tidemill.waiting == waits:
         return state
-    extras = batch.tidemill.model_copy(update={"waiting": waiting})
+    extras = batch.tidemill.model_copy(update={"waiting": waits})
     return state.model_copy(update={"batch": batch.model_copy(update={"tidemill": extras})})
 
 
 def reasons(waits: Iterable[Waiting]) -> set[str]:
-    """The reasons that are named."""
-    return {one.reason.value for one in waits}
+    """The names of the reasons, each once."""
+    return {wait.reason.value for wait in waits}
 
 
 def _unchecked(since: int) -> Waiting:
     words = "The input is not checked yet: ingest works on others, cannot read the store, or does not run."
-    return one(Reason.VALIDATION, words, lines=0, since=since)
+    return waiting(Reason.VALIDATION, words, since=since)
 
 
-def _unheard(model: str, lines: int, since: int, *, others: bool) -> Waiting:
+def _unreported(model: str, lines: int, since: int, *, others: bool) -> Waiting:
     if others:
-        return one(
-            Reason.QUEUED, "The processes of its model work on lines of other batches.", lines=lines, since=since
-        )
+        words = "The processes of its model work on lines of other batches."
+        return waiting(Reason.QUEUED, words, lines=lines, since=since)
     words = f"No process that serves the model {model} has reported on the lines."
-    return one(Reason.NO_PROCESSOR, words, lines=lines, since=since)
+    return waiting(Reason.NO_PROCESSOR, words, lines=lines, since=since)
 
 
-def one(reason: Reason, words: str, *, lines: int = 0, since: int) -> Waiting:
-    """A reason; what words are too many are left out."""
+def waiting(reason: Reason, words: str, *, lines: int = 0, since: int) -> Waiting:
+    """A reason to wait, with its message cut to the bound."""
     return Waiting(reason=reason, lines=lines, message=words[:MESSAGE_CHARS_MAX], since=max(0, since))

@@ -117,8 +117,8 @@ class Compacted(_Message):
     """Lines of the output whose server named counts of tokens that cannot be; they are billed as nothing."""
     bill: Bill | None = None
     """At the price in force when the files were written, which is so the price for good."""
-    mended: bool = False
-    """Whether the files were made of what the log has, since parts were gone."""
+    recovered: bool = False
+    """Whether parts were lost, so that the files were made from the log."""
     closed_by: Id = ""
     """The owner of the partition who closed the batch; a former one may have closed it over other lines."""
     writer: Id = ""

@@ -245,8 +245,8 @@ class Extras(_Shape):
     progress: Progress | None = None
     at_risk: Signed | None = None
     """Unix seconds; from then on the log may have dropped what the batch still needs. Null where all is well."""
-    mended: bool = False
-    """Whether parts of it were lost on the way, and its lines were read from the log again."""
+    recovered: bool = False
+    """Whether parts of its results were lost in the store, and were read from the log again."""
     waiting: Waits = ()
     """What its lines, or its files, wait for longer than usual. Of an expired batch: what held its last lines."""
     fault: Fault | None = None

@@ -76,7 +76,7 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
     """Compare a batch that is over with what was asked for."""
     batch = client.get(f"/batches/{batch_id}", cast_to=dict)
     name = f"job {job.number} ({batch_id}, {batch['status']})"
-    verdict.say(f"{name} has lost parts that nobody touched", wrong=batch["tidemill"]["mended"])
+    verdict.say(f"{name} has lost parts that nobody touched", wrong=batch["tidemill"]["recovered"])
     expected = (
         {"completed"}
         | ({"expired"} if job.window != "24h" else set())

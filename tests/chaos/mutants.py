@@ -46,12 +46,12 @@ MUTATIONS = (
     ),
     Mutation(
         name="the table is written before the part",
-        file="results/batches.py",
+        file="results/files/part_writer.py",
         old="                part = await write_part(\n",
         new=(
             "                from tidemill.schemas.log.part import PartRef\n"
             "                early = PartRef(number=active.tried_part, failed=failed,"
-            " first=min(entry[0] for entry in buffer.lines), writer=self.owner.writer)\n"
+            " first=min(entry[0] for entry in buffer.lines), writer=self._writer)\n"
             '                named = {"parts": (*active.state.parts, early)}\n'
             "                self._tables.put_state(active.state.model_copy(update=named))\n"
             "                await self._tables.delivered()\n"
@@ -103,7 +103,7 @@ MUTATIONS = (
         old=(
             "        offset, _ = await asyncio.gather(self._publisher.files(after, fact),"
             " self._publisher.bill(after, fact))\n"
-            "        active.blocked = ()\n"
+            "        active.blockage.shown = ()\n"
             '        active.state = after.model_copy(update={"files_offset": offset})\n'
             "        await self._tables.keep(active)\n"
         ),
@@ -143,7 +143,7 @@ MUTATIONS = (
         file="results/batches.py",
         old=(
             "        if active.state.is_over:\n"
-            "            self._over(active)\n"
+            "            self.drop(active)\n"
             "            active.release()\n"
             "        elif active.state.closed:"
         ),

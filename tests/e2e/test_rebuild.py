@@ -194,7 +194,7 @@ def test_a_part_that_is_lost_is_made_again(place, backend):
     batch = ended(place, batch_id)
     assert batch.request_counts.completed == LINES
     assert batch.tidemill["receipt"]["missing"] == batch.tidemill["receipt"]["double"] == 0
-    assert (batch.tidemill["mended"], batch.tidemill["waiting"]) == (True, [])
+    assert (batch.tidemill["recovered"], batch.tidemill["waiting"]) == (True, [])
     assert backend.calls == LINES
 
 

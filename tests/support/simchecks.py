@@ -115,7 +115,7 @@ class Seen:
             expected.add(Status.EXPIRED)
         assert batch.status in expected, batch
         # One that was cut off may have removed the parts of a batch that it thought was over.
-        assert self._world.cuts or not batch.tidemill.mended, batch
+        assert self._world.cuts or not batch.tidemill.recovered, batch
         output, errors = self._file(batch, "output"), self._file(batch, "errors")
         total = batch.request_counts.total
         assert total in {0, job.lines}

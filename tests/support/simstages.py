@@ -34,7 +34,7 @@ from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
 from tidemill.processors.scheduling import prefix
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits, Owner
+from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
 from tidemill.results.state.tables import Tables, TornError
 from tidemill.schemas.log import codec, topics
@@ -274,11 +274,8 @@ class _Handler(RecordHandler):
     def __init__(self, process: "ResultsProcess", partition: Partition) -> None:
         super().__init__(
             partition,
-            sender=process,
-            store=process.store,
+            resources=process.resources,
             vault=process.vault,
-            clock=process.process.now,
-            monotonic=process.world.loop.time,
             partitions=len(process.log.places(OUTCOMES)),
         )
         self._refuses = process.world.refuses
@@ -294,9 +291,16 @@ class ResultsProcess(Base):
 
     def __init__(self, world, group: Group, limits: Limits) -> None:
         super().__init__(world, group)
-        self._limits = limits
+        self.resources = Resources(
+            sender=self,
+            history=self,
+            store=self.store,
+            clock=self.process.now,
+            monotonic=world.loop.time,
+            limits=limits,
+            compactions=asyncio.Semaphore(2),
+        )
         self._tables: dict[int, Tables] = {}
-        self._compactions = asyncio.Semaphore(2)
         self._owners = PartitionOwners(self._handler, BOUNDS, crash=self._crash, start=self.process.start)
         self.process.start(self._owners.run_timers())
         self.process.start(self._tidy())
@@ -338,18 +342,7 @@ class ResultsProcess(Base):
 
     def _handler(self, number: int) -> _Handler:
         owner = Owner(writer=self.world.token(), generation=self.seat.generation, held=self.process.leased)
-        partition = Partition(
-            number,
-            tables=self._tables[number],
-            sender=self,
-            history=self,
-            store=self.store,
-            clock=self.process.now,
-            monotonic=self.world.loop.time,
-            limits=self._limits,
-            compactions=self._compactions,
-            owner=owner,
-        )
+        partition = Partition(number, tables=self._tables[number], resources=self.resources, owner=owner)
         return _Handler(self, partition)
 
     async def _crash(self, error: Exception) -> None:

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits, Owner
+from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import Tables
 from tidemill.schemas.lifecycle import MOVES
@@ -273,18 +273,23 @@ class Simulation:
         del model
         return Tariff(input_per_million=Decimal(self.crashes + 1), output_per_million=Decimal("0.3"))
 
+    def monotonic(self) -> float:
+        return self.now
+
     def partition(self) -> Partition:
         """The partition as a process takes it over now."""
         return Partition(
             0,
             tables=self.tables,
-            sender=self.log,
-            history=self.log,
-            store=self.store,
-            clock=lambda: self.now,
-            monotonic=lambda: self.now,
-            limits=self._limits,
-            compactions=asyncio.Semaphore(1),
+            resources=Resources(
+                sender=self.log,
+                history=self.log,
+                store=self.store,
+                clock=lambda: self.now,
+                monotonic=self.monotonic,
+                limits=self._limits,
+                compactions=asyncio.Semaphore(1),
+            ),
             owner=Owner(writer=f"{self.crashes:08x}", generation=self.crashes + 1, held=surely),
         )
 

@@ -34,7 +34,6 @@ ABOVE = {
     "parameters": {
         "ingest/streams/partition.py:__init__",
         "processors/dispatcher.py:__init__",
-        "results/batches.py:__init__",
     },
     "attributes": {
         "api/dependencies.py:Dependencies",
@@ -44,8 +43,6 @@ ABOVE = {
         "processors/backends/pool.py:Backend",
         "processors/dispatcher.py:Dispatcher",
         "processors/limits/concurrency_limit.py:ConcurrencyLimit",
-        "results/state/active_batch.py:ActiveBatch",
-        "results/batches.py:Batches",
     },
     "small": set(),
 }

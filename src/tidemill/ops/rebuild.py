@@ -79,7 +79,7 @@ async def _one(
                     headers, value = record.headers, record.value or b""
                     with suppress(NoKey, DecodeError):
                         headers, value = await open_outcome(vault, headers, value)
-                    await work.take(headers, value)
+                    await work.add(headers, value)
                     if work.is_complete:
                         break
             rebuilt = await work.finish()

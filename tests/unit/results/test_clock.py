@@ -8,7 +8,6 @@ from support.simulated import Fuse, SimulatedLog, SimulatedStore, SimulatedTable
 
 from tidemill.results import ports
 from tidemill.results.partition import Partition
-from tidemill.results.ports import Limits
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.codec import LineMark
@@ -60,18 +59,20 @@ class Owner:
         self.partition = Partition(
             0,
             tables=self._tables,
-            sender=self.log,
-            history=self.log,
-            store=self.store,
-            clock=lambda: self.clocks.wall,
-            monotonic=lambda: self.clocks.monotonic,
-            limits=Limits(
-                part_bytes=1 << 20,
-                part_age_seconds=AGE_SECONDS,
-                grace_seconds=GRACE_SECONDS,
-                tariff_of=lambda _: self._tariff,
+            resources=ports.Resources(
+                sender=self.log,
+                history=self.log,
+                store=self.store,
+                clock=lambda: self.clocks.wall,
+                monotonic=lambda: self.clocks.monotonic,
+                limits=ports.Limits(
+                    part_bytes=1 << 20,
+                    part_age_seconds=AGE_SECONDS,
+                    grace_seconds=GRACE_SECONDS,
+                    tariff_of=lambda _: self._tariff,
+                ),
+                compactions=asyncio.Semaphore(1),
             ),
-            compactions=asyncio.Semaphore(1),
             owner=ports.Owner(writer="w", generation=1, held=surely),
         )
 
@@ -118,7 +119,7 @@ async def test_lines_do_not_wait_for_a_clock_that_was_set_back(owner):
     """They are in a part and acknowledged once they have waited, whatever the clock says."""
     await owner.land()
     owner.clocks.wall -= STEP_SECONDS
-    owner.partition.look()
+    owner.partition.batches.check_clock()
     owner.clocks.pass_(AGE_SECONDS + 1)
     await owner.tick()
     assert owner.acked == ["line"]
@@ -137,7 +138,7 @@ async def test_a_grace_lasts_as_long_as_it_is(owner, ahead):
     cancel = CancelRequested(batch_id=BATCH_ID, at=int(NOW + ahead))
     await owner.partition.command(cancel, lambda: None)
     owner.clocks.wall -= STEP_SECONDS - ahead
-    owner.partition.look()
+    owner.partition.batches.check_clock()
     await owner.tick()
     assert await owner.ended() == []
     owner.clocks.pass_(GRACE_SECONDS + 1)
@@ -179,7 +180,7 @@ async def test_a_batch_does_not_end_before_it_began(owner):
     owner.clocks.wall -= STEP_SECONDS
     await owner.partition.command(CancelRequested(batch_id=BATCH_ID, at=int(owner.clocks.wall)), lambda: None)
     owner.clocks.pass_(GRACE_SECONDS + 1)
-    owner.partition.look()
+    owner.partition.batches.check_clock()
     await owner.tick()
     for fact in await owner.ended():
         await owner.partition.fact(fact, lambda: None)

@@ -13,7 +13,7 @@ from tidemill import retrying
 from tidemill.kafka.partitions import held_records
 from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
-from tidemill.results import batches
+from tidemill.results.files import part_writer
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import CancelRequested, Tick
 from tidemill.schemas.resources.batch import Status
@@ -150,7 +150,9 @@ async def test_files_that_cannot_be_written_hold_no_place():
 
     simulation.store.write = write
     await simulation.feed(partition, gate, *one)
-    await until(lambda: [active for active in partition.active_batches if active.blocked], "a batch that says why")
+    await until(
+        lambda: [active for active in partition.active_batches if active.blockage.shown], "a batch that says why"
+    )
     await simulation.feed(partition, gate, *other)
     assert simulation.shown(1).status is Status.COMPLETED
     await simulation.tick(partition, gate, 10)
@@ -161,19 +163,19 @@ async def test_files_that_cannot_be_written_hold_no_place():
 
 async def test_at_a_bound_the_partition_waits(monkeypatch):
     """A store that fails for a while is waited for, whoever's lines these are, and memory has its bound."""
-    monkeypatch.setattr(batches, "PUT_OFF_BYTES_MAX", 3_000)
+    monkeypatch.setattr(part_writer, "REFUSED_BYTES_MAX", 3_000)
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     simulation = Refusing(2)
     (one,) = filled(simulation, 0)
     simulation.refused.add(A)
+    simulation.monotonic = asyncio.get_running_loop().time
     partition, gate = simulation.partition(), AckGate()
-    partition._steady = asyncio.get_running_loop().time
     await partition.load()
     feeding = asyncio.create_task(simulation.feed(partition, gate, *one))
-    await until(lambda: partition._put_off_bytes > 3_000, "the bound")
-    held = partition._put_off_bytes
-    await until(lambda: next(iter(partition._put_off.values())).tries > 5, "more tries")
-    assert partition._put_off_bytes == held
+    await until(lambda: partition.batches.parts.refused_bytes > 3_000, "the bound")
+    held = partition.batches.parts.refused_bytes
+    await until(lambda: next(iter(partition.active_batches)).blockage.refusals > 5, "more tries")
+    assert partition.batches.parts.refused_bytes == held
     simulation.refused.clear()
     await feeding
     await until(lambda: simulation.shown(0).status is Status.COMPLETED or simulation.tick(partition, gate), "end")
@@ -189,7 +191,7 @@ async def test_lines_that_cannot_be_read_wait(ending):
     await partition.load()
     await simulation.feed(partition, gate, *one[:-1])
     await simulation.tick(partition, gate, 5)
-    partition.unread(A, Unavailable("S3 answered AccessDenied"), simulation.now + 5)
+    partition.batches.unread(A, Unavailable("S3 answered AccessDenied"), simulation.now + 5)
     if ending is Status.CANCELLED:
         cancel = CancelRequested(batch_id=A, at=int(simulation.now))
         await simulation.feed(partition, gate, (topics.COMMANDS.name, (), codec.encode(cancel)))
@@ -197,7 +199,7 @@ async def test_lines_that_cannot_be_read_wait(ending):
     await simulation.tick(partition, gate)
     is_waiting = simulation.shown(0).status is Status.IN_PROGRESS
     assert is_waiting == (ending is Status.EXPIRED)
-    partition.unread(A, None, 0.0)
+    partition.batches.unread(A, None, 0.0)
     await simulation.tick(partition, gate)
     cases.check(simulation, 0, TOTAL, ending)
     partition.abandon()

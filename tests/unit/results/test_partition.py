@@ -84,10 +84,10 @@ def check_ledger(simulation, batch, output):
     assert cost.total == cost.input + cost.output
 
 
-def check(simulation, number, total, status, *, mended=False):
+def check(simulation, number, total, status, *, recovered=False):
     batch = final(simulation, number)
     assert batch.status is status
-    assert batch.tidemill.mended is mended
+    assert batch.tidemill.recovered is recovered
     receipt = batch.tidemill.receipt
     output = output_of(simulation, batch)
     errors = file_of(simulation, batch.error_file_id, receipt.errors)
@@ -205,7 +205,7 @@ async def test_a_batch_that_is_long_forgotten_is_deleted_for_good():
     request = DeleteRequested(batch_id=batch_id(0), project="default", at=NOW + 90)
     await partition.command(request, list)
     assert not partition.active_batches
-    assert partition.is_over(batch_id(0))
+    assert partition.active_batches.is_over(batch_id(0))
     created = commands(0, 10)[0][2]
     await partition.command(codec.decode_command(created), list)
     assert not partition.active_batches

@@ -37,18 +37,18 @@ class Faulty(Simulation):
         message = SimpleNamespace(topic=topic, partition=0, offset=at, key=None, value=value, headers=headers)
 
         async def work():
-            partition.begin()
+            partition.active_batches.begin()
             await super(Faulty, self).handle(partition, gate, at)
 
         if self.injects and self.chance.random() < 0.5:
             self.fuse.faulty, self.fuse.faulty_steps = asyncio.current_task(), self.chance.randint(0, 8)
         try:
-            letter = await handle_record(self, message, work, stage="results", undo=partition.undo)
+            letter = await handle_record(self, message, work, stage="results", undo=partition.batches.undo)
         finally:
             self.fuse.faulty = None
         if letter is not None and (named := codec.named(topic, headers, value)) is not None:
             fact = Buried(batch_id=named.batch_id, source=letter.source, reason=letter.reason, at=int(self.now))
-            partition.begin()
+            partition.active_batches.begin()
             await partition.buried(fact, named.created, ends=not letter.unreadable)
         if letter is not None:
             for done in gate.finish(gate._tickets[-1]):
@@ -153,22 +153,22 @@ async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soo
     await partition.command(codec.decode_command(created), list)
     await partition.fact(codec.decode_fact(accepted), list)
     simulation.now += 60  # so that what is next is told
-    whole, left = partition._publish, [1]
+    whole, left = partition.batches.publish, [1]
 
     async def publish(active):
         if left and left.pop():
             raise ValueError("a fault of ours")
         await whole(active)
 
-    monkeypatch.setattr(partition, "_publish", publish)
+    monkeypatch.setattr(partition.batches, "publish", publish)
     marks = [LineMark(index=index, size=2, failed=False) for index in range(2_000 if has_all else 100)]
     value = b"{}" * len(marks)
     for _ in range(2):
-        partition.begin()
+        partition.active_batches.begin()
         try:
             await partition.lines(batch_id(0), marks, value, lambda: acks.append(1))
         except ValueError:
-            partition.undo()
+            partition.batches.undo()
     (active,) = partition.active_batches
     if has_all:
         assert active.state.closed
@@ -176,6 +176,6 @@ async def test_what_was_kept_before_a_fault_is_told_and_not_acknowledged_too_soo
         assert acks
     else:
         assert (acks, active.waiting_bytes) == ([], len(value))
-        await partition._flush(active)
+        await partition.batches.parts.flush(active)
         assert acks == [1]
     partition.abandon()

@@ -60,7 +60,7 @@ async def test_parts_are_made_again_from_the_log(seed):
     simulation.log.events += [*cases.commands(0, TOTAL), *cases.lines(simulation.chance, 0, TOTAL)]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
     assert damage.keys
-    cases.check(simulation, 0, TOTAL, Status.COMPLETED, mended=True)
+    cases.check(simulation, 0, TOTAL, Status.COMPLETED, recovered=True)
     assert cases.final(simulation, 0).tidemill.waiting == ()
 
 
@@ -82,7 +82,7 @@ async def test_lines_that_came_too_late_stay_out(seed):
         *lines[kept:],
     ]
     await simulation.run(crashes_max=simulation.chance.randint(0, 6))
-    output, errors = cases.check(simulation, 0, TOTAL, Status.CANCELLED, mended=bool(damage.keys))
+    output, errors = cases.check(simulation, 0, TOTAL, Status.CANCELLED, recovered=bool(damage.keys))
     answered = {
         mark.index for _, headers, value in lines[:kept] for mark in codec.lines_marks(headers, len(value))[1]
     }
@@ -104,7 +104,7 @@ async def test_what_cannot_be_finished_says_why_and_goes_on_once_it_can(monkeypa
         await simulation.handle(partition, gate, at)
     simulation.log.events[2:] = [(topics.COMMANDS.name, (), b"")] * (len(events) - 2)
     await until(
-        lambda: [active for active in partition.active_batches if active.blocked], "a batch that is blocked"
+        lambda: [active for active in partition.active_batches if active.blockage.shown], "a batch that is blocked"
     )
     assert +batch_gauges.stalled([partition.active_batches]) == {"files": 1}
     assert partition.due_at is not None

@@ -13,7 +13,7 @@ from tidemill.kafka.partitions.ack_gate import AckGate
 from tidemill.results.files.overlay_store import OverlayStore
 from tidemill.results.files.rebuild import Rebuild
 from tidemill.results.state import batch_gauges, reducer
-from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, waits
+from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, show
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import Stalled, Tick
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
@@ -40,9 +40,9 @@ def at_work(status=Status.IN_PROGRESS):
     return reducer.State(id=batch.id, partition=0, batch=batch)
 
 
-def shown(stalls, state, at, done=0, heard_at=0.0):
+def shown(stalls, state, at, done=0, reported_at=0.0):
     stalls.look(state, done, at)
-    return stalls.waiting(state, done, at, NOW + at, heard_at=heard_at)
+    return stalls.shown(state, done, at, NOW + at, reported_at=reported_at)
 
 
 FACTS = st.builds(
@@ -61,9 +61,9 @@ def test_order_and_copies_do_not_matter(facts, chance):
     chance.shuffle(mixed)
     one, other = Stalls(), Stalls()
     for fact in facts:
-        one.take(fact, 1.0)
+        one.add(fact, 1.0)
     for fact in mixed:
-        other.take(fact, 1.0)
+        other.add(fact, 1.0)
     assert shown(one, at_work(), 2.0) == shown(other, at_work(), 2.0)
     last = {fact.source: fact for fact in sorted(facts, key=lambda fact: fact.number)}
     assert {one.reason for one in shown(one, at_work(), 2.0)} == {
@@ -88,14 +88,14 @@ def test_what_was_said_counts_for_as_long_as_was_said():
     """A process that is gone is not believed for ever, and one that falls silent leaves room for others."""
     stalls = Stalls()
     for number in range(SOURCES_MAX + 3):
-        stalls.take(said(f"p{number}", 1, waiting(lines=1)), 0.0)
+        stalls.add(said(f"p{number}", 1, waiting(lines=1)), 0.0)
     (one,) = shown(stalls, at_work(), 1.0)
     assert one.lines == SOURCES_MAX
     late = HOLD_SECONDS + 0.0
     assert late in stalls.due(1.0)
     (one,) = shown(stalls, at_work(), late)
     assert one.reason is Reason.NO_PROCESSOR
-    assert stalls.take(said("p99", 1, waiting()), late)
+    assert stalls.add(said("p99", 1, waiting()), late)
     (one,) = shown(stalls, at_work(), late)
     assert one.reason is Reason.SERVER_REFUSES
 
@@ -110,7 +110,7 @@ def test_what_only_the_owner_can_see():
     assert shown(stalls, at_work(), SILENCE_SECONDS + 1) == ()
     (one,) = shown(stalls, at_work(), 2 * SILENCE_SECONDS + 1)
     assert (one.reason, one.lines, one.since) == (Reason.NO_PROCESSOR, TOTAL, NOW + SILENCE_SECONDS + 1)
-    (one,) = shown(stalls, at_work(), 3 * SILENCE_SECONDS, heard_at=2.5 * SILENCE_SECONDS)
+    (one,) = shown(stalls, at_work(), 3 * SILENCE_SECONDS, reported_at=2.5 * SILENCE_SECONDS)
     assert one.reason is Reason.QUEUED
     assert shown(stalls, at_work(), 3 * SILENCE_SECONDS + 1, done=1) == ()
     assert shown(stalls, at_work(), 9 * SILENCE_SECONDS, done=TOTAL) == ()
@@ -118,10 +118,10 @@ def test_what_only_the_owner_can_see():
 
 def test_a_new_owner_shows_what_was_shown_until_it_knows_better():
     """Else a deadline right after a restart would find nothing to say."""
-    state = waits(at_work(), (waiting(),))
+    state = show(at_work(), (waiting(),))
     stalls = Stalls(moved=(Status.IN_PROGRESS, 0))
     assert shown(stalls, state, SILENCE_SECONDS - 1) == (waiting(),)
-    stalls.take(said("p0", 1), SILENCE_SECONDS - 1)
+    stalls.add(said("p0", 1), SILENCE_SECONDS - 1)
     assert shown(stalls, state, SILENCE_SECONDS - 1) == ()
 
 
@@ -163,7 +163,7 @@ async def test_lines_that_expire_say_what_held_them(seed, tmp_path):
     simulation.fuse.left, simulation.fuse.burnt = -1, False
     rebuild = Rebuild(batch=batch, store=OverlayStore(open_store(tmp_path.as_uri()), simulation.store))
     for _, headers, value in simulation.log.events:
-        await rebuild.take(headers, value)
+        await rebuild.add(headers, value)
     assert (await rebuild.finish()).is_equal
 
 

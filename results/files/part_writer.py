@@ -1,0 +1,115 @@
+"""Writes waiting lines as parts; lines that the store refuses wait in memory, up to a bound."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from tidemill.results.files.compaction import write_part
+from tidemill.results.ports import Resources
+from tidemill.results.state.active_batch import ActiveBatch, Obstacle
+from tidemill.results.state.active_batches import ActiveBatches
+from tidemill.results.state.tables import Tables
+from tidemill.retrying import pause_seconds, reason
+from tidemill.schemas.log.codec import LineMark
+from tidemill.schemas.resources.waiting import Reason
+
+WAITING_BYTES_MAX: Final = 64 << 20
+"""Lines of all batches of a partition that may wait for their parts."""
+REFUSED_BYTES_MAX: Final = 32 << 20
+"""Of these, lines of batches whose parts the store refuses; beyond it the partition waits."""
+
+log = logging.getLogger(__name__)
+
+Block = Callable[[ActiveBatch, Obstacle | None, float], None]
+"""Shows on a batch what blocks it and when it is tried again; None if nothing does any more."""
+
+
+class PartWriter:
+    """The buffers of a partition's active batches."""
+
+    def __init__(
+        self, active_batches: ActiveBatches, tables: Tables, resources: Resources, *, writer: str, block: Block
+    ) -> None:
+        self._active_batches = active_batches
+        self._tables = tables
+        self._store = resources.store
+        self._monotonic = resources.monotonic
+        self._writer = writer
+        self._block = block
+        self._waiting_bytes = 0
+        """A running sum: to add up thousands of batches for each record would cost more than their lines."""
+        self._refused: dict[str, ActiveBatch] = {}
+        """The batches whose last part the store has refused."""
+
+    def add(self, active: ActiveBatch, marks: list[LineMark], value: bytes) -> int:
+        """Put new lines of a batch into its buffers; returns how many were new. See `ActiveBatch.add`."""
+        before = active.waiting_bytes
+        new = active.add(marks, value, self._monotonic())
+        self._waiting_bytes += active.waiting_bytes - before
+        return new
+
+    async def flush(self, active: ActiveBatch, *, keep: bool = True) -> bool:
+        """Write the waiting lines of a batch as parts; with `keep`, also its state, and acknowledge their records.
+
+        Returns:
+            Whether that is done; otherwise the store refused the lines, and they go on waiting.
+        """
+        if active.state.id in self._refused and self._monotonic() < active.blockage.again_at:
+            return False
+        for buffer, failed in ((active.output, False), (active.errors, True)):
+            if not buffer.lines:
+                continue
+            size, active.tried_part = buffer.size, active.next_part
+            try:
+                part = await write_part(
+                    self._store, active.state.id, active.tried_part, buffer, failed=failed, writer=self._writer
+                )
+            except OSError as error:
+                self._refuse(active, error)
+                return False
+            self._waiting_bytes -= size
+            active.state = active.state.model_copy(update={"parts": (*active.state.parts, part)})
+        active.waiting_since = None
+        if self._refused.pop(active.state.id, None) is not None:
+            active.blockage.refusals = 0
+            if not active.blockage.is_unread:
+                self._block(active, None, 0.0)
+        if keep:
+            await self._tables.keep(active)
+            active.release()
+        return True
+
+    async def bound(self) -> None:
+        """Flush the largest buffers while too many bytes wait, and wait for the store if it refuses too many."""
+        while self._waiting_bytes > WAITING_BYTES_MAX or self.refused_bytes > REFUSED_BYTES_MAX:
+            largest = max(
+                (active for active in self._active_batches if active.state.id not in self._refused),
+                key=lambda active: active.waiting_bytes,
+                default=None,
+            )
+            if self.refused_bytes > REFUSED_BYTES_MAX or largest is None:
+                largest = min(self._refused.values(), key=lambda active: active.blockage.again_at)
+                await asyncio.sleep(max(0.0, largest.blockage.again_at - self._monotonic()))
+            await self.flush(self._active_batches.touch(largest))
+
+    @property
+    def refused_bytes(self) -> int:
+        """Waiting bytes of the batches whose parts the store refuses."""
+        return sum(active.waiting_bytes for active in self._refused.values())
+
+    def drop(self, batch_id: str) -> None:
+        """Forget a batch that is over."""
+        self._refused.pop(batch_id, None)
+
+    def recount(self) -> None:
+        """Count the waiting bytes again, after a record was undone."""
+        self._waiting_bytes = sum(active.waiting_bytes for active in self._active_batches)
+
+    def _refuse(self, active: ActiveBatch, error: OSError) -> None:
+        pause = pause_seconds(active.blockage.refusals)
+        active.blockage.refusals += 1
+        self._refused[active.state.id] = active
+        why = f"Results of the batch cannot be stored: {reason(error)}."
+        log.warning("%s: %s Next try in %.1f s", active.state.id, why, pause)
+        self._block(active, (Reason.STORE, why), self._monotonic() + pause)
