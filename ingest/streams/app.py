@@ -23,7 +23,7 @@ from tidemill.ingest.streams.keyring import Keyring
 from tidemill.ingest.streams.partition import Partition
 from tidemill.ingest.streams.publisher import Publisher
 from tidemill.ingest.streams.record_handler import BOUNDS, Cancels, RecordHandler
-from tidemill.ingest.streams.stream import BufferedBytes, Times
+from tidemill.ingest.streams.stream import BufferedBytes, Resources, Times
 from tidemill.ingest.streams.tables import Streams
 from tidemill.kafka.follower import Follower
 from tidemill.kafka.partitions.owner import PartitionOwners
@@ -37,11 +37,11 @@ NAME: Final = "tidemill-intake"
 TABLE_CACHE_BYTES: Final = 8 << 20
 WRITER_BYTES: Final = 4
 BUFFER_EVENTS_MAX: Final = 16
-"""Records of a partition that Faust may hold: a producer's has up to 1 MiB, those of the other topics 64 KiB."""
+"""Records of a partition in Faust's buffer: a record of a producer has up to 1 MiB, of other topics 64 KiB."""
 
 
 class StreamApp:
-    """The app, and what follows keys, batches and files."""
+    """The app, and the followers of keys, batches and files."""
 
     def __init__(
         self,
@@ -54,7 +54,6 @@ class StreamApp:
         vault: Vault | None = None,
     ) -> None:
         """Set up the app; nothing is connected yet."""
-        self._log, self._store = sender, store
         state = settings.data / "state" / "intake"
         self.app = stage_app.create_app(
             NAME, settings, kafka=kafka, state=state, tables=True, buffer=BUFFER_EVENTS_MAX
@@ -83,23 +82,31 @@ class StreamApp:
         self._publisher = Publisher(
             sender=sender, requests=requests, store=store, quotas=self._quotas, vault=vault
         )
-        self._times = Times(
-            idle_seconds=settings.intake_idle_seconds,
-            age_seconds=settings.part_age_seconds,
-            part_bytes=settings.part_bytes,
+        self._resources = Resources(
+            sender=sender,
+            store=store,
+            project=self._keyring.project,
+            quotas=self._quotas,
+            clock=time.time,
+            monotonic=time.monotonic,
+            times=Times(
+                idle_seconds=settings.intake_idle_seconds,
+                age_seconds=settings.part_age_seconds,
+                part_bytes=settings.part_bytes,
+            ),
+            buffered=BufferedBytes(),
         )
-        self._buffered = BufferedBytes()
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> stage_app.StageApp:
-        """Begin to follow keys and batches, and give the app to run."""
+        """Begin to follow keys, batches and files, and return the app to run."""
         for follower in self._followers:
             await follower.start()
         self._watching = asyncio.create_task(self._owners.run_timers())
         return self.app
 
     async def stop(self) -> None:
-        """Stop following; the app has stopped."""
+        """Stop the followers, after the app."""
         if self._watching is not None:
             self._watching.cancel()
         for follower in self._followers:
@@ -109,34 +116,22 @@ class StreamApp:
 
     def _handler(self, number: int) -> RecordHandler:
         assembly = InputAssembly(
-            store=self._store,
-            sender=self._log,
-            publisher=self._publisher,
-            clock=time.time,
-            writer=secrets.token_hex(WRITER_BYTES),
-            wake=self._owners.wake,
+            self._resources, self._publisher, writer=secrets.token_hex(WRITER_BYTES), wake=self._owners.wake
         )
         partition = Partition(
             tables=Streams(PartitionTable(self._table, number), self.app.consumer_generation_id),
-            sender=self._log,
-            project=self._keyring.project,
             factory=self._factory(),
-            quotas=self._quotas,
             publisher=self._publisher,
             assembly=assembly,
-            clock=time.time,
-            monotonic=time.monotonic,
-            times=self._times,
-            buffered=self._buffered,
+            resources=self._resources,
         )
         return RecordHandler(
             number,
             partition,
-            sender=self._log,
+            self._resources,
             learn=self._keyring.learn,
             cancels=self._cancels,
             caught_up=self._caught_up,
-            monotonic=time.monotonic,
         )
 
     def _batch_changed(self, key: str, value: bytes | None, offset: int) -> None:

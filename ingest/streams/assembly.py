@@ -1,4 +1,4 @@
-"""The input of a stream: its lines go to the store in parts, and at its seal the parts become one file.
+"""Writes the lines of a stream to the store in parts, and joins the parts of a sealed stream to the batch's input.
 
 Every step may be repeated after a crash: the file has the same id and the same bytes.
 """
@@ -10,49 +10,39 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from tidemill.ingest.streams.publisher import Publisher
-from tidemill.ingest.streams.stream import PREFIX, Piece, State, Stream
+from tidemill.ingest.streams.stream import PREFIX, Piece, Resources, State, Stream
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import encode
 from tidemill.schemas.log.messages import FileRecord, InputRef, Sealed
 from tidemill.schemas.log.part import file_key
-from tidemill.schemas.ports import Clock, NotFound, Sender, Store, chained
+from tidemill.schemas.ports import NotFound, chained
 from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
 
 log = logging.getLogger(__name__)
 
 JOINS_MAX: Final = 2
-"""Inputs of one partition that are put together at one time."""
+"""Inputs of one partition that are joined at one time."""
 
 
 class InputAssembly:
-    """Writes parts, and joins them."""
+    """The parts and inputs of one partition's streams."""
 
     def __init__(
-        self,
-        *,
-        store: Store,
-        sender: Sender,
-        publisher: Publisher,
-        clock: Clock,
-        writer: str,
-        wake: Callable[[], None],
+        self, resources: Resources, publisher: Publisher, *, writer: str, wake: Callable[[], None]
     ) -> None:
-        """Begin with nothing under way.
+        """Begin without work.
 
         Args:
-            store: Where parts and files are.
-            sender: The log, for records of files.
-            publisher: Tells that a batch is whole.
-            clock: Unix time.
-            writer: Of no other owner of a partition, now or before; part of the keys of its parts.
-            wake: Called when an input is whole.
+            resources: What the partition shares with the others of the process.
+            publisher: Publishes that a batch is complete.
+            writer: A token that no other owner of a partition has or had; it is part of the keys of the parts.
+            wake: Called when an input is complete.
         """
-        self._store = store
-        self._sender = sender
+        self._store = resources.store
+        self._sender = resources.sender
         self._publisher = publisher
-        self._clock = clock
         self._writer = writer
         self._wake = wake
         self._joined: list[str] = []
@@ -62,13 +52,13 @@ class InputAssembly:
     async def flush(self, stream: Stream, part_bytes: int) -> str | None:
         """Write a stream's buffer as its last part.
 
-        A small last part is taken into the new one, so that a stream that trickles is not a thousand parts.
+        The new part also gets the lines of a small last part, so that a slow stream does not have thousands.
 
         Returns:
             The key of the part that the new one replaces, to be removed once the stream is kept without it.
 
         Raises:
-            Unavailable: The store refused it. It may appear there yet, so no other part may have its number.
+            Unavailable: The store refused the part. It may appear later, so no other part may have its number.
         """
         state = stream.state
         last = state.pieces[-1] if state.pieces else None
@@ -96,7 +86,7 @@ class InputAssembly:
         return state.key(taken) if taken is not None else None
 
     async def _content(self, state: State, piece: Piece) -> bytes | None:
-        """The lines of a part; None if it cannot be read, and then it stays as it is."""
+        """The lines of a part; None if it cannot be read."""
         try:
             return b"".join([chunk async for chunk in self._store.read(state.key(piece))])
         except (OSError, NotFound) as error:
@@ -104,14 +94,14 @@ class InputAssembly:
             return None
 
     async def remove(self, key: str) -> None:
-        """Remove a part that no stream names; what fails here goes with the rest at the end."""
+        """Remove a part that no stream names; if that fails, `clear` removes it."""
         try:
             await self._store.delete(key)
         except OSError:
             log.warning("a part that is not needed could not be removed", exc_info=True)
 
     async def clear(self, batch_id: str) -> None:
-        """Remove all parts of a stream, orphans too; what fails here stays."""
+        """Remove all parts of a stream, orphans too; parts that cannot be removed stay."""
         try:
             async for key in self._store.keys(f"{PREFIX}{batch_id}/"):
                 await self._store.delete(key)
@@ -125,12 +115,12 @@ class InputAssembly:
         task.add_done_callback(self._tasks.discard)
 
     def joined(self) -> list[str]:
-        """The batches whose inputs have become whole since this was last asked."""
+        """The batches whose inputs have become complete since the last call."""
         joined, self._joined = self._joined, []
         return joined
 
     def abandon(self) -> None:
-        """Stop; the next owner begins anew."""
+        """Stop; the next owner starts again."""
         for task in self._tasks:
             task.cancel()
 
@@ -152,21 +142,21 @@ class InputAssembly:
             lambda: self._sender.send(topics.FILES.name, file.id, encode(record), headers=[]),
         )
         source = InputRef(key=key, bytes=size)
-        await self._publisher.sealed(Sealed(batch_id=state.id, total=lines, model=state.model, input=source))
+        await self._publisher.send_fact(Sealed(batch_id=state.id, total=lines, model=state.model, input=source))
         self._joined.append(state.id)
         self._wake()
 
     async def _write(self, state: State) -> tuple[int, str]:
-        """The file, of which only the hash comes by here where the store can put its parts together by itself."""
+        """Join the parts to the input; returns its bytes and SHA-256. The lines are read for the hash alone."""
         sources = [state.key(piece) for piece in state.pieces]
         try:
-            # Its place is given back before the next try: one that fails holds up no other.
+            # The semaphore is free before the next attempt, so a join that fails holds up no other.
             async with self._room:
                 size = await self._store.join(file_key(state.batch.input_file_id), sources)
                 digest = hashlib.sha256()
                 async for chunk in chained(self._store, sources):
                     digest.update(chunk)
         except NotFound as error:
-            # It may be put back, and until then the stream alone waits.
+            # An `OSError`, so that it is retried: someone may put the part back.
             raise FileNotFoundError(f"{error} is not in the store") from error
         return size, digest.hexdigest()

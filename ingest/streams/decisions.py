@@ -1,7 +1,7 @@
-"""Decides on records of one partition of the intake: whose each is, which batch gets its lines, at which places.
+"""Decides on records of one partition of the intake: the project, the batch, and the places of the lines in it.
 
-A decision is written to the journal of its stream before anything is published. A record that comes again after a
-crash gets the decision that the journal has.
+The owner writes a decision to the journal of its stream before it publishes anything. A record that comes again
+after a crash gets the decision in the journal.
 """
 
 import asyncio
@@ -10,83 +10,79 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from tidemill.ingest.quota import Quotas
 from tidemill.ingest.streams.factory import StreamFactory
-from tidemill.ingest.streams.record import bounded, joined_bytes, shown, split
-from tidemill.ingest.streams.stream import PIECES_MAX, Stream
+from tidemill.ingest.streams.stream import PIECES_MAX, Resources, Stream
 from tidemill.kafka.partitions.dead_letters import handle_record, send_dead_letter
 from tidemill.kafka.partitions.owner import Record
 from tidemill.schemas.bounds import BATCH_LINES_MAX
 from tidemill.schemas.log import intake
 from tidemill.schemas.log.intake import IntakeError, Label
-from tidemill.schemas.ports import Monotonic, Sender
 
 STREAM_LINES_MAX: Final = BATCH_LINES_MAX
-"""A stream with so many lines is sealed, and its next line begins another batch: what results can count."""
-
-Project = Callable[[str, str, float | None], Awaitable[str]]
-"""Finds whose lines a credential lets into a stream, given when the log got them, or raises `IntakeError`."""
+"""A stream with so many lines is sealed, and its next line begins another batch: results cannot count more."""
+RECORD_BYTES_MAX: Final = 1 << 20
+"""Size of a record's value. A broker bounds compressed bytes only, so a small record may hold more."""
+RECORD_LINES_MAX: Final = 16_384
+"""Lines of a record, blank ones included: more requests than this do not fit into `RECORD_BYTES_MAX`."""
+REQUEST_BYTES_MIN: Final = 64
+"""Every request is longer: method, url and the names of the fields need as much."""
+SHORT_LINES_MAX: Final = 1_000
+"""Lines of a record that may be shorter. Each becomes an error line several times as long as itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a record brings to its stream."""
+    """The lines that a record adds to a stream."""
 
     stream: Stream
     record: Record
     first: int
-    """The place of its first line."""
+    """The place of the first line in the batch."""
     lines: list[bytes]
     ends: bool
     """Whether it is the last record of the stream."""
 
 
 class Decisions:
-    """Of one partition. Its calls never overlap."""
+    """The decisions of one partition's owner. Its calls never overlap."""
 
     def __init__(
         self,
-        *,
-        sender: Sender,
-        project: Project,
+        resources: Resources,
         factory: StreamFactory,
-        quotas: Quotas,
-        monotonic: Monotonic,
+        *,
         stop_discarding: Callable[[Stream], Awaitable[None]],
     ) -> None:
-        """Know no stream yet.
+        """Begin without streams.
 
         Args:
-            sender: The log, where dead letters go.
-            project: See there.
+            resources: What the partition shares with the others of the process.
             factory: Makes streams.
-            quotas: What each project may have.
-            monotonic: Seconds of a clock that is never set.
             stop_discarding: Called with a cancelled stream that its producer has ended.
         """
-        self._sender = sender
-        self._project = project
+        self._sender = resources.sender
+        self._project = resources.project
+        self._quotas = resources.quotas
+        self._monotonic = resources.monotonic
         self._factory = factory
-        self._quotas = quotas
-        self._monotonic = monotonic
         self._stop_discarding = stop_discarding
         self.streams: dict[tuple[str, str], Stream] = {}
-        """The streams that take lines or refuse them, by project and name."""
+        """Streams that take or discard lines, by project and name."""
         self.ended: dict[str, Stream] = {}
-        """Streams that take no more lines and are not sealed yet, by the ids of their batches."""
+        """Streams that take no more lines and are not sealed yet, by batch id."""
         self.kept = -1
-        """Up to this offset the table says that records are decided on."""
+        """By the table, all records up to this offset are decided on."""
         self._seen = -1
-        """Up to this offset records have come here."""
+        """The highest offset of a record that this process has decided on."""
         self._journal: dict[int, tuple[Stream, int, int]] = {}
-        """Records that were decided on before and come again: their stream, the first line's place, how many."""
+        """Decisions of former owners by offset, until the record comes again: stream, first place, lines."""
         self._dead: list[tuple[Record, IntakeError]] = []
-        """Records that cannot be taken, and why."""
+        """Rejected records, and why."""
         self._new: Stream | None = None
-        """The stream that the record at hand has begun."""
+        """The stream that the current record has begun."""
 
     def restore(self, stream: Stream) -> None:
-        """Know a stream that the last owner has left."""
+        """Add a stream of the previous owner."""
         state = stream.state
         if not state.ended or state.discarding:
             self.streams[state.name] = stream
@@ -95,14 +91,16 @@ class Decisions:
         self._journal |= {offset: (stream, first, count) for offset, first, count, _ in state.journal}
 
     async def decide(self, record: Record) -> Decision | None:
-        """What a record brings; None if nothing, also if it fails, which makes it a dead letter."""
+        """Decide on a record; None if it adds nothing, or fails and becomes a dead letter."""
         found: list[Decision | None] = []
 
         async def work() -> None:
             self._new = None
             found.append(await self._decide(record))
 
-        buried = await handle_record(self._sender, shown(record), work, stage="ingest", undo=self._undo_new)
+        buried = await handle_record(
+            self._sender, without_credential(record), work, stage="ingest", undo=self._undo_new
+        )
         self._seen = max(self._seen, record.offset)
         if buried is not None:
             record.ack()
@@ -110,20 +108,20 @@ class Decisions:
         return found[-1]
 
     def _undo_new(self) -> None:
-        """Take back the stream that a record began which could not be decided on."""
+        """Drop the stream that a failed record has begun."""
         if (stream := self._new) is not None and not stream.state.journal:
             self.streams.pop(stream.state.name, None)
             self._factory.forget(stream)
 
     async def _decide(self, record: Record) -> Decision | None:
-        """What a record brings; None if nothing, and then it is acknowledged."""
+        """Decide on a record; None if it adds nothing, and then it is acknowledged."""
         if (known := self._journal.get(record.offset)) is not None:
             stream, first, count = known
             ends = stream.state.ended and record.offset == stream.state.journal[-1][0]
             stream.awaited.discard(record.offset)
             del self._journal[record.offset]
             return self._decision(record, stream, first, split(record.value or b"")[:count], ends=ends)
-        # A consumer may bring a record twice, also before the table says that it is decided on.
+        # A consumer may bring a record twice, even before the table says that it is decided on.
         if record.offset > max(self.kept, self._seen):
             try:
                 lines = bounded(record.value or b"")
@@ -146,20 +144,20 @@ class Decisions:
         return None
 
     async def bury(self) -> None:
-        """Bury what cannot be taken, many at one time: a producer may send any number."""
+        """Write the dead letters of rejected records, many at one time: a producer may send any number."""
         dead, self._dead = self._dead, []
         await asyncio.gather(*(self._buried(record, error) for record, error in dead))
 
     async def _buried(self, record: Record, error: IntakeError) -> None:
-        await send_dead_letter(self._sender, shown(record), stage="ingest", reason=str(error))
+        await send_dead_letter(self._sender, without_credential(record), stage="ingest", reason=str(error))
         record.ack()
 
     def _is_room(self, record: Record, stream: Stream, lines: list[bytes]) -> bool:
-        """Whether the project may store the lines; else the record is a dead letter, but it may end its stream."""
+        """Whether the project may store the lines; else the record is a dead letter, but may end its stream."""
         try:
             self._quotas.stores(stream.state.project, joined_bytes(lines))
         except IntakeError as error:
-            # It is acknowledged with its place in the stream's journal, and not before.
+            # The record is in the stream's journal, which acknowledges it.
             self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
             return False
         return True
@@ -171,17 +169,17 @@ class Decisions:
         return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends)
 
     def end(self, stream: Stream, *, discarding: bool = False) -> None:
-        """Have a stream take no more lines; its name is free for another batch, unless it discards what comes."""
+        """Close a stream to lines; its name is free for another batch, unless it discards further lines."""
         stream.state = stream.state.model_copy(update={"ended": True, "discarding": discarding})
         self.ended[stream.state.id] = stream
         if not discarding:
             self.streams.pop(stream.state.name, None)
 
     async def _admitted(self, record: Record, lines: list[bytes]) -> tuple[Stream, Label] | None:
-        """The stream that a new record belongs to; None if it holds nothing for any.
+        """The stream of a new record, and the record's label; None if the record adds nothing to a stream.
 
         Raises:
-            IntakeError: It may not be taken.
+            IntakeError: The record is rejected.
         """
         headers = intake.named(record.headers)
         if intake.TICK in headers and record.value is None:
@@ -200,7 +198,7 @@ class Decisions:
         if stream is None:
             if not lines:
                 return None
-            options = intake.wish(headers, self._factory.windows)
+            options = intake.stream_options(headers, self._factory.windows)
             self._quotas.opens(project)
             self._quotas.stores(project, joined_bytes(lines))
             place = record.partition, record.offset
@@ -209,3 +207,35 @@ class Decisions:
         elif label.seq is not None and label.seq <= stream.seq:
             return None
         return stream, label
+
+
+def without_credential(record: Record) -> Record:
+    """A copy of the record that an operator may see."""
+    kept = tuple((name, content) for name, content in record.headers if name.lower() != intake.AUTHORIZATION)
+    return dataclasses.replace(record, headers=kept)
+
+
+def bounded(value: bytes) -> list[bytes]:
+    """The lines of a record, as `split` returns them.
+
+    Raises:
+        IntakeError: The record exceeds a bound.
+    """
+    if len(value) > RECORD_BYTES_MAX:
+        raise IntakeError(f"it is larger than {RECORD_BYTES_MAX} bytes")
+    if value.count(b"\n") >= RECORD_LINES_MAX:
+        raise IntakeError(f"it has more than {RECORD_LINES_MAX} lines")
+    lines = split(value)
+    if sum(len(line) < REQUEST_BYTES_MIN for line in lines) > SHORT_LINES_MAX:
+        raise IntakeError(f"more than {SHORT_LINES_MAX} of its lines are too short to be requests")
+    return lines
+
+
+def split(value: bytes) -> list[bytes]:
+    """The lines of a record, without the whitespace around them; blank ones are left out."""
+    return [line for found in value.split(b"\n") if (line := found.strip(b" \t\r"))]
+
+
+def joined_bytes(lines: list[bytes]) -> int:
+    """Bytes of the lines in a file, each with its newline."""
+    return sum(map(len, lines)) + len(lines)

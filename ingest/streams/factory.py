@@ -1,4 +1,4 @@
-"""The factory: where a stream begins, or begins anew in another process."""
+"""Creates streams, restores those of a previous owner, and remembers the `custom_id`s of each."""
 
 import functools
 import hashlib
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 NO_BOUND: Final = 1 << 62
 """A stream has no limit on its lines or bytes."""
 IN_MEMORY_MAX: Final = 50_000
-"""`custom_id`s of one stream; some 6 MB."""
+"""`custom_id`s of one stream in memory: some 6 MB."""
 
 
 class StreamFactory:
-    """Makes streams, each with what its lines are checked against."""
+    """Creates streams, each with the checker of its lines."""
 
     def __init__(
         self,
@@ -44,16 +44,16 @@ class StreamFactory:
         monotonic: Monotonic,
         reply_bytes_max: int = LINE_BYTES_HIGHEST,
     ) -> None:
-        """Make none yet.
+        """Begin without streams.
 
         Args:
-            store: Where the parts are.
+            store: Has the parts.
             models: The models that lines may name, each with its endpoints.
             windows: The completion windows that a record may ask for; the first is the default.
-            cut: What a numbered file of an output holds at most.
-            folder: For what does not fit into memory, and outlives nothing.
+            cut: The bounds of a numbered output file.
+            folder: For `custom_id`s that do not fit into memory; its files go with their streams.
             clock: Unix time.
-            monotonic: What lasts is measured by it.
+            monotonic: Monotonic time, in seconds.
             reply_bytes_max: See `Rules`.
         """
         self.windows = windows
@@ -69,13 +69,13 @@ class StreamFactory:
     def create(
         self, name: tuple[str, str], place: tuple[int, int], options: StreamOptions, lines: list[bytes]
     ) -> Stream:
-        """A stream with its first record.
+        """Create the stream of a first record.
 
         Args:
-            name: Its project, and its own name.
-            place: The record's partition and offset, of which the batch's id is made: the same at each reading.
-            options: What the record asks for.
-            lines: Its lines.
+            name: Its project and name.
+            place: The record's partition and offset. The batch's id follows from them, so a replay gives the same.
+            options: The options in the record's headers.
+            lines: The record's lines; the first url is the batch's endpoint, if the options have none.
         """
         now = int(self._clock())
         batch_id = ids.stream_batch_id(*place)
@@ -95,20 +95,20 @@ class StreamFactory:
         return self._stream(State(partition=place[0], project=name[0], batch=batch))
 
     async def restore(self, state: State) -> Stream:
-        """A stream that another process has left, with all that its lines so far say of the next ones."""
+        """Restore a stream of a previous owner: its `custom_id`s come from its parts, its model from the state."""
         stream = self._stream(state)
         if not state.sealed:
             for piece in state.pieces:
-                recall = functools.partial(self._recall, stream, state.key(piece))
+                replay = functools.partial(self._replay, stream, state.key(piece))
                 try:
-                    await retry(f"reading {state.id}", recall)
+                    await retry(f"reading {state.id}", replay)
                 except NotFound:
-                    log.exception("a part of %s is gone, and its lines may come once more", state.id)
+                    log.exception("a part of %s is gone: copies of its lines will not be recognised", state.id)
         stream.checker.model = state.model
         return stream
 
     def forget(self, stream: Stream) -> None:
-        """A stream takes no more lines here."""
+        """Free the memory of a stream that takes no more lines here."""
         if (known := self._ids.pop(stream.state.id, None)) is not None:
             known.close()
 
@@ -132,7 +132,8 @@ class StreamFactory:
             seq=state.seq,
         )
 
-    async def _recall(self, stream: Stream, key: str) -> None:
+    async def _replay(self, stream: Stream, key: str) -> None:
+        """Check the lines of a part again, which fills the checker."""
         splitter = Splitter()
         async for chunk in self._store.read(key):
             for line in splitter.feed(chunk):
@@ -152,13 +153,13 @@ def _endpoint(lines: list[bytes]) -> str:
 
 
 class SeenIds:
-    """The `custom_id`s of a stream: in memory up to a bound, beyond it on disk."""
+    """The `custom_id`s of a stream: in memory up to a bound, above it on disk."""
 
     def __init__(self, file: Path, in_memory_max: int = IN_MEMORY_MAX) -> None:
-        """Begin with none.
+        """Begin without ids.
 
         Args:
-            file: Where those beyond the bound are kept; it holds nothing that outlives this object.
+            file: Holds ids above the bound; `close` removes it.
             in_memory_max: The bound.
         """
         self._file = file
@@ -167,7 +168,7 @@ class SeenIds:
         self._many: Digests | None = None
 
     def setdefault(self, kept: str | bytes, number: int) -> int:
-        """Remember one; 0 where it is remembered already, else `number`."""
+        """Add an id; returns `number` if it is new, else 0."""
         digest = _digest(kept)
         if digest in self._few or (self._many is not None and digest in self._many):
             return 0
@@ -180,7 +181,7 @@ class SeenIds:
         return number
 
     def close(self) -> None:
-        """Forget all of them."""
+        """Forget all ids."""
         self._few.clear()
         if self._many is not None:
             self._many.close()

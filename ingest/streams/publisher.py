@@ -1,4 +1,4 @@
-"""Publishes a stream's lines: good ones as requests, faulty ones as results; and facts about its batch."""
+"""Publishes a stream's valid lines as requests, its invalid lines as error results, and facts about its batch."""
 
 import asyncio
 import logging
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 SLICE_BYTES: Final = 128 * 1024
 SLICE_LINES: Final = 256
-"""Lines that are checked in a row, one or two milliseconds' worth."""
+"""Lines checked in a row before other tasks run: one or two milliseconds of work."""
 INTERNAL: Final = Fault("server_error", "The server had an error while checking this line.")
 
 Stretch = tuple[int, list[bytes]]
-"""The place of a first line, and the lines."""
+"""The place of the first line, and the lines."""
 Placed = tuple[int, bytes]
-"""A line without fault and its place."""
+"""The place of a valid line, and the line."""
 Faulty = tuple[int, bytes, Fault]
-"""A line, its place, and what is wrong with it."""
+"""The place of an invalid line, the line, and its fault."""
 
 
 class Checked(NamedTuple):
-    """Lines that were checked."""
+    """The outcome of the check of some lines."""
 
     total: int
-    """Lines of the batch, up to the last of these."""
+    """Lines of the batch up to the last checked one."""
     good: list[Placed]
     faults: list[Faulty]
 
@@ -65,21 +65,21 @@ class Publisher:
         self._vault = vault
 
     async def check(self, stream: Stream, stretches: list[Stretch]) -> Checked | None:
-        """Check lines, once; None if their batch is deleted.
+        """Check lines; None if their batch is deleted. The same lines must not be checked twice.
 
         Raises:
-            Unavailable: The key of the batch is missing, and no line was checked.
+            Unavailable: The key of the batch is unavailable; no line was checked.
         """
         if not await self._has_key(stream):
             log.warning("%s is deleted, and its lines came again", stream.state.id)
             return None
-        good, faults = self._room(stream, *await _checked(stream, stretches))
+        good, faults = self._within_quota(stream, *await _checked(stream, stretches))
         return Checked(max((first + len(lines) for first, lines in stretches), default=0), good, faults)
 
     async def publish(self, stream: Stream, checked: Checked) -> None:
-        """Publish good lines as requests and faulty ones as results.
+        """Publish valid lines as requests and invalid lines as error results.
 
-        The order is the one results needs: the batch, then how many lines it has, then the lines.
+        The order is the one results needs: the batch, its number of lines, the lines.
 
         Raises:
             Unavailable: The store refused a large line, and nothing was published.
@@ -88,31 +88,32 @@ class Publisher:
         await self._open(stream)
         if not checked.total or not (placed or checked.faults):
             return
-        grown = Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model)
-        await self._publish_fact(grown, stream.state.id)
+        await self.send_fact(Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model))
         for marks, value in packing.failures(stream.state.id, checked.faults):
-            sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
-            await self._send(topics.OUTCOMES.name, stream.state.id, *sealed)
+            sealed = await seal_outcome(
+                self._vault, stream.state.id, value, lines_headers(stream.state.id, marks)
+            )
+            await self._send(stream.state.id, *sealed)
         if placed:
-            await self._run(stream, placed)
+            await self._publish_requests(stream, placed)
 
     async def stalled(self, stream: Stream, fact: Stalled) -> None:
         """Show on a batch why its lines wait."""
         await self._open(stream)
-        await self._publish_fact(fact, fact.batch_id)
+        await self.send_fact(fact)
+
+    async def send_fact(self, fact: Grown | Sealed | Buried | Stalled) -> None:
+        """Append a fact about a batch to the log."""
+        await self._send(fact.batch_id, encode(fact), [(KIND, fact.kind.encode())])
 
     async def _open(self, stream: Stream) -> None:
         if not stream.is_opened:
-            opened = Opened(project=stream.state.project, batch=stream.state.batch)
-            await self._publish_fact(opened, stream.state.id)
+            fact = Opened(project=stream.state.project, batch=stream.state.batch)
+            await self._send(stream.state.id, encode(fact), [(KIND, fact.kind.encode())])
             stream.is_opened = True
 
-    async def buried(self, fact: Buried) -> None:
-        """Send that a record of a batch is a dead letter."""
-        await self._publish_fact(fact, fact.batch_id)
-
     async def _has_key(self, stream: Stream) -> bool:
-        """Make the batch's key, if its lines are to be sealed; False if the batch is deleted."""
+        """Create the batch's key if its lines are sealed; False if the batch is deleted."""
         if (vault := self._vault) is None:
             return True
         try:
@@ -123,12 +124,10 @@ class Publisher:
             raise Unavailable(f"its key is unavailable: {reason(error)}", Reason.KEY) from error
         return True
 
-    async def sealed(self, fact: Sealed) -> None:
-        """Send that a batch is complete."""
-        await self._publish_fact(fact, fact.batch_id)
-
-    def _room(self, stream: Stream, good: list[Placed], faults: list[Faulty]) -> tuple[list[Placed], list[Faulty]]:
-        """Leave out the last lines, where the project has more than it may have."""
+    def _within_quota(
+        self, stream: Stream, good: list[Placed], faults: list[Faulty]
+    ) -> tuple[list[Placed], list[Faulty]]:
+        """Turn the last lines into faults, if the project has more lines than it may have."""
         project = stream.state.project
         if not (beyond := min(len(good), self._quotas.beyond(project))):
             return good, faults
@@ -136,7 +135,7 @@ class Publisher:
         refused = [(place, line, fault) for place, line in good[-beyond:]]
         return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
-    async def _run(self, stream: Stream, placed: list[packing.Placed]) -> None:
+    async def _publish_requests(self, stream: Stream, placed: list[packing.Placed]) -> None:
         batch = stream.state.batch
         origin = Origin(
             batch_id=batch.id, project=stream.state.project, deadline=batch.expires_at, url=batch.endpoint, key=""
@@ -151,7 +150,7 @@ class Publisher:
         await retry(f"publishing lines of {batch.id}", lambda: self._requests.publish(model, records()))
 
     async def _placed(self, stream: Stream, place: int, line: bytes) -> packing.Placed:
-        """A line that is too large for a record lies in the store as long as the log refers to it."""
+        """Write a line that is too large for a record to the store, as long as the log refers to it."""
         if len(line) <= INLINE_BYTES_MAX:
             return place, line
         key = f"{LARGE_PREFIX}{stream.state.id}/line-{place}"
@@ -161,15 +160,13 @@ class Publisher:
             raise Unavailable(f"a large line cannot be stored: {reason(error)}") from error
         return place, LineRef(key=key, offset=0, length=len(line))
 
-    async def _publish_fact(self, fact: Opened | Grown | Sealed | Buried | Stalled, batch_id: str) -> None:
-        await self._send(topics.OUTCOMES.name, batch_id, encode(fact), [(KIND, fact.kind.encode())])
-
-    async def _send(self, topic: str, key: str, value: bytes, headers: Headers) -> None:
-        await retry(f"sending to {topic}", lambda: self._sender.send(topic, key, value, headers=headers))
+    async def _send(self, batch_id: str, value: bytes, headers: Headers) -> None:
+        topic = topics.OUTCOMES.name
+        await retry(f"sending to {topic}", lambda: self._sender.send(topic, batch_id, value, headers=headers))
 
 
 async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
-    """Check lines, some at a time; between them other tasks have their turn."""
+    """Check lines in slices; other tasks run between two slices."""
     good: list[Placed] = []
     faults: list[Faulty] = []
     for slice_ in _sliced((place, line) for first, lines in stretches for place, line in enumerate(lines, first)):
@@ -185,7 +182,7 @@ def _check(stream: Stream, lines: list[Placed], good: list[Placed], faults: list
     for place, line in lines:
         try:
             fault = stream.checker.fault(line)
-        except Exception as error:  # noqa: BLE001  a line that breaks the check would be met for ever
+        except Exception as error:  # noqa: BLE001  the record would come again for ever
             log.error("%s: %s in the check", stream.state.id, type(error).__name__)  # noqa: TRY400
             fault = INTERNAL
         if fault is None:

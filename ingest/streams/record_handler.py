@@ -1,6 +1,6 @@
-"""The records of one partition of the intake, handed to the partition's streams together with what is due.
+"""Hands the records of one partition of the intake to its streams, in groups, and wakes streams when they are due.
 
-Records that wait are decided on together, and unknown keys are looked up once for all of them.
+Unknown keys are looked up once for all records of a group.
 """
 
 import asyncio
@@ -11,13 +11,12 @@ from contextlib import suppress
 from typing import Final
 
 from tidemill.ingest.streams.partition import Partition
-from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX
+from tidemill.ingest.streams.stream import GROUP_RECORDS_MAX, Resources
 from tidemill.kafka.partitions.owner import Bounds, Record
 from tidemill.retrying import retry
 from tidemill.schemas.log import codec, intake, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.intake import IntakeError
-from tidemill.schemas.ports import Monotonic, Sender
 from tidemill.schemas.resources.batch import Status
 
 log = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 BOUNDS: Final = Bounds(records=GROUP_RECORDS_MAX, bytes=4 << 20, lines=8_192, records_per_call=GROUP_RECORDS_MAX)
 
 Learn = Callable[[Iterable[str]], Awaitable[None]]
-"""Finds out which of some credentials are keys."""
+"""Looks up which of some credentials are keys."""
 
 
 class Cancels:
@@ -39,7 +38,7 @@ class Cancels:
         return batch_id in self._ids
 
     def apply(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of `tidemill.batches`."""
+        """Apply a record of `tidemill.batches`."""
         if value is None or b'"stream":' not in value:
             return
         try:
@@ -61,31 +60,29 @@ class RecordHandler:
         self,
         number: int,
         partition: Partition,
+        resources: Resources,
         *,
-        sender: Sender,
         learn: Learn,
         cancels: Cancels,
         caught_up: Callable[[], Awaitable[None]],
-        monotonic: Monotonic,
     ) -> None:
         """Handle no record yet.
 
         Args:
-            number: Of the partition.
-            partition: Its streams.
-            sender: The log.
+            number: The partition's number.
+            partition: The partition.
+            resources: What it shares with the others of the process.
             learn: Looks up the credentials of records.
             cancels: The batches that users cancelled.
             caught_up: Waits until keys, batches and files are known.
-            monotonic: Seconds of a clock that is never set.
         """
         self._number = number
         self._partition = partition
-        self._sender = sender
+        self._sender = resources.sender
+        self._monotonic = resources.monotonic
         self._learn = learn
         self._cancels = cancels
         self._caught_up = caught_up
-        self._monotonic = monotonic
         self._due_at: float | None = None
         self._is_due_at_known = False
         self._starting: asyncio.Future[int] | None = None
@@ -134,7 +131,7 @@ class RecordHandler:
 
 
 def _secrets(records: Iterable[Record]) -> Iterator[str]:
-    """The credentials of records, as far as they can be read."""
+    """The credentials of records; a record without a valid one is skipped."""
     for record in records:
         with suppress(IntakeError):
             yield intake.secret(intake.named(record.headers))

@@ -1,34 +1,37 @@
-"""A stream of a direct producer on its way to be a batch: what is kept of it, and what is known of it in memory.
+"""A stream of a direct producer that becomes a batch: its state in the table, and its lines in memory.
 
-What is kept says two things. The parts hold the first lines, for good. The journal names the records after
-these whose lines were taken too, with the place of each: it is kept before any of these lines is sent to be run,
-so a record that comes again after a crash has its lines at the same places, whatever has changed meanwhile.
+The state names the parts, which hold the first lines, and the journal: the records after these that have places
+in the batch already. The owner writes the journal before it publishes any of these lines, so a record that comes
+again after a crash has its lines at the same places.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.ingest.files.validation import Checker
+from tidemill.ingest.quota import Quotas
 from tidemill.kafka.partitions.owner import Ack
 from tidemill.schemas.bounds import Id, Name, Number, Size
 from tidemill.schemas.log.intake import SEQ_DIGITS_MAX
+from tidemill.schemas.ports import Clock, Monotonic, Sender, Store
 from tidemill.schemas.resources.batch import Batch
 
 PIECES_MAX: Final = 2048
-"""A stream of so many parts is sealed, and its next line begins another batch."""
+"""A stream with so many parts is sealed, and its next line begins another batch."""
 JOURNAL_RECORDS_MAX: Final = 2048
 """Records of a stream that may wait for their part, however small they are."""
 GROUP_RECORDS_MAX: Final = 1000
 """Records that are decided on together."""
 GROUPS_MAX: Final = 16
-"""Parts that a stream may get after it was decided that it ends."""
+"""Parts that a stream may get after its end is decided."""
 Sequence = Annotated[int, Field(ge=-1, le=10**SEQ_DIGITS_MAX - 1)]
 Entry = tuple[Number, Number, Number, Sequence]
 
 PREFIX: Final = "intake/"
-"""Of the parts of inputs that are not whole yet."""
+"""Prefix of the parts' keys in the store."""
 
 
 class Piece(BaseModel):
@@ -38,35 +41,35 @@ class Piece(BaseModel):
 
     number: Number
     writer: Id
-    """Of no other owner of the partition: what a lost one still writes replaces nothing."""
+    """A token that no other owner of the partition has: parts of a former owner replace none of this one."""
     lines: Number
     bytes: Size
 
 
 class State(BaseModel):
-    """What is kept of a stream."""
+    """A stream as its table has it."""
 
     model_config = ConfigDict(frozen=True)
 
     partition: Number
-    """Of `tidemill.intake`."""
+    """Partition of `tidemill.intake`."""
     project: Name
     batch: Batch
-    """Its first state."""
+    """The batch in its first state."""
     model: Name | None = None
     kept_seq: Sequence = -1
-    """The highest number of the records that are in parts."""
+    """The highest `seq` of the records in parts."""
     pieces: Annotated[tuple[Piece, ...], Field(max_length=PIECES_MAX + GROUPS_MAX)] = ()
     journal: Annotated[tuple[Entry, ...], Field(max_length=JOURNAL_RECORDS_MAX + GROUP_RECORDS_MAX)] = ()
-    """Records whose lines are in no part yet: offset, place of the first line, lines, `seq` or -1."""
+    """Records whose lines are in no part yet: offset, place of the first line, number of lines, `seq` or -1."""
     ended: bool = False
     """Whether it takes no more lines; it is sealed once the last of them is in a part."""
     sealed: bool = False
     """Whether all its lines are in parts, which are being joined to its input."""
     discarding: bool = False
-    """Whether it was cancelled: until its producer ends it, its further lines are of no batch."""
+    """Whether the batch was cancelled: further lines are dropped until the producer ends the stream."""
     joined: bool = False
-    """Whether its input is whole."""
+    """Whether the batch's input is complete."""
 
     @property
     def id(self) -> str:
@@ -75,26 +78,26 @@ class State(BaseModel):
 
     @property
     def name(self) -> tuple[str, str]:
-        """Project and name: what a stream is known by."""
+        """Project and name of the stream."""
         return self.project, self.batch.tidemill.stream or ""
 
     @property
     def kept_lines(self) -> int:
-        """Lines that are in parts."""
+        """Lines in parts."""
         return sum(piece.lines for piece in self.pieces)
 
     @property
     def seq(self) -> int:
-        """The highest number of its records, -1 for none."""
+        """The highest `seq` of its records, -1 if none has any."""
         return max((seq for _, _, _, seq in reversed(self.journal) if seq >= 0), default=self.kept_seq)
 
     def until(self, offset: int) -> "State":
-        """Without what was not decided for good: what follows `offset` in the journal."""
+        """The state without the decisions on records behind an offset."""
         journal = tuple(entry for entry in self.journal if entry[0] <= offset)
         return self.model_copy(update={"journal": journal, "ended": self.ended and journal == self.journal})
 
     def key(self, piece: Piece) -> str:
-        """Where a part lies in the store."""
+        """The key of a part in the store."""
         return f"{PREFIX}{self.id}/{piece.number:010d}-{piece.writer}"
 
 
@@ -105,27 +108,28 @@ class Stream:
     state: State
     checker: Checker
     lines: int
-    """Lines so far, those of the journal included."""
+    """Lines so far, with those of the journal."""
     last_record_at: float
     """When its last record came; this and `waiting_since` are times of the monotonic clock."""
     size: int = 0
-    """Bytes of its lines so far, newlines included; those of the journal count once they have come again."""
+    """Bytes of its lines so far, newlines included; lines of the journal count once they have come again."""
     buffer: list[bytes] = field(default_factory=list)
     """Lines that wait for their part."""
     buffer_bytes: int = 0
     buffered_offset: int = -1
-    """Of the last record whose lines are in the buffer, or in a part; the journal has later ones."""
+    """Offset of the last record whose lines are in the buffer or in a part."""
     acks: list[Ack] = field(default_factory=list)
-    """Of the records whose lines these are."""
+    """Acknowledge the records of the waiting lines."""
     waiting_since: float | None = None
+    """When the oldest waiting line came."""
     awaited: set[int] = field(default_factory=set)
-    """Offsets of the journal that have not come again yet: until they have, nothing but them can be decided."""
+    """Offsets of the journal whose records have yet to come again; until then no tick ends the stream."""
     seq: int = -1
-    """The highest number of its records."""
+    """The highest `seq` of its records."""
     tried_piece: int = -1
-    """Number of the last part that was tried to be written; the store may have refused it, and keep it yet."""
+    """Number of the last part sent to the store; it may appear later even if the store refused it."""
     is_opened: bool = False
-    """Whether this process has published that the batch is there."""
+    """Whether this process has published the batch."""
 
     def put(self, lines: list[bytes], offset: int, ack: Ack, now: float) -> None:
         """Put the lines of the record at an offset into the buffer."""
@@ -137,7 +141,7 @@ class Stream:
             self.waiting_since = now
 
     def note(self, offset: int, count: int, seq: int | None) -> int:
-        """Decide that a record's lines are this batch's; returns the place of the first."""
+        """Give a record's lines their places in the batch; returns the place of the first line."""
         first = self.lines
         self.lines += count
         journal = (*self.state.journal, (offset, first, count, -1 if seq is None else seq))
@@ -146,13 +150,13 @@ class Stream:
         return first
 
     def keep(self, piece: Piece, replaced: int) -> None:
-        """The buffer is in a part, which takes the place of the last `replaced` ones."""
+        """Replace the buffer, and the last `replaced` parts, with a part that holds their lines."""
         pieces = self.state.pieces[: len(self.state.pieces) - replaced]
         self.state = self.state.model_copy(update={"pieces": (*pieces, piece)})
         self.buffer, self.buffer_bytes = [], 0
 
     def settle(self) -> list[Ack]:
-        """The buffer is in a part: returns what may be acknowledged once that is kept."""
+        """Drop the records in parts from the journal; returns their acks, to be called once the state is kept."""
         journal = tuple(entry for entry in self.state.journal if entry[0] > self.buffered_offset)
         gone = (entry[3] for entry in self.state.journal if entry[0] <= self.buffered_offset)
         seq = max(self.state.kept_seq, max(gone, default=-1))
@@ -164,25 +168,43 @@ class Stream:
 
 
 class BufferedBytes:
-    """How many bytes of lines wait for their parts, in all partitions of a process."""
+    """The bytes of waiting lines in all partitions of a process."""
 
     def __init__(self) -> None:
         self._sizes: dict[object, int] = {}
 
     def now(self, partition: object, size: int) -> int:
-        """All of them, once a partition has so many."""
+        """Set the bytes of one partition; returns those of all."""
         self._sizes[partition] = size
         return sum(self._sizes.values())
 
     def forget(self, partition: object) -> None:
-        """A partition has none any more."""
+        """Drop a partition."""
         self._sizes.pop(partition, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """When a stream ends by itself, and when its lines become a part; see `settings.py`."""
+    """When an idle stream ends, and when lines become a part; see `settings.py`."""
 
     idle_seconds: float
     age_seconds: float
     part_bytes: int
+
+
+Project = Callable[[str, str, float | None], Awaitable[str]]
+"""Returns a credential's project, given the stream and the log's time of the record, or raises `IntakeError`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """The connections, clocks and settings that all partitions of a process share."""
+
+    sender: Sender
+    store: Store
+    project: Project
+    quotas: Quotas
+    clock: Clock
+    monotonic: Monotonic
+    times: Times
+    buffered: BufferedBytes

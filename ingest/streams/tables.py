@@ -2,11 +2,11 @@
 
 | key | value |
 |---|---|
-| batch id, `/` and an owner | a stream on its way to be a batch |
-| `decided/` and an owner | up to which offset every record is decided on |
+| batch id, `/` and an owner | a stream that is not a complete batch yet |
+| `decided/` and an owner | the offset up to which every record is decided on |
 
-Owners: `kafka/partitions/owned_table.py`. An owner first writes all streams under its own number, and then up to
-where they are decided on; rows of owners before the last one that has written the latter are not read.
+Owners: `kafka/partitions/owned_table.py`. An owner first writes all streams under its own number, then its row
+`decided/`. Readers ignore rows of owners before the latest one with a row `decided/`.
 """
 
 from collections.abc import Iterable
@@ -20,10 +20,14 @@ _DECIDED: Final = b"decided"
 
 
 class Streams:
-    """Of one partition; a write belongs to the record that is being handled."""
+    """The streams of one partition; a write belongs to the current record.
+
+    Args:
+        table: The partition's share of the table.
+        generation: Generation of the consumer group when the partition was assigned.
+    """
 
     def __init__(self, table: Table, generation: int) -> None:
-        """Take the table and the generation of the group when the partition was assigned."""
         self._table = table
         self._generation = generation
         self._owned = OwnedTable(table)
@@ -32,7 +36,7 @@ class Streams:
         self._decided = -1
 
     async def take_over(self) -> None:
-        """Become the owner, before anything else is read or written."""
+        """Become the owner; called before all else."""
         await self._owned.take_over(self._generation)
         decided = list(self._table.scan(_DECIDED))
         since = b""
@@ -48,7 +52,7 @@ class Streams:
         self._stale = [key for key, _ in decided + rows]
 
     def states(self) -> Iterable[State]:
-        """The streams that were not over when the partition was taken over."""
+        """The streams of previous owners at the take-over."""
         return self._found
 
     def put(self, state: State) -> None:
@@ -56,21 +60,21 @@ class Streams:
         self._table.put(self._key(state.id), state.model_dump_json(exclude_none=True).encode())
 
     def drop(self, batch_id: str) -> None:
-        """Keep a stream no longer; followed by `put_decided`."""
+        """Delete a stream; `put_decided` has to follow."""
         self._table.delete(self._key(batch_id))
 
     def drop_stale(self) -> None:
-        """Drop what owners before this one have left, once all of it is put that counts."""
+        """Delete the rows of previous owners, once this owner has written its own."""
         stale, self._stale, self._found = self._stale, [], []
         for key in stale:
             self._table.delete(key)
 
     def decided(self) -> int:
-        """The offset up to which every record was decided on at the take-over, -1 for none."""
+        """The offset up to which every record was decided on at the take-over; -1 if none was."""
         return self._decided
 
     def put_decided(self, offset: int) -> None:
-        """Keep it."""
+        """Keep the offset up to which every record is decided on."""
         self._table.put(self._owned.key(_DECIDED), b"%d" % offset)
 
     async def delivered(self) -> None:

@@ -116,15 +116,15 @@ def stream_name(text: str) -> str:
     return text
 
 
-def wish(headers: Mapping[str, str], windows: Collection[str]) -> StreamOptions:
-    """Read what the first record of a stream asks for.
+def stream_options(headers: Mapping[str, str], windows: Collection[str]) -> StreamOptions:
+    """Decode the options in the headers of a stream's first record.
 
     Args:
-        headers: As `named` gives them.
-        windows: The completion windows that may be asked for.
+        headers: As `named` returns them.
+        windows: The allowed completion windows.
 
     Raises:
-        IntakeError: It cannot be had.
+        IntakeError: An option has a value that is not allowed.
     """
     window, endpoint, metadata = headers.get(WINDOW), headers.get(ENDPOINT), headers.get(METADATA)
     if window is not None and window not in windows:

@@ -18,7 +18,7 @@ import orjson
 
 from tidemill.api.uploads.multipart import Form, MultipartError, PartData
 from tidemill.ingest.files.validation import Checker, Rules
-from tidemill.ingest.streams import record
+from tidemill.ingest.streams import decisions
 from tidemill.processors.calls import request_codec
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.http.connection import Connection
@@ -95,14 +95,14 @@ def intake_record(data: bytes) -> None:
     try:
         named = intake.named(headers(told))
         intake.label(key, named)
-        intake.wish(named, ("24h",))
+        intake.stream_options(named, ("24h",))
         text = intake.secret(named)
         if producer_token.is_token(text):
             producer_token.claims(_VERIFIER, text)
     except (IntakeError, TokenError):
         pass
     try:
-        assert sum(map(len, record.bounded(value))) <= len(value)
+        assert sum(map(len, decisions.bounded(value))) <= len(value)
     except IntakeError:
         pass
 

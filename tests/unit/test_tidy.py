@@ -32,13 +32,10 @@ CLIENTS = {
 ABOVE = {
     "folder": set(),
     "parameters": {
-        "ingest/streams/partition.py:__init__",
         "processors/dispatcher.py:__init__",
     },
     "attributes": {
         "api/dependencies.py:Dependencies",
-        "ingest/streams/app.py:StreamApp",
-        "ingest/streams/partition.py:Partition",
         "processors/model_app.py:ModelApp",
         "processors/backends/pool.py:Backend",
         "processors/dispatcher.py:Dispatcher",

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.ingest.streams import record
-from tidemill.ingest.streams.record import REQUEST_BYTES_MIN, SHORT_LINES_MAX, bounded, split
+from tidemill.ingest.streams import decisions
+from tidemill.ingest.streams.decisions import REQUEST_BYTES_MIN, SHORT_LINES_MAX, bounded, split
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log.intake import IntakeError
 
@@ -22,7 +22,7 @@ SHORTEST = min(
 def test_every_request_is_longer_than_a_short_line():
     """So no good line counts as one, and a record of the largest size has no more of them than it may have."""
     assert len(SHORTEST) >= REQUEST_BYTES_MIN
-    full = b"\n".join([SHORTEST] * (record.RECORD_BYTES_MAX // (len(SHORTEST) + 1)))
+    full = b"\n".join([SHORTEST] * (decisions.RECORD_BYTES_MAX // (len(SHORTEST) + 1)))
     assert len(bounded(full)) == full.count(b"\n") + 1
 
 
@@ -35,8 +35,8 @@ def test_what_is_within_the_bounds_is_split(value):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (b"x" * (record.RECORD_BYTES_MAX + 1), "larger than 1048576 bytes"),
-        (b"\n" * record.RECORD_LINES_MAX, "more than 16384 lines"),
+        (b"x" * (decisions.RECORD_BYTES_MAX + 1), "larger than 1048576 bytes"),
+        (b"\n" * decisions.RECORD_LINES_MAX, "more than 16384 lines"),
         (b"x\n" * (SHORT_LINES_MAX + 1), "too short"),
         ((SHORTEST[:63] + b"\n") * (SHORT_LINES_MAX + 1) + SHORTEST, "too short"),
     ],

@@ -1,0 +1,84 @@
+"""Holds work on streams whose key is missing or whose parts the store refuses, and shows why on their batches."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from tidemill.ingest.streams.publisher import Publisher
+from tidemill.ingest.streams.stream import JOURNAL_RECORDS_MAX, Resources, Stream
+from tidemill.kafka.partitions.held_records import HeldRecords, Unavailable
+from tidemill.schemas.log.messages import Stalled
+from tidemill.schemas.resources.waiting import MESSAGE_CHARS_MAX, Waiting
+
+STALLED_SECONDS: Final = 60
+"""How long a batch shows a reason that is not sent again: longer than the longest pause between attempts."""
+
+
+class HeldStreams:
+    """The held work of one partition. Its calls never overlap."""
+
+    def __init__(self, publisher: Publisher, resources: Resources) -> None:
+        self._publisher = publisher
+        self._clock = resources.clock
+        self._held = HeldRecords(self._note, resources.monotonic)
+        self._blocked: dict[str, tuple[Stream, int]] = {}
+        """Streams whose work is held, and since when, Unix seconds."""
+        self._notes: list[tuple[str, Unavailable | None]] = []
+        """Reasons of streams to wait that are not published yet, None for a stream that waits no more."""
+        self._source = f"intake-{secrets.token_hex(8)}"
+        self._sent = 0
+
+    def __contains__(self, stream: Stream) -> bool:
+        """Whether work on a stream is held."""
+        return stream.state.id in self._held
+
+    @property
+    def due_in(self) -> float | None:
+        """Seconds until the next attempt; None if no work is held."""
+        return self._held.due_in
+
+    async def do(self, stream: Stream, work: Callable[[], Awaitable[None]], size: int = 0) -> None:
+        """Do work on a stream, or hold it; `size` is the bytes of the lines that it holds."""
+        await self._held.run_or_hold(stream.state.id, work, size)
+        if stream in self:
+            self._blocked.setdefault(stream.state.id, (stream, int(self._clock())))
+
+    async def again(self) -> None:
+        """Try the work whose pause is over."""
+        await self._held.retry_due()
+
+    async def wait_for_room(self) -> None:
+        """Wait while the journal of a stream whose work is held can take no further records."""
+        await self._held.wait_while(self._is_full)
+
+    async def publish(self) -> None:
+        """Show on batches why their lines wait, or that they wait no more."""
+        notes, self._notes = self._notes, []
+        for batch_id, why in notes:
+            if batch_id not in self._blocked:
+                continue  # the work was done before anything was published
+            stream, since = self._blocked[batch_id]
+            waiting: tuple[Waiting, ...] = ()
+            if why is not None:
+                words = f"Lines of the stream wait: {why}."[:MESSAGE_CHARS_MAX]
+                waiting = (Waiting(reason=why.reason, lines=stream.lines, message=words, since=since),)
+            elif stream not in self:
+                del self._blocked[batch_id]
+            self._sent += 1
+            fact = Stalled(
+                batch_id=batch_id,
+                source=self._source,
+                number=self._sent,
+                waiting=waiting,
+                hold_seconds=STALLED_SECONDS,
+            )
+            await self._publisher.stalled(stream, fact)
+
+    def _is_full(self) -> bool:
+        blocked = (stream for stream, _ in self._blocked.values() if stream in self)
+        return any(len(stream.state.journal) >= JOURNAL_RECORDS_MAX for stream in blocked)
+
+    def _note(self, batch_id: str, why: Unavailable | None, again_at: float) -> None:
+        """See `held_records.Report`."""
+        del again_at
+        self._notes.append((batch_id, why))
