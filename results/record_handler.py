@@ -1,8 +1,7 @@
 """Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch or buries it.
 
-Records whose lines cannot be read at the moment wait beside the others (`kafka/partitions/held_records.py`). A timer
-only sends a `Tick` into the partition: so all records that the log had when the timer became due are applied before
-it.
+Records whose lines cannot be read at the moment are held beside the others (`kafka/partitions/held_records.py`). A
+timer only sends a `Tick` into the partition, so all records that the log had when it became due are applied before.
 """
 
 import asyncio
@@ -67,7 +66,9 @@ class RecordHandler:
         """See `owner.Partition`."""
         for record in records:
             batch_id = codec.lines_batch(record.headers) if record.topic == topics.OUTCOMES.name else None
-            await self._held.run_or_hold(batch_id, functools.partial(self._handle, record), len(record.value or b""))
+            await self._held.run_or_hold(
+                batch_id, functools.partial(self._handle, record), len(record.value or b"")
+            )
 
     def is_due(self) -> bool:
         """See `owner.Partition`."""

@@ -90,9 +90,7 @@ class Publisher:
             return
         await self.send_fact(Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model))
         for marks, value in packing.failures(stream.state.id, checked.faults):
-            sealed = await seal_outcome(
-                self._vault, stream.state.id, value, lines_headers(stream.state.id, marks)
-            )
+            sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
             await self._send(stream.state.id, *sealed)
         if placed:
             await self._publish_requests(stream, placed)
