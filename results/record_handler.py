@@ -1,7 +1,7 @@
 """Decodes the records of one partition of `commands` and `outcomes`, and applies each to its batch or buries it.
 
 Records whose lines cannot be read at the moment are held beside the others (`kafka/partitions/held_records.py`). A
-timer only sends a `Tick` into the partition, so all records that the log had when it became due are applied before.
+timer only sends a `Tick` into the partition, so all records that the log had when it was due are applied first.
 """
 
 import asyncio

@@ -223,7 +223,7 @@ class Records:
                 raise Unavailable("no key")
             self.done.append(name)
 
-        await self.aside.take(of, work, size)
+        await self.aside.run_or_hold(of, work, size)
 
 
 async def test_records_wait_in_their_order():
@@ -237,7 +237,7 @@ async def test_records_wait_in_their_order():
     assert records.told == [(A, "no key", 1.0)]
     assert records.aside.due_in == 1.0
     records.now = 1.0
-    await records.aside.again()
+    await records.aside.retry_due()
     assert (records.tries["a1"], records.told[-1]) == (2, (A, "no key", 2.0))
     records.unread.clear()
     await records.put("b3", B)
@@ -253,7 +253,7 @@ async def test_at_a_bound_records_wait_for_the_store(monkeypatch):
     monkeypatch.setattr(retrying, "LONGEST_SECONDS", 0.01)
     monkeypatch.setattr(held_records, "BYTES_MAX", 10)
     records = Records()
-    records.aside._steady = asyncio.get_running_loop().time
+    records.aside._monotonic = asyncio.get_running_loop().time
     await records.put("a1", A, 10)
     waiting = asyncio.create_task(records.put("a2", A))
     await until(lambda: records.tries["a1"] > 5, "more tries")
