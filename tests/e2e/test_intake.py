@@ -9,26 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import orjson
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from openai import OpenAI
 from support.backend import as_told
+from support.producing import END, SECONDS_MAX, is_over, letters, line, lines_of, send, shown
 from support.stack import KEPT, KEY, Stack
 from support.waiting import until
 
-from tidemill.schemas import ids
-from tidemill.schemas.log import topics
-
 pytestmark = [pytest.mark.kafka, pytest.mark.e2e]
 
-URL = "/v1/chat/completions"
 IDLE_SECONDS = 6
 EXAMPLE_LINES = 500
 NUMBERED_LINES = 1000
-BEARER = ("authorization", f"Bearer {KEY}".encode())
-END = ("tidemill-end", b"true")
-SECONDS_MAX = 60
 INGEST_KIB_MAX = 512 * 1024
 """Two thirds of what `deploy/` gives to it."""
 
@@ -59,39 +52,6 @@ async def producer(stack):
     await producer.start()
     yield producer
     await producer.stop()
-
-
-def line(number, **body):
-    body = {"model": "chat", "messages": [{"role": "user", "content": f"line {number}"}], **body}
-    return orjson.dumps({"custom_id": f"id-{number}", "method": "POST", "url": URL, "body": body})
-
-
-async def send(producer, name, lines, *headers, key=BEARER):
-    """Append a record; returns the id that its batch has if it begins one."""
-    told = [header for header in (key, *headers) if header is not None]
-    sent = await producer.send_and_wait(topics.INTAKE.name, b"\n".join(lines), key=name.encode(), headers=told)
-    return ids.stream_batch_id(sent.partition, sent.offset)
-
-
-async def shown(client, batch_id, is_so):
-    """A batch, once it is so."""
-
-    def look():
-        try:
-            batch = client.batches.retrieve(batch_id)
-        except Exception:  # noqa: BLE001  it is not there yet
-            return None
-        return batch if is_so(batch) else None
-
-    return await until(lambda: asyncio.to_thread(look), seconds_max=SECONDS_MAX)
-
-
-def is_over(batch):
-    return batch.status in {"completed", "expired", "cancelled", "failed"}
-
-
-def lines_of(client, file_id):
-    return [json.loads(text) for text in client.files.content(file_id).text.splitlines()] if file_id else []
 
 
 def page():
@@ -126,26 +86,6 @@ async def tidemill(folder, *words, code=0):
     done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done
-
-
-async def letters(stack, name):
-    """The dead letters of a stream; those of records without a key where it has no name."""
-    key = name and name.encode()
-    consumer = AIOKafkaConsumer(topics.DEAD.name, **stack.clients("operator"), auto_offset_reset="earliest")
-    await consumer.start()
-    found = []
-    try:
-        while not any(dict(record.headers).get("tidemill-dead-key") == key for record in found):
-            found += [record async for record in _some(consumer)]
-    finally:
-        await consumer.stop()
-    return [record for record in found if dict(record.headers).get("tidemill-dead-key") == key]
-
-
-async def _some(consumer):
-    for records in (await consumer.getmany(timeout_ms=200)).values():
-        for record in records:
-            yield record
 
 
 async def test_a_stream_is_a_batch(client, producer):

@@ -36,6 +36,11 @@ FULL = Answer(429, b'{"error":{"message":"too many"}}')
 TIMEOUT_SECONDS = 30.0
 """Of a call."""
 LOG_SECONDS = 0.005
+HOUR = 3600.0
+FACTOR = 1.2
+"""How much longer good lines may take beside bad ones than alone."""
+WORDS = {FailureKind.TIMEOUT: b"backend_timeout", FailureKind.READ: b"backend_connection_lost"}
+"""What error lines say of failures without an answer."""
 
 PLAIN_PROOF = ("", -2)
 """The place of a proof request without a bound of its answer; `proof.NO_LINE` is that of one with it."""
@@ -231,3 +236,38 @@ class World:
             return not left
 
         return check
+
+
+def name(outcome: Outcome) -> str:
+    """The name of a test case with this outcome."""
+    if isinstance(outcome, FailureKind):
+        return outcome.name
+    return str(outcome.status) if outcome.status >= 400 else repr(outcome.body)
+
+
+def words(outcome: Outcome) -> bytes:
+    """A part of the error line that this outcome leads to."""
+    if isinstance(outcome, FailureKind):
+        return WORDS[outcome]
+    return b'"status_code":%d' % outcome.status if outcome.status >= 400 else b"backend_reply_invalid"
+
+
+def lines(batch: str, numbers: Iterable[int]) -> set[Place]:
+    """Some lines of a batch."""
+    return {(batch, number) for number in numbers}
+
+
+def is_answered(world: World, place: Place) -> bool:
+    """Whether a line has ended well."""
+    return place in world.ends and place not in world.failed
+
+
+async def alone(loop: SimulatedLoop, batches: Iterable[int], server: Server) -> float:
+    """Seconds that good lines take with no bad ones beside them; `batches` has the lines of each batch."""
+    world = World(loop, [server])
+    for number, size in enumerate(batches):
+        world.publish(f"alone{number}", size)
+    wanted = {place for n, size in enumerate(batches) for place in lines(f"alone{n}", range(size))}
+    seconds = await world.run(HOUR, world.has_ended(wanted))
+    await world.stage.close()
+    return seconds

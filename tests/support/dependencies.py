@@ -4,9 +4,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
+from tidemill.api.app import create_app
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
@@ -94,3 +96,13 @@ async def open_dependencies(
     )  # fmt: skip
     view.close()
     await store.close()
+
+
+@asynccontextmanager
+async def open_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app on such dependencies, with the key of the project `p`."""
+    async with open_dependencies(folder) as deps:
+        transport = httpx.ASGITransport(create_app(deps))
+        headers = {"authorization": "Bearer key-of-p"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://api/v1", headers=headers) as client:
+            yield client

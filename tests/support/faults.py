@@ -2,10 +2,15 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 NULL, TRUE, FLOAT = "null", "a boolean", "a decimal"
 NUMBER, TEXT, LIST, OBJECT = "an integer", "a string", "an array", "an object"
+
+PURPOSES = "'assistants', 'batch', 'fine-tune', 'vision', 'user_data', and 'evals'"
+LOW, HIGH = 3600, 2_592_000
+"""Bounds of the seconds after which a file may expire."""
 
 Fault = tuple[int, str | None, str | None, str]
 """Status, code, param, message."""
@@ -78,3 +83,13 @@ def no_upload(upload_id: str) -> Fault:
 def rows(table: list[Any]) -> list[Any]:
     """The rows of a table, named by their numbers: what they hold is too long for names."""
     return [pytest.param(*row, id=str(number)) for number, row in enumerate(table)]
+
+
+def shown(answer: httpx.Response) -> Fault:
+    """The fault that an answer shows, once its envelope is checked."""
+    error = answer.json()["error"]
+    assert set(answer.json()) == {"error"}
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    assert answer.headers["x-request-id"].startswith("req_")
+    return answer.status_code, error["code"], error["param"], error["message"]

@@ -58,18 +58,18 @@ def tracked(*patterns: str) -> list[Path]:
 
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 MODULES = measures.modules(ROOT)
-HARNESSES = [path for part in ("support", "chaos") for path in sorted((ROOT / "tests" / part).rglob("*.py"))]
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in (*SOURCES, *HARNESSES)}
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TREES = {path: ast.parse(path.read_text("utf-8")) for path in (*SOURCES, *TESTS)}
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *HARNESSES], ids=name)
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name)
 def test_modules_and_functions_are_short(path):
     """A module is at most 400 lines, a function at most 50 without its docstring."""
-    assert len(path.read_text("utf-8").splitlines()) <= measures.MODULE_LINES_MAX
+    assert len(path.read_text("utf-8").splitlines()) <= measures.MODULE_LINES_MAX or name(path) in ABOVE["module"]
     for node in ast.walk(TREES[path]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body

@@ -5,20 +5,32 @@
 
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
-from support.bad_lines import FULL, PLAIN_PROOF, TIMEOUT_SECONDS, Outcome, Place, Server, World, refusal
+from support.bad_lines import (
+    FACTOR,
+    FULL,
+    HOUR,
+    TIMEOUT_SECONDS,
+    Outcome,
+    Place,
+    Server,
+    World,
+    alone,
+    is_answered,
+    lines,
+    name,
+    refusal,
+    words,
+)
 from support.simtime import SimulatedLoop, run
 
-from tidemill.processors.calls import proof
 from tidemill.processors.failures import Answer, FailureKind
 from tidemill.processors.scheduling.failure_account import Waiting
 
 SEEDS = range(int(os.environ.get("SEEDS", "3")))
-HOUR = 3600.0
 SLACK_SECONDS = 10.0
-FACTOR = 1.2
 AT_ONCE = [refusal(status) for status in (400, 413, 422)]
 REFUSALS = [refusal(status) for status in (401, 402, 403, 404, 410)]
 SUSPECTS: list[Outcome] = [
@@ -28,42 +40,6 @@ SUSPECTS: list[Outcome] = [
     Answer(200, b""),
     Answer(200, b"<html>"),
 ]
-WORDS = {FailureKind.TIMEOUT: b"backend_timeout", FailureKind.READ: b"backend_connection_lost"}
-
-
-def name(outcome: Outcome) -> str:
-    """Of a case."""
-    if isinstance(outcome, FailureKind):
-        return outcome.name
-    return str(outcome.status) if outcome.status >= 400 else repr(outcome.body)
-
-
-def words(outcome: Outcome) -> bytes:
-    """What an error line has of it."""
-    if isinstance(outcome, FailureKind):
-        return WORDS[outcome]
-    return b'"status_code":%d' % outcome.status if outcome.status >= 400 else b"backend_reply_invalid"
-
-
-def lines(batch: str, numbers: Iterable[int]) -> set[Place]:
-    """Some lines of a batch."""
-    return {(batch, number) for number in numbers}
-
-
-def is_answered(world: World, place: Place) -> bool:
-    """Whether a line has ended well."""
-    return place in world.ends and place not in world.failed
-
-
-async def alone(loop: SimulatedLoop, batches: Iterable[int], server: Server) -> float:
-    """How long so many good lines of some batches take."""
-    world = World(loop, [server])
-    for number, size in enumerate(batches):
-        world.publish(f"alone{number}", size)
-    wanted = {place for n, size in enumerate(batches) for place in lines(f"alone{n}", range(size))}
-    seconds = await world.run(HOUR, world.has_ended(wanted))
-    await world.stage.close()
-    return seconds
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -280,145 +256,6 @@ def test_what_waits_says_why() -> None:
     run(main)
 
 
-def test_no_server_is_asked_whether_it_answers_while_lines_tell() -> None:
-    """And one that takes no such question for a right one is not asked again soon."""
-    bad = lines("b", range(0, 100, 20))
-
-    async def main(loop: SimulatedLoop) -> None:
-        def rule(place: Place, _: float) -> Outcome | None:
-            return refusal(400) if place == proof.NO_LINE else refusal(500) if place in bad else None
-
-        server = Server(rule, seconds=1.0, seats=4)
-        world = World(loop, [server], max_in_flight=4)
-        world.publish("b", 1200)
-        good = lines("b", range(1200)) - bad
-        await world.run(HOUR, world.has_ended(good))
-        assert server.calls[proof.NO_LINE] == 0
-        assert len(world.ends) == 1200, "they end while others are answered"
-        bad.update(lines("c", range(3)))
-        world.publish("c", 3)
-        await world.run(proof.REFUSED_SECONDS)
-        assert 1 <= server.calls[proof.NO_LINE] <= 5
-        await world.stage.close()
-
-    run(main)
-
-
-PROOFS = {proof.NO_LINE, PLAIN_PROOF}
-
-
-@pytest.mark.parametrize(
-    ("outcome", "refused"),
-    [(refusal(500), {proof.NO_LINE}), (refusal(403), PROOFS)],
-    ids=["500, plain form answered", "403, no form answered"],
-)
-@pytest.mark.parametrize("status", [400, 422])
-def test_the_last_lines_end_where_the_server_refuses_the_proof(
-    outcome: Outcome, refused: set[Place], status: int
-) -> None:
-    """A second form is answered, or the refusal itself shows that the server accepts our key."""
-
-    async def main(loop: SimulatedLoop) -> None:
-        server = Server(
-            lambda place, _: refusal(status) if place in refused else outcome if place[0] == "b" else None
-        )
-        world = World(loop, [server])
-        world.publish("b", 3)
-        await world.run(300, world.has_ended(lines("b", range(3))))
-        assert world.failed == lines("b", range(3))
-        assert all(words(outcome) in text for text in world.ends.values())
-        await world.stage.close()
-
-    run(main)
-
-
-def test_a_server_that_refuses_the_proof_hides_no_other() -> None:
-    """The first of two servers refuses all forms of it, the second comes later and answers; both fail lines."""
-
-    async def main(loop: SimulatedLoop) -> None:
-        first = Server(lambda place, _: refusal(400 if place in PROOFS else 500))
-        begin = loop.time() + 60
-
-        def rule(place: Place, now: float) -> Outcome | None:
-            return FailureKind.CONNECT if now < begin else None if place in PROOFS else refusal(500)
-
-        second = Server(rule)
-        world = World(loop, [first, second])
-        world.publish("b", 3)
-        await world.run(proof.REFUSED_SECONDS / 2, world.has_ended(lines("b", range(3))))
-        assert world.failed == lines("b", range(3))
-        await world.stage.close()
-
-    run(main)
-
-
-def test_a_proof_request_is_one_of_the_calls_in_flight() -> None:
-    """Of a model with one call at a time and two servers, there is never a second."""
-
-    async def main(loop: SimulatedLoop) -> None:
-        servers: list[Server] = []
-        most = 0
-
-        def rule(place: Place, _: float) -> Outcome | None:
-            nonlocal most
-            most = max(most, sum(server.in_flight for server in servers))
-            return refusal(500) if place[0] == "b" else None
-
-        servers += [Server(rule, seconds=1.0), Server(rule, seconds=1.0)]
-        world = World(loop, servers, max_in_flight=1)
-        world.publish("b", 3)
-        for number in range(20):
-            world.publish(f"more{number}", 1, endpoint="/v1/completions")
-            await world.run(5.0)
-        assert sum(server.calls[proof.NO_LINE] for server in servers) > 0
-        assert most == 1
-        await world.stage.close()
-
-    run(main)
-
-
-def test_a_server_that_only_checks_requests_fails_no_line() -> None:
-    """Its engine is down: it refuses the proof before it would need the engine, and answers lines with 500."""
-
-    async def main(loop: SimulatedLoop) -> None:
-        end = loop.time() + 4 * HOUR
-        server = Server(lambda place, now: refusal(400 if place in PROOFS else 500) if now < end else None)
-        world = World(loop, [server])
-        world.publish("b", 20)
-        await world.run(5 * HOUR, world.has_ended(lines("b", range(20))))
-        assert all(is_answered(world, place) for place in lines("b", range(20)))
-        await world.stage.close()
-
-    run(main)
-
-
-@pytest.mark.parametrize("lines_wait", [True, False])
-def test_a_line_whose_endpoint_no_other_line_asks_for_is_not_starved(lines_wait: bool) -> None:
-    """Lines of another endpoint come without end, many or one by one: it waits for none of them."""
-
-    async def main(loop: SimulatedLoop) -> None:
-        begun = loop.time()
-
-        def rule(place: Place, now: float) -> Outcome | None:
-            return refusal(500) if place == ("b", 0) or (place[0] == "odd" and now < begun + 30) else None
-
-        server = Server(rule, seconds=4.0, seats=4)
-        world = World(loop, [server], max_in_flight=4)
-        world.publish("odd", 3, endpoint="/v1/completions")
-        world.publish("b", 2000 if lines_wait else 1)
-        odd = lines("odd", range(3))
-        for number in range(300):
-            await world.run(2.0)
-            world.publish(f"more{number}", 2)
-        assert odd <= set(world.ends)
-        assert all(is_answered(world, place) for place in odd)
-        assert ("b", 0) in world.failed
-        assert server.calls[proof.NO_LINE] <= 300
-        await world.stage.close()
-
-    run(main)
-
-
 def test_a_fault_of_ours_holds_no_line_for_good() -> None:
     """The last line of all meets it again and again, and is answered once it is over."""
 
@@ -433,24 +270,6 @@ def test_a_fault_of_ours_holds_no_line_for_good() -> None:
         world.publish("b", 1)
         assert await world.run(HOUR, world.has_ended(lines("b", range(1)))) < 60
         assert is_answered(world, ("b", 0))
-        await world.stage.close()
-
-    run(main)
-
-
-def test_bad_lines_are_found_out_after_an_outage_too() -> None:
-    """A server that answered nobody is asked again whether it does, once it has answered a line."""
-    bad = lines("b", range(1000)) - lines("b", range(0, 1000, 50))
-
-    async def main(loop: SimulatedLoop) -> None:
-        back = loop.time() + 60
-        server = Server(lambda place, now: refusal(500) if now < back or place in bad else None)
-        world = World(loop, [server])
-        world.publish("a", 1)
-        await world.run(HOUR, world.has_ended(lines("a", range(1))))
-        world.publish("b", 1000)
-        seconds = await world.run(HOUR, world.has_ended(lines("b", range(1000)) - bad))
-        assert seconds < 5
         await world.stage.close()
 
     run(main)
