@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections import Counter
 
 import pytest
 from openai import OpenAI
@@ -134,75 +135,89 @@ def stalled_by_reason(stack):
     return {line.split('"')[1]: float(line.split()[-1]) for line in text.splitlines() if "_stalled{" in line}
 
 
-def test_a_stall_of_each_kind_is_told_everywhere(stalled, backend, tmp_path):
-    """Then the window ends, and each expired line says what held it."""
+def check_batches(client, ids):
+    """Each batch shows its reason first."""
+    for model, (reason, status, words) in CASES.items():
+
+        def waits(model=model):
+            return client.batches.retrieve(ids[model]).tidemill["waiting"]
+
+        def first(waits=waits, reason=reason):
+            return next((one for one in waits()[:1] if one["reason"] == reason), None)
+
+        wait_until(waits, f"what {model} waits for", seconds_max=40)
+        found = wait_until(first, f"{reason} as the first reason of {model}")
+        assert (found["status"], words in found["message"]) == (status, True), found
+        assert found["lines"] <= lines_of(model) - ANSWERED.get(model, 0)
+
+
+def check_metrics(stack):
+    """The gauge counts batches by reason."""
+    counted = stalled_by_reason(stack)
+    wanted = Counter(reason for reason, _, _ in CASES.values())
+    assert {reason: counted[reason] for reason in wanted} == wanted
+    assert counted["no_processor"] == 0
+
+
+def check_commands(stack, ids, folder):
+    """`list`, `watch`, `run` and `doctor` print the reasons."""
+    table = listed(stack)
+    for reason in ("unreachable", "refuses", "schedule", "silent", "drained", "tokens per m", "headroom"):
+        assert f" {reason} " in table, table
+    code, said = interrupted(stack, "answered none", folder, "watch", ids["frozen"])
+    assert (code, "100 of 200 lines" in said, "left" in said) == (130, True, False), said
+    (folder / "more.jsonl").write_text(inputs("well"))
+    code, said = interrupted(stack, "waits for quota", folder, "run", str(folder / "more.jsonl"))
+    assert (code, f"has {len(CASES)} batches in progress" in said) == (130, True), said
+    report = examined(stack)
+    for model, (_, _, words) in CASES.items():
+        assert f"warn  batches: {ids[model]} " in report, report
+        assert words in report, report
+
+
+def check_dashboard(stack, ids):
+    """The list shows the reason in short, the page of a batch in full."""
+    root = stack.api.removesuffix("/v1")
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(root)
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("waits: server unreachable")).to_be_visible()
+        page.goto(f"{root}/dashboard/#/batches/{ids['busy']}")
+        expect(page.get_by_text("answers 503")).to_be_visible()
+
+
+def check_error_lines(client, ids):
+    """Once the window has ended, each expired line names the reason."""
+    for model, (_, _, words) in CASES.items():
+
+        def expired(model=model):
+            batch = client.batches.retrieve(ids[model])
+            return batch if batch.status == "expired" else None
+
+        batch = wait_until(expired, f"the end of {model}", seconds_max=90)
+        lines = client.files.content(batch.error_file_id).text.splitlines()
+        errors = [json.loads(line)["error"] for line in lines]
+        assert len(errors) == lines_of(model) - ANSWERED.get(model, 0)
+        assert all(error["code"] == "batch_expired" and words in error["message"] for error in errors)
+        assert words in batch.tidemill["waiting"][0]["message"]
+
+
+def test_a_stalled_batch_shows_its_reason_everywhere(stalled, backend, tmp_path):
+    """For each kind of stall: in the API, the metrics, the commands, the dashboard and the error lines."""
     backend.reset(trouble)
     client = OpenAI(base_url=stalled.api, api_key=KEY)
     ids = {model: started(client, model) for model in CASES}
 
-    def waits(model):
-        return client.batches.retrieve(ids[model]).tidemill["waiting"]
+    def stopped():
+        progress = client.batches.retrieve(ids["frozen"]).tidemill["progress"]
+        return progress if progress["lines_per_second"] == 0 else None
 
-    for model, (reason, status, words) in CASES.items():
-        wait_until(lambda model=model: waits(model), f"what {model} waits for", seconds_max=40)
-        first = wait_until(
-            lambda model=model, reason=reason: next(
-                (one for one in waits(model)[:1] if one["reason"] == reason), None
-            ),
-            f"{reason} as the first reason of {model}",
-        )
-        assert (first["status"], words in first["message"]) == (status, True), first
-        assert first["lines"] <= lines_of(model) - ANSWERED.get(model, 0)
-    counted = stalled_by_reason(stalled)
-    assert {reason: counted[reason] for reason, _, _ in CASES.values()} == {
-        "server_unreachable": 1, "server_refuses": 2, "schedule": 1, "server_silent": 1, "drained": 1,
-        "tokens_per_minute": 1, "headroom": 1,
-    }  # fmt: skip
-    assert counted["no_processor"] == 0
-    table = listed(stalled)
-    for reason in (
-        " unreachable ",
-        " refuses ",
-        " schedule ",
-        " silent ",
-        " drained ",
-        " tokens per m ",
-        " headroom ",
-    ):
-        assert reason in table, table
-    progress = wait_until(
-        lambda: (
-            (found := client.batches.retrieve(ids["frozen"]).tidemill["progress"])["lines_per_second"] == 0
-            and found
-        ),
-        "rate 0 of the batch whose server answers nothing more",
-    )
+    check_batches(client, ids)
+    check_metrics(stalled)
+    progress = wait_until(stopped, "rate 0 of the batch whose server answers nothing more")
     assert (progress["percent"], progress["done_earliest_at"], progress["done_latest_at"]) == (50.0, None, None)
-    code, said = interrupted(stalled, "answered none", tmp_path, "watch", ids["frozen"])
-    assert (code, "100 of 200 lines" in said, "left" in said) == (130, True, False), said
-    (tmp_path / "more.jsonl").write_text(inputs("well"))
-    code, said = interrupted(stalled, "waits for quota", tmp_path, "run", str(tmp_path / "more.jsonl"))
-    assert (code, f"has {len(CASES)} batches in progress" in said) == (130, True), said
-    words = examined(stalled)
-    for model, (_, _, why) in CASES.items():
-        assert f"warn  batches: {ids[model]} " in words, words
-        assert why in words, words
-    with chromium() as browser:
-        page = browser.new_page()
-        page.goto(stalled.api.removesuffix("/v1"))
-        page.get_by_label("API key").fill(KEY)
-        page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_text("waits: server unreachable")).to_be_visible()
-        page.goto(f"{stalled.api.removesuffix('/v1')}/dashboard/#/batches/{ids['busy']}")
-        expect(page.get_by_text("answers 503")).to_be_visible()
-    for model, (_, _, words) in CASES.items():
-        wait_until(
-            lambda model=model: client.batches.retrieve(ids[model]).status == "expired", "the end", seconds_max=90
-        )
-        batch = client.batches.retrieve(ids[model])
-        errors = [
-            json.loads(line)["error"] for line in client.files.content(batch.error_file_id).text.splitlines()
-        ]
-        assert len(errors) == lines_of(model) - ANSWERED.get(model, 0)
-        assert all(error["code"] == "batch_expired" and words in error["message"] for error in errors)
-        assert words in batch.tidemill["waiting"][0]["message"]
+    check_commands(stalled, ids, tmp_path)
+    check_dashboard(stalled, ids)
+    check_error_lines(client, ids)

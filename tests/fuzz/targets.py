@@ -254,19 +254,21 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }  # fmt: skip
 
 
+_CHAT = orjson.dumps(
+    {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+     "body": {"model": "m", "messages": [{"role": "user", "content": "hello"}]}}
+)  # fmt: skip
+_USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 1}}
+_ANSWER = orjson.dumps({"id": "x", "choices": [{"message": {"content": "y"}}], "usage": _USAGE})
+_CHUNK = orjson.dumps(
+    {"object": "chat.completion.chunk", "usage": _USAGE,
+     "choices": [{"index": 0, "delta": {"content": "y"}, "finish_reason": "stop"}]}
+)  # fmt: skip
+_STREAM = b"event: x\ndata: " + _CHUNK + b"\n\ndata: " + _CHUNK + b"\r\n\r\ndata: [DONE]\n\n"
+
+
 def seeds(name: str) -> Iterator[bytes]:
-    """Inputs to begin with, so that the first mutations are of something that passes."""
-    chat = orjson.dumps(
-        {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
-         "body": {"model": "m", "messages": [{"role": "user", "content": "hello"}]}}
-    )  # fmt: skip
-    usage = {"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 1}}
-    answer = orjson.dumps({"id": "x", "choices": [{"message": {"content": "y"}}], "usage": usage})
-    chunk = orjson.dumps(
-        {"object": "chat.completion.chunk", "usage": usage,
-         "choices": [{"index": 0, "delta": {"content": "y"}, "finish_reason": "stop"}]}
-    )  # fmt: skip
-    stream = b"event: x\ndata: " + chunk + b"\n\ndata: " + chunk + b"\r\n\r\ndata: [DONE]\n\n"
+    """Inputs that a target accepts, for the first mutations."""
     part_head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'.encode()
     marks = b"tidemill-batch:batch_0\ntidemill-marks:[[0,3,false,[1,0,2,0],1]]\ntidemill-kind:lines"
     table: dict[str, tuple[bytes, ...]] = {
@@ -281,19 +283,19 @@ def seeds(name: str) -> Iterator[bytes]:
         ),
         "dead": (bytes([60]) + b"tidemill-dead-source:t/0/1\ntidemill-dead-stage:s\ntidemill-dead-reason:r",),
         "intake_record": (
-            bytes([60, 4]) + b"acmeauthorization:Bearer sk-x\ntidemill-seq:1\ntidemill-end:true\n" + chat,
+            bytes([60, 4]) + b"acmeauthorization:Bearer sk-x\ntidemill-seq:1\ntidemill-end:true\n" + _CHAT,
         ),
         "input_file": (
-            bytes([9]) + chat + b"\n\n" + chat.replace(b'"a"', b'"b"') + b"\r\n",
+            bytes([9]) + _CHAT + b"\n\n" + _CHAT.replace(b'"a"', b'"b"') + b"\r\n",
             b"\x00[[[[", b"\x03\xef\xbb\xbf{}",
         ),
-        "request_line": (chat,),
-        "form": (bytes([30]) + part_head + chat + f"\r\n--{BOUNDARY}--\r\n".encode(),),
+        "request_line": (_CHAT,),
+        "form": (bytes([30]) + part_head + _CHAT + f"\r\n--{BOUNDARY}--\r\n".encode(),),
         "form_type": (f"multipart/form-data; boundary={BOUNDARY}".encode(),),
         "reply": (
-            b"\x02" + answer, b"\x04" + b'{"error":{"message":"no"}}', b"\x01" + answer.replace(b"3", b"1e999"),
-            b"\x02" + answer.replace(b'"y"', b'"\xe2\x80\xa8\xc2\x85\\ud800\xed\xa0\x80",NaN,-Infinity'),
-            b"\x02" + stream, b"\x02" + b'{"error":{"message":"no","code":"429"},"choices":[]}',
+            b"\x02" + _ANSWER, b"\x04" + b'{"error":{"message":"no"}}', b"\x01" + _ANSWER.replace(b"3", b"1e999"),
+            b"\x02" + _ANSWER.replace(b'"y"', b'"\xe2\x80\xa8\xc2\x85\\ud800\xed\xa0\x80",NaN,-Infinity'),
+            b"\x02" + _STREAM, b"\x02" + b'{"error":{"message":"no","code":"429"},"choices":[]}',
             b"\x02" + b'\xef\xbb\xbf{"choices":[{"finish_reason":"error"}]}',
         ),
         "wire": (
@@ -303,8 +305,8 @@ def seeds(name: str) -> Iterator[bytes]:
             bytes([40]) + b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\n{}",
             bytes([40]) + b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n"
             b"2\r\n{}\r\n0\r\n\r\n",
-            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(answer, mtime=0),
-            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(answer),
+            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(_ANSWER, mtime=0),
+            bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(_ANSWER),
             bytes([60]) + b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx",
         ),
         "token": (_SIGNER.sign("x", b"{}")[:-1],),
