@@ -1,48 +1,43 @@
-"""Which lines have an outcome on the log, as far as this process knows: a bit for each."""
+"""Completed lines: those whose results are on the log, as far as this process knows."""
 
 from typing import Final
 
+from tidemill.schemas.bitmap import Bitmap
+
 BATCHES_MAX: Final = 50_000
-"""Batches remembered at one time; the one that was longest out of use goes first."""
-CHUNK_LINES: Final = 512
+"""Batches remembered; the one unused for longest is forgotten first. Its lines would then be called again, if
+Kafka delivered their records again."""
 
 
 class CompletedLines:
-    """The lines that are done.
-
-    What it forgets does no harm: a record delivered again would then make its calls again.
-    """
+    """A bitmap for each batch."""
 
     def __init__(self, batches_max: int = BATCHES_MAX) -> None:
-        self._batches: dict[str, dict[int, int]] = {}
+        self._batches: dict[str, Bitmap] = {}
         self._batches_max = batches_max
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def mark(self, batch_id: str, index: int) -> None:
-        """The line's outcome is on the log."""
-        if (chunks := self._batches.get(batch_id)) is None:
+        """Note that the log has a line's result."""
+        if (bitmap := self._batches.get(batch_id)) is None:
             if len(self._batches) >= self._batches_max:
                 del self._batches[next(iter(self._batches))]
-            chunks = self._batches[batch_id] = {}
-        chunk, bit = divmod(index, CHUNK_LINES)
-        chunks[chunk] = chunks.get(chunk, 0) | 1 << bit
+            bitmap = self._batches[batch_id] = Bitmap()
+        bitmap.add(index)
 
     def is_done(self, batch_id: str, index: int) -> bool:
-        """Whether the line's outcome is on the log."""
-        if (chunks := self._batches.get(batch_id)) is None:
-            return False
-        chunk, bit = divmod(index, CHUNK_LINES)
-        return bool(chunks.get(chunk, 0) >> bit & 1)
+        """Whether the log has a line's result."""
+        return (bitmap := self._batches.get(batch_id)) is not None and index in bitmap
 
     def touch(self, batch_id: str) -> bool:
-        """Say that a batch is in use; returns whether anything of it is done."""
-        if (chunks := self._batches.pop(batch_id, None)) is None:
+        """Note that a batch is in use; returns whether it has completed lines."""
+        if (bitmap := self._batches.pop(batch_id, None)) is None:
             return False
-        self._batches[batch_id] = chunks
+        self._batches[batch_id] = bitmap
         return True
 
     def forget(self, batch_id: str) -> None:
-        """The batch is over."""
+        """Forget a closed batch."""
         self._batches.pop(batch_id, None)

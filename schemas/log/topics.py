@@ -109,7 +109,7 @@ STATES = Topic(
     written_by=("results",), read_by=("results",), compacted=True,
     harm="change the state of any batch, from the next recovery on",
 )  # fmt: skip
-TALLIES = Topic(
+LINE_BITMAPS = Topic(
     name="tidemill-results-lines-changelog", key="batch id / owner / chunk",
     value="two bitmaps (results/state/line_bitmap.py)",
     written_by=("results",), read_by=("results",), compacted=True,
@@ -128,7 +128,7 @@ EXPRESS_LINES_MAX = 1_000
 
 TOPICS = (
     COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, AUDIT, STATES,
-    TALLIES, STREAMS,
+    LINE_BITMAPS, STREAMS,
 )  # fmt: skip
 """All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
 

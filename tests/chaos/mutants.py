@@ -87,8 +87,8 @@ MUTATIONS = (
     Mutation(
         name="the bitmap takes a line twice",
         file="results/state/line_bitmap.py",
-        old="        if self._done[byte] & bit:\n            return False\n",
-        new="",
+        old="        if not self._done.add(index):\n            return False\n",
+        new="        self._done.add(index)\n",
         real=_PARTS,
     ),
     Mutation(
@@ -150,9 +150,9 @@ MUTATIONS = (
         new="        if active.state.closed:",
     ),
     Mutation(
-        name="processors remember nothing that is done",
+        name="processors forget which lines are completed",
         file="processors/partitions/completed_lines.py",
-        old="        return bool(chunks.get(chunk, 0) >> bit & 1)",
+        old="        return (bitmap := self._batches.get(batch_id)) is not None and index in bitmap",
         new="        return False",
         real=_CALLS,
     ),

@@ -1,32 +1,33 @@
-"""Which lines are done."""
+"""The lines of which the log has a result."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.processors.partitions.completed_lines import CompletedLines
+from tidemill.schemas.bounds import BATCH_LINES_MAX
 
-places = st.tuples(st.sampled_from("abc"), st.integers(0, 2000) | st.just(10**12))
+lines = st.tuples(st.sampled_from("abc"), st.integers(0, 2000) | st.just(BATCH_LINES_MAX - 1))
 
 
-@given(st.sets(places), st.sets(places))
-def test_it_knows_what_it_was_told(done: set[tuple[str, int]], others: set[tuple[str, int]]) -> None:
-    """And nothing else."""
-    ledger = CompletedLines()
+@given(st.sets(lines), st.sets(lines))
+def test_marked_lines_and_no_others_are_done(done: set[tuple[str, int]], others: set[tuple[str, int]]) -> None:
+    """Until their batch is forgotten."""
+    completed = CompletedLines()
     for batch, index in done:
-        ledger.mark(batch, index)
-    for place in done | others:
-        assert ledger.is_done(*place) == (place in done)
-    ledger.forget("a")
-    assert not any(ledger.is_done(*place) for place in done if place[0] == "a")
+        completed.mark(batch, index)
+    for line in done | others:
+        assert completed.is_done(*line) == (line in done)
+    completed.forget("a")
+    assert not any(completed.is_done(*line) for line in done if line[0] == "a")
 
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=30))
-def test_it_is_bounded(batches: list[str]) -> None:
-    """The batch that was longest out of use goes first."""
-    ledger = CompletedLines(batches_max=3)
+def test_the_batch_unused_for_longest_is_forgotten_first(batches: list[str]) -> None:
+    """The number of batches has a bound."""
+    completed = CompletedLines(batches_max=3)
     for batch in batches:
-        ledger.touch(batch)
-        ledger.mark(batch, 1)
+        completed.touch(batch)
+        completed.mark(batch, 1)
     recent = list(dict.fromkeys(reversed(batches)))[:3]
-    assert len(ledger) == len(recent)
-    assert all(ledger.is_done(batch, 1) for batch in recent)
+    assert len(completed) == len(recent)
+    assert all(completed.is_done(batch, 1) for batch in recent)

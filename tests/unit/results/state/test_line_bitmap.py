@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.results.state.line_bitmap import CHUNK_LINES, LineBitmap
+from tidemill.results.state.line_bitmap import LineBitmap
+from tidemill.schemas.bitmap import CHUNK_LINES
 
 marks = st.lists(st.tuples(st.integers(0, 4 * CHUNK_LINES), st.booleans()), max_size=200)
 

@@ -8,9 +8,10 @@ from tidemill.results.expiry import LOOK_BATCHES, LOOK_SECONDS, OUTLIVED, StateE
 from tidemill.results.files.garbage_collection import GarbageCollection
 from tidemill.results.publisher import Publisher
 from tidemill.results.state.active_batch import ActiveBatch
-from tidemill.results.state.line_bitmap import CHUNK_LINES, LineBitmap
+from tidemill.results.state.line_bitmap import LineBitmap
 from tidemill.results.state.reducer import State
 from tidemill.results.state.tables import GROUP_PARTS, Group, Tables, TornError
+from tidemill.schemas.bitmap import CHUNK_LINES
 from tidemill.schemas.bounds import RECORD_BYTES_EXTRA, RECORD_BYTES_MAX
 from tidemill.schemas.log.part import PartRef
 from tidemill.schemas.resources.batch import Batch, Status
