@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +63,11 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun, in the plural where needed."""
     ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
     return f"{number:,} {noun}{ending}"
+
+
+def local_time(at: float) -> str:
+    """A time of day with its date, in the zone of this machine; `at` is in Unix seconds."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def say(text: str, *, err: bool = False) -> None:

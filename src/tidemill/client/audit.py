@@ -1,18 +1,15 @@
 """The command `audit`: who changed which keys, batches, files and settings."""
 
-import sys
-import time
+from typing import Any
 
-import orjson
-from rich.table import Table
-from rich.text import Text
-
+from tidemill.client import listing
 from tidemill.client.errors import Exit
-from tidemill.client.http.client import Client
 from tidemill.client.target import Target
-from tidemill.terminal import show_table
+from tidemill.terminal import local_time
 
-PATH = "/admin/audit"
+COLUMNS = ("time", "project", "key", "action", "target", "from", "detail")
+HIDDEN = {"digest", "fields"}
+"""Details that only machines read."""
 
 
 async def show(target: Target, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
@@ -24,24 +21,11 @@ async def show(target: Target, params: dict[str, str], *, limit: int, as_json: b
         limit: Number of entries.
         as_json: Print JSON lines instead of a table.
     """
-    table = Table("time", "project", "key", "action", "target", "from", "detail", box=None)
-    shown = 0
-    async with Client(target.base_url, target.api_key) as client:
-        async for found in client.pages(PATH, params):
-            shown += 1
-            if as_json:
-                sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
-            else:
-                table.add_row(*(Text(text) for text in _cells(found)))
-            if shown >= limit:
-                break
-    if not as_json:
-        show_table(table)
-    return Exit.OK
+    return await listing.show(target, "/admin/audit", params, COLUMNS, _row, limit=limit, as_json=as_json)
 
 
-def _cells(found: dict[str, object]) -> list[str]:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(int(str(found["at"]))))
+def _row(found: dict[str, Any]) -> list[str]:
     detail = found["detail"] if isinstance(found["detail"], dict) else {}
-    words = " ".join(f"{name}={text}" for name, text in detail.items() if name not in {"digest", "fields"})
-    return [at, *(str(found[name]) for name in ("project", "actor", "action", "target", "address")), words]
+    words = " ".join(f"{name}={text}" for name, text in detail.items() if name not in HIDDEN)
+    fields = (str(found[name]) for name in ("project", "actor", "action", "target", "address"))
+    return [local_time(found["at"]), *fields, words]

@@ -5,15 +5,15 @@ Results go to stdout or a file, everything else to stderr. Ctrl-C never cancels 
 
 import asyncio
 import shlex
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from tidemill.client import listing
 from tidemill.client.errors import Exit, Unreachable, UsageError
-from tidemill.client.http.client import Client
+from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.outcome import SHORT, name_of, result_of, style_of, summary
@@ -21,7 +21,7 @@ from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.terminal import Console, show_table
+from tidemill.terminal import Console
 
 NAME_CHARS_MAX = 20
 MODEL_CHARS_MAX = 16
@@ -66,20 +66,13 @@ async def delete(console: Console, target: Target, batch_id: str) -> Exit:
 
 async def show(target: Target, *, limit: int, as_json: bool) -> Exit:
     """Print the newest batches on stdout, as a table or as JSON lines."""
-    table = Table("batch", "name", "status", "succeeded", "model", "created", box=None, padding=(0, 1, 0, 0))
-    async with Client(target.base_url, target.api_key) as client:
-        async for batch in client.batches(limit=limit):
-            if as_json:
-                sys.stdout.write(batch.model_dump_json() + "\n")
-                continue
-            table.add_row(*_row(batch))
-    if not as_json:
-        show_table(table)
-    return Exit.OK
+    columns = ("batch", "name", "status", "succeeded", "model", "created")
+    return await listing.show(target, BATCHES, {}, columns, _row, limit=limit, as_json=as_json)
 
 
-def _row(batch: Batch) -> list[Text]:
+def _row(found: dict[str, Any]) -> list[Text]:
     """A batch in 79 columns."""
+    batch = Batch.model_validate(found)
     counts = batch.request_counts
     is_final = batch.status.is_terminal
     ok = batch.status is Status.COMPLETED

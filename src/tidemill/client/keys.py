@@ -3,16 +3,14 @@
 import re
 import sys
 import time
+from typing import Any
 
-import orjson
-from rich.table import Table
-from rich.text import Text
-
+from tidemill.client import listing
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.http.client import Client
 from tidemill.client.target import Target
 from tidemill.schemas.resources.access import ApiKey
-from tidemill.terminal import Console, show_table
+from tidemill.terminal import Console, local_time
 
 PATH = "/admin/keys"
 TOKENS = "/intake/tokens"
@@ -36,26 +34,16 @@ async def create(
 
 async def show(target: Target, *, project: str | None, as_json: bool) -> Exit:
     """Print the keys on stdout, as a table or as JSON lines."""
-    table = Table("key", "name", "project", "role", "secret", "created", "state", box=None)
-    async with Client(target.base_url, target.api_key) as client:
-        async for found in client.pages(PATH, {"project": project} if project else {}):
-            if as_json:
-                sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
-                continue
-            key = ApiKey.model_validate(found)
-            words = (
-                key.id,
-                key.name,
-                key.project,
-                key.role,
-                key.hint,
-                _day(key.created_at),
-                state(key, time.time()),
-            )
-            table.add_row(*(Text(word) for word in words))
-    if not as_json:
-        show_table(table)
-    return Exit.OK
+    columns = ("key", "name", "project", "role", "secret", "created", "state")
+    return await listing.show(
+        target, PATH, {"project": project} if project else {}, columns, _row, as_json=as_json
+    )
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    key = ApiKey.model_validate(found)
+    state_now = state(key, time.time())
+    return [key.id, key.name, key.project, key.role, key.hint, _day(key.created_at), state_now]
 
 
 async def revoke(console: Console, target: Target, key_id: str) -> Exit:
@@ -70,7 +58,7 @@ async def token(console: Console, target: Target, *, stream: str, life_seconds: 
     """Create a producer's token; prints it on stdout and everything else on stderr."""
     async with Client(target.base_url, target.api_key) as client:
         made = await client.send("POST", TOKENS, json={"stream": stream, "expires_in_seconds": life_seconds})
-    until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made["expires_at"]))
+    until = local_time(made["expires_at"])
     console.print(f"Token for stream {stream} of project {made['project']}, valid until {until}.")
     sys.stdout.write(f"{made['token']}\n")
     return Exit.OK
@@ -98,4 +86,4 @@ def state(key: ApiKey, now: float) -> str:
 
 
 def _day(at: int) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(at))
+    return local_time(at).split()[0]

@@ -1,26 +1,16 @@
 """The command `usage`: tokens and cost, as a table, CSV or JSON."""
 
-import csv
 import datetime as dt
-import sys
 from typing import Any
 
-import orjson
-from rich.table import Table
-from rich.text import Text
-
+from tidemill.client import listing
 from tidemill.client.errors import Exit, UsageError
-from tidemill.client.http.client import Client
 from tidemill.client.target import Target
-from tidemill.terminal import show_table
 
-PATH = "/usage"
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
 """Values of `--by`, and their fields in the answer."""
 NUMBERS = ("batches", "lines", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 COSTS = ("input", "output", "total")
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-"""Characters that make a spreadsheet take a cell for a formula."""
 
 
 async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
@@ -33,22 +23,13 @@ async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json:
         as_json: Print JSON lines.
     """
     by = [name for name in params.get("group_by", "").split(",") if name]
-    names = [*by, *NUMBERS, *(f"cost_{part}" for part in COSTS)]
-    table = Table(*names, box=None)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if as_csv:
-        writer.writerow(names)
-    async with Client(target.base_url, target.api_key) as client:
-        async for found in client.pages(PATH, params):
-            if as_json:
-                sys.stdout.buffer.write(orjson.dumps(found) + b"\n")
-            elif as_csv:
-                writer.writerow(map(cell, _cells(found, by)))
-            else:
-                table.add_row(*(Text(text) for text in _cells(found, by)))
-    if not as_csv and not as_json:
-        show_table(table)
-    return Exit.OK
+    columns = [*by, *NUMBERS, *(f"cost_{part}" for part in COSTS)]
+
+    def row(found: dict[str, Any]) -> list[str]:
+        groups = [found.get(GROUPS[name]) or "" for name in by]
+        return [*groups, *(str(found[name]) for name in NUMBERS), *(found["cost"][part] for part in COSTS)]
+
+    return await listing.show(target, "/usage", params, columns, row, as_csv=as_csv, as_json=as_json)
 
 
 def query(*, since: str | None, until: str | None, by: str | None, project: str | None) -> dict[str, str]:
@@ -67,16 +48,6 @@ def query(*, since: str | None, until: str | None, by: str | None, project: str 
     if unknown := [name for name in (by or "").split(",") if name and name not in GROUPS]:
         raise UsageError(f"--by: {', '.join(unknown)} is not one of {', '.join(GROUPS)}")
     return {name: value for name, value in params.items() if value}
-
-
-def cell(text: str) -> str:
-    """A CSV cell, quoted if a spreadsheet would take it for a formula: names of models come from users."""
-    return f"'{text}" if text.startswith(FORMULAS) else text
-
-
-def _cells(found: dict[str, Any], by: list[str]) -> list[str]:
-    groups = [found.get(GROUPS[name]) or "" for name in by]
-    return [*groups, *(str(found[name]) for name in NUMBERS), *(found["cost"][part] for part in COSTS)]
 
 
 def _midnight(day: str | None) -> str | None:

@@ -1,6 +1,5 @@
 """`tidemill dead`: lists dead letters, and requeues them once a fix can read them."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +12,7 @@ from tidemill.schemas.log import dead_letters, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.dead_letters import Letter, Mark
 from tidemill.schemas.ports import Sender
-from tidemill.terminal import printable
+from tidemill.terminal import local_time, printable
 
 LETTERS_MAX: Final = 10_000
 """Newest letters to keep in memory."""
@@ -69,8 +68,8 @@ async def show_all(kafka: Kafka, say: Say, *, requeued_too: bool) -> None:
     """
     found = await read_all(kafka)
     for letter in found.letters.values() if requeued_too else found.waiting:
-        state = f"  requeued {_time(found.requeued[letter.id])}" if letter.id in found.requeued else ""
-        say(f"{letter.id}  {_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
+        state = f"  requeued {local_time(found.requeued[letter.id])}" if letter.id in found.requeued else ""
+        say(f"{letter.id}  {local_time(letter.at)}  {letter.stage}: {letter.reason}{state}")
     hidden = len(found.letters) - len(found.waiting)
     if hidden and not requeued_too:
         say(f"({hidden} more were requeued; --all shows them)")
@@ -88,10 +87,10 @@ async def show(kafka: Kafka, letter_id: str, say: Say, *, value_bytes: int = VAL
     found = await read_all(kafka)
     letter = _letter(found, letter_id)
     say(f"record     {letter.id}")
-    say(f"written    {_time(letter.at)} by {letter.stage}")
+    say(f"written    {local_time(letter.at)} by {letter.stage}")
     say(f"reason     {letter.reason}")
     if letter.id in found.requeued:
-        say(f"requeued   {_time(found.requeued[letter.id])}")
+        say(f"requeued   {local_time(found.requeued[letter.id])}")
     say(f"key        {'none' if letter.key is None else printable(letter.key)}")
     for name, content in letter.headers:
         say(f"header     {name} = {'null' if content is None else printable(content)}")
@@ -134,7 +133,7 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
         sent = 0
         for letter in chosen:
             if letter.id in found.requeued and not again:
-                say(f"{letter.id} was requeued before, at {_time(found.requeued[letter.id])}")
+                say(f"{letter.id} was requeued before, at {local_time(found.requeued[letter.id])}")
             elif letter.cut_bytes is not None:
                 _refuse(f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold",
                         say, alone=letter_ids is not None)  # fmt: skip
@@ -164,7 +163,3 @@ def _letter(found: DeadLetters, letter_id: str) -> Letter:
     if (letter := found.letters.get(letter_id)) is None:
         raise OperatorError(f"no dead letter {printable(letter_id)}")
     return letter
-
-
-def _time(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

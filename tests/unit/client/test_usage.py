@@ -2,7 +2,7 @@
 
 import pytest
 
-from tidemill.client import keys, usage
+from tidemill.client import keys, listing, usage
 from tidemill.client.errors import UsageError
 from tidemill.schemas.resources.access import ApiKey
 
@@ -12,13 +12,13 @@ DAY = 86_400
 @pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@x", "\t=1", "\r=1"])
 def test_a_cell_is_no_formula(text):
     """A spreadsheet shows it as it is."""
-    assert usage.cell(text) == f"'{text}"
+    assert listing.cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["", "0.5", "Qwen/Qwen3-8B", "a=b", "2026-11-23"])
 def test_other_cells_are_as_they_are(text):
     """Nothing is put before them."""
-    assert usage.cell(text) == text
+    assert listing.cell(text) == text
 
 
 def test_days_are_utc():

@@ -4,20 +4,22 @@ Requests that are safe to repeat are retried: reads, and whatever carries an ide
 """
 
 import asyncio
+import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from tidemill.client.errors import Refused, Unreachable, UsageError
+from tidemill.client.errors import Refused, UsageError
 from tidemill.client.http.connection import Connection
 from tidemill.schemas import ids
 from tidemill.schemas.jsonl.lines import EMBEDDING_INPUTS_MAX, LINE_BYTES_MAX
 from tidemill.schemas.resources.batch import Batch, Status
 
+BATCHES = "/batches"
 PAGE_LINES_MAX = 100
 PAGES_MAX = 10_000
 NEWEST_MAX = 1_000
@@ -27,7 +29,11 @@ POLL_SECONDS_MAX = 1.0
 POLL_GROWTH = 1.3
 
 
-class Bounds(msgspec.Struct, frozen=True):
+NAMES = {"lines_max": "file_lines_max", "bytes_max": "file_bytes_max", "inputs_max": "embedding_inputs_max"}
+"""Bounds with another name in the answer of the service."""
+
+
+class Bounds(msgspec.Struct, frozen=True, rename=NAMES):
     """What one batch may hold; the defaults are OpenAI's limits."""
 
     lines_max: int = 50_000
@@ -49,17 +55,13 @@ class Client(Connection):
     async def limits(self) -> Bounds:
         """Read what one batch may hold; a service without this route gets OpenAI's limits."""
         try:
-            answer = await self.send_retrying("GET", "/limits")
+            return msgspec.convert(await self.send_retrying("GET", "/limits"), Bounds)
+        except msgspec.ValidationError as error:
+            raise self.unreachable(error) from error
         except Refused as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return Bounds()
-        return Bounds(
-            lines_max=int(answer["file_lines_max"]),
-            bytes_max=int(answer["file_bytes_max"]),
-            inputs_max=int(answer.get("embedding_inputs_max", EMBEDDING_INPUTS_MAX)),
-            line_bytes_max=int(answer.get("line_bytes_max", LINE_BYTES_MAX)),
-        )
 
     async def create(
         self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str], *, key: str
@@ -75,7 +77,7 @@ class Client(Connection):
         """
         body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
         body |= {"metadata": metadata} if metadata else {}
-        return self._batch(await self.make("/batches", body, key=key))
+        return Batch.model_validate(await self.make(BATCHES, body, key=key))
 
     async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
         """Create an object under an idempotency key.
@@ -90,11 +92,11 @@ class Client(Connection):
 
     async def cancel(self, batch_id: str) -> Batch:
         """Cancel a batch."""
-        return self._batch(await self.send_retrying("POST", f"/batches/{batch_id}/cancel"))
+        return Batch.model_validate(await self.send_retrying("POST", f"{BATCHES}/{batch_id}/cancel"))
 
     async def batch(self, batch_id: str) -> Batch:
         """Read a batch."""
-        return self._batch(await self.send_retrying("GET", f"/batches/{batch_id}"))
+        return Batch.model_validate(await self.send_retrying("GET", f"{BATCHES}/{batch_id}"))
 
     async def finished(self, batch_id: str, seen: Callable[[Batch], None]) -> Batch:
         """Poll a batch until it has a final status, at the latest after its deadline.
@@ -117,7 +119,7 @@ class Client(Connection):
         if batch.status is Status.COMPLETED and not batch.request_counts.failed:
             return None
         try:
-            return await self.send_retrying("GET", f"/batches/{batch.id}/errors")
+            return await self.send_retrying("GET", f"{BATCHES}/{batch.id}/errors")
         except Refused:
             return None
 
@@ -137,32 +139,25 @@ class Client(Connection):
 
     async def batches(self, *, limit: int) -> AsyncIterator[Batch]:
         """Read up to `limit` batches, the newest first."""
-        params = {"limit": str(min(limit, PAGE_LINES_MAX))}
-        left = limit
-        async for found in self.pages("/batches", params):
-            yield self._batch(found)
-            left -= 1
-            if left <= 0:
-                return
+        async for found in self.pages(BATCHES, {}, limit=limit):
+            yield Batch.model_validate(found)
 
-    async def pages(self, path: str, params: dict[str, str]) -> AsyncIterator[dict[str, Any]]:
+    async def pages(
+        self, path: str, params: Mapping[str, str], *, limit: int = sys.maxsize
+    ) -> AsyncIterator[dict[str, Any]]:
         """Read the objects of a list, page by page.
 
         Args:
             path: Route of the list.
             params: Filters.
+            limit: Number of objects.
         """
-        query = {"limit": str(PAGE_LINES_MAX), **params}
+        query = {"limit": str(min(limit, PAGE_LINES_MAX)), **params}
         for _ in range(PAGES_MAX):
             page = _Page.model_validate(await self.send_retrying("GET", path, params=query))
-            for found in page.data:
+            for found in page.data[:limit]:
                 yield found
-            if not page.has_more or not page.last_id:
+            limit -= len(page.data)
+            if limit <= 0 or not page.has_more or not page.last_id:
                 return
             query["after"] = page.last_id
-
-    def _batch(self, answer: dict[str, Any]) -> Batch:
-        try:
-            return Batch.model_validate(answer)
-        except ValidationError as error:
-            raise Unreachable(f"{self.base_url} does not speak the Batch API") from error
