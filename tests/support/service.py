@@ -29,6 +29,8 @@ class Service:
         lost: How many more batches are made without an answer.
         is_closing: Whether it rejects every request for a batch after a lost answer.
         full: How many more batches the project has no room for.
+        limits: The answer to `GET /limits`; None where the service has no such route.
+        cut_uploads: How many more uploads break off without an answer.
         is_deleted: Whether the batch of every idempotency key is deleted.
         keys: The idempotency keys that came.
         tokens: How many producers' tokens were made.
@@ -49,6 +51,8 @@ class Service:
         self.is_closing = False
         self.is_deleted = False
         self.full = 0
+        self.limits: Any = None
+        self.cut_uploads = 0
         self.keys: set[str] = set()
         self.ranges = True
         self.created: list[dict[str, Any]] = []
@@ -64,6 +68,7 @@ class Service:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
+        app.router.add_get("/v1/limits", self._limits)
         app.router.add_post("/v1/batches", self._create)
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._batch)
@@ -110,7 +115,14 @@ class Service:
         assert form["purpose"] == "batch"
         assert isinstance(file, web.FileField)
         self.files["file-in"] = file.file.read()
+        if self.cut_uploads and request.transport:
+            self.cut_uploads -= 1
+            request.transport.abort()
         return web.json_response({"id": "file-in", "object": "file", "filename": file.filename})
+
+    async def _limits(self, request: web.Request) -> web.Response:
+        del request
+        return web.json_response(self.limits, status=404 if self.limits is None else 200)
 
     async def _create(self, request: web.Request) -> web.Response:
         if request.headers.get("authorization") != f"Bearer {KEY}":

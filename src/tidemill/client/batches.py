@@ -16,7 +16,7 @@ from tidemill.client.errors import Exit, Unreachable, UsageError
 from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
 from tidemill.client.runs.delivery import deliver
-from tidemill.client.runs.outcome import SHORT, name_of, result_of, style_of, summary
+from tidemill.client.runs.outcome import SHORT, name_of, style_of, summary
 from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
 from tidemill.client.target import Target
@@ -39,11 +39,13 @@ async def watch(
     show_all: bool = False,
 ) -> Exit:
     """Follow a batch to its end; with an output path, download and check its results."""
+    if sink.output is None and (sink.errors or sink.receipt or source):
+        raise UsageError("--errors, --receipt and --input need -o: without it no results are downloaded")
     sink = sink.checked(source)
     sink.check_new()
     async with Client(target.base_url, target.api_key) as client:
-        found, fetch = await client.find(batch_id), sink.output is not None
-        return await follow(console, client, found, sink, source, fetch=fetch, show_all=show_all)
+        found = await client.find(batch_id)
+        return await follow(console, client, found, sink if sink.output else None, source, show_all=show_all)
 
 
 async def cancel(console: Console, target: Target, batch_id: str) -> Exit:
@@ -120,10 +122,9 @@ async def follow(
     console: Console,
     client: Client,
     batch_id: str,
-    sink: Sink,
+    sink: Sink | None,
     source: Path | None,
     *,
-    fetch: bool,
     show_all: bool,
 ) -> Exit:
     """Follow a batch to its end, download and check its results, and print a summary.
@@ -132,9 +133,8 @@ async def follow(
         console: Prints everything but results.
         client: The service.
         batch_id: The batch.
-        sink: Where results go.
+        sink: Where results go; None downloads nothing.
         source: The input, to check the results against.
-        fetch: Whether to download the results.
         show_all: Show every error.
 
     Raises:
@@ -148,10 +148,9 @@ async def follow(
                 progress.waits(batch.tidemill.waiting)
 
             batch = await client.finished(batch_id, seen)
-            if fetch:
+            if sink:
                 sink.check_new()
-            done = await deliver(client, batch, sink, source, progress) if fetch else None
-            report = await client.errors(batch)
+            result, notes = await deliver(client, batch, sink, source, progress)
     except (asyncio.CancelledError, Unreachable):
         console.print(f"The batch keeps running. To follow it: `{_watch_command(batch_id, sink, source)}`")
         raise
@@ -160,12 +159,11 @@ async def follow(
             f"The service keeps the results. To download them: `{_watch_command(batch_id, sink, source)}`"
         )
         raise
-    result = result_of(batch, report, done.faults if done else ())
-    return summary(console, name_of(batch), [result], done.notes if done else (), show_all=show_all)
+    return summary(console, name_of(batch), [result], notes, show_all=show_all)
 
 
-def _watch_command(batch_id: str, sink: Sink, source: Path | None) -> str:
+def _watch_command(batch_id: str, sink: Sink | None, source: Path | None) -> str:
     words = ["tidemill", "watch", batch_id[-SHORT:]]
     words += ["--input", str(source)] if source else []
-    words += ["-o", str(sink.output)] if sink.output else []
+    words += ["-o", str(sink.output)] if sink and sink.output else []
     return shlex.join(words)

@@ -2,25 +2,32 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
-from tidemill.client.errors import Exit, Refused
+from tidemill.client.errors import Exit, Refused, Unreachable, UsageError
 from tidemill.client.http.client import Client
-from tidemill.client.kafka import Intake
 from tidemill.client.keys import TOKENS
-from tidemill.client.progress import display
+from tidemill.client.progress import Display, display
 from tidemill.client.runs.paths import size_of
 from tidemill.client.target import Target
 from tidemill.configuration.security import Kafka
+from tidemill.kafka.connection import LogUnavailable
+from tidemill.kafka.producer import Producer, Sent, producer
 from tidemill.schemas import ids
-from tidemill.schemas.log import intake
-from tidemill.schemas.ports import Monotonic
+from tidemill.schemas.log import intake, topics
+from tidemill.schemas.log.codec import Headers
+from tidemill.schemas.ports import Monotonic, RecordTooLarge
 from tidemill.terminal import Console, say
 
 RECORD_BYTES_MAX: Final = 64 * 1024
 """Size of a record of several lines; a single line may be larger."""
+UNACKED_MAX: Final = 64
+"""Records in flight: sent and not acknowledged yet."""
+DELIVERY_SECONDS_MAX: Final = 30.0
+LINGER_MS: Final = 5
 POLLS_MAX: Final = 40
 POLLS_OPEN_MAX: Final = 4
 """Polls for the batch; fewer if the stream was open before."""
@@ -43,30 +50,19 @@ async def produce(
         ends: Whether the stream ends with the file.
         output: `one` output file or `numbered` ones.
     """
-    size = size_of(source)
+    log = Intake(kafka)
     async with Client(target.base_url, target.api_key) as client:
         before = await _open(client, name)
-        token = Token(client, name)
-        with source.open("rb") as file, display(console) as progress:
-            progress.transfer("produce", size)
-            async with Intake(kafka) as producer:
-                held, more = None, [(intake.OUTPUT, output.encode())]
-                for value in packed(file):
-                    if held is not None:
-                        await producer.send(name, held, [await token.header(), *more])
-                        progress.moved(len(held) + 1)
-                        more = []
-                    held = value
-                if held is not None:
-                    end = [(intake.END, b"true")] if ends else []
-                    await producer.send(name, held, [await token.header(), *more, *end])
-                    progress.moved(len(held) + 1)
-                await producer.flush()
-    if producer.first is None:
-        console.print(f"tidemill: {source} has no lines", style="red")
-        return Exit.USAGE
-    async with Client(target.base_url, target.api_key) as client:
-        batch_id = await _found(client, ids.stream_batch_id(*producer.first), before)
+        try:
+            with display(console) as progress:
+                await _send(log, Token(client, name), source, progress, ends=ends, output=output)
+        except LogUnavailable as error:
+            raise Unreachable(f"Kafka does not accept the lines ({error})") from error
+        except RecordTooLarge as error:
+            raise UsageError(f"a line of {source} is too large: {error}") from error
+        if log.first is None:
+            raise UsageError(f"{source} has no lines")
+        batch_id = await _found(client, ids.stream_batch_id(*log.first), before)
     if batch_id is None:
         console.print("tidemill: Kafka has the lines, but the service shows no batch yet: see `tidemill list`,")
         console.print("and `tidemill dead list` for records that ingest could not read.")
@@ -76,12 +72,71 @@ async def produce(
     return Exit.OK
 
 
+async def _send(
+    log: "Intake", token: "Token", source: Path, progress: Display, *, ends: bool, output: str
+) -> None:
+    progress.transfer("produce", size_of(source))
+    more = [(intake.OUTPUT, output.encode())]
+    with source.open("rb") as file:
+        async with log:
+            values = packed(file)
+            value = next(values, None)
+            while value is not None:
+                following = next(values, None)
+                end = [(intake.END, b"true")] if ends and following is None else []
+                await log.send(token.stream, value, [await token.header(), *more, *end])
+                progress.moved(len(value) + 1)
+                value, more = following, []
+            await log.flush()
+
+
+class Intake:
+    """Appends to `tidemill.intake`, in order; an asynchronous context manager.
+
+    Every method may raise `LogUnavailable`.
+    """
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._producer = Producer(lambda: producer(kafka, compression="zstd", linger_ms=LINGER_MS))
+        self._unacked: deque[Sent] = deque()
+        self.first: tuple[int, int] | None = None
+        """Partition and offset of the first record, once acknowledged."""
+
+    async def __aenter__(self) -> Self:
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def send(self, name: str, value: bytes, headers: Headers) -> None:
+        """Append a record to a stream; waits while `UNACKED_MAX` records are in flight.
+
+        Raises:
+            RecordTooLarge: It exceeds the size of a record.
+        """
+        while len(self._unacked) >= UNACKED_MAX:
+            await self._oldest()
+        self._unacked.append(await self._producer.enqueue(topics.INTAKE.name, name, value, headers=headers))
+
+    async def flush(self) -> None:
+        """Wait until the broker has acknowledged every record."""
+        while self._unacked:
+            await self._oldest()
+
+    async def _oldest(self) -> None:
+        sent = self._unacked.popleft()
+        offset = await self._producer.delivered(sent, DELIVERY_SECONDS_MAX)
+        if self.first is None:
+            self.first = sent.future.result().partition, offset
+
+
 class Token:
     """A producer's token for one stream, renewed after half of its lifetime."""
 
     def __init__(self, client: Client, stream: str, monotonic: Monotonic = time.monotonic) -> None:
         self._client = client
-        self._stream = stream
+        self.stream = stream
         self._monotonic = monotonic
         self._header = (intake.AUTHORIZATION, b"")
         self._renew_at = 0.0
@@ -94,7 +149,7 @@ class Token:
         """
         now = self._monotonic()
         if now >= self._renew_at:
-            made = await self._client.send("POST", TOKENS, json={"stream": self._stream})
+            made = await self._client.send("POST", TOKENS, json={"stream": self.stream})
             self._header = (intake.AUTHORIZATION, f"Bearer {made['token']}".encode())
             self._renew_at = now + (made["expires_at"] - made["created_at"]) / 2
         return self._header

@@ -89,7 +89,7 @@ async def create(
             console.print(
                 f"{name_of(batch)} runs these lines. The same command resumes it; --again creates a new one."
             )
-        return await follow(console, client, batch.id, sink, None, fetch=True, show_all=show_all)
+        return await follow(console, client, batch.id, sink, None, show_all=show_all)
 
 
 def _show_plan(console: Console, plan: dict[str, Any]) -> Exit:

@@ -148,3 +148,13 @@ async def test_nothing_listens() -> None:
     async with Client(f"http://127.0.0.1:{port}/v1", KEY) as client:
         with pytest.raises(Unreachable, match=str(port)):
             await client.batch("batch_1")
+
+
+async def test_limits_of_another_api_are_refused(service: Service, client: Client) -> None:
+    """A service without the route has OpenAI's limits; one that answers something else is named in the error."""
+    assert await client.limits() == routes.Bounds()
+    service.limits = {"file_lines_max": 7, "file_bytes_max": 1 << 20}
+    assert await client.limits() == routes.Bounds(lines_max=7, bytes_max=1 << 20)
+    service.limits = {"file_lines_max": "many"}
+    with pytest.raises(Unreachable, match="does not speak the Batch API"):
+        await client.limits()

@@ -112,6 +112,15 @@ async def test_an_existing_file_is_overwritten_only_with_force(
     assert set(contents(tmp_path)) == {"in.jsonl", "out.jsonl", "receipt.json"}
 
 
+@pytest.mark.parametrize("sink", [Sink(errors=Path("e.jsonl")), Sink(receipt=Path("r.json"))])
+async def test_paths_of_results_that_are_not_downloaded_are_refused(
+    target: Target, console: Console, sink: Sink
+) -> None:
+    """`watch` downloads nothing without an output path."""
+    with pytest.raises(UsageError, match="need -o"):
+        await watch(console, target, "batch_1", sink)
+
+
 async def test_a_file_that_appears_during_the_run_is_not_overwritten(
     service: Service, target: Target, source: Path, console: Console, tmp_path: Path
 ) -> None:

@@ -61,6 +61,17 @@ async def test_the_same_command_resumes(
     assert set(contents(tmp_path)) == {"in.jsonl", "moved.jsonl", *([output] if output else [])}
 
 
+async def test_an_upload_that_breaks_off_is_repeated(
+    service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on once the service is back."""
+    monkeypatch.setattr(connection, "PAUSE_SECONDS_MAX", 0.01)
+    service.cut_uploads = 6
+    service.finish(result_lines("r0", "r1", "r2"), request_counts={"total": 3, "completed": 3})
+    assert await run(console, target, source, Sink(), RunOptions()) is Exit.OK
+    assert (service.cut_uploads, len(service.created)) == (0, 1)
+
+
 async def test_a_run_waits_for_quota_and_says_so(
     service: Service, target: Target, source: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:

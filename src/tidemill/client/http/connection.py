@@ -78,17 +78,18 @@ class Connection:
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Repeat an attempt until the service answers, at most `TRIES_MAX` times, with jittered pauses."""
-        for number in range(TRIES_MAX):
+        failures = 0
+        while True:
             try:
                 return await attempt()
             except Unreachable:
-                if not self._has_answered or number == TRIES_MAX - 1:
+                failures += 1
+                if not self._has_answered or failures == TRIES_MAX:
                     raise
             except Refused as error:
-                error.may_have_happened = number > 0
+                error.may_have_happened = failures > 0
                 raise
-            await asyncio.sleep(pause_seconds(number, longest=PAUSE_SECONDS_MAX))
-        raise AssertionError("the last attempt returns or raises")
+            await asyncio.sleep(pause_seconds(failures - 1, longest=PAUSE_SECONDS_MAX))
 
     def unreachable(self, error: Exception) -> Unreachable:
         """Explain in plain words why there is no answer."""

@@ -17,19 +17,18 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from tidemill.client.errors import Refused, Unreachable
+from tidemill.client.errors import Refused
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import upload
 from tidemill.client.progress import Display
 from tidemill.client.runs.delivery import deliver
 from tidemill.client.runs.journal import Journal, Plan, Step
-from tidemill.client.runs.outcome import BatchResult, result_of
+from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.plan import Piece
 from tidemill.schemas.resources.batch import Batch, RequestCounts
 from tidemill.schemas.resources.waiting import Waits
 
-UPLOAD_TRIES_MAX: Final = 5
 QUOTA_TRIES_MAX: Final = 10_000
 """Attempts while the quota of the project is used up; it has room again when one of its batches finishes."""
 QUOTA_SECONDS: Final = 10.0
@@ -142,25 +141,22 @@ class BatchRunner:
         is_whole = len(self.plan.pieces) == 1
         name = self.name if is_whole else f"{self.name}.{piece.number:06}.jsonl"
         span = (piece.start, piece.end)
-        self._transfers.transfer("upload", piece.end - piece.start)
-        for attempt in range(UPLOAD_TRIES_MAX):
-            try:
-                return await upload(self._client, self._source, self._transfers.moved, span=span, name=name)
-            except Unreachable:
-                if attempt == UPLOAD_TRIES_MAX - 1:
-                    raise
-            # This read retries until the service is back.
-            await self._client.limits()
-        raise AssertionError("the last attempt returns or raises")
+
+        async def attempt() -> str:
+            self._transfers.transfer("upload", piece.end - piece.start)
+            return await upload(self._client, self._source, self._transfers.moved, span=span, name=name)
+
+        return await self._client.retrying(attempt)
 
     async def _fetch(self, piece: Piece, batch: Batch) -> BatchResult:
         """Download and check the results of a finished batch."""
         output, errors = self.journal.results(piece.number)
         sink = Sink(output=output, errors=errors)
         span = (piece.start, piece.end)
-        done = await deliver(self._client, batch, sink, self._source, self._transfers, span=span)
-        report = await self._client.errors(batch)
-        return result_of(batch, report, done.faults if done else (), line=piece.line)
+        result, _ = await deliver(
+            self._client, batch, sink, self._source, self._transfers, span=span, line=piece.line
+        )
+        return result
 
     def _see(self, piece: Piece, batch: Batch) -> None:
         """Show all pieces as one batch."""
@@ -183,12 +179,12 @@ class BatchRunner:
 
     async def _within_quota(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call until the quota of the project has room."""
-        for attempt in range(QUOTA_TRIES_MAX):
+        for _ in range(QUOTA_TRIES_MAX - 1):
             try:
                 return await call()
             except Refused as error:
-                if error.status != HTTPStatus.TOO_MANY_REQUESTS or attempt == QUOTA_TRIES_MAX - 1:
+                if error.status != HTTPStatus.TOO_MANY_REQUESTS:
                     raise
                 self._show(f"waits for quota: {error}")
             await asyncio.sleep(QUOTA_SECONDS)
-        raise AssertionError("the last attempt returns or raises")
+        return await call()

@@ -5,40 +5,28 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from tidemill.client.files import join
 from tidemill.client.http.client import Client
 from tidemill.client.http.transfers import download
 from tidemill.client.progress import Display
+from tidemill.client.runs.outcome import BatchResult, result_of
 from tidemill.client.runs.paths import Sink
-from tidemill.client.runs.reconciliation import Damaged, describe, reconcile
+from tidemill.client.runs.reconciliation import Damaged, describe, differences, reconcile
 from tidemill.schemas.resources.batch import Batch, FileReceipt, Receipt, Status
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """Outcome of a download, as lines for the summary.
-
-    Attributes:
-        notes: The balance of lines and the paths of the files.
-        faults: How the results differ from the receipt or the input; empty if they do not.
-    """
-
-    notes: tuple[str, ...]
-    faults: tuple[str, ...]
 
 
 async def deliver(
     client: Client,
     batch: Batch,
-    sink: Sink,
+    sink: Sink | None,
     source: Path | None,
     display: Display,
     *,
     span: tuple[int, int] | None = None,
-) -> Delivery | None:
+    line: int = 1,
+) -> tuple[BatchResult, list[str]]:
     """Download the files of a batch, and check them against its receipt and its input.
 
     Files without a path go to a temporary folder; without an output path the output is copied to stdout, even if
@@ -47,35 +35,53 @@ async def deliver(
     Args:
         client: The service.
         batch: A finished batch.
-        sink: Where results go.
+        sink: Where results go; None downloads nothing.
         source: The input; without it only the receipt is checked.
         display: Shows the transfers.
         span: The bytes of the source that are the batch's input, first and after the last; None is all.
+        line: Number of the batch's first line in the source.
 
     Returns:
-        The outcome; None for a batch whose input was rejected, which has no results.
+        The result of the batch, and lines for the summary: the balance of lines and the paths of the files.
 
     Raises:
         Refused: The service no longer has a file.
         Unreachable: The service went away.
     """
-    if batch.status is Status.FAILED:
-        return None
+    notes: list[str] = []
+    faults: list[str] = []
+    # A batch whose input was rejected has no results.
+    if sink is not None and batch.status is not Status.FAILED:
+        notes, faults = await _delivered(client, batch, sink, source, display, span=span)
+    return result_of(batch, await client.errors(batch), faults, line=line), notes
+
+
+async def _delivered(
+    client: Client,
+    batch: Batch,
+    sink: Sink,
+    source: Path | None,
+    display: Display,
+    *,
+    span: tuple[int, int] | None,
+) -> tuple[list[str], list[str]]:
+    """Download and check the files; returns notes and faults."""
     with tempfile.TemporaryDirectory(prefix="tidemill-") as folder:
-        output = sink.output or Path(folder) / "output.jsonl"
-        errors = sink.errors or Path(folder) / "errors.jsonl"
-        receipt = batch.tidemill.receipt
-        promised = (receipt.output, receipt.errors) if receipt else (None, None)
+        paths = sink.output or Path(folder) / "output.jsonl", sink.errors or Path(folder) / "errors.jsonl"
+        receipt = batch.tidemill.receipt or Receipt(lines=0)
         outputs = batch.tidemill.output_file_ids or (batch.output_file_id,)
-        files = (
-            await _fetch(client, outputs, output, display, name="output", promised=promised[0]),
-            await _fetch(client, (batch.error_file_id,), errors, display, name="errors", promised=promised[1]),
+        output = await _fetch(client, outputs, paths[0], display, name="output", promised=receipt.output)
+        errors = await _fetch(
+            client, (batch.error_file_id,), paths[1], display, name="errors", promised=receipt.errors
         )
-        notes, faults = await asyncio.to_thread(_checked, batch, source, span, (output, errors), files)
-        if sink.output is None and files[0]:
-            await asyncio.to_thread(copy_to_stdout, output)
-    notes += _places(batch, sink, files)
-    return Delivery(notes=tuple(notes), faults=tuple(faults))
+        notes, faults = await asyncio.to_thread(_checked, batch, source, span, paths, (output, errors))
+        if sink.output is None and output:
+            await asyncio.to_thread(copy_to_stdout, paths[0])
+    notes += places(sink, output, errors)
+    if sink.receipt and batch.tidemill.receipt:
+        sink.receipt.write_text(receipt.model_dump_json(indent=2) + "\n", "utf-8")
+        notes.append(f"receipt: {sink.receipt}")
+    return notes, faults
 
 
 async def _fetch(
@@ -89,7 +95,8 @@ async def _fetch(
 ) -> FileReceipt | None:
     """Download a file; numbered files are joined."""
     if file_ids[0] is None:
-        _forget(path)
+        # A file of an earlier run would pass for the output of this one.
+        await asyncio.to_thread(path.unlink, missing_ok=True)
         return None
     display.transfer(name, promised.bytes if promised else None)
     if len(file_ids) == 1:
@@ -103,11 +110,6 @@ async def _fetch(
         return await asyncio.to_thread(join, parts, path)
 
 
-def _forget(path: Path) -> None:
-    # A file of an earlier run would pass for the output of this one.
-    path.unlink(missing_ok=True)
-
-
 def _checked(
     batch: Batch,
     source: Path | None,
@@ -115,41 +117,29 @@ def _checked(
     paths: tuple[Path, Path],
     files: tuple[FileReceipt | None, FileReceipt | None],
 ) -> tuple[list[str], list[str]]:
+    """Check the files; returns the balance, if it is known, and faults."""
     receipt = batch.tidemill.receipt
+    faults = differences(receipt, *files) if receipt else []
     if source is None:
-        return [], _differences(receipt, files) if receipt else []
+        return [], faults
     output, errors = (path if file else None for path, file in zip(paths, files, strict=True))
     try:
         found = reconcile(source, output, errors, span=span)
     except Damaged as error:
         return [], [str(error)]
-    faults = found.disagrees(receipt) if receipt else []
+    if receipt and receipt.lines != found.lines:
+        faults.append(f"the receipt says {receipt.lines:,} lines, the input has {found.lines:,}")
     if not found.is_exact:
         faults.append(f"{found.sentence()}; for example {', '.join(found.examples)}")
     return [found.sentence()], faults
 
 
-def _differences(receipt: Receipt, files: tuple[FileReceipt | None, FileReceipt | None]) -> list[str]:
-    promised = (("output", receipt.output), ("errors", receipt.errors))
-    return [
-        f"{name}: the receipt says {describe(said)}, the file has {describe(file)}"
-        for (name, said), file in zip(promised, files, strict=True)
-        if said != file
-    ]
-
-
-def _places(batch: Batch, sink: Sink, files: tuple[FileReceipt | None, FileReceipt | None]) -> list[str]:
-    places = [
-        f"{name}: {path}, {describe(file)}"
-        for name, path, file in zip(("output", "errors"), (sink.output, sink.errors), files, strict=True)
-        if path and file
-    ]
-    if files[1] and sink.errors is None:
-        places.append(f"errors: {describe(files[1])}; --errors FILE keeps them ({batch.error_file_id})")
-    if sink.receipt and batch.tidemill.receipt:
-        sink.receipt.write_text(batch.tidemill.receipt.model_dump_json(indent=2) + "\n", "utf-8")
-        places.append(f"receipt: {sink.receipt}")
-    return places
+def places(sink: Sink, output: FileReceipt | None, errors: FileReceipt | None) -> list[str]:
+    """Paths of the results and what they hold, as lines for the summary."""
+    found = [f"output: {sink.output}, {describe(output)}"] if sink.output and output else []
+    if errors:
+        found.append(f"errors: {sink.errors or '--errors FILE keeps them'}, {describe(errors)}")
+    return found
 
 
 def copy_to_stdout(output: Path) -> None:

@@ -21,15 +21,14 @@ from tidemill.client.http.client import Bounds, Client
 from tidemill.client.progress import display
 from tidemill.client.runs import outcome
 from tidemill.client.runs.batch_runner import BatchRunner
-from tidemill.client.runs.delivery import copy_to_stdout
+from tidemill.client.runs.delivery import copy_to_stdout, places
 from tidemill.client.runs.journal import Job, Journal, Plan, folder_of
 from tidemill.client.runs.outcome import BatchResult
 from tidemill.client.runs.paths import Sink, endpoint_of, size_of
 from tidemill.client.runs.plan import Piece, cut, fits
-from tidemill.client.runs.reconciliation import describe
 from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.client.target import Target
-from tidemill.schemas.resources.batch import FileReceipt, Receipt
+from tidemill.schemas.resources.batch import Receipt
 from tidemill.terminal import Console, counted
 
 PARALLEL: Final = 4
@@ -200,11 +199,5 @@ def _notes(results: list[BatchResult], receipt: Receipt | None, sink: Sink) -> l
     balance = f"in = {output:,} out + {errors:,} errors, {receipt.missing:,} missing, 0 duplicate"
     # For damaged results the summary lists the faults instead.
     checked = [] if any(result.damage for result in results) else [f"{counted(receipt.lines, 'line')} {balance}"]
-    files = (("output", sink.output, receipt.output), ("errors", sink.errors, receipt.errors))
-    paths = [_path(name, path, file) for name, path, file in files if file and (path or name == "errors")]
     kept = [f"receipt: {sink.receipt}"] if sink.receipt else []
-    return [*checked, *paths, *kept]
-
-
-def _path(name: str, path: Path | None, file: FileReceipt) -> str:
-    return f"{name}: {path}, {describe(file)}" if path else f"{name}: {describe(file)}; --errors FILE keeps them"
+    return [*checked, *places(sink, receipt.output, receipt.errors), *kept]

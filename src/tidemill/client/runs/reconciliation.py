@@ -58,17 +58,6 @@ class Reconciliation:
         """Whether every input line has exactly one result, and every result an input line."""
         return not (self.missing or self.duplicate or self.foreign)
 
-    def disagrees(self, receipt: Receipt) -> list[str]:
-        """How the files differ from the receipt, one difference per entry."""
-        faults = []
-        if receipt.lines != self.lines:
-            faults.append(f"the receipt says {receipt.lines:,} lines, the input has {self.lines:,}")
-        pairs = (("output", receipt.output, self.output), ("errors", receipt.errors, self.errors))
-        for name, promised, found in pairs:
-            if promised != found:
-                faults.append(f"{name}: the receipt says {describe(promised)}, the file has {describe(found)}")
-        return faults
-
     def sentence(self) -> str:
         """The balance of lines, in one line."""
         output, errors = (file.lines if file else 0 for file in (self.output, self.errors))
@@ -84,6 +73,15 @@ def describe(file: FileReceipt | None) -> str:
     if file is None:
         return "no file"
     return f"{counted(file.lines, 'line')}, {file.bytes:,} bytes, SHA-256 {file.sha256}"
+
+
+def differences(receipt: Receipt, output: FileReceipt | None, errors: FileReceipt | None) -> list[str]:
+    """How the result files differ from the receipt, one difference per entry."""
+    return [
+        f"{name}: the receipt says {describe(promised)}, the file has {describe(found)}"
+        for name, promised, found in (("output", receipt.output, output), ("errors", receipt.errors, errors))
+        if promised != found
+    ]
 
 
 def reconcile(
