@@ -1,1 +1,1 @@
-"""Settings: where they are read, and what is wrong with them."""
+"""Settings: reads them and reports what is wrong with them."""

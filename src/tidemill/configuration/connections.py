@@ -1,4 +1,4 @@
-"""Settings of what clients' connections may take of an api process."""
+"""Settings that bound the connections of clients to an api process."""
 
 import ipaddress
 from typing import Annotated
@@ -11,18 +11,18 @@ EXPOSED = (
     "the API listens on %s without TLS, so keys and prompts cross the network in clear: set tls_cert_file and "
     "tls_key_file, or listen on 127.0.0.1 behind a proxy that speaks TLS"
 )
-"""What is wrong with an address that others reach, and what to do."""
+"""Warning about an address without TLS that other machines reach."""
 
 
 class Connections(Table):
-    """What clients' connections may take of one api process, and how slow they may be."""
+    """How many connections clients may open to one api process, and how slow they may be."""
 
     connections_max: Annotated[int, Field(ge=32, le=100_000)] = 1024
-    """Connections at a time. One more closes the one that has waited longest for a request; if all are busy,
-    requests get a 503. The system's limit of open files may lower it: each connection needs two."""
+    """Connections at a time. One more closes the one that has been idle longest; if all are busy, its requests
+    get a 503. The system's limit of open files may lower the number: each connection needs two."""
     per_address_max: Annotated[int, Field(ge=0)] | None = None
-    """Of these, connections from one client address (for IPv6: one /64 network); by default half, 0 for no
-    bound. Behind a proxy all clients have its address."""
+    """Connections from one client address (for IPv6: one /64 network); by default half of `connections_max`, 0
+    for no bound. Behind a proxy all clients have its address."""
     head_seconds_max: Annotated[float, Field(gt=0)] = 10
     """Time in which a request's head, or a TLS handshake, must be complete."""
     idle_seconds_max: Annotated[int, Field(ge=1)] = 75
@@ -30,11 +30,11 @@ class Connections(Table):
     bytes_per_second_min: Annotated[int, Field(ge=1)] = 4096
     """Rate at which a client must send a body and take an answer while the server waits for it."""
     slow_seconds_max: Annotated[float, Field(gt=0)] = 30
-    """A client that is this far behind that rate is closed."""
+    """The connection of a client that is this far behind that rate is closed."""
 
 
 def is_local(name: str) -> bool:
-    """Whether a name or an address is of this machine wherever it is said."""
+    """Whether a host name or address always means the machine that uses it."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

@@ -1,4 +1,4 @@
-"""How one gets into Kafka: only here does what is set about it become the arguments of its client library."""
+"""TLS and SASL settings of Kafka clients, and the arguments of the client library that follow from them."""
 
 import os
 import ssl
@@ -12,7 +12,7 @@ from tidemill.configuration.misconfigured import Table
 
 
 class Security(Table):
-    """What a broker asks of its clients; by default nothing."""
+    """What a broker requires of its clients; by default nothing."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """That of the broker's listener: `SSL` encrypts the connection, `SASL` authenticates with a password."""
@@ -27,41 +27,41 @@ class Security(Table):
     ca_file: Path | None = None
     """PEM file of the authorities to trust with `SSL`; by default those of the system."""
     cert_file: Path | None = None
-    """PEM file of the client's certificate, if the broker asks for one."""
+    """PEM file of the client's certificate, if the broker requires one."""
     key_file: Path | None = None
     """PEM file of its key, without a passphrase; by default it is in `cert_file`."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _check(self) -> Self:
         if self.has_password and not (self.username and (self.password_env or self.password_file)):
             raise ValueError(f"{self.protocol} needs a username, and a password_env or a password_file")
         if self.password_env and self.password_file:
-            raise ValueError("password_env and password_file: one of them says where the password is")
+            raise ValueError("password_env and password_file are both set; keep the one that has the password")
         if self.has_password and self.password_env and not os.environ.get(self.password_env):
-            raise ValueError(f"the variable {self.password_env} holds no password")
+            raise ValueError(f"the environment variable {self.password_env} is not set; it must hold the password")
         if self.key_file is not None and self.cert_file is None:
-            raise ValueError("a key_file needs its cert_file")
+            raise ValueError("key_file is set, but not the cert_file that it belongs to")
         for file in (self.ca_file, self.cert_file, self.key_file, self.password_file):
             if file is not None and not file.is_file():
-                raise ValueError(f"{file} is not there")
+                raise ValueError(f"{file}: no such file")
         return self
 
     @property
     def has_password(self) -> bool:
-        """Whether the broker asks for a name and a password."""
+        """Whether the broker requires a name and a password."""
         return self.protocol.startswith("SASL")
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether connections are TLS."""
+        """Whether connections use TLS."""
         return self.protocol.endswith("SSL")
 
     @property
     def password(self) -> str:
-        """The password, read at the time of asking.
+        """The password, read at each call.
 
         Raises:
-            OSError: The file that holds it cannot be read.
+            OSError: Its file cannot be read.
         """
         if self.password_file is not None:
             return self.password_file.read_text("utf-8").rstrip("\r\n")
@@ -69,15 +69,15 @@ class Security(Table):
 
     @property
     def environ(self) -> dict[str, str]:
-        """The variables by which a process that reads the settings is told the same."""
-        told = self.model_dump(mode="json", exclude_defaults=True)
-        return {f"TIDEMILL_KAFKA_SECURITY__{name.upper()}": str(value) for name, value in told.items()}
+        """The environment variables that give these settings to another process."""
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return {f"TIDEMILL_KAFKA_SECURITY__{name.upper()}": str(value) for name, value in changed.items()}
 
     def tls(self) -> ssl.SSLContext | None:
-        """What a connection trusts and shows, read from the files at the time of asking; None without TLS.
+        """The TLS context, read from the files at each call; None without TLS.
 
         Raises:
-            OSError: A file cannot be read, or is no PEM file of that kind.
+            OSError: A file cannot be read, or is not a PEM file of its kind.
         """
         if not self.is_encrypted:
             return None
@@ -89,7 +89,7 @@ class Security(Table):
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A Kafka, and how one gets in."""
+    """Address and credentials of a Kafka."""
 
     servers: str
     """`host:port[,host:port…]`."""
@@ -100,24 +100,24 @@ class Cluster:
 
 
 Kafka = Cluster | str
-"""A cluster; a mere `host:port[,host:port…]` is one that asks for nothing."""
+"""A cluster; a string `host:port[,host:port…]` is one without TLS and SASL."""
 
 
 def cluster(kafka: Kafka) -> Cluster:
-    """The cluster that is meant."""
+    """The cluster for an address or a cluster."""
     return Cluster(servers=kafka) if isinstance(kafka, str) else kafka
 
 
 def client_options(kafka: Kafka) -> dict[str, Any]:
-    """The arguments of any of aiokafka's clients that say where to connect and how.
+    """The arguments of aiokafka's clients for address, TLS and SASL.
 
     Raises:
         OSError: A file of the TLS settings cannot be used.
     """
-    meant = cluster(kafka)
-    security = meant.security
+    found = cluster(kafka)
+    security = found.security
     options: dict[str, Any] = {
-        "bootstrap_servers": meant.servers.split(","),
+        "bootstrap_servers": found.servers.split(","),
         "security_protocol": security.protocol,
     }
     if security.is_encrypted:

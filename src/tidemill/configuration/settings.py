@@ -1,7 +1,7 @@
-"""Every setting of Tidemill, with its unit, its default and where it is read from.
+"""Every setting of Tidemill, with its unit and default.
 
 A setting comes from the environment (`TIDEMILL_…`, nested names joined by two underscores), else from
-`tidemill.toml`, else from the default below. Every process of one installation reads the same ones.
+`tidemill.toml`, else from the default below. All processes of an installation need equal settings.
 """
 
 import os
@@ -34,11 +34,11 @@ _BROKERS: Final = re.compile(r"\s*([^\s,:/@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?\s*\
 
 
 class SettingsError(Exception):
-    """A setting has a value that cannot be used; the text names it, one fault a line."""
+    """A setting is missing or invalid; the text names it, one fault a line."""
 
 
 class Limits(Table):
-    """What a project may have at one time; what goes beyond is refused when it is asked for, with a 429."""
+    """Limits of a project; the api answers a request that would exceed one with a 429."""
 
     batches_in_progress_max: Annotated[int, Field(ge=0)] = 1000
     """Running batches."""
@@ -46,27 +46,27 @@ class Limits(Table):
     """Unfinished lines of running batches."""
     bytes_stored_max: Annotated[int, Field(ge=0)] = 1 << 40
     """Bytes of its files, inputs and results, plus 4 KiB for each (records, rows, the rest of a disk block).
-    Results are written beyond it; uploads are refused."""
+    Results may exceed it; uploads may not."""
     files_max: Annotated[int, Field(ge=0)] = 1_000_000
-    """Its files, inputs and results. Results are written beyond it; uploads are refused."""
+    """Its files, inputs and results. Results may exceed it; uploads may not."""
     batches_max: Annotated[int, Field(ge=0)] = 1_000_000
     """Its batches, finished ones included."""
     uploads_pending_max: Annotated[int, Field(ge=0)] = 1_000
-    """Its multipart uploads that are not complete."""
+    """Its incomplete multipart uploads."""
     keys_max: Annotated[int, Field(ge=0)] = 1_000
     """Its valid keys."""
     requests_per_second: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
     """Average rate of requests of one key to one api process. Reading an object counts as 1; a list, a download
     or a change as 5; a request that goes through all lines of a batch as 20."""
     requests_burst: Annotated[int, Field(ge=20, le=10_000_000)] = 10_000
-    """Requests that may come at once after a pause."""
+    """Requests that may arrive at once after a pause."""
 
 
 class Project(Table):
-    """One project; one that is not named here has the general limits."""
+    """Settings of one project; other projects have the general limits."""
 
     limits: Limits = Limits()
-    """Its own limits; those not set are those of `[limits]`."""
+    """Its own limits, in place of those of `[limits]`."""
     weight: Annotated[float, Field(gt=0, le=1_000)] = 1.0
     """Its share of the calls, relative to the weights of other projects with waiting lines."""
 
@@ -96,20 +96,20 @@ class Settings(BaseSettings):
     presigned_downloads: bool = False
     """Answer downloads with a 302 to a signed address of the S3 store, which clients must be able to reach."""
     data: Path = Path(".tidemill")
-    """Folder of everything that this machine keeps: broker, store, state, logs."""
+    """Folder for everything that this machine stores: broker, store, state, logs."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """Port of the API; 0 takes a free one."""
     allowed_hosts: tuple[str, ...] | None = None
-    """Host names that the API answers to, without a port; `*` matches any part of a name. By default any name;
+    """Host names that requests may name, without a port; `*` matches any part of a name. By default any name;
     if `host` is a loopback address, only `localhost`, `*.localhost` and loopback addresses."""
     cors_origins: tuple[Word, ...] = ()
     """Origins whose pages may use the API (CORS), like `https://app.example.com`; `*` is any. By default
     none."""
     path_aliases: bool = False
-    """Let `/openai/v1/…`, `/openai/…` and `/openai/deployments/{name}/…`, the paths of Azure's clients, lead to
-    `/v1/…`; the deployment's name is ignored."""
+    """Serve `/v1/…` also below `/openai/v1/…`, `/openai/…` and `/openai/deployments/{name}/…`, the paths of
+    Azure's clients; the deployment's name is ignored."""
     tls_cert_file: Path | None = None
     """PEM file of the API's certificate with its chain. If set, the API speaks only TLS. A renewed file takes
     effect within seconds."""
@@ -123,14 +123,14 @@ class Settings(BaseSettings):
     health_host: str = "127.0.0.1"
     """Address on which a stage answers `/livez`, `/readyz` and `/metrics`."""
     health_port: Annotated[int, Field(ge=0, le=65_535)] = 0
-    """Port of these; 0 for none. `tidemill up` gives each stage a free one and writes it into `run.json`."""
+    """Port of these; 0 for none. `tidemill up` picks a free port for each stage and writes it to `run.json`."""
     api_key: SecretStr | None = None
-    """The operator's first key, in the project `default`; `tidemill keys make` prints a good one. If it is not
-    set, `tidemill up` makes one. Not allowed in the file."""
+    """The operator's first key, in the project `default`; `tidemill keys make` generates one. If it is not
+    set, `tidemill up` generates one. Not allowed in the file."""
     api_key_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    """SHA-256 of that key in hex, in place of the key: all that a process needs."""
+    """SHA-256 of that key in hex, in place of the key; no process needs more."""
     signing_key: SecretStr | None = None
-    """Key with which the api signs keys and tokens; `tidemill keys init` makes it, with its public half. Not
+    """Key with which the api signs keys and tokens; `tidemill keys init` generates it with its public key. Not
     allowed in the file."""
     signing_key_file: Path | None = None
     """File with the signing key, in place of `signing_key`."""
@@ -151,22 +151,22 @@ class Settings(BaseSettings):
     windows: Annotated[tuple[Word, ...], Field(min_length=1)] = ("24h",)
     """Completion windows that a batch may ask for, like `30m`, `24h`, `7d`."""
     file_bytes_max: Annotated[int, Field(ge=1)] = 209_715_200
-    """A batch with a larger input fails."""
+    """Largest input of a batch; a batch with a larger one fails."""
     upload_bytes_max: Annotated[int, Field(ge=1)] = 512 * MIB
-    """The api refuses larger uploads. One between this and `file_bytes_max` fails its batch, as at OpenAI."""
+    """Largest upload. A batch fails if its input lies between `file_bytes_max` and this, as at OpenAI."""
     assembled_bytes_max: Annotated[int, Field(ge=1)] = 8192 * MIB
-    """The api refuses multipart uploads that declare more; a batch's input has its own limit as well."""
+    """Largest multipart upload; the input of a batch has its own limit as well."""
     file_lines_max: Annotated[int, Field(ge=1, le=BATCH_LINES_MAX)] = 50_000
-    """A batch with more lines in its input fails."""
+    """Most lines of an input; a batch with more fails."""
     line_bytes_max: Annotated[int, Field(ge=1 << 16, le=LINE_BYTES_HIGHEST)] = LINE_BYTES_MAX
-    """A longer line fails its batch. A stage holds such a line up to three times in memory."""
+    """Longest line; a longer one fails its batch. A stage holds up to three copies of a line in memory."""
     reply_bytes_max: Annotated[int, Field(ge=1 << 16, le=LINE_BYTES_HIGHEST)] = REPLY_BYTES_MAX
-    """A larger reply fails its line. If the size is foreseeable (embeddings with `dimensions`), the batch fails
-    before any call. processors and results hold such a reply up to four times in memory."""
+    """Largest reply; a larger one fails its line. If the request shows its size (embeddings with `dimensions`),
+    the batch fails before any call. processors and results hold up to four copies of a reply in memory."""
     part_bytes: Annotated[int, Field(ge=64 * 1024)] = 8 * MIB
     """results writes finished lines of a batch to the store in parts of this size."""
     part_age_seconds: Annotated[float, Field(gt=0)] = 10
-    """It writes a smaller part at this age."""
+    """results writes a smaller part at this age."""
     intake_idle_seconds: Annotated[float, Field(gt=0)] = 300
     """Seal a direct producer's stream after this time without a record."""
     grace_seconds: Annotated[float, Field(ge=0)] = 5
@@ -176,119 +176,125 @@ class Settings(BaseSettings):
     it."""
     encryption_key_file: Path | None = None
     """File of the keys that wrap those of batches, one a line, 32 bytes in base64; the first one wraps new keys.
-    By default `encryption_keys` in `data`, which `tidemill up` makes."""
+    By default `encryption_keys` in `data`, which `tidemill up` creates."""
     batch_life_seconds: Annotated[int, Field(ge=3600)] | None = None
     """Delete batches and their results this long after their end; by default only on request."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 1 << 30
-    """Free space to keep on the disk of each broker and of a store in a folder. Below twice the reserve the api
-    answers uploads and new batches with 507; below it lines and results wait. Deletions always work; 0 keeps no
-    reserve."""
+    """Free space to keep on the disk of each broker and of a store in a folder. With less than twice the
+    reserve the api answers uploads and new batches with 507; with less than the reserve lines and results wait.
+    Deletions always work; 0 keeps no reserve."""
     batch_discount: Annotated[Decimal, Field(ge=0, le=1, max_digits=18)] = Decimal("0.5")
     """Share of the base price that a batch does not pay."""
     limits: Limits = Limits()
     """Default limits of a project."""
     projects: dict[ProjectName, Project] = {}
-    """Settings of single projects, by name."""
+    """Settings of projects, by name."""
 
     @model_validator(mode="before")
     @classmethod
-    def _bounded(cls, content: Any) -> Any:
+    def _check_content(cls, content: Any) -> Any:
         for fault in configured.faults(content):
             raise ValueError(fault)
         for name, table in NAMED.items():
             for fault in misconfigured.unquoted(name, content.get(name), table):
                 raise ValueError(fault)
-        if said := misconfigured.unknown(content, cls):
-            raise ValueError(said)
+        if fault := misconfigured.unknown(content, cls):
+            raise ValueError(fault)
         return content
 
     @field_validator("kafka")
     @classmethod
-    def _brokers(cls, kafka: str | None) -> str | None:
+    def _check_kafka(cls, kafka: str | None) -> str | None:
         if kafka is not None and not all(map(_BROKERS.match, kafka.split(","))):
-            raise ValueError("it is host:port[,host:port…], without a scheme and without a password")
+            raise ValueError("expected host:port[,host:port…], without a scheme or a password")
         return kafka
 
     @field_validator("store")
     @classmethod
-    def _addressed(cls, store: str | None) -> str | None:
+    def _check_store(cls, store: str | None) -> str | None:
         parts = urlsplit(store or "file:///")
         if "@" in parts.netloc:
-            raise ValueError("an address holds no name and no password; keys of S3 are set as AWS_ACCESS_KEY_ID "
-                             "and AWS_SECRET_ACCESS_KEY")  # fmt: skip
+            raise ValueError(
+                "the address must not contain a password: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         is_folder = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/")
         if not (is_folder or (parts.scheme == "s3" and parts.netloc)):
-            raise ValueError("an address is file:///dir or s3://bucket/prefix")
+            raise ValueError("expected file:///dir or s3://bucket/prefix")
         return store
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not _ORIGIN.match(origin):
-                raise ValueError(f"a browser sends an origin as https://app.example.com, in small letters and "
-                                 f"without a path or a slash at its end; not as {origin}")  # fmt: skip
+                raise ValueError(
+                    f"{origin} is not an origin like https://app.example.com: lower case, no path, no final slash"
+                )
         return origins
 
     @field_validator("api_key")
     @classmethod
-    def _strong(cls, key: SecretStr | None) -> SecretStr | None:
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
         if key and (fault := access.weakness(key.get_secret_value())):
-            raise ValueError(f"{fault}; `tidemill keys make` prints a good one")
+            raise ValueError(f"{fault}; `tidemill keys make` generates one")
         return key
 
     @model_validator(mode="after")
-    def _secured(self) -> Self:
+    def _check_security(self) -> Self:
         if self.kafka is None and self.kafka_security != Security():
-            raise ValueError("kafka_security: it is for an external Kafka, and kafka is not set")
+            raise ValueError(
+                "kafka_security is set without kafka, the address of the external Kafka that it belongs to"
+            )
         return self
 
     @model_validator(mode="after")
-    def _certified(self) -> Self:
+    def _check_certificate(self) -> Self:
         if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
-            raise ValueError("tls_cert_file: not set, and the API has no TLS without a certificate")
+            raise ValueError(
+                "tls_key_file or tls_client_ca_file is set without tls_cert_file; TLS needs a certificate"
+            )
         return self
 
     @property
     def scheme(self) -> str:
-        """How the API is spoken to: `http` or `https`."""
+        """Scheme of the API's address: `http` or `https`."""
         return "http" if self.tls_cert_file is None else "https"
 
     @property
     def is_exposed(self) -> bool:
-        """Whether keys and contents of the API pass a network in clear."""
+        """Whether keys and prompts cross a network unencrypted."""
         return self.tls_cert_file is None and not is_local(self.host)
 
     @property
     def cluster(self) -> Cluster:
-        """The external Kafka, and how to get into it.
+        """Address and credentials of the external Kafka.
 
         Raises:
-            SettingsError: None is set.
+            SettingsError: No external Kafka is set.
         """
         if self.kafka is None:
-            raise SettingsError("kafka: not set; a stage on its own needs one (TIDEMILL_KAFKA)")
+            raise SettingsError("kafka: not set; a stage outside `tidemill up` needs a Kafka (TIDEMILL_KAFKA)")
         return Cluster(servers=self.kafka, security=self.kafka_security)
 
     @field_validator("windows")
     @classmethod
-    def _kept(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_windows(cls, windows: tuple[str, ...]) -> tuple[str, ...]:
         kept_seconds = min(topic.retention_ms for topic in topics.TOPICS if topic.is_needed) // 1000
         for window in windows:
             if window_seconds(window) > kept_seconds:
                 raise ValueError(
-                    f"{window} is longer than the {kept_seconds // 86_400} days for which the log keeps lines"
+                    f"{window} is longer than the {kept_seconds // 86_400} days that the log keeps lines"
                 )
         return windows
 
     def limits_of(self, project: str) -> Limits:
-        """What a project may have."""
+        """The limits of a project."""
         if (own := self.projects.get(project)) is None:
             return self.limits
         return self.limits.model_copy(update=own.limits.model_dump(exclude_unset=True))
 
     def tariff_of(self, model: str | None) -> Tariff:
-        """The price of a batch of the model; of one that is not configured, nothing."""
+        """The price of a batch of the model; nothing for a model that is not configured."""
         price = self.models[model].price if model in self.models else Price()
         return Tariff(
             input_per_million=price.input_per_million,
@@ -298,12 +304,12 @@ class Settings(BaseSettings):
 
     @property
     def api_key_digest(self) -> str | None:
-        """What the operator's first key is known by; None where none is set."""
+        """SHA-256 of the operator's first key in hex; None if it is not set."""
         return access.digest(self.api_key.get_secret_value()) if self.api_key else self.api_key_sha256
 
     @property
     def store_url(self) -> str:
-        """The store's address, the default filled in."""
+        """The address of the store, set or by default."""
         return self.store or (self.data / "store").resolve().as_uri()
 
     @classmethod
@@ -315,30 +321,30 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment goes before the file, whose content arrives as init arguments."""
+        """The environment takes precedence over the file, whose content arrives as init arguments."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
 
 NAMED: Final[dict[str, type[Table]]] = {"models": Model, "projects": Project}
-"""The tables whose keys are names that users choose, and what each entry is."""
+"""Tables whose keys are names chosen by the user, and the types of their entries."""
 SECRETS = frozenset(
     name
     for name, field in Settings.model_fields.items()
     if SecretStr in (field.annotation, *get_args(field.annotation))
 )
-"""The settings that are secrets: each process is told those that it needs, by its environment alone."""
+"""Secret settings; a process gets those that it needs, through its environment only."""
 
 
 def load(config: Path | None = None) -> Settings:
     """Read the settings.
 
     Args:
-        config: The file to read; without it `$TIDEMILL_CONFIG`, else `tidemill.toml` of the current folder
-            where there is one.
+        config: The file to read; by default `$TIDEMILL_CONFIG`, else `tidemill.toml` in the current folder, if it
+            exists.
 
     Raises:
-        SettingsError: A file cannot be read, or a value cannot be used.
+        SettingsError: The file cannot be read, or a setting is invalid.
     """
     named = config or (Path(path) if (path := os.environ.get("TIDEMILL_CONFIG")) else None)
     file = named or Path("tidemill.toml")

@@ -1,4 +1,4 @@
-"""The keys of signatures, as the settings name them: the api signs, and whoever reads checks."""
+"""The signing keys of the settings: the api signs with a private key, readers verify with public ones."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tidemill.schemas.log.signing import KeyTextError, Signer, Verifier
 
 FILE_BYTES_MAX = 4096
 KEPT = "signing_key"
-"""The file of the data folder in which `tidemill up` keeps the one that it has made."""
+"""The file of the data folder in which `tidemill up` keeps the signing key that it created."""
 INIT = "`tidemill keys init` makes a pair"
 
 
@@ -15,7 +15,7 @@ def signer(settings: Settings) -> Signer:
     """The private key that the api signs with.
 
     Raises:
-        SettingsError: None is set, or what is set is none.
+        SettingsError: None is set, or the value is not a signing key.
     """
     name, text = "signing_key", settings.signing_key.get_secret_value() if settings.signing_key else ""
     if not text and settings.signing_key_file is not None:
@@ -32,18 +32,17 @@ def signer(settings: Settings) -> Signer:
 
 
 def verifier(settings: Settings) -> Verifier:
-    """The public keys that are trusted: those of the settings, and the one of the signing key where there is one.
+    """The trusted public keys: those of the settings, and that of the signing key, if it is set.
 
     Raises:
-        SettingsError: There is none, or what is set is none.
+        SettingsError: None is set, or a value is not a public key.
     """
     publics = [text for part in settings.verify_keys.split(",") if (text := part.strip())]
     if settings.signing_key or settings.signing_key_file:
         publics.insert(0, signer(settings).public)
     if not publics:
         raise SettingsError(
-            "verify_keys: not set; without the api's public key no key can be checked (TIDEMILL_VERIFY_KEYS); "
-            f"{INIT}"
+            f"verify_keys: not set; API keys are verified with the api's public key (TIDEMILL_VERIFY_KEYS); {INIT}"
         )
     try:
         return Verifier(publics)
@@ -52,7 +51,7 @@ def verifier(settings: Settings) -> Verifier:
 
 
 def with_kept(settings: Settings) -> Settings:
-    """The settings, with the signing key that `tidemill up` keeps in the data folder where none is set."""
+    """The settings; if they have no signing key, with the one that `tidemill up` keeps in the data folder."""
     file = settings.data / KEPT
     if settings.signing_key or settings.signing_key_file or settings.verify_keys or not file.exists():
         return settings

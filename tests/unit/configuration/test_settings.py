@@ -1,4 +1,4 @@
-"""Settings from a file and the environment: each has a bound, and one beyond it is named at the start."""
+"""Settings from a file and the environment: bounds, and messages about faults."""
 
 import json
 
@@ -15,19 +15,19 @@ MODEL = 'backends = [{ url = "http://127.0.0.1:1/v1" }]'
 
 
 def refusal(tmp_path, text: str) -> str:
-    """What is said of a file."""
+    """The error message about a settings file."""
     file = tmp_path / "tidemill.toml"
     file.write_text(text)
     with pytest.raises(SettingsError) as caught:
         load(file)
-    said = str(caught.value)
-    assert said.startswith(f"{file}: ")
-    assert len(said) < 1_000
-    return said.removeprefix(f"{file}: ")
+    message = str(caught.value)
+    assert message.startswith(f"{file}: ")
+    assert len(message) < 1_000
+    return message.removeprefix(f"{file}: ")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f'kafka = "{"k" * (TEXT_CHARS_MAX + 1)}"', "kafka: it has 4097 characters; at most 4096"),
         (f'store = "file:///{"k" * 1_000_000}"', "store: it has 1000008 characters"),
@@ -52,25 +52,25 @@ def refusal(tmp_path, text: str) -> str:
     ],
     ids=range(20),
 )  # fmt: skip
-def test_settings_that_are_refused(tmp_path, text, said):
-    """At the start, in one line that names the setting."""
-    assert refusal(tmp_path, text).startswith(said)
+def test_settings_out_of_bounds_are_refused(tmp_path, text, message):
+    """One line names the setting and the bound."""
+    assert refusal(tmp_path, text).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("port = 80 80", "Expected newline or end of document after a statement (at line 1, column 11)"),
         ("port = 1\nport = 2", "Cannot overwrite a value (at end of document)"),
         ("[models.m]\n[models.m]", "Cannot declare ('models', 'm') twice (at line 2, column 10)"),
         (f"[models.a/b]\n{MODEL}", "Expected ']' at the end of a table declaration (at line 1, column"),
-        (f"[models.llama3.1]\n{MODEL}", 'models.llama3.1: a name with a dot stands in quotes: [models."llama3'),
-        (f"[models.a.1.5]\n{MODEL}", 'models.a.1.5: a name with a dot stands in quotes: [models."a.1.5"]'),
-        ("[projects.team.a.limits]", 'projects.team.a: a name with a dot stands in quotes: [projects."team.a"]'),
-        ("prot = 80", "there is no setting prot, but port"),
-        (f"[models.m]\n{MODEL}\nprize = {{}}", "models.m: there is no setting prize, but price"),
-        (f"[models.m]\n{MODEL.replace('url', 'uri')}", "models.m.backends.0: there is no setting uri, but url"),
-        ("[limits]\nxyz = 1", "limits: there is no setting xyz"),
+        (f"[models.llama3.1]\n{MODEL}", 'models.llama3.1: a name with a dot needs quotes: [models."llama3'),
+        (f"[models.a.1.5]\n{MODEL}", 'models.a.1.5: a name with a dot needs quotes: [models."a.1.5"]'),
+        ("[projects.team.a.limits]", 'projects.team.a: a name with a dot needs quotes: [projects."team.a"]'),
+        ("prot = 80", "unknown setting prot, did you mean port?"),
+        (f"[models.m]\n{MODEL}\nprize = {{}}", "models.m: unknown setting prize, did you mean price?"),
+        (f"[models.m]\n{MODEL.replace('url', 'uri')}", "models.m.backends.0: unknown setting uri, did you"),
+        ("[limits]\nxyz = 1", "limits: unknown setting xyz"),
         ("[models.m]\nmax_in_flight = 2", "models.m.backends: missing; it names the servers"),
         ("[models.m]\nbackends = [{}]", "models.m.backends.0.url: missing; it is the base address"),
         ("[models.m]\nbackends = []", "models.m.backends: List should have at least 1 item"),
@@ -83,23 +83,23 @@ def test_settings_that_are_refused(tmp_path, text, said):
         (f"[models.m]\n{MODEL.replace('/v1', '/v1?a=b')}", "models.m.backends.0.url: it has a query"),
         (f"[models.m]\n{MODEL.replace('}', ', metrics = 3 }')}", "models.m.backends.0.metrics: "),
         ('[models.m]\nbackends = [{ url = "http://a/v1" }, { url = "http://a/v1/" }]', "models.m.backends: http:"),
-        ('store = "/srv/files"', "store: an address is file:///dir or s3://bucket/prefix"),
-        ('store = "s3://id:secret@bucket"', "store: an address holds no name and no password"),
-        ('cors_origins = ["https://a.example/"]', "cors_origins: a browser sends an origin as https://app"),
-        ('cors_origins = ["app.example.com"]', "cors_origins: a browser sends an origin as https://app"),
-        ('kafka = "kafka://a:9092"', "kafka: it is host:port[,host:port…], without a scheme"),
+        ('store = "/srv/files"', "store: expected file:///dir or s3://bucket/prefix"),
+        ('store = "s3://id:secret@bucket"', "store: the address must not contain a password"),
+        ('cors_origins = ["https://a.example/"]', "cors_origins: https://a.example/ is not an"),
+        ('cors_origins = ["app.example.com"]', "cors_origins: app.example.com is not an origin"),
+        ('kafka = "kafka://a:9092"', "kafka: expected host:port[,host:port…], without a scheme"),
     ],
     ids=range(28),
 )  # fmt: skip
-def test_a_fault_is_told_with_its_mend(tmp_path, text, said):
-    """In one line: where it is, and what to write instead."""
-    assert (found := refusal(tmp_path, text)).startswith(said)
+def test_a_fault_says_how_to_fix_it(tmp_path, text, message):
+    """One line says where it is and what to write instead."""
+    assert (found := refusal(tmp_path, text)).startswith(message)
     assert "\n" not in found
     assert "secret" not in found
 
 
-def test_a_file_as_editors_save_it(tmp_path):
-    """A byte order mark is passed over; another encoding is told, with the line."""
+def test_a_file_with_a_byte_order_mark_or_another_encoding(tmp_path):
+    """The mark is ignored; the error about another encoding names the line."""
     file = tmp_path / "tidemill.toml"
     file.write_bytes(b"\xef\xbb\xbfport = 81\r\n")
     assert load(file).port == 81
@@ -108,14 +108,14 @@ def test_a_file_as_editors_save_it(tmp_path):
         load(file)
 
 
-def test_each_fault_has_its_line(tmp_path):
-    """All are told at once."""
+def test_each_fault_has_its_own_line(tmp_path):
+    """One message lists all of them."""
     text = f"prot = 1\n[models.m]\n{MODEL.replace('http', 'ftp')}\ntimeout = 1\n[models.n]\nbackends = [{{}}]"
     assert len(refusal(tmp_path, text.removeprefix("prot = 1\n")).splitlines()) == 2
 
 
 def test_the_environment_has_the_same_bounds(monkeypatch):
-    """Whether a variable holds a text or JSON."""
+    """For plain values and for JSON."""
     for name, value in (
         ("TIDEMILL_API_KEY", "sk-" + "k" * 5_000),
         ("TIDEMILL_STORE", "a\nb"),
@@ -128,8 +128,8 @@ def test_the_environment_has_the_same_bounds(monkeypatch):
                 load()
 
 
-def test_what_is_usual_is_taken(tmp_path):
-    """Names with slashes and spaces, and addresses of any usual length."""
+def test_usual_names_are_accepted(tmp_path):
+    """Names of models with slashes and spaces, names of projects with dots."""
     file = tmp_path / "tidemill.toml"
     file.write_text(f'[models."Qwen/Qwen2.5 7B-Instruct"]\n{MODEL}\n[projects."a-b_c.d"]\n')
     assert list(load(file).models) == ["Qwen/Qwen2.5 7B-Instruct"]
@@ -144,14 +144,14 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("-inf"), 10**400, -(1 << 53)])
-def test_a_number_that_is_none(number):
-    """One with hundreds of digits is told of, too."""
+def test_numbers_that_json_cannot_hold_are_refused(number):
+    """Also one with hundreds of digits."""
     assert list(configured.faults({"port": number})) == ["port: it must be a number within 9007199254740991"]
 
 
 @given(JSON)
-def test_what_has_no_fault_is_bounded(value):
-    """Whatever it is, and however deep; what is told of a fault is short."""
+def test_content_without_faults_is_bounded(value):
+    """For any nesting; the message about a fault is short and printable."""
     found = list(configured.faults(value))
     assert all(len(fault) < 10_000 and fault.isprintable() for fault in found)
     if not found:

@@ -1,4 +1,4 @@
-"""Keys of signatures and other secrets, as settings name them: a fault is said with what to do."""
+"""Signing keys and other secrets of the settings; an error says what to do."""
 
 import pytest
 from typer.testing import CliRunner
@@ -13,13 +13,13 @@ ONE, OTHER = Signer.made(), Signer.made()
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
-    """A folder without a file of settings."""
+def empty_folder(monkeypatch, tmp_path):
+    """Run in a folder without a settings file."""
     monkeypatch.chdir(tmp_path)
 
 
 def test_without_a_signing_key(tmp_path):
-    """The error names the command that makes one."""
+    """The error names the command that generates one."""
     for ask, name in ((signing_keys.signer, "signing_key"), (signing_keys.verifier, "verify_keys")):
         with pytest.raises(SettingsError, match=rf"^{name}: not set.*tidemill keys init"):
             ask(Settings())
@@ -32,8 +32,8 @@ def test_without_a_signing_key(tmp_path):
         signing_keys.verifier(Settings(verify_keys=ONE.text))
 
 
-def test_a_stage_that_lacks_a_key_says_so(monkeypatch):
-    """A line and the code of a usage error, without a traceback."""
+def test_a_stage_without_a_signing_key_ends_with_a_message(monkeypatch):
+    """It has the exit code of a usage error, and no traceback."""
     monkeypatch.setenv("TIDEMILL_KAFKA", "127.0.0.1:1")
     monkeypatch.setenv("TIDEMILL_API_KEY", access.new_secret())
     done = CliRunner().invoke(app, ["api"])
@@ -42,8 +42,8 @@ def test_a_stage_that_lacks_a_key_says_so(monkeypatch):
     assert "Traceback" not in done.output
 
 
-def test_a_signing_key_of_a_variable_or_a_file(monkeypatch, tmp_path):
-    """Its public half is trusted, and so are others that are named."""
+def test_a_signing_key_from_a_variable_or_a_file(monkeypatch, tmp_path):
+    """Its public key is trusted, and so are those of `verify_keys`."""
     monkeypatch.setenv("TIDEMILL_SIGNING_KEY", ONE.text)
     assert signing_keys.signer(load()).kid == ONE.kid
     monkeypatch.delenv("TIDEMILL_SIGNING_KEY")
@@ -55,15 +55,15 @@ def test_a_signing_key_of_a_variable_or_a_file(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(SECRETS))
-def test_no_secret_stands_in_the_file(name, tmp_path):
-    """Every stage reads it."""
+def test_the_file_may_hold_no_secret(name, tmp_path):
+    """Every stage reads the file."""
     (tmp_path / "tidemill.toml").write_text(f'{name} = "hush"\n')
     with pytest.raises(SettingsError, match=rf"{name}: .*set TIDEMILL_{name.upper()} instead"):
         load()
 
 
 def test_a_weak_key_is_refused(monkeypatch):
-    """With what to do about it, and without the key."""
+    """The error says what to do, and does not repeat the key."""
     monkeypatch.setenv("TIDEMILL_API_KEY", "sk-weak")
     with pytest.raises(SettingsError, match=r"api_key: .*7 characters.*tidemill keys make") as caught:
         load()
