@@ -3,17 +3,24 @@
 import asyncio
 import os
 import socket
+import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tidemill.configuration.security import Cluster
+from tidemill.local import parent_death
 from tidemill.local.embedded import users
-from tidemill.local.embedded.broker import Broker
+from tidemill.local.embedded.broker import Broker, BrokerError
 
 GIVEN = "TIDEMILL_TEST_KAFKA"
 DOCKER_SECONDS_MAX = 2
+START_SECONDS_MAX = 60
+STOP_SECONDS_MAX = 10
+AOT_SECONDS_MAX = 6
+POLL_SECONDS = 0.05
 CONTAINER_SETTINGS = {
     "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
     "KAFKA_MESSAGE_MAX_BYTES": str(2 * 1024 * 1024),
@@ -30,7 +37,70 @@ OPEN = {
 """What makes the embedded broker ask for nothing."""
 
 
-class OpenBroker(Broker):
+class StartedBroker(Broker):
+    """The embedded broker with a process of its own, which `tidemill up` leaves to its supervisor."""
+
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def pid(self) -> int | None:
+        """The running process, if any."""
+        return self.process.pid if self.process and self.process.poll() is None else None
+
+    async def start(self) -> str:
+        """Start it and wait until it answers; call this from a thread that lives as long as the broker.
+
+        Returns:
+            `host:port` for clients.
+
+        Raises:
+            BrokerError: It cannot be prepared, died, or did not answer within `START_SECONDS_MAX`.
+        """
+        await self.prepare()
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
+                parent_death.command(self.command()),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                cwd=self.folder,
+                env=self.environ,
+            )
+        answered = asyncio.ensure_future(self.answers())
+        patience = time.monotonic() + START_SECONDS_MAX
+        try:
+            while not answered.done() and self.pid and time.monotonic() < patience:
+                await asyncio.wait([answered], timeout=POLL_SECONDS)
+            if answered.done() and self.pid:
+                return self.bootstrap
+        finally:
+            answered.cancel()
+        state = "did not answer" if self.pid else "died"
+        self.kill()
+        raise BrokerError(f"The embedded Kafka {state}.\n{self.last_words()}")
+
+    def stop(self, *, aot_seconds_max: float = AOT_SECONDS_MAX) -> None:
+        """Stop it, or kill it after `STOP_SECONDS_MAX`; blocks."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        else:
+            self.keep_aot_cache(aot_seconds_max)
+        self.process = None
+
+    def kill(self) -> None:
+        """Kill it, like a crash."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+class OpenBroker(StartedBroker):
     """The embedded broker for tests that are not about access: it is open, as a given one or a container is."""
 
     def cluster(self, role: str = "") -> Cluster:

@@ -10,22 +10,22 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from support.brokers import StartedBroker
 from support.waiting import wait_until
 
 from tidemill.configuration.security import client_options
-from tidemill.local.embedded import broker as broker_module
 from tidemill.local.embedded import jars, java
 from tidemill.local.embedded.broker import Broker, BrokerError
 
 pytestmark = pytest.mark.kafka
 
+ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
 STARTER = """
 import asyncio, sys, time
 from pathlib import Path
-from tidemill.local.embedded import broker as broker_module
-from tidemill.local.embedded import jars, java
-from tidemill.local.embedded.broker import Broker
-broker = Broker(Path(sys.argv[1]))
+from support.brokers import StartedBroker
+broker = StartedBroker(Path(sys.argv[1]))
 asyncio.run(broker.start())
 print(broker.pid, flush=True)
 time.sleep(600)
@@ -54,7 +54,7 @@ async def first_value(broker: Broker, topic: str) -> bytes:
 
 async def test_records_and_address_survive_a_crash_and_a_stop(tmp_path):
     """What was written is there after kill -9 and after a stop, at the same address."""
-    broker = Broker(tmp_path)
+    broker = StartedBroker(tmp_path)
     try:
         bootstrap = await broker.start()
         admin = AIOKafkaAdminClient(**client_options(broker.cluster()))
@@ -75,18 +75,17 @@ async def test_records_and_address_survive_a_crash_and_a_stop(tmp_path):
         broker.stop()
 
 
-async def test_start_cache(tmp_path, monkeypatch):
+async def test_start_cache(tmp_path):
     """The first stop makes it, later starts use it, and one that is spoilt does no harm."""
-    monkeypatch.setattr(broker_module, "AOT_SECONDS_MAX", 60)
     if not java.find().has_aot_cache:
         pytest.skip("this Java has none")
     cache = tmp_path / "cache"
     await jars.fetch(jars.pinned(), jars.cache_folder())
     shutil.copytree(jars.cache_folder() / "jars", cache / "jars")
-    broker = Broker(tmp_path / "data", cache=cache)
+    broker = StartedBroker(tmp_path / "data", cache=cache)
     try:
         await broker.start()
-        broker.stop()
+        broker.stop(aot_seconds_max=60)
         (made,) = (cache / "aot").iterdir()
         for _ in ("whole", "spoilt"):
             await broker.start()
@@ -101,7 +100,9 @@ async def test_start_cache(tmp_path, monkeypatch):
 
 def test_dies_with_its_starter(tmp_path):
     """A starter that is killed leaves no broker behind."""
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=ENVIRON
+    )
     with starter:
         pid = int(starter.stdout.readline())
         assert psutil.pid_exists(pid)
@@ -111,7 +112,7 @@ def test_dies_with_its_starter(tmp_path):
 
 async def test_says_why_it_cannot_start(tmp_path):
     """A folder that Kafka cannot read is told with the words of its log."""
-    broker = Broker(tmp_path)
+    broker = StartedBroker(tmp_path)
     await broker.prepare()
     (tmp_path / "kafka" / "log" / "meta.properties").write_text("version=99\n")
     with pytest.raises(BrokerError, match=r"(?s)embedded Kafka died.*meta\.properties"):

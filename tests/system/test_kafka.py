@@ -194,13 +194,13 @@ async def test_a_client_that_cannot_end_in_time_leaves_no_connection(tmp_path, k
             client = AIOKafkaConsumer(topic, bootstrap_servers=kafka, group_id="any")
             connections = client._client
         await client.start()
-        os.killpg(broker._process.pid, signal.SIGSTOP)
+        os.killpg(broker.pid, signal.SIGSTOP)
         if kind == "producer":
             await client.send(topic, b"v")
         await connection.stop(client)
         assert not any(found.connected() for found in connections._conns.values())
     finally:
-        os.killpg(broker._process.pid, signal.SIGCONT)
+        os.killpg(broker.pid, signal.SIGCONT)
         broker.stop()
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tidemill.ops import findings
+from tidemill.configuration.settings import Settings
+from tidemill.ops import doctor, findings
 from tidemill.ops.findings import Verdict
 from tidemill.schemas.log import topics
 from tidemill.schemas.resources.waiting import Reason, Waiting
@@ -101,3 +102,13 @@ def test_stalls_are_named_once_for_each_server_and_reason():
     assert second.text == "batch_1 waits since 1970-01-01 00:01:00 UTC: It is closed."
     assert {first.verdict, second.verdict} == {Verdict.WARN}
     assert "`schedule`" in second.fix
+
+
+async def test_without_a_broker_only_kafka_fails(tmp_path):
+    """The checks that need it are left out; those of the store, the models and the disk run."""
+    lines = []
+    assert not await doctor.examine(
+        Settings(data=tmp_path, port=0, kafka="127.0.0.1:1"), "127.0.0.1:1", lines.append
+    )
+    assert [line.split(":")[0] for line in lines if line.startswith("fail")] == ["fail  kafka"]
+    assert {"warn  store", "warn  models"} <= {line.split(":")[0] for line in lines}

@@ -5,10 +5,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from tidemill.configuration import signing_keys
@@ -46,17 +46,32 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
         Whether no finding is a failure; warnings are not.
     """
     found: list[Finding] = []
-    for check in _checks(settings, kafka):
+
+    async def run(name: str, check: Coroutine[Any, Any, list[Finding]]) -> bool:
         try:
             async with asyncio.timeout(CHECK_SECONDS_MAX):
-                fresh = await check()
+                fresh = await check
         except TimeoutError:
-            fresh = [findings.fail("check", f"no answer in {CHECK_SECONDS_MAX:.0f} s", "look for what hangs")]
+            fix = "it may be overloaded: run `tidemill doctor` again, then look into its logs"
+            fresh = [findings.fail(name, f"no answer in {CHECK_SECONDS_MAX:.0f} s", fix)]
+        except (TopicError, LogUnavailable) as error:
+            fresh = [
+                findings.fail(name, str(error), "check that Kafka runs and that ACLs allow the role operator")
+            ]
         for finding in fresh:
             say(shown(finding))
-        found += fresh
-        if fresh and fresh[0].what == "kafka" and not findings.is_healthy(fresh):
-            kafka = None
+        found.extend(fresh)
+        return findings.is_healthy(fresh)
+
+    await run("settings", _settings(settings))
+    if await run("kafka", _broker(kafka)) and kafka is not None:
+        await run("topics", _topics(settings, kafka))
+        await run("keys", _keys(settings, kafka))
+        await run("clock", _clock(kafka))
+        await run("batches", _batches(kafka))
+    await run("store", _store(settings))
+    await run("models", _backends(settings))
+    await run("disk", _disk(settings))
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return findings.is_healthy(found)
@@ -66,20 +81,6 @@ def shown(finding: Finding) -> str:
     """A finding as a line, with a second one for the fix; ASCII, for every terminal."""
     fix = f"\n      -> {finding.fix}" if finding.fix else ""
     return f"{finding.verdict:<5} {finding.what}: {finding.text}{fix}"
-
-
-def _checks(settings: Settings, kafka: Kafka | None) -> list[Callable[[], Awaitable[list[Finding]]]]:
-    return [
-        lambda: _settings(settings),
-        lambda: _broker(kafka),
-        lambda: _topics(settings, kafka),
-        lambda: _keys(settings, kafka),
-        lambda: _clock(kafka),
-        lambda: _batches(kafka),
-        lambda: _store(settings),
-        lambda: _backends(settings),
-        lambda: _disk(settings),
-    ]
 
 
 async def _settings(settings: Settings) -> list[Finding]:
@@ -113,16 +114,11 @@ async def _broker(kafka: Kafka | None) -> list[Finding]:
     return [findings.ok("kafka", f"{kafka} answers")]
 
 
-async def _topics(settings: Settings, kafka: Kafka | None) -> list[Finding]:
-    if kafka is None:
-        return []
+async def _topics(settings: Settings, kafka: Kafka) -> list[Finding]:
     rows = wanted(settings.models)
-    try:
-        configs = await topic_configs(kafka, [row.name for row in rows])
-        async with history.reading(kafka) as reader:
-            partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
-    except (TopicError, LogUnavailable) as error:
-        return [findings.fail("topics", str(error), "see kafka above")]
+    configs = await topic_configs(kafka, [row.name for row in rows])
+    async with history.reading(kafka) as reader:
+        partitions = {row.name: len(reader.partitions(row.name)) for row in rows}
     judged = [
         findings.topic(
             row,
@@ -137,58 +133,43 @@ async def _topics(settings: Settings, kafka: Kafka | None) -> list[Finding]:
     return wrong or [findings.ok("topics", f"all {len(rows)} exist and are configured as needed")]
 
 
-async def _keys(settings: Settings, kafka: Kafka | None) -> list[Finding]:
+async def _keys(settings: Settings, kafka: Kafka) -> list[Finding]:
     """Whether the api has signed every record of `tidemill.keys`."""
-    if kafka is None:
-        return []
     try:
         verifier = signing_keys.verifier(signing_keys.with_kept(settings))
     except SettingsError as error:
         return [findings.warn("keys", f"cannot be checked here ({error})", "set it as for ingest")]
     count, refused = 0, []
-    try:
-        async with history.reading(kafka) as reader:
-            async for record in reader.records(topics.KEYS.name):
-                count += 1
-                try:
-                    verifier.key_record((record.key or b"").decode(errors="replace"), record.value)
-                except SignatureError:
-                    refused.append(record.offset)
-    except LogUnavailable as error:
-        return [findings.fail("keys", str(error), "see kafka above")]
+    async with history.reading(kafka) as reader:
+        async for record in reader.records(topics.KEYS.name):
+            count += 1
+            try:
+                verifier.key_record((record.key or b"").decode(errors="replace"), record.value)
+            except SignatureError:
+                refused.append(record.offset)
     return [findings.keys(count, refused)]
 
 
-async def _clock(kafka: Kafka | None) -> list[Finding]:
+async def _clock(kafka: Kafka) -> list[Finding]:
     """A record has its producer's time, so the newest one must not lie in the future."""
-    if kafka is None:
-        return []
-    try:
-        async with history.reading(kafka) as reader:
-            at = await reader.newest(topics.BATCHES.name)
-    except LogUnavailable as error:
-        return [findings.fail("clock", str(error), "see kafka above")]
+    async with history.reading(kafka) as reader:
+        at = await reader.newest(topics.BATCHES.name)
     return [findings.clock(None if at is None else at - time.time())]
 
 
-async def _batches(kafka: Kafka | None) -> list[Finding]:
+async def _batches(kafka: Kafka) -> list[Finding]:
     """What batches wait for, by their latest records."""
-    if kafka is None:
-        return []
     count = 0
     stalled: dict[str, Waits] = {}
-    try:
-        async with history.reading(kafka) as reader:
-            async for record in reader.records(topics.BATCHES.name):
-                count += 1
-                key = (record.key or b"").decode(errors="replace")
-                stalled.pop(key, None)
-                with suppress(DecodeError):
-                    batch = codec.decode_batch(record.value).batch if record.value is not None else None
-                    if batch is not None and not batch.status.is_terminal and batch.tidemill.waiting:
-                        stalled[key] = batch.tidemill.waiting
-    except LogUnavailable as error:
-        return [findings.fail("batches", str(error), "see kafka above")]
+    async with history.reading(kafka) as reader:
+        async for record in reader.records(topics.BATCHES.name):
+            count += 1
+            key = (record.key or b"").decode(errors="replace")
+            stalled.pop(key, None)
+            with suppress(DecodeError):
+                batch = codec.decode_batch(record.value).batch if record.value is not None else None
+                if batch is not None and not batch.status.is_terminal and batch.tidemill.waiting:
+                    stalled[key] = batch.tidemill.waiting
     return findings.stalled(stalled) if count else []
 
 

@@ -6,6 +6,7 @@ import tomllib
 import pytest
 
 from tidemill.cli.invocation import operator_settings
+from tidemill.cli.options import OperatorOptions
 from tidemill.configuration.settings import Settings
 from tidemill.local import data_folder, demo
 from tidemill.local.up import WRONG, Up, main
@@ -32,9 +33,9 @@ def test_the_demos_models_are_known_to_the_operators_commands(tmp_path):
     up = Up(Settings(data=tmp_path), None)
     up._demo, up._is_ready = demo.models("http://127.0.0.1:9/v1"), True
     up._write_run()
-    assert set(operator_settings(None, tmp_path).models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
+    assert set(operator_settings(OperatorOptions(data=tmp_path)).models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
     data_folder.remove_run(tmp_path)
-    assert operator_settings(None, tmp_path).models == {}
+    assert operator_settings(OperatorOptions(data=tmp_path)).models == {}
 
 
 def kept(folder, **settings):

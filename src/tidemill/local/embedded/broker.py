@@ -1,7 +1,7 @@
 """The embedded broker: Apache Kafka with one node, in one data folder.
 
-A test calls `await start()` and `stop()`. The supervisor, which restarts the broker, calls `await prepare()`, runs
-`command()` itself, awaits `answers()`, and calls `keep_aot_cache()` at the end.
+The supervisor awaits `prepare()`, runs `command()` and awaits `answers()`; after a clean stop it calls
+`keep_aot_cache()`.
 
     DATA/kafka/log/                records          DATA/kafka/ports              kept across restarts
     DATA/kafka/server.properties   rewritten        DATA/logs/kafka.log, .out     logs of Kafka and Java
@@ -23,19 +23,18 @@ from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
 
-from tidemill.configuration.security import Cluster, client_options
+from aiokafka.errors import KafkaError
+
+from tidemill.configuration.security import Cluster
+from tidemill.kafka.connection import check_broker
 from tidemill.local import parent_death
 from tidemill.local.embedded import jars, java, kraft, users
 from tidemill.runtime import run_file
 from tidemill.schemas.log import acls
 from tidemill.storage import ownership
 
-START_SECONDS_MAX = 60
-STOP_SECONDS_MAX = 10
-AOT_SECONDS_MAX = 6
 FORMAT_SECONDS_MAX = 60
 POLL_SECONDS = 0.05
-REQUEST_SECONDS_MAX = 5
 TAIL_LINES = 15
 AOT_NICENESS = 10
 AOT_TRAINING_SECONDS_MAX = 24 * 3600
@@ -50,8 +49,6 @@ JVM_OPTIONS = (
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
 )
-
-
 JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
 """Variables that Java gets; none holds a secret."""
 LOCALE = "C.UTF-8"
@@ -74,7 +71,6 @@ class Broker:
         self.folder = data.absolute() / "kafka"
         self._logs = data.absolute() / "logs"
         self._cache = cache or jars.cache_folder()
-        self._process: subprocess.Popen[bytes] | None = None
         self._training: Path | None = None
         self._aot: Path | None = None
         self._java: list[str] = []
@@ -106,11 +102,6 @@ class Broker:
     def output(self) -> Path:
         """File for the output of Java; Kafka writes its own log beside it."""
         return self._logs / "kafka.out"
-
-    @property
-    def pid(self) -> int | None:
-        """The running process that `start` started, if any."""
-        return self._process.pid if self._process and self._process.poll() is None else None
 
     async def prepare(self) -> None:
         """Provide jars, Java, ports, configuration and a formatted folder; keeps what exists.
@@ -168,82 +159,15 @@ class Broker:
 
     async def answers(self) -> None:
         """Return once the broker answers a metadata request with itself; polls without end."""
-        from aiokafka.client import AIOKafkaClient  # noqa: PLC0415  slow to import
-        from aiokafka.errors import KafkaError  # noqa: PLC0415
-
-        host, port = self.bootstrap.split(":")
         # Until the broker has started, refused connections are normal.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         try:
             while True:
-                client = AIOKafkaClient(
-                    **client_options(self.cluster()), request_timeout_ms=REQUEST_SECONDS_MAX * 1000
-                )
-                try:
-                    _, writer = await asyncio.open_connection(host, int(port))
-                    writer.close()
-                    await client.bootstrap()
-                    if client.cluster.brokers():
-                        return
-                except (OSError, KafkaError):
-                    pass
-                finally:
-                    await client.close()
+                with suppress(OSError, KafkaError):
+                    return await check_broker(self.cluster())
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             logging.getLogger("aiokafka").setLevel(logging.NOTSET)
-
-    async def start(self) -> str:
-        """Start it and wait until it answers; call this from a thread that lives as long as the broker.
-
-        Returns:
-            `host:port` for clients.
-
-        Raises:
-            BrokerError: It cannot be prepared, died, or did not answer within `START_SECONDS_MAX`.
-        """
-        await self.prepare()
-        with self.output.open("ab") as output:
-            self._process = subprocess.Popen(  # noqa: ASYNC220, S603  it returns at once
-                parent_death.command(self.command()),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-                cwd=self.folder,
-                env=self.environ,
-            )
-        answered = asyncio.ensure_future(self.answers())
-        patience = time.monotonic() + START_SECONDS_MAX
-        try:
-            while not answered.done() and self._process.poll() is None and time.monotonic() < patience:
-                await asyncio.wait([answered], timeout=POLL_SECONDS)
-            if answered.done() and self._process.poll() is None:
-                return self.bootstrap
-        finally:
-            answered.cancel()
-        state = "died" if self._process.poll() is not None else f"did not answer in {START_SECONDS_MAX} s"
-        self.kill()
-        raise BrokerError(f"The embedded Kafka {state}.\n{self.last_words()}")
-
-    def stop(self) -> None:
-        """Stop it, killing it after `STOP_SECONDS_MAX`; blocks. Does nothing if it is not running."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        else:
-            self.keep_aot_cache(AOT_SECONDS_MAX)
-        self._process = None
-
-    def kill(self) -> None:
-        """Kill it, like a crash."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
 
     def last_words(self) -> str:
         """The last lines of the logs of Java and Kafka."""
