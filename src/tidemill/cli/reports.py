@@ -26,10 +26,10 @@ def usage(
     as_json: AsJson = False,
 ) -> Work:
     """Show tokens and cost of finished batches."""
-    from tidemill.client import usage as report
+    from tidemill.client import reports
 
-    query = report.query(since=since, until=until, by=by, project=project)
-    return lambda _, target: report.show(target, query, as_csv=as_csv, as_json=as_json)
+    query = reports.query(since=since, until=until, by=by, project=project)
+    return lambda _, target: reports.show_usage(target, query, as_csv=as_csv, as_json=as_json)
 
 
 @client_command
@@ -46,8 +46,8 @@ def audit(
 
     It needs an admin key.
     """
-    from tidemill.client import audit as trail
+    from tidemill.client import reports
 
     given = {"project": project, "action": action, "target": about, "actor": actor}
     params = {name: value for name, value in given.items() if value}
-    return lambda _, target: trail.show(target, params, limit=limit, as_json=as_json)
+    return lambda _, target: reports.show_audit(target, params, limit=limit, as_json=as_json)

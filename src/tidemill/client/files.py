@@ -1,15 +1,40 @@
-"""Files that the client writes: counted, hashed, and replaced as a whole."""
+"""Files of the client: reads inputs line by line; counts, hashes and replaces what it writes."""
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from tidemill.schemas.bounds import LARGE_BYTES_MAX
+from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.resources.batch import FileReceipt
 
 CHUNK_BYTES: Final = 1 << 20
+
+
+def input_lines(
+    source: Path, *, line_bytes_max: int = LARGE_BYTES_MAX, span: tuple[int, int] | None = None
+) -> Iterator[Line]:
+    """The lines of an input that are not blank, as ingest sees them.
+
+    Args:
+        source: The file.
+        line_bytes_max: A longer line comes without its data.
+        span: The bytes to read, first and after the last; None is all.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    start, end = span or (0, sys.maxsize)
+    splitter = Splitter(line_bytes_max)
+    with source.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(min(CHUNK_BYTES, end - file.tell())):
+            yield from splitter.feed(chunk)
+    yield from splitter.finish()
 
 
 class FileCounter:

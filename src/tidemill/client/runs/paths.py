@@ -6,8 +6,7 @@ from pathlib import Path
 import msgspec
 
 from tidemill.client.errors import UsageError
-from tidemill.client.runs.reconciliation import BOM
-from tidemill.schemas.bounds import LARGE_BYTES_MAX
+from tidemill.client.files import input_lines
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.jsonl import malformed
 
@@ -73,13 +72,20 @@ def endpoint_of(source: Path) -> str:
         UsageError: The file is missing or empty, or its first line is not a request.
     """
     try:
-        with source.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LARGE_BYTES_MAX), b""), start=1):
-                if text := line.removeprefix(BOM).strip():
-                    return _endpoint(f"{source}, line {number}", text)
+        first = next(input_lines(source), None)
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
-    raise UsageError(f"{source} is empty")
+    if first is None:
+        raise UsageError(f"{source} is empty")
+    place, text = f"{source}, line {first.number}", first.data or b""
+    try:
+        text.decode()
+        url = msgspec.json.decode(text, type=_First).url
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise UsageError(f"{place} is not a batch request. {fault_of(text, error)}") from error
+    if url not in ENDPOINTS:
+        raise UsageError(f"{place}: the url {url!r} is not one of {', '.join(ENDPOINTS)}")
+    return url
 
 
 def metadata_of(given: list[str]) -> dict[str, str]:
@@ -100,21 +106,10 @@ def size_of(source: Path) -> int:
 
 
 def fault_of(text: bytes, error: Exception) -> str:
-    """Why a line was rejected: where its JSON breaks, how to mend its encoding, or which field is wrong.
+    """Why a line was rejected: where its JSON breaks, how to fix its encoding, or which field is wrong.
 
     Args:
         text: The line.
         error: What the decoder said.
     """
     return str(error) if isinstance(error, msgspec.ValidationError) else malformed.reason(text)
-
-
-def _endpoint(place: str, text: bytes) -> str:
-    try:
-        text.decode()
-        url = msgspec.json.decode(text, type=_First).url
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise UsageError(f"{place} is not a batch request. {fault_of(text, error)}") from error
-    if url not in ENDPOINTS:
-        raise UsageError(f"{place}: the url {url!r} is not one of {', '.join(ENDPOINTS)}")
-    return url

@@ -4,20 +4,21 @@ The file is read once, a chunk at a time. A piece is a range of its bytes that b
 together are the file.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from tidemill.client.errors import UsageError
+from tidemill.client.files import input_lines
 from tidemill.client.http.client import Bounds
 from tidemill.client.runs.paths import fault_of
 from tidemill.client.runs.unique_ids import UniqueIds
 from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
-from tidemill.schemas.jsonl.lines import Line, Splitter
+from tidemill.schemas.jsonl.lines import Line
 
-READ_BYTES: Final = 1 << 20
 FAULTS_MAX: Final = 10
 """Faulty lines to report."""
 
@@ -89,7 +90,7 @@ _lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
-    """Whether a file certainly fits into one batch.
+    """Whether a file is one piece.
 
     Args:
         source: The file.
@@ -100,16 +101,8 @@ def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
         UsageError: The file cannot be read.
     """
     try:
-        if source.stat().st_size > bounds.bytes_max:
-            return False
-        newlines, last = 0, b"\n"
-        for chunk in _chunks(source):
-            newlines, last = newlines + chunk.count(b"\n"), chunk[-1:]
-        if newlines + (last != b"\n") > bounds.lines_max:
-            return False
-        if ENDPOINTS.get(endpoint, UNKNOWN).generates:
-            return True
-        return sum(_inputs(line, endpoint) for line in _lines(source, bounds)) <= bounds.inputs_max
+        size = source.stat().st_size
+        return size <= bounds.bytes_max and len(list(_pieces(source, bounds, endpoint, lambda _: True))) == 1
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
 
@@ -126,29 +119,38 @@ def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, endpoint: str) -> l
     Raises:
         UsageError: The file cannot be read, or has faulty lines; the text names the first ones.
     """
-    cutter = Cutter(bounds)
-    pieces: list[Piece] = []
     faults: list[str] = []
+
+    def check(line: Line) -> bool:
+        if (fault := _fault(line, digests, bounds)) is not None:
+            faults.append(f"line {line.number}: {fault}")
+        return len(faults) < FAULTS_MAX
+
     try:
-        for line in _lines(source, bounds):
-            end = line.offset + (bounds.line_bytes_max if line.data is None else len(line.data) + 1)
-            inputs = 0 if ENDPOINTS.get(endpoint, UNKNOWN).generates else _inputs(line, endpoint)
-            pieces.extend(cutter.add(line.offset, end, line.number, inputs))
-            if (fault := _fault(line, digests, bounds)) is not None:
-                faults.append(f"line {line.number}: {fault}")
-                if len(faults) == FAULTS_MAX:
-                    break
-        size = source.stat().st_size
+        pieces = list(_pieces(source, bounds, endpoint, check))
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror}") from error
-    if not faults:
-        faults = [
-            f"line {double.line}: it has the custom_id of line {double.first}"
-            for double, _ in zip(digests.doubles(), range(FAULTS_MAX), strict=False)
-        ]
+    faults = faults or [
+        f"line {duplicate.line}: it has the custom_id of line {duplicate.first}"
+        for duplicate in itertools.islice(digests.duplicates(), FAULTS_MAX)
+    ]
     if faults:
         raise UsageError("\n  ".join((f"{source} has faulty lines; no line was run.", *faults)))
-    return [*pieces, cutter.finish(size)]
+    return pieces
+
+
+def _pieces(source: Path, bounds: Bounds, endpoint: str, check: Callable[[Line], bool]) -> Iterator[Piece]:
+    """The pieces of a file; ends after a line for which `check` returns False."""
+    cutter, size = Cutter(bounds), source.stat().st_size
+    generates = ENDPOINTS.get(endpoint, UNKNOWN).generates
+    for line in input_lines(source, line_bytes_max=bounds.line_bytes_max):
+        end = line.offset + (bounds.line_bytes_max if line.data is None else len(line.data) + 1)
+        yield from cutter.add(
+            line.offset, min(end, size), line.number, 0 if generates else _inputs(line, endpoint)
+        )
+        if not check(line):
+            return
+    yield cutter.finish(size)
 
 
 def _fault(line: Line, digests: UniqueIds, bounds: Bounds) -> str | None:
@@ -171,16 +173,3 @@ def _inputs(line: Line, endpoint: str) -> int:
         # `_fault` reports it.
         return 1
     return len(texts) if texts and not bytes(texts[0])[:1].isdigit() else 1
-
-
-def _lines(source: Path, bounds: Bounds) -> Iterator[Line]:
-    splitter = Splitter(bounds.line_bytes_max)
-    for chunk in _chunks(source):
-        yield from splitter.feed(chunk)
-    yield from splitter.finish()
-
-
-def _chunks(source: Path) -> Iterator[bytes]:
-    with source.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            yield chunk

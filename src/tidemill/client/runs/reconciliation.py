@@ -1,21 +1,18 @@
 """Checks that the files of a batch hold each line of its input exactly once."""
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from tidemill.client.files import FileCounter
+from tidemill.client.files import FileCounter, input_lines
 from tidemill.schemas.bounds import LARGE_BYTES_MAX
 from tidemill.schemas.resources.batch import FileReceipt, Receipt
 from tidemill.terminal import counted
 
 EXAMPLES_MAX = 5
-WHOLE = (0, sys.maxsize)
-BOM = b"\xef\xbb\xbf"
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -102,7 +99,7 @@ def reconcile(
         OSError: A file cannot be read.
     """
     expected: set[bytes] = set()
-    for name, _ in _ids(source, span or WHOLE):
+    for name in _inputs(source, span):
         if (digest := _digest(name)) in expected:
             raise Damaged(f"{source}: the custom_id {name!r} occurs twice")
         expected.add(digest)
@@ -113,7 +110,7 @@ def reconcile(
     receipts = []
     for path in (output, errors):
         count = FileCounter()
-        for name, line in _ids(path) if path else ():
+        for name, line in _results(path) if path else ():
             count.add(line)
             digest = _digest(name)
             if digest in expected:
@@ -125,7 +122,7 @@ def reconcile(
                 examples.append(name)
         receipts.append(count.receipt if path else None)
     if expected and len(examples) < EXAMPLES_MAX:
-        missing = (name for name, _ in _ids(source, span or WHOLE) if _digest(name) in expected)
+        missing = (name for name in _inputs(source, span) if _digest(name) in expected)
         examples += [name for name, _ in zip(missing, range(EXAMPLES_MAX - len(examples)), strict=False)]
     return Reconciliation(
         lines=lines,
@@ -141,25 +138,23 @@ def _digest(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _ids(path: Path, span: tuple[int, int] | None = None) -> Iterator[tuple[str, bytes]]:
-    """Yield the id of each line with the line itself; only an input may have blank lines and a byte order mark.
+def _inputs(path: Path, span: tuple[int, int] | None) -> Iterator[str]:
+    """The id of each line of an input."""
+    for line in input_lines(path, span=span):
+        yield _id(path, line.number, line.data or b"")
 
-    Args:
-        path: The file.
-        span: For an input the bytes that count; None for a result file.
-    """
-    is_input = span is not None
-    start, end = span or WHOLE
+
+def _results(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The id of each line of a result file, with the line itself."""
     with path.open("rb") as file:
-        file.seek(start)
-        lines = iter(lambda: file.readline(LARGE_BYTES_MAX) if file.tell() < end else b"", b"")
-        for number, line in enumerate(lines, start=1):
-            text = line.removeprefix(BOM) if number == 1 and is_input else line
-            if is_input and not text.strip():
-                continue
-            if not is_input and not line.endswith(b"\n"):
+        for number, line in enumerate(iter(lambda: file.readline(LARGE_BYTES_MAX), b""), start=1):
+            if not line.endswith(b"\n"):
                 raise Damaged(f"{path}, line {number}: it is incomplete")
-            try:
-                yield _lines.decode(text).custom_id, line
-            except (ValueError, RecursionError) as error:
-                raise Damaged(f"{path}, line {number}: {error}") from error
+            yield _id(path, number, line), line
+
+
+def _id(path: Path, number: int, line: bytes) -> str:
+    try:
+        return _lines.decode(line).custom_id
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path}, line {number}: {error}") from error

@@ -45,7 +45,7 @@ class UniqueIds:
         if len(buffer) >= BUFFER_BYTES_MAX:
             self._write(digest[0])
 
-    def doubles(self) -> Iterator[DuplicateId]:
+    def duplicates(self) -> Iterator[DuplicateId]:
         """The lines whose id an earlier line has, in no particular order."""
         for bucket in range(BUCKETS):
             self._write(bucket)

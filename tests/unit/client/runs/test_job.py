@@ -88,7 +88,7 @@ def test_a_piece_has_no_more_inputs_than_it_may(tmp_path_factory, counts, inputs
     for piece in pieces:
         mine = sizes[piece.line - 1 : piece.line - 1 + piece.lines]
         assert sum(mine) <= inputs_max or piece.lines == 1
-    assert fits(source, bounds, endpoint="/v1/embeddings") == (sum(sizes) <= inputs_max)
+    assert fits(source, bounds, endpoint="/v1/embeddings") == (len(pieces) == 1)
     assert sum(piece.lines for piece in pieces) == len(counts)
 
 
@@ -99,7 +99,7 @@ def test_doubles_are_found(tmp_path_factory, names):
     digests = UniqueIds(tmp_path_factory.mktemp("ids"))
     for line, name in enumerate(names, start=1):
         digests.add(name, line)
-    found = list(digests.doubles())
+    found = list(digests.duplicates())
     assert len(found) == sum(count - 1 for count in Counter(names).values())
     for duplicate in found:
         assert names[duplicate.first - 1] == names[duplicate.line - 1]

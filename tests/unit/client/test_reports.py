@@ -2,7 +2,7 @@
 
 import pytest
 
-from tidemill.client import keys, listing, usage
+from tidemill.client import keys, listing, reports
 from tidemill.client.errors import UsageError
 from tidemill.schemas.resources.access import ApiKey
 
@@ -23,16 +23,16 @@ def test_other_cells_are_as_they_are(text):
 
 def test_days_are_utc():
     """From the first day's midnight to the last one's, in Unix seconds."""
-    found = usage.query(since="1970-01-02", until="1970-01-03", by="model,day", project="*")
+    found = reports.query(since="1970-01-02", until="1970-01-03", by="model,day", project="*")
     assert found == {"start_time": str(DAY), "end_time": str(2 * DAY), "group_by": "model,day", "project": "*"}
-    assert usage.query(since=None, until=None, by=None, project=None) == {}
+    assert reports.query(since=None, until=None, by=None, project=None) == {}
 
 
 @pytest.mark.parametrize("wrong", [{"since": "yesterday"}, {"until": "2026-13-01"}, {"by": "model,secret"}])
 def test_queries_that_are_none(wrong):
     """They are said to be before anything is asked."""
     with pytest.raises(UsageError):
-        usage.query(**{"since": None, "until": None, "by": None, "project": None} | wrong)
+        reports.query(**{"since": None, "until": None, "by": None, "project": None} | wrong)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command `usage`: tokens and cost, as a table, CSV or JSON."""
+"""The commands `usage` and `audit`: tokens and cost, and who changed what."""
 
 import datetime as dt
 from typing import Any
@@ -6,14 +6,18 @@ from typing import Any
 from tidemill.client import listing
 from tidemill.client.errors import Exit, UsageError
 from tidemill.client.target import Target
+from tidemill.terminal import local_time
 
 GROUPS = {"project": "project", "model": "model", "day": "day", "batch": "batch_id"}
 """Values of `--by`, and their fields in the answer."""
 NUMBERS = ("batches", "lines", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 COSTS = ("input", "output", "total")
+AUDIT_COLUMNS = ("time", "project", "key", "action", "target", "from", "detail")
+DETAILS_HIDDEN = {"digest", "fields"}
+"""Details of audit entries that only machines read."""
 
 
-async def show(target: Target, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
+async def show_usage(target: Target, params: dict[str, str], *, as_csv: bool, as_json: bool) -> Exit:
     """Print usage on stdout.
 
     Args:
@@ -58,3 +62,24 @@ def _midnight(day: str | None) -> str | None:
     except ValueError as error:
         raise UsageError(f"{day} is not a day like 2026-11-23") from error
     return str(int(date.timestamp()))
+
+
+async def show_audit(target: Target, params: dict[str, str], *, limit: int, as_json: bool) -> Exit:
+    """Print entries of the audit log on stdout, the newest first.
+
+    Args:
+        target: The service.
+        params: Filters: `project`, `actor`, `action`, `target`.
+        limit: Number of entries.
+        as_json: Print JSON lines instead of a table.
+    """
+    return await listing.show(
+        target, "/admin/audit", params, AUDIT_COLUMNS, _audit_row, limit=limit, as_json=as_json
+    )
+
+
+def _audit_row(found: dict[str, Any]) -> list[str]:
+    detail = found["detail"] if isinstance(found["detail"], dict) else {}
+    words = " ".join(f"{name}={text}" for name, text in detail.items() if name not in DETAILS_HIDDEN)
+    fields = (str(found[name]) for name in ("project", "actor", "action", "target", "address"))
+    return [local_time(found["at"]), *fields, words]
