@@ -146,7 +146,7 @@ async def test_a_stage_that_keeps_a_reserve_sees_the_disk(stack, role):
 
 def test_the_command_sets_topics_and_lists(stack):
     """With an administrator's way in; others are told that they may not."""
-    for role, code, words in ((acls.ADMIN, 0, "All topics exist, and"), ("api", 2, "Topics cannot be made")):
+    for role, code, words in ((acls.ADMIN, 0, "All topics exist, and"), ("api", 2, "Topics cannot be created")):
         done = subprocess.run(
             [sys.executable, "-m", "tidemill", "acls", "--apply"],
             env={**stack.environ_of_all, **stack.way_in(role)},

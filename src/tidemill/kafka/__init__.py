@@ -1,1 +1,1 @@
-"""Everything that talks to Kafka, apart from Faust."""
+"""Access to Kafka without Faust."""

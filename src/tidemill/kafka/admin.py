@@ -1,8 +1,9 @@
-"""The door to Kafka's administration: topics are made from the table, and what exists is left as it is."""
+"""Creates topics and access lists, and reads the configuration of topics."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -24,11 +25,11 @@ from tidemill.schemas.log.acls import Acl
 from tidemill.schemas.log.topics import Topic
 
 RECORD_BYTES_MAX = 2 * MIB
-"""Records are kept below 1 MiB; a batch of them, which is what the broker measures, may be larger."""
+"""Records stay below 1 MiB, but the broker measures a batch of them, which may be larger."""
 SEGMENT_BYTES_COMPACTED = 64 * MIB
-"""Only what has left the newest segment is compacted, so that one is kept small."""
+"""Small, since the broker compacts all segments but the newest."""
 REPLICATION_SAFE = 3
-"""From so many copies on a record has to be on `IN_SYNC_MIN` brokers before it is acknowledged."""
+"""From this replication factor on, `IN_SYNC_MIN` brokers must have a record before it is acknowledged."""
 IN_SYNC_MIN = 2
 ATTEMPTS_MAX = 5
 SECONDS_MAX = 30.0
@@ -42,11 +43,27 @@ _ANY_HOST = "*"
 
 
 class TopicError(Exception):
-    """The topics are not as Tidemill needs them and cannot be made so; the text says which and why."""
+    """The topics or access lists are wrong and cannot be changed; the text says which and why."""
+
+
+@asynccontextmanager
+async def _connected(kafka: Kafka, failure: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Connect, for `SECONDS_MAX` at most; raises `TopicError` with the text `failure`."""
+    admin = AIOKafkaAdminClient(
+        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
+    )
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            await admin.start()
+            yield admin
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise TopicError(f"{failure}: {error or 'no answer in time'}") from error
+    finally:
+        await admin.close()
 
 
 def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
-    """The whole table: the fixed topics, and the two of requests for each model."""
+    """All topics: the fixed ones, and the two request topics of each model."""
     own = [(topics.requests(model), topics.express(model)) for model in models]
     return (*topics.TOPICS, *(row for rows in own for row in rows))
 
@@ -54,89 +71,70 @@ def wanted(models: Iterable[str]) -> tuple[Topic, ...]:
 async def ensure_topics(
     settings: Settings, kafka: Kafka, models: Iterable[str] | None = None, *, role: str | None = None
 ) -> int:
-    """Have every topic of the table and of the configured models; several may do this at one time.
-
-    Where all of them are there, this only looks. Who may not create topics is told which are missing.
+    """Create the missing topics; several processes may do this at the same time.
 
     Args:
-        settings: Partitions and copies of a topic that is made.
-        kafka: Where, and how to get in.
-        models: Each gets a topic of requests; by default those of the settings.
-        role: Only the topics that this one reads or writes, since a broker with access lists shows it no others.
+        settings: Partitions and replicas of new topics.
+        kafka: Address and credentials.
+        models: The models with request topics; by default those of the settings.
+        role: Only the topics that this stage reads or writes: a broker with access lists hides the others from it.
 
     Returns:
-        How many partitions `commands` and `outcomes` have.
+        The number of partitions of `commands` and `outcomes`.
 
     Raises:
-        TopicError: The broker is out of reach or refuses, or `commands`, `outcomes` and the changelogs of their
-            tables, which belong together, exist with different numbers of partitions.
+        TopicError: The broker is unavailable or refuses; or the topics that must have the same number of
+            partitions (`commands`, `outcomes` and the changelogs of their tables) have different ones.
     """
     rows = wanted(settings.models if models is None else models)
     if role is not None:
         rows = tuple(row for row in rows if row.concerns(role))
-    admin = AIOKafkaAdminClient(
-        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
-    )
-    try:
-        async with asyncio.timeout(SECONDS_MAX):
-            await admin.start()
-            found = await _partitions(admin, rows)
-            missing = [row for row in rows if row.name not in found]
-            partitions = _copartitions(rows, found, settings.partitions)
-            if missing:
-                await _create(admin, missing, settings)
-                await _wait_for(admin, rows)
-                # Another process, with another number set, may have been the first.
-                partitions = _copartitions(rows, await _partitions(admin, rows), settings.partitions)
-            return partitions
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise TopicError(f"The topics of {kafka} cannot be set up: {error or 'no answer in time'}") from error
-    finally:
-        await admin.close()
+    async with _connected(kafka, f"The topics of {kafka} cannot be set up") as admin:
+        found = await _partitions(admin, rows)
+        missing = [row for row in rows if row.name not in found]
+        partitions = _copartitions(rows, found, settings.partitions)
+        if missing:
+            await _create(admin, missing, settings)
+            await _wait_for(admin, rows)
+            # Another process with other settings may have created them first.
+            partitions = _copartitions(rows, await _partitions(admin, rows), settings.partitions)
+        return partitions
 
 
 async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str, str] | None = None) -> int:
-    """Have these access lists; one that is there already is left as it is, and none is taken away.
+    """Create access lists; existing ones stay.
 
     Args:
-        kafka: Where, and how to get in as somebody who may alter access lists.
+        kafka: Address, and credentials that may alter access lists.
         wanted_acls: The lists.
-        users: The user of each role, where it is not `acls.user(role)`.
+        users: The user of each role; by default `acls.user(role)`.
 
     Returns:
-        How many there are.
+        How many lists were requested.
 
     Raises:
-        TopicError: The broker is out of reach, or refuses.
+        TopicError: The broker is unavailable, or refuses.
     """
     rows = [_creation(acl, users or {}) for acl in wanted_acls]
-    admin = AIOKafkaAdminClient(
-        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
-    )
-    try:
-        async with asyncio.timeout(SECONDS_MAX):
-            await admin.start()
-            # Any broker passes it on to the controller, of which a client may not know yet. It has no public way.
-            node = admin._client.get_random_node()  # noqa: SLF001
-            answer = await admin._send_request_to_node(node, _CreateAcls(rows))  # noqa: SLF001
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise TopicError(f"access lists of {kafka} cannot be set: {error or 'no answer in time'}") from error
-    finally:
-        await admin.close()
+    failure = f"access lists of {kafka} cannot be set"
+    async with _connected(kafka, failure) as admin:
+        # Any broker forwards the request to the controller, which the client may not know yet.
+        node = admin._client.get_random_node()  # noqa: SLF001  not public
+        answer = await admin._send_request_to_node(node, _CreateAcls(rows))  # noqa: SLF001
     for code, message in answer.creation_responses:
         if (kind := for_code(code)) is not NoError:
-            raise TopicError(f"access lists of {kafka} cannot be set: {message or kind.__name__}")
+            raise TopicError(f"{failure}: {message or kind.__name__}")
     return len(rows)
 
 
 class _CreateAcls(CreateAclsRequest):  # type: ignore[misc]  # aiokafka is untyped here
-    """One request for many lists: the client library's own has room for one."""
+    """One request for many lists; aiokafka's own takes one list."""
 
     def __init__(self, rows: list[tuple[Any, ...]]) -> None:
         self._rows = rows
 
     def build(self, request_struct_class: type[Any]) -> Any:
-        """The request as the broker's version has it."""
+        """See `CreateAclsRequest`."""
         return request_struct_class(self._rows)
 
 
@@ -147,23 +145,14 @@ def _creation(acl: Acl, users: Mapping[str, str]) -> tuple[Any, ...]:
 
 
 async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """What is set about topics, by name; one that does not exist is left out.
+    """The configuration of topics, by name; topics that do not exist are omitted.
 
     Raises:
         TopicError: The broker does not answer.
     """
-    admin = AIOKafkaAdminClient(
-        **client_options(kafka), client_id="tidemill-admin", request_timeout_ms=int(REQUEST_SECONDS_MAX * 1000)
-    )
-    try:
-        async with asyncio.timeout(SECONDS_MAX):
-            await admin.start()
-            asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
-            answers = await admin.describe_configs(asked)
-    except (KafkaError, TimeoutError, OSError) as error:
-        raise TopicError(f"the topics of {kafka} cannot be asked for: {error or 'no answer in time'}") from error
-    finally:
-        await admin.close()
+    async with _connected(kafka, f"the topics of {kafka} cannot be read") as admin:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        answers = await admin.describe_configs(resources)
     return {
         name: {entry[0]: entry[1] for entry in entries}
         for answer in answers
@@ -173,7 +162,7 @@ async def topic_configs(kafka: Kafka, names: Iterable[str]) -> dict[str, dict[st
 
 
 async def kept_seconds(kafka: Kafka, models: Iterable[str]) -> float:
-    """How long the log keeps everything that a batch needs: the shortest of the topics it goes through.
+    """The shortest retention time of the topics that a batch needs; infinite if none removes records.
 
     Raises:
         OSError: The broker does not answer.
@@ -188,7 +177,7 @@ async def kept_seconds(kafka: Kafka, models: Iterable[str]) -> float:
 
 
 def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions: int) -> int:
-    """How many partitions has what belongs to one batch: all of it has to meet in one process."""
+    """The number of partitions of the topics whose records of a batch must reach the same process."""
     together = [row.name for row in rows if row.spread and not topics.is_of_requests(row.name)]
     first, *others = [(name, len(found[name]) if name in found else partitions) for name in together]
     for name, count in others:
@@ -202,11 +191,11 @@ def _copartitions(rows: Iterable[Topic], found: dict[str, list[int]], partitions
 
 
 async def _partitions(admin: AIOKafkaAdminClient, rows: Iterable[Topic]) -> dict[str, list[int]]:
-    """The leaders of the partitions of each topic that exists; where there is none yet it is negative."""
+    """The leaders of the partitions of each existing topic; -1 for a partition without a leader."""
     names = {row.name for row in rows}
     return {
         topic["topic"]: [partition["leader"] for partition in topic["partitions"]]
-        # To ask for all of them is the one question whose answer has no errors for those that are missing.
+        # Without names, the answer has no errors for missing topics.
         for topic in await admin.describe_topics()
         if topic["topic"] in names
     }
@@ -223,13 +212,13 @@ async def _create(admin: AIOKafkaAdminClient, missing: list[Topic], settings: Se
         if not errors:
             return
         if attempt == ATTEMPTS_MAX or not all(kind.retriable for kind, _ in errors.values()):
-            told = "; ".join(
+            texts = [
                 f"{name}: {(message or kind.__name__).rstrip('.')}" for name, (kind, message) in errors.items()
-            )
+            ]
             kinds = {kind for kind, _ in errors.values()}
             refused = kinds & {TopicAuthorizationFailedError, ClusterAuthorizationFailedError}
-            mend = " An administrator makes them: `tidemill acls --apply`." if refused else ""
-            raise TopicError(f"Topics cannot be made: {told}.{mend}")
+            fix = " An administrator creates them: `tidemill acls --apply`." if refused else ""
+            raise TopicError(f"Topics cannot be created: {'; '.join(texts)}.{fix}")
         await asyncio.sleep(POLL_SECONDS * 2**attempt)
 
 
@@ -246,7 +235,7 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
     if row.broker_time:
         configs["message.timestamp.type"] = "LogAppendTime"
     if settings.replication >= REPLICATION_SAFE:
-        # What is acknowledged is on two disks at least, and one broker may be away all the same.
+        # Acknowledged records are on two disks, and one broker may still be unavailable.
         configs["min.insync.replicas"] = IN_SYNC_MIN
     return NewTopic(
         name=row.name,
@@ -257,11 +246,11 @@ def _new(row: Topic, settings: Settings) -> NewTopic:
 
 
 async def _wait_for(admin: AIOKafkaAdminClient, rows: tuple[Topic, ...]) -> None:
-    """A topic that was just made is not known at once; without it a first producer would fail."""
-    patience = time.monotonic() + SECONDS_MAX
+    """Wait until every partition has a leader; before that, a first producer would fail."""
+    deadline = time.monotonic() + SECONDS_MAX
     while not await _all_led(admin, rows):
-        if time.monotonic() > patience:
-            raise TopicError(f"The topics that were made did not appear in {SECONDS_MAX} s.")
+        if time.monotonic() > deadline:
+            raise TopicError(f"The new topics did not appear within {SECONDS_MAX} s.")
         await asyncio.sleep(POLL_SECONDS)
 
 

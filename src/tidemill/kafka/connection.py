@@ -1,4 +1,4 @@
-"""Reaching a broker: time limits, what fails for a while only, and clients that stop within a bound."""
+"""Connections to Kafka: time limits, transient errors, and clients that stop within a bound."""
 
 import asyncio
 import functools
@@ -14,23 +14,23 @@ from tidemill.configuration.security import Kafka, client_options
 from tidemill.kafka import decompression, records
 
 REQUEST_MS_MAX = 10_000
-"""How long one request to a broker may take before it is sent again."""
+"""How long the client waits for an answer before it sends a request again."""
 CONNECT_SECONDS_MAX = 20.0
 STOP_SECONDS_MAX = 5.0
 
-records.tolerate()
-decompression.bound()
+records.tolerate_invalid_headers()
+decompression.limit_decompression()
 
 TRANSIENT: Final = (OSError, KafkaError)
-"""Failures of the log and of the store: they pass, and say nothing against what was tried."""
+"""Failures of the log and of the store: they pass, and say nothing against a record."""
 
 
 class LogUnavailable(OSError):
-    """The broker did not acknowledge in time. The record may have landed, or not; later it will not."""
+    """The broker did not answer in time. A record that is not in the log yet never will be."""
 
 
 async def check_broker(kafka: Kafka) -> None:
-    """Ask any broker for the cluster's metadata, over a connection of its own.
+    """Request the cluster's metadata over a new connection.
 
     Raises:
         KafkaError: No broker answers.
@@ -43,7 +43,7 @@ async def check_broker(kafka: Kafka) -> None:
 
 
 async def cluster_id(kafka: Kafka) -> str:
-    """Ask the brokers for the id of their cluster; empty where they do not say.
+    """The id of the cluster; empty if the brokers do not report one.
 
     Raises:
         KafkaError: No broker answers.
@@ -57,21 +57,21 @@ async def cluster_id(kafka: Kafka) -> str:
 
 
 async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """Close a client, bounded: one whose broker is away would wait for it. It leaves no connection."""
-    for end in (client.stop, functools.partial(_drop, client)):
+    """Close a client and its connections within a bound: without a broker, `client.stop` waits for one."""
+    for end in (client.stop, functools.partial(_disconnect, client)):
         with suppress(KafkaError, OSError):
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await end()
                 return
 
 
-async def _drop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
-    """End what a client has left at work since it could not stop in time; there is no public way."""
+async def _disconnect(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Stop the tasks and connections of a client that did not stop in time; aiokafka has no public call for it."""
     if isinstance(client, AIOKafkaProducer):
-        if (sending := client._sender.sender_task) is not None:  # noqa: SLF001
-            sending.cancel()
+        if (task := client._sender.sender_task) is not None:  # noqa: SLF001
+            task.cancel()
         await client.client.close()
     else:
-        if (fetching := client._fetcher) is not None:  # noqa: SLF001
-            await fetching.close()
+        if (fetcher := client._fetcher) is not None:  # noqa: SLF001
+            await fetcher.close()
         await client._client.close()  # noqa: SLF001

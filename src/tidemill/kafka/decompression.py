@@ -1,9 +1,9 @@
-"""How much a batch of records may be once it is decompressed: 150 MiB of one byte are 14 KB on the wire.
+"""Limits the decompressed size of a batch of records: 150 MiB of one byte are 14 KB on the wire.
 
-A broker bounds what a batch is as it is stored, compressed. aiokafka decompresses all of it in one go, before any
-stage sees the first record. Here its decoders stop at a bound: each writes into a buffer that is no larger. A
-batch beyond it comes out as one record without key and value, at the offset of its last one, with a header that
-says why. No stage can read such a record, so it is buried, and its partition goes on.
+A broker limits the compressed size of a batch. aiokafka decompresses a batch as a whole, before any stage sees its
+first record. The decoders of this module write into a buffer of bounded size instead. A batch beyond the bound
+becomes one record without key and value, at the offset of its last record, with a header that gives the reason.
+No stage can decode such a record, so it becomes a dead letter, and the partition continues.
 """
 
 import struct
@@ -21,17 +21,17 @@ from tidemill.kafka.records import Fetched
 from tidemill.schemas.log.dead_letters import UNREAD
 
 BATCH_BYTES_MAX: Final = 8 << 20
-"""A batch of records, decompressed; a record may have 1 MiB."""
+"""Of a decompressed batch of records; a record has at most 1 MiB."""
 RATIO: Final = 16
-"""What is made ready at first, for JSON that compresses well; what needs more is decompressed twice."""
+"""The first buffer's size over the compressed size, for JSON; data that needs more is decompressed twice."""
 BUFFER_BYTES_MIN: Final = 64 * 1024
 LZ4_LEVEL: Final = 1
-"""Level 9, which aiokafka takes, costs four to seven times the CPU for some 6 to 15 % fewer bytes."""
+"""Level 9, aiokafka's own, costs four to seven times the CPU and saves 6 to 15 % of the bytes."""
 
 _HEAD: Final = struct.Struct(">qi4xb4xhiqq")
-"""Of a batch of records: base offset, length, magic, attributes, last offset delta, first and last timestamp."""
+"""The head of a batch: base offset, length, magic, attributes, last offset delta, first and last timestamp."""
 _OVERHEAD_BYTES: Final = 12
-"""Of a batch, before what its length counts."""
+"""The bytes of a batch before those that its length counts."""
 _V2: Final = 2
 _TIMESTAMP_TYPE: Final = 0x08
 
@@ -43,71 +43,71 @@ _MODULES: Final = ("aiokafka.record.default_records", "aiokafka.record._crecords
 _LEGACY: Final = ("aiokafka.record.legacy_records", "aiokafka.record._crecords.legacy_records")
 
 
-class Inflated(Exception):
+class DecompressionFailed(Exception):
     """A batch of records is beyond `BATCH_BYTES_MAX`, or cannot be decompressed."""
 
 
-def gunzipped(packed: Any) -> bytes:
+def decompress_gzip(packed: Any) -> bytes:
     """Decompress gzip.
 
     Raises:
-        Inflated: See there; so do the others.
+        DecompressionFailed: Also raised by the functions below.
     """
     stream = zlib.decompressobj(wbits=31)
     try:
         found = stream.decompress(packed, BATCH_BYTES_MAX)
         more = b"" if stream.eof else stream.decompress(stream.unconsumed_tail, 1)
     except zlib.error as error:
-        raise Inflated(_BROKEN) from error
+        raise DecompressionFailed(_BROKEN) from error
     if more:
-        raise Inflated(_BEYOND)
+        raise DecompressionFailed(_BEYOND)
     if not stream.eof:
-        raise Inflated(_BROKEN)
+        raise DecompressionFailed(_BROKEN)
     return found
 
 
-def unsnapped(packed: Any) -> bytes:
-    """Decompress snappy, in the framing of Java's clients or without one; each block says how large it is."""
+def decompress_snappy(packed: Any) -> bytes:
+    """Decompress snappy, with or without the framing of Java clients; each block has its size in its head."""
     view = memoryview(packed)
     blocks = _blocks(view) if bytes(view[: len(_XERIAL)]) == _XERIAL else [view]
     try:
         if sum(cramjam.snappy.decompress_raw_len(block) for block in blocks) > BATCH_BYTES_MAX:
-            raise Inflated(_BEYOND)
+            raise DecompressionFailed(_BEYOND)
         return b"".join(bytes(cramjam.snappy.decompress_raw(block)) for block in blocks)
     except cramjam.DecompressionError as error:
-        raise Inflated(_BROKEN) from error
+        raise DecompressionFailed(_BROKEN) from error
 
 
-def unlz4(packed: Any) -> bytes:
+def decompress_lz4(packed: Any) -> bytes:
     """Decompress a frame of lz4."""
     return _into_buffer(cramjam.lz4.decompress_into, packed)
 
 
-def unzstd(packed: Any) -> bytes:
+def decompress_zstd(packed: Any) -> bytes:
     """Decompress a frame of zstd."""
     return _into_buffer(cramjam.zstd.decompress_into, packed)
 
 
-def packed_lz4(content: Any) -> bytes:
+def compress_lz4(content: Any) -> bytes:
     """Compress a batch of records into a frame of lz4."""
     return bytes(codec.lz4_encode(content, LZ4_LEVEL))
 
 
-def bound() -> None:
-    """Have every client of this process, Faust's too, decompress within the bound, and compress fast."""
+def limit_decompression() -> None:
+    """Patch aiokafka for every client of this process, including Faust's; also lowers the level of lz4."""
     for name in (*_MODULES, *_LEGACY):
         module = import_module(name)
         for decoder, bounded in _DECODERS.items():
             if hasattr(module, decoder):
                 setattr(module, decoder, bounded)
-        setattr(module, "lz4_encode", packed_lz4)  # noqa: B010  mypy knows no such name
+        setattr(module, "lz4_encode", compress_lz4)  # noqa: B010  unknown to mypy
     fetcher.MemoryRecords = Fetched
     fetcher.PartitionRecords = _bounding(fetcher.PartitionRecords)
 
 
 def _bounding(base: Any) -> Any:
     class Records(base):  # type: ignore[misc]  # aiokafka is untyped here
-        """The records of a partition; of a batch that is beyond the bound there is one that says so."""
+        """The records of a partition, with one record in place of a batch beyond the bound."""
 
         def __init__(self, tp: Any, records: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(tp, records, *args, **kwargs)
@@ -117,10 +117,10 @@ def _bounding(base: Any) -> Any:
         def __next__(self) -> Any:
             try:
                 return super().__next__()
-            except Inflated as error:
-                return self._stand_in(error)
+            except DecompressionFailed as error:
+                return self._replacement(error)
 
-        def _stand_in(self, error: Inflated) -> Any:
+        def _replacement(self, error: DecompressionFailed) -> Any:
             start, (base_offset, length, magic, attributes, last, _, at_ms) = _batch_of(
                 self._fetched, self.next_fetch_offset
             )
@@ -138,7 +138,7 @@ def _bounding(base: Any) -> Any:
 
 
 def _batch_of(fetched: bytes, offset: int) -> tuple[int, tuple[int, ...]]:
-    """Where in the bytes the batch begins that holds the offset, or the next one after it, and its head."""
+    """The position and the head of the batch with this offset, or of the next batch after it."""
     start = 0
     while True:
         head = _HEAD.unpack_from(fetched, start)
@@ -156,7 +156,7 @@ def _into_buffer(decompress: Callable[[Any, bytearray], int], packed: Any) -> by
             return bytes(memoryview(buffer)[: decompress(packed, buffer)])
         except cramjam.DecompressionError as error:
             failure = error
-    raise Inflated(f"{_BEYOND}, or {_BROKEN}") from failure
+    raise DecompressionFailed(f"{_BEYOND}, or {_BROKEN}") from failure
 
 
 def _blocks(view: memoryview) -> list[memoryview]:
@@ -169,8 +169,8 @@ def _blocks(view: memoryview) -> list[memoryview]:
 
 
 _DECODERS: Final[dict[str, Callable[[Any], bytes]]] = {
-    "gzip_decode": gunzipped,
-    "snappy_decode": unsnapped,
-    "lz4_decode": unlz4,
-    "zstd_decode": unzstd,
+    "gzip_decode": decompress_gzip,
+    "snappy_decode": decompress_snappy,
+    "lz4_decode": decompress_lz4,
+    "zstd_decode": decompress_zstd,
 }

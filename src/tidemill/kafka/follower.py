@@ -18,23 +18,23 @@ from tidemill.kafka.connection import (
 from tidemill.retrying import pause_seconds, reason
 
 POLL_MS = 500
-"""How long a follower waits for a record at a time; a record that arrives ends the wait at once."""
+"""How long one poll waits for a record."""
 RUN_RECORDS_MAX = 32
 RUN_BYTES_MAX = 64 * 1024
-"""Records are applied in runs of so many, or of so many bytes; other tasks have a turn after each."""
+"""The follower applies records in runs of at most this size, and yields to other tasks after each run."""
 
 _log = logging.getLogger(__name__)
 
 _FAULTS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError, AssertionError)
-"""What a record can lead to by what it holds, whatever else is well; a store that fails raises others."""
+"""Errors that the content of a record can cause; a failing store raises others."""
 
 Apply = Callable[[str, bytes | None, int], object]
-"""Takes a record: key, value (None is a tombstone), offset."""
+"""Called with a record: key, value (None is a tombstone), offset."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """Where a topic ends, and in which cluster."""
+    """The end of a topic, and its cluster."""
 
     cluster: str
     end: int
@@ -42,10 +42,10 @@ class Tail:
 
 
 class Follower:
-    """Reads a topic of one partition from an offset on, without a consumer group, for as long as it lives.
+    """Applies the records of a topic of one partition, from an offset on.
 
-    A broker that is away is waited for; a record whose `apply` raises is tried again after the same wait. One that
-    fails again for what it holds is left out.
+    It reconnects with back-off while the broker is unavailable, and retries a record whose `apply` raises. A
+    record whose content fails twice is skipped.
     """
 
     def __init__(
@@ -58,15 +58,16 @@ class Follower:
         resume: Callable[[Tail], int] | None = None,
         applied: Callable[[], object] | None = None,
     ) -> None:
-        """Nothing is read before `start()`.
+        """Read nothing before `start()`.
 
         Args:
-            kafka: Where, and how to get in.
+            kafka: Address and credentials.
             topic: Its name.
             apply: Called for each record, in order.
-            start: The first offset to read. A topic that ends before it is another one, and read from 0.
-            resume: Asked at each connection for the first offset to read; undoes what was not yet `applied`.
-            applied: Called after each run of records, for who commits in batches.
+            start: The first offset to read; 0 if the topic ends before it, since it was created anew then.
+            resume: Called at each connection; undoes records that are not `applied` yet, and returns the first
+                offset to read.
+            applied: Called after each run of records, so that they can be committed together.
         """
         self._kafka = kafka
         self._partition = TopicPartition(topic, 0)
@@ -78,12 +79,12 @@ class Follower:
         self._caught_up = asyncio.Event()
         self._moved = asyncio.Event()
         self._failed = -1
-        """Offset of the record that failed last."""
+        """Offset of the last record that failed."""
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to read, in a task of its own."""
+        """Start a task that reads."""
         self._task = asyncio.create_task(self._run(), name=f"follow {self._partition.topic}")
 
     async def stop(self) -> None:
@@ -93,15 +94,15 @@ class Follower:
             await asyncio.wait([self._task])
 
     async def caught_up(self) -> None:
-        """Wait until everything was applied that the topic held when it was first connected to."""
+        """Wait until all records are applied that the topic had at the first connection."""
         await self._caught_up.wait()
 
     async def catch_up(self) -> None:
-        """Wait until everything was applied that the topic holds at this moment; a round trip, if that is so.
+        """Wait until all records are applied that the topic has now; takes at least one round trip.
 
         Raises:
             KafkaError: No broker answers.
-            LogUnavailable: It is not connected.
+            LogUnavailable: The follower is not connected.
         """
         if self._consumer is None:
             raise LogUnavailable("not connected")
@@ -117,7 +118,7 @@ class Follower:
 
     @property
     def position(self) -> int:
-        """The offset after the last record that was applied."""
+        """The offset after the last applied record."""
         return self._position
 
     async def _run(self) -> None:
@@ -126,13 +127,13 @@ class Follower:
             before = self._position
             try:
                 await self._follow()
-            except Exception as error:  # noqa: BLE001  whatever it was, a follower goes on
+            except Exception as error:  # noqa: BLE001  a follower continues after any error
                 if self._position != before:
                     failures = 0
                 pause = pause_seconds(failures)
                 failures += 1
                 _log.warning(
-                    "following %s broke off at %d (%s); next try in %.1f s",
+                    "following %s failed at %d (%s); next attempt in %.1f s",
                     self._partition.topic, self._position, reason(error), pause,
                 )  # fmt: skip
                 await asyncio.sleep(pause)
@@ -167,8 +168,8 @@ class Follower:
         for record in (await consumer.getmany(self._partition, timeout_ms=POLL_MS)).get(self._partition, ()):
             if record.offset < position:
                 self._position = 0
-                raise LogUnavailable("the topic was made anew")
-            self._take(record)
+                raise LogUnavailable("the topic was created anew")
+            self._apply_record(record)
             position = record.offset + 1
             size += len(record.value or b"")
             if size >= RUN_BYTES_MAX:
@@ -177,7 +178,7 @@ class Follower:
         if position > self._position:
             await self._end_run(position)
         else:
-            # The last offsets of a topic may hold no record: compaction and transactions leave gaps.
+            # Compaction and transactions leave gaps, also at the end of a topic.
             self._position = max(position, await consumer.position(self._partition))
             self._moved.set()
 
@@ -186,10 +187,10 @@ class Follower:
             self._applied()
         self._position = position
         self._moved.set()
-        # The consumer has many records of one answer, and gives them out without a turn of the loop.
+        # The consumer returns fetched records without yielding to other tasks.
         await asyncio.sleep(0)
 
-    def _take(self, record: ConsumerRecord) -> None:
+    def _apply_record(self, record: ConsumerRecord) -> None:
         try:
             self._apply((record.key or b"").decode(errors="replace"), record.value, record.offset)
         except _FAULTS as error:
@@ -197,7 +198,7 @@ class Follower:
                 self._failed = record.offset
                 raise
             topic, kind = self._partition.topic, type(error).__name__
-            _log.exception("record %d of %s is left out (%s)", record.offset, topic, kind)
+            _log.exception("record %d of %s is skipped (%s)", record.offset, topic, kind)
 
     def _from_position(self, tail: Tail) -> int:
         return self._position if self._position <= tail.end else 0

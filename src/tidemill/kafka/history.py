@@ -1,4 +1,4 @@
-"""Bounded reads of the log: a stretch of a topic, up to where it ended when the read began, without a group."""
+"""Bounded reads of topics, up to their ends at the start of the read, without a consumer group."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -15,12 +15,12 @@ from tidemill.schemas.ports import Edge, LogRecord
 POLL_MS: Final = 200
 POLL_RECORDS_MAX: Final = 500
 STALL_SECONDS_MAX: Final = 20.0
-"""A read that makes no progress for so long is given up."""
+"""A read fails after this time without progress."""
 FIRST: Final = Edge(offset=0)
 
 
 class Reader:
-    """Reads topics up to where they end when the read begins; one read at a time."""
+    """Reads topics up to their ends at the start of a read; one read at a time."""
 
     def __init__(self, consumer: AIOKafkaConsumer, cluster: Any) -> None:
         self._consumer = consumer
@@ -35,7 +35,7 @@ class Reader:
         return set(self._cluster.topics())
 
     async def ends(self, topic: str, numbers: Iterable[int]) -> dict[int, tuple[int, int]]:
-        """The first offset that the log still has and the next one to be written, by partition.
+        """The first available offset and the next offset of each partition.
 
         Raises:
             LogUnavailable: The broker does not answer.
@@ -46,7 +46,7 @@ class Reader:
         return {tp.partition: (first[tp], end[tp]) for tp in tps}
 
     async def newest(self, topic: str) -> float | None:
-        """When the newest record of a topic's first partition was written, Unix seconds; None if it is empty.
+        """When the newest record of partition 0 was written, Unix seconds; None if it is empty.
 
         Raises:
             LogUnavailable: The broker does not answer.
@@ -58,7 +58,7 @@ class Reader:
             return max([record.timestamp / 1000 async for record in records], default=None)
 
     async def value(self, topic: str, partition: int, offset: int) -> bytes | None:
-        """The value of one record; None if the log no longer has it.
+        """The value of one record; None if the log has removed it.
 
         Raises:
             LogUnavailable: The broker does not answer.
@@ -73,12 +73,12 @@ class Reader:
         """The records of a topic, each partition in order.
 
         Args:
-            topic: Its name; one that does not exist has no records.
-            starts: Where to begin: in each partition, or in these alone.
-            end: Where to stop in each, this one left out; None is where they end now.
+            topic: Its name; a missing topic has no records.
+            starts: The first record, of all partitions or of each given one.
+            end: The record to stop before; None for the present ends.
 
         Raises:
-            LogUnavailable: The broker does not answer, or there was no progress for `STALL_SECONDS_MAX`.
+            LogUnavailable: The broker does not answer, or the read stalled for `STALL_SECONDS_MAX`.
         """
         if isinstance(starts, Edge):
             starts = dict.fromkeys(self.partitions(topic), starts)
@@ -89,9 +89,9 @@ class Reader:
                     yield record
 
     async def _seek(self, topic: str, starts: Mapping[int, Edge], end: Edge | None) -> dict[TopicPartition, int]:
-        """Go to the start of each partition that has something; returns where each of them is to stop."""
+        """Seek to the start of each partition with records in the range; returns the offset to stop before."""
         tps = [TopicPartition(topic, number) for number in starts]
-        # Assigned early, since the client then looks for their leaders while the offsets are asked for.
+        # Assigned first, so that the client looks up the leaders while it requests the offsets.
         self._consumer.assign(tps)
         self._consumer.pause(*tps)
         ends = await self.ends(topic, starts)
@@ -112,20 +112,20 @@ class Reader:
     ) -> dict[int, int]:
         times = {TopicPartition(topic, n): edge.at_ms for n, edge in edges.items() if edge.offset is None}
         found = await self._consumer.offsets_for_times(times) if times else {}
-        # A time after the last record is where the partition ends.
+        # A time after the last record means the end of the partition.
         by_time = {tp.partition: place.offset if place else ends[tp.partition][1] for tp, place in found.items()}
         return {
             n: max(by_time[n] if edge.offset is None else edge.offset, ends[n][0]) for n, edge in edges.items()
         }
 
     async def _next(self, left: dict[TopicPartition, int]) -> list[Any]:
-        """Some records, or none where a partition has come to its end, which then is no longer `left`."""
+        """Some records; none if a partition has ended, which is then removed from `left`."""
         async with asyncio.timeout(STALL_SECONDS_MAX):
             while True:
                 batches = await self._consumer.getmany(*left, timeout_ms=POLL_MS, max_records=POLL_RECORDS_MAX)
                 stops = dict(left)
                 for tp, stop_at in stops.items():
-                    # The last offsets may hold no record, so the position counts.
+                    # The last offsets may have no record, so the position counts.
                     if await self._consumer.position(tp) >= stop_at:
                         del left[tp]
                         self._consumer.pause(tp)
@@ -138,7 +138,7 @@ class Reader:
 
 @asynccontextmanager
 async def reading(kafka: Kafka) -> AsyncIterator[Reader]:
-    """Connect a reader.
+    """Open a reader.
 
     Raises:
         LogUnavailable: No broker answers.
@@ -162,7 +162,7 @@ async def reading(kafka: Kafka) -> AsyncIterator[Reader]:
 
 
 class LogHistory:
-    """See `ports.History`; every read has a connection of its own."""
+    """See `ports.History`; every read opens a connection."""
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
@@ -179,7 +179,7 @@ class LogHistory:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Turns errors of the client into the one that callers know."""
+    """Raise errors of the client as `LogUnavailable`."""
     try:
         yield
     except LogUnavailable:

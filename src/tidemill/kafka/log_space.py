@@ -1,4 +1,4 @@
-"""The door to what the brokers say of their disks."""
+"""The free space on the brokers' disks."""
 
 import asyncio
 import functools
@@ -25,7 +25,7 @@ SECONDS_MAX: Final = 15.0
 
 
 class _LogDirsResponse(Response):  # type: ignore[misc]  # aiokafka is untyped here
-    """`DescribeLogDirs`, version 4 (KIP-827): what each folder of a broker has free."""
+    """`DescribeLogDirs`, version 4 (KIP-827): the free bytes of each log folder of a broker."""
 
     API_KEY = 35
     API_VERSION = 4
@@ -80,7 +80,7 @@ class _LogDirsStruct(RequestStruct):  # type: ignore[misc]  # aiokafka is untype
 
 
 class LogDirsRequest(Request[_LogDirsStruct]):  # type: ignore[misc]  # aiokafka is untyped here
-    """Asks for the folders of a broker, and for none of the partitions in them."""
+    """Requests the log folders of a broker, without their partitions."""
 
     API_KEY = 35
 
@@ -90,10 +90,10 @@ class LogDirsRequest(Request[_LogDirsStruct]):  # type: ignore[misc]  # aiokafka
 
 
 async def usable_bytes(kafka: Kafka) -> int | None:
-    """Free bytes of the fullest disk that a broker keeps records on; None before Kafka 3.3, which tells none.
+    """Free bytes of the brokers' fullest disk; None before Kafka 3.3, which does not report them.
 
     Raises:
-        OSError: A broker does not answer, or does not let us ask: that takes DESCRIBE on the cluster.
+        OSError: A broker does not answer, or refuses the request, which needs DESCRIBE on the cluster.
     """
     admin = AIOKafkaAdminClient(
         **client_options(kafka), client_id="tidemill-disks", request_timeout_ms=int(SECONDS_MAX * 1000)
@@ -101,7 +101,7 @@ async def usable_bytes(kafka: Kafka) -> int | None:
     try:
         async with asyncio.timeout(SECONDS_MAX):
             await admin.start()
-            # The library has no call for this request.
+            # aiokafka has no call for this request.
             nodes = [broker.nodeId for broker in admin._client.cluster.brokers()]  # noqa: SLF001
             answers = [await admin._send_request_to_node(node, LogDirsRequest()) for node in nodes]  # noqa: SLF001
     except NotImplementedError:
@@ -118,6 +118,6 @@ async def usable_bytes(kafka: Kafka) -> int | None:
 
 
 def log_space(kafka: Kafka, reserve_bytes: int, *, store: Free | None = None) -> DiskSpace:
-    """The reserve on the disks of the log, and on that of the store if it is told how to ask there."""
+    """The disk reserve of the log, and of the store if `store` returns its free bytes."""
     disks = {LOG: functools.partial(usable_bytes, kafka)}
     return DiskSpace(reserve_bytes, disks if store is None else {**disks, STORE: store})

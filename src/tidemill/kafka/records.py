@@ -1,9 +1,9 @@
-r"""How records come out of the client: one that it cannot decode comes out all the same.
+r"""Delivers records whose header names are not UTF-8, instead of stopping their partition.
 
-A header's name is UTF-8, says Kafka's protocol, and no broker looks. aiokafka 0.14 raises over a name that is not,
-in its fetcher, before any stage has seen the record, and again each time the record is fetched: the partition
-stands still for every consumer. Here the batch of such a record is read once more, by the client's own code in
-Python, with the bytes that are no UTF-8 written as `\xff`; the names of all other records are what they were.
+Kafka's protocol requires UTF-8 for the name of a header, but no broker checks it. aiokafka 0.14 raises on such a
+name in its fetcher, before any stage sees the record, and does so at every fetch: the partition stops for every
+consumer. This module decodes the batch of such a record a second time, with aiokafka's own Python code, and writes
+invalid bytes as `\xff`; other names do not change.
 """
 
 from typing import Any, Final
@@ -16,7 +16,7 @@ _V2: Final = 2
 
 
 class _Text(bytearray):
-    """Bytes whose decoding does not fail."""
+    """Bytes whose decoding never fails."""
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         del errors
@@ -24,14 +24,14 @@ class _Text(bytearray):
 
 
 class _Buffer(bytearray):
-    """Gives its pieces as such bytes."""
+    """Bytes whose slices are `_Text`."""
 
     def __getitem__(self, place: Any) -> Any:
         found = super().__getitem__(place)
         return _Text(found) if isinstance(place, slice) else found
 
 
-class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]  # said to be final
+class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]  # final
     _buffer: bytearray
 
     def _maybe_uncompress(self) -> None:
@@ -46,12 +46,12 @@ class _Batches(_MemoryRecordsPy):  # type: ignore[misc]  # as above
         if found is not None and len(found) > self.MAGIC_OFFSET and found[self.MAGIC_OFFSET] >= _V2:
             self._cache_next()
             return _Batch(found)
-        # Before that format there were no headers.
+        # Older formats have no headers.
         return super().next_batch()
 
 
 class Fetched(MemoryRecords):  # type: ignore[misc]  # of the extension
-    """What was fetched, with its bytes."""
+    """Fetched batches of records that keep their bytes."""
 
     def __init__(self, fetched: bytes) -> None:
         super().__init__(fetched)
@@ -69,13 +69,13 @@ class _Records(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is u
             self._records_iterator = None
             raise
         except UnicodeDecodeError:
-            # `next_fetch_offset` says which records of the batch have come out already.
+            # `_unpack_records` starts at `next_fetch_offset`, behind the records delivered so far.
             self._records = _Batches(self._records.fetched)
             self._records_iterator = self._unpack_records()
             return next(self._records_iterator)
 
 
-def tolerate() -> None:
-    """Have every consumer of this process, Faust's too, read like that."""
+def tolerate_invalid_headers() -> None:
+    """Patch aiokafka for every consumer of this process, including Faust's."""
     fetcher.MemoryRecords = Fetched
     fetcher.PartitionRecords = _Records

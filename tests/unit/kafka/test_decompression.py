@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.kafka import decompression, follower
-from tidemill.kafka.decompression import BATCH_BYTES_MAX, Inflated
+from tidemill.kafka.decompression import BATCH_BYTES_MAX, DecompressionFailed
 from tidemill.schemas.log import dead_letters
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODECS = {
-    "gzip": (codec.gzip_encode, decompression.gunzipped),
-    "snappy of Java": (codec.snappy_encode, decompression.unsnapped),
-    "snappy": (lambda data: codec.snappy_encode(data, xerial_compatible=False), decompression.unsnapped),
-    "lz4": (codec.lz4_encode, decompression.unlz4),
-    "zstd": (codec.zstd_encode, decompression.unzstd),
+    "gzip": (codec.gzip_encode, decompression.decompress_gzip),
+    "snappy of Java": (codec.snappy_encode, decompression.decompress_snappy),
+    "snappy": (lambda data: codec.snappy_encode(data, xerial_compatible=False), decompression.decompress_snappy),
+    "lz4": (codec.lz4_encode, decompression.decompress_lz4),
+    "zstd": (codec.zstd_encode, decompression.decompress_zstd),
 }
 assert follower.Follower, "whose module sets the bound"
 
@@ -62,7 +62,7 @@ def test_what_is_beyond_it_does_not(pair):
     """However much more it is."""
     compress, decompress = pair
     for size in (BATCH_BYTES_MAX + 1, 3 * BATCH_BYTES_MAX):
-        with pytest.raises(Inflated, match="8388608 bytes"):
+        with pytest.raises(DecompressionFailed, match="8388608 bytes"):
             decompress(compress(b"x" * size))
 
 
@@ -74,7 +74,7 @@ def test_what_is_broken_is_said_to_be(data, cut):
         for given_bytes in (data, bytes(compress(data * 9))[:-cut]):
             try:
                 decompress(given_bytes)
-            except Inflated:
+            except DecompressionFailed:
                 continue
 
 
@@ -117,4 +117,4 @@ def test_producers_compress_fast():
     assert len(slow) < len(fast) < len(content)
     for name in decompression._MODULES:
         assert import_module(name).lz4_encode(content) == fast
-    assert decompression.unlz4(fast) == content
+    assert decompression.decompress_lz4(fast) == content

@@ -47,7 +47,7 @@ def _batch(found, compression):
 
 
 def _read(fetched, start=0):
-    records.tolerate()
+    records.tolerate_invalid_headers()
     found = fetcher.PartitionRecords(
         TopicPartition("t", 0), fetcher.MemoryRecords(fetched), [], start, None, None, False, 0
     )

@@ -1,8 +1,8 @@
-"""The ack gate: work may finish in any order, its records are acknowledged in theirs.
+"""The ack gate: acknowledges the records of a partition in order, though their work finishes in any order.
 
-A commit on a log is one offset: everything before it is done. Faust 0.15.3 commits past unfinished work when
-events are acknowledged out of order, so they never are: whoever works on records of a partition in parallel
-acknowledges from the head of this gate only.
+A committed offset means that all records before it are done. Faust 0.15.3 commits past unfinished records if
+events are acknowledged out of order, so a stage that works on a partition's records in parallel acknowledges only
+records that this gate releases.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Ticket(Generic[T]):
-    """The place of one record in its gate."""
+    """The position of a record in its gate."""
 
     __slots__ = ("done", "item")
 
@@ -23,7 +23,7 @@ class Ticket(Generic[T]):
 
 
 class AckGate(Generic[T]):
-    """The records of one partition that are under way, in the order of their offsets."""
+    """The unacknowledged records of one partition, in the order of their offsets."""
 
     def __init__(self) -> None:
         self._tickets: deque[Ticket[T]] = deque()
@@ -32,18 +32,18 @@ class AckGate(Generic[T]):
         return len(self._tickets)
 
     def admit(self, item: T) -> Ticket[T]:
-        """Take in the next record of the partition."""
+        """Add the next record of the partition."""
         ticket = Ticket(item)
         self._tickets.append(ticket)
         return ticket
 
     @property
     def head(self) -> T | None:
-        """The oldest record that is under way."""
+        """The oldest unacknowledged record."""
         return self._tickets[0].item if self._tickets else None
 
     def finish(self, ticket: Ticket[T]) -> Iterator[T]:
-        """Say that a record's work is done, and take out what may be acknowledged now, in order."""
+        """Mark a record as done; removes and yields the records that can be acknowledged now, in order."""
         ticket.done = True
         while self._tickets and self._tickets[0].done:
             yield self._tickets.popleft().item

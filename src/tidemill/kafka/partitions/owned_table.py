@@ -1,9 +1,9 @@
-"""A partition's table in which each row carries the number of the owner who wrote it.
+"""A partition's table whose keys contain the number of the owner that wrote the row.
 
-A process that has lost its partition may not know yet, and what it sent may arrive much later. With its number in
-the keys, nothing that it writes replaces a row of its successor, neither here nor when the log compacts the
-changelog; a reader takes the row of the latest owner (docs/decisions/0037). Numbers follow the order in which the
-broker assigned the partition: the generation of the consumer group.
+A process may not know yet that it has lost its partition, and the broker may append its writes much later. With
+the owner's number in the key, these writes never replace a row of the successor, neither in the table nor when the
+broker compacts the changelog; readers use the row of the latest owner (docs/decisions/0037). The numbers increase
+with the generations of the consumer group.
 
 | key | value |
 |---|---|
@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
 ERA_BITS: Final = 32
-"""The lower half of an owner's number is the generation; the upper grows when a group starts counting anew."""
+"""The lower bits of an owner's number are the generation; the upper ones grow when the generation restarts."""
 _OWNER: Final = b"owner/"
 
 
 class Table(Protocol):
-    """One partition's share of a table; a write belongs to the event that is being handled."""
+    """One partition's share of a table."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key."""
+        """The value of a key; None without one."""
         ...
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -31,25 +31,25 @@ class Table(Protocol):
         ...
 
     def delete(self, key: bytes) -> None:
-        """Delete a key, if it is there."""
+        """Delete a key, if it exists."""
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """Keys with a prefix and their values, in order; the caller must not write before the scan ends.
 
         Args:
-            prefix: What the keys begin with.
-            after: Where to start: at this key or behind it.
+            prefix: The prefix.
+            after: The first key, or a key before it.
         """
         ...
 
     async def delivered(self) -> None:
-        """Wait until the changelog has every write made so far."""
+        """Wait until the changelog has all writes so far."""
         ...
 
 
 class Row(NamedTuple):
-    """A row of some owner."""
+    """A row and its owner."""
 
     owner: bytes
     prefix: bytes
@@ -57,18 +57,18 @@ class Row(NamedTuple):
 
 
 class OwnedTable:
-    """The rows of all owners of a partition, as its present owner reads and writes them."""
+    """A table with the rows of all owners, as its present owner reads and writes them."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.owner = 0
-        """The number of this owner, above that of each owner before it; 0 before the take-over."""
+        """The number of this owner, greater than those of earlier owners; 0 before the take-over."""
 
     async def take_over(self, generation: int) -> None:
-        """Become the owner, before anything else is read or written.
+        """Become the owner; call this before all other methods.
 
         Args:
-            generation: Of the group, when the partition was assigned.
+            generation: The group's generation at the assignment of the partition.
         """
         before = [key for key, _ in self.table.scan(_OWNER)]
         latest = max((int(key.removeprefix(_OWNER), 16) for key in before), default=0)
@@ -81,15 +81,15 @@ class OwnedTable:
 
     @property
     def suffix(self) -> bytes:
-        """This owner's number as it stands in keys."""
+        """This owner's number, as in keys."""
         return b"%016x" % self.owner
 
     def key(self, name: bytes) -> bytes:
-        """The key of this owner's row of a name."""
+        """The key of this owner's row with a name."""
         return b"%b/%b" % (name, self.suffix)
 
     def latest(self, name: bytes, *prefixes: bytes) -> Row | None:
-        """The row of the latest owner; of two rows of one owner the one whose prefix comes last."""
+        """The row of the latest owner; of two rows of an owner, the one whose prefix is last in `prefixes`."""
         rows = [
             Row(owner_of(key), prefix, value)
             for prefix in prefixes or (b"",)
@@ -99,5 +99,5 @@ class OwnedTable:
 
 
 def owner_of(key: bytes) -> bytes:
-    """The owner in a key."""
+    """The owner's number in a key."""
     return key.rpartition(b"/")[2]

@@ -1,13 +1,13 @@
-"""The owners of partitions in one process: each takes its records in order and does what is due, until it leaves.
+"""The owners of a process's partitions: each handles its records in order and runs its timers until it leaves.
 
-1. `put` admits a record to the gate of its topic and queues it; where enough records wait, so does the consumer.
-2. One worker for each partition number hands the records to the stage, so the stage's calls never overlap. Topics
-   with the same number of partitions share an owner.
-3. The stage acknowledges a record when it is done with it; the gate passes that on in the order of the log.
-4. At a revocation the worker finishes what it has in hand, within a bound. The rest comes again to the next owner.
+1. `put` adds a record to the gate of its topic and to the queue; at a bound the consumer waits.
+2. One worker per partition number hands records to the stage, so the stage's calls never overlap. Topics with the
+   same number of partitions share an owner.
+3. The stage acknowledges finished records; the gate forwards the acknowledgements in the order of the log.
+4. At a revocation the worker finishes the records in hand, within a bound; the next owner reads the rest again.
 
-A table of Faust is written in the partition of the event that is being handled. The worker is started by the first
-`put`, and so has that event in its context for as long as it lives: it may write also when only time has passed.
+Faust writes a table in the partition of the current event. The first `put` starts the worker, whose context
+therefore contains that event from then on, so a worker can also write when only a timer is due.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ from tidemill.schemas.log.codec import Headers
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.1
-"""Between two looks at what is due."""
+"""Between two looks at the timers."""
 DRAIN_SECONDS_MAX: Final = 4.0
 
 Ack = Callable[[], None]
-"""Says that a record needs no second reading."""
+"""Acknowledges a record."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """A record of a partition, and how to acknowledge it."""
+    """A record of a partition, with its acknowledgement."""
 
     topic: str
     partition: int
@@ -44,78 +44,79 @@ class Record:
     timestamp: float
     """Unix seconds."""
     is_logged_at: bool = False
-    """Whether the broker set the timestamp, and not the producer."""
+    """Whether the broker set the timestamp, instead of the producer."""
     ack: Ack = lambda: None
 
 
 class Partition(Protocol):
-    """What a stage does with one partition."""
+    """The stage's work on one partition."""
 
     def start(self) -> None:
-        """Send a record into the partition: its worker begins with it, even if no other record comes."""
+        """Send a record into the partition, so that its worker starts even if no other record arrives."""
         ...
 
     async def load(self) -> None:
-        """Take over what the previous owner left; called once, before all else."""
+        """Load the state that the previous owner left; called once, before the other methods."""
         ...
 
     async def handle(self, records: list[Record]) -> None:
-        """Handle records, in their order."""
+        """Handle records in order."""
         ...
 
     def is_due(self) -> bool:
-        """Whether `tick` has something to do."""
+        """Whether `tick` has work."""
         ...
 
     async def tick(self) -> None:
-        """Do what is due."""
+        """Do the work that is due."""
         ...
 
     async def leave(self) -> None:
-        """Finish what was taken, so that it does not come again to the next owner."""
+        """Finish the records in hand, so that the next owner does not read them again."""
         ...
 
     def abandon(self) -> None:
-        """Stop: whatever is not acknowledged comes again to the next owner."""
+        """Stop; the next owner reads all unacknowledged records again."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """When the consumer waits for a partition; all three count the records that wait for the stage."""
+    """Limits of the queue at which the consumer waits for a partition."""
 
     records: int
     bytes: int
     lines: int | None = None
     records_per_call: int
-    """Records that the stage is handed at once."""
+    """Records that one call hands to the stage."""
 
 
 class PartitionOwner:
-    """A partition, its worker, and the records that wait for it."""
+    """A partition, its worker and its queue."""
 
     def __init__(self, partition: Partition, bounds: Bounds) -> None:
         self.partition = partition
         self.task: asyncio.Task[None] | None = None
         self.first: Ack | None = None
-        """Of the first record. It keeps that record's event alive, to which Faust has a weak reference only."""
+        """The first record's acknowledgement. It keeps the event alive, to which Faust has only a weak
+        reference."""
         self._bounds = bounds
         self._gates: defaultdict[str, AckGate[tuple[float, Ack]]] = defaultdict(AckGate)
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._has_work, self._room = asyncio.Event(), asyncio.Event()
         self._room.set()
         self._is_woken = self.is_leaving = False
         self._waiting: deque[tuple[Record, int]] = deque()
-        """Each with its number of lines, 0 where nobody asks."""
+        """Records with their numbers of lines; 0 without a bound on lines."""
         self._bytes = self._lines = 0
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest record was written that is not acknowledged, Unix seconds."""
+        """When the oldest unacknowledged record was written, Unix seconds."""
         heads = [gate.head for gate in self._gates.values()]
         return min((head[0] for head in heads if head is not None), default=None)
 
     async def put(self, record: Record, acknowledge: Ack) -> None:
-        """Queue a record, and wait where there are too many; `acknowledge` is called in the order of the log."""
+        """Queue a record, and wait while the queue is full; `acknowledge` is called in the order of the log."""
         gate = self._gates[record.topic]
         record.ack = functools.partial(_finish, gate, gate.admit((record.timestamp, acknowledge)))
         value = record.value or b""
@@ -123,34 +124,34 @@ class PartitionOwner:
         self._waiting.append((record, lines))
         self._bytes += len(value)
         self._lines += lines
-        self._news.set()
+        self._has_work.set()
         if self._is_full:
             self._room.clear()
         await self._room.wait()
 
     def wake(self) -> None:
-        """Have the worker do what is due."""
+        """Wake the worker, which calls `tick`."""
         self._is_woken = True
-        self._news.set()
+        self._has_work.set()
 
     async def run(self) -> None:
-        """Take records and do what is due, until `leave`."""
+        """Handle records and timers until `leave`."""
         await self.partition.load()
         while not self.is_leaving:
-            self._news.clear()
+            self._has_work.clear()
             if self._waiting:
                 await self.partition.handle(self._next())
             if self._is_woken:
                 self._is_woken = False
                 await self.partition.tick()
             if not self._waiting:
-                await self._news.wait()
+                await self._has_work.wait()
         await self.partition.leave()
 
     def leave(self) -> None:
-        """Have the worker end, and the consumer wait no more."""
+        """End the worker, and release a waiting consumer."""
         self.is_leaving = True
-        self._news.set()
+        self._has_work.set()
         self._room.set()
 
     @property
@@ -175,7 +176,7 @@ class PartitionOwner:
 
 
 class PartitionOwners:
-    """The partitions that a process owns."""
+    """The owners of a process's partitions."""
 
     def __init__(
         self,
@@ -185,12 +186,12 @@ class PartitionOwners:
         crash: Callable[[Exception], Awaitable[None]],
         start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"] = asyncio.create_task,
     ) -> None:
-        """Own none yet.
+        """Own no partition yet.
 
         Args:
-            make: Makes the stage's part of a partition from its number.
-            bounds: Of each partition.
-            crash: Ends the process: nothing may be built on what failed, and its successor reads again.
+            make: Makes the stage's part of the partition with a number.
+            bounds: The bounds of each queue.
+            crash: Ends the process after a failure of unknown extent; its successor reads the records again.
             start: Starts a worker.
         """
         self._make = make
@@ -201,21 +202,21 @@ class PartitionOwners:
 
     @property
     def partitions(self) -> list[Partition]:
-        """What the stage has made of each."""
+        """The stage's part of each partition."""
         return [owner.partition for owner in self._owners.values()]
 
     def oldest(self) -> float | None:
-        """When the oldest record was written that is not acknowledged, Unix seconds."""
+        """When the oldest unacknowledged record was written, Unix seconds."""
         times = [owner.oldest for owner in self._owners.values()]
         return min((time for time in times if time is not None), default=None)
 
     def assign(self, numbers: Iterable[int]) -> None:
-        """Own these partitions, and begin to work on them."""
+        """Own these partitions and start their work."""
         for number in numbers:
             self._owner(number).partition.start()
 
     async def put(self, record: Record, acknowledge: Ack) -> None:
-        """Hand a record to its owner; to be called while its event is being handled."""
+        """Give a record to its owner; call this in the context of its event."""
         owner = self._owner(record.partition)
         if owner.task is None:
             owner.first = acknowledge
@@ -223,7 +224,7 @@ class PartitionOwners:
         await owner.put(record, acknowledge)
 
     async def run_timers(self) -> None:
-        """Wake owners that have something to do; never returns."""
+        """Wake owners whose timers are due; never returns."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for owner in self._owners.values():
@@ -231,12 +232,12 @@ class PartitionOwners:
                     owner.wake()
 
     def wake(self) -> None:
-        """Have each owner do what is due."""
+        """Wake all owners."""
         for owner in self._owners.values():
             owner.wake()
 
     async def leave(self, numbers: Iterable[int]) -> None:
-        """Let go of partitions, within `DRAIN_SECONDS_MAX`; no record of theirs may be put meanwhile."""
+        """Leave partitions within `DRAIN_SECONDS_MAX`; the caller must not `put` their records meanwhile."""
         owners = {number: self._owners[number] for number in numbers if number in self._owners}
         for owner in owners.values():
             owner.leave()
@@ -245,7 +246,7 @@ class PartitionOwners:
             for task in late:
                 task.cancel()
             if late:
-                log.warning("%d partitions were left in the middle of a record", len(late))
+                log.warning("%d partitions were left with a record unfinished", len(late))
                 await asyncio.wait(late)
         for number, owner in owners.items():
             owner.partition.abandon()
@@ -262,9 +263,9 @@ class PartitionOwners:
         except asyncio.CancelledError:
             if _is_cancelled() or owner.is_leaving:
                 raise
-            await self._crash(RuntimeError("what the work on a partition waited for was cancelled"))
-        except Exception as error:  # noqa: BLE001  the process ends by it
-            log.error("the work on a partition broke off: %s", type(error).__name__)  # noqa: TRY400
+            await self._crash(RuntimeError("a future that the work on a partition awaits was cancelled"))
+        except Exception as error:  # noqa: BLE001  it ends the process
+            log.error("the work on a partition failed: %s", type(error).__name__)  # noqa: TRY400
             await self._crash(error)
 
 
