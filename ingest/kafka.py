@@ -1,4 +1,4 @@
-"""The producer of requests: a bounded number of records are under way at a time."""
+"""The producer of requests, with a bound on unacknowledged records."""
 
 import asyncio
 from collections import deque
@@ -17,20 +17,20 @@ from tidemill.sealing.records import seal_request
 from tidemill.sealing.vault import Vault
 
 UNACKED_BYTES_MAX: Final = 4 << 20
-"""Of one batch; with `UNACKED_RECORDS_MAX`, what may be sent ahead of the broker's acknowledgement."""
+"""Bytes of one batch that may be unacknowledged; `UNACKED_RECORDS_MAX` bounds the records."""
 UNACKED_RECORDS_MAX: Final = 1024
 DELIVERY_SECONDS_MAX: Final = 30.0
-"""A record that is not acknowledged by then breaks the publishing off, to be begun anew."""
+"""If a record is not acknowledged by then, publishing fails and has to start again."""
 PRODUCER_BATCH_BYTES: Final = 512 * 1024
-"""What one request may carry to one partition: a request of a single record of 64 KiB would be far from it."""
+"""Bound of one request to one partition; it should hold several records of 64 KiB."""
 COMPRESSION: Final = "zstd"
-"""For 209 MB of lines it takes 0.4 s of CPU, lz4 in this client 1.9 s; disk and network get half of the bytes."""
+"""209 MB of lines take 0.4 s of CPU (lz4 in this client 1.9 s), and half of the bytes on disk and network."""
 _RECORD_BYTES_BASE = 200
-"""Headers and key of a record, roughly."""
+"""Rough size of a record's headers and key."""
 
 
 class RequestProducer:
-    """Appends facts and requests. It starts a producer when it needs one and replaces it after a failure."""
+    """Appends facts and requests. It starts its producer when needed, and replaces it after a failure."""
 
     def __init__(
         self, kafka: Kafka, log: Log, *, vault: Vault | None = None, check_disk: Callable[[], None] = lambda: None
@@ -38,10 +38,10 @@ class RequestProducer:
         """Connect nothing yet.
 
         Args:
-            kafka: Where, and how to get in.
-            log: For facts.
+            kafka: Brokers and credentials.
+            log: The producer of facts.
             vault: Has the keys of batches whose lines are sealed.
-            check_disk: Raises `DiskFull` where the log has no room for lines.
+            check_disk: Raises `DiskFull` if the log has no room for lines.
         """
         self._vault = vault
         self._check_disk = check_disk
@@ -54,7 +54,7 @@ class RequestProducer:
         """Append a fact to `outcomes`; on return the broker has it.
 
         Raises:
-            OSError: It was not acknowledged in time.
+            OSError: The broker did not acknowledge it in time.
         """
         kind = [(KIND, fact.kind.encode())]
         await self._log.send(topics.OUTCOMES.name, fact.batch_id, encode(fact), headers=kind)
@@ -63,9 +63,9 @@ class RequestProducer:
         """Append records to the model's topics, in order under each key; on return the broker has them all.
 
         Raises:
-            OSError: One was not acknowledged in time. Any of them may have landed, or land yet.
-            RecordTooLarge: One is.
-            DiskFull: There is no room for them; none was sent.
+            OSError: The broker did not acknowledge one in time. Any of them may be in the log, or get there later.
+            RecordTooLarge: One of them is too large.
+            DiskFull: The log has no room; none was sent.
             NoKey: The batch is deleted.
         """
         self._check_disk()

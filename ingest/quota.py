@@ -1,21 +1,20 @@
-"""Quotas: what each project has at work and in store, and whether its streams may bring more.
+"""The quotas of each project: how much it has at work and in store, and whether its streams may bring more.
 
-They follow from `tidemill.batches` and `tidemill.files`. The streams of this process count as far as they have
-come, before the log shows it; another process sees them some moments later, so together they may go beyond a limit
-by what is under way at that moment.
+The counts follow `tidemill.batches` and `tidemill.files`. This process counts the lines of its own streams at
+once; other processes see them some moments later, so together they may exceed a limit by as much as is under way.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
 from tidemill import quotas
 from tidemill.configuration.settings import Limits
 from tidemill.ingest.files.validation import Fault
+from tidemill.ingest.sqlite import Sizes
 from tidemill.quotas import Quota, QuotaExceeded
 from tidemill.schemas.log.intake import IntakeError
 from tidemill.schemas.log.messages import VERSION
@@ -23,30 +22,6 @@ from tidemill.schemas.resources.batch import Status
 from tidemill.schemas.resources.file import cost_bytes
 
 log = logging.getLogger(__name__)
-
-
-class Sizes(Protocol):
-    """The number and the bytes of objects."""
-
-    def number(self, project: str) -> int:
-        """How many a project has."""
-        ...
-
-    def of(self, project: str) -> int:
-        """All bytes of a project."""
-        ...
-
-    def __contains__(self, file_id: str) -> bool:
-        """Whether it is one of them."""
-        ...
-
-    def put(self, file_id: str, project: str, size: int) -> None:
-        """Take in a file."""
-        ...
-
-    def drop(self, file_id: str) -> None:
-        """Take out a file."""
-        ...
 
 
 class _Counts(msgspec.Struct, frozen=True):
@@ -76,7 +51,7 @@ class _FileRecord(msgspec.Struct, frozen=True):
     v: int = 1
 
 
-# A process that starts reads all batches and files: it decodes only the fields that count.
+# A process reads all batches and files when it starts, so it decodes only the fields that it counts.
 _batches = msgspec.json.Decoder(_BatchRecord)
 _files = msgspec.json.Decoder(_FileRecord)
 
@@ -87,11 +62,11 @@ class _Work:
 
     project: str
     total: int = 0
-    """Lines so far, of this process or as the log shows."""
+    """Lines so far, counted by this process or by the log."""
     final: int = 0
-    """Of these, the ones that are done, as the log shows."""
+    """Final lines, by the log."""
     refused: int = 0
-    """Of these, the ones that this process refused because of a limit."""
+    """Lines that this process refused because of a limit."""
 
     @property
     def left(self) -> int:
@@ -99,32 +74,32 @@ class _Work:
 
 
 class Quotas:
-    """Of all projects."""
+    """The quotas of all projects."""
 
     def __init__(self, limits_of: Callable[[str], Limits], sizes: Sizes, batches: Sizes) -> None:
-        """Know nothing yet.
+        """Begin with empty counts.
 
         Args:
-            limits_of: What a project may have.
-            sizes: Where the bytes of files are kept, empty.
-            batches: Where it is kept which batches there are, empty; they have no bytes.
+            limits_of: The limits of a project.
+            sizes: An empty table for the files.
+            batches: An empty table for the batches; their sizes are 0.
         """
         self._limits_of = limits_of
         self._sizes = sizes
         self._kept = batches
         self._works: dict[str, _Work] = {}
-        """By batch id; as many as all projects may have in progress."""
+        """By batch id; the limits bound their number."""
         self._batches: Counter[str] = Counter()
         self._lines: Counter[str] = Counter()
         self._inputs: dict[str, int] = {}
-        """Of streams of this process, by file id: bytes of an input that is no file yet."""
+        """Bytes of the unfinished inputs of this process's streams, by file id."""
         self._growing: Counter[str] = Counter()
-        """Their sums."""
+        """The sums of these bytes by project."""
 
     def batch(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of `tidemill.batches`."""
+        """Apply a record of `tidemill.batches`."""
         if value is None:
-            self._over(key)
+            self._drop(key)
             self._kept.drop(key)
             return
         try:
@@ -137,14 +112,14 @@ class Quotas:
         if not (is_known := key in self._kept):
             self._kept.put(key, record.project, 0)
         if record.batch.status.is_terminal:
-            self._over(key)
+            self._drop(key)
         elif key in self._works or not is_known:
-            # Else it is over: a former owner of its partition wrote this, who did not know.
+            # A known batch without work is over: a former owner of its partition wrote this record too late.
             counts = record.batch.request_counts
-            self._at_work(key, record.project, counts.total, counts.completed + counts.failed)
+            self._count(key, record.project, counts.total, counts.completed + counts.failed)
 
     def file(self, key: str, value: bytes | None, offset: int) -> None:
-        """Take a record of `tidemill.files`."""
+        """Apply a record of `tidemill.files`."""
         if value is None:
             self._sizes.drop(key)
             return
@@ -157,37 +132,37 @@ class Quotas:
             self._sizes.put(key, record.project, cost_bytes(record.file.bytes))
             self._growing[record.project] -= self._inputs.pop(key, 0)
 
-    def opens(self, project: str) -> None:
-        """Ask for one more batch.
+    def check_batch(self, project: str) -> None:
+        """Check that a project may have one more batch.
 
         Raises:
-            IntakeError: There is no room.
+            IntakeError: It may not.
         """
         self._check(Quota.BATCHES_IN_PROGRESS, project, self._batches[project])
         self._check(Quota.BATCHES, project, self._kept.number(project))
         self._check(Quota.FILES, project, self._sizes.number(project))
 
-    def stores(self, project: str, size: int) -> None:
-        """Ask for so many bytes more.
+    def check_bytes(self, project: str, size: int) -> None:
+        """Check that a project may store so many more bytes.
 
         Raises:
-            IntakeError: There is no room.
+            IntakeError: It may not.
         """
         self._check(Quota.BYTES, project, self._sizes.of(project) + self._growing[project], size)
 
-    def grown(self, batch_id: str, project: str, total: int, input_file_id: str, size: int) -> None:
-        """A stream has so many lines, and so many bytes."""
-        self._at_work(batch_id, project, total, 0)
+    def count_stream(self, batch_id: str, project: str, total: int, input_file_id: str, size: int) -> None:
+        """Count the lines and bytes of a stream so far."""
+        self._count(batch_id, project, total, 0)
         cost = cost_bytes(size)
         self._growing[project] += cost - self._inputs.get(input_file_id, 0)
         self._inputs[input_file_id] = cost
 
-    def beyond(self, project: str) -> int:
-        """How many lines too many a project has; the last ones that have come are to be refused."""
+    def excess(self, project: str) -> int:
+        """The number of lines above a project's limit; the caller has to refuse as many of the newest lines."""
         return max(0, self._lines[project] - self._limits_of(project).lines_enqueued_max)
 
     def refuse(self, batch_id: str, project: str, count: int) -> Fault:
-        """So many lines of a batch have found no room; gives what is said of each."""
+        """Count refused lines of a batch; returns the fault to show on each."""
         most = self._limits_of(project).lines_enqueued_max
         if (work := self._works.get(batch_id)) is not None:
             left = work.left
@@ -201,7 +176,7 @@ class Quotas:
         except QuotaExceeded as error:
             raise IntakeError(f"its project {error}") from None
 
-    def _at_work(self, batch_id: str, project: str, total: int, final: int) -> None:
+    def _count(self, batch_id: str, project: str, total: int, final: int) -> None:
         if (work := self._works.get(batch_id)) is None:
             work = self._works[batch_id] = _Work(project)
             self._batches[project] += 1
@@ -209,7 +184,7 @@ class Quotas:
         work.total, work.final = max(work.total, total), max(work.final, final)
         self._lines[project] += work.left - left
 
-    def _over(self, batch_id: str) -> None:
+    def _drop(self, batch_id: str) -> None:
         if (work := self._works.pop(batch_id, None)) is not None:
             self._batches[work.project] -= 1
             self._lines[work.project] -= work.left

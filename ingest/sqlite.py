@@ -1,6 +1,6 @@
-"""Sets and sums in SQLite files: they are larger than they should be in memory.
+"""Sets and sums in SQLite files, because they are too large for memory.
 
-Each lies in a file of its own, which is made anew and goes with the object: a crash leaves nothing to be read.
+Each object has a file of its own. It begins with an empty one and removes it in the end, so a crash does no harm.
 """
 
 import sqlite3
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 CACHE_KIB: Final = 8192
-"""Memory of one file; the system's own cache has the rest."""
+"""SQLite's memory for one file; the page cache of the system holds more."""
 
 
 class Digests:
@@ -18,14 +18,14 @@ class Digests:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._connection = _made(file, "CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._connection = _create(file, "CREATE TABLE digests (digest BLOB PRIMARY KEY) WITHOUT ROWID")
 
     def __contains__(self, digest: bytes) -> bool:
         found = self._connection.execute("SELECT 1 FROM digests WHERE digest = ?", (digest,))
         return found.fetchone() is not None
 
     def update(self, digests: Iterable[bytes]) -> None:
-        """Add some."""
+        """Add digests."""
         self._connection.execute("BEGIN")
         # In order, so that neighbours are on one page.
         rows = [(digest,) for digest in sorted(digests)]
@@ -39,44 +39,44 @@ class Digests:
 
 
 class Sizes:
-    """The bytes of each object, and the number and the bytes of all that a project has."""
+    """The size of each object, and the number and total size of each project's objects."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._connection = _made(
+        self._connection = _create(
             file, "CREATE TABLE sizes (id TEXT PRIMARY KEY, project TEXT, bytes INTEGER) WITHOUT ROWID"
         )
         self._sums: Counter[str] = Counter()
         self._numbers: Counter[str] = Counter()
 
     def number(self, project: str) -> int:
-        """How many a project has."""
+        """The number of a project's objects."""
         return self._numbers[project]
 
     def of(self, project: str) -> int:
-        """All bytes of a project."""
+        """The bytes of all objects of a project."""
         return self._sums[project]
 
-    def __contains__(self, file_id: str) -> bool:
-        return self._connection.execute("SELECT 1 FROM sizes WHERE id = ?", (file_id,)).fetchone() is not None
+    def __contains__(self, object_id: str) -> bool:
+        return self._connection.execute("SELECT 1 FROM sizes WHERE id = ?", (object_id,)).fetchone() is not None
 
-    def put(self, file_id: str, project: str, size: int) -> None:
-        """Take in a file; one that is known has this size from now on."""
-        self.drop(file_id)
-        self._write("INSERT INTO sizes VALUES (?, ?, ?)", file_id, project, size)
+    def put(self, object_id: str, project: str, size: int) -> None:
+        """Set the project and size of an object."""
+        self.drop(object_id)
+        self._write("INSERT INTO sizes VALUES (?, ?, ?)", object_id, project, size)
         self._sums[project] += size
         self._numbers[project] += 1
 
-    def drop(self, file_id: str) -> None:
-        """Take out a file; one that is not known is out."""
-        found = self._connection.execute("SELECT project, bytes FROM sizes WHERE id = ?", (file_id,)).fetchone()
+    def drop(self, object_id: str) -> None:
+        """Remove an object, if it is there."""
+        found = self._connection.execute("SELECT project, bytes FROM sizes WHERE id = ?", (object_id,)).fetchone()
         if found is not None:
-            self._write("DELETE FROM sizes WHERE id = ?", file_id)
+            self._write("DELETE FROM sizes WHERE id = ?", object_id)
             self._sums[found[0]] -= found[1]
             self._numbers[found[0]] -= 1
 
     def commit(self) -> None:
-        """Many changes are made faster as one; what was not committed is there all the same."""
+        """End the transaction that holds the latest changes; one for many changes is faster."""
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
 
@@ -91,10 +91,10 @@ class Sizes:
         self._connection.execute(statement, values)
 
 
-def _made(file: Path, table: str) -> sqlite3.Connection:
+def _create(file: Path, table: str) -> sqlite3.Connection:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
-    # One thread after the other: long lines are checked in one beside the event loop's.
+    # Threads use it one after the other: long lines are checked outside of the event loop's thread.
     connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     for statement in (
         "PRAGMA journal_mode = OFF",

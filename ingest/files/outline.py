@@ -1,4 +1,4 @@
-"""What a check looks at in a long line: few fields, taken out of text that is skipped for the rest."""
+"""Decodes the few fields of a long line that the check needs, and skips the rest."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ import orjson
 
 
 def _struct(name: str, fields: Iterable[str], **others: Any) -> type[msgspec.Struct]:
-    """Keeps these fields as they are written."""
+    """A struct that keeps these fields as raw JSON."""
     kept = [(field, others.get(field, msgspec.Raw) | msgspec.UnsetType, msgspec.UNSET) for field in fields]
     return msgspec.defstruct(name, kept)
 
@@ -22,19 +22,19 @@ _valid = msgspec.json.Decoder(msgspec.Raw)
 
 
 def outlined(data: bytes) -> object:
-    """The parts of a line that the check looks at; what lies deeper is skipped, so it costs no memory.
+    """The fields of a line that the check needs; deeper values cost no memory.
 
-    Lists of embedding inputs are kept as they are written.
+    Lists of embedding inputs stay raw JSON.
 
     Raises:
-        msgspec.DecodeError: It is no JSON.
-        UnicodeDecodeError: It is no UTF-8, which the decoder does not look for in what it skips.
-        orjson.JSONDecodeError: As the first.
+        msgspec.DecodeError: The line is not JSON.
+        UnicodeDecodeError: The line is not UTF-8; the decoder does not validate the text that it skips.
+        orjson.JSONDecodeError: The line is not JSON.
     """
     if not data.isascii():
         data.decode()
     try:
-        # One pass over a request: no other thread runs meanwhile.
+        # One pass over the line: the decoder holds the GIL all the time.
         line = _fields(_requests.decode(data))
     except msgspec.ValidationError:
         return _odd(data)
@@ -42,7 +42,7 @@ def outlined(data: bytes) -> object:
 
 
 def _odd(data: bytes) -> object:
-    """As `outlined`, for a line or a body that is not an object."""
+    """`outlined` for a line that is no request: it, or its body, is not an object."""
     try:
         line = _fields(_lines.decode(data))
     except msgspec.ValidationError:
@@ -60,7 +60,7 @@ def _body(body: msgspec.Struct) -> dict[str, object]:
 
 
 def _value(raw: msgspec.Raw) -> object:
-    """A value; of an array or an object only which of them it is, and whether it is empty."""
+    """A decoded value; an array or object only keeps its kind, and whether it is empty."""
     text = bytes(raw)
     if text[:1] == b"[":
         return [None] if text[1:-1].strip() else []
@@ -74,5 +74,5 @@ def _first(raw: msgspec.Raw) -> bytes:
 
 
 def _fields(found: msgspec.Struct) -> dict[str, Any]:
-    """The fields that are there, of those that are looked at."""
+    """The fields that are set."""
     return {name: raw for name, raw in msgspec.structs.asdict(found).items() if raw is not msgspec.UNSET}

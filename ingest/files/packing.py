@@ -1,40 +1,47 @@
-"""Put the lines of a batch into records.
+"""Packs the lines of a batch into records.
 
-A record holds up to 32 neighbouring lines, since a record costs a consumer far more than a line of it: a batch
-of ten lines is one record. A run is eight records in a row whose lines go to one partition under one key; the next
-run may go to another, so that every processor gets its share of a batch. The same file is packed the same way each
-time, wherever the work broke off before.
+A record holds up to 32 neighbouring lines, because a record costs a consumer far more than a line does. A run is
+eight full records whose lines have one key, and so go to one partition; the next run may go to another, so that
+all processors share a batch. The same lines are always packed the same way, also after a crash.
 """
 
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
+from tidemill.schemas.jsonl.lines import Line
 from tidemill.schemas.log.codec import LineRef, RequestHead
 from tidemill.schemas.log.messages import Accepted, Rejected
-from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 
 RECORD_LINES_MAX: Final = 32
 RECORD_BYTES_MAX: Final = 64 * 1024
-"""A record of several lines is no larger; one line may be."""
+"""Bound of a record with several lines; a single line may be larger."""
 INLINE_BYTES_MAX: Final = 256 * 1024
-"""A larger line stays in the store, and its record says where."""
+"""A larger line stays in the store, and its record refers to it."""
 RUN_LINES: Final = 8 * RECORD_LINES_MAX
+SLICE_BYTES: Final = 128 * 1024
+SLICE_LINES: Final = 256
+"""Lines handled in a row before other tasks run: one or two milliseconds of work."""
+
+T = TypeVar("T")
+
+Placed = tuple[int, bytes | LineRef]
+"""The place of a line in its batch, and the line or where the store has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What all records of a batch say."""
+    """The fields that all records of a batch have in common."""
 
     batch_id: str
     project: str
     deadline: int
     """Unix seconds."""
     url: str
-    key: str
-    """Of the input file in the store."""
     created: int | None = None
     """Unix seconds."""
+    express: bool = False
+    """Whether the batch is small, so that its records go to the express topic."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,14 +50,13 @@ class Record:
 
     key: str
     value: bytes
-    """Its lines, a newline between two; empty where the line is in the store."""
+    """Its lines, separated by newlines; empty if the line is in the store."""
     head: RequestHead
     express: bool = False
-    """Whether its batch is a small one."""
 
 
 class RequestPublisher(Protocol):
-    """What ingest appends to the log. Failures are `OSError`; any call may be made again after one."""
+    """Appends requests and facts to the log. Failures are `OSError`, and every call may be retried."""
 
     async def send_fact(self, fact: Accepted | Rejected) -> None:
         """Append a fact; on return the log has it."""
@@ -62,52 +68,44 @@ class RequestPublisher(Protocol):
 
 
 class Packer:
-    """Takes the lines of one batch in their order and gives records."""
+    """Packs lines in the order of their places, which may have gaps."""
 
-    def __init__(self, origin: Origin, total: int) -> None:
+    def __init__(self, origin: Origin) -> None:
         self._origin = origin
-        self._express = total <= EXPRESS_LINES_MAX
-        self._index = 0
-        """The place of the next line in its batch."""
         self._first = 0
+        """The place of the first waiting line."""
         self._lines: list[bytes] = []
         self._bytes = 0
 
-    def take(self, offset: int, line: bytes) -> Iterator[Record]:
-        """Add the next line, which starts at `offset` of the file; gives the records that are full."""
-        size = len(line)
-        starts_run = self._index % RUN_LINES == 0
-        if self._lines and (starts_run or self._bytes + size >= RECORD_BYTES_MAX):
-            yield self._packed()
-        if size > INLINE_BYTES_MAX:
-            if self._lines:
-                yield self._packed()
-            yield self._reference(LineRef(key=self._origin.key, offset=offset, length=size))
-            self._index += 1
-            return
-        if not self._lines:
-            self._first = self._index
-        self._lines.append(line)
-        self._bytes += size + 1
-        self._index += 1
-        if len(self._lines) == RECORD_LINES_MAX:
-            yield self._packed()
+    def pack(self, placed: Iterable[Placed]) -> Iterator[Record]:
+        """Add lines; yields the records that they complete."""
+        lines = self._lines
+        for place, data in placed:
+            if not isinstance(data, bytes):
+                yield from self.finish()
+                yield self._record(place, b"", data)
+                continue
+            if lines and (
+                self._bytes + len(data) >= RECORD_BYTES_MAX
+                or not place % RUN_LINES
+                or place != self._first + len(lines)
+                or len(lines) >= RECORD_LINES_MAX
+            ):
+                yield from self.finish()
+            if not lines:
+                self._first = place
+            lines.append(data)
+            self._bytes += len(data) + 1
 
     def finish(self) -> Iterator[Record]:
-        """The last record."""
+        """Yield a record of the waiting lines, if there are any."""
         if self._lines:
-            yield self._packed()
+            value = b"\n".join(self._lines)
+            self._lines.clear()
+            self._bytes = 0
+            yield self._record(self._first, value)
 
-    def _packed(self) -> Record:
-        value = b"\n".join(self._lines)
-        self._lines.clear()
-        self._bytes = 0
-        return self._record(self._first, value, None)
-
-    def _reference(self, ref: LineRef) -> Record:
-        return self._record(self._index, b"", ref)
-
-    def _record(self, first: int, value: bytes, ref: LineRef | None) -> Record:
+    def _record(self, first: int, value: bytes, ref: LineRef | None = None) -> Record:
         origin = self._origin
         head = RequestHead(
             batch_id=origin.batch_id,
@@ -119,4 +117,34 @@ class Packer:
             created=origin.created,
         )
         key = f"{origin.batch_id}/{first // RUN_LINES}"
-        return Record(key=key, value=value, head=head, express=self._express)
+        return Record(key=key, value=value, head=head, express=origin.express)
+
+
+def placed(first: int, key: str, lines: Iterable[Line]) -> Iterator[Placed]:
+    """The lines of an input file, and their places.
+
+    Args:
+        first: The place of the first line.
+        key: Key of the file in the store.
+        lines: The lines, all valid.
+    """
+    for place, line in enumerate(lines, first):
+        data = line.data
+        assert data is not None
+        if len(data) > INLINE_BYTES_MAX:
+            yield place, LineRef(key=key, offset=line.offset, length=len(data))
+        else:
+            yield place, data
+
+
+def sliced(lines: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Cut lines into slices of about `SLICE_BYTES` and at most `SLICE_LINES`; the last one may be empty."""
+    held: list[T] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += size_of(line)
+        if size >= SLICE_BYTES or len(held) >= SLICE_LINES:
+            yield held
+            held, size = [], 0
+    yield held

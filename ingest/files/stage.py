@@ -1,11 +1,11 @@
-"""A created batch becomes requests: its file is read twice, once to check it and once to publish it.
+"""Turns the input file of a created batch into requests; the file is read twice.
 
-1. Read the file and check every line. With a fault anywhere: send `Rejected` with all of them, and stop.
-2. Send `Accepted`, and wait until the log has it: no line is published before.
+1. Read the file and check every line. If any line has a fault, send `Rejected` with all faults, and stop.
+2. Send `Accepted`, and wait until the log has it, before any line is published.
 3. Read the file again and publish its lines, until the log has them all.
 
-After a crash the command comes again, and all steps are done again from the first. Readers recognise what was sent
-twice by the batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
+After a crash the command comes again, and all steps are repeated from the first. Readers recognise copies by the
+batch and the line's index (docs/reference/protocol.md, steps 1 to 4).
 """
 
 import asyncio
@@ -13,12 +13,12 @@ import logging
 import re
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Final
 
 from tidemill.configuration.settings import Settings
-from tidemill.ingest.files.packing import Origin, Packer, Record, RequestPublisher
+from tidemill.ingest.files.packing import Origin, Packer, Record, RequestPublisher, placed, sliced
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Checker, Failed, Passed, Rules, missing_file
 from tidemill.retrying import pause_seconds
 from tidemill.runtime.threads import run_half_time
@@ -32,6 +32,7 @@ from tidemill.schemas.log.messages import (
     InputRef,
     Rejected,
 )
+from tidemill.schemas.log.topics import EXPRESS_LINES_MAX
 from tidemill.schemas.ports import READ_BYTES, Clock, NotFound, Store
 from tidemill.schemas.resources.batch import BatchError
 from tidemill.sealing.vault import NoKey
@@ -39,16 +40,13 @@ from tidemill.sealing.vault import NoKey
 log = logging.getLogger(__name__)
 
 BIG_BYTES_MIN: Final = 4 << 20
-"""From this size on a file is a big one."""
+"""A file of this size or more is big."""
 BIG_AT_ONCE_MAX: Final = 2
 SMALL_AT_ONCE_MAX: Final = 16
-"""Small files never wait for big ones: each kind has its own number that is worked on at a time."""
-SLICE_BYTES: Final = 128 * 1024
-SLICE_LINES: Final = 256
-"""Lines that are worked on in a row, one or two milliseconds' worth, before other tasks get their turn."""
+"""Small files never wait for big ones: each kind has its own limit."""
 
 _INPUT: Final = re.compile(r"files/[A-Za-z0-9_-]{1,64}\Z")
-"""Where an input lies: a command that names another object is not to be followed."""
+"""Keys of input files in the store; a command that names another object is rejected."""
 INTERNAL_FAULT: Final = BatchError(
     code="server_error",
     message="The server had an error while checking the input file. Please create the batch again.",
@@ -60,19 +58,19 @@ class _Stopped(Exception):
 
 
 class _Work:
-    """One command that is worked on."""
+    """A command under way."""
 
     def __init__(self, command: BatchCreated) -> None:
         self.command = command
         self.is_stopped = False
 
-    def go_on(self) -> None:
+    def check_stopped(self) -> None:
         if self.is_stopped:
             raise _Stopped
 
 
 class Stage:
-    """Works on commands, many at a time."""
+    """Handles commands, many at a time."""
 
     def __init__(self, settings: Settings, *, store: Store, requests: RequestPublisher, clock: Clock) -> None:
         self._settings = settings
@@ -84,10 +82,10 @@ class Stage:
         self._works: defaultdict[str, list[_Work]] = defaultdict(list)
 
     async def handle(self, command: Command) -> None:
-        """Do all that a command asks for; on return it never needs to be seen again.
+        """Handle a command; on return it need not come again.
 
-        May take until the batch's deadline, where store or log are away. Neither a cancellation nor an error
-        leaves anything behind that the same command would not do again.
+        If the store or the log is unavailable, this may take until the batch's deadline. After a cancellation or
+        an error the same command may be handled again.
         """
         match command:
             case BatchCreated():
@@ -96,8 +94,7 @@ class Stage:
                 for work in self._works.get(batch_id, ()):
                     work.is_stopped = True
             case DeleteRequested():
-                # What is deleted is over.
-                pass
+                pass  # only a batch that is over is deleted
 
     async def _ingest(self, work: _Work) -> None:
         batch_id = work.command.batch.id
@@ -114,26 +111,26 @@ class Stage:
 
     async def _retried(self, work: _Work) -> None:
         source, batch = work.command.input, work.command.batch
-        lane = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
+        room = self._big if source is not None and source.bytes >= BIG_BYTES_MIN else self._small
         failures = 0
         while self._clock() < batch.expires_at:
             try:
-                async with lane:
-                    await self._steps(work)
+                async with room:
+                    await self._attempt(work)
             except _Stopped:
                 raise
             except OSError as error:
                 pause = pause_seconds(failures)
                 failures += 1
-                log.warning("publishing %s failed (%s); next try in %.1f s", batch.id, _told(error), pause)
+                log.warning("publishing %s failed (%s); next try in %.1f s", batch.id, _reason(error), pause)
             else:
                 return
             await asyncio.sleep(pause)
         log.warning("%s reached its deadline before it was published", batch.id)
 
-    async def _steps(self, work: _Work) -> None:
+    async def _attempt(self, work: _Work) -> None:
         batch = work.command.batch
-        # Also of a batch that is cancelled meanwhile: so it is known how many lines were not run.
+        # Also if the batch is cancelled meanwhile: its lines have to be counted.
         verdict = await self._verdict(work)
         at = int(self._clock())
         if isinstance(verdict, Failed):
@@ -143,7 +140,7 @@ class Stage:
         await self._requests.send_fact(
             Accepted(batch_id=batch.id, total=verdict.total, model=verdict.model, at=at)
         )
-        work.go_on()
+        work.check_stopped()
         assert work.command.input is not None
         try:
             await self._requests.publish(verdict.model, self._records(work, work.command.input, verdict.total))
@@ -153,7 +150,7 @@ class Stage:
         log.info("%s is published: %d lines", batch.id, verdict.total)
 
     async def _verdict(self, work: _Work) -> Passed | Failed:
-        """Check the file; an error in the check itself is the file's verdict, or it would be met for ever."""
+        """Check the file. An error of the check itself rejects the file, or the command would come for ever."""
         source, batch = work.command.input, work.command.batch
         missing = missing_file(batch.input_file_id, work.command.project)
         if source is None or _INPUT.match(source.key) is None:
@@ -165,7 +162,7 @@ class Stage:
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001  see above
-            log.error("%s: %s", batch.id, _told(error))  # noqa: TRY400
+            log.error("%s: %s", batch.id, _reason(error))  # noqa: TRY400
             return Failed(errors=(INTERNAL_FAULT,))
 
     async def _checked(self, work: _Work, source: InputRef) -> Passed | Failed:
@@ -183,11 +180,11 @@ class Stage:
         is_too_large = source.bytes > settings.file_bytes_max
         async with aclosing(self._slices(source.key, READ_BYTES if is_too_large else None)) as slices:
             async for lines in slices:
-                taken = lines[:1] if is_too_large else lines
-                if any(line.data and len(line.data) > LONG_LINE_BYTES for line in taken):
-                    await run_half_time(checker.take_all, taken)
+                checked = lines[:1] if is_too_large else lines
+                if any(line.data and len(line.data) > LONG_LINE_BYTES for line in checked):
+                    await run_half_time(checker.check, checked)
                 else:
-                    checker.take_all(taken)
+                    checker.check(checked)
                 if is_too_large or checker.is_full:
                     break
         return checker.too_large() if is_too_large else checker.verdict()
@@ -199,43 +196,30 @@ class Stage:
             project=work.command.project,
             deadline=batch.expires_at,
             url=batch.endpoint,
-            key=source.key,
             created=batch.created_at,
+            express=total <= EXPRESS_LINES_MAX,
         )
-        packer = Packer(origin, total)
+        packer, place = Packer(origin), 0
         async with aclosing(self._slices(source.key)) as slices:
             async for lines in slices:
-                work.go_on()
-                for line in lines:
-                    assert line.data is not None
-                    for record in packer.take(line.offset, line.data):
-                        yield record
+                work.check_stopped()
+                for record in packer.pack(placed(place, source.key, lines)):
+                    yield record
+                place += len(lines)
         for record in packer.finish():
             yield record
 
     async def _slices(self, key: str, end: int | None = None) -> AsyncGenerator[list[Line], None]:
-        """The lines of a file, some at a time; between two slices other tasks have their turn."""
+        """The lines of a file in slices; other tasks run between two slices."""
         splitter = Splitter(self._settings.line_bytes_max)
         async for chunk in self._store.read(key, 0, end):
-            for lines in _sliced(splitter.feed(chunk)):
+            for lines in sliced(splitter.feed(chunk), lambda line: len(line.data or b"")):
                 yield lines
                 await asyncio.sleep(0)
         yield list(splitter.finish())
 
 
-def _sliced(lines: Iterable[Line]) -> Iterator[list[Line]]:
-    held: list[Line] = []
-    size = 0
-    for line in lines:
-        held.append(line)
-        size += len(line.data or b"")
-        if size >= SLICE_BYTES or len(held) >= SLICE_LINES:
-            yield held
-            held, size = [], 0
-    yield held
-
-
-def _told(error: Exception) -> str:
-    """An error's kind and place for the log; its own text may quote the user."""
+def _reason(error: Exception) -> str:
+    """The kind and place of an error; its text may quote the user, so it stays out of the log."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {place.name}:{place.lineno}"

@@ -1,7 +1,7 @@
-"""What a line of an input file must be, and what is said of one that is not.
+"""Checks the lines of input files.
 
-The faults, their order, codes and texts are those that clients of OpenAI's service know. Of each faulty line the
-first fault is reported, of a file all faulty lines, up to a bound.
+The faults, their order, codes and texts are those of OpenAI's service. A check reports the first fault of a line,
+and all faulty lines of a file, up to a bound.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ FAULTS_MAX: Final = ERRORS_MAX
 DEPTH_MAX: Final = 128
 CUSTOM_ID_CHARS_MAX: Final = 512
 LONG_LINE_BYTES: Final = 64 * 1024
-"""A longer line is not made into objects. Check it in a thread: it can take a tenth of a second."""
+"""A longer line is not decoded into objects. Check it in a thread: it can take a tenth of a second."""
 SHOWN_CHARS_MAX: Final = 64
-"""What a message quotes of the user's text: a thousand messages have to fit into one record of the log."""
+"""Characters of the user's text that a message quotes: a thousand messages have to fit into one log record."""
 MODELS_SHOWN_MAX: Final = 3
 
 NUMBER_BYTES: Final = 20
-"""Of a number of an embedding and its comma: most servers print all digits of a double."""
+"""A number of an embedding and its comma: most servers print all digits of a double."""
 BASE64_NUMBER_BYTES: Final = 6
-"""Of one in base64: four bytes make five and a third."""
+"""A number of an embedding in base64: four bytes become five and a third."""
 _KEPT_CHARS_MAX = 64
-"""A longer `custom_id` is remembered by its hash, so that the memory for them is bounded."""
+"""The checker remembers a longer `custom_id` by its hash, to bound the memory."""
 
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("custom_id", str, "a string"),
@@ -55,24 +55,24 @@ _KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What one batch is checked against."""
+    """The rules for the lines of one batch."""
 
     endpoint: str
     models: Mapping[str, Collection[str]]
-    """The models that may be named, each with its endpoints."""
+    """The allowed models, each with its endpoints."""
     lines_max: int
     bytes_max: int
     line_bytes_max: int = LINE_BYTES_MAX
     reply_bytes_max: int = LINE_BYTES_HIGHEST
-    """A line whose reply must be larger is refused."""
+    """Lines whose replies would be larger are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passed:
-    """The file is without fault."""
+    """The file has no faults."""
 
     total: int
-    """Its lines, the blank ones left out."""
+    """Its lines without blank ones."""
     model: str
 
 
@@ -84,7 +84,7 @@ class Failed:
 
 
 class Fault(Exception):
-    """What is wrong with a line."""
+    """A fault of a line or of the whole file."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -94,15 +94,15 @@ class Fault(Exception):
 
 
 class Seen(Protocol):
-    """The `custom_id`s that were met, each with the number of its line; a dictionary is one."""
+    """Maps each seen `custom_id` to the number of its line; a dictionary will do."""
 
     def setdefault(self, kept: str | bytes, number: int, /) -> int:
-        """Remember one, if it is new; the number that is remembered, 0 where that is not known."""
+        """Add an id if it is new; returns the number of its first line, or 0 if that number is not known."""
         ...
 
 
 class Checker:
-    """Takes the lines of one file in their order, then gives the verdict."""
+    """Checks the lines of one file in their order, then gives the verdict."""
 
     def __init__(self, rules: Rules, seen: Seen | None = None) -> None:
         self._rules = rules
@@ -114,43 +114,39 @@ class Checker:
         self._total = 0
         self._inputs = 0
         self.model: str | None = None
-        """The model of the batch, once a line has named one that may be used."""
+        """The model of the batch, once a line has named an allowed one."""
 
     @property
     def is_full(self) -> bool:
-        """Whether there are more lines than allowed, so that further ones need not be taken."""
+        """Whether the file has too many lines; further lines need no check."""
         return self._total > self._rules.lines_max
 
-    def take(self, line: Line) -> None:
-        """Check the next line."""
-        self._total += 1
-        if self.is_full:
-            return
-        try:
-            self._examine(line.data, line.number)
-        except Fault as fault:
-            self._faults += 1
-            if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
-                entry = _entry(fault, line.number)
-                self._errors_bytes += error_bytes(entry)
-                self._errors.append(entry)
-
-    def take_all(self, lines: Iterable[Line]) -> None:
+    def check(self, lines: Iterable[Line]) -> None:
         """Check the next lines."""
         for line in lines:
-            self.take(line)
+            self._total += 1
+            if self.is_full:
+                return
+            try:
+                self._examine(line.data, line.number)
+            except Fault as fault:
+                self._faults += 1
+                if self._faults <= FAULTS_MAX and self._errors_bytes <= ERRORS_BYTES_MAX:
+                    entry = _entry(fault, line.number)
+                    self._errors_bytes += error_bytes(entry)
+                    self._errors.append(entry)
 
     def fault(self, data: bytes) -> Fault | None:
-        """Check a line on its own, of which there may be any number: what is wrong with it."""
+        """Check the next line of a stream, which has any number of lines; returns its fault."""
         try:
             self._examine(data, 1)
         except Fault as fault:
-            # Without the frames that it came through, which hold the parsed line.
+            # The frames of the traceback hold the parsed line.
             return fault.with_traceback(None)
         return None
 
     def verdict(self) -> Passed | Failed:
-        """Say what has come of the lines taken."""
+        """The verdict on the checked lines."""
         whole = [_entry(fault) for fault in self._faults_of_the_whole()]
         count = len(whole) + self._faults
         if not count:
@@ -159,7 +155,7 @@ class Checker:
         return Failed(errors=tuple(_listed(whole + self._errors, count)))
 
     def too_large(self) -> Failed:
-        """The verdict on a file above `bytes_max`, of which the first line at most has been taken."""
+        """The verdict on a file above `bytes_max`, of which at most the first line was checked."""
         of_model = f" for the {_shown(self.model)} model" if self.model is not None else ""
         message = f"The batch input file is larger than the {self._rules.bytes_max} maximum{of_model}"
         return Failed(errors=(BatchError(code="file_too_large", message=message),))
@@ -237,7 +233,7 @@ class Checker:
             self._examine_reply(inputs, body)
 
     def _examine_reply(self, inputs: int, body: dict[str, Any]) -> None:
-        """Refuse a line whose reply would be too large to keep: its server would work for nothing."""
+        """Refuse a line whose reply would be too large to keep, before a server computes it."""
         dimensions = body.get("dimensions")
         if type(dimensions) is not int:
             return
@@ -280,7 +276,7 @@ class Checker:
 
 
 def _listed(errors: list[BatchError], count: int) -> list[BatchError]:
-    """As many as fit, in number and in bytes; where that is not all of `count`, the last one says so."""
+    """As many errors as fit, in number and in bytes; the last one names the number of those left out."""
     sizes = accumulate(map(error_bytes, errors))
     if count <= FAULTS_MAX and count == len(errors) and max(sizes, default=0) <= ERRORS_BYTES_MAX:
         return errors
@@ -294,13 +290,13 @@ def _more(count: int) -> BatchError:
 
 
 def missing_file(file_id: str, project: str) -> Failed:
-    """The verdict on a file that is not there, or not the project's."""
+    """The verdict on a file that does not exist, or belongs to another project."""
     text = f"Cannot find file {_shown(file_id)}, or organization {_shown(project)} does not have access to it."
     return Failed(errors=(BatchError(code="invalid_request", message=text, param="file_id"),))
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """The line; of a long one only what the check looks at."""
+    """The parsed line; for a long line, only the fields that the check needs."""
     if nesting.exceeds(data, DEPTH_MAX):
         raise Fault("invalid_json_line", f"This line is nested deeper than the maximum of {DEPTH_MAX} levels.")
     try:
@@ -315,7 +311,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 def _field_fault(request: dict[str, Any], name: str, kind: type, expected: str) -> Fault:
-    """The fault of the first wrong field; a missing one goes before one of the wrong type."""
+    """The fault of the first missing field, or else of the named field's type."""
     for field, _, _ in _FIELDS:
         if field not in request:
             return Fault("missing_required_parameter", f"Missing required parameter: '{field}'.", field)
@@ -329,7 +325,7 @@ def _type_fault(param: str, expected: str, found: object) -> Fault:
 
 
 def _count_of_inputs(given: object) -> int:
-    """How many texts are to be embedded: a list of integers is one text, as tokens."""
+    """The number of texts to embed; a list of integers is one text, as tokens."""
     if type(given) is msgspec.Raw:
         text = bytes(given)
         return 1 if _STARTS_WITH_INTEGER.match(text) else nesting.elements(text)

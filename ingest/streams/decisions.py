@@ -155,7 +155,7 @@ class Decisions:
     def _is_room(self, record: Record, stream: Stream, lines: list[bytes]) -> bool:
         """Whether the project may store the lines; else the record is a dead letter, but may end its stream."""
         try:
-            self._quotas.stores(stream.state.project, joined_bytes(lines))
+            self._quotas.check_bytes(stream.state.project, joined_bytes(lines))
         except IntakeError as error:
             # The record is in the stream's journal, which acknowledges it.
             self._dead.append((dataclasses.replace(record, ack=lambda: None), error))
@@ -165,7 +165,7 @@ class Decisions:
     def _decision(self, record: Record, stream: Stream, first: int, lines: list[bytes], *, ends: bool) -> Decision:
         state, end = stream.state, first + len(lines)
         stream.size += joined_bytes(lines)
-        self._quotas.grown(state.id, state.project, end, state.batch.input_file_id, stream.size)
+        self._quotas.count_stream(state.id, state.project, end, state.batch.input_file_id, stream.size)
         return Decision(stream=stream, record=record, first=first, lines=lines, ends=ends)
 
     def end(self, stream: Stream, *, discarding: bool = False) -> None:
@@ -199,8 +199,8 @@ class Decisions:
             if not lines:
                 return None
             options = intake.stream_options(headers, self._factory.windows)
-            self._quotas.opens(project)
-            self._quotas.stores(project, joined_bytes(lines))
+            self._quotas.check_batch(project)
+            self._quotas.check_bytes(project, joined_bytes(lines))
             place = record.partition, record.offset
             stream = self._factory.create((project, label.name), place, options, lines)
             self.streams[stream.state.name] = self._new = stream

@@ -2,13 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Final, NamedTuple
 
-from tidemill.ingest.files.packing import INLINE_BYTES_MAX, Origin, Record, RequestPublisher
+from tidemill.ingest.files.packing import (
+    INLINE_BYTES_MAX,
+    Origin,
+    Packer,
+    Placed,
+    Record,
+    RequestPublisher,
+    sliced,
+)
 from tidemill.ingest.files.validation import LONG_LINE_BYTES, Fault
 from tidemill.ingest.quota import Quotas
-from tidemill.ingest.streams import packing
+from tidemill.ingest.streams import error_lines
+from tidemill.ingest.streams.error_lines import Faulty
 from tidemill.ingest.streams.stream import Stream
 from tidemill.kafka.partitions.held_records import Unavailable
 from tidemill.retrying import reason, retry
@@ -24,17 +34,12 @@ from tidemill.sealing.vault import NoKey, Vault
 
 log = logging.getLogger(__name__)
 
-SLICE_BYTES: Final = 128 * 1024
-SLICE_LINES: Final = 256
-"""Lines checked in a row before other tasks run: one or two milliseconds of work."""
 INTERNAL: Final = Fault("server_error", "The server had an error while checking this line.")
 
 Stretch = tuple[int, list[bytes]]
 """The place of the first line, and the lines."""
-Placed = tuple[int, bytes]
+Valid = tuple[int, bytes]
 """The place of a valid line, and the line."""
-Faulty = tuple[int, bytes, Fault]
-"""The place of an invalid line, the line, and its fault."""
 
 
 class Checked(NamedTuple):
@@ -42,7 +47,7 @@ class Checked(NamedTuple):
 
     total: int
     """Lines of the batch up to the last checked one."""
-    good: list[Placed]
+    good: list[Valid]
     faults: list[Faulty]
 
 
@@ -89,7 +94,7 @@ class Publisher:
         if not checked.total or not (placed or checked.faults):
             return
         await self.send_fact(Grown(batch_id=stream.state.id, total=checked.total, model=stream.checker.model))
-        for marks, value in packing.failures(stream.state.id, checked.faults):
+        for marks, value in error_lines.packed(stream.state.id, checked.faults):
             sealed = await seal_outcome(self._vault, stream.state.id, value, lines_headers(stream.state.id, marks))
             await self._send(stream.state.id, *sealed)
         if placed:
@@ -123,31 +128,31 @@ class Publisher:
         return True
 
     def _within_quota(
-        self, stream: Stream, good: list[Placed], faults: list[Faulty]
-    ) -> tuple[list[Placed], list[Faulty]]:
+        self, stream: Stream, good: list[Valid], faults: list[Faulty]
+    ) -> tuple[list[Valid], list[Faulty]]:
         """Turn the last lines into faults, if the project has more lines than it may have."""
         project = stream.state.project
-        if not (beyond := min(len(good), self._quotas.beyond(project))):
+        if not (beyond := min(len(good), self._quotas.excess(project))):
             return good, faults
         fault = self._quotas.refuse(stream.state.id, project, beyond)
         refused = [(place, line, fault) for place, line in good[-beyond:]]
         return good[:-beyond], sorted(faults + refused, key=lambda found: found[0])
 
-    async def _publish_requests(self, stream: Stream, placed: list[packing.Placed]) -> None:
-        batch = stream.state.batch
+    async def _publish_requests(self, stream: Stream, placed: list[Placed]) -> None:
+        batch, model = stream.state.batch, stream.checker.model
         origin = Origin(
-            batch_id=batch.id, project=stream.state.project, deadline=batch.expires_at, url=batch.endpoint, key=""
+            batch_id=batch.id, project=stream.state.project, deadline=batch.expires_at, url=batch.endpoint
         )
-        model = stream.checker.model
         assert model is not None
 
         async def records() -> AsyncIterator[Record]:
-            for record in packing.requests(origin, placed):
+            packer = Packer(origin)
+            for record in chain(packer.pack(placed), packer.finish()):
                 yield record
 
         await retry(f"publishing lines of {batch.id}", lambda: self._requests.publish(model, records()))
 
-    async def _placed(self, stream: Stream, place: int, line: bytes) -> packing.Placed:
+    async def _placed(self, stream: Stream, place: int, line: bytes) -> Placed:
         """Write a line that is too large for a record to the store, as long as the log refers to it."""
         if len(line) <= INLINE_BYTES_MAX:
             return place, line
@@ -163,11 +168,12 @@ class Publisher:
         await retry(f"sending to {topic}", lambda: self._sender.send(topic, batch_id, value, headers=headers))
 
 
-async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Placed], list[Faulty]]:
+async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Valid], list[Faulty]]:
     """Check lines in slices; other tasks run between two slices."""
-    good: list[Placed] = []
+    good: list[Valid] = []
     faults: list[Faulty] = []
-    for slice_ in _sliced((place, line) for first, lines in stretches for place, line in enumerate(lines, first)):
+    numbered = ((place, line) for first, lines in stretches for place, line in enumerate(lines, first))
+    for slice_ in sliced(numbered, lambda valid: len(valid[1])):
         if any(len(line) > LONG_LINE_BYTES for _, line in slice_):
             await run_half_time(_check, stream, slice_, good, faults)
         else:
@@ -176,7 +182,7 @@ async def _checked(stream: Stream, stretches: list[Stretch]) -> tuple[list[Place
     return good, faults
 
 
-def _check(stream: Stream, lines: list[Placed], good: list[Placed], faults: list[Faulty]) -> None:
+def _check(stream: Stream, lines: list[Valid], good: list[Valid], faults: list[Faulty]) -> None:
     for place, line in lines:
         try:
             fault = stream.checker.fault(line)
@@ -187,19 +193,6 @@ def _check(stream: Stream, lines: list[Placed], good: list[Placed], faults: list
             good.append((place, line))
         else:
             faults.append((place, line, fault))
-
-
-def _sliced(lines: Iterable[Placed]) -> Iterator[list[Placed]]:
-    held: list[Placed] = []
-    size = 0
-    for place, line in lines:
-        held.append((place, line))
-        size += len(line)
-        if size >= SLICE_BYTES or len(held) >= SLICE_LINES:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
 
 
 async def _once(line: bytes) -> AsyncIterator[bytes]:

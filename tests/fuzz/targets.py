@@ -116,7 +116,7 @@ def input_file(data: bytes) -> None:
     assert in_two == at_once
     for endpoint in MODELS["m"]:
         checker = Checker(Rules(endpoint=endpoint, models=MODELS, lines_max=50, bytes_max=LINE_BYTES_MAX))
-        checker.take_all(at_once)
+        checker.check(at_once)
         if type(checker.verdict()).__name__ == "Passed":
             for found in at_once:
                 if found.data:

@@ -35,7 +35,7 @@ def verdict(*lines: bytes, of: Rules | None = None) -> Passed | Failed:
     of = of or rules()
     checker, splitter = Checker(of), Splitter(of.line_bytes_max)
     for found in [*splitter.feed(b"\n".join(lines)), *splitter.finish()]:
-        checker.take(found)
+        checker.check([found])
     return checker.verdict()
 
 

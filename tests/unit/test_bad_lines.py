@@ -92,7 +92,7 @@ def checked(line: bytes) -> LineFault:
     checker = Checker(Rules(endpoint=CHAT, models=models, lines_max=50_000, bytes_max=209_715_200))
     splitter = Splitter()
     for found in [*splitter.feed(line), *splitter.finish()]:
-        checker.take(found)
+        checker.check([found])
     verdict = checker.verdict()
     assert isinstance(verdict, Failed)
     (error,) = verdict.errors

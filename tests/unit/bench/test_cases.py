@@ -24,8 +24,7 @@ def test_the_lines_pass_the_check(endpoint: str) -> None:
     rules = Rules(endpoint=endpoint, models={cases.MODEL: (endpoint,)}, lines_max=10**6, bytes_max=10**9)
     checker = Checker(rules)
     case = Case(name="x", lines=10, endpoint=endpoint)
-    for line in (*splitter.feed(b"".join(cases.lines(case))), *splitter.finish()):
-        checker.take(line)
+    checker.check([*splitter.feed(b"".join(cases.lines(case))), *splitter.finish()])
     assert isinstance(checker.verdict(), Passed)
 
 

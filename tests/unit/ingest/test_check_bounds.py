@@ -17,7 +17,7 @@ def test_a_line_beyond_the_bound():
     """It is a fault of its number, and the next line is checked."""
     checker, splitter = Checker(rules()), Splitter(200)
     for found in splitter.feed(line("a", body=request_body(x="x" * 200)) + b"\n" + line("b") + b"\nx\n"):
-        checker.take(found)
+        checker.check([found])
     found = checker.verdict()
     assert isinstance(found, Failed)
     assert [(error.code, error.line) for error in found.errors] == [("line_too_long", 1), ("invalid_json_line", 3)]
@@ -95,7 +95,7 @@ def test_a_long_line_is_judged_as_a_short_one(monkeypatch, given_fields, given_b
     def judged(bytes_max):
         monkeypatch.setattr(validation, "LONG_LINE_BYTES", bytes_max)
         checker = Checker(rules(endpoint))
-        checker.take(Line(1, 0, text))
+        checker.check([Line(1, 0, text)])
         return checker.verdict(), checker._inputs
 
     assert judged(0) == judged(1 << 20)

@@ -58,30 +58,30 @@ def test_batches_count_until_they_are_over(quotas):
     for name in ("a", "b", "b"):
         quotas.batch(name, batch(), 0)
     with pytest.raises(IntakeError, match="has 2 batches in progress and may have 2"):
-        quotas.opens("p")
-    quotas.opens("q")
+        quotas.check_batch("p")
+    quotas.check_batch("q")
     for name in ("a", "a", "unknown"):
         quotas.batch(name, batch(Status.COMPLETED), 0)
-    quotas.opens("p")
+    quotas.check_batch("p")
 
 
 def test_a_batch_that_is_over_stays_so(quotas):
     """A former owner of its partition may tell late how far it was: that would count until the process ends."""
     for status in (Status.IN_PROGRESS, Status.COMPLETED, Status.IN_PROGRESS):
         quotas.batch("a", batch(status, total=100), 0)
-    assert quotas.beyond("p") == 0
+    assert quotas.excess("p") == 0
     quotas.batch("b", batch(), 0)
-    quotas.opens("p")
+    quotas.check_batch("p")
 
 
 def test_batches_of_streams_have_numbers(quotas):
     """Those of this process are known before the log tells of them."""
     for name in ("a", "b", "c", "d"):
-        quotas.grown(name, "p", 1, f"file-{name}", 0)
+        quotas.count_stream(name, "p", 1, f"file-{name}", 0)
         for status in (Status.IN_PROGRESS, Status.COMPLETED):
             quotas.batch(name, batch(status), 0)
     with pytest.raises(IntakeError, match="has 4 batches and may have 4"):
-        quotas.opens("p")
+        quotas.check_batch("p")
 
 
 def test_batches_and_files_have_numbers(quotas):
@@ -89,43 +89,43 @@ def test_batches_and_files_have_numbers(quotas):
     for name in ("a", "b", "c", "d", "d"):
         quotas.batch(name, batch(Status.COMPLETED), 0)
     with pytest.raises(IntakeError, match="has 4 batches and may have 4"):
-        quotas.opens("p")
+        quotas.check_batch("p")
     quotas.batch("a", None, 0)
     for name in ("file-a", "file-b", "file-b"):
         quotas.file(name, file(1), 0)
     with pytest.raises(IntakeError, match="has 2 files and may have 2"):
-        quotas.opens("p")
+        quotas.check_batch("p")
     quotas.file("file-a", None, 0)
-    quotas.opens("p")
+    quotas.check_batch("p")
 
 
 def test_lines_count_until_they_are_final(quotas):
     """As the log shows them, or as a stream has brought them, whichever is more."""
-    quotas.grown("a", "p", 14, "file-a", 0)
-    assert quotas.beyond("p") == 4
+    quotas.count_stream("a", "p", 14, "file-a", 0)
+    assert quotas.excess("p") == 4
     assert quotas.refuse("a", "p", 4).code == "lines_enqueued_max"
-    assert quotas.beyond("p") == 0
-    quotas.grown("a", "p", 15, "file-a", 0)
-    assert quotas.beyond("p") == 1
+    assert quotas.excess("p") == 0
+    quotas.count_stream("a", "p", 15, "file-a", 0)
+    assert quotas.excess("p") == 1
     quotas.batch("a", batch(total=14, completed=3, failed=4), 0)
-    assert quotas.beyond("p") == 0
-    quotas.grown("a", "p", 18, "file-a", 0)
-    assert quotas.beyond("p") == 1
+    assert quotas.excess("p") == 0
+    quotas.count_stream("a", "p", 18, "file-a", 0)
+    assert quotas.excess("p") == 1
     quotas.batch("a", None, 0)
-    assert quotas.beyond("p") == 0
+    assert quotas.excess("p") == 0
 
 
 def test_bytes_of_a_stream_are_those_of_its_file_in_the_end(quotas):
     """They count once, before the file is there and after."""
-    quotas.grown("a", "p", 1, "file-a", 600)
+    quotas.count_stream("a", "p", 1, "file-a", 600)
     with pytest.raises(IntakeError, match=f"stores {600 + OBJECT_BYTES} bytes and may"):
-        quotas.stores("p", 401)
+        quotas.check_bytes("p", 401)
     quotas.file("file-a", file(700), 0)
-    quotas.stores("p", 300)
+    quotas.check_bytes("p", 300)
     with pytest.raises(IntakeError, match=f"stores {700 + OBJECT_BYTES}"):
-        quotas.stores("p", 301)
+        quotas.check_bytes("p", 301)
     quotas.file("file-a", None, 0)
-    quotas.stores("p", 1000)
+    quotas.check_bytes("p", 1000)
 
 
 @pytest.mark.parametrize("value", [b"{", b"[]", b'{"v":2,"project":"p","batch":{"status":"asleep"}}'])
@@ -135,8 +135,8 @@ def test_what_cannot_be_read_counts_nothing(quotas, value):
     quotas.file("a", value, 0)
     later = orjson.loads(batch(total=100)) | {"v": 2}
     quotas.batch("a", orjson.dumps(later), 0)
-    quotas.opens("p")
-    assert quotas.beyond("p") == 0
+    quotas.check_batch("p")
+    assert quotas.excess("p") == 0
 
 
 files = st.lists(st.tuples(st.integers(0, 5), st.sampled_from("pq"), st.integers(0, 99) | st.none()), max_size=40)

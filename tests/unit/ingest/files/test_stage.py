@@ -9,7 +9,7 @@ from support.waiting import until
 from tidemill import retrying
 from tidemill.configuration.settings import Settings
 from tidemill.ingest.files import stage as module
-from tidemill.ingest.files.packing import Record
+from tidemill.ingest.files.packing import SLICE_LINES, Record
 from tidemill.ingest.files.stage import Stage
 from tidemill.ingest.files.validation import LONG_LINE_BYTES
 from tidemill.schemas.log.messages import Accepted, BatchCreated, CancelRequested, InputRef, Rejected
@@ -253,4 +253,4 @@ async def test_a_big_file_lets_others_run(here):
     await here.stage.handle(await here.batch("batch_1", input_lines(20_000)))
     done.set()
     await counting
-    assert turns > 2 * 20_000 / module.SLICE_LINES
+    assert turns > 2 * 20_000 / SLICE_LINES

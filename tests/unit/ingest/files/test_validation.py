@@ -51,7 +51,7 @@ def test_row_3_too_many_lines():
 def test_row_4_too_large_a_file(first, name):
     """The model is named where the first line tells it."""
     checker, splitter = Checker(rules()), Splitter()
-    checker.take(next(iter(splitter.feed(first + b"\n"))))
+    checker.check(splitter.feed(first + b"\n"))
     assert checker.too_large().errors == (
         BatchError(
             code="file_too_large", message=f"The batch input file is larger than the 209715200 maximum{name}"
@@ -324,7 +324,7 @@ def test_the_bound_of_a_line_is_that_of_the_rules():
     """And is named."""
     of = dataclasses.replace(rules(), line_bytes_max=100)
     checker, splitter = Checker(of), Splitter(of.line_bytes_max)
-    checker.take_all([*splitter.feed(b"x" * 101), *splitter.finish()])
+    checker.check([*splitter.feed(b"x" * 101), *splitter.finish()])
     (error,) = checker.verdict().errors
     assert "maximum of 100 bytes" in error.message
     # A line that was checked is read by whatever reads it later.

@@ -4,7 +4,7 @@ import asyncio
 
 from support.intake import PARTITION, World
 
-from tidemill.ingest.streams.publisher import SLICE_LINES
+from tidemill.ingest.files.packing import SLICE_LINES
 from tidemill.schemas.log.intake import StreamOptions
 
 
