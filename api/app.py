@@ -15,7 +15,7 @@ from tidemill import metrics
 from tidemill.api import error_handlers, middleware
 from tidemill.api.access import auth
 from tidemill.api.batches import file_removal
-from tidemill.api.dependencies import Dependencies
+from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.http.server import Server
 from tidemill.api.routes import audit, batches, dashboard, files, keys, reruns, results, service, uploads, usage
 from tidemill.api.view.sqlite import Database
@@ -108,7 +108,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Dependencies, list[F
         yield (
             Dependencies(
                 settings=settings,
-                keys=auth.keys(settings, view.keyring, time.time),
+                access=Access(keys=auth.keys(settings, view.keyring, time.time)),
                 signer=signer,
                 log=sender,
                 history=LogHistory(cluster),
@@ -141,7 +141,7 @@ class Feed:
         self._view.fold(self.topic, records)
 
     def resume(self, cluster: str, end: int) -> int:
-        """Start again; returns the offset to read from."""
+        """Begin a new follower; returns the offset to read from."""
         self._records.clear()
         return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
 
@@ -155,7 +155,7 @@ def _check_windows(settings: Settings) -> None:
 
 
 async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:
-    """Create missing topics; the api serves meanwhile what needs no broker."""
+    """Create missing topics; meanwhile the api serves requests that need no broker."""
     while True:
         try:
             await ensure_topics(settings, cluster, role="api")

@@ -1,4 +1,4 @@
-"""Dependencies injected into the routes: what the app is composed of, the caller, and the body of the request."""
+"""Dependencies injected into the routes: the parts of the app, the caller, and the body of the request."""
 
 import asyncio
 import time
@@ -18,6 +18,7 @@ from tidemill.api.access.auth import Keys, Principal
 from tidemill.api.access.rate_limits import Rates
 from tidemill.api.access.trail import Refusals, Trail
 from tidemill.api.http.concurrency_gate import ConcurrencyGate, RequestPacer
+from tidemill.api.publisher import Publisher
 from tidemill.api.requests import reading
 from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
 from tidemill.api.view.quotas import Booking
@@ -34,7 +35,7 @@ from tidemill.storage.disk_space import DiskSpace
 STORE_SECONDS_MAX = 30.0
 """How long the store may take for one step before the request fails."""
 UPLOADS_AT_ONCE_MAX = 32
-"""Further uploads wait, unread: each one holds some MiB."""
+"""Further uploads wait unread, since each one holds some MiB."""
 ESTIMATES_AT_ONCE_MAX = 2
 """Each one parses a whole input."""
 REPLAYS_AT_ONCE_MAX = 4
@@ -47,7 +48,7 @@ SUMS_AT_ONCE_MAX = 2
 BODY_BYTES_MAX = 1 << 20
 """The largest JSON body."""
 SMALL_BODY_BYTES = 64 * 1024
-"""The rest of a larger body passes a gate: a thousand connections may send a MiB each, however slowly."""
+"""The rest of a larger body passes a gate, since a thousand connections may each send a MiB slowly."""
 LARGE_BODIES_AT_ONCE_MAX = 32
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 """Methods that need only the role `read`."""
@@ -56,40 +57,57 @@ T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
+class Gates:
+    """Bounds of concurrent work, shared among projects."""
+
+    def __init__(self) -> None:
+        self.uploads = ConcurrencyGate("uploads", UPLOADS_AT_ONCE_MAX)
+        self.estimates = ConcurrencyGate("estimates", ESTIMATES_AT_ONCE_MAX)
+        self.replays = ConcurrencyGate("replays", REPLAYS_AT_ONCE_MAX)
+        self.creates = ConcurrencyGate("new batches", CREATES_AT_ONCE_MAX)
+        self.bodies = ConcurrencyGate("large requests", LARGE_BODIES_AT_ONCE_MAX)
+        self.sums = ConcurrencyGate("sums of usage", SUMS_AT_ONCE_MAX)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Known keys, and bounds of how often each may ask."""
+
+    keys: Keys
+    refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
+    rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
+    pacer: RequestPacer = field(default_factory=RequestPacer)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
     """The dependencies of an app."""
 
     settings: Settings
-    keys: Keys
-    signer: Signer
-    """Signs keys and tokens."""
-    log: Sender
-    history: History
-    store: Store
-    space: DiskSpace = field(default_factory=lambda: DiskSpace(0, {}))
-    """Free space of the disks."""
-    view: View
     clock: Clock
     is_ready: Callable[[], bool]
     """Whether the view has caught up with the log as it was when this process started."""
+    access: Access
+    gates: Gates = field(default_factory=Gates)
+    view: View
+    log: Sender
+    history: History
+    signer: Signer
+    """Signs keys and tokens."""
+    store: Store
+    space: DiskSpace = field(default_factory=lambda: DiskSpace(0, {}))
+    """Free space of the disks."""
     vault: Vault | None = None
-    """Encryption keys of batches; None where the log is not encrypted."""
-    estimates: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("estimates", ESTIMATES_AT_ONCE_MAX))
-    uploads: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("uploads", UPLOADS_AT_ONCE_MAX))
-    replays: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("replays", REPLAYS_AT_ONCE_MAX))
-    creates: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("new batches", CREATES_AT_ONCE_MAX))
-    bodies: ConcurrencyGate = field(
-        default_factory=lambda: ConcurrencyGate("large requests", LARGE_BODIES_AT_ONCE_MAX)
-    )
-    sums: ConcurrencyGate = field(default_factory=lambda: ConcurrencyGate("sums of usage", SUMS_AT_ONCE_MAX))
-    pacer: RequestPacer = field(default_factory=RequestPacer)
-    refusals: Refusals = field(default_factory=lambda: Refusals(time.monotonic))
-    rates: Rates = field(default_factory=lambda: Rates(time.monotonic))
+    """Encryption keys of batches; None if the log is not encrypted."""
 
     def booking(self, project: str) -> Booking:
         """Reserves room in a project for what a request creates."""
         return Booking(self.view.quotas, self.settings.limits_of(project), project, self.space)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Writes records to the log."""
+        return Publisher(self.log, self.view, self.signer)
 
     @cached_property
     def trail(self) -> Trail:
@@ -109,11 +127,21 @@ async def current(request: Request) -> Dependencies:
     return found
 
 
+async def current_view(request: Request) -> View:
+    """The view of the app that answers."""
+    return (await current(request)).view
+
+
+async def current_settings(request: Request) -> Settings:
+    """The settings of the app that answers."""
+    return (await current(request)).settings
+
+
 class Authentication(Part, HTTPBearer):
-    """Reads the key of a request, and finds the caller that it stands for.
+    """Finds the caller of a request by its key.
 
     Args:
-        role: What the key must be able to do; None is what the method says.
+        role: The role that the key must cover; None is `read` for GET and HEAD, and `write` for other methods.
     """
 
     errors: ClassVar[Mapping[int, str]] = {
@@ -123,7 +151,7 @@ class Authentication(Part, HTTPBearer):
     }
 
     def __init__(self, role: Role | None = None) -> None:
-        # The base class is what FastAPI describes.
+        # FastAPI describes the base class in the OpenAPI document.
         super().__init__(scheme_name="key", auto_error=False)
         self._role = role
 
@@ -131,18 +159,18 @@ class Authentication(Part, HTTPBearer):
         """Find the caller.
 
         Raises:
-            ApiError: 401 without a valid key, 403 where its role is too small, 429 where it asks too often; 503
-                while the view is not yet whole.
+            ApiError: 401, there is no valid key; 403, its role does not cover the request; 429, it asks too often;
+                503, the view has not caught up with the log.
         """
         deps = await current(request)
         is_ready = deps.is_ready()
         caller = _known(request, deps, _secret(request), is_whole=is_ready)
         request.state.project, request.state.key_id = caller.project, caller.key_id
-        rate_limits.charge(request, deps.rates, caller.key_id, deps.settings.limits_of(caller.project))
+        rate_limits.charge(request, deps.access.rates, caller.key_id, deps.settings.limits_of(caller.project))
         require(caller, self._role or (Role.READ if request.method in SAFE_METHODS else Role.WRITE))
         if not is_ready:
             raise errors.unavailable("server's view of the log")
-        await deps.pacer.turn(caller.project)
+        await deps.access.pacer.turn(caller.project)
         return caller
 
 
@@ -150,14 +178,24 @@ def require(caller: Principal, role: Role) -> None:
     """Check that a caller has at least a role.
 
     Raises:
-        ApiError: 403, it has not.
+        ApiError: 403, it has less.
     """
     if not caller.role.covers(role):
         raise errors.forbidden(caller.role, role)
 
 
+def require_project(caller: Principal, project: str | None) -> None:
+    """Check that a caller may act for a project; None is all projects.
+
+    Raises:
+        ApiError: 403, it is another project, and the caller is no operator.
+    """
+    if project != caller.project:
+        require(caller, Role.OPERATOR)
+
+
 def _secret(request: Request) -> str | None:
-    """The key, in the header of OpenAI's clients or in that of Azure's."""
+    """The key, from the header of OpenAI's clients or that of Azure's."""
     if (authorization := request.headers.get("authorization")) is None:
         return request.headers.get("api-key")
     scheme, _, secret = authorization.partition(" ")
@@ -166,17 +204,19 @@ def _secret(request: Request) -> str | None:
 
 def _known(request: Request, deps: Dependencies, secret: str | None, *, is_whole: bool) -> Principal:
     try:
-        return deps.keys.principal(secret, is_whole=is_whole)
+        return deps.access.keys.principal(secret, is_whole=is_whole)
     except ApiError as error:
         if error.body.code != errors.INVALID_KEY:
             raise
-        if seconds := deps.refusals.count(trail.address(request)):
+        if seconds := deps.access.refusals.count(trail.address(request)):
             raise errors.refused_too_often(seconds) from error
         deps.trail.record_refusal(request)
         raise
 
 
 Deps = Annotated[Dependencies, Depends(current)]
+ViewDep = Annotated[View, Depends(current_view)]
+SettingsDep = Annotated[Settings, Depends(current_settings)]
 Caller = Annotated[Principal, Depends(Authentication())]
 """The caller; its role covers the method."""
 ReadingCaller = Annotated[Principal, Depends(Authentication(Role.READ))]
@@ -185,13 +225,14 @@ AdminCaller = Annotated[Principal, Depends(Authentication(Role.ADMIN))]
 """The caller: an admin of the project, or an operator."""
 
 
-def json(content: bytes) -> Response:
+def json(content: bytes | BaseModel) -> Response:
     """A JSON response with status 200."""
-    return Response(content, media_type="application/json")
+    encoded = content.model_dump_json().encode() if isinstance(content, BaseModel) else content
+    return Response(encoded, media_type="application/json")
 
 
 class JsonBody(Part, Generic[M]):
-    """The JSON body, as a model. It comes after the caller, so the api reads bodies of known keys only."""
+    """The JSON body, as a model. Routes depend on the caller first, so the api reads bodies of known keys only."""
 
     errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 413: "The body is too large."}
 
@@ -206,7 +247,7 @@ class JsonBody(Part, Generic[M]):
                 are being read.
         """
         deps = await current(request)
-        return reading.body(self._model, await _content(request, deps.bodies), deps.settings)
+        return reading.body(self._model, await _content(request, deps.gates.bodies), deps.settings)
 
     def described(self) -> dict[str, Any]:
         """The schema of the model."""

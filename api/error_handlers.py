@@ -1,7 +1,8 @@
 """Exception handlers of the app: they answer every fault with OpenAI's error body."""
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -17,12 +18,18 @@ NO_CONTENT = 204
 NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+UNAVAILABLE: Final[dict[type[Exception], Callable[[], ApiError]]] = {
+    LogUnavailable: lambda: errors.unavailable("message log"),
+    StateUnavailable: lambda: errors.unavailable("server's state"),
+    RecordTooLarge: errors.record_too_large,
+}
+"""The answers to faults of the log and of the view."""
 
 _log = logging.getLogger(__name__)
 
 
 def answer(error: ApiError) -> Response:
-    """An error as an answer."""
+    """The answer to an error."""
     return Response(
         errors.encode(error.body), status_code=error.status, headers=error.headers, media_type="application/json"
     )
@@ -32,9 +39,8 @@ def install(app: FastAPI) -> None:
     """Replace the error answers of the framework."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(LogUnavailable, _on_log_unavailable)
-    app.add_exception_handler(RecordTooLarge, _on_record_too_large)
-    app.add_exception_handler(StateUnavailable, _on_state_unavailable)
+    for fault in UNAVAILABLE:
+        app.add_exception_handler(fault, _on_unavailable)
 
 
 async def _on_api_error(request: Request, error: Any) -> Response:
@@ -42,22 +48,10 @@ async def _on_api_error(request: Request, error: Any) -> Response:
     return answer(error)
 
 
-async def _on_log_unavailable(request: Request, error: Any) -> Response:
+async def _on_unavailable(request: Request, error: Any) -> Response:
     del request
-    _log.warning("the log did not acknowledge a record (%s)", error)
-    return answer(errors.unavailable("message log"))
-
-
-async def _on_record_too_large(request: Request, error: Any) -> Response:
-    del request
-    _log.warning("%s", error)
-    return answer(errors.record_too_large())
-
-
-async def _on_state_unavailable(request: Request, error: Any) -> Response:
-    del request
-    _log.warning("the view cannot be written (%s)", error)
-    return answer(errors.unavailable("server's state"))
+    _log.warning("%s: %s", type(error).__name__, error)
+    return answer(next(make() for fault, make in UNAVAILABLE.items() if isinstance(error, fault)))
 
 
 async def _on_http_exception(request: Request, error: Any) -> Response:
@@ -73,11 +67,11 @@ async def _on_http_exception(request: Request, error: Any) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes of a path; the framework names those of one route only."""
-    return ", ".join(method for method in METHODS if _takes(request, method))
+    """The methods of all routes of a path; the framework names the methods of one route only."""
+    return ", ".join(method for method in METHODS if _has_route(request, method))
 
 
-def _takes(request: Request, method: str) -> bool:
+def _has_route(request: Request, method: str) -> bool:
     if method == "OPTIONS":
         return True
     method = "GET" if method == "HEAD" else method

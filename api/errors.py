@@ -11,7 +11,7 @@ RETRY_SECONDS = 2
 """How long a client should wait when the log, the store or the view does not answer."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_RETRY_SECONDS = 60
-"""The same when the disk is full."""
+"""How long it should wait when the disk is full."""
 INVALID_KEY = "invalid_api_key"
 ECHO_CHARS_MAX = 200
 """The most characters of a request that an answer repeats."""
@@ -25,6 +25,11 @@ def encode(body: ErrorBody) -> bytes:
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
     """The request is invalid."""
     return ApiError(400, message, param=param, code=code)
+
+
+def unfit(param: str, fault: str, *, code: str = "invalid_value") -> ApiError:
+    """A field has an invalid value; `fault` is a sentence."""
+    return invalid(f"Invalid '{param}': {fault}", param=param, code=code)
 
 
 def missing(param: str) -> ApiError:
@@ -46,61 +51,52 @@ def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
 
 def too_large(param: str, maximum: int, value: int) -> ApiError:
     """A number is above its range."""
-    return invalid(
-        f"Invalid '{param}': integer above maximum value. Expected a value <= {maximum}, but got {value} instead.",
-        param=param,
-        code="integer_above_max_value",
-    )
+    fault = f"integer above maximum value. Expected a value <= {maximum}, but got {value} instead."
+    return unfit(param, fault, code="integer_above_max_value")
 
 
 def too_small(param: str, minimum: int, value: int) -> ApiError:
     """A number is below its range."""
-    return invalid(
-        f"Invalid '{param}': integer below minimum value. Expected a value >= {minimum}, but got {value} instead.",
-        param=param,
-        code="integer_below_min_value",
-    )
+    fault = f"integer below minimum value. Expected a value >= {minimum}, but got {value} instead."
+    return unfit(param, fault, code="integer_below_min_value")
 
 
 def too_long(param: str, maximum: int, length: int) -> ApiError:
     """A string has too many characters."""
-    return invalid(
-        f"Invalid '{param}': string too long. Expected a string with maximum length {maximum}, "
-        f"but got a string with length {length} instead.",
-        param=param,
-        code="string_above_max_length",
+    fault = (
+        f"string too long. Expected a string with maximum length {maximum}, but got a string with length {length} "
+        "instead."
     )
+    return unfit(param, fault, code="string_above_max_length")
 
 
 def too_many(param: str, maximum: int, count: int) -> ApiError:
     """An object has too many fields."""
-    return invalid(
-        f"Invalid '{param}': too many properties. Expected an object with at most {maximum} properties, "
-        f"but got an object with {count} properties instead.",
-        param=param,
-        code="object_above_max_properties",
+    fault = (
+        f"too many properties. Expected an object with at most {maximum} properties, "
+        f"but got an object with {count} properties instead."
     )
+    return unfit(param, fault, code="object_above_max_properties")
 
 
 def array_too_long(param: str, maximum: int, length: int) -> ApiError:
     """A list has too many items."""
-    return invalid(
-        f"Invalid '{param}': array too long. Expected an array with maximum length {maximum}, "
-        f"but got an array with length {length} instead.",
-        param=param,
-        code="array_above_max_length",
+    fault = (
+        f"array too long. Expected an array with maximum length {maximum}, but got an array with length {length} "
+        "instead."
     )
+    return unfit(param, fault, code="array_above_max_length")
 
 
 def wrong_purpose(param: str, purpose: str) -> ApiError:
-    """A file has another purpose than `batch`."""
+    """The purpose of a file is not `batch`."""
     message = f"Invalid value for '{param}': the file's purpose must be 'batch', but it is '{purpose}'."
     return invalid(message, param=param, code="invalid_value")
 
 
 def unknown_cursor(after: str) -> ApiError:
     """`after` is no object of the list."""
-    return invalid(f"Invalid 'after': no object with id '{shorten(after)}'.", param="after", code="invalid_value")
+    return unfit("after", f"no object with id '{shorten(after)}'.")
 
 
 def unsatisfiable(size: int) -> ApiError:
@@ -139,42 +135,29 @@ def no_model(model: str) -> ApiError:
 
 def no_key() -> ApiError:
     """The request came without a key."""
-    return ApiError(
-        401,
+    return _unauthorized(
         "You didn't provide an API key. You need to provide your API key in an Authorization header using "
-        "Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
-        headers={"www-authenticate": "Bearer"},
+        "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
     )
 
 
 def wrong_key(key: str) -> ApiError:
-    """The key belongs to no project; only its ends are repeated, and those only of a long one."""
+    """The key belongs to no project; the answer repeats the ends of a long key only."""
     shown = f"{key[:5]}***{key[-2:]}" if len(key) > 16 else "***"  # noqa: PLR2004  half of it stays hidden
-    return ApiError(
-        401,
-        f"Incorrect API key provided: {shown}. Ask the operator of this server for a key.",
-        code=INVALID_KEY,
-        headers={"www-authenticate": "Bearer"},
-    )
+    message = f"Incorrect API key provided: {shown}. Ask the operator of this server for a key."
+    return _unauthorized(message, code=INVALID_KEY)
 
 
 def ended_key(hint: str, how: str) -> ApiError:
-    """The key is `revoked` or `expired`, as `how` says."""
-    return ApiError(
-        401,
-        f"The API key {hint} is {how}. Ask the operator of this server for a new one.",
-        code=INVALID_KEY,
-        headers={"www-authenticate": "Bearer"},
-    )
+    """The key has ended; `how` is `revoked` or `expired`."""
+    message = f"The API key {hint} is {how}. Ask the operator of this server for a new one."
+    return _unauthorized(message, code=INVALID_KEY)
 
 
 def forbidden(role: str, needed: str) -> ApiError:
     """The key is valid, but its role does not cover the request."""
-    return ApiError(
-        403,
-        f"Your API key has the role '{role}'; this needs the role '{needed}'.",
-        code="insufficient_permissions",
-    )
+    message = f"Your API key has the role '{role}'; this needs the role '{needed}'."
+    return ApiError(403, message, code="insufficient_permissions")
 
 
 def unknown_parameter(param: str) -> ApiError:
@@ -193,31 +176,22 @@ def limit_reached(limit: str, message: str) -> ApiError:
 
     Args:
         limit: The setting's name.
-        message: What is full and how to make room.
+        message: States the amounts, and how to make room.
     """
-    return ApiError(
-        429,
-        f"{message} (limit: {limit})",
-        kind="requests",
-        code="rate_limit_exceeded",
-        headers={"x-should-retry": "false"},
-    )
+    return _limited(f"{message} (limit: {limit})", {"x-should-retry": "false"})
 
 
 def rate_limited(per_second: float, wait_ms: int) -> ApiError:
     """The key makes too many requests; the SDKs wait for `Retry-After` and try again."""
-    return ApiError(
-        429,
+    return _limited(
         f"Rate limit reached for requests: {per_second:g} per second. Please try again in {wait_ms} ms."
         " (limit: requests_per_second)",
-        kind="requests",
-        code="rate_limit_exceeded",
-        headers={"retry-after": str(-(-wait_ms // 1000)), "retry-after-ms": str(wait_ms)},
+        {"retry-after": str(-(-wait_ms // 1000)), "retry-after-ms": str(wait_ms)},
     )
 
 
 def conflict(message: str, *, code: str | None = None) -> ApiError:
-    """The state of the object forbids it. That lasts, so a header tells the SDKs not to retry."""
+    """The state of the object forbids the request. It lasts, so a header tells the SDKs not to retry."""
     return ApiError(409, message, code=code, headers={"x-should-retry": "false"})
 
 
@@ -229,7 +203,7 @@ def key_reused() -> ApiError:
 
 def batch_deleted() -> ApiError:
     """An idempotency key names a batch that was deleted since."""
-    message = "The batch that this 'Idempotency-Key' has made is deleted. Use a new key for a new batch."
+    message = "The batch that this 'Idempotency-Key' created is deleted. Use a new key for a new batch."
     return conflict(message, code="batch_deleted")
 
 
@@ -240,7 +214,7 @@ def body_too_large(maximum: int, *, param: str | None = None) -> ApiError:
 
 def record_too_large() -> ApiError:
     """Each field is within its bound, but together they exceed a record of the log."""
-    return ApiError(413, "The request is too large: there is no room for it in the message log.")
+    return ApiError(413, "The request is too large for a record of the message log.")
 
 
 def timed_out(part: str = "body") -> ApiError:
@@ -259,7 +233,7 @@ def url_too_long(maximum: int) -> ApiError:
 
 
 def misdirected() -> ApiError:
-    """The request calls the server by a name that is not its own; the name is not repeated."""
+    """The header `Host` does not name this server; the answer does not repeat it."""
     return ApiError(
         421,
         "This server does not answer to the host name of the request. The operator can add the name to "
@@ -269,33 +243,20 @@ def misdirected() -> ApiError:
 
 def busy() -> ApiError:
     """Too many requests are in progress."""
-    return ApiError(
-        503,
-        "The server has too many requests under way. Please try again.",
-        kind="server_error",
-        headers={"retry-after": str(RETRY_SECONDS), "connection": "close"},
-    )
+    return _failed(503, "The server has too many requests in progress. Please try again.", {"connection": "close"})
 
 
 def unavailable(what: str) -> ApiError:
     """The log, the store or the view does not answer; the same request may succeed in a moment."""
-    return ApiError(
-        503,
-        f"The {what} is not available at the moment. Please try again.",
-        kind="server_error",
-        headers={"retry-after": str(RETRY_SECONDS)},
-    )
+    return _failed(503, f"The {what} is not available at the moment. Please try again.")
 
 
 def share_taken(what: str, project: str) -> ApiError:
     """The project uses its whole share of a concurrency limit."""
-    return ApiError(
-        429,
-        f"Project '{project}' has its share of places for {what} at one time. Please send fewer at once, or again "
-        "in a moment.",
-        kind="requests",
-        code="rate_limit_exceeded",
-        headers={"retry-after": str(RETRY_SECONDS)},
+    return _limited(
+        f"Project '{project}' uses its whole share of concurrent {what}. "
+        "Please send fewer at once, or try again in a moment.",
+        {"retry-after": str(RETRY_SECONDS)},
     )
 
 
@@ -303,34 +264,45 @@ def from_store(error: OSError) -> ApiError:
     """The store failed; 507 if it is full."""
     if error.errno not in FULL:
         return unavailable("file store")
-    return ApiError(
+    return _failed(
         507,
-        "The server's disk is full, but for what deletions need. Please delete files, or try again later.",
-        kind="server_error",
+        "The server's disk is full; only deletions still work. Please delete files, or try again later.",
+        {"retry-after": str(FULL_RETRY_SECONDS)},
         code="storage_full",
-        headers={"retry-after": str(FULL_RETRY_SECONDS)},
     )
 
 
 def refused_too_often(seconds: float) -> ApiError:
     """Too many keys of an address were refused; it has to wait."""
-    return ApiError(
-        429,
+    return _limited(
         f"Too many keys from your address were refused. Please try again in {math.ceil(seconds)} s.",
-        kind="requests",
-        code="rate_limit_exceeded",
-        headers={"retry-after": str(math.ceil(seconds)), "x-should-retry": "false"},
+        {"retry-after": str(math.ceil(seconds)), "x-should-retry": "false"},
     )
 
 
 def internal() -> ApiError:
-    """A fault of the server's own."""
+    """The server has a fault of its own."""
     return ApiError(500, "The server had an error while processing your request.", kind="server_error")
 
 
 def shorten(text: str) -> str:
-    """A text of any length, cut for an answer."""
+    """A text of any length, cut to `ECHO_CHARS_MAX` characters for an answer."""
     return text if len(text) <= ECHO_CHARS_MAX else f"{text[:ECHO_CHARS_MAX]}…"
+
+
+def _unauthorized(message: str, *, code: str | None = None) -> ApiError:
+    return ApiError(401, message, code=code, headers={"www-authenticate": "Bearer"})
+
+
+def _limited(message: str, headers: dict[str, str]) -> ApiError:
+    return ApiError(429, message, kind="requests", code="rate_limit_exceeded", headers=headers)
+
+
+def _failed(
+    status: int, message: str, headers: dict[str, str] | None = None, *, code: str | None = None
+) -> ApiError:
+    headers = {"retry-after": str(RETRY_SECONDS)} | (headers or {})
+    return ApiError(status, message, kind="server_error", code=code, headers=headers)
 
 
 def _listed(values: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ EXPOSED_HEADERS: Final = (
     "content-disposition", "content-range", "etag", "retry-after", "retry-after-ms", "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests", "x-request-id", "x-should-retry",
 )  # fmt: skip
-"""Headers that such a page may read, besides those that browsers always allow."""
+"""Headers that such a page may read, beside the ones that browsers always allow."""
 ERROR: Final = 400
 SERVER_ERROR: Final = 500
 Fields = tuple[tuple[bytes, bytes], ...]
@@ -62,7 +62,7 @@ def wrapped(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 class RequestMiddleware:
-    """Gives each request an id, logs those that fail, and maps `HEAD` and the paths of Azure's clients."""
+    """Gives each request an id, logs failed ones, and maps `HEAD` and the paths of Azure's clients."""
 
     def __init__(self, app: ASGIApp, *, has_aliases: bool = False) -> None:
         """Wrap an app.
@@ -75,7 +75,7 @@ class RequestMiddleware:
         self._has_aliases = has_aliases
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app; headers that it sets itself stay."""
+        """Call the app; its own headers stay."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -97,7 +97,7 @@ class RequestMiddleware:
 
 
 class FaultMiddleware:
-    """Answers unexpected exceptions with a 500, and logs where they were raised."""
+    """Answers unexpected exceptions with a 500, and logs their stacks."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -116,7 +116,7 @@ class FaultMiddleware:
         except (_BodyNotWanted, ClientDisconnect):
             raise
         except Exception as error:  # noqa: BLE001  the last resort of every request
-            # The text of an exception may quote what a user sent, so the log has only the stack.
+            # The text of an exception may quote the request, so the log has only the stack.
             places = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s: %s\n%s", scope["state"]["request_id"], type(error).__name__, places)
             if not has_begun:
@@ -167,7 +167,7 @@ def _request_id(scope: Scope) -> str:
 
 
 def _log_error(scope: Scope, status: int, seconds: float) -> None:
-    """Log a request that failed; the line has nothing that the user wrote."""
+    """Log a failed request; the line quotes nothing of the user."""
     state = scope["state"]
     path = getattr(scope.get("route"), "path", "no route")
     _log.log(
@@ -202,5 +202,5 @@ class CrossOrigin:
 
 
 async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand in for the app that `CORSMiddleware` asks for: only its headers are used here."""
+    """Satisfy `CORSMiddleware`, which takes an app: only its headers are used here."""
     raise NotImplementedError

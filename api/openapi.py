@@ -1,4 +1,4 @@
-"""The OpenAPI document: it follows from what each route depends on, takes and answers."""
+"""Generates the OpenAPI document from the dependencies, models and docstrings of the routes."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from tidemill.schemas.resources.error import ErrorEnvelope
 
 PATH: Final = "/openapi.json"
 DESCRIPTION: Final = (
-    "Files, batches and what belongs to them, as OpenAI's API has them: its SDKs work with this address as "
-    "`base_url`. What is beyond that API sits in routes and fields of its own. Every answer has a header "
+    "Files, batches and related resources, compatible with OpenAI's API: its SDKs work with this address as "
+    "`base_url`. Tidemill's additions have routes and fields of their own. Every answer has the header "
     "`x-request-id`, and every error OpenAI's body."
 )
 ERRORS: Final = {
     500: "A fault of the server's own.",
-    503: "The log, the store or the view does not answer; the same request may do in a moment.",
+    503: "The log, the store or the view does not answer; the same request may succeed in a moment.",
 }
-"""What any route may answer."""
+"""Errors that any route may answer."""
 _HEADERS: Final = {"x-request-id": {"required": True, "schema": {"type": "string"}}}
 
 
@@ -41,7 +41,7 @@ class Route(APIRoute):
             if int(status) >= 400:  # noqa: PLR2004  an error
                 found["model"] = ErrorEnvelope
         options["openapi_extra"] = _described(parts)
-        # The first words of a docstring say more than the name of its function.
+        # The beginning of a docstring says more than the name of its function.
         options["summary"] = re.split(r"[;:.]( |\Z)", endpoint.__doc__ or "", maxsplit=1)[0]
         super().__init__(path, endpoint, responses=responses, **options)
 

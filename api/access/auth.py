@@ -13,7 +13,7 @@ from tidemill.schemas.resources import access
 from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
 
 SETTINGS_KEY_ID = "key_settings"
-"""Stands for the id of the key that the settings name."""
+"""The id of the settings' key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Principal:
     project: str
     role: Role
     key_id: str = SETTINGS_KEY_ID
-    """Of the key that was sent."""
+    """The id of its key."""
     expires_at: int | None = None
-    """When that key ends, Unix seconds."""
+    """When its key expires, Unix seconds."""
 
     @property
     def is_operator(self) -> bool:
@@ -34,10 +34,10 @@ class Principal:
 
 
 class Keys:
-    """Known keys, as digests: the time of a comparison reveals nothing about a key."""
+    """Known keys, as digests, so that the time of a comparison reveals nothing about a key."""
 
     def __init__(self, fixed: Mapping[str, Principal], keyring: Keyring, clock: Clock) -> None:
-        """Hold the keys.
+        """Know some keys.
 
         Args:
             fixed: Keys of the settings, which cannot be revoked: digest to principal.
@@ -52,11 +52,12 @@ class Keys:
         """The caller that a key stands for.
 
         Args:
-            secret: The key as it was sent; None where none was.
-            is_whole: Whether the keyring holds all that the log held when the process started.
+            secret: The key of the request; None without one.
+            is_whole: Whether the keyring has caught up with the log as it was when the process started.
 
         Raises:
-            ApiError: 401, there is no key, it is not known, revoked or expired; 503, it may become known.
+            ApiError: 401, there is no key, or an unknown, revoked or expired one; 503, the keyring may not have it
+                yet.
         """
         if not (secret := (secret or "").strip()):
             raise errors.no_key()
@@ -68,9 +69,9 @@ class Keys:
             raise errors.wrong_key(secret)
         if not is_whole:
             raise errors.unavailable("server's view of the log")
-        return self._opened(secret, self._keyring.by_digest(digest), digest)
+        return self._of_record(secret, self._keyring.by_digest(digest), digest)
 
-    def _opened(self, secret: str, record: KeyRecord | None, digest: str) -> Principal:
+    def _of_record(self, secret: str, record: KeyRecord | None, digest: str) -> Principal:
         if record is None or not hmac.compare_digest(record.sha256, digest):
             raise errors.wrong_key(secret)
         if not record.key.opens(self._clock()):

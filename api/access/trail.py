@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import ipaddress
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from tidemill.api.access.auth import Principal
+from tidemill.runtime.connections import address_key
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX
 from tidemill.schemas.log import codec, topics
@@ -21,18 +21,16 @@ from tidemill.schemas.ports import Clock, Monotonic, Sender
 from tidemill.schemas.resources.audit import Action
 
 REFUSALS_MAX: Final = 10
-"""Refused keys of one address in a minute; with more of them its requests get a 429 and a `Retry-After`."""
+"""Refused keys of one address in a minute; further ones get a 429 with a `Retry-After`."""
 WINDOW_SECONDS: Final = 60.0
 WAIT_SECONDS_MAX: Final = 3600.0
 """A wait begins at a minute and doubles each time, up to this."""
 ADDRESSES_MAX: Final = 10_000
-"""Addresses that are counted; beyond it the one refused longest ago is dropped."""
+"""Addresses that are counted; the one refused longest ago beyond it is dropped."""
 PENDING_MAX: Final = 100
 """Records of refusals on their way to the log; further ones are dropped."""
 FIELD_HEX: Final = 4
 """Hex digits of the digest of each setting in a record."""
-IPV6_PREFIX: Final = 64
-"""The network that an IPv6 client has to itself at least, in bits."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +57,8 @@ class Trail:
 
         Args:
             request: The request.
-            caller: Who asks.
-            action: What is done.
+            caller: The caller.
+            action: The action.
             target: Id of the object.
             owner: The object's project if it is not the caller's; its admins see the record.
             detail: More fields of the record.
@@ -68,24 +66,23 @@ class Trail:
         Raises:
             LogUnavailable: The log does not answer.
         """
-        record = _entry(self._clock, action, request, caller=caller, target=target, detail=detail)
-        await self._send(record.model_copy(update={"project": owner or record.project}))
+        await self._send(self._entry(action, request, caller, target=target, owner=owner, detail=detail))
 
     def record_refusal(self, request: Request) -> None:
         """Record a refused key, without waiting for the log."""
         if len(self._pending) >= PENDING_MAX:
             _log.warning("a refused key of %s is not in the audit trail: the log is slow", address(request))
             return
-        task = asyncio.create_task(self._try(_entry(self._clock, Action.KEY_REFUSE, request)))
+        task = asyncio.create_task(self._try(self._entry(Action.KEY_REFUSE, request)))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
     async def record_settings(self, settings: BaseModel, last: AuditRecord | None) -> None:
-        """Record which settings differ from those of the process before; secrets are masked.
+        """Record which settings have changed since the process before; secrets are masked.
 
         Args:
             settings: The settings of this process.
-            last: The last record of the kind.
+            last: The record of the process before.
         """
         shown = settings.model_dump(mode="json")
         fields = {name: _digest(value) for name, value in sorted(shown.items())}
@@ -97,13 +94,30 @@ class Trail:
             parts = (known[place : place + FIELD_HEX] for place in range(0, len(known), FIELD_HEX))
             pairs = zip(fields.items(), parts, strict=True)
             changed = (name for (name, value), was in pairs if value[:FIELD_HEX] != was)
-            detail["changed"] = ", ".join(changed)[:METADATA_VALUE_CHARS_MAX]
-        await self._try(
-            AuditRecord(
-                id=ids.new_audit_id(), at=int(self._clock()), project="", actor="",
-                action=Action.SETTINGS_CHANGE, detail=detail,
-            )
-        )  # fmt: skip
+            detail["changed"] = ", ".join(changed)
+        await self._try(self._entry(Action.SETTINGS_CHANGE, detail=detail))
+
+    def _entry(
+        self,
+        action: Action,
+        request: Request | None = None,
+        caller: Principal | None = None,
+        *,
+        target: str = "",
+        owner: str | None = None,
+        detail: dict[str, str] | None = None,
+    ) -> AuditRecord:
+        return AuditRecord(
+            id=ids.new_audit_id(),
+            at=int(self._clock()),
+            project=owner or (caller.project if caller else ""),
+            actor=caller.key_id if caller else "",
+            action=action,
+            target=target,
+            address="" if request is None else address(request),
+            request_id="" if request is None else getattr(request.state, "request_id", ""),
+            detail={name: text[:METADATA_VALUE_CHARS_MAX] for name, text in (detail or {}).items()},
+        )
 
     async def _try(self, record: AuditRecord) -> None:
         try:
@@ -138,7 +152,7 @@ class Refusals:
         """Count a refusal.
 
         Returns:
-            Seconds for which the address is to wait; 0 where it may go on.
+            Seconds that the address must wait; 0 if it may go on.
         """
         now = self._monotonic()
         found = self._known.setdefault(source, _Refused(now))
@@ -164,34 +178,8 @@ def _digest(value: object) -> str:
 
 
 def address(request: Request) -> str:
-    """The address of the client, for IPv6 its network; behind a proxy that of the proxy."""
-    host = request.client.host if request.client is not None else ""
+    """The address of the client, for IPv6 its network; behind a proxy, the address of the proxy."""
     try:
-        found = ipaddress.ip_address(host)
+        return address_key(request.client.host if request.client is not None else "")
     except ValueError:
         return ""
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    return str(found.ipv4_mapped or ipaddress.ip_network((found, IPV6_PREFIX), strict=False))
-
-
-def _entry(
-    clock: Clock,
-    action: Action,
-    request: Request,
-    *,
-    caller: Principal | None = None,
-    target: str = "",
-    detail: dict[str, str] | None = None,
-) -> AuditRecord:
-    return AuditRecord(
-        id=ids.new_audit_id(),
-        at=int(clock()),
-        project="" if caller is None else caller.project,
-        actor="" if caller is None else caller.key_id,
-        action=action,
-        target=target,
-        address=address(request),
-        request_id=getattr(request.state, "request_id", ""),
-        detail={name: text[:METADATA_VALUE_CHARS_MAX] for name, text in (detail or {}).items()},
-    )

@@ -1,8 +1,7 @@
-"""What a new batch is made of, whether by a create, a rerun or a replay."""
+"""The request for a new batch, by a create, a rerun or a replay."""
 
 from pydantic import BaseModel, ConfigDict
 
-from tidemill.api.requests.bodies import NewBatch
 from tidemill.api.requests.fields import Expiry
 from tidemill.schemas.bounds import NAME_CHARS_MAX
 from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Extras, ReplayRange, Status, window_seconds
@@ -19,17 +18,17 @@ class BatchRequest(BaseModel):
     metadata: dict[str, str] | None = None
     output_expires_after: ExpiresAfter | None = None
     name: str | None = None
-    """Its name, unless its metadata has one."""
+    """The name, unless the metadata has one."""
     rerun_of: str | None = None
     replay_range: ReplayRange | None = None
 
     def batch(self, batch_id: str, now: int, filename: str | None) -> Batch:
-        """The batch in its first state; its deadline is `now` and the window.
+        """The batch in its first state; its deadline is `now` plus the window.
 
         Args:
             batch_id: Its id.
             now: Unix seconds.
-            filename: That of its input; the name of the batch if nothing else names it.
+            filename: The filename of its input, which names the batch if nothing else does.
         """
         name = (self.metadata or {}).get("name") or self.name or filename or ""
         return Batch(
@@ -53,17 +52,6 @@ class BatchRequest(BaseModel):
         )  # fmt: skip
 
 
-def from_body(body: NewBatch) -> BatchRequest:
-    """The fields of a create."""
-    return BatchRequest(
-        endpoint=body.endpoint,
-        completion_window=body.completion_window,
-        input_file_id=body.input_file_id,
-        metadata=body.metadata,
-        output_expires_after=expires_after(body.output_expires_after),
-    )
-
-
 def expires_after(asked: Expiry | None) -> ExpiresAfter | None:
-    """How long files are kept, if the request says so."""
+    """How long output and error files are kept; None is the default."""
     return None if asked is None else ExpiresAfter(anchor="created_at", seconds=asked.seconds)

@@ -1,12 +1,12 @@
-"""Creates a batch exactly once, however often and through however many api processes it is requested.
+"""Creates a batch exactly once, even if several api processes get the same request several times.
 
 1. A claim goes to `tidemill.claims`: the batch's id, its fingerprint, and the command to come.
 2. If the request may be a repetition, the api waits until it reads its claim back. The first claim of an
-   idempotency key, or that of the first try, is the batch.
+   idempotency key, or the claim of the first try, decides which batch it is.
 3. The command goes to `tidemill.commands`. After a crash between 1 and 3 a repetition sends the same command.
 4. The view shows the batch.
 
-A command that is sent twice is the same command, which changes nothing.
+A command that is sent twice changes nothing the second time.
 """
 
 import hashlib
@@ -23,7 +23,6 @@ from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import faults, reading
 from tidemill.api.requests.parts import Headers
 from tidemill.schemas import ids
-from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchCreated, BatchRecord, Claim, InputRef
 from tidemill.schemas.resources.batch import Batch
 
@@ -81,13 +80,13 @@ async def create(
     Args:
         deps: The dependencies of the app.
         project: Whose batch it is.
-        request: The batch that is wanted.
+        request: The fields of the batch.
         source: Finds the input; called only if the batch is new.
         repeats: Whether the request may repeat another one.
-        fingerprint: Tells requests apart; by default that of `request`.
+        fingerprint: Identifies the request; by default that of `request`.
 
     Raises:
-        ApiError: 409, the key was used for something else.
+        ApiError: 409, the key was used for another request.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     fingerprint = fingerprint or fingerprint_of(request.model_dump())
@@ -102,20 +101,14 @@ async def create(
             project=project, batch=batch, input=ref, output_expires_after=request.output_expires_after
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
-        await deps.log.send(topics.CLAIMS.name, batch.id, codec.encode(claim), headers=[])
+        await deps.publisher.claim(claim)
         known = command
         if repeats.key is not None or repeats.is_retry:
             known = await _settled(deps, command, fingerprint, repeats)
     if (shown := _shown(deps, project, known)) is not None:
         return shown
-    command = known
-    await deps.log.send(
-        topics.COMMANDS.name,
-        command.batch.id,
-        codec.encode(command),
-        headers=[(codec.KIND, command.kind.encode())],
-    )
-    return deps.view.put_batch(BatchRecord(project=project, batch=command.batch))
+    await deps.publisher.command(known.batch.id, known)
+    return deps.view.put_batch(BatchRecord(project=project, batch=known.batch))
 
 
 def _id(project: str, repeats: Repetition) -> str:

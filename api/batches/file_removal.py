@@ -6,7 +6,6 @@ import logging
 from tidemill.api.dependencies import Dependencies, from_store
 from tidemill.kafka.connection import LogUnavailable
 from tidemill.schemas import ids
-from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import DeleteRequested
 from tidemill.schemas.resources.batch import Batch
 from tidemill.schemas.resources.error import ApiError
@@ -25,22 +24,19 @@ _log = logging.getLogger(__name__)
 async def remove(deps: Dependencies, file_id: str, key: str) -> None:
     """Delete a file; bytes that a batch still reads stay until a `sweep` after its end.
 
-    With an input go the keys of the batches that were made of it: its lines are in the log, too.
+    With an input it destroys the encryption keys of its batches, since the log has its lines too.
 
     Raises:
         LogUnavailable: The log does not answer, and the file stays.
     """
     await _destroy_keys(deps, file_id)
-    offset = await deps.log.send(topics.FILES.name, file_id, None, headers=[])
-    deps.view.drop_file(file_id, offset)
+    await deps.publisher.file_deletion(file_id)
     if not deps.view.is_held(file_id):
         await _delete(deps, file_id, key)
 
 
 async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
-    """Delete a finished batch: when the log has the command, results carries it out in any case.
-
-    What the answers of this process show goes at once.
+    """Delete a finished batch: results carries out the command, and the view of this process hides it at once.
 
     Raises:
         LogUnavailable: The log does not answer, and the batch stays.
@@ -48,8 +44,7 @@ async def remove_batch(deps: Dependencies, project: str, batch: Batch) -> None:
     kinds = tuple(kind for kind, _ in batch.tidemill.receipt.files) if batch.tidemill.receipt else ()
     at = int(deps.clock())
     command = DeleteRequested(batch_id=batch.id, project=project, files=kinds, at=at)
-    headers = [(codec.KIND, command.kind.encode())]
-    await deps.log.send(topics.COMMANDS.name, batch.id, codec.encode(command), headers=headers)
+    await deps.publisher.command(batch.id, command)
     deps.view.delete_batch(batch.id, project, at)
     for kind in kinds:
         deps.view.drop_file(ids.derived_file_id(batch.id, kind), -1)
@@ -61,7 +56,7 @@ async def sweep(deps: Dependencies) -> int:
     Several processes may do this at one time: a file that is deleted twice is deleted.
 
     Returns:
-        How many files it met; at `ROUND_FILES_MAX` there may be more.
+        The number of files; at `ROUND_FILES_MAX` there may be more.
     """
     released = deps.view.releasable(ROUND_FILES_MAX)
     for file_id, key in released:
@@ -100,23 +95,18 @@ async def _sweep_uploads(deps: Dependencies) -> None:
     for due in deps.view.uploads.due(ROUND_UPLOADS_MAX):
         for part_id, key in due.parts:
             if await _delete(deps, due.upload_id, key):
-                await _forget(deps, f"{due.upload_id}/{part_id}")
+                await deps.publisher.upload_deletion(f"{due.upload_id}/{part_id}")
         if due.is_forgotten:
-            await _forget(deps, due.upload_id)
-
-
-async def _forget(deps: Dependencies, key: str) -> None:
-    await deps.log.send(topics.UPLOADS.name, key, None, headers=[])
-    deps.view.uploads.drop(key)
+            await deps.publisher.upload_deletion(due.upload_id)
 
 
 async def collect_orphans(deps: Dependencies) -> int:
     """Delete orphaned objects: a crash left them in the store without a record in the log.
 
-    One goes only where it was met a day ago too, so that whatever is being written has long got its record.
+    It deletes only objects that it first saw a day ago: an object that is being written gets its record by then.
 
     Returns:
-        How many it deleted.
+        The number of deleted objects.
     """
     orphans, count = deps.view.orphans, 0
     for prefix in orphans.PREFIXES:
@@ -141,7 +131,7 @@ async def sweep_always(deps: Dependencies) -> None:
                 collect_at = deps.clock() + ORPHANS_SECONDS
         except LogUnavailable:
             _log.warning("could not delete expired files: the log does not answer")
-        except Exception as error:  # noqa: BLE001  the next round may do better
+        except Exception as error:  # noqa: BLE001  the next round may succeed
             _log.warning("could not delete expired files (%s)", type(error).__name__)
         await asyncio.sleep(ROUND_SECONDS)
 
@@ -150,7 +140,7 @@ async def _delete(deps: Dependencies, file_id: str, key: str) -> bool:
     try:
         await from_store(deps.store.delete(key))
     except ApiError:
-        # The owner no longer sees the file, which is what it asked for.
+        # The owner no longer sees the file; a later round deletes its bytes.
         _log.warning("could not delete the bytes of the deleted file %s", file_id)
         return False
     return True

@@ -1,6 +1,5 @@
 """Reports of a batch: its receipt, its errors by code, and its timeline."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -18,15 +17,8 @@ CODE_CHARS_MAX: Final = 100
 MESSAGE_CHARS_MAX: Final = 500
 
 _EVENTS: Final = (
-    ("created", "created_at"),
-    ("in_progress", "in_progress_at"),
-    ("cancelling", "cancelling_at"),
-    ("finalizing", "finalizing_at"),
-    ("completed", "completed_at"),
-    ("failed", "failed_at"),
-    ("expired", "expired_at"),
-    ("cancelled", "cancelled_at"),
-)
+    "created", "in_progress", "cancelling", "finalizing", "completed", "failed", "expired", "cancelled"
+)  # fmt: skip
 
 
 class ReceiptReport(BaseModel):
@@ -39,7 +31,7 @@ class ReceiptReport(BaseModel):
     completed: int
     failed: int
     pending: int
-    """Lines without a result; at the end those that did not run, which have a line in the error file."""
+    """Lines without a result; of an ended batch, lines that did not run: the error file has a line for each."""
     output: FileReceipt | None
     errors: FileReceipt | None
     missing: int | None
@@ -84,7 +76,7 @@ class ErrorReport(BaseModel):
     object: Literal["list"] = "list"
     total: int
     unfinished: int
-    """Failed, expired and cancelled lines: those that a rerun takes by default."""
+    """Failed, expired and cancelled lines, which a rerun runs by default."""
     data: list[Group]
 
 
@@ -125,18 +117,24 @@ class ErrorGroups:
     def add(self, index: int, text: bytes) -> None:
         """Count a line of the error file."""
         line = _lines.decode(text)
-        error, status = _judged(line)
-        key = (_code(error, status), status)
-        self.unfinished += not is_refused(*key)
-        if key not in self._groups and len(self._groups) >= GROUPS_MAX:
-            key = ("other", None)
-        group = self._groups.setdefault(key, Group(code=key[0], status_code=key[1], count=0, samples=[]))
-        group.count += 1
-        self.total += 1
+        error, status = _error_and_status(line)
+        code = _code(error, status)
+        self.unfinished += not is_refused(code, status)
+        group = self.count(code, status)
         if len(group.samples) < SAMPLES_MAX:
             message = _message(error, line.response)
             sample = Sample(index=index, custom_id=line.custom_id or "", message=message[:MESSAGE_CHARS_MAX])
             group.samples.append(sample)
+
+    def count(self, code: str, status: int | None) -> Group:
+        """Count a fault; returns its group."""
+        if (code, status) not in self._groups and len(self._groups) >= GROUPS_MAX:
+            code, status = "other", None
+        new = Group(code=code, status_code=status, count=0, samples=[])
+        group = self._groups.setdefault((code, status), new)
+        group.count += 1
+        self.total += 1
+        return group
 
     def report(self) -> ErrorReport:
         """The groups."""
@@ -146,7 +144,7 @@ class ErrorGroups:
 
 def fault(text: bytes) -> tuple[str, int | None]:
     """The error code of a line of an error file, and the HTTP status if a server answered."""
-    error, status = _judged(_lines.decode(text))
+    error, status = _error_and_status(_lines.decode(text))
     return _code(error, status), status
 
 
@@ -174,28 +172,25 @@ def receipt(batch: Batch) -> ReceiptReport:
 
 def timeline(batch: Batch) -> Timeline:
     """The timeline of a batch."""
-    events = [Event(event=name, at=at) for name, moment in _EVENTS if (at := getattr(batch, moment)) is not None]
+    times = ((name, getattr(batch, f"{name}_at")) for name in _EVENTS)
+    events = [Event(event=name, at=at) for name, at in times if at is not None]
     if not batch.status.is_terminal and batch.status is not Status.CANCELLING:
         events.append(Event(event="deadline", at=batch.expires_at))
     return Timeline(data=sorted(events, key=lambda event: event.at))
 
 
 def refused(batch: Batch) -> ErrorReport:
-    """The errors of a refused input, by code."""
-    groups: dict[str, Group] = {}
-    entries: Iterable[Any] = batch.errors.data if batch.errors else ()
-    for entry in entries:
-        group = groups.setdefault(entry.code, Group(code=entry.code, status_code=None, count=0, samples=[]))
-        group.count += 1
-        if len(group.samples) < SAMPLES_MAX:
+    """The errors of an invalid input, by code."""
+    groups = ErrorGroups()
+    for entry in batch.errors.data if batch.errors else ():
+        if len((group := groups.count(entry.code, None)).samples) < SAMPLES_MAX:
             index = entry.line - 1 if entry.line else -1
             group.samples.append(Sample(index=index, custom_id="", message=entry.message))
-    found = sorted(groups.values(), key=lambda group: (-group.count, group.code))
-    return ErrorReport(total=sum(group.count for group in found), unfinished=0, data=found)
+    return groups.report()
 
 
-def _judged(line: _Line) -> tuple[_Error | None, int | None]:
-    """The error that Tidemill wrote, else the one in the server's reply; and the status of the reply."""
+def _error_and_status(line: _Line) -> tuple[_Error | None, int | None]:
+    """The error that Tidemill wrote, else the error in the server's reply; and the status of the reply."""
     if line.response is None:
         return line.error, None
     return line.error or _error(line.response.body), line.response.status_code
@@ -212,8 +207,8 @@ def _message(error: _Error | None, response: _Response | None) -> str:
     """The error message of a line; without one, the whole reply of the server."""
     if error is not None and isinstance(error.message, str):
         return error.message
-    said = memoryview(response.body) if response is not None else b""
-    return bytes(said[: CHAR_BYTES_MAX * MESSAGE_CHARS_MAX]).decode(errors="replace")
+    reply = memoryview(response.body) if response is not None else b""
+    return bytes(reply[: CHAR_BYTES_MAX * MESSAGE_CHARS_MAX]).decode(errors="replace")
 
 
 def _code(error: _Error | None, status: int | None) -> str:

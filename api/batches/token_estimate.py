@@ -1,7 +1,7 @@
 """Estimates the tokens and the cost of the lines of an input, without a tokenizer.
 
-A token is taken to be four bytes of text, which English is close to; token ids are counted as they are; images,
-audio and files are not counted. What comes out is bounded by the maximum that a line gives, where it gives one.
+It assumes four bytes of text for a token, which is close for English. It counts token ids, but no images, audio or
+files. The maximum of a line, if it has one, bounds its output.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ LONG_LINE_BYTES: Final = 64 * 1024
 PARTS_MAX: Final = 100_000
 """Arrays, objects, keys and commas of a line that is parsed: some milliseconds while no other thread runs."""
 METHOD: Final = (
-    "A token is taken to be 4 bytes of text, with 4 more for each message; token ids are counted; "
-    f"images, audio and files are not. A line of more than {PARTS_MAX} arrays, objects, keys and commas is taken "
-    "for text as a whole. The output is bounded by the maximum of each line."
+    "Each 4 bytes of text count as a token, and each message as 4 more; token ids are counted; images, audio "
+    f"and files are not. A line of more than {PARTS_MAX} arrays, objects, keys and commas counts as text as a "
+    "whole. The maximum of each line bounds its output."
 )
 CONFIDENCE: Final = "low"
 
@@ -43,7 +43,7 @@ _MAXIMA: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _FIELDS: Final = ("model", "n", *_MAXIMA)
 _Body = msgspec.defstruct("_Body", [(name, msgspec.Raw, msgspec.Raw(b"null")) for name in _FIELDS])
 _lines: Final = msgspec.json.Decoder(msgspec.defstruct("_Line", [("body", _Body)]))
-"""The few fields of a body that are read from a very long line, in one pass."""
+"""Decodes the few fields of a body that count from a very long line, in one pass."""
 
 
 class CostRange(BaseModel):
@@ -62,7 +62,7 @@ class ModelEstimate(BaseModel):
     lines: int
     input_tokens: int
     output_tokens_max: int | None
-    """Null if a line gives no maximum."""
+    """Null if a line has no maximum."""
     lines_without_max: int
     media: int
     """Images, recordings and files, which are not counted as tokens."""
@@ -105,10 +105,10 @@ class TokenEstimate:
         self.unreadable = 0
         """Lines that ingest would refuse."""
 
-    def take(self, line: bytes | None) -> None:
+    def add(self, line: bytes | None) -> None:
         """Add a line; None stands for one above the size limit."""
         if line is not None and len(line) > LONG_LINE_BYTES and nesting.parts(line) > PARTS_MAX:
-            self._take_whole(line)
+            self._add_as_text(line)
             return
         if (body := _body(line)) is None or (found := self._sum(body.get("model"))) is None:
             self.unreadable += 1
@@ -117,8 +117,8 @@ class TokenEstimate:
         found.media += media
         self._add(found, body, size, ids)
 
-    def _take_whole(self, line: bytes) -> None:
-        """Add a line of very many objects: its length bounds its text."""
+    def _add_as_text(self, line: bytes) -> None:
+        """Add a line of very many objects as text: its length bounds its text."""
         try:
             fields = msgspec.structs.asdict(_lines.decode(line).body)  # type: ignore[attr-defined]
             body = {name: _scalar(raw) for name, raw in fields.items()}

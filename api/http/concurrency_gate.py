@@ -1,8 +1,7 @@
 """Limits concurrent work that takes memory or a core, and shares it among projects.
 
-A project may have half of the places that the others leave, so that there is one for the next project as long as
-there are few of them; a free place goes to the project that has the fewest. One project alone cannot keep another
-waiting, whatever it requests and however slow it is.
+A project may hold half of the places that the others leave, so a few projects leave a place for the next one. A
+free place goes to the waiting project with the fewest. So one project alone cannot keep another waiting.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ class ConcurrencyGate:
     """A number of places for one kind of work."""
 
     def __init__(self, what: str, places: int, *, seconds_max: float = WAIT_SECONDS_MAX) -> None:
-        """All places are free.
+        """Create a gate with all places free.
 
         Args:
             what: Names the work in errors.
@@ -43,21 +42,21 @@ class ConcurrencyGate:
             project: The project whose share it counts against.
 
         Raises:
-            ApiError: 429, the project has its share, and too many of its requests wait, or this one waited too
-                long; 503, others have the places.
+            ApiError: 429, the project holds its share, and too many of its requests wait or this one waited too
+                long; 503, other projects hold the places.
         """
-        await self._take(project)
+        await self._acquire(project)
         try:
             yield
         finally:
-            self._leave(project)
+            self._release(project)
 
     def share(self, project: str) -> int:
-        """The number of places that a project may have while the others have theirs."""
+        """The number of places that a project may hold while the others keep theirs."""
         others = self._held.total() - self._held[project]
         return max(1, (self._places - others + 1) // 2)
 
-    async def _take(self, project: str) -> None:
+    async def _acquire(self, project: str) -> None:
         waiting = self._waiting.get(project)
         if not waiting and self._has_room(project):
             self._held[project] += 1
@@ -79,9 +78,9 @@ class ConcurrencyGate:
             raise
 
     def _withdraw(self, project: str, place: "asyncio.Future[None]") -> None:
-        """Stop waiting, and give back a place that was given at this moment."""
+        """Stop waiting, and release a place that was granted meanwhile."""
         if place.done() and not place.cancelled():
-            self._leave(project)
+            self._release(project)
             return
         waiting = self._waiting[project]
         if place in waiting:
@@ -89,12 +88,12 @@ class ConcurrencyGate:
         if not waiting:
             del self._waiting[project]
 
-    def _leave(self, project: str) -> None:
+    def _release(self, project: str) -> None:
         self._held[project] -= 1
         if not self._held[project]:
             del self._held[project]
         while (following := self._next()) is not None:
-            # Put last, so that projects with as few places come first next time.
+            # Moved to the end, so that other projects with as few places come first next time.
             waiting = self._waiting.pop(following)
             place = waiting.popleft()
             if waiting:
@@ -113,19 +112,19 @@ class ConcurrencyGate:
 
 
 class RequestPacer:
-    """Lets one request of each project begin in one turn of the event loop.
+    """Lets one request of each project begin in a turn of the event loop.
 
     Most requests are answered in a single step of the loop. Without this, all that a project sends at one time are
-    answered in one turn, and each step of another project's request waits for all of them. No more wait here than
-    there are connections, since a connection has one request answered at a time.
+    answered in one turn, and each step of another project's request waits for all of them. The connections bound
+    how many wait, since each has one request answered at a time.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        """Of each project of which a request has begun in this turn."""
+        """Waiting requests of each project that began one in this turn."""
 
     async def turn(self, project: str) -> None:
-        """Return at once where no request of the project has begun in this turn, else in one of the next turns."""
+        """Return at once if no request of the project has begun in this turn, else in one of the next turns."""
         loop = asyncio.get_running_loop()
         if (waiting := self._waiting.get(project)) is None:
             self._waiting[project] = deque()

@@ -1,4 +1,4 @@
-"""Downloads: which part of a file is wanted, the name it is offered under, and gzip where the client takes it."""
+"""Downloads: byte ranges, versions, file names, and gzip."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ _RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.ASCII | 
 _UNSAFE = re.compile(r"[^A-Za-z0-9 ._()+-]")
 NAME_CHARS_MAX = 120
 GZIP_BYTES_MIN = 64 * 1024
-"""Below this a compressed answer is hardly sooner there, and it has no length to be checked by."""
+"""Smaller files gain little from gzip, and a compressed answer has no length that a client could check."""
 _LEVEL = 1
 _GZIP_BITS = 31
 
@@ -38,10 +38,10 @@ class Unsatisfiable(Exception):
 
 
 def parse(header: str | None, size: int) -> ByteRange | None:
-    """Read a `Range` header for a file of `size` bytes.
+    """Parse a `Range` header for a file of `size` bytes.
 
     Returns:
-        The part, or None where the whole file is to be sent: no range, one that is malformed, or several.
+        The range; None is the whole file: there is no range, a malformed one, or several.
 
     Raises:
         Unsatisfiable: No byte of the file is in it.
@@ -62,7 +62,7 @@ def parse(header: str | None, size: int) -> ByteRange | None:
 
 
 def matches(header: str | None, etag: str) -> bool:
-    """Whether an `If-None-Match` or `If-Range` header names this version."""
+    """Whether an `If-None-Match` header names this version."""
     if not header:
         return False
     named = [tag.strip() for tag in header.split(",")]
@@ -77,8 +77,8 @@ def disposition(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}"
 
 
-def takes_gzip(header: str | None) -> bool:
-    """Whether an `Accept-Encoding` takes gzip."""
+def accepts_gzip(header: str | None) -> bool:
+    """Whether an `Accept-Encoding` accepts gzip."""
     weights: dict[str, float] = {}
     for item in (header or "").lower().split(","):
         name, _, options = item.partition(";")
@@ -90,7 +90,7 @@ async def gzipped(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The chunks as gzip; holds one of them."""
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_BITS)
     async for chunk in chunks:
-        # It lets go of the interpreter, so other requests go on meanwhile.
+        # Compressing releases the GIL, so other requests go on meanwhile.
         if packed := await asyncio.to_thread(packer.compress, chunk):
             yield packed
     yield packer.flush()

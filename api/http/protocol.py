@@ -6,7 +6,7 @@ an answer for as long as the client lives. Here each of these has a bound:
 - A head (request line and headers), a chunk's extensions, or trailers: `HEAD_BYTES_MAX`, `HEADERS_MAX`, and
   `URL_BYTES_MAX` for the URL; a head is whole after `head_seconds_max`.
 - A body arrives with `bytes_per_second_min` at least. A client may fall behind that by `slow_seconds_max`, at any
-  time and whatever it sent before. **Time counts only while the server reads**: not while an upload waits for its
+  time, also after fast sending. **Time counts only while the server reads**: not while an upload waits for its
   place unread (the server reads 64 KiB of it first), not before the server has sent `100 Continue`, and not while
   the store delays what has arrived. So a route may let a body wait, and needs no timeout of its own for a slow
   one: the stream that it reads raises `ClientDisconnect`, and the client gets a 408.
@@ -39,14 +39,14 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 100
 URL_BYTES_MAX: Final = 8 * 1024
 LINGER_BYTES_MAX: Final = 128 * 1024
-"""Bytes of a refused request that are read and discarded."""
+"""Bytes of a refused request that the server reads and discards."""
 LATE_BYTES_MAX: Final = 1 << 30
 LATE_BYTES_PER_CHECK: Final = 64 << 20
 PIPELINED_MAX: Final = 16
 """Requests that a connection may send before the first of them is answered."""
 CHECK_SECONDS: Final = 1.0
 HEALTH: Final = (b"/livez", b"/readyz")
-"""Paths that are answered also where too many connections are busy."""
+"""Paths that are answered even if too many connections are busy."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class LateBodies:
     """The bodies of all connections that go on after their answers."""
 
     left: int = 0
-    """Bytes that may still be read of them until the next check."""
+    """Bytes of them that the server still reads before the next check."""
 
     def renew(self) -> None:
         """Start a new period."""
@@ -72,9 +72,9 @@ class Shared:
     is_allowed: Callable[[hosts.Headers], bool]
     """Whether the header `Host` names this server."""
     too_busy: ASGIApp
-    """Answers where too many connections are busy."""
+    """Answers if too many connections are busy."""
     misdirected: ASGIApp
-    """Answers where `is_allowed` says no."""
+    """Answers if `is_allowed` returns False."""
     cross_origin: middleware.CrossOrigin
     late: LateBodies = field(default_factory=LateBodies)
 
@@ -120,7 +120,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection from the table."""
         super().connection_lost(exc)
-        # Without this a connection that was reset is kept in memory by its timer.
+        # Its timer would keep a reset connection in memory.
         self._unset_keepalive_if_required()
         self._table.remove(self._connection)
 
@@ -141,7 +141,7 @@ class Protocol(HttpToolsProtocol):
             if self._framing >= HEAD_BYTES_MAX and not self._is_refused:
                 self._refuse(errors.head_too_large(), "invalid")
         if self._is_refused:
-            # An honest client gets the answer if some more is read; a flood would only slow others down.
+            # An honest client gets the answer if the server reads some more; a flood would only slow others down.
             self._framing += len(data)
             if self._framing > LINGER_BYTES_MAX:
                 self.transport.abort()
@@ -154,7 +154,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header or a trailer."""
-        # As uvicorn has it, which a call of its own would cost more than all of it.
+        # Copied from uvicorn: a call of its method would cost more than the rest of this one.
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -268,7 +268,7 @@ class Protocol(HttpToolsProtocol):
         return ValueError(fault.status)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP; the parser's message may quote them and is not shown."""
+        """Answer bytes that are no HTTP; the answer leaves out the parser's message, which may quote them."""
         del msg
         self._refuse(self._fault or errors.invalid("The request is not valid HTTP."), "invalid")
 
@@ -319,6 +319,6 @@ class Protocol(HttpToolsProtocol):
 
 
 async def too_busy(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request where too many connections are busy."""
+    """Answer 503, since too many connections are busy."""
     metrics.CONNECTIONS_CLOSED.labels("full").inc()
     await error_handlers.answer(errors.busy())(scope, receive, send)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 STOP_SECONDS_MAX: Final = 10
 """Time for running requests to end after SIGTERM."""
 FULL_SECONDS: Final = 0.1
-"""Pause before the next accept when the system has no file left."""
+"""Pause before the next accept after the system ran out of files."""
 UNSENT_BYTES_MAX: Final = 256 << 20
 """Unread answers of all clients: 256 slow downloads. Beyond it the server closes the connection of the client that
 would need longest for the rest."""
@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
 
     Args:
         app: The app.
-        settings: Names of the host, certificate, and bounds of connections.
+        settings: They name the hosts, the certificate, and the bounds of connections.
 
     Raises:
         SettingsError: The certificate cannot be used.
@@ -143,7 +143,7 @@ class Listener:
             self._loop.add_reader(self._sock, self._accept)
 
     def _accept(self) -> None:
-        """Accept one: a request takes many turns of the loop, and each is longer by one connection at most."""
+        """Accept one connection, so that a flood of them delays each turn of the loop by one at most."""
         try:
             accepted, peer = self._sock.accept()
         except OSError as error:

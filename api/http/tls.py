@@ -53,7 +53,7 @@ class Certificate:
         return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
 
     def _load(self) -> ssl.SSLContext:
-        # TLS 1.2 and above, and ciphers with forward secrecy alone: what Python makes of a server's context.
+        # Python's defaults for a server: TLS 1.2 and above, and only ciphers with forward secrecy.
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self._cert, self._key)
         context.set_alpn_protocols(["http/1.1"])

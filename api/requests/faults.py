@@ -13,7 +13,7 @@ from tidemill.api import errors
 from tidemill.schemas.resources.error import ApiError
 
 TAG: Final = "="
-"""Begins the tag of a branch of a union, which is in the location of Pydantic's error but not in the body."""
+"""Begins the tag of a branch of a union: the location of Pydantic's error has it, the body does not."""
 
 _EXPECTED: Final = {
     "string_type": "a string",
@@ -57,7 +57,7 @@ def below(minimum: int) -> PydanticCustomError:
 
 
 def cursor() -> PydanticCustomError:
-    """A text that no cursor can be."""
+    """A text that is no cursor."""
     return PydanticCustomError("cursor", "no cursor")
 
 
@@ -82,20 +82,19 @@ def _too_long(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
 
 def _unusable(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     del value, context
-    return errors.invalid(f"Invalid '{param}': the value cannot be used.", param=param, code="invalid_value")
+    return errors.unfit(param, "the value cannot be used.")
 
 
 def _unlike(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     del value
     expected = f"Expected a string that matches the pattern '{context['pattern']}'."
-    message = f"Invalid '{param}': string does not match pattern. {expected}"
-    return errors.invalid(message, param=param, code="invalid_value")
+    return errors.unfit(param, f"string does not match pattern. {expected}")
 
 
 def _empty(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     del value, context
-    message = f"Invalid '{param}': empty string. Expected a string with minimum length 1."
-    return errors.invalid(message, param=param, code="empty_string")
+    fault = "empty string. Expected a string with minimum length 1."
+    return errors.unfit(param, fault, code="empty_string")
 
 
 _ERRORS: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
@@ -107,7 +106,7 @@ _ERRORS: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
     "too_long": _too_long,
     "less_than_equal": lambda param, value, of: errors.too_large(param, of["le"], value),
     "greater_than_equal": lambda param, value, of: errors.too_small(param, of["ge"], value),
-    "said": lambda param, _, of: errors.invalid(f"Invalid '{param}': {of['text']}", param=param, code=of["code"]),
+    "said": lambda param, _, of: errors.unfit(param, of["text"], code=of["code"]),
     "none_of": lambda param, value, of: errors.wrong_value(param, value, of["supported"]),
     "not_a": lambda param, value, of: errors.wrong_type(param, of["expected"], value),
     "cursor": lambda _, value, __: errors.unknown_cursor(value),

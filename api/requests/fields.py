@@ -65,7 +65,7 @@ def _id(text: str) -> str:
 
 
 def _few(pairs: Any) -> Any:
-    # Counted first: a body may have a hundred thousand of them.
+    # Before each is checked: a body may have a hundred thousand of them.
     if isinstance(pairs, dict) and len(pairs) > bounds.METADATA_PAIRS_MAX:
         raise faults.too_many(bounds.METADATA_PAIRS_MAX)
     return pairs
@@ -74,7 +74,8 @@ def _few(pairs: Any) -> Any:
 def _named(text: str) -> str:
     if not access.is_project(text):
         raise faults.wrong(
-            "invalid_value", "it must be 1 to 64 letters, digits, '.', '_' or '-', the first no sign."
+            "invalid_value",
+            "it must be 1 to 64 letters, digits, '.', '_' or '-', and begin with a letter or digit.",
         )
     return text
 

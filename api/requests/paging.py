@@ -3,13 +3,15 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Generic, Literal, TypeVar
 
 import orjson
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from tidemill.api.requests.fields import Cursor, OneOf
 from tidemill.api.requests.reading import WHOLE, Parameters
+
+T = TypeVar("T")
 
 ORDERS = ("asc", "desc")
 PAGE_BYTES_MAX = 4 << 20
@@ -31,6 +33,16 @@ class Row:
 
     id: str
     body: bytes
+
+
+class ListPage(BaseModel, Generic[T]):
+    """A page of a list; `after` with `last_id` continues it."""
+
+    object: Literal["list"] = "list"
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 class PageQuery(Parameters):

@@ -14,7 +14,7 @@ from tidemill.schemas.resources.error import ApiError
 M = TypeVar("M", bound=BaseModel)
 
 ID: Final = rf"^[A-Za-z0-9_-]{{1,{bounds.ID_CHARS_MAX}}}$"
-UNUSABLE: Final = {400: "The request cannot be taken as it is; `param` names the field."}
+UNUSABLE: Final = {400: "The request is invalid; `param` names the field."}
 
 
 class Part:
@@ -28,13 +28,25 @@ class Part:
         return {}
 
 
-class Query(Part, Generic[M]):
-    """The query, as a model."""
+class _Parameters(Part, Generic[M]):
+    """Parameters of a request, as a model."""
 
-    errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 414: "The URL is too long."}
+    place: ClassVar[str]
+    """Where they are, in OpenAPI's words."""
 
     def __init__(self, model: type[M]) -> None:
         self._model = model
+
+    def described(self) -> dict[str, Any]:
+        """A parameter for each field."""
+        return {"parameters": _parameters(self._model, self.place)}
+
+
+class Query(_Parameters[M]):
+    """The query, as a model."""
+
+    errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 414: "The URL is too long."}
+    place = "query"
 
     async def __call__(self, request: Request) -> M:
         """Read it.
@@ -44,18 +56,12 @@ class Query(Part, Generic[M]):
         """
         return reading.query(self._model, request.query_params.multi_items())
 
-    def described(self) -> dict[str, Any]:
-        """A parameter for each field."""
-        return {"parameters": _parameters(self._model, "query")}
 
-
-class Headers(Part, Generic[M]):
+class Headers(_Parameters[M]):
     """Some headers, as a model."""
 
     errors: ClassVar[Mapping[int, str]] = {**UNUSABLE, 431: "The headers are too large."}
-
-    def __init__(self, model: type[M]) -> None:
-        self._model = model
+    place = "header"
 
     async def __call__(self, request: Request) -> M:
         """Read them.
@@ -65,17 +71,13 @@ class Headers(Part, Generic[M]):
         """
         return reading.headers(self._model, request.headers)
 
-    def described(self) -> dict[str, Any]:
-        """A parameter for each field."""
-        return {"parameters": _parameters(self._model, "header")}
-
 
 class PathId(Part):
     """An id in the path; a malformed one is answered like an unknown one.
 
     Args:
-        name: Its place in the path.
-        absent: Makes the error from the id.
+        name: The name of the path parameter.
+        absent: Returns the error for the id.
         bounds: Bounds of its characters, as `pydantic.Field` takes them.
     """
 
@@ -112,16 +114,16 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     schema = copy.deepcopy(model.model_json_schema())
     named = schema.pop("$defs", {})
 
-    def put(node: Any) -> Any:
+    def inline(node: Any) -> Any:
         if isinstance(node, list):
-            return [put(each) for each in node]
+            return [inline(each) for each in node]
         if not isinstance(node, dict):
             return node
         if (target := node.get("$ref", "")).startswith("#/$defs/"):
-            return put(named[target.removeprefix("#/$defs/")])
-        return {key: put(each) for key, each in node.items()}
+            return inline(named[target.removeprefix("#/$defs/")])
+        return {key: inline(each) for key, each in node.items()}
 
-    inlined: dict[str, Any] = put(schema)
+    inlined: dict[str, Any] = inline(schema)
     return inlined
 
 

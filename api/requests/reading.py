@@ -57,7 +57,7 @@ def json(text: Any) -> Any:
 
 
 WHOLE: Final = BeforeValidator(whole)
-"""Marks an integer of a query, after its bounds: `Annotated[int, Field(ge=1, le=9), WHOLE]`."""
+"""Marks an integer of a query; it follows the bounds: `Annotated[int, Field(ge=1, le=9), WHOLE]`."""
 
 
 def settings_of(info: ValidationInfo) -> Settings:
@@ -72,7 +72,7 @@ def body(model: type[M], content: bytes, settings: Settings) -> M:
     Args:
         model: Its model.
         content: JSON.
-        settings: They hold some bounds, like the windows.
+        settings: They have some of the bounds, like the windows.
 
     Raises:
         ApiError: 400 with the field's name.

@@ -10,7 +10,7 @@ from typing import Final
 
 from tidemill.api import errors
 from tidemill.api.batches.token_estimate import TokenEstimate
-from tidemill.api.dependencies import Dependencies, from_store
+from tidemill.api.dependencies import Dependencies, chunks_from_store
 from tidemill.api.reruns.input_file import recast
 from tidemill.api.reruns.replay_spool import ReplaySpool, Source, Sources
 from tidemill.api.view.batch_tables import Erasures
@@ -25,16 +25,16 @@ from tidemill.sealing.wrapping import KeyUnavailable
 EDGE_CHARS_MAX: Final = 64
 OFFSET_MAX: Final = (1 << 63) - 1
 RECORDS_MAX: Final = 10_000_000
-"""Records of a range; a longer one has to be replayed in parts."""
+"""Records of a range; a longer one must be replayed in parts."""
 ALL: Final = "*"
-"""In place of a project: all projects."""
+"""Stands for all projects."""
 
 
 _OFFSET: Final = re.compile(r"\d{1,19}\Z")
 
 
 def edge(text: str) -> Edge:
-    """Read an edge: digits are an offset, all else is a time in ISO 8601; without a zone it is UTC.
+    """Parse an edge: an offset in digits, or a time in ISO 8601, in UTC unless it has a zone.
 
     Raises:
         ValueError: It is neither.
@@ -70,14 +70,14 @@ class LogRange:
             return [first]
         return [first, topics.express(self.shown.model).name]
 
-    def takes(self, head: RequestHead) -> bool:
+    def includes(self, head: RequestHead) -> bool:
         """Whether the range includes the lines of a record."""
         return self.project in (ALL, head.project) and self.endpoint in (None, head.url)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Taken:
-    """A line, its batch and its endpoint."""
+class FoundLine:
+    """A line of the range, with its batch and its endpoint."""
 
     source: Source
     index: int
@@ -120,7 +120,7 @@ class Found:
         else:
             count = 1 if head.ref is not None else entry.value.rstrip(b"\n").count(b"\n") + 1
         for index in range(head.first, head.first + count):
-            self._skipped.take(head.batch_id, index, entry.at_ms)
+            self._skipped.add(head.batch_id, index, entry.at_ms)
 
     def endpoint(self) -> str:
         """The endpoint of the lines.
@@ -141,7 +141,7 @@ class Found:
             raise errors.conflict(message, code="no_lines")
         if len(self.endpoints) > 1:
             named = ", ".join(sorted(self.endpoints))
-            message = f"The range has lines for {named}: say which with 'source.endpoint'."
+            message = f"The range has lines for {named}: name one with 'source.endpoint'."
             raise errors.invalid(message, param="source.endpoint", code="ambiguous_endpoint")
         return next(iter(self.endpoints))
 
@@ -170,7 +170,7 @@ async def gather(deps: Dependencies, log_range: LogRange, spool: ReplaySpool) ->
 
 
 async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -> tuple[Found, TokenEstimate]:
-    """Estimate the lines of a range, however many they are.
+    """Estimate the lines of a range, also if they are too many for a batch.
 
     Raises:
         ApiError: 400, the range has more than `RECORDS_MAX` records, or lines for several endpoints.
@@ -179,13 +179,13 @@ async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -
     found = Found(log_range.shown.model, deps.settings.models)
     sums: dict[str, TokenEstimate] = {}
     async for line in _lines(deps, log_range, found):
-        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).take(recast(line.data, model=model))
+        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).add(recast(line.data, model=model))
     endpoint = found.endpoint()
     # If all lines are lost, none was counted.
     return found, sums.get(endpoint, TokenEstimate(endpoint))
 
 
-async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> AsyncGenerator[Taken, None]:
+async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> AsyncGenerator[FoundLine, None]:
     """Each line once."""
     left = RECORDS_MAX
     for topic in log_range.topics:
@@ -197,18 +197,18 @@ async def _lines(deps: Dependencies, log_range: LogRange, found: Found) -> Async
                 if left < 0:
                     message = f"The range has more than {RECORDS_MAX} records: narrow it."
                     raise errors.invalid(message, param="source", code="range_too_large")
-                for line in await _taken(deps, log_range, found, entry):
+                for line in await _new_lines(deps, log_range, found, entry):
                     yield line
 
 
-async def _taken(deps: Dependencies, log_range: LogRange, found: Found, entry: LogRecord) -> list[Taken]:
+async def _new_lines(deps: Dependencies, log_range: LogRange, found: Found, entry: LogRecord) -> list[FoundLine]:
     """The wanted lines of a record that were not found before."""
     try:
         head = codec.request_head(entry.headers)
     except codec.DecodeError:
-        # An unreadable record has no owner; the processors have put it aside.
+        # An unreadable record has no project; the processors have moved it to the dead letters.
         return []
-    if not log_range.takes(head):
+    if not log_range.includes(head):
         return []
     if found.skips(deps.view.erasures, head.batch_id):
         found.skip(head, entry)
@@ -220,16 +220,16 @@ async def _taken(deps: Dependencies, log_range: LogRange, found: Found, entry: L
         return []
     except codec.DecodeError:
         return []
-    taken = []
+    new = []
     for index, line in enumerate(texts, start=head.first):
-        if (source := found.sources.take(head.batch_id, index, entry.at_ms)) is None:
+        if (source := found.sources.add(head.batch_id, index, entry.at_ms)) is None:
             continue
         found.endpoints.add(head.url)
         if line is None:
             found.lost += 1
         else:
-            taken.append(Taken(source=source, index=index, data=line, endpoint=head.url))
-    return taken
+            new.append(FoundLine(source=source, index=index, data=line, endpoint=head.url))
+    return new
 
 
 async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> list[bytes | None]:
@@ -241,10 +241,7 @@ async def _texts(deps: Dependencies, entry: LogRecord, head: RequestHead) -> lis
             raise errors.unavailable("keys of these lines") from error
         return list(value.rstrip(b"\n").split(b"\n"))
     try:
-        reading = deps.store.read(ref.key, ref.offset, ref.offset + ref.length)
-        data = b""
-        while chunk := await from_store(anext(reading, b"")):
-            data += chunk
+        chunks = chunks_from_store(deps.store.read(ref.key, ref.offset, ref.offset + ref.length))
+        return [b"".join([chunk async for chunk in chunks])]
     except NotFound:
         return [None]
-    return [data]

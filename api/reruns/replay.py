@@ -1,9 +1,9 @@
 """Creates the batch of a replay: the lines of a range of the log, run once more.
 
-1. The lines of the range are gathered on disk: each once, however often the log has it.
-2. They are written into an input file, batch by batch, each in its own order (`replay_spool.py`).
-3. The new batch is created as any other is (`api/batches/creation.py`). Of two tries of one request one counts,
-   and the file of the other is deleted.
+1. It gathers the lines of the range on disk, each once.
+2. It writes them into an input file, batch by batch, each in its own order (`replay_spool.py`).
+3. It creates the new batch like any other (`api/batches/creation.py`). If two tries of one request get here, it
+   deletes the file of the second.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def create(
     fingerprint = creation.fingerprint_of(known.model_dump() | {"model": options.model, "project": lines.project})
     if creation.claimed(deps, project, fingerprint, repeats) is not None:
         return await creation.create(deps, project, known, _never, repeats, fingerprint=fingerprint)
-    async with deps.replays.turn(project):
+    async with deps.gates.replays.turn(project):
         with ReplaySpool() as spool:
             found = await log_range.gather(deps, lines, spool)
             endpoint = found.endpoint()
@@ -47,10 +47,8 @@ async def create(
 
                 async def written() -> InputRef:
                     booking.batch(found.sources.lines)
-                    now = int(deps.clock())
-                    filename = f"replay-of-{endpoint.rsplit('/', 1)[-1]}-{now}.jsonl"
-                    file = input_file.blank(new.input_file_id, filename, now)
-                    record = await input_file.write(deps, booking, file, project, chunks)
+                    filename = f"replay-of-{endpoint.rsplit('/', 1)[-1]}-{int(deps.clock())}.jsonl"
+                    record = await input_file.write(deps, booking, new.input_file_id, filename, chunks)
                     return InputRef(key=record.key, bytes=record.file.bytes)
 
                 batch = await creation.create(deps, project, new, written, repeats, fingerprint=fingerprint)
@@ -70,7 +68,7 @@ async def _chunks(spool: ReplaySpool, sources: Sources, model: str | None) -> As
 
 
 def _request(deps: Dependencies, lines: LogRange, options: RerunOptions) -> BatchRequest:
-    """The new batch, as far as it does not depend on what is found."""
+    """The request for the new batch, without the fields that depend on the lines."""
     return BatchRequest(
         endpoint=lines.endpoint or "",
         input_file_id="",

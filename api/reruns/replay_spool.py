@@ -1,6 +1,6 @@
 """Sorts the lines of a replay: keeps them on disk as they come, and returns them batch by batch in order.
 
-It needs some tens of bytes of memory a line; a replay has at most the lines of a batch.
+It needs some tens of bytes of memory for a line; a replay has at most as many lines as a batch.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ CHUNK_BYTES: Final = 1 << 20
 CUSTOM_ID_CHARS_MAX: Final = 512
 _MARK: Final = "@"
 _KEPT_CHARS: Final = 440
-"""Characters kept of an id that would become too long; its hash follows."""
+"""Characters kept of an id that would be too long; its hash follows."""
 
 
 class _Id(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Source:
     seen: bytearray = field(default_factory=bytearray)
     """A bit for each line that was found."""
 
-    def take(self, index: int) -> bool:
+    def mark(self, index: int) -> bool:
         """Mark a line; False if it was found before."""
         byte, bit = index >> 3, 1 << (index & 7)
         if byte >= len(self.seen):
@@ -56,18 +56,18 @@ class Sources:
         self.by_id: dict[str, Source] = {}
         self.lines = 0
 
-    def take(self, batch_id: str, index: int, at_ms: int) -> Source | None:
-        """The batch of a new line; None for a line that the log has twice."""
+    def add(self, batch_id: str, index: int, at_ms: int) -> Source | None:
+        """Add a line; returns its batch, or None if the line was added before."""
         source = self.by_id.setdefault(batch_id, Source(number=len(self.by_id), first_ms=at_ms))
         source.first_ms = min(source.first_ms, at_ms)
-        if not source.take(index):
+        if not source.mark(index):
             return None
         self.lines += 1
         return source
 
 
 class ReplaySpool:
-    """A context manager that deletes its file on exit."""
+    """The lines on disk; a context manager that deletes its file on exit."""
 
     def __init__(self) -> None:
         # `__exit__` closes and deletes it.
@@ -103,7 +103,7 @@ class ReplaySpool:
 
         Args:
             sources: The batches.
-            model: What to run the lines on; None leaves them.
+            model: Another model; None keeps the model of each line.
         """
         ranked = sorted(sources.by_id.items(), key=lambda item: (item[1].first_ms, item[0]))
         ranks = {source.number: (rank, batch_id) for rank, (batch_id, source) in enumerate(ranked)}

@@ -10,9 +10,8 @@ import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
-
-from pydantic import BaseModel, ConfigDict
 
 from tidemill.api import errors
 from tidemill.api.batches import batch_request, creation, report
@@ -31,7 +30,7 @@ from tidemill.schemas.jsonl import line
 from tidemill.schemas.jsonl.lines import Line, Splitter
 from tidemill.schemas.log.messages import FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.batch import Batch, ExpiresAfter, Status
+from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import file_kind
 
@@ -42,7 +41,7 @@ GONE: Final = "file_gone"
 
 
 class RerunOptions(Body):
-    """Options of a rerun or a replay; by default they stay as before."""
+    """Options of a rerun or a replay; by default, the old ones."""
 
     model: Model | None = None
     """Another model."""
@@ -53,47 +52,51 @@ class RerunOptions(Body):
     output_expires_after: Expiry | None = None
 
 
-class Rerun(BaseModel):
-    """A rerun: which lines, and how they are run."""
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """A rerun: which lines of a batch, on which model, and the request for the new batch."""
 
-    model_config = ConfigDict(frozen=True)
-
+    batch: Batch
     selection: Selection
     model: str | None
-    window: str
-    metadata: dict[str, str] | None
-    output_expires_after: ExpiresAfter | None
-
-    def file_id(self, batch: Batch) -> str:
-        """The input of the new batch: that of the old one if all lines run unchanged.
-
-        The input of a stream may contain invalid requests, so it is never reused.
-        """
-        if self.selection.kind is Kind.ALL and self.model is None and batch.tidemill.stream is None:
-            return batch.input_file_id
-        wanted = f"{self.selection.model_dump_json()}\0{self.model or ''}"
-        return ids.derived_file_id(batch.id, f"rerun/{hashlib.sha256(wanted.encode()).hexdigest()}")
+    """Another model; None keeps the model of each line."""
+    request: BatchRequest
 
 
-def rerun_of(deps: Dependencies, batch: Batch, wanted: Selection, options: RerunOptions) -> Rerun:
-    """The rerun; options that are not given stay as before.
+def rerun_of(deps: Dependencies, batch: Batch, selection: Selection, options: RerunOptions) -> Rerun:
+    """The rerun of a batch; by default with the options of the batch.
 
     Raises:
         ApiError: 400, the model does not serve the endpoint; 404, there is no such model.
     """
     windows = deps.settings.windows
     before = batch.completion_window if batch.completion_window in windows else windows[0]
-    return Rerun(
-        selection=wanted,
-        model=named_model(deps, options.model, batch.endpoint),
-        window=options.completion_window or before,
+    model = named_model(deps, options.model, batch.endpoint)
+    request = BatchRequest(
+        endpoint=batch.endpoint,
+        input_file_id=_input_id(batch, selection, model),
+        completion_window=options.completion_window or before,
         metadata=batch.metadata if options.metadata is None else options.metadata,
         output_expires_after=batch_request.expires_after(options.output_expires_after),
+        name=batch.tidemill.name,
+        rerun_of=batch.id,
     )
+    return Rerun(batch=batch, selection=selection, model=model, request=request)
+
+
+def _input_id(batch: Batch, selection: Selection, model: str | None) -> str:
+    """The id of the input: the old one if all lines run unchanged.
+
+    The input of a stream may contain invalid requests, so it is never reused.
+    """
+    if selection.kind is Kind.ALL and model is None and batch.tidemill.stream is None:
+        return batch.input_file_id
+    wanted = f"{selection.model_dump_json()}\0{model or ''}"
+    return ids.derived_file_id(batch.id, f"rerun/{hashlib.sha256(wanted.encode()).hexdigest()}")
 
 
 def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | None:
-    """Check the model of a rerun; None keeps that of each line.
+    """Check the model of a rerun; None keeps the model of each line.
 
     Raises:
         ApiError: 400, it does not serve the endpoint; 404, there is none.
@@ -108,45 +111,34 @@ def named_model(deps: Dependencies, model: str | None, endpoint: str) -> str | N
     return model
 
 
-async def create(
-    deps: Dependencies, project: str, batch: Batch, rerun: Rerun, repeats: creation.Repetition
-) -> Batch:
+async def create(deps: Dependencies, project: str, rerun: Rerun, repeats: creation.Repetition) -> Batch:
     """Create the batch of a rerun, or find the one that the same request has created.
 
     Raises:
         ApiError: 409, the batch is not over, or the lines are not there; 429, the project has no room.
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
-    _check_is_over(batch)
-    request = BatchRequest(
-        endpoint=batch.endpoint,
-        input_file_id=rerun.file_id(batch),
-        completion_window=rerun.window,
-        metadata=rerun.metadata,
-        output_expires_after=rerun.output_expires_after,
-        name=batch.tidemill.name,
-        rerun_of=batch.id,
-    )
+    _check_is_over(rerun.batch)
     with deps.booking(project) as booking:
 
         async def source() -> InputRef:
-            record = await _input(deps, project, batch, rerun, booking)
+            record = await _input(deps, rerun, booking)
             return InputRef(key=record.key, bytes=record.file.bytes)
 
-        return await creation.create(deps, project, request, source, repeats)
+        return await creation.create(deps, project, rerun.request, source, repeats)
 
 
-async def estimate(deps: Dependencies, project: str, batch: Batch, rerun: Rerun) -> TokenEstimate:
-    """Estimate the batch of a rerun, however many lines it has.
+async def estimate(deps: Dependencies, project: str, rerun: Rerun) -> TokenEstimate:
+    """Estimate the batch of a rerun, also if it has too many lines for a batch.
 
     Raises:
         ApiError: 409, the batch is not over, or the lines are not there; 429, other estimates run.
     """
-    _check_is_over(batch)
-    found = TokenEstimate(batch.endpoint)
-    async with deps.estimates.turn(project):
-        old = _old_input(deps, project, batch)
-        chosen = await _chosen(deps, project, batch, old, rerun.selection)
+    _check_is_over(rerun.batch)
+    found = TokenEstimate(rerun.batch.endpoint)
+    async with deps.gates.estimates.turn(project):
+        old = _old_input(deps, project, rerun.batch)
+        chosen = await _chosen(deps, project, rerun, old)
         async for chunk in _lines(deps, old, chosen, rerun.model):
             await asyncio.to_thread(_count, found, chunk)
     return found
@@ -155,7 +147,7 @@ async def estimate(deps: Dependencies, project: str, batch: Batch, rerun: Rerun)
 def _count(found: TokenEstimate, chunk: bytes) -> None:
     for text in chunk.split(b"\n"):
         if text:
-            found.take(text)
+            found.add(text)
 
 
 def _check_is_over(batch: Batch) -> None:
@@ -175,14 +167,15 @@ def _old_input(deps: Dependencies, project: str, batch: Batch) -> FileRecord:
     return record
 
 
-async def _input(deps: Dependencies, project: str, batch: Batch, rerun: Rerun, booking: Booking) -> FileRecord:
+async def _input(deps: Dependencies, rerun: Rerun, booking: Booking) -> FileRecord:
     """The input of the new batch; it is written unless it exists."""
-    old, file_id = _old_input(deps, project, batch), rerun.file_id(batch)
+    project, file_id = booking.project, rerun.request.input_file_id
+    old = _old_input(deps, project, rerun.batch)
     known = old if file_id == old.file.id else deps.view.file(project, file_id)
     if known is not None:
         booking.batch(known.lines or 0)
         return known
-    chosen = await _chosen(deps, project, batch, old, rerun.selection)
+    chosen = await _chosen(deps, project, rerun, old)
     count, most = old.lines or 0 if chosen is None else len(chosen), deps.settings.file_lines_max
     if count > most:
         message = (
@@ -191,24 +184,23 @@ async def _input(deps: Dependencies, project: str, batch: Batch, rerun: Rerun, b
         )
         raise errors.invalid(message, param="lines", code="too_many_lines")
     booking.batch(count)
-    file = input_file.blank(file_id, f"rerun-of-{batch.id}.jsonl", int(deps.clock()))
-    return await input_file.write(deps, booking, file, project, _lines(deps, old, chosen, rerun.model))
+    chunks = _lines(deps, old, chosen, rerun.model)
+    return await input_file.write(deps, booking, file_id, f"rerun-of-{rerun.batch.id}.jsonl", chunks)
 
 
-async def _chosen(
-    deps: Dependencies, project: str, batch: Batch, old: FileRecord, selection: Selection
-) -> "array[int] | None":
+async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecord) -> "array[int] | None":
     """Indices of the wanted lines, in order; None for all.
 
     Raises:
         ApiError: 409, there is none, or the error file is deleted.
     """
+    batch, selection = rerun.batch, rerun.selection
     if selection.kind is Kind.ALL and (batch.tidemill.stream is None or batch.error_file_id is None):
         return None
     if (
         batch.status is Status.EXPIRED
         and batch.tidemill.receipt is None
-        and selection.takes(line.EXPIRED[0], None)
+        and selection.includes(line.EXPIRED[0], None)
     ):
         # It expired before ingest validated its lines.
         return None
@@ -218,7 +210,7 @@ async def _chosen(
             raise _gone("error", batch.error_file_id)
         try:
             async for index, text in _failures(deps, record.key):
-                if selection.takes(*report.fault(text)):
+                if selection.includes(*report.fault(text)):
                     chosen.append(index)
                 else:
                     others.add(index)
@@ -260,10 +252,10 @@ async def _lines(
     try:
         async for chunk in chunks_from_store(deps.store.read(old.key)):
             # A chunk is some milliseconds of work.
-            yield await asyncio.to_thread(choice.take, splitter.feed(chunk))
+            yield await asyncio.to_thread(choice.pick, splitter.feed(chunk))
     except NotFound as error:
         raise _gone("input", old.file.id) from error
-    yield choice.take(splitter.finish())
+    yield choice.pick(splitter.finish())
 
 
 class _Choice:
@@ -275,16 +267,16 @@ class _Choice:
         self._index = 0
         self._model = model
 
-    def take(self, lines: Iterable[Line]) -> bytes:
-        taken = []
+    def pick(self, lines: Iterable[Line]) -> bytes:
+        picked = []
         for each in lines:
             if self._chosen is None:
-                taken.append(each.data or b"")
+                picked.append(each.data or b"")
             elif self._index == self._next:
-                taken.append(each.data or b"")
+                picked.append(each.data or b"")
                 self._next = next(self._chosen, -1)
             self._index += 1
-        return b"".join(recast(data, model=self._model) + b"\n" for data in taken)
+        return b"".join(recast(data, model=self._model) + b"\n" for data in picked)
 
 
 def _gone(which: str, file_id: str) -> ApiError:

@@ -37,7 +37,7 @@ _UNRUN: Final = {line.EXPIRED[0]: Kind.EXPIRED, line.CANCELLED[0]: Kind.CANCELLE
 
 
 class Selection(BaseModel):
-    """The lines that a rerun takes."""
+    """The lines that a rerun runs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,12 +45,12 @@ class Selection(BaseModel):
     codes: tuple[str, ...] = ()
     """Codes of errors, or HTTP statuses; sorted."""
 
-    def takes(self, code: str, status: int | None) -> bool:
-        """Whether the rerun takes a line of the error file.
+    def includes(self, code: str, status: int | None) -> bool:
+        """Whether it includes a line of the error file.
 
         Args:
             code: Its error code.
-            status: The HTTP status of the answer; None where there was none.
+            status: The HTTP status of the answer; None without an answer.
         """
         match self.kind:
             case Kind.ALL | Kind.UNFINISHED:

@@ -5,16 +5,14 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from tidemill.api import errors
-from tidemill.api.dependencies import AdminCaller, Deps, json
+from tidemill.api.dependencies import AdminCaller, ViewDep, json, require_project
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import OneOf, Project
-from tidemill.api.requests.paging import PageQuery
+from tidemill.api.requests.paging import ListPage, PageQuery
 from tidemill.api.requests.parts import Query
-from tidemill.api.view.audit import Wanted
+from tidemill.api.view.audit import AuditFilter
 from tidemill.schemas.bounds import Id, Metadata, Name
-from tidemill.schemas.resources.access import Role
 from tidemill.schemas.resources.audit import Action
 
 LIMIT_DEFAULT: Final = 50
@@ -53,30 +51,16 @@ class AuditEntry(BaseModel):
     detail: Metadata
 
 
-class AuditPage(BaseModel):
-    """Entries, the newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[AuditEntry]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-@router.get("", response_model=AuditPage)
+@router.get("", response_model=ListPage[AuditEntry])
 async def index(
-    deps: Deps, caller: AdminCaller, query: Annotated[AuditQuery, Depends(Query(AuditQuery))]
+    view: ViewDep, caller: AdminCaller, query: Annotated[AuditQuery, Depends(Query(AuditQuery))]
 ) -> Response:
     """List the audit trail: keys, cancels, deletions, reruns, changes of settings, refused keys."""
     project = query.project or (None if caller.is_operator else caller.project)
-    if project != caller.project and not caller.is_operator:
-        raise errors.forbidden(caller.role, Role.OPERATOR)
-    wanted = Wanted(project=project, actor=query.actor, action=query.action, target=query.target)
-    page = query.page
-    rows = deps.view.audit.rows(wanted, page)
-    if rows is None:
-        raise errors.unknown_cursor(page.after or "")
-    return json(paging.write(page, [_shown(row) for row in rows]))
+    require_project(caller, project)
+    wanted = AuditFilter(project=project, actor=query.actor, action=query.action, target=query.target)
+    rows = view.audit.rows(wanted, query.page)
+    return json(paging.write(query.page, [_shown(row) for row in rows]))
 
 
 def _shown(row: paging.Row) -> paging.Row:

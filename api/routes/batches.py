@@ -3,26 +3,36 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
 
-from tidemill.api import errors, responses
-from tidemill.api.batches import batch_request, creation, file_removal
+from tidemill.api import errors
+from tidemill.api.batches import creation, file_removal
+from tidemill.api.batches.batch_request import BatchRequest
 from tidemill.api.batches.creation import RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, TokenEstimate, figures
-from tidemill.api.dependencies import Caller, Dependencies, Deps, JsonBody, ReadingCaller, chunks_from_store, json
+from tidemill.api.dependencies import (
+    Caller,
+    Dependencies,
+    Deps,
+    JsonBody,
+    ReadingCaller,
+    ViewDep,
+    chunks_from_store,
+    json,
+)
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging
 from tidemill.api.requests.bodies import NewBatch
 from tidemill.api.requests.fields import BatchId, Endpoint, Id
 from tidemill.api.requests.filters import BatchesQuery
+from tidemill.api.requests.paging import ListPage
 from tidemill.api.requests.parts import Query
 from tidemill.api.requests.reading import Body
 from tidemill.api.view import lookup, overlay
 from tidemill.api.view.quotas import Booking
-from tidemill.api.view.view import UnknownCursor
 from tidemill.runtime.threads import run_half_time
 from tidemill.schemas.jsonl.lines import Splitter
 from tidemill.schemas.lifecycle import CANCELLABLE, CANCELLED
-from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, CancelRequested, FileRecord, InputRef
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
@@ -48,6 +58,14 @@ class Estimate(Figures):
     endpoint: str
 
 
+class DeletedBatch(BaseModel):
+    """A deleted batch."""
+
+    id: str
+    object: Literal["batch"]
+    deleted: Literal[True]
+
+
 @router.post(
     "",
     response_model=Batch,
@@ -60,7 +78,7 @@ async def create(
     body: Annotated[NewBatch, Depends(JsonBody(NewBatch))],
 ) -> Response:
     """Create a batch; the answer comes when the log has it, and ingest validates the file afterwards."""
-    wanted = batch_request.from_body(body)
+    wanted = BatchRequest.model_validate(body, from_attributes=True)
     project = caller.project
 
     with deps.booking(project) as booking:
@@ -68,22 +86,17 @@ async def create(
         async def source() -> InputRef | None:
             return await _input(deps, project, wanted.input_file_id, booking)
 
-        async with deps.creates.turn(project):
+        async with deps.gates.creates.turn(project):
             batch = await creation.create(deps, project, wanted, source, repeats)
-    return json(batch.model_dump_json().encode())
+    return json(batch)
 
 
-@router.get("", response_model=responses.BatchPage)
+@router.get("", response_model=ListPage[Batch])
 async def index(
-    deps: Deps, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
+    view: ViewDep, caller: Caller, query: Annotated[BatchesQuery, Depends(Query(BatchesQuery))]
 ) -> Response:
     """List batches, the newest first."""
-    page = query.page
-    try:
-        rows = deps.view.batches(caller.project, page, query.wanted)
-    except UnknownCursor as error:
-        raise errors.unknown_cursor(page.after or "") from error
-    return json(paging.write(page, rows))
+    return json(paging.write(query.page, view.batches(caller.project, query)))
 
 
 @router.post(
@@ -94,11 +107,11 @@ async def index(
 async def estimate(
     deps: Deps, caller: ReadingCaller, body: Annotated[EstimateRequest, Depends(JsonBody(EstimateRequest))]
 ) -> Response:
-    """Estimate lines, tokens and cost of a batch; a key with the role `read` may ask."""
+    """Estimate lines, tokens and cost of a batch; a key with the role `read` is enough."""
     record = await lookup.file(deps.view, caller.project, body.input_file_id)
     if record.file.purpose != "batch":
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
-    async with deps.estimates.turn(caller.project):
+    async with deps.gates.estimates.turn(caller.project):
         found = await _estimated(deps, record, body.endpoint)
     shown = figures(deps.settings, found).model_dump()
     return json(
@@ -111,11 +124,11 @@ async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> T
 
     def feed(chunk: bytes) -> None:
         for line in splitter.feed(chunk):
-            found.take(line.data)
+            found.add(line.data)
 
     def finish() -> None:
         for line in splitter.finish():
-            found.take(line.data)
+            found.add(line.data)
 
     try:
         async for chunk in chunks_from_store(deps.store.read(record.key)):
@@ -127,9 +140,9 @@ async def _estimated(deps: Dependencies, record: FileRecord, endpoint: str) -> T
 
 
 @router.get("/{batch_id}", response_model=Batch)
-async def retrieve(deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
+async def retrieve(view: ViewDep, caller: Caller, batch_id: BatchId) -> Response:
     """Get a batch."""
-    return json(await lookup.batch(deps.view, caller.project, batch_id))
+    return json(await lookup.batch(view, caller.project, batch_id))
 
 
 @router.post("/{batch_id}/cancel", response_model=Batch, responses={409: {"description": "The batch has ended."}})
@@ -143,15 +156,16 @@ async def cancel(request: Request, deps: Deps, caller: Caller, batch_id: BatchId
         raise errors.conflict(f"Cannot cancel a batch with status '{status}'.")
     at = int(deps.clock())
     await deps.trail.record(request, caller, Action.BATCH_CANCEL, batch_id)
-    await _send(deps, batch_id, CancelRequested(batch_id=batch_id, at=at))
+    await deps.publisher.command(batch_id, CancelRequested(batch_id=batch_id, at=at))
     # The batch may have changed while the api waited for the log.
     current = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
-    return json(_shown(deps, caller.project, overlay.cancelled(current, at)))
+    record = BatchRecord(project=caller.project, batch=overlay.cancelled(current, at))
+    return json(deps.view.put_batch(record))
 
 
 @router.delete(
     "/{batch_id}",
-    response_model=responses.DeletedBatch,
+    response_model=DeletedBatch,
     responses={409: {"description": "The batch is running."}},
 )
 async def delete(request: Request, deps: Deps, caller: Caller, batch_id: BatchId) -> Response:
@@ -180,13 +194,3 @@ async def _input(deps: Dependencies, project: str, file_id: str, booking: Bookin
         raise errors.wrong_purpose("input_file_id", record.file.purpose)
     booking.batch(record.lines or 0)
     return InputRef(key=record.key, bytes=record.file.bytes)
-
-
-async def _send(deps: Dependencies, batch_id: str, command: CancelRequested) -> None:
-    headers = [(codec.KIND, command.kind.encode())]
-    await deps.log.send(topics.COMMANDS.name, batch_id, codec.encode(command), headers=headers)
-
-
-def _shown(deps: Dependencies, project: str, batch: Batch) -> bytes:
-    """Show the batch in the view, and return its JSON there."""
-    return deps.view.put_batch(BatchRecord(project=project, batch=batch)).model_dump_json().encode()

@@ -1,29 +1,27 @@
 """The routes of files."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable
-from typing import Annotated, Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from tidemill.api import errors, responses
+from tidemill.api import errors
 from tidemill.api.batches import file_removal
-from tidemill.api.dependencies import Caller, Dependencies, Deps, chunks_from_store, from_store, json
+from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, chunks_from_store, from_store, json
 from tidemill.api.http import download
 from tidemill.api.http.download import GZIP_BYTES_MIN
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import FileId
-from tidemill.api.requests.paging import OrderedQuery
+from tidemill.api.requests.paging import ListPage, OrderedQuery
 from tidemill.api.requests.parts import Headers, Query
 from tidemill.api.uploads import upload
 from tidemill.api.uploads.form_reader import BINARY
 from tidemill.api.uploads.upload import FileForm
 from tidemill.api.view import lookup
-from tidemill.api.view.view import UnknownCursor
-from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import FileRecord
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.audit import Action
@@ -43,6 +41,14 @@ class FilesQuery(OrderedQuery):
     """How many a page has at most."""
     purpose: Annotated[str, Field(max_length=PURPOSE_CHARS_MAX)] | None = None
     """Only those of this purpose."""
+
+
+class DeletedFile(BaseModel):
+    """A deleted file."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
 
 
 _Condition = Annotated[str, Field(max_length=CONDITION_CHARS_MAX)] | None
@@ -77,32 +83,28 @@ router = APIRouter(prefix="/v1/files", tags=["files"], route_class=Route)
 async def create(deps: Deps, caller: Caller, form: FileForm) -> Response:
     """Upload a file."""
     with deps.booking(caller.project) as booking:
-        record = await upload.receive(form, deps, caller.project, booking)
+        record = await upload.receive(form, deps, booking)
         # If the log does not answer, it may have the record all the same, so the bytes stay.
-        offset = await deps.log.send(topics.FILES.name, record.file.id, codec.encode(record), headers=[])
-        deps.view.put_file(record, offset)
-    return json(record.file.model_dump_json().encode())
+        await deps.publisher.file(record)
+    return json(record.file)
 
 
-@router.get("", response_model=responses.FilePage)
-async def index(deps: Deps, caller: Caller, query: Annotated[FilesQuery, Depends(Query(FilesQuery))]) -> Response:
+@router.get("", response_model=ListPage[File])
+async def index(
+    view: ViewDep, caller: Caller, query: Annotated[FilesQuery, Depends(Query(FilesQuery))]
+) -> Response:
     """List files."""
-    page = query.page
-    try:
-        rows = deps.view.files(caller.project, page, query.purpose)
-    except UnknownCursor as error:
-        raise errors.unknown_cursor(page.after or "") from error
-    return json(paging.write(page, rows))
+    return json(paging.write(query.page, view.files(caller.project, query.page, query.purpose)))
 
 
 @router.get("/{file_id}", response_model=File)
-async def retrieve(deps: Deps, caller: Caller, file_id: FileId) -> Response:
+async def retrieve(view: ViewDep, caller: Caller, file_id: FileId) -> Response:
     """Get a file object."""
-    record = await lookup.file(deps.view, caller.project, file_id)
-    return json(record.file.model_dump_json().encode())
+    record = await lookup.file(view, caller.project, file_id)
+    return json(record.file)
 
 
-@router.delete("/{file_id}", response_model=responses.DeletedFile)
+@router.delete("/{file_id}", response_model=DeletedFile)
 async def delete(request: Request, deps: Deps, caller: Caller, file_id: FileId) -> Response:
     """Delete a file; its bytes stay while a batch reads them."""
     record = await lookup.file(deps.view, caller.project, file_id)
@@ -134,7 +136,7 @@ async def content(
         return Response(status_code=302, headers={"location": link})
     part = _part(wanted, etag, size)
     chunks = await _begun(deps, record, part or download.ByteRange(start=0, end=size))
-    if part is None and size >= GZIP_BYTES_MIN and download.takes_gzip(wanted.accept_encoding):
+    if part is None and size >= GZIP_BYTES_MIN and download.accepts_gzip(wanted.accept_encoding):
         # Compressed bytes get a weak tag, which no range request can use.
         headers |= {"content-encoding": "gzip", "etag": f"W/{etag}"}
         chunks = download.gzipped(chunks)
@@ -172,15 +174,15 @@ async def _begun(deps: Dependencies, record: FileRecord, part: download.ByteRang
     """The bytes, with the first chunk already read, so that a failure before it still gets an error answer."""
     chunks = chunks_from_store(deps.store.read(record.key, part.start, part.end))
     try:
-        first = [chunk] if (chunk := await anext(chunks, b"")) else []
+        first = await anext(chunks, b"")
     except NotFound as error:
         _log.warning("the bytes of the file %s are not in the store", record.file.id)
         raise errors.no_file(record.file.id) from error
     return _chained(first, chunks)
 
 
-async def _chained(first: Iterable[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    for chunk in first:
-        yield chunk
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
     async for chunk in rest:
         yield chunk

@@ -11,14 +11,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.api import errors
 from tidemill.api.access.auth import Principal
-from tidemill.api.dependencies import AdminCaller, Caller, Dependencies, Deps, JsonBody, json
+from tidemill.api.dependencies import (
+    AdminCaller,
+    Caller,
+    Dependencies,
+    Deps,
+    JsonBody,
+    ViewDep,
+    json,
+    require,
+    require_project,
+)
 from tidemill.api.openapi import Route
 from tidemill.api.requests import paging, reading
 from tidemill.api.requests.fields import KeyId, OneOf, Project, Stream
-from tidemill.api.requests.paging import PageQuery
+from tidemill.api.requests.paging import ListPage, PageQuery
 from tidemill.api.requests.parts import Query
+from tidemill.api.view.view import View
 from tidemill.kafka.connection import LogUnavailable
-from tidemill.schemas.log import producer_token, topics
+from tidemill.schemas.log import producer_token
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.producer_token import LIFE_SECONDS_DEFAULT
 from tidemill.schemas.resources import access
@@ -66,16 +77,6 @@ class NewKey(ApiKey):
     secret: str
 
 
-class KeyPage(BaseModel):
-    """Keys, the newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[ApiKey]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
 class Revoked(BaseModel):
     """A revoked key; its record stays."""
 
@@ -90,12 +91,12 @@ class TokenRequest(reading.Body):
     model_config = ConfigDict(extra="forbid")
 
     stream: Stream
-    """The stream that its holder may produce to; printable characters."""
+    """The stream that it is for; printable characters."""
     expires_in_seconds: Annotated[
         int, Field(ge=producer_token.LIFE_SECONDS_MIN, le=producer_token.LIFE_SECONDS_MAX)
     ] = LIFE_SECONDS_DEFAULT
-    """How long it is good, and never longer than its key. What the log gets in that time is taken, however late it
-    is read."""
+    """How long it is valid, at most as long as its key. Ingest accepts the records that the log gets in that time,
+    also if it reads them later."""
 
 
 class NewToken(BaseModel):
@@ -116,12 +117,10 @@ async def create(
     request: Request, deps: Deps, caller: AdminCaller, body: Annotated[KeyRequest, Depends(JsonBody(KeyRequest))]
 ) -> Response:
     """Create a key. No other answer has its secret; every api process accepts it within seconds."""
-    role = Role(body.role)
-    if body.project not in {None, caller.project} and not caller.is_operator:
-        raise errors.forbidden(caller.role, Role.OPERATOR)
-    if not caller.role.covers(role):
-        raise errors.forbidden(caller.role, role)
-    project, now, secret = body.project or caller.project, int(deps.clock()), access.new_secret()
+    role, project = Role(body.role), body.project or caller.project
+    require_project(caller, project)
+    require(caller, role)
+    now, secret = int(deps.clock()), access.new_secret()
     key = ApiKey(
         id=access.new_key_id(),
         name=body.name,
@@ -135,45 +134,39 @@ async def create(
     with deps.booking(project) as booking:
         booking.key()
         await deps.trail.record(request, caller, Action.KEY_CREATE, key.id, owner=project, **about)
-        await _publish(deps, KeyRecord(key=key, sha256=access.digest(secret)))
+        await deps.publisher.key(KeyRecord(key=key, sha256=access.digest(secret)))
     _log.info("created the key %s of the project %s with the role %s", key.id, key.project, key.role)
-    return json(NewKey(**key.model_dump(), secret=secret).model_dump_json().encode())
+    return json(NewKey(**key.model_dump(), secret=secret))
 
 
-@router.get("/v1/admin/keys", response_model=KeyPage, tags=["admin"])
+@router.get("/v1/admin/keys", response_model=ListPage[ApiKey], tags=["admin"])
 async def index(
-    deps: Deps, caller: AdminCaller, query: Annotated[KeysQuery, Depends(Query(KeysQuery))]
+    view: ViewDep, caller: AdminCaller, query: Annotated[KeysQuery, Depends(Query(KeysQuery))]
 ) -> Response:
     """List keys, also revoked ones; an operator may list those of all projects or of one."""
-    page = query.page
     project = query.project or (None if caller.is_operator else caller.project)
-    if project != caller.project and not caller.is_operator:
-        raise errors.forbidden(caller.role, Role.OPERATOR)
-    rows = deps.view.keyring.rows(project, page.after, page.limit + 1)
-    if rows is None:
-        raise errors.unknown_cursor(page.after or "")
-    return json(paging.write(page, rows))
+    require_project(caller, project)
+    return json(paging.write(query.page, view.keyring.rows(project, query.page)))
 
 
 @router.get("/v1/admin/keys/{key_id}", response_model=ApiKey, tags=["admin"])
-async def retrieve(deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
+async def retrieve(view: ViewDep, caller: AdminCaller, key_id: KeyId) -> Response:
     """Get a key, without its secret."""
-    return json(_known(deps, key_id, caller).key.model_dump_json().encode())
+    return json(_known(view, key_id, caller).key)
 
 
 @router.delete("/v1/admin/keys/{key_id}", response_model=Revoked, tags=["admin"])
 async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyId) -> Response:
     """Revoke a key; within seconds no api process accepts it. A second revocation changes nothing."""
-    record = _known(deps, key_id, caller)
-    if not caller.role.covers(record.key.role):
-        raise errors.forbidden(caller.role, record.key.role)
+    record = _known(deps.view, key_id, caller)
+    require(caller, record.key.role)
     if record.key.revoked_at is None:
         about = {"name": record.key.name, "project": record.key.project}
         await deps.trail.record(request, caller, Action.KEY_REVOKE, key_id, owner=record.key.project, **about)
         key = record.key.model_copy(update={"revoked_at": int(deps.clock())})
-        await _publish(deps, record.model_copy(update={"key": key}))
+        await deps.publisher.key(record.model_copy(update={"key": key}))
         _log.info("revoked the key %s", key.id)
-    return json(Revoked(id=record.key.id).model_dump_json().encode())
+    return json(Revoked(id=record.key.id))
 
 
 @router.post("/v1/intake/tokens", response_model=NewToken, tags=["intake"])
@@ -192,7 +185,7 @@ async def create_token(
         key=claims.key, created_at=claims.iat, expires_at=claims.exp,
     )  # fmt: skip
     await deps.trail.record(request, caller, Action.TOKEN_CREATE, body.stream, expires_at=str(claims.exp))
-    return json(made.model_dump_json().encode())
+    return json(made)
 
 
 async def sign_again(deps: Dependencies) -> None:
@@ -200,20 +193,15 @@ async def sign_again(deps: Dependencies) -> None:
     records = deps.view.keyring.signed_by_others(deps.signer.kid)
     try:
         for record in records:
-            await _publish(deps, record)
+            await deps.publisher.key(record)
     except LogUnavailable:
         _log.warning("the log does not answer; records that another key signed stay so until the next start")
     if records:
         _log.warning("signed %d keys again, which another key had signed", len(records))
 
 
-def _known(deps: Dependencies, key_id: str, caller: Principal) -> KeyRecord:
-    record = deps.view.keyring.by_id(key_id)
+def _known(view: View, key_id: str, caller: Principal) -> KeyRecord:
+    record = view.keyring.by_id(key_id)
     if record is None or (record.key.project != caller.project and not caller.is_operator):
         raise errors.no_key_with(key_id)
     return record
-
-
-async def _publish(deps: Dependencies, record: KeyRecord) -> None:
-    await deps.log.send(topics.KEYS.name, record.key.id, deps.signer.key_record(record), headers=[])
-    deps.view.keyring.put(record, deps.signer.kid)

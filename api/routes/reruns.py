@@ -8,11 +8,10 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, ConfigDict, Field
 
-from tidemill.api import errors
 from tidemill.api.access.auth import Principal
 from tidemill.api.batches.creation import RepetitionHeaders
 from tidemill.api.batches.token_estimate import Figures, figures
-from tidemill.api.dependencies import Dependencies, Deps, JsonBody, ReadingCaller, json, require
+from tidemill.api.dependencies import Dependencies, Deps, JsonBody, ReadingCaller, json, require, require_project
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults
 from tidemill.api.requests.fields import BatchId, Endpoint, Model
@@ -73,14 +72,14 @@ async def rerun_batch(
     batch = Batch.model_validate_json(await lookup.batch(deps.view, caller.project, batch_id))
     new = rerun.rerun_of(deps, batch, selection.of(body.lines), body)
     if body.dry_run:
-        found = await rerun.estimate(deps, caller.project, batch, new)
+        found = await rerun.estimate(deps, caller.project, new)
         shown = figures(deps.settings, found)
         too_large = shown.lines > deps.settings.file_lines_max
         plan = RerunPlan(**shown.model_dump(), endpoint=batch.endpoint, is_too_large=too_large)
-        return json(plan.model_dump_json().encode())
+        return json(plan)
     await deps.trail.record(request, caller, Action.BATCH_RERUN, batch_id)
-    made = await rerun.create(deps, caller.project, batch, new, repeats)
-    return json(made.model_dump_json().encode())
+    made = await rerun.create(deps, caller.project, new, repeats)
+    return json(made)
 
 
 def _edge(text: str) -> str:
@@ -166,11 +165,11 @@ async def replay_range(
         made = await _planned(deps, caller.project, lines, body.model)
     else:
         made = await replay.create(deps, caller.project, lines, body, repeats)
-    return json(made.model_dump_json().encode())
+    return json(made)
 
 
 async def _planned(deps: Dependencies, project: str, lines: LogRange, model: str | None) -> ReplayPlan:
-    async with deps.estimates.turn(project):
+    async with deps.gates.estimates.turn(project):
         found, sums = await log_range.estimate(deps, lines, model)
     rerun.named_model(deps, model, found.endpoint())
     shown = figures(deps.settings, sums).model_dump()
@@ -191,8 +190,7 @@ def _range(caller: Principal, source: RangeSource) -> LogRange:
         ApiError: 403, they are another project's.
     """
     project = source.project or caller.project
-    if project != caller.project and not caller.is_operator:
-        raise errors.forbidden(caller.role, Role.OPERATOR)
+    require_project(caller, project)
     return LogRange(
         shown=ReplayRange(model=source.model, start=source.start, end=source.end),
         start=log_range.edge(source.start),

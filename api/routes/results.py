@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field
 
 from tidemill.api import errors
 from tidemill.api.batches import report
-from tidemill.api.dependencies import Caller, Dependencies, Deps, from_store
+from tidemill.api.dependencies import Caller, Dependencies, Deps, ViewDep, from_store
 from tidemill.api.openapi import Route
 from tidemill.api.requests import reading
 from tidemill.api.requests.fields import BatchId, OneOf
 from tidemill.api.requests.parts import Query
 from tidemill.api.view import lookup
 from tidemill.api.view.result_lines import Found, Source, bounded
+from tidemill.api.view.view import View
 from tidemill.schemas import ids
 from tidemill.schemas.ports import NotFound
 from tidemill.schemas.resources.batch import Batch, Status
@@ -65,47 +66,47 @@ async def results(
     deps: Deps, caller: Caller, batch_id: BatchId, query: Annotated[ResultsQuery, Depends(Query(ResultsQuery))]
 ) -> Response:
     """List finished lines, also while the batch runs; they appear seconds after they end."""
-    batch = await _batch(deps, caller.project, batch_id)
+    batch = await _batch(deps.view, caller.project, batch_id)
     found = await _page(deps, caller.project, batch, after=query.after, limit=query.limit + 1, status=query.status)
     shown = bounded(found[: query.limit])
     return StreamingResponse(_written(deps, shown, len(found) > len(shown)), media_type="application/json")
 
 
 @router.get("/receipt", response_model=report.ReceiptReport)
-async def receipt(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
+async def receipt(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.ReceiptReport:
     """Get the reconciliation of a batch: lines in, lines out, errors, and the SHA-256 of each file."""
-    return report.receipt(await _batch(deps, caller.project, batch_id))
+    return report.receipt(await _batch(view, caller.project, batch_id))
 
 
 @router.get("/timeline", response_model=report.Timeline)
-async def timeline(deps: Deps, caller: Caller, batch_id: BatchId) -> report.Timeline:
+async def timeline(view: ViewDep, caller: Caller, batch_id: BatchId) -> report.Timeline:
     """Get the events of a batch."""
-    return report.timeline(await _batch(deps, caller.project, batch_id))
+    return report.timeline(await _batch(view, caller.project, batch_id))
 
 
 @router.get("/errors", response_model=report.ErrorReport)
 async def grouped_errors(deps: Deps, caller: Caller, batch_id: BatchId) -> report.ErrorReport:
     """Get failed lines by code, with samples; for a failed batch, the errors of its input."""
-    batch = await _batch(deps, caller.project, batch_id)
+    batch = await _batch(deps.view, caller.project, batch_id)
     if batch.status is Status.FAILED:
         return report.refused(batch)
     if batch.status is Status.EXPIRED and batch.tidemill.receipt is None:
         # It expired before ingest validated its lines.
         source = deps.view.file(caller.project, batch.input_file_id)
         return report.ErrorReport(total=0, unfinished=source.lines or 0 if source else 0, data=[])
-    tally, after = report.ErrorGroups(), -1
+    groups, after = report.ErrorGroups(), -1
     while True:
         found = await _page(deps, caller.project, batch, after=after, limit=ERRORS_PAGE, status="failed")
         if not (found := bounded(found)):
-            return tally.report()
+            return groups.report()
         lines = deps.lines.read(found)
         for line in found:
-            tally.add(line.index, await _next(lines))
+            groups.add(line.index, await _next(lines))
         after = found[-1].index
 
 
-async def _batch(deps: Dependencies, project: str, batch_id: str) -> Batch:
-    return Batch.model_validate_json(await lookup.batch(deps.view, project, batch_id))
+async def _batch(view: View, project: str, batch_id: str) -> Batch:
+    return Batch.model_validate_json(await lookup.batch(view, project, batch_id))
 
 
 async def _page(
@@ -118,7 +119,7 @@ async def _page(
             wanted = [source for source in sources if status is None or source.failed is (status == "failed")]
             return await from_store(deps.lines.page(wanted, after, limit))
         except NotFound:
-            batch = await _batch(deps, project, batch.id)
+            batch = await _batch(deps.view, project, batch.id)
     raise errors.unavailable("results of this batch")
 
 

@@ -14,7 +14,6 @@ from tidemill.api.uploads import assembly, part
 from tidemill.api.view import lookup
 from tidemill.schemas import ids
 from tidemill.schemas.bounds import UPLOAD_PARTS_MAX
-from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import PartRecord, UploadRecord
 from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.upload import LIFE_SECONDS, Upload, UploadPart
@@ -55,9 +54,8 @@ async def add(deps: Deps, caller: Caller, upload_id: UploadId, form: part.PartFo
     with deps.booking(caller.project) as booking:
         taken = await part.receive(form, deps, upload_id, booking)
         _pending(await lookup.upload(deps.view, caller.project, upload_id))
-        await deps.log.send(topics.UPLOADS.name, f"{upload_id}/{taken.part.id}", codec.encode(taken), headers=[])
-        deps.view.uploads.put(taken)
-    return json(taken.part.model_dump_json().encode())
+        await deps.publisher.upload(taken)
+    return json(taken.part)
 
 
 @router.post("/{upload_id}/complete", response_model=Upload)
@@ -68,15 +66,14 @@ async def complete(
     part_ids = tuple(body.part_ids)
     record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "completed" and record.part_ids == part_ids:
-        return _shown(record)
+        return json(record.upload)
     parts = await _parts(deps, _pending(record), part_ids)
     made = await assembly.assemble(deps, record, parts, body.md5)
     current = await lookup.upload(deps.view, caller.project, upload_id)
     if current.upload.status == "completed" and current.part_ids == part_ids:
-        return _shown(current)
+        return json(current.upload)
     _pending(current)
-    offset = await deps.log.send(topics.FILES.name, made.file.id, codec.encode(made), headers=[])
-    deps.view.put_file(made, offset)
+    await deps.publisher.file(made)
     upload = record.upload.model_copy(update={"status": "completed", "file": made.file})
     return await _put(deps, record.model_copy(update={"upload": upload, "part_ids": part_ids}))
 
@@ -86,7 +83,7 @@ async def cancel(request: Request, deps: Deps, caller: Caller, upload_id: Upload
     """Cancel an upload; a body is ignored."""
     record = await lookup.upload(deps.view, caller.project, upload_id)
     if record.upload.status == "cancelled":
-        return _shown(record)
+        return json(record.upload)
     upload = _pending(record).upload.model_copy(update={"status": "cancelled"})
     await deps.trail.record(request, caller, Action.UPLOAD_CANCEL, upload_id)
     return await _put(deps, record.model_copy(update={"upload": upload}))
@@ -114,10 +111,5 @@ async def _parts(deps: Dependencies, record: UploadRecord, part_ids: Sequence[st
 
 
 async def _put(deps: Dependencies, record: UploadRecord) -> Response:
-    await deps.log.send(topics.UPLOADS.name, record.upload.id, codec.encode(record), headers=[])
-    deps.view.uploads.put(record)
-    return _shown(record)
-
-
-def _shown(record: UploadRecord) -> Response:
-    return json(record.upload.model_dump_json().encode())
+    await deps.publisher.upload(record)
+    return json(record.upload)

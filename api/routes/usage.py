@@ -10,14 +10,12 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from tidemill.api import errors
-from tidemill.api.access.auth import Principal
-from tidemill.api.dependencies import Caller, Deps, json
+from tidemill.api.dependencies import Caller, Deps, json, require_project
 from tidemill.api.openapi import Route
 from tidemill.api.requests import faults, paging, reading
-from tidemill.api.requests.paging import Page, Row
+from tidemill.api.requests.paging import ListPage, Page, Row
 from tidemill.api.requests.parts import Query
 from tidemill.api.view.ledger import DIMENSIONS, LedgerQuery, Sum
-from tidemill.schemas.resources.access import Role
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 1_000
@@ -62,16 +60,6 @@ class UsageSum(BaseModel):
     cost: CostSum
 
 
-class UsagePage(BaseModel):
-    """Sums, ordered by what they are grouped by."""
-
-    object: Literal["list"] = "list"
-    data: list[UsageSum]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
 _GROUPS: Final = "|".join(DIMENSIONS)
 _BY: Final = f"^(({_GROUPS})(,({_GROUPS}))*)?$"
 _When = Annotated[int, Field(ge=0, le=TIME_MAX), reading.WHOLE]
@@ -106,16 +94,17 @@ class UsageQuery(reading.Parameters):
     ] = ""
     """Dimensions to group by, separated by commas; without it there is one sum."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None
-    """Another project, or * for all; for a key with the role admin."""
+    """Another project, or * for all; for an operator."""
 
 
-@router.get("", response_model=UsagePage)
+@router.get("", response_model=ListPage[UsageSum])
 async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends(Query(UsageQuery))]) -> Response:
     """Sum the usage of finished batches: tokens, succeeded lines, and cost."""
-    by = _by(query.group_by)
+    by, project = _by(query.group_by), caller.project if query.project is None else query.project
+    require_project(caller, project)
     start = int(deps.clock()) - DEFAULT_SECONDS if query.start_time is None else query.start_time
     wanted = LedgerQuery(
-        project=_project(query.project, caller),
+        project=project,
         start=start,
         end=query.end_time,
         by=by,
@@ -123,17 +112,9 @@ async def index(deps: Deps, caller: Caller, query: Annotated[UsageQuery, Depends
         limit=query.limit + 1,
     )
     page = Page(limit=query.limit, after=query.after)
-    async with deps.sums.turn(caller.project):
+    async with deps.gates.sums.turn(caller.project):
         sums = await asyncio.to_thread(deps.view.ledger.sums, wanted)
     return json(paging.write(page, [_row(found, by) for found in sums]))
-
-
-def _project(named: str | None, caller: Principal) -> str:
-    if named in {None, caller.project}:
-        return caller.project
-    if not caller.is_operator:
-        raise errors.forbidden(caller.role, Role.OPERATOR)
-    return named or ""
 
 
 def _row(found: Sum, by: tuple[str, ...]) -> Row:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies, chunks_from_store
-from tidemill.api.uploads.sink import Sink, Stored
+from tidemill.api.uploads.sink import BATCH, Sink, Stored, new_file
 from tidemill.schemas import ids
 from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import NotFound
-from tidemill.schemas.resources.file import File
-
-BATCH = "batch"
 
 
 async def assemble(
@@ -34,43 +32,30 @@ async def assemble(
     """
     upload = record.upload
     file_id = ids.derived_file_id(upload.id, "/".join(part.part.id for part in parts))
-    key = f"files/{file_id}"
-    async with deps.uploads.turn(record.project):
-        stored = await _copied(deps, key, record, parts, md5)
-    created_at = int(deps.clock())
-    file = File(
-        id=file_id,
-        bytes=stored.bytes,
-        created_at=created_at,
-        expires_at=None if record.life_seconds is None else created_at + record.life_seconds,
-        filename=upload.filename,
-        purpose=upload.purpose,
+    async with deps.gates.uploads.turn(record.project):
+        stored = await _copied(deps, file_key(file_id), record, parts, md5)
+    file = new_file(
+        file_id, upload.filename, int(deps.clock()), purpose=upload.purpose, life_seconds=record.life_seconds
     )
-    return FileRecord(project=record.project, file=file, key=key, sha256=stored.sha256, lines=stored.lines)
+    return stored.record(record.project, file)
 
 
 async def _copied(
     deps: Dependencies, key: str, record: UploadRecord, parts: Sequence[PartRecord], md5: str | None
 ) -> Stored:
-    sink = Sink(deps.store, key, bytes_max=record.upload.bytes, param="part_ids")
     digest = hashlib.md5(usedforsecurity=False)
-    is_stored = False
-    try:
-        for part in parts:
-            async for chunk in chunks_from_store(deps.store.read(part.key)):
-                await sink.put(chunk)
-                if md5 is not None:
-                    await asyncio.to_thread(digest.update, chunk)
+    async with Sink(deps.store, key, bytes_max=record.upload.bytes, param="part_ids") as sink:
+        try:
+            for part in parts:
+                async for chunk in chunks_from_store(deps.store.read(part.key)):
+                    await sink.put(chunk)
+                    if md5 is not None:
+                        await asyncio.to_thread(digest.update, chunk)
+        except NotFound as error:
+            # Another process cancelled or completed the upload, and deleted its parts.
+            raise errors.invalid("The upload's parts are gone.", param="part_ids") from error
         if md5 is not None and digest.hexdigest() != md5:
             raise errors.invalid("The uploaded bytes have another MD5 than 'md5' says.", param="md5")
         if record.upload.purpose == BATCH and (fault := sink.first_line.fault()) is not None:
             raise errors.invalid(fault)
-        stored = await sink.commit()
-        is_stored = True
-    except NotFound as error:
-        # Another process cancelled or completed the upload, and deleted its parts.
-        raise errors.invalid("The upload's parts are gone.", param="part_ids") from error
-    finally:
-        if not is_stored:
-            await sink.discard()
-    return stored
+        return await sink.commit()

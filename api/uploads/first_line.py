@@ -20,7 +20,7 @@ _valid = msgspec.json.Decoder(msgspec.Raw)
 
 
 class FirstLine:
-    """Gathers the beginning of a file's first line that is not blank, from chunks of any size."""
+    """Checks the first line of a file that is not blank, from chunks of any size."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -31,7 +31,7 @@ class FirstLine:
         """Whether the check is complete."""
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next chunk of the file."""
+        """Add the next chunk of the file."""
         if self.is_done:
             return
         if not self._held:

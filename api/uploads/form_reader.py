@@ -2,9 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -14,7 +15,7 @@ from tidemill.api import errors
 from tidemill.api.dependencies import Dependencies
 from tidemill.api.requests import reading
 from tidemill.api.requests.parts import UNUSABLE, Part, schema_of
-from tidemill.api.uploads.multipart import Form, MultipartError, PartBegan, PartData
+from tidemill.api.uploads.multipart import Event, Form, MultipartError, PartBegan, PartData
 from tidemill.schemas.resources.error import ApiError
 
 FORM_BYTES_MAX = 64 * 1024
@@ -26,13 +27,12 @@ DRAIN_BYTES_MAX = 1 << 30
 DRAIN_SECONDS_MAX = 60.0
 _LENGTH = re.compile(r"\d{1,18}\Z", re.ASCII)
 
-T_co = TypeVar("T_co", covariant=True)
 F = TypeVar("F", bound=BaseModel)
 BINARY: Final = {"type": "string", "format": "binary"}
 
 
 class FormBody(Part, Generic[F]):
-    """A form with a file in it; the route reads it while it arrives (see `receive`).
+    """A form with a file in it; the route reads it while it arrives (see `received`).
 
     Args:
         file: The name of the file's field.
@@ -50,7 +50,7 @@ class FormBody(Part, Generic[F]):
         self._fields = fields
 
     async def __call__(self, request: Request) -> Request:
-        """The request, of which nothing is read yet."""
+        """Return the request; the route reads its body."""
         return request
 
     def read(self, fields: Mapping[str, str]) -> F:
@@ -72,51 +72,39 @@ class FormBody(Part, Generic[F]):
         return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-class FormConsumer(Protocol[T_co]):
-    """Consumes the parts of a form as they arrive."""
+@dataclass(frozen=True, kw_only=True)
+class FormPart:
+    """A part of a form: its head, and its bytes as they arrive. Bytes that are not read are skipped."""
 
-    def begin(self, part: PartBegan) -> None:
-        """A part begins."""
-        ...
-
-    async def data(self, data: bytes) -> None:
-        """The part goes on."""
-        ...
-
-    def end(self) -> None:
-        """The part is complete."""
-        ...
-
-    async def finish(self) -> T_co:
-        """The form is complete; returns its result."""
-        ...
-
-    async def discard(self) -> None:
-        """Remove everything, unless the form is finished."""
-        ...
+    head: PartBegan
+    data: AsyncIterator[bytes]
 
 
-async def receive(
-    request: Request, deps: Dependencies, consumer: FormConsumer[T_co], *, project: str, bytes_max: int, param: str
-) -> T_co:
-    """Read a form.
+@asynccontextmanager
+async def received(
+    request: Request, deps: Dependencies, *, project: str, bytes_max: int, param: str
+) -> AsyncIterator[AsyncIterator[FormPart]]:
+    """The parts of a form as they arrive; after an error of the block the rest of the body is read.
 
     Args:
         request: The request.
         deps: The dependencies of the app.
-        consumer: Consumes the parts.
         project: Whose it is.
         bytes_max: A larger `Content-Length` is refused before the body is read.
         param: The name of the file's field.
 
     Raises:
-        ApiError: It is invalid; the consumer has discarded it.
-        ClientDisconnect: It broke off; the consumer has discarded it.
+        ApiError: The form is invalid, or does not arrive in time.
+        ClientDisconnect: It broke off.
     """
-    async with deps.uploads.turn(project):
+    async with deps.gates.uploads.turn(project):
         stream = request.stream()
         try:
-            return await _receive(request, stream, consumer, bytes_max=bytes_max, param=param)
+            if declared_bytes(request) > bytes_max + FORM_BYTES_MAX:
+                raise errors.body_too_large(bytes_max, param=param)
+            events = _events(Form(request.headers.get("content-type")), stream)
+            async with aclosing(events), aclosing(_parts(events)) as parts:
+                yield parts
         except ApiError as error:
             if not await _drain(stream):
                 error.headers["connection"] = "close"
@@ -129,31 +117,25 @@ def declared_bytes(request: Request) -> int:
     return int(match[0]) if match is not None else 0
 
 
-async def _receive(
-    request: Request, stream: AsyncIterator[bytes], consumer: FormConsumer[T_co], *, bytes_max: int, param: str
-) -> T_co:
-    if declared_bytes(request) > bytes_max + FORM_BYTES_MAX:
-        raise errors.body_too_large(bytes_max, param=param)
-    try:
-        await _read(Form(request.headers.get("content-type")), stream, consumer)
-        return await consumer.finish()
-    except MultipartError as error:
-        raise errors.invalid(f"Could not read the upload: {error}.") from error
-    finally:
-        await consumer.discard()
+async def _parts(events: AsyncIterator[Event]) -> AsyncGenerator[FormPart, None]:
+    async for event in events:
+        if isinstance(event, PartBegan):
+            yield FormPart(head=event, data=_until_end(events))
 
 
-async def _read(form: Form, stream: AsyncIterator[bytes], consumer: FormConsumer[object]) -> None:
+async def _until_end(events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in events:
+        if not isinstance(event, PartData):
+            return
+        yield event.data
+
+
+async def _events(form: Form, stream: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
     while not form.is_whole:
         if not (chunk := await _next(stream)):
             raise MultipartError("the multipart body ends before its closing boundary")
         for event in form.feed(chunk):
-            if isinstance(event, PartData):
-                await consumer.data(event.data)
-            elif isinstance(event, PartBegan):
-                consumer.begin(event)
-            else:
-                consumer.end()
+            yield event
 
 
 async def _next(stream: AsyncIterator[bytes]) -> bytes:

@@ -8,6 +8,8 @@ from urllib.parse import unquote_to_bytes
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from tidemill.schemas.resources.error import ApiError
+
 PARTS_MAX = 16
 PART_HEADERS_MAX = 8
 PART_HEADER_BYTES_MAX = 4096
@@ -21,8 +23,11 @@ _silent = logging.getLogger("tidemill.api.uploads.multipart")
 _silent.disabled = True
 
 
-class MultipartError(Exception):
+class MultipartError(ApiError):
     """The form is malformed or exceeds a bound; the text quotes nothing of the form."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(400, f"Could not read the upload: {fault}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

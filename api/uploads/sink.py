@@ -5,15 +5,21 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final, Self
 
 from tidemill.api import errors
 from tidemill.api.dependencies import STORE_SECONDS_MAX
 from tidemill.api.uploads.first_line import FirstLine
+from tidemill.schemas.log.messages import FileRecord
+from tidemill.schemas.log.part import file_key
 from tidemill.schemas.ports import Store
+from tidemill.schemas.resources.file import BATCH_FILE_LIFE_SECONDS, File
 
 CHUNK_BYTES = 1 << 20
 """Chunks for the store; each step to a thread costs some 0.1 ms."""
 QUEUED_CHUNKS_MAX = 4
+BATCH: Final = "batch"
+"""The purpose of input files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +31,18 @@ class Stored:
     lines: int
     """Newlines, and one more for a last line that has none."""
 
+    def record(self, project: str, file: File) -> FileRecord:
+        """The record of a file with these bytes."""
+        file = file.model_copy(update={"bytes": self.bytes})
+        return FileRecord(project=project, file=file, key=file_key(file.id), sha256=self.sha256, lines=self.lines)
+
 
 class Sink:
     """Writes the bytes of a file as they arrive; the store shows nothing before `commit`.
 
-    A task writes to the store, behind a queue of `QUEUED_CHUNKS_MAX` chunks: receiving, hashing and writing run
-    concurrently, and a slow store slows down the client.
+    A context manager: without a commit, nothing is left of the file. A task writes to the store, behind a queue of
+    `QUEUED_CHUNKS_MAX` chunks: receiving, hashing and writing run concurrently, and a slow store slows down the
+    client.
     """
 
     def __init__(self, store: Store, key: str, *, bytes_max: int, param: str) -> None:
@@ -44,6 +56,15 @@ class Sink:
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_CHUNKS_MAX)
         self._writing = asyncio.create_task(store.write(key, self._chunks()), name="write an upload")
         self.first_line = FirstLine()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # After a commit the task is done, and there is nothing to cancel.
+        self._writing.cancel()
+        with suppress(asyncio.CancelledError, OSError):
+            await self._writing
 
     @property
     def size(self) -> int:
@@ -63,7 +84,7 @@ class Sink:
             self.first_line.feed(data)
         self._gathered += data
         if len(self._gathered) >= CHUNK_BYTES:
-            await self._hand(self._take())
+            await self._enqueue(self._drained())
 
     async def commit(self) -> Stored:
         """Complete the file in the store.
@@ -72,8 +93,8 @@ class Sink:
             ApiError: 503 or 507, the store does not.
         """
         if self._gathered:
-            await self._hand(self._take())
-        await self._hand(None)
+            await self._enqueue(self._drained())
+        await self._enqueue(None)
         done, _ = await asyncio.wait([self._writing], timeout=STORE_SECONDS_MAX)
         if not done:
             raise errors.unavailable("file store")
@@ -81,18 +102,12 @@ class Sink:
         lines = self._newlines + (self._last != b"\n")
         return Stored(bytes=self._size, sha256=self._digest.hexdigest(), lines=lines)
 
-    async def discard(self) -> None:
-        """Remove a file that is not committed."""
-        self._writing.cancel()
-        with suppress(asyncio.CancelledError, OSError):
-            await self._writing
-
-    def _take(self) -> bytes:
+    def _drained(self) -> bytes:
         chunk = bytes(self._gathered)
         self._gathered.clear()
         return chunk
 
-    async def _hand(self, chunk: bytes | None) -> None:
+    async def _enqueue(self, chunk: bytes | None) -> None:
         self._check_writing()
         if not self._queue.full():
             self._queue.put_nowait(chunk)
@@ -121,3 +136,24 @@ class Sink:
             self._newlines += chunk.count(b"\n")
             self._last = chunk[-1:]
             yield chunk
+
+
+def new_file(
+    file_id: str,
+    filename: str,
+    now: int,
+    *,
+    purpose: str = BATCH,
+    life_seconds: int | None = BATCH_FILE_LIFE_SECONDS,
+) -> File:
+    """A file without bytes.
+
+    Args:
+        file_id: Its id.
+        filename: Its name.
+        now: When it is created, Unix seconds.
+        purpose: Its purpose.
+        life_seconds: How long it is kept; None is forever.
+    """
+    expires_at = None if life_seconds is None else now + life_seconds
+    return File(id=file_id, bytes=0, created_at=now, expires_at=expires_at, filename=filename, purpose=purpose)

@@ -26,29 +26,26 @@ class Claims:
 
     def first(self, project: str, batch_id: str) -> Claim | None:
         """The first claim of a batch id."""
-        rows = self._database.read("SELECT body FROM claims WHERE id = ? AND project = ?", batch_id, project)
-        return _claim(rows)
+        return _claim(
+            self._database.first("SELECT body FROM claims WHERE id = ? AND project = ?", batch_id, project)
+        )
 
     def repeated(self, project: str, fingerprint: str) -> Claim | None:
         """The create that a retry of the same request repeats, of the last `REPEAT_SECONDS_MAX`.
 
-        That is the latest first try. Where none has arrived it is the earliest of the retries, so that the next
+        That is the latest first try. If none has arrived, it is the earliest of the retries, so that the next
         one finds the same.
         """
-        rows = self._database.read(
+        body = self._database.first(
             "SELECT body FROM claims WHERE project = ? AND fingerprint = ? AND created_at >= ?"
             " AND id NOT IN (SELECT id FROM erasures)"
             " ORDER BY is_retry, CASE WHEN is_retry THEN place ELSE -place END LIMIT 1",
             project, fingerprint, int(self._clock()) - REPEAT_SECONDS_MAX,
         )  # fmt: skip
-        return _claim(rows)
+        return _claim(body)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Fold a record of the topic.
-
-        Raises:
-            DecodeError: It cannot be read.
-        """
+        """Fold a record of the topic; raises `DecodeError`."""
         del key
         claim = codec.decode_claim(value)
         batch = claim.command.batch
@@ -71,11 +68,7 @@ class Erasures:
         self._database.write("INSERT OR IGNORE INTO erasures VALUES (?, ?)", batch_id, erasure.project)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Fold a record of the topic.
-
-        Raises:
-            DecodeError: It cannot be read.
-        """
+        """Fold a record of the topic; raises `DecodeError`."""
         del offset
         if value is None:
             self._database.write("DELETE FROM erasures WHERE id = ?", key)
@@ -85,18 +78,16 @@ class Erasures:
     def is_deleted(self, batch_id: str, project: str | None = None) -> bool:
         """Whether a batch is deleted, optionally only if it is of this project."""
         statement = "SELECT 1 FROM erasures WHERE id = ? AND coalesce(?, project) = project"
-        return bool(self._database.read(statement, batch_id, project))
+        return self._database.first(statement, batch_id, project) is not None
 
     def forbid(self, batch_id: str) -> bool:
         """Whether the lines of a batch must not run again: it is deleted, or it ended and its input is deleted."""
-        return bool(
-            self._database.read(
-                "SELECT 1 FROM erasures WHERE id = ? UNION ALL"
-                " SELECT 1 FROM batches WHERE id = ? AND over AND NOT EXISTS"
-                " (SELECT 1 FROM files WHERE files.id = input_file_id AND deleted_at IS NULL)",
-                batch_id, batch_id,
-            )
-        )  # fmt: skip
+        statement = (
+            "SELECT 1 FROM erasures WHERE id = ?1 UNION ALL"
+            " SELECT 1 FROM batches WHERE id = ?1 AND over AND NOT EXISTS"
+            " (SELECT 1 FROM files WHERE files.id = input_file_id AND deleted_at IS NULL)"
+        )
+        return self._database.first(statement, batch_id) is not None
 
 
 class Links:
@@ -122,7 +113,7 @@ class Links:
             f"SELECT DISTINCT source FROM reruns WHERE source IN ({','.join('?' * len(batch_ids))})",  # noqa: S608  no values
             *batch_ids,
         )
-        return {str(row[0]) for row in rows}
+        return {source for (source,) in rows}
 
     def shown(self, batch_id: str, body: bytes) -> bytes:
         """A batch as JSON with its reruns, the oldest first."""
@@ -134,13 +125,9 @@ class Links:
         if not rows:
             return body
         batch = Batch.model_validate_json(body)
-        extras = batch.tidemill.model_copy(update={"reruns": tuple(str(row[0]) for row in reversed(rows))})
+        extras = batch.tidemill.model_copy(update={"reruns": tuple(rerun for (rerun,) in reversed(rows))})
         return batch.model_copy(update={"tidemill": extras}).model_dump_json().encode()
 
 
-def _claim(rows: list[tuple[object, ...]]) -> Claim | None:
-    if not rows:
-        return None
-    body = rows[0][0]
-    assert isinstance(body, bytes)
-    return codec.decode_claim(body)
+def _claim(body: bytes | None) -> Claim | None:
+    return None if body is None else codec.decode_claim(body)

@@ -1,7 +1,8 @@
 """The API keys in the file of the view."""
 
 from tidemill import keys
-from tidemill.api.requests.paging import Row
+from tidemill.api import errors
+from tidemill.api.requests.paging import Page, Row
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import KeyRecord
@@ -17,7 +18,7 @@ class Keyring(keys.Keyring):
         self._database = database
         trusted = " ".join(verifier.kids)
         with database.transaction():
-            if database.read("SELECT signers FROM trust") != [(trusted,)]:
+            if database.first("SELECT signers FROM trust") != trusted:
                 database.write("DELETE FROM keys")
                 database.write("DELETE FROM topics WHERE name = ?", topics.KEYS.name)
                 database.write("DELETE FROM trust")
@@ -25,32 +26,36 @@ class Keyring(keys.Keyring):
 
     def by_digest(self, sha256: str) -> KeyRecord | None:
         """The key whose secret has this digest, also if it is revoked or expired."""
-        return _record(self._database.read("SELECT body FROM keys WHERE sha256 = ?", sha256))
+        return _record(self._database.first("SELECT body FROM keys WHERE sha256 = ?", sha256))
 
     def by_id(self, key_id: str) -> KeyRecord | None:
         """A key by its id."""
-        return _record(self._database.read("SELECT body FROM keys WHERE id = ?", key_id))
+        return _record(self._database.first("SELECT body FROM keys WHERE id = ?", key_id))
 
-    def rows(self, project: str | None, after: str | None, limit: int) -> list[Row] | None:
-        """Up to `limit` keys of a project or of all, the newest first; None if `after` is not one of them."""
+    def rows(self, project: str | None, page: Page) -> list[Row]:
+        """Up to `page.limit` + 1 keys of a project or of all, the newest first.
+
+        Raises:
+            ApiError: 400, `page.after` is not one of them.
+        """
         where = "(? IS NULL OR project = ?)"
         values: list[object] = [project, project]
-        if after is not None:
-            if (record := self.by_id(after)) is None or project not in {None, record.key.project}:
-                return None
+        if page.after is not None:
+            if (record := self.by_id(page.after)) is None or project not in {None, record.key.project}:
+                raise errors.unknown_cursor(page.after)
             where += " AND (created_at, id) < (?, ?)"
-            values += [record.key.created_at, after]
+            values += [record.key.created_at, page.after]
         rows = self._database.read(
             f"SELECT body FROM keys WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?",  # noqa: S608
-            *values, limit,
+            *values, page.limit + 1,
         )  # fmt: skip
-        records = (_record([row]) for row in rows)
-        return [Row(id=r.key.id, body=r.key.model_dump_json().encode()) for r in records if r is not None]
+        keys = (codec.decode_key(body).key for (body,) in rows)
+        return [Row(id=key.id, body=key.model_dump_json().encode()) for key in keys]
 
     def signed_by_others(self, kid: str) -> list[KeyRecord]:
         """The keys whose last record another key signed."""
         rows = self._database.read("SELECT body FROM keys WHERE signer <> ? ORDER BY created_at", kid)
-        return [record for row in rows if (record := _record([row])) is not None]
+        return [codec.decode_key(body) for (body,) in rows]
 
     def store(self, record: KeyRecord, signer: str) -> None:
         """Replace the record of a key; `signer` is the id of the key that signed it."""
@@ -62,9 +67,5 @@ class Keyring(keys.Keyring):
         )  # fmt: skip
 
 
-def _record(rows: list[tuple[object, ...]]) -> KeyRecord | None:
-    if not rows:
-        return None
-    body = rows[0][0]
-    assert isinstance(body, bytes)
-    return codec.decode_key(body)
+def _record(body: bytes | None) -> KeyRecord | None:
+    return None if body is None else codec.decode_key(body)

@@ -28,9 +28,9 @@ class LedgerQuery:
     limit: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sum:
-    """One group of entries."""
+    """One group of entries; the fields are in the order of the columns."""
 
     group: tuple[str, ...]
     """Its value in each dimension of the query; empty for entries without a model."""
@@ -72,14 +72,10 @@ class Ledger:
             f" FROM ledger WHERE {where} {f'GROUP BY {named} ORDER BY {named}' if columns else ''} LIMIT ?",
             *values, query.limit,
         )  # fmt: skip
-        return [_sum(row, len(columns)) for row in rows]
+        return [Sum(row[: len(columns)], *row[len(columns) :]) for row in rows]
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Fold a record of the topic.
-
-        Raises:
-            DecodeError: It cannot be read.
-        """
+        """Fold a record of the topic; raises `DecodeError`."""
         del offset
         if value is None:
             self._database.write("DELETE FROM ledger WHERE id = ?", key)
@@ -95,20 +91,3 @@ class Ledger:
             usage.output_tokens_details.reasoning_tokens, plain(cost.total), plain(cost.input), plain(cost.output),
             entry.owner,
         )  # fmt: skip
-
-
-def _sum(row: tuple[object, ...], dimensions: int) -> Sum:
-    group, numbers, costs = row[:dimensions], row[dimensions : dimensions + 6], row[dimensions + 6 :]
-    batches, lines, read, cached, written, reasoning = (int(str(number)) for number in numbers)
-    return Sum(
-        group=tuple(map(str, group)),
-        batches=batches,
-        lines=lines,
-        input_tokens=read,
-        cached_tokens=cached,
-        output_tokens=written,
-        reasoning_tokens=reasoning,
-        cost=str(costs[0]),
-        cost_input=str(costs[1]),
-        cost_output=str(costs[2]),
-    )

@@ -1,6 +1,7 @@
 """Finds objects by id; waits a moment for one that another api process may just have created."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tidemill.api import errors
 from tidemill.api.view.view import View
@@ -10,6 +11,8 @@ from tidemill.schemas.log.messages import FileRecord, PartRecord, UploadRecord
 SEEN_SECONDS_MAX = 1.0
 """How long to wait for an object that this process has not seen."""
 
+T = TypeVar("T")
+
 
 async def batch(view: View, project: str, batch_id: str) -> bytes:
     """A batch as JSON.
@@ -17,9 +20,11 @@ async def batch(view: View, project: str, batch_id: str) -> bytes:
     Raises:
         ApiError: 404, the project has no such batch.
     """
-    found = _find(view, project, batch_id)
-    if found is None and ids.is_batch_id(batch_id) and not view.erasures.is_deleted(batch_id):
-        found = await view.changes.wait_for(lambda: _find(view, project, batch_id), seconds_max=SEEN_SECONDS_MAX)
+    found = await _awaited(
+        view,
+        lambda: _batch(view, project, batch_id),
+        may_come=lambda: ids.is_batch_id(batch_id) and not view.erasures.is_deleted(batch_id),
+    )
     if found is None:
         raise errors.no_batch(batch_id)
     return found
@@ -31,14 +36,12 @@ async def file(view: View, project: str, file_id: str) -> FileRecord:
     Raises:
         ApiError: 404, the project has no such file.
     """
-
-    def find() -> FileRecord | None:
-        return view.file(project, file_id)
-
-    found = find()
-    # A deleted or expired file does not come back.
-    if found is None and ids.is_file_id(file_id) and not view.has_known(project, file_id):
-        found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
+    found = await _awaited(
+        view,
+        lambda: view.file(project, file_id),
+        # A deleted or expired file does not come back.
+        may_come=lambda: ids.is_file_id(file_id) and not view.has_known(project, file_id),
+    )
     if found is None:
         raise errors.no_file(file_id)
     return found
@@ -50,13 +53,11 @@ async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
     Raises:
         ApiError: 404, the project has no such upload.
     """
-
-    def find() -> UploadRecord | None:
-        return view.uploads.upload(project, upload_id)
-
-    found = find()
-    if found is None and ids.is_upload_id(upload_id):
-        found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
+    found = await _awaited(
+        view,
+        lambda: view.uploads.upload(project, upload_id),
+        may_come=lambda: ids.is_upload_id(upload_id),
+    )
     if found is None:
         raise errors.no_upload(upload_id)
     return found
@@ -73,14 +74,19 @@ async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[Par
         known = view.uploads.parts(upload_id)
         return [known[part_id] for part_id in part_ids] if known.keys() >= set(part_ids) else None
 
-    found = await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
-    if found is None:
+    if (found := await _awaited(view, find, may_come=lambda: True)) is None:
         known = view.uploads.parts(upload_id)
         raise errors.no_part(next(part_id for part_id in part_ids if part_id not in known))
     return found
 
 
-def _find(view: View, project: str, batch_id: str) -> bytes | None:
+async def _awaited(view: View, find: Callable[[], T | None], *, may_come: Callable[[], bool]) -> T | None:
+    if (found := find()) is not None or not may_come():
+        return found
+    return await view.changes.wait_for(find, seconds_max=SEEN_SECONDS_MAX)
+
+
+def _batch(view: View, project: str, batch_id: str) -> bytes | None:
     if (found := view.batch(project, batch_id)) is not None:
         return found
     if view.erasures.is_deleted(batch_id):

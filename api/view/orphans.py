@@ -25,10 +25,10 @@ class Orphans:
         if self._is_named(key):
             return False
         now = int(self._clock())
-        rows = self._database.read("SELECT seen_at FROM orphans WHERE key = ?", key)
-        if rows:
-            return int(str(rows[0][0])) + ORPHAN_SECONDS_MIN <= now
-        if int(str(self._database.read("SELECT count(*) FROM orphans")[0][0])) < ORPHANS_MAX:
+        seen_at: int | None = self._database.first("SELECT seen_at FROM orphans WHERE key = ?", key)
+        if seen_at is not None:
+            return seen_at + ORPHAN_SECONDS_MIN <= now
+        if self._database.first("SELECT count(*) FROM orphans") < ORPHANS_MAX:
             self._database.write("INSERT INTO orphans VALUES (?, ?)", key, now)
         return False
 
@@ -48,11 +48,9 @@ class Orphans:
     def _is_named(self, key: str) -> bool:
         if key.startswith(INDICES_PREFIX):
             key = indexed_key(key)
-        rows = self._database.read(
-            # The bytes of a deleted file that could not be removed are orphans too.
-            "SELECT 1 FROM files WHERE key = ? AND (deleted_at IS NULL OR held)"
-            " UNION ALL SELECT 1 FROM parts WHERE key = ? LIMIT 1",
-            key,
-            key,
+        # The bytes of a deleted file that could not be removed are orphans too.
+        statement = (
+            "SELECT 1 FROM files WHERE key = ?1 AND (deleted_at IS NULL OR held)"
+            " UNION ALL SELECT 1 FROM parts WHERE key = ?1"
         )
-        return bool(rows)
+        return self._database.first(statement, key) is not None

@@ -1,8 +1,7 @@
-"""Merges records of a batch with what this process already shows: nothing ever goes back.
+"""Merges a record of a batch with the batch that the view shows, which never goes back.
 
-The api shows its own writes before `results` has published them, and a record may be older than what is shown:
-the one that was on its way while a cancel was asked for, or one that is read once more. So a batch is shown as
-the furthest state seen, and its counts as the highest.
+The api shows its own writes before results has published them, so a record may be older than the view: it was on
+its way during a cancel, or it is read again. The view shows the furthest state and the highest counts of them.
 """
 
 import re
@@ -11,7 +10,7 @@ from typing import Final
 from tidemill.schemas.lifecycle import RANK
 from tidemill.schemas.resources.batch import Batch, BatchError, BatchErrors, Progress, RequestCounts, Status
 
-# A quote within a string is escaped in JSON, so this is found where it is a field; no field of it is an object.
+# JSON escapes quotes within strings, so this matches only the field; none of its values is an object.
 _PROGRESS: Final = re.compile(rb'"progress":(\{"percent":[^{}]*\})')
 
 FAULTS_LISTED_MAX = 3
@@ -43,7 +42,7 @@ def merge(shown: Batch | None, record: Batch) -> Batch:
 
 
 def cancelled(shown: Batch, at: int) -> Batch:
-    """The batch after a cancel; one that has ended or is cancelling stays as it is."""
+    """The batch after a cancel; an ended or cancelling one stays as it is."""
     if RANK[shown.status] >= RANK[Status.CANCELLING]:
         return shown
     return shown.model_copy(update={"status": Status.CANCELLING, "cancelling_at": at})
@@ -75,9 +74,9 @@ def _highest(left: RequestCounts, right: RequestCounts) -> RequestCounts:
 
 
 def current(body: bytes, now: float) -> bytes:
-    """A batch as JSON, with the progress that holds at a time.
+    """A batch as JSON, with its progress at a time.
 
-    Rate, ETA and slack are shown only while they are current, however old the record is.
+    It shows rate, ETA and slack only while they are current.
 
     Args:
         body: The JSON in the view.

@@ -25,7 +25,7 @@ class Due:
 
 
 class PendingUploads:
-    """Uploads in the file of the view. A finished one stays finished, in whatever order its records come."""
+    """Uploads in the file of the view. A finished one stays finished, in any order of its records."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -33,10 +33,10 @@ class PendingUploads:
 
     def upload(self, project: str, upload_id: str) -> UploadRecord | None:
         """An upload; a pending one is expired after its hour."""
-        rows = self._database.read("SELECT body FROM uploads WHERE id = ? AND project = ?", upload_id, project)
-        if not rows:
+        body = self._database.first("SELECT body FROM uploads WHERE id = ? AND project = ?", upload_id, project)
+        if body is None:
             return None
-        record = _record(rows[0][0])
+        record = codec.decode_piece(body)
         assert isinstance(record, UploadRecord)
         if record.upload.status == "pending" and record.upload.expires_at <= self._clock():
             return record.model_copy(update={"upload": record.upload.model_copy(update={"status": "expired"})})
@@ -45,15 +45,15 @@ class PendingUploads:
     def parts(self, upload_id: str) -> dict[str, PartRecord]:
         """The parts of an upload by their ids."""
         rows = self._database.read("SELECT body FROM parts WHERE upload_id = ?", upload_id)
-        records = (_record(row[0]) for row in rows)
+        records = (codec.decode_piece(body) for (body,) in rows)
         return {record.part.id: record for record in records if isinstance(record, PartRecord)}
 
     def arrived(self, upload_id: str) -> tuple[int, int]:
         """How many parts an upload has, and their bytes in all."""
-        rows = self._database.read(
+        ((number, size),) = self._database.read(
             "SELECT count(*), coalesce(sum(bytes), 0) FROM parts WHERE upload_id = ?", upload_id
         )
-        return int(str(rows[0][0])), int(str(rows[0][1]))
+        return number, size
 
     def put(self, record: UploadRecord | PartRecord) -> None:
         """Add a record."""
@@ -80,11 +80,7 @@ class PendingUploads:
             self._database.write("DELETE FROM uploads WHERE id = ?", upload_id)
 
     def fold(self, key: str, value: bytes | None, offset: int) -> None:
-        """Fold a record of the topic.
-
-        Raises:
-            DecodeError: It cannot be read.
-        """
+        """Fold a record of the topic; raises `DecodeError`."""
         del offset
         if value is None:
             self.drop(key)
@@ -101,13 +97,6 @@ class PendingUploads:
         )  # fmt: skip
         found = []
         for upload_id, expires_at in rows:
-            parts = self.parts(str(upload_id))
-            keys = tuple((part_id, part.key) for part_id, part in parts.items())
-            forgotten = int(str(expires_at)) + KEPT_SECONDS <= now
-            found.append(Due(upload_id=str(upload_id), parts=keys, is_forgotten=forgotten))
+            keys = tuple((part_id, part.key) for part_id, part in self.parts(upload_id).items())
+            found.append(Due(upload_id=upload_id, parts=keys, is_forgotten=expires_at + KEPT_SECONDS <= now))
         return found
-
-
-def _record(body: object) -> UploadRecord | PartRecord:
-    assert isinstance(body, bytes)
-    return codec.decode_piece(body)

@@ -55,8 +55,7 @@ class Quotas:
     def held(self, project: str, quota: Quota) -> int:
         """What counts against a quota of a project."""
         values = (project, int(self._clock())) if quota is Quota.UPLOADS else (project,)
-        rows = self._database.read(_HELD[quota], *values)
-        shown = int(str(rows[0][0] or 0)) if rows else 0
+        shown: int = self._database.first(_HELD[quota], *values) or 0
         return shown + (self._reserved[project][quota] if project in self._reserved else 0)
 
     def lines_left(self, batch: Batch) -> int:
@@ -65,8 +64,7 @@ class Quotas:
             return 0
         if batch.request_counts.total:
             return batch.request_counts.pending
-        rows = self._database.read("SELECT lines FROM files WHERE id = ?", batch.input_file_id)
-        return int(str(rows[0][0] or 0)) if rows else 0
+        return self._database.first("SELECT lines FROM files WHERE id = ?", batch.input_file_id) or 0
 
     def reserve(self, project: str, amounts: Mapping[Quota, int]) -> None:
         """Reserve amounts for a project; negative ones release."""

@@ -1,7 +1,7 @@
 """Reads the finished lines of a batch: from its parts while it runs, from its files afterwards.
 
 Either way each source has its columns (`schemas/log/part.py`), so a page is found by index and read by range. A
-crash may leave two copies of a line in the parts of a batch; one of them is taken.
+crash may leave two copies of a line in the parts of a batch; it reads one of them.
 """
 
 import heapq
@@ -131,7 +131,7 @@ class Lines:
 
 
 def bounded(found: list[Found]) -> list[Found]:
-    """As many lines as fit into a page."""
+    """The first lines that fit into a page."""
     size = 0
     for place, line in enumerate(found):
         size += line.end - line.start

@@ -116,8 +116,8 @@ _COUNTED = (
     ("batches", "batches", "1", "0"),
     ("batches", "running", "NOT row.over", "row.lines_left"),
 )
-"""What triggers keep in `totals`: table, kind, condition of a row, and summed expression. Counting a million rows
-instead takes 50 ms."""
+"""The sums that triggers keep in `totals`: table, kind, condition of a row, and summed expression. Counting a
+million rows instead takes 50 ms."""
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class StateUnavailable(OSError):
 
 
 class Database:
-    """An open file, held by this process until `close`.
+    """An open file, locked by this process until `close`.
 
     Each call may raise `StateUnavailable`, after which the file is as it was before the call, or the transaction.
     """
@@ -139,7 +139,7 @@ class Database:
             OSError: The folder cannot be written, or `PROCESSES_MAX` processes are there already.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock, self.path = _take(folder)
+        self._lock, self.path = _lock_file(folder)
         try:
             self._connection = _open(self.path)
         except BaseException:
@@ -151,26 +151,32 @@ class Database:
         )
         self._checkpoints.start()
 
-    def read(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+    def read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        with _told_apart():
+        with _disk_errors():
             return self._connection.execute(statement, values).fetchall()
 
-    def read_apart(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+    def first(self, statement: str, *values: object) -> Any:
+        """The first column of the first row of a query; None without a row."""
+        with _disk_errors():
+            row = self._connection.execute(statement, values).fetchone()
+        return None if row is None else row[0]
+
+    def read_apart(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """The rows of a slow query, over its own connection; call it in a thread."""
         address = f"{self.path.absolute().as_uri()}?mode=ro"
-        with _told_apart(), closing(sqlite3.connect(address, uri=True)) as connection:
-            _teach(connection)
+        with _disk_errors(), closing(sqlite3.connect(address, uri=True)) as connection:
+            _add_functions(connection)
             return connection.execute(statement, values).fetchall()
 
-    def each(self, statement: str, *values: object) -> Iterator[tuple[object, ...]]:
+    def each(self, statement: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """The rows of a query one by one. The caller must not await or write meanwhile."""
-        with _told_apart():
+        with _disk_errors():
             yield from self._connection.execute(statement, values)
 
     def write(self, statement: str, *values: object) -> None:
         """Change rows, in a transaction of its own if none is open."""
-        with _told_apart():
+        with _disk_errors():
             self._connection.execute(statement, values)
 
     @contextmanager
@@ -181,7 +187,7 @@ class Database:
             yield
             self.write("COMMIT")
         finally:
-            # On a full disk it is the commit that fails, or SQLite has rolled back by itself.
+            # On a full disk the commit fails, or SQLite has rolled back by itself.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
 
@@ -194,7 +200,7 @@ class Database:
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
     """Turn errors of the disk into `StateUnavailable`."""
     try:
         yield
@@ -218,7 +224,7 @@ class _ExactSum:
         return plain(self._sum)
 
 
-def _take(folder: Path) -> tuple[int, Path]:
+def _lock_file(folder: Path) -> tuple[int, Path]:
     for number in range(PROCESSES_MAX):
         lock = os.open(folder / f"view-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -276,17 +282,17 @@ def _triggers() -> str:
 def _connect(path: Path) -> sqlite3.Connection:
     path.touch(mode=0o600)
     connection = sqlite3.connect(path, isolation_level=None)
-    # A commit that a power cut takes back takes its offset back too, so it need not reach the disk at once.
+    # A commit that a power cut undoes loses its offset too, so it need not reach the disk at once.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    # The bound where the thread cannot make checkpoints.
+    # The bound if the thread cannot make checkpoints.
     connection.execute(f"PRAGMA wal_autocheckpoint = {4 * WAL_PAGES_MAX}")
-    _teach(connection)
+    _add_functions(connection)
     return connection
 
 
-def _teach(connection: sqlite3.Connection) -> None:
-    # That an aggregate may also return a text, its type does not say.
+def _add_functions(connection: sqlite3.Connection) -> None:
+    # The type does not say that an aggregate may return a text.
     connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
 
 
@@ -298,7 +304,7 @@ def _checkpoint(path: Path, is_closed: threading.Event) -> None:
             with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
                 _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if pages > WAL_PAGES_MAX:
-                    # Writes have come meanwhile: this one holds them up for the rest, so that the log starts anew.
+                    # Writes went on meanwhile: this checkpoint blocks them until the log can start again.
                     connection.execute("PRAGMA wal_checkpoint(RESTART)")
         except sqlite3.Error as error:
             _log.warning("no checkpoint of %s (%s)", path.name, error)

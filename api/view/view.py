@@ -1,8 +1,8 @@
-"""The view: batches and files, folded from the log into a file of this process, which answers reads.
+"""The view: batches and files, folded from the log into a SQLite file of this process.
 
-The file holds, in one transaction, the rows and the offsets up to which they are folded, so that a restart goes
-on where it stopped. What this process has written to the log itself is put into the rows at once; `overlay.py`
-and the column `place`, the offset a file's row stems from, keep an older record from undoing it.
+One transaction stores rows and the offset up to which they are folded, so that a restart continues there. The
+view shows the writes of this process at once; `overlay.py` and the column `place`, the offset of a file's record,
+keep an older record from undoing them.
 """
 
 import asyncio
@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tidemill.api import errors
 from tidemill.api.requests import paging
-from tidemill.api.requests.filters import ALL, Filter
+from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page, Row
 from tidemill.api.view import overlay
 from tidemill.api.view.audit import Audit
@@ -66,10 +67,6 @@ class ChangeEvent:
         return found
 
 
-class UnknownCursor(Exception):
-    """`after` names no object of this project."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """The cluster that is folded, and where one of its topics ends."""
@@ -99,19 +96,21 @@ class View:
 
     def batch(self, project: str, batch_id: str) -> bytes | None:
         """A batch as JSON."""
-        rows = self._database.read("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
-        return self._shown(batch_id, _bytes(rows[0][0])) if rows else None
+        body = self._database.first("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
+        return None if body is None else overlay.current(self.links.shown(batch_id, body), self._clock())
 
-    def batches(self, project: str, page: Page, wanted: Filter = ALL) -> list[Row]:
-        """Up to `page.limit` + 1 batches of those that are wanted.
+    def batches(self, project: str, query: BatchesQuery) -> list[Row]:
+        """Up to `query.limit` + 1 batches.
 
         Raises:
-            UnknownCursor: `page.after` is no batch of the project.
+            ApiError: 400, `query.after` is no batch of the project.
         """
-        condition, values = wanted.condition()
+        condition, values = query.condition()
         # A project has many batches but few with a given label, so the labels drive the query.
-        source = "labels CROSS JOIN batches USING (id, project, created_at)" if wanted.metadata else "batches"
-        rows = self._rows("batches", f"project = ?{condition}", [project, *values], project, page, source=source)
+        source = "labels CROSS JOIN batches USING (id, project, created_at)" if query.metadata else "batches"
+        rows = self._rows(
+            "batches", f"project = ?{condition}", [project, *values], project, query.page, source=source
+        )
         rerun, now = self.links.rerun([row.id for row in rows]), self._clock()
         bodies = (self.links.shown(row.id, row.body) if row.id in rerun else row.body for row in rows)
         return [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
@@ -127,19 +126,19 @@ class View:
             return None
         body, key, sha256, lines = rows[0]
         return FileRecord(
-            project=project, file=File.model_validate_json(_bytes(body)), key=str(key), sha256=str(sha256),
-            lines=None if lines is None else int(str(lines)),
-        )  # fmt: skip
+            project=project, file=File.model_validate_json(body), key=key, sha256=sha256, lines=lines
+        )
 
     def has_known(self, project: str, file_id: str) -> bool:
         """Whether a file exists or existed recently."""
-        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND project = ?", file_id, project))
+        statement = "SELECT 1 FROM files WHERE id = ? AND project = ?"
+        return self._database.first(statement, file_id, project) is not None
 
     def files(self, project: str, page: Page, purpose: str | None) -> list[Row]:
         """Up to `page.limit` + 1 files, of one purpose or of all.
 
         Raises:
-            UnknownCursor: `page.after` is not one of them, and was not recently.
+            ApiError: 400, `page.after` is not one of them, and was not recently.
         """
         where, values = "project = ? AND deleted_at IS NULL", [project]
         if purpose is not None:
@@ -149,35 +148,33 @@ class View:
 
     def is_held(self, file_id: str) -> bool:
         """Whether the bytes of a deleted file are kept for a batch that still runs."""
-        return bool(self._database.read("SELECT 1 FROM files WHERE id = ? AND held", file_id))
+        return self._database.first("SELECT 1 FROM files WHERE id = ? AND held", file_id) is not None
 
     def batches_of(self, file_id: str) -> list[str]:
         """The batches of an input, if all of them have ended."""
         rows = self._database.read("SELECT id, over FROM batches WHERE input_file_id = ?", file_id)
-        return [str(batch_id) for batch_id, _ in rows] if all(over for _, over in rows) else []
+        return [batch_id for batch_id, _ in rows] if all(over for _, over in rows) else []
 
     def expired(self, limit: int) -> list[tuple[str, str]]:
         """Expired files that are not deleted yet: id and key."""
-        rows = self._database.read(
+        return self._database.read(
             "SELECT id, key FROM files WHERE deleted_at IS NULL AND expires_at <= ? LIMIT ?",
             int(self._clock()), limit,
         )  # fmt: skip
-        return [(str(file_id), str(key)) for file_id, key in rows]
 
     def releasable(self, limit: int) -> list[tuple[str, str]]:
         """Deleted files whose bytes no batch needs any more: id and key."""
-        rows = self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
-        return [(str(file_id), str(key)) for file_id, key in rows]
+        return self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
 
     def release(self, file_id: str) -> None:
         """The bytes of a deleted file are deleted."""
         self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
 
     def put_batch(self, record: BatchRecord) -> Batch:
-        """Show a batch of the log, or of a command of this process, unless the view knows more already.
+        """Show a batch of the log, or of a command of this process, unless the view is ahead of it.
 
         Returns:
-            What is shown now.
+            The batch that the view shows.
         """
         if self.erasures.is_deleted(record.batch.id):
             return record.batch
@@ -206,7 +203,7 @@ class View:
         return batch
 
     def delete_batch(self, batch_id: str, project: str, at: int) -> None:
-        """Hide a deleted batch, whatever records of it still come."""
+        """Hide a deleted batch; later records of it change nothing."""
         with self._database.transaction():
             self.erasures.put(batch_id, Erasure(project=project, at=at))
             self._drop_batch(batch_id)
@@ -216,7 +213,7 @@ class View:
         rows = self._database.read(
             "SELECT project, body FROM batches WHERE over AND ended_at < ? LIMIT ?", ended_before, limit
         )
-        return [(str(project), Batch.model_validate_json(_bytes(body))) for project, body in rows]
+        return [(project, Batch.model_validate_json(body)) for project, body in rows]
 
     def put_file(self, record: FileRecord, offset: int) -> None:
         """Show a file whose record is at this offset, unless a later one is known."""
@@ -243,16 +240,15 @@ class View:
     def resume(self, topic: str, origin: Origin) -> int:
         """The offset to read a topic from; rows of another cluster or of a recreated topic are deleted."""
         with self._database.transaction():
-            known = self._database.read("SELECT cluster FROM origin")
-            if known and known[0][0] != origin.cluster:
+            known = self._database.first("SELECT cluster FROM origin")
+            if known is not None and known != origin.cluster:
                 _log.warning("the view belongs to another cluster; folding it again")
                 for table in ("origin", "topics", "orphans", *itertools.chain(*_TABLES.values())):
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
-                known = []
-            if not known:
+                known = None
+            if known is None:
                 self._database.write("INSERT INTO origin VALUES (?)", origin.cluster)
-            rows = self._database.read("SELECT next FROM topics WHERE name = ?", topic)
-            offset = int(str(rows[0][0])) if rows else 0
+            offset = self._next(topic)
             if offset > origin.end:
                 _log.warning("%s ends before the offset of the view; folding it again", topic)
                 self._database.write("DELETE FROM topics WHERE name = ?", topic)
@@ -289,14 +285,13 @@ class View:
         """Close the file."""
         self._database.close()
 
-    def _shown(self, batch_id: str, body: bytes) -> bytes:
-        return overlay.current(self.links.shown(batch_id, body), self._clock())
-
     def _fold_batch(self, key: str, value: bytes | None, offset: int) -> None:
         del offset
         if value is None:
             self._drop_batch(key)
-        elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._files_next:
+        elif (record := codec.decode_batch(value)).files_offset is None or record.files_offset < self._next(
+            topics.FILES.name
+        ):
             self._database.write("DELETE FROM waiting WHERE id = ? AND owner <= ?", key, record.owner)
             self.put_batch(record)
         else:
@@ -309,7 +304,7 @@ class View:
 
     def _owner(self, batch_id: str) -> int:
         """The generation of the owner that wrote the shown record."""
-        return int(str(self._database.read("SELECT owner FROM batches WHERE id = ?", batch_id)[0][0]))
+        return self._database.first("SELECT owner FROM batches WHERE id = ?", batch_id) or 0
 
     def _fold_erasure(self, key: str, value: bytes | None, offset: int) -> None:
         if "/" in key:
@@ -324,16 +319,17 @@ class View:
             self._database.write(f"DELETE FROM {table} WHERE {column} = ?", batch_id)  # noqa: S608  named above
         self.links.drop(batch_id)
 
-    @property
-    def _files_next(self) -> int:
-        rows = self._database.read("SELECT next FROM topics WHERE name = ?", topics.FILES.name)
-        return int(str(rows[0][0])) if rows else 0
+    def _next(self, topic: str) -> int:
+        """The offset that a topic is folded up to."""
+        return self._database.first("SELECT next FROM topics WHERE name = ?", topic) or 0
 
     def _settle(self) -> None:
         """Show the batches whose files have arrived."""
-        ready = self._database.read("SELECT id, value FROM waiting WHERE files_offset < ?", self._files_next)
+        ready = self._database.read(
+            "SELECT id, value FROM waiting WHERE files_offset < ?", self._next(topics.FILES.name)
+        )
         for batch_id, value in ready:
-            self.put_batch(codec.decode_batch(_bytes(value)))
+            self.put_batch(codec.decode_batch(value))
             self._database.write("DELETE FROM waiting WHERE id = ?", batch_id)
 
     def _fold_file(self, key: str, value: bytes | None, offset: int) -> None:
@@ -356,16 +352,14 @@ class View:
             f" ORDER BY created_at {order}, id {order} LIMIT ?",
             *values, page.limit + 1,
         )  # fmt: skip
-        return paging.fitting(Row(id=str(row[0]), body=_bytes(row[1])) for row in rows)
+        return paging.fitting(Row(id=object_id, body=body) for object_id, body in rows)
 
     def _created_at(self, table: str, project: str, object_id: str) -> int:
-        rows = self._database.read(
-            f"SELECT created_at FROM {table} WHERE id = ? AND project = ?",  # noqa: S608  a name of this module
-            object_id, project,
-        )  # fmt: skip
-        if not rows:
-            raise UnknownCursor
-        return int(str(rows[0][0]))
+        statement = f"SELECT created_at FROM {table} WHERE id = ? AND project = ?"  # noqa: S608  a name of this module
+        at: int | None = self._database.first(statement, object_id, project)
+        if at is None:
+            raise errors.unknown_cursor(object_id)
+        return at
 
     def _purge(self) -> None:
         oldest = int(self._clock()) - DELETED_SECONDS_MAX
@@ -382,9 +376,4 @@ _TABLES = {
     topics.LEDGER.name: ("ledger",),
     topics.AUDIT.name: ("audit",),
 }
-"""What each topic is folded into."""
-
-
-def _bytes(value: object) -> bytes:
-    assert isinstance(value, bytes)
-    return value
+"""The tables that each topic is folded into."""

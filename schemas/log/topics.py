@@ -49,17 +49,17 @@ COMMANDS = Topic(
 INTAKE = Topic(
     name="tidemill.intake", key="stream name", value="one or more JSONL lines",
     written_by=("producers", "ingest", "operator"), read_by=("ingest",), broker_time=True,
-    harm="nothing without the token or key of a project, which every record needs; fill the disk",
+    harm="only fill the disk: every record needs the token or key of a project",
 )  # fmt: skip
 OUTCOMES = Topic(
     name="tidemill.outcomes", key="batch id", value="Accepted, Opened, Sealed, Compacted, …, or result lines",
     written_by=("ingest", "processors", "results", "operator"), read_by=("results", "processors", "operator"),
-    harm="invent answers and endings for the lines of any batch",
+    harm="forge results for the lines of any batch",
 )  # fmt: skip
 BATCHES = Topic(
     name="tidemill.batches", key="batch id", value="BatchRecord",
     written_by=("results",), read_by=("api", "ingest", "processors", "operator"), spread=False, compacted=True,
-    harm="show any batch as it is not, and give it to another project; end the work on it",
+    harm="falsify the state of any batch, move it to another project, or stop its work",
 )  # fmt: skip
 FILES = Topic(
     name="tidemill.files", key="file id", value="FileRecord",
@@ -69,39 +69,39 @@ FILES = Topic(
 DEAD = Topic(
     name="tidemill.dead", key="source", value="a record nothing could read, the reason in headers",
     written_by=("ingest", "processors", "results", "operator"), read_by=("operator",), spread=False,
-    retention_ms=14 * DAY_MS, harm="forge letters, which an operator might send to their topics again",
+    retention_ms=14 * DAY_MS, harm="forge dead letters, which an operator might replay",
 )  # fmt: skip
 CLAIMS = Topic(
     name="tidemill.claims", key="batch id", value="Claim",
     written_by=("api",), read_by=("api",), spread=False,
-    harm="let a creation that is repeated answer with another batch",
+    harm="make a repeated create answer with another batch",
 )  # fmt: skip
 UPLOADS = Topic(
     name="tidemill.uploads", key="upload id, or upload id / part id", value="UploadRecord, PartRecord",
     written_by=("api",), read_by=("api",), spread=False, compacted=True,
-    harm="change or give away uploads that are not finished",
+    harm="change pending uploads, or move them to another project",
 )  # fmt: skip
 KEYS = Topic(
     name="tidemill.keys", key="key id", value="KeyRecord, signed by the api",
     # Not compacted: who may write there could otherwise have a revocation dropped by a later record.
     written_by=("api",), read_by=("api", "ingest", "operator"), spread=False, retention_ms=-1,
-    harm="nothing but fill the disk: what the api has not signed is ignored",
+    harm="only fill the disk: readers ignore records that the api has not signed",
 )  # fmt: skip
 SECRETS = Topic(
     name="tidemill.secrets", key="batch id, or batch id / key id", value="Erasure of a deleted batch, Secret",
     written_by=("api", "ingest", "results"), read_by=("api", "ingest", "processors", "results", "operator"),
-    spread=False, compacted=True, harm="have what is kept of any batch forgotten for good",
+    spread=False, compacted=True, harm="delete any batch for good, and destroy its encryption keys",
     lag_ms=3_600_000,
 )  # fmt: skip
 AUDIT = Topic(
     name="tidemill.audit", key="project", value="AuditRecord",
     written_by=("api",), read_by=("api", "operator"), spread=False, retention_ms=KEPT_DAYS * DAY_MS,
-    harm="add to the trail what did not happen; nothing can be taken out of it",
+    harm="forge audit records; none can be removed",
 )  # fmt: skip
 LEDGER = Topic(
     name="tidemill.ledger", key="batch id", value="LedgerRecord",
     written_by=("results",), read_by=("api",), spread=False, compacted=True,
-    harm="change what projects are billed",
+    harm="change the costs of projects",
 )  # fmt: skip
 STATES = Topic(
     name="tidemill-results-batches-changelog", key="batch id / owner, with a prefix (results/state/tables.py)",
@@ -113,7 +113,7 @@ LINE_BITMAPS = Topic(
     name="tidemill-results-lines-changelog", key="batch id / owner / chunk",
     value="two bitmaps (results/state/line_bitmap.py)",
     written_by=("results",), read_by=("results",), compacted=True,
-    harm="have lines counted as done that are not, or once more, from the next recovery on",
+    harm="change which lines count as done, from the next recovery on",
 )  # fmt: skip
 STREAMS = Topic(
     name="tidemill-intake-streams-changelog", key="batch id / owner, or decided/partition/owner",

@@ -9,7 +9,7 @@ from support.trust import SIGNER, VERIFIER
 
 from tidemill.api.access.auth import Keys, Principal
 from tidemill.api.app import create_app
-from tidemill.api.dependencies import Dependencies
+from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.view.sqlite import Database
 from tidemill.api.view.view import View
 from tidemill.configuration.settings import Settings
@@ -90,9 +90,8 @@ async def open_dependencies(
     fixed[access.digest(READER)] = Principal(project="p", role=Role.READ, key_id=READER)
     fixed[access.digest(ADMIN)] = Principal(project="default", role=Role.OPERATOR)
     yield Dependencies(
-        settings=settings or Settings(), keys=Keys(fixed, view.keyring, clock), log=ListLog(view), store=store,
-        history=ListHistory(), signer=SIGNER,
-        view=view, clock=clock, is_ready=lambda: True,
+        settings=settings or Settings(), access=Access(keys=Keys(fixed, view.keyring, clock)), log=ListLog(view),
+        history=ListHistory(), store=store, signer=SIGNER, view=view, clock=clock, is_ready=lambda: True,
     )  # fmt: skip
     view.close()
     await store.close()

@@ -36,7 +36,6 @@ ABOVE = {
         "processors/dispatcher.py:__init__",
     },
     "attributes": {
-        "api/dependencies.py:Dependencies",
         "processors/model_app.py:ModelApp",
         "processors/backends/pool.py:Backend",
         "processors/dispatcher.py:Dispatcher",

@@ -20,7 +20,7 @@ from support.faults import long
 from tidemill import api
 from tidemill.api import errors
 from tidemill.api.app import create_app
-from tidemill.api.dependencies import Authentication, JsonBody, current
+from tidemill.api.dependencies import Authentication, JsonBody, current, current_settings, current_view
 from tidemill.api.openapi import Route, describe
 from tidemill.api.requests.paging import PAGE_BYTES_MAX
 from tidemill.api.requests.parts import Headers, Part, PathId, Query
@@ -274,7 +274,7 @@ def test_requests_are_read_through_models(deps):
         assert [*found.path_params, *found.query_params, *found.header_params, *found.body_params] == []
         parts = [each.call for each in found.dependencies if isinstance(each.call, Part)]
         others = {each.call for each in found.dependencies if not isinstance(each.call, Part)}
-        assert others <= {current}
+        assert others <= {current, current_view, current_settings}
         # Only a key has more of a request read.
         assert all(isinstance(part, Authentication) for part in parts[:1]), context.path
         assert {name for part in parts for name in named(part, "path")} == set(route.param_convertors)

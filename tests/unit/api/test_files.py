@@ -81,7 +81,7 @@ async def content():
 )  # fmt: skip
 def test_who_asks_for_gzip(header, expected):
     """As HTTP has it."""
-    assert download.takes_gzip(header) is expected
+    assert download.accepts_gzip(header) is expected
 
 
 async def test_a_large_file_is_compressed_where_asked(client):

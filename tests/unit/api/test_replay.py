@@ -257,7 +257,7 @@ def test_a_spool_gives_what_it_took(lines):
     sources = Sources()
     with ReplaySpool() as spool:
         for at, (batch, index) in enumerate(lines):
-            if (source := sources.take(f"b{batch}", index, at)) is not None:
+            if (source := sources.add(f"b{batch}", index, at)) is not None:
                 spool.put(source.number, index, b'{"custom_id":"%d-%d"}' % (batch, index))
         found = b"".join(spool.chunks(sources, None)).splitlines()
     order = list(dict.fromkeys(batch for batch, _ in lines))

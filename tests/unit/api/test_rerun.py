@@ -314,7 +314,7 @@ def test_a_line_recast_differs_in_what_was_asked(body, custom_id, model):
 def test_each_failure_has_one_name(code, status):
     """Of failed, expired and cancelled; a backend's own word for it does not count."""
     named = [
-        kind for kind in (Kind.FAILED, Kind.EXPIRED, Kind.CANCELLED) if Selection(kind=kind).takes(code, status)
+        kind for kind in (Kind.FAILED, Kind.EXPIRED, Kind.CANCELLED) if Selection(kind=kind).includes(code, status)
     ]
     assert len(named) == 1
     assert named == [Kind.FAILED] or status is None

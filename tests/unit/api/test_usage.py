@@ -106,7 +106,7 @@ async def test_sums_hold_nobody_up(deps, client, monkeypatch):
 
     def watched(query):
         threads.add(threading.current_thread())
-        places.append(deps.sums._held.total())
+        places.append(deps.gates.sums._held.total())
         return sums(query)
 
     monkeypatch.setattr(deps.view.ledger, "sums", watched)

@@ -1,5 +1,7 @@
 """How often a key may ask: a bucket for each, which every answer tells of."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 import pytest_asyncio
@@ -37,8 +39,7 @@ def time():
 async def deps(tmp_path, time):
     """Dependencies with a small limit for `p` and another one for `q`."""
     async with open_dependencies(tmp_path, settings=SETTINGS) as deps:
-        object.__setattr__(deps, "rates", Rates(time))
-        yield deps
+        yield replace(deps, access=replace(deps.access, rates=Rates(time)))
 
 
 @pytest_asyncio.fixture
@@ -96,7 +97,7 @@ async def test_an_unknown_key_has_no_bucket(deps, client):
     """Or they would push out those that are known."""
     for key in ("", "sk-wrong-key-0123456789"):
         assert (await client.get("/models", headers=of(key))).status_code == 401
-    assert not deps.rates._buckets
+    assert not deps.access.rates._buckets
 
 
 def test_buckets_are_bounded():

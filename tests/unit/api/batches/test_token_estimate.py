@@ -14,7 +14,7 @@ CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 def reckoned(endpoint: str, *bodies: dict) -> TokenEstimate:
     found = TokenEstimate(endpoint)
     for body in bodies:
-        found.take(orjson.dumps({"custom_id": "a", "body": {"model": "m"} | body}))
+        found.add(orjson.dumps({"custom_id": "a", "body": {"model": "m"} | body}))
     return found
 
 
@@ -77,10 +77,10 @@ def test_lines_that_are_none():
     """They are counted apart; so are models beyond those that are told apart."""
     found = TokenEstimate(CHAT)
     for line in (None, b"{", b"[]", b"{}", b'{"body":1}', b'{"body":{}}', b'{"body":{"model":7}}', b"[" * 5000):
-        found.take(line)
+        found.add(line)
     assert (found.unreadable, found.models) == (8, {})
     for number in range(MODELS_MAX + 5):
-        found.take(b'{"body":{"model":"m%d"}}' % number)
+        found.add(b'{"body":{"model":"m%d"}}' % number)
     assert (found.unreadable, len(found.models)) == (8 + 5, MODELS_MAX)
 
 
@@ -108,7 +108,7 @@ def test_a_line_of_very_many_parts_is_taken_for_text(monkeypatch):
     found = TokenEstimate(CHAT)
     line = orjson.dumps({"body": {"model": "m", "max_tokens": 7, "n": 2, "messages": [[]] * 60}})
     for text in (line, line[:-1], b"[" * 2_000, orjson.dumps({"body": {"messages": [[]] * 60}})):
-        found.take(text)
+        found.add(text)
     assert found.unreadable == 3
     (lines, tokens, most) = (
         found.models["m"].lines,

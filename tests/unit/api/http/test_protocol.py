@@ -29,7 +29,8 @@ KEY = {"authorization": "Bearer key-of-p"}
 async def deps(tmp_path):
     """New dependencies, with two places for large bodies, of which a project alone has one."""
     async with open_dependencies(tmp_path) as deps:
-        yield replace(deps, bodies=ConcurrencyGate("large requests", 2))
+        deps.gates.bodies = ConcurrencyGate("large requests", 2)
+        yield deps
 
 
 @pytest.fixture
@@ -120,12 +121,12 @@ async def test_few_large_bodies_are_read_at_one_time(address, deps):
     ):
         for _ in range(4):
             await stack.enter_async_context(connected(address, request))
-        await until(lambda: len(deps.bodies._waiting.get("p", ())) == 3, "three wait")
-        assert deps.bodies._held == {"p": 1}
+        await until(lambda: len(deps.gates.bodies._waiting.get("p", ())) == 3, "three wait")
+        assert deps.gates.bodies._held == {"p": 1}
         assert (await client.post("/batches", content=b"{}")).status_code == 400
         other = {"authorization": "Bearer key-of-q"}
         assert (await client.post("/batches", content=bytes(900_000), headers=other)).status_code == 400
-    await until(lambda: not deps.bodies._held, "all have gone")
+    await until(lambda: not deps.gates.bodies._held, "all have gone")
 
 
 async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeypatch):

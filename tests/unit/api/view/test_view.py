@@ -9,14 +9,15 @@ from support.trust import VERIFIER
 from support.waiting import wait_until
 
 from tidemill.api.app import Feed
-from tidemill.api.requests.filters import Filter
+from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page
 from tidemill.api.view import sqlite
 from tidemill.api.view.sqlite import Database, StateUnavailable
-from tidemill.api.view.view import DELETED_SECONDS_MAX, Origin, UnknownCursor, View
+from tidemill.api.view.view import DELETED_SECONDS_MAX, Origin, View
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.resources.batch import Batch, Extras, Progress, Status
+from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import File
 
 FILES, BATCHES = topics.FILES.name, topics.BATCHES.name
@@ -45,6 +46,11 @@ def view(tmp_path, time):
     view = View(Database(tmp_path), time, VERIFIER)
     yield view
     view.close()
+
+
+def query(limit: int, **fields: object) -> BatchesQuery:
+    """The query of a list of batches, as a request has it."""
+    return BatchesQuery(limit=str(limit), **fields)
 
 
 def file_record(file_id: str, *, created_at: int = NOW, purpose: str = "batch", **fields: object) -> FileRecord:
@@ -110,7 +116,7 @@ def test_files_in_order(view, time):
     assert ids(view.files("p", Page(limit=9, after="c"), None)) == ["b", "a"]
     time.now += DELETED_SECONDS_MAX + 1
     view.fold(FILES, [("x", None, 10)])
-    with pytest.raises(UnknownCursor):
+    with pytest.raises(ApiError):
         view.files("p", Page(limit=9, after="c"), None)
 
 
@@ -121,9 +127,9 @@ def test_a_project_sees_its_own(view):
     assert view.file("q", "f") is None
     assert view.batch("q", "b") is None
     assert view.files("q", Page(limit=9), None) == []
-    assert view.batches("q", Page(limit=9)) == []
-    with pytest.raises(UnknownCursor):
-        view.batches("q", Page(limit=9, after="b"))
+    assert view.batches("q", query(9)) == []
+    with pytest.raises(ApiError):
+        view.batches("q", query(9, after="b"))
 
 
 def test_the_bytes_of_a_deleted_input_are_held_until_its_batch_is_over(view):
@@ -290,19 +296,19 @@ LABELS = st.dictionaries(st.sampled_from(["env", "run"]), st.sampled_from("abc")
     batches=st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 3), LABELS), max_size=12),
     labels=LABELS,
     after=st.integers(0, 3) | st.none(),
-    turn=st.tuples(st.integers(1, 4), st.booleans()),
+    turn=st.tuples(st.integers(1, 4), st.sampled_from(["asc", "desc"])),
 )
 def test_lists_by_metadata(view, batches, labels, after, turn):
     """Whatever is asked for: as if all batches of the project were looked at."""
-    for row in ids(view.batches("p", Page(limit=100))) + ids(view.batches("q", Page(limit=100))):
+    for row in ids(view.batches("p", query(100))) + ids(view.batches("q", query(100))):
         view._drop_batch(row)
     for number, (project, at, metadata) in enumerate(batches):
         made = batch(f"b{number}", created_at=NOW + at).model_copy(update={"metadata": metadata})
         view.put_batch(BatchRecord(project=project, batch=made))
-    wanted = Filter(metadata=tuple(labels.items()), created_after=None if after is None else NOW + after)
-    listed, last, more, (limit, newest_first) = [], None, True, turn
+    wanted = {"metadata": labels} | ({} if after is None else {"created_after": str(NOW + after)})
+    listed, last, more, (limit, order) = [], None, True, turn
     while more:
-        found = ids(view.batches("p", Page(limit=limit, after=last, newest_first=newest_first), wanted))
+        found = ids(view.batches("p", query(limit, order=order, after=last, **wanted)))
         listed, more = listed + found[:limit], len(found) > limit
         last = listed[-1] if listed else None
     expected = [
@@ -310,7 +316,7 @@ def test_lists_by_metadata(view, batches, labels, after, turn):
         for number, (project, at, metadata) in enumerate(batches)
         if project == "p" and labels.items() <= metadata.items() and (after is None or at > after)
     ]
-    assert listed == [row for _, row in sorted(expected, reverse=newest_first)]
+    assert listed == [row for _, row in sorted(expected, reverse=order == "desc")]
 
 
 def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
@@ -326,9 +332,9 @@ def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
         made = batch(f"b{number}", created_at=NOW + number).model_copy(update={"metadata": metadata})
         view.put_batch(BatchRecord(project="q" if number else "p", batch=made))
     view._database._connection.set_progress_handler(count, 10)
-    assert ids(view.batches("p", Page(limit=20), Filter(metadata=(("env", "a"),)))) == ["b0"]
-    assert ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "7"),)))) == ["b7"]
-    assert not ids(view.batches("q", Page(limit=20), Filter(metadata=(("run", "x"),))))
+    assert ids(view.batches("p", query(20, metadata={"env": "a"}))) == ["b0"]
+    assert ids(view.batches("q", query(20, metadata={"run": "7"}))) == ["b7"]
+    assert not ids(view.batches("q", query(20, metadata={"run": "x"})))
     assert steps < 60
 
 
@@ -344,7 +350,7 @@ def test_no_estimate_outlives_what_it_rests_on(view, time):
     view.put_batch(BatchRecord(project="p", batch=at_work))
 
     def seen():
-        (row,) = view.batches("p", Page(limit=10))
+        (row,) = view.batches("p", query(10))
         one = view.batch("p", "b")
         assert row.body == one
         return Batch.model_validate_json(one)
