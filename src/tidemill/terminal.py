@@ -65,6 +65,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{ending}"
 
 
+def shortened(text: str, chars_max: int) -> str:
+    """The text, or its end if it is too long, since names differ at the end."""
+    return text if len(text) <= chars_max else f"…{text[1 - chars_max :]}"
+
+
 def local_time(at: float) -> str:
     """A time of day with its date, in the zone of this machine; `at` is in Unix seconds."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

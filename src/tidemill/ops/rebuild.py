@@ -19,7 +19,7 @@ from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
 from tidemill.schemas.log.part import file_key, index_key
 from tidemill.schemas.ports import Store
-from tidemill.schemas.resources.batch import Batch, FileReceipt
+from tidemill.schemas.resources.batch import Batch
 from tidemill.sealing.keeper import wrapper
 from tidemill.sealing.records import open_outcome
 from tidemill.sealing.store import SealedStore
@@ -85,13 +85,13 @@ async def _one(
             rebuilt = await work.finish()
             say(f"{batch.id}: {_summary(rebuilt)}")
             if rebuilt.is_equal:
-                await _mend(overlay, batch, rebuilt, files, say, write=write)
+                await _replace_damaged(overlay, batch, rebuilt, files, say, write=write)
             return rebuilt.is_equal
         finally:
             await above.close()
 
 
-async def _mend(
+async def _replace_damaged(
     overlay: OverlayStore, batch: Batch, rebuilt: Rebuilt, files: dict[str, str], say: Say, *, write: bool
 ) -> None:
     """Compare the files in the store with the rebuilt ones, and replace those that differ."""
@@ -166,15 +166,12 @@ async def _files(reader: Reader, batches: Iterable[Batch]) -> dict[str, str]:
 
 
 def _summary(rebuilt: Rebuilt) -> str:
-    parts = [f"{name} {_shown(file)}" for name, file in _named(rebuilt) if file is not None]
+    files = (("output", rebuilt.receipt.output), ("errors", rebuilt.receipt.errors))
+    parts = [
+        f"{name} {file.lines} lines, {file.bytes} bytes, sha256 {file.sha256[:16]}…"
+        for name, file in files
+        if file
+    ]
     equal = "equal to the published receipt" if rebuilt.is_equal else "NOT the published receipt"
     odd = f"; {rebuilt.unreadable} records were unreadable" if rebuilt.unreadable else ""
     return f"{', '.join(parts) or 'no lines'}: {equal}{odd}"
-
-
-def _named(rebuilt: Rebuilt) -> list[tuple[str, FileReceipt | None]]:
-    return [("output", rebuilt.receipt.output), ("errors", rebuilt.receipt.errors)]
-
-
-def _shown(file: FileReceipt) -> str:
-    return f"{file.lines} lines, {file.bytes} bytes, sha256 {file.sha256[:16]}…"

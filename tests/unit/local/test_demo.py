@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tidemill.configuration.servers import Model
 from tidemill.local import demo
-from tidemill.local.demo.embedding import INPUTS_MAX, EmbeddingRequest, parse, reply
+from tidemill.local.demo.embedding import INPUTS_MAX, EmbeddingRequest, reply
 from tidemill.schemas.endpoints import ENDPOINTS
 
+parse = msgspec.json.Decoder(EmbeddingRequest).decode
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 

@@ -43,6 +43,35 @@ class Bounds(msgspec.Struct, frozen=True, rename=NAMES):
     line_bytes_max: int = LINE_BYTES_MAX
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """A line that failed."""
+
+    message: str = ""
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why lines failed."""
+
+    code: str | None
+    count: int
+    status_code: int | None = None
+    """HTTP status; None without an answer."""
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """A sample message."""
+        return self.samples[0].message if self.samples else ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The error report of a batch."""
+
+    data: tuple[Reason, ...] = ()
+    unfinished: int = 0
+    """Lines for a rerun."""
+
+
 class _Page(BaseModel):
     data: list[dict[str, Any]]
     has_more: bool
@@ -114,14 +143,14 @@ class Client(Connection):
             await asyncio.sleep(pause)
             pause = min(POLL_SECONDS_MAX, pause * POLL_GROWTH)
 
-    async def errors(self, batch: Batch) -> dict[str, Any] | None:
-        """The error report of a finished batch; None without errors, or if the service has no such route."""
+    async def errors(self, batch: Batch) -> Report:
+        """The error report of a finished batch; empty without errors, or if the service has no such route."""
         if batch.status is Status.COMPLETED and not batch.request_counts.failed:
-            return None
+            return Report()
         try:
-            return await self.send_retrying("GET", f"{BATCHES}/{batch.id}/errors")
-        except Refused:
-            return None
+            return msgspec.convert(await self.send_retrying("GET", f"{BATCHES}/{batch.id}/errors"), Report)
+        except (Refused, msgspec.ValidationError):
+            return Report()
 
     async def find(self, text: str) -> str:
         """Complete the id of a batch from its first or last characters, among the newest `NEWEST_MAX` batches.

@@ -87,7 +87,7 @@ class Journal:
         """Entering it creates the folder; see `folder_of`."""
         self.folder = folder
         self._steps: dict[int, Step] = {}
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO
 
     def __enter__(self) -> Self:
         """Create and lock the folder.
@@ -110,12 +110,10 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            # Without a plan there is nothing to resume.
-            if not self._plan.exists():
-                self.remove()
-            else:
-                self._close()
+        # Without a plan there is nothing to resume. A folder that was removed may be another run's by now.
+        if not self._file.closed and not self._plan.exists():
+            self.remove()
+        self._file.close()
 
     def plan(self, job: Job) -> Plan | None:
         """The plan of the run to resume; None if there is none.
@@ -159,7 +157,6 @@ class Journal:
 
     def note(self, step: Step) -> Step:
         """Save a step; it is on disk on return."""
-        assert self._file is not None
         self._file.write(msgspec.json.encode(step) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -172,7 +169,6 @@ class Journal:
 
     def forget(self) -> None:
         """Discard the run; keeps the folder locked."""
-        assert self._file is not None
         self._plan.unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path != self._path and path.is_file():
@@ -183,13 +179,7 @@ class Journal:
     def remove(self) -> None:
         """Remove the folder of a finished run."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        # Another run may create the folder from now on.
-        self._close()
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     @property
     def _path(self) -> Path:

@@ -1,11 +1,12 @@
 """The result of a run of one or several batches, and its summary."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from tidemill.client.errors import Exit
+from tidemill.client.http.client import Reason, Report
 from tidemill.client.progress import duration
 from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console, counted
@@ -26,17 +27,6 @@ class Fault(msgspec.Struct, frozen=True):
     line: int | None
     """From 1; None for the whole input."""
     text: str
-
-
-class Reason(msgspec.Struct, frozen=True):
-    """Why lines failed."""
-
-    code: str
-    status: int | None
-    """HTTP status; None without an answer."""
-    count: int
-    message: str
-    """A sample message."""
 
 
 class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -78,14 +68,12 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
                 return Exit.SOME_FAILED if self.failed else Exit.OK
 
 
-def result_of(
-    batch: Batch, report: dict[str, Any] | None, damage: Iterable[str] = (), *, line: int = 1
-) -> BatchResult:
+def result_of(batch: Batch, report: Report, damage: Iterable[str] = (), *, line: int = 1) -> BatchResult:
     """The result of a batch.
 
     Args:
         batch: The batch, with a final status.
-        report: Its error report, if the service has one.
+        report: Its error report.
         damage: How its results differ from the receipt or the input.
         line: Number of its first line in the file.
     """
@@ -102,8 +90,8 @@ def result_of(
         errors=receipt.errors.lines if receipt and receipt.errors else 0,
         tokens=(usage.input_tokens, usage.output_tokens) if usage else (0, 0),
         refusals=_refusals(batch, line),
-        reasons=_reasons(report) if batch.status is not Status.FAILED else (),
-        unfinished=int((report or {}).get("unfinished", 0)),
+        reasons=report.data if batch.status is not Status.FAILED else (),
+        unfinished=report.unfinished,
         damage=tuple(damage),
     )
 
@@ -191,18 +179,6 @@ def _refusals(batch: Batch, first: int) -> tuple[Fault, ...]:
     )
 
 
-def _reasons(report: dict[str, Any] | None) -> tuple[Reason, ...]:
-    return tuple(
-        Reason(
-            code=str(group["code"]),
-            status=group["status_code"],
-            count=int(group["count"]),
-            message=str(group["samples"][0]["message"]) if group["samples"] else "",
-        )
-        for group in (report or {}).get("data", ())
-    )
-
-
 def _faults(results: Sequence[BatchResult], *, show_all: bool) -> list[str]:
     """One row for each group of equal faults, with line numbers."""
     groups: dict[tuple[str, int | None], list[int | None]] = {}
@@ -220,17 +196,15 @@ def _places(lines: list[int]) -> str:
 
 def _why(results: Sequence[BatchResult]) -> list[str]:
     """One row for each reason why lines failed, the most frequent first."""
-    found: dict[tuple[str, int | None], Reason] = {}
+    found: dict[tuple[str | None, int | None], Reason] = {}
     for reason in (reason for result in results for reason in result.reasons):
-        before = found.get(key := (reason.code, reason.status))
+        before = found.get(key := (reason.code, reason.status_code))
         found[key] = msgspec.structs.replace(
             before or reason, count=reason.count + (before.count if before else 0)
         )
     ranked = sorted(found.values(), key=lambda reason: -reason.count)
-    return [
-        f"{reason.count:,} x {f'{reason.status} ' if reason.status else ''}{reason.code}: {reason.message}"
-        for reason in ranked
-    ]
+    codes = (" ".join(str(part) for part in (each.status_code, each.code) if part) for each in ranked)
+    return [f"{each.count:,} x {code}: {each.message}" for each, code in zip(ranked, codes, strict=True)]
 
 
 def _shortened(rows: list[str], *, show_all: bool) -> list[str]:

@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 
 from tidemill.local.demo import CHAT_ENDPOINTS, CHAT_MODEL, EMBEDDING_MODEL
-from tidemill.local.demo.embedding import parse, reply
+from tidemill.local.demo.embedding import EmbeddingRequest, reply
 from tidemill.local.demo.engine import Chat, Embedder
 from tidemill.runtime import notify
 
@@ -65,7 +65,7 @@ async def _models(_: web.Request) -> web.Response:
 
 async def _embeddings(request: web.Request) -> web.Response:
     try:
-        asked = parse(await request.read())
+        asked = msgspec.json.decode(await request.read(), type=EmbeddingRequest)
     except msgspec.DecodeError as error:
         return _fault(400, str(error))
     if asked.model != EMBEDDING_MODEL:

@@ -1,7 +1,7 @@
 """Requests and answers of `/v1/embeddings`, without model and network."""
 
 import base64
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -11,12 +11,6 @@ from tidemill.local.demo import DIMENSIONS
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 INPUTS_MAX = 2048
 """Texts of one request, as in OpenAI's API."""
-
-
-class Vector(Protocol):
-    """A numpy row of 32-bit numbers."""
-
-    def tobytes(self) -> bytes: ...  # noqa: D102 - numpy's own
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,19 +27,10 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, kw_only=True):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-def parse(body: bytes) -> EmbeddingRequest:
-    """Parse a body.
-
-    Raises:
-        msgspec.DecodeError: The body is not JSON, or a field is invalid.
-    """
-    return msgspec.json.decode(body, type=EmbeddingRequest)
-
-
 def reply(request: EmbeddingRequest, vectors: list[Any], tokens: int) -> bytes:
-    """The answer: one vector per text, in the order of the texts."""
+    """The answer: one vector (a row of float32) per text, in the order of the texts."""
 
-    def encoded(vector: Vector) -> object:
+    def encoded(vector: Any) -> object:
         if request.encoding_format == "base64":
             return base64.b64encode(vector.tobytes()).decode("ascii")
         return vector

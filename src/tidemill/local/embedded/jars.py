@@ -4,10 +4,9 @@ import asyncio
 import hashlib
 import json
 import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,8 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from tidemill.client.http.transfers import Moved
+from tidemill.client.progress import Display, display
 from tidemill.retrying import pause_seconds
 from tidemill.storage import ownership
+from tidemill.terminal import say, stderr_console
 
 if TYPE_CHECKING:
     import aiohttp
@@ -29,9 +31,6 @@ CONNECT_SECONDS_MAX = 15
 SILENCE_SECONDS_MAX = 30
 CHUNK_BYTES = 64 * 1024
 LEFTOVER_SECONDS_MAX = 3600
-
-Advance = Callable[[int], object]
-"""Takes the number of bytes that were just downloaded; a negative number takes bytes back."""
 
 
 class JarError(Exception):
@@ -191,14 +190,17 @@ async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
     limit = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX)
 
-    async def one(jar: Jar, client: aiohttp.ClientSession, advance: Advance) -> None:
+    async def one(jar: Jar, client: aiohttp.ClientSession, progress: Display) -> None:
         async with limit:
-            await _fetch_one(jar, folder / jar.name, f"{repository}/{jar.path}", client, advance)
+            await _fetch_one(jar, folder / jar.name, f"{repository}/{jar.path}", client, progress.moved)
 
-    with _progress(len(missing), sum(jar.size for jar in missing)) as advance:
+    total = sum(jar.size for jar in missing)
+    say(f"Downloading Apache Kafka ({len(missing)} files, {total / 1e6:.0f} MB)", err=True)
+    with display(stderr_console()) as progress:
+        progress.transfer("Apache Kafka", total)
         # trust_env: use the proxy that the environment names.
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as client:
-            tasks = [asyncio.ensure_future(one(jar, client, advance)) for jar in missing]
+            tasks = [asyncio.ensure_future(one(jar, client, progress)) for jar in missing]
             try:
                 await asyncio.gather(*tasks)
             finally:
@@ -207,13 +209,13 @@ async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSession", advance: Advance) -> None:
+async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSession", moved: Moved) -> None:
     from aiohttp import ClientError  # noqa: PLC0415  as above
 
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             with _whole_file(target) as file:
-                await _download(jar, url, client, file, advance)
+                await _download(jar, url, client, file, moved)
         # Other OSErrors come from the cache; the caller explains them.
         except (JarError, ClientError, TimeoutError) as error:
             if attempt == ATTEMPTS_MAX or isinstance(error, _RefusedError):
@@ -224,9 +226,7 @@ async def _fetch_one(jar: Jar, target: Path, url: str, client: "aiohttp.ClientSe
             return
 
 
-async def _download(
-    jar: Jar, url: str, client: "aiohttp.ClientSession", file: IO[bytes], advance: Advance
-) -> None:
+async def _download(jar: Jar, url: str, client: "aiohttp.ClientSession", file: IO[bytes], moved: Moved) -> None:
     digest = hashlib.sha256()
     size = 0
     try:
@@ -237,14 +237,14 @@ async def _download(
                 _check(size <= jar.size, f"it has more than the {jar.size} bytes of the list")
                 digest.update(chunk)
                 file.write(chunk)
-                advance(len(chunk))
+                moved(len(chunk))
         _check(size == jar.size, f"only {size} of {jar.size} bytes arrived")
         _check(
             digest.hexdigest() == jar.sha256,
             f"its SHA-256 is {digest.hexdigest()}, the list says {jar.sha256}",
         )
     except BaseException:
-        advance(-size)
+        moved(-size)
         raise
 
 
@@ -261,21 +261,3 @@ def _check_status(status: int) -> None:
         raise JarError(f"the repository answered {status}")
     if status != HTTPStatus.OK:
         raise _RefusedError(f"the repository answered {status}")
-
-
-@contextmanager
-def _progress(files: int, total: int) -> Iterator[Advance]:
-    """Show progress on stderr: a bar on a terminal, else two lines."""
-    what = f"Downloading Apache Kafka ({files} files, {total / 1e6:.0f} MB)"
-    if not sys.stderr.isatty():
-        sys.stderr.write(f"{what} …\n")
-        yield lambda _: None
-        sys.stderr.write("Downloaded Apache Kafka.\n")
-        return
-    from rich.console import Console  # noqa: PLC0415  only needed on a terminal
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
