@@ -1,4 +1,4 @@
-"""The doctor's judgements."""
+"""The findings of `tidemill doctor`."""
 
 import pytest
 
@@ -17,8 +17,8 @@ def judged(row=topics.OUTCOMES, *, partitions=4, together=4, **configs):
     )
 
 
-def test_a_topic_as_the_table_says():
-    """There is nothing to say."""
+def test_a_correct_topic_has_no_finding():
+    """Configuration and partitions are as needed."""
     assert judged() is None
     assert judged(topics.BATCHES, partitions=1, **{"cleanup.policy": "compact"}) is None
     assert judged(**{"retention.ms": "-1"}) is None
@@ -44,8 +44,8 @@ def test_a_topic_as_the_table_says():
         (topics.COMMANDS, {"partitions": 8}, Verdict.FAIL, "outcomes has 4"),
     ],
 )
-def test_what_is_wrong_with_a_topic(row, seen, verdict, words):
-    """It is named, with what to do."""
+def test_a_wrong_topic_has_a_finding(row, seen, verdict, words):
+    """It names the topic and says what to do."""
     finding = judged(row, **seen)
     assert finding.verdict is verdict
     assert words in finding.text
@@ -55,26 +55,26 @@ def test_what_is_wrong_with_a_topic(row, seen, verdict, words):
 @pytest.mark.parametrize(
     ("seconds", "verdict"), [(None, "ok"), (-500.0, "ok"), (1.0, "ok"), (5.0, "warn"), (60.0, "fail")]
 )
-def test_a_clock(seconds, verdict):
-    """Records of the future mean a clock that is behind."""
+def test_a_clock_behind_the_log(seconds, verdict):
+    """Records from the future show it."""
     assert findings.clock(seconds).verdict == verdict
 
 
-def test_records_of_keys():
-    """Those that the api has not signed change nothing, and somebody has written them."""
+def test_unsigned_records_of_keys():
+    """They have no effect, but the writer must be found."""
     assert findings.keys(7, []).verdict is Verdict.OK
     found = findings.keys(7, [3, 5])
     assert (found.verdict, found.text[:7]) == (Verdict.WARN, "2 of 7 ")
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(1 << 40, "ok"), (5 << 30, "warn"), (1 << 20, "fail")])
-def test_a_disk(free, verdict):
-    """Room for the log and the files."""
+def test_free_space(free, verdict):
+    """For the log and the files."""
     assert findings.disk("disk", free).verdict == verdict
 
 
 def test_a_backend_that_lacks_an_endpoint():
-    """The mend can be copied into the settings; where nothing is left, they are not what is wrong."""
+    """The fix is a line of the settings; without any endpoint the address is suspect."""
     endpoints = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
     assert findings.backend("b", "m", endpoints, ()).verdict == "ok"
     finding = findings.backend("b", "m", endpoints, {"/v1/responses", "/v1/embeddings"})
@@ -83,14 +83,14 @@ def test_a_backend_that_lacks_an_endpoint():
     assert "address" in findings.backend("b", "m", endpoints, set(endpoints)).fix
 
 
-def test_a_warning_is_healthy_enough():
+def test_a_warning_is_healthy():
     """A failure is not."""
     assert findings.is_healthy([findings.ok("a", ""), findings.warn("b", "", "")])
     assert not findings.is_healthy([findings.fail("c", "", "")])
 
 
-def test_stalls_are_named_once_for_each_server_and_reason():
-    """With the batch that has waited longest."""
+def test_one_finding_for_each_stalled_server_and_reason():
+    """It names the batch that has waited longest."""
     assert findings.stalled({})[0].verdict is Verdict.OK
     away = Waiting(
         reason=Reason.SERVER_UNREACHABLE, lines=3, server="http://a/v1", message="It is away.", since=90

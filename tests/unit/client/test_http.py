@@ -1,4 +1,4 @@
-"""The client against a stand-in of the service, over real HTTP."""
+"""Requests, uploads and downloads of the client, over real HTTP against a stand-in of the service."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -32,8 +32,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAUSE_SECONDS_MAX", 0.01)
 
 
-async def test_upload_sends_the_file_as_it_is(service: Service, client: Client, tmp_path: Path) -> None:
-    """What arrives is what lies on disk, and the bytes are told as they go."""
+async def test_an_upload_sends_the_file_unchanged(service: Service, client: Client, tmp_path: Path) -> None:
+    """And reports the bytes as they go."""
     source = tmp_path / 'ünï "quoted".jsonl'
     source.write_bytes(request_lines(20_000))
     moved: list[int] = []
@@ -43,16 +43,16 @@ async def test_upload_sends_the_file_as_it_is(service: Service, client: Client, 
     assert len(moved) > 1
 
 
-async def test_tls_that_the_service_does_not_speak_is_said(service: Service) -> None:
-    """And not what number the system has for it."""
+async def test_a_service_without_tls_is_named(service: Service) -> None:
+    """In plain words, without the error number of the system."""
     url = service.url.replace("http:", "https:")
     async with Client(url, KEY) as client:
         with pytest.raises(Unreachable, match=f"{url} does not speak TLS"):
             await client.batch("batch_1")
 
 
-async def test_create_names_endpoint_and_window(service: Service, client: Client) -> None:
-    """A batch is made with what was asked."""
+async def test_create_sends_endpoint_window_and_metadata(service: Service, client: Client) -> None:
+    """And returns the batch."""
     batch = await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
     assert batch.status == "validating"
     assert service.created == [
@@ -66,8 +66,8 @@ async def test_create_names_endpoint_and_window(service: Service, client: Client
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_lost_answer_to_create_is_asked_for_again(service: Service, client: Client) -> None:
-    """Under the same idempotency key, by which the service knows the request."""
+async def test_create_is_repeated_after_a_lost_answer(service: Service, client: Client) -> None:
+    """Under the same idempotency key."""
     await client.batch("batch_1")
     service.lost = 2
     assert (await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")).id == "batch_1"
@@ -75,16 +75,16 @@ async def test_a_lost_answer_to_create_is_asked_for_again(service: Service, clie
     assert len(service.keys) == 1
 
 
-async def test_a_wrong_key_is_refused_once(service: Service) -> None:
-    """The message of the service is passed on."""
+async def test_a_refused_request_is_not_repeated(service: Service) -> None:
+    """The error has the message of the service."""
     async with Client(service.url, "wrong") as client:
         with pytest.raises(Refused, match="Incorrect API key") as caught:
             await client.create("file-in", "/v1/embeddings", "24h", {"team": "a"}, key="k")
     assert caught.value.status == 401
 
 
-async def test_pages_are_walked_up_to_the_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest batches come, over as many pages as it takes."""
+async def test_pages_are_read_up_to_the_limit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest batches come first."""
     monkeypatch.setattr(routes, "PAGE_LINES_MAX", 2)
     assert [batch.id async for batch in client.batches(limit=5)] == [f"batch_{n}" for n in range(5)]
     assert len([batch async for batch in client.batches(limit=50)]) == 7
@@ -92,8 +92,8 @@ async def test_pages_are_walked_up_to_the_limit(client: Client, monkeypatch: pyt
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("ranges", [True, False])
-async def test_a_broken_download_goes_on(service: Service, client: Client, tmp_path: Path, ranges: bool) -> None:
-    """A transfer that breaks off twice ends whole, whether or not the service can go on in the middle."""
+async def test_a_broken_download_resumes(service: Service, client: Client, tmp_path: Path, ranges: bool) -> None:
+    """With ranges where it stopped, without them from the start."""
     content = request_lines(50)
     service.files["file-out"] = content
     service.breaks, service.ranges = 2, ranges
@@ -107,10 +107,8 @@ async def test_a_broken_download_goes_on(service: Service, client: Client, tmp_p
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_download_that_never_ends_leaves_what_was_there(
-    service: Service, client: Client, tmp_path: Path
-) -> None:
-    """The tries are bounded, and a file is replaced in one step or not at all."""
+async def test_a_failing_download_leaves_the_old_file(service: Service, client: Client, tmp_path: Path) -> None:
+    """After a bounded number of attempts."""
     service.files["file-out"] = request_lines(50)
     service.breaks, service.break_bytes = 1000, 0
     target = tmp_path / "out.jsonl"
@@ -123,15 +121,15 @@ async def test_a_download_that_never_ends_leaves_what_was_there(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_read_waits_for_a_service_that_starts_anew(service: Service, client: Client) -> None:
-    """5xx answers are tried again."""
+async def test_a_read_waits_while_the_service_restarts(service: Service, client: Client) -> None:
+    """It repeats after 5xx answers."""
     service.down = 3
     assert (await client.batch("batch_1")).status == "completed"
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_client_that_asks_too_often_waits(service: Service, client: Client) -> None:
-    """A 429 that says when to come back is tried again; one of a full project is said."""
+async def test_a_429_with_retry_after_is_repeated(service: Service, client: Client) -> None:
+    """One without it means a used-up quota, and ends the request."""
     service.down, service.down_status, service.down_headers = 3, 429, {"retry-after": "1"}
     assert (await client.batch("batch_1")).status == "completed"
     service.down, service.down_headers = 3, {"x-should-retry": "false"}
@@ -140,8 +138,8 @@ async def test_a_client_that_asks_too_often_waits(service: Service, client: Clie
     assert (caught.value.status, service.down) == (429, 2)
 
 
-async def test_nothing_listens() -> None:
-    """A wrong address is said at once."""
+async def test_a_wrong_address_fails_at_once() -> None:
+    """Without retries."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The token of a production that lasts longer than one."""
+"""The token of `tidemill produce`."""
 
 from support.service import KEY, Service
 
@@ -6,8 +6,8 @@ from tidemill.client.http.client import Client
 from tidemill.client.production import Token
 
 
-async def test_a_token_is_made_anew_at_half_of_its_time():
-    """By the clock that nobody steps: how long it is good counts, not the hour that another machine says."""
+async def test_a_token_is_renewed_after_half_of_its_lifetime():
+    """By the monotonic clock of this machine."""
     times = iter((0.0, 49.0, 50.0, 99.0, 100.0))
     async with Service() as service, Client(service.url, KEY) as client:
         token = Token(client, "crawl", lambda: next(times))

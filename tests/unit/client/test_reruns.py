@@ -1,4 +1,4 @@
-"""What the commands `rerun` and `replay` ask for."""
+"""Request bodies of `rerun` and `replay`, and how they write results."""
 
 import asyncio
 import datetime as dt
@@ -30,8 +30,8 @@ NOW = dt.datetime(2026, 11, 23, 9, tzinfo=dt.UTC)
         ("code=429,batch_expired", {"codes": ["429", "batch_expired"]}),
     ],
 )
-def test_lines_by_name_or_by_code(only, lines):
-    """And what is not said is left out."""
+def test_lines_are_chosen_by_name_or_code(only, lines):
+    """Options that are not given are left out."""
     assert rerun_body(only=only, model=None, window=None) == {"lines": lines}
     assert rerun_body(only=only, model="m", window="7d") == {
         "lines": lines,
@@ -41,8 +41,8 @@ def test_lines_by_name_or_by_code(only, lines):
 
 
 @pytest.mark.parametrize("only", ["", "some", "code=", "code=,", "codes"])
-def test_other_words_are_refused(only):
-    """With those that are known."""
+def test_an_unknown_choice_of_lines_is_refused(only):
+    """The error lists the known ones."""
     with pytest.raises(UsageError, match="is not one of unfinished, failed, expired, cancelled, all or code=CODE"):
         rerun_body(only=only, model=None, window=None)
 
@@ -56,20 +56,20 @@ def test_other_words_are_refused(only):
         ("2026-11-23T09:00:00Z", "2026-11-23T09:00:00Z"),
     ],
 )
-def test_so_long_ago_is_a_time(text, edge):
-    """Times and offsets are for the service to read."""
+def test_relative_times_become_absolute(text, edge):
+    """Times and offsets stay as they are."""
     assert absolute(text, NOW) == edge
 
 
 @pytest.mark.parametrize("text", ["", "2h", "-2x", "yesterday", "12:00"])
-def test_an_edge_in_another_form_is_refused_with_the_forms_there_are(text):
-    """The service does not know all of these."""
+def test_an_edge_in_another_form_is_refused(text):
+    """The error shows the forms; some of them only the client knows."""
     with pytest.raises(UsageError, match=r"neither a time like .*Z or -2h nor a log offset"):
         replay_body({"model": "m", "from": text}, model=None, window=None, now=NOW)
 
 
 def test_the_body_of_a_replay():
-    """Both edges are read."""
+    """Both edges may be relative."""
     source = {"model": "m", "from": "-1h", "to": "-0s"}
     assert replay_body(source, model="n", window=None, now=NOW) == {
         "source": {"model": "m", "from": "2026-11-23T08:00:00.000+00:00", "to": "2026-11-23T09:00:00.000+00:00"},
@@ -86,13 +86,13 @@ def test_the_body_of_a_replay():
         ({"from": "-1h", "to": "9"}, False),
     ],
 )
-def test_a_fixed_range_is_the_same_later(edges, fixed):
-    """One that ends now, or is counted from now, is another each time."""
+def test_a_range_is_fixed_if_both_edges_are_absolute(edges, fixed):
+    """Another range is a new batch at each call."""
     assert is_fixed({"model": "m", **edges}) is fixed
 
 
-async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
-    """Of a rerun and of a replay; how to have the results all the same is said."""
+async def test_a_file_that_appears_during_a_rerun_is_not_overwritten(service, tmp_path):
+    """The message has the command that downloads the results."""
     target, output, console = (
         Target(base_url=service.url, api_key=KEY),
         tmp_path / "out.jsonl",
@@ -113,7 +113,7 @@ async def test_a_file_that_came_meanwhile_is_not_overwritten(service, tmp_path):
 
 
 async def test_a_rerun_whose_batch_is_deleted(service, tmp_path):
-    """Its key is used up; the user, who knows of no key, hears what to do."""
+    """Its idempotency key is used up, so the message names --again."""
     service.is_deleted = True
     target, sink = Target(base_url=service.url, api_key=KEY), Sink(output=tmp_path / "out.jsonl")
     with pytest.raises(UsageError, match="is deleted; --again creates a new one"):

@@ -1,4 +1,4 @@
-"""Which service is meant."""
+"""Which service and key a command uses."""
 
 import json
 from pathlib import Path
@@ -30,17 +30,17 @@ def data(tmp_path: Path) -> Path:
         (None, None, {"TIDEMILL_API_KEY": "e"}, (LOCAL, "e")),
     ],
 )
-def test_the_command_line_then_the_environment_then_the_local_one(
+def test_options_then_environment_then_local_service(
     data: Path, url: str | None, key: str | None, environ: dict[str, str], expected: tuple[str, str]
 ) -> None:
-    """The nearer word counts."""
+    """For the address and for the key."""
     environ = environ | {"TIDEMILL_DATA": str(data)}
     found = find(base_url=url, api_key=key, data=None, environ=environ)
     assert found == Target(base_url=expected[0], api_key=expected[1])
 
 
-def test_a_named_folder_goes_before_the_environment(data: Path) -> None:
-    """`--data` says which service is meant."""
+def test_a_named_data_folder_takes_precedence_over_the_environment(data: Path) -> None:
+    """`--data` chooses its service."""
     environ = {"TIDEMILL_BASE_URL": "http://b/v1", "TIDEMILL_API_KEY": "e"}
     found = find(base_url=None, api_key=None, data=data, environ=environ)
     assert found == Target(base_url=LOCAL, api_key="local")
@@ -49,8 +49,8 @@ def test_a_named_folder_goes_before_the_environment(data: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["127.0.0.1:8080/v1", "localhost", "http://a", "http://a/", "http:///v1", "ftp://a/v1"]
 )
-def test_an_address_without_its_scheme_or_its_path_is_refused(url: str) -> None:
-    """With the form that it has, and before a key goes there."""
+def test_an_address_without_scheme_or_path_is_refused(url: str) -> None:
+    """The error shows the form of an address; no key was sent."""
     with pytest.raises(UsageError, match=f"{url.rstrip('/')} is not the address .* http://HOST:PORT/v1"):
         find(base_url=url, api_key="k", data=None, environ={})
     assert (
@@ -59,21 +59,21 @@ def test_an_address_without_its_scheme_or_its_path_is_refused(url: str) -> None:
     )
 
 
-def test_the_local_key_is_shown_to_no_one_else(data: Path) -> None:
-    """Another address asks for a key of its own; and a key is in no printed text."""
+def test_the_local_key_is_not_sent_to_another_address(data: Path) -> None:
+    """And printing a target shows no key."""
     with pytest.raises(UsageError, match="no API key for"):
         find(base_url="http://elsewhere/v1", api_key=None, data=data, environ={})
     assert "secret" not in repr(Target(base_url=LOCAL, api_key="secret"))
 
 
-def test_nothing_runs(tmp_path: Path) -> None:
-    """It is said what to do."""
+def test_without_a_service_the_error_says_what_to_do(tmp_path: Path) -> None:
+    """Start one, or name one."""
     with pytest.raises(UsageError, match="tidemill up"):
         find(base_url=None, api_key=None, data=tmp_path, environ={})
 
 
-def test_no_key_goes_to_an_address_that_another_user_may_have_written(data: Path) -> None:
-    """A command in a folder where everybody may write does not believe what it finds there."""
+def test_a_run_json_that_others_could_write_is_ignored(data: Path) -> None:
+    """It could send the key to another address."""
     (data / "run.json").chmod(0o646)
     with pytest.raises(UsageError, match="no service is running"):
         find(base_url=None, api_key=None, data=None, environ={"TIDEMILL_DATA": str(data), "TIDEMILL_API_KEY": "e"})

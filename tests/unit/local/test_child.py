@@ -1,4 +1,4 @@
-"""When a process that has ended is started again."""
+"""When a supervised process is restarted."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,35 +21,35 @@ def delays(count: int, chance: float = 0.0) -> list[float]:
     return found
 
 
-def test_doubles_up_to_the_longest():
+def test_delays_double_up_to_a_maximum():
     """The first delay is a tenth of a second, the longest ten seconds."""
     assert delays(9) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
 
 @given(FAILURES, CHANCES)
-def test_stays_within_its_bounds(failures, chance):
-    """No history and no dice make a delay that is negative, or longer than the longest."""
+def test_a_delay_stays_within_its_bounds(failures, chance):
+    """For any number of failures and any random number."""
     step = decide_restart(failures=failures, alive_seconds=0, ever_ready=True, chance=chance)
     assert 0 < step.delay_seconds <= child.DELAY_SECONDS_MAX
 
 
 @given(FAILURES, CHANCES)
-def test_a_steady_life_is_forgiven(failures, chance):
-    """What has lived for long is started at once, whatever was before."""
+def test_delays_start_over_after_a_long_life(failures, chance):
+    """Earlier failures no longer count."""
     step = decide_restart(failures=failures, alive_seconds=child.STABLE_SECONDS, ever_ready=True, chance=chance)
     assert step.failures == 1
     assert step.delay_seconds <= child.DELAY_SECONDS_MIN
 
 
 @given(FAILURES, st.floats(0, 1e6), CHANCES)
-def test_what_was_ready_once_is_never_given_up(failures, alive_seconds, chance):
-    """A fault that came later may go as well."""
+def test_a_process_that_was_ready_is_always_restarted(failures, alive_seconds, chance):
+    """Its fault may pass."""
     step = decide_restart(failures=failures, alive_seconds=alive_seconds, ever_ready=True, chance=chance)
     assert isinstance(step, Restart)
 
 
-def test_what_was_never_ready_is_given_up():
-    """It is tried a few times, for it may have been bad luck."""
+def test_a_process_that_was_never_ready_is_given_up():
+    """After a few attempts."""
     steps = [
         decide_restart(failures=n, alive_seconds=0, ever_ready=False, chance=0) for n in range(child.STARTS_MAX)
     ]

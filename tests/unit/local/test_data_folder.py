@@ -1,4 +1,4 @@
-"""The folder of an installation: one holder, one key."""
+"""The data folder: locked by one process, with one key."""
 
 import json
 import os
@@ -22,8 +22,8 @@ with data_folder.locked(Path(sys.argv[1])):
 """
 
 
-def test_one_holder(tmp_path):
-    """A second process is told who holds the folder; once that one is killed, the folder is free."""
+def test_one_process_locks_the_folder(tmp_path):
+    """A second process gets an error with the id of the first; once that is killed, the folder is free."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "data")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
@@ -38,15 +38,15 @@ def test_one_holder(tmp_path):
             assert (tmp_path / "data" / "lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_a_folder_on_a_full_disk_is_held(tmp_path):
-    """That nobody can be told who holds it is no reason not to start."""
+def test_a_full_disk_does_not_prevent_the_lock(tmp_path):
+    """Only the process id in the lock file is missing."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "lock").symlink_to("/dev/full")
     with data_folder.locked(tmp_path):
         assert (tmp_path / "lock").exists()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created(tmp_path):
     """The error names it."""
     (tmp_path / "file").write_text("")
     with (
@@ -65,24 +65,24 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     ],
     ids=["line break", "latin-1", "long"],
 )
-def test_a_path_that_cannot_be_used(tmp_path, name, why):
-    """It is refused in one sentence that says what to do, and nothing is made."""
+def test_an_unusable_path_is_refused(tmp_path, name, why):
+    """One sentence says what to do, and nothing is created."""
     with pytest.raises(FolderError, match=rf"its path {why}.*--data"), data_folder.locked(tmp_path / name):
         pass
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["Größe", "a, b", "'q' \"d\"", "100%", "#1", "$HOME", "back\\slash", "日本"])
-def test_names_as_people_have_them(tmp_path, name):
-    """Whatever stands in them, and also behind a link."""
+def test_usual_folder_names_work(tmp_path, name):
+    """With blanks, umlauts or quotes, and through a symbolic link."""
     (tmp_path / "link").symlink_to(tmp_path / name)
     (tmp_path / name).mkdir()
     with data_folder.locked(tmp_path / "link" / "data"):
         assert (tmp_path / name / "data" / "lock").exists()
 
 
-def test_the_key_is_made_once(tmp_path):
-    """It is the same every time, and nobody else on the machine can read it."""
+def test_the_api_key_is_created_once(tmp_path):
+    """Later starts read it; only its owner can."""
     key, is_new = data_folder.kept_key(tmp_path)
     assert is_new
     assert access.is_secret(key)
@@ -96,8 +96,8 @@ def test_the_key_is_made_once(tmp_path):
         assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_run_file_is_replaced_whole(tmp_path):
-    """What a script reads is one state or the next; nothing else is left in the folder."""
+def test_run_json_is_replaced_atomically(tmp_path):
+    """A reader sees one state or the next; no temporary file is left."""
     for content in ({"pid": 1}, {"pid": 2}):
         data_folder.write_run(tmp_path, content)
         assert json.loads((tmp_path / "run.json").read_text()) == content

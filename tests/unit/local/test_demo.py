@@ -1,4 +1,4 @@
-"""The demo backend's decisions, and the configuration it offers; no model is loaded here."""
+"""The demo backend without its models: configuration, requests and answers of embeddings."""
 
 import base64
 import contextlib
@@ -20,16 +20,16 @@ parse = msgspec.json.Decoder(EmbeddingRequest).decode
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 
-def test_its_configuration_is_one() -> None:
-    """What it says of itself can stand in the settings, and all endpoints are served."""
+def test_its_models_are_valid_settings() -> None:
+    """They serve all endpoints."""
     models = {name: Model(**shape) for name, shape in demo.models("http://127.0.0.1:9100/v1").items()}
     assert set(models) == {demo.CHAT_MODEL, demo.EMBEDDING_MODEL}
     assert {endpoint for model in models.values() for endpoint in model.endpoints} == set(ENDPOINTS)
     assert {model.backends[0].base for model in models.values()} == {"http://127.0.0.1:9100/v1"}
 
 
-def test_what_is_missing_is_named_by_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that can be given to pip."""
+def test_missing_modules_are_named_by_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name for pip."""
     monkeypatch.setattr(demo, "_PACKAGES", {"json": "json", "no_such_module": "no-such-package"})
     assert demo.missing() == ["no-such-package"]
 
@@ -38,7 +38,7 @@ def test_what_is_missing_is_named_by_package(monkeypatch: pytest.MonkeyPatch) ->
     texts=st.one_of(texts, st.lists(texts, min_size=1, max_size=5)), encoding=st.sampled_from(["float", "base64"])
 )
 def test_every_text_has_a_vector(texts: str | list[str], encoding: str) -> None:
-    """In the order of the texts, and the numbers are the same however they are written."""
+    """In the order of the texts; both encodings hold the same numbers."""
     body = {"model": "m", "input": texts, "encoding_format": encoding, "user": "ignored"}
     request = parse(json.dumps(body).encode())
     assert request.texts == ([texts] if isinstance(texts, str) else texts)
@@ -69,14 +69,14 @@ def test_every_text_has_a_vector(texts: str | list[str], encoding: str) -> None:
         json.dumps({"model": "m", "input": ["x"] * (INPUTS_MAX + 1)}).encode(),
     ],
 )
-def test_what_cannot_be_embedded_is_refused(body: bytes) -> None:
-    """With an error that says where."""
+def test_an_invalid_request_is_refused(body: bytes) -> None:
+    """The error names the place."""
     with pytest.raises(msgspec.DecodeError):
         parse(body)
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
-    """Nothing else comes out."""
+    """No other exception is raised."""
     with contextlib.suppress(msgspec.DecodeError):
         assert isinstance(parse(body), EmbeddingRequest)

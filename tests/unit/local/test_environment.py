@@ -1,4 +1,4 @@
-"""What each process is told: what it may have, and no secret of another."""
+"""The environment of each process: its settings, and no secret of another."""
 
 import pytest
 
@@ -28,21 +28,21 @@ def settings(monkeypatch, store):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_told_what_it_needs(stage, monkeypatch):
-    """A variable that nobody has thought of, and a setting that is a secret, go to nobody."""
+def test_a_stage_gets_the_variables_that_it_needs(stage, monkeypatch):
+    """Unknown variables and secret settings reach no stage."""
     of_s3, of_folder = settings(monkeypatch, "s3://b/p"), settings(monkeypatch, None)
     assert set(environment.of_stage(stage, of_s3, GIVEN)) == ALL | STORE | OWN.get(stage, set())
     assert set(environment.of_stage(stage, of_folder, GIVEN)) == ALL | OWN.get(stage, set())
 
 
-def test_others_are_told_nothing_of_tidemill():
-    """The broker and the demo's backend."""
+def test_other_processes_get_no_settings():
+    """The broker and the demo backend."""
     assert set(environment.plain(GIVEN)) == PLAIN
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_key_of_a_server_is_for_processors_whatever_its_name(stage):
-    """Also where it begins as the settings do."""
+def test_only_processors_get_the_key_of_a_backend(stage):
+    """Also if its name begins like a setting."""
     backend = {"url": "http://127.0.0.1:9/v1", "api_key_env": "TIDEMILL_SERVER_KEY"}
     found = environment.of_stage(
         stage, Settings(models={"m": {"backends": [backend]}}), {"TIDEMILL_SERVER_KEY": "x"}

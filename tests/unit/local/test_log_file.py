@@ -1,10 +1,10 @@
-"""The log of a process stays small."""
+"""The log file of a process has a bounded size."""
 
 from tidemill.local.log_file import LogFile, tail
 
 
-def test_keeps_one_old_file(tmp_path):
-    """A full file moves away, and what was there before goes."""
+def test_one_old_file_is_kept(tmp_path):
+    """A full file replaces its predecessor."""
     log = LogFile(tmp_path / "x.log", bytes_max=10)
     for line in (b"first line\n", b"second line\n", b"third line\n"):
         log.write(line)
@@ -15,8 +15,8 @@ def test_keeps_one_old_file(tmp_path):
     }
 
 
-def test_goes_on_where_it_was(tmp_path):
-    """A process that is started again goes on in the same file, and its size counts."""
+def test_a_restart_appends_to_the_file(tmp_path):
+    """The size of earlier output counts."""
     for line in (b"first\n", b"second\n"):
         log = LogFile(tmp_path / "x.log", bytes_max=10)
         log.write(line)
@@ -25,7 +25,7 @@ def test_goes_on_where_it_was(tmp_path):
 
 
 def test_tail(tmp_path):
-    """The last lines, whatever bytes they are made of, also of a file that is long or not there."""
+    """The last lines of any bytes, of a long file, and of a missing one."""
     assert tail(tmp_path / "x.log", 3) == ""
     (tmp_path / "x.log").write_bytes(b"long\n" * 100_000 + b"a\n\xff\nc\n")
     assert tail(tmp_path / "x.log", 3) == "a\n�\nc"

@@ -1,4 +1,4 @@
-"""How many processes of processors there are."""
+"""The number of processes of processors."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tidemill.local.up import available_cores, processor_count
 
 
 @pytest.mark.parametrize(("machine", "processes"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])
-def test_by_the_cores(machine: int, processes: int) -> None:
-    """One for each two of them, and no more than there are partitions."""
+def test_one_process_for_two_cores(machine: int, processes: int) -> None:
+    """At most one for each partition."""
     assert processor_count(Settings(partitions=4), machine) == processes
 
 
-def test_as_it_is_set() -> None:
-    """Whatever the machine has."""
+def test_the_setting_takes_precedence() -> None:
+    """Whatever the number of cores."""
     assert processor_count(Settings(processor_processes=3), 1) == 3
     assert available_cores() >= 1

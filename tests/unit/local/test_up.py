@@ -1,4 +1,4 @@
-"""What `tidemill up` says of keys, and what it passes on of them."""
+"""`tidemill up`: messages, and the keys that it creates and passes on."""
 
 import re
 import tomllib
@@ -16,8 +16,8 @@ from tidemill.schemas.resources import access
 SET = "sk-set-by-the-operator-0123456789"
 
 
-def test_no_model(tmp_path, monkeypatch, capsys):
-    """Says what to write where, at once: nothing is made, fetched or started, and nothing has to be compiled."""
+def test_without_a_model_up_says_what_to_configure(tmp_path, monkeypatch, capsys):
+    """Before it creates, downloads or starts anything."""
     monkeypatch.setattr(demo, "_PACKAGES", {"no_such_module": "no-such-package"})
     assert main(Settings(data=tmp_path / "data"), None) == WRONG
     said = capsys.readouterr().err
@@ -28,8 +28,8 @@ def test_no_model(tmp_path, monkeypatch, capsys):
     assert Settings.model_validate(tomllib.loads(example)).models["qwen3-8b"].backends[0].base
 
 
-def test_the_demos_models_are_known_to_the_operators_commands(tmp_path):
-    """Though no file names them: `doctor` looks at what is served."""
+def test_operator_commands_know_the_demo_models(tmp_path):
+    """No settings file names them, but `doctor` checks them."""
     up = Up(Settings(data=tmp_path), None)
     up._demo, up._is_ready = demo.models("http://127.0.0.1:9/v1"), True
     up._write_run()
@@ -44,8 +44,8 @@ def kept(folder, **settings):
     return up._keep_secrets(), up._secrets
 
 
-def test_a_made_key_is_shown_once(tmp_path):
-    """When it is made; later starts say where it is."""
+def test_a_new_key_is_shown_once(tmp_path):
+    """Later starts show where it is."""
     shown, told = kept(tmp_path)
     key, is_new = data_folder.kept_key(tmp_path)
     assert (shown, is_new) == (key, False)
@@ -56,8 +56,8 @@ def test_a_made_key_is_shown_once(tmp_path):
     assert kept(tmp_path, api_key=SET)[0] == "$TIDEMILL_API_KEY"
 
 
-def test_what_stages_are_told_of_keys(tmp_path):
-    """The api the file of the signing key, ingest its public half; of the API key nothing but its digest."""
+def test_each_stage_gets_only_its_keys(tmp_path):
+    """The api gets the file of the signing key, ingest its public key; of the API key at most the digest."""
     _, told = kept(tmp_path, api_key=SET)
     signer = Signer.read((tmp_path / "signing_key").read_text().strip())
     assert told == {
@@ -74,8 +74,8 @@ def test_what_stages_are_told_of_keys(tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "is_on"), [(None, "false"), (True, "true"), (False, "false")])
-def test_an_external_kafka_gets_no_api_keys(tmp_path, asked, is_on):
-    """Unless that is asked for: others may read what stands in its records. Keys that are set are not made."""
+def test_api_keys_of_producers_are_accepted_only_on_the_own_kafka(tmp_path, asked, is_on):
+    """Others may read the records of an external one. The setting changes it."""
     made = Signer.made()
     _, told = kept(tmp_path, kafka="k:1", signing_key=made.text, intake_api_keys=asked, verify_keys="x")
     assert told["ingest"]["TIDEMILL_INTAKE_API_KEYS"] == is_on

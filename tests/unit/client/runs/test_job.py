@@ -1,4 +1,4 @@
-"""A file of any size in pieces: what is cut, what is remembered, what is put together."""
+"""Splitting a file, the journal of its run, and joining the results."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ def lines_of(content: bytes) -> list[bytes]:
     bounds=st.builds(Bounds, lines_max=st.integers(1, 8), bytes_max=st.integers(40, 400)),
 )
 def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
-    """Each begins with a line, holds what it may or one line, and says the number of its first."""
+    """Each begins with a line, keeps the bounds or is one line, and has the number of its first line."""
     folder = tmp_path_factory.mktemp("cut")
     source = folder / "in.jsonl"
     content = mark + b"\n".join(
@@ -76,8 +76,8 @@ def test_the_pieces_are_the_file(tmp_path_factory, pads, gaps, mark, bounds):
     inputs_max=st.integers(1, 6),
     as_tokens=st.booleans(),
 )
-def test_a_piece_has_no_more_inputs_than_it_may(tmp_path_factory, counts, inputs_max, as_tokens):
-    """A list of texts is as many, a list of tokens is one; a line with too many has a piece of its own."""
+def test_a_piece_has_a_bounded_number_of_inputs(tmp_path_factory, counts, inputs_max, as_tokens):
+    """A list of texts counts each text, a list of tokens is one; a line above the bound is a piece of its own."""
     folder = tmp_path_factory.mktemp("inputs")
     source, bounds = folder / "in.jsonl", Bounds(lines_max=1000, bytes_max=1 << 20, inputs_max=inputs_max)
     given = [[7] * count if as_tokens else ["x"] * count for count in counts]
@@ -94,8 +94,8 @@ def test_a_piece_has_no_more_inputs_than_it_may(tmp_path_factory, counts, inputs
 
 @settings(deadline=None)
 @given(names=st.lists(st.text(max_size=3), max_size=50))
-def test_doubles_are_found(tmp_path_factory, names):
-    """Each line whose id was there before, with the line that has it."""
+def test_duplicate_ids_are_found(tmp_path_factory, names):
+    """Each with the line that has the id first."""
     digests = UniqueIds(tmp_path_factory.mktemp("ids"))
     for line, name in enumerate(names, start=1):
         digests.add(name, line)
@@ -106,8 +106,8 @@ def test_doubles_are_found(tmp_path_factory, names):
         assert duplicate.first == names.index(names[duplicate.line - 1]) + 1
 
 
-def test_faults_are_named_before_anything_runs(tmp_path):
-    """A line that is none, and an id that stands twice in what would be two batches."""
+def test_faulty_lines_are_named_before_anything_runs(tmp_path):
+    """Invalid lines, and an id that occurs in two pieces."""
     source, bounds = tmp_path / "in.jsonl", Bounds(lines_max=1, bytes_max=1000)
     source.write_bytes(b'{"custom_id": "a"}\n\nnone\n{"custom_id": 5}\n')
     with pytest.raises(UsageError, match=r"(?s)line 3: .*line 4: "):
@@ -117,8 +117,8 @@ def test_faults_are_named_before_anything_runs(tmp_path):
         cut(source, bounds, UniqueIds(tmp_path / "ids"), endpoint=CHAT)
 
 
-def test_a_file_that_fits(tmp_path):
-    """By its bytes and by its lines, the last of which needs no newline."""
+def test_a_file_that_fits_into_one_batch(tmp_path):
+    """By bytes and by lines; the last line needs no newline."""
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"a\nb")
     assert fits(source, Bounds(lines_max=2, bytes_max=3), endpoint=CHAT)
@@ -126,8 +126,8 @@ def test_a_file_that_fits(tmp_path):
     assert not fits(source, Bounds(lines_max=2, bytes_max=2), endpoint=CHAT)
 
 
-def test_a_removed_journal_is_let_go(tmp_path):
-    """Whoever removed the folder leaves alone what another run has put in its place, and holds no lock on it."""
+def test_a_removed_journal_is_left_alone(tmp_path):
+    """Another run may have created the folder again."""
     folder = tmp_path / "out.jsonl.tidemill"
     with Journal(folder) as first:
         with pytest.raises(UsageError, match="another run"), Journal(folder):
@@ -150,8 +150,8 @@ def test_a_removed_journal_is_let_go(tmp_path):
     steps=st.lists(st.builds(Step, piece=st.integers(0, 3), batch=st.none() | st.text(max_size=5)), max_size=10),
     torn=st.integers(0, 30),
 )
-def test_the_journal_survives_a_torn_end(tmp_path_factory, steps, torn):
-    """What a crash left of the last line is no step, and the next one is written after the last whole one."""
+def test_the_journal_survives_an_incomplete_last_line(tmp_path_factory, steps, torn):
+    """A crash left it; the next step follows the last complete line."""
     folder = tmp_path_factory.mktemp("journal")
     with Journal(folder) as journal:
         journal.start(Plan(job=JOB, key="k", pieces=[]))
@@ -168,8 +168,8 @@ def test_the_journal_survives_a_torn_end(tmp_path_factory, steps, torn):
             journal.note(Step(piece=9, batch="after"))
 
 
-def test_a_plan_is_gone_on_with_by_the_same_job_alone(tmp_path):
-    """Another input or another service is another job; and no two processes share a folder."""
+def test_only_the_same_job_resumes_a_plan(tmp_path):
+    """Another input or service is another job; one process locks the folder."""
     plan = Plan(job=JOB, key="k", pieces=[Piece(number=0, start=0, end=1, lines=1, line=1)])
     with Journal(tmp_path / "j") as journal:
         assert journal.plan(JOB) is None
@@ -191,7 +191,7 @@ def test_a_plan_is_gone_on_with_by_the_same_job_alone(tmp_path):
 
 @given(contents=st.lists(st.none() | st.sampled_from([b"a\n", b"b\nc\n", b"d" * 5000 + b"\n"]), max_size=6))
 def test_results_are_joined_in_order(tmp_path_factory, contents):
-    """With the receipt of the whole; without a line there is no file."""
+    """The receipt is that of the whole; without a line there is no file."""
     folder = tmp_path_factory.mktemp("join")
     parts = [folder / str(number) for number in range(len(contents))]
     for part, content in zip(parts, contents, strict=True):
@@ -221,13 +221,13 @@ def test_results_are_joined_in_order(tmp_path_factory, contents):
         ([{"status": "failed"}, {"status": "completed", "damage": ("x",)}], Exit.FAILED),
     ],
 )
-def test_the_worst_end_is_the_end(ends: list[dict], code: Exit) -> None:
-    """Of all batches."""
+def test_the_exit_code_of_a_run_is_that_of_its_worst_batch(ends: list[dict], code: Exit) -> None:
+    """In the order of severity."""
     assert verdict([BatchResult(batch="b", began_at=1, ended_at=2, **end) for end in ends]) is code
 
 
-def test_where_a_journal_lies(tmp_path: Path) -> None:
-    """Beside the output; of stdout in the user's state, where an old one is forgotten."""
+def test_the_folder_of_a_journal(tmp_path: Path) -> None:
+    """Beside the output; for stdout in the state directory, where old journals are removed."""
     assert folder_of(Path("a/out.jsonl"), JOB, {}) == Path("a/out.jsonl.tidemill")
     environ = {"XDG_STATE_HOME": str(tmp_path)}
     folder, other = folder_of(None, JOB, environ), folder_of(None, Job(**{**asdict(JOB), "window": "7d"}), environ)

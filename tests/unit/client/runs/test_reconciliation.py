@@ -1,4 +1,4 @@
-"""The reconciliation against a naive count."""
+"""Reconciliation, compared with a naive count."""
 
 from collections import Counter
 from pathlib import Path
@@ -24,10 +24,10 @@ def lines(ids: list[str]) -> bytes:
     other=st.lists(names, max_size=5),
     data=st.data(),
 )
-def test_it_finds_what_a_count_finds(
+def test_it_agrees_with_a_count(
     tmp_path_factory: pytest.TempPathFactory, asked: list[str], other: list[str], data: st.DataObject
 ) -> None:
-    """Missing, duplicate and foreign lines, however they are spread over the two files."""
+    """Missing, duplicate and foreign lines, distributed over both files."""
     answered = data.draw(
         st.lists(st.sampled_from([*asked, *other]), max_size=30) if asked or other else st.just([])
     )
@@ -45,16 +45,16 @@ def test_it_finds_what_a_count_finds(
     assert found.is_exact == (Counter(asked) == counts)
 
 
-def test_an_input_may_have_a_mark_blank_lines_and_no_last_newline(tmp_path: Path) -> None:
-    """As ingest takes it."""
+def test_an_input_may_have_a_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
+    """And no final newline, as for ingest."""
     source, output = tmp_path / "in", tmp_path / "out"
     source.write_bytes(b'\xef\xbb\xbf{"custom_id":"a"}\r\n\r\n{"custom_id":"b"}')
     output.write_bytes(lines(["b", "a"]))
     assert reconcile(source, output, None).is_exact
 
 
-def test_an_input_with_an_id_twice_cannot_be_reconciled(tmp_path: Path) -> None:
-    """No batch is made of such a file."""
+def test_an_input_with_a_duplicate_id_is_refused(tmp_path: Path) -> None:
+    """No batch has such an input."""
     source = tmp_path / "in"
     source.write_bytes(lines(["a", "a"]))
     with pytest.raises(Damaged, match="twice"):
@@ -62,7 +62,7 @@ def test_an_input_with_an_id_twice_cannot_be_reconciled(tmp_path: Path) -> None:
 
 
 def test_a_receipt_is_compared_file_by_file(tmp_path: Path) -> None:
-    """Every difference is a sentence."""
+    """Each difference is a sentence."""
     source, output = tmp_path / "in", tmp_path / "out"
     source.write_bytes(lines(["a"]))
     output.write_bytes(lines(["a"]))

@@ -1,4 +1,4 @@
-"""How the embedded broker is set up: who gets in, and what its command line and its files tell others."""
+"""The embedded broker: its users, command line and configuration. Nothing is started."""
 
 import pytest
 
@@ -20,8 +20,8 @@ def made(tmp_path):
     return broker
 
 
-def test_every_user_has_a_password_of_its_own(made):
-    """Made once, and readable by the owner alone."""
+def test_every_user_has_its_own_password(made):
+    """Created once, readable by the owner only."""
     before = {file.name: file.read_text() for file in made.users.iterdir()}
     assert set(before) == {acls.user(role) for role in (acls.ADMIN, *acls.ROLES)}
     assert len(set(before.values())) == len(before)
@@ -33,7 +33,7 @@ def test_every_user_has_a_password_of_its_own(made):
 
 
 def test_a_crash_leaves_all_passwords_or_none(made, monkeypatch):
-    """Half of them would lock the others out for good."""
+    """With half of them the other users could never connect."""
     made.users.rename(made.users.with_name("away"))
     monkeypatch.setattr(users.secrets, "token_urlsafe", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -44,8 +44,8 @@ def test_a_crash_leaves_all_passwords_or_none(made, monkeypatch):
     assert len(list(made.users.iterdir())) == len(users.ROLES)
 
 
-def test_no_password_stands_in_a_command_line(made):
-    """Everybody on the machine sees them."""
+def test_no_password_is_in_a_command_line(made):
+    """Every user of the machine sees command lines."""
     made._java = ["java", "-cp", "a.jar"]
     words = " ".join(made.command())
     arguments = made._format_arguments("format.properties")
@@ -55,8 +55,8 @@ def test_no_password_stands_in_a_command_line(made):
     assert (made.folder / "server.properties").stat().st_mode & 0o777 == 0o600
 
 
-def test_both_listeners_ask_for_a_password(made):
-    """And nobody without an access list may do anything."""
+def test_both_listeners_require_a_password(made):
+    """Without an ACL a user may do nothing."""
     made._java = ["java", "-cp", "a.jar"]
     made.command()
     told = dict(line.split("=", 1) for line in (made.folder / "server.properties").read_text().splitlines())
@@ -69,8 +69,8 @@ def test_both_listeners_ask_for_a_password(made):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_path_stands_in_a_configuration(tmp_path, name):
-    """Each format would have to escape it in a way of its own."""
+def test_no_path_is_in_a_configuration(tmp_path, name):
+    """Each format would need another way to escape it."""
     broker = Broker(tmp_path / name, cache=tmp_path / "cache")
     broker.folder.mkdir(parents=True)
     users.make(broker.users)
@@ -80,14 +80,14 @@ def test_no_path_stands_in_a_configuration(tmp_path, name):
         assert name not in text
 
 
-async def test_a_cache_that_java_cannot_name(tmp_path):
-    """Its class path has colons between the files."""
+async def test_a_cache_folder_with_a_colon_is_refused(tmp_path):
+    """A Java class path separates files with colons."""
     with pytest.raises(BrokerError, match=r"TIDEMILL_CACHE: the path .* contains a colon; choose another"):
         await Broker(tmp_path, cache=tmp_path / "a:b").prepare()
 
 
 def test_a_start_cache_that_others_could_write_is_not_used(made, tmp_path):
-    """It is code."""
+    """Java executes it."""
     made._aot = tmp_path / "kafka.aot"
     made._aot.write_bytes(b"")
     assert any("AOTCache" in option for option in made._aot_options())
@@ -95,8 +95,8 @@ def test_a_start_cache_that_others_could_write_is_not_used(made, tmp_path):
     assert not any("AOTCache=" in option for option in made._aot_options())
 
 
-def test_no_secret_of_others_reaches_java(made, monkeypatch):
-    """It has no use for keys of the API or of servers."""
+def test_java_gets_no_keys(made, monkeypatch):
+    """Neither API keys nor keys of backends."""
     monkeypatch.setenv("TIDEMILL_API_KEY", "sk-of-the-api")
     monkeypatch.setenv("VLLM_KEY", "sk-of-a-server")
     assert not {"sk-of-the-api", "sk-of-a-server"} & set(made.environ.values())

@@ -1,4 +1,4 @@
-"""Fetching the broker's jars from a repository that has its moods."""
+"""Downloads the jars of the broker from a repository that fails in many ways."""
 
 import asyncio
 import hashlib
@@ -82,16 +82,16 @@ def files(cache):
 WHOLE = {"a-1.0.jar": CONTENT["a"], "b-1.0.jar": CONTENT["b"]}
 
 
-def test_the_list_is_whole():
-    """The list that ships names the broker itself, each jar once, with a hash and a size."""
+def test_the_list_is_complete():
+    """It names the broker and each jar once, with hash and size."""
     pinned = jars.pinned()
     assert len({jar.name for jar in pinned}) == len(pinned)
     assert any(jar.artifact == "kafka_2.13" for jar in pinned)
     assert all(len(jar.sha256) == 64 and jar.size > 0 for jar in pinned)
 
 
-async def test_fetches_once(tmp_path, repository):
-    """All are fetched, in the order of the list; a second time nobody is asked."""
+async def test_jars_are_downloaded_once(tmp_path, repository):
+    """In the order of the list; the second call sends no request."""
     paths = await jars.fetch(JARS, tmp_path, repository=repository.address)
     assert [path.name for path in paths] == ["a-1.0.jar", "b-1.0.jar"]
     assert files(tmp_path) == WHOLE
@@ -101,8 +101,8 @@ async def test_fetches_once(tmp_path, repository):
 
 
 @pytest.mark.parametrize("mood", ["wrong", "longer", "busy", "cut"])
-async def test_tries_again(tmp_path, repository, mood):
-    """A fault that may pass is no failure."""
+async def test_a_passing_fault_is_retried(tmp_path, repository, mood):
+    """And the download succeeds."""
     repository.spoilt = [mood] * 2
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     assert files(tmp_path) == WHOLE
@@ -112,8 +112,8 @@ async def test_tries_again(tmp_path, repository, mood):
     ("mood", "cause"),
     [("wrong", "SHA-256"), ("longer", "more than the"), ("busy", "503"), ("cut", "a-1.0.jar"), ("missing", "404")],
 )
-async def test_gives_up_with_the_cause(tmp_path, repository, mood, cause):
-    """A fault that stays is told with the jar's name and the cause, and leaves nothing that looks like a jar."""
+async def test_a_lasting_fault_is_reported(tmp_path, repository, mood, cause):
+    """With the name of the jar and the cause; no partial file is left."""
     repository.spoilt = [mood] * 100
     with pytest.raises(JarError, match=cause) as caught:
         await jars.fetch(JARS[:1], tmp_path, repository=repository.address)
@@ -121,8 +121,8 @@ async def test_gives_up_with_the_cause(tmp_path, repository, mood, cause):
     assert files(tmp_path) == {}
 
 
-async def test_a_final_answer_is_not_asked_for_again(tmp_path, repository):
-    """What the repository does not have it will not have a second later."""
+async def test_a_missing_jar_is_not_retried(tmp_path, repository):
+    """A 404 does not pass."""
     repository.spoilt = ["missing"]
     with pytest.raises(JarError):
         await jars.fetch(JARS[:1], tmp_path, repository=repository.address)
@@ -130,16 +130,16 @@ async def test_a_final_answer_is_not_asked_for_again(tmp_path, repository):
 
 
 @pytest.mark.parametrize("spoil", [b"", b"x" * len(CONTENT["a"])])
-async def test_a_spoilt_file_is_fetched_again(tmp_path, repository, spoil):
-    """The cache is not trusted, whatever the file's size."""
+async def test_a_damaged_file_is_downloaded_again(tmp_path, repository, spoil):
+    """Whatever its size."""
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     (tmp_path / "jars" / "a-1.0.jar").write_bytes(spoil)
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     assert files(tmp_path) == WHOLE
 
 
-async def test_a_file_that_others_could_write_is_fetched_again(tmp_path, repository):
-    """A jar is code: that its size and time are the known ones proves nothing where others could set them."""
+async def test_a_file_that_others_could_write_is_downloaded_again(tmp_path, repository):
+    """Another user could have set its size and time."""
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     jar = tmp_path / "jars" / "a-1.0.jar"
     before = jar.stat()
@@ -153,8 +153,8 @@ async def test_a_file_that_others_could_write_is_fetched_again(tmp_path, reposit
     assert jar.stat().st_mode & 0o777 == 0o600
 
 
-async def test_what_others_could_remember_is_not_believed(tmp_path, repository):
-    """The list of files that were checked is theirs as well, if they may write to it."""
+async def test_a_list_of_checked_files_that_others_could_write_is_ignored(tmp_path, repository):
+    """All files are hashed again."""
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     jar = tmp_path / "jars" / "a-1.0.jar"
     before = jar.stat()
@@ -166,22 +166,22 @@ async def test_what_others_could_remember_is_not_believed(tmp_path, repository):
     assert files(tmp_path) == WHOLE
 
 
-async def test_a_cache_in_which_others_may_write_is_closed(tmp_path, repository):
-    """Its owner alone writes there from then on."""
+async def test_a_cache_that_others_may_write_to_becomes_private(tmp_path, repository):
+    """From then on only its owner may write."""
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars").chmod(0o777)
     await jars.fetch(JARS, tmp_path, repository=repository.address)
     assert (tmp_path / "jars").stat().st_mode & 0o777 == 0o755
 
 
-async def test_many_at_one_time(tmp_path, repository):
-    """Several that fetch the same do each other no harm."""
+async def test_concurrent_downloads_of_the_same_jars(tmp_path, repository):
+    """All succeed."""
     await asyncio.gather(*(jars.fetch(JARS, tmp_path, repository=repository.address) for _ in range(4)))
     assert files(tmp_path) == WHOLE
 
 
-async def test_a_cancelled_fetch_leaves_nothing(tmp_path, repository):
-    """Ctrl-C in the middle leaves no half file."""
+async def test_a_cancelled_download_leaves_no_file(tmp_path, repository):
+    """As with Ctrl-C."""
     repository.spoilt = ["slow", "slow"]
     fetching = asyncio.ensure_future(jars.fetch(JARS, tmp_path, repository=repository.address))
     await until(lambda: len(repository.asked) == 2, "two questions")
@@ -192,15 +192,15 @@ async def test_a_cancelled_fetch_leaves_nothing(tmp_path, repository):
     assert files(tmp_path) == {}
 
 
-async def test_nobody_there(tmp_path, monkeypatch, unused_tcp_port):
-    """Without a network the error names the jar and says so."""
+async def test_without_a_network_the_error_names_the_jar(tmp_path, monkeypatch, unused_tcp_port):
+    """And the cause."""
     monkeypatch.setattr(jars, "RETRY_SECONDS", 0.001)
     with pytest.raises(JarError, match=r"cannot download [ab]-1\.0\.jar .* connect"):
         await jars.fetch(JARS, tmp_path, repository=f"http://127.0.0.1:{unused_tcp_port}")
 
 
 async def test_a_cache_that_cannot_be_written(tmp_path, repository):
-    """That is told as what it is."""
+    """The error names the cache."""
     (tmp_path / "file").write_text("")
     with pytest.raises(JarError, match=r"cannot use the cache"):
         await jars.fetch(JARS, tmp_path / "file", repository=repository.address)
