@@ -12,7 +12,9 @@ Faust 0.15.3 loses some in three ways, and all are answered here.
    commits what comes behind them (`go_back`).
 
 And it loses time: while all partitions are held back it sleeps for a second, and while some are it waits as long
-for records of the others, whatever has room by then (`resume_at_once`).
+for records of the others, whatever has room by then (`resume_at_once`). aiokafka 0.14 has one fetch under way to a
+broker: it asks for partitions that have no records, for 1.5 s, while the records of others are being taken, and
+fetches more of those only then (`fetch_briefly`).
 """
 
 import asyncio
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 """How often a consumer with no partition to fetch from looks whether it has to stop, or to let go of them."""
+BRIEF_MS: Final = 100
+"""How long a broker may wait for records of some partitions while those of others are being taken."""
 
 
 class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
@@ -148,6 +152,26 @@ def resume_at_once(consumer: Any) -> None:
 
     consumer.on_buffer_drop = on_buffer_drop
     consumer._wait_next_records = wait_next_records  # noqa: SLF001
+
+
+def fetch_briefly(fetcher: Any) -> None:
+    """Have a fetch wait briefly if it leaves partitions out; calling this again changes nothing.
+
+    Args:
+        fetcher: The one of an aiokafka consumer.
+    """
+    if getattr(fetcher, "is_brief", False):
+        return
+    actions = fetcher._get_actions_per_node  # noqa: SLF001  there is no other way in
+
+    def brief(assignment: Any) -> Any:
+        requests, *others = actions(assignment)
+        if fetcher._records:  # noqa: SLF001  a fetch leaves out the partitions that have some
+            for _, request in requests:
+                request._max_wait_ms = BRIEF_MS  # noqa: SLF001
+        return requests, *others
+
+    fetcher._get_actions_per_node, fetcher.is_brief = brief, True  # noqa: SLF001
 
 
 def _look_again(thread: Any) -> None:

@@ -15,7 +15,7 @@ import faust
 
 from tidemill.configuration.security import Kafka, Security, cluster
 from tidemill.configuration.settings import Settings
-from tidemill.faust.patches import Flow, go_back, resume_at_once, seek_all
+from tidemill.faust.patches import Flow, fetch_briefly, go_back, resume_at_once, seek_all
 from tidemill.faust.retention import Oldest
 from tidemill.faust.tables import DeliveredTable
 from tidemill.kafka.connection import TRANSIENT
@@ -48,8 +48,9 @@ class StageApp(faust.App):  # type: ignore[misc]  # Faust is untyped here
         self.on_partitions_assigned.connect(self._joined, weak=False)
 
     async def _joined(self, *_: Any, **__: Any) -> None:
-        coordinator = self.consumer._thread._consumer._coordinator  # noqa: SLF001  not public
-        track_membership(coordinator, self.membership)
+        consumer = self.consumer._thread._consumer  # noqa: SLF001  not public
+        track_membership(consumer._coordinator, self.membership)  # noqa: SLF001
+        fetch_briefly(consumer._fetcher)  # noqa: SLF001
 
     @functools.cached_property
     def flow_control(self) -> Flow:

@@ -4,12 +4,16 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.fetch import FetchRequest_v4
 from faust.types import TP
 from mode.utils.queues import FlowControlQueue
 
 from tidemill.configuration.settings import Settings
-from tidemill.faust.patches import Flow, go_back, seek_all
+from tidemill.faust.patches import BRIEF_MS, Flow, go_back, seek_all
 from tidemill.faust.stage_app import create_app
 from tidemill.kafka.connection import TRANSIENT
 
@@ -61,6 +65,40 @@ async def test_a_partition_with_room_is_fetched_from_at_once(tmp_path):
     assert asked == [{tp}]
     consumer.on_buffer_full(tp)
     consumer.on_buffer_drop(tp)
+
+
+class Client:
+    """One broker that leads every partition."""
+
+    _loop = None
+    _metadata_max_age_ms = 1000
+    cluster = SimpleNamespace(leader_for_partition=lambda _: 1)
+
+
+async def waits_ms(held, tmp_path):
+    """How long the broker may wait in the next fetch, while the partitions `held` have records not yet taken."""
+    app = create_app("flow", Settings(), kafka="127.0.0.1:9", state=tmp_path)
+    partitions = [TopicPartition("requests", number) for number in range(3)]
+    subscriptions = SubscriptionState()
+    fetcher = Fetcher(Client(), subscriptions, fetch_max_wait_ms=1500)
+    consumer = SimpleNamespace(_fetcher=fetcher, _coordinator=SimpleNamespace(is_followed=True))
+    app.consumer = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer))
+    for _ in range(2):
+        await app._joined()
+    subscriptions.assign_from_user(partitions)
+    assignment = subscriptions.subscription.assignment
+    for tp in partitions:
+        assignment.state_value(tp).seek(0)
+    fetcher._records = {tp: SimpleNamespace(calculate_backoff=lambda: 0) for tp in partitions[:held]}
+    [(_, request)] = fetcher._get_actions_per_node(assignment)[0]
+    await fetcher.close()
+    return request.build(FetchRequest_v4).max_wait_time
+
+
+async def test_a_fetch_waits_briefly_while_partitions_are_left_out(tmp_path):
+    """They are fetched from once it has come back, and no sooner."""
+    assert await waits_ms(0, tmp_path) == 1500
+    assert [await waits_ms(held, tmp_path) for held in (1, 2)] == [BRIEF_MS, BRIEF_MS]
 
 
 class Consumer:
