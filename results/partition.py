@@ -218,11 +218,12 @@ class Partition:
     async def lines(self, batch_id: str, marks: list[LineMark], value: bytes, ack: Ack) -> None:
         """Apply result lines; they are acknowledged once they are in a part."""
         active = self.active_batches.get(batch_id)
-        if any(mark.index >= reducer.lines_max(active.state) for mark in marks):
-            raise DecodeError("its batch has no such line")
         if not active.state.takes_lines:
             ack()
             return
+        total = reducer.lines_max(active.state)
+        if any(mark.index >= total for mark in marks):
+            raise DecodeError("its batch has no such line")
         self.batches.note_report(active)
         if not self.batches.parts.add(active, marks, value):
             ack()

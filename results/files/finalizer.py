@@ -122,6 +122,7 @@ class Finalizer:
         recovery = PartRecovery(
             state.id,
             counts.completed + counts.failed,
+            counts.total,
             store=self._store,
             number_from=max((part.number for part in state.parts), default=-1) + 1,
             writer=self._writer,

@@ -27,13 +27,14 @@ class PartRecovery:
     """
 
     def __init__(
-        self, batch_id: str, wanted: int, *, store: Store, number_from: int = 0, writer: str = ""
+        self, batch_id: str, wanted: int, total: int, *, store: Store, number_from: int = 0, writer: str = ""
     ) -> None:
         """Begin without lines.
 
         Args:
             batch_id: The batch.
             wanted: The number of its final lines when it closed.
+            total: The number of its lines; no other is taken.
             store: Has the large results, and takes the parts.
             number_from: Number of the first part.
             writer: See `PartRef`.
@@ -41,6 +42,7 @@ class PartRecovery:
         self.unreadable = 0
         self.destroyed = 0
         self._wanted = wanted
+        self._total = total
         self._store = store
         self._number_from = number_from
         self._writer = writer
@@ -79,7 +81,8 @@ class PartRecovery:
         except (DecodeError, NotFound, ValueError):
             self.unreadable += 1
             return
-        self._active.add(marks, value, 0.0)
+        if all(mark.index < self._total for mark in marks):
+            self._active.add(marks, value, 0.0)
         if self._active.waiting_bytes >= PART_BYTES:
             await self._flush()
 

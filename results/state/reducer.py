@@ -7,7 +7,7 @@ one that comes too early waits in the state.
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidemill.schemas import ids
-from tidemill.schemas.bounds import BATCH_LINES_MAX, TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
+from tidemill.schemas.bounds import TEXT_CHARS_MAX, Id, Moment, Name, Number, Signed, Time
 from tidemill.schemas.lifecycle import AT_WORK, CANCELLABLE, OPEN, move
 from tidemill.schemas.log.messages import (
     Accepted,
@@ -280,9 +280,10 @@ def is_complete(state: State, done: int) -> bool:
 
 
 def lines_max(state: State) -> int:
-    """From this index on no line is one of the batch."""
-    total = state.batch.request_counts.total if state.batch is not None else 0
-    return total if total and not state.growing else BATCH_LINES_MAX
+    """From this index on no line is one of the batch: the log has the number of lines before the lines."""
+    if state.batch is not None:
+        return state.batch.request_counts.total
+    return state.early.accepted.total if state.early.accepted is not None else 0
 
 
 def is_due(state: State, now: float) -> bool:

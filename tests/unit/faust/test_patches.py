@@ -81,7 +81,7 @@ async def waits_ms(held, tmp_path):
     partitions = [TopicPartition("requests", number) for number in range(3)]
     subscriptions = SubscriptionState()
     fetcher = Fetcher(Client(), subscriptions, fetch_max_wait_ms=1500)
-    consumer = SimpleNamespace(_fetcher=fetcher, _coordinator=SimpleNamespace(is_followed=True))
+    consumer = SimpleNamespace(_fetcher=fetcher, _coordinator=SimpleNamespace(is_tracked=True))
     app.consumer = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer))
     for _ in range(2):
         await app._joined()

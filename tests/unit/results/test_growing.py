@@ -53,6 +53,20 @@ def repeated(chance, events):
     return found
 
 
+def grown(chance, facts, lines):
+    """These facts and lines in any order in which no line comes before the fact that makes room for it."""
+    found, total, lines = [], 0, list(lines)
+    for fact in facts:
+        found.append(fact)
+        total = max(total, getattr(codec.decode_fact(fact[2]), "total", 0))
+        for record in list(lines):
+            _, marks = codec.lines_marks(record[1], len(record[2]))
+            if chance.random() < 0.5 and max(mark.index for mark in marks) < total:
+                found.append(record)
+                lines.remove(record)
+    return found + lines
+
+
 def totals_of(chance):
     return [*sorted(chance.sample(range(1, TOTAL), 7)), TOTAL]
 
@@ -74,7 +88,7 @@ async def test_a_stream_ends_with_each_line_once(seed, cut):
     simulation = Simulation(seed)
     chance = simulation.chance
     opened, *rest = repeated(chance, facts(0, totals_of(chance), cut))
-    simulation.log.events += [opened, *cases.interleaved(chance, [rest, cases.lines(chance, 0, TOTAL)])]
+    simulation.log.events += [opened, *grown(chance, rest, cases.lines(chance, 0, TOTAL))]
     await simulation.run(crashes_max=chance.randint(0, 8))
     cases.check(simulation, 0, TOTAL, Status.COMPLETED)
     batch = cases.final(simulation, 0)
@@ -102,7 +116,7 @@ async def test_what_was_accepted_counts_to_the_seal(seed, status):
     simulation.store.objects["files/in0"] = cases.input_file(TOTAL)
     *growing, sealed = facts(0, totals_of(chance))
     some = list(cases.lines(chance, 0, TOTAL))[: chance.randint(1, 5)]
-    simulation.log.events += cases.interleaved(chance, [growing, some])
+    simulation.log.events += grown(chance, growing, some)
     if status is Status.CANCELLED:
         cancel = CancelRequested(batch_id=cases.batch_id(0), at=cases.NOW + 5)
         simulation.log.events.insert(

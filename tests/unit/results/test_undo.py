@@ -6,10 +6,13 @@ from types import SimpleNamespace
 import pytest
 from support.facts import batch_id, commands, lines
 from support.simulated import Simulation
+from tests.unit.results import test_growing as growing
 from tests.unit.results import test_partition as cases
+from tests.unit.results.files.test_finalizer import Damage
 
 from tidemill.kafka.partitions.dead_letters import handle_record
 from tidemill.results.state import reducer, tables
+from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec, dead_letters, topics
 from tidemill.schemas.log.codec import LineMark
 from tidemill.schemas.log.messages import Buried
@@ -81,6 +84,35 @@ async def test_faults_lose_and_double_nothing():
         assert not simulation.letters
         faults += simulation.fuse.faults
     assert faults > len(SEEDS)
+
+
+def forged(number, index):
+    """A result of a line, as whoever may write to `outcomes` can send it."""
+    text = line.answered(batch_id(number), index, b'"id-%d"' % index, status=200, request_id="forged", body=b"{}")
+    headers = codec.lines_headers(batch_id(number), [LineMark(index=index, size=len(text), failed=False)])
+    return (topics.OUTCOMES.name, tuple(headers), text)
+
+
+@pytest.mark.parametrize("damages", [False, True])
+@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("seed", SEEDS[:30])
+async def test_a_line_beyond_the_batch_is_buried(seed, kind, damages):
+    """Also one that comes before the number of lines: then no line is due. Nor is it read when parts are lost."""
+    simulation, total = Faulty(seed), TOTALS[1]
+    simulation.injects = False
+    damage = Damage(simulation) if damages else None
+    simulation.store.objects["files/in0"] = cases.input_file(total)
+    chance = simulation.chance
+    if kind == "stream":
+        opened, *rest = growing.facts(0, [17, total])
+        events = [opened, *growing.grown(chance, rest, lines(chance, 0, total))]
+    else:
+        events = [*commands(0, total), *lines(chance, 0, total)]
+    first = chance.randint(0, len(events) // 3)
+    simulation.log.events += [*events[:first], forged(0, total + chance.randint(0, 600)), *events[first:]]
+    await simulation.run(crashes_max=chance.randint(0, 3))
+    assert set(simulation.letters) == {f"{topics.OUTCOMES.name}/0/{first}"}
+    cases.check(simulation, 0, total, Status.COMPLETED, recovered=damage is not None)
 
 
 @pytest.mark.parametrize("broken", ["created", "accepted", "lines_max"])

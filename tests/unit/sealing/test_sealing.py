@@ -385,7 +385,7 @@ async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys)
         vault, A, text, [(codec.KIND, codec.LINES), *lines_headers(A, [LineMark(0, len(text), failed=False)])[1:]]
     )
     store = DirectoryStore(tmp_path / "objects")
-    gathering = PartRecovery(A, 1, store=store)
+    gathering = PartRecovery(A, 1, 1, store=store)
     await gathering.add(headers, value)
     assert (gathering.missing, gathering.unreadable, gathering.destroyed) == (1, 1, 1)
     await gathering.add(*await open_outcome(vault, headers, value))
