@@ -35,9 +35,12 @@ def rerun(
 def replay(
     of: Annotated[str, typer.Argument(metavar="MODEL", help="Model whose requests to replay.")],
     start: Annotated[
-        str, typer.Option("--from", help="Time (2026-11-23T09:00:00Z), time ago (-2h), or log offset.")
+        str,
+        typer.Option("--from", help="Start: a time (2026-11-23T09:00:00Z), a time ago (-2h), or a log offset."),
     ],
-    end: Annotated[str | None, typer.Option("--to", help="Likewise, exclusive; by default now.")] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", help="End, exclusive, in the same forms; by default now.")
+    ] = None,
     project: AnyProject = None,
     endpoint: Annotated[str | None, typer.Option(help="Only lines for this endpoint.")] = None,
     *,

@@ -18,7 +18,9 @@ def run(
     results: NewBatchOptions,
     name: Annotated[str | None, typer.Option(help="Name of the batch; by default the file name.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(help="Metadata as KEY=VALUE; repeatable.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="By default the url of the first line.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Endpoint of the batch; by default the url of the first line.")
+    ] = None,
     window: Annotated[str, typer.Option(help="Completion window.")] = "24h",
     parallel: Annotated[
         int, typer.Option(min=1, max=64, help="Concurrent batches, if the file exceeds one batch.")

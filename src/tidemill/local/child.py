@@ -136,9 +136,13 @@ class Child:
                 chance=random.random(),  # noqa: S311  it spreads load
             )
             if restart is None:
-                raise ChildError(f"{self.name} cannot be started: it {end}.\n{self._last_words()}")
+                raise ChildError(
+                    f"{self.name} cannot be started: it {end}. Its log ends with:\n{self._last_words()}"
+                )
             failures = restart.failures
-            self._say(f"{self.name} {end}; restarting it in {restart.delay_seconds:.1f} s.")
+            self._say(
+                f"{self.name} {end}; restarting it in {restart.delay_seconds:.1f} s. Its log: {self._program.log}"
+            )
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), restart.delay_seconds)
 

@@ -87,12 +87,7 @@ def main(settings: Settings, config: Path | None) -> int:
 
 
 class Up:
-    """One run of everything.
-
-    Args:
-        settings: The settings.
-        config: The settings file, if an option named one.
-    """
+    """One run of everything; see `main`."""
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
         self._settings = settings

@@ -20,6 +20,7 @@ from tidemill.kafka.admin import TopicError, topic_configs, wanted
 from tidemill.kafka.connection import LogUnavailable, check_broker
 from tidemill.ops import Say, findings, server_probe
 from tidemill.ops.findings import Finding
+from tidemill.retrying import reason
 from tidemill.runtime import preflight, run_file
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import DecodeError
@@ -109,7 +110,7 @@ async def _broker(kafka: Kafka | None) -> list[Finding]:
     try:
         await check_broker(kafka)
     except Exception as error:  # noqa: BLE001  whatever the error is, it does not answer
-        return [findings.fail("kafka", f"{kafka} does not answer ({type(error).__name__})",
+        return [findings.fail("kafka", f"{kafka} does not answer ({reason(error)})",
                               "check the address, its security settings, and that it runs")]  # fmt: skip
     return [findings.ok("kafka", f"{kafka} answers")]
 
@@ -138,7 +139,7 @@ async def _keys(settings: Settings, kafka: Kafka) -> list[Finding]:
     try:
         verifier = signing_keys.verifier(signing_keys.with_kept(settings))
     except SettingsError as error:
-        return [findings.warn("keys", f"cannot be checked here ({error})", "set it as for ingest")]
+        return [findings.warn("keys", f"cannot be checked here ({error})", "set the same value as for ingest")]
     count, refused = 0, []
     async with history.reading(kafka) as reader:
         async for record in reader.records(topics.KEYS.name):
@@ -190,7 +191,7 @@ async def _store(settings: Settings) -> list[Finding]:
         read = b"".join([chunk async for chunk in store.read(key)])
         await store.delete(key)
     except Exception as error:  # noqa: BLE001  whatever the error is, the store does not work
-        return [findings.fail("store", f"{settings.store_url}: {type(error).__name__}", fix)]
+        return [findings.fail("store", f"{settings.store_url}: {reason(error)}", fix)]
     finally:
         if store is not None:
             await store.close()

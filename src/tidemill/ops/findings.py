@@ -74,7 +74,9 @@ def _spread(row: Topic, partitions: int, together: int) -> Finding | None:
         return fail(row.name, f"has {partitions} partitions instead of one", "recreate it with one partition")
     if row == topics.COMMANDS and partitions != together:
         return fail(
-            row.name, f"has {partitions} partitions, and outcomes has {together}", "give both the same number"
+            row.name,
+            f"has {partitions} partitions, and outcomes has {together}",
+            "add partitions to the one with fewer",
         )
     return None
 

@@ -134,7 +134,7 @@ def _known(batches: Mapping[str, Batch], vault: Vault, name: str) -> Batch:
         raise RebuildError(f"{name}: {len(meant)} batches match: {', '.join(sorted(meant)[:SHOWN_MAX])}")
     batch_id = meant[0]
     if vault.is_erased(batch_id):
-        raise RebuildError(f"{batch_id}: it is deleted [batch_deleted]")
+        raise RebuildError(f"{batch_id}: the batch is deleted")
     if (batch := batches.get(batch_id)) is None:
         raise RebuildError(f"{batch_id}: no such batch")
     return batch
@@ -172,6 +172,6 @@ def _summary(rebuilt: Rebuilt) -> str:
         for name, file in files
         if file
     ]
-    equal = "equal to the published receipt" if rebuilt.is_equal else "NOT the published receipt"
+    equal = "equal to the published receipt" if rebuilt.is_equal else "NOT equal to the published receipt"
     odd = f"; {rebuilt.unreadable} records were unreadable" if rebuilt.unreadable else ""
     return f"{', '.join(parts) or 'no lines'}: {equal}{odd}"

@@ -95,27 +95,13 @@ class Client(Connection):
     async def create(
         self, input_file_id: str, endpoint: str, window: str, metadata: dict[str, str], *, key: str
     ) -> Batch:
-        """Create a batch; requests with the same idempotency key create one batch.
-
-        Args:
-            input_file_id: The uploaded file.
-            endpoint: Endpoint of its lines.
-            window: Completion window, like `24h`.
-            metadata: Metadata of the batch.
-            key: The idempotency key.
-        """
+        """Create a batch with a completion window like `24h`; requests with the same key create one batch."""
         body: dict[str, Any] = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": window}
         body |= {"metadata": metadata} if metadata else {}
         return Batch.model_validate(await self.make(BATCHES, body, key=key))
 
     async def make(self, path: str, body: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
-        """Create an object under an idempotency key.
-
-        Args:
-            path: Route.
-            body: JSON body.
-            key: The idempotency key; by default a new one.
-        """
+        """Create an object under an idempotency key, by default a new one."""
         headers = {"idempotency-key": key or uuid.uuid4().hex}
         return await self.send_retrying("POST", path, json=body, headers=headers)
 
@@ -128,12 +114,7 @@ class Client(Connection):
         return Batch.model_validate(await self.send_retrying("GET", f"{BATCHES}/{batch_id}"))
 
     async def finished(self, batch_id: str, seen: Callable[[Batch], None]) -> Batch:
-        """Poll a batch until it has a final status, at the latest after its deadline.
-
-        Args:
-            batch_id: The batch.
-            seen: Called with each state of the batch.
-        """
+        """Poll a batch until its status is final, which is so after its deadline; passes each state to `seen`."""
         pause = POLL_SECONDS_MIN
         while True:
             batch = await self.batch(batch_id)
@@ -174,13 +155,7 @@ class Client(Connection):
     async def pages(
         self, path: str, params: Mapping[str, str], *, limit: int = sys.maxsize
     ) -> AsyncIterator[dict[str, Any]]:
-        """Read the objects of a list, page by page.
-
-        Args:
-            path: Route of the list.
-            params: Filters.
-            limit: Number of objects.
-        """
+        """Read up to `limit` objects of a list, page by page; `params` are its filters."""
         query = {"limit": str(min(limit, PAGE_LINES_MAX)), **params}
         for _ in range(PAGES_MAX):
             page = _Page.model_validate(await self.send_retrying("GET", path, params=query))

@@ -92,11 +92,11 @@ class Connection:
             await asyncio.sleep(pause_seconds(failures - 1, longest=PAUSE_SECONDS_MAX))
 
     def unreachable(self, error: Exception) -> Unreachable:
-        """Explain in plain words why there is no answer."""
+        """Explain why there is no answer, and what to do."""
         url = self.base_url
         match error:
             case aiohttp.InvalidURL():
-                text = f"{url} is not a valid address"
+                text = f"{url} is not a valid address; expected http://HOST:PORT/v1"
             case aiohttp.ClientConnectorDNSError():
                 text = f"the host name in {url} does not resolve"
             case aiohttp.ClientConnectorCertificateError():
@@ -105,13 +105,14 @@ class Connection:
                 text = f"{url} does not speak TLS; without TLS the address begins with http://"
             case aiohttp.ClientConnectorError():
                 number = error.os_error.errno
-                text = f"no service answers at {url}: {os.strerror(number) if number else 'no connection'}"
+                why = os.strerror(number) if number else "no connection"
+                text = f"no service answers at {url}: {why}; check the address, and that it runs"
             case TimeoutError():
-                text = f"{url} does not answer in time"
+                text = f"the service at {url} does not answer in time"
             case aiohttp.ClientError():
                 text = f"the connection to {url} broke off"
             case _:
-                text = f"{url} does not speak the Batch API"
+                text = f"{url} does not speak the Batch API; the address usually ends in /v1"
         return Unreachable(text)
 
 

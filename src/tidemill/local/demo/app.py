@@ -51,10 +51,6 @@ def _unknown(model: str) -> web.Response:
     return _fault(404, message, param="model", code="model_not_found")
 
 
-async def _health(_: web.Request) -> web.Response:
-    return web.json_response({"status": "ok"})
-
-
 async def _models(_: web.Request) -> web.Response:
     models = [
         {"id": name, "object": "model", "created": int(time.time()), "owned_by": "tidemill"}
@@ -107,7 +103,7 @@ def _application(chat: Chat, embedder: Embedder) -> web.Application:
             yield
 
     app.cleanup_ctx.append(engines)
-    app.add_routes([web.get("/health", _health), web.get("/v1/models", _models)])
+    app.add_routes([web.get("/v1/models", _models)])
     app.add_routes([web.post(endpoint, _chat) for endpoint in CHAT_ENDPOINTS])
     app.add_routes([web.post("/v1/embeddings", _embeddings)])
     return app
