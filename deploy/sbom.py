@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a script
-"""Writes what an installation is made of, as a CycloneDX document: `python deploy/sbom.py OUT`.
+"""Lists the packages of an installation as a CycloneDX document: `python deploy/sbom.py OUT`.
 
 The Python packages are those of requirements-runtime.lock, which the image installs, and the jars those of the
-embedded broker: both lists name versions and SHA-256, so the document does not depend on what is installed here.
+embedded broker: both lists name versions and SHA-256, whatever is installed here.
 Only licences come from the metadata of installed packages.
 """
 

@@ -9,8 +9,6 @@ import typer
 from tidemill.cli.invocation import Work, client_command
 from tidemill.cli.options import AsJson, BatchId, ResultOptions
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 
 @dataclass(frozen=True, kw_only=True)
 class WatchOptions(ResultOptions):

@@ -6,8 +6,6 @@ import typer
 
 from tidemill.cli.invocation import OperatorWork, operator_command, refuse
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 app = typer.Typer(
     help="Inspect and requeue dead letters: records that a stage could not read.", no_args_is_help=True
 )

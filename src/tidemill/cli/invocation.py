@@ -22,14 +22,12 @@ if TYPE_CHECKING:
     from tidemill.configuration.settings import Settings
     from tidemill.terminal import Console
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 T = TypeVar("T")
 
 Work = Callable[["Console", "Target"], Coroutine[Any, Any, Exit]]
-"""What a command does with the service; returns the exit code."""
+"""The work of a command at the service; returns the exit code."""
 OperatorWork = Callable[["Settings", "Kafka"], Coroutine[Any, Any, object]]
-"""What an operator's command does; False ends it with the exit code 1."""
+"""The work of an operator's command; False means the exit code 1."""
 
 
 def client_command(command: Callable[..., Work]) -> Callable[..., None]:

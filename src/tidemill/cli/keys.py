@@ -7,8 +7,6 @@ import typer
 from tidemill.cli.invocation import Work, client_command
 from tidemill.cli.options import AsJson
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 app = typer.Typer(help="Manage API keys and producers' tokens.", no_args_is_help=True)
 
 
@@ -16,10 +14,10 @@ app = typer.Typer(help="Manage API keys and producers' tokens.", no_args_is_help
 @client_command
 def create(
     *,
-    name: Annotated[str, typer.Option(help="What the key is for.")],
+    name: Annotated[str, typer.Option(help="Purpose of the key.")],
     project: Annotated[str | None, typer.Option(help="Its project; by default the project of your key.")] = None,
     role: Annotated[
-        Literal["read", "write", "admin", "operator"], typer.Option(help="What the key may do.")
+        Literal["read", "write", "admin", "operator"], typer.Option(help="Rights of the key.")
     ] = "write",
     life_seconds: Annotated[
         int | None,

@@ -16,8 +16,6 @@ from tidemill.cli.invocation import (
 from tidemill.cli.options import Config, DataFolder, OperatorOptions
 from tidemill.client.errors import Exit
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 
 def doctor(config: Config = None, data: DataFolder = None) -> None:
     """Check settings, Kafka, store, backends and batches.

@@ -62,21 +62,21 @@ class ResultOptions:
 
     def sink(self) -> "Sink":
         """The paths, for the client."""
-        from tidemill.client.runs.paths import Sink  # noqa: PLC0415 - slow to import
+        from tidemill.client.runs.paths import Sink
 
         return Sink(output=self.output, errors=self.errors, receipt=self.receipt, force=self.force)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewBatchOptions(ResultOptions):
-    """Those of a command that creates batches, or resumes following them."""
+    """Where the results of a new batch go; the same command resumes it."""
 
     again: Annotated[bool, typer.Option("--again", help="Start over instead of resuming.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class RerunOptions:
-    """What a rerun changes."""
+    """Changes that a rerun makes."""
 
     model: Annotated[str | None, typer.Option(help="Run the lines on this model.")] = None
     window: Annotated[str | None, typer.Option(help="Completion window; by default as before.")] = None

@@ -10,8 +10,6 @@ from tidemill.cli.invocation import Work, client_command, find_kafka, load_setti
 if TYPE_CHECKING:
     from tidemill.configuration.security import Kafka
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 
 @client_command
 def produce(

@@ -7,8 +7,6 @@ import typer
 from tidemill.cli.invocation import Work, client_command
 from tidemill.cli.options import AnyProject, AsJson
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 
 @client_command
 def usage(

@@ -8,8 +8,6 @@ import typer
 from tidemill.cli.invocation import load_settings
 from tidemill.cli.options import Config
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 
 def up(
     port: Annotated[

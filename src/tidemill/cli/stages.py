@@ -11,8 +11,6 @@ from tidemill.cli.options import Config
 if TYPE_CHECKING:
     from tidemill.configuration.settings import Settings
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that every command starts fast
-
 
 def api(config: Config = None) -> None:
     """Run the REST API."""

@@ -1,4 +1,4 @@
-"""Files of the client: reads inputs line by line; counts, hashes and replaces what it writes."""
+"""Reads the lines of an input; counts, hashes and replaces result files."""
 
 import hashlib
 import os

@@ -18,7 +18,7 @@ RATE_SECONDS = 30.0
 PLAIN_SECONDS = 10.0
 """Without a terminal, minimum interval of lines with the same status."""
 IDLE_SECONDS = 60.0
-"""Without a terminal, interval of lines that repeat the one before."""
+"""Without a terminal, interval of lines that repeat their predecessor."""
 NAME_CHARS = 14
 BAR_CELLS = 16
 SECOND, MINUTE, HOUR = 1, 60, 3600
@@ -67,7 +67,7 @@ class Display:
         """Update the lines of a batch, or of all batches of a run."""
 
     def waits(self, waits: Iterable[Waiting]) -> None:
-        """Update what lines wait for."""
+        """Update the reasons why lines wait."""
 
 
 class _Shown(Display):
@@ -80,7 +80,7 @@ class _Shown(Display):
         self._said: set[tuple[Reason, str | None]] = set()
 
     def waits(self, waits: Iterable[Waiting]) -> None:
-        """Print a stall whenever it begins, and once what lines wait for in normal operation."""
+        """Print a stall whenever it begins; print a reason of normal operation once."""
         found = {(wait.reason, wait.server): wait for wait in waits}
         for key in found.keys() - self._said:
             lines = f"{counted(found[key].lines, 'line')} {'waits' if found[key].lines == 1 else 'wait'}"
@@ -98,7 +98,7 @@ class _Shown(Display):
 
 
 class _Name(ProgressColumn):
-    """A name, cut to its end, which tells more than its beginning."""
+    """A name, cut to its end."""
 
     def render(self, task: Task) -> Text:
         return Text(shortened(task.description, NAME_CHARS).ljust(NAME_CHARS))

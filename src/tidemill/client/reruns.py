@@ -124,7 +124,7 @@ def replay_body(
         source: `source` of the API; `from` and `to` may also be relative: `-90m`, `-2h`, `-1d`.
         model: Another model.
         window: Another completion window.
-        now: What relative times count from; by default the current time.
+        now: Origin of relative times; by default the current time.
 
     Raises:
         UsageError: `from` or `to` is invalid.

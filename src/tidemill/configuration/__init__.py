@@ -1,1 +1,1 @@
-"""Settings: reads them and reports what is wrong with them."""
+"""Settings: reads them and reports their faults."""

@@ -12,7 +12,7 @@ from tidemill.configuration.misconfigured import Table
 
 
 class Security(Table):
-    """What a broker requires of its clients; by default nothing."""
+    """TLS and SASL of the connections to a broker; by default neither."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """That of the broker's listener: `SSL` encrypts the connection, `SASL` authenticates with a password."""

@@ -1,1 +1,1 @@
-"""Everything on one machine: what `tidemill up` starts, watches and stops."""
+"""`tidemill up`: starts, watches and stops everything on one machine."""

@@ -70,7 +70,7 @@ def decide_restart(*, failures: int, alive_seconds: float, ever_ready: bool, cha
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What to run, and how to tell that it is ready."""
+    """A program: its command line, environment and log, and how to notice that it is ready."""
 
     name: str
     command: Callable[[], list[str]]
@@ -95,7 +95,7 @@ class Child:
     """Keeps one program running until it is stopped.
 
     Args:
-        program: What to run.
+        program: The program.
         say: Prints messages for the operator.
         changed: Called after each change of `pid`.
 

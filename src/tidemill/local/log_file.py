@@ -8,7 +8,7 @@ TAIL_BYTES = 16 * 1024
 
 
 class LogFile:
-    """A file to append to; once full it becomes `NAME.1` and replaces the one before.
+    """A file to append to; once full it becomes `NAME.1` and replaces its predecessor.
 
     Args:
         path: The file, in an existing folder.

@@ -50,7 +50,7 @@ class Supervisor:
         await _all_ready(started)
 
     async def stop(self) -> float:
-        """Stop the stages, then the base; kill what does not stop in time.
+        """Stop the stages, then the base; kill processes that do not stop in time.
 
         Returns:
             Seconds left of `STOP_SECONDS_MAX`.

@@ -175,7 +175,7 @@ class Up:
         say(f"Tidemill is ready at {self._api} (API key: {shown})")
 
     def _keep_secrets(self) -> str:
-        """Create the keys that are not set; returns what to show of the API key.
+        """Create the keys that are not set; returns the text to show for the API key.
 
         That is the key itself once, when it is created, and later where it is: output of `up` ends up in logs.
         """
@@ -286,7 +286,7 @@ class Up:
     def _write_run(self) -> None:
         if not self._is_ready or self._stopping.is_set():
             return
-        # A full disk must not end what runs.
+        # A full disk must not end the service.
         with suppress(OSError):
             data_folder.write_run(
                 self._data,

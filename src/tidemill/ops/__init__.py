@@ -7,4 +7,4 @@ Say = Callable[[str], None]
 
 
 class OperatorError(Exception):
-    """The command cannot do what was asked; the text says why."""
+    """The command cannot do its work; the text says why."""

@@ -1,4 +1,4 @@
-"""`tidemill doctor`: checks what Tidemill needs, and says how to fix what is wrong."""
+"""`tidemill doctor`: checks everything that Tidemill needs, and says how to fix faults."""
 
 import asyncio
 import os
@@ -159,7 +159,7 @@ async def _clock(kafka: Kafka) -> list[Finding]:
 
 
 async def _batches(kafka: Kafka) -> list[Finding]:
-    """What batches wait for, by their latest records."""
+    """Reasons why batches wait, by their latest records."""
     count = 0
     stalled: dict[str, Waits] = {}
     async with history.reading(kafka) as reader:

@@ -1,4 +1,4 @@
-"""Findings of `tidemill doctor`: judges what it observed, without I/O."""
+"""Findings of `tidemill doctor`: judges observations, without I/O."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Finding:
     verdict: Verdict
     text: str
     fix: str = ""
-    """What to do about it."""
+    """The remedy."""
 
 
 def ok(what: str, text: str) -> Finding:
@@ -55,7 +55,7 @@ def fail(what: str, text: str, fix: str) -> Finding:
 def topic(
     row: Topic, *, partitions: int, together: int, configs: Mapping[str, str], replication: int
 ) -> Finding | None:
-    """What is wrong with a topic; None if nothing is.
+    """The fault of a topic; None if it has none.
 
     Args:
         row: The topic as it should be.
@@ -130,7 +130,7 @@ def stalled(batches: Mapping[str, Sequence[Waiting]]) -> list[Finding]:
     """One finding for each reason, server and status that stalls batches.
 
     Args:
-        batches: The stalled batches by id, with what each one waits for.
+        batches: The stalled batches by id, with the reasons why each one waits.
     """
     found: dict[tuple[Reason, str | None, int | None], list[tuple[str, Waiting]]] = {}
     for batch_id, waits in batches.items():

@@ -1,4 +1,4 @@
-"""`tidemill purge`: searches the log and the store for what is still readable of deleted batches.
+"""`tidemill purge`: searches the log and the store for readable remains of deleted batches.
 
 It only reads: `tidemill delete` deletes, through the API.
 """
@@ -39,7 +39,7 @@ POLL_SECONDS: Final = 0.5
 
 @dataclass
 class Found:
-    """What is left of a batch."""
+    """Remains of a batch."""
 
     sealed: int = 0
     """Records that cannot be decrypted."""
@@ -58,7 +58,7 @@ class Found:
 
 
 async def purge(settings: Settings, kafka: Kafka, say: Say, *, batch_id: str = "", project: str = "") -> bool:
-    """Report what is left of a deleted batch, or of all deleted batches of a project.
+    """Report the remains of a deleted batch, or of all deleted batches of a project.
 
     Returns:
         Whether nothing of them is readable.

@@ -71,7 +71,7 @@ async def lacking(
 ) -> frozenset[str]:
     """The endpoints among some that the server does not know.
 
-    Each one gets an empty object, which no server can process: one that knows the endpoint names what is missing.
+    Each one gets an empty object, which no server can process; a server that knows the endpoint answers 400.
     """
 
     async def is_lacking(session: aiohttp.ClientSession, endpoint: str) -> bool:

@@ -1,6 +1,6 @@
 """The routes of the Batch API that the commands use.
 
-Requests that are safe to repeat are retried: reads, and whatever carries an idempotency key.
+Requests that are safe to repeat are retried: reads, and requests with an idempotency key.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ NAMES = {"lines_max": "file_lines_max", "bytes_max": "file_bytes_max", "inputs_m
 
 
 class Bounds(msgspec.Struct, frozen=True, rename=NAMES):
-    """What one batch may hold; the defaults are OpenAI's limits."""
+    """Limits of one batch; the defaults are those of OpenAI."""
 
     lines_max: int = 50_000
     bytes_max: int = 209_715_200
@@ -82,7 +82,7 @@ class Client(Connection):
     """Client of one service; see `Connection`."""
 
     async def limits(self) -> Bounds:
-        """Read what one batch may hold; a service without this route gets OpenAI's limits."""
+        """Read the limits of one batch; for a service without this route those of OpenAI."""
         try:
             return msgspec.convert(await self.send_retrying("GET", "/limits"), Bounds)
         except msgspec.ValidationError as error:
@@ -114,7 +114,7 @@ class Client(Connection):
         return Batch.model_validate(await self.send_retrying("GET", f"{BATCHES}/{batch_id}"))
 
     async def finished(self, batch_id: str, seen: Callable[[Batch], None]) -> Batch:
-        """Poll a batch until its status is final, which is so after its deadline; passes each state to `seen`."""
+        """Poll a batch until its status is final, at the latest after its deadline; `seen` gets each state."""
         pause = POLL_SECONDS_MIN
         while True:
             batch = await self.batch(batch_id)

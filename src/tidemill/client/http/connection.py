@@ -66,7 +66,7 @@ class Connection:
 
     @asynccontextmanager
     async def opened(self, method: str, path: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request once, and give the answer whose body is still to be read."""
+        """Send a request once; yields the answer before its body is read."""
         try:
             async with self._session.request(method, self.base_url + path, **options) as answer:
                 self._has_answered = True

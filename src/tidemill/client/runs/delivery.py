@@ -135,7 +135,7 @@ def _checked(
 
 
 def places(sink: Sink, output: FileReceipt | None, errors: FileReceipt | None) -> list[str]:
-    """Paths of the results and what they hold, as lines for the summary."""
+    """Paths, sizes and hashes of the results, as lines for the summary."""
     found = [f"output: {sink.output}, {describe(output)}"] if sink.output and output else []
     if errors:
         found.append(f"errors: {sink.errors or '--errors FILE keeps them'}, {describe(errors)}")

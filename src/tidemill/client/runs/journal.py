@@ -37,7 +37,7 @@ KEPT_SECONDS: Final = 30 * 86_400
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a command asks for: only an equal job resumes a run."""
+    """The work of a run; only an equal job resumes it."""
 
     sha256: str
     """Hash of the input."""
@@ -64,7 +64,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of a piece; each step replaces the one before."""
+    """The state of a piece; each step replaces its predecessor."""
 
     piece: int
     file: str | None = None

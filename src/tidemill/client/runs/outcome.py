@@ -12,7 +12,7 @@ from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.terminal import Console, counted
 
 ROWS_MAX: Final = 20
-"""Errors shown unless --all is given."""
+"""Errors shown without --all."""
 PLACES_MAX: Final = 3
 """Line numbers shown for a group of equal faults."""
 SHORT: Final = 8

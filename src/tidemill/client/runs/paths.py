@@ -110,6 +110,6 @@ def fault_of(text: bytes, error: Exception) -> str:
 
     Args:
         text: The line.
-        error: What the decoder said.
+        error: The error of the decoder.
     """
     return str(error) if isinstance(error, msgspec.ValidationError) else malformed.reason(text)

@@ -94,8 +94,8 @@ def fits(source: Path, bounds: Bounds, *, endpoint: str) -> bool:
 
     Args:
         source: The file.
-        bounds: What one batch may hold.
-        endpoint: What its lines ask for.
+        bounds: Limits of one batch.
+        endpoint: Endpoint of its lines.
 
     Raises:
         UsageError: The file cannot be read.
@@ -112,7 +112,7 @@ def cut(source: Path, bounds: Bounds, digests: UniqueIds, *, endpoint: str) -> l
 
     Args:
         source: The file.
-        bounds: What one batch may hold.
+        bounds: Limits of one batch.
         digests: Collects the ids.
         endpoint: See `fits`.
 

@@ -39,7 +39,7 @@ TAIL_LINES = 15
 AOT_NICENESS = 10
 AOT_TRAINING_SECONDS_MAX = 24 * 3600
 AOT_TRAINED_ON = "passwords and access lists"
-"""Part of the cache key: a change of what the training run does creates another cache."""
+"""Part of the cache key: change it with the work of the training run, so that a new cache is created."""
 AOT_UNUSED_SECONDS_MAX = 30 * 24 * 3600
 JVM_OPTIONS = (
     "-Xmx512m",
@@ -298,7 +298,7 @@ def _java() -> tuple[str, str]:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove what runs that were killed have left, and caches that nothing has used for long."""
+    """Remove leftovers of killed runs, and caches unused for long."""
     for pattern, seconds in (("training-*", AOT_TRAINING_SECONDS_MAX), ("kafka-*", AOT_UNUSED_SECONDS_MAX)):
         for file in folder.glob(pattern):
             with suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,14 +14,14 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tidemill.client.http.transfers import Moved
-from tidemill.client.progress import Display, display
 from tidemill.retrying import pause_seconds
 from tidemill.storage import ownership
 from tidemill.terminal import say, stderr_console
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from tidemill.client.progress import Display
 
 LIST = "kafka-jars.txt"
 DOWNLOADS_AT_ONCE = 6
@@ -31,6 +31,9 @@ CONNECT_SECONDS_MAX = 15
 SILENCE_SECONDS_MAX = 30
 CHUNK_BYTES = 64 * 1024
 LEFTOVER_SECONDS_MAX = 3600
+
+Moved = Callable[[int], None]
+"""Takes the number of bytes that were just downloaded; a negative number takes bytes back."""
 
 
 class JarError(Exception):
@@ -185,12 +188,15 @@ def _whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 async def _fetch_all(missing: list[Jar], folder: Path, repository: str) -> None:
-    import aiohttp  # noqa: PLC0415  only needed when a jar is missing
+    # Slow to import, and only needed when a jar is missing.
+    import aiohttp  # noqa: PLC0415
+
+    from tidemill.client.progress import display  # noqa: PLC0415
 
     limit = asyncio.Semaphore(DOWNLOADS_AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX)
 
-    async def one(jar: Jar, client: aiohttp.ClientSession, progress: Display) -> None:
+    async def one(jar: Jar, client: aiohttp.ClientSession, progress: "Display") -> None:
         async with limit:
             await _fetch_one(jar, folder / jar.name, f"{repository}/{jar.path}", client, progress.moved)
 

@@ -40,8 +40,8 @@ class Ports:
 def properties(*, ports: Ports, logs: str, clean: bool, password: str) -> str:
     """The text of `server.properties`.
 
-    Both listeners require a password. ACLs say what a user may do: without one nothing; the administrator, which
-    the node itself also logs in as, may do everything.
+    Both listeners require a password. A user may do what its ACLs allow; the administrator, which the node itself
+    also logs in as, may do everything.
 
     Args:
         ports: Where to listen.
