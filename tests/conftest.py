@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 from support import ports
-from support.brokers import any_kafka
+from support.brokers import any_kafka, make_start_cache
 
 pytest_plugins = ("support.fixtures",)
 
@@ -21,6 +21,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`host:port` of a real Kafka, one for the session; tests keep apart by the names of their topics."""
     with any_kafka(tmp_path_factory.mktemp("kafka")) as bootstrap:
         yield bootstrap
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the first broker starts."""
+    if item.get_closest_marker("kafka") or item.get_closest_marker("e2e"):
+        make_start_cache()
 
 
 @pytest.hookimpl(trylast=True)

@@ -61,10 +61,6 @@ class Node(OpenBroker):
         """As the embedded broker's, with a smaller heap."""
         return [HEAP if word.startswith("-Xmx") else word for word in super().command()]
 
-    def _aot_options(self) -> list[str]:
-        # Use the start cache where there is one, and leave it to others to make one.
-        return super()._aot_options() if self._aot is not None and self._aot.exists() else []
-
     def _write_properties(self, name: str, records: str, *, clean: bool) -> str:
         super()._write_properties(name, records, clean=clean)
         copies = len(self.peers)

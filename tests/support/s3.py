@@ -1,19 +1,17 @@
 """A real S3 server for a test session: SeaweedFS, where its wheel is installed."""
 
-import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.waiting import wait_until
+from support.waiting import one_at_a_time, wait_until
 
 BINARY = "TIDEMILL_TEST_WEED"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-key", "AWS_SECRET_ACCESS_KEY": "test-secret"}
@@ -32,20 +30,13 @@ def server_program() -> str | None:
 @contextmanager
 def s3_server(program: str, folder: Path) -> Iterator[dict[str, str]]:
     """The variables that lead to a server that lives as long as the block."""
-    with _one_start_at_a_time():
+    # The server looks for free ports before it listens: two that start together would take the same.
+    with one_at_a_time("s3"):
         process, url = _started(program, folder)
     try:
         yield {**CREDENTIALS, "AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
     finally:
         _stop(process)
-
-
-@contextmanager
-def _one_start_at_a_time() -> Iterator[None]:
-    """The server looks for free ports before it listens on them: two that start together would take the same."""
-    with (Path(tempfile.gettempdir()) / "tidemill-test-s3.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _started(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:

@@ -1,9 +1,14 @@
-"""Waiting for a condition, with a bound: a test never sleeps for a time it has guessed."""
+"""Waiting for a condition, with a bound, and for a turn: a test never sleeps for a time it has guessed."""
 
 import asyncio
+import fcntl
 import inspect
+import os
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,3 +44,11 @@ async def until(
             return answer
         assert time.monotonic() < patience, f"{what} did not come true in {seconds_max} s"
         await asyncio.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """A block that one test process of this machine and user runs at a time."""
+    with (Path(tempfile.gettempdir()) / f"tidemill-test-{name}-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -112,23 +112,10 @@ class Broker:
             BrokerError: One of them is not available.
         """
         try:
-            if ":" in str(self._cache):
-                # A Java class path cannot escape it.
-                raise BrokerError(
-                    f"TIDEMILL_CACHE: the path {self._cache} contains a colon; choose another folder."
-                )
+            await self.prepare_java()
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._logs.mkdir(exist_ok=True)
-            pinned = jars.pinned()
-            program, version = _java()
-            paths = await jars.fetch(pinned, self._cache)
-            self._java = [program, *JVM_OPTIONS, "-cp", ":".join(map(str, paths))]
             self._ports = kraft.keep_ports(self.folder / "ports")
-            self._aot = self._cache / "aot" / f"kafka-{self._aot_key(program, version, paths)}.aot"
-            with suppress(FileNotFoundError, PermissionError):
-                self._aot.parent.mkdir(exist_ok=True)
-            if self._aot.parent.exists():
-                ownership.keep_unchanged(self._aot.parent)
             log = f"../{self._logs.name}/kafka.log"
             (self.folder / "log4j2.xml").write_text(kraft.log4j2(log), "utf-8")
             if not (self._records / "meta.properties").exists():
@@ -142,6 +129,26 @@ class Broker:
             users.write_client_files(self.users, self.bootstrap)
         except (jars.JarError, kraft.PortError, OSError) as error:
             raise BrokerError(f"cannot start the embedded Kafka: {error}") from error
+
+    async def prepare_java(self) -> None:
+        """Provide jars and Java, and look for the start cache.
+
+        Raises:
+            BrokerError: Java is missing, or cannot use the name of the cache folder.
+            JarError: A jar is not available.
+        """
+        if ":" in str(self._cache):
+            # A Java class path cannot escape it.
+            raise BrokerError(f"TIDEMILL_CACHE: the path {self._cache} contains a colon; choose another folder.")
+        pinned = jars.pinned()
+        program, version = _java()
+        paths = await jars.fetch(pinned, self._cache)
+        self._java = [program, *JVM_OPTIONS, "-cp", ":".join(map(str, paths))]
+        self._aot = self._cache / "aot" / f"kafka-{self._aot_key(program, version, paths)}.aot"
+        with suppress(FileNotFoundError, PermissionError):
+            self._aot.parent.mkdir(exist_ok=True)
+        if self._aot.parent.exists():
+            ownership.keep_unchanged(self._aot.parent)
 
     def command(self) -> list[str]:
         """The command line of the next start, to run in `folder`; writes its configuration too."""
