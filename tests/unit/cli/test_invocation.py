@@ -1,0 +1,50 @@
+"""Commands: groups of options, and errors before any work."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from typer import Argument, Typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from tidemill.__main__ import app
+from tidemill.cli import invocation
+from tidemill.cli.options import NewBatchOptions, OperatorOptions
+
+
+def test_a_group_stands_for_its_options():
+    """The command gets its values, wherever they are on the command line."""
+    seen = []
+
+    def command(name: Annotated[str, Argument()], *, results: NewBatchOptions) -> object:
+        return name, results
+
+    typer = Typer()
+    typer.command()(
+        invocation._with_groups(command, OperatorOptions, lambda begin, common: seen.append((begin(), common)))
+    )
+    done = CliRunner().invoke(typer, ["--again", "x", "-o", "out.jsonl", "--data", "folder"])
+    assert done.exit_code == 0, done.output
+    results = NewBatchOptions(output=Path("out.jsonl"), again=True)
+    assert seen == [(("x", results), OperatorOptions(data=Path("folder")))]
+
+
+def test_commands_that_create_batches_agree_on_their_options():
+    """Only the completion window has another default: a rerun keeps the one of its lines."""
+    commands = get_command(app).commands
+    known = {}
+    for name in ("run", "rerun", "replay"):
+        for option in commands[name].params:
+            if option.opts[0].startswith("-") and option.opts[0] not in {"--window", "--endpoint"}:
+                assert known.setdefault(option.opts[0], option.help) == option.help, (name, option.opts)
+    assert {"-o", "--errors", "--receipt", "--force", "--all", "--again", "--base-url"} <= known.keys()
+
+
+@pytest.mark.parametrize("command", [["dead", "list"], ["rebuild", "batch_1"], ["purge", "batch_1"]])
+def test_an_operators_command_without_a_kafka_says_what_to_do(command, tmp_path):
+    """It has the exit code of a usage error."""
+    done = CliRunner().invoke(app, [*command, "--data", str(tmp_path)])
+    assert done.exit_code == 2, done.output
+    assert "no Kafka is configured (TIDEMILL_KAFKA)" in done.output
+    assert "--data names another folder" in done.output
