@@ -1,4 +1,4 @@
-"""Lines once more: `tidemill rerun` against the whole service."""
+"""`tidemill rerun` and `replay` against a whole service."""
 
 import datetime as dt
 import json
@@ -21,7 +21,7 @@ RUN_SECONDS_MAX = 120.0
 
 @pytest.fixture
 def tidemill(stack):
-    """Runs a command of the command line to its end: exit code, stdout, stderr."""
+    """Run a command of the command line to its end; returns exit code, stdout and stderr."""
 
     def run(*words):
         command = [sys.executable, "-m", "tidemill", *map(str, words), "--base-url", stack.api, "--api-key", KEY]
@@ -48,27 +48,27 @@ def chats(path, *stops):
 
 
 def names(path):
-    """The ids of a file of results."""
+    """The ids of a result file."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line)["custom_id"] for line in file]
 
 
-def told(client, err):
-    """The batch that a command made, by the end of its id, which it says."""
+def created_batch(client, err):
+    """The batch that a command created, by the shortened id in its output."""
     short = re.findall(r"\(([0-9a-f]{8})\)", err)[-1]
     (batch_id,) = [batch.id for batch in client.batches.list() if batch.id.endswith(short)]
     return client.batches.retrieve(batch_id)
 
 
-def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
-    """On another model; the two batches know each other, and only these lines are called."""
+def test_a_rerun_of_the_failed_lines(tidemill, client, backend, tmp_path):
+    """On another model; each batch names the other, and only these lines are called."""
     backend.reset(as_told)
     source, output = chats(tmp_path / "in.jsonl", None, "refuse", None, "refuse"), tmp_path / "out.jsonl"
     code, _, err = tidemill("run", source, "-o", output)
     assert code == 3, err
     assert "2 of 4 succeeded, 2 failed" in err
     assert "2 x 400 " in err
-    old = told(client, err)
+    old = created_batch(client, err)
     assert re.search(rf"To rerun the 2 unfinished lines: `\S+ -m tidemill rerun {old.id[-8:]}`", err), err
     backend.reset(well)
     again = ("rerun", old.id[-8:], "--model", "embed", "-o", tmp_path / "again.jsonl")
@@ -78,20 +78,20 @@ def test_only_the_failed_lines(tidemill, client, backend, tmp_path):
     assert names(tmp_path / "again.jsonl") == ["r1", "r3"]
     assert backend.calls == 2
     assert {json.loads(body)["model"] for body in backend.bodies} == {"embed"}
-    new = told(client, err)
+    new = created_batch(client, err)
     assert (new.model, new.status, new.tidemill["rerun_of"]) == ("embed", "completed", old.id)
     assert client.batches.retrieve(old.id).tidemill["reruns"] == [new.id]
     code, _, err = tidemill("rerun", new.id)
     assert (code, "has no unfinished lines" in err) == (2, True), err
 
 
-def test_what_expired(tidemill, client, backend, tmp_path):
-    """And a code of an error, as well as all of it."""
+def test_a_rerun_of_expired_lines(tidemill, client, backend, tmp_path):
+    """Also of lines with an error code, and of all lines."""
     backend.reset(as_told)
     source = chats(tmp_path / "in.jsonl", None, "wait", "refuse")
     code, _, err = tidemill("run", source, "-o", tmp_path / "out.jsonl", "--window", "4s")
     assert code == 5, err
-    old = told(client, err)
+    old = created_batch(client, err)
     backend.reset(well)
     for only, found in (
         ("unfinished", ["r1", "r2"]),
@@ -105,15 +105,15 @@ def test_what_expired(tidemill, client, backend, tmp_path):
     assert len(client.batches.retrieve(old.id).tidemill["reruns"]) == 4
 
 
-def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
-    """Told by a dry run, then run; a whole batch, too."""
+def test_a_replay_of_a_range_of_the_log(tidemill, client, backend, tmp_path):
+    """After a dry run; also of a whole batch."""
     backend.reset(well)
     start = dt.datetime.now(dt.UTC).isoformat()
     source = chats(tmp_path / "in.jsonl", None, None, None)
     assert tidemill("run", source, "-o", tmp_path / "one.jsonl")[0] == 0
     code, _, err = tidemill("run", source, "-o", tmp_path / "two.jsonl")
     assert code == 0, err
-    old = told(client, err)
+    old = created_batch(client, err)
     wanted = ("replay", "chat", "--from", start)
     code, out, err = tidemill(*wanted, "--dry-run")
     assert (code, out) == (0, ""), err
@@ -125,7 +125,7 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
     assert [name for name, _ in found] == ["r0", "r1", "r2"] * 2
     assert [owner for _, owner in found[3:]] == [old.id] * 3
     fixed = (*wanted, "--to", dt.datetime.now(dt.UTC).isoformat(), "-o", tmp_path / "fixed.jsonl", "--force")
-    batches = [told(client, tidemill(*fixed, *more)[2]).id for more in ((), (), ("--again",))]
+    batches = [created_batch(client, tidemill(*fixed, *more)[2]).id for more in ((), (), ("--again",))]
     assert batches[0] == batches[1] != batches[2]
     code, _, err = tidemill("rerun", old.id, "--only", "all", "--dry-run")
     assert (code, "3 lines, for /v1/chat/completions" in err) == (0, True), err
@@ -140,7 +140,7 @@ def test_a_range_of_a_topic(tidemill, client, backend, tmp_path):
 
 
 def test_the_examples_of_the_page(stack, backend, tmp_path):
-    """As they are printed, in a shell that stops at the first fault."""
+    """Run as printed, in a shell that stops at the first error."""
     backend.reset(well)
     page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "replay.md"
     blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)

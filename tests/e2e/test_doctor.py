@@ -1,4 +1,4 @@
-"""`tidemill doctor` as an operator meets it."""
+"""`tidemill doctor` against a whole service."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ SECONDS_MAX = 120.0
 
 
 def doctor(stack, *arguments, **environ):
-    """Exit code and words."""
+    """Exit code and output."""
     command = [sys.executable, "-m", "tidemill", "doctor", *arguments]
     done = subprocess.run(
         command,
@@ -30,8 +30,8 @@ def doctor(stack, *arguments, **environ):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_all_is_well(stack):
-    """Each thing has its line; a store and topics that work are ok."""
+def test_a_healthy_service(stack):
+    """Each check has its line."""
     code, words = doctor(stack, "--data", str(stack.data))
     assert code == 0, words
     for what in ("kafka", "topics", "keys", "clock", "store", "disk of"):
@@ -39,8 +39,8 @@ def test_all_is_well(stack):
     assert words.splitlines()[-1].endswith("0 fail")
 
 
-def test_a_record_of_keys_that_the_api_has_not_signed(stack):
-    """It is counted; nothing of it is believed."""
+def test_an_unsigned_record_of_keys(stack):
+    """It is counted, and has no effect."""
     asyncio.run(write(stack.cluster(), topics.KEYS.name, "key_forged", b"{}"))
     code, words = doctor(stack, "--data", str(stack.data))
     assert code == 0, words
@@ -53,19 +53,20 @@ async def write(kafka, topic, key, value):
     await log.stop()
 
 
-def test_a_broker_that_is_away(stack, tmp_path):
-    """It fails, within bounds, with what to do, and the rest is looked at all the same."""
+def test_a_broker_that_does_not_answer(stack, tmp_path):
+    """Only this check fails, with a remedy; the checks without Kafka run."""
     code, words = doctor(stack, TIDEMILL_KAFKA="127.0.0.1:1", TIDEMILL_DATA=str(tmp_path))
     assert code == 1
     assert "fail  kafka: 127.0.0.1:1 does not answer" in words
     assert "-> check the address" in words
+    assert words.splitlines()[-1].endswith("1 fail")
     assert f"warn  store: {tmp_path}/store does not exist yet" in words
     assert not list(tmp_path.iterdir())
     assert "Traceback" not in words
 
 
-def test_a_backend_that_is_away(stack, tmp_path):
-    """It is a warning: lines wait for it."""
+def test_a_backend_that_does_not_answer(stack, tmp_path):
+    """A warning: lines wait for it."""
     models = '{"m": {"backends": [{"url": "http://127.0.0.1:1/v1"}]}}'
     code, words = doctor(stack, **stack.way_in("operator"), TIDEMILL_DATA=str(tmp_path), TIDEMILL_MODELS=models)
     assert code == 0, words
@@ -73,7 +74,7 @@ def test_a_backend_that_is_away(stack, tmp_path):
 
 
 def test_a_backend_that_lacks_an_endpoint(stack, tmp_path):
-    """Batches that ask for it could only fail."""
+    """Batches for this endpoint could only fail."""
     with Backend() as server:
         server.lists = ("m",)
         server.lacks = frozenset({"/v1/embeddings"})

@@ -1,4 +1,4 @@
-"""`tidemill run` and its sisters against the whole service: every way a batch can end, by its exit code."""
+"""`tidemill run`, `watch` and `cancel` against a whole service: each end of a batch has its exit code."""
 
 import json
 import re
@@ -25,7 +25,7 @@ Tidemill = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def tidemill(stack: Stack, backend: Backend) -> Tidemill:
-    """Starts a command of the command line against the service."""
+    """Start a command of the command line against the service."""
     backend.rule = as_told
 
     def start(*words: str, stdin: Any = None) -> "subprocess.Popen[str]":
@@ -52,7 +52,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def chats(path: Path, *stops: str | None) -> Path:
-    """Write an input with one chat for each of `stops`, which say what becomes of it."""
+    """Write an input with one chat for each of `stops`, which decide how the mock backend answers."""
     with path.open("w", encoding="utf-8") as file:
         for number, stop in enumerate(stops):
             message = {"role": "user", "content": f"{path.name} {number} äöü \u2028"}
@@ -62,8 +62,8 @@ def chats(path: Path, *stops: str | None) -> Path:
     return path
 
 
-def test_a_batch_goes_through(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
-    """Exit code 0: every line is answered once, in the order of the input, and the receipt says so."""
+def test_all_lines_succeed(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
+    """Exit code 0: every line has one answer, in the order of the input, as the receipt says."""
     source, output = chats(tmp_path / "well.jsonl", *[None] * 1000), tmp_path / "out.jsonl"
     receipt = tmp_path / "receipt.json"
     code, out, err = finished(tidemill("run", str(source), "-o", str(output), "--receipt", str(receipt)))
@@ -75,8 +75,8 @@ def test_a_batch_goes_through(tidemill: Tidemill, backend: Backend, tmp_path: Pa
 
 
 @pytest.mark.parametrize("to_file", [True, False])
-def test_the_same_command_goes_on(tidemill: Tidemill, backend: Backend, tmp_path: Path, *, to_file: bool) -> None:
-    """After Ctrl-C at a third: no line is called twice, and what is there in the end is whole."""
+def test_the_same_command_resumes(tidemill: Tidemill, backend: Backend, tmp_path: Path, *, to_file: bool) -> None:
+    """After Ctrl-C at a third no line is called twice, and the result is complete."""
     source, output = chats(tmp_path / f"{to_file}.jsonl", *[None] * 300), tmp_path / "out.jsonl"
     words = (
         "run",
@@ -115,7 +115,7 @@ def test_the_same_command_goes_on(tidemill: Tidemill, backend: Backend, tmp_path
 
 
 def test_no_line_succeeds(tidemill: Tidemill, tmp_path: Path) -> None:
-    """Exit code 3, in words that cannot be taken for success, with the server's reason; the input is stdin."""
+    """Exit code 3, with the reason of the server; the input is stdin."""
     source = chats(tmp_path / "none.jsonl", "refuse", "refuse")
     with source.open("rb") as stdin:
         code, out, err = finished(tidemill("run", "-", stdin=stdin))
@@ -126,7 +126,7 @@ def test_no_line_succeeds(tidemill: Tidemill, tmp_path: Path) -> None:
 
 
 def test_results_go_to_stdout(tidemill: Tidemill, tmp_path: Path) -> None:
-    """And nothing else does."""
+    """Nothing else is on stdout."""
     code, out, err = finished(tidemill("run", str(chats(tmp_path / "stdout.jsonl", None))))
     assert code == 0, err
     (line,) = out.splitlines()
@@ -134,7 +134,7 @@ def test_results_go_to_stdout(tidemill: Tidemill, tmp_path: Path) -> None:
 
 
 def test_some_lines_fail(tidemill: Tidemill, tmp_path: Path) -> None:
-    """Exit code 3: what failed lies beside what succeeded."""
+    """Exit code 3: the failed lines are in a file beside the output."""
     source, output = chats(tmp_path / "some.jsonl", None, "refuse", None), tmp_path / "out.jsonl"
     code, _, err = finished(tidemill("run", str(source), "-o", str(output)))
     assert code == 3, err
@@ -142,8 +142,8 @@ def test_some_lines_fail(tidemill: Tidemill, tmp_path: Path) -> None:
     assert [line["custom_id"] for line in lines(tmp_path / "out.errors.jsonl")] == ["r1"]
 
 
-def test_a_faulty_input_is_told_line_by_line(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
-    """Exit code 4: nothing was run, and each faulty line is named."""
+def test_each_faulty_line_is_named(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
+    """Exit code 4: no line was run."""
     source = tmp_path / "with-mistakes.jsonl"
     source.write_text((EXAMPLES / source.name).read_text("utf-8").replace("wordllama-256", "embed"), "utf-8")
     code, out, err = finished(tidemill("run", str(source)))
@@ -152,8 +152,8 @@ def test_a_faulty_input_is_told_line_by_line(tidemill: Tidemill, backend: Backen
     assert named == ["2", "3", "4", "5", "7", "8"], err
 
 
-def test_a_batch_is_cancelled_from_outside(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
-    """Exit code 6: the lines that were done are there, and the others say that they were cancelled."""
+def test_another_client_cancels_the_batch(tidemill: Tidemill, backend: Backend, tmp_path: Path) -> None:
+    """Exit code 6: finished lines have their results, the others an error that says that they were cancelled."""
     source, output = chats(tmp_path / "cancel.jsonl", None, "wait", "wait"), tmp_path / "out.jsonl"
     running = tidemill("run", str(source), "-o", str(output))
     wait_until(lambda: backend.calls == 3, "calls", seconds_max=RUN_SECONDS_MAX)
@@ -176,7 +176,7 @@ def test_a_batch_is_cancelled_from_outside(tidemill: Tidemill, backend: Backend,
 
 
 def test_a_batch_expires(tidemill: Tidemill, tmp_path: Path) -> None:
-    """Exit code 5: what was done in time is kept."""
+    """Exit code 5: lines that finished in time have their results."""
     source, output = chats(tmp_path / "late.jsonl", None, "wait"), tmp_path / "out.jsonl"
     code, _, err = finished(tidemill("run", str(source), "-o", str(output), "--window", "4s"))
     assert code == 5, err
@@ -185,15 +185,17 @@ def test_a_batch_expires(tidemill: Tidemill, tmp_path: Path) -> None:
     assert (late["custom_id"], late["error"]["code"]) == ("r1", "batch_expired")
 
 
-def test_a_window_that_is_not_offered_is_refused(tidemill: Tidemill, tmp_path: Path) -> None:
-    """Exit code 2, with the service's own words."""
+def test_an_unknown_window_is_refused(tidemill: Tidemill, tmp_path: Path) -> None:
+    """Exit code 2, with the message of the service."""
     code, _, err = finished(tidemill("run", str(chats(tmp_path / "w.jsonl", None)), "--window", "99d"))
     assert code == 2
     assert "24h" in err
 
 
-def test_a_command_outlives_the_api(tidemill: Tidemill, stack: Stack, backend: Backend, tmp_path: Path) -> None:
-    """The API is killed while a batch runs: the command waits for the next one, and no call is made twice."""
+def test_a_command_survives_a_restart_of_the_api(
+    tidemill: Tidemill, stack: Stack, backend: Backend, tmp_path: Path
+) -> None:
+    """It waits for the new process, and no call is made twice."""
     source, output = chats(tmp_path / "outlives.jsonl", *[None] * 200), tmp_path / "out.jsonl"
     # A call of an earlier test may still be under way.
     before = backend.in_flight

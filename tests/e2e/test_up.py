@@ -1,4 +1,4 @@
-"""`tidemill up` as an operator meets it: starts, faults, stops."""
+"""`tidemill up`: starts, faults and stops of a whole installation."""
 
 import json
 import os
@@ -33,7 +33,7 @@ STOP_SECONDS_MAX = 15.0
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory, inference):
-    """One installation for this file: the tests below go through its life in their order."""
+    """One installation for this file; the tests follow its life in their order."""
     models = inference.models("chat")
     models["chat"]["backends"][0]["api_key_env"] = "BACKEND_KEY"
     stack = Stack(tmp_path_factory.mktemp("up") / ODD / ".tidemill", models, TWO)
@@ -46,12 +46,12 @@ def up(tmp_path_factory, inference):
 
 
 def environ():
-    """This process's environment, without settings of Tidemill."""
+    """The environment of this process without settings of Tidemill."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TIDEMILL_") or name in KEPT}
 
 
 def refused(data, *options):
-    """The exit code and the words of an `up` that does not come to anything."""
+    """Exit code and output of an `up` that cannot start."""
     done = subprocess.run(
         [*COMMAND, "--data", str(data), *options],
         capture_output=True,
@@ -65,7 +65,7 @@ def refused(data, *options):
 
 
 def lives(pid):
-    """Whether a process is there and not just waiting to be buried."""
+    """Whether a process runs and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -73,18 +73,18 @@ def lives(pid):
 
 
 def running(stack):
-    """What `run.json` says."""
+    """The content of `run.json`."""
     return json.loads((stack.data / "run.json").read_text())
 
 
 def every_pid(stack):
-    """Every process of the installation, the supervisor first."""
+    """All processes of the installation, the supervisor first."""
     now = running(stack)
     return [now["pid"], *(pid for pids in now["processes"].values() for pid in pids)]
 
 
 def test_a_second_up_is_refused(tmp_path):
-    """It names the process that holds the folder, and leaves everything as it is."""
+    """It names the process that holds the folder, and changes nothing."""
     with data_folder.locked(tmp_path / "data"):
         code, words = refused(tmp_path / "data")
     assert code == 2
@@ -92,8 +92,8 @@ def test_a_second_up_is_refused(tmp_path):
     assert "Traceback" not in words
 
 
-def test_a_port_in_use_is_told_before_anything_starts(tmp_path):
-    """Nothing is fetched and no process is started."""
+def test_a_port_in_use_is_reported_before_anything_starts(tmp_path):
+    """Nothing is downloaded and no process starts."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -105,8 +105,8 @@ def test_a_port_in_use_is_told_before_anything_starts(tmp_path):
     assert not (tmp_path / "data" / "kafka").exists()
 
 
-def test_settings_that_cannot_be_used(tmp_path):
-    """The fault is named, without a traceback."""
+def test_invalid_settings_are_reported(tmp_path):
+    """In one line, without a traceback."""
     (tmp_path / "bad.toml").write_text("partitions = 0\n")
     code, words = refused(tmp_path / "data", "--config", str(tmp_path / "bad.toml"))
     assert code == 2
@@ -114,8 +114,8 @@ def test_settings_that_cannot_be_used(tmp_path):
     assert "Traceback" not in words
 
 
-def test_says_where_everything_is(up):
-    """One line on stdout when ready; `run.json` names all processes; the API answers there."""
+def test_the_ready_line_and_run_json(up):
+    """One line on stdout has the address of the API, `run.json` names all processes."""
     assert up.log.read_text().count("Tidemill is ready at ") == 1
     now = running(up)
     assert set(now["processes"]) == {"api", "ingest", "processors", "results", "kafka"}
@@ -130,8 +130,8 @@ def test_says_where_everything_is(up):
         assert answer.status == 200
 
 
-def test_each_process_is_told_its_own_secrets(up):
-    """As the kernel has it: no stage, nor the broker, holds a key that it does not need."""
+def test_each_process_has_only_its_own_secrets(up):
+    """By the environments that the kernel shows: no stage, nor the broker, holds a key that it does not need."""
     signing = (up.data / "signing_key").read_text().strip()
     known = {**SECRETS, "TIDEMILL_API_KEY": KEY, "TIDEMILL_SIGNING_KEY": signing}
     told = {
@@ -147,7 +147,7 @@ def test_each_process_is_told_its_own_secrets(up):
 
 
 @pytest.mark.parametrize("name", ["api", "results", "processors", "kafka"])
-def test_a_killed_process_comes_back(up, name):
+def test_a_killed_process_is_restarted(up, name):
     """`run.json` follows, and the address stays."""
     before = running(up)
     os.kill(before["processes"][name][0], signal.SIGKILL)
@@ -163,8 +163,8 @@ def test_a_killed_process_comes_back(up, name):
     assert (after["api"], after["kafka"]) == (before["api"], before["kafka"])
 
 
-def test_nothing_outlives_a_kill(up):
-    """After kill -9 of `up` no process is left, and the folder can be used again."""
+def test_no_process_outlives_a_killed_up(up):
+    """The folder can be used again."""
     pids = every_pid(up)
     os.kill(pids[0], signal.SIGKILL)
     wait_until(lambda: not any(lives(pid) for pid in pids), "the end of all")
@@ -173,22 +173,22 @@ def test_nothing_outlives_a_kill(up):
     assert running(up)["pid"] != pids[0]
 
 
-def test_a_stop_leaves_nothing(up):
-    """Neither a process nor `run.json`."""
+def test_a_stop_leaves_no_process(up):
+    """Nor `run.json`."""
     pids = every_pid(up)
     assert up.stop() == 0
     assert not any(lives(pid) for pid in pids)
     assert not (up.data / "run.json").exists()
 
 
-def test_nothing_lies_elsewhere(up):
-    """All that was made is in the data folder."""
+def test_all_files_are_in_the_data_folder(up):
+    """Nothing is created elsewhere."""
     assert {path.name for path in up.data.parent.iterdir()} == {".tidemill", "email.py"}
     assert [path.name for path in up.data.parent.parent.iterdir()] == [ODD]
 
 
-def test_a_signal_while_starting(tmp_path):
-    """It stops in order, with nothing left."""
+def test_a_signal_during_the_start(tmp_path):
+    """It stops in order and leaves no process."""
     command = [*COMMAND, "--port", "0", "--data", str(tmp_path / "data")]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environ(), cwd=tmp_path) as process:
         supervisor = psutil.Process(process.pid)
