@@ -1,8 +1,8 @@
-"""Every metric of Tidemill, defined once; docs/reference/metrics.md has the same table.
+"""All metrics of Tidemill; docs/reference/metrics.md has the same table.
 
-Names begin with `tidemill_`, units are base units, and no label ever holds an id, a project or a user's text: a
-process has some hundred series, whatever runs on it. A counter is moved once a record, not once a line; what can
-be asked for is asked for when somebody reads. The library's own registry of the process is used.
+Names begin with `tidemill_`, units are base units, and no label contains an id, a project or text of users, so a
+process has about a hundred series at any load. A stage moves a counter once per record, not once per line, and
+gauges are computed at a scrape. All use the library's registry of the process.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,33 +18,34 @@ from tidemill.schemas.log.codec import LineMark
 OUTCOMES: Final = ("completed", "failed")
 STAGES: Final = ("ingest", "processors", "results")
 CLOSED_FOR: Final = ("room", "full", "handshake", "invalid", "late", "head", "body", "unsent", "answer")
-"""Why the API closes connections, as the table of docs/reference/connections.md has it."""
+"""Why the API closes connections, as in the table of docs/reference/connections.md."""
 
-LINES: Final = Counter("tidemill_lines", "Lines whose end is settled, by the file they go into.", ("outcome",))
+LINES: Final = Counter("tidemill_lines", "Finished lines, by the file that has their result.", ("outcome",))
 ATTEMPTS: Final = Counter(
-    "tidemill_line_attempts", "Calls that were made for these lines, those that failed included.", ("outcome",)
+    "tidemill_line_attempts", "Backend calls for these lines, including failed ones.", ("outcome",)
 )
 DEAD_LETTERS: Final = Counter(
-    "tidemill_dlq_messages", "Records that a stage could not read; they are in `tidemill.dead`.", ("stage",)
+    "tidemill_dlq_messages", "Records that a stage could not handle; they are in `tidemill.dead`.", ("stage",)
 )
 MISMATCHES: Final = Counter(
-    "tidemill_reconcile_mismatch", "Batches whose receipt has a line missing or double. More than 0 is an alarm."
+    "tidemill_reconcile_mismatch", "Batches whose receipt has a missing or duplicate line. Alert above 0."
 )
 USAGE_UNKNOWN: Final = Counter(
-    "tidemill_usage_unknown_lines", "Lines whose server named counts of tokens that cannot be; nothing is billed."
+    "tidemill_usage_unknown_lines",
+    "Lines for which the server reported impossible token counts; nothing is billed.",
 )
 CONNECTIONS_CLOSED: Final = Counter(
     "tidemill_api_connections_closed",
-    "Clients' connections that the API closed, or requests that it would not answer, to bound what they take.",
+    "Clients' connections that the API closed, and requests that it refused, to bound their resources.",
     ("reason",),
 )
 LOG_LINES_SUPPRESSED: Final = Counter(
-    "tidemill_log_lines_suppressed", "Lines that the log does not have, since it had the same ones of late."
+    "tidemill_log_lines_suppressed", "Log lines suppressed because they repeat recent ones."
 )
 KEYS_REFUSED: Final = Counter(
     "tidemill_key_records_refused",
-    "Records of `tidemill.keys` that the api has not signed, and that change nothing. More than 0: somebody else "
-    "writes there.",
+    "Records of `tidemill.keys` without a signature of the api, which have no effect. Above 0, another client "
+    "writes to the topic.",
 )
 COUNTERS: Final = (
     LINES,
@@ -57,7 +58,7 @@ COUNTERS: Final = (
     KEYS_REFUSED,
 )
 
-# What first appears with 1 has not increased, as Prometheus sees it, and raises no alarm.
+# To Prometheus, a series that first appears with 1 has not increased, so no alert fires.
 for _counter, _values in (
     (LINES, OUTCOMES),
     (ATTEMPTS, OUTCOMES),
@@ -69,12 +70,12 @@ for _counter, _values in (
 
 Values = Mapping[str, float]
 Sample = Callable[[], Values]
-"""Gives the values by label."""
+"""Returns the values by label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """A metric whose values are asked for when somebody reads."""
+    """A gauge whose values are computed at each scrape."""
 
     name: str
     text: str
@@ -84,60 +85,64 @@ class Sampled:
 LAG: Final = Sampled(
     name="tidemill_lag_seconds",
     label="consumer",
-    text="Age of the oldest record that a consumer has not done with.",
+    text="Age of a consumer's oldest unfinished record.",
 )
 IN_FLIGHT: Final = Sampled(
-    name="tidemill_backend_inflight", label="model", text="Calls in flight, and results on their way to the log."
+    name="tidemill_backend_inflight",
+    label="model",
+    text="Backend calls in flight, and results not yet in the log.",
 )
 LIMIT: Final = Sampled(
-    name="tidemill_backend_limit", label="model", text="How many its servers take, as far as is known."
+    name="tidemill_backend_limit",
+    label="model",
+    text="Concurrency limit of the model's servers, as currently estimated.",
 )
 HELD: Final = Sampled(
     name="tidemill_records_held",
     label="model",
-    text="Records of requests that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
+    text="Request records that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
 )
 BATCHES: Final = Sampled(
-    name="tidemill_batches", label="status", text="Batches that are not over, in the partitions of this process."
+    name="tidemill_batches", label="status", text="Unfinished batches in the partitions of this process."
 )
 AT_RISK: Final = Sampled(
     name="tidemill_batches_at_risk",
     label="status",
-    text="Those of them that the log may drop records of before they are over.",
+    text="Unfinished batches whose records the log may remove before they finish.",
 )
 STALLED: Final = Sampled(
     name="tidemill_batches_stalled",
     label="reason",
-    text="Those of them that wait longer than usual; `tidemill.waiting` of the batch says what for.",
+    text="Unfinished batches that wait longer than usual; `tidemill.waiting` of the batch says why.",
 )
 SLACK: Final = Sampled(
     name="tidemill_deadline_slack_seconds",
     label="model",
-    text="From the expected end of a batch to its deadline, the least of those at work. Below 0 one is late.",
+    text="Least time from the expected end of an active batch to its deadline. Below 0, one is late.",
 )
 CONNECTIONS: Final = Sampled(
     name="tidemill_api_connections",
     label="state",
-    text="Clients' connections to the API: those that wait for a request, and those at work.",
+    text="Clients' connections to the API: waiting for a request, or working on one.",
 )
 DISK_FREE: Final = Sampled(
     name="tidemill_disk_free_bytes",
     label="disk",
-    text="Free on the fullest disk of the log, and on that of the store where it is a folder.",
+    text="Free bytes on the fullest disk of the log, and on the disk of a store in a folder.",
 )
 SAMPLED: Final = (LAG, IN_FLIGHT, LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
 
 
 class _Collector(Collector):
-    """Asks when it is read; what a metric is asked from is replaced by what comes later."""
+    """Computes the gauges at each scrape."""
 
     def __init__(self) -> None:
         self.sources: dict[Sampled, Sample] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        for metric, ask in list(self.sources.items()):
+        for metric, source in list(self.sources.items()):
             family = GaugeMetricFamily(metric.name, metric.text, labels=[metric.label])
-            for label, value in ask().items():
+            for label, value in source().items():
                 family.add_metric([label], value)
             yield family
 
@@ -147,12 +152,12 @@ REGISTRY.register(_collector)
 
 
 def sample(metric: Sampled, source: Sample) -> None:
-    """Have a metric asked for at `source`, which is called on the thread that reads and waits for nothing."""
+    """Set the source of a gauge; it replaces an earlier one, runs on the scraping thread, and must not wait."""
     _collector.sources[metric] = source
 
 
 def count_lines(marks: Sequence[LineMark]) -> None:
-    """Count the lines of a record of outcomes, and the calls made for them."""
+    """Count the lines of a record of outcomes, and their backend calls."""
     if unknown := sum(mark.usage is None for mark in marks):
         USAGE_UNKNOWN.inc(unknown)
     failed = [mark.attempts for mark in marks if mark.failed]

@@ -1,7 +1,7 @@
-"""Retries with back-off: what has to be done before anything else can be is tried until it succeeds.
+"""Retries with back-off until the work succeeds.
 
-A pause doubles with each failure up to a bound, and is shortened by chance, so that those who failed together do
-not try again together. The number of tries has no bound: what waits behind the work may not be acknowledged yet.
+A pause doubles with each failure up to a bound, and is shortened at random, so that tasks that fail together do
+not retry together. The number of attempts has no bound, since the records behind the work stay unacknowledged.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tidemill.schemas.bounds import TEXT_CHARS_MAX
 FIRST_SECONDS: Final = 0.2
 LONGEST_SECONDS: Final = 10.0
 JITTER: Final = 0.5
-"""The share of a pause that is left to chance."""
+"""The random share of a pause."""
 DOUBLINGS_MAX: Final = 20
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ T = TypeVar("T")
 def pause_seconds(
     failures: int, *, first: float | None = None, longest: float | None = None, chance: float | None = None
 ) -> float:
-    """How long to wait before the next try, in seconds.
+    """How long to wait before the next attempt, in seconds.
 
     Args:
-        failures: Tries that had failed before the last one.
+        failures: Failed attempts before the last one.
         first: The longest pause after one failure; by default `FIRST_SECONDS`.
         longest: The longest pause of all; by default `LONGEST_SECONDS`.
-        chance: Between 0 and 1; by default drawn.
+        chance: Between 0 and 1; by default random.
     """
     doubled = (FIRST_SECONDS if first is None else first) * 2.0 ** min(failures, DOUBLINGS_MAX)
     drawn = random.random() if chance is None else chance  # noqa: S311  it spreads load
@@ -43,24 +43,24 @@ def pause_seconds(
 async def retry(
     what: str, call: Callable[[], Awaitable[T]], *, faults: type[Exception] | tuple[type[Exception], ...] = OSError
 ) -> T:
-    """Do something, again after each fault, until it succeeds; each failure is a warning in the log.
+    """Repeat a call until it succeeds, and log each failure as a warning.
 
     Args:
-        what: Named in the log.
-        call: Begins one try.
-        faults: What may pass; any other exception goes to the caller.
+        what: The name of the work in the log.
+        call: Starts one attempt.
+        faults: Transient errors; all others go to the caller.
     """
     for failures in itertools.count():
         try:
             return await call()
         except faults as error:
             pause = pause_seconds(failures)
-            log.warning("%s failed (%s); next try in %.1f s", what, reason(error), pause)
+            log.warning("%s failed (%s); next attempt in %.1f s", what, reason(error), pause)
         await asyncio.sleep(pause)
     raise AssertionError
 
 
 def reason(error: Exception) -> str:
-    """Why something outside has failed, without the paths that the system's own words have."""
+    """Why an external call failed, without the paths in the system's error texts."""
     text = (error.strerror or str(error)) if isinstance(error, OSError) else ""
     return (text or type(error).__name__)[:TEXT_CHARS_MAX]

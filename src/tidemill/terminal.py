@@ -1,4 +1,4 @@
-"""Output to a terminal; control characters in text of others are escaped, so that the terminal obeys none."""
+"""Terminal output, with control characters of foreign text escaped so that the terminal ignores them."""
 
 import shlex
 import shutil

@@ -1,1 +1,1 @@
-"""Everything that knows the inside of Faust."""
+"""Faust apps, with corrections that use Faust's internals."""

@@ -1,20 +1,18 @@
-"""How records flow to a stage while partitions change hands: none may be lost on the way.
+"""Corrects how Faust 0.15.3 delivers records around a rebalance, where it loses records in three ways.
 
-Faust 0.15.3 loses some in three ways, and all are answered here.
+1. After the recovery of new partitions' tables it seeks to the committed offsets, resumes the flow of records, and
+   then calls `resume()` a second time, which empties the queues of all agents. No stage reads the records in them
+   again, and the commit stays before them (`Flow`).
+2. It seeks only in partitions with a committed offset. In others, records that were fetched and dropped before the
+   seek are missing (`seek_all`).
+3. It drops the result of a fetch that began before a rebalance, even if the fetch read from the new position. It
+   then takes the missing records for a gap of the topic, acknowledges them, and commits the records behind them
+   (`go_back`).
 
-1. When the tables of new partitions are recovered, it seeks to the committed offsets, lets records flow, and only
-   then says `resume()`, which empties the queues of all agents, with the records that have come by then. Nobody
-   reads them again: the commit stays before them, and what they were to bring about does not happen.
-2. It seeks only where an offset was committed. In a partition that has none yet, records which were fetched and
-   dropped before the seek would be missing.
-3. It drops what a fetch brings that was begun before a rebalance, also where the fetch read from the place that it
-   had sought to since. It takes the records that are missing then for a gap of the topic, acknowledges them, and
-   commits what comes behind them (`go_back`).
-
-And it loses time: while all partitions are held back it sleeps for a second, and while some are it waits as long
-for records of the others, whatever has room by then (`resume_at_once`). aiokafka 0.14 has one fetch under way to a
-broker: it asks for partitions that have no records, for 1.5 s, while the records of others are being taken, and
-fetches more of those only then (`fetch_briefly`).
+It also loses time: it sleeps for a second while all partitions are paused, and while some are paused it waits for
+records of the others, even after the paused ones have room again (`resume_at_once`). aiokafka 0.14 sends one fetch at
+a time to a broker: it waits up to 1.5 s for partitions without records, and meanwhile fetches nothing more of the
+partitions whose records are being taken (`fetch_briefly`).
 """
 
 import asyncio
@@ -28,17 +26,17 @@ from mode.utils.queues import FlowControlEvent
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
-"""How often a consumer with no partition to fetch from looks whether it has to stop, or to let go of them."""
+"""How often a consumer whose partitions are all paused checks for a stop or a rebalance."""
 BRIEF_MS: Final = 100
-"""How long a broker may wait for records of some partitions while those of others are being taken."""
+"""How long a fetch waits for records of some partitions while the app takes those of others."""
 
 
 class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
-    """Lets records flow; where they flow already, what waits in the queues stays there.
+    """Keeps the queues' records when an active flow is resumed again.
 
     Args:
-        changelogs: Gives the queue of changelog records. It is emptied each time: what is left in it after a
-            recovery is older than what the tables hold by then.
+        changelogs: Returns the queue of changelog records. It is emptied at each call: its records after a
+            recovery are older than the tables.
     """
 
     def __init__(self, changelogs: Callable[[], Any]) -> None:
@@ -46,7 +44,7 @@ class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
         self._changelogs = changelogs
 
     def resume(self) -> None:
-        """Let records flow; called once or twice at each assignment."""
+        """Resume the flow; Faust calls this once or twice at each assignment."""
         if not self.is_active():
             super().resume()
         elif (queue := self._changelogs()) is not None:
@@ -54,13 +52,13 @@ class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
 
 
 def seek_all(consumer: Any) -> None:
-    """Have the consumer seek in every partition of its assignment, committed to or not."""
+    """Make the consumer seek in every assigned partition, also without a committed offset."""
     seek = consumer.seek_to_committed
 
     async def seek_to_committed() -> Any:
         committed = await seek()
-        if fresh := [tp for tp, offset in committed.items() if not offset or offset < 0]:
-            for tp, offset in (await consumer.earliest_offsets(*fresh)).items():
+        if uncommitted := [tp for tp, offset in committed.items() if not offset or offset < 0]:
+            for tp, offset in (await consumer.earliest_offsets(*uncommitted)).items():
                 await consumer.seek(tp, offset)
         return committed
 
@@ -68,21 +66,21 @@ def seek_all(consumer: Any) -> None:
 
 
 def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> None:
-    """Have the consumer fetch again what it has passed over: a topic that is read for its records has no gaps.
+    """Make the consumer seek back to records that it skipped: only changelogs, which are compacted, have gaps.
 
-    What the broker has removed since is no gap either: the log begins behind it.
+    Records that the broker has removed meanwhile count as delivered.
 
     Args:
-        consumer: Faust's.
-        transient: Errors of a broker that is away: the next fetch tries again.
+        consumer: Faust's consumer.
+        transient: Errors of an unavailable broker; the next fetch tries again.
     """
-    places = _Places(consumer, transient)
-    consumer.seek, consumer.seek_to_committed = places.seek, places.seek_to_committed
-    consumer.getmany, consumer.stop_flow = places.getmany, places.stop_flow
+    positions = _Positions(consumer, transient)
+    consumer.seek, consumer.seek_to_committed = positions.seek, positions.seek_to_committed
+    consumer.getmany, consumer.stop_flow = positions.getmany, positions.stop_flow
 
 
-class _Places:
-    """The offset of the next record of each partition; it stands in for four methods of Faust's consumer."""
+class _Positions:
+    """The offset of each partition's next record; its methods replace four of Faust's consumer."""
 
     def __init__(self, consumer: Any, transient: tuple[type[Exception], ...]) -> None:
         self._consumer, self._transient = consumer, transient
@@ -104,50 +102,50 @@ class _Places:
         self._stop_flow()
 
     async def getmany(self, **how: Any) -> AsyncIterator[Any]:
-        left = set()
+        skipped = set()
         async with aclosing(self._getmany(**how)) as fetched:
             async for tp, message in fetched:
-                if tp in left or await self._is_ahead(tp, message.offset):
-                    left.add(tp)
+                if tp in skipped or await self._is_ahead(tp, message.offset):
+                    skipped.add(tp)
                     continue
                 self._next[tp] = message.offset + 1
                 yield tp, message
 
     async def _is_ahead(self, tp: Any, offset: int) -> bool:
-        """Whether records before this one have not come; then they are fetched next."""
-        place = self._next.get(tp, offset)
-        if offset <= place or not self._consumer.app.topics.acks_enabled_for(tp.topic):
+        """Whether records before this one were skipped; if so, the next fetch reads them."""
+        position = self._next.get(tp, offset)
+        if offset <= position or not self._consumer.app.topics.acks_enabled_for(tp.topic):
             return False
         try:
-            place = max(place, (await self._consumer.earliest_offsets(tp))[tp])
-            if offset <= place:
+            position = max(position, (await self._consumer.earliest_offsets(tp))[tp])
+            if offset <= position:
                 return False
-            log.warning("records %d to %d of %s/%d were passed over: going back", place, offset - 1, *tp)
-            await self.seek(tp, place)
+            log.warning("records %d to %d of %s/%d were skipped: seeking back", position, offset - 1, *tp)
+            await self.seek(tp, position)
         except self._transient as error:
-            # The place stays, so the next fetch tries again.
-            log.warning("%s/%d cannot go back to %d: %s", *tp, place, type(error).__name__)
+            # The position stays, so the next fetch tries again.
+            log.warning("%s/%d cannot seek back to %d: %s", *tp, position, type(error).__name__)
         return True
 
 
 def resume_at_once(consumer: Any) -> None:
-    """Have the consumer fetch from a partition that was held back as soon as it has room again."""
-    drop, next_records = consumer.on_buffer_drop, consumer._wait_next_records  # noqa: SLF001  there is no other way in
-    roomy = asyncio.Event()
+    """Make the consumer fetch from a paused partition as soon as it has room again."""
+    drop, next_records = consumer.on_buffer_drop, consumer._wait_next_records  # noqa: SLF001  not public
+    has_room = asyncio.Event()
 
     def on_buffer_drop(tp: Any) -> None:
         if tp in consumer._buffered_partitions:  # noqa: SLF001
             drop(tp)
-            roomy.set()
+            has_room.set()
             thread = consumer._thread  # noqa: SLF001
-            # Closed, its consumer has stopped.
+            # Raised by a closed loop, whose consumer has stopped.
             with suppress(RuntimeError):
-                thread.thread_loop.call_soon_threadsafe(_look_again, thread)
+                thread.thread_loop.call_soon_threadsafe(_wake_fetch, thread)
 
     async def wait_next_records(seconds: float) -> Any:
         while consumer.flow_active and not consumer._get_active_partitions() and not consumer.should_stop:  # noqa: SLF001
-            roomy.clear()
-            await consumer.wait(roomy.wait(), timeout=LOOK_SECONDS)
+            has_room.clear()
+            await consumer.wait(has_room.wait(), timeout=LOOK_SECONDS)
         return await next_records(seconds)
 
     consumer.on_buffer_drop = on_buffer_drop
@@ -155,18 +153,18 @@ def resume_at_once(consumer: Any) -> None:
 
 
 def fetch_briefly(fetcher: Any) -> None:
-    """Have a fetch wait briefly if it leaves partitions out; calling this again changes nothing.
+    """Shorten the wait of a fetch that omits partitions; a second call has no effect.
 
     Args:
-        fetcher: The one of an aiokafka consumer.
+        fetcher: The fetcher of an aiokafka consumer.
     """
     if getattr(fetcher, "is_brief", False):
         return
-    actions = fetcher._get_actions_per_node  # noqa: SLF001  there is no other way in
+    actions = fetcher._get_actions_per_node  # noqa: SLF001  not public
 
     def brief(assignment: Any) -> Any:
         requests, *others = actions(assignment)
-        if fetcher._records:  # noqa: SLF001  a fetch leaves out the partitions that have some
+        if fetcher._records:  # noqa: SLF001  a fetch omits partitions with records
             for _, request in requests:
                 request._max_wait_ms = BRIEF_MS  # noqa: SLF001
         return requests, *others
@@ -174,8 +172,8 @@ def fetch_briefly(fetcher: Any) -> None:
     fetcher._get_actions_per_node, fetcher.is_brief = brief, True  # noqa: SLF001
 
 
-def _look_again(thread: Any) -> None:
-    """Have a fetch that waits for records look at what is there already; called on the consumer's own loop."""
+def _wake_fetch(thread: Any) -> None:
+    """Make a waiting fetch return the records that are already there; runs on the consumer's own loop."""
     if thread._consumer is not None:  # noqa: SLF001
         fetcher = thread._consumer._fetcher  # noqa: SLF001
         for waiter in list(fetcher._fetch_waiters):  # noqa: SLF001

@@ -1,7 +1,7 @@
-"""What can be seen of a running Faust app: the state of its coordinator, its fetching and its agents.
+"""Detects symptoms of a hung Faust app from its coordinator, its fetches and its agents.
 
-Faust and aiokafka tell little of this, so it is read from their insides (Faust 0.15.3, aiokafka 0.14). Whatever is
-not there yet, or not any more, counts as well: a start and a rebalance take things apart and put them together.
+Faust and aiokafka expose little of their state, so the probe reads their private attributes (Faust 0.15.3,
+aiokafka 0.14). A missing object counts as healthy, since starts and rebalances replace these objects.
 """
 
 import asyncio
@@ -11,30 +11,30 @@ from typing import Any
 
 from tidemill.runtime.watchdog import Symptom
 
-# ruff: noqa: SLF001 - this is what the module is for
+# ruff: noqa: SLF001 - the purpose of this module
 
 
 class Probe:
-    """Looks at one app."""
+    """The probe of one app."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self._fetch: int | None = None
-        """Number of the fetch that is under way."""
+        """Number of the fetch in progress."""
         self._fetches = itertools.count()
-        self._asked = 0
-        self._answered = 0
+        self._pings = 0
+        self._pongs = 0
         self._has_had_turn = False
 
     def start(self) -> None:
-        """Follow the app's fetches and assignments; it is not started yet."""
+        """Hook into the app, which is not started yet."""
         consumer = self._app.consumer
         self._app.on_partitions_assigned.connect(self._assigned, weak=False)
         wait = consumer._wait_next_records
 
-        async def followed(timeout: float) -> Any:  # noqa: ASYNC109  it is Faust's
+        async def wait_next_records(timeout: float) -> Any:  # noqa: ASYNC109  it is Faust's
             if not consumer.flow_active:
-                # What is waited for here is the end of a rebalance, however long that takes.
+                # A rebalance may take any time, so its wait is no part of the fetch.
                 await consumer.wait(consumer.can_resume_flow)
             self._fetch = next(self._fetches)
             try:
@@ -42,13 +42,13 @@ class Probe:
             finally:
                 self._fetch = None
 
-        consumer._wait_next_records = followed
+        consumer._wait_next_records = wait_next_records
 
     @property
     def is_assigned(self) -> bool:
-        """Whether the app has taken its place in its group, and its tables are recovered.
+        """Whether the app has joined its group and recovered its tables.
 
-        An app without partitions is assigned too, once the group has decided so.
+        An app that the group gave no partition is assigned too.
         """
         app = self._app
         coordinator = self._coordinator
@@ -61,18 +61,18 @@ class Probe:
         )
 
     def marks(self) -> dict[Symptom, Hashable]:
-        """What is wrong, for `watchdog.Watch`; to be called about each second on the app's loop."""
+        """The app's symptoms, for `watchdog.Watch`; call this about once a second on the app's loop."""
         app = self._app
         if not app.started or app.should_stop or app.consumer is None:
             return {}
         marks: dict[Symptom, Hashable] = {}
         if (coordinator := self._coordinator) is not None and not coordinator._closing.done():
             marks |= self._coordination(coordinator)
-        marks[Symptom.CONSUMER_BLOCKED] = self._ask_thread()
+        marks[Symptom.CONSUMER_BLOCKED] = self._ping_thread()
         marks[Symptom.RECOVERY_STUCK] = self._recovered()
         if not app.rebalancing and not app.in_recovery:
             fetcher = app._fetcher
-            # Where a process has several apps, the last ones have no client yet when it is first looked at.
+            # In a process with several apps, the last ones have no client yet at the first look.
             if self._client is not None and app.consumer.assignment():
                 marks[Symptom.POLL_ENDED] = True if fetcher._shutdown.is_set() else None
             marks[Symptom.POLL_STUCK] = self._fetch if app.consumer.flow_active else None
@@ -81,22 +81,22 @@ class Probe:
 
     def _coordination(self, coordinator: Any) -> dict[Symptom, Hashable]:
         fetching = self._client._fetcher
-        # While the coordinator's broker is away nobody can rejoin, and to start anew would not help.
-        is_asked = coordinator._rejoin_needed_fut.done() and coordinator.coordinator_id is not None
+        # Without the coordinator's broker no consumer can rejoin, and a restart would not help.
+        is_overdue = coordinator._rejoin_needed_fut.done() and coordinator.coordinator_id is not None
         return {
             Symptom.COORDINATION_ENDED: True if coordinator._coordination_task.done() else None,
             Symptom.COORDINATION_PARKED: True if coordinator._error_consumed_fut is not None else None,
-            Symptom.REJOIN_OVERDUE: True if is_asked else None,
+            Symptom.REJOIN_OVERDUE: True if is_overdue else None,
             Symptom.FETCHER_ENDED: True if fetching is not None and fetching._fetch_task.done() else None,
         }
 
     def _recovered(self) -> int | None:
-        """How far the tables are read again, as a number that grows; None where they are not, or cannot be."""
+        """The progress of the tables' recovery; None without a recovery, or without a broker."""
         coordinator = self._coordinator
-        # While the broker is away there is nothing to read, and to start anew would not help.
+        # Without a broker the recovery cannot progress, and a restart would not help.
         if not self._app.in_recovery or coordinator is None or coordinator.coordinator_id is None:
             return None
-        # A changelog of which nothing was ever read has none.
+        # None for a changelog without a read record.
         offsets: Iterable[int | None] = self._app.tables.recovery.active_offsets.values()
         return sum(offset or 0 for offset in offsets)
 
@@ -115,19 +115,19 @@ class Probe:
                 if actor.actor_task is not None and not actor.should_stop:
                     yield actor.actor_task
 
-    def _ask_thread(self) -> int | None:
-        """Ask the consumer's thread for a sign; gives the number of the question while it has no answer."""
-        if self._asked > self._answered:
-            return self._asked
+    def _ping_thread(self) -> int | None:
+        """Ping the consumer's thread; returns the number of a ping without an answer, or None."""
+        if self._pings > self._pongs:
+            return self._pings
         thread = self._app.consumer._thread
         if thread is None or thread.thread_loop.is_closed():
             return None
-        self._asked += 1
-        thread.thread_loop.call_soon_threadsafe(self._answer)
+        self._pings += 1
+        thread.thread_loop.call_soon_threadsafe(self._pong)
         return None
 
-    def _answer(self) -> None:
-        self._answered = self._asked
+    def _pong(self) -> None:
+        self._pongs = self._pings
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
         self._has_had_turn = True

@@ -1,1 +1,1 @@
-"""What every process of Tidemill needs to run and to be watched."""
+"""Health, logging and start-up of every Tidemill process."""

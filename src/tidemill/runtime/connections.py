@@ -15,11 +15,11 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 FILES_RESERVED = 256
-"""Open files of a process that are not clients' connections: Kafka, SQLite, the store's uploads, logs."""
+"""Open files besides clients' connections: Kafka, SQLite, uploads to the store, logs."""
 FILES_PER_CONNECTION = 2
-"""The connection, and the file of the store that is read for it."""
+"""The connection, and the file of the store that it reads."""
 IDLE_MIN = 16
-"""Connections of the cap that never become busy: for health checks, and to answer others with 503."""
+"""Connections reserved for health checks and for answers of 503."""
 
 
 class Connection:
@@ -42,8 +42,8 @@ class ConnectionTable:
 
     Args:
         connections_max: The cap.
-        per_address_max: The cap of one address; None is half of the other, 0 is no cap.
-        evicted: Called for each connection that was closed for a new one.
+        per_address_max: The cap of one address; None for half of `connections_max`, 0 for no cap.
+        evicted: Called for each connection that the table closes for a new one.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class ConnectionTable:
 
     @property
     def counts(self) -> dict[str, float]:
-        """How many wait for a request, and how many are busy with one."""
+        """The numbers of idle and of busy connections."""
         return {"waiting": len(self._idle), "working": len(self._all) - len(self._idle)}
 
     def add(self, connection: Connection) -> bool:
-        """Add a new connection, which is idle; False: no other could be closed for it, so it has to be."""
+        """Add a new connection, which is idle; False if no other can be closed for it: the caller closes it."""
         if self._addresses[connection.address] >= self._address_max:
             fits = self._evict(next((c for c in self._idle if c.address == connection.address), None))
         else:
@@ -74,26 +74,26 @@ class ConnectionTable:
         return fits
 
     def evict(self) -> bool:
-        """Close the connection that has been idle for longest; False where none is idle."""
+        """Close the connection that has been idle for longest; False if none is idle."""
         return self._evict(next(iter(self._idle), None))
 
     def set_busy(self, connection: Connection, *, is_exempt: bool = False) -> bool:
-        """Protect a connection from eviction while it has a request; False: too many are busy, answer with 503.
+        """Protect a connection from eviction during a request; False if too many are busy: answer with 503.
 
         Args:
             connection: The connection.
-            is_exempt: The request is answered also where too many are busy.
+            is_exempt: Whether the request is answered even if too many are busy.
         """
         self._idle.pop(connection, None)
         return is_exempt or len(self._all) - len(self._idle) <= self._max - IDLE_MIN
 
     def set_idle(self, connection: Connection) -> None:
-        """Mark a connection as idle again once its request is answered."""
+        """Mark a connection as idle after its request."""
         if connection in self._all:
             self._idle[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """Remove a connection that is closed; a second time does nothing."""
+        """Remove a closed connection; a second call has no effect."""
         if connection not in self._all:
             return
         self._all.remove(connection)
@@ -112,7 +112,7 @@ class ConnectionTable:
 
 
 def address_key(address: str) -> str:
-    """The key by which connections are counted: of IPv6 the network, since a client has all of one."""
+    """The key that connections are counted by: for IPv6 the /64 network, since one client may use all of it."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return address
@@ -120,10 +120,10 @@ def address_key(address: str) -> str:
 
 
 def raise_file_limit(connections_max: int) -> int:
-    """Raise the process's limit of open files as far as these connections need it and the system allows.
+    """Raise the process's limit of open files for these connections, as far as the system allows.
 
     Returns:
-        The number of connections that the files suffice for, at most `connections_max`.
+        The number of connections that the limit suffices for, at most `connections_max`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = FILES_PER_CONNECTION * connections_max + FILES_RESERVED
@@ -132,7 +132,7 @@ def raise_file_limit(connections_max: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return connections_max
-    # Of few files a part is reserved all the same, and the rest is for connections.
+    # With a low limit, at most half of the files are reserved.
     left = max(soft - FILES_RESERVED, soft // 2)
     found = max(2 * IDLE_MIN, left // FILES_PER_CONNECTION)
     log.warning(

@@ -1,7 +1,7 @@
-"""What a process says of itself over HTTP: `/livez`, `/readyz` and `/metrics`, to whoever watches it.
+"""The health endpoints of a process: `/livez`, `/readyz` and `/metrics`.
 
-`/livez` asks nobody else: a broker that is away is no reason to restart a process. `/readyz` asks all that the
-process needs; an answer is kept for a moment, so that who asks often costs little.
+`/livez` probes nothing outside the process: an unavailable broker is no reason to restart it. `/readyz` probes all
+dependencies, and caches the result so that frequent requests cost little.
 """
 
 import asyncio
@@ -20,20 +20,20 @@ from tidemill.schemas.ports import Store
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS_MAX: Final = 5.0
-"""A probe that takes longer has failed."""
-KEPT_SECONDS: Final = 2.0
-"""How long the outcome of the probes is given again."""
+"""A probe fails after this time."""
+CACHE_SECONDS: Final = 2.0
+"""How long the probes' results are cached."""
 HEAD_BYTES_MAX: Final = 8 * 1024
 REQUEST_SECONDS_MAX: Final = 10.0
 CONNECTIONS_MAX: Final = 64
-"""One more closes the one that has waited longest for a request."""
+"""A further connection closes the one that has been idle for longest."""
 
 Probe = Callable[[], Awaitable[object]]
-"""Returns where what it asks is well, and raises where it is not."""
+"""Raises if a dependency is unhealthy."""
 
 
 class Unhealthy(Exception):
-    """Something is not as it has to be; the text is shown, so it holds no secret and no user's text."""
+    """A dependency is unhealthy; the text is public, so it contains no secret and no text of users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class Answer:
 
 
 class Health:
-    """What a process says of itself.
+    """The answers of the health endpoints.
 
     Args:
-        fault: Says what is wrong with the process itself; None where nothing is. It waits for nothing.
-        probes: What the process needs, by name.
-        metrics: The text of `/metrics` and its content type.
+        fault: Returns the fault of the process itself, or None, without waiting.
+        probes: The probes of its dependencies, by name.
+        metrics: Returns the text of `/metrics` and its content type.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Health:
         self._fault = fault
         self._probes = dict(probes)
         self._metrics = metrics
-        self._kept: dict[str, str] = {}
-        self._kept_at = float("-inf")
-        self._asking = asyncio.Lock()
+        self._faults: dict[str, str] = {}
+        self._probed_at = float("-inf")
+        self._probing = asyncio.Lock()
 
     async def answer(self, path: str) -> Answer:
         """Answer a GET of a path."""
@@ -74,21 +74,21 @@ class Health:
             case "/livez":
                 return _answer(self._own_fault())
             case "/readyz":
-                return _answer(await self._faults() | self._own_fault())
+                return _answer(await self._probe() | self._own_fault())
             case "/metrics":
                 text, kind = self._metrics()
                 return Answer(status=200, body=text, kind=kind)
             case _:
                 return Answer(status=404, body=b'{"status":"not found"}\n')
 
-    async def _faults(self) -> dict[str, str]:
-        async with self._asking:
-            if time.monotonic() - self._kept_at >= KEPT_SECONDS:
+    async def _probe(self) -> dict[str, str]:
+        async with self._probing:
+            if time.monotonic() - self._probed_at >= CACHE_SECONDS:
                 found = await asyncio.gather(*(_probed(probe) for probe in self._probes.values()))
                 named = zip(self._probes, found, strict=True)
-                self._kept = {name: fault for name, fault in named if fault is not None}
-                self._kept_at = time.monotonic()
-        return self._kept
+                self._faults = {name: fault for name, fault in named if fault is not None}
+                self._probed_at = time.monotonic()
+        return self._faults
 
     def _own_fault(self) -> dict[str, str]:
         fault = self._fault()
@@ -97,9 +97,9 @@ class Health:
 
 @asynccontextmanager
 async def serve(health: Health, host: str, port: int) -> AsyncIterator[None]:
-    """Answer for as long as the block lasts; with port 0 nobody is answered.
+    """Serve the endpoints within the block; port 0 serves none.
 
-    A port that is taken is told in the log, and is no reason not to work.
+    A port in use is logged and does not stop the process.
     """
     if not port:
         yield
@@ -134,11 +134,11 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[None]:
 
 
 async def check_store(store: Store, name: str) -> None:
-    """Probe a store: an object is written that the next probe replaces.
+    """Probe a store by writing an object, which the next probe overwrites.
 
     Args:
         store: The store.
-        name: Whose probe it is; part of the object's key.
+        name: The name of the process; part of the object's key.
 
     Raises:
         OSError: The store failed.
@@ -151,18 +151,18 @@ async def check_store(store: Store, name: str) -> None:
 
 
 async def _exchange(
-    health: Health, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, work: Callable[[], bool]
+    health: Health, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, set_busy: Callable[[], bool]
 ) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
     path = rest.partition(" ")[0].partition("?")[0]
-    # Liveness waits for nothing, so it is answered also where others are being waited for.
-    if not work() and path != "/livez":
-        answer = Answer(status=_UNAVAILABLE, body=b'{"status":"too many requests under way"}\n')
+    # Liveness needs no wait, so it is answered even with too many busy connections.
+    if not set_busy() and path != "/livez":
+        answer = Answer(status=_UNAVAILABLE, body=b'{"status":"too many requests"}\n')
     elif method in {"GET", "HEAD"}:
         answer = await health.answer(path)
     else:
-        answer = Answer(status=405, body=b'{"status":"only GET is answered"}\n')
+        answer = Answer(status=405, body=b'{"status":"only GET is allowed"}\n')
     writer.write(
         b"HTTP/1.1 %d %s\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n"
         b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n\r\n"
@@ -180,12 +180,12 @@ _UNAVAILABLE: Final = 503
 def _answer(faults: Mapping[str, str]) -> Answer:
     if not faults:
         return Answer(status=_OK, body=b'{"status":"ok"}\n')
-    body = json.dumps({"status": "unwell", "faults": faults}).encode() + b"\n"
+    body = json.dumps({"status": "unhealthy", "faults": faults}).encode() + b"\n"
     return Answer(status=_UNAVAILABLE, body=body)
 
 
 async def _probed(probe: Probe) -> str | None:
-    """What is wrong, or None; of an error that is not `Unhealthy` only its kind is told."""
+    """The fault that a probe finds, or None; only `Unhealthy` shows its text, other errors their kind."""
     try:
         async with asyncio.timeout(PROBE_SECONDS_MAX):
             await probe()
@@ -193,6 +193,6 @@ async def _probed(probe: Probe) -> str | None:
         return str(error)
     except TimeoutError:
         return f"no answer in {PROBE_SECONDS_MAX:.0f} s"
-    except Exception as error:  # noqa: BLE001  whatever it is, it is not well
+    except Exception as error:  # noqa: BLE001  any error is a fault
         return type(error).__name__
     return None

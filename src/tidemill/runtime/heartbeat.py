@@ -1,7 +1,7 @@
-"""The pulse of a process: proof that its event loop turns, and a look at what runs on it, once a second.
+"""The heartbeat of a process: once a second it proves that the event loop runs, and checks the work on the loop.
 
-Three listen to it: the supervisor that started the process (`notify`), a thread of the process itself, which ends
-it when the loop is blocked for good (`watchdog.LoopGuard`), and whoever asks `/livez`.
+It notifies the supervisor (`notify`) and a thread of the process, which ends a process whose loop is blocked
+(`watchdog.LoopGuard`); `/livez` reports it.
 """
 
 import asyncio
@@ -19,35 +19,35 @@ from tidemill.runtime.watchdog import LOOK_SECONDS, LOOP_SECONDS_MAX, LoopGuard
 log = logging.getLogger("tidemill.runtime.heartbeat")
 
 BLOCKED: Final = 70
-"""Exit code of a process whose event loop did not turn any more."""
-TICK_SECONDS_MAX: Final = 10.0
-"""A tick that is older shows in `/livez`."""
+"""Exit code of a process whose event loop was blocked."""
+AGE_SECONDS_MAX: Final = 10.0
+"""An older heartbeat is a fault in `/livez`."""
 
 Look = Callable[[float], str | None]
-"""Given the seconds since the last look, says what is wrong for too long."""
+"""Called with the seconds since the last look; returns a symptom that has lasted too long, or None."""
 
 
 class Dead(Exception):
-    """The process is alive but does not work any more; the text says why."""
+    """The process is alive but has stopped working; the text says why."""
 
 
 class Heartbeat:
-    """The pulse of this process.
+    """The heartbeat of this process.
 
     Args:
-        look: What else is looked at.
-        loop_seconds_max: The longest that the event loop may be blocked.
+        look: Checks the work on the loop.
+        loop_seconds_max: The process ends once its event loop is blocked for this long.
     """
 
     def __init__(self, look: Look | None = None, *, loop_seconds_max: float = LOOP_SECONDS_MAX) -> None:
         self._look = look
         self._guard = LoopGuard(_give_up, seconds_max=loop_seconds_max)
-        self._ill: str | None = None
-        self._ticked_at = time.monotonic()
+        self._symptom: str | None = None
+        self._beat_at = time.monotonic()
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Have the process ended where its loop is blocked within the block, the closing of the loop included."""
+        """End the process if its loop is blocked within the block, which includes the closing of the loop."""
         self._guard.start()
         try:
             yield
@@ -58,27 +58,27 @@ class Heartbeat:
         """Beat until the task is cancelled.
 
         Raises:
-            Dead: Something that was looked at is wrong for too long.
+            Dead: A symptom has lasted too long.
         """
         while True:
             now = time.monotonic()
-            seconds, self._ticked_at = now - self._ticked_at, now
+            seconds, self._beat_at = now - self._beat_at, now
             self._guard.beat()
             notify.alive()
-            if self._look is not None and (ill := self._look(seconds)) is not None:
-                self._ill = ill
-                raise Dead(ill)
+            if self._look is not None and (symptom := self._look(seconds)) is not None:
+                self._symptom = symptom
+                raise Dead(symptom)
             await asyncio.sleep(LOOK_SECONDS)
 
     def fault(self) -> str | None:
-        """What is wrong with the process itself; None where nothing is. Which consumer it is the log says."""
-        if self._ill is None and (age := time.monotonic() - self._ticked_at) > TICK_SECONDS_MAX:
-            return f"the last tick of the event loop is {age:.0f} s old"
-        return None if self._ill is None else "a consumer does not work any more"
+        """The fault of the process itself, or None; only the log names the consumer."""
+        if self._symptom is None and (age := time.monotonic() - self._beat_at) > AGE_SECONDS_MAX:
+            return f"the last heartbeat is {age:.0f} s old"
+        return None if self._symptom is None else "a consumer has stopped working"
 
 
 def _give_up() -> None:
-    """End the process from another thread than the one that hangs, and leave in the log where it hangs."""
-    log.critical("the event loop is blocked; the process ends so that another can take over")
+    """Log where the event loop hangs, and end the process; runs on the guard's thread."""
+    log.critical("the event loop is blocked; the process exits so that another can take over")
     faulthandler.dump_traceback()
     os._exit(BLOCKED)

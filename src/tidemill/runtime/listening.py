@@ -1,4 +1,4 @@
-"""Listens on an address, or says in the words of the settings why that cannot be."""
+"""Listens on an address; an error names the setting to change."""
 
 import errno
 import ipaddress
@@ -9,10 +9,10 @@ from tidemill.configuration.settings import SettingsError
 
 BACKLOG_CONNECTIONS_MAX: Final = 1024
 SILENT_SECONDS: Final = 5
-"""Linux keeps a connection that has sent nothing to itself for about so long: it costs no file and no turn of the
-event loop. Beyond `BACKLOG_CONNECTIONS_MAX` of them it hands new ones over at once (tcp(7), TCP_DEFER_ACCEPT; SYN
+"""Linux delays a connection without data for about this long, during which it takes no open file. Beyond
+`BACKLOG_CONNECTIONS_MAX` such connections it passes new ones on at once (tcp(7), TCP_DEFER_ACCEPT; SYN
 cookies)."""
-_MEND: Final = {
+_FIXES: Final = {
     errno.EADDRINUSE: "port {port} of {host} is in use; choose another with --port, or stop what listens there",
     errno.EADDRNOTAVAIL: "host: {host} is no address of this machine; set one that it has, or 127.0.0.1",
     errno.EACCES: "port {port} may not be listened on by this user; choose one from 1024 on with --port",
@@ -21,10 +21,10 @@ _MEND: Final = {
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
+    """Open a listening socket; port 0 chooses a free port.
 
     Raises:
-        SettingsError: The address is not of this machine, the port is taken, or the like.
+        SettingsError: The address is not one of this machine, the port is in use, or the like.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -35,7 +35,7 @@ def listen(host: str, port: int) -> socket.socket:
             f"host: {host} is neither an address nor a name that is known here; it has no http:// and no port"
         ) from error
     except OSError as error:
-        text = _MEND.get(error.errno or 0, f"host, port: {{host}} and {{port}} do not work: {error.strerror}")
+        text = _FIXES.get(error.errno or 0, f"host, port: {{host}} and {{port}} do not work: {error.strerror}")
         raise SettingsError(text.format(host=host, port=port)) from error
     if hasattr(socket, "TCP_DEFER_ACCEPT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT_SECONDS)
@@ -43,7 +43,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def client_host(host: str) -> str:
-    """The address to call where a server listens on `host`, as it stands in a URL."""
+    """The host for the URL of a server that listens on `host`."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

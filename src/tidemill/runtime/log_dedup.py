@@ -1,7 +1,6 @@
-"""A log that repeats itself is thinned, or what one client or broker does would push out all else.
+"""Suppresses repeated log lines, so that one client or broker cannot crowd out all others.
 
-While a broker is away aiokafka says so some ten times a second, and a client can have a line written with each
-request that it makes wrongly.
+Without a broker aiokafka logs about ten lines a second, and each bad request of a client can log a line.
 """
 
 import logging
@@ -13,23 +12,23 @@ from typing import Final
 from tidemill import metrics
 
 REPEAT_SECONDS: Final = 30.0
-"""The same message is let through so many times in so long."""
+"""A filter passes each message at most `lines` times within this time."""
 LINES_MAX: Final = 20
-"""How many times; those of the loggers of `THINNED` once."""
+"""Lines per message; loggers of `THINNED` get one."""
 MESSAGES_MAX: Final = 1_000
-"""Different messages that are remembered; beyond it all are forgotten, and said once more."""
+"""Distinct messages that a filter remembers; beyond that it starts anew."""
 THINNED: Final = ("aiokafka", "faust", "mode", "uvicorn", "tidemill.api.http.server")
-"""Loggers that speak once for each try of a library, or for each thing that a client does wrong."""
+"""Loggers that write a line per attempt of a library, or per mistake of a client."""
 
 Key = tuple[str, int, str, type[BaseException] | None]
 
 
 class LogDedup(logging.Filter):
-    """Lets the same message of a logger through `lines` times in `seconds`, then tells how many were left out.
+    """Passes each message of a logger `lines` times within `seconds`; the next line says how many were suppressed.
 
-    Messages are the same where their templates are: arguments, like a connection's number, differ each time.
-    Those with a traceback are the same where their exceptions are of one kind, and `LINES_MAX` are let through.
-    What is left out is counted, too (`tidemill_log_lines_suppressed_total`): the next one may never come.
+    Messages are equal if their templates are, since arguments such as a connection's number always differ.
+    Messages with a traceback are equal if their exceptions have the same type; `LINES_MAX` of them pass. A metric
+    counts the suppressed lines (`tidemill_log_lines_suppressed_total`), since a next line may never come.
     """
 
     def __init__(
@@ -43,40 +42,43 @@ class LogDedup(logging.Filter):
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._said: dict[Key, tuple[float, int, int]] = {}
-        """Since when, how many were let through and how many left out."""
+        self._seen: dict[Key, tuple[float, int, int]] = {}
+        """By message: the start of its period, and the numbers of passed and suppressed lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record is let through; one that is tells how many were not."""
+        """Whether a record passes; adds the number of suppressed lines to its message."""
         kind = record.exc_info[0] if record.exc_info else None
         key = (record.name, record.levelno, str(record.msg), kind)
         lines = self._lines if kind is None else max(self._lines, LINES_MAX)
         now = self._clock()
         with self._lock:
-            since, said, left_out = self._said.get(key, (now, 0, 0))
+            since, passed, suppressed = self._seen.get(key, (now, 0, 0))
             is_over = now - since >= self._seconds
-            if said >= lines and not is_over:
-                self._said[key] = since, said, left_out + 1
+            if passed >= lines and not is_over:
+                self._seen[key] = since, passed, suppressed + 1
                 metrics.LOG_LINES_SUPPRESSED.inc()
                 return False
-            if len(self._said) >= MESSAGES_MAX:
-                self._said.clear()
-            self._said[key] = (now, 1, 0) if is_over else (since, said + 1, 0)
-        if left_out:
-            # Without arguments nothing is expanded any more.
-            record.msg, record.args = f"{record.getMessage()} (and {left_out} like it in {now - since:.0f} s)", ()
+            if len(self._seen) >= MESSAGES_MAX:
+                self._seen.clear()
+            self._seen[key] = (now, 1, 0) if is_over else (since, passed + 1, 0)
+        if suppressed:
+            # Without arguments, logging expands no percent signs.
+            record.msg, record.args = (
+                f"{record.getMessage()} (and {suppressed} like it in {now - since:.0f} s)",
+                (),
+            )
         return True
 
 
 def install() -> None:
-    """Thin what is said; to be called once logging is set up."""
+    """Filter all handlers of the root logger; call this after the set-up of logging."""
     split = _Split()
     for handler in logging.getLogger().handlers:
         handler.addFilter(split)
 
 
 class _Split(logging.Filter):
-    """Lets the loggers of `THINNED` say the same once, and others some times."""
+    """Passes one line per message of the loggers of `THINNED`, and `LINES_MAX` of others."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -84,5 +86,5 @@ class _Split(logging.Filter):
         self._others = LogDedup(clock=clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        hush = self._thinned if record.name.startswith(THINNED) else self._others
-        return hush.filter(record)
+        dedup = self._thinned if record.name.startswith(THINNED) else self._others
+        return dedup.filter(record)

@@ -1,4 +1,4 @@
-"""How a stage tells the supervisor that started it that it is ready for work, and that it is alive."""
+"""Notifies the supervisor of a process through a pipe: ready, then alive."""
 
 import os
 from contextlib import suppress
@@ -6,35 +6,33 @@ from contextlib import suppress
 VARIABLE = "TIDEMILL_NOTIFY_FD"
 
 _pipe: list[int] = []
-"""The descriptor that the supervisor left open, once it was taken from the environment."""
-
+"""The descriptor that the supervisor left open; set by `ready`."""
 
 BEATS = b"beats"
-"""In the first word of a process that goes on to say that it is alive."""
+"""Follows `ready` if the process will send `alive` from then on."""
 
 
 def ready(*, beats: bool = False) -> None:
-    """Say so; without a supervisor nothing happens.
+    """Notify the supervisor, if there is one, that the process is ready.
 
     Args:
-        beats: Whether `alive` will be called from now on: a process that promised it and then says nothing for
-            long is taken for dead.
+        beats: Whether the process will call `alive` from now on; the supervisor restarts it if it falls silent.
     """
     if descriptor := os.environ.pop(VARIABLE, None):
         _pipe[:] = [int(descriptor)]
-        # What this process starts has nothing to say there.
+        # Child processes must not write to the pipe.
         os.set_inheritable(_pipe[0], False)
         os.set_blocking(_pipe[0], False)
-    _say(b"ready %b\n" % BEATS if beats else b"ready\n")
+    _send(b"ready %b\n" % BEATS if beats else b"ready\n")
 
 
 def alive() -> None:
-    """Say that the event loop turns; to be called on it, about each second."""
-    _say(b"alive\n")
+    """Notify the supervisor that the event loop runs; call this on it about once a second."""
+    _send(b"alive\n")
 
 
-def _say(word: bytes) -> None:
+def _send(word: bytes) -> None:
     for descriptor in _pipe:
-        # A supervisor that is stopped for a while leaves the pipe full; one that is gone ends this process.
+        # A suspended supervisor leaves the pipe full; the exit of a supervisor ends this process.
         with suppress(OSError):
             os.write(descriptor, word)

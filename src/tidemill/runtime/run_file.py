@@ -1,4 +1,4 @@
-"""What a running `tidemill up` says in the `run.json` of its folder, and how commands get into its Kafka."""
+"""Reads the `run.json` of a running `tidemill up`, and finds the credentials for its Kafka."""
 
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,20 @@ from tidemill.storage import ownership
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """What is read of `run.json`."""
+    """The content of `run.json` that commands use."""
 
     api: str | None = None
     kafka: str | None = None
     users: str | None = None
-    """The folder of the passwords to its own broker; None where it uses a Kafka that others run."""
+    """The folder with the passwords of its own broker; None if it uses an external Kafka."""
     models: dict[str, Any] = {}
-    """The models of the demo, as in `tidemill.toml`, where they are served for want of others."""
+    """The demo's models, as in `tidemill.toml`, if it serves them because no others are configured."""
 
 
 def read(data: Path) -> RunFile | None:
-    """What the service of this folder says; None where none runs, or another user could have said it.
+    """The run file of the service of this folder; None if no service runs, or another user may have written it.
 
-    A command shows its key to the address that it finds here, and in a folder like `/tmp` anybody may make one.
+    A command sends its key to the address in this file, and every user may create files in a folder like `/tmp`.
     """
     file = data / "run.json"
     try:
@@ -34,12 +34,12 @@ def read(data: Path) -> RunFile | None:
 
 
 def cluster(data: Path, role: str, otherwise: Security) -> Cluster | None:
-    """The Kafka of the service of this folder; None where none runs.
+    """The Kafka of the service of this folder; None if no service runs.
 
     Args:
         data: The folder.
-        role: Whose rights are asked for, where it is the service's own broker.
-        otherwise: How to get into a Kafka that others run.
+        role: The role to connect as, if the service runs its own broker.
+        otherwise: Credentials for an external Kafka.
     """
     if (running := read(data)) is None or running.kafka is None:
         return None
@@ -49,14 +49,14 @@ def cluster(data: Path, role: str, otherwise: Security) -> Cluster | None:
 
 
 def security(users: Path, role: str) -> Security:
-    """How a role gets into an embedded broker.
+    """The credentials of a role for an embedded broker.
 
     Args:
-        users: The folder with a file for each user, which holds the password.
+        users: The folder with the password file of each user.
         role: One of `acls.ROLES`, or `acls.ADMIN`.
     """
     name = acls.user(role)
-    # A file that is gone is told by who connects.
+    # A missing file is reported at the connection.
     return Security.model_construct(
         protocol="SASL_PLAINTEXT", sasl_mechanism="SCRAM-SHA-512", username=name, password_file=users / name
     )

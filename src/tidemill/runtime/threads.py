@@ -1,4 +1,4 @@
-"""Work for a thread that would keep the event loop from the interpreter if it went on without a pause."""
+"""Runs work in a thread without starving the event loop of the interpreter lock."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 async def run_half_time(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a piece of work in a thread, and wait for as long as it took: half of the time is for everybody else.
+    """Run work in a thread, then wait for as long as it took, so that other work gets half of the time.
 
-    A parser keeps the interpreter for all of a large line. Without the pause, each step of the event loop would
-    wait for a line of whoever has many of them.
+    A parser holds the interpreter lock for a whole large line. Without the pause, each step of the event loop
+    would wait for a line of a client that sends many.
     """
     loop = asyncio.get_running_loop()
     started = loop.time()

@@ -1,8 +1,8 @@
-"""When a process that is alive is dead all the same: pure decisions on what was seen of it.
+"""Decides when a live process counts as hung, from the symptoms that a probe reports; it does no I/O.
 
-A symptom lasts as long as it is seen with the same *mark*: `True` for what merely is so, a number for what should
-have moved on. Its age is added up from the steps between two looks, and no step counts for more than
-`STEP_SECONDS_MAX`: a process that was stopped as a whole, or a machine that slept, has not been ill meanwhile.
+A symptom persists while the probe reports it with the same *mark*: `True` for a state, a number for a progress
+that should have changed. Its age is the sum of the steps between looks, of which each counts for at most
+`STEP_SECONDS_MAX`: a suspended process or a sleeping machine was not hung meanwhile.
 """
 
 import threading
@@ -12,57 +12,57 @@ from typing import Final
 
 STEP_SECONDS_MAX: Final = 2.0
 LOOK_SECONDS: Final = 1.0
-"""How often a process looks at itself."""
+"""Between two looks."""
 LOOP_SECONDS_MAX: Final = 40.0
-"""An event loop that has not turned for so long is blocked for good."""
+"""An event loop without a heartbeat for this long is blocked for good."""
 
 
 class Symptom(StrEnum):
-    """What can be wrong with a consumer; the text goes into the log."""
+    """The symptoms of a hung consumer; the text goes into the log."""
 
     COORDINATION_ENDED = "the task that keeps the consumer in its group has ended"
-    COORDINATION_PARKED = "the task that keeps the consumer in its group waits for its error to be fetched"
+    COORDINATION_PARKED = "the task that keeps the consumer in its group waits for a consumer to collect its error"
     REJOIN_OVERDUE = "the consumer has not rejoined its group"
     FETCHER_ENDED = "the task that fetches records has ended"
-    POLL_ENDED = "the loop that hands out records has ended"
-    POLL_STUCK = "the loop that hands out records waits for a fetch that does not return"
+    POLL_ENDED = "the loop that delivers records has ended"
+    POLL_STUCK = "the loop that delivers records waits for a fetch that does not return"
     CONSUMER_BLOCKED = "the consumer's thread does not answer"
     ACTOR_ENDED = "an agent has ended"
-    RECOVERY_STUCK = "the tables are read again, and no record of them comes"
+    RECOVERY_STUCK = "the recovery of the tables receives no records"
 
 
 SECONDS_MAX: Final[Mapping[Symptom, float]] = {
     Symptom.COORDINATION_ENDED: 10.0,
     Symptom.COORDINATION_PARKED: 10.0,
-    # A join may wait for another member that drains, and the broker gives that one a minute.
+    # A join may wait for another member to drain, to which the broker gives a minute.
     Symptom.REJOIN_OVERDUE: 120.0,
     Symptom.FETCHER_ENDED: 10.0,
-    # Between two assignments it is stopped and started again.
+    # The loop stops and starts between two assignments.
     Symptom.POLL_ENDED: 30.0,
     Symptom.POLL_STUCK: 40.0,
     Symptom.CONSUMER_BLOCKED: 40.0,
     Symptom.ACTOR_ENDED: 30.0,
-    # Each record that comes begins the time anew, so one that makes progress may take as long as it needs.
+    # Each record restarts the time, so a recovery that makes progress may take any time.
     Symptom.RECOVERY_STUCK: 120.0,
 }
-"""How long each may last before the process is given up; most are below a minute."""
+"""How long each may last before the process exits; most are below a minute."""
 
 Marks = Mapping[Symptom, Hashable]
-"""What was seen; None is nothing."""
+"""The reported symptoms; None for an absent one."""
 
 
 class Silence:
-    """For how long nothing was heard."""
+    """The time since the last sign of life."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def reset(self) -> None:
-        """Something was heard just now."""
+        """End the silence."""
         self.seconds = 0.0
 
     def advance(self, seconds: float) -> float:
-        """Time has passed since the last look; gives the length of the silence."""
+        """Add the time since the last look; returns the length of the silence."""
         self.seconds += min(seconds, STEP_SECONDS_MAX)
         return self.seconds
 
@@ -74,14 +74,14 @@ class Watch:
         self._seen: dict[Symptom, tuple[Hashable, Silence]] = {}
 
     def look(self, marks: Marks, seconds: float) -> Symptom | None:
-        """Take in what is seen now.
+        """Update the symptoms.
 
         Args:
-            marks: The symptoms that are there.
-            seconds: Since the last look.
+            marks: The present symptoms.
+            seconds: The time since the last look.
 
         Returns:
-            The symptom that has lasted too long, if there is one.
+            A symptom that has lasted too long, or None.
         """
         seen = {}
         for symptom, mark in marks.items():
@@ -98,10 +98,10 @@ class Watch:
 
 
 class LoopGuard:
-    """A thread that calls out when the event loop has not beaten for too long.
+    """A thread that ends the process once its event loop has been silent for too long.
 
     Args:
-        give_up: Called on that thread, once; ends the process, since nobody else in it can act.
+        give_up: Called once on that thread; ends the process.
         seconds_max: The longest silence of the loop.
     """
 
@@ -114,19 +114,19 @@ class LoopGuard:
 
     @property
     def seconds(self) -> float:
-        """Since the last beat."""
+        """The time since the last heartbeat."""
         return self._silence.seconds
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Start the thread."""
         self._thread.start()
 
     def beat(self) -> None:
-        """The loop turns; called on it."""
+        """Record a heartbeat; called on the loop."""
         self._silence.reset()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop the thread."""
         self._stopped.set()
 
     def _run(self) -> None:

@@ -1,1 +1,1 @@
-"""Object stores and the space they have."""
+"""Object stores, disk space, and folders on disk."""

@@ -1,4 +1,4 @@
-"""Which store an address means."""
+"""Opens the object store of an address."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,17 +14,17 @@ def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
 
     Args:
         url: `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest.
-        reserve_bytes: What a store in a folder leaves free on its disk.
+        reserve_bytes: Free bytes that a store in a folder leaves on its disk.
 
     Raises:
-        SettingsError: The address is of another kind, or incomplete.
-        OSError: The folder cannot be made.
+        SettingsError: The address has another scheme, or is incomplete.
+        OSError: The folder cannot be created.
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
         return DirectoryStore(Path(url2pathname(parts.path)), reserve_bytes=reserve_bytes)
     if parts.scheme == "s3" and parts.netloc:
-        # The client library takes half a second to import, which a store in a folder need not wait for.
+        # The import takes half a second, which a store in a folder does not need.
         from tidemill.storage.s3 import S3Store  # noqa: PLC0415
 
         return S3Store(bucket=parts.netloc, prefix=parts.path.strip("/"))

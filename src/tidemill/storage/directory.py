@@ -1,7 +1,7 @@
-"""The store in a folder: the object `files/a` is the file `files/a` of it.
+"""The object store in a folder, where the object `files/a` is the file `files/a`.
 
-An object is written beside the others, in `.partial`, and takes its place by a rename, so that it is whole or
-not there. What a crash leaves in `.partial` is read by nobody and is collected when a store is opened later.
+The store writes an object to `.partial` and renames it, so that readers see the whole object or none. A crash
+leaves a file in `.partial`, which a store deletes when it opens the folder later.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tidemill.schemas.ports import READ_BYTES, NotFound, chained
 from tidemill.storage.disk_space import STORE, DiskFull
 
 HOP_BYTES = 1 << 20
-"""Chunks are gathered up to this size before a thread writes them: a hop to a thread costs some 0.1 ms."""
+"""The store collects chunks up to this size before a thread writes them: a thread switch costs about 0.1 ms."""
 HOP_KEYS = 1000
 PARTIAL = ".partial"
 PARTIAL_AGE_SECONDS_MAX = 86_400
@@ -30,34 +30,34 @@ T = TypeVar("T")
 
 
 class DirectoryStore:
-    """Objects in a folder; any number of processes of one machine may share it."""
+    """Objects in a folder, which any number of processes of one machine may share."""
 
     def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
-        """Have the folder.
+        """Create the folder if needed.
 
         Args:
             root: The folder.
-            reserve_bytes: What writing leaves free on its disk; see `disk_space.py`.
+            reserve_bytes: Free bytes that writes leave on its disk; see `disk_space.py`.
         """
         self._root = root
         self._reserve_bytes = reserve_bytes
         self._partial = root / PARTIAL
         self._partial.mkdir(parents=True, exist_ok=True)
-        _collect(self._partial, before=time.time() - PARTIAL_AGE_SECONDS_MAX)
+        _delete_stale(self._partial, before=time.time() - PARTIAL_AGE_SECONDS_MAX)
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """See `Store.write`; an object of up to `HOP_BYTES` takes one hop to a thread."""
+        """See `Store.write`; an object of up to `HOP_BYTES` takes one thread switch."""
         draft = _Draft(self._partial / secrets.token_hex(16), self._path(key), self._reserve_bytes)
-        gathered: list[bytes] = []
+        collected: list[bytes] = []
         size = 0
         try:
             async for chunk in chunks:
-                gathered.append(chunk)
+                collected.append(chunk)
                 size += len(chunk)
                 if size >= HOP_BYTES:
-                    await _hop(draft.write, b"".join(gathered))
-                    gathered, size = [], 0
-            return await _hop(draft.commit, b"".join(gathered))
+                    await _hop(draft.write, b"".join(collected))
+                    collected, size = [], 0
+            return await _hop(draft.commit, b"".join(collected))
         except BaseException:
             await _hop(draft.discard)
             raise
@@ -67,7 +67,7 @@ class DirectoryStore:
         return await self.write(key, chained(self, sources))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """See `Store.read`; a reader that has begun keeps the object it began with."""
+        """See `Store.read`; a started read continues with the same object after a replacement."""
         left = None if end is None else max(0, end - start)
         reading = _Reading(self._path(key), key)
         try:
@@ -83,7 +83,7 @@ class DirectoryStore:
         return await _hop(_size, self._path(key), key)
 
     async def link(self, key: str, disposition: str) -> None:
-        """None: nobody serves the folder but the api."""
+        """See `Store.link`; None, since only the api serves the folder."""
         del key, disposition
 
     async def free(self) -> int:
@@ -91,7 +91,7 @@ class DirectoryStore:
         return await _hop(_free, self._root)
 
     async def delete(self, key: str) -> None:
-        """See `Store.delete`; folders that become empty go with it."""
+        """See `Store.delete`; also deletes folders that become empty."""
         await _hop(_delete, self._path(key), self._root)
 
     async def keys(self, prefix: str) -> AsyncIterator[str]:
@@ -103,14 +103,14 @@ class DirectoryStore:
                 yield key
 
     async def close(self) -> None:
-        """Nothing is held open between calls."""
+        """Do nothing: no file stays open between calls."""
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
 
 class _Draft:
-    """An object while it is written. Every method blocks, and one thread at a time may call them."""
+    """An object during its writing. Every method blocks; only one thread at a time may call them."""
 
     def __init__(self, partial: Path, target: Path, reserve_bytes: int) -> None:
         self._partial = partial
@@ -130,15 +130,15 @@ class _Draft:
         self._size += len(data)
 
     def commit(self, data: bytes) -> int:
-        """Write the last bytes and put the object in its place; returns its size in bytes."""
+        """Write the last bytes and publish the object; returns its size in bytes."""
         self.write(data)
         assert self._descriptor is not None
         os.fsync(self._descriptor)
         self._close()
         for last in (False,) * (RENAME_TRIES_MAX - 1) + (True,):
-            # A deletion may take away the empty folder between the two steps.
+            # A deletion may remove the empty folder between the two steps.
             try:
-                _make(self._target.parent)
+                _create(self._target.parent)
                 self._partial.replace(self._target)
                 break
             except FileNotFoundError:
@@ -158,7 +158,7 @@ class _Draft:
 
 
 class _Reading:
-    """An object while it is read: opened by the first read, which blocks like every other."""
+    """An object during its reading. The first `read` opens it; every `read` blocks."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
@@ -180,7 +180,7 @@ class _Reading:
 
 
 async def _hop(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run the call in a thread and stay until it is over, even when cancelled: it uses what the caller closes."""
+    """Run a call in a thread; a cancellation waits for its end, since the caller closes the file afterwards."""
     work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
     try:
         return await asyncio.shield(work)
@@ -217,12 +217,12 @@ def _delete(path: Path, root: Path) -> None:
 
 
 def _walk(root: Path, folder: str, beginning: str = "") -> Iterator[str]:
-    """The keys under a folder in the order of their bytes; a folder sorts as its name with the slash.
+    """The keys under a folder in the order of their bytes; a folder sorts by its name with the slash.
 
     Args:
-        root: Where all keys are.
+        root: The folder of the store.
         folder: The folder, without a slash at its end.
-        beginning: What the names in it begin with: no other of its folders is opened.
+        beginning: The beginning of the names; other folders are not opened.
     """
     try:
         with os.scandir(root / folder) as found:
@@ -245,11 +245,11 @@ def _some(keys: Iterator[str]) -> list[str]:
     return list(itertools.islice(keys, HOP_KEYS))
 
 
-def _make(folder: Path) -> None:
-    """Make the folder and those above it, each one durable."""
+def _create(folder: Path) -> None:
+    """Create a folder and its missing parents durably."""
     if folder.is_dir():
         return
-    _make(folder.parent)
+    _create(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync(folder.parent)
 
@@ -262,8 +262,8 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _collect(partial: Path, *, before: float) -> None:
-    """Remove what crashed writers left; a writer at work touches its file again and again."""
+def _delete_stale(partial: Path, *, before: float) -> None:
+    """Delete files of crashed writers; an active writer keeps the time of its file recent."""
     with os.scandir(partial) as found:
         for entry in found:
             with suppress(FileNotFoundError):

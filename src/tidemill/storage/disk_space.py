@@ -1,14 +1,13 @@
-"""Free bytes of the disks that the log and the store are on, of which a reserve is kept.
+"""Keeps a reserve of free bytes on the disks of the log and of the store.
 
-Kafka ends when its disk is full, and with it whatever would make room again: a deletion is a record, too. So
-nothing large is written once a disk is down to its reserve:
+Kafka stops when its disk is full, and then no deletion can free space, since a deletion is a record too. So large
+writes stop at the reserve:
 
-- the api takes no upload and no batch while less than twice the reserve is free: what it takes has to fit, with
-  its results;
-- ingest publishes no lines, and processors no results, while less than the reserve is free on a broker's disk;
-- a store in a folder takes no object that would leave less than the reserve (`directory.py`).
+- the api accepts an upload or a batch only while twice the reserve is free, since its results must fit too;
+- ingest publishes no lines, and processors no results, while a broker has less than the reserve free;
+- a store in a folder writes no object that would leave less than the reserve (`directory.py`).
 
-Deletions, cancels and the state of batches go on: they are small.
+Deletions, cancellations and states of batches continue: they are small.
 """
 
 import asyncio
@@ -23,60 +22,60 @@ LOG: Final = "log"
 STORE: Final = "store"
 LOOK_SECONDS: Final = 5.0
 LOOK_SECONDS_MAX: Final = 20.0
-"""How long one look may take."""
+"""How long one disk may take to answer."""
 
 _log = logging.getLogger(__name__)
 
 Free = Callable[[], Awaitable[int | None]]
-"""Gives the free bytes of a disk; None where that cannot be known. Raises `OSError` where the question fails."""
+"""Returns the free bytes of a disk, or None if they are not available; raises `OSError` if the request fails."""
 
 
 class DiskFull(OSError):
-    """A disk is down to its reserve; the text says which and by how much."""
+    """A disk is down to its reserve; the text has the disk and the numbers."""
 
     def __init__(self, disk: str, free: int, kept: int) -> None:
-        super().__init__(errno.ENOSPC, f"the disk of the {disk} has {free} bytes free, and {kept} are kept")
+        super().__init__(errno.ENOSPC, f"the disk of the {disk} has {free} bytes free, and {kept} are reserved")
 
 
 class DiskSpace:
-    """What was free at the last look. What is not known holds nothing up."""
+    """The free bytes at the last look; a disk that does not answer blocks no writes."""
 
     def __init__(self, reserve_bytes: int, disks: Mapping[str, Free]) -> None:
-        """Know nothing yet.
+        """Look at no disk yet.
 
         Args:
-            reserve_bytes: What is to stay free on each disk; 0 keeps none.
-            disks: How to ask each, `LOG` or `STORE`.
+            reserve_bytes: The reserve on each disk; 0 for none.
+            disks: Returns the free bytes of each disk, `LOG` or `STORE`.
         """
         self._reserve_bytes = reserve_bytes
         self._disks = disks
         self._free: dict[str, int] = {}
         self._unknown: set[str] = set()
-        """Disks that could not be asked at the last look; it is logged once, until they can be asked again."""
+        """Disks that did not answer at the last look, so that each outage is logged once."""
         self._looking: asyncio.Task[None] | None = None
         metrics.sample(metrics.DISK_FREE, lambda: dict(self._free))
 
     async def start(self) -> None:
-        """Look once, then again and again until `stop`."""
+        """Look now, and every `LOOK_SECONDS` until `stop`."""
         await self.look()
-        self._looking = asyncio.create_task(self._look_again())
+        self._looking = asyncio.create_task(self._keep_looking())
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         if self._looking is not None:
             self._looking.cancel()
 
     async def look(self) -> None:
-        """Ask every disk once; one that does not answer is not known any more."""
+        """Update the free bytes of every disk."""
         for disk, ask in self._disks.items():
             try:
                 async with asyncio.timeout(LOOK_SECONDS_MAX):
                     free = await ask()
-            except Exception as error:  # noqa: BLE001  whatever it was, what is not known holds nothing up
+            except Exception as error:  # noqa: BLE001  a disk without an answer blocks no writes
                 if disk not in self._unknown:
                     self._unknown.add(disk)
                     _log.warning(
-                        "the disk of the %s cannot be asked, and no reserve is kept on it: %r", disk, error
+                        "the free bytes of the disk of the %s are unknown, so it has no reserve: %r", disk, error
                     )
                 free = None
             else:
@@ -86,13 +85,13 @@ class DiskSpace:
             else:
                 self._free[disk] = free
 
-    async def _look_again(self) -> None:
+    async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             await self.look()
 
     def check(self, disk: str) -> None:
-        """Ask for room for more of what was taken already.
+        """Check for room for work that the service has accepted.
 
         Raises:
             DiskFull: The disk is down to its reserve.
@@ -100,10 +99,10 @@ class DiskSpace:
         self._check(disk, self._reserve_bytes, 0)
 
     def accept(self, size: int) -> None:
-        """Ask for room for something new.
+        """Check for room for new work.
 
         Args:
-            size: Bytes that are known to come.
+            size: Its known bytes.
 
         Raises:
             DiskFull: A disk would be left with less than twice its reserve.

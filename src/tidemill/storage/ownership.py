@@ -1,7 +1,6 @@
-"""What another user of the machine may have put somewhere, or could change, is not used.
+"""Checks that no other user of the machine can write, or has written, the files that Tidemill uses.
 
-Only root and the user of this process count as trusted. Who is one of these can read and change everything, and no
-rights of files help against them.
+Trusted are root and the user of this process; permissions cannot protect files from them.
 """
 
 import os
@@ -15,18 +14,18 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_private(folder: Path) -> str | None:
-    """Have a folder that nobody else can look into; it is made where it is missing.
+    """Create a folder that only this user can access, or restrict an existing one.
 
     Returns:
-        What was changed about an existing folder, for the operator; None where nothing was.
+        A message for the operator about changed permissions, or None.
 
     Raises:
-        OSError: It belongs to somebody else, or others could put another one in its place.
+        OSError: The folder belongs to another user, or others could replace it.
     """
     check_place(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_ours(made := folder.lstat()):
-        raise OSError(f"{folder} was made by another user (uid {made.st_uid})")
+        raise OSError(f"{folder} was created by another user (uid {made.st_uid})")
     check_place(folder.resolve())
     descriptor = os.open(folder.resolve(), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -40,19 +39,19 @@ def make_private(folder: Path) -> str | None:
         try:
             _tighten(folder.resolve())
         except OSError:
-            # So that the next start looks at it again.
+            # The next start tries again.
             os.fchmod(descriptor, mode)
             raise
-        return f"other users could look into {folder} (mode {mode:o}); from now on only its owner can."
+        return f"other users could read {folder} (mode {mode:o}); from now on only its owner can."
     finally:
         os.close(descriptor)
 
 
 def check_place(path: Path) -> None:
-    """See that nobody else can put something in the place of a path.
+    """Check that other users cannot replace a path.
 
     Raises:
-        OSError: The folder that it is in may be written by everybody, and not only to what is one's own.
+        OSError: Its parent folder is writable for all users and has no sticky bit.
     """
     parent = path.parent
     while not parent.exists():
@@ -63,10 +62,10 @@ def check_place(path: Path) -> None:
 
 
 def keep_unchanged(folder: Path) -> None:
-    """See that nobody else can write to a folder, which others may read; it exists.
+    """Remove the write permission of other users from an existing folder.
 
     Raises:
-        OSError: It belongs to somebody else, or others may write to it and that cannot be changed.
+        OSError: It belongs to another user, or the permission cannot be changed.
     """
     check_place(folder)
     status = folder.stat()
@@ -77,7 +76,7 @@ def keep_unchanged(folder: Path) -> None:
 
 
 def is_trusted(file: Path) -> bool:
-    """Whether a file is there, and nobody else could have written it."""
+    """Whether a file exists and no other user could have written it."""
     try:
         status = file.lstat()
     except OSError:
@@ -86,12 +85,12 @@ def is_trusted(file: Path) -> bool:
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether a file belongs to who counts as trusted."""
+    """Whether a file belongs to root or to this user."""
     return status.st_uid in {ROOT, os.geteuid()}
 
 
 def _tighten(folder: Path) -> None:
-    """Take the rights of others from all that is below: somebody may have it open."""
+    """Remove other users' permissions from everything below: another process may have a folder open."""
     for where, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(where) / name

@@ -1,10 +1,10 @@
-"""The store in a bucket of S3, or of a server that speaks its language.
+"""The object store in a bucket of S3 or of a compatible server.
 
-Address of the server, region and credentials come from the usual places: `AWS_ENDPOINT_URL`,
+The server's address, the region and the credentials come from the usual sources: `AWS_ENDPOINT_URL`,
 `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, or a role of the machine.
 
-An object of more than one part is put together by the server when all parts are there, so it is whole or not
-there. A crash can leave parts that nobody can read; let a lifecycle rule of the bucket abort such uploads.
+The server assembles an object from its parts at the end of the upload, so readers see the whole object or none. A
+crash can leave parts behind; a lifecycle rule of the bucket should abort such uploads.
 """
 
 import asyncio
@@ -27,33 +27,33 @@ log = logging.getLogger(__name__)
 
 PART_BYTES: Final = 8 << 20
 COPY_BYTES_MIN: Final = 5 << 20
-"""What a part must have that is not an object's last one."""
+"""The least size of a part, except the last one of an object."""
 COPY_BYTES_MAX: Final = 1 << 30
-"""What the server copies in one request; it would take five times that, but slowly."""
+"""The most that one request copies; the server accepts five times that, but copies it slowly."""
 PARTS_AT_ONCE_MAX: Final = 2
-"""Parts of one object that are on their way: what a writer holds in memory beyond the part it gathers."""
+"""Parts of one object in transit; a writer holds them in memory, besides the part that it collects."""
 CONNECTIONS_MAX: Final = 64
 CONNECT_SECONDS_MAX: Final = 5
 SILENCE_SECONDS_MAX: Final = 30
-TRIES_MAX: Final = 5
-"""Of each request, and of each stretch of a download that brings nothing."""
+ATTEMPTS_MAX: Final = 5
+"""Of each request, and of each part of a download that returns nothing."""
 ABORT_SECONDS_MAX: Final = 10.0
 LINK_SECONDS: Final = 900
-"""How long a download may be begun from a signed address."""
+"""How long a signed address can start a download."""
 
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_BEYOND = "InvalidRange"
+_RANGE_ERROR = "InvalidRange"
 
 
 class S3Store:
     """Objects in a bucket, their keys after a prefix; connects at the first call."""
 
     def __init__(self, *, bucket: str, prefix: str) -> None:
-        """Nothing is connected yet.
+        """Connect nothing yet.
 
         Args:
-            bucket: It must exist.
-            prefix: What stands before each key, without slashes around it; may be empty.
+            bucket: An existing bucket.
+            prefix: The prefix of all keys, without slashes around it; may be empty.
         """
         self._bucket = bucket
         self._prefix = prefix + "/" if prefix else ""
@@ -65,23 +65,23 @@ class S3Store:
         """See `Store.write`; an object of up to `PART_BYTES` is one request."""
         where = self._where(key)
         upload = _Upload(await self._connected(), where)
-        gathered = bytearray()
+        collected = bytearray()
         size = 0
         try:
             async for chunk in chunks:
-                gathered += chunk
+                collected += chunk
                 size += len(chunk)
-                while len(gathered) >= PART_BYTES:
-                    await upload.add(bytes(gathered[:PART_BYTES]))
-                    del gathered[:PART_BYTES]
-            await self._finish(upload, where, bytes(gathered))
+                while len(collected) >= PART_BYTES:
+                    await upload.add(bytes(collected[:PART_BYTES]))
+                    del collected[:PART_BYTES]
+            await self._finish(upload, where, bytes(collected))
         except BaseException:
             await upload.abort()
             raise
         return size
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
-        """See `Store.join`; the server copies, and only what is too short for a part comes by here."""
+        """See `Store.join`; the server copies, and only data that is too short for a part passes through here."""
         where = self._where(key)
         upload = _Upload(await self._connected(), where)
         short = bytearray()
@@ -90,13 +90,13 @@ class S3Store:
             for source in sources:
                 length = await self.size(source)
                 size += length
-                start = _taken(len(short), length)
+                start = _head_bytes(len(short), length)
                 async for chunk in self.read(source, 0, start):
                     short += chunk
                 if len(short) >= COPY_BYTES_MIN:
                     await upload.add(bytes(short))
                     short.clear()
-                for begin, end in _stretches(start, length):
+                for begin, end in _ranges(start, length):
                     await upload.copy(self._where(source), begin, end)
             await self._finish(upload, where, bytes(short))
         except BaseException:
@@ -105,7 +105,7 @@ class S3Store:
         return size
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """See `Store.read`; where the connection breaks, the same object is read on from there."""
+        """See `Store.read`; after a broken connection the read continues with the same object."""
         if end is not None and end <= start:
             await self.size(key)
             return
@@ -113,15 +113,15 @@ class S3Store:
         failures = 0
         while True:
             try:
-                async for chunk in self._stretch(where, start, end):
+                async for chunk in self._download(where, start, end):
                     start += len(chunk)
                     failures = 0
                     yield chunk
-            except _Broken as error:
+            except _Unavailable as error:
                 failures += 1
-                if failures >= TRIES_MAX:
+                if failures >= ATTEMPTS_MAX:
                     raise OSError(str(error)) from error
-            except _Beyond:
+            except _RangeError:
                 return
             else:
                 return
@@ -134,14 +134,14 @@ class S3Store:
             return int((await client.head_object(**where))["ContentLength"])
 
     async def link(self, key: str, disposition: str) -> str | None:
-        """See `Store.link`; signed, and good for `LINK_SECONDS`."""
+        """See `Store.link`; signed, and valid for `LINK_SECONDS`."""
         where = self._where(key) | {"ResponseContentDisposition": disposition}
         client = await self._connected()
         with _failures(key):
             return str(await client.generate_presigned_url("get_object", Params=where, ExpiresIn=LINK_SECONDS))
 
     async def free(self) -> None:
-        """None: a bucket has no such number."""
+        """See `Store.free`; None, since a bucket has no such number."""
 
     async def delete(self, key: str) -> None:
         """See `Store.delete`."""
@@ -173,8 +173,8 @@ class S3Store:
         with _failures(where["Key"]):
             await client.put_object(**where, Body=last)
 
-    async def _stretch(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
-        """One download; from it on, `where` stands for this very object and no other of the same key."""
+    async def _download(self, where: dict[str, str], start: int, end: int | None) -> AsyncIterator[bytes]:
+        """One download; afterwards `where` refers to this object only, not to a replacement of the same key."""
         client = await self._connected()
         with _failures(where["Key"]):
             answer = await client.get_object(**where, **_range(start, end))
@@ -195,8 +195,8 @@ class S3Store:
                     connect_timeout=CONNECT_SECONDS_MAX,
                     read_timeout=SILENCE_SECONDS_MAX,
                     max_pool_connections=CONNECTIONS_MAX,
-                    retries={"mode": "standard", "total_max_attempts": TRIES_MAX},
-                    # Other servers than Amazon's know neither buckets as host names nor the newer checksums.
+                    retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
+                    # Servers other than Amazon's support neither buckets as host names nor the newer checksums.
                     s3={"addressing_style": "path" if own_server else "auto"},
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
@@ -208,59 +208,59 @@ class S3Store:
 
 
 class _Upload:
-    """An object in parts, from its first part on."""
+    """A multipart upload, which the first part creates."""
 
     def __init__(self, client: Any, where: dict[str, str]) -> None:
         self._client = client
         self._where = where
         self._id: dict[str, str] = {}
         self._parts: list[dict[str, Any]] = []
-        self._flying: deque[asyncio.Task[None]] = deque()
+        self._in_transit: deque[asyncio.Task[None]] = deque()
 
     @property
     def is_begun(self) -> bool:
         return bool(self._id)
 
     async def add(self, part: bytes) -> None:
-        """Send a part; waits while too many are on their way."""
+        """Send a part; waits while too many are in transit."""
         entry = await self._entry()
-        self._flying.append(asyncio.create_task(self._send(entry, part)))
+        self._in_transit.append(asyncio.create_task(self._send(entry, part)))
 
     async def copy(self, source: dict[str, str], start: int, end: int) -> None:
-        """Have the server take a part from another object; waits as `add` does."""
+        """Make the server copy a part of another object; waits as `add` does."""
         entry = await self._entry()
-        self._flying.append(asyncio.create_task(self._copy(entry, source, start, end)))
+        self._in_transit.append(asyncio.create_task(self._copy(entry, source, start, end)))
 
     async def _entry(self) -> dict[str, Any]:
-        """The next part's place in the list, once there is room for it on the way."""
+        """The entry of the next part; waits while too many are in transit."""
         if not self._id:
             with _failures(self._where["Key"]):
                 answer = await self._client.create_multipart_upload(**self._where)
             self._id = {"UploadId": answer["UploadId"]}
-        while len(self._flying) >= PARTS_AT_ONCE_MAX:
-            await self._flying[0]
-            self._flying.popleft()
+        while len(self._in_transit) >= PARTS_AT_ONCE_MAX:
+            await self._in_transit[0]
+            self._in_transit.popleft()
         entry: dict[str, Any] = {"PartNumber": len(self._parts) + 1}
         self._parts.append(entry)
         return entry
 
     async def finish(self, last: bytes) -> None:
-        """Send the rest, and have the object put together."""
+        """Send the last part, and complete the object."""
         if last:
             await self.add(last)
-        while self._flying:
-            await self._flying[0]
-            self._flying.popleft()
+        while self._in_transit:
+            await self._in_transit[0]
+            self._in_transit.popleft()
         with _failures(self._where["Key"]):
             await self._client.complete_multipart_upload(
                 **self._where, **self._id, MultipartUpload={"Parts": self._parts}
             )
 
     async def abort(self) -> None:
-        """Leave nothing behind, as far as that is possible within `ABORT_SECONDS_MAX`."""
-        for task in self._flying:
+        """Delete the parts, within `ABORT_SECONDS_MAX`."""
+        for task in self._in_transit:
             task.cancel()
-        await asyncio.gather(*self._flying, return_exceptions=True)
+        await asyncio.gather(*self._in_transit, return_exceptions=True)
         if not self._id:
             return
         try:
@@ -268,7 +268,7 @@ class _Upload:
                 with _failures(self._where["Key"]), suppress(NotFound):
                     await self._client.abort_multipart_upload(**self._where, **self._id)
         except OSError as error:
-            log.warning("parts of an object that was not written stay in the bucket: %s", error)
+            log.warning("parts of an aborted upload stay in the bucket: %s", error)
 
     async def _send(self, entry: dict[str, Any], part: bytes) -> None:
         with _failures(self._where["Key"]):
@@ -286,41 +286,41 @@ class _Upload:
         entry["ETag"] = answer["CopyPartResult"]["ETag"]
 
 
-class _Broken(OSError):
-    """The server or the way to it failed, which may pass."""
+class _Unavailable(OSError):
+    """The server or the network failed; a new attempt may succeed."""
 
 
-class _Beyond(OSError):
-    """A range begins behind the object's end."""
+class _RangeError(OSError):
+    """A range begins after the object's end."""
 
 
 @contextmanager
 def _failures(key: str) -> Iterator[None]:
-    """Tell the client library's failures as a store does."""
+    """Raise errors of the client library as errors of `Store`."""
     try:
         yield
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in _MISSING:
             raise NotFound(key) from error
-        if code == _BEYOND:
-            raise _Beyond(code) from error
+        if code == _RANGE_ERROR:
+            raise _RangeError(code) from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise (_Broken if status >= 500 else OSError)(f"S3 answered {code or status}") from error  # noqa: PLR2004
+        raise (_Unavailable if status >= 500 else OSError)(f"S3 answered {code or status}") from error  # noqa: PLR2004
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
-        raise _Broken(type(error).__name__) from error
+        raise _Unavailable(type(error).__name__) from error
 
 
-def _taken(short: int, length: int) -> int:
-    """How many bytes of a source come by here, where so many wait that are too short for a part."""
+def _head_bytes(short: int, length: int) -> int:
+    """How many first bytes of a source pass through here, behind `short` bytes that are too few for a part."""
     if not short and length >= COPY_BYTES_MIN:
         return 0
     needed = COPY_BYTES_MIN - short
     return needed if length - needed >= COPY_BYTES_MIN else length
 
 
-def _stretches(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Ranges that a server copies in one request each, all of much the same length."""
+def _ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Ranges of about the same length for one copy request each."""
     count = -(-(end - start) // COPY_BYTES_MAX)
     for number in range(count):
         yield start + (end - start) * number // count, start + (end - start) * (number + 1) // count

@@ -66,7 +66,7 @@ async def test_a_probe_without_an_answer(monkeypatch):
 
 async def test_becomes_well_again(monkeypatch):
     """An answer is kept for a moment only."""
-    monkeypatch.setattr(health, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(health, "CACHE_SECONDS", 0.0)
     is_away = True
 
     async def probe():
@@ -96,7 +96,7 @@ async def test_an_old_tick_shows():
     await until(lambda: heartbeat._guard.seconds == 0, "a beat")
     assert heartbeat.fault() is None
     beating.cancel()
-    heartbeat._ticked_at -= 3600
+    heartbeat._beat_at -= 3600
     assert "old" in heartbeat.fault()
 
 

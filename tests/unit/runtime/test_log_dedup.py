@@ -68,7 +68,7 @@ def test_memory_is_bounded(hush):
     """Even where every message is another one."""
     for number in range(3 * MESSAGES_MAX):
         hush.filter(record(f"message {number}"))
-    assert len(hush._said) <= MESSAGES_MAX
+    assert len(hush._seen) <= MESSAGES_MAX
 
 
 def test_what_clients_do_wrong_is_said_once_in_a_while(now):

@@ -63,7 +63,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path, mode, is_another):
     """Also one whose rights would do."""
     (tmp_path / "data").mkdir(mode=mode)
     is_another()
-    with pytest.raises(OSError, match=f"data was made by another user .uid {os.getuid()}"):
+    with pytest.raises(OSError, match=f"data was created by another user .uid {os.getuid()}"):
         ownership.make_private(tmp_path / "data")
 
 
