@@ -44,7 +44,7 @@ class Processors:
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._follower = Follower(kafka, topics.BATCHES.name, self._apply)
         self._log = Log(kafka)
-        self._keeper = Keeper(settings, kafka, self._log, also=self._erased)
+        self._keeper = Keeper(settings, kafka, self._log, on_record=self._erased)
         self._shared: Shared | None = None
         self._models: list[ModelApp] = []
         self._stopping_until: float | None = None

@@ -1,1 +1,1 @@
-"""What lies on the log and in parts is sealed with a key of its batch, where the operator wants it so."""
+"""Optional encryption of records, parts and large lines with a key per batch."""

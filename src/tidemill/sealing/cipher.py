@@ -1,9 +1,9 @@
-"""The door to `cryptography`: bytes are sealed with a key and bound to their place.
+"""Authenticated encryption of bytes for one place: AES-256-GCM.
 
-AES-256-GCM. A nonce is 96 random bits, so one key may seal 2^32 pieces, and two of them have the same nonce with
-a chance below 2^-32 (NIST SP 800-38D, 8.3). The largest batch has 10 million lines, so at the most twice as many
-records, and each would have to be sealed two hundred times before that is reached. Nothing is counted, so no
-restart, redelivery or second process forgets anything.
+A nonce is 96 random bits, so one key may seal 2^32 pieces with a chance below 2^-32 of an equal nonce (NIST SP
+800-38D, 8.3). The largest batch has 10 million lines and at most twice as many records, each of which would have to
+be sealed two hundred times to reach that number. Random nonces need no counter, which a restart, a redelivery or a
+second process could lose.
 """
 
 import os
@@ -18,11 +18,11 @@ KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 SEAL_BYTES: Final = NONCE_BYTES + TAG_BYTES
-"""What a sealed piece has more than the piece."""
+"""The additional bytes of a sealed piece."""
 
 
 class Damaged(Exception):
-    """A sealed piece is cut, changed, of another place, or of another key."""
+    """A sealed piece is truncated, changed, or belongs to another place or key."""
 
 
 class Cipher:
@@ -39,7 +39,7 @@ class Cipher:
 
         Args:
             data: The piece.
-            place: Where it belongs; it can be opened there alone.
+            place: Its identity; `open` needs the same one.
         """
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, data, place)
@@ -48,10 +48,10 @@ class Cipher:
         """The piece.
 
         Raises:
-            Damaged: It was not sealed with this key for this place, or not all of it is there.
+            Damaged: It was not sealed with this key for this place, or is incomplete.
         """
         if len(sealed) < SEAL_BYTES:
-            raise Damaged("it is cut short")
+            raise Damaged("it is truncated")
         try:
             return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place)
         except InvalidTag as error:
@@ -64,5 +64,5 @@ def new_key() -> bytes:
 
 
 def derived_key(key: bytes, purpose: str) -> bytes:
-    """A key of its own for each purpose (HKDF with SHA-256)."""
+    """Derive a key for a purpose (HKDF with SHA-256)."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(key)

@@ -1,4 +1,4 @@
-"""The vault of a process, as its settings want it, and the follower that feeds it."""
+"""The vault of a process and the follower that fills it, according to the settings."""
 
 import asyncio
 import logging
@@ -19,69 +19,71 @@ from tidemill.sealing.vault import Vault
 from tidemill.sealing.wrapping import FileWrapper, KeyFileError
 
 KEY_FILE: Final = "encryption_keys"
-"""In the data folder, where the settings name none."""
+"""The key file in the data folder, unless the settings name another."""
 
 ROUND_SECONDS: Final = 3600.0
 KEPT: Final = 3
-"""A batch may take as long as the log keeps a record, and a segment goes when its last record is due."""
+"""Retention times until a key is destroyed: a batch may run for one, and a segment is removed as a whole."""
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[str, bytes | None], object]
+OnRecord = Callable[[str, bytes | None], object]
 
 
 class Keeper:
-    """What knows the keys of batches.
+    """The keys of batches in a process.
 
     Attributes:
         vault: The keys.
-        follower: Feeds it.
+        follower: Reads them from the log.
     """
 
-    def __init__(self, settings: Settings, kafka: Kafka, sender: Sender, *, also: Tell | None = None) -> None:
-        """Set up; nothing is connected yet.
+    def __init__(
+        self, settings: Settings, kafka: Kafka, sender: Sender, *, on_record: OnRecord | None = None
+    ) -> None:
+        """Connect nothing yet.
 
         Args:
-            settings: Whether lines are sealed, and where the keys are that wrap those of batches.
-            kafka: Where the topic is.
-            sender: Appends to it.
-            also: Told of each record of the topic: key and value.
+            settings: Whether to seal lines, and the file with the wrapping keys.
+            kafka: Address and credentials.
+            sender: Appends to the log.
+            on_record: Called with the key and value of each record of the topic.
 
         Raises:
-            SettingsError: The file of keys cannot be used, or is needed and not there.
+            SettingsError: The key file is invalid, or missing although lines are sealed.
         """
-        self._also = also
-        self._news = asyncio.Event()
-        """Set where a batch is deleted, or gets a key although it is."""
+        self._on_record = on_record
+        self._has_due_keys = asyncio.Event()
+        """Set when a batch is deleted, or a deleted batch gets a key."""
         self.follower = Follower(kafka, topics.SECRETS.name, self._apply)
         self.vault = Vault(sender, wrapper=wrapper(settings), seals=settings.encrypt_log, caught_up=self._catch_up)
 
     async def start(self) -> None:
-        """Learn what the log has."""
+        """Read all keys on the log."""
         await self.follower.start()
         await self.follower.caught_up()
 
     async def stop(self) -> None:
-        """Learn no more."""
+        """Stop reading."""
         await self.follower.stop()
 
     def store(self, below: Store) -> Store:
-        """A store whose objects of batches are sealed where their batch is."""
+        """A store that seals the objects of sealed batches."""
         return SealedStore(below, self.vault)
 
     async def destroy_due_keys(self, clock: Clock, kept_seconds: Callable[[], float]) -> None:
-        """Destroy keys that are due for it, for as long as the process lives: at once, and those that grow old.
+        """Destroy the keys of deleted batches at once, and old keys every hour; never returns.
 
         Args:
             clock: Unix time.
-            kept_seconds: How long the log keeps lines; infinite while that is not known.
+            kept_seconds: The retention time of lines; infinite while it is unknown.
         """
         while True:
-            self._news.clear()
+            self._has_due_keys.clear()
             await retry("destroying keys", lambda: self.vault.destroy_due_keys(clock() - KEPT * kept_seconds()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ROUND_SECONDS):
-                    await self._news.wait()
+                    await self._has_due_keys.wait()
 
     async def _catch_up(self) -> None:
         await retry("catching up with the keys", self.follower.catch_up, faults=TRANSIENT)
@@ -89,16 +91,16 @@ class Keeper:
     def _apply(self, key: str, value: bytes | None, offset: int) -> None:
         self.vault.apply(key, value, offset)
         if value is not None and self.vault.is_erased(key.partition("/")[0]):
-            self._news.set()
-        if self._also is not None:
-            self._also(key, value)
+            self._has_due_keys.set()
+        if self._on_record is not None:
+            self._on_record(key, value)
 
 
 def wrapper(settings: Settings) -> FileWrapper | None:
-    """The keys of the file that the settings name.
+    """The wrapping keys of the key file; None without a file if lines are not sealed.
 
     Raises:
-        SettingsError: It cannot be used, or is needed and not there.
+        SettingsError: The file is invalid, or missing although lines are sealed.
     """
     path = key_file(settings)
     if not settings.encrypt_log and not path.exists():
@@ -110,5 +112,5 @@ def wrapper(settings: Settings) -> FileWrapper | None:
 
 
 def key_file(settings: Settings) -> Path:
-    """Where the keys are that wrap those of batches."""
+    """The file with the wrapping keys."""
     return settings.encryption_key_file or settings.data / KEY_FILE

@@ -1,7 +1,7 @@
-"""Records of lines, sealed and opened: of requests and of outcomes. What has no key stays as it is.
+"""Seals and opens records of requests and of outcomes; records of batches without a key stay as they are.
 
-A record is bound to its place: the lines of a request to their batch, the index of the first and their number,
-those of an outcome to their batch and their marks. Its headers stay readable, so that state can be made of them.
+A seal covers the record's place: of requests the batch, the index of the first line and their number; of outcomes
+the batch and the marks. Headers stay in clear, so that stages can derive their state from them.
 """
 
 from dataclasses import replace
@@ -13,11 +13,11 @@ from tidemill.sealing.vault import Vault
 
 
 async def seal_request(vault: Vault | None, head: RequestHead, value: bytes) -> tuple[RequestHead, bytes]:
-    """A record of `requests` as it goes to the log.
+    """Seal a record of `requests` for the log.
 
     Raises:
         NoKey: The batch is deleted.
-        OSError: Its key cannot be had.
+        OSError: Its key is unavailable.
     """
     if vault is None or head.ref is not None or (
         cipher := await vault.sealing_cipher(head.batch_id, head.project)
@@ -28,11 +28,11 @@ async def seal_request(vault: Vault | None, head: RequestHead, value: bytes) -> 
 
 
 async def open_request(vault: Vault | None, head: RequestHead, value: bytes) -> bytes:
-    """The lines of a record of `requests`.
+    """Open the lines of a record of `requests`.
 
     Raises:
         NoKey: Its key is destroyed.
-        KeyUnavailable: Its key cannot be unwrapped at the moment.
+        KeyUnavailable: Its key cannot be unwrapped now.
         DecodeError: It is damaged.
     """
     if head.seal is None:
@@ -49,11 +49,11 @@ async def open_request(vault: Vault | None, head: RequestHead, value: bytes) -> 
 async def seal_outcome(
     vault: Vault | None, batch_id: str, value: bytes, headers: Headers
 ) -> tuple[bytes, Headers]:
-    """A record of `outcomes` with lines as it goes to the log: value and headers.
+    """Seal a record of `outcomes` with lines; returns value and headers.
 
     Raises:
         NoKey: The batch is deleted.
-        OSError: Its key cannot be had.
+        OSError: Its key is unavailable.
     """
     if vault is None or not value or (cipher := await vault.sealing_cipher(batch_id)) is None:
         return value, headers
@@ -62,11 +62,11 @@ async def seal_outcome(
 
 
 async def open_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[Headers, bytes]:
-    """Any record of `outcomes`, its lines opened if they are sealed: headers and value.
+    """Open a record of `outcomes`, if it is sealed; returns headers and value.
 
     Raises:
         NoKey: Its key is destroyed.
-        KeyUnavailable: Its key cannot be unwrapped at the moment.
+        KeyUnavailable: Its key cannot be unwrapped now.
         DecodeError: It is damaged.
     """
     if (key_id := codec.key_id(headers)) is None:

@@ -1,8 +1,9 @@
-"""A store whose objects of batches at work are sealed: their parts, their large lines and results.
+"""An object store that seals the objects of running batches: parts, large lines and results.
 
-An object begins with `TMS1` and the id of its key, then come frames of 64 KiB, each sealed by itself and bound to
-the object's key, its number, and whether it is the last: so a stretch is read without the rest, and what is cut,
-moved or exchanged is found out. Lengths and offsets are those of the content. What has no key is stored as it is.
+A sealed object starts with `TMS1` and the id of its key. Frames of 64 KiB follow, each sealed for the object's key
+in the store, its number and whether it is the last: readers can read ranges, and detect truncated, moved and
+exchanged frames. Lengths and offsets refer to the content. Objects of batches without a key are stored as they
+are.
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
@@ -14,7 +15,7 @@ from tidemill.sealing.cipher import SEAL_BYTES, Cipher, Damaged
 from tidemill.sealing.vault import NoKey, Vault
 
 PREFIXES: Final = (PARTS_PREFIX, LARGE_PREFIX, "intake/")
-"""Under each, the batch's id is the next piece of a key."""
+"""The prefixes of sealed objects; the batch id follows."""
 FRAME_BYTES: Final = 64 << 10
 SEALED_BYTES: Final = FRAME_BYTES + SEAL_BYTES
 _MAGIC: Final = b"TMS1"
@@ -23,7 +24,7 @@ HEAD_BYTES: Final = len(_MAGIC) + KEY_ID_BYTES
 
 
 class SealedStore:
-    """See `Store`. An object whose key is destroyed, or that is damaged, is `NotFound`: it cannot be read."""
+    """See `Store`. `NotFound` also means that an object is damaged or its key destroyed."""
 
     def __init__(self, below: Store, vault: Vault) -> None:
         self._below = below
@@ -36,16 +37,16 @@ class SealedStore:
         try:
             cipher = await self._vault.sealing_cipher(batch_id)
         except NoKey:
-            # A batch that is deleted meanwhile: whoever writes here is late, and nobody reads it.
+            # The batch has been deleted, so no process will read the object.
             return 0
         if cipher is None:
             return await self._below.write(key, chunks)
         return content_bytes(await self._below.write(key, _sealed(cipher, key, chunks)))
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
-        """See `Store`; what is sealed passes through this process."""
+        """See `Store`; sealed sources pass through this process."""
         batches = {batch_id for source in sources if (batch_id := _batch(source)) is not None}
-        # Whoever wrote them has made the key, perhaps a moment ago.
+        # Another process may have made the key a moment ago.
         if not all(self._vault.has_key(batch_id) for batch_id in batches):
             await self._vault.catch_up()
         if not any(self._vault.has_key(batch_id) for batch_id in batches):
@@ -92,10 +93,10 @@ class SealedStore:
         await self._below.close()
 
     async def _cipher(self, key: str) -> Cipher | None:
-        """What an object is sealed with.
+        """The cipher of an object; None if it is not sealed.
 
         Raises:
-            NotFound: It is not there, or its key is not.
+            NotFound: The object or its key is missing.
         """
         batch_id = _batch(key)
         assert batch_id is not None
@@ -116,7 +117,7 @@ class SealedStore:
         is_last = False
         async for chunk in self._below.read(key, begin, stop):
             waiting += chunk
-            # A whole frame is opened once it is known whether more follows it.
+            # A frame is opened only once a further byte shows that it is not the last.
             while len(waiting) > SEALED_BYTES:
                 content = cipher.open(bytes(waiting[:SEALED_BYTES]), _place(key, number, is_last=False))
                 if piece := _cut(content, number, start, end):
@@ -128,11 +129,11 @@ class SealedStore:
             if piece := _cut(content, number, start, end):
                 yield piece
         if end is None and not is_last and (waiting or not start):
-            raise Damaged(f"{key} is cut short")
+            raise Damaged(f"{key} is truncated")
 
 
 def content_bytes(size: int) -> int:
-    """Bytes of content in a sealed object of this size."""
+    """The content bytes of a sealed object of this size."""
     frames = -(-(size - HEAD_BYTES) // SEALED_BYTES)
     return size - HEAD_BYTES - frames * SEAL_BYTES
 
@@ -151,7 +152,7 @@ async def _sealed(cipher: Cipher, key: str, chunks: AsyncIterable[bytes]) -> Asy
 
 
 def _either(cipher: Cipher, sealed: bytes, key: str, number: int) -> tuple[bytes, bool]:
-    """A frame that is the last, or the last of the stretch that was read."""
+    """Open the object's last frame, or the last one of the range; returns whether it is the object's."""
     try:
         return cipher.open(sealed, _place(key, number, is_last=True)), True
     except Damaged:
@@ -168,7 +169,7 @@ def _place(key: str, number: int, *, is_last: bool) -> bytes:
 
 
 def _batch(key: str) -> str | None:
-    """The batch that an object belongs to, where it may be sealed."""
+    """The batch of an object that may be sealed; None for other objects."""
     for prefix in PREFIXES:
         if key.startswith(prefix):
             return key.removeprefix(prefix).partition("/")[0]

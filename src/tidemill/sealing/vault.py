@@ -1,13 +1,13 @@
-"""The keys of batches, folded from `tidemill.secrets`.
+"""The keys of batches, read from `tidemill.secrets`.
 
 | key | value |
 |---|---|
-| batch id, `/` and a key's id | `Secret`: the key, wrapped; a tombstone destroys it |
-| batch id | `Erasure`: the batch is deleted, and no key of it counts any more |
+| batch id, `/` and a key's id | `Secret`: the wrapped key; a tombstone destroys it |
+| batch id | `Erasure`: the batch is deleted, and its keys are void |
 
-Whoever seals the first record of a batch makes its key and sends it before, so nothing is ever sealed with a key
-that the log does not have. Two processes may each make one: what is sealed says with which. Whoever opens a record
-whose key it has not heard of folds all that the topic has; a key that is not there then is destroyed.
+The process that seals a batch's first record creates its key, and appends it to the log before the record. Two
+processes may create a key each, so a sealed record names its key. A process that does not know the key of a record
+reads the topic up to its end; if the key is still missing, it has been destroyed.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from tidemill.sealing.wrapping import KeyUnavailable, KeyWrapper
 log = logging.getLogger(__name__)
 
 CIPHERS_MAX: Final = 4096
-"""Unwrapped keys that a process remembers."""
+"""Unwrapped keys that a process caches."""
 DESTROYED_MAX: Final = 100_000
-"""Batches whose keys a process remembers to have seen go: what is still on its way is not for long."""
+"""Batches with destroyed keys that a process remembers, for records that are still in transit."""
 KEY_ID_BYTES: Final = 8
 
 
 class NoKey(Exception):
-    """The key is destroyed, so nobody can read what was sealed with it; or there never was such a key."""
+    """The key does not exist, or has been destroyed with all data that it sealed."""
 
 
 class Vault:
-    """The keys that this process can get at."""
+    """The keys that this process can use."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class Vault:
         seals: bool = False,
         caught_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Know no key yet.
+        """Start without keys.
 
         Args:
-            sender: The log; without it keys are neither made nor destroyed.
-            wrapper: Unwraps keys; without it nothing can be sealed or opened.
-            seals: Whether batches that have no key get one.
-            caught_up: Waits until all is folded that the topic has at this moment.
+            sender: Appends to the log; None creates and destroys no keys.
+            wrapper: Wraps and unwraps keys; None can neither seal nor open.
+            seals: Whether to create a key for a batch without one.
+            caught_up: Waits until `apply` has had all present records of the topic.
         """
         self._sender = sender
         self._wrapper = wrapper
@@ -67,69 +67,69 @@ class Vault:
         self._caught_up = caught_up
         self._secrets = Secrets()
         self._erased: dict[str, int] = {}
-        """When each deleted batch was, Unix seconds."""
+        """When each deleted batch was deleted, Unix seconds."""
         self._destroyed: dict[str, None] = {}
         self._ciphers: OrderedDict[tuple[str, str], Cipher] = OrderedDict()
-        self._making: dict[str, asyncio.Lock] = {}
+        self._creating: dict[str, asyncio.Lock] = {}
 
     def apply(self, key: str, value: bytes | None, offset: int = -1) -> None:
-        """Take a record of the topic."""
+        """Apply a record of the topic."""
         batch_id, _, key_id = key.partition("/")
         if key_id:
-            self._take(batch_id, key_id, value)
+            self._apply_key(batch_id, key_id, value)
         elif value is None:
             self._erased.pop(batch_id, None)
         else:
             try:
                 self._erased[batch_id] = codec.decode_erasure(value).at
             except DecodeError:
-                log.warning("the record at %d of the secrets cannot be read", offset)
+                log.warning("record %d of the secrets cannot be decoded", offset)
 
     def is_erased(self, batch_id: str) -> bool:
         """Whether a batch is deleted."""
         return batch_id in self._erased
 
     def has_key(self, batch_id: str) -> bool:
-        """Whether there is a key of a batch."""
+        """Whether a batch has a key."""
         return bool(self._secrets.of(batch_id))
 
     async def catch_up(self) -> None:
-        """Learn of every key that the topic has at this moment."""
+        """Apply all keys that the topic has now."""
         if self._caught_up is not None:
             await self._caught_up()
 
     async def sealing_cipher(self, batch_id: str, project: str | None = None) -> Cipher | None:
-        """What the batch's bytes are sealed with; None where they stay as they are.
+        """The cipher to seal a batch's bytes with; None if the batch is not sealed.
 
         Args:
             batch_id: The batch.
-            project: Whose it is: the batch gets a key if it has none and is to have one; None makes none.
+            project: The project of the batch, if the call may create its first key; else None.
 
         Raises:
-            NoKey: The batch is deleted, or its keys are destroyed and it is to get no other.
-            OSError: Its key cannot be had, or sent, at the moment.
+            NoKey: The batch is deleted, or its keys are destroyed.
+            OSError: Its key cannot be unwrapped, or sent, now.
         """
         if batch_id in self._erased:
             raise NoKey(f"{batch_id} is deleted")
         if known := self._secrets.of(batch_id):
             return await self.cipher(batch_id, next(iter(known)))
         if project is None and batch_id in self._destroyed:
-            # What comes late, as of a call that was in flight, is not to be in clear.
+            # The result of a call in flight must not be stored in clear.
             raise NoKey(f"the keys of {batch_id} are destroyed")
         if project is None or not self._seals:
             return None
-        async with self._making.setdefault(batch_id, asyncio.Lock()):
+        async with self._creating.setdefault(batch_id, asyncio.Lock()):
             if not self._secrets.of(batch_id):
-                await self._make(batch_id, project)
-        self._making.pop(batch_id, None)
+                await self._create(batch_id, project)
+        self._creating.pop(batch_id, None)
         return await self.sealing_cipher(batch_id)
 
     async def cipher(self, batch_id: str, key_id: str) -> Cipher:
-        """What was sealed with a key of a batch is opened with this.
+        """The cipher to open data that was sealed with a key of a batch.
 
         Raises:
-            NoKey: There is no such key any more.
-            KeyUnavailable: It cannot be unwrapped at the moment.
+            NoKey: The key is destroyed.
+            KeyUnavailable: It cannot be unwrapped now.
         """
         if batch_id in self._erased:
             raise NoKey(f"{batch_id} is deleted, and its key with it")
@@ -146,7 +146,7 @@ class Vault:
             raise NoKey(f"the key {key_id} of {batch_id} cannot be read") from error
 
     async def destroy(self, batch_id: str) -> None:
-        """Destroy all keys of a batch: once the log has compacted them away, nobody can open what they sealed.
+        """Destroy all keys of a batch; once the broker has compacted the log, no process can open its data.
 
         Raises:
             OSError: The log does not answer.
@@ -156,10 +156,10 @@ class Vault:
             await self._drop(_place(batch_id, key_id))
 
     async def destroy_due_keys(self, made_before: float) -> None:
-        """Destroy the keys of deleted batches, and withdraw what is so old that the log has nothing it is about.
+        """Destroy the keys of deleted batches, and delete records so old that the log has none of their batches.
 
         Args:
-            made_before: Unix seconds.
+            made_before: The latest creation of these, Unix seconds.
 
         Raises:
             OSError: The log does not answer.
@@ -173,7 +173,8 @@ class Vault:
             await self._drop(place)
 
     def _outlived(self, made_before: float) -> list[str]:
-        """Keys older than that. They are in the order of the log, so no more of them are looked at."""
+        """Keys created before that time; the keys are in the order of the log, so the first younger one ends the
+        search."""
         found: list[str] = []
         for batch_id, key_id, value in self._secrets.oldest():
             with suppress(DecodeError):
@@ -187,7 +188,7 @@ class Vault:
         await self._sender.send(topics.SECRETS.name, key, None, headers=[])
         self.apply(key, None)
 
-    def _take(self, batch_id: str, key_id: str, value: bytes | None) -> None:
+    def _apply_key(self, batch_id: str, key_id: str, value: bytes | None) -> None:
         if value is not None:
             self._secrets.put(batch_id, key_id, value)
             self._destroyed.pop(batch_id, None)
@@ -198,9 +199,9 @@ class Vault:
             while len(self._destroyed) > DESTROYED_MAX:
                 del self._destroyed[next(iter(self._destroyed))]
 
-    async def _make(self, batch_id: str, project: str) -> None:
+    async def _create(self, batch_id: str, project: str) -> None:
         if self._wrapper is None or self._sender is None:
-            raise KeyUnavailable("no file of keys is set")
+            raise KeyUnavailable("no key file is set")
         key_id, key = secrets.token_hex(KEY_ID_BYTES), new_key()
         name, wrapped = await self._wrapper.wrap(project, _place(batch_id, key_id), key)
         secret = Secret(
@@ -208,12 +209,12 @@ class Vault:
         )
         value = codec.encode(secret)
         await self._sender.send(topics.SECRETS.name, _place(batch_id, key_id), value, headers=[])
-        self._take(batch_id, key_id, value)
+        self._apply_key(batch_id, key_id, value)
         self._remember(batch_id, key_id, key)
 
     async def _unwrap(self, batch_id: str, key_id: str, value: bytes) -> Cipher:
         if self._wrapper is None:
-            raise KeyUnavailable("no file of keys is set")
+            raise KeyUnavailable("no key file is set")
         secret = codec.decode_secret(value)
         wrapped = base64.b64decode(secret.wrapped, validate=True)
         place = _place(batch_id, key_id)

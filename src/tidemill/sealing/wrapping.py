@@ -1,8 +1,8 @@
-"""Keys of batches are wrapped with a key that is not on the log: here with those of a file, by a port with others.
+"""Wraps the keys of batches with keys outside the log: those of a file, or another `KeyWrapper`.
 
-The file has one key a line, 32 bytes in base64. The first wraps; all of them unwrap, so a key is replaced by a new
-first line. One that is missing is looked for in the file again, so that it can be put back without a restart. Each
-project's keys are wrapped with a key of its own, which is derived from the file's.
+Each line of the file is a key: 32 bytes in base64. The first key wraps and all keys unwrap, so a new first line
+replaces a key. The file is read again for a missing key, so an operator can restore one without a restart. The
+keys of each project are wrapped with a key derived from the file's.
 """
 
 import base64
@@ -20,21 +20,21 @@ NAME_CHARS: Final = 16
 
 
 class KeyUnavailable(OSError):
-    """A key cannot be unwrapped at the moment: what wraps does not answer, or does not have the key."""
+    """A key cannot be unwrapped now: the wrapper does not answer, or lacks the wrapping key."""
 
 
 class KeyFileError(Exception):
-    """The file of keys cannot be used; the text says why, and quotes nothing of it."""
+    """The key file is invalid; the text says why, and quotes nothing of it."""
 
 
 class KeyWrapper(Protocol):
-    """Wraps the keys of batches, as a key management service does. A `place` has to be the same both times."""
+    """Wraps the keys of batches, as a key management service does; `unwrap` needs the `place` of `wrap`."""
 
     async def wrap(self, project: str, place: str, key: bytes) -> tuple[str, bytes]:
         """Wrap a key.
 
         Returns:
-            The name of what wraps it, and the wrapped key.
+            The name of the wrapping key, and the wrapped key.
 
         Raises:
             KeyUnavailable: It does not answer.
@@ -45,20 +45,20 @@ class KeyWrapper(Protocol):
         """The key.
 
         Raises:
-            KeyUnavailable: It does not answer, or has nothing of that name.
-            Damaged: It is not what was wrapped there.
+            KeyUnavailable: It does not answer, or has no key of that name.
+            Damaged: The key was not wrapped for this place.
         """
         ...
 
 
 class FileWrapper:
-    """The keys of a file."""
+    """The wrapping keys of a file."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            KeyFileError: It is not there, or is no file of keys.
+            KeyFileError: It is missing or invalid.
         """
         self._path = path
         self._keys = _read(path)
@@ -75,7 +75,7 @@ class FileWrapper:
             with suppress(KeyFileError):
                 self._keys |= _read(self._path)
         if name not in self._keys:
-            raise KeyUnavailable(f"the file of keys does not have the key {name}")
+            raise KeyUnavailable(f"the key file does not have the key {name}")
         return self._cipher(project, name).open(wrapped, place.encode())
 
     def _cipher(self, project: str, name: str) -> Cipher:
@@ -85,7 +85,7 @@ class FileWrapper:
 
 
 def create_key_file(path: Path) -> None:
-    """Make a file with one random key, for its owner alone; one that is there stays."""
+    """Create a key file with one random key, readable by its owner only; an existing file stays."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     except FileExistsError:
@@ -103,10 +103,10 @@ def _read(path: Path) -> dict[str, bytes]:
     except (OSError, UnicodeDecodeError, binascii.Error) as error:
         raise KeyFileError(f"{path} cannot be read as keys ({type(error).__name__})") from error
     if not keys or any(len(key) != KEY_BYTES for key in keys):
-        raise KeyFileError(f"{path}: each line has to be {KEY_BYTES} random bytes in base64")
+        raise KeyFileError(f"{path}: each line must be {KEY_BYTES} random bytes in base64")
     return {_name(key): key for key in keys}
 
 
 def _name(key: bytes) -> str:
-    """What a key is known by: it says nothing about the key."""
+    """The public name of a key, a hash that does not reveal it."""
     return hashlib.sha256(b"tidemill key name\0" + key).hexdigest()[:NAME_CHARS]

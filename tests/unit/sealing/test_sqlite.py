@@ -6,7 +6,7 @@ from tidemill.sealing.sqlite import Secrets
 
 def test_most_wrapped_keys_are_not_in_memory(monkeypatch):
     """Only those of the batches that were asked for last are; all are found, the oldest first."""
-    monkeypatch.setattr(sqlite, "REMEMBERED_MAX", 10)
+    monkeypatch.setattr(sqlite, "CACHED_MAX", 10)
     kept = Secrets()
     for number in range(1_000):
         kept.put(f"batch_{number % 500}", f"{number}", b"%d" % number)

@@ -113,6 +113,6 @@ async def test_a_disk_that_cannot_be_asked_is_told_once(caplog):
     for _ in range(4):
         await space.look()
     assert len(caplog.messages) == 2
-    assert "no reserve is kept on it" in caplog.messages[0]
+    assert "so it has no reserve" in caplog.messages[0]
     assert "ClusterAuthorizationFailedError" in caplog.messages[0]
     assert "away" in caplog.messages[1]

@@ -74,7 +74,7 @@ def test_a_link_of_another_user_is_refused(tmp_path, monkeypatch):
     ownership.make_private(tmp_path / "data")
     monkeypatch.setattr(ownership.os, "geteuid", lambda: ANOTHER)
     monkeypatch.setattr(ownership, "ROOT", ANOTHER)
-    with pytest.raises(OSError, match="made by another user"):
+    with pytest.raises(OSError, match="created by another user"):
         ownership.make_private(tmp_path / "data")
 
 
