@@ -173,7 +173,7 @@ class Vault:
             await self._drop(place)
 
     def _outlived(self, made_before: float) -> list[str]:
-        """Keys created before that time; the keys are in the order of the log, so the first younger one ends the
+        """Keys created before that time; they are in the order of the log, so the first younger key ends the
         search."""
         found: list[str] = []
         for batch_id, key_id, value in self._secrets.oldest():
