@@ -173,8 +173,7 @@ class Vault:
             await self._drop(place)
 
     def _outlived(self, made_before: float) -> list[str]:
-        """Keys created before that time; they are in the order of the log, so the first younger key ends the
-        search."""
+        """Keys created before that time; the first younger one ends the search, since they are in log order."""
         found: list[str] = []
         for batch_id, key_id, value in self._secrets.oldest():
             with suppress(DecodeError):

@@ -11,7 +11,7 @@ def test_most_wrapped_keys_are_not_in_memory(monkeypatch):
     for number in range(1_000):
         kept.put(f"batch_{number % 500}", f"{number}", b"%d" % number)
     assert all(kept.of(f"batch_{n}") == {f"{n}": b"%d" % n, f"{n + 500}": b"%d" % (n + 500)} for n in range(500))
-    assert len(kept._remembered) == 10
+    assert len(kept._cached) == 10
     assert kept.of("batch_none") == {}
     kept.put("batch_none", "late", b"x")
     assert kept.of("batch_none") == {"late": b"x"}
