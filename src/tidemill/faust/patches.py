@@ -10,9 +10,9 @@
    (`go_back`).
 
 It also loses time: it sleeps for a second while all partitions are paused, and while some are paused it waits for
-records of the others, even after the paused ones have room again (`resume_at_once`). aiokafka 0.14 sends one fetch at
-a time to a broker: it waits up to 1.5 s for partitions without records, and meanwhile fetches nothing more of the
-partitions whose records are being taken (`fetch_briefly`).
+records of the others, even after the paused ones have room again (`resume_at_once`). aiokafka 0.14 sends one fetch
+at a time to a broker: it waits up to 1.5 s for partitions without records, and meanwhile fetches nothing more of
+the partitions whose records are being taken (`fetch_briefly`).
 """
 
 import asyncio
