@@ -11,5 +11,5 @@
 
 `dispatcher.py` connects them; `failures.py` has the value that describes a failed call. Imports go one way: see
 the contract "Layers inside processors" in `pyproject.toml`. A failed call is decided in `backends/pool.py` (the
-server) and `calls/retry.py` (the line), and waits in `scheduling/held_lines.py`.
+server) and `calls/retry.py` (the line), and waits in `scheduling/retry_queue.py`.
 """

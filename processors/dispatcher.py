@@ -3,7 +3,7 @@
 It knows nothing of Kafka: records come through `enqueue`, results leave through an `Outbox`.
 
 A line is *pending* from its arrival until the log has its result. Meanwhile it waits in the scheduler, is in
-flight, waits for another call (`scheduling/held_lines.py`), or waits for its result to arrive. A second copy of a
+flight, waits for another call (`scheduling/retry_queue.py`), or waits for its result to arrive. A second copy of a
 pending line joins the first, and a copy of a completed line is finished at once: neither is called. A line is
 finished without a result if its batch is closed or its deadline has passed: the owner of the batch writes its line
 then.
@@ -32,7 +32,7 @@ from tidemill.processors.outcomes.sending import ResultSender
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.completed_lines import CompletedLines
 from tidemill.processors.partitions.window import Entry
-from tidemill.processors.scheduling.failure_account import FailureAccount
+from tidemill.processors.scheduling.failed_lines import FailedLines
 from tidemill.processors.scheduling.prefix_groups import Prefixes
 from tidemill.processors.scheduling.stalls import Stalls
 from tidemill.processors.scheduling.waiting_lines import RUN_PART, WaitingLines
@@ -90,10 +90,10 @@ class Dispatcher:
         self._policy = policy
         self._loop = asyncio.get_running_loop()
         self._batches: dict[str, Pending] = {}
-        self._failures = FailureAccount(clock)
-        self._proof = caller.proof(self.fill, policy.proof_seconds_min)
+        self._failures = FailedLines(clock)
+        self._health_probe = caller.health_probe(self.fill, policy.probe_seconds_min)
         self._waiting = WaitingLines(
-            pool, self._proof, budget, chance=chance, weights=weights, prefixes=prefixes,
+            pool, self._health_probe, budget, chance=chance, weights=weights, prefixes=prefixes,
             calls_max=lambda: self.seats, wake=self.fill,
         )  # fmt: skip
         self.stalls = Stalls(self._batches, self._waiting, pool, self._failures, clock=clock)
@@ -205,7 +205,7 @@ class Dispatcher:
         """Cancel the calls in flight, and the results on their way."""
         self._is_stopped = self._is_leaving = True
         self._waiting.close()
-        await self._proof.close()
+        await self._health_probe.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -41,7 +41,7 @@ class Line:
         self.avoid: Backend | None = None
         """The server that failed it last."""
         self.reason: tuple[FailureKind, str, int | None] | None = None
-        """Why it waits for another call: kind, server and status of its last failure (`FailureAccount`)."""
+        """Why it waits for another call: kind, server and status of its last failure (`FailedLines`)."""
 
     @property
     def size(self) -> int:

@@ -33,7 +33,7 @@ ROW_NEW: Final = 3
 ROW: Final = 8
 """The same of a server that has answered: if every second line is bad, it happens 1 time in 256."""
 ROW_TRUSTED: Final = 64
-"""The same of a server that has just answered a proof request (`calls/proof.py`)."""
+"""The same of a server that has just answered a health probe (`calls/health_probe.py`)."""
 BESIDE: Final = 2
 """More failed lines for each call in flight: bad lines fail fast, good ones take their time."""
 DOUBLINGS_MAX: Final = 10
@@ -107,7 +107,7 @@ class Breaker:
         self._row_max = max(ROW, self._row_max)
 
     def trust(self) -> None:
-        """The server answered a proof request (`calls/proof.py`): the lines that failed were bad."""
+        """The server answered a health probe (`calls/health_probe.py`): the lines that failed were bad."""
         self._row_max = ROW_TRUSTED
 
     def released(self, *, is_probe: bool) -> None:

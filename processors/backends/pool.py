@@ -66,8 +66,8 @@ class Backend:
     """By endpoint, when the latest call began that it answered well. What it was still working on when it went
     away says nothing of it now."""
     accepted_at: dict[str, float] = field(default_factory=dict)
-    """By endpoint, when the latest proof request began that it refused after it had accepted our key and the
-    address (`calls/proof.py`)."""
+    """By endpoint, when the latest health probe began that it refused after it had accepted our key and the
+    address (`calls/health_probe.py`)."""
     refused_part: float = 0.0
     """Moving average of the calls that it refused with 429 or 503, without those of suspected lines."""
     failed_part: float = 0.0
@@ -136,7 +136,7 @@ class BackendPool:
         assert backends, "a model has a backend"
         self.backends = backends
         self.calls_max = math.inf
-        """Calls in flight at all of them, proof requests included."""
+        """Calls in flight at all of them, health probes included."""
         self._in_flight = 0
 
     def set_part(self, part: float, now: float) -> None:
@@ -189,7 +189,7 @@ class BackendPool:
         best.calls += 1
         return Permit(best, best.limit.sent(best.in_flight), best.breaker.sent(now))
 
-    def acquire_proof(self, backend: Backend, now: float) -> Permit | None:
+    def acquire_health_probe(self, backend: Backend, now: float) -> Permit | None:
         """A permit at one server, even while its breaker is open for what may be the fault of lines."""
         if backend.drain or backend.in_flight >= backend.limit.allowed or self._in_flight >= self.calls_max:
             return None

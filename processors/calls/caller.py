@@ -10,7 +10,7 @@ import msgspec
 from tidemill.processors.backends.pool import BackendPool, Permit
 from tidemill.processors.calls import request_codec
 from tidemill.processors.calls.endpoint_probe import STATUSES, EndpointProbe
-from tidemill.processors.calls.proof import Proof
+from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.calls.request_codec import Success
 from tidemill.processors.failures import NO_EVIDENCE, Answer, CallFailure, Evidence, FailureKind, Fault
 from tidemill.processors.http.client import Upstream
@@ -97,9 +97,9 @@ class Caller:
             if not is_called:
                 self._pool.release(permit)
 
-    def proof(self, on_change: Callable[[], None], wait_seconds: float) -> Proof:
-        """What asks the model's servers whether they answer; see `Proof`."""
-        return Proof(self._endpoint_probe.model, self._pool, self._upstream, on_change, wait_seconds)
+    def health_probe(self, on_change: Callable[[], None], wait_seconds: float) -> HealthProbe:
+        """A health probe for the model's servers."""
+        return HealthProbe(self._endpoint_probe.model, self._pool, self._upstream, on_change, wait_seconds)
 
     async def _make(self, line: Line, parsed: shapes.InputLine, permit: Permit) -> CallResult:
         backend = permit.backend

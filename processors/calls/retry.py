@@ -15,7 +15,7 @@ failure counts as well then. See docs/decisions/0017-fault-by-evidence.md.
 The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. A 429 or 503 counts only
 while the server refuses few others.
 
-`dispatcher.py` carries out the decision; a line that is to be called again waits in `scheduling/held_lines.py`.
+`dispatcher.py` carries out the decision; a line that is to be called again waits in `scheduling/retry_queue.py`.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ WAIT_SECONDS_BASE: Final = 0.5
 WAIT_SECONDS_MAX: Final = 60.0
 TRIES_MAX: Final = 10
 SPREAD_SECONDS_MIN: Final = 60.0
-PROOF_SECONDS_MIN: Final = 2.0
-"""Between two requests that only ask whether a server answers (`proof.py`)."""
+PROBE_SECONDS_MIN: Final = 2.0
+"""Between two health probes."""
 REFUSALS_MAX: Final = 2
 ACCIDENT_PART: Final = 0.2
 """Of a wait, where the server refused one call and accepts most."""
@@ -42,7 +42,7 @@ class Policy:
     wait_seconds_max: float = WAIT_SECONDS_MAX
     tries_max: int = TRIES_MAX
     spread_seconds_min: float = SPREAD_SECONDS_MIN
-    proof_seconds_min: float = PROOF_SECONDS_MIN
+    probe_seconds_min: float = PROBE_SECONDS_MIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Which line is called next, and why the others wait."""
+"""Chooses the next line, and reports why the others wait."""

@@ -1,12 +1,12 @@
-"""Large lines that wait for memory, without a place among the calls.
+"""Large lines that wait for memory.
 
-A large line lies in the store, and its text is in memory while it is called; a budget bounds the bytes of all such
-lines of a process. A line that the budget has no room for leaves the scheduler and waits here, so that the lines
-behind it are called meanwhile. One line of a model asks the budget at a time, and the budget serves models in the
-order in which they asked. Among the waiting lines of a model projects take turns as they do for calls.
+A large line is in the store, and its text is in memory during its call; a budget bounds the bytes of all such
+lines of a process. A line without room in the budget leaves the scheduler and waits here, so that later lines are
+called meanwhile. Each model requests memory for one line at a time, and the budget serves models in the order of
+their requests. Projects take turns among the waiting lines of a model as they do for calls.
 
-A line that has its memory is called next. If its model has no call in flight and its servers take none, it gives
-the memory back, and asks again once they do.
+A line that has memory is called next. If its model has no call in flight and its servers take none, it releases
+the memory, and requests it again once they do.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,15 +17,15 @@ from tidemill.processors.scheduling.scheduler import Scheduler
 
 
 class LargeLines:
-    """Those of one model."""
+    """The large lines of one model."""
 
     def __init__(self, budget: LineBudget, weights: Mapping[str, float] | None, wake: Callable[[], None]) -> None:
-        """Hold none.
+        """Start empty.
 
         Args:
             budget: Of all models of the process.
-            weights: Of projects, by name; 1 if a project is not named.
-            wake: Called when a line has got its memory; it must not call back at once.
+            weights: Of projects, by name; others have the weight 1.
+            wake: Called when a line got memory; must not call back at once.
         """
         self._budget = budget
         self._lines: Scheduler[Line] = Scheduler(weights)
@@ -33,14 +33,14 @@ class LargeLines:
         self._first: Line | None = None
         """The line that is called next."""
         self._request: Request | None = None
-        """For its memory; None if it does not ask at the moment."""
+        """For its memory, if it has not got any yet."""
 
     def __bool__(self) -> bool:
         return self._first is not None
 
     @property
     def ready(self) -> Line | None:
-        """The line that may be called next: it has its memory, or can be given it by `admit`."""
+        """The line that may be called next: it has memory, or `admit` may give it some."""
         is_waiting = self._request is not None and not self._request.is_granted
         return None if is_waiting else self._first
 
@@ -50,7 +50,7 @@ class LargeLines:
         return self._lines.waiting(batch_id) + (first is not None and first.head.batch_id == batch_id)
 
     def admit(self, line: Line) -> bool:
-        """Give a line its memory, which `release` gives back; if there is none, the line waits here."""
+        """Take memory for a line until `release`; False if there is none, and the line waits here."""
         if line is self._first:
             if self._request is None and not self._budget.take(line.size):
                 self._request = self._budget.ask(line.size, self._wake)
@@ -66,17 +66,17 @@ class LargeLines:
         return False
 
     def release(self, line: Line) -> None:
-        """The call of a line that `admit` admitted has ended, or was not made."""
+        """Free the memory of an admitted line."""
         self._budget.release(line.size)
 
     def suspend(self) -> None:
-        """No server takes calls: leave the memory to the lines of other models."""
+        """Leave the memory to other models, since no server takes calls."""
         request, self._request = self._request, None
         if request is not None:
             self._budget.withdraw(request)
 
     def drop(self, batch_id: str) -> list[Line]:
-        """Take out all lines of a batch."""
+        """Remove and return all lines of a batch."""
         lines = self._lines.drop(batch_id)
         if self._first is not None and self._first.head.batch_id == batch_id:
             lines += self._take_first()
@@ -84,7 +84,7 @@ class LargeLines:
         return lines
 
     def clear(self) -> list[Line]:
-        """Take out all lines."""
+        """Remove and return all lines."""
         return [*self._take_first(), *self._lines.clear()]
 
     def _take_first(self) -> Iterable[Line]:
@@ -93,7 +93,7 @@ class LargeLines:
         return () if first is None else (first,)
 
     def _advance(self) -> None:
-        """Let the next line ask for memory, if none does."""
+        """Request memory for the next line, unless one is requested already."""
         if self._first is None and (line := self._lines.take()) is not None:
             self._first = line
             self._request = self._budget.ask(line.size, self._wake)

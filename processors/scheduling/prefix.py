@@ -1,8 +1,8 @@
-"""How a line's prompt begins, as its bytes say it; nothing is parsed or decoded for it.
+"""Finds the prefix of a line's prompt in its bytes, without parsing them.
 
-The prompt is what follows the first `"messages":`, `"prompt":` and so on of the line, by its endpoint. Where a
-body has such a name before its prompt, in a tool for example, the bytes after that are taken. They serve as well
-for lines of one making, and no more than the order of lines depends on them.
+The prompt follows the first `"messages":`, `"prompt":` and so on of the line, by its endpoint. If the body has
+such a name before its prompt, in a tool for example, the prefix is taken from there. That works as well for
+similar lines, and only the order of lines depends on it.
 """
 
 import re
@@ -21,16 +21,9 @@ _STARTS: Final = {
 
 
 def key(text: bytes, url: str, size: int) -> int | None:
-    """The same number for lines whose prompts have the same first `size` bytes.
+    """A checksum of the first `size` bytes of a line's prompt, equal in all processes.
 
-    Args:
-        text: The input line.
-        url: Its endpoint.
-        size: Bytes.
-
-    Returns:
-        The same in each process, so that all think alike of who should have it; None where from the prompt's
-        beginning to the end of the line there are fewer bytes, or where there is no prompt.
+    None if the line has no prompt, or fewer bytes from there to its end.
     """
     if (start := _STARTS.get(url)) is None or (found := start.search(text)) is None:
         return None
@@ -39,7 +32,7 @@ def key(text: bytes, url: str, size: int) -> int | None:
 
 
 def prefixes(model: Model, pool: BackendPool) -> Prefixes[Line] | None:
-    """How lines begin, where they are to go by that; None where they go as they stand."""
+    """Groups the model's lines by prefix; None if the settings do not ask for it."""
     if (size := model.prefix_bytes) is None:
         return None
     called = [backend for backend in pool.backends if not backend.drain]

@@ -1,16 +1,16 @@
-"""The lines of a batch that wait for a call; where that is wanted, those that begin alike one after the other.
+"""The waiting lines of a batch, grouped by the prefix of their prompts if the settings ask for it.
 
-An inference server keeps what it has worked out for the beginnings of the last prompts. Lines that share one are
-cheap for it as long as it has that, so they are a *group*, and a group goes out as a whole: once it is *opened*,
-its lines are set aside for one backend, to go after those of the groups opened before. For a backend are set aside
-half as many lines again as it has calls in flight, and no more: the next group is opened when it is needed.
+An inference server caches its work on the prefixes of recent prompts, so lines with a cached prefix are cheap for
+it. They form a *group*, which is called as a whole: once the group is *opened*, its lines are reserved for one
+backend, behind those of groups opened earlier. A backend has at most half as many lines again reserved as it has
+calls in flight; then no further group is opened for it.
 
-If the backend was not called with this beginning lately, the first line of the group is a *primer*: it goes next,
-and the rest of the group is held until the primer's call has ended. Meanwhile the lines of groups that were opened
-before keep the backend busy.
+If the backend was not called with the prefix lately, the first line of the group is a *primer*: it is called next,
+and the rest of the group waits until its call has ended. Lines of groups opened earlier keep the backend busy
+meanwhile.
 
-Groups are opened in the order of their first lines, and a group takes in lines only up to `SPAN_LINES` after its
-first one: so fewer than that overtake a line, and as many again where groups are preferred for their backends.
+Groups are opened in the order of their first lines, and a group takes lines only up to `SPAN_LINES` after its
+first one. So fewer lines than that overtake a line, and as many again if backends prefer groups.
 """
 
 import zlib
@@ -21,17 +21,17 @@ from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 SPAN_LINES: Final = 16_384
-"""As many as the lane of a partition holds."""
+"""As many as the window of a partition holds."""
 AHEAD_LINES_MIN: Final = 8
-"""Set aside for a backend that has fewer calls in flight."""
+"""Reserved for a backend even if it has fewer calls in flight."""
 CANDIDATES_MAX: Final = 32
-"""Groups that are looked at for one that belongs to a backend."""
+"""Groups searched for one that prefers a backend."""
 WARM_PREFIXES_MAX: Final = 16
-"""A backend is taken to have so many of the last beginnings; one primer too many costs next to nothing."""
+"""Prefixes that a backend is assumed to have cached; a needless primer costs next to nothing."""
 PRIMER_SECONDS_MAX: Final = 2.0
-"""So long the rest of a group is held, however long the primer's answer is."""
+"""The longest that a group waits for its primer."""
 STRANDED_TAKES: Final = 1_024
-"""What is set aside for a backend that takes nothing while others take so many lines is theirs."""
+"""After so many lines for other backends, they also take those reserved for an idle one."""
 
 T = TypeVar("T")
 
@@ -40,31 +40,31 @@ class Place(Protocol):
     """A backend."""
 
     base: str
-    """What tells it from the others, in all processes."""
+    """Its base URL, the same in all processes."""
     in_flight: int
     """Calls."""
 
 
 class Prefixes(Generic[T]):
-    """What the batches of a model share: how lines begin, and which backends have worked on that lately."""
+    """The prefixes of a model's lines, and the backends that were called with each lately."""
 
     def __init__(self, key: Callable[[T], int | None], places: Sequence[Place]) -> None:
-        """Know nothing yet.
+        """Start without calls.
 
         Args:
-            key: Tells how a line begins; None of one that belongs to no group.
-            places: The backends that are called, at least one.
+            key: Identifies the prefix of a line; None for a line without a group.
+            places: The backends, at least one.
         """
         self.key = key
         self.places = places
         self._warm: dict[str, OrderedDict[int, None]] = {place.base: OrderedDict() for place in places}
 
     def has(self, place: Place, key: int) -> bool:
-        """Whether the backend was called with it lately."""
+        """Whether the backend was called with a prefix lately."""
         return key in self._warm[place.base]
 
     def note(self, place: Place, key: int) -> None:
-        """The backend has been called with it."""
+        """Note that the backend is called with a prefix."""
         warm = self._warm[place.base]
         warm[key] = None
         warm.move_to_end(key)
@@ -72,7 +72,7 @@ class Prefixes(Generic[T]):
             warm.popitem(last=False)
 
     def owner(self, key: int) -> Place:
-        """The backend that should have it, in the eyes of all processes (rendezvous hashing)."""
+        """The backend that all processes prefer for a prefix (rendezvous hashing)."""
         return max(self.places, key=lambda place: zlib.crc32(place.base.encode(), key))
 
 
@@ -80,20 +80,20 @@ class Prefixes(Generic[T]):
 class _Group(Generic[T]):
     key: int | None
     first: int
-    """The place of its first line among all that came."""
+    """The number of its first line, counted over the batch."""
     lines: list[T] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class _Stock(Generic[T]):
-    """What is set aside for a backend."""
+    """The lines reserved for a backend."""
 
     place: Place
     ready: deque[T] = field(default_factory=deque)
     held: int = 0
-    """Lines that wait for their primers."""
+    """Lines that wait for a primer."""
     taken_at: int = 0
-    """How many lines had been taken when the backend last took one."""
+    """The number of the last line that the backend took."""
 
     @property
     def lines(self) -> int:
@@ -108,7 +108,7 @@ class _Held(Generic[T]):
 
 
 class PrefixGroups(Generic[T]):
-    """The lines of one batch. Its length is the number of those that may be taken."""
+    """The lines of one batch; its length counts those that may be taken."""
 
     __slots__ = (
         "_came",
@@ -124,20 +124,20 @@ class PrefixGroups(Generic[T]):
     )
 
     def __init__(self, prefixes: Prefixes[T] | None = None, *, span_lines: int = SPAN_LINES) -> None:
-        """Be empty; without `prefixes` all lines go as they stand."""
+        """Start empty; without `prefixes` lines keep their order."""
         self._prefixes = prefixes
         self._span = span_lines
         self._first: deque[T] = deque()
-        """All lines, where they go as they stand."""
+        """All lines, if they keep their order."""
         self._line_up: deque[_Group[T]] = deque()
-        """Groups that are not opened, in the order of their first lines."""
+        """Groups that are not open, in the order of their first lines."""
         self._latest: dict[int | None, _Group[T]] = {}
-        """Those of them that take in lines."""
+        """Those of them that take more lines."""
         self._stocks = [_Stock[T](place) for place in prefixes.places] if prefixes else []
         self._ready = 0
         """Lines in all stocks that may be taken."""
         self._held: dict[T, _Held[T]] = {}
-        """By their primers."""
+        """Waiting lines by their primer."""
         self._came = 0
         self._takes = 0
 
@@ -146,11 +146,11 @@ class PrefixGroups(Generic[T]):
 
     @property
     def waits(self) -> bool:
-        """Whether there are lines that may be taken only when a primer has ended."""
+        """Whether lines wait for a primer."""
         return bool(self._held)
 
     def add(self, lines: Iterable[T]) -> None:
-        """Take in lines after those that came before."""
+        """Add lines behind the others."""
         if (prefixes := self._prefixes) is None:
             self._first.extend(lines)
             return
@@ -168,8 +168,8 @@ class PrefixGroups(Generic[T]):
         """The next line; there must be one.
 
         Args:
-            at: Where it will be called; not needed where all lines go as they stand.
-            chance: A random number, 0 <= chance < 1, to take any line instead, also one whose group is not open.
+            at: The backend that will be called; not needed without prefixes.
+            chance: A random number, 0 <= chance < 1, to take any line instead, also of a group that is not open.
         """
         if self._first:
             return _taken(self._first, chance)
@@ -183,11 +183,11 @@ class PrefixGroups(Generic[T]):
         return line
 
     def is_primer(self, line: T) -> bool:
-        """Whether others wait for the end of its call."""
+        """Whether other lines wait for the call of this one."""
         return line in self._held
 
     def primed(self, line: T) -> None:
-        """The call of a primer has ended, or took too long: the rest of its group may go."""
+        """Release the group of a primer whose call has ended or takes too long."""
         assert self._prefixes is not None, "there are no primers without it"
         held = self._held.pop(line)
         held.stock.held -= len(held.lines)
@@ -197,7 +197,7 @@ class PrefixGroups(Generic[T]):
         self._restock()
 
     def clear(self) -> list[T]:
-        """Take out all lines, also those that wait."""
+        """Remove and return all lines, also those that wait for a primer."""
         lines = list(self._first)
         for stock in self._stocks:
             lines += stock.ready
@@ -224,7 +224,7 @@ class PrefixGroups(Generic[T]):
         return line
 
     def _close(self, index: int) -> _Group[T]:
-        """Take a group out of the line: it takes in no more lines."""
+        """Remove a group from the line of those that are not open; it takes no more lines."""
         group = self._line_up[index]
         del self._line_up[index]
         if self._latest.get(group.key) is group:
@@ -232,7 +232,7 @@ class PrefixGroups(Generic[T]):
         return group
 
     def _source(self, at: Place | None) -> _Stock[T]:
-        """Whose lines a backend takes: its own, else those of another."""
+        """The stock that a backend takes from: its own, else that of another."""
         stocks = self._stocks
         if len(stocks) == 1:
             return stocks[0]
@@ -247,7 +247,7 @@ class PrefixGroups(Generic[T]):
         return self._takes - stock.taken_at > STRANDED_TAKES
 
     def _restock(self) -> None:
-        """Open as many groups as are needed."""
+        """Open as many groups as the backends need."""
         while self._line_up:
             stock = min(self._stocks, key=lambda stock: (self._is_stranded(stock), stock.lines))
             in_flight = stock.place.in_flight
@@ -256,7 +256,7 @@ class PrefixGroups(Generic[T]):
             self._open(self._chosen(stock.place), stock)
 
     def _chosen(self, place: Place) -> _Group[T]:
-        """The next group for a backend, out of the line: one that belongs to it, else the first."""
+        """Remove and return the next group for a backend: one that prefers it, else the first."""
         assert self._prefixes is not None, "there are no groups without it"
         index = 0
         if len(self._stocks) > 1:

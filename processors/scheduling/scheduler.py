@@ -1,17 +1,18 @@
-"""Which line is next.
+"""Decides which line is called next.
 
-Projects take turns, as often as their weights say: each has a clock that one of its lines moves on by the inverse
-of its weight, and the one whose clock is the furthest behind is next. Who comes anew starts at the time of the
-others, so that nobody saves up turns. Within a project one turn goes to the batch whose deadline is earliest, the
-next to the batches in rotation. So an urgent batch gets at least half of its project's calls.
+Projects take turns by their weights (weighted fair queueing): each line advances the clock of its project by the
+inverse of the weight, and the project with the earliest clock is next. A project that had no lines starts at the
+time of the others, so it cannot save up turns. Within a project every second turn goes to the batch with the
+earliest deadline, the others to its batches in rotation. So an urgent batch gets at least half of its project's
+calls.
 
-A turn is a stretch of lines of one batch: results that come together share a record of the log, however many
-batches are at work. How long it may be is said with each call. A batch that comes anew has its first turn before
-the rotation goes on, and where many come, every second turn of the rotation is for one of them: ten lines behind
-many batches of fifty thousand wait for two turns, and for those of others that came just before.
+A turn is a run of lines of one batch, so that their results share a record of the log; each `take` says how long
+the run may be. A new batch has its first turn before the rotation continues, and if many arrive, every second turn
+of the rotation is for one of them. So ten lines behind many batches of fifty thousand wait for two turns, and for
+the first turns of batches that arrived just before.
 
-Within a batch lines keep their order, or go by the beginnings of their prompts (`prefix_groups.py`). Where lines
-fail, one is taken at random, and its turn is over with it: so good lines are found behind any number of bad ones.
+Within a batch lines keep their order, or are grouped by prefix (`prefix_groups.py`). While calls fail, a line is
+taken at random and ends the turn, so that good lines are found behind any number of bad ones.
 """
 
 from collections import deque
@@ -38,7 +39,7 @@ class _Batch(Generic[T]):
 
 
 class _Project(Generic[T]):
-    """A project's batches in two orders; a batch without lines stays in each until it comes up there."""
+    """A project's batches in two orders; a batch without lines is removed when its turn comes."""
 
     __slots__ = (
         "batches",
@@ -61,17 +62,17 @@ class _Project(Generic[T]):
         self.batches = batches
         self.heap: list[tuple[float, int, _Batch[T]]] = []
         self.ring: deque[_Batch[T]] = deque()
-        """Those that had a turn."""
+        """Batches that had a turn."""
         self.fresh: deque[_Batch[T]] = deque()
-        """Those that had none when they came."""
+        """New batches."""
         self.welcome = False
-        """Whether the last turn of the rotation was one of these."""
+        """Whether the last turn of the rotation went to a new batch."""
         self.urgent = True
         self.lines = 0
         self.in_queue = False
 
     def next(self) -> _Batch[T]:
-        """The batch whose turn it is; there must be a line."""
+        """The batch that has the next turn; the project must have a line."""
         urgent, self.urgent = self.urgent, not self.urgent
         batch = self._earliest() if urgent else self._rotated()
         batch.had_turn = True
@@ -106,27 +107,27 @@ class Scheduler(Generic[T]):
     """Lines that wait for a call."""
 
     def __init__(self, weights: Mapping[str, float] | None = None, *, prefixes: Prefixes[T] | None = None) -> None:
-        """Be empty.
+        """Start empty.
 
         Args:
-            weights: Of projects; one that is not named has the weight 1.
-            prefixes: Set where lines that begin alike are to go one after the other.
+            weights: Of projects, by name; others have the weight 1.
+            prefixes: Set if lines with a common prefix are called one after the other.
         """
         self._weights = weights or {}
         self._prefixes = prefixes
         self._primers: dict[T, _Batch[T]] = {}
-        """Those that were taken, and their batches."""
+        """Primers that were taken, and their batches."""
         self._projects: dict[str, _Project[T]] = {}
         self._batches: dict[str, _Batch[T]] = {}
         self._queue: list[tuple[float, int, str]] = []
-        """Of projects, by their clocks."""
+        """Projects by their clocks."""
         self._time = 0.0
         self._sequence = 0
         self._lines = 0
         self._turn: _Batch[T] | None = None
-        """Whose turn it is; its project is the first of the queue, whose clock moves when the turn is over."""
+        """The batch that has the turn. Its project is first in the queue; its clock advances after the turn."""
         self._taken = 0
-        """Lines of this turn."""
+        """Lines taken in this turn."""
 
     def __len__(self) -> int:
         return self._lines
@@ -136,26 +137,19 @@ class Scheduler(Generic[T]):
         return len(batch.lines) if (batch := self._batches.get(batch_id)) is not None else 0
 
     def add(self, lines: Iterable[T], *, project: str, batch_id: str, deadline: float) -> None:
-        """Let lines of one batch wait.
-
-        Args:
-            lines: They keep their order.
-            project: Whose they are.
-            batch_id: Their batch.
-            deadline: Unix time.
-        """
+        """Add lines of one batch, in their order; `deadline` is a Unix time."""
         batch = self._batches.get(batch_id) or self._new(project, batch_id, deadline)
         before = len(batch.lines)
         batch.lines.add(lines)
         self._enlist(batch, len(batch.lines) - before)
 
     def take(self, at: Place | None = None, *, stretch: int = 1, chance: float | None = None) -> T | None:
-        """The next line; None where there is none that may be called.
+        """The next line; None if no line may be called.
 
         Args:
-            at: Where it will be called; not needed where lines do not go by their beginnings.
-            stretch: Lines that a turn may have, as things are now; it has one in any case.
-            chance: A random number, 0 <= chance < 1, to take any line of the batch whose turn it is.
+            at: The backend that will be called; not needed without prefixes.
+            stretch: The most lines that this turn may have; at least one is taken.
+            chance: A random number, 0 <= chance < 1, to take any line of the batch that has the next turn.
         """
         if not self._lines:
             return None
@@ -171,11 +165,11 @@ class Scheduler(Generic[T]):
         return line
 
     def is_primer(self, line: T) -> bool:
-        """Whether a line that was taken is one for whose end others wait."""
+        """Whether other lines wait for the call of a line that was taken."""
         return line in self._primers
 
     def primed(self, line: T) -> bool:
-        """The call of a line has ended, or takes too long; says whether others waited for it."""
+        """Note that the call of a line has ended or takes too long; returns whether other lines waited for it."""
         if (batch := self._primers.pop(line, None)) is None or not batch.lines.is_primer(line):
             return False
         before = len(batch.lines)
@@ -184,14 +178,14 @@ class Scheduler(Generic[T]):
         return True
 
     def drop(self, batch_id: str) -> list[T]:
-        """Take out all lines of a batch."""
+        """Remove and return all lines of a batch."""
         if (batch := self._batches.pop(batch_id, None)) is None:
             return []
         self._count(batch, -len(batch.lines))
         return batch.lines.clear()
 
     def clear(self) -> list[T]:
-        """Take out all lines."""
+        """Remove and return all lines."""
         lines = [line for batch in self._batches.values() for line in batch.lines.clear()]
         self._projects.clear()
         self._batches.clear()
@@ -202,7 +196,7 @@ class Scheduler(Generic[T]):
         return lines
 
     def _turned(self) -> _Batch[T]:
-        """End the turn, and begin the next one; there must be a line."""
+        """End the turn and begin the next one; there must be a line."""
         if self._turn is not None:
             project = self._turn.project
             project.time += self._taken / project.weight
@@ -227,7 +221,7 @@ class Scheduler(Generic[T]):
         self._lines += more
 
     def _enlist(self, batch: _Batch[T], added: int) -> None:
-        """So many lines of the batch may be taken that could not be before."""
+        """Count lines of a batch that may be taken now, and give the batch its places in the orders."""
         if not added:
             return
         self._count(batch, added)
@@ -246,7 +240,7 @@ class Scheduler(Generic[T]):
             heappush(self._queue, (project.time, self._sequence, project.name))
 
     def _forget(self, name: str) -> None:
-        """A project without lines: it and its batches are made anew when they have some."""
+        """Remove a project without lines, and its batches, unless lines wait for their primers."""
         if self._prefixes is not None and self._awaits(name):
             return
         project = self._projects.pop(name)

@@ -15,7 +15,6 @@ import orjson
 from support.simtime import SimulatedLoop
 
 from tidemill.processors.backends.pool import Backend, BackendPool
-from tidemill.processors.calls import proof
 from tidemill.processors.calls.caller import Caller
 from tidemill.processors.calls.endpoint_probe import EndpointProbe
 from tidemill.processors.calls.retry import Policy
@@ -42,8 +41,9 @@ FACTOR = 1.2
 WORDS = {FailureKind.TIMEOUT: b"backend_timeout", FailureKind.READ: b"backend_connection_lost"}
 """What error lines say of failures without an answer."""
 
-PLAIN_PROOF = ("", -2)
-"""The place of a proof request without a bound of its answer; `proof.NO_LINE` is that of one with it."""
+NO_LINE = ("", -1)
+PLAIN_PROBE = ("", -2)
+"""The key of a health probe with the required fields alone; `NO_LINE` is that of one with a bound on the reply."""
 
 Place = tuple[str, int]
 """A line: its batch and number."""
@@ -60,7 +60,7 @@ class Server:
     """Answers what is not bad, as many calls at a time as it has seats.
 
     Attributes:
-        rule: What it says to a line at a time; None is a good answer. A proof is a line of no batch.
+        rule: What it says to a line at a time; None is a good answer. A health probe is a line of no batch.
         seats: Calls that it works on at one time; it refuses more.
         seconds: How long a good call takes, on average.
         bad_seconds: How long another takes.
@@ -104,8 +104,8 @@ class _Upstream:
     ) -> Outcome:
         del headers, request_id
         asked = orjson.loads(bytes(body))
-        proof_place = proof.NO_LINE if "max_tokens" in asked else PLAIN_PROOF
-        place = (asked["batch"], asked["n"]) if "batch" in asked else proof_place
+        probe_place = NO_LINE if "max_tokens" in asked else PLAIN_PROBE
+        place = (asked["batch"], asked["n"]) if "batch" in asked else probe_place
         base = url.removesuffix("/completions").removesuffix("/chat")
         return await self._servers[base].answer(place, seconds, self._chance)
 

@@ -32,7 +32,7 @@ QUICK = Policy(
     wait_seconds_base=0.0001,
     wait_seconds_max=0.001,
     spread_seconds_min=0.0,
-    proof_seconds_min=0.001,
+    probe_seconds_min=0.001,
 )
 PAUSES = Pauses(base=0.0001, longest=0.001, access=0.0001, probe=1.0)
 FAULTS = (

@@ -27,7 +27,7 @@ from support.bad_lines import (
 from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.failures import Answer, FailureKind
-from tidemill.processors.scheduling.failure_account import Waiting
+from tidemill.processors.scheduling.failed_lines import FailedGroup
 
 SEEDS = range(int(os.environ.get("SEEDS", "3")))
 SLACK_SECONDS = 10.0
@@ -69,7 +69,7 @@ def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outco
         else:
             assert 60 <= ended <= (20 * 20 * TIMEOUT_SECONDS / 8 if outcome is FailureKind.TIMEOUT else 130)
             assert 10 <= tries <= 12
-        assert world.stage._failures.waiting() == []
+        assert world.stage._failures.groups() == []
         await world.stage.close()
 
     run(main)
@@ -238,19 +238,19 @@ def test_what_waits_says_why() -> None:
         for batch in rules:
             world.publish(batch, 20)
         await world.run(10)
-        waiting = sorted(world.stage._failures.waiting())
+        waiting = sorted(world.stage._failures.groups())
         message = "this is 500"
         lost = "The connection to the backend broke off before there was an answer."
         assert [row._replace(since=0) for row in waiting] == [
-            Waiting("a", "backend_error", "http://0", 500, message, 3, 0),
-            Waiting("b", "backend_connection_lost", "http://0", None, lost, 1, 0),
+            FailedGroup("a", "backend_error", "http://0", 500, message, 3, 0),
+            FailedGroup("b", "backend_connection_lost", "http://0", None, lost, 1, 0),
         ]
         assert all(since <= row.since < since + 5 for row in waiting)
         rules["b"] = lambda _: None
         await world.run(30)
-        assert [row.batch_id for row in world.stage._failures.waiting()] == ["a"]
+        assert [row.batch_id for row in world.stage._failures.groups()] == ["a"]
         world.stage.drop("a")
-        assert world.stage._failures.waiting() == []
+        assert world.stage._failures.groups() == []
         await world.stage.close()
 
     run(main)

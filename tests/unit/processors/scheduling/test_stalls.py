@@ -22,7 +22,7 @@ from tidemill.processors.lines import Pending
 from tidemill.processors.memory_budget import LINES_BYTES_MAX, LineBudget
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.window import PartitionWindow
-from tidemill.processors.scheduling.stalls import LOOK_SECONDS, SAID_MAX, SAY_SECONDS, STALL_SECONDS
+from tidemill.processors.scheduling.stalls import CHECK_SECONDS, REPORT_SECONDS, REPORTS_MAX, STALL_SECONDS
 from tidemill.schemas.log import codec
 from tidemill.schemas.resources.waiting import Reason
 from tidemill.storage.directory import DirectoryStore
@@ -119,8 +119,8 @@ class World:
 
         until = self.loop.time() + seconds
         while self.loop.time() < until:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.said += [(self.loop.time(), fact) for fact in self.stage.stalls.look(self.loop.time())]
+            await asyncio.sleep(CHECK_SECONDS)
+            self.said += [(self.loop.time(), fact) for fact in self.stage.stalls.check(self.loop.time())]
 
     def waits(self, batch_id: str) -> Any:
         """What was said of a batch last."""
@@ -158,13 +158,13 @@ def test_a_server_that_is_not_well(case: str) -> None:
         since = loop.now()
         world.upstream.reply = reply
         world.publish("fresh")
-        await world.pass_(STALL_SECONDS + 2 * LOOK_SECONDS + 1)
+        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS + 1)
         for batch_id in ("b", "fresh"):
             waits = world.waits(batch_id)
             assert waits, batch_id
             told = next(one for one in waits if one.reason is reason)
             assert (told.server, told.status) == (SERVER, status)
-            assert abs(told.since - since) <= 2 * LOOK_SECONDS + 1
+            assert abs(told.since - since) <= 2 * CHECK_SECONDS + 1
         assert any(words in one.message for one in world.waits("b")), world.waits("b")
         world.upstream.reply = WELL
         await world.pass_(120)
@@ -189,7 +189,7 @@ def test_a_server_that_gets_no_call(case: str) -> None:
     async def run(loop: SimulatedLoop) -> None:
         world = World(loop, **backend)
         world.publish("b")
-        await world.pass_(STALL_SECONDS + 2 * LOOK_SECONDS)
+        await world.pass_(STALL_SECONDS + 2 * CHECK_SECONDS)
         (told,) = world.waits("b")
         assert (told.reason, told.server, told.lines) == (reason, SERVER, LINES)
         await world.stage.close()
@@ -269,7 +269,7 @@ def test_a_look_goes_over_the_batches_once() -> None:
         batches.update(world.stage._batches)
         await world.pass_(STALL_SECONDS)
         batches.passes = 0
-        await world.pass_(LOOK_SECONDS)
+        await world.pass_(CHECK_SECONDS)
         assert batches.passes == 1
         assert Reason.QUEUED in {one.reason for one in world.waits("b9")}
         await world.stage.close()
@@ -306,10 +306,10 @@ def test_what_is_said_is_bounded() -> None:
         for at, fact in world.said:
             looks[at] = looks.get(at, 0) + 1
             if (before := last.get(fact.batch_id)) is not None:
-                assert SAY_SECONDS <= at - before[0] < before[1]
+                assert REPORT_SECONDS <= at - before[0] < before[1]
             last[fact.batch_id] = at, fact.hold_seconds
         assert set(last) == set(batches)
-        assert max(looks.values()) <= SAID_MAX
+        assert max(looks.values()) <= REPORTS_MAX
         await world.stage.close()
 
     simulated(run)

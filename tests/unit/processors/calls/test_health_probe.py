@@ -1,47 +1,59 @@
-"""Proof requests show whether the server fails or the line: the dispatcher in virtual time."""
+"""Health probes show whether the server or the line is at fault: the dispatcher in virtual time."""
 
 import pytest
-from support.bad_lines import HOUR, PLAIN_PROOF, Outcome, Place, Server, World, is_answered, lines, refusal, words
+from support.bad_lines import (
+    HOUR,
+    NO_LINE,
+    PLAIN_PROBE,
+    Outcome,
+    Place,
+    Server,
+    World,
+    is_answered,
+    lines,
+    refusal,
+    words,
+)
 from support.simtime import SimulatedLoop, run
 
-from tidemill.processors.calls import proof
+from tidemill.processors.calls import health_probe
 from tidemill.processors.failures import FailureKind
 
 
-def test_no_server_is_asked_whether_it_answers_while_lines_tell() -> None:
-    """And one that takes no such question for a right one is not asked again soon."""
+def test_no_health_probe_is_sent_while_lines_are_answered() -> None:
+    """A server that rejects all probes gets no other for a while."""
     bad = lines("b", range(0, 100, 20))
 
     async def main(loop: SimulatedLoop) -> None:
         def rule(place: Place, _: float) -> Outcome | None:
-            return refusal(400) if place == proof.NO_LINE else refusal(500) if place in bad else None
+            return refusal(400) if place == NO_LINE else refusal(500) if place in bad else None
 
         server = Server(rule, seconds=1.0, seats=4)
         world = World(loop, [server], max_in_flight=4)
         world.publish("b", 1200)
         good = lines("b", range(1200)) - bad
         await world.run(HOUR, world.has_ended(good))
-        assert server.calls[proof.NO_LINE] == 0
+        assert server.calls[NO_LINE] == 0
         assert len(world.ends) == 1200, "they end while others are answered"
         bad.update(lines("c", range(3)))
         world.publish("c", 3)
-        await world.run(proof.REFUSED_SECONDS)
-        assert 1 <= server.calls[proof.NO_LINE] <= 5
+        await world.run(health_probe.REFUSED_SECONDS)
+        assert 1 <= server.calls[NO_LINE] <= 5
         await world.stage.close()
 
     run(main)
 
 
-PROOFS = {proof.NO_LINE, PLAIN_PROOF}
+PROBES = {NO_LINE, PLAIN_PROBE}
 
 
 @pytest.mark.parametrize(
     ("outcome", "refused"),
-    [(refusal(500), {proof.NO_LINE}), (refusal(403), PROOFS)],
+    [(refusal(500), {NO_LINE}), (refusal(403), PROBES)],
     ids=["500, plain form answered", "403, no form answered"],
 )
 @pytest.mark.parametrize("status", [400, 422])
-def test_the_last_lines_end_where_the_server_refuses_the_proof(
+def test_the_last_lines_end_if_the_server_rejects_probes(
     outcome: Outcome, refused: set[Place], status: int
 ) -> None:
     """A second form is answered, or the refusal itself shows that the server accepts our key."""
@@ -60,27 +72,27 @@ def test_the_last_lines_end_where_the_server_refuses_the_proof(
     run(main)
 
 
-def test_a_server_that_refuses_the_proof_hides_no_other() -> None:
+def test_a_server_that_rejects_probes_hides_no_other() -> None:
     """The first of two servers refuses all forms of it, the second comes later and answers; both fail lines."""
 
     async def main(loop: SimulatedLoop) -> None:
-        first = Server(lambda place, _: refusal(400 if place in PROOFS else 500))
+        first = Server(lambda place, _: refusal(400 if place in PROBES else 500))
         begin = loop.time() + 60
 
         def rule(place: Place, now: float) -> Outcome | None:
-            return FailureKind.CONNECT if now < begin else None if place in PROOFS else refusal(500)
+            return FailureKind.CONNECT if now < begin else None if place in PROBES else refusal(500)
 
         second = Server(rule)
         world = World(loop, [first, second])
         world.publish("b", 3)
-        await world.run(proof.REFUSED_SECONDS / 2, world.has_ended(lines("b", range(3))))
+        await world.run(health_probe.REFUSED_SECONDS / 2, world.has_ended(lines("b", range(3))))
         assert world.failed == lines("b", range(3))
         await world.stage.close()
 
     run(main)
 
 
-def test_a_proof_request_is_one_of_the_calls_in_flight() -> None:
+def test_a_health_probe_counts_as_a_call_in_flight() -> None:
     """Of a model with one call at a time and two servers, there is never a second."""
 
     async def main(loop: SimulatedLoop) -> None:
@@ -98,7 +110,7 @@ def test_a_proof_request_is_one_of_the_calls_in_flight() -> None:
         for number in range(20):
             world.publish(f"more{number}", 1, endpoint="/v1/completions")
             await world.run(5.0)
-        assert sum(server.calls[proof.NO_LINE] for server in servers) > 0
+        assert sum(server.calls[NO_LINE] for server in servers) > 0
         assert most == 1
         await world.stage.close()
 
@@ -106,11 +118,11 @@ def test_a_proof_request_is_one_of_the_calls_in_flight() -> None:
 
 
 def test_a_server_that_only_checks_requests_fails_no_line() -> None:
-    """Its engine is down: it refuses the proof before it would need the engine, and answers lines with 500."""
+    """Its engine is down: it rejects the probe before it needs the engine, and answers lines with 500."""
 
     async def main(loop: SimulatedLoop) -> None:
         end = loop.time() + 4 * HOUR
-        server = Server(lambda place, now: refusal(400 if place in PROOFS else 500) if now < end else None)
+        server = Server(lambda place, now: refusal(400 if place in PROBES else 500) if now < end else None)
         world = World(loop, [server])
         world.publish("b", 20)
         await world.run(5 * HOUR, world.has_ended(lines("b", range(20))))
@@ -141,7 +153,7 @@ def test_a_line_whose_endpoint_no_other_line_asks_for_is_not_starved(lines_wait:
         assert odd <= set(world.ends)
         assert all(is_answered(world, place) for place in odd)
         assert ("b", 0) in world.failed
-        assert server.calls[proof.NO_LINE] <= 300
+        assert server.calls[NO_LINE] <= 300
         await world.stage.close()
 
     run(main)

@@ -1,13 +1,13 @@
-"""The lines whose last call failed, and when they go again.
+"""The lines whose last call failed, and when each is called again.
 
-They wait for their times without a seat. Whose time has come may take few of the seats while lines wait that have
-not failed: one in `SEATS_PART`, and no more than the same part of the time that the others' calls take, counted
-beforehand by how long a line's last call took. So a line that is never answered in time costs the others next to
-nothing, however few seats there are.
+A line waits for its time without a call in flight. While lines wait that have not failed, retries get few calls:
+one in `RETRY_PART` of those in flight, and that part of the time which the other calls take. The time of a retry
+is estimated beforehand from the line's last call. So a line that always times out costs the others next to
+nothing, even if few calls may be in flight.
 
-A line that has failed twice is tried again only after a server has answered another line of its endpoint, or where
-it is known that none answers: else another failure would say nothing. Even where no other line waits, as one may
-come, such lines take no more than one seat in `IDLE_SEATS_PART`.
+After two failures a line is called again only once a server has answered another line of its endpoint, or is known
+to answer none: otherwise another failure would prove nothing. Even if no other line waits, such lines get no more
+than one call in `SUSPECT_PART`, since other lines may arrive.
 """
 
 import asyncio
@@ -18,64 +18,58 @@ from itertools import chain
 from typing import Final
 
 from tidemill.processors.backends.pool import BackendPool, Permit
-from tidemill.processors.calls.proof import Proof
+from tidemill.processors.calls.health_probe import HealthProbe
 from tidemill.processors.lines import Line
 
-SEATS_PART: Final = 16
-IDLE_SEATS_PART: Final = 8
-"""Of the seats, for lines that failed while others were answered, or more than once; while no other line waits."""
+RETRY_PART: Final = 16
+SUSPECT_PART: Final = 8
+"""While no other line waits: for lines that failed while others were answered, or more than once."""
 CREDIT_SECONDS_MAX: Final = 3600.0
 PATIENCE_SECONDS: Final = 10.0
-"""So long after its last failure a line waits for others that could tell of its server, if there are any."""
+"""How long after its last failure a line waits for the calls of other lines, before a health probe is sent."""
 MEAN_CALLS: Final = 32
-"""Over which the length of a call is averaged."""
+"""Calls over which the duration is averaged."""
 BLIND_FAILURES: Final = 2
 
 
-class Share:
-    """The part of the seats that is for lines which have failed; time is that of a seat."""
+class RetryShare:
+    """The part of the calls that goes to failed lines, as seconds of calls in flight."""
 
     def __init__(self) -> None:
         self.busy = 0
-        """Calls of such lines in flight."""
+        """Retries in flight."""
         self._credit = 0.0
         self._mean = 0.0
 
     def earn(self, seconds: float) -> None:
-        """A call for a line has ended that had not failed."""
+        """Note the end of a call for a line that has not failed."""
         self._mean += (seconds - self._mean) / MEAN_CALLS
         if self._credit < CREDIT_SECONDS_MAX:
-            self._credit += seconds / SEATS_PART
+            self._credit += seconds / RETRY_PART
 
-    def allows(self, seconds: float, seats: int) -> bool:
-        """Whether a call may begin whose line's last one took so long, while other lines wait."""
-        return self.busy < max(1, seats // SEATS_PART) and self._credit >= self._cost(seconds)
+    def allows(self, seconds: float, calls_max: int) -> bool:
+        """Whether a line may be retried while others wait; `seconds` is the duration of its last call."""
+        return self.busy < max(1, calls_max // RETRY_PART) and self._credit >= self._cost(seconds)
 
     def pay(self, seconds: float) -> None:
-        """A call has ended that began while others waited."""
+        """Note the end of a retry that began while others waited."""
         self._credit -= self._cost(seconds)
 
     def _cost(self, seconds: float) -> float:
         return min(max(seconds, self._mean), CREDIT_SECONDS_MAX)
 
 
-class HeldLines:
-    """Lines that wait for another try; needs a running event loop."""
+class RetryQueue:
+    """Lines that wait for another call; needs a running event loop."""
 
-    def __init__(self, pool: BackendPool, proof: Proof, due: Callable[[], None]) -> None:
-        """Be empty.
-
-        Args:
-            pool: The model's servers.
-            proof: Asks them whether they answer.
-            due: Called when the time of a line has come.
-        """
-        self._share = Share()
+    def __init__(self, pool: BackendPool, probe: HealthProbe, wake: Callable[[], None]) -> None:
+        """Start empty; `wake` is called when the time of a line has come."""
+        self._share = RetryShare()
         self._others_busy = 0
         """Calls in flight for lines that have not failed."""
         self._pool = pool
-        self._proof = proof
-        self._due = due
+        self._probe = probe
+        self._wake_dispatcher = wake
         self._loop = asyncio.get_running_loop()
         self._endpoint = ""
         """Of the line that failed last."""
@@ -84,7 +78,7 @@ class HeldLines:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._queues: tuple[deque[Line], ...] = (deque(), deque(), deque())
-        """Lines whose time has come: as good as any, of which nothing is known, suspected."""
+        """Due lines: those with a fault of the server, those that failed once, and suspects."""
 
     @property
     def are_due(self) -> bool:
@@ -92,43 +86,38 @@ class HeldLines:
         return any(self._queues)
 
     def put(self, line: Line, at: float) -> None:
-        """Let a line wait.
-
-        Args:
-            line: It has failed.
-            at: When it may go again, by the loop's time.
-        """
+        """Let a failed line wait until `at`, by the event loop's clock."""
         self._endpoint = line.head.url
         self._sequence += 1
         heappush(self._waits, (at, self._sequence, line))
         self._set_timer()
 
-    def take(self, now: float, seats: int, *, others_wait: bool) -> tuple[Line, Permit] | None:
-        """The line that goes next and where to; None where none may go.
+    def take(self, now: float, calls_max: int, *, others_wait: bool) -> tuple[Line, Permit] | None:
+        """The line that is called next and the permit for its call; None if no line may be called.
 
         Args:
-            now: The loop's time.
-            seats: Calls that may be in flight.
-            others_wait: Whether lines wait that have not failed; a line that is suspected is no probe then.
+            now: The event loop's time.
+            calls_max: Calls that may be in flight.
+            others_wait: Whether lines wait that have not failed; a suspect does not probe a server then.
         """
         for queue in self._queues:
-            if queue and self._may_go(queue[0], seats, others_wait=others_wait):
-                place = self._place(queue[0], now, probes=not others_wait or queue is not self._queues[-1])
-                return None if place is None else (queue.popleft(), place)
+            if queue and self._may_go(queue[0], calls_max, others_wait=others_wait):
+                permit = self._acquire(queue[0], now, probes=not others_wait or queue is not self._queues[-1])
+                return None if permit is None else (queue.popleft(), permit)
         return None
 
-    def _place(self, line: Line, now: float, *, probes: bool) -> Permit | None:
-        """A place where another failure of a line says something, or else not where the last one was."""
+    def _acquire(self, line: Line, now: float, *, probes: bool) -> Permit | None:
+        """A permit for a server where another failure proves something, or else for another server than before."""
         if _is_blind(line) and (proven := self._pool.that_answered(line.head.url, line.since)):
             return self._pool.acquire(now, among=proven, probes=probes)
         return self._pool.acquire(now, avoid=line.avoid, probes=probes)
 
     def ask_doubtful(self) -> None:
-        """No server takes calls: where that may be for bad lines, find out."""
-        self._proof.ask_doubtful(self._endpoint)
+        """Probe servers that take no calls, perhaps because of bad lines."""
+        self._probe.ask_doubtful(self._endpoint)
 
     def begin(self, line: Line, *, others_wait: bool) -> None:
-        """The call of any line of the model begins."""
+        """Note that the call of any line begins."""
         line.began_at = self._loop.time()
         if not line.attempts:
             line.since = line.began_at
@@ -140,7 +129,7 @@ class HeldLines:
             history.is_charged = others_wait
 
     def end(self, line: Line) -> None:
-        """The call has ended, and what came of it is not noted yet."""
+        """Note that a call has ended, before its failure is noted."""
         seconds = line.seconds = self._loop.time() - line.began_at
         if (history := line.history) is None or history.is_clear:
             self._others_busy -= 1
@@ -151,31 +140,31 @@ class HeldLines:
             self._share.pay(seconds)
 
     def drop(self, batch_id: str) -> list[Line]:
-        """Take out all lines of a batch."""
+        """Remove and return all lines of a batch."""
         return self._take_out(lambda line: line.head.batch_id == batch_id)
 
     def clear(self) -> list[Line]:
-        """Take out all lines."""
+        """Remove and return all lines."""
         return self._take_out(lambda _: True)
 
     def close(self) -> None:
-        """Call `due` no more."""
+        """Wake the dispatcher no more."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _may_go(self, line: Line, seats: int, *, others_wait: bool) -> bool:
+    def _may_go(self, line: Line, calls_max: int, *, others_wait: bool) -> bool:
         if line.history is None or line.history.is_clear:
             return True
         if others_wait:
-            if not self._share.allows(line.seconds, seats):
+            if not self._share.allows(line.seconds, calls_max):
                 return False
-        elif _is_suspected(line) and self._share.busy >= max(1, seats // IDLE_SEATS_PART):
+        elif _is_suspected(line) and self._share.busy >= max(1, calls_max // SUSPECT_PART):
             return False
         if not _is_blind(line) or self._pool.that_answered(line.head.url, line.since):
             return True
         others_may_prove = others_wait or self._others_busy > 0
-        self._proof.ask(line, patience_seconds=PATIENCE_SECONDS if others_may_prove else 0.0)
-        return self._proof.is_in_vain(line)
+        self._probe.ask(line, patience_seconds=PATIENCE_SECONDS if others_may_prove else 0.0)
+        return self._probe.cannot_help(line)
 
     def _take_out(self, is_wanted: Callable[[Line], bool]) -> list[Line]:
         lines: Iterable[Line] = chain(*self._queues, (line for _, _, line in self._waits))
@@ -200,11 +189,11 @@ class HeldLines:
             line = heappop(self._waits)[2]
             self._queues[_rank(line)].append(line)
         self._set_timer()
-        self._due()
+        self._wake_dispatcher()
 
 
 def _is_blind(line: Line) -> bool:
-    """Whether another failure says nothing unless other lines are answered."""
+    """Whether another failure proves nothing unless other lines are answered."""
     return line.history is not None and line.history.failures >= BLIND_FAILURES
 
 

@@ -1,21 +1,20 @@
-"""Asks a server for a tiny answer (a *proof request*) where no line can tell whether the server answers anybody.
+"""Health probes: requests for a few tokens, if no line shows whether the server or the line is at fault.
 
-As long as no other line is answered, the failures of a line do not say whose fault they are. Where no other line
-is left, or none is answered for a while, a request of a few tokens takes its place: for the last lines of a batch,
-or where all other lines ask for another endpoint. The pool makes one such request at a time, and only while such a
-line waits. So a server that is down, or refuses our key, gets few of them, and the lines wait; a server that works
-shows with a few answers which lines are bad.
+As long as no other line is answered, the failures of a line do not show whose fault they are. A health probe
+stands in for other lines: at the end of a batch, or if all other lines call another endpoint. The probe sends one
+request at a time, and only while such a line waits. So a server that is down, or rejects our key, gets few of
+them, and the lines wait; a healthy server shows with a few answers which lines are bad.
 
 What an answer proves (docs/decisions/0017-fault-by-evidence.md):
 
 | answer | proves that |
 |---|---|
-| 2xx | the server works: it is as good as the answer to a line |
+| 2xx | the server is healthy, like an answer to a line |
 | a 4xx that ends a line at once, like 400 or 422 | the server accepts our key and has the endpoint |
 | anything else | nothing |
 
-After such a 4xx the next request has only the fields that the endpoint requires. A server that refuses this too is
-not asked again for `REFUSED_SECONDS`.
+After such a 4xx the next request has only the fields that the endpoint requires. A server that refuses that form,
+too, gets no other for `REFUSED_SECONDS`.
 """
 
 import asyncio
@@ -34,31 +33,30 @@ from tidemill.processors.lines import Line
 from tidemill.schemas.endpoints import ENDPOINTS, PROMPT
 
 DOUBLINGS_MAX: Final = 4
-"""Of the wait between two requests, which doubles with each that fails."""
+"""Of the wait between two requests, after each failure."""
 REPLY_SECONDS_MAX: Final = 60.0
 DOUBT_PART: Final = 0.25
-"""Of the wait, while lines fail in a row."""
+"""Of the wait, if a breaker opened for failures that may be the fault of lines."""
 REFUSED_SECONDS: Final = 600.0
-"""How long a server that refuses all forms of the request is not asked again."""
-NO_LINE: Final = ("", -1)
+"""How long a server that refused all forms of the request gets no other."""
 
 _log = logging.getLogger(__name__)
 
 
-class Proof:
-    """Asks the servers of one model; needs a running event loop."""
+class HealthProbe:
+    """Sends health probes to the servers of one model; needs a running event loop."""
 
     def __init__(
         self, model: str, pool: BackendPool, upstream: Upstream, on_change: Callable[[], None], wait_seconds: float
     ) -> None:
-        """Ask nothing yet.
+        """Send nothing yet.
 
         Args:
             model: Its name, as its servers know it.
             pool: Its servers.
             upstream: The HTTP client.
-            on_change: Called when a request has ended, or may be made.
-            wait_seconds: Between two requests.
+            on_change: Called after each probe, and when the next one may be sent.
+            wait_seconds: Between two probes.
         """
         self._model = model
         self._pool = pool
@@ -68,22 +66,22 @@ class Proof:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asked: dict[Backend, tuple[float, int]] = {}
-        """When each server was asked last, and how many requests in a row failed there."""
+        """When each server was probed last, and how many probes in a row failed."""
         self._wait_seconds = wait_seconds
         self._refused: dict[tuple[Backend, str], int] = {}
-        """By server and endpoint, how many forms of the request it refuses."""
+        """By server and endpoint, how many forms of the request it refused."""
         self._refused_until: dict[tuple[Backend, str], float] = {}
 
-    def is_in_vain(self, line: Line) -> bool:
-        """Whether no request can help a line: its server refuses all forms, or did not answer the last one."""
+    def cannot_help(self, line: Line) -> bool:
+        """Whether its server refused all forms of the request, or failed the last probe."""
         return self._is_down(line.avoid, line.head.url) or not self._can_ask(line.avoid, line.head.url)
 
     def ask(self, line: Line, *, patience_seconds: float = 0.0) -> None:
-        """Ask the server that failed a line, unless it was asked lately.
+        """Probe the server that failed a line, unless it was probed lately.
 
         Args:
-            line: It has failed again and again.
-            patience_seconds: How long after its last failure the answer to another line may still come.
+            line: It has failed repeatedly.
+            patience_seconds: How long after its last failure to wait for answers to other lines first.
         """
         if line.avoid is None or self._task is not None or not self._can_ask(line.avoid, line.head.url):
             return
@@ -94,11 +92,11 @@ class Proof:
             if self._timer is None or at < self._timer.when():
                 self._stop_timer()
                 self._timer = self._loop.call_at(at, self._wake)
-        elif (permit := self._pool.acquire_proof(line.avoid, now)) is not None:
+        elif (permit := self._pool.acquire_health_probe(line.avoid, now)) is not None:
             self._start(permit, line.head.url)
 
     def ask_doubtful(self, endpoint: str) -> None:
-        """Ask a server whose breaker is open for failures that may be the fault of lines."""
+        """Probe a server whose breaker opened for failures that may be the fault of lines."""
         if self._task is not None:
             return
         now = self._loop.time()
@@ -110,12 +108,12 @@ class Proof:
                 continue
             if now < asked_at + DOUBT_PART * self._wait_seconds * 2.0**failures:
                 continue
-            if (permit := self._pool.acquire_proof(backend, now)) is not None:
+            if (permit := self._pool.acquire_health_probe(backend, now)) is not None:
                 self._start(permit, endpoint)
                 return
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Send no more probes."""
         self._stop_timer()
         if self._task is not None:
             self._task.cancel()
@@ -125,7 +123,7 @@ class Proof:
         return (NEVER, 0) if backend is None else self._asked.get(backend, (NEVER, 0))
 
     def _is_down(self, backend: Backend | None, endpoint: str) -> bool:
-        """Whether the last request failed, and the server has answered no line of the endpoint since."""
+        """Whether the last probe failed, and the server has answered no line of the endpoint since."""
         asked_at, failures = self._last(backend)
         return backend is not None and failures > 0 and not backend.has_answered(endpoint, asked_at)
 
@@ -162,8 +160,8 @@ class Proof:
         try:
             outcome = await self._upstream.post(url, backend.headers, body, REPLY_SECONDS_MAX)
             end = request_codec.judge(outcome, endpoint)
-        except Exception:  # noqa: BLE001  whatever it was, the lines must not wait for ever
-            _log.exception("backend %s could not be asked whether it answers", backend.base)
+        except Exception:  # noqa: BLE001  the lines must not wait for ever
+            _log.exception("backend %s could not be probed", backend.base)
             end = request_codec.judge(FailureKind.READ, endpoint)
         except BaseException:
             self._pool.release(permit)
@@ -196,7 +194,7 @@ class Proof:
 
 
 def _forms(endpoint: str) -> list[dict[str, object]]:
-    """The request with a bound of the answer, and the one with nothing that the endpoint does not require."""
+    """The request with a bound on the reply, and the one with the required fields alone."""
     smallest = ENDPOINTS[endpoint].smallest
     required = {name: value for name, value in smallest.items() if not name.startswith("max_")}
     return [smallest] if required == smallest else [smallest, required]

@@ -1,0 +1,99 @@
+"""Counts the lines that wait for another call, by batch and by what failed the last one."""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tidemill.processors.failures import CallFailure, FailureKind
+from tidemill.processors.lines import Line
+from tidemill.schemas.ports import Clock
+
+MESSAGE_CHARS_MAX: Final = 200
+BODY_BYTES_MAX: Final = 4096
+"""Of an error body; a larger one is not searched for a message."""
+
+
+class FailedGroup(NamedTuple):
+    """Lines of one batch whose last calls failed in the same way."""
+
+    batch_id: str
+    reason: FailureKind
+    server: str
+    """Base URL."""
+    status: int | None
+    """The status of the answer, if there was one."""
+    message: str
+    """The latest error message, cut."""
+    lines: int
+    since: float
+    """Unix time since which the group has had lines without a break."""
+
+
+@dataclass(slots=True)
+class _Group:
+    since: float
+    message: str
+    lines: int = 0
+
+
+class FailedLines:
+    """The counts; `groups` takes time by groups, not by lines."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._batches: dict[str, dict[tuple[FailureKind, str, int | None], _Group]] = {}
+
+    def note(self, line: Line, failure: CallFailure) -> None:
+        """Count a line that waits after this failure, and not after an earlier one any more."""
+        reason = (failure.kind, failure.server, failure.status)
+        message = _message(failure)[:MESSAGE_CHARS_MAX]
+        groups = self._batches.setdefault(line.head.batch_id, {})
+        if (group := groups.get(reason)) is None:
+            group = groups[reason] = _Group(self._clock(), message)
+        group.lines += 1
+        group.message = message
+        self.forget(line)
+        line.reason = reason
+
+    def forget(self, line: Line) -> None:
+        """Count a line no more."""
+        if (reason := line.reason) is None:
+            return
+        line.reason = None
+        groups = self._batches[line.head.batch_id]
+        groups[reason].lines -= 1
+        if not groups[reason].lines:
+            del groups[reason]
+            if not groups:
+                del self._batches[line.head.batch_id]
+
+    def groups(self) -> list[FailedGroup]:
+        """All groups."""
+        return [
+            FailedGroup(batch_id, *reason, group.message, group.lines, group.since)
+            for batch_id, groups in self._batches.items()
+            for reason, group in groups.items()
+        ]
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _Body(msgspec.Struct):
+    error: _Error = msgspec.field(default_factory=_Error)
+
+
+_bodies: Final = msgspec.json.Decoder(_Body)
+
+
+def _message(failure: CallFailure) -> str:
+    """The server's own message; empty if there is none beyond the status."""
+    if failure.kind is not FailureKind.STATUS:
+        return failure.message
+    try:
+        message = _bodies.decode(failure.body).error.message if len(failure.body) <= BODY_BYTES_MAX else ""
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
+    return "" if message == failure.message else message
