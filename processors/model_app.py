@@ -53,7 +53,7 @@ from tidemill.processors.partitions.held_records import HeldRecord, LockedRecord
 from tidemill.processors.partitions.seals import LockedRecord, OpenedRecord, SealedOutbox
 from tidemill.processors.partitions.unreadable import give_up
 from tidemill.processors.partitions.window import Entry, PartitionWindow
-from tidemill.processors.scheduling import prefix
+from tidemill.processors.scheduling.prefix_groups import prefixes
 from tidemill.retrying import retry
 from tidemill.schemas.log import topics
 from tidemill.schemas.log.codec import DecodeError
@@ -115,7 +115,7 @@ class ModelApp:
             in_flight_max=model.max_in_flight,
             weights={project: own.weight for project, own in settings.projects.items()},
             policy=Policy(tries_max=model.tries_max),
-            prefixes=prefix.prefixes(model, pool),
+            prefixes=prefixes(model, pool),
         )
         self.name = name
         self._topics, self._shared, self._settings = names, shared, settings

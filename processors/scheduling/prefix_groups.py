@@ -13,6 +13,7 @@ Groups are opened in the order of their first lines, and a group takes lines onl
 first one. So fewer lines than that overtake a line, and as many again if backends prefer groups.
 """
 
+import re
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
+from tidemill.configuration.servers import Model
+from tidemill.processors.backends.pool import BackendPool
+from tidemill.processors.lines import Line
+from tidemill.schemas.endpoints import ENDPOINTS
+
+_STARTS: Final = {
+    path: re.compile(rb'"%s"\s*:\s*' % re.escape(endpoint.prompt).encode()) for path, endpoint in ENDPOINTS.items()
+}
 SPAN_LINES: Final = 16_384
 """As many as the window of a partition holds."""
 AHEAD_LINES_MIN: Final = 8
@@ -74,6 +83,30 @@ class Prefixes(Generic[T]):
     def owner(self, key: int) -> Place:
         """The backend that all processes prefer for a prefix (rendezvous hashing)."""
         return max(self.places, key=lambda place: zlib.crc32(place.base.encode(), key))
+
+
+def prefix_key(text: bytes, url: str, size: int) -> int | None:
+    """A checksum of the first `size` bytes of a line's prompt, equal in all processes.
+
+    The prompt follows the first `"messages":`, `"prompt":` and so on of the line, by its endpoint; nothing is
+    parsed. If the body has such a name before its prompt, in a tool for example, the prefix is taken from there.
+    That works as well for similar lines, and only the order of lines depends on it.
+
+    Returns:
+        None if the line has no prompt, or fewer bytes from there to its end.
+    """
+    if (start := _STARTS.get(url)) is None or (found := start.search(text)) is None:
+        return None
+    begin = found.end()
+    return None if len(text) - begin < size else zlib.crc32(text[begin : begin + size])
+
+
+def prefixes(model: Model, pool: BackendPool) -> Prefixes[Line] | None:
+    """The prefixes of a model's lines; None if the settings do not ask for groups."""
+    if (size := model.prefix_bytes) is None:
+        return None
+    called = [backend for backend in pool.backends if not backend.drain]
+    return Prefixes(lambda line: prefix_key(line.text, line.head.url, size), called or pool.backends)
 
 
 @dataclass(slots=True, eq=False)

@@ -32,7 +32,7 @@ from tidemill.processors.partitions.assignment import Record as Held
 from tidemill.processors.partitions.closed_batches import ClosedBatches
 from tidemill.processors.partitions.seals import SealedOutbox
 from tidemill.processors.partitions.window import PartitionWindow
-from tidemill.processors.scheduling import prefix
+from tidemill.processors.scheduling.prefix_groups import prefixes
 from tidemill.results.partition import Partition
 from tidemill.results.ports import Limits, Owner, Resources
 from tidemill.results.record_handler import BOUNDS, RecordHandler
@@ -181,7 +181,7 @@ class ProcessorsProcess(Base):
             clock=self.process.now,
             chance=world.chance.random,
             in_flight_max=model.max_in_flight,
-            prefixes=prefix.prefixes(model, fleet),
+            prefixes=prefixes(model, fleet),
         )
         self._partitions = len(self.log.places(OUTCOMES))
         self._assignment = Assignment(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tidemill.configuration.servers import Model
 from tidemill.processors.backends import pool_factory
 from tidemill.processors.lines import Line
-from tidemill.processors.scheduling import prefix
+from tidemill.processors.scheduling.prefix_groups import prefix_key, prefixes
 from tidemill.schemas.endpoints import ENDPOINTS
 from tidemill.schemas.log.codec import RequestHead
 
@@ -31,7 +31,7 @@ def test_what_comes_before_and_after_does_not_matter(
 ) -> None:
     """Prompts with the same first bytes have the same key, whoever asks for what."""
     keys = {
-        prefix.key(line(url, common + tail, custom_id=other, model=other), url, 64)
+        prefix_key(line(url, common + tail, custom_id=other, model=other), url, 64)
         for tail, other in zip(tails, more, strict=True)
     }
     assert len(keys) == 1
@@ -43,21 +43,21 @@ def test_other_beginnings_have_other_keys(one: str, other: str) -> None:
     """By the bytes as they stand."""
     url = "/v1/completions"
     same = json.dumps(one)[:64] == json.dumps(other)[:64]
-    assert (prefix.key(line(url, one), url, 64) == prefix.key(line(url, other), url, 64)) == same
+    assert (prefix_key(line(url, one), url, 64) == prefix_key(line(url, other), url, 64)) == same
 
 
 @pytest.mark.parametrize("url", [*ENDPOINTS, "/v1/moderations"])
 @given(text=st.binary(max_size=200))
 def test_any_bytes_are_taken(url: str, text: bytes) -> None:
     """A line that lies in the store is empty here; one that has no prompt, or a short one, is in no group."""
-    assert prefix.key(text, url, 256) is None
+    assert prefix_key(text, url, 256) is None
 
 
 def test_a_name_within_a_text_is_none() -> None:
     """Its quotes are escaped, or no colon follows."""
     url = "/v1/chat/completions"
     plain = line(url, "x" * 100)
-    assert prefix.key(line(url, "x" * 100, custom_id='"messages": [', stop="messages"), url, 64) == prefix.key(
+    assert prefix_key(line(url, "x" * 100, custom_id='"messages": [', stop="messages"), url, 64) == prefix_key(
         plain, url, 64
     )
 
@@ -66,9 +66,9 @@ def test_it_is_off_unless_it_is_set() -> None:
     """And a backend that is drained is given no group."""
     backends = ({"url": "http://a/v1", "drain": True}, {"url": "http://b/v1"})
     plain = Model.model_validate({"backends": backends})
-    assert prefix.prefixes(plain, pool_factory.backend_pool(plain, lambda: 0.0)) is None
+    assert prefixes(plain, pool_factory.backend_pool(plain, lambda: 0.0)) is None
     model = Model.model_validate({"backends": backends, "prefix_bytes": 64})
-    made = prefix.prefixes(model, pool_factory.backend_pool(model, lambda: 0.0))
+    made = prefixes(model, pool_factory.backend_pool(model, lambda: 0.0))
     assert made is not None
     assert [place.base for place in made.places] == ["http://b/v1"]
     head = RequestHead(batch_id="b", project="p", first=0, deadline=0, url="/v1/completions")
