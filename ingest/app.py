@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 NAME: Final = "tidemill-ingest"
 COMMANDS_MAX: Final = 1000
-"""Commands that are under way in one process; beyond it none is taken from the log."""
+"""Commands of one process that are under way; at this bound the consumer waits."""
 DRAIN_SECONDS_MAX: Final = 3.0
-"""How long work may go on when partitions are taken away; what is not done then is done anew elsewhere."""
+"""How long work may go on when partitions are revoked; unfinished work starts again in another process."""
 
 
 class Ingest:
@@ -61,11 +61,11 @@ class Ingest:
         )
         self._room = asyncio.Semaphore(COMMANDS_MAX)
         self._gates: defaultdict[tuple[Any, int], AckGate[Any]] = defaultdict(AckGate)
-        """By partition and generation: what a partition was before a rebalance is another one after it."""
+        """By partition and generation: after a rebalance a partition starts with a new gate."""
         self._guard = GenerationGuard(self.app)
-        """The generation in which a partition was let go of: its later events are not begun."""
+        """Rejects events of revoked partitions."""
         self._tasks: dict[asyncio.Task[None], Any] = {}
-        """What is under way, and in which partition."""
+        """The commands under way, with their partitions."""
         self._agent = self.app.agent(stage_app.raw_topic(self.app, topics.COMMANDS.name))(self._consume)
         self.app.drain = self._drain
         self.app.oldest = lambda: stage_app.oldest(gate.head for gate in self._gates.values())
@@ -76,7 +76,7 @@ class Ingest:
         return self._store
 
     async def start(self) -> list[stage_app.StageApp]:
-        """Connect, and give the app to run."""
+        """Connect, and return the apps to run."""
         await self._log.start()
         await self._space.start()
         await self._keeper.start()
@@ -108,7 +108,7 @@ class Ingest:
         try:
             await self._do(message)
         except Exception as error:
-            # Nothing is acknowledged past what failed: the process ends and its successor reads again.
+            # Later commands stay unacknowledged too: the process ends, and its successor handles them again.
             log.error("a command could not be handled: %s", type(error).__name__)  # noqa: TRY400
             await self.app.crash(error)
             raise
@@ -133,7 +133,7 @@ class Ingest:
         await self._stage.handle(command)
 
     async def _drain(self, revoked: set[Any]) -> None:
-        """Let what is under way in these partitions come to its end, within a bound, then let go of it."""
+        """Wait for the commands of revoked partitions, within a bound, then cancel the rest."""
         self._guard.leave(revoked)
         tasks = [task for task, tp in self._tasks.items() if tp in revoked]
         if tasks:

@@ -94,7 +94,7 @@ class Results:
             asyncio.create_task(self._owners.run_timers()),
             asyncio.create_task(self._keeper.destroy_due_keys(time.time, lambda: self.app.kept_seconds)),
         ]
-        batch_gauges.offer(self._active_batches, time.time, time.monotonic)
+        batch_gauges.register(self._active_batches, time.time, time.monotonic)
         return [self.app]
 
     async def stop(self) -> None:

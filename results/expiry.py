@@ -1,8 +1,7 @@
-"""Expiry of state: when a user deletes a batch, and when the log can bring nothing more of it.
+"""Removes the state of batches that a user deletes, or whose records the log has dropped.
 
-What the api shows of batches has its own place (`tidemill.batches`); this is about the state tables, and about
-results too large for a record, which would be needed to make the files again. Of those that ended long ago a few
-are looked at each time, so that it costs the same however many batches there ever were.
+This concerns the state tables and large results, which a rebuild of the files needs; the records of batches that
+the api shows stay in `tidemill.batches`. Each look examines a bounded number of batches that are over.
 """
 
 import asyncio
@@ -20,23 +19,23 @@ from tidemill.schemas.log.messages import DeleteRequested
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 600.0
-"""Between two looks."""
+"""Pause between two looks."""
 LOOK_BATCHES: Final = 1_000
-"""Batches that are looked at each time: 20 ms."""
+"""Batches examined by a look, in some 20 ms."""
 OUTLIVED: Final = 2
-"""A broker drops whole segments, so a record may be there for twice as long as it has to be."""
+"""A broker drops whole segments, so a record may live for twice its retention."""
 ERASURES_MAX: Final = 4
 """Deleted batches whose objects are removed at one time."""
 
 
 class StateExpiry:
-    """Of one partition.
+    """Removes the state of one partition's batches.
 
     Args:
-        tables: Its tables.
-        garbage: What its batches have left in the store.
-        publisher: Withdraws what was published of them.
-        kept_seconds: How long the log keeps what a batch needs; infinite while that is not known.
+        tables: The partition's tables.
+        garbage: Deletes objects from the store.
+        publisher: Withdraws records of batches and files.
+        kept_seconds: How long the log keeps the records of a batch; infinite while that is unknown.
         now: Unix seconds.
     """
 
@@ -60,26 +59,26 @@ class StateExpiry:
 
     @property
     def due_at(self) -> float | None:
-        """When to look again; None as long as the log keeps everything, as far as is known."""
+        """When to look again; None while the retention is infinite or unknown."""
         return None if self._kept_seconds() == float("inf") else self._look_at
 
     async def erase(self, state: State, command: DeleteRequested, ack: Ack) -> Coroutine[Any, Any, None]:
-        """Within an event: delete a batch that is over.
+        """Delete a batch that is over.
 
-        1. `secrets` revokes the right to read its lines from the log.
-        2. Its state says no more than that it was deleted, so that nothing late makes it anew.
-        3. Its record and those of its files are withdrawn.
-        4. Its objects are removed, and then the command is acknowledged.
+        1. Revoke the key of its lines in the log.
+        2. Reduce its state to the time of its deletion, so that late facts cannot create it again.
+        3. Withdraw its record and those of its files.
+        4. Remove its objects, and acknowledge the command.
 
-        Each step may be done again: the command comes until all of them are done.
+        Every step may be repeated: the command comes again until all of them are done.
 
         Args:
-            state: The batch after the command; one that is at work is left alone.
-            command: What was asked for.
-            ack: Acknowledges it.
+            state: The batch after the command; a batch at work stays as it is.
+            command: The command.
+            ack: Acknowledges the command.
 
         Returns:
-            The last step; it need not be awaited.
+            Step 4, for a background task.
         """
         if state.deleted_at is None:
             log.warning("%s is at work and was to be deleted", command.batch_id)
@@ -91,10 +90,10 @@ class StateExpiry:
         return self._remove(state, command, ack)
 
     def look(self, now: float) -> Coroutine[Any, Any, None] | None:
-        """Within an event: drop batches whose large results are gone, and look at some more.
+        """Drop batches whose large results are removed, and examine some more.
 
         Returns:
-            The removal of large results of the next ones, if there are any; it need not be awaited.
+            The removal of the next batches' large results, for a background task; None if none is due.
         """
         if self.due_at is None or now < self._look_at:
             return None

@@ -1,4 +1,4 @@
-"""Publishes batches, their files and their bills; and, to the stage itself, that files are written."""
+"""Publishes batches, files and bills, and the fact that ends a batch."""
 
 from collections.abc import Callable
 
@@ -17,31 +17,33 @@ from tidemill.schemas.resources.waiting import Waiting
 
 
 class Publisher:
-    """Appends to the log, however long that takes: later steps must not happen before."""
+    """Appends records and retries until the log has them, since later steps must not happen before.
+
+    Args:
+        sender: The log.
+        owner: Returns the number of the partition's owner (`Tables.owner`).
+    """
 
     def __init__(self, sender: Sender, owner: Callable[[], int]) -> None:
-        """Take the log, and what gives the number of the partition's owner (`Tables.owner`)."""
         self._sender = sender
         self._owner = owner
 
     async def batch(self, state: State, progress: Progress | None, blocked: tuple[Waiting, ...]) -> None:
-        """Publish a batch, once it is known what it is.
+        """Publish a batch, if it is created.
 
         Args:
             state: The batch.
-            progress: How far it is, if it is at work.
-            blocked: Why its files cannot be written; empty where they can.
+            progress: Its progress, if it is at work.
+            blocked: What blocks it; empty if nothing does.
         """
-        if (batch := state.batch) is None:
+        if state.batch is None:
             return
         if progress is not None or blocked:
-            waiting = blocked or batch.tidemill.waiting
-            extras = batch.tidemill.model_copy(update={"progress": progress, "waiting": waiting})
-            batch = batch.model_copy(update={"tidemill": extras})
+            state = state.with_extras(progress=progress, waiting=blocked or state.batch.tidemill.waiting)
         record = BatchRecord(
-            project=state.project, batch=batch, files_offset=state.files_offset, owner=self._owner()
+            project=state.project, batch=state.batch, files_offset=state.files_offset, owner=self._owner()
         )
-        await self._send(topics.BATCHES.name, batch.id, encode(record))
+        await self._send(topics.BATCHES.name, state.id, encode(record))
 
     async def files(self, state: State, fact: Compacted) -> int | None:
         """Publish the files of a batch; returns the offset of the last record, None if it has no file."""
@@ -52,7 +54,7 @@ class Publisher:
         return offset
 
     async def bill(self, state: State, fact: Compacted) -> None:
-        """Publish what a batch costs, if anything of it was run."""
+        """Publish the cost of a batch, if it has a bill."""
         if (entry := reducer.billed(state, fact)) is not None:
             entry = entry.model_copy(update={"owner": self._owner()})
             await self._send(topics.LEDGER.name, entry.batch_id, encode(entry))
@@ -69,7 +71,7 @@ class Publisher:
             await self._send(topics.FILES.name, ids.derived_file_id(command.batch_id, kind), None)
 
     async def compacted(self, fact: Compacted, partition: int) -> None:
-        """Say that a batch's files are written."""
+        """Send the fact that a batch's files are written."""
         headers = [(KIND, fact.kind.encode())]
         await self._send(topics.OUTCOMES.name, fact.batch_id, encode(fact), headers=headers, partition=partition)
 

@@ -1,4 +1,4 @@
-"""The keys and tokens that direct producers may use: what the api has signed, and nothing else."""
+"""The keys and tokens of direct producers; only those that the api has signed count."""
 
 import asyncio
 import hmac
@@ -21,25 +21,24 @@ from tidemill.schemas.resources.access import DEFAULT_PROJECT, Role
 log = logging.getLogger(__name__)
 
 HEARD_SECONDS_MAX: Final = 1.0
-"""How long it may take to read all of the log's keys, when a record has an unknown one: it may have been
-made a moment ago. All such keys of the records that wait are looked for at once."""
+"""How long a look-up of unknown keys waits until all keys of the log are known: one may be new."""
 REFUSED_MAX: Final = 2 * GROUP_RECORDS_MAX
-"""Digests of keys that are not in the log, so that each is looked for once."""
+"""Digests of unknown keys that are kept, so that each is looked up once."""
 TOKENS_MAX: Final = 1000
-"""Tokens whose signatures need not be checked again."""
+"""Tokens that are kept, so that the signature of each is checked once."""
 
 
 class Keyring(keys.Keyring):
-    """All keys, by the digests of their secrets: some hundred bytes each."""
+    """All keys, by the digests of their secrets, in some hundred bytes each."""
 
     def __init__(self, verifier: Verifier, clock: Clock, *, fixed: str | None, takes_keys: bool) -> None:
-        """Know one key.
+        """Begin with the key of the settings.
 
         Args:
-            verifier: Whose signatures count.
+            verifier: Verifies signatures of keys and tokens.
             clock: Unix time, for keys that expire.
-            fixed: Digest of the key of the settings, which is the default project's; None where there is none.
-            takes_keys: Whether producers may show API keys, and not tokens alone.
+            fixed: Digest of the default project's key in the settings, if they have one.
+            takes_keys: Whether producers may use API keys besides tokens.
         """
         super().__init__(verifier)
         self._fixed = fixed
@@ -50,7 +49,7 @@ class Keyring(keys.Keyring):
         self._claims: dict[str, Claims] = {}
         self._refused: dict[str, None] = {}
         self.catch_up: Callable[[], Awaitable[None]] = _at_once
-        """Waits until all was applied that the log has at this moment."""
+        """Waits until all keys are applied that the log has at this moment."""
 
     def by_id(self, key_id: str) -> KeyRecord | None:
         """A key by its id."""
@@ -66,7 +65,7 @@ class Keyring(keys.Keyring):
         self._records[record.sha256] = self._by_id[record.key.id] = record
 
     async def learn(self, secrets: Iterable[str]) -> None:
-        """Find out which of these are keys: unknown ones are looked for in the log, all at once."""
+        """Look up secrets that are unknown keys, all at once."""
         if not self._takes_keys:
             return
         found = {access.digest(secret) for secret in secrets if access.is_secret(secret)}
@@ -83,7 +82,7 @@ class Keyring(keys.Keyring):
             self._refused[digest] = None
 
     async def project(self, secret: str, stream: str, logged_at: float | None) -> str:
-        """Whose lines a key or a token lets in.
+        """The project of a key or token.
 
         Args:
             secret: The credential of a record.
@@ -91,7 +90,7 @@ class Keyring(keys.Keyring):
             logged_at: When the log got the record, by its own clock; None if the topic keeps the producer's time.
 
         Raises:
-            IntakeError: It is not known, revoked, expired, may only read, or is for another stream.
+            IntakeError: The credential is unknown, revoked, expired, may only read, or is for another stream.
         """
         if producer_token.is_token(secret):
             return self._project_of_token(secret, stream, self._clock() if logged_at is None else logged_at)
@@ -108,11 +107,11 @@ class Keyring(keys.Keyring):
             record = self._records.get(digest)
         if record is None:
             raise IntakeError("its key is not known")
-        self._see_open(record)
+        self._check_valid(record)
         return record.key.project
 
     def _project_of_token(self, text: str, stream: str, at: float) -> str:
-        """A token needs no look-up: the one thing that its key is asked for is whether it was revoked since."""
+        """The project of a token, unless its key is known to be revoked; a token needs no look-up."""
         digest = access.digest(text)
         try:
             if (claims := self._claims.get(digest)) is None:
@@ -125,10 +124,10 @@ class Keyring(keys.Keyring):
                 del self._claims[next(iter(self._claims))]
             self._claims[digest] = claims
         if (record := self._by_id.get(claims.key)) is not None:
-            self._see_open(record)
+            self._check_valid(record)
         return claims.project
 
-    def _see_open(self, record: KeyRecord) -> None:
+    def _check_valid(self, record: KeyRecord) -> None:
         if not record.key.opens(self._clock()):
             raise IntakeError("its key is revoked or expired")
         if not record.key.role.covers(Role.WRITE):
@@ -136,4 +135,4 @@ class Keyring(keys.Keyring):
 
 
 async def _at_once() -> None:
-    """Nothing is followed."""
+    """Return at once: no follower is set."""

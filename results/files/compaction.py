@@ -1,8 +1,8 @@
-"""Merges the parts of a batch that is over into its output and error file (docs/reference/protocol.md, 17).
+"""Merges the parts of a closed batch into its output and error file (docs/reference/protocol.md, 17).
 
-1. Lines that were not run get an error line, taken from the input; these make parts of their own.
-2. The parts of the output are merged into the output file, those of the errors into the error file.
-3. The receipt is made of what was written, not of what was counted before.
+1. Write parts of error lines for lines that were not run, which come from the input.
+2. Merge the parts of the output into the output file, those of the errors into the error file.
+3. Make the receipt of the written lines, not of earlier counts.
 
 Every step may be repeated after a crash: the files have the same ids, the same bytes and the same receipt.
 """
@@ -40,21 +40,21 @@ from tidemill.schemas.resources.batch import (
 )
 from tidemill.schemas.resources.bill import bill
 from tidemill.schemas.resources.file import file_kind
-from tidemill.schemas.resources.waiting import told
+from tidemill.schemas.resources.waiting import explanation
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 WRITE_BYTES: Final = 1 << 20
-"""Pieces of a file are gathered up to this size before they go to the store."""
+"""Pieces of a file are joined up to this size before they go to the store."""
 FILL_PARTS_FROM: Final = 1 << 30
-"""Numbers of the parts of lines that were not run: above any number a finished line's part can have."""
+"""First number of parts with lines that were not run: above the number of any other part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compactor:
-    """Writes the files of batches that are over."""
+    """Writes the files of closed batches."""
 
     store: Store
     clock: Clock
@@ -68,15 +68,15 @@ class Compactor:
 
         Args:
             state: The batch, closed.
-            bitmap: Its lines that are final, as far as the table knows: after a crash the parts may hold more.
+            bitmap: Its final lines according to the table; after a crash the parts may hold more.
 
         Returns:
             The fact that ends the batch.
 
         Raises:
             OSError: The store failed; the call may be made again.
-            NotFound: A part is gone, or the input that lines which were not run come from.
-            PartError: A part is not what it should be.
+            NotFound: A part is gone, or the input of lines that were not run.
+            PartError: A part is damaged.
         """
         assert state.batch is not None
         total = state.batch.request_counts.total
@@ -109,7 +109,7 @@ class Compactor:
             failed=error_sums.lines.done - filled,
             usage=usage,
             usage_unknown=output_sums.unknown,
-            # In the fact, so that a second reading gives the same bill, whatever the price is by then.
+            # In the fact, so that a replay gives the same bill even if the price has changed.
             bill=bill(usage.input_tokens, usage.output_tokens, self.tariff_of(state.batch.model)),
             closed_by=state.closed_by,
             writer=self.writer,
@@ -117,7 +117,7 @@ class Compactor:
         )
 
     async def _indices(self, state: State) -> LineBitmap:
-        """The lines that the parts hold."""
+        """The lines in the parts."""
         found = LineBitmap()
         for part in state.parts:
             for index in (await read_index(self.store, part, part_key(state.id, part))).indices:
@@ -128,8 +128,8 @@ class Compactor:
         assert state.batch is not None
         assert state.input is not None
         code, message = line.CANCELLED if state.batch.status is Status.CANCELLING else line.EXPIRED
-        if held := told(state.batch.tidemill.waiting):
-            message = f"{message} {held}"
+        if reasons := explanation(state.batch.tidemill.waiting):
+            message = f"{message} {reasons}"
         buffer = PartBuffer()
         number = FILL_PARTS_FROM
         index = -1
@@ -148,20 +148,18 @@ class Compactor:
     async def _write(
         self, batch_id: str, parts: list[PartRef], *, failed: bool, cut: Cut | None
     ) -> tuple[FileReceipt | None, tuple[FileReceipt, ...], Sums]:
-        """Write one of the two files, or with a `cut` as many as it takes; then the first receipt is of all."""
+        """Write the output or the errors: one file, or several with a `cut`; the first receipt covers all."""
         sums = Sums()
         mine = [(part, part_key(batch_id, part)) for part in parts if part.failed is failed]
         if not mine:
             return None, (), sums
-        splitter, whole = (
-            OutputSplitter(merged(self.store, mine, sums), sums.sizes, cut or WHOLE),
-            hashlib.sha256(),
-        )
+        splitter = OutputSplitter(merged(self.store, mine, sums), sums.sizes, cut or WHOLE)
+        whole = hashlib.sha256()
         files: list[FileReceipt] = []
         while await splitter.has_more():
             first, digest = splitter.lines, hashlib.sha256()
             kind = file_kind(failed=failed, number=None if cut is None else len(files) + 1)
-            rest = _gathered(splitter.next(last=len(files) + 1 == OUTPUTS_MAX))
+            rest = _joined(splitter.next(last=len(files) + 1 == OUTPUTS_MAX))
             content = _hashed(rest, digest, *([] if cut is None else [whole]))
             key = file_key(ids.derived_file_id(batch_id, kind), self.writer)
             size = await self.store.write(key, content)
@@ -179,8 +177,8 @@ async def write_part(
     """Write a buffer as a part, and empty it.
 
     Raises:
-        OSError: The store failed, and the buffer is as it was; the part may appear all the same, so none other may
-            ever have its number.
+        OSError: The store failed, and the buffer is unchanged. The part may appear later, so no other part may
+            have its number.
     """
     first, columns, lines = buffer.content()
     crc32 = zlib.crc32(columns), zlib.crc32(lines)
@@ -192,7 +190,7 @@ async def write_part(
 
 
 async def _input_lines(store: Store, key: str) -> AsyncIterator[bytes]:
-    """The lines of a checked input in the order that ingest counted them."""
+    """The lines of a checked input, in the order of their indices."""
     splitter = Splitter()
     async for chunk in store.read(key):
         for found in splitter.feed(chunk):
@@ -213,7 +211,7 @@ async def _hashed(pieces: AsyncIterable[bytes], *digests: "hashlib._Hash") -> As
         yield piece
 
 
-async def _gathered(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
+async def _joined(pieces: AsyncIterable[memoryview]) -> AsyncIterator[bytes]:
     waiting: list[memoryview] = []
     size = 0
     async for piece in pieces:

@@ -1,7 +1,7 @@
-"""Deletes what batches that are over have left in the store.
+"""Deletes the objects of batches that are over.
 
-Their parts go at once. Results that were too large for a record stay as long as the log may have the records that
-refer to them: the files can be made again from both (`rebuild.py`).
+Parts are deleted at once. Results that were too large for a record stay as long as the log may have the records
+that refer to them, because a rebuild of the files needs both (`rebuild.py`).
 """
 
 import logging
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class GarbageCollection:
-    """Of the batches of one partition.
+    """The objects of one partition's batches.
 
     Args:
-        store: Where they are.
-        held: Waits until the partition is surely this process's: what another one reads must not go.
+        store: Has the objects.
+        held: Waits until this process certainly owns the partition: another owner may need the objects.
     """
 
     def __init__(self, store: Store, held: Callable[[], Awaitable[None]]) -> None:
@@ -28,7 +28,7 @@ class GarbageCollection:
         self._held = held
 
     async def clear(self, batch_id: str) -> None:
-        """Remove the parts of a batch that is over; what fails is left to the next owner."""
+        """Remove the parts of a batch that is over; if that fails, the next owner's `sweep` does it."""
         try:
             await self._remove(f"{PARTS_PREFIX}{batch_id}/")
         except OSError:
@@ -48,7 +48,7 @@ class GarbageCollection:
             log.exception("parts of batches that are over could not be removed")
 
     async def forget(self, batch_ids: Sequence[str]) -> int:
-        """Remove the large results of batches; returns of how many, which is all where nothing fails."""
+        """Remove the large results of batches until that fails; returns for how many batches it worked."""
         done = 0
         try:
             for batch_id in batch_ids:
@@ -59,23 +59,23 @@ class GarbageCollection:
         return done
 
     async def erase(self, batch_id: str, kinds: Sequence[str]) -> None:
-        """Remove all that a deleted batch has in the store, however often that has to be tried.
+        """Remove all objects of a deleted batch, and retry until that works.
 
         Args:
             batch_id: The batch.
-            kinds: Its files, by their kinds.
+            kinds: The kinds of its files.
         """
 
         async def work() -> None:
             for kind in kinds:
-                # Of any writer: the writer's name follows the id.
+                # A prefix for the files of all writers: the writer's name follows the id.
                 key = file_key(ids.derived_file_id(batch_id, kind))
                 await self._remove(key)
                 await self._remove(index_key(key))
             for prefix in (PARTS_PREFIX, LARGE_PREFIX):
                 await self._remove(f"{prefix}{batch_id}/")
 
-        await retry(f"removing what {batch_id} has in the store", work)
+        await retry(f"removing the objects of {batch_id}", work)
 
     async def _remove(self, prefix: str) -> None:
         async for key in self._store.keys(prefix):

@@ -1,7 +1,7 @@
-"""The merge: the parts of a batch, each sorted, become one file in input order, each line once.
+"""Merges the sorted parts of a batch into one file in input order, each line once.
 
-A part is opened when the merge reaches its first line and closed after its last, and lines of one part that
-follow each other are handed on together; so memory is a chunk for each part that is open at one time.
+The merge opens a part at its first line and closes it after its last, and yields neighbouring lines of a part
+together; so the memory is one chunk for each part that is open at one time.
 """
 
 import zlib
@@ -30,18 +30,18 @@ _DAMAGED: Final = "is not what was written"
 
 @dataclass(slots=True)
 class Sums:
-    """What went into a file."""
+    """The lines, sizes and token counts of a merged file."""
 
     lines: LineBitmap = field(default_factory=LineBitmap)
     double: int = 0
-    """Lines that a part held although they had been written before; they are left out."""
+    """Copies of lines, which the merge left out."""
     indices: "array[int]" = field(default_factory=lambda: array("I"))
     sizes: "array[int]" = field(default_factory=lambda: array("I"))
     usages: "array[int]" = field(default_factory=lambda: array("I"))
 
     @property
     def usage(self) -> tuple[int, int, int, int]:
-        """Tokens of all lines: input, cached of these, output, reasoning of these; unknown ones are none."""
+        """Tokens of all lines: input, cached part, output, reasoning part; unknown counts are 0."""
         unknown = self.unknown
         read, cached, written, reasoning = (
             sum(self.usages[place::4]) - unknown * UNKNOWN_USAGE[place] for place in range(4)
@@ -50,15 +50,15 @@ class Sums:
 
     @property
     def unknown(self) -> int:
-        """Lines whose tokens are not known."""
+        """Lines whose token counts are unknown."""
         return self.usages[0::4].count(UNKNOWN_USAGE[0])
 
     def index(self, start: int, end: int) -> bytes:
-        """The columns of a file that has the lines from `start` up to `end`, as an object of their own."""
+        """The encoded columns of a file with the lines from `start` up to `end`."""
         return encode_index(self.indices[start:end], self.sizes[start:end], self.usages[4 * start : 4 * end])
 
     def add(self, index: Index, start: int, end: int) -> None:
-        """Note the lines at the places from `start` up to `end` of a part."""
+        """Add the lines from place `start` up to `end` of a part."""
         self.indices += index.indices[start:end]
         self.usages += index.usage[4 * start : 4 * end]
         begin = index.ends[start - 1] if start else 0
@@ -77,7 +77,7 @@ class _Reader:
         self._buffer = memoryview(rest)
         self._crc32 = zlib.crc32(rest)
         self._start = 0
-        """Where the buffer begins, counted from the first line's beginning."""
+        """Offset of the buffer from the first line."""
         self.index = index
         self.place = 0
 
@@ -95,7 +95,7 @@ class _Reader:
         return self.place >= len(self.index.indices)
 
     async def take(self, start: int, end: int) -> AsyncIterator[memoryview]:
-        """The bytes of the lines at the places from `start` up to `end`, which follow what was taken before."""
+        """The bytes of the lines from place `start` up to `end`; calls go forward in the part."""
         begin = self.index.ends[start - 1] if start else 0
         finish = self.index.ends[end - 1]
         while begin < finish:
@@ -109,10 +109,10 @@ class _Reader:
             yield piece
 
     async def finish(self) -> None:
-        """Read what was not wanted, and see whether all of it is as it was written.
+        """Read the rest of the part, and compare its checksum.
 
         Raises:
-            PartError: It is not.
+            PartError: The part is damaged.
         """
         async for chunk in self._chunks:
             self._crc32 = zlib.crc32(chunk, self._crc32)
@@ -131,11 +131,11 @@ class _Reader:
 
 
 async def read_index(store: Store, part: PartRef, key: str) -> Index:
-    """What a part holds, without its lines.
+    """The index of a part.
 
     Raises:
-        PartError: It is no part, or its columns are not as they were written.
-        NotFound: It is not there.
+        PartError: The object is no part, or its columns are damaged.
+        NotFound: The store has no such object.
     """
     reader = await _Reader.open(store, part, key)
     await reader.close()
@@ -146,16 +146,16 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
     """The lines of all parts in input order.
 
     Args:
-        store: Where the parts are.
-        parts: Each with its key.
-        sums: Counts each line that is handed on.
+        store: Has the parts.
+        parts: The parts with their keys.
+        sums: Counts the lines.
 
     Yields:
         A piece of the file.
 
     Raises:
-        PartError: A part is not what it should be.
-        NotFound: A part is not there.
+        PartError: A part is damaged.
+        NotFound: A part is missing.
     """
     waiting = sorted(parts, key=lambda part: part[0].first, reverse=True)
     heap: list[tuple[int, int, _Reader]] = []
@@ -180,7 +180,7 @@ async def merged(store: Store, parts: Sequence[tuple[PartRef, str]], sums: Sums)
 
 
 async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tuple[Index, bytes]:
-    """The index of a part that is read from its beginning, and what was read beyond it."""
+    """The index of a part, and the bytes behind it that were read with it."""
     got = bytearray()
     needed = HEAD_BYTES
     async for chunk in chunks:
@@ -195,7 +195,7 @@ async def _opened(chunks: AsyncIterator[bytes], part: PartRef, key: str) -> tupl
 
 
 async def _run(reader: _Reader, limit: int, sums: Sums) -> AsyncIterator[memoryview]:
-    """Lines of one part up to the next line of another; at least one line is consumed."""
+    """The next lines of a part up to a line of another part; consumes at least one line."""
     index, start = reader.index, reader.place
     end = start
     while end < len(index.indices) and (end == start or index.indices[end] <= limit):

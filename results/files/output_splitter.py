@@ -1,4 +1,4 @@
-"""Volumes: the lines of a merge, cut into files of which each holds so much at most."""
+"""Cuts the lines of a merge into files of bounded size."""
 
 from array import array
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,12 +11,12 @@ WHOLE: Final = Cut(lines_max=1 << 62, bytes_max=1 << 62)
 
 
 class OutputSplitter:
-    """Gives one file after the other; each but the last is as full as its bounds let it be, and none is empty.
+    """Yields one file after the other; every file but the last is full, and none is empty.
 
     Args:
-        pieces: The merge. What it yields need not end where a line does.
-        sizes: Bytes of each line; those of a line are there before the merge yields any of it.
-        cut: The bounds.
+        pieces: The merge; a piece may end within a line.
+        sizes: Bytes of each line. The merge appends the size of a line before it yields the line.
+        cut: The bounds of a file.
     """
 
     def __init__(self, pieces: AsyncIterator[memoryview], sizes: "array[int]", cut: Cut) -> None:
@@ -36,10 +36,10 @@ class OutputSplitter:
         return True
 
     async def next(self, *, last: bool = False) -> AsyncGenerator[memoryview, None]:
-        """The next file; to be read to its end before another one is asked for.
+        """The next file; read it to its end before the next call.
 
         Args:
-            last: Whether it takes all that is left, whatever its bounds.
+            last: Whether it takes all remaining lines, regardless of the bounds.
         """
         cut = WHOLE if last else self._cut
         lines = size = owed = 0

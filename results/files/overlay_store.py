@@ -1,4 +1,4 @@
-"""A store over another one: what is written lies apart, and what was not written is read from below."""
+"""A store that writes to one store and reads from two."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
@@ -6,15 +6,15 @@ from tidemill.schemas.ports import NotFound, Store, chained
 
 
 class OverlayStoreError(Exception):
-    """The scratch place cannot be written. It is no `OSError`, since there is nothing to wait for."""
+    """The scratch store cannot be written. It is no `OSError`, since a retry does not help."""
 
 
 class OverlayStore:
-    """Two stores as one; see `ports.Store`. Neither is closed with it.
+    """Two stores as one; see `ports.Store`. `close` closes neither.
 
     Args:
-        above: Takes what is written.
-        below: Is only read.
+        above: Gets all writes.
+        below: Serves reads of objects that are not above.
     """
 
     def __init__(self, above: Store, below: Store) -> None:
@@ -22,14 +22,14 @@ class OverlayStore:
         self.below = below
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Store above."""
+        """Write above."""
         try:
             return await self.above.write(key, chunks)
         except OSError as error:
-            raise OverlayStoreError(f"the scratch place cannot be written: {error}") from error
+            raise OverlayStoreError(f"the scratch store cannot be written: {error}") from error
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
-        """Store above what is read from either."""
+        """Join objects of either store, above."""
         return await self.write(key, chained(self, sources))
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -42,12 +42,12 @@ class OverlayStore:
         return await (await self._holder(key)).size(key)
 
     async def link(self, key: str, disposition: str) -> str | None:
-        """No other process reads here."""
+        """Return None: no client reads this store."""
         del key, disposition
         return None
 
     async def free(self) -> int | None:
-        """What is free above."""
+        """The free bytes above."""
         return await self.above.free()
 
     async def delete(self, key: str) -> None:

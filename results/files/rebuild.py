@@ -1,11 +1,10 @@
 """Rebuilds the files of a batch that is over, from the log alone and without a call to a backend.
 
-1. Read the outcomes of the batch in the order of the log. The first result of a line counts, as it did then; once
-   as many lines are there as the batch had when it closed, nothing more is taken, as then.
-2. Write them as parts into a scratch store, and compact these: lines that were not run come from the input again.
-3. Compare the receipt with the one that was published.
+1. Read the outcomes of the batch in the order of the log (`part_recovery.py`).
+2. Write them as parts into a scratch store, and compact these; lines that were not run come from the input.
+3. Compare the receipt with the published one.
 
-Lines that neither the log nor the store has any more are counted and reported.
+Missing lines are counted and reported.
 """
 
 import hashlib
@@ -26,34 +25,34 @@ from tidemill.schemas.resources.bill import Tariff
 
 
 class RebuildError(Exception):
-    """The files cannot be made again; the text says why."""
+    """The files cannot be rebuilt; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rebuilt:
-    """What came out."""
+    """The receipts of the rebuilt and of the published files."""
 
     receipt: Receipt
     published: Receipt
     unreadable: int
-    """Records of the batch that could not be read, or whose line is gone from the store."""
+    """See `PartRecovery`."""
 
     @property
     def is_equal(self) -> bool:
-        """Whether the files are the ones that were published, byte for byte."""
+        """Whether the rebuilt files equal the published ones, byte for byte."""
         return self.receipt == self.published
 
 
 @dataclass
 class Rebuild:
-    """One batch that is made again.
+    """The rebuild of one batch.
 
     Args:
-        batch: The batch as it was published.
-        store: Where its files are made; below lie the input and large results.
+        batch: The published batch.
+        store: Gets the files; the store below has the input and large results.
 
     Raises:
-        RebuildError: It has no files.
+        RebuildError: The batch has no files.
     """
 
     batch: Batch
@@ -71,7 +70,7 @@ class Rebuild:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all lines were found that the batch had when it closed."""
+        """Whether all lines are found that the batch had when it closed."""
         return not self._recovery.missing
 
     @property
@@ -81,25 +80,21 @@ class Rebuild:
         return (output.lines if output else 0) + self.batch.request_counts.failed
 
     async def add(self, headers: Headers, value: bytes) -> None:
-        """Take in the next record of the batch's partition of `outcomes`, whatever it holds.
-
-        Raises:
-            OSError: The store failed.
-        """
+        """See `PartRecovery.add`."""
         await self._recovery.add(headers, value)
 
     async def finish(self) -> Rebuilt:
         """Write the files into the scratch store.
 
         Raises:
-            RebuildError: Lines are missing that were there, or the input that others come from.
+            RebuildError: Lines are missing, or the input of lines that were not run.
             OSError: The store failed.
         """
         found = self._recovery
         if found.missing and found.destroyed:
             raise RebuildError(
                 f"{self.batch.id}: its key is destroyed, since its input was deleted: {found.destroyed} records"
-                " of the log can be read by nobody [key_destroyed]"
+                " of the log cannot be decrypted [key_destroyed]"
             )
         if found.missing:
             raise RebuildError(
@@ -119,7 +114,7 @@ class Rebuild:
         return Rebuilt(receipt=fact.receipt, published=self.batch.tidemill.receipt, unreadable=found.unreadable)
 
     def _closed(self, parts: tuple[PartRef, ...]) -> State:
-        """The batch as it was when its files were written."""
+        """The state of the batch when its files were written."""
         was = Status.CANCELLING if self.batch.status is Status.CANCELLED else Status.FINALIZING
         return State(
             id=self.batch.id,
@@ -133,7 +128,7 @@ class Rebuild:
 
 
 async def same(store: OverlayStore, above: str, below: str) -> bool:
-    """Whether the object below is the one above, byte for byte; False where there is none."""
+    """Whether the object below equals the one above, byte for byte; False if either is missing."""
     try:
         if await store.below.size(below) != await store.above.size(above):
             return False
@@ -150,6 +145,6 @@ async def _digest(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 def _free(model: str | None) -> Tariff:
-    """Nothing is billed here."""
+    """A price of zero: a rebuild bills nothing."""
     del model
     return Tariff()

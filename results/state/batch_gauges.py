@@ -1,4 +1,4 @@
-"""The batches of a process, counted for its metrics."""
+"""Metrics of the active batches of a process."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,11 +9,11 @@ from tidemill.results.state.stalls import reasons
 from tidemill.schemas.ports import Clock, Monotonic
 from tidemill.schemas.resources.waiting import Reason
 
-Living = Callable[[], Iterable[Iterable[ActiveBatch]]]
-"""Gives the batches that are not over, by partition."""
+Partitions = Iterable[Iterable[ActiveBatch]]
+"""The active batches by partition."""
 
 
-def offer(active_batches: Living, clock: Clock, monotonic: Monotonic) -> None:
+def register(active_batches: Callable[[], Partitions], clock: Clock, monotonic: Monotonic) -> None:
     """Register the gauges."""
     metrics.sample(metrics.BATCHES, lambda: statuses(active_batches()))
     metrics.sample(metrics.AT_RISK, lambda: statuses(active_batches(), _is_at_risk))
@@ -21,19 +21,17 @@ def offer(active_batches: Living, clock: Clock, monotonic: Monotonic) -> None:
     metrics.sample(metrics.SLACK, lambda: slack(active_batches(), clock(), monotonic()))
 
 
-def statuses(
-    partitions: Iterable[Iterable[ActiveBatch]], of: Callable[[ActiveBatch], bool] | None = None
-) -> Counter[str]:
-    """How many batches have each status; with `of`, of those that it is true of."""
+def statuses(partitions: Partitions, of: Callable[[ActiveBatch], bool] | None = None) -> Counter[str]:
+    """The number of batches in each status; with `of`, only of those for which it returns true."""
     found = (active for partition in partitions for active in partition if of is None or of(active))
     return Counter(active.state.batch.status.value for active in found if active.state.batch is not None)
 
 
-def slack(partitions: Iterable[Iterable[ActiveBatch]], now: float, monotonic: float) -> dict[str, float]:
-    """The least slack of the batches of each model, in seconds; without an expected end it is what is left.
+def slack(partitions: Partitions, now: float, monotonic: float) -> dict[str, float]:
+    """The least slack of each model's batches, in seconds; without an expected end, the time to the deadline.
 
     Args:
-        partitions: The batches that are not over.
+        partitions: The active batches.
         now: Unix seconds.
         monotonic: The same moment by the monotonic clock.
     """
@@ -54,8 +52,8 @@ def _is_at_risk(active: ActiveBatch) -> bool:
     return active.state.batch is not None and active.state.batch.tidemill.at_risk is not None
 
 
-def stalled(partitions: Iterable[Iterable[ActiveBatch]]) -> Counter[str]:
-    """How many batches wait for each reason; one that waits for two counts with both."""
+def stalled(partitions: Partitions) -> Counter[str]:
+    """The number of batches that wait for each reason; a batch counts for each of its reasons."""
     found: Counter[str] = Counter(dict.fromkeys(Reason, 0))
     for active in (active for partition in partitions for active in partition if active.state.batch is not None):
         found.update(reasons(active.waiting))

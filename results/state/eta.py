@@ -1,10 +1,9 @@
-"""The pace of a batch: how fast its lines get done, and when that will bring it to its end.
+"""The progress of a batch: its rate of final lines, and the time at which it will end.
 
-Two rates are kept, one with a short memory and one with a long one. While the batch is young both look back over
-a part of its life only, so that a slow beginning is soon forgotten. Where the two differ the pace is changing, and
-the expected end lies between what each of them predicts.
+There are two moving averages of the rate, a fast and a slow one. In a young batch both cover only a part of its
+life, so that a slow beginning is soon forgotten. The expected end lies between the predictions of the two.
 
-No line for some seconds, or for longer than this batch is used to, is no pace: its rate is 0, and it has no end.
+If no line gets final for some seconds, or for longer than usual in this batch, its rate is 0 and it has no end.
 """
 
 import math
@@ -13,55 +12,56 @@ from typing import Final
 
 from tidemill.schemas.resources.batch import Progress
 
-QUICK_SECONDS: Final = 10.0
-STEADY_SECONDS: Final = 40.0
-"""What is longer ago than this counts for little in the rate."""
+FAST_SECONDS: Final = 10.0
+SLOW_SECONDS: Final = 40.0
+"""Time constants of the fast and the slow average."""
 YOUTH: Final = 3
-"""Of a young batch's life the first half has the weight 1 / 2 ** YOUTH."""
+"""The first half of a young batch's life has the weight 1 / 2 ** YOUTH."""
 SURE_LINES: Final = 20
-"""With fewer lines done no rate is published."""
+"""Final lines that a rate needs before it is published."""
 SPREAD_MIN: Final = 0.1
-"""An end is never said to be more exact than this share of what is left."""
+"""The least uncertainty of the end, as a share of the remaining time."""
 QUIET_SECONDS: Final = 10.0
 QUIET_GAPS: Final = 3
-"""So many times the usual time between lines is no pause yet: calls may be long, and end together."""
+"""A batch is quiet after so many usual gaps between lines: calls may be long, and end together."""
 QUIET_SECONDS_MAX: Final = 300.0
 GAP_KEPT: Final = 0.9
-"""Of the longest time between lines, with each that is shorter."""
+"""Decay of the usual gap with each shorter gap."""
 MARGIN_SECONDS: Final = 60
-"""A record is believed for so much longer than it takes to replace it: clocks differ."""
+"""Readers may use a record for so much longer than it takes to replace it, since clocks differ."""
 
 
 @dataclass(slots=True)
 class Eta:
-    """The rate of one batch, from counts at times; it begins anew where a process takes the batch over."""
+    """The rate of one batch in this process; times are those of the monotonic clock."""
 
     started_at: float
-    """When it was last observed before the first line: until then it may have waited for others. These times are
-    those of the monotonic clock."""
+    """The last observation before the first line: until then the batch may have waited for others."""
     done_before: int
-    """Lines that were done then."""
+    """Final lines at that time."""
     at: float
+    """The last observation."""
     done: int
+    """Final lines at that time."""
     moved_at: float
-    """When it was last seen that lines got done, or that there was none yet."""
+    """The last observation with new lines, or before the first line."""
     gap: float = 0.0
-    """The usual time between such moments, in seconds."""
-    quick: float = 0.0
-    monotonic: float = 0.0
-    """Lines a second."""
+    """The usual time between observations with new lines, in seconds."""
+    fast: float = 0.0
+    slow: float = 0.0
+    """The two averages, in lines a second."""
     last: float = 0.0
-    """The higher of both when lines got done last."""
+    """The higher average at `moved_at`."""
     published_quiet: bool = False
-    """Whether it was published last that it has no pace."""
+    """Whether the last published progress was quiet."""
 
     @classmethod
     def start(cls, at: float, done: int) -> "Eta":
-        """Begin to observe."""
+        """The first observation."""
         return cls(started_at=at, done_before=done, at=at, done=done, moved_at=at)
 
     def observe(self, at: float, done: int) -> None:
-        """Note how many lines are done."""
+        """Note the number of final lines."""
         elapsed = at - self.at
         if elapsed <= 0:
             return
@@ -73,33 +73,33 @@ class Eta:
         self.at, self.done = at, done
         seen = at - self.started_at
         young = 1 - ((seen - elapsed) / seen) ** YOUTH
-        self.quick += max(young, 1 - math.exp(-elapsed / QUICK_SECONDS)) * (rate - self.quick)
-        self.monotonic += max(young, 1 - math.exp(-elapsed / STEADY_SECONDS)) * (rate - self.monotonic)
+        self.fast += max(young, 1 - math.exp(-elapsed / FAST_SECONDS)) * (rate - self.fast)
+        self.slow += max(young, 1 - math.exp(-elapsed / SLOW_SECONDS)) * (rate - self.slow)
         if has_moved:
             self.gap = max(at - self.moved_at, GAP_KEPT * self.gap)
             self.moved_at = at
-            self.last = max(self.quick, self.monotonic)
+            self.last = max(self.fast, self.slow)
 
     @property
     def quiet_at(self) -> float:
-        """From when on it has no pace, if no line gets done."""
+        """From when on the batch is quiet, unless a line gets final."""
         return self.moved_at + min(max(QUIET_SECONDS, QUIET_GAPS * self.gap), QUIET_SECONDS_MAX)
 
     @property
     def unpublished_quiet_at(self) -> float | None:
-        """When to publish that no line gets done any more; None if that was published, or no line was."""
+        """When to publish that the batch is quiet; None if that is published, or no line was final yet."""
         return None if self.published_quiet or self.done <= self.done_before else self.quiet_at
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it had none when it was last observed."""
+        """Whether the batch was quiet at the last observation."""
         return self.at >= self.quiet_at
 
     def progress(self, total: int, deadline: int, now: float) -> Progress:
-        """What can be said of a batch of so many lines.
+        """The progress of the batch.
 
         Args:
-            total: Its lines.
+            total: Lines of the batch.
             deadline: When it expires, Unix seconds.
             now: The Unix time of the last observation.
         """
@@ -110,12 +110,12 @@ class Eta:
         if self.is_quiet:
             slack = math.floor(deadline - now - left / self.last)
             return Progress(percent=percent, lines_per_second=0.0, slack_seconds=slack, observed_at=int(now))
-        slow, fast = sorted((self.quick, self.monotonic))
-        earliest = now + left / fast * (1 - SPREAD_MIN)
-        latest = now + left / slow * (1 + SPREAD_MIN)
+        low, high = sorted((self.fast, self.slow))
+        earliest = now + left / high * (1 - SPREAD_MIN)
+        latest = now + left / low * (1 + SPREAD_MIN)
         return Progress(
             percent=percent,
-            lines_per_second=float(f"{self.quick:.3g}"),
+            lines_per_second=float(f"{self.fast:.3g}"),
             done_earliest_at=math.floor(earliest),
             done_latest_at=math.ceil(latest),
             slack_seconds=math.floor(deadline - latest),

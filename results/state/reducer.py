@@ -1,7 +1,7 @@
-"""The reducer: what each fact makes of a batch. Pure; the only place where batch state changes.
+"""The reducer: pure functions from a batch's state and a fact to its next state.
 
 Facts come at least once and, from two topics, in any order: a fact that was applied before changes nothing, and
-one that comes too early waits in the state.
+a fact that comes too early waits in the state.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,7 +42,7 @@ _Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
 
 
 class Early(BaseModel):
-    """What came before the batch was created: of each kind the first, of the lines the most."""
+    """Facts that came before the batch was created: the first of each kind, and the largest `Grown`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,11 +54,11 @@ class Early(BaseModel):
     buried: Buried | None = None
 
     def facts(self) -> list[_Early]:
-        """Those that came, in the order they make sense in."""
+        """The facts, in the order to apply them."""
         return [fact for _, fact in self if fact is not None]
 
     def with_(self, fact: _Early) -> "Early":
-        """These and one more."""
+        """These facts and one more."""
         known = getattr(self, fact.kind)
         if known is None or (isinstance(fact, Grown) and fact.total > known.total):
             return self.model_copy(update={fact.kind: fact})
@@ -69,7 +69,7 @@ _UNHANDLED = "The server could not handle the batch ({}; {}). Please create the 
 
 
 class State(BaseModel):
-    """All that is kept of a batch, apart from its line bitmap."""
+    """The state of a batch, without its line bitmap."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,28 +78,29 @@ class State(BaseModel):
     """Partition of `outcomes` that the batch belongs to."""
     project: Name = ""
     batch: Batch | None = None
-    """None until the command that created it was read."""
+    """None until the command that creates it came."""
     input: InputRef | None = None
     output_expires_after: ExpiresAfter | None = None
     growing: bool = False
-    """Whether more lines may come: a stream of a direct producer that is not sealed."""
+    """Whether more lines may come, from a stream that is not sealed."""
     early: Early = Early()
     """Facts that came before the batch was created."""
     ending: Status | None = None
-    """What the batch will be in the end, once that is decided before all lines are done."""
+    """The final status, if it is decided already."""
     close_at: Moment | None = None
     """When an ending batch takes no more lines, Unix seconds."""
     closed: bool = False
-    """Whether no line is taken any more and the files are being written."""
+    """Whether the batch takes no more lines and its files are being written."""
     closed_by: Id = ""
-    """The owner of the partition who decided so, and by it which lines are in the files."""
+    """The owner of the partition that closed the batch, and so decided which lines are in the files."""
     parts: tuple[PartRef, ...] = Field(default=(), exclude=True)
-    """Kept in records of their own (`tables.py`): there may be any number of them."""
+    """In rows of their own (`tables.py`), since their number is not bounded."""
     chunks: Number = 0
-    """How many chunks of the batch's bitmap may be in their table."""
+    """An upper bound of the chunks of the batch's bitmap in their table."""
     files_offset: Signed | None = None
+    """Offset of the batch's last record in `tidemill.files`."""
     deleted_at: Time | None = None
-    """When the batch was deleted, Unix seconds: nothing else is kept of it then, and no fact brings it back."""
+    """When the batch was deleted, Unix seconds. Then the state has no other facts, and accepts none."""
 
     @property
     def takes_lines(self) -> bool:
@@ -108,7 +109,7 @@ class State(BaseModel):
 
     @property
     def ended_at(self) -> int:
-        """When the batch came to its last state, or was deleted, Unix seconds; 0 while it has not."""
+        """When the batch ended or was deleted, Unix seconds; 0 if it is not over."""
         if self.deleted_at is not None:
             return self.deleted_at
         if self.batch is None or not self.is_over:
@@ -117,12 +118,28 @@ class State(BaseModel):
 
     @property
     def is_over(self) -> bool:
-        """Whether the batch is in its last state, or deleted."""
+        """Whether the batch has its final status, or is deleted."""
         return self.deleted_at is not None or (self.batch is not None and self.batch.status.is_terminal)
+
+    def with_batch(self, **changes: object) -> "State":
+        """The state with other fields of the batch."""
+        assert self.batch is not None
+        return self.model_copy(update={"batch": self.batch.model_copy(update=changes)})
+
+    def with_extras(self, **changes: object) -> "State":
+        """The state with other fields of the batch's `tidemill`."""
+        assert self.batch is not None
+        return self.with_batch(tidemill=self.batch.tidemill.model_copy(update=changes))
+
+    def with_total(self, total: int, **changes: object) -> "State":
+        """The state with another number of lines, and other fields of the batch."""
+        assert self.batch is not None
+        counts = self.batch.request_counts.model_copy(update={"total": total})
+        return self.with_batch(request_counts=counts, **changes)
 
 
 def created(state: State, command: BatchCreated, grace: float) -> State:
-    """The batch begins, with what came before its beginning."""
+    """Create the batch, and apply the facts that came early."""
     if state.batch is not None or state.deleted_at is not None:
         return state
     begun: dict[str, object] = {
@@ -135,7 +152,7 @@ def created(state: State, command: BatchCreated, grace: float) -> State:
 
 
 def opened(state: State, fact: Opened, grace: float) -> State:
-    """A stream's batch begins, at work from the first; see `created`."""
+    """Create the batch of a stream, which is in progress at once; see `created`."""
     if state.batch is not None or state.deleted_at is not None:
         return state
     return _begun(state, {"project": fact.project, "batch": fact.batch, "growing": True}, grace)
@@ -161,46 +178,38 @@ def _begun(state: State, begun: dict[str, object], grace: float) -> State:
 
 
 def accepted(state: State, fact: Accepted) -> State:
-    """Ingest found the input good: it is known how many lines there are to wait for."""
+    """Ingest accepted the input, and knows its number of lines."""
     if state.batch is None:
         return _early(state, fact)
-    counts = state.batch.request_counts.model_copy(update={"total": fact.total})
     if state.batch.status is Status.VALIDATING:
-        batch = move(state.batch, Status.IN_PROGRESS, fact.at, model=fact.model, request_counts=counts)
-    elif state.batch.status is Status.CANCELLING and state.batch.in_progress_at is None and not state.closed:
-        batch = state.batch.model_copy(
-            update={"in_progress_at": fact.at, "model": fact.model, "request_counts": counts}
-        )
-    else:
-        return state
-    return state.model_copy(update={"batch": batch})
+        batch = move(state.batch, Status.IN_PROGRESS, fact.at)
+        return state.model_copy(update={"batch": batch}).with_total(fact.total, model=fact.model)
+    if state.batch.status is Status.CANCELLING and state.batch.in_progress_at is None and not state.closed:
+        return state.with_total(fact.total, in_progress_at=fact.at, model=fact.model)
+    return state
 
 
 def grown(state: State, fact: Grown) -> State:
-    """There are more lines; a total that is not larger than the last one changes nothing."""
+    """The stream has more lines; a total that is not larger than the last one changes nothing."""
     if state.batch is None:
         return _early(state, fact)
-    counts = state.batch.request_counts
-    if not state.growing or fact.total <= counts.total:
+    if not state.growing or fact.total <= state.batch.request_counts.total:
         return state
-    counts = counts.model_copy(update={"total": fact.total})
-    batch = state.batch.model_copy(update={"request_counts": counts, "model": fact.model or state.batch.model})
-    return state.model_copy(update={"batch": batch})
+    return state.with_total(fact.total, model=fact.model or state.batch.model)
 
 
 def sealed(state: State, fact: Sealed) -> State:
-    """No more lines come: from now on the batch is as one whose input was a file all along."""
+    """The stream has all its lines: from now on the batch is like one with an input file."""
     if state.batch is None:
         return _early(state, fact)
     if not state.growing:
         return state
-    counts = state.batch.request_counts.model_copy(update={"total": fact.total})
-    batch = state.batch.model_copy(update={"request_counts": counts, "model": fact.model or state.batch.model})
-    return state.model_copy(update={"batch": batch, "input": fact.input, "growing": False})
+    state = state.with_total(fact.total, model=fact.model or state.batch.model)
+    return state.model_copy(update={"input": fact.input, "growing": False})
 
 
 def rejected(state: State, fact: Rejected) -> State:
-    """Ingest found faults."""
+    """Ingest rejected the input."""
     if state.batch is None:
         return _early(state, fact)
     if state.batch.status is not Status.VALIDATING:
@@ -210,7 +219,7 @@ def rejected(state: State, fact: Rejected) -> State:
 
 
 def cancelled(state: State, command: CancelRequested, grace: float) -> State:
-    """A user asked to cancel: lines in flight may land for `grace` seconds more."""
+    """A user asked to cancel; results of lines in flight count for `grace` seconds more."""
     if state.batch is None:
         return _early(state, command)
     if state.ending is not None or state.batch.status not in CANCELLABLE:
@@ -225,7 +234,7 @@ def cancelled(state: State, command: CancelRequested, grace: float) -> State:
 
 
 def bare(state: State, command: BatchCreated) -> State:
-    """The batch as far as it can be shown in any case, where the command that creates it could not be applied."""
+    """The batch with the few fields that cannot fail, if the command that creates it was buried."""
     if state.batch is not None or state.deleted_at is not None:
         return state
     batch = command.batch.model_copy(update={"metadata": None, "tidemill": Extras()})
@@ -233,7 +242,7 @@ def bare(state: State, command: BatchCreated) -> State:
 
 
 def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
-    """A record of the batch is a dead letter: before its lines were accepted that ends it, at work it is shown."""
+    """A record of the batch is a dead letter: that ends a batch in validation; a batch at work shows it."""
     if (batch := state.batch) is None:
         return _early(state, fact) if ends else state
     if state.is_over or (batch.status is Status.VALIDATING and not ends):
@@ -246,19 +255,18 @@ def buried(state: State, fact: Buried, *, ends: bool = True) -> State:
     if known is not None and known.source == fact.source:
         return state
     fault = Fault(records=known.records + 1 if known else 1, source=fact.source, reason=fact.reason)
-    extras = batch.tidemill.model_copy(update={"fault": fault})
-    return state.model_copy(update={"batch": batch.model_copy(update={"tidemill": extras})})
+    return state.with_extras(fault=fault)
 
 
 def deleted(state: State, command: DeleteRequested) -> State:
-    """Forget a batch that is over, or that nothing is known of any more, and remember that it was deleted."""
+    """Forget a batch that is over or unknown, except that it was deleted."""
     if state.deleted_at is not None or (state.batch is not None and not state.is_over):
         return state
     return State(id=state.id, partition=state.partition, chunks=state.chunks, deleted_at=command.at)
 
 
 def overdue(state: State, now: float, grace: float) -> State:
-    """Past its deadline a batch ends as expired: lines in flight may land for `grace` seconds more."""
+    """Expire a batch past its deadline; results of lines in flight count for `grace` seconds more."""
     batch = state.batch
     if batch is None or state.ending is not None or now < batch.expires_at:
         return state
@@ -280,7 +288,7 @@ def is_complete(state: State, done: int) -> bool:
 
 
 def lines_max(state: State) -> int:
-    """From this index on no line is one of the batch: the log has the number of lines before the lines."""
+    """The bound of the batch's line indices: the log has the number of lines before the lines."""
     if state.batch is not None:
         return state.batch.request_counts.total
     return state.early.accepted.total if state.early.accepted is not None else 0
@@ -292,7 +300,7 @@ def is_due(state: State, now: float) -> bool:
 
 
 def close(state: State, now: float, by: str) -> State:
-    """From here on no line is taken and the files are written; `by` is the owner who decides it."""
+    """Take no more lines; the files can be written. `by` is the owner of the partition."""
     update: dict[str, object] = {"closed": True, "closed_by": by, "ending": state.ending or Status.COMPLETED}
     if state.batch is not None and state.batch.status is Status.IN_PROGRESS:
         update["batch"] = move(state.batch, Status.FINALIZING, int(now))
@@ -300,7 +308,7 @@ def close(state: State, now: float, by: str) -> State:
 
 
 def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
-    """The files are written: the last state, with files, counts and usage in the same step."""
+    """Set the final status, files, counts and usage, now that the files are written."""
     if state.batch is None or state.ending is None or state.is_over:
         return state
     receipt = fact.receipt
@@ -332,7 +340,7 @@ def compacted(state: State, fact: Compacted, files_offset: int | None) -> State:
 
 
 def billed(state: State, fact: Compacted) -> LedgerRecord | None:
-    """What the ledger says of a batch that this fact ended: the same each time, as all of it is in the two."""
+    """The ledger's record of a batch that this fact ended; a replay of the fact gives an equal record."""
     if state.batch is None or not state.is_over or fact.bill is None:
         return None
     return LedgerRecord(
@@ -350,30 +358,29 @@ def billed(state: State, fact: Compacted) -> LedgerRecord | None:
 
 
 def counted(state: State, completed: int, failed: int) -> State:
-    """Show how far a batch is; a count never goes back, also where lines are applied again after a crash."""
+    """Update the counts of a batch; none goes back while a replay brings lines again."""
     if state.batch is None or state.batch.status not in AT_WORK:
         return state
     counts = state.batch.request_counts
-    shown = counts.model_copy(
-        update={"completed": max(counts.completed, completed), "failed": max(counts.failed, failed)}
-    )
-    if shown == counts:
+    completed, failed = max(counts.completed, completed), max(counts.failed, failed)
+    if (completed, failed) == (counts.completed, counts.failed):
         return state
-    return state.model_copy(update={"batch": state.batch.model_copy(update={"request_counts": shown})})
+    shown = counts.model_copy(update={"completed": completed, "failed": failed})
+    return state.with_batch(request_counts=shown)
 
 
 def next_due(state: State) -> float | None:
-    """When time alone changes the batch, Unix seconds."""
+    """When time alone changes the batch, Unix seconds; None if it does not."""
     if state.closed or state.batch is None or state.batch.status not in OPEN:
         return None
     if state.growing and state.close_at is not None:
-        # It waits for its seal, not for a time: what was accepted by then has to have its end.
+        # It waits for its seal: every line that ingest accepted needs a result.
         return None
     return state.close_at if state.close_at is not None else float(state.batch.expires_at)
 
 
 def is_brief(state: State) -> bool:
-    """Whether the batch may be over before its steps are of interest: a small one that was not cancelled."""
+    """Whether the batch is small and not cancelled, so that its steps need not be published."""
     batch = state.batch
     if state.ending not in (None, Status.COMPLETED):
         return False

@@ -1,4 +1,4 @@
-"""Whether the log may drop what a batch still needs. Pure."""
+"""Whether the log may soon drop records that a batch still needs. Pure."""
 
 import math
 
@@ -7,7 +7,7 @@ from tidemill.results.state.reducer import State
 
 
 def risk_at(state: State, kept_seconds: float) -> float | None:
-    """When a batch that is not over gets at risk, Unix seconds; None if it does not, or already is."""
+    """When an active batch gets at risk, Unix seconds; None if it does not, or already is."""
     batch = state.batch
     if batch is None or state.is_over or batch.tidemill.at_risk is not None:
         return None
@@ -16,10 +16,8 @@ def risk_at(state: State, kept_seconds: float) -> float | None:
 
 
 def endangered(state: State, now: float, kept_seconds: float) -> State:
-    """Show on a batch in danger from when on the log may have dropped what it needs."""
+    """Show on a batch at risk from when on the log may have dropped its records."""
     at = risk_at(state, kept_seconds)
     if at is None or now < at or state.batch is None:
         return state
-    gone_at = int(retention.gone_at(state.batch.created_at, kept_seconds))
-    extras = state.batch.tidemill.model_copy(update={"at_risk": gone_at})
-    return state.model_copy(update={"batch": state.batch.model_copy(update={"tidemill": extras})})
+    return state.with_extras(at_risk=int(retention.gone_at(state.batch.created_at, kept_seconds)))

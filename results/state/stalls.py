@@ -102,8 +102,7 @@ def show(state: State, waits: tuple[Waiting, ...]) -> State:
         return state
     if batch.tidemill.waiting == waits:
         return state
-    extras = batch.tidemill.model_copy(update={"waiting": waits})
-    return state.model_copy(update={"batch": batch.model_copy(update={"tidemill": extras})})
+    return state.with_extras(waiting=waits)
 
 
 def reasons(waits: Iterable[Waiting]) -> set[str]:

@@ -2,15 +2,15 @@
 
 | table | key | value |
 |---|---|---|
-| states | batch id, `/` and an owner | a batch that is not over |
-| states | `over/`, batch id, `/` and an owner | one that is |
-| states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of one that is not over |
-| chunks | batch id, `/`, an owner, `/` and a number | how many parts the batch had, then a chunk of its bitmap |
+| states | batch id, `/` and an owner | an active batch |
+| states | `over/`, batch id, `/` and an owner | a batch that is over |
+| states | `parts/`, batch id, `/`, an owner, `/` and a number | some parts of an active batch |
+| chunks | batch id, `/`, an owner, `/` and a number | the batch's number of parts, then a chunk of its bitmap |
 
-Owners, and whose row counts: `src/tidemill/kafka/partitions/owned_table.py`.
+Owners, and the order of their rows: `src/tidemill/kafka/partitions/owned_table.py`.
 
-A take-over reads the active batches alone, however many there ever were. A batch that is over stays for as long as
-the log may bring a fact about it once more (`results/expiry.py`).
+A take-over reads the active batches alone. A batch that is over stays in the table as long as the log may bring
+another fact about it (`results/expiry.py`).
 """
 
 import logging
@@ -31,7 +31,7 @@ OPEN: Final = BATCH_PREFIX.encode()
 OVER: Final = b"over/"
 PARTS: Final = b"parts/"
 GROUP_PARTS: Final = 512
-"""Parts of one record: a batch that is slow, or large, has more than fit into one with its state."""
+"""Parts in one row: a slow or large batch has more than fit into the row of its state."""
 Group = Annotated[tuple[PartRef, ...], Field(max_length=GROUP_PARTS)]
 _group: Final[TypeAdapter[tuple[PartRef, ...]]] = TypeAdapter(Group)
 _PARTS_BYTES: Final = 4
@@ -39,23 +39,23 @@ _BEHIND_SLASH: Final = b"0"
 
 
 class TornError(Exception):
-    """The tables were read while a former owner still wrote them: to read them once more helps."""
+    """The tables were read while a former owner still wrote them; another read helps."""
 
 
 class Tables:
-    """A write belongs to the event that is being handled; reading is free."""
+    """The rows of one partition; a write belongs to the current event."""
 
     def __init__(self, states: Table, chunks: Table) -> None:
         self._owned = OwnedTable(states)
         self._states = states
         self._chunks = chunks
         self._kept_parts: dict[str, int] = {}
-        """How many parts of a batch are in the table, as far as they were written here."""
+        """The number of each batch's parts that this owner has written."""
         self._stale: list[tuple[Table, bytes]] = []
 
     @property
     def owner(self) -> int:
-        """The number of this owner, above that of each owner before it."""
+        """See `OwnedTable.owner`."""
         return self._owned.owner
 
     async def take_over(self, generation: int) -> None:
@@ -64,7 +64,7 @@ class Tables:
         await self._owned.take_over(generation)
 
     def open(self) -> Iterator[State]:
-        """The batches that are not over, as their latest owner left them."""
+        """The active batches, as their latest owner wrote them."""
         keys = [key for key, _ in self._states.scan(OPEN)]
         self._stale += [(self._states, key) for key in keys]
         for batch_id in dict.fromkeys(key.partition(b"/")[0] for key in keys):
@@ -86,8 +86,8 @@ class Tables:
         """The next batches that are over, in order of their ids.
 
         Args:
-            after: The id to go on from; empty at the beginning.
-            most: How many at the most; fewer come at the end only.
+            after: The last id of the previous call; empty at first.
+            most: The number of batches; only the last call returns fewer.
         """
         found: dict[bytes, bytes] = {}
         for key, value in self._states.scan(OVER, after=OVER + after.encode() + (_BEHIND_SLASH if after else b"")):
@@ -101,18 +101,18 @@ class Tables:
         """Keep a batch.
 
         Raises:
-            RecordTooLarge: It is, and what the table has is as it was.
+            RecordTooLarge: The state is too large; the table is unchanged.
         """
         key = self._owned.key(state.id.encode())
         value = state.model_dump_json(exclude_none=True).encode()
         if state.is_over:
             self._states.put(OVER + key, value)
             self._drop(self._states, b"%b%b/" % (PARTS, key))
-            # Its state last, so that a crash leaves nothing unseen.
+            # The active state last: a crash before leaves a row that the next take-over sees.
             self._states.delete(key)
             self._kept_parts.pop(state.id, None)
         else:
-            # The parts before the state: one that is closed is merged from them.
+            # The parts before the state: a closed batch is merged from the parts in the table.
             for number in range(self._kept_parts.get(state.id, 0) // GROUP_PARTS, _groups(state)):
                 group = state.parts[number * GROUP_PARTS : (number + 1) * GROUP_PARTS]
                 self._states.put(b"%b%b/%08d" % (PARTS, key, number), _group.dump_json(group))
@@ -120,10 +120,10 @@ class Tables:
             self._states.put(key, value)
 
     def chunks(self, state: State) -> Iterator[tuple[int, bytes]]:
-        """The chunks of a batch's bitmap, as the owner has left them who left the state: number and content.
+        """The chunks of a batch's bitmap by the owner who wrote its state: number and content.
 
         Raises:
-            TornError: A chunk is of a later time than the state.
+            TornError: A chunk is newer than the state.
         """
         if (row := self._latest(state.id.encode())) is None:
             return
@@ -134,26 +134,26 @@ class Tables:
                 yield number, value[_PARTS_BYTES:]
 
     def forget(self, state: State) -> None:
-        """Drop a batch that is over."""
+        """Delete all rows of a batch that is over."""
         key = state.id.encode()
         self._drop(self._chunks, key + b"/")
         for prefix in (PARTS, b"", OVER):
             self._drop(self._states, b"%b%b/" % (prefix, key))
 
     def erase(self, state: State) -> None:
-        """Keep a deleted batch, without its bitmap; at no point is there nothing of it, or it could begin anew."""
+        """Keep a deleted batch without its bitmap. The row stays, or a late fact could create the batch again."""
         self.put_state(state)
         key = state.id.encode()
         self._drop(self._chunks, key + b"/")
-        # Put and not dropped: what is gone here already may be in the changelog yet, and would not be found again.
+        # Overwritten and not deleted: the changelog may have rows that are gone from the local table.
         value = state.model_dump_json(exclude_none=True).encode()
         for row in [row for row, _ in self._states.scan(b"%b%b/" % (OVER, key))]:
             self._states.put(row, value)
 
     async def adopt(self, *batches: ActiveBatch) -> None:
-        """Write the batches that were taken over once more, as this owner's: first the bitmaps, then the states.
+        """Write batches of former owners as this owner's: first the bitmaps, then the states.
 
-        A state of this owner so says that its bitmap is there as well, and the rows of owners before it can go.
+        So if the table has a state of this owner, it has the bitmap too, and rows of former owners can go.
         """
         for active in batches:
             active.bitmap.touch_all()
@@ -166,17 +166,16 @@ class Tables:
             active.kept = active.state
 
     def drop_stale(self) -> None:
-        """Drop what owners before this one have left of the batches that were at work, once all are adopted."""
+        """Delete the rows of former owners, once all active batches are adopted."""
         stale, self._stale = self._stale, []
         for table, key in stale:
             table.delete(key)
 
     async def keep(self, *batches: ActiveBatch) -> None:
-        """Write batches: first their states, and only when the changelog has them the chunks of their bitmaps.
+        """Write batches: first their states, and once the changelog has these, the chunks of their bitmaps.
 
-        The two are files of their own, of which a power cut may keep the one and lose the other. A bitmap is kept
-        only while no line waits in a buffer, since it must not know more than the parts; and not once the batch is
-        closed, since the parts say what was done.
+        The two tables are two files, and a power cut may keep only one of them. A bitmap must not have lines that
+        no part has, so it is not written while lines wait in a buffer; for a closed batch the parts are enough.
         """
         taken: list[tuple[ActiveBatch, list[tuple[int, bytes]]]] = []
         try:
@@ -206,11 +205,11 @@ class Tables:
         await self._chunks.delivered()
 
     def _latest(self, batch_id: bytes) -> Row | None:
-        """The row that counts; of two rows of one owner the last one that it wrote is of a batch that is over."""
+        """The valid row of a batch; of two rows of one owner, the row of a batch that is over is the later one."""
         return self._owned.latest(batch_id, b"", OVER)
 
     def _whole(self, batch_id: bytes, row: Row) -> State:
-        """A batch with its parts, as one owner left them."""
+        """A batch with its parts, by the owner of the row."""
         state = State.model_validate_json(row.value)
         if row.prefix == OVER:
             return state
@@ -219,7 +218,7 @@ class Tables:
         return state.model_copy(update={"parts": parts}) if parts else state
 
     def _touched(self, active: ActiveBatch) -> list[tuple[int, bytes]]:
-        """The chunks that have changed; the state is to know of the last of them."""
+        """Take the changed chunks, and raise the state's number of chunks."""
         if chunks := active.bitmap.take_touched():
             known = max(active.state.chunks, chunks[-1][0] + 1)
             active.state = active.state.model_copy(update={"chunks": known})
@@ -237,7 +236,7 @@ class Tables:
 
 
 def _read(key: bytes, value: bytes) -> State | None:
-    """A batch; None if the row is damaged, which holds up no other batch."""
+    """A batch; None if the row is damaged, so that the other batches go on."""
     try:
         return State.model_validate_json(value)
     except ValidationError as error:

@@ -18,7 +18,7 @@ class Timers:
     def __init__(self) -> None:
         self._set: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
-        """Also replaced and removed timers, until they are due."""
+        """All timers; replaced and removed ones stay until they are due."""
 
     @property
     def next(self) -> float | None:
@@ -38,7 +38,7 @@ class Timers:
         self._set.pop(batch_id, None)
 
     def due(self, now: float) -> list[str]:
-        """The batches whose time has come; their timers are over."""
+        """Remove the timers that are due, and return their batches."""
         found = []
         while (at := self.next) is not None and at <= now:
             found.append(heappop(self._heap)[1])
@@ -46,7 +46,7 @@ class Timers:
         return found
 
     def clear(self) -> None:
-        """Drop all."""
+        """Remove all timers."""
         self._set.clear()
         self._heap.clear()
 

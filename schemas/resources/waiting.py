@@ -102,8 +102,8 @@ def merged(waits: Iterable[Waiting], lines_max: int) -> tuple[Waiting, ...]:
     return tuple(capped[:WAITING_MAX])
 
 
-def told(waits: Sequence[Waiting]) -> str:
-    """What held lines up, in words for their error lines; empty where nothing is known."""
+def explanation(waits: Sequence[Waiting]) -> str:
+    """The reasons why lines were not run, as text for their error lines; empty if there are none."""
     return " ".join(f"What held it up: {one.message} (since {moment(one.since)})" for one in waits[:TOLD_MAX])
 
 

@@ -17,7 +17,7 @@ from tidemill.results.state.stalls import SILENCE_SECONDS, SOURCES_MAX, Stalls, 
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import Stalled, Tick
 from tidemill.schemas.resources.batch import Batch, RequestCounts, Status
-from tidemill.schemas.resources.waiting import USUAL, WAITING_MAX, Reason, Waiting, merged, told
+from tidemill.schemas.resources.waiting import USUAL, WAITING_MAX, Reason, Waiting, explanation, merged
 from tidemill.storage.address import open_store
 
 TOTAL = 100
@@ -81,7 +81,7 @@ def test_the_sum_is_bounded(waits, left):
     order = [(one.reason in USUAL, -one.lines) for one in found]
     assert order == sorted(order)
     assert all(one.lines <= left for one in found)
-    assert len(told(found)) < 1_000
+    assert len(explanation(found)) < 1_000
 
 
 def test_what_was_said_counts_for_as_long_as_was_said():
