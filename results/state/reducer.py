@@ -42,7 +42,7 @@ _Early = Accepted | Rejected | Grown | Sealed | CancelRequested | Buried
 
 
 class Early(BaseModel):
-    """Facts that came before the batch was created: the first of each kind, and the largest `Grown`."""
+    """Facts that came before the batch was created, in the order to apply them: one of each kind."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,12 +53,8 @@ class Early(BaseModel):
     cancel_requested: CancelRequested | None = None
     buried: Buried | None = None
 
-    def facts(self) -> list[_Early]:
-        """The facts, in the order to apply them."""
-        return [fact for _, fact in self if fact is not None]
-
     def with_(self, fact: _Early) -> "Early":
-        """These facts and one more."""
+        """These facts and another one; the first of a kind counts, or the largest `Grown`."""
         known = getattr(self, fact.kind)
         if known is None or (isinstance(fact, Grown) and fact.total > known.total):
             return self.model_copy(update={fact.kind: fact})
@@ -142,25 +138,22 @@ def created(state: State, command: BatchCreated, grace: float) -> State:
     """Create the batch, and apply the facts that came early."""
     if state.batch is not None or state.deleted_at is not None:
         return state
-    begun: dict[str, object] = {
-        "project": command.project,
-        "batch": command.batch,
-        "input": command.input,
-        "output_expires_after": command.output_expires_after,
-    }
-    return _begun(state, begun, grace)
+    fields = {"project": command.project, "batch": command.batch, "input": command.input}
+    expiry = {"output_expires_after": command.output_expires_after}
+    return _begin(state.model_copy(update=fields | expiry), grace)
 
 
 def opened(state: State, fact: Opened, grace: float) -> State:
     """Create the batch of a stream, which is in progress at once; see `created`."""
     if state.batch is not None or state.deleted_at is not None:
         return state
-    return _begun(state, {"project": fact.project, "batch": fact.batch, "growing": True}, grace)
+    state = state.model_copy(update={"project": fact.project, "batch": fact.batch, "growing": True})
+    return _begin(state, grace)
 
 
-def _begun(state: State, begun: dict[str, object], grace: float) -> State:
-    early, state = state.early, state.model_copy(update={**begun, "early": Early()})
-    for fact in early.facts():
+def _begin(state: State, grace: float) -> State:
+    early, state = state.early, state.model_copy(update={"early": Early()})
+    for _, fact in early:
         match fact:
             case Accepted():
                 state = accepted(state, fact)
