@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import os
 import tempfile
 import time
@@ -80,11 +79,6 @@ def pinned() -> tuple[Jar, ...]:
     return parse(resources.files("tidemill.local.embedded").joinpath(LIST).read_text("utf-8"))
 
 
-def key(jars: tuple[Jar, ...]) -> str:
-    """A short hash of the whole list."""
-    return hashlib.sha256("\n".join(f"{jar.path} {jar.sha256}" for jar in jars).encode()).hexdigest()[:12]
-
-
 def cache_folder() -> Path:
     """`$TIDEMILL_CACHE`, by default `~/.cache/tidemill`; it may not exist yet."""
     return Path(os.environ.get("TIDEMILL_CACHE") or Path.home() / ".cache" / "tidemill").absolute()
@@ -103,65 +97,33 @@ def repository_address() -> str:
 async def fetch(jars: tuple[Jar, ...], cache: Path, *, repository: str | None = None) -> list[Path]:
     """Put every jar into the cache and return their paths, in the order of the list.
 
-    A file in the cache is hashed once and remembered by its size and modification time; a file that another user
-    could have written is downloaded again. Downloads run concurrently. Any number of processes may call this at
-    the same time: a file appears whole or not at all.
+    A file in the cache that differs from the list, or that another user could have written, is downloaded again.
+    Downloads run concurrently. Any number of processes may call this at the same time: a file appears whole or not
+    at all.
 
     Raises:
         JarError: A download failed, a file differs from the list, or the cache is not writable.
     """
     folder = cache / "jars"
-    stamp = folder / f"checked-{key(jars)}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # This code is executed: another user who can write here could act as this one.
         for place in (cache, folder):
             ownership.keep_unchanged(place)
-        known = _read_stamp(stamp) if ownership.is_trusted(stamp) else {}
-        missing = [jar for jar in jars if not _is_good(folder / jar.name, jar, known)]
-        if missing:
+        if missing := [jar for jar in jars if not _is_good(folder / jar.name, jar)]:
             _remove_leftovers(folder)
             await _fetch_all(missing, folder, repository or repository_address())
-        seen = {jar.name: _print_of(folder / jar.name) for jar in jars}
-        if seen != known:
-            _write_stamp(stamp, seen)
     except OSError as error:
         raise JarError(f"cannot use the cache {folder}: {error}") from error
     return [folder / jar.name for jar in jars]
 
 
-def _print_of(file: Path) -> list[int]:
-    """Size in bytes and modification time in nanoseconds."""
-    status = file.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _read_stamp(stamp: Path) -> dict[str, list[int]]:
-    try:
-        content = json.loads(stamp.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_stamp(stamp: Path, seen: dict[str, list[int]]) -> None:
-    with _whole_file(stamp) as file:
-        file.write(json.dumps(seen).encode())
-
-
-def _is_good(file: Path, jar: Jar, known: dict[str, list[int]]) -> bool:
-    try:
-        if not ownership.is_trusted(file):
-            return False
-        found = _print_of(file)
-        if found == known.get(jar.name):
-            return True
-        if found[0] != jar.size:
-            return False
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest() == jar.sha256
-    except FileNotFoundError:
+def _is_good(file: Path, jar: Jar) -> bool:
+    """Whether the file is the jar. Hashing all of them takes a twentieth of a second at each start."""
+    if not ownership.is_trusted(file):
         return False
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == jar.sha256
 
 
 def _remove_leftovers(folder: Path) -> None:
