@@ -19,7 +19,7 @@ from tidemill.api.dependencies import Access, Dependencies
 from tidemill.api.http.server import Server
 from tidemill.api.routes import audit, batches, dashboard, files, keys, reruns, results, service, uploads, usage
 from tidemill.api.view.sqlite import Database
-from tidemill.api.view.view import Origin, Record, View
+from tidemill.api.view.view import Record, View
 from tidemill.configuration import signing_keys
 from tidemill.configuration.connections import EXPOSED
 from tidemill.configuration.security import Cluster
@@ -140,10 +140,10 @@ class Feed:
         records, self._records = self._records, []
         self._view.fold(self.topic, records)
 
-    def resume(self, cluster: str, end: int) -> int:
-        """Begin a new follower; returns the offset to read from."""
+    def resume(self, tail: Tail) -> int:
+        """Drop unfolded records; returns the offset to read from."""
         self._records.clear()
-        return self._view.resume(self.topic, Origin(cluster=cluster, end=end))
+        return self._view.resume(self.topic, tail)
 
 
 def _check_windows(settings: Settings) -> None:
@@ -167,10 +167,7 @@ async def _ensure_topics(settings: Settings, cluster: Cluster) -> None:
 
 
 def _follower(cluster: Cluster, feed: Feed) -> Follower:
-    def resume(tail: Tail) -> int:
-        return feed.resume(tail.cluster, tail.end)
-
-    return Follower(cluster, feed.topic, feed.apply, resume=resume, applied=feed.applied)
+    return Follower(cluster, feed.topic, feed.apply, resume=feed.resume, applied=feed.applied)
 
 
 async def serve(settings: Settings, heartbeat: Heartbeat) -> None:

@@ -62,6 +62,10 @@ class Repetition(reading.Parameters):
         """Whether the client has sent it before."""
         return self.retries not in {"", "0"}
 
+    def batch_id(self, project: str) -> str | None:
+        """The id of the batch that the key stands for; None without a key."""
+        return None if self.key is None else ids.derived_batch_id(project, self.key)
+
 
 RepetitionHeaders = Annotated[Repetition, Depends(Headers(Repetition))]
 
@@ -90,34 +94,26 @@ async def create(
         LogUnavailable: The log does not answer; the same request may be sent again.
     """
     fingerprint = fingerprint or fingerprint_of(request.model_dump())
-    if repeats.key is not None and deps.view.erasures.is_deleted(ids.derived_batch_id(project, repeats.key)):
+    batch_id = repeats.batch_id(project)
+    if batch_id is not None and deps.view.erasures.is_deleted(batch_id):
         raise errors.batch_deleted()
     if (known := _known(deps, project, request, fingerprint, repeats)) is None:
         ref = await source()
         record = deps.view.file(project, request.input_file_id)
         filename = None if record is None else record.file.filename
-        batch = request.batch(_id(project, repeats), int(deps.clock()), filename)
+        batch = request.batch(batch_id or ids.new_batch_id(), int(deps.clock()), filename)
         command = BatchCreated(
             project=project, batch=batch, input=ref, output_expires_after=request.output_expires_after
         )
         claim = Claim(command=command, fingerprint=fingerprint, is_retry=repeats.is_retry)
         await deps.publisher.claim(claim)
         known = command
-        if repeats.key is not None or repeats.is_retry:
+        if batch_id is not None or repeats.is_retry:
             known = await _settled(deps, command, fingerprint, repeats)
-    if (shown := _shown(deps, project, known)) is not None:
-        return shown
+    if (shown := deps.view.batch(project, known.batch.id)) is not None:
+        return Batch.model_validate_json(shown)
     await deps.publisher.command(known.batch.id, known)
     return deps.view.put_batch(BatchRecord(project=project, batch=known.batch))
-
-
-def _id(project: str, repeats: Repetition) -> str:
-    return ids.new_batch_id() if repeats.key is None else ids.derived_batch_id(project, repeats.key)
-
-
-def _shown(deps: Dependencies, project: str, command: BatchCreated) -> Batch | None:
-    shown = deps.view.batch(project, command.batch.id)
-    return None if shown is None else Batch.model_validate_json(shown)
 
 
 def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetition) -> Claim | None:
@@ -126,9 +122,9 @@ def claimed(deps: Dependencies, project: str, fingerprint: str, repeats: Repetit
     Raises:
         ApiError: 409, as `create`.
     """
-    if repeats.key is None:
+    if (batch_id := repeats.batch_id(project)) is None:
         return deps.view.claims.repeated(project, fingerprint) if repeats.is_retry else None
-    claim = deps.view.claims.first(project, ids.derived_batch_id(project, repeats.key))
+    claim = deps.view.claims.first(project, batch_id)
     if claim is not None and claim.fingerprint != fingerprint:
         raise errors.key_reused()
     return claim
@@ -144,9 +140,8 @@ def _known(
     """
     if (claim := claimed(deps, project, fingerprint, repeats)) is not None:
         return claim.command
-    if repeats.key is None:
+    if (batch_id := repeats.batch_id(project)) is None:
         return None
-    batch_id = ids.derived_batch_id(project, repeats.key)
     # The log keeps claims for days, batches for longer.
     if (shown := deps.view.batch(project, batch_id)) is None:
         return None

@@ -1,16 +1,20 @@
-"""The query of a list of batches."""
+"""Queries of lists with filters, and their conditions in SQL."""
 
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from tidemill.api.requests.fields import SECONDS_MAX, Metadata, OneOf
-from tidemill.api.requests.paging import OrderedQuery
+from tidemill.api.requests.fields import SECONDS_MAX, Metadata, OneOf, Project
+from tidemill.api.requests.paging import OrderedQuery, PageQuery
 from tidemill.api.requests.reading import WHOLE
+from tidemill.schemas.bounds import Id, Name
+from tidemill.schemas.resources.audit import Action
 from tidemill.schemas.resources.batch import Status
 
 LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100
+AUDIT_LIMIT_DEFAULT: Final = 50
+AUDIT_LIMIT_MAX: Final = 1_000
 
 _OTHER_LABEL: Final = (
     "EXISTS (SELECT 1 FROM labels AS other WHERE other.project = labels.project AND other.name = ?"
@@ -52,3 +56,24 @@ class BatchesQuery(OrderedQuery):
             parts.append(_OTHER_LABEL if place else "labels.name = ? AND labels.value = ?")
             values.extend(pair)
         return "".join(f" AND {part}" for part in parts), values
+
+
+class AuditQuery(PageQuery):
+    """The query of the audit trail."""
+
+    limit: Annotated[int, Field(ge=1, le=AUDIT_LIMIT_MAX), WHOLE] = AUDIT_LIMIT_DEFAULT
+    """How many a page has at most."""
+    project: Project | None = None
+    """Only records of this project; an operator gets those of all by default."""
+    actor: Id | None = None
+    """Only actions of this key."""
+    action: Annotated[str, OneOf(list(Action))] | None = None
+    """Only this action."""
+    target: Name | None = None
+    """Only actions on this object."""
+
+    def condition(self, project: str | None) -> tuple[str, list[object]]:
+        """The conditions in SQL, and their values; without a project, records of all."""
+        named = {"project": project, "actor": self.actor, "action": self.action, "target": self.target}
+        given = {name: value for name, value in named.items() if value is not None}
+        return " AND ".join(["1", *(f"{name} = ?" for name in given)]), list(given.values())

@@ -49,11 +49,7 @@ class Query(_Parameters[M]):
     place = "query"
 
     async def __call__(self, request: Request) -> M:
-        """Read it.
-
-        Raises:
-            ApiError: 400 with the parameter's name.
-        """
+        """Read it."""
         return reading.query(self._model, request.query_params.multi_items())
 
 
@@ -64,11 +60,7 @@ class Headers(_Parameters[M]):
     place = "header"
 
     async def __call__(self, request: Request) -> M:
-        """Read them.
-
-        Raises:
-            ApiError: 400 with the header's name.
-        """
+        """Read them."""
         return reading.headers(self._model, request.headers)
 
 
@@ -89,11 +81,7 @@ class PathId(Part):
         self._type = TypeAdapter[str](Annotated[str, Field(**bounds)])
 
     async def __call__(self, request: Request) -> str:
-        """Read it.
-
-        Raises:
-            ApiError: 404, it is malformed.
-        """
+        """Read it."""
         found = request.path_params[self._name]
         try:
             return self._type.validate_python(found)
@@ -102,11 +90,8 @@ class PathId(Part):
 
     def described(self) -> dict[str, Any]:
         """A parameter."""
-        return {
-            "parameters": [
-                {"name": self._name, "in": "path", "required": True, "schema": self._type.json_schema()},
-            ]
-        }
+        schema = self._type.json_schema()
+        return {"parameters": [{"name": self._name, "in": "path", "required": True, "schema": schema}]}
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:

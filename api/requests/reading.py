@@ -1,4 +1,7 @@
-"""Reads JSON bodies, forms, queries and headers into models."""
+"""Reads JSON bodies, forms, queries and headers into models.
+
+A fault is an `ApiError` 400 with the name of the field.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -73,9 +76,6 @@ def body(model: type[M], content: bytes, settings: Settings) -> M:
         model: Its model.
         content: JSON.
         settings: They have some of the bounds, like the windows.
-
-    Raises:
-        ApiError: 400 with the field's name.
     """
     try:
         fields = orjson.loads(content) if content.strip() else {}
@@ -87,11 +87,7 @@ def body(model: type[M], content: bytes, settings: Settings) -> M:
 
 
 def query(model: type[M], pairs: Iterable[tuple[str, str]]) -> M:
-    """Read a query: `name=value`, and `name[key]=value` for maps; an empty `name=` counts as absent.
-
-    Raises:
-        ApiError: 400 with the parameter's name.
-    """
+    """Read a query: `name=value`, and `name[key]=value` for maps; an empty `name=` counts as absent."""
     named: dict[str, Any] = {}
     maps: dict[str, dict[str, str]] = {}
     for name, value in pairs:
@@ -103,20 +99,12 @@ def query(model: type[M], pairs: Iterable[tuple[str, str]]) -> M:
 
 
 def form(model: type[M], fields: Mapping[str, str]) -> M:
-    """Read the fields of a form; an empty one counts as absent.
-
-    Raises:
-        ApiError: 400 with the field's name.
-    """
+    """Read the fields of a form; an empty one counts as absent."""
     return _validated(model, {name: value for name, value in fields.items() if value})
 
 
 def headers(model: type[M], found: Mapping[str, str]) -> M:
-    """Read headers; fields name them by their aliases.
-
-    Raises:
-        ApiError: 400 with the header's name.
-    """
+    """Read headers; fields name them by their aliases."""
     names = (field.alias or name for name, field in model.model_fields.items())
     return _validated(model, {name: value for name in names if (value := found.get(name.lower())) is not None})
 

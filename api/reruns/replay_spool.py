@@ -13,6 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from tidemill.api.reruns.input_file import recast
+from tidemill.schemas.bitmap import Bitmap
 
 CHUNK_BYTES: Final = 1 << 20
 CUSTOM_ID_CHARS_MAX: Final = 512
@@ -35,22 +36,12 @@ class Source:
     number: int
     first_ms: int
     """When the oldest of its records was written."""
-    seen: bytearray = field(default_factory=bytearray)
-    """A bit for each line that was found."""
-
-    def mark(self, index: int) -> bool:
-        """Mark a line; False if it was found before."""
-        byte, bit = index >> 3, 1 << (index & 7)
-        if byte >= len(self.seen):
-            self.seen.extend(bytes(byte + 1 - len(self.seen)))
-        if self.seen[byte] & bit:
-            return False
-        self.seen[byte] |= bit
-        return True
+    seen: Bitmap = field(default_factory=Bitmap)
+    """The lines that were added."""
 
 
 class Sources:
-    """The batches of a range, with a bit for each line that was found."""
+    """The batches of a range, with their lines."""
 
     def __init__(self) -> None:
         self.by_id: dict[str, Source] = {}
@@ -60,7 +51,7 @@ class Sources:
         """Add a line; returns its batch, or None if the line was added before."""
         source = self.by_id.setdefault(batch_id, Source(number=len(self.by_id), first_ms=at_ms))
         source.first_ms = min(source.first_ms, at_ms)
-        if not source.mark(index):
+        if not source.seen.add(index):
             return None
         self.lines += 1
         return source

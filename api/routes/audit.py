@@ -1,39 +1,19 @@
 """The route of the audit trail: an admin reads the records of its project, an operator those of all."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from tidemill.api.dependencies import AdminCaller, ViewDep, json, require_project
 from tidemill.api.openapi import Route
-from tidemill.api.requests import paging, reading
-from tidemill.api.requests.fields import OneOf, Project
-from tidemill.api.requests.paging import ListPage, PageQuery
+from tidemill.api.requests import paging
+from tidemill.api.requests.filters import AuditQuery
+from tidemill.api.requests.paging import ListPage
 from tidemill.api.requests.parts import Query
-from tidemill.api.view.audit import AuditFilter
-from tidemill.schemas.bounds import Id, Metadata, Name
-from tidemill.schemas.resources.audit import Action
-
-LIMIT_DEFAULT: Final = 50
-LIMIT_MAX: Final = 1_000
+from tidemill.schemas.bounds import Metadata
 
 router = APIRouter(prefix="/v1/admin/audit", tags=["admin"], route_class=Route)
-
-
-class AuditQuery(PageQuery):
-    """The query of the audit trail."""
-
-    limit: Annotated[int, Field(ge=1, le=LIMIT_MAX), reading.WHOLE] = LIMIT_DEFAULT
-    """How many a page has at most."""
-    project: Project | None = None
-    """Only records of this project; an operator gets those of all by default."""
-    actor: Id | None = None
-    """Only actions of this key."""
-    action: Annotated[str, OneOf(list(Action))] | None = None
-    """Only this action."""
-    target: Name | None = None
-    """Only actions on this object."""
 
 
 class AuditEntry(BaseModel):
@@ -58,8 +38,7 @@ async def index(
     """List the audit trail: keys, cancels, deletions, reruns, changes of settings, refused keys."""
     project = query.project or (None if caller.is_operator else caller.project)
     require_project(caller, project)
-    wanted = AuditFilter(project=project, actor=query.actor, action=query.action, target=query.target)
-    rows = view.audit.rows(wanted, query.page)
+    rows = view.audit.rows(project, query)
     return json(paging.write(query.page, [_shown(row) for row in rows]))
 
 

@@ -54,11 +54,7 @@ class FormBody(Part, Generic[F]):
         return request
 
     def read(self, fields: Mapping[str, str]) -> F:
-        """Read the other fields.
-
-        Raises:
-            ApiError: 400 with the field's name.
-        """
+        """Read the other fields; a fault is a 400 with the field's name."""
         return reading.form(self._fields, fields)
 
     def described(self) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The audit trail, folded from the log."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from tidemill.api import errors
-from tidemill.api.requests.paging import Page, Row
+from tidemill.api.requests.filters import AuditQuery
+from tidemill.api.requests.paging import Row
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log import codec
 from tidemill.schemas.log.messages import AuditRecord
@@ -14,21 +14,6 @@ from tidemill.schemas.resources.audit import KEPT_DAYS
 KEPT_SECONDS: Final = KEPT_DAYS * 86_400
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditFilter:
-    """Selects records; None is any."""
-
-    project: str | None = None
-    actor: str | None = None
-    action: str | None = None
-    target: str | None = None
-
-    def condition(self) -> tuple[str, list[object]]:
-        """The filter in SQL, and its values."""
-        named = {name: value for name, value in vars(self).items() if value is not None}
-        return " AND ".join(["1", *(f"{name} = ?" for name in named)]), list(named.values())
-
-
 class Audit:
     """Audit records in the file of the view, for `KEPT_DAYS`."""
 
@@ -36,21 +21,21 @@ class Audit:
         self._database = database
         self._clock = clock
 
-    def rows(self, wanted: AuditFilter, page: Page) -> list[Row]:
-        """Up to `page.limit` + 1 records, the newest first.
+    def rows(self, project: str | None, query: AuditQuery) -> list[Row]:
+        """Up to `query.limit` + 1 records of a project or of all, the newest first.
 
         Raises:
-            ApiError: 400, `page.after` is not one of them.
+            ApiError: 400, `query.after` is not one of them.
         """
-        where, values = wanted.condition()
-        if page.after is not None:
-            at = self._database.first(f"SELECT at FROM audit WHERE id = ? AND {where}", page.after, *values)  # noqa: S608
+        where, values = query.condition(project)
+        if query.after is not None:
+            at = self._database.first(f"SELECT at FROM audit WHERE id = ? AND {where}", query.after, *values)  # noqa: S608
             if at is None:
-                raise errors.unknown_cursor(page.after)
-            where, values = f"{where} AND (at, id) < (?, ?)", [*values, at, page.after]
+                raise errors.unknown_cursor(query.after)
+            where, values = f"{where} AND (at, id) < (?, ?)", [*values, at, query.after]
         rows = self._database.read(
             f"SELECT id, body FROM audit WHERE {where} ORDER BY at DESC, id DESC LIMIT ?",  # noqa: S608
-            *values, page.limit + 1,
+            *values, query.limit + 1,
         )  # fmt: skip
         return [Row(id=record_id, body=body) for record_id, body in rows]
 

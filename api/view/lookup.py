@@ -1,4 +1,7 @@
-"""Finds objects by id; waits a moment for one that another api process may just have created."""
+"""Finds objects by id; waits a moment for one that another api process may just have created.
+
+An object that the project does not have is an `ApiError` 404.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -15,11 +18,7 @@ T = TypeVar("T")
 
 
 async def batch(view: View, project: str, batch_id: str) -> bytes:
-    """A batch as JSON.
-
-    Raises:
-        ApiError: 404, the project has no such batch.
-    """
+    """A batch as JSON."""
     found = await _awaited(
         view,
         lambda: _batch(view, project, batch_id),
@@ -31,11 +30,7 @@ async def batch(view: View, project: str, batch_id: str) -> bytes:
 
 
 async def file(view: View, project: str, file_id: str) -> FileRecord:
-    """A file.
-
-    Raises:
-        ApiError: 404, the project has no such file.
-    """
+    """A file."""
     found = await _awaited(
         view,
         lambda: view.file(project, file_id),
@@ -48,11 +43,7 @@ async def file(view: View, project: str, file_id: str) -> FileRecord:
 
 
 async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
-    """An upload in parts.
-
-    Raises:
-        ApiError: 404, the project has no such upload.
-    """
+    """An upload in parts."""
     found = await _awaited(
         view,
         lambda: view.uploads.upload(project, upload_id),
@@ -64,11 +55,7 @@ async def upload(view: View, project: str, upload_id: str) -> UploadRecord:
 
 
 async def parts(view: View, upload_id: str, part_ids: Sequence[str]) -> list[PartRecord]:
-    """Parts of an upload, in the order asked for.
-
-    Raises:
-        ApiError: 400, one is not there.
-    """
+    """Parts of an upload, in this order; a missing one is a 400."""
 
     def find() -> list[PartRecord] | None:
         known = view.uploads.parts(upload_id)

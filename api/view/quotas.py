@@ -75,7 +75,10 @@ class Quotas:
 
 
 class Booking:
-    """Reserves room for what a request creates; a context manager that releases it when the view shows it."""
+    """Reserves room for what a request creates; a context manager that releases it when the view shows it.
+
+    Without room it raises `ApiError`: 429 if the project has none, 507 if a disk has none for bytes or a batch.
+    """
 
     def __init__(self, held: Quotas, limits: Limits, project: str, space: DiskSpace) -> None:
         self._quotas = held
@@ -92,38 +95,22 @@ class Booking:
         self._booked.clear()
 
     def batch(self, lines: int) -> None:
-        """Reserve a batch with its lines.
-
-        Raises:
-            ApiError: 429, the project has no room for it; 507, a disk has none.
-        """
+        """Reserve a batch with its lines."""
         self._check_disks(0)
         self._book(
             {Quota.BATCHES_IN_PROGRESS: 1, Quota.BATCHES: 1, Quota.LINES: lines}, f"; this file has {lines} more"
         )
 
     def upload(self) -> None:
-        """Reserve an upload in parts.
-
-        Raises:
-            ApiError: 429, the project has no room for it.
-        """
+        """Reserve an upload in parts."""
         self._book({Quota.UPLOADS: 1})
 
     def key(self) -> None:
-        """Reserve a key.
-
-        Raises:
-            ApiError: 429, the project has no room for it.
-        """
+        """Reserve a key."""
         self._book({Quota.KEYS: 1})
 
     def bytes(self, size: int) -> None:
-        """Reserve a file of so many bytes in all, less what is already reserved for it.
-
-        Raises:
-            ApiError: 429, the project has no room for it; 507, a disk has none.
-        """
+        """Reserve a file of so many bytes in all, less what is already reserved for it."""
         if (more := cost_bytes(size) - self._booked[Quota.BYTES]) > 0:
             self._check_disks(more)
             self._book({Quota.FILES: 1, Quota.BYTES: cost_bytes(size)}, f"; this upload has {size} more")

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tidemill.api import errors
@@ -25,6 +24,7 @@ from tidemill.api.view.orphans import Orphans
 from tidemill.api.view.pending_uploads import PendingUploads
 from tidemill.api.view.quotas import Quotas
 from tidemill.api.view.sqlite import Database
+from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, Erasure, FileRecord
 from tidemill.schemas.log.signing import Verifier
@@ -65,14 +65,6 @@ class ChangeEvent:
         except TimeoutError:
             return look()
         return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The cluster that is folded, and where one of its topics ends."""
-
-    cluster: str
-    end: int
 
 
 class View:
@@ -237,19 +229,19 @@ class View:
             int(self._clock()), offset, file_id, offset, offset,
         )  # fmt: skip
 
-    def resume(self, topic: str, origin: Origin) -> int:
+    def resume(self, topic: str, tail: Tail) -> int:
         """The offset to read a topic from; rows of another cluster or of a recreated topic are deleted."""
         with self._database.transaction():
             known = self._database.first("SELECT cluster FROM origin")
-            if known is not None and known != origin.cluster:
+            if known is not None and known != tail.cluster:
                 _log.warning("the view belongs to another cluster; folding it again")
                 for table in ("origin", "topics", "orphans", *itertools.chain(*_TABLES.values())):
                     self._database.write(f"DELETE FROM {table}")  # noqa: S608  a name of this module
                 known = None
             if known is None:
-                self._database.write("INSERT INTO origin VALUES (?)", origin.cluster)
+                self._database.write("INSERT INTO origin VALUES (?)", tail.cluster)
             offset = self._next(topic)
-            if offset > origin.end:
+            if offset > tail.end:
                 _log.warning("%s ends before the offset of the view; folding it again", topic)
                 self._database.write("DELETE FROM topics WHERE name = ?", topic)
                 for table in _TABLES[topic]:

@@ -9,8 +9,8 @@ from support.dependencies import NOW, open_dependencies
 
 from tidemill.api.app import create_app
 from tidemill.api.batches import file_removal
-from tidemill.api.view.view import Origin
 from tidemill.configuration.settings import Settings
+from tidemill.kafka.follower import Tail
 from tidemill.schemas import ids
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.codec import RequestHead
@@ -154,7 +154,7 @@ async def test_a_replay_leaves_out_what_is_deleted(deps, client):
 async def test_a_view_that_is_made_anew_knows_what_is_deleted(deps, client):
     """From `secrets`, since the tombstone of a batch stays in the log for some days only."""
     erasure = codec.encode(Erasure(project="p", at=1))
-    deps.view.resume(topics.SECRETS.name, Origin(cluster="c", end=0))
+    deps.view.resume(topics.SECRETS.name, Tail(cluster="c", end=0))
     deps.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])
     assert (await client.get(f"/batches/{BATCH}")).status_code == 404
     deps.view.fold(topics.SECRETS.name, [(BATCH, None, 1)])

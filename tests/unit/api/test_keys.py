@@ -13,7 +13,8 @@ from tidemill.api.app import create_app
 from tidemill.api.openapi import describe
 from tidemill.api.routes.keys import sign_again
 from tidemill.api.view.sqlite import Database
-from tidemill.api.view.view import Origin, View
+from tidemill.api.view.view import View
+from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, producer_token, topics
 from tidemill.schemas.log.messages import KeyRecord
 from tidemill.schemas.log.signing import KEY_RECORD, Signer, Verifier
@@ -187,7 +188,7 @@ async def test_a_signing_key_takes_the_place_of_another(deps, admin, tmp_path):
     view = View(Database(tmp_path / "again"), lambda: NOW, Verifier([young.public]))
     try:
         assert view.keyring.by_id(key["id"]) is None
-        assert view.resume(topics.KEYS.name, Origin(cluster="c", end=9)) == 0
+        assert view.resume(topics.KEYS.name, Tail(cluster="c", end=9)) == 0
         view.fold(topics.KEYS.name, [*old, *again])
         assert view.keyring.by_id(key["id"]).key.revoked_at is None
         assert view.keyring.by_id(gone["id"]).key.revoked_at == NOW

@@ -13,7 +13,8 @@ from tidemill.api.requests.filters import BatchesQuery
 from tidemill.api.requests.paging import Page
 from tidemill.api.view import sqlite
 from tidemill.api.view.sqlite import Database, StateUnavailable
-from tidemill.api.view.view import DELETED_SECONDS_MAX, Origin, View
+from tidemill.api.view.view import DELETED_SECONDS_MAX, View
+from tidemill.kafka.follower import Tail
 from tidemill.schemas.log import codec, topics
 from tidemill.schemas.log.messages import BatchRecord, FileRecord
 from tidemill.schemas.resources.batch import Batch, Extras, Progress, Status
@@ -159,25 +160,25 @@ def test_a_record_that_cannot_be_read_is_passed_over(view, caplog):
     """It stops nothing, and its text is not logged."""
     view.fold(FILES, [("x", b'{"needle":1}', 0), ("f", codec.encode(file_record("f")), 1)])
     assert view.file("p", "f") is not None
-    assert view.resume(FILES, Origin(cluster="k", end=2)) == 2
+    assert view.resume(FILES, Tail(cluster="k", end=2)) == 2
     assert "needle" not in caplog.text
 
 
 def test_offsets_are_kept_with_the_rows(tmp_path, time):
     """A new process goes on; another cluster, or a topic that was cut, begins anew."""
     feed = Feed(view := View(Database(tmp_path), time, VERIFIER), FILES)
-    assert feed.resume("k", 5) == 0
+    assert feed.resume(Tail("k", 5)) == 0
     for offset in range(5):
         feed.apply(f"f{offset}", codec.encode(file_record(f"f{offset}")), offset)
     feed.applied()
     view.put_batch(BatchRecord(project="p", batch=batch()))
     view.close()
     view = View(Database(tmp_path), time, VERIFIER)
-    assert view.resume(FILES, Origin(cluster="k", end=9)) == 5
-    assert view.resume(FILES, Origin(cluster="k", end=4)) == 0
+    assert view.resume(FILES, Tail(cluster="k", end=9)) == 5
+    assert view.resume(FILES, Tail(cluster="k", end=4)) == 0
     assert view.file("p", "f0") is None
     assert view.batch("p", "b") is not None
-    assert view.resume(BATCHES, Origin(cluster="other", end=0)) == 0
+    assert view.resume(BATCHES, Tail(cluster="other", end=0)) == 0
     assert view.batch("p", "b") is None
     view.close()
 
