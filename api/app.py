@@ -232,7 +232,7 @@ async def _finish_start(deps: Dependencies, followers: list[Follower]) -> None:
     gc_tuning.freeze_startup_objects()
     notify.ready(beats=True)
     # Only a view that has caught up knows which files a batch reads.
-    await file_removal.sweep_always(deps)
+    await file_removal.sweep_forever(deps)
 
 
 def main(settings: Settings) -> None:

@@ -27,7 +27,7 @@ def invalid(message: str, *, param: str | None = None, code: str | None = None) 
     return ApiError(400, message, param=param, code=code)
 
 
-def unfit(param: str, fault: str, *, code: str = "invalid_value") -> ApiError:
+def invalid_param(param: str, fault: str, *, code: str = "invalid_value") -> ApiError:
     """A field has an invalid value; `fault` is a sentence."""
     return invalid(f"Invalid '{param}': {fault}", param=param, code=code)
 
@@ -52,13 +52,13 @@ def wrong_value(param: str, value: str, supported: Iterable[str]) -> ApiError:
 def too_large(param: str, maximum: int, value: int) -> ApiError:
     """A number is above its range."""
     fault = f"integer above maximum value. Expected a value <= {maximum}, but got {value} instead."
-    return unfit(param, fault, code="integer_above_max_value")
+    return invalid_param(param, fault, code="integer_above_max_value")
 
 
 def too_small(param: str, minimum: int, value: int) -> ApiError:
     """A number is below its range."""
     fault = f"integer below minimum value. Expected a value >= {minimum}, but got {value} instead."
-    return unfit(param, fault, code="integer_below_min_value")
+    return invalid_param(param, fault, code="integer_below_min_value")
 
 
 def too_long(param: str, maximum: int, length: int) -> ApiError:
@@ -67,7 +67,7 @@ def too_long(param: str, maximum: int, length: int) -> ApiError:
         f"string too long. Expected a string with maximum length {maximum}, but got a string with length {length} "
         "instead."
     )
-    return unfit(param, fault, code="string_above_max_length")
+    return invalid_param(param, fault, code="string_above_max_length")
 
 
 def too_many(param: str, maximum: int, count: int) -> ApiError:
@@ -76,7 +76,7 @@ def too_many(param: str, maximum: int, count: int) -> ApiError:
         f"too many properties. Expected an object with at most {maximum} properties, "
         f"but got an object with {count} properties instead."
     )
-    return unfit(param, fault, code="object_above_max_properties")
+    return invalid_param(param, fault, code="object_above_max_properties")
 
 
 def array_too_long(param: str, maximum: int, length: int) -> ApiError:
@@ -85,7 +85,7 @@ def array_too_long(param: str, maximum: int, length: int) -> ApiError:
         f"array too long. Expected an array with maximum length {maximum}, but got an array with length {length} "
         "instead."
     )
-    return unfit(param, fault, code="array_above_max_length")
+    return invalid_param(param, fault, code="array_above_max_length")
 
 
 def wrong_purpose(param: str, purpose: str) -> ApiError:
@@ -96,7 +96,7 @@ def wrong_purpose(param: str, purpose: str) -> ApiError:
 
 def unknown_cursor(after: str) -> ApiError:
     """`after` is no object of the list."""
-    return unfit("after", f"no object with id '{shorten(after)}'.")
+    return invalid_param("after", f"no object with id '{shorten(after)}'.")
 
 
 def unsatisfiable(size: int) -> ApiError:

@@ -34,7 +34,7 @@ RETRIES_CHARS_MAX = 16
 _KEY: Final = f"^[ -~]{{1,{KEY_CHARS_MAX}}}$"
 
 
-def _printable(key: str) -> str:
+def _check_key(key: str) -> str:
     if not key or any(not " " <= char <= "~" for char in key):
         raise faults.wrong("invalid_value", "it must be 1 to 255 printable ASCII characters.")
     return key
@@ -49,7 +49,7 @@ class Repetition(reading.Parameters):
         Annotated[
             str,
             Field(max_length=KEY_CHARS_MAX, json_schema_extra={"minLength": 1, "pattern": _KEY}),
-            AfterValidator(_printable),
+            AfterValidator(_check_key),
         ]
         | None
     ) = Field(None, alias="Idempotency-Key")
@@ -109,7 +109,7 @@ async def create(
         await deps.publisher.claim(claim)
         known = command
         if batch_id is not None or repeats.is_retry:
-            known = await _settled(deps, command, fingerprint, repeats)
+            known = await _first_command(deps, command, fingerprint, repeats)
     if (shown := deps.view.batch(project, known.batch.id)) is not None:
         return Batch.model_validate_json(shown)
     await deps.publisher.command(known.batch.id, known)
@@ -151,7 +151,9 @@ def _known(
     return BatchCreated(project=project, batch=batch)
 
 
-async def _settled(deps: Dependencies, own: BatchCreated, fingerprint: str, repeats: Repetition) -> BatchCreated:
+async def _first_command(
+    deps: Dependencies, own: BatchCreated, fingerprint: str, repeats: Repetition
+) -> BatchCreated:
     """Wait for the claim, and return the command of the first one.
 
     Raises:

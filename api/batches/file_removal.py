@@ -86,7 +86,7 @@ async def _destroy_keys(deps: Dependencies, file_id: str) -> None:
 async def _sweep_batches(deps: Dependencies) -> None:
     """Delete batches that ended longer ago than `batch_life_seconds`."""
     if (life_seconds := deps.settings.batch_life_seconds) is not None:
-        for project, batch in deps.view.outlived(int(deps.clock()) - life_seconds, ROUND_BATCHES_MAX):
+        for project, batch in deps.view.ended_before(int(deps.clock()) - life_seconds, ROUND_BATCHES_MAX):
             await remove_batch(deps, project, batch)
 
 
@@ -120,7 +120,7 @@ async def collect_orphans(deps: Dependencies) -> int:
     return count
 
 
-async def sweep_always(deps: Dependencies) -> None:
+async def sweep_forever(deps: Dependencies) -> None:
     """Sweep every `ROUND_SECONDS`, and delete orphans every `ORPHANS_SECONDS`, despite errors."""
     collect_at = 0.0
     while True:

@@ -15,13 +15,13 @@ MIME_CHARS_MAX: Final = 255
 MD5: Final = "[0-9a-fA-F]{32}"
 
 
-def _assembled(size: int, info: ValidationInfo) -> int:
+def _check_size(size: int, info: ValidationInfo) -> int:
     if size > (maximum := settings_of(info).assembled_bytes_max):
         raise faults.above(maximum)
     return size
 
 
-def _distinct(part_ids: list[str]) -> list[str]:
+def _check_parts(part_ids: list[str]) -> list[str]:
     if not part_ids:
         raise faults.wrong("empty_array", "at least one part is needed.")
     if len(set(part_ids)) != len(part_ids):
@@ -29,7 +29,7 @@ def _distinct(part_ids: list[str]) -> list[str]:
     return part_ids
 
 
-def _hexadecimal(md5: str) -> str:
+def _check_md5(md5: str) -> str:
     if re.fullmatch(MD5, md5) is None:
         raise faults.wrong("invalid_value", "it must be 32 hexadecimal digits.")
     return md5.lower()
@@ -56,7 +56,7 @@ class NewUpload(Body):
     filename: Filename
     purpose: Purpose
     mime_type: Annotated[str, Field(max_length=MIME_CHARS_MAX)]
-    bytes: Annotated[int, Field(ge=1, le=NUMBER_MAX), AfterValidator(_assembled)]
+    bytes: Annotated[int, Field(ge=1, le=NUMBER_MAX), AfterValidator(_check_size)]
     """The size of all parts together; the installation bounds it."""
     expires_after: Expiry | None = None
     """How long the file is kept."""
@@ -74,10 +74,8 @@ class Completion(Body):
 
     part_ids: Annotated[
         list[Id], Field(max_length=UPLOAD_PARTS_MAX, fail_fast=True, json_schema_extra={"minItems": 1}),
-        AfterValidator(_distinct),
+        AfterValidator(_check_parts),
     ]  # fmt: skip
     """The parts in order, each once."""
-    md5: Annotated[str, Field(json_schema_extra={"pattern": f"^{MD5}$"}), AfterValidator(_hexadecimal)] | None = (
-        None
-    )
+    md5: Annotated[str, Field(json_schema_extra={"pattern": f"^{MD5}$"}), AfterValidator(_check_md5)] | None = None
     """Of the whole file, in hexadecimal."""

@@ -82,19 +82,19 @@ def _too_long(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
 
 def _unusable(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     del value, context
-    return errors.unfit(param, "the value cannot be used.")
+    return errors.invalid_param(param, "the value cannot be used.")
 
 
 def _unlike(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     del value
     expected = f"Expected a string that matches the pattern '{context['pattern']}'."
-    return errors.unfit(param, f"string does not match pattern. {expected}")
+    return errors.invalid_param(param, f"string does not match pattern. {expected}")
 
 
 def _empty(param: str, value: Any, context: Mapping[str, Any]) -> ApiError:
     del value, context
     fault = "empty string. Expected a string with minimum length 1."
-    return errors.unfit(param, fault, code="empty_string")
+    return errors.invalid_param(param, fault, code="empty_string")
 
 
 _ERRORS: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
@@ -106,7 +106,7 @@ _ERRORS: Final[dict[str, Callable[[str, Any, Mapping[str, Any]], ApiError]]] = {
     "too_long": _too_long,
     "less_than_equal": lambda param, value, of: errors.too_large(param, of["le"], value),
     "greater_than_equal": lambda param, value, of: errors.too_small(param, of["ge"], value),
-    "said": lambda param, _, of: errors.unfit(param, of["text"], code=of["code"]),
+    "said": lambda param, _, of: errors.invalid_param(param, of["text"], code=of["code"]),
     "none_of": lambda param, value, of: errors.wrong_value(param, value, of["supported"]),
     "not_a": lambda param, value, of: errors.wrong_type(param, of["expected"], value),
     "cursor": lambda _, value, __: errors.unknown_cursor(value),

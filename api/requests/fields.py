@@ -52,26 +52,26 @@ class OneOf:
         return value
 
 
-def _offered(window: str, info: ValidationInfo) -> str:
+def _check_window(window: str, info: ValidationInfo) -> str:
     if window not in (windows := settings_of(info).windows):
         raise faults.none_of(windows)
     return window
 
 
-def _id(text: str) -> str:
+def _check_cursor(text: str) -> str:
     if re.fullmatch(ID, text) is None:
         raise faults.cursor()
     return text
 
 
-def _few(pairs: Any) -> Any:
+def _check_count(pairs: Any) -> Any:
     # Before each is checked: a body may have a hundred thousand of them.
     if isinstance(pairs, dict) and len(pairs) > bounds.METADATA_PAIRS_MAX:
         raise faults.too_many(bounds.METADATA_PAIRS_MAX)
     return pairs
 
 
-def _named(text: str) -> str:
+def _check_project(text: str) -> str:
     if not access.is_project(text):
         raise faults.wrong(
             "invalid_value",
@@ -80,7 +80,7 @@ def _named(text: str) -> str:
     return text
 
 
-def _stream(text: str) -> str:
+def _check_stream(text: str) -> str:
     try:
         return intake.stream_name(text)
     except IntakeError as error:
@@ -90,17 +90,17 @@ def _stream(text: str) -> str:
 Id = Annotated[str, Field(max_length=bounds.ID_CHARS_MAX, pattern=ID)]
 """The id of an object."""
 Cursor = Annotated[
-    str, Field(json_schema_extra={"maxLength": bounds.ID_CHARS_MAX, "pattern": ID}), AfterValidator(_id)
+    str, Field(json_schema_extra={"maxLength": bounds.ID_CHARS_MAX, "pattern": ID}), AfterValidator(_check_cursor)
 ]
 """The id of the last object of the page before."""
 Endpoint = Annotated[str, OneOf(ENDPOINTS)]
 Purpose = Annotated[str, OneOf(PURPOSES_UPLOADED)]
-Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_offered)]
+Window = Annotated[bounds.Word, Field(examples=["24h"]), AfterValidator(_check_window)]
 """A completion window; one of those of the installation."""
 Model = Annotated[bounds.Name, Field(min_length=1)]
-Metadata = Annotated[bounds.Metadata, BeforeValidator(_few)]
-Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_named)]
-Stream = Annotated[bounds.Name, Field(min_length=1), AfterValidator(_stream)]
+Metadata = Annotated[bounds.Metadata, BeforeValidator(_check_count)]
+Project = Annotated[str, Field(json_schema_extra={"pattern": access.PROJECT}), AfterValidator(_check_project)]
+Stream = Annotated[bounds.Name, Field(min_length=1), AfterValidator(_check_stream)]
 
 
 class Expiry(Body):
@@ -110,9 +110,9 @@ class Expiry(Body):
     seconds: Annotated[int, Field(ge=_LOW, le=_HIGH)]
 
 
-_path = functools.partial(PathId, max_length=bounds.ID_CHARS_MAX, pattern=ID)
-BatchId = Annotated[str, Depends(_path("batch_id", errors.no_batch))]
-FileId = Annotated[str, Depends(_path("file_id", errors.no_file))]
-KeyId = Annotated[str, Depends(_path("key_id", errors.no_key_with))]
-UploadId = Annotated[str, Depends(_path("upload_id", errors.no_upload))]
+_object_id = functools.partial(PathId, max_length=bounds.ID_CHARS_MAX, pattern=ID)
+BatchId = Annotated[str, Depends(_object_id("batch_id", errors.no_batch))]
+FileId = Annotated[str, Depends(_object_id("file_id", errors.no_file))]
+KeyId = Annotated[str, Depends(_object_id("key_id", errors.no_key_with))]
+UploadId = Annotated[str, Depends(_object_id("upload_id", errors.no_upload))]
 ModelName = Annotated[str, Depends(PathId("model", errors.no_model, max_length=bounds.NAME_CHARS_MAX))]

@@ -110,7 +110,7 @@ class Found:
     def skips(self, erasures: Erasures, batch_id: str) -> bool:
         """Whether the lines of a batch must not run again."""
         if (known := self._forbidden.get(batch_id)) is None:
-            known = self._forbidden[batch_id] = erasures.forbid(batch_id)
+            known = self._forbidden[batch_id] = erasures.forbids(batch_id)
         return known
 
     def skip(self, head: RequestHead, entry: LogRecord) -> None:

@@ -34,7 +34,7 @@ from tidemill.schemas.resources.batch import Batch, Status
 from tidemill.schemas.resources.error import ApiError
 from tidemill.schemas.resources.file import file_kind
 
-LOOK_LINES: Final = 1_000
+PAGE_LINES: Final = 1_000
 """Lines of an error file that are read at a time."""
 GONE: Final = "file_gone"
 """The code of a rerun whose lines are deleted."""
@@ -227,7 +227,7 @@ async def _chosen(deps: Dependencies, project: str, rerun: Rerun, old: FileRecor
 async def _failures(deps: Dependencies, key: str) -> AsyncIterator[tuple[int, bytes]]:
     """The lines of an error file, each with its index in the input."""
     sources, after = deps.lines.written([(file_kind(failed=True), key)]), -1
-    while found := bounded(await from_store(deps.lines.page(sources, after, LOOK_LINES))):
+    while found := bounded(await from_store(deps.lines.page(sources, after, PAGE_LINES))):
         texts = deps.lines.read(found)
         for place in found:
             yield place.index, await from_store(anext(texts))

@@ -66,7 +66,7 @@ _Text = Annotated[str, Field(max_length=CODE_CHARS_MAX)]
 _Status = Annotated[int, Field(ge=0, le=STATUS_MAX)]
 
 
-def _code(value: Any) -> Any:
+def _code_text(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value <= STATUS_MAX:
             raise faults.below(0) if value < 0 else faults.above(STATUS_MAX)
@@ -76,13 +76,13 @@ def _code(value: Any) -> Any:
     return value
 
 
-def _some(codes: list[str]) -> list[str]:
+def _check_codes(codes: list[str]) -> list[str]:
     if not codes:
         raise faults.wrong("empty_array", "at least one code is needed.")
     return codes
 
 
-def _name(value: Any) -> Any:
+def _check_text(value: Any) -> Any:
     if not isinstance(value, str):
         raise faults.not_a("a string or an object")
     return value
@@ -96,9 +96,9 @@ class Codes(Body):
     """Lines with some error codes."""
 
     codes: Annotated[
-        list[Annotated[_Text, BeforeValidator(_code, json_schema_input_type=_Text | _Status)]],
+        list[Annotated[_Text, BeforeValidator(_code_text, json_schema_input_type=_Text | _Status)]],
         Field(max_length=CODES_MAX, fail_fast=True, json_schema_extra={"minItems": 1}),
-        AfterValidator(_some),
+        AfterValidator(_check_codes),
     ]
     """Codes of errors as `/errors` has them, or HTTP statuses."""
 
@@ -106,7 +106,9 @@ class Codes(Body):
 _NAME: Final = f"{faults.TAG}name"
 _CODES: Final = f"{faults.TAG}codes"
 Lines = Annotated[
-    Annotated[str, OneOf([kind for kind in Kind if kind is not Kind.CODES]), BeforeValidator(_name), Tag(_NAME)]
+    Annotated[
+        str, OneOf([kind for kind in Kind if kind is not Kind.CODES]), BeforeValidator(_check_text), Tag(_NAME)
+    ]
     | Annotated[Codes, Tag(_CODES)],
     Discriminator(_branch),
 ]

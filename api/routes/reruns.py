@@ -82,7 +82,7 @@ async def rerun_batch(
     return json(made)
 
 
-def _edge(text: str) -> str:
+def _check_edge(text: str) -> str:
     try:
         log_range.edge(text)
     except ValueError as error:
@@ -90,13 +90,13 @@ def _edge(text: str) -> str:
     return text
 
 
-def _project(project: str) -> str:
+def _check_project(project: str) -> str:
     if project != ALL and not is_project(project):
         raise faults.wrong("invalid_value", f"it must be the name of a project, or {ALL} for all.")
     return project
 
 
-_Edge = Annotated[str, Field(max_length=log_range.EDGE_CHARS_MAX), AfterValidator(_edge)]
+_Edge = Annotated[str, Field(max_length=log_range.EDGE_CHARS_MAX), AfterValidator(_check_edge)]
 
 
 class RangeSource(Body):
@@ -110,7 +110,7 @@ class RangeSource(Body):
     """A time in ISO 8601, or an offset of each partition; inclusive."""
     end: _Edge | None = Field(None, alias="to")
     """As `from`, exclusive; by default now."""
-    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_project)] | None = None
+    project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_check_project)] | None = None
     """Whose lines; an operator may name another project, or `*` for all."""
     endpoint: Endpoint | None = None
     """Only lines of this endpoint; required if the range has several."""

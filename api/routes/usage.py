@@ -73,7 +73,7 @@ def _by(text: str) -> tuple[str, ...]:
     return names
 
 
-def _known(text: str) -> str:
+def _check_groups(text: str) -> str:
     _by(text)
     return text
 
@@ -90,7 +90,7 @@ class UsageQuery(reading.Parameters):
     end_time: _When = TIME_MAX
     """Batches that ended before, Unix seconds."""
     group_by: Annotated[
-        str, Field(max_length=GROUPS_CHARS_MAX, json_schema_extra={"pattern": _BY}), AfterValidator(_known)
+        str, Field(max_length=GROUPS_CHARS_MAX, json_schema_extra={"pattern": _BY}), AfterValidator(_check_groups)
     ] = ""
     """Dimensions to group by, separated by commas; without it there is one sum."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX)] | None = None

@@ -80,7 +80,7 @@ class Erasures:
         statement = "SELECT 1 FROM erasures WHERE id = ? AND coalesce(?, project) = project"
         return self._database.first(statement, batch_id, project) is not None
 
-    def forbid(self, batch_id: str) -> bool:
+    def forbids(self, batch_id: str) -> bool:
         """Whether the lines of a batch must not run again: it is deleted, or it ended and its input is deleted."""
         statement = (
             "SELECT 1 FROM erasures WHERE id = ?1 UNION ALL"
@@ -107,7 +107,7 @@ class Links:
         """Remove a deleted batch."""
         self._database.write("DELETE FROM reruns WHERE id = ? OR source = ?", batch_id, batch_id)
 
-    def rerun(self, batch_ids: Sequence[str]) -> set[str]:
+    def with_reruns(self, batch_ids: Sequence[str]) -> set[str]:
         """Those of the batches that have reruns."""
         rows = self._database.read(
             f"SELECT DISTINCT source FROM reruns WHERE source IN ({','.join('?' * len(batch_ids))})",  # noqa: S608  no values
@@ -115,7 +115,7 @@ class Links:
         )
         return {source for (source,) in rows}
 
-    def shown(self, batch_id: str, body: bytes) -> bytes:
+    def add_reruns(self, batch_id: str, body: bytes) -> bytes:
         """A batch as JSON with its reruns, the oldest first."""
         rows = self._database.read(
             "SELECT id FROM reruns WHERE source = ? ORDER BY created_at DESC, id DESC LIMIT ?",

@@ -35,7 +35,7 @@ async def file(view: View, project: str, file_id: str) -> FileRecord:
         view,
         lambda: view.file(project, file_id),
         # A deleted or expired file does not come back.
-        may_come=lambda: ids.is_file_id(file_id) and not view.has_known(project, file_id),
+        may_come=lambda: ids.is_file_id(file_id) and not view.knows_file(project, file_id),
     )
     if found is None:
         raise errors.no_file(file_id)

@@ -89,7 +89,7 @@ class View:
     def batch(self, project: str, batch_id: str) -> bytes | None:
         """A batch as JSON."""
         body = self._database.first("SELECT body FROM batches WHERE id = ? AND project = ?", batch_id, project)
-        return None if body is None else overlay.current(self.links.shown(batch_id, body), self._clock())
+        return None if body is None else overlay.current(self.links.add_reruns(batch_id, body), self._clock())
 
     def batches(self, project: str, query: BatchesQuery) -> list[Row]:
         """Up to `query.limit` + 1 batches.
@@ -103,8 +103,8 @@ class View:
         rows = self._rows(
             "batches", f"project = ?{condition}", [project, *values], project, query.page, source=source
         )
-        rerun, now = self.links.rerun([row.id for row in rows]), self._clock()
-        bodies = (self.links.shown(row.id, row.body) if row.id in rerun else row.body for row in rows)
+        rerun, now = self.links.with_reruns([row.id for row in rows]), self._clock()
+        bodies = (self.links.add_reruns(row.id, row.body) if row.id in rerun else row.body for row in rows)
         return [Row(id=row.id, body=overlay.current(body, now)) for row, body in zip(rows, bodies, strict=True)]
 
     def file(self, project: str, file_id: str) -> FileRecord | None:
@@ -121,7 +121,7 @@ class View:
             project=project, file=File.model_validate_json(body), key=key, sha256=sha256, lines=lines
         )
 
-    def has_known(self, project: str, file_id: str) -> bool:
+    def knows_file(self, project: str, file_id: str) -> bool:
         """Whether a file exists or existed recently."""
         statement = "SELECT 1 FROM files WHERE id = ? AND project = ?"
         return self._database.first(statement, file_id, project) is not None
@@ -200,10 +200,10 @@ class View:
             self.erasures.put(batch_id, Erasure(project=project, at=at))
             self._drop_batch(batch_id)
 
-    def outlived(self, ended_before: int, limit: int) -> list[tuple[str, Batch]]:
+    def ended_before(self, before: int, limit: int) -> list[tuple[str, Batch]]:
         """Batches that ended before a time: project and batch."""
         rows = self._database.read(
-            "SELECT project, body FROM batches WHERE over AND ended_at < ? LIMIT ?", ended_before, limit
+            "SELECT project, body FROM batches WHERE over AND ended_at < ? LIMIT ?", before, limit
         )
         return [(project, Batch.model_validate_json(body)) for project, body in rows]
 

@@ -59,11 +59,11 @@ class Api:
 
     @property
     def log(self) -> str:
-        """What the process has written."""
+        """The output of the process."""
         return (self.data / "api.log").read_text()
 
     def start(self, **environ: str) -> None:
-        """Start, and wait until it says that it is ready; `environ` goes before what it is told else."""
+        """Start, and wait until it is ready; `environ` overrides the rest of its environment."""
         self.data.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
         with (self.data / "api.log").open("ab") as log:
@@ -91,7 +91,7 @@ class Api:
             raise AssertionError(self.log)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Tell it to stop, and return its exit status."""
+        """Send a signal, and return its exit status."""
         if self.process is None:
             return 0
         self.process.send_signal(number)

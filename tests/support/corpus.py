@@ -81,7 +81,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A field and what is put there."""
+    """A field and its value."""
 
     field: Field
     name: str
@@ -96,7 +96,7 @@ def width(pattern: str) -> int:
 
 
 def operations(description: Node) -> Iterator[tuple[str, Node]]:
-    """Method and path of each, and what the description says of it."""
+    """Method and path of each, and its description."""
     for path, found in description["paths"].items():
         for method, operation in found.items():
             yield f"{method.upper()} {path}", operation
@@ -138,7 +138,7 @@ def _walk(operation: str, where: str, place: Place, schema: Node) -> Iterator[Fi
 
 
 def branches(schema: Node) -> list[Node]:
-    """What a schema may be, but for null."""
+    """The alternatives of a schema, except null."""
     found = [
         inner for key in ("anyOf", "oneOf", "allOf") for each in schema.get(key, ()) for inner in branches(each)
     ]
@@ -146,7 +146,7 @@ def branches(schema: Node) -> list[Node]:
 
 
 def cells(field: Field) -> Iterator[Cell]:
-    """What is put into a field."""
+    """The value of a field."""
     if field.is_key:
         for cell in _texts(field):
             value = {cell.value: "v"}
@@ -259,9 +259,9 @@ def build(
 
     Args:
         description: Of the API.
-        known: Values by the names of fields, like ids of what is there.
+        known: Values by the names of fields, like ids of existing objects.
         field: The field.
-        value: What is put there.
+        value: Its value.
         largest: Whether the other fields of a body are as large as they may be, or not there.
         line: What files hold.
     """
@@ -295,29 +295,29 @@ def _form(properties: Node, field: Field, value: Any, line: bytes) -> Node:
 
 
 def check(answer: httpx.Response, cell: Cell) -> None:
-    """The answer to a cell is bounded, no fault of the server's, and names what is wrong."""
-    told = f"{cell.field.operation}: {cell.field.where} {cell.field.param}, {cell.name}: {answer.status_code}"
-    assert answer.status_code < 500, told
+    """Check that the answer to a cell is bounded, no 500, and names the field."""
+    about = f"{cell.field.operation}: {cell.field.where} {cell.field.param}, {cell.name}: {answer.status_code}"
+    assert answer.status_code < 500, about
     if answer.status_code < 400:
-        assert not cell.codes, told
-        assert len(answer.content) <= PAGE_BYTES_MAX + 1_000, told
+        assert not cell.codes, about
+        assert len(answer.content) <= PAGE_BYTES_MAX + 1_000, about
         return
-    assert len(answer.content) <= ERROR_BYTES_MAX, told
+    assert len(answer.content) <= ERROR_BYTES_MAX, about
     error = answer.json()["error"]
-    told += f" {error}"
+    about += f" {error}"
     if not cell.codes:
-        assert error["code"] not in BOUNDS, told
+        assert error["code"] not in BOUNDS, about
     elif answer.status_code in HEAD_TOO_LARGE:
-        assert cell.field.where not in {"json", "form"}, told
+        assert cell.field.where not in {"json", "form"}, about
     elif cell.field.where == "path":
-        assert answer.status_code == 404, told
+        assert answer.status_code == 404, about
     elif cell.field.where == "form" and cell.name == "a million":
         # The reader of forms holds no more of a field, and does not say which one it was.
-        assert (answer.status_code, error["message"].startswith(FORM)) == (400, True), told
+        assert (answer.status_code, error["message"].startswith(FORM)) == (400, True), about
     else:
-        assert answer.status_code == 400, told
-        assert error["code"] in cell.codes, told
-        assert error["param"].startswith(cell.field.param), told
+        assert answer.status_code == 400, about
+        assert error["code"] in cell.codes, about
+        assert error["param"].startswith(cell.field.param), about
 
 
 def put(node: Any, schema: Node, place: Place, value: Any) -> Any:

@@ -31,15 +31,15 @@ READER = "key-of-reader"
 
 
 class ListLog:
-    """A log in memory that the view hears of claims from; away when it is told so."""
+    """A log in memory; the view folds its claims. `away` makes it unavailable."""
 
     def __init__(self, view: View) -> None:
         self.records: list[tuple[str, str, bytes | None]] = []
         self.trail: list[bytes] = []
-        """Records of the audit trail, which nothing else is done with."""
+        """Records of the audit trail."""
         self.away = False
         self.refused: set[str] = set()
-        """Topics that nothing gets into."""
+        """Topics that are unavailable."""
         self.record_bytes_max = RECORD_BYTES_MAX
         self._view = view
 
@@ -60,7 +60,7 @@ class ListLog:
 
 
 class ListHistory:
-    """What the log has of topics, set by hand: an offset is a place in a list."""
+    """Records of topics, set by hand: an offset is a place in a list."""
 
     def __init__(self) -> None:
         self.topics: dict[str, list[LogRecord]] = {}

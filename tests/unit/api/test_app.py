@@ -1,4 +1,4 @@
-"""The app without a broker: faults of its dependencies, and what one project sees of another."""
+"""The app without a broker: faults of its dependencies, and separation of projects."""
 
 import shutil
 from dataclasses import replace
@@ -48,8 +48,8 @@ def is_refused(answer: httpx.Response) -> bool:
     return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
 
 
-async def test_a_fault_of_the_server_is_answered_in_shape_and_logged_without_its_text(deps, caplog):
-    """The client gets the request's id, under which the log has the places."""
+async def test_an_unexpected_exception_is_a_500_and_logged_without_its_text(deps, caplog):
+    """The answer has the request's id, under which the log has the stack."""
     text = "nee" + "dle"
 
     def fail() -> bool:
@@ -63,16 +63,16 @@ async def test_a_fault_of_the_server_is_answered_in_shape_and_logged_without_its
     assert text not in caplog.text
 
 
-async def test_a_view_that_is_not_whole_answers_nothing(deps):
-    """It would say that things are not there."""
+async def test_reads_get_a_503_until_the_view_has_caught_up(deps):
+    """It could answer that objects do not exist."""
     async with client_of(replace(deps, is_ready=lambda: False), "key-of-p") as client:
         assert is_refused(await client.get("/files"))
         assert is_refused(await client.get("http://api/readyz"))
         assert (await client.get("http://api/livez")).status_code == 200
 
 
-async def test_without_the_log_nothing_is_taken(deps, client):
-    """Neither a file, nor a batch, nor a cancel, nor a delete; and nothing of them is seen."""
+async def test_without_the_log_nothing_changes(deps, client):
+    """Uploads, creates, cancels and deletes fail, and have no visible effect."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     batch = (await client.post("/batches", json=body)).json()
@@ -85,8 +85,8 @@ async def test_without_the_log_nothing_is_taken(deps, client):
     assert (await client.get("/batches")).json()["data"] == [batch]
 
 
-async def test_without_the_store_no_file_moves(tmp_path, client):
-    """503 where it fails, 404 where the bytes are gone."""
+async def test_without_the_store_files_cannot_be_read_or_written(tmp_path, client):
+    """503 if it fails, 404 if the bytes are missing."""
     file_id = (await upload(client)).json()["id"]
     path = f"/files/{file_id}/content"
     stored = tmp_path / "store" / "files" / file_id
@@ -99,10 +99,10 @@ async def test_without_the_store_no_file_moves(tmp_path, client):
     assert is_refused(await upload(client))
 
 
-async def test_a_full_store_is_told_and_holds_nothing_of_what_it_refused(tmp_path, client):
-    """What is there can be read and removed; once there is room a file is taken as ever."""
+async def test_a_full_store_refuses_uploads_and_keeps_nothing_of_them(tmp_path, client):
+    """Files can still be read and deleted; once there is room, uploads work again."""
     if disk.missing():
-        # Nobody may mount a disk here; what is told is a matter of test_errors.py.
+        # A test cannot mount a small disk; test_errors.py checks the text.
         return
     store = tmp_path / "store"
     kept = tmp_path / "kept"
@@ -120,8 +120,8 @@ async def test_a_full_store_is_told_and_holds_nothing_of_what_it_refused(tmp_pat
     assert list((kept / ".partial").iterdir()) == []
 
 
-async def test_a_command_says_where_the_input_is(deps, client):
-    """For ingest; another project's file is as one that is not there."""
+async def test_a_command_has_the_key_of_the_input(deps, client):
+    """For ingest; a file of another project does not exist."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     async with client_of(deps, "key-of-q") as other:
@@ -133,8 +133,8 @@ async def test_a_command_says_where_the_input_is(deps, client):
             assert (command.input and command.input.key) == (f"files/{file_id}" if project == "p" else None)
 
 
-async def test_no_answer_is_kept_or_guessed_at(tmp_path, client):
-    """Neither lists nor files nor errors; the page's own files may be kept, and are asked for again."""
+async def test_answers_forbid_caching_and_content_sniffing(tmp_path, client):
+    """Lists, files and errors; files of the dashboard may be cached and revalidated."""
     file_id = (await upload(client)).json()["id"]
     etag = (await client.get(f"/files/{file_id}/content")).headers["etag"]
     statuses = []
@@ -163,8 +163,8 @@ async def test_no_answer_is_kept_or_guessed_at(tmp_path, client):
     assert (page.headers["cache-control"], page.headers["x-content-type-options"]) == ("no-cache", "nosniff")
 
 
-async def test_one_project_sees_nothing_of_another(deps, client):
-    """Neither files nor batches, by any route."""
+async def test_a_project_sees_nothing_of_another(deps, client):
+    """Neither files nor batches, on any route."""
     file_id = (await upload(client)).json()["id"]
     body = {"input_file_id": file_id, "endpoint": "/v1/embeddings", "completion_window": "24h"}
     batch_id = (await client.post("/batches", json=body)).json()["id"]

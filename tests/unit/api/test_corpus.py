@@ -1,6 +1,6 @@
 """Every free field of every route at its bound, above it, and with a million: taken, or refused in OpenAI's words.
 
-What is asked comes from the description of the API (`support/corpus.py`), so a field that is added is asked for.
+The requests are generated from the OpenAPI document (`support/corpus.py`), so they cover new fields.
 """
 
 from pathlib import Path
@@ -55,7 +55,7 @@ async def client(deps):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def known(deps, client):
-    """Ids of what is there, by the names that fields have."""
+    """Ids of existing objects, by the names of fields."""
     file = (await client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("f", LINE)})).json()
     upload = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}
     batch = Batch(
@@ -79,7 +79,7 @@ async def known(deps, client):
 
 @pytest.fixture(scope="module")
 def description(deps):
-    """What the API says of itself."""
+    """The OpenAPI document."""
     return describe(create_app(deps))
 
 
@@ -91,7 +91,7 @@ async def asked(client, description, known, field, value, *, largest=False):
 
 @in_one_loop
 async def test_every_field_is_bounded(description):
-    """By its schema: one that is added without a bound fails here."""
+    """By its schema: a new field without a bound fails here."""
     assert corpus.unbounded(description) == []
     found = list(corpus.fields(description))
     assert len(found) >= 90
@@ -100,7 +100,7 @@ async def test_every_field_is_bounded(description):
 
 @in_one_loop
 async def test_a_field_without_a_bound_is_found(deps):
-    """Of each kind, and wherever it lies."""
+    """Of each kind, and at any depth."""
 
     class Inner(BaseModel):
         free: str
@@ -137,11 +137,11 @@ async def test_a_field_without_a_bound_is_found(deps):
 
 @in_one_loop
 async def test_every_field_at_its_bound_and_above(deps, client, description, known):
-    """Each alone, in a request that is good otherwise; no record is made that the log has no room for."""
+    """Each alone, in an otherwise valid request; no record exceeds the log's bound."""
     count = 0
     for field in corpus.fields(description):
         for cell in corpus.cells(field):
-            # What a cell revokes or deletes is not there for the next one.
+            # A cell may revoke or delete an object of the next one.
             fresh = known
             if field.operation.startswith("DELETE /v1/files"):
                 form = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
@@ -155,7 +155,7 @@ async def test_every_field_at_its_bound_and_above(deps, client, description, kno
 
 @in_one_loop
 async def test_all_fields_at_their_bounds_together(deps, client, description, known):
-    """In characters that take the most room in JSON: what is taken fits into all that is made of it."""
+    """In characters that take the most room in JSON: each accepted request fits into its records."""
     bodies = {field.operation: field for field in corpus.fields(description) if field.where == "json"}
     taken = []
     for operation, field in bodies.items():
@@ -176,8 +176,8 @@ def records_fit(deps) -> bool:
 
 
 @in_one_loop
-async def test_a_record_that_does_not_fit_is_refused(deps, client, known):
-    """Should a field ever be bounded too widely: nothing is made, and the next request is taken."""
+async def test_a_too_large_record_is_refused(deps, client, known):
+    """If a field ever had too wide a bound, nothing is created, and the next request works."""
     batch = {"input_file_id": known["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
     large = batch | {"metadata": {"k": "v" * 500}}
     before = len(deps.log.records)
@@ -204,8 +204,8 @@ LONG = long("file", FILENAME_CHARS_MAX, FILENAME_CHARS_MAX + 1)[3]
     ],
     ids=["bound", "above", "a million"],
 )
-async def test_names_of_files(client, *, filename, status, code, message):
-    """They stand in the head of a part, which has a bound of its own."""
+async def test_bounds_of_filenames(client, *, filename, status, code, message):
+    """They are in the head of a part, which has its own bound."""
     answer = await client.post("/v1/files", data={"purpose": "batch"}, files={"file": (filename, LINE)})
     assert answer.status_code == status
     if status == 200:
@@ -215,8 +215,8 @@ async def test_names_of_files(client, *, filename, status, code, message):
 
 
 @in_one_loop
-async def test_what_is_not_known(deps, client, known):
-    """Fields, parameters, headers and parts of other names are let pass and leave nothing, or are refused."""
+async def test_unknown_fields_and_parameters(deps, client, known):
+    """They are ignored without effect, or refused."""
     huge = "x" * 900_000
     batch = {"input_file_id": known["input_file_id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
     before = len(deps.log.records)
@@ -246,7 +246,7 @@ async def test_what_is_not_known(deps, client, known):
 RAW = {
     "query_params": {"requests/parts.py"},
     "path_params": {"requests/parts.py"},
-    # Besides the models: who calls and how the body is framed, which no route describes.
+    # Beside the models: the caller, and the framing of the body, which no route describes.
     ".headers.get(": {"dependencies.py", "routes/dashboard.py", "uploads/form_reader.py"},
     ".stream()": {"dependencies.py", "uploads/form_reader.py"},
     ".json()": set(),
@@ -259,7 +259,7 @@ RAW = {
 
 
 def test_requests_are_read_through_models(deps):
-    """Every route takes its request in parts, and FastAPI reads none of it: no field escapes its model."""
+    """Every route reads its request through parts, and FastAPI reads none of it, so no field escapes its model."""
     folder = Path(api.__path__[0])
     texts = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.py")}
     for name, modules in RAW.items():

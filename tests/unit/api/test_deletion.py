@@ -72,7 +72,7 @@ async def client(deps):
 
 
 async def test_a_batch_is_deleted_at_once_and_for_good(deps, client):
-    """Retrieval, lists, labels and files; a record that comes late does not bring it back, and again is fine."""
+    """From retrieval, lists, labels and files; a late record does not restore it, and a second delete succeeds."""
     for _ in range(2):
         answer = await client.delete(f"/batches/{BATCH}")
         assert (answer.status_code, answer.json()) == (200, {"id": BATCH, "object": "batch", "deleted": True})
@@ -92,7 +92,7 @@ async def test_a_batch_is_deleted_at_once_and_for_good(deps, client):
     assert (await client.get(f"/files/{INPUT}")).status_code == 200
 
 
-async def test_another_project_cannot_delete_it(deps, client):
+async def test_another_project_cannot_delete_a_batch(deps, client):
     """For it there is no such batch, before and after."""
     stranger = {"authorization": "Bearer key-of-q"}
     assert (await client.delete(f"/batches/{BATCH}", headers=stranger)).status_code == 404
@@ -102,16 +102,16 @@ async def test_another_project_cannot_delete_it(deps, client):
 
 
 @pytest.mark.parametrize("status", [Status.VALIDATING, Status.IN_PROGRESS, Status.FINALIZING, Status.CANCELLING])
-async def test_a_batch_at_work_stays(deps, client, status):
-    """It is a 409 that the SDKs do not repeat."""
+async def test_a_running_batch_cannot_be_deleted(deps, client, status):
+    """The answer is a 409 that the SDKs do not retry."""
     deps.view.put_batch(record("batch_" + "c" * 32, status))
     answer = await client.delete(f"/batches/batch_{'c' * 32}")
     assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
     assert not deps.log.records
 
 
-async def test_its_idempotency_key_is_used_up(deps, client):
-    """The claim of a deleted batch shows nothing of it, and makes it no more."""
+async def test_the_idempotency_key_of_a_deleted_batch(deps, client):
+    """Its claim shows nothing of the batch, and does not create it again."""
     body = {"input_file_id": INPUT, "endpoint": CHAT, "completion_window": "24h", "metadata": {"a": "canary"}}
     key = {"idempotency-key": "k"}
     made = (await client.post("/batches", json=body, headers=key)).json()
@@ -123,8 +123,8 @@ async def test_its_idempotency_key_is_used_up(deps, client):
     assert (await client.get(f"/batches/{made['id']}")).status_code == 404
 
 
-async def test_batches_are_deleted_when_their_life_is_over(deps):
-    """By setting, so long after their end; by default they stay."""
+async def test_batches_are_deleted_after_their_life(deps):
+    """With the setting, so many seconds after their end; by default they stay."""
     await file_removal.sweep(deps)
     assert not deps.log.records
     for life, count in ((101, 0), (99, 2), (99, 2)):
@@ -133,8 +133,8 @@ async def test_batches_are_deleted_when_their_life_is_over(deps):
         assert [topic for topic, _, _ in deps.log.records] == [topics.COMMANDS.name] * count
 
 
-async def test_a_replay_leaves_out_what_is_deleted(deps, client):
-    """Lines of a deleted batch, and of one whose input is; a dry run tells how many, each once."""
+async def test_a_replay_leaves_out_deleted_lines(deps, client):
+    """Lines of a deleted batch, or of one with a deleted input; a dry run counts each once."""
     deps.history.topics[REQUESTS] = [requested(BATCH, "r0", "r1"), requested(BATCH, "r0"), requested(OTHER, "x0")]
     source = {"model": "m", "from": "0"}
     await client.delete(f"/batches/{BATCH}")
@@ -151,8 +151,8 @@ async def test_a_replay_leaves_out_what_is_deleted(deps, client):
     assert whole.status_code == 404
 
 
-async def test_a_view_that_is_made_anew_knows_what_is_deleted(deps, client):
-    """From `secrets`, since the tombstone of a batch stays in the log for some days only."""
+async def test_a_rebuilt_view_knows_deleted_batches(deps, client):
+    """From `tidemill.secrets`, since the log keeps tombstones of batches for some days only."""
     erasure = codec.encode(Erasure(project="p", at=1))
     deps.view.resume(topics.SECRETS.name, Tail(cluster="c", end=0))
     deps.view.fold(topics.SECRETS.name, [(BATCH, erasure, 0)])

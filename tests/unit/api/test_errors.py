@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tidemill.api import errors
 
 
-def test_all_four_keys_are_always_there():
-    """Clients look each of them up."""
+def test_an_error_has_all_four_keys():
+    """Clients read each of them."""
     assert json.loads(errors.encode(errors.no_batch("x").body)) == {
         "error": {
             "message": "No batch found with id 'x'.",
@@ -21,16 +21,16 @@ def test_all_four_keys_are_always_there():
     }
 
 
-def test_a_full_store_is_not_one_that_is_away():
-    """Only making room helps; so a client is told another thing, and to wait for longer."""
+def test_a_full_store_differs_from_an_unavailable_one():
+    """Only deletions help, so clients wait longer."""
     full = errors.from_store(OSError(errno.ENOSPC, "no space"))
     away = errors.from_store(OSError("no answer"))
     assert (full.status, full.body.code, away.status, away.body.code) == (507, "storage_full", 503, None)
     assert int(full.headers["retry-after"]) > int(away.headers["retry-after"])
 
 
-def test_the_words_of_openai():
-    """Clients match on them."""
+def test_the_wording_of_openai():
+    """Clients match on it."""
     wrong = errors.wrong_value("endpoint", "/v1/invalid/endpoint", ("/v1/a", "/v1/b", "/v1/c"))
     assert wrong.body.message == (
         "Invalid value: '/v1/invalid/endpoint'. Supported values are: '/v1/a', '/v1/b', and '/v1/c'."
@@ -49,7 +49,7 @@ def test_names_of_types():
 
 
 @given(st.text(max_size=60))
-def test_a_key_is_never_repeated_whole(key):
+def test_an_error_never_repeats_a_whole_key(key):
     """Nor most of it."""
     message = errors.wrong_key(key).body.message
     shown = message.removeprefix("Incorrect API key provided: ").split(". Ask")[0]
@@ -57,6 +57,6 @@ def test_a_key_is_never_repeated_whole(key):
     assert len(key) <= 16 or key not in message
 
 
-def test_an_answer_repeats_little():
-    """Whatever the length of what was sent."""
+def test_an_error_repeats_a_bounded_part_of_a_request():
+    """For any length of the field."""
     assert len(errors.no_file("x" * 100_000).body.message) < 300

@@ -40,8 +40,8 @@ async def estimate(client, content: bytes, **more: object) -> httpx.Response:
     return await client.post("/batches/estimate", json={"input_file_id": file_id, "endpoint": CHAT, **more})
 
 
-async def test_what_a_file_would_cost(client):
-    """Between no output and all that the lines allow."""
+async def test_an_estimate_bounds_the_cost(client):
+    """From no output to the maximum of all lines."""
     found = (await estimate(client, line("m", "x" * 400, max_tokens=50) * 100)).json()
     assert (found["lines"], found["unreadable_lines"]) == (100, 0)
     assert (found["input_tokens"], found["output_tokens_max"]) == (10_400, 5_000)
@@ -51,8 +51,8 @@ async def test_what_a_file_would_cost(client):
     assert (model["model"], model["is_configured"], model["lines"]) == ("m", True, 100)
 
 
-async def test_a_line_without_a_maximum_leaves_the_end_open(client):
-    """And a model that is not there is told."""
+async def test_a_line_without_a_maximum_has_no_upper_bound(client):
+    """The estimate also reports unknown models."""
     content = line("m", "x", max_tokens=5) + b"\n \n" + line("other", "x") + b'{"half":'
     found = (await estimate(client, content)).json()
     assert (found["lines"], found["unreadable_lines"]) == (3, 1)
@@ -62,8 +62,8 @@ async def test_a_line_without_a_maximum_leaves_the_end_open(client):
     assert (other["is_configured"], other["lines_without_max"], other["cost"]["min"]) == (False, 1, "0")
 
 
-async def test_an_estimate_leaves_half_of_the_time_to_others(client, pauses):
-    """It rests after each piece of the file, as long as the piece took."""
+async def test_an_estimate_uses_half_of_the_time(client, pauses):
+    """It pauses after each chunk for as long as the chunk took."""
     await estimate(client, line("m", "x" * READ_BYTES) * 3)
     assert sum(pause > 0 for pause in pauses) >= 3
 
@@ -77,14 +77,14 @@ async def test_an_estimate_leaves_half_of_the_time_to_others(client, pauses):
         ({"input_file_id": "file-x", "endpoint": CHAT}, 404, "id"),
     ],
 )
-async def test_estimates_that_are_refused(client, body, status, param):
-    """Each with the field that is wrong."""
+async def test_invalid_estimates(client, body, status, param):
+    """The error names the invalid field."""
     answer = await client.post("/batches/estimate", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
 
 
-async def test_a_file_whose_bytes_are_gone(tmp_path, client):
-    """Is as one that is not there."""
+async def test_an_estimate_of_a_file_without_bytes(tmp_path, client):
+    """It gets a 404."""
     form = {"data": {"purpose": "batch"}, "files": {"file": ("f", line("m", "x"))}}
     file_id = (await client.post("/files", **form)).json()["id"]
     (tmp_path / "store" / "files" / file_id).unlink()

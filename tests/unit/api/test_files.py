@@ -1,4 +1,4 @@
-"""Downloads and what is left of files, on a folder and without a broker."""
+"""Downloads, orphans and uploads in parts, on a folder and without a broker."""
 
 import gzip
 import zlib
@@ -79,13 +79,13 @@ async def content():
         ("*;q=0, gzip", True), ("gzip", True), ("br, GZIP ; q=0.5", True), ("*", True), ("gzip;q=x", False),
     ],
 )  # fmt: skip
-def test_who_asks_for_gzip(header, expected):
-    """As HTTP has it."""
+def test_accept_encoding(header, expected):
+    """As in RFC 9110."""
     assert download.accepts_gzip(header) is expected
 
 
-async def test_a_large_file_is_compressed_where_asked(client):
-    """It has a tag that no range can be asked for with, and the plain one has its length."""
+async def test_a_large_file_is_compressed_on_request(client):
+    """Its weak tag allows no ranges; the plain answer has a length."""
     path = await upload(client, LARGE)
     plain = await client.get(path)
     assert (plain.content, plain.headers["content-length"]) == (LARGE, str(len(LARGE)))
@@ -104,7 +104,7 @@ async def test_a_large_file_is_compressed_where_asked(client):
 
 
 async def test_neither_a_range_nor_a_small_file_is_compressed(client):
-    """A range is one of the bytes themselves."""
+    """A range refers to the plain bytes."""
     path = await upload(client, LARGE)
     part = await client.get(path, headers={"accept-encoding": "gzip", "range": "bytes=0-70000"})
     assert (part.status_code, part.content) == (206, LARGE[:70_001])
@@ -114,7 +114,7 @@ async def test_neither_a_range_nor_a_small_file_is_compressed(client):
 
 
 async def test_compression_holds_one_chunk():
-    """Whatever the size of the file, it asks for the next chunk when the last has gone."""
+    """It reads the next chunk only after it sent the last."""
     asked = 0
 
     async def chunks():
@@ -139,16 +139,16 @@ async def test_compression_holds_one_chunk():
         ("DELETE", "/models", "GET, HEAD, OPTIONS"), ("HEAD", "/uploads", "OPTIONS, POST"),
     ],
 )  # fmt: skip
-async def test_a_wrong_method_is_told_the_right_ones(client, method, path, allow):
-    """All of the path's; whoever asks by `OPTIONS` is told the same."""
+async def test_a_wrong_method_gets_the_allowed_ones(client, method, path, allow):
+    """Those of all routes of the path, as for `OPTIONS`."""
     answer = await client.request(method, path)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
     answer = await client.options(path, headers={"authorization": ""})
     assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allow, b"")
 
 
-async def test_objects_without_a_record_go_after_a_day(tmp_path):
-    """Those that a record names stay, whatever their age; what was met a moment ago stays too."""
+async def test_orphans_are_deleted_after_a_day(tmp_path):
+    """Objects with a record, and recently found ones, stay."""
     clock = Later()
     async with open_dependencies(tmp_path, clock) as deps:
         transport = httpx.ASGITransport(create_app(deps))
@@ -169,8 +169,8 @@ async def test_objects_without_a_record_go_after_a_day(tmp_path):
             assert await is_stored(deps, key)
 
 
-async def test_the_columns_of_a_file_go_with_it(tmp_path):
-    """They are no file of their own, and stay as long as the file that they are of."""
+async def test_the_index_of_a_file_is_deleted_with_it(tmp_path):
+    """It is no orphan as long as the file exists."""
     clock, batch_id = Later(), "batch_" + "0" * 32
     async with open_dependencies(tmp_path, clock) as deps:
         for kind in ("output", "output-00002", "errors"):
@@ -187,8 +187,8 @@ async def test_the_columns_of_a_file_go_with_it(tmp_path):
         assert await is_stored(deps, index_key(second))
 
 
-async def test_uploads_end_with_their_hour(tmp_path):
-    """No more parts then; their bytes go after a grace, their records a day later."""
+async def test_uploads_expire_after_an_hour(tmp_path):
+    """They take no more parts; their bytes go after a grace period, their records a day later."""
     clock = Later()
     async with open_dependencies(tmp_path, clock) as deps:
         transport = httpx.ASGITransport(create_app(deps))
@@ -218,7 +218,7 @@ async def test_uploads_end_with_their_hour(tmp_path):
 
 
 async def test_uploads_belong_to_a_project(deps):
-    """Another one's is not there."""
+    """Another project's upload does not exist."""
     app = create_app(replace(deps))
     transport = httpx.ASGITransport(app)
     begin = {"filename": "f", "purpose": "batch", "bytes": 1, "mime_type": "text/plain"}

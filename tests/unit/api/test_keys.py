@@ -58,8 +58,8 @@ def fault(answer: httpx.Response) -> tuple[int, str | None, str | None]:
     return answer.status_code, error["param"], error["code"]
 
 
-async def test_a_secret_is_shown_once_and_kept_nowhere(deps, admin, caplog):
-    """Not on the log, not in the log files, not in a list, not in the view."""
+async def test_a_secret_is_shown_once_and_stored_nowhere(deps, admin, caplog):
+    """Neither the log, log files, lists nor the view contain it."""
     caplog.set_level(logging.DEBUG)
     key = await made(admin)
     secret = key.pop("secret")
@@ -80,8 +80,8 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(deps, admin, caplog):
         assert secret[5:-4] not in place
 
 
-async def test_a_key_opens_its_project_until_it_is_revoked(deps, admin):
-    """From then on it is a 401 that says so, and a second revocation changes nothing."""
+async def test_a_key_is_valid_until_it_is_revoked(deps, admin):
+    """Then the answer is a 401 that says so; a second revocation changes nothing."""
     key = await made(admin)
     async with client_of(deps, key["secret"]) as client:
         assert (await client.get("/v1/files")).status_code == 200
@@ -97,7 +97,7 @@ async def test_a_key_opens_its_project_until_it_is_revoked(deps, admin):
 
 
 async def test_a_key_expires(deps, admin):
-    """By the clock of the process that is asked."""
+    """By the clock of the process that checks it."""
     key = await made(admin, expires_in_seconds=60)
     assert key["expires_at"] == NOW + 60
     record = deps.view.keyring.by_id(key["id"])
@@ -110,8 +110,8 @@ async def test_a_key_expires(deps, admin):
     assert "is expired" in answer.json()["error"]["message"]
 
 
-async def test_a_revocation_is_not_undone_by_an_older_record(deps, admin):
-    """The record of the creation may be read after this process has revoked the key."""
+async def test_an_older_record_does_not_undo_a_revocation(deps, admin):
+    """The view may read the record of the creation after this process has revoked the key."""
     key = await made(admin)
     await admin.delete(f"/v1/admin/keys/{key['id']}")
     for offset, (_, name, value) in enumerate(list(deps.log.records)):
@@ -120,7 +120,7 @@ async def test_a_revocation_is_not_undone_by_an_older_record(deps, admin):
 
 
 def hostile(log):
-    """What somebody may write who gets at the topic, and has read it."""
+    """Records that a writer of the topic could forge after reading it."""
     made, revoked = ((name, value) for _, name, value in log.records)
     key, _ = VERIFIER.key_record(*made)
     raised = key.model_copy(update={"key": key.key.model_copy(update={"role": access.Role.OPERATOR})})
@@ -138,8 +138,8 @@ def hostile(log):
 
 
 @pytest.mark.parametrize("name", range(7))
-async def test_who_writes_to_the_topic_opens_nothing(deps, admin, tmp_path, name):
-    """Not on a process that has seen the revocation, nor on one that reads the topic from its beginning."""
+async def test_forged_records_make_no_key_valid(deps, admin, tmp_path, name):
+    """Neither in a process that has seen the revocation, nor in one that reads the topic from its beginning."""
     key = await made(admin)
     await admin.delete(f"/v1/admin/keys/{key['id']}")
     written = list(hostile(deps.log).values())[name]
@@ -155,8 +155,8 @@ async def test_who_writes_to_the_topic_opens_nothing(deps, admin, tmp_path, name
         fresh.close()
 
 
-async def test_a_made_up_key_is_refused_counted_and_told(deps, caplog):
-    """It never opens; the log says where it stands, as the template that `hush` thins."""
+async def test_a_forged_key_is_refused_counted_and_logged(deps, caplog):
+    """The log line has its offset, in the template that `log_dedup` thins."""
     stranger, secret, before = Signer.made(), access.new_secret(), metrics.KEYS_REFUSED._value.get()
     key = access.ApiKey(id="key_x", name="x", project="p", role="operator", hint="h", created_at=NOW)
     record = KeyRecord(key=key, sha256=access.digest(secret))
@@ -170,8 +170,8 @@ async def test_a_made_up_key_is_refused_counted_and_told(deps, caplog):
     }
 
 
-async def test_a_signing_key_takes_the_place_of_another(deps, admin, tmp_path):
-    """The new one signs again what the old one had; then the old one may go."""
+async def test_a_new_signing_key_replaces_another(deps, admin, tmp_path):
+    """It signs all records again; then the old one can be removed."""
     key, gone = await made(admin), await made(admin)
     await admin.delete(f"/v1/admin/keys/{gone['id']}")
     old = [(name, value, at) for at, (_, name, value) in enumerate(deps.log.records)]
@@ -196,8 +196,8 @@ async def test_a_signing_key_takes_the_place_of_another(deps, admin, tmp_path):
         view.close()
 
 
-async def test_a_key_is_not_unknown_while_the_view_is_not_whole(deps, admin):
-    """A process that has just started does not know all keys; a client that is told 401 gives up."""
+async def test_an_unknown_key_gets_a_503_until_the_view_has_caught_up(deps, admin):
+    """A process that has just started does not know all keys, and clients give up after a 401."""
     secret = (await made(admin))["secret"]
     starting = replace(deps, is_ready=lambda: False)
     for key, status in ((secret, 503), (access.new_secret(), 503), ("sk-wrong", 401), (ADMIN, 503)):
@@ -208,8 +208,8 @@ async def test_a_key_is_not_unknown_while_the_view_is_not_whole(deps, admin):
 @pytest.mark.parametrize(
     "key", ["", "sk-wrong-key-0123456789", "sk-" + "a" * 49, "ö", access.new_secret()], ids=range(5)
 )
-async def test_what_is_no_key_opens_nothing(deps, key):
-    """Whatever it is."""
+async def test_malformed_keys_are_refused(deps, key):
+    """Any text."""
     async with client_of(deps, "") as client:
         answer = await client.get("/v1/files", headers={"authorization": f"Bearer {key}".encode()})
     assert answer.status_code == 401
@@ -232,8 +232,8 @@ async def test_what_is_no_key_opens_nothing(deps, key):
         ({"sha256": "0"}, ("sha256", "unknown_parameter")),
     ],
 )
-async def test_keys_that_are_refused(deps, admin, change, expected):
-    """Each with the field that is wrong; nothing is made."""
+async def test_invalid_requests_for_keys(deps, admin, change, expected):
+    """The error names the invalid field, and no key is created."""
     body = {name: value for name, value in (MADE | change).items() if value is not None}
     assert fault(await admin.post("/v1/admin/keys", json=body)) == (400, *expected)
     assert deps.log.records == []
@@ -259,8 +259,8 @@ async def test_lists_of_keys(admin):
     assert fault(await admin.delete("/v1/admin/keys/key_x")) == (404, None, None)
 
 
-async def test_without_the_log_no_key_is_made_or_revoked(deps, admin):
-    """503, and the key goes on."""
+async def test_without_the_log_no_key_is_created_or_revoked(deps, admin):
+    """The answer is a 503, and the key stays valid."""
     key = await made(admin)
     deps.log.away = True
     assert (await admin.post("/v1/admin/keys", json=MADE)).status_code == 503
@@ -279,8 +279,8 @@ def operations(deps):
     ]
 
 
-async def test_an_admin_is_one_of_its_project_alone(deps, admin):
-    """Keys of others are not there; none is made or revoked that could do more than its own."""
+async def test_an_admin_reaches_only_keys_of_its_project(deps, admin):
+    """It cannot create or revoke a key with more rights than its own."""
     theirs = await made(admin, project="other")
     root = await made(admin, role="operator")
     mine = await made(admin, role="admin")
@@ -313,8 +313,8 @@ async def test_an_admin_is_one_of_its_project_alone(deps, admin):
             assert (await client.delete(f"/v1/admin/keys/{key['id']}")).status_code == 200
 
 
-async def test_a_token_lets_one_stream_in(deps, admin):
-    """It is signed for the project of the key that asks, for a time that is bounded."""
+async def test_a_token_is_for_one_stream(deps, admin):
+    """It is signed for the caller's project and expires."""
     key = await made(admin)
     async with client_of(deps, key["secret"]) as client:
         body = {"stream": "crawl", "expires_in_seconds": 60}
@@ -341,8 +341,8 @@ async def test_a_token_lets_one_stream_in(deps, admin):
         assert (await holder.get("/v1/files")).status_code == 401
 
 
-async def test_a_token_ends_with_its_key(deps, admin):
-    """A key that has five minutes left makes no token for a day."""
+async def test_a_token_expires_with_its_key(deps, admin):
+    """A key that expires in five minutes makes no token for a day."""
     key = await made(admin, expires_in_seconds=300)
     async with client_of(deps, key["secret"]) as client:
         for wanted, given in ((86_400, 300), (60, 60)):
@@ -354,8 +354,8 @@ async def test_a_token_ends_with_its_key(deps, admin):
 IDS = dict.fromkeys(("batch_id", "file_id", "key_id", "upload_id", "model"), "x")
 
 
-async def test_what_each_role_may_do(deps, admin):
-    """By every route: reading keys change nothing, and only admins reach the routes of admins."""
+async def test_roles(deps, admin):
+    """On every route: readers change nothing, and only admins use the routes of admins."""
     clients = {role: client_of(deps, (await made(admin, role=role))["secret"]) for role in access.Role}
     found = operations(deps)
     assert len(found) > 20

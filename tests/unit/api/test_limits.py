@@ -1,4 +1,4 @@
-"""Limits of projects: what goes beyond is refused at once, and nothing that was taken fails for it."""
+"""Limits of projects: requests beyond them are refused at once, and accepted ones never fail for them."""
 
 import asyncio
 from dataclasses import replace
@@ -20,7 +20,7 @@ BATCH = {"endpoint": "/v1/embeddings", "completion_window": "24h"}
 
 @pytest.fixture
 async def deps(tmp_path):
-    """The project `p` may have 2 batches, 10 lines and 10 files of a line; `q` has more room."""
+    """The project `p` may have 2 batches in progress, 10 lines and 10 files of a line; `q` has more room."""
     settings = Settings(
         limits={
             "batches_in_progress_max": 2,
@@ -60,7 +60,7 @@ async def create(client, file_id: str, **headers: str) -> httpx.Response:
 
 
 def is_beyond(answer: httpx.Response, limit: str, *words: str) -> bool:
-    """Whether it is a 429 that names the limit, in which the SDKs see no reason to try again."""
+    """Whether it is a 429 that names the limit and that the SDKs do not retry."""
     error = answer.json()["error"]
     assert answer.status_code == 429, answer.text
     assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
@@ -69,14 +69,14 @@ def is_beyond(answer: httpx.Response, limit: str, *words: str) -> bool:
 
 
 def report(deps, batch_id: str, **changes: object) -> None:
-    """Say of a batch what `results` would."""
+    """Publish a change of a batch, like results."""
     batch = Batch.model_validate_json(deps.view.batch("p", batch_id)).model_copy(update=changes)
     value = codec.encode(BatchRecord(project="p", batch=batch))
     deps.view.fold(topics.BATCHES.name, [(batch.id, value, 0)])
 
 
-async def test_batches_in_progress(deps, client):
-    """The third is refused, until one is over; another project has its own."""
+async def test_the_limit_of_batches_in_progress(deps, client):
+    """The third is refused until one ends; another project has its own limit."""
     file_id = (await upload(client)).json()["id"]
     first = (await create(client, file_id)).json()["id"]
     assert (await create(client, file_id)).status_code == 200
@@ -91,23 +91,23 @@ async def test_batches_in_progress(deps, client):
     assert (await create(client, file_id)).status_code == 200
 
 
-async def test_a_create_that_is_repeated_is_not_another_batch(client):
-    """It is answered with the batch that it made, however full the project is."""
+async def test_a_repeated_create_needs_no_room(client):
+    """Its answer is the batch of the first, even in a full project."""
     file_id = (await upload(client)).json()["id"]
     made = await create(client, file_id, **{"idempotency-key": "k"})
     await create(client, file_id)
     assert (await create(client, file_id, **{"idempotency-key": "k"})).json() == made.json()
 
 
-async def test_requests_at_one_time(client):
-    """What is under way counts: of ten at once, two are taken."""
+async def test_concurrent_creates_stay_within_the_limit(client):
+    """Requests in progress count: of ten, two succeed."""
     file_id = (await upload(client)).json()["id"]
     answers = await asyncio.gather(*(create(client, file_id) for _ in range(10)))
     assert sorted(answer.status_code for answer in answers) == [200] * 2 + [429] * 8
 
 
-async def test_lines_enqueued(deps, client):
-    """Those of the file count until ingest has counted them, and go as they are done."""
+async def test_the_limit_of_lines_enqueued(deps, client):
+    """Lines of the file count until ingest has counted them, and no longer once they are done."""
     six = (await upload(client, 6)).json()["id"]
     five = (await upload(client, 1, b"{}\n" * 5)).json()["id"]
     first = (await create(client, six)).json()["id"]
@@ -123,8 +123,8 @@ async def test_lines_enqueued(deps, client):
     assert (await create(client, five)).status_code == 200
 
 
-async def test_bytes_stored(tmp_path, client):
-    """Files of all kinds count, until they are deleted; what is refused leaves nothing."""
+async def test_the_limit_of_bytes_stored(tmp_path, client):
+    """Files of all kinds count until they are deleted; refused ones leave nothing."""
     file_id = (await upload(client, 9)).json()["id"]
     assert is_beyond(
         await upload(client, 2), "bytes_stored_max", f"stores {9 * len(LINE) + OBJECT_BYTES} bytes", "Delete files"
@@ -136,7 +136,7 @@ async def test_bytes_stored(tmp_path, client):
 
 
 async def test_uploads_in_parts_count(client):
-    """When they are announced, and part by part."""
+    """When they are created, and part by part."""
     wish = {"filename": "f", "purpose": "batch", "bytes": 8 * len(LINE), "mime_type": "application/jsonl"}
     upload_id = (await client.post("/uploads", json=wish)).json()["id"]
     part = {"files": {"data": ("d", LINE * 8)}}
@@ -150,8 +150,8 @@ async def test_uploads_in_parts_count(client):
     assert is_beyond(await upload(client), "bytes_stored_max")
 
 
-async def test_what_a_request_did_not_bring_gives_its_room_back(deps, client):
-    """The log is away, the file is none: nothing stays booked."""
+async def test_failed_requests_release_their_room(deps, client):
+    """If the log is away, or the file is invalid."""
     deps.log.away = True
     assert (await upload(client, 9)).status_code == 503
     assert (await create(client, "file-none")).status_code == 503
@@ -162,15 +162,15 @@ async def test_what_a_request_did_not_bring_gives_its_room_back(deps, client):
 
 
 @pytest.mark.parametrize(("content", "lines"), [(LINE, 1), (LINE * 3, 3), (LINE * 2 + LINE.strip(), 3)])
-async def test_the_lines_of_a_file_are_counted_while_it_is_uploaded(deps, client, content, lines):
+async def test_an_upload_counts_its_lines(deps, client, content, lines):
     """The last one needs no newline."""
     file_id = (await upload(client, 1, content)).json()["id"]
     assert deps.view.file("p", file_id).lines == lines
     assert codec.decode_file(deps.log.records[-1][2]).lines == lines
 
 
-async def test_numbers_of_things(deps):
-    """Files, batches, uploads and keys each have a number of their own; to be rid of one makes room."""
+async def test_limits_of_numbers(deps):
+    """Of files, batches, uploads and keys; a deletion makes room."""
     few = {"files_max": 2, "batches_max": 2, "uploads_pending_max": 1, "keys_max": 1}
     deps = replace(deps, settings=Settings(limits=few))
     wish = {"filename": "f", "purpose": "batch", "bytes": 9, "mime_type": "application/jsonl"}
@@ -193,8 +193,8 @@ async def test_numbers_of_things(deps):
         assert (await root.post("/admin/keys", json={"name": "n", "project": "p"})).status_code == 200
 
 
-async def test_uploads_and_keys_at_one_time(deps):
-    """What is on its way to the log counts, however many ask at one moment."""
+async def test_concurrent_uploads_and_keys_stay_within_the_limit(deps):
+    """Records on their way to the log count."""
 
     class Slow:
         async def send(self, *record, headers):

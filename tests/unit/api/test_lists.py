@@ -54,7 +54,7 @@ async def pages(client, path: str, **query) -> list[dict]:
 
 
 async def test_a_page_takes_few_queries(deps, client):
-    """However many batches it has."""
+    """Independent of the number of batches."""
     for number in range(100):
         deps.view.put_batch(BatchRecord(project="p", batch=refused(number, 1)))
     statements = []
@@ -63,8 +63,8 @@ async def test_a_page_takes_few_queries(deps, client):
     assert len(statements) <= 3
 
 
-async def test_refused_batches_are_small_in_a_list(deps, client):
-    """The first of the faults are there, and how many more there are; the batch has them all."""
+async def test_lists_cut_the_errors_of_batches(deps, client):
+    """They have the first errors and the number of others; the batch has them all."""
     for number in range(100):
         deps.view.put_batch(BatchRecord(project="p", batch=refused(number)))
     answer = await client.get("/batches", params={"limit": 100})
@@ -82,8 +82,8 @@ async def test_refused_batches_are_small_in_a_list(deps, client):
     assert shown[0] == whole | {"errors": shown[0]["errors"]}
 
 
-async def test_few_faults_are_listed_as_they_are(deps, client):
-    """And a batch that has none is listed as it is."""
+async def test_lists_show_few_errors_unchanged(deps, client):
+    """So do batches without errors."""
     for number, faults in enumerate((0, 1, FAULTS_LISTED_MAX)):
         deps.view.put_batch(BatchRecord(project="p", batch=refused(number, faults)))
     shown = (await client.get("/batches")).json()["data"]
@@ -92,7 +92,7 @@ async def test_few_faults_are_listed_as_they_are(deps, client):
 
 
 async def test_pages_of_large_objects(deps, client):
-    """All of them are there, on more pages than the limit asks for, and none of them is larger than its bound."""
+    """They contain all objects, on more pages than the limit needs, each within its bound."""
     metadata = {f"{n:02}" + "k" * 62: "\x01" * 512 for n in range(16)}
     for number in range(90):
         batch = refused(number, 0).model_copy(update={"metadata": metadata})
@@ -108,8 +108,8 @@ async def test_pages_of_large_objects(deps, client):
         assert len(set(ids)) == len(ids) == count
 
 
-def test_one_object_is_always_on_a_page():
-    """Or a list could not be gone on with."""
+def test_a_page_has_at_least_one_object():
+    """Otherwise a client could not page on."""
     rows = [Row(id=name, body=b"1" * (PAGE_BYTES_MAX + 1)) for name in "abc"]
     assert paging.fitting(iter(rows)) == rows[:2]
     assert b'"last_id":"a","has_more":true' in paging.write(Page(limit=10), rows[:2])

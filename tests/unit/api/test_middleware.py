@@ -56,8 +56,8 @@ async def test_head_is_a_get_without_its_body(deps):
         assert (await client.head("/v1/files", headers={"authorization": ""})).status_code == 401
 
 
-async def test_head_reads_no_more_of_a_file_than_a_get_needs_to_begin(deps):
-    """One piece of the store's, of a file that has five."""
+async def test_head_reads_one_chunk_of_a_file(deps):
+    """Of a file with five."""
     read = []
 
     class Counting:
@@ -75,8 +75,8 @@ async def test_head_reads_no_more_of_a_file_than_a_get_needs_to_begin(deps):
     assert sum(read) <= 2 * READ_BYTES
 
 
-async def test_the_caller_may_name_a_request(deps, caplog):
-    """The name comes back, stands in the log and in the audit trail; one that is not sane is replaced."""
+async def test_clients_may_set_the_request_id(deps, caplog):
+    """The answer, the log and the audit trail have it; an invalid one is replaced."""
     async with ask(deps) as client:
         file_id = (await upload(client)).json()["id"]
         named = await client.delete(f"/v1/files/{file_id}", headers={"x-request-id": "job-7_a"})
@@ -92,8 +92,8 @@ async def test_the_caller_may_name_a_request(deps, caplog):
             assert answer.headers["x-request-id"].startswith("req_")
 
 
-async def test_what_is_refused_is_logged_and_thinned(deps, caplog):
-    """One line for each refusal, with OpenAI's code and without what the user wrote; of a flood only some."""
+async def test_refused_requests_are_logged_and_thinned(deps, caplog):
+    """One line for each, with OpenAI's code and without text of the user; of a flood only some."""
     split = log_dedup._Split()
     async with ask(deps) as client:
         await client.get("/v1/files?after=secret%0Aforged&limit=x")
@@ -112,8 +112,8 @@ async def test_what_is_refused_is_logged_and_thinned(deps, caplog):
         assert caplog.records == []
 
 
-async def test_azure_clients_show_their_key_in_a_header_of_their_own(deps):
-    """As good as the other one, which goes first."""
+async def test_the_key_in_the_header_of_azure_clients(deps):
+    """It counts only without an `Authorization` header."""
     async with ask(deps) as client:
         del client.headers["authorization"]
         assert (await client.get("/v1/models", headers={"api-key": "key-of-p"})).status_code == 200
@@ -123,8 +123,8 @@ async def test_azure_clients_show_their_key_in_a_header_of_their_own(deps):
 
 
 @pytest.mark.parametrize("prefix", ["/openai/v1", "/openai", "/openai/deployments/my-model"])
-async def test_azure_paths_are_aliases_by_a_setting(deps, prefix):
-    """Without it they are not there."""
+async def test_azure_paths_need_a_setting(deps, prefix):
+    """Without it they do not exist."""
     async with ask(deps, path_aliases=True) as client:
         file_id = (await upload(client)).json()["id"]
         answer = await client.get(f"{prefix}/files/{file_id}?api-version=2024-10-21")
@@ -140,7 +140,7 @@ async def test_azure_paths_are_aliases_by_a_setting(deps, prefix):
 
 
 async def test_pages_of_other_origins_need_a_setting(deps):
-    """Without it browsers hear nothing of them; with it they may send a key and read what matters."""
+    """Without it browsers show them nothing; with it they may send a key and read the exposed headers."""
     asked = {
         "origin": ORIGIN,
         "access-control-request-method": "POST",
@@ -188,8 +188,8 @@ def life(seconds: object = 3600, **more: object) -> str:
         ),
     ],
 )  # fmt: skip
-async def test_the_life_of_a_file_as_one_object(deps, fields, param, code):
-    """As JSON beside the two fields with brackets that OpenAI's SDKs send; what is wrong is named."""
+async def test_expires_after_as_a_json_object(deps, fields, param, code):
+    """Beside the two fields with brackets that OpenAI's SDKs send; an error names the field."""
     async with ask(deps) as client:
         assert (await upload(client, expires_after=life())).json()["expires_at"] == NOW + 3600
         answer = await upload(client, **fields)

@@ -1,4 +1,4 @@
-"""Invariant 7: for one project, what another has is as what is not there. Generated from the routes."""
+"""For one project, objects of another do not exist. Generated from the routes."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ BODIES = {
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part_x"]}},
     "/v1/uploads/{upload_id}/parts": {"files": {"data": ("d", LINE)}},
 }
-"""What a route wants to be sent before it looks for the object."""
+"""Bodies that routes need before they look for the object."""
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ async def owned(deps) -> dict[str, str]:
     }
 
 
-def told(answer: httpx.Response, object_id: str) -> tuple[int, str, list[str]]:
+def essence(answer: httpx.Response, object_id: str) -> tuple[int, str, list[str]]:
     """All that an answer says, but the id that was asked for."""
     return answer.status_code, answer.text.replace(object_id, "ID"), sorted(answer.headers)
 
 
-async def test_every_route_with_an_id(deps):
-    """The answer to another's id is the answer to an id that nobody has, byte for byte."""
+async def test_ids_of_other_projects_in_paths(deps):
+    """The answer is byte for byte the answer for an unknown id."""
     own = await owned(deps)
     paths = describe(create_app(deps))["paths"]
     routes = [
@@ -85,34 +85,34 @@ async def test_every_route_with_an_id(deps):
 
     async def asked(client, method, path, name, object_id):
         path_asked = path.replace(f"{{{name}}}", object_id)
-        return told(await client.request(method, path_asked, **BODIES.get(path, {})), object_id)
+        return essence(await client.request(method, path_asked, **BODIES.get(path, {})), object_id)
 
     async with client_of(deps, "key-of-q") as client:
         answers = await asyncio.gather(
-            *(asked(client, *route, which[route[2]]) for route in routes for which in (own, UNKNOWN))
+            *(asked(client, *route, ids[route[2]]) for route in routes for ids in (own, UNKNOWN))
         )
     for route, others, nobodys in zip(routes, answers[::2], answers[1::2], strict=True):
         assert others == nobodys, route
         assert others[0] == (403 if "/admin/" in route[1] else 404), (route, others)
-    # And nothing has become of what was asked for.
+    # And none of the requests had an effect.
     async with client_of(deps, "key-of-p") as client:
         assert (await client.get(f"/v1/files/{own['file_id']}/content")).content == LINE
         assert (await client.get(f"/v1/batches/{own['batch_id']}")).json()["status"] == "validating"
 
 
-async def test_ids_in_bodies_and_cursors(deps):
-    """A file that is named in a body, and a cursor of a list, too."""
+async def test_ids_of_other_projects_in_bodies_and_cursors(deps):
+    """A file in a body, and the cursor of a list."""
     own = await owned(deps)
     async with client_of(deps, "key-of-q") as client:
         pairs = []
-        for which in (own, UNKNOWN):
-            file_id = which["file_id"]
+        for ids in (own, UNKNOWN):
+            file_id = ids["file_id"]
             wish = {"input_file_id": file_id, "endpoint": "/v1/embeddings"}
             pairs.append(
                 [
-                    told(await client.post("/v1/batches/estimate", json=wish), file_id),
-                    told(await client.get("/v1/files", params={"after": file_id}), file_id),
-                    told(await client.get("/v1/batches", params={"after": which["batch_id"]}), which["batch_id"]),
+                    essence(await client.post("/v1/batches/estimate", json=wish), file_id),
+                    essence(await client.get("/v1/files", params={"after": file_id}), file_id),
+                    essence(await client.get("/v1/batches", params={"after": ids["batch_id"]}), ids["batch_id"]),
                 ]
             )
             made = await client.post("/v1/batches", json=BATCH | {"input_file_id": file_id})

@@ -73,8 +73,8 @@ async def content(client, batch) -> list[bytes]:
     return answer.content.splitlines()
 
 
-async def test_each_line_once_and_in_its_own_order(deps, client):
-    """However often and in what order the log has them; the batch with the oldest record goes first."""
+async def test_a_replay_has_each_line_once_in_order(deps, client):
+    """In any order of the log; the batch with the oldest record comes first."""
     deps.history.topics[REQUESTS] = [
         entry("a", 2, line("a2"), line("a3"), at=5),
         entry("b", 0, line("b0"), at=2),
@@ -93,8 +93,8 @@ async def test_each_line_once_and_in_its_own_order(deps, client):
     assert await content(client, timed) == [line("a1"), line("a2")]
 
 
-async def test_namesakes_are_told_apart(deps, client):
-    """Where two batches have a line of one name, every line is named by its batch as well."""
+async def test_equal_custom_ids_get_their_batch_as_suffix(deps, client):
+    """If two batches share an id, every line gets the suffix."""
     deps.history.topics[REQUESTS] = [entry("a", 0, line("r0"), line("r1")), entry("b", 0, line("r0"), at=2)]
     new = (await replay(client, source=ALL_OF_M, model="n")).json()
     found = [orjson.loads(text) for text in await content(client, new)]
@@ -105,8 +105,8 @@ async def test_namesakes_are_told_apart(deps, client):
     assert {each["body"]["model"] for each in found} == {"n"}
 
 
-async def test_a_dry_run_tells_and_makes_nothing(deps, client):
-    """Lines, batches, tokens and cost, also of more lines than a batch may have; a key that reads may ask."""
+async def test_a_dry_run_creates_nothing(deps, client):
+    """It estimates also more lines than a batch may have; the role `read` suffices."""
     deps.history.topics[REQUESTS] = [entry("a", n, line(f"a{n}")) for n in range(8)] * 2 + [
         entry("b", 0, line("b0"))
     ]
@@ -125,8 +125,8 @@ async def test_a_dry_run_tells_and_makes_nothing(deps, client):
     assert deps.log.records == []
 
 
-async def test_several_endpoints(deps, client):
-    """A batch has one, so it has to be said which."""
+async def test_a_range_with_several_endpoints(deps, client):
+    """A batch has one, so the request must name it."""
     deps.history.topics[REQUESTS] = [
         entry("a", 0, line("a0")), entry("b", 0, line("b0", EMBEDDINGS), url=EMBEDDINGS)
     ]  # fmt: skip
@@ -136,8 +136,8 @@ async def test_several_endpoints(deps, client):
     assert (new["endpoint"], await content(client, new)) == (EMBEDDINGS, [line("b0", EMBEDDINGS)])
 
 
-async def test_large_lines_are_fetched(deps, client):
-    """From the file that they lie in; one that is deleted is told."""
+async def test_large_lines_come_from_their_input_file(deps, client):
+    """A deleted file is an error."""
     await deps.store.write("files/f", once(b"before" + line("a0") + b"after"))
     ref = LineRef(key="files/f", offset=6, length=len(line("a0")))
     deps.history.topics[REQUESTS] = [entry("a", 0, ref=ref)]
@@ -150,8 +150,8 @@ async def test_large_lines_are_fetched(deps, client):
     assert (gone.status_code, gone.json()["error"]["code"]) == (409, "file_gone")
 
 
-async def test_projects_see_their_own(deps, client):
-    """An admin may name another, or all; the batch is the admin's."""
+async def test_a_replay_has_lines_of_its_project(deps, client):
+    """An operator may name another project, or all; the batch is the operator's."""
     deps.history.topics[REQUESTS] = [entry("a", 0, line("a0")), entry("b", 0, line("b0"), project="q", at=2)]
     for project in ("q", "*"):
         answer = await replay(client, source=ALL_OF_M | {"project": project})
@@ -168,8 +168,8 @@ async def test_projects_see_their_own(deps, client):
     assert (none.status_code, none.json()["error"]["code"]) == (409, "no_lines")
 
 
-async def test_a_key_makes_one_replay(deps, client):
-    """Also where the log has gone on, or has forgotten; another request under the key is refused."""
+async def test_an_idempotency_key_creates_one_replay(deps, client):
+    """Also if the log has grown or dropped the lines; another request with the key is refused."""
     deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
     key = {"idempotency-key": "k"}
     first = (await replay(client, key, source=ALL_OF_M)).json()
@@ -182,8 +182,8 @@ async def test_a_key_makes_one_replay(deps, client):
     assert len((await client.get("/batches")).json()["data"]) == 1
 
 
-async def test_a_replay_that_was_not_first_leaves_no_file(deps, client):
-    """Another process has claimed the key meanwhile."""
+async def test_the_second_of_two_replays_leaves_no_file(deps, client):
+    """Another process has claimed the key first."""
     deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
     sent = deps.log.send
 
@@ -201,8 +201,8 @@ async def test_a_replay_that_was_not_first_leaves_no_file(deps, client):
     assert (await client.get("/files")).json()["data"] == []
 
 
-async def test_a_model_that_does_not_exist(deps, client):
-    """A wrong name is not blamed on retention; one that was configured once has lines all the same."""
+async def test_a_replay_of_an_unknown_model(deps, client):
+    """The error does not blame retention; lines of a removed model still run."""
     for dry in (True, False):
         wrong = await replay(client, source={"model": "nomodel", "from": "0"}, dry_run=dry)
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (404, "model_not_found")
@@ -230,8 +230,8 @@ async def test_a_model_that_does_not_exist(deps, client):
         ({"source": ALL_OF_M, "completion_window": "1y"}, 400, "completion_window"),
     ],
 )
-async def test_replays_that_are_refused(deps, client, *, fields, status, param):
-    """Each with the field that is wrong."""
+async def test_invalid_replays(deps, client, *, fields, status, param):
+    """The error names the invalid field."""
     deps.history.topics[REQUESTS] = [entry("a", 0, line("a0"))]
     answer = await replay(client, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
@@ -244,16 +244,16 @@ owners = st.sampled_from([f"batch_{hashlib.sha256(each).hexdigest()[:32]}" for e
 
 @given(pairs=st.sets(st.tuples(names, owners), min_size=1, max_size=20))
 @settings(deadline=None)
-def test_new_names_differ_and_fit(pairs):
-    """Two lines that differ in batch or in name."""
+def test_renamed_ids_are_unique_and_short(pairs):
+    """For two lines of different batches or ids."""
     found = {renamed(*pair) for pair in pairs}
     assert len(found) == len(pairs)
     assert max(map(len, found)) <= CUSTOM_ID_CHARS_MAX
 
 
 @given(lines=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30)), max_size=40))
-def test_a_spool_gives_what_it_took(lines):
-    """Each line once, batch by batch in the order of their first records, and in order inside."""
+def test_a_spool_returns_each_line_once(lines):
+    """Batch by batch in the order of their first records, and in order within."""
     sources = Sources()
     with ReplaySpool() as spool:
         for at, (batch, index) in enumerate(lines):
@@ -276,14 +276,14 @@ def test_a_spool_gives_what_it_took(lines):
         ("1970-01-02", Edge(at_ms=86_400_000)),
     ],
 )
-def test_edges(text, found):
-    """Offsets and times; without a zone it is UTC."""
+def test_parse_edges(text, found):
+    """Offsets and times; without a zone a time is UTC."""
     assert edge(text) == found
 
 
 @given(text=st.text())
-def test_what_is_no_edge_is_refused(text):
-    """Whatever it is."""
+def test_malformed_edges_are_refused(text):
+    """Any other text."""
     assume(re.fullmatch(r"[0-9TWZ:,.+-]*", text) is None)
     with pytest.raises(ValueError, match="expected an offset"):
         edge(text)

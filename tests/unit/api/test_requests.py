@@ -53,13 +53,13 @@ OBJECTS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=8)
 
 
 def is_told(error: ApiError) -> bool:
-    """Whether a fault is a 400 that is short and names what is wrong."""
+    """Whether a fault is a short 400 that names the field."""
     body = error.body
     return error.status == 400 and 0 < len(body.message) < 2_000 and len(body.param or "") < 1_000
 
 
 def fault(read, *arguments) -> ApiError | None:
-    """What is wrong with a request; nothing but an `ApiError` is raised."""
+    """The fault of a request, if any: no other exception is raised."""
     try:
         read(*arguments)
     except ApiError as error:
@@ -68,15 +68,15 @@ def fault(read, *arguments) -> ApiError | None:
 
 
 @given(st.sampled_from(BODIES), OBJECTS)
-def test_any_object(model, fields):
-    """Is a request, or a fault of it."""
+def test_any_object_as_a_body(model, fields):
+    """It is a request, or a fault of one."""
     found = fault(reading.body, model, json.dumps(fields).encode(), SETTINGS)
     assert found is None or is_told(found)
 
 
 @given(st.sampled_from(BODIES), st.binary(max_size=100))
-def test_any_bytes(model, content):
-    """Are no JSON, or no object, or one that lacks fields; a rerun needs none."""
+def test_any_bytes_as_a_body(model, content):
+    """They are a fault, except for reruns, which need no field."""
     found = fault(reading.body, model, content, SETTINGS)
     if found is None:
         assert model is RerunRequest
@@ -90,14 +90,14 @@ def test_any_bytes(model, content):
     st.lists(st.tuples(st.sampled_from(NAMES) | st.text(max_size=10), st.text(max_size=70)), max_size=20),
 )
 def test_any_query(model, pairs):
-    """As bodies."""
+    """A request, or a fault of one."""
     found = fault(reading.query, model, pairs)
     assert found is None or is_told(found)
 
 
 @given(st.dictionaries(st.sampled_from(["range", "if-range", "if-none-match", "other"]), st.text(max_size=2_000)))
 def test_any_headers(sent):
-    """As queries."""
+    """A request, or a fault of one."""
     found = fault(reading.headers, ContentHeaders, sent)
     assert found is None or is_told(found)
 
@@ -124,15 +124,15 @@ class Odd(reading.Body):
         ({"share": 0.0}, "invalid_value", "Invalid 'share': the value cannot be used."),
     ],
 )  # fmt: skip
-def test_words_of_other_faults(fields, code, message):
-    """A kind of fault that nobody has thought of is a 400, too."""
+def test_other_faults(fields, code, message):
+    """A fault of an unforeseen type is a 400, too."""
     with pytest.raises(ApiError) as caught:
         reading.body(Odd, orjson.dumps(fields), SETTINGS)
     assert (caught.value.body.code, caught.value.body.message) == (code, message)
 
 
-def test_null_is_as_not_given():
-    """In an object of an object as well; in a map it is a value of the wrong type."""
+def test_null_counts_as_absent():
+    """Also in nested objects; in a map it is a value of the wrong type."""
     given_none = {
         "endpoint": "/v1/embeddings", "completion_window": "24h", "input_file_id": "file-x", "metadata": None,
         "output_expires_after": {"anchor": None, "seconds": 3_600},

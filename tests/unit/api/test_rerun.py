@@ -58,7 +58,7 @@ async def once(data: bytes):
 
 @pytest.fixture
 async def deps(tmp_path):
-    """Dependencies with the models `m` and `n`, of which `e` makes embeddings only."""
+    """Dependencies with the models `m` and `n`, and `e` for embeddings only."""
     models = {name: {"backends": BACKENDS} for name in "mn"}
     models["e"] = {"backends": BACKENDS, "endpoints": ["/v1/embeddings"]}
     async with open_dependencies(tmp_path) as deps:
@@ -80,8 +80,8 @@ async def old(deps, client):
     return await ended(deps, client, FATES)
 
 
-async def test_a_key_that_reads_may_plan_a_rerun(client, old):
-    """But not run it."""
+async def test_a_reader_may_plan_a_rerun(client, old):
+    """But not create it."""
     reading = {"authorization": f"Bearer {READER}"}
     plan, refused = [await rerun(client, old, reading, dry_run=dry) for dry in (True, False)]
     assert (plan.status_code, plan.json()["object"]) == (200, "rerun.plan")
@@ -116,7 +116,7 @@ async def ended(deps, client, fates, **extras):
 
 
 def commands(deps) -> list[BatchCreated]:
-    """What was to be created."""
+    """The commands of creates."""
     return [codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name]
 
 
@@ -145,8 +145,8 @@ async def content(client, batch) -> list[bytes]:
         ({"codes": ["429", "400", "slow_down"]}, [1, 3, 7]),
     ],
 )
-async def test_just_these_lines(deps, client, old, wanted, indices):
-    """As the bytes they were; the new batch says whose they are, and the old one by whom they were taken."""
+async def test_a_rerun_has_the_selected_lines(deps, client, old, wanted, indices):
+    """Byte for byte; both batches link to each other."""
     fields = {} if wanted is None else {"lines": wanted}
     plan = (await rerun(client, old, dry_run=True, **fields)).json()
     assert (plan["object"], plan["lines"], plan["is_too_large"]) == ("rerun.plan", len(indices), False)
@@ -166,8 +166,8 @@ async def test_just_these_lines(deps, client, old, wanted, indices):
     assert (file["filename"], file["purpose"]) == (f"rerun-of-{old.id}.jsonl", "batch")
 
 
-async def test_all_lines_need_no_new_file(client, old):
-    """The input is there already."""
+async def test_a_rerun_of_all_lines_reuses_the_input(client, old):
+    """It writes no new file."""
     new = (await rerun(client, old, lines="all", metadata={}, completion_window="24h")).json()
     assert (new["input_file_id"], new["metadata"]) == (old.input_file_id, {})
 
@@ -182,8 +182,8 @@ async def test_all_lines_need_no_new_file(client, old):
         ("expired", [3]),
     ],
 )
-async def test_what_was_no_request_is_left_out(deps, client, wanted, indices):
-    """A stream may have such lines, and a file with one of them would fail; by its code it can be had."""
+async def test_a_rerun_leaves_out_invalid_lines_of_a_stream(deps, client, wanted, indices):
+    """A file with one of them would fail; its error code selects it."""
     old = await ended(deps, client, ["ok", "refused", "429", "expired"], stream="crawl")
     new = (await rerun(client, old, lines=wanted)).json()
     assert await content(client, new) == [request_line(index) for index in indices]
@@ -194,8 +194,8 @@ async def test_what_was_no_request_is_left_out(deps, client, wanted, indices):
     assert group["samples"] == [{"index": 1, "custom_id": "", "message": "no"}]
 
 
-async def test_more_lines_than_a_batch_may_have(deps, old):
-    """It is told before anything is written, with what to do instead."""
+async def test_a_rerun_of_too_many_lines(deps, old):
+    """The error comes before anything is written, and says what to do instead."""
     small = replace(deps, settings=deps.settings.model_copy(update={"file_lines_max": 2}))
     transport = httpx.ASGITransport(create_app(small))
     headers = {"authorization": "Bearer key-of-p"}
@@ -206,16 +206,16 @@ async def test_more_lines_than_a_batch_may_have(deps, old):
     assert not commands(deps)
 
 
-async def test_another_model(client, old):
-    """In the body, and nothing else changes but the space between the fields."""
+async def test_a_rerun_on_another_model(client, old):
+    """The body names it, and only whitespace between fields changes."""
     new = (await rerun(client, old, lines="all", model="n")).json()
     found = await content(client, new)
     assert found == [recast(request_line(index), model="n") for index in range(len(FATES))]
     assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"content": "\\u00e4"}]' in found[0]
 
 
-async def test_the_same_request_makes_one_batch(deps, client, old):
-    """By its key, or as the SDK repeats it; without either it is another batch of the same file."""
+async def test_a_repeated_rerun_creates_one_batch(deps, client, old):
+    """By its key, or as the SDK retries it; otherwise it is another batch of the same file."""
     keyed = [(await rerun(client, old, {"idempotency-key": "k"}, lines="failed")).json() for _ in range(2)]
     assert keyed[0] == keyed[1]
     conflict = await rerun(client, old, {"idempotency-key": "k"}, lines="expired")
@@ -228,8 +228,8 @@ async def test_the_same_request_makes_one_batch(deps, client, old):
     assert len([None for topic, _, _ in deps.log.records if topic == topics.FILES.name]) == 2
 
 
-async def test_files_that_are_gone(deps, client, old):
-    """A clear answer, and nothing is begun."""
+async def test_a_rerun_of_deleted_files(deps, client, old):
+    """A 409, and no batch."""
     await client.delete(f"/files/{old.error_file_id}")
     answer = await rerun(client, old, lines="failed")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "file_gone")
@@ -262,23 +262,23 @@ async def test_files_that_are_gone(deps, client, old):
         ({"lines": {"codes": ["none"]}}, 409, None),
     ],
 )
-async def test_reruns_that_are_refused(deps, client, old, *, fields, status, param):
-    """Each with the field that is wrong."""
+async def test_invalid_reruns(deps, client, old, *, fields, status, param):
+    """The error names the invalid field."""
     answer = await rerun(client, old, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
     assert commands(deps) == []
 
 
-async def test_another_projects_batch_is_not_there(client, old):
-    """Nor one that is not over."""
+async def test_a_rerun_of_another_projects_batch(client, old):
+    """A 404; a running batch is a 409."""
     answer = await rerun(client, old, {"authorization": "Bearer key-of-q"}, lines="all")
     assert answer.status_code == 404
     new = Batch.model_validate((await rerun(client, old, lines="all")).json())
     assert (await rerun(client, new, lines="all")).status_code == 409
 
 
-async def test_what_expired_before_it_was_looked_at(deps, client, old):
-    """All of it has expired."""
+async def test_a_rerun_of_a_batch_that_expired_before_validation(deps, client, old):
+    """All lines have expired."""
     unseen = {"status": Status.EXPIRED, "error_file_id": None, "tidemill": Extras()}
     late = old.model_copy(update={"id": ids.new_batch_id(), **unseen})
     deps.view.put_batch(BatchRecord(project="p", batch=late))
@@ -299,8 +299,8 @@ values = st.recursive(
 
 
 @given(body=st.dictionaries(st.text(), values), custom_id=st.text(min_size=1), model=st.text(min_size=1))
-def test_a_line_recast_differs_in_what_was_asked(body, custom_id, model):
-    """Whatever else it holds; and what is no line stays as it is."""
+def test_a_rewritten_line_differs_only_in_the_given_fields(body, custom_id, model):
+    """Text that is no line stays unchanged."""
     line = {"custom_id": "old", "method": "POST", "url": CHAT, "body": body}
     found = orjson.loads(recast(orjson.dumps(line), model=model, custom_id=custom_id))
     assert found == line | {"custom_id": custom_id, "body": body | {"model": model}}
@@ -311,8 +311,8 @@ def test_a_line_recast_differs_in_what_was_asked(body, custom_id, model):
 @given(
     code=st.sampled_from(["batch_expired", "batch_cancelled", "x"]), status=st.none() | st.sampled_from([400, 429])
 )
-def test_each_failure_has_one_name(code, status):
-    """Of failed, expired and cancelled; a backend's own word for it does not count."""
+def test_each_failed_line_has_one_kind(code, status):
+    """Failed, expired or cancelled; codes of a server do not count."""
     named = [
         kind for kind in (Kind.FAILED, Kind.EXPIRED, Kind.CANCELLED) if Selection(kind=kind).includes(code, status)
     ]

@@ -56,8 +56,8 @@ def counted(database, kind, table, which, amount):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_totals(tmp_path_factory, steps):
-    """Whatever comes, changes and goes, in whatever order."""
+def test_triggers_keep_the_totals(tmp_path_factory, steps):
+    """After any inserts, updates and deletes."""
     database = Database(tmp_path_factory.mktemp("view"))
     try:
         for step in steps:

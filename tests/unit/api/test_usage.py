@@ -1,4 +1,4 @@
-"""Usage out of the ledger: sums that are exact, pages without a gap, and nobody else's."""
+"""Usage from the ledger: exact sums, pages without gaps, and no other project's entries."""
 
 import asyncio
 import threading
@@ -72,8 +72,8 @@ async def usage(client, **query: object) -> list[dict]:
     return answer.json()["data"]
 
 
-async def test_one_sum_of_all(deps, client):
-    """Tokens and cost; an entry that comes again counts once."""
+async def test_one_sum_of_all_entries(deps, client):
+    """Tokens and cost; a repeated entry counts once."""
     fold(deps, entry(1), entry(2, tokens=2), entry(1), entry(3, project="q"), entry(4, at=NOW - 31 * DAY))
     (found,) = await usage(client)
     assert found == {
@@ -84,15 +84,15 @@ async def test_one_sum_of_all(deps, client):
     }  # fmt: skip
 
 
-async def test_without_a_batch_the_sum_is_nothing(client):
-    """Zeros, and with groups no rows."""
+async def test_the_sum_of_no_batch(client):
+    """Zeros, and no rows with groups."""
     (found,) = await usage(client)
     assert (found["batches"], found["cost"]) == (0, {"total": "0", "input": "0", "output": "0"})
     assert await usage(client, group_by="day") == []
 
 
-async def test_sums_of_many_are_exact(deps, client):
-    """A thousand times a tenth of a millionth: a float would be off."""
+async def test_sums_are_exact(deps, client):
+    """A thousand times a tenth of a millionth: floats would be wrong."""
     fold(deps, *(entry(number, tokens=number) for number in range(1, 1001)))
     (found,) = await usage(client)
     tokens = sum(range(1, 1001))
@@ -100,8 +100,8 @@ async def test_sums_of_many_are_exact(deps, client):
     assert Decimal(found["cost"]["total"]) == Decimal(found["cost"]["input"]) + Decimal(found["cost"]["output"])
 
 
-async def test_sums_hold_nobody_up(deps, client, monkeypatch):
-    """The ledger of years is summed in a thread, and for a project once at one time."""
+async def test_sums_run_in_a_thread(deps, client, monkeypatch):
+    """One at a time for a project, so that they delay no other request."""
     sums, threads, places = deps.view.ledger.sums, set(), []
 
     def watched(query):
@@ -117,7 +117,7 @@ async def test_sums_hold_nobody_up(deps, client, monkeypatch):
 
 
 async def test_groups_and_pages(deps, client):
-    """By each set of dimensions; the pages of one row add up to the whole."""
+    """By each set of dimensions; pages of one row add up to the whole."""
     entries = [
         entry(number, model=model, at=NOW - day * DAY)
         for number, (model, day) in enumerate(product(("a", "b/c", "=x", None), range(3)))
@@ -145,8 +145,8 @@ async def test_groups_and_pages(deps, client):
     assert {found["batch_id"] for found in await usage(client, group_by="batch")} == {e.batch_id for e in entries}
 
 
-async def test_times(deps, client):
-    """From the start on, and before the end."""
+async def test_sums_of_a_time_range(deps, client):
+    """The start is inclusive, the end exclusive."""
     fold(deps, entry(1, at=NOW), entry(2, at=NOW - 1), entry(3, at=NOW - 40 * DAY))
     for query, batches in (
         ({"start_time": NOW}, 1),
@@ -157,8 +157,8 @@ async def test_times(deps, client):
         assert (await usage(client, **query))[0]["batches"] == batches
 
 
-async def test_whose_usage(deps, client):
-    """A project sees its own; an admin any, or all."""
+async def test_usage_of_projects(deps, client):
+    """A project sees its own; an operator any, or all."""
     fold(deps, entry(1), entry(2, project="q"), entry(3, project="default"))
     assert (await usage(client, project="p"))[0]["batches"] == 1
     for other in ("q", "*"):
@@ -184,7 +184,7 @@ async def test_whose_usage(deps, client):
         ({"after": "ä"}, "after"),
     ],
 )
-async def test_queries_that_are_refused(client, query, param):
-    """Each with the parameter that is wrong."""
+async def test_invalid_queries(client, query, param):
+    """The error names the invalid parameter."""
     answer = await client.get("/usage", params=query)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

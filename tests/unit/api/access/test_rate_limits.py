@@ -1,4 +1,4 @@
-"""How often a key may ask: a bucket for each, which every answer tells of."""
+"""The rate limit of keys: a bucket for each, whose state every answer has."""
 
 from dataclasses import replace
 
@@ -55,8 +55,8 @@ def of(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-async def test_a_key_that_asks_too_often(client, time):
-    """Is told when to come back, and is let in then; neither another key nor the health of the process suffers."""
+async def test_a_key_above_its_rate(client, time):
+    """It gets the time to wait, and succeeds after it; other keys and health checks are not affected."""
     for left in range(39, -1, -1):
         answer = await client.get("/models", headers=of("key-of-p"))
         assert (answer.status_code, answer.headers[LEFT]) == (200, str(left))
@@ -77,8 +77,8 @@ async def test_a_key_that_asks_too_often(client, time):
     assert (await client.get("/models", headers=of("key-of-p"))).status_code == 429
 
 
-async def test_what_a_request_takes(deps, client):
-    """What costs more takes more, also where it is refused for another reason."""
+async def test_requests_cost_by_their_route(deps, client):
+    """Also if they are refused for another reason."""
     headers, left = of("key-of-q"), 1_000
     for method, path, taken in (
         ("GET", "/batches/batch_x", READ), ("GET", "/batches", MANY), ("POST", "/batches", MANY),
@@ -94,14 +94,14 @@ async def test_what_a_request_takes(deps, client):
 
 
 async def test_an_unknown_key_has_no_bucket(deps, client):
-    """Or they would push out those that are known."""
+    """Unknown keys would evict known ones."""
     for key in ("", "sk-wrong-key-0123456789"):
         assert (await client.get("/models", headers=of(key))).status_code == 401
     assert not deps.access.rates._buckets
 
 
 def test_buckets_are_bounded():
-    """The one that was silent for longest goes."""
+    """The least recently used one is dropped."""
     found, limits = Rates(lambda: 0.0), Limits(requests_burst=100)
     for number in range(KEYS_MAX + 10):
         found.take(f"k{number}", 100, limits)
@@ -111,8 +111,8 @@ def test_buckets_are_bounded():
     assert "k0" not in found._buckets
 
 
-def test_the_default_is_generous():
-    """900 batches are polled once a second, and 2,000 files are uploaded at once, without meeting it."""
+def test_the_default_rate_allows_normal_use():
+    """Polling 900 batches once a second, and uploading 2,000 files at once."""
     time, limits = Time(), Settings().limits
     found = Rates(time)
     for _ in range(2_000):
@@ -123,5 +123,5 @@ def test_the_default_is_generous():
             assert found.take("k", READ, limits)[1] == 0
         time.now += 1
     with pytest.raises(ValueError, match="requests_burst"):
-        # A bucket that never has what a request takes would refuse it for good.
+        # A bucket smaller than the cost of a request would refuse it for good.
         Limits(requests_burst=HEAVY - 1)

@@ -114,8 +114,8 @@ async def asked(client, operator, deps):
     }  # fmt: skip
 
 
-def test_every_route_that_changes_something_is_decided_on(deps):
-    """A new one is either recorded or named as one that only adds."""
+def test_every_changing_route_is_recorded_or_exempt(deps):
+    """A new one must be added to either list."""
     paths = describe(create_app(deps))["paths"]
     routes = {
         (method.upper(), path) for path, found in paths.items() for method in found if method.upper() in UNSAFE
@@ -123,8 +123,8 @@ def test_every_route_that_changes_something_is_decided_on(deps):
     assert routes == {*RECORDED, *PLAIN}
 
 
-async def test_who_did_what_to_what(deps, client, operator):
-    """Each action has a record: the key, its project, the target, the address and the request."""
+async def test_each_action_has_a_record(deps, client, operator):
+    """With the key, its project, the target, the address and the request."""
     targets = await asked(client, operator, deps)
     found = {record.action: record for record in records(deps)}
     assert {action: record.target for action, record in found.items()} == targets
@@ -140,8 +140,8 @@ async def test_who_did_what_to_what(deps, client, operator):
 
 
 @pytest.mark.parametrize("what", ["key", "file", "batch"])
-async def test_nothing_is_done_that_is_not_recorded(deps, client, operator, what):
-    """Where the log does not take the record, the answer is a 503 and all is as it was."""
+async def test_an_action_without_a_record_fails(deps, client, operator, what):
+    """If the log does not take the record, the answer is a 503 and nothing changes."""
     batch, file = await batch_of(client, deps, Status.COMPLETED)
     deps.log.refused.add(topics.AUDIT.name)
     before = len(deps.log.records)
@@ -155,8 +155,8 @@ async def test_nothing_is_done_that_is_not_recorded(deps, client, operator, what
     assert (await client.get(f"/files/{file}")).status_code == 200
 
 
-async def test_the_trail_is_read(deps, client, operator):
-    """By an operator all of it, by page and filter; by a project's admin its own; by others not at all."""
+async def test_read_the_trail(deps, client, operator):
+    """An operator reads all of it, by page and filter; an admin its project's; others nothing."""
     await asked(client, operator, deps)
     everything = records(deps)
     made = (await operator.post("/admin/keys", json={"name": "a", "project": "p", "role": "admin"})).json()
@@ -178,23 +178,23 @@ async def test_the_trail_is_read(deps, client, operator):
     assert (await operator.get("/admin/audit", params={"after": "audit_0"})).status_code == 400
 
 
-async def test_what_an_operator_does_to_a_project_is_told_its_admin(deps, operator):
-    """Keys that are made and revoked there, and lines of it that are run, also where nothing comes of it."""
+async def test_admins_see_what_operators_do_to_their_project(deps, operator):
+    """Created and revoked keys, and replayed lines, even if the replay fails."""
     made = (await operator.post("/admin/keys", json={"name": "n", "project": "q", "role": "admin"})).json()
     source = {"model": "m", "from": "0", "project": "q"}
     await operator.post("/replays", json={"source": source})
     await operator.post("/replays", json={"source": {**source, "project": "*"}})
     records(deps)
     async with client_of(deps, made["secret"]) as admin:
-        told = [entry["action"] for entry in (await admin.get("/admin/audit")).json()["data"]]
+        actions = [entry["action"] for entry in (await admin.get("/admin/audit")).json()["data"]]
     await operator.delete(f"/admin/keys/{made['id']}")
-    assert sorted(told) == ["key.create", "replay.create"]
+    assert sorted(actions) == ["key.create", "replay.create"]
     assert [(record.project, record.actor) for record in records(deps, "key.revoke")] == [("q", "key_settings")]
     assert [record.project for record in records(deps, "replay.create")] == ["q", "default"]
 
 
-async def test_refused_keys_are_few_in_the_trail(deps):
-    """Ten of an address in a minute; then it has to wait, while a good key of the same address opens."""
+async def test_refused_keys_of_an_address_are_bounded(deps):
+    """Ten a minute; then the address must wait, while valid keys from it work."""
     async with client_of(deps, "key-of-nobody") as stranger, client_of(deps, "key-of-p") as client:
         answers = [(await stranger.get("/files")) for _ in range(REFUSALS_MAX + 5)]
         assert [answer.status_code for answer in answers] == [401] * REFUSALS_MAX + [429] * 5
@@ -208,16 +208,16 @@ async def test_refused_keys_are_few_in_the_trail(deps):
     assert all("key-of-nobody" not in record.model_dump_json() for record in found)
 
 
-async def test_a_request_without_a_key_is_no_guess(deps):
-    """It is a 401 however often it comes."""
+async def test_requests_without_a_key_do_not_count_as_refused_keys(deps):
+    """Each is a 401, however many there are."""
     async with client_of(deps, "") as client:
         assert {(await client.get("/files")).status_code for _ in range(REFUSALS_MAX + 2)} == {401}
     assert records(deps) == []
 
 
 @given(waits=st.lists(st.floats(0, 7200), max_size=200))
-def test_waits_are_bounded_and_grow(waits):
-    """No address waits for longer than an hour, and none goes on while it is told to wait."""
+def test_waits_grow_up_to_a_bound(waits):
+    """No address waits for longer than an hour, and none is let through while it must wait."""
     now = 0.0
     refusals = Refusals(lambda: now)
     until = 0.0
@@ -231,16 +231,16 @@ def test_waits_are_bounded_and_grow(waits):
             until = now + seconds
 
 
-def test_addresses_are_few():
-    """However many there are."""
+def test_counted_addresses_are_bounded():
+    """The table drops the oldest one."""
     refusals = Refusals(lambda: 0.0)
     for number in range(trail.ADDRESSES_MAX + 50):
         refusals.count(str(number))
     assert len(refusals._known) == trail.ADDRESSES_MAX
 
 
-async def test_changed_settings_are_named(deps):
-    """Once for each change, whichever process tells it; secrets are masked before they are looked at."""
+async def test_changed_settings_are_recorded_once(deps):
+    """By any process; secrets are masked first."""
     before = Settings(api_key="sk-1234567890123456789012345678901234567890")
     await deps.trail.record_settings(before, None)
     (first,) = records(deps)
@@ -252,8 +252,8 @@ async def test_changed_settings_are_named(deps):
     assert "sk-1234" not in first.model_dump_json() + second.model_dump_json()
 
 
-async def test_settings_are_no_reason_not_to_start(deps):
-    """Where the log is away the record is missed, and said in the process's own log."""
+async def test_a_process_starts_without_the_record_of_its_settings(deps):
+    """If the log is away, the process logs that the record is missing."""
     deps.log.away = True
     with pytest.raises(LogUnavailable):
         await deps.log.send(topics.AUDIT.name, "", b"", headers=[])

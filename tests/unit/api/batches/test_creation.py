@@ -1,4 +1,4 @@
-"""Creating a batch once, on a log that is a list: which claim counts, and what a crash leaves."""
+"""Creating a batch once, on a log in memory: which claim counts, and how a repetition completes it."""
 
 import httpx
 import pytest
@@ -79,7 +79,7 @@ def commands(deps) -> list[str]:
 
 
 def test_the_first_claim_of_an_id_counts(claims):
-    """Whatever comes later."""
+    """Later ones change nothing."""
     claims.fold("b", claim("b", fingerprint="first"), 0)
     claims.fold("b", claim("b", fingerprint="second"), 1)
     assert claims.first("p", "b").fingerprint == "first"
@@ -87,7 +87,7 @@ def test_the_first_claim_of_an_id_counts(claims):
 
 
 def test_a_retry_repeats_the_latest_first_try(claims, time):
-    """Never another retry, as long as there is one; of the last two minutes."""
+    """Of the last two minutes, and never another retry if there is a first try."""
     for offset, (name, is_retry) in enumerate([("r1", True), ("a", False), ("b", False), ("r2", True)]):
         claims.fold(name, claim(name, is_retry=is_retry), offset)
     assert claims.repeated("p", "f").command.batch.id == "b"
@@ -99,15 +99,15 @@ def test_a_retry_repeats_the_latest_first_try(claims, time):
     assert claims.repeated("p", "f") is None
 
 
-def test_retries_whose_first_try_never_arrived_are_one(claims):
-    """The earliest of them is the batch."""
+def test_retries_without_a_first_try_create_one_batch(claims):
+    """The earliest of them."""
     for offset, name in enumerate(["r1", "r2", "r3"]):
         claims.fold(name, claim(name, is_retry=True), offset)
     assert claims.repeated("p", "f").command.batch.id == "r1"
 
 
-def test_claims_are_kept_as_long_as_the_log_keeps_them(claims, time):
-    """Then they are forgotten."""
+def test_claims_are_kept_as_long_as_in_the_log(claims, time):
+    """Then the view deletes them."""
     claims.fold("old", claim("old"), 0)
     time.now += CLAIM_SECONDS_MAX + 1
     claims.fold("new", claim("new", created_at=time.now), 1)
@@ -123,14 +123,14 @@ def test_claims_are_kept_as_long_as_the_log_keeps_them(claims, time):
         ({"idempotency-key": "a b~"}, Repetition(key="a b~")),
     ],
 )  # fmt: skip
-def test_what_headers_say(headers, expected):
+def test_headers_of_a_repetition(headers, expected):
     """A key, a retry, or neither."""
     found = reading.headers(Repetition, headers)
     assert (found.key, found.is_retry) == (expected.key, expected.is_retry)
 
 
 @pytest.mark.parametrize("key", ["", "ä", "a\tb", "a\n", "k" * 256])
-def test_keys_that_cannot_be_used(key):
+def test_invalid_idempotency_keys(key):
     """A 400 each."""
     with pytest.raises(ApiError) as caught:
         reading.headers(Repetition, {"idempotency-key": key})
@@ -138,8 +138,8 @@ def test_keys_that_cannot_be_used(key):
 
 
 @pytest.mark.parametrize("headers", [{"idempotency-key": "k"}, {"x-stainless-retry-count": "1"}])
-async def test_a_claim_without_its_command_is_completed(deps, client, time, headers):
-    """By the repetition, with the command of the first time."""
+async def test_a_repetition_sends_a_missing_command(deps, client, time, headers):
+    """It is the command of the first try."""
     deps.log.refused = {topics.COMMANDS.name}
     assert (await client.post("/batches", json=BODY, headers=headers)).status_code == 503
     assert (await client.get("/batches")).json()["data"] == []
@@ -153,14 +153,14 @@ async def test_a_claim_without_its_command_is_completed(deps, client, time, head
 
 
 async def test_without_its_claim_no_batch_is_created(deps, client):
-    """Nobody could say later that it was the first."""
+    """A later repetition could not find it."""
     deps.log.refused = {topics.CLAIMS.name}
     assert (await client.post("/batches", json=BODY)).status_code == 503
     assert deps.log.records == []
 
 
-async def test_a_key_holds_after_its_claim_is_forgotten(deps, client):
-    """By the batch itself."""
+async def test_a_key_holds_after_its_claim_is_deleted(deps, client):
+    """The batch itself has its id."""
     known = batch(ids.derived_batch_id("p", "k")).model_copy(update={"input_file_id": "file-none"})
     deps.view.put_batch(BatchRecord(project="p", batch=known))
     headers = {"idempotency-key": "k"}
@@ -170,8 +170,8 @@ async def test_a_key_holds_after_its_claim_is_forgotten(deps, client):
     assert commands(deps) == []
 
 
-async def test_keys_belong_to_a_project(deps, client):
-    """The same key of another one is another batch."""
+async def test_idempotency_keys_belong_to_a_project(deps, client):
+    """The same key of another project creates another batch."""
     headers = {"idempotency-key": "k"}
     mine = (await client.post("/batches", json=BODY, headers=headers)).json()["id"]
     theirs = await client.post("/batches", json=BODY, headers=headers | {"authorization": "Bearer key-of-q"})
@@ -189,8 +189,8 @@ async def test_keys_belong_to_a_project(deps, client):
         (None, None, None),
     ],
 )
-async def test_a_batch_has_a_name(client, metadata, filename, name):
-    """Its metadata's, else that of its file; what the file is called has no bearing on whether it is taken."""
+async def test_the_name_of_a_batch(client, metadata, filename, name):
+    """From its metadata, else from its file; any filename is accepted."""
     body = BODY | {"metadata": metadata}
     if filename:
         form = {"data": {"purpose": "batch"}, "files": {"file": (filename, b"{}\n")}}

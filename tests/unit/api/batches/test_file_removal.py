@@ -51,16 +51,16 @@ def batch(status: Status) -> BatchRecord:
     )  # fmt: skip
 
 
-async def test_expired_files_go(deps):
-    """Their records, their rows and their bytes; a second look finds none."""
+async def test_a_sweep_deletes_expired_files(deps):
+    """Their records, rows and bytes; a second sweep finds none."""
     assert await file_removal.sweep(deps) == 2
     assert sorted(deps.log.records) == [(topics.FILES.name, "f", None), (topics.FILES.name, "g", None)]
     assert not await is_stored(deps, "f")
     assert await file_removal.sweep(deps) == 0
 
 
-async def test_bytes_that_a_batch_reads_stay_until_it_is_over(deps):
-    """Though the file is gone for its owner."""
+async def test_bytes_that_a_batch_reads_stay_until_its_end(deps):
+    """Though its owner no longer sees the file."""
     deps.view.put_batch(batch(Status.IN_PROGRESS))
     await file_removal.sweep(deps)
     assert (await is_stored(deps, "f"), await is_stored(deps, "g")) == (True, False)
@@ -70,7 +70,7 @@ async def test_bytes_that_a_batch_reads_stay_until_it_is_over(deps):
 
 
 async def test_a_file_stays_while_the_log_is_away(deps):
-    """Nothing is removed that the log does not know of."""
+    """Nothing is deleted without a record."""
     deps.log.away = True
     with pytest.raises(LogUnavailable):
         await file_removal.sweep(deps)

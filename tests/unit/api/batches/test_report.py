@@ -38,7 +38,7 @@ def refused(index, code, message="no"):
 
 
 def test_errors_are_grouped_and_sampled():
-    """By code and status, the most frequent first, at most three samples each."""
+    """By code and status, the most frequent first, with at most three samples each."""
     tally = report.ErrorGroups()
     for index in range(5):
         tally.add(index, refused(index, "too_long"))
@@ -54,8 +54,8 @@ def test_errors_are_grouped_and_sampled():
     assert [sample.custom_id for sample in found.data[0].samples] == ["id-0", "id-1", "id-2"]
 
 
-def test_a_body_without_an_error_is_known_by_its_status():
-    """A backend may answer anything."""
+def test_a_body_without_an_error_is_grouped_by_status():
+    """A server may answer anything."""
     tally = report.ErrorGroups()
     for body in (b"{}", b'{"error":"text"}', b'{"error":{"code":5}}', b"[1]"):
         tally.add(0, line.answered(ID, 0, b'"a"', status=422, request_id="r", body=body))
@@ -64,8 +64,8 @@ def test_a_body_without_an_error_is_known_by_its_status():
     assert [sample.message for sample in group.samples] == ["{}", '{"error":"text"}', '{"error":{"code":5}}']
 
 
-def test_what_is_concluded_goes_before_what_was_said():
-    """A line has both; numbers that no integer holds are no trouble."""
+def test_tidemills_error_precedes_the_servers():
+    """If a line has both; numbers of any size do not fail."""
     error = {"code": "endpoint_not_served", "message": "not served"}
     body = b'{"error":{"message":"own","code":%b}}' % (b"1" * 5000)
     text = line.answered(ID, 0, b'"a"', status=404, request_id="r", body=body, error=error)
@@ -79,7 +79,7 @@ def test_what_is_concluded_goes_before_what_was_said():
 
 
 def test_groups_are_bounded():
-    """Thousands of codes are not thousands of groups."""
+    """Thousands of codes do not make thousands of groups."""
     tally = report.ErrorGroups()
     for index in range(2 * report.GROUPS_MAX):
         tally.add(index, refused(index, f"code-{index}"))
@@ -89,8 +89,8 @@ def test_groups_are_bounded():
     assert found.total == 2 * report.GROUPS_MAX
 
 
-def test_the_receipt_is_final_when_the_batch_is_over():
-    """Until then it says what is pending."""
+def test_the_receipt_is_final_at_the_end():
+    """Before, it has the number of pending lines."""
     running = report.receipt(batch(request_counts=RequestCounts(total=5, completed=2, failed=1)))
     assert (running.final, running.pending, running.output) == (False, 2, None)
     receipt = Receipt(lines=5, output=FileReceipt(lines=5, bytes=9, sha256="a"))
@@ -100,7 +100,7 @@ def test_the_receipt_is_final_when_the_batch_is_over():
 
 
 def test_the_timeline_is_in_order():
-    """With the deadline while it lies ahead."""
+    """With the deadline while it is ahead."""
     events = report.timeline(batch(in_progress_at=NOW + 1)).data
     assert [event.event for event in events] == ["created", "in_progress", "deadline"]
     over = report.timeline(batch(Status.COMPLETED, in_progress_at=NOW + 1, completed_at=NOW + 3)).data
@@ -108,7 +108,7 @@ def test_the_timeline_is_in_order():
 
 
 def test_faults_of_an_input_are_grouped():
-    """A batch that failed has no lines; its faults are its errors."""
+    """A failed batch has no lines; the report has the faults of its input."""
     faults = BatchErrors(data=tuple(BatchError(code="invalid_url", message="m", line=n) for n in (1, 4, 5, 6)))
     found = report.refused(batch(Status.FAILED, errors=faults))
     assert (found.total, found.data[0].code, len(found.data[0].samples)) == (4, "invalid_url", 3)

@@ -1,4 +1,4 @@
-"""What a line will use, by the plain rule that the answer names."""
+"""Estimates of lines by the plain rule that the answer names."""
 
 import orjson
 import pytest
@@ -40,7 +40,7 @@ def said(text: str) -> list[dict]:
     ],
 )
 def test_input_tokens(endpoint, body, tokens):
-    """Four bytes a token, four tokens a message; ids are counted."""
+    """Four bytes of text a token, four tokens a message; token ids are counted."""
     found = reckoned(endpoint, body)
     assert (found.models["m"].lines, found.models["m"].input_tokens) == (1, tokens)
 
@@ -59,22 +59,22 @@ def test_input_tokens(endpoint, body, tokens):
         (EMBED, {"input": "x"}, 0),
     ],
 )
-def test_the_most_that_comes_out(endpoint, body, most):
-    """What the line says, for each of its answers; where it says nothing, nothing bounds it."""
+def test_the_maximum_of_output_tokens(endpoint, body, most):
+    """The line's own maximum, for each of its answers; without one there is no bound."""
     found = reckoned(endpoint, body).models["m"]
     assert found.lines_without_max == (most is None)
     assert found.output_tokens_max == (most or 0)
 
 
-def test_media_is_told_and_not_counted():
-    """An image of a megabyte is no quarter of a million tokens."""
+def test_media_is_reported_but_not_counted():
+    """An image of a megabyte is not a quarter of a million tokens."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (1 << 20)}}
     found = reckoned(CHAT, {"messages": [{"role": "user", "content": [image, {"type": "text", "text": "x" * 4}]}]})
     assert (found.models["m"].media, found.models["m"].input_tokens) == (1, 5)
 
 
-def test_lines_that_are_none():
-    """They are counted apart; so are models beyond those that are told apart."""
+def test_unreadable_lines():
+    """They are counted apart, as are lines of more models than an estimate has."""
     found = TokenEstimate(CHAT)
     for line in (None, b"{", b"[]", b"{}", b'{"body":1}', b'{"body":{}}', b'{"body":{"model":7}}', b"[" * 5000):
         found.add(line)
@@ -93,16 +93,16 @@ json = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["messages", "prompt", "input", "n", "max_tokens", "tools"]), json))
-def test_whatever_a_body_holds(body):
-    """It is counted or not, and never a fault."""
+def test_any_body_is_counted_or_unreadable(body):
+    """It raises nothing."""
     for endpoint in (CHAT, EMBED):
         found = reckoned(endpoint, body)
         assert found.models["m"].lines + found.unreadable == 1
     assert min(measured(body)) >= 0
 
 
-def test_a_line_of_very_many_parts_is_taken_for_text(monkeypatch):
-    """A parser would need seconds for what a user can write into 8 MiB; its length is a bound too."""
+def test_a_line_of_very_many_parts_counts_as_text(monkeypatch):
+    """Parsing 8 MiB of them would take seconds; the length is a bound too."""
     monkeypatch.setattr(token_estimate, "LONG_LINE_BYTES", 0)
     monkeypatch.setattr(token_estimate, "PARTS_MAX", 50)
     found = TokenEstimate(CHAT)

@@ -31,8 +31,8 @@ async def held(stack: AsyncExitStack, places: ConcurrencyGate, project: str, cou
     return count
 
 
-def test_one_project_never_has_all_places():
-    """Each has half of what the others leave, so there is one for the next; alone it has half."""
+def test_one_project_never_holds_all_places():
+    """It holds half of what the others leave, so the next one finds a place; alone it holds half."""
 
     async def work():
         places = ConcurrencyGate("uploads", 32)
@@ -44,8 +44,8 @@ def test_one_project_never_has_all_places():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_single_place_goes_from_hand_to_hand(count):
-    """However few there are, each project has its turn."""
+def test_projects_take_turns_on_a_single_place(count):
+    """Even with one place, each project gets its turn."""
 
     async def work():
         places, order = ConcurrencyGate("estimates", count), []
@@ -65,8 +65,8 @@ def test_a_single_place_goes_from_hand_to_hand(count):
     assert max(place for place, project in enumerate(order) if project == "b") < 6
 
 
-def test_who_waits_in_vain_hears_whose_fault_it_is():
-    """429 to a project that has its share, 503 where others have the places; both within the bound."""
+def test_a_timeout_says_who_holds_the_places():
+    """429 if the project holds its share, 503 if others hold the places."""
 
     async def work():
         places, said = ConcurrencyGate("uploads", 2, seconds_max=30), []
@@ -85,7 +85,7 @@ def test_who_waits_in_vain_hears_whose_fault_it_is():
     assert run(work()) == ([(429, True), (503, True)], 60.0, 1)
 
 
-def test_those_that_wait_are_bounded(monkeypatch):
+def test_waiting_requests_of_a_project_are_bounded(monkeypatch):
     """A further one of the same project is refused at once; another project's waits."""
     monkeypatch.setattr(concurrency_gate, "WAITING_MAX", 3)
 
@@ -109,7 +109,7 @@ def test_those_that_wait_are_bounded(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_place_is_lost(seed):
-    """Whatever is cancelled, too late or broken off, all places are free at the end, and nobody had too many."""
+    """After any cancels, timeouts and failures all places are free, and no project ever exceeded its share."""
     chance = random.Random(seed)
 
     async def work():
@@ -140,8 +140,8 @@ def test_no_place_is_lost(seed):
     assert run(work()) == [2, 1]
 
 
-async def test_requests_of_one_project_do_not_come_before_one_of_another(tmp_path):
-    """However many have arrived: at most three are answered before it, though each is answered in one step."""
+async def test_a_flood_of_one_project_does_not_delay_another(tmp_path):
+    """At most three of its requests are answered first, though each is answered in one step."""
     answered = []
     async with open_dependencies(tmp_path) as deps:
         transport = httpx.ASGITransport(create_app(deps))
@@ -161,7 +161,7 @@ async def test_requests_of_one_project_do_not_come_before_one_of_another(tmp_pat
 
 
 async def test_a_cancelled_request_takes_no_turn():
-    """Those behind it begin, one in a turn, and nothing is kept of a project that is silent."""
+    """The requests behind it begin, one in a turn, and the pacer keeps nothing of a silent project."""
     pacer, turns, begun = RequestPacer(), 0, []
 
     async def ask(number):

@@ -27,8 +27,8 @@ from tidemill.api.http.download import ByteRange, Unsatisfiable
         ("bytes=1-" + "9" * 40, None),
     ],
 )
-def test_a_range_of_ten_bytes(header, expected):
-    """One range is taken; what is malformed or several is passed over, as the standard lets us."""
+def test_parse_ranges_of_ten_bytes(header, expected):
+    """Malformed and multiple ranges are ignored, as RFC 9110 allows."""
     assert download.parse(header, 10) == (ByteRange(start=expected[0], end=expected[1]) if expected else None)
 
 
@@ -36,14 +36,14 @@ def test_a_range_of_ten_bytes(header, expected):
     ("header", "size"), [("bytes=10-", 10), ("bytes=-0", 10), ("bytes=0-", 0), ("bytes=-1", 0)]
 )
 def test_a_range_beyond_the_file(header, size):
-    """No byte of the file is in it."""
+    """It contains no byte of the file."""
     with pytest.raises(Unsatisfiable):
         download.parse(header, size)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 40))
-def test_a_range_is_what_a_slice_is(first, last, size):
-    """For all ranges that are well formed."""
+def test_a_range_equals_a_slice(first, last, size):
+    """For all well-formed ranges."""
     data = bytes(range(size))
     try:
         part = download.parse(f"bytes={first}-{last}", size)
@@ -55,15 +55,15 @@ def test_a_range_is_what_a_slice_is(first, last, size):
 
 
 @given(st.text(max_size=300))
-def test_a_name_is_harmless_in_a_header(name):
-    """Whatever it holds, the header is one line of ASCII with its quotes in pairs."""
+def test_any_filename_makes_a_valid_header(name):
+    """One line of ASCII with balanced quotes."""
     header = download.disposition(name)
     assert header.isascii()
     assert header.isprintable()
     assert header.count('"') == 2
 
 
-def test_names():
+def test_filenames_in_the_header():
     """ASCII for old clients, the name itself for others."""
     assert download.disposition("in.jsonl") == "attachment; filename=\"in.jsonl\"; filename*=UTF-8''in.jsonl"
     assert (
@@ -72,8 +72,8 @@ def test_names():
     )
 
 
-def test_versions():
-    """An etag among several, weak or any."""
+def test_etags():
+    """One among several, weak, or any."""
     assert download.matches('"a", W/"b"', '"b"')
     assert download.matches("*", '"b"')
     assert not download.matches('"a"', '"b"')

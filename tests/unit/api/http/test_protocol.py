@@ -1,4 +1,4 @@
-"""What one connection may bring after its answer, and what answers may take of memory, on real sockets."""
+"""Bounds of bodies after their answers, and of the memory of unread answers, on real sockets."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ KEY = {"authorization": "Bearer key-of-p"}
 
 @pytest.fixture
 async def deps(tmp_path):
-    """New dependencies, with two places for large bodies, of which a project alone has one."""
+    """New dependencies, with two places for large bodies; a project alone holds one."""
     async with open_dependencies(tmp_path) as deps:
         deps.gates.bodies = ConcurrencyGate("large requests", 2)
         yield deps
@@ -52,7 +52,7 @@ def closed(reason):
 
 @contextlib.asynccontextmanager
 async def connected(address, request, *, receives_bytes=0):
-    """A connection that has sent something, and reads only what it is told to."""
+    """A connection that has sent something, and reads on demand only."""
     loop = asyncio.get_running_loop()
     with socket.socket() as raw:
         raw.setblocking(False)
@@ -63,8 +63,8 @@ async def connected(address, request, *, receives_bytes=0):
         yield raw
 
 
-async def test_a_turn_of_the_loop_accepts_one_connection(address, monkeypatch):
-    """However many have come, so that a flood of them lengthens each step of a request by one at most."""
+async def test_each_turn_of_the_loop_accepts_one_connection(address, monkeypatch):
+    """So a flood of connections delays each step of a request by one at most."""
     turn, added, add = 0, [], server.Listener._add
     monkeypatch.setattr(server.Listener, "_add", lambda *given: added.append(turn) or add(*given))
     with contextlib.ExitStack() as stack:
@@ -76,8 +76,8 @@ async def test_a_turn_of_the_loop_accepts_one_connection(address, monkeypatch):
     assert len(set(added)) == 50
 
 
-async def test_a_body_after_its_answer_is_not_read_for_ever(address, monkeypatch):
-    """A client without a key hears its 401, and cannot go on to send a body of a terabyte."""
+async def test_a_body_after_its_answer_has_a_bound(address, monkeypatch):
+    """A client without a key gets its 401 and cannot send a terabyte."""
     monkeypatch.setattr(protocol, "LATE_BYTES_MAX", 8 * MIB)
     loop, before = asyncio.get_running_loop(), closed("late")
     head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n"
@@ -88,8 +88,8 @@ async def test_a_body_after_its_answer_is_not_read_for_ever(address, monkeypatch
     assert closed("late") == before + 1
 
 
-async def test_bodies_after_their_answers_are_read_slowly(address, monkeypatch):
-    """Between two checks so many bytes of all; a client that sends all gets the answer and stays connected."""
+async def test_bodies_after_their_answers_share_a_rate(address, monkeypatch):
+    """A client that sends all of it gets the answer and stays connected."""
     monkeypatch.setattr(protocol, "LATE_BYTES_PER_CHECK", MIB)
     checks, renew = [], protocol.LateBodies.renew
     monkeypatch.setattr(protocol.LateBodies, "renew", lambda late: (checks.append(late.left), renew(late)))
@@ -105,8 +105,8 @@ async def test_bodies_after_their_answers_are_read_slowly(address, monkeypatch):
     assert min(checks) > -MIB
 
 
-async def test_few_large_bodies_are_read_at_one_time(address, deps):
-    """The others wait, read as far as a small one; small ones go on, and so do those of another project."""
+async def test_few_large_bodies_are_read_concurrently(address, deps):
+    """Others wait after their first bytes; small bodies and other projects go on."""
     lines = (
         "POST /v1/batches HTTP/1.1",
         "Host: localhost",
@@ -129,8 +129,8 @@ async def test_few_large_bodies_are_read_at_one_time(address, deps):
     await until(lambda: not deps.gates.bodies._held, "all have gone")
 
 
-async def test_answers_that_are_not_taken_have_a_bound_together(address, monkeypatch):
-    """Those that take nothing lose their connections; who reads gets all of it."""
+async def test_unread_answers_share_a_bound(address, monkeypatch):
+    """Clients that read nothing lose their connections; a reading client gets its whole answer."""
     monkeypatch.setattr(server, "UNSENT_BYTES_MAX", 2 * MIB)
     before = closed("unsent")
     async with (
@@ -161,8 +161,8 @@ MANY = b"x: y\r\n" * (protocol.HEADERS_MAX + 1)
         (b"/v1/models", b"localhost", MANY, b"431"),
     ],
 )
-async def test_pages_of_other_origins_may_read_every_answer(address, path, host, more, status):
-    """Also those that the server gives without the app; a page of an origin that is not named reads none."""
+async def test_allowed_origins_may_read_every_answer(address, path, host, more, status):
+    """Also answers of the server without the app; pages of other origins read none."""
     for origin in (ORIGIN, "https://evil.example"):
         head = b"GET %b HTTP/1.1\r\nOrigin: %b\r\nHost: %b\r\n%b\r\n" % (path, origin.encode(), host, more)
         async with asyncio.timeout(SECONDS_MAX), connected(address, head) as raw:

@@ -11,7 +11,7 @@ from tidemill.configuration.settings import Settings, SettingsError
 
 @pytest.fixture
 def authority(tmp_path):
-    """An authority, and what it has signed for a server."""
+    """An authority, and the certificate that it signed for a server."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     certificate = authority.issue_cert("localhost")
@@ -21,7 +21,7 @@ def authority(tmp_path):
 
 
 def shakes(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
-    """Whether a handshake comes about, and the server then hears what the client says."""
+    """Whether a handshake succeeds, and the server receives what the client sends."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
         client.wrap_bio(back, there, server_hostname="localhost"),
@@ -40,8 +40,8 @@ def shakes(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
         return False
 
 
-def test_clients_need_a_certificate_where_it_is_asked_for(tmp_path, authority):
-    """One of the authority; not none, and not that of another."""
+def test_clients_need_a_certificate_of_the_authority(tmp_path, authority):
+    """A client without one, or with another authority's, fails the handshake."""
     settings = Settings(tls_cert_file=tmp_path / "cert.pem", tls_key_file=tmp_path / "key.pem")
     caller = tls.of(settings.model_copy(update={"tls_client_ca_file": tmp_path / "ca.pem"})).context()
     for signing, is_let_in in ((authority, True), (trustme.CA(), False), (None, False)):
@@ -53,8 +53,8 @@ def test_clients_need_a_certificate_where_it_is_asked_for(tmp_path, authority):
         assert shakes(tls.of(settings).context(), client)
 
 
-def test_what_cannot_be_used_is_said(tmp_path, authority):
-    """Before anything is served."""
+def test_unusable_certificates_are_reported_at_the_start(tmp_path, authority):
+    """Before the server listens."""
     assert authority
     (tmp_path / "nonsense.pem").write_text("nonsense")
     for update in (
@@ -80,15 +80,15 @@ def test_what_cannot_be_used_is_said(tmp_path, authority):
         (("A.b", "*.c.d"), "0.0.0.0", ["a.B:80", "x.c.d"], ["c.d", "localhost", "a.b.e", ""]),
     ],
 )
-def test_names_that_are_answered(patterns, listens_on, answered, refused):
-    """By default those of this machine, on a loopback address."""
+def test_allowed_hosts(patterns, listens_on, answered, refused):
+    """By default the names of this machine, on a loopback address."""
     is_ours = hosts.check(patterns, listens_on)
     for names, wanted in ((answered, True), (refused, False)):
         for name in names:
             assert (name, is_ours([(b"accept", b"*"), (b"host", name.encode())])) == (name, wanted)
 
 
-def test_an_address_that_others_reach_is_warned_of(tmp_path):
+def test_an_exposed_address_logs_a_warning(tmp_path):
     """Unless there is TLS."""
     for host, cert, is_exposed in (
         ("127.0.0.1", None, False),

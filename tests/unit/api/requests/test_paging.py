@@ -16,12 +16,12 @@ def parsed(query):
     return reading.query(BatchesQuery, query.items()).page
 
 
-def test_defaults():
-    """Without a query, and where a value is empty."""
+def test_defaults_of_a_page():
+    """Without a query, and with empty values."""
     assert parsed({}) == parsed({"limit": "", "after": "", "order": ""}) == Page(limit=20)
 
 
-def test_what_is_given():
+def test_fields_of_a_page():
     """All three."""
     query = {"limit": "5", "after": "x", "order": "asc"}
     assert parsed(query) == Page(limit=5, after="x", newest_first=False)
@@ -45,7 +45,7 @@ def test_what_is_given():
         ({"order": "x"}, "order", "invalid_value", "Invalid value: 'x'. Supported values are: 'asc' and 'desc'."),
     ],
 )  # fmt: skip
-def test_faults(query, param, code, message):
+def test_faults_of_a_page(query, param, code, message):
     """Each names its parameter."""
     with pytest.raises(ApiError) as caught:
         parsed(query)
@@ -55,7 +55,7 @@ def test_faults(query, param, code, message):
 
 @given(st.integers(1, 5), st.integers(0, 6))
 def test_a_page_says_whether_there_is_more(limit, found):
-    """It has at most `limit` objects, and its ends are theirs."""
+    """It has at most `limit` objects, and the ids of its first and last one."""
     rows = [Row(id=f"i{n}", body=json.dumps({"id": f"i{n}"}).encode()) for n in range(min(found, limit + 1))]
     page = json.loads(paging.write(Page(limit=limit), rows))
     assert [entry["id"] for entry in page["data"]] == [row.id for row in rows[:limit]]

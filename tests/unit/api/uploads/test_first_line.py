@@ -35,7 +35,7 @@ JSON = st.recursive(
 
 
 def judged(*pieces: bytes) -> str | None:
-    """What is said of a file that comes in these pieces."""
+    """The fault of a file that arrives in these chunks."""
     looking = FirstLine()
     for piece in pieces:
         looking.feed(piece)
@@ -43,8 +43,8 @@ def judged(*pieces: bytes) -> str | None:
 
 
 @given(st.sampled_from(FILES), st.lists(st.integers(0, 40), max_size=8))
-def test_any_cutting_is_judged_alike(file, cuts):
-    """In whatever pieces it comes, the same is said, place and reason included."""
+def test_chunks_of_any_size_give_the_same_verdict(file, cuts):
+    """Including the line and the reason."""
     content, fault = file
     places = [0, *sorted(cut for cut in cuts if cut < len(content)), len(content)]
     found = judged(*(content[start:end] for start, end in itertools.pairwise(places)))
@@ -54,8 +54,8 @@ def test_any_cutting_is_judged_alike(file, cuts):
 
 
 @given(JSON, st.integers(1, 60), st.booleans())
-def test_of_a_long_first_line_the_beginning_is_looked_at(value, looked, is_ascii):
-    """Wherever it is cut, the beginning of good JSON passes, and that of something else does not."""
+def test_the_beginning_of_a_long_first_line_is_checked(value, looked, is_ascii):
+    """Cut anywhere, the beginning of valid JSON passes, and that of other text does not."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_line, "CHECKED_BYTES_MAX", looked)
         line = json.dumps(value, ensure_ascii=is_ascii).encode()
@@ -64,8 +64,8 @@ def test_of_a_long_first_line_the_beginning_is_looked_at(value, looked, is_ascii
         assert judged(b"\xff" * 100 + line).startswith(NOT_UTF8)
 
 
-def test_a_long_first_line_is_not_held():
-    """Neither in memory nor in time: of 8 MiB the first 64 KiB are parsed."""
+def test_a_long_first_line_has_bounded_costs():
+    """Of 8 MiB the first 64 KiB are kept and parsed."""
     looking = FirstLine()
     looking.feed(b"[" + b"[]," * first_line.CHECKED_BYTES_MAX)
     assert (looking.is_done, looking.fault()) == (True, None)
@@ -96,12 +96,12 @@ def test_a_long_first_line_is_not_held():
         (b"PK\x03\x04\x14\x00\x06\x00xl/workbook.xml", "a zip archive, as .zip, .xlsx and .docx files are"),
     ],
 )
-def test_place_and_reason_are_named(content, said):
-    """Also of the first line, and of what is no JSON at all."""
+def test_a_fault_names_its_line_and_reason(content, said):
+    """Also in the first line, and in text that is no JSON at all."""
     assert said in judged(content)
 
 
-def test_a_first_line_of_brackets():
-    """Flat it passes; what is too deep already at its beginning is no file for a batch."""
+def test_a_deeply_nested_first_line():
+    """A flat one passes; a too deeply nested beginning does not."""
     assert judged(b"[" + b"[]," * (1 << 20) + b"[]]\n") is None
     assert judged(b"[" * (1 << 20) + b"]" * (1 << 20) + b"\n").startswith(NOT_JSONL)

@@ -50,21 +50,21 @@ def read(body: bytes, cuts: list[int], kind: str = KIND) -> list[tuple[str, str 
 
 
 @given(PARTS.filter(bool), st.lists(st.integers(0, 600), max_size=20))
-def test_any_cutting_gives_the_same_parts(parts, cuts):
-    """Names, file names and contents come out as they went in."""
+def test_chunks_of_any_size_give_the_same_parts(parts, cuts):
+    """With the same names, file names and contents."""
     assert read(written(parts), cuts) == parts
 
 
-def test_a_byte_at_a_time():
-    """The finest cutting."""
+def test_chunks_of_one_byte():
+    """The smallest chunks."""
     parts = [("purpose", None, b"batch"), ("file", "ä €.jsonl", b"\r\n-\r\n--x-\r\n")]
     body = written(parts)
     assert read(body, list(range(len(body)))) == parts
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
-def test_anything_else_is_one_error(body, cuts):
-    """Whatever comes, there is no other exception than `MultipartError`."""
+def test_other_bytes_raise_one_error(body, cuts):
+    """No other exception than `MultipartError`."""
     form = Form(KIND)
     places = [0, *sorted(cuts), len(body)]
     try:
@@ -82,13 +82,13 @@ def test_anything_else_is_one_error(body, cuts):
     ],
 )  # fmt: skip
 def test_the_content_type_must_name_a_boundary(kind):
-    """Else there is nothing to read."""
+    """Without one the body cannot be parsed."""
     with pytest.raises(MultipartError):
         Form(kind)
 
 
-def test_bounds():
-    """Of the parts, of their headers, and a name for each."""
+def test_bounds_of_a_form():
+    """On parts, on their headers, and a name for each."""
     with pytest.raises(MultipartError, match=f"{PARTS_MAX} parts"):
         read(written([("a", None, b"")] * (PARTS_MAX + 1)), [])
     for headers in (b"A: b\r\n" * 9, b"A: " + b"b" * 5000 + b"\r\n", b"Content-Disposition: form-data\r\n"):
@@ -109,7 +109,7 @@ def test_bounds():
     ],
 )
 def test_an_extended_file_name(header, name):
-    """As aiohttp and .NET send it (RFC 8187); the plain one stands where it cannot be read."""
+    """As aiohttp and .NET send it (RFC 8187); the plain one replaces an unreadable one."""
     head = f'--b\r\nContent-Disposition: form-data; name="file"; {header}\r\n\r\n'
     (began,) = Form("multipart/form-data; boundary=b").feed(head.encode())
     assert began == PartBegan(name="file", filename=name)

@@ -1,4 +1,4 @@
-"""What is shown of a batch never goes back."""
+"""The shown state of a batch never goes back."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,41 +21,41 @@ BATCHES = st.builds(
 
 
 @given(st.lists(BATCHES, min_size=1, max_size=8))
-def test_any_records_in_any_order(records):
-    """Status and, until the end, counts only go forward; an end stays an end."""
+def test_records_in_any_order(records):
+    """Status and counts only advance until the end, which is final."""
     shown = None
     for record in records:
-        told = overlay.merge(shown, record)
+        merged = overlay.merge(shown, record)
         if shown is not None and not record.status.is_terminal:
-            assert RANK[told.status] >= RANK[shown.status]
+            assert RANK[merged.status] >= RANK[shown.status]
             for name in ("total", "completed", "failed"):
-                assert getattr(told.request_counts, name) >= getattr(shown.request_counts, name)
-        assert told.status.is_terminal == (record.status.is_terminal or bool(shown and shown.status.is_terminal))
-        shown = told
+                assert getattr(merged.request_counts, name) >= getattr(shown.request_counts, name)
+        assert merged.status.is_terminal == (record.status.is_terminal or bool(shown and shown.status.is_terminal))
+        shown = merged
 
 
 @given(BATCHES)
 def test_a_record_read_twice_changes_nothing(record):
-    """Applying it again gives the same."""
+    """Merging is idempotent."""
     once = overlay.merge(RUNNING, record)
     assert overlay.merge(once, record) == once
 
 
-def test_a_cancel_outlives_what_was_on_its_way():
-    """The batch stays `cancelling`, and takes the counts."""
+def test_a_cancel_survives_older_records():
+    """The batch stays `cancelling`, with their counts."""
     cancelled = overlay.cancelled(FIRST, 7)
     shown = overlay.merge(cancelled, RUNNING.model_copy(update={"request_counts": RequestCounts(total=3)}))
     assert (shown.status, shown.cancelling_at, shown.in_progress_at, shown.model) == (Status.CANCELLING, 7, 3, "m")
     assert shown.request_counts.total == 3
 
 
-def test_the_last_record_stands_as_it_is():
+def test_the_last_record_replaces_everything():
     """Its counts, times and files come from one step."""
     end = RUNNING.model_copy(update={"status": Status.COMPLETED, "request_counts": RequestCounts(total=1)})
     assert overlay.merge(overlay.cancelled(RUNNING, 7), end) == end
 
 
-def test_a_cancel_of_what_is_over_changes_nothing():
+def test_a_cancel_of_an_ended_batch_changes_nothing():
     """Nor does a second one."""
     for status in (Status.CANCELLING, Status.CANCELLED, Status.COMPLETED, Status.FAILED, Status.EXPIRED):
         batch = FIRST.model_copy(update={"status": status})

@@ -57,7 +57,7 @@ groups = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(groups=groups, limit=st.integers(1, 9))
 async def test_pages_of_a_running_batch_have_each_line_once(tmp_path_factory, groups, limit):
-    """Whatever the parts and the page size, all lines come, in order and once."""
+    """In order, for any parts and page size."""
     store = DirectoryStore(tmp_path_factory.mktemp("store"))
     await parts_of(store, groups)
     lines = Lines(store)
@@ -67,7 +67,7 @@ async def test_pages_of_a_running_batch_have_each_line_once(tmp_path_factory, gr
 
 
 async def test_pages_of_a_finished_file(tmp_path):
-    """The columns beside a file find its lines; the kinds of both files are told apart."""
+    """The index beside a file finds its lines; its kind tells output from errors."""
     store = DirectoryStore(tmp_path)
     refs = await parts_of(store, [([5, 1, 9], False), ([2, 3], False)])
     sums = Sums()
@@ -79,8 +79,8 @@ async def test_pages_of_a_finished_file(tmp_path):
     assert [index for index, _ in await walk(lines, sources, 2)] == [1, 2, 3, 5, 9]
 
 
-async def test_pages_go_through_numbered_files(tmp_path):
-    """Each has columns of its own, and a page may end in one and begin in another."""
+async def test_pages_cross_numbered_files(tmp_path):
+    """Each has its own index, and a page may span two."""
     store = DirectoryStore(tmp_path)
     refs = await parts_of(store, [([5, 1, 9], False), ([2, 3], False)])
     sums, files = Sums(), []
@@ -97,8 +97,8 @@ async def test_pages_go_through_numbered_files(tmp_path):
     assert found == [(index, text(index).rstrip()) for index in (1, 2, 3, 5, 9)]
 
 
-async def test_failed_lines_are_told_apart(tmp_path):
-    """By the kind of part they are in."""
+async def test_failed_lines_come_from_failed_parts(tmp_path):
+    """The kind of the part tells."""
     store = DirectoryStore(tmp_path)
     await parts_of(store, [([0, 2], False), ([1], True)])
     lines = Lines(store)
@@ -110,14 +110,14 @@ async def test_failed_lines_are_told_apart(tmp_path):
     ("sizes", "kept"), [([1, 1], 2), ([PAGE_BYTES_MAX + 1, 1], 1), ([1, PAGE_BYTES_MAX, 1], 1)]
 )
 def test_a_page_is_bounded_but_never_empty(sizes, kept):
-    """One line too large for a page is a page of its own."""
+    """A line too large for a page is a page of its own."""
     found = [Found(index, False, "k", 0, size) for index, size in enumerate(sizes)]
     assert len(bounded(found)) == kept
 
 
 @pytest.mark.parametrize("size", [RUN_BYTES_MAX // 4, RUN_BYTES_MAX * 2])
-async def test_a_page_is_read_piece_by_piece(tmp_path, size):
-    """Who reads a page slowly keeps a piece of it in memory, or one line."""
+async def test_a_page_is_read_in_runs(tmp_path, size):
+    """A slow reader keeps one run of lines in memory."""
     store, asked = DirectoryStore(tmp_path), []
 
     class Watched:

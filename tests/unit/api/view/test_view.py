@@ -69,12 +69,12 @@ def batch(batch_id: str = "b", status: Status = Status.VALIDATING, created_at: i
 
 
 def ids(rows) -> list[str]:
-    """What a list holds."""
+    """The ids of a list."""
     return [row.id for row in rows]
 
 
-def test_an_older_record_does_not_undo_ones_own_delete(view):
-    """The upload's record may be read after the tombstone was written."""
+def test_an_older_record_does_not_undo_an_own_delete(view):
+    """The view may read the upload's record after this process wrote the tombstone."""
     view.put_file(file_record("f"), 10)
     view.drop_file("f", 11)
     view.fold(FILES, [("f", codec.encode(file_record("f")), 10)])
@@ -86,15 +86,15 @@ def test_an_older_record_does_not_undo_ones_own_delete(view):
 
 
 @pytest.mark.parametrize("offset", [-1, 11])
-def test_a_delete_is_seen_at_once(view, offset):
-    """Whether or not the broker said where it stands."""
+def test_a_delete_is_visible_at_once(view, offset):
+    """Whether or not the broker returned its offset."""
     view.fold(FILES, [("f", codec.encode(file_record("f")), 10)])
     view.drop_file("f", offset)
     assert view.file("p", "f") is None
 
 
-def test_an_expired_file_is_not_shown(view, time):
-    """Neither alone nor in a list."""
+def test_an_expired_file_is_hidden(view, time):
+    """Alone and in lists."""
     view.put_file(file_record("f", expires_at=NOW + 10), 0)
     assert view.file("p", "f") is not None
     time.now += 10
@@ -105,8 +105,8 @@ def test_an_expired_file_is_not_shown(view, time):
     assert view.expired(9) == []
 
 
-def test_files_in_order(view, time):
-    """By time, then id; by purpose; from a cursor that is deleted, until that is forgotten."""
+def test_lists_of_files(view, time):
+    """By time, then id; by purpose; from a deleted cursor, until it is purged."""
     for number, (file_id, created_at) in enumerate([("a", 1), ("c", 2), ("b", 2), ("d", 3)]):
         view.put_file(file_record(file_id, created_at=created_at, purpose="batch" if number else "evals"), number)
     assert ids(view.files("p", Page(limit=9), None)) == ["d", "c", "b", "a"]
@@ -121,7 +121,7 @@ def test_files_in_order(view, time):
         view.files("p", Page(limit=9, after="c"), None)
 
 
-def test_a_project_sees_its_own(view):
+def test_the_view_is_scoped_by_project(view):
     """Files, batches, lists and cursors."""
     view.put_file(file_record("f"), 0)
     view.put_batch(BatchRecord(project="p", batch=batch()))
@@ -133,8 +133,8 @@ def test_a_project_sees_its_own(view):
         view.batches("q", query(9, after="b"))
 
 
-def test_the_bytes_of_a_deleted_input_are_held_until_its_batch_is_over(view):
-    """Then they are given up once."""
+def test_the_bytes_of_a_deleted_input_stay_until_its_batch_ends(view):
+    """Then they are released once."""
     view.put_file(file_record("f"), 0)
     view.put_file(file_record("g"), 1)
     view.put_batch(BatchRecord(project="p", batch=batch()))
@@ -148,26 +148,26 @@ def test_the_bytes_of_a_deleted_input_are_held_until_its_batch_is_over(view):
     assert view.releasable(9) == []
 
 
-def test_a_batch_that_is_deleted_is_gone(view):
-    """By its tombstone."""
+def test_a_tombstone_deletes_a_batch(view):
+    """From the view."""
     view.fold(BATCHES, [("b", codec.encode(BatchRecord(project="p", batch=batch())), 0)])
     assert view.batch("p", "b") is not None
     view.fold(BATCHES, [("b", None, 1)])
     assert view.batch("p", "b") is None
 
 
-def test_a_record_that_cannot_be_read_is_passed_over(view, caplog):
-    """It stops nothing, and its text is not logged."""
+def test_an_unreadable_record_is_skipped(view, caplog):
+    """The log quotes none of its text."""
     view.fold(FILES, [("x", b'{"needle":1}', 0), ("f", codec.encode(file_record("f")), 1)])
     assert view.file("p", "f") is not None
     assert view.resume(FILES, Tail(cluster="k", end=2)) == 2
     assert "needle" not in caplog.text
 
 
-def test_offsets_are_kept_with_the_rows(tmp_path, time):
-    """A new process goes on; another cluster, or a topic that was cut, begins anew."""
+def test_offsets_are_stored_with_the_rows(tmp_path, time):
+    """A new process continues; another cluster, or a truncated topic, is folded from its beginning."""
     feed = Feed(view := View(Database(tmp_path), time, VERIFIER), FILES)
-    assert feed.resume(Tail("k", 5)) == 0
+    assert feed.resume(Tail(cluster="k", end=5)) == 0
     for offset in range(5):
         feed.apply(f"f{offset}", codec.encode(file_record(f"f{offset}")), offset)
     feed.applied()
@@ -183,8 +183,8 @@ def test_offsets_are_kept_with_the_rows(tmp_path, time):
     view.close()
 
 
-def test_a_file_that_is_held_is_not_shared(tmp_path):
-    """The next process takes the next one; a free one is taken again."""
+def test_each_process_has_its_own_file(tmp_path):
+    """The next process takes the next one; a released one is taken again."""
     first, second = Database(tmp_path), Database(tmp_path)
     assert [first.path.name, second.path.name] == ["view-0.sqlite", "view-1.sqlite"]
     first.close()
@@ -194,8 +194,8 @@ def test_a_file_that_is_held_is_not_shared(tmp_path):
     third.close()
 
 
-def test_all_or_nothing(tmp_path):
-    """A transaction that fails leaves no write."""
+def test_a_failed_transaction_leaves_no_write(tmp_path):
+    """All or nothing."""
     database = Database(tmp_path)
     database.write("INSERT INTO topics VALUES ('t', 1)")
 
@@ -217,7 +217,7 @@ def fill(database):
 
 
 def test_no_write_waits_for_a_checkpoint(tmp_path, monkeypatch):
-    """A thread makes them: they wait for the disk. The log starts anew though writes go on meanwhile."""
+    """A thread makes them, since they wait for the disk. The log starts again even while writes go on."""
 
     def write(count):
         for _ in range(count):
@@ -240,8 +240,8 @@ def test_no_write_waits_for_a_checkpoint(tmp_path, monkeypatch):
     database.close()
 
 
-def test_a_full_disk_leaves_the_view_as_it_was(tmp_path):
-    """What cannot be written is said by its name, and once there is space all goes on."""
+def test_a_full_disk_leaves_the_view_unchanged(tmp_path):
+    """The error is `StateUnavailable`, and writes work again once there is space."""
     database = Database(tmp_path)
     fill(database)
 
@@ -260,8 +260,8 @@ def test_a_full_disk_leaves_the_view_as_it_was(tmp_path):
     database.close()
 
 
-def test_a_view_that_cannot_be_opened_is_not_thrown_away(tmp_path):
-    """The disk is at fault, not the file: a later start goes on with it."""
+def test_a_full_disk_does_not_rebuild_the_view(tmp_path):
+    """A later start continues with the same file."""
     database = Database(tmp_path)
     database.write("INSERT INTO origin VALUES ('k')")
     database.close()
@@ -275,8 +275,8 @@ def test_a_view_that_cannot_be_opened_is_not_thrown_away(tmp_path):
     database.close()
 
 
-def test_a_batch_that_is_over_is_shown_with_its_files(view):
-    """The topics are read apart: the last record of a batch waits for the records of its files."""
+def test_an_ended_batch_is_shown_with_its_files(view):
+    """Its last record waits for the records of its files, which are on another topic."""
     running = BatchRecord(project="p", batch=batch(status=Status.FINALIZING))
     over = BatchRecord(project="p", batch=batch(status=Status.COMPLETED), files_offset=1)
     view.fold(BATCHES, [("b", codec.encode(running), 0), ("b", codec.encode(over), 1)])
@@ -300,7 +300,7 @@ LABELS = st.dictionaries(st.sampled_from(["env", "run"]), st.sampled_from("abc")
     turn=st.tuples(st.integers(1, 4), st.sampled_from(["asc", "desc"])),
 )
 def test_lists_by_metadata(view, batches, labels, after, turn):
-    """Whatever is asked for: as if all batches of the project were looked at."""
+    """They equal a scan of all batches of the project."""
     for row in ids(view.batches("p", query(100))) + ids(view.batches("q", query(100))):
         view._drop_batch(row)
     for number, (project, at, metadata) in enumerate(batches):
@@ -320,8 +320,8 @@ def test_lists_by_metadata(view, batches, labels, after, turn):
     assert listed == [row for _, row in sorted(expected, reverse=order == "desc")]
 
 
-def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
-    """Neither those of the project, nor others that have the label: a list is made on the event loop."""
+def test_a_rare_label_is_found_without_a_scan(view):
+    """Neither of the project's batches, nor of others with the label: lists run on the event loop."""
     steps = 0
 
     def count():
@@ -339,14 +339,14 @@ def test_a_rare_label_is_found_without_a_look_at_all_batches(view):
     assert steps < 60
 
 
-def test_no_estimate_outlives_what_it_rests_on(view, time):
-    """Whatever became of results: no rate of ten minutes ago and no end in the past, also in a list."""
-    told = Progress(
+def test_outdated_progress_is_hidden(view, time):
+    """If results has stopped, neither a batch nor a list shows an old rate or an end in the past."""
+    progress = Progress(
         percent=50.0, lines_per_second=10.0, done_earliest_at=NOW + 300, done_latest_at=NOW + 900,
         slack_seconds=600, observed_at=NOW, holds_until=NOW + 70,
     )  # fmt: skip
     at_work = batch("b", Status.IN_PROGRESS).model_copy(
-        update={"metadata": {"progress": '{"percent":1}'}, "tidemill": Extras(progress=told)}
+        update={"metadata": {"progress": '{"percent":1}'}, "tidemill": Extras(progress=progress)}
     )
     view.put_batch(BatchRecord(project="p", batch=at_work))
 
