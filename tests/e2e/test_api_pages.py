@@ -37,8 +37,8 @@ def run(command: list[str], stack: Stack, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_there_are_pages():
-    """One for each resource."""
+def test_each_resource_has_a_page():
+    """With examples."""
     assert {"files", "uploads", "batches", "models", "errors"} <= {page.stem for page in PAGES}
 
 

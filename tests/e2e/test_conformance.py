@@ -1,4 +1,4 @@
-"""What clients of OpenAI's service count on, against the whole of Tidemill."""
+"""Behaviour that clients of OpenAI's service rely on, against the whole of Tidemill."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def history(sdk: openai.OpenAI, batch_id: str) -> list:
 
 
 def lines(sdk: openai.OpenAI, file_id: str | None) -> list[dict]:
-    """The lines of a file; none where there is no file."""
+    """The lines of a file; none without a file."""
     return [] if file_id is None else [json.loads(line) for line in sdk.files.content(file_id).text.splitlines()]
 
 
@@ -66,8 +66,8 @@ def is_reconciled(sdk: openai.OpenAI, batch, total: int) -> tuple[list[dict], li
     return output, errors
 
 
-def test_nothing_goes_back(sdk, backend):
-    """Invariants 1 to 4: status and counts only grow, the end has its files, usage is the sum of the lines."""
+def test_status_and_counts_never_go_back(sdk, backend):
+    """At the end a batch has its files, and its usage is the sum of its lines."""
     backend.rule = as_told
     requests = [chat(n, **({"stop": "refuse"} if n % 10 == 0 else {})) for n in range(LINES)]
     seen = history(sdk, started(sdk, requests).id)
@@ -99,8 +99,8 @@ def test_nothing_goes_back(sdk, backend):
     assert {batch.output_file_id, batch.error_file_id} <= listed
 
 
-def test_a_line_is_answered_as_a_single_call_is(sdk, backend):
-    """The body of an output line is the backend's own answer, for every endpoint."""
+def test_a_line_has_the_answer_of_a_single_call(sdk, backend):
+    """Its body is the server's own, for every endpoint."""
     bodies = {
         CHAT: {"model": "chat", "messages": [{"role": "user", "content": "grüße 😀"}]},
         "/v1/completions": {"model": "chat", "prompt": "x"},
@@ -117,7 +117,7 @@ def test_a_line_is_answered_as_a_single_call_is(sdk, backend):
         assert line["response"]["body"] == single
 
 
-def test_a_batch_whose_every_line_fails_is_completed(sdk, backend):
+def test_a_batch_whose_lines_all_fail_is_completed(sdk, backend):
     """Without an output file."""
     backend.rule = as_told
     batch = history(sdk, started(sdk, [chat(n, stop="refuse") for n in range(3)]).id)[-1]
@@ -126,8 +126,8 @@ def test_a_batch_whose_every_line_fails_is_completed(sdk, backend):
     assert len(is_reconciled(sdk, batch, 3)[1]) == 3
 
 
-def test_a_cancelled_batch_keeps_what_was_done(sdk, backend):
-    """The other lines are in the error file, and are not counted as failed."""
+def test_a_cancelled_batch_keeps_its_results(sdk, backend):
+    """The other lines are in the error file, and do not count as failed."""
     backend.rule = as_told
     made = started(sdk, [chat(0), chat(1, stop="wait"), chat(2), chat(3, stop="wait")])
     wait_until(lambda: sdk.batches.retrieve(made.id).request_counts.completed == 2, "two lines")
@@ -140,8 +140,8 @@ def test_a_cancelled_batch_keeps_what_was_done(sdk, backend):
     assert [(line["response"], line["error"]["code"]) for line in errors] == [(None, "batch_cancelled")] * 2
 
 
-def test_a_batch_is_cancelled_before_it_is_checked(sdk, backend):
-    """Whether it was checked just before or not: every line that was taken is in a file, and again is fine."""
+def test_cancel_a_batch_before_its_validation(sdk, backend):
+    """Validated just before or not, every published line is in a file, and a second cancel succeeds."""
     backend.rule = as_told
     made = started(sdk, [chat(n, stop="wait") for n in range(5)])
     assert sdk.batches.cancel(made.id).status in {"cancelling", "cancelled"}
@@ -155,8 +155,8 @@ def test_a_batch_is_cancelled_before_it_is_checked(sdk, backend):
     assert sdk.batches.cancel(made.id).status == "cancelled"
 
 
-def test_an_expired_batch_keeps_what_was_done(sdk, backend):
-    """It is paid for; the other lines say that the window was over."""
+def test_an_expired_batch_keeps_its_results(sdk, backend):
+    """Its other lines are in the error file as expired."""
     backend.rule = as_told
     batch = history(sdk, started(sdk, [chat(0), chat(1, stop="wait")], window="4s").id)[-1]
     assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("expired", 1, 0)
@@ -169,8 +169,8 @@ def test_an_expired_batch_keeps_what_was_done(sdk, backend):
     assert batch.usage.total_tokens == output[0]["response"]["body"]["usage"]["total_tokens"]
 
 
-def test_a_deleted_input_does_no_harm(sdk, backend):
-    """The batch has pinned it, also before it was checked."""
+def test_deleting_the_input_does_not_stop_a_batch(sdk, backend):
+    """Not even before its validation: the batch holds its bytes."""
     backend.hold()
     made = started(sdk, [chat(n) for n in range(5)])
     sdk.files.delete(made.input_file_id)
@@ -182,7 +182,7 @@ def test_a_deleted_input_does_no_harm(sdk, backend):
         sdk.files.retrieve(made.input_file_id)
 
 
-def test_an_input_that_is_not_there_fails_the_batch(sdk):
+def test_a_missing_input_fails_the_batch(sdk):
     """As at OpenAI: asynchronously."""
     made = sdk.batches.create(input_file_id="file-none", endpoint=CHAT, completion_window="24h")
     batch = history(sdk, made.id)[-1]
@@ -192,7 +192,7 @@ def test_an_input_that_is_not_there_fails_the_batch(sdk):
     assert batch.failed_at is not None
 
 
-def test_odd_files_run(sdk, backend):
+def test_unusual_files_run(sdk, backend):
     """A byte order mark, CRLF, blank lines, no final newline; line numbers are those of the file."""
     del backend
     request = json.dumps(chat(0)).encode()
@@ -207,7 +207,7 @@ def test_odd_files_run(sdk, backend):
     assert [(fault.line, fault.code) for fault in faults] == [(4, "duplicate_custom_id"), (5, "invalid_json_line")]
 
 
-def test_the_output_goes_when_it_was_said(sdk, backend):
+def test_the_output_expires(sdk, backend):
     """`output_expires_after` counts from when the output is written."""
     del backend
     file = sdk.files.create(file=json.dumps(chat(0)).encode(), purpose="batch")

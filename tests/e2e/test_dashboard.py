@@ -92,8 +92,8 @@ def state(page, word):
     expect(page.locator("h1 .pill")).to_have_text(word)
 
 
-def test_a_wrong_key_is_told(browser, stack):
-    """And nothing is kept of it, except what was typed, to be mended."""
+def test_a_wrong_key_is_an_error(browser, stack):
+    """The page stores nothing, and keeps the typed key for a correction."""
     page = browser.new_page()
     page.goto(stack.api.removesuffix("/v1"))
     page.get_by_label("API key").fill("sk-wrong")
@@ -104,8 +104,8 @@ def test_a_wrong_key_is_told(browser, stack):
     page.close()
 
 
-def test_a_file_becomes_a_batch_and_its_results(page, client, backend, tmp_path):
-    """Without a line of code: choose, see the estimate, start, watch, look into a line, download, check."""
+def test_run_a_file_in_the_browser(page, client, backend, tmp_path):
+    """Choose it, see the estimate, start, watch, open a line, download, check."""
     backend.rule = as_told
     page.get_by_role("link", name="New batch").click()
     page.get_by_label("File with a request").set_input_files(chats(tmp_path / "in.jsonl", None, None, None))
@@ -126,8 +126,8 @@ def test_a_file_becomes_a_batch_and_its_results(page, client, backend, tmp_path)
     expect(page.locator("tbody")).to_contain_text("chat")
 
 
-def test_what_failed_is_told_and_run_again(page, client, backend, tmp_path):
-    """By code, with samples; the counts lead to the lines; the failed ones become a batch of their own."""
+def test_failed_lines_are_grouped_and_rerun(page, client, backend, tmp_path):
+    """By code, with samples; the counts lead to the lines; the failed ones become a new batch."""
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", None, "refuse", "refuse"))
     opened(page, batch.id)
@@ -143,8 +143,8 @@ def test_what_failed_is_told_and_run_again(page, client, backend, tmp_path):
     expect(page.locator("#progress")).to_contain_text("2 completed")
 
 
-def test_a_batch_is_watched_and_cancelled(page, client, backend, tmp_path):
-    """The list shows it without being loaded again; a cancel asks first."""
+def test_watch_and_cancel_a_batch(page, client, backend, tmp_path):
+    """The list updates itself; a cancel asks for confirmation."""
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", "wait", "wait"), name=f"of {tmp_path.name}")
     page.get_by_role("link", name=f"of {tmp_path.name}").click()
@@ -161,8 +161,8 @@ def test_a_batch_is_watched_and_cancelled(page, client, backend, tmp_path):
     expect(page.get_by_text("No batch is validating.")).to_be_visible()
 
 
-def test_an_input_that_was_refused_says_why(page, client, tmp_path):
-    """Each fault with its line."""
+def test_the_faults_of_an_invalid_input(page, client, tmp_path):
+    """Each with its line."""
     path = chats(tmp_path / "in.jsonl", None, None)
     path.write_text(path.read_text("utf-8").replace('"r1"', '"r0"'), "utf-8")
     opened(page, started(client, path).id)
@@ -170,8 +170,8 @@ def test_an_input_that_was_refused_says_why(page, client, tmp_path):
     expect(page.locator("#notes li")).to_contain_text("line 2")
 
 
-def test_what_users_send_is_text(page, client, backend, tmp_path):
-    """Names, ids and answers that are pages of their own stay what they are: nothing of them runs."""
+def test_texts_of_users_are_not_run(page, client, backend, tmp_path):
+    """Names, ids and answers that contain HTML are shown as text."""
     backend.rule = as_told
     page.on("dialog", lambda dialog: pytest.fail(f"it ran: {dialog.message}"))
     path = chats(tmp_path / "in.jsonl", None, "refuse", user=HOSTILE)
@@ -187,7 +187,7 @@ def test_what_users_send_is_text(page, client, backend, tmp_path):
 
 
 def test_an_error_of_an_action_stays(page, client, backend, tmp_path):
-    """Until it is dismissed, however often the page looks again."""
+    """Until it is dismissed, also while the page polls."""
     backend.rule = as_told
     batch = started(client, chats(tmp_path / "in.jsonl", "wait"))
     opened(page, batch.id)
@@ -205,8 +205,8 @@ def test_an_error_of_an_action_stays(page, client, backend, tmp_path):
     state(page, "cancelled")
 
 
-def test_a_key_that_reads_sees_nothing_to_press(browser, stack, client, backend, tmp_path):
-    """Neither a new batch nor a cancel nor a rerun; all that it may read is there."""
+def test_a_reader_sees_no_actions(browser, stack, client, backend, tmp_path):
+    """Neither a new batch nor a cancel nor a rerun, but everything that it may read."""
     backend.rule = as_told
     made = client.post("/admin/keys", body={"name": "reader", "role": "read"}, cast_to=object)
     running = started(client, chats(tmp_path / "in.jsonl", "wait"))
@@ -225,8 +225,8 @@ def test_a_key_that_reads_sees_nothing_to_press(browser, stack, client, backend,
     client.batches.cancel(running.id)
 
 
-def test_what_is_not_there_yet_is_not_called_nothing(page, client, tmp_path):
-    """While lines are on their way the page says how many are done; an id that is unknown has no lines at all."""
+def test_pending_lines_are_not_shown_as_missing(page, client, tmp_path):
+    """While results are pending, the page says how many are done; an unknown id has no lines at all."""
     batch = started(client, chats(tmp_path / "in.jsonl", None, None), name="lines late")
     held = []
     page.route("**/results?*", lambda route: held.insert(0, route))
@@ -241,8 +241,8 @@ def test_what_is_not_there_yet_is_not_called_nothing(page, client, tmp_path):
     expect(page.get_by_text("No line")).to_have_count(0)
 
 
-def test_a_window_of_the_service(page, client, backend, tmp_path):
-    """It can be chosen; what the deadline kept from being run is offered with its number."""
+def test_completion_windows(page, client, backend, tmp_path):
+    """The user chooses one; after an expiry the page offers to rerun the expired lines."""
     backend.rule = as_told
     page.get_by_role("link", name="New batch").click()
     expect(page).to_have_title("New batch · Tidemill")
@@ -255,8 +255,8 @@ def test_a_window_of_the_service(page, client, backend, tmp_path):
     expect(page.get_by_role("button", name="Rerun 2 unfinished lines")).to_be_visible()
 
 
-def test_a_line_far_down(page, client, tmp_path):
-    """One number leads to it, and the address keeps it."""
+def test_jump_to_a_line(page, client, tmp_path):
+    """By its number, which the address keeps."""
     batch = started(client, chats(tmp_path / "in.jsonl", *[None] * 120))
     opened(page, batch.id)
     state(page, "completed")
@@ -271,8 +271,8 @@ def test_a_line_far_down(page, client, tmp_path):
     expect(page.locator("#lines code").first).to_have_text("r0")
 
 
-def test_back_is_where_one_was(page, client, tmp_path):
-    """The list is scrolled as before; Enter on a batch puts no ring around the page."""
+def test_back_restores_the_list(page, client, tmp_path):
+    """With its scroll position; Enter on a batch puts no ring around the page."""
     page.set_viewport_size({"width": 1000, "height": 300})
     for number in range(8):
         started(client, chats(tmp_path / "in.jsonl", None), name=f"back {number}")
@@ -289,8 +289,8 @@ def test_back_is_where_one_was(page, client, tmp_path):
     page.wait_for_function("y => Math.abs(scrollY - y) < 2", arg=before)
 
 
-def test_a_phone_shows_the_state(page, client, backend, tmp_path):
-    """Nothing of it is cut off, in the list and on the page of a batch; names are there, and ids are short."""
+def test_the_state_on_a_phone(page, client, backend, tmp_path):
+    """Nothing is cut off, in the list and on the page of a batch; names are shown, and ids are short."""
     backend.rule = as_told
     page.set_viewport_size({"width": WIDTH, "height": 844})
     name = f"a name that is as long as people make them {tmp_path.name}"
@@ -316,7 +316,7 @@ def ends(locator):
 
 
 def test_a_copied_address_opens_signed_in(page, client, tmp_path):
-    """In another tab of the same browser; who signs out in one is out in all, and stays out of each."""
+    """In another tab of the same browser; signing out in one signs out in all."""
     opened(page, started(client, chats(tmp_path / "in.jsonl", None), name="copied").id)
     state(page, "completed")
     other = page.context.new_page()

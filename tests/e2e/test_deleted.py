@@ -1,4 +1,4 @@
-"""What is deleted is gone: from the store, from the log, and from whatever could bring it back.
+"""Deleted batches are gone: from the store, from the log, and from everything that could restore them.
 
 The log is encrypted; so the whole way of a batch is tried here with keys, too.
 """
@@ -117,8 +117,8 @@ def http(stack):
     return httpx.Client(base_url=stack.api, headers={"authorization": f"Bearer {KEY}"}, timeout=30)
 
 
-def test_what_is_deleted_is_gone(place):
-    """Nothing of a batch lies in the log in clear; once it is deleted nobody can open it, whatever is killed."""
+def test_deleted_batches_stay_deleted(place):
+    """The log has nothing of a batch in clear text; after its deletion no key decrypts it, also after kills."""
     batch, other = finished(place), finished(place)
     read = records(place)
     touched = {topic for topic, *_ in read}

@@ -138,7 +138,7 @@ def batches(client, billed, backend):
 
 
 def test_the_ledger_is_the_sum_of_the_outputs(client, billed, backend):
-    """One entry a batch that ran, equal to its output, its own cost and the usage that is shown."""
+    """One entry for each batch that ran, equal to its output, its own cost and its shown usage."""
     backend.reset(answers)
     made = batches(client, billed, backend)
     assert sorted(batch.status for batch in made.values()) == [

@@ -1,4 +1,4 @@
-"""Looking into a batch while it runs, and once it is over."""
+"""Results of a batch while it runs, and after its end."""
 
 import json
 
@@ -27,8 +27,8 @@ class Answers:
         return Behaviour(status=400 if number % 10 == 5 and number not in HELD else 200)
 
 
-def test_results_are_there_before_the_end(stack, backend):
-    """Pages, receipt, errors and timeline of a running batch, and the same once it has completed."""
+def test_results_of_a_running_batch(stack, backend):
+    """Pages, receipt, errors and timeline, and the same once it has completed."""
     answers = Answers()
     backend.reset(answers)
     client = OpenAI(base_url=stack.api, api_key=KEY)
@@ -72,8 +72,8 @@ def test_results_are_there_before_the_end(stack, backend):
     ("query", "param"),
     [("limit=0", "limit"), ("limit=1001", "limit"), ("after=x", "after"), ("status=done", "status")],
 )
-def test_a_bad_query_is_told(stack, query, param):
-    """In the envelope, by its name."""
+def test_an_invalid_query_is_a_400(stack, query, param):
+    """With the parameter's name."""
     client = OpenAI(base_url=stack.api, api_key=KEY, max_retries=0)
     batch = client.batches.create(input_file_id="file-none", endpoint="/v1/embeddings", completion_window="24h")
     with pytest.raises(BadRequestError) as caught:

@@ -18,8 +18,8 @@ from tidemill.schemas.resources.batch import Status
 pytestmark = pytest.mark.kafka
 
 
-def test_a_file_comes_back_as_it_was_sent(sdk):
-    """Upload, retrieve, list, download, delete, as the SDK does it."""
+def test_the_life_of_a_file(sdk):
+    """Upload, retrieve, list, download, delete, with the SDK."""
     file = sdk.files.create(file=("in.jsonl", LINE * 3), purpose="batch")
     assert (file.bytes, file.filename, file.purpose, file.status) == (
         len(LINE) * 3,
@@ -42,7 +42,7 @@ def test_a_file_comes_back_as_it_was_sent(sdk):
 
 
 def test_azures_client_and_head(api, plain):
-    """Its key comes in a header of its own, its paths are aliases; `HEAD` has no body on the wire."""
+    """Its key has its own header, its paths are aliases; `HEAD` has no body on the wire."""
     with openai.AzureOpenAI(azure_endpoint=api.root, api_key=KEY, api_version="2024-10-21") as azure:
         file = azure.files.create(file=LINE * 3, purpose="batch", extra_headers={"x-request-id": "mine-1"})
         assert file._request_id == "mine-1"
@@ -100,8 +100,8 @@ def test_a_file_before_its_purpose_and_without_a_length(plain):
     ],
     ids=["empty", "text", "latin-1", "no purpose", "purpose", "no file", "expiry", "long field", "size"],
 )  # fmt: skip
-def test_uploads_that_are_refused(api, plain, fields, content, expected, message):  # noqa: PLR0917
-    """Each one is answered with its error, and leaves nothing in the store."""
+def test_invalid_uploads(api, plain, fields, content, expected, message):  # noqa: PLR0917
+    """Each gets its error, and leaves nothing in the store."""
     before = stored(api)
     files = {"file": ("in.jsonl", content)} if content is not None else {"other": ("x", b"x")}
     answer = plain.post("/files", data=fields, files=files)
@@ -110,7 +110,7 @@ def test_uploads_that_are_refused(api, plain, fields, content, expected, message
     assert stored(api) == before
 
 
-def test_an_upload_of_unknown_length_that_is_too_large_is_read_to_its_end(api, plain):
+def test_a_too_large_upload_of_unknown_length_is_read_to_its_end(api, plain):
     """A client that is still sending gets the 413, not a broken connection."""
     before = stored(api)
 
@@ -124,8 +124,8 @@ def test_an_upload_of_unknown_length_that_is_too_large_is_read_to_its_end(api, p
     assert stored(api) == before
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(api, plain):
-    """The connection goes away in the middle of the file."""
+def test_a_broken_upload_leaves_nothing(api, plain):
+    """The connection closes in the middle of the file."""
     before, total = stored(api), len(plain.get("/files").json()["data"])
     address = urlsplit(api.url)
     connection = http.client.HTTPConnection(address.hostname, address.port)
@@ -144,15 +144,15 @@ def test_an_upload_that_breaks_off_leaves_nothing(api, plain):
 @pytest.mark.parametrize(
     "body", [b"", b"--b\r\n", b"--b\r\n\r\n\r\n--b--", b"nonsense", b"--b\r\nX: " + b"y" * 9000]
 )
-def test_a_malformed_form_is_an_error_of_the_client(plain, body):
-    """It is never a fault of the server."""
+def test_a_malformed_form_is_a_400(plain, body):
+    """Never a 500."""
     answer = plain.post("/files", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
     assert fault(answer)[0] == 400
     assert fault(plain.post("/files", content=body))[0] == 400
 
 
-def test_parts_of_a_file(sdk, plain):
-    """One range is served; one beyond the file is refused; a version that is known is not sent again."""
+def test_ranges_of_a_file(sdk, plain):
+    """One range is served; one beyond the file is a 416; a known version a 304."""
     file = sdk.files.create(file=('na"me\r\n.jsonl', LINE * 2), purpose="batch")
     path = f"/files/{file.id}/content"
     whole = plain.get(path)
@@ -196,8 +196,8 @@ def test_lists_page_by_page(sdk, plain):
     assert fault(plain.get("/files", params={"after": "file-none"})) == (400, "after", "invalid_value")
 
 
-def test_what_is_not_there(plain):
-    """Unknown objects, routes and methods, in OpenAI's words."""
+def test_unknown_objects_routes_and_methods(plain):
+    """In OpenAI's words."""
     answer = plain.get("/batches/batch_x")
     assert fault(answer) == (404, None, None)
     assert answer.json()["error"]["message"] == "No batch found with id 'batch_x'."
@@ -211,8 +211,8 @@ def test_what_is_not_there(plain):
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nneedle-6 x\r\n\r\n"])
-def test_what_is_no_http_is_answered_like_any_fault(api, sent):
-    """In the envelope, with a request id."""
+def test_invalid_http_gets_an_error_body(api, sent):
+    """With a request id."""
     address = urlsplit(api.url)
     with socket.create_connection((address.hostname, address.port), 10) as connection:
         connection.sendall(sent)
@@ -231,8 +231,8 @@ def test_models(sdk):
     assert sdk.models.retrieve("Qwen/Qwen3-8B").object == "model"
 
 
-def test_keys(api):
-    """Without the right key nothing is said, except that the process lives."""
+def test_requests_without_a_valid_key(api):
+    """They get nothing but health checks."""
     stranger = openai.OpenAI(base_url=api.url, api_key="sk-wrong-key-0123456789", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError) as caught:
         stranger.files.list()
@@ -245,7 +245,7 @@ def test_keys(api):
     assert httpx.get(f"{api.root}/readyz").status_code == 200
 
 
-def test_another_projects_objects_are_not_there(api, sdk, plain):
+def test_objects_of_another_project_do_not_exist(api, sdk, plain):
     """They are neither read, nor listed, nor cancelled."""
     batch = new_batch(sdk).model_copy(update={"id": "batch_" + "f" * 32, "metadata": {"of": "other"}})
     publish(api, batch, project="other")
@@ -258,14 +258,14 @@ def test_another_projects_objects_are_not_there(api, sdk, plain):
     assert fault(plain.get("/batches", params={"after": batch.id}))[0] == 400
 
 
-def test_a_body_of_json_type_without_content_is_let_pass(sdk, plain):
+def test_an_empty_body_of_type_json_is_accepted(sdk, plain):
     """The Python SDK sends it with cancel and delete."""
     kind = {"content-type": "application/json", "content-length": "0"}
     assert plain.post(f"/batches/{new_batch(sdk).id}/cancel", headers=kind).json()["status"] == "cancelling"
 
 
-def test_no_user_text_in_the_log(api, plain):
-    """What a user sends is not written down."""
+def test_the_process_log_has_no_text_of_users(api, plain):
+    """Of any request."""
     for path in ("/files/needle-1", "/needle-2", "/batches?after=needle-3"):
         plain.get(path, headers={"authorization": "Bearer needle-4"})
     plain.post("/batches", content=json.dumps({"needle-5": "x"}).encode())

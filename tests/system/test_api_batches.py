@@ -10,8 +10,8 @@ from tidemill.schemas.resources.batch import RequestCounts, Status
 pytestmark = pytest.mark.kafka
 
 
-def test_a_batch_is_there_at_once(sdk, plain):
-    """Create, retrieve, list; the deadline is the window's end."""
+def test_a_new_batch_is_visible_at_once(sdk, plain):
+    """Create, retrieve, list; the deadline is the end of the window."""
     file = sdk.files.create(file=LINE, purpose="batch")
     made = sdk.batches.create(
         input_file_id=file.id, endpoint=CHAT, completion_window="1h", metadata={"a": "b"},
@@ -26,8 +26,8 @@ def test_a_batch_is_there_at_once(sdk, plain):
     assert (len(page["data"]), page["has_more"], page["last_id"]) == (2, True, page["data"][-1]["id"])
 
 
-def test_a_batch_without_its_input_is_taken(sdk):
-    """As at OpenAI: that the file is missing is found later, by ingest."""
+def test_a_batch_of_a_missing_input_is_created(sdk):
+    """As at OpenAI: ingest finds later that the file is missing."""
     made = sdk.batches.create(input_file_id="file-none", endpoint=CHAT, completion_window="24h")
     assert made.status == "validating"
 
@@ -57,14 +57,14 @@ GOOD = {"input_file_id": "file-none", "endpoint": CHAT, "completion_window": "24
         ),
     ],
 )  # fmt: skip
-def test_batches_that_are_refused(plain, change, expected, message):
-    """Each fault of the request is told at once, with its field."""
+def test_invalid_batches(plain, change, expected, message):
+    """Each fault is a 400 at once, with its field."""
     answer = plain.post("/batches", json=GOOD | change)
     assert fault(answer) == (400, *expected)
     assert message in answer.json()["error"]["message"]
 
 
-def test_a_batch_of_a_file_for_something_else_is_refused(sdk):
+def test_a_file_of_another_purpose_is_refused(sdk):
     """The purpose must be `batch`."""
     file = sdk.files.create(file=LINE, purpose="user_data")
     with pytest.raises(openai.BadRequestError) as caught:
@@ -73,14 +73,14 @@ def test_a_batch_of_a_file_for_something_else_is_refused(sdk):
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b'{"input_file_id":"\\ud800"}', b" " * (2 << 20)])
-def test_a_body_that_is_no_object_is_an_error_of_the_client(plain, body):
-    """Whatever it is; one that is too large is refused by its size."""
+def test_a_body_that_is_no_object_is_a_400(plain, body):
+    """A too large one is a 413."""
     answer = plain.post("/batches", content=body, headers={"content-type": "application/json"})
     assert fault(answer)[0] == (413 if len(body) > 1 << 20 else 400)
 
 
-def test_cancel_holds_against_older_records(api, sdk):
-    """A batch stays `cancelling` whatever was on its way, and its counts never go back."""
+def test_a_cancel_holds_against_older_records(api, sdk):
+    """A batch stays `cancelling`, and its counts never go back."""
     batch = new_batch(sdk)
     counted = RequestCounts(total=9, completed=5)
     publish(api, batch.model_copy(update={"status": Status.IN_PROGRESS, "request_counts": counted}))
@@ -101,8 +101,8 @@ def test_cancel_holds_against_older_records(api, sdk):
 
 
 @pytest.mark.parametrize("status", [Status.FINALIZING, Status.COMPLETED, Status.FAILED, Status.EXPIRED])
-def test_a_batch_that_is_over_is_not_cancelled(api, sdk, plain, status):
-    """409, and the SDK is told not to try again."""
+def test_an_ended_batch_cannot_be_cancelled(api, sdk, plain, status):
+    """The answer is a 409 that the SDK does not retry."""
     batch = new_batch(sdk)
     publish(api, batch.model_copy(update={"status": status}))
     wait_until(lambda: sdk.batches.retrieve(batch.id).status == status, "the record")
@@ -113,7 +113,7 @@ def test_a_batch_that_is_over_is_not_cancelled(api, sdk, plain, status):
 
 
 def test_the_bytes_of_a_deleted_input_stay_while_its_batch_runs(api, sdk):
-    """A batch pins its input; without a batch, or after it, the bytes go with the file."""
+    """Without a running batch, they are deleted with the file."""
     batch = new_batch(sdk)
     sdk.files.delete(batch.input_file_id)
     assert batch.input_file_id in stored(api)

@@ -42,8 +42,8 @@ def view_of(api: Api, number: int = 0) -> Path:
     return api.data / "state" / "api" / f"view-{number}.sqlite"
 
 
-def test_a_restart_goes_on_where_it_stopped(kafka, tmp_path):
-    """After SIGTERM and after SIGKILL, files and batches are there, and nothing was folded twice."""
+def test_a_restart_continues_the_view(kafka, tmp_path):
+    """After SIGTERM and SIGKILL, files and batches are there, and no record is folded twice."""
     with Api(tmp_path, kafka) as api:
         file_id = upload(api)
         with api.client() as client:
@@ -59,8 +59,8 @@ def test_a_restart_goes_on_where_it_stopped(kafka, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["lost", "garbage", "layout", "cluster", "ahead"])
-def test_a_view_that_cannot_be_used_is_folded_anew(kafka, tmp_path, damage):
-    """From the log, whatever is wrong with the file."""
+def test_an_unusable_view_is_rebuilt(kafka, tmp_path, damage):
+    """From the log, after any damage."""
     with Api(tmp_path, kafka) as api:
         file_id = upload(api)
         api.stop()
@@ -95,8 +95,8 @@ def test_processes_of_one_folder_have_a_view_each(kafka, tmp_path):
         wait_until(lambda: status(one, f"/files/{file_id}") == 404, "the file to go")
 
 
-def test_without_a_broker_reads_go_on_and_writes_are_refused(tmp_path):
-    """503 with `retry-after` in bounded time; once the broker is back, so is everything."""
+def test_without_a_broker_reads_work_and_writes_are_refused(tmp_path):
+    """503 with `retry-after` in bounded time; everything works again with the broker."""
     broker = OpenBroker(tmp_path / "kafka")
     loop = asyncio.new_event_loop()
     try:
@@ -125,8 +125,8 @@ def try_upload(api: Api) -> bool:
     return answer.status_code == 200 and status(api, f"/files/{answer.json()['id']}") == 200
 
 
-def test_without_a_key_it_does_not_start(kafka, tmp_path, monkeypatch):
-    """An api that is open to anybody is a mistake of the settings."""
+def test_without_a_key_the_api_does_not_start(kafka, tmp_path, monkeypatch):
+    """It would be open to everyone."""
     monkeypatch.setattr("support.api.KEY", "")
     with pytest.raises(AssertionError, match="api_key: not set"):
         Api(tmp_path, kafka).start()

@@ -1,4 +1,4 @@
-"""What connections may take of an api process of few files: floods of all kinds, and others served beside them."""
+"""Floods of connections to an api process with few files, and other clients served beside them."""
 
 import asyncio
 import http.client
@@ -76,7 +76,7 @@ def closed(api: Api, reason: str) -> float:
 
 
 def status(answer: bytes) -> int:
-    """The status of a raw answer; 0 where there is none."""
+    """The status of a raw answer; 0 without one."""
     return int(answer.split(b" ", 2)[1]) if answer else 0
 
 
@@ -88,10 +88,10 @@ def resident(api: Api) -> int:
 @pytest.mark.parametrize(
     "start", [b"", GET, POST + b"Content-Length: 9\r\n\r\n{"], ids=["nothing", "head", "body"]
 )
-def test_more_silent_connections_than_there_is_room_for(api, address, start):
-    """Those that waited longest go; others are served meanwhile, and the process says what it closed.
+def test_silent_connections_beyond_the_cap(api, address, start):
+    """The longest idle ones are closed; others are served meanwhile, and a metric counts the closed ones.
 
-    The system keeps those that have said nothing, so that they take no file of the process.
+    The kernel keeps connections that have sent nothing, so they take no file of the process.
     """
     before, files = (closed(api, "room"), resident(api)), psutil.Process(api.process.pid).num_fds()
     # With a key one address may have all of its connections at work; without one, any number of them wait.
@@ -105,7 +105,7 @@ def test_more_silent_connections_than_there_is_room_for(api, address, start):
     assert not start or max(closed(api, "room"), closed(api, "full")) > before[0]
 
 
-def test_heads_have_a_size(api, address):
+def test_the_bound_of_a_head(api, address):
     """One large header, many small ones, a long URL, endless trailers and extensions: little memory, an answer."""
     before = resident(api)
     flood = [b"a" * MIB] * 40
@@ -124,8 +124,8 @@ def test_heads_have_a_size(api, address):
     assert status(raw.asked(address, whole)) == 401
 
 
-def test_what_comes_too_slowly_is_ended(api, address):
-    """A head, a body of a length, one in chunks: after some seconds, with 408 where nothing was answered."""
+def test_slow_requests_are_ended(api, address):
+    """A head, a body with a length, a chunked one: after some seconds, with 408 unless an answer has begun."""
     large = b"Content-Length: 200000\r\n\r\n"
     slow = (
         (408, b"GET /v1/files", b"/a"),
@@ -145,8 +145,8 @@ def test_what_comes_too_slowly_is_ended(api, address):
     assert (closed(api, "head") - before[0], closed(api, "body") - before[1]) == (2, 4)
 
 
-def test_a_client_that_takes_nothing_is_dropped(api, address):
-    """A download, and a heap of answers to requests that were sent ahead."""
+def test_a_client_that_reads_nothing_is_disconnected(api, address):
+    """A download, and many answers to pipelined requests."""
     with openai.OpenAI(base_url=api.url, api_key=KEY) as sdk:
         file_id = sdk.files.create(file=("in.jsonl", LINE * (16 * MIB // len(LINE))), purpose="batch").id
     before = closed(api, "answer")
@@ -160,8 +160,8 @@ def test_a_client_that_takes_nothing_is_dropped(api, address):
         assert len(raw.answered(reader)) < 16 * MIB
 
 
-def test_requests_sent_ahead_are_few(api, address):
-    """Some are answered in their order; a heap of them is not begun."""
+def test_pipelined_requests_have_a_bound(api, address):
+    """Some are answered in order; the connection ends at too many."""
     last = GET + b"Connection: close\r\n\r\n"
     assert raw.asked(address, (GET + b"\r\n") * (PIPELINED_MAX - 1) + last).count(b"HTTP/1.1 401") == PIPELINED_MAX
     before = resident(api)
@@ -169,8 +169,8 @@ def test_requests_sent_ahead_are_few(api, address):
     assert resident(api) < before + 16 * MIB
 
 
-def test_work_leaves_room_for_health_checks(api, address):
-    """Where all that may be at work are, others are told to come again, and health checks are answered."""
+def test_busy_connections_leave_room_for_health_checks(api, address):
+    """At the bound of busy connections, other requests get a 503."""
     began = POST.replace(b"batches", b"files") + (
         b"Content-Type: multipart/form-data; boundary=b\r\nExpect: 100-continue\r\nContent-Length: 100000\r\n\r\n"
     )
@@ -185,8 +185,8 @@ def test_work_leaves_room_for_health_checks(api, address):
     wait_until(lambda: is_served(api), "served again")
 
 
-def test_an_upload_that_waits_unread_is_not_slow(address):
-    """Its time counts once the server reads, be it that all of it was sent or that it waits to be asked for it."""
+def test_a_waiting_upload_is_not_slow(address):
+    """Its time counts once the server reads, whether or not the client waits for `100 Continue`."""
     head = POST.replace(b"batches", b"files") + b"Content-Type: multipart/form-data; boundary=b\r\n"
     expecting = head + b"Expect: 100-continue\r\nContent-Length: "
     body = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b\r\n'

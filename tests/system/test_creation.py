@@ -45,7 +45,7 @@ def clients(apis):
 
 @pytest.fixture
 def body(request):
-    """What is asked for: each test has a body of its own."""
+    """The body of a create, another one for each test."""
     return {
         "input_file_id": "file-none", "endpoint": CHAT, "completion_window": "24h",
         "metadata": {"test": request.node.name, "of": ids.new_request_id()},
@@ -53,12 +53,12 @@ def body(request):
 
 
 def commands(api: Api, metadata: dict[str, str]) -> set[str]:
-    """The ids of the batches with this metadata that `commands` has been told to create."""
+    """The ids of batches with this metadata in the creates of `commands`."""
     return {command.batch.id for command in created(api) if command.batch.metadata == metadata}
 
 
 def created(api: Api) -> list[BatchCreated]:
-    """All that `commands` has been told to create."""
+    """The ids of all creates of `commands`."""
 
     async def read() -> list[BatchCreated]:
         consumer = AIOKafkaConsumer(
@@ -91,8 +91,8 @@ def publish(api: Api, batch: Batch) -> None:
     asyncio.run(send())
 
 
-def test_a_reply_that_is_lost_makes_no_second_batch(apis, body):
-    """The SDK sends its request again, and gets the batch of the first time."""
+def test_a_lost_reply_creates_no_second_batch(apis, body):
+    """The SDK repeats its request, and gets the first batch."""
     with (
         Dropper(apis[0].url, drops=2) as proxy,
         openai.OpenAI(base_url=proxy.url, api_key=KEY, max_retries=3) as sdk,
@@ -103,7 +103,7 @@ def test_a_reply_that_is_lost_makes_no_second_batch(apis, body):
 
 
 def test_a_retry_finds_its_first_try_in_another_process(apis, clients, body):
-    """Whichever process took that; another body, or a request that is no retry, is another batch."""
+    """Another body, or a request that is no retry, creates another batch."""
     one, other = clients
     made = one.post("/batches", json=body, headers={"x-stainless-retry-count": "0"}).json()
     retry = {"x-stainless-retry-count": "1"}
@@ -120,8 +120,8 @@ def test_a_retry_finds_its_first_try_in_another_process(apis, clients, body):
     assert len(commands(apis[0], body["metadata"])) == 3
 
 
-def test_a_key_makes_one_batch_however_many_ask(apis, clients, body):
-    """At one time, through both processes; the same answer for all."""
+def test_concurrent_requests_with_a_key_create_one_batch(apis, clients, body):
+    """Through both processes, with the same answer for all."""
     headers = {"idempotency-key": f"order {body['metadata']['of']}"}
     with ThreadPoolExecutor(RACERS) as pool:
         answers = list(
@@ -133,7 +133,7 @@ def test_a_key_makes_one_batch_however_many_ask(apis, clients, body):
 
 
 def test_a_key_stands_for_one_request(clients, body):
-    """Another one is refused, also while the first is under way, and the SDK does not try again."""
+    """Another one is refused, also while the first is in progress, and the SDK does not retry it."""
     headers = {"idempotency-key": body["metadata"]["of"]}
     bodies = [{**body, "metadata": {**body["metadata"], "n": str(n)}} for n in range(RACERS)]
     with ThreadPoolExecutor(RACERS) as pool:
@@ -152,15 +152,15 @@ def test_a_key_stands_for_one_request(clients, body):
 @pytest.mark.parametrize(
     ("key", "code"), [("", "invalid_value"), ("ä", "invalid_value"), ("k" * 256, "string_above_max_length")]
 )
-def test_a_key_that_cannot_be_used_is_refused(clients, body, key, code):
-    """It is 1 to 255 printable characters."""
+def test_invalid_idempotency_keys(clients, body, key, code):
+    """A key has 1 to 255 printable characters."""
     answer = clients[0].post("/batches", json=body, headers=[("idempotency-key", key.encode())])
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, "Idempotency-Key", code)
 
 
-def test_what_one_process_makes_the_other_shows(apis, clients, body):
-    """A batch and a file: read, downloaded, cancelled and listed where they were not made."""
+def test_processes_show_each_others_objects(apis, clients, body):
+    """Reads, downloads, cancels and lists work on the other process."""
     one, other = clients
     file = one.post("/files", data={"purpose": "batch"}, files={"file": ("f", b"{}\n")}).json()
     batch = one.post("/batches", json=body | {"input_file_id": file["id"]}).json()
@@ -180,8 +180,8 @@ def test_what_one_process_makes_the_other_shows(apis, clients, body):
         assert [each["id"] for each in found] == [batch["id"]]
 
 
-def test_a_file_serves_at_once_through_any_process(apis, clients, body):
-    """A batch that is created where its input was not uploaded has it; a file that is gone is not waited for."""
+def test_a_file_is_usable_at_once_through_any_process(apis, clients, body):
+    """A batch created elsewhere has its input; a deleted file is not waited for."""
     one, other = clients
     for _ in range(5):
         file_id = one.post("/files", data={"purpose": "batch"}, files={"file": ("f", b"{}\n")}).json()["id"]
@@ -195,7 +195,7 @@ def test_a_file_serves_at_once_through_any_process(apis, clients, body):
 
 
 def test_lists_with_filters(clients, body):
-    """By status, by time and by metadata; together, page by page, and what cannot be used is refused."""
+    """By status, time and metadata; together, page by page; invalid ones are a 400."""
     one = clients[0]
     label = body["metadata"]["of"]
     made = [
@@ -231,6 +231,6 @@ def test_lists_with_filters(clients, body):
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_an_unknown_batch_is_not_found_after_all(clients):
-    """It is waited for, and then it is not there."""
+def test_an_unknown_batch_is_a_404(clients):
+    """After a moment's wait."""
     assert clients[0].get(f"/batches/{ids.new_batch_id()}").status_code == 404

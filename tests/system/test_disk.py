@@ -1,4 +1,4 @@
-"""A full disk: what is new is refused with a reason, and whatever makes room works."""
+"""A full disk: new data is refused with a reason, and deletions work."""
 
 import shutil
 
@@ -19,8 +19,8 @@ async def test_a_broker_tells_what_it_has_free(kafka, tmp_path):
     assert 0 < usable <= system.total
 
 
-def test_deletions_work_where_uploads_find_no_room(kafka, tmp_path):
-    """Below the reserve an upload and a batch are a 507 that says so; files go, and batches are cancelled."""
+def test_deletions_work_on_a_full_disk(kafka, tmp_path):
+    """Below the reserve an upload and a batch are a 507; files can be deleted, and batches cancelled."""
     api = Api(tmp_path, kafka, disk_reserve_bytes=0)
     upload = {"data": {"purpose": "batch"}, "files": {"file": ("f", LINE)}}
     with api, api.client() as client:

@@ -36,7 +36,7 @@ from tidemill.schemas.resources.bill import Tariff, bill, day_of
 pytestmark = pytest.mark.kafka
 
 LIVE_SECONDS_MAX = 5.0
-"""What is promised of a key that is made or revoked."""
+"""The promised bound for a new or revoked key to take effect."""
 LINE = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}\n'
 
 
@@ -74,8 +74,8 @@ def status(api: Api, key: str, path: str = "/files") -> int:
         return client.get(path).status_code
 
 
-def test_a_key_lives_and_dies_on_every_process(api, second):
-    """Within five seconds, also on one that starts anew; and what it opened belongs to its project."""
+def test_a_key_works_on_every_process_until_it_is_revoked(api, second):
+    """Within five seconds, also on a new process; its objects belong to its project."""
     with api.client() as admin:
         key = admin.post("/admin/keys", json={"name": "ci", "project": "team"}).raise_for_status().json()
     secret = key["secret"]
@@ -94,8 +94,8 @@ def test_a_key_lives_and_dies_on_every_process(api, second):
     assert secret not in api.log + second.log
 
 
-def test_the_sdk_is_told_what_a_key_may_not_do(api):
-    """Its exception of a permission, once: it does not try again."""
+def test_the_sdk_raises_a_permission_error(api):
+    """Once: it does not retry."""
     with api.client() as admin:
         secret = admin.post("/admin/keys", json={"name": "reader", "role": "read"}).json()["secret"]
     with openai.OpenAI(base_url=api.url, api_key=secret) as sdk:
@@ -196,8 +196,8 @@ async def opened_by_ingest(kafka: str, secrets: list[str]) -> list[str]:
     return found
 
 
-def test_who_may_write_to_the_topic_opens_nothing(api, second, kafka, tmp_path):
-    """Forged, raised, replayed, brought back: on processes that run, and on those that start anew."""
+def test_forged_records_make_no_key_valid(api, second, kafka, tmp_path):
+    """Forged, raised, replayed or restored ones: on running processes, and on new ones."""
     with api.client() as admin:
         good, gone = (admin.post("/admin/keys", json={"name": name, "role": "read"}).json() for name in "gx")
         admin.delete(f"/admin/keys/{gone['id']}").raise_for_status()
@@ -234,7 +234,7 @@ def test_who_may_write_to_the_topic_opens_nothing(api, second, kafka, tmp_path):
 
 
 def test_the_broker_keeps_every_record_of_a_key(kafka):
-    """Compaction would drop a revocation for a later record, whoever has written that."""
+    """Compaction could drop a revocation for a later, forged record."""
     (configs,) = asyncio.run(topic_configs(kafka, [topics.KEYS.name])).values()
     assert (configs["cleanup.policy"], configs["retention.ms"], configs["retention.bytes"]) == (
         "delete",
@@ -245,15 +245,15 @@ def test_the_broker_keeps_every_record_of_a_key(kafka):
     assert configs["message.timestamp.type"] == "LogAppendTime"
 
 
-def test_an_api_that_cannot_sign_does_not_start(kafka, tmp_path):
-    """It says what is missing and which command makes it."""
+def test_without_a_signing_key_the_api_does_not_start(kafka, tmp_path):
+    """The error names the command that makes one."""
     made = Api(tmp_path, kafka)
     with pytest.raises(AssertionError, match=r"signing_key: not set.*tidemill keys init"):
         made.start(TIDEMILL_SIGNING_KEY="")
 
 
-def test_the_commands_that_ask_no_service():
-    """A key that is strong enough, and a pair of which each is what it says."""
+def test_commands_of_keys_without_a_service():
+    """They make a strong key, and a matching pair."""
     environ = {"PATH": os.environ["PATH"], "TIDEMILL_BASE_URL": "http://127.0.0.1:1/v1"}
     made, pair = (
         subprocess.run(

@@ -1,4 +1,4 @@
-"""The description of the API is true: requests made from it meet no fault, and no answer that it does not name."""
+"""The OpenAPI document is true: requests generated from it get no 500, and only documented answers."""
 
 import asyncio
 from unittest import SkipTest
@@ -45,8 +45,8 @@ def described(api):
     return schemathesis.openapi.from_url(f"{api.root}/openapi.json")
 
 
-def test_everything_is_described(api):
-    """Each route has words, answers, and whether it wants a key; nobody needs one to read it."""
+def test_the_document_describes_every_route(api):
+    """Its text, its answers, and whether it needs a key; the document needs none."""
     described = httpx.get(f"{api.root}/openapi.json").raise_for_status().json()
     operations = [each for path in described["paths"].values() for each in path.values()]
     assert len(operations) >= OPERATIONS_MIN
@@ -59,8 +59,8 @@ def test_everything_is_described(api):
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
-def test_answers_are_as_described(described, mode):
-    """Whatever is asked, made from the description or against it, with a fixed seed."""
+def test_answers_match_the_document(described, mode):
+    """For requests that follow the document or break it, from a fixed seed."""
     checks = [schemathesis.checks.CHECKS.get_one(name) for name in CHECKS]
     operations = [found.ok() for found in described.get_all_operations()]
     assert len(operations) >= OPERATIONS_MIN

@@ -1,4 +1,4 @@
-"""Files of size: what is too large is told to every client, and what is large is not held in memory."""
+"""Large files: every client gets the error for a too large one, and none is held in memory."""
 
 import asyncio
 import shutil
@@ -30,8 +30,8 @@ def topics(kafka):
 
 
 @pytest.mark.parametrize(("runtime", "source"), [("20.18.0", "openai6"), ("24.19.0", "openai7")])
-def test_node_learns_that_its_stream_is_too_large(kafka, tmp_path, runtime, source):
-    """The rest of the stream is read, and then the 413 arrives."""
+def test_node_gets_the_413_of_a_too_large_stream(kafka, tmp_path, runtime, source):
+    """After the rest of the stream is read."""
     node = sdk.node(runtime, source)
     script = shutil.copy(sdk.NODE_SOURCES / "too-large.mjs", node.folder)
     path = tmp_path / "large.jsonl"

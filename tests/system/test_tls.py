@@ -77,8 +77,8 @@ def get(api, context, path="/livez", **headers):
         asking.close()
 
 
-def test_clients_trust_an_authority_of_their_own(api, folder):
-    """The SDK and our commands: by the variable that OpenSSL knows."""
+def test_clients_trust_their_own_authority(api, folder):
+    """The SDK and our commands, by OpenSSL's variable."""
     environ = {**os.environ, "TIDEMILL_BASE_URL": api.url, "TIDEMILL_API_KEY": KEY}
     trusting = {**environ, "SSL_CERT_FILE": str(folder / "ca.pem")}
     ours = [sys.executable, "-m", "tidemill", "list"]
@@ -90,8 +90,8 @@ def test_clients_trust_an_authority_of_their_own(api, folder):
     assert said.strip() in MODELS
 
 
-def test_only_what_is_modern_is_spoken(api, trusting):
-    """TLS 1.2 and 1.3; neither 1.1 nor HTTP in clear; every answer says to come back with TLS."""
+def test_only_modern_tls_is_accepted(api, trusting):
+    """TLS 1.2 and 1.3; neither 1.1 nor plain HTTP; every answer has HSTS."""
     status, headers, _ = get(api, trusting, "/v1/models")
     assert (status, headers["strict-transport-security"]) == (401, "max-age=31536000")
     assert headers["cache-control"] == "no-store"
@@ -106,8 +106,8 @@ def test_only_what_is_modern_is_spoken(api, trusting):
     assert b"200" not in raw.asked(address, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
-def test_handshakes_that_never_end_lock_nobody_out(api, trusting):
-    """More of them than there is room for, renewed as they are closed."""
+def test_endless_handshakes_leave_room_for_others(api, trusting):
+    """More of them than connections, renewed as they are closed."""
     address = ("127.0.0.1", api.settings.port)
     for start in (b"", b"\x16\x03\x01\x02\x00"):
         with raw.silent(address, FILES_MAX, start) as opened:
@@ -117,7 +117,7 @@ def test_handshakes_that_never_end_lock_nobody_out(api, trusting):
 
 
 def test_a_renewed_certificate_is_used(api, folder, authority, trusting):
-    """Without a restart; one that cannot be read changes nothing, and the log says so."""
+    """Without a restart; an unreadable one changes nothing, and is logged."""
     first = get(api, trusting)[2]
     (folder / "server.pem").write_text("nonsense")
     wait_until(lambda: "the old one stays" in api.log, "a warning")
@@ -126,8 +126,8 @@ def test_a_renewed_certificate_is_used(api, folder, authority, trusting):
     wait_until(lambda: get(api, trusting)[2] != first, "the new certificate")
 
 
-def test_other_names_are_not_answered(api, trusting):
-    """Where it listens on a loopback address: health checks alone, since a supervisor may call it as it likes."""
+def test_other_host_names_are_refused(api, trusting):
+    """On a loopback address; health checks work with any name."""
     for host, status in (
         ("localhost:1", 401),
         ("LOCALHOST", 401),

@@ -1,4 +1,4 @@
-"""Uploads in parts on a real broker and two api processes: what the SDK and plain HTTP see."""
+"""Uploads in parts on a real broker and two api processes: with the SDK and plain HTTP."""
 
 import asyncio
 import hashlib
@@ -73,7 +73,7 @@ def refused(call, *args, **options) -> openai.BadRequestError:
 
 
 def test_the_sdk_uploads_a_file_in_parts(sdk, tmp_path):
-    """From a path and from memory; the file is one like any other."""
+    """From a path and from memory; the result is an ordinary file."""
     path = tmp_path / "in.jsonl"
     path.write_bytes(CONTENT)
     md5 = hashlib.md5(CONTENT).hexdigest()
@@ -91,8 +91,8 @@ def test_the_sdk_uploads_a_file_in_parts(sdk, tmp_path):
     assert other.file.expires_at is None
 
 
-def test_parts_of_any_order_through_any_process(clients):
-    """Begun here, filled there and here, completed there; once more it is the same file."""
+def test_parts_in_any_order_through_any_process(clients):
+    """Begun, filled and completed through different ones; a repetition returns the same file."""
     one, other = clients
     upload = begun(one, expires_after={"anchor": "created_at", "seconds": 3600})
     last = other.uploads.parts.create(upload.id, data=CONTENT[1000:])
@@ -110,8 +110,8 @@ def test_parts_of_any_order_through_any_process(clients):
     assert [file.id for file in other.files.list()].count(done.file.id) == 1
 
 
-def test_what_was_not_declared_is_refused(sdk):
-    """The sum, the hash, the parts and the content; after each the upload is still open."""
+def test_an_upload_must_be_as_declared(sdk):
+    """Its size, hash, parts and content; after each error it is still open."""
     upload = begun(sdk)
     part = sdk.uploads.parts.create(upload.id, data=CONTENT)
     extra = sdk.uploads.parts.create(upload.id, data=b"x")
@@ -132,7 +132,7 @@ def test_what_was_not_declared_is_refused(sdk):
 
 
 def test_a_cancelled_upload_leaves_nothing(api, sdk):
-    """Its parts go; it takes no more; a second cancel is answered the same."""
+    """Its parts are deleted, it takes no more, and a second cancel gets the same answer."""
     upload = begun(sdk, size=5)
     part = sdk.uploads.parts.create(upload.id, data=b"12345")
     assert parts_stored(api, upload.id) == 1
@@ -147,8 +147,8 @@ def test_a_cancelled_upload_leaves_nothing(api, sdk):
     wait_until(lambda: parts_stored(api, upload.id) == 0, "the parts to go")
 
 
-def test_an_upload_outlives_its_process(api, sdk):
-    """What was begun before a restart is completed after it."""
+def test_an_upload_survives_a_restart(api, sdk):
+    """It can be completed afterwards."""
     upload = begun(sdk)
     first = sdk.uploads.parts.create(upload.id, data=CONTENT[:7])
     api.stop()
@@ -157,8 +157,8 @@ def test_an_upload_outlives_its_process(api, sdk):
     assert sdk.uploads.complete(upload.id, part_ids=[first.id, last.id]).file.bytes == len(CONTENT)
 
 
-def test_a_part_that_is_too_large_is_read_to_its_end_and_refused(api):
-    """413, and not a broken connection, for a client that sends without a length."""
+def test_a_too_large_part_is_read_to_its_end(api):
+    """The client, which sends without a length, gets a 413 and not a broken connection."""
     with api.client() as plain:
         begin = {"filename": "x", "purpose": "user_data", "bytes": 9, "mime_type": "text/plain"}
         upload_id = plain.post("/uploads", json=begin).json()["id"]
