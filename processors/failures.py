@@ -1,7 +1,7 @@
-"""How a call ended: the server's answer, or one value that says how the call failed.
+"""The result of a call: the server's answer, or one value that describes the failure.
 
-`calls/request_codec.py` makes a `CallFailure`, `backends/pool.py` draws its conclusions about the server and
-returns the `Evidence`, and `calls/retry.py` decides whose fault the failure is and what follows for the line.
+`calls/request_codec.py` creates a `CallFailure`, `backends/pool.py` applies it to the server and returns the
+`Evidence`, and `calls/retry.py` decides whose fault the failure is and what follows for the line.
 """
 
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ import msgspec
 from tidemill.processors.memory_budget import Share
 
 UNCERTAIN_OVERLOADS_MAX: Final = 3
-"""Refusals of a full server that say nothing of the line; after more of them it may be one that is never taken."""
+"""Refusals of a full server that do not count against a line; a line refused more often may be at fault."""
 
 _SERVER_OR_LINE: Final = frozenset({408, 409, 424, 425, 429})
 _ACCESS_OR_LINE: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421})
 _OVERLOAD: Final = frozenset({429, 503})
 _GATEWAYS: Final = frozenset({502, 504})
-"""Statuses of a proxy that got no answer from the server itself."""
+"""Statuses of a proxy without an answer from the server."""
 
 
 class FailureKind(StrEnum):
-    """What happened to a call. The value is the code of its error line."""
+    """How a call failed. The value is the code of the error line."""
 
     CONNECT = "backend_unreachable"
     """No connection: refused, unknown host, failed TLS handshake, or not within `CONNECT_SECONDS_MAX`."""
@@ -34,11 +34,11 @@ class FailureKind(StrEnum):
     STATUS = "backend_error"
     """The server answered with a status other than 2xx."""
     ERROR_IN_REPLY = "error_in_reply"
-    """The server answered with a 2xx whose content is an error."""
+    """The server answered with a 2xx that contains an error."""
     INVALID_REPLY = "backend_reply_invalid"
-    """The reply is not a JSON object; another call may get one."""
+    """The reply is not a JSON object; a retry may help."""
     UNSUPPORTED_REPLY = "backend_reply_unsupported"
-    """The reply has a form that cannot be delivered; another call would get the same."""
+    """The reply has a form that cannot be delivered; a retry would get the same."""
     NOT_SERVED = "endpoint_not_served"
     """No server of the model serves the endpoint."""
     INVALID_LINE = "invalid_line"
@@ -48,13 +48,13 @@ class FailureKind(StrEnum):
 
 
 class Fault(Enum):
-    """Whose fault a failure is. By what happened alone it may be undecided; the evidence decides then."""
+    """Whose fault a failure is; of the last two kinds the evidence decides."""
 
     LINE = auto()
     SERVER = auto()
     """The server's, the network's or the store's."""
     ACCESS = auto()
-    """The server does not accept our key, or does not know our model or address."""
+    """The server rejects our key, or does not know our model or address."""
     SERVER_OR_LINE = auto()
     ACCESS_OR_LINE = auto()
 
@@ -72,29 +72,25 @@ _STATUS_COUNTS: Final = frozenset({FailureKind.STATUS, FailureKind.ERROR_IN_REPL
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server sent; `retry_after` and `request_id` are headers as they came."""
+    """What a server sent; `retry_after` and `request_id` are headers, unchecked."""
 
     status: int
     body: bytes
     request_id: str | None = None
     retry_after: str | None = None
     encoding: str | None = None
-    """The content encoding of a body that could not be decompressed; the body is empty then."""
+    """The content encoding, if the body could not be decompressed and is left empty."""
     share: Share | None = field(default=None, compare=False)
-    """The reply's share of the memory budget, if it is a large one; the owner of the answer closes it."""
+    """A large reply's share of the memory budget; the owner of the answer closes it."""
 
 
 class CallFailure(msgspec.Struct, frozen=True):
-    """A call that failed: what happened, where and when.
-
-    `at` and `since` are seconds of the event loop's clock. Answers to calls that began between them are
-    evidence.
-    """
+    """A failed call; answers to calls that began between `since` and `at`, by the loop's clock, are evidence."""
 
     kind: FailureKind
     message: str
     status: int | None = None
-    """The status of the answer, or the one that an error in a 2xx names."""
+    """The status of the answer, or of the error in a 2xx."""
     answer: Answer | None = None
     body: bytes = b""
     """The body of the answer, as a JSON object."""
@@ -103,17 +99,17 @@ class CallFailure(msgspec.Struct, frozen=True):
     endpoint: str = ""
     """The path, like `/v1/embeddings`."""
     line: tuple[str, int] = ("", -1)
-    """Batch and index; of no batch where the call asked only whether the server answers."""
+    """Batch and index; a health probe has no batch."""
     since: float = 0.0
-    """When the line was called first, or failed before."""
+    """When the line was first called, or last failed before."""
     at: float = 0.0
     """When it failed."""
     retry_after: float | None = None
-    """Seconds for which the server asked us to wait."""
+    """Seconds that the server asked to wait."""
 
     @property
     def fault(self) -> Fault:
-        """Whose fault it may be, by what happened alone."""
+        """Whose fault it may be, without evidence."""
         if self.status is not None and self.kind in _STATUS_COUNTS:
             return fault_of(self.status)
         return _FAULTS.get(self.kind, Fault.LINE)
@@ -130,29 +126,29 @@ class CallFailure(msgspec.Struct, frozen=True):
 
     @property
     def is_full(self) -> bool:
-        """Whether the server has too many calls, as it says or by its silence."""
+        """Whether the server has too many calls, by its status or by a timeout."""
         return self.is_timeout or self.is_overload
 
     @property
     def is_servers_word(self) -> bool:
-        """Whether the server took the call and says itself that it failed."""
+        """Whether the server itself accepted the call and answered that it failed."""
         return self.answer is not None and not self.is_overload and self.status not in _GATEWAYS
 
     @property
     def share(self) -> Share | None:
-        """What the answer holds of the memory budget."""
+        """The answer's share of the memory budget."""
         return None if self.answer is None else self.answer.share
 
 
 class Evidence(NamedTuple):
-    """What is known of a server at the time of a failed call."""
+    """What other calls show about a server when a call fails."""
 
     others_answered: bool = False
-    """Whether it has answered another call of the endpoint that began after `CallFailure.since`."""
+    """Whether it answered another call of the endpoint that began after `CallFailure.since`."""
     refuses_many: bool = False
     """Whether it refuses more than `pool.REFUSED_PART_MAX` of all calls as too many."""
     refuses_repeatedly: bool = True
-    """Whether it refuses so many calls that this refusal is no accident; see `ConcurrencyLimit`."""
+    """Whether refusals are frequent enough to mean that it is full; see `ConcurrencyLimit`."""
     other_is_well: bool = False
     """Whether another server of the model takes calls."""
 
@@ -167,21 +163,21 @@ class History:
     since: float
     """When the first of them failed, by the event loop's clock."""
     failures: int = 0
-    """Those that reached a server."""
+    """Calls that may have reached a server."""
     counted: int = 0
-    """Those that count against the line."""
+    """Failures that count against the line."""
     refusals: int = 0
-    """Those of them that were `Fault.ACCESS_OR_LINE`."""
+    """Those of them with `Fault.ACCESS_OR_LINE`."""
 
     is_charged: bool = False
-    """Whether the call in flight takes its seat from lines that have not failed."""
+    """Whether the call in flight takes the place of a line that has not failed."""
     is_clear: bool = False
-    """Whether the last failure speaks against the server and not against the line."""
+    """Whether the last failure was the server's fault."""
 
     def note(self, failure: CallFailure, *, counts: bool) -> None:
-        """Add a failed call; `counts` says that it counts against the line.
+        """Add a failed call; `counts` says whether it counts against the line.
 
-        The failure before the first that counts is counted with it: the server answered others after it.
+        With the first failure that counts, the one before it counts, too: the server answered others after it.
         """
         fault = failure.fault
         self.failures += fault is not Fault.SERVER

@@ -1,4 +1,4 @@
-"""The lines of a model that have no result on the log yet."""
+"""The pending lines of a model: the log has no result of them yet."""
 
 from tidemill.processors.backends.pool import Backend
 from tidemill.processors.failures import FailureKind, History
@@ -7,7 +7,7 @@ from tidemill.schemas.log.codec import RequestHead
 
 
 class Line:
-    """One line from its arrival until the log has its result; times are seconds of the event loop's clock."""
+    """A pending line; times are seconds of the event loop's clock."""
 
     __slots__ = (
         "attempts",
@@ -27,15 +27,15 @@ class Line:
         self.head = head
         self.index = index
         self.text = text
-        """The input line; empty where it is in the store (`head.ref`)."""
+        """The input line; empty if it is in the store (`head.ref`)."""
         self.entries = [entry]
-        """The records that wait for it: more than one where the log holds it twice."""
+        """Its records: several if the log has copies of the line."""
         self.attempts = 0
-        """Calls made, the one in flight included."""
+        """Calls made, including the one in flight."""
         self.since = 0.0
-        """When it was called first, or failed last."""
+        """When it was first called, or last failed."""
         self.history: History | None = None
-        """Its failed calls, if there are any."""
+        """Its failed calls, if any."""
         self.began_at = self.seconds = 0.0
         """When its last call began, and how long it took."""
         self.avoid: Backend | None = None
@@ -45,7 +45,7 @@ class Line:
 
     @property
     def size(self) -> int:
-        """Bytes of the input line, wherever it is."""
+        """Bytes of the input line."""
         return len(self.text) if self.head.ref is None else self.head.ref.length
 
 

@@ -1,10 +1,10 @@
-"""Memory budgets: how many bytes of large replies and of large lines a process holds at one time.
+"""Memory budgets: bounds on the bytes of large replies and of large lines in a process.
 
 A reply and a line may have many MiB (`reply_bytes_max`, `line_bytes_max`), and hundreds of calls may be in flight.
-Small replies do not count, so they never wait for large ones. Large ones count each byte as it arrives. While they
-are above the budget, only the oldest incomplete reply goes on, and the connections of the others are not read, so
-even a reply above the budget arrives. A pause does not count against a call's time. A reply that arrives more
-slowly than `BYTES_A_SECOND_MIN` while others wait is given up.
+Small replies do not count, so they never wait for large ones. Large ones count each byte as it arrives. Above the
+budget only the oldest incomplete reply is read, so that even a reply larger than the budget arrives; the
+connections of the others pause. A pause does not count against a call's time. A reply that arrives more slowly
+than `BYTES_A_SECOND_MIN` while others wait is given up.
 """
 
 import asyncio
@@ -17,41 +17,41 @@ REPLIES_BYTES_MAX: Final = 128 << 20
 SMALL_BYTES: Final = 64 * 1024
 """A reply up to this size does not count."""
 STEP_BYTES: Final = 256 * 1024
-"""What a connection may deliver before it can be paused."""
-LOOK_SECONDS: Final = 10.0
+"""Bytes that a connection may deliver before it pauses."""
+CHECK_SECONDS: Final = 10.0
 BYTES_A_SECOND_MIN: Final = 16 * 1024
 LINES_BYTES_MAX: Final = 128 << 20
 """Of large lines whose calls are in flight."""
 
 
 class Share:
-    """The bytes of one reply in the budget. Closing it again does nothing."""
+    """The bytes of one reply; closing twice is allowed."""
 
-    __slots__ = ("_budget", "_resume", "_stop", "is_waiting", "is_whole", "looked", "size")
+    __slots__ = ("_budget", "_resume", "_stop", "checked", "is_waiting", "is_whole", "size")
 
     def __init__(self, budget: "LargeReplies", resume: Callable[[], None], stop: Callable[[], None]) -> None:
         self._budget: LargeReplies | None = budget
         self._resume = resume
         self._stop = stop
         self.size = 0
-        self.looked = -1
+        self.checked = -1
         """Its size at the last check of its speed."""
         self.is_waiting = False
         self.is_whole = False
 
     def grow(self, size: int) -> bool:
-        """Count more bytes. False if reading must pause until `resume` is called."""
+        """Count more bytes; False if reading must pause until `resume` is called."""
         return self._budget is None or self._budget.grow(self, size)
 
     def finish(self) -> None:
-        """The reply is complete; its bytes count until `close`."""
+        """Note that the reply is complete; its bytes count until `close`."""
         self.is_whole = True
         self.is_waiting = False
         if self._budget is not None:
             self._budget.wake()
 
     def close(self) -> None:
-        """The bytes are freed."""
+        """Free the bytes."""
         budget, self._budget = self._budget, None
         if budget is not None:
             budget.forget(self)
@@ -95,7 +95,7 @@ class LargeReplies:
             return True
         share.is_waiting = True
         if self._timer is None:
-            self._look_later()
+            self._check_later()
         return False
 
     def forget(self, share: Share) -> None:
@@ -105,7 +105,7 @@ class LargeReplies:
         self.wake()
 
     def wake(self) -> None:
-        """Resume those that have waited longest, as far as there is room."""
+        """Resume the replies that have waited longest, as far as there is room."""
         room = self._bytes_max - self.used
         for share in [share for share in self._shares if share.is_waiting]:
             if room > 0 or share is self._first:
@@ -114,30 +114,30 @@ class LargeReplies:
 
     @property
     def _first(self) -> Share | None:
-        """The reply that goes on without room, so that one completes; None while complete ones will make room."""
+        """The reply that is read without room; None while a complete one will free some."""
         if any(share.is_whole for share in self._shares):
             return None
         return next(iter(self._shares), None)
 
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+    def _check_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if not any(share.is_waiting for share in self._shares):
             return
         for share in list(self._shares):
             if share.is_waiting or share.is_whole:
-                share.looked = -1
-            elif share.looked >= 0 and share.size < share.looked + LOOK_SECONDS * BYTES_A_SECOND_MIN:
+                share.checked = -1
+            elif share.checked >= 0 and share.size < share.checked + CHECK_SECONDS * BYTES_A_SECOND_MIN:
                 share.stop()
             else:
-                share.looked = share.size
-        self._look_later()
+                share.checked = share.size
+        self._check_later()
 
 
 class Request:
-    """For memory."""
+    """A request for memory."""
 
     __slots__ = ("granted", "is_granted", "size")
 
@@ -148,7 +148,7 @@ class Request:
 
 
 class LineBudget:
-    """The memory for large lines whose calls are in flight. A line larger than all of it is called alone."""
+    """The memory for large lines with calls in flight; a line larger than the budget is called alone."""
 
     def __init__(self, bytes_max: int = LINES_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
@@ -156,7 +156,7 @@ class LineBudget:
         self._requests: deque[Request] = deque()
 
     def take(self, size: int) -> bool:
-        """Take so many bytes, if they are free and no request waits; `release` gives them back."""
+        """Take bytes until `release`, if they are free and no request waits."""
         size = min(size, self._bytes_max)
         if self._requests or self._used + size > self._bytes_max:
             return False
@@ -164,12 +164,7 @@ class LineBudget:
         return True
 
     def ask(self, size: int, granted: Callable[[], None]) -> Request:
-        """Take so many bytes as soon as they are free, after the requests before.
-
-        Args:
-            size: Bytes.
-            granted: Called when they have been taken, unless that is at once.
-        """
+        """Take bytes as soon as they are free, after earlier requests; later than now, calls `granted` then."""
         request = Request(min(size, self._bytes_max), granted)
         if self.take(size):
             request.is_granted = True
@@ -178,7 +173,7 @@ class LineBudget:
         return request
 
     def withdraw(self, request: Request) -> None:
-        """Ask no more, or give back what was granted."""
+        """Cancel a request, or release the bytes that it got."""
         if request.is_granted:
             self.release(request.size)
         else:
@@ -186,7 +181,7 @@ class LineBudget:
             self._serve()
 
     def release(self, size: int) -> None:
-        """Give so many bytes back."""
+        """Free bytes."""
         self._used -= min(size, self._bytes_max)
         self._serve()
 

@@ -1,4 +1,4 @@
-"""Makes one call for one line: fetches the line if it is in the store, asks the server, and judges the answer."""
+"""Makes one call for one line: fetches a line in the store, calls the server, and judges the answer."""
 
 import asyncio
 import logging
@@ -21,20 +21,20 @@ from tidemill.schemas.log.codec import LineRef
 from tidemill.schemas.ports import Clock, NotFound, Store
 
 WARN_SECONDS: Final = 30.0
-"""Between two warnings that a server does not accept our calls."""
+"""Between two warnings that a server rejects our calls."""
 NO_CUSTOM_ID: Final = b"null"
 
 _log = logging.getLogger(__name__)
 
 
 class CallResult(NamedTuple):
-    """What came of a call."""
+    """The result of a call."""
 
     custom_id: bytes
     """JSON text."""
     end: Success | CallFailure
     evidence: Evidence = NO_EVIDENCE
-    """What is known of the server, if the call failed."""
+    """What other calls show about the server, if the call failed."""
 
 
 class Caller:
@@ -68,12 +68,7 @@ class Caller:
         self._seconds_max = seconds_max
 
     async def make(self, line: Line, permit: Permit) -> CallResult:
-        """Call once. Never raises.
-
-        Args:
-            line: What is to be called.
-            permit: Where; it is used up when this returns.
-        """
+        """Call once; uses the permit up and never raises."""
         is_called = False
         try:
             if line.head.ref is None:
@@ -90,8 +85,8 @@ class Caller:
         except OSError as error:
             _log.warning("a line of %s cannot be fetched: %s", line.head.batch_id, type(error).__name__)
             return self._not_made(FailureKind.STORE, line, permit)
-        except Exception:  # noqa: BLE001  a line is never lost to a fault of ours
-            _log.exception("a call for line %d of %s broke off", line.index, line.head.batch_id)
+        except Exception:  # noqa: BLE001  no fault of ours loses a line
+            _log.exception("a call for line %d of %s failed", line.index, line.head.batch_id)
             return self._not_made(FailureKind.INTERNAL, line, permit)
         finally:
             if not is_called:
@@ -141,12 +136,12 @@ class Caller:
         if is_refused and failure.at >= backend.warned_at + WARN_SECONDS:
             backend.warned_at = failure.at
             _log.warning(
-                "backend %s does not accept our calls: %s Check its key and model.", backend.base, failure.message
+                "backend %s rejects our calls: %s Check its key and model.", backend.base, failure.message
             )
         return CallResult(custom_id, failure, evidence)
 
     def _not_made(self, kind: FailureKind, line: Line, permit: Permit) -> CallResult:
-        """No answer can be judged: the line, the store or this process failed, not a server."""
+        """A call that was not made: the line, the store or this process is at fault, not a server."""
         failure = self._located(CallFailure(kind, request_codec.UNANSWERED[kind]), line, permit)
         if kind is not FailureKind.INTERNAL:
             return CallResult(NO_CUSTOM_ID, failure)

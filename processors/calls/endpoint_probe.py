@@ -1,9 +1,9 @@
 """Finds out whether a server lacks an endpoint, as a chat model's server lacks embeddings.
 
-A 404 or 501 may also come from the wrong server, from one that does not know the model any more, or from one that
-does not have something that the line names. So the probe asks the server for its list of models, and sends an
-empty object to the endpoint: a server that lists the model is the right one and accepts our key, and one that has
-the endpoint says what the object lacks. If it lacks the endpoint, waiting does not help: the line ends.
+A 404 or 501 may also come from the wrong server, from one that no longer has the model, or because of an object
+that the line names. So the probe requests the list of models, and posts an empty object to the endpoint. A server
+that lists the model is the right one and accepts our key; one that has the endpoint answers with another status.
+If it lacks the endpoint, waiting does not help, and the line ends.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tidemill.schemas import served
 
 STATUSES: Final = frozenset({404, 501})
 LISTED_SECONDS: Final = 5.0
-"""How long an answer of a server is valid, so that lines that fail together ask once."""
+"""How long an answer is valid, so that lines that fail together probe once."""
 LACKING_SECONDS: Final = 60.0
 """How long a server counts as lacking an endpoint, while lines try the model's other servers."""
 REPLY_SECONDS_MAX: Final = 2.0
@@ -37,26 +37,20 @@ class EndpointProbe:
     """Knows which endpoints the servers of one model lack."""
 
     def __init__(self, model: str, pool: BackendPool, client: Client) -> None:
-        """Ask nothing yet.
-
-        Args:
-            model: Its name, as its servers list it.
-            pool: Its servers.
-            client: The HTTP client.
-        """
+        """Send nothing yet; `model` is the name that the servers list."""
         self.model = model
         self._pool = pool
         self._client = client
         self._asking = asyncio.Lock()
         self._asked: dict[tuple[Backend, str], tuple[float, bool]] = {}
-        """By server and endpoint, when it was asked last, and whether it lacked the endpoint."""
+        """By server and endpoint, the time of the last probe, and whether the endpoint was lacking."""
         self._lacking: dict[tuple[Backend, str], float] = {}
 
     async def lacks(self, endpoint: str, backend: Backend) -> bool:
-        """Whether no server of the model has an endpoint. A drained server does not count. Never raises.
+        """Whether no server of the model has an endpoint, drained servers aside; never raises.
 
         Args:
-            endpoint: What the line asked for, like `/v1/embeddings`.
+            endpoint: The path of the line, like `/v1/embeddings`.
             backend: The server that answered a call with one of `STATUSES`.
         """
         if not await self._lacks(endpoint, backend):

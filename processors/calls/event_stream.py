@@ -1,8 +1,8 @@
-"""Server-sent events that add up to a reply: a server streams although it was not asked to.
+"""Merges the server-sent events of a server that streams without being asked to.
 
-Chunks of chat completions and of completions are merged: text is appended, items of lists find each other by their
-`index`, of other fields the last value that is not null counts. A stream of responses ends with the whole reply.
-Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, OpenAI's API reference, "Streaming".
+Chunks of chat completions and of completions are merged: text is appended, list items are matched by their
+`index`, and of any other field the last value other than null counts. A stream of responses ends with the whole
+reply. Source: https://html.spec.whatwg.org/multipage/server-sent-events.html, OpenAI's API reference, "Streaming".
 """
 
 import re
@@ -14,20 +14,20 @@ import orjson
 _STREAM: Final = re.compile(rb"[\r\n]*(?:data|event|id|retry)?:")
 _LINES: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r|\Z)")
 _TEXTS: Final = frozenset({"content", "reasoning", "reasoning_content", "refusal", "arguments", "text"})
-"""Fields whose text comes in pieces."""
+"""Fields whose text is split over chunks."""
 _WHOLE: Final = {"chat.completion.chunk": "chat.completion", "text_completion": "text_completion"}
-"""What a reply is called whose chunks are called so."""
+"""The `object` of a reply, by that of its chunks."""
 ITEMS_MAX: Final = 1024
-"""Of one list, by their `index`."""
+"""Of one list with an `index` each."""
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
 class IncompleteError(Exception):
-    """The events do not add up to a reply; the text says what is wrong with them."""
+    """The events do not add up to a reply; the text continues a sentence about the stream."""
 
 
 class _Text:
-    """Text in pieces, put together once."""
+    """Pieces of text, joined once."""
 
     __slots__ = ("pieces",)
 
@@ -36,7 +36,7 @@ class _Text:
 
 
 class _Items:
-    """Items of a list by their `index`."""
+    """List items by their `index`."""
 
     __slots__ = ("by_index",)
 
@@ -49,15 +49,15 @@ class _Items:
 
 
 def is_stream(body: bytes) -> bool:
-    """Whether a body begins as a stream of events does."""
+    """Whether a body begins like a stream of events."""
     return _STREAM.match(body) is not None
 
 
 def assembled(body: bytes) -> bytes:
-    """The reply that a stream of events adds up to, or the error that one of them is, as JSON.
+    """The reply of a stream of events, or the error in one of them, as JSON.
 
     Raises:
-        IncompleteError: See there.
+        IncompleteError: The events do not add up to a reply.
     """
     whole: dict[str, Any] = {}
     try:
@@ -69,11 +69,11 @@ def assembled(body: bytes) -> bytes:
             _merge(whole, event)
         return orjson.dumps(_reply(whole), default=_joined)
     except (RecursionError, orjson.JSONEncodeError) as error:
-        raise IncompleteError("an event of it is nested too deeply") from error
+        raise IncompleteError("one of its events is nested too deeply") from error
 
 
 def _events(body: bytes) -> Iterator[dict[str, Any]]:
-    """The data of each event, up to the one that says that there are no more."""
+    """The data of each event, up to `[DONE]`."""
     data: list[bytes] = []
     for found in _LINES.finditer(body):
         line = found[1]
@@ -91,9 +91,9 @@ def _decoded(text: bytes) -> dict[str, Any]:
     try:
         event = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise IncompleteError("an event of it is no JSON") from error
+        raise IncompleteError("one of its events is not JSON") from error
     if not isinstance(event, dict):
-        raise IncompleteError("an event of it is no JSON object")
+        raise IncompleteError("one of its events is not a JSON object")
     return event
 
 
@@ -116,7 +116,7 @@ def _merge(into: dict[Any, Any], piece: dict[str, Any]) -> None:
 
 
 def _longer(known: Any, items: list[Any]) -> Any:
-    """A list with more items; one whose items have an `index` is kept by it."""
+    """A list with these items added; items with an `index` are kept by it."""
     if not items:
         return items if known is None else known
     if not all(isinstance(item, dict) and isinstance(item.get("index"), int) for item in items):
@@ -128,14 +128,14 @@ def _longer(known: Any, items: list[Any]) -> Any:
     for item in items:
         _merge(kept.by_index.setdefault(item["index"], {}), item)
     if len(kept.by_index) > ITEMS_MAX:
-        raise IncompleteError(f"a list of it has more than {ITEMS_MAX} items")
+        raise IncompleteError(f"one of its lists has more than {ITEMS_MAX} items")
     return kept
 
 
 def _reply(whole: dict[str, Any]) -> dict[str, Any]:
     kind, choices = whole.get("object"), whole.get("choices")
     if not isinstance(kind, str) or kind not in _WHOLE or not isinstance(choices, _Items):
-        raise IncompleteError("its events are no chunks of a completion")
+        raise IncompleteError("its events are not chunks of a completion")
     if not all(choice.get("finish_reason") for choice in choices.ordered):
         raise IncompleteError("it ends before the reply does")
     whole["object"] = _WHOLE[kind]
@@ -148,7 +148,7 @@ def _reply(whole: dict[str, Any]) -> dict[str, Any]:
 def _message(delta: Any) -> dict[Any, Any]:
     message = {"role": "assistant", "content": None, **(delta if isinstance(delta, dict) else {})}
     if isinstance(calls := message.get("tool_calls"), _Items):
-        # Only a chunk numbers them.
+        # Only chunks number tool calls.
         message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls.ordered]
     return message
 

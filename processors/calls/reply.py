@@ -1,7 +1,7 @@
-"""The body of a 2xx reply: whether it is a success, and how many tokens it names.
+"""Checks the body of a 2xx reply: whether it is a success, and its token counts.
 
-The body passes through as bytes. Only the token counts are decoded, and what shows a failure: an `error`, a choice
-that ended with one, and the list that every good reply of the endpoint has.
+The body passes through as bytes. Only the token counts and the signs of a failure are decoded: an `error`, a
+choice that ended with one, and the list that a good reply of the endpoint must have.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from tidemill.schemas.endpoints import ENDPOINTS, UNKNOWN
 from tidemill.schemas.jsonl import nesting
 
 Tokens = tuple[int, int, int, int]
-"""Input, cached of these, output, reasoning of these."""
+"""Input tokens, cached ones of these, output tokens, reasoning tokens of these."""
 NO_TOKENS: Final = (0, 0, 0, 0)
 
 LEVELS_MAX: Final = 512
-"""Of nesting, of what is looked into once more: an error, and what was mended. Decoders end at some 950."""
+"""Of nesting, in an error and in a normalized reply. Decoders stop at about 950 levels."""
 ENDED_WITH_ERROR: Final = 500
-"""What a choice with `finish_reason: "error"` stands for where it names no status. Source: vLLM, which ends a
-choice so after a fault of its own that another try may not meet."""
+"""The status of a choice with `finish_reason: "error"` that names none. Source: vLLM ends a choice so after a
+transient fault of its own."""
 _STATUS_DIGITS: Final = 3
 _STATUSES: Final = range(400, 600)
 _FALSY: Final = frozenset({b"null", b"false", b"0", b'""', b"{}", b"[]"})
@@ -31,14 +31,10 @@ _BLANK_LIST_BYTES_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class ReplyError:
-    """A 2xx reply whose content is an error.
-
-    Attributes:
-        status: The HTTP status that the error names or stands for; None where it names none.
-        message: The error's message.
-    """
+    """A 2xx reply that contains an error."""
 
     status: int | None
+    """The HTTP status that the error names or implies, if any."""
     message: str
 
 
@@ -73,7 +69,7 @@ class _Known(msgspec.Struct, gc=False):
 
 
 class _OddKnown(msgspec.Struct):
-    """With something that is not of the shape."""
+    """A reply with fields of unexpected types."""
 
     usage: msgspec.Raw = _ABSENT
     error: msgspec.Raw = _ABSENT
@@ -99,7 +95,7 @@ _strings: Final = msgspec.json.Decoder(str)
 
 
 def is_object(body: bytes) -> bool:
-    """Whether this is one JSON object in UTF-8, as strictly as RFC 8259 has it, nested within `LEVELS_MAX`."""
+    """Whether this is one JSON object by RFC 8259, in UTF-8, nested within `LEVELS_MAX`."""
     try:
         _objects.decode(body)
     except (msgspec.MsgspecError, RecursionError):
@@ -108,7 +104,7 @@ def is_object(body: bytes) -> bool:
 
 
 def is_utf8(body: bytes) -> bool:
-    """Whether all of it is UTF-8."""
+    """Whether the whole body is UTF-8."""
     # The decoder does not check strings that it skips.
     if body.isascii():
         return True
@@ -120,35 +116,31 @@ def is_utf8(body: bytes) -> bool:
 
 
 def read(body: bytes, endpoint: str) -> Tokens | ReplyError | None:
-    """The token counts of a reply: zeros where it names none, None where it names what cannot be.
+    """The token counts of a reply, or its error: zeros if it has no counts, None if they are impossible.
 
     Args:
         body: The reply's body.
         endpoint: The path that was called, like `/v1/embeddings`.
 
-    Returns:
-        The counts, or the error in the reply.
-
     Raises:
-        MsgspecError: It is no JSON object.
+        MsgspecError: The body is not a JSON object.
     """
-    # Before it is decoded: a decoder fails in another way on a text that is not.
     if not is_utf8(body):
-        raise msgspec.DecodeError("it is not UTF-8")
+        raise msgspec.DecodeError("the body is not UTF-8")
     try:
         try:
             reply = _replies.decode(body)
             tokens = NO_TOKENS if reply.usage is None else _mapped(reply.usage)
         except msgspec.ValidationError:
-            # An array, or an object that has something odd.
+            # An array, or an object with fields of unexpected types.
             reply, tokens = _odd(_odd_replies.decode(body))
         return _error(reply, endpoint) or tokens
     except RecursionError as error:
-        raise msgspec.DecodeError("it is nested too deeply") from error
+        raise msgspec.DecodeError("the body is nested too deeply") from error
 
 
 def _odd(reply: Any) -> tuple[Any, Tokens | None]:
-    """What can be made out of a reply that is not of the shape."""
+    """The valid parts of a reply with fields of unexpected types."""
     choices = None if _is_empty(reply.choices) else [_Choice()]
     with contextlib.suppress(ValueError, RecursionError):
         choices = _choices.decode(reply.choices)
@@ -175,7 +167,7 @@ def _error(reply: Any, endpoint: str) -> ReplyError | None:
 
 
 def _is_empty(items: msgspec.Raw) -> bool:
-    """Whether this is anything but a list with an item."""
+    """Whether this is not a list with an item."""
     view = memoryview(items)
     if bytes(view[:1]) != b"[":
         return True
@@ -190,7 +182,7 @@ def _fields(error: msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def _status(error: msgspec.Raw) -> int | None:
-    """The HTTP status that an error names, as a number or as text."""
+    """The HTTP status in an error, as a number or as text."""
     fields = _fields(error)
     for name in ("code", "status", "status_code"):
         text = bytes(fields.get(name, b"")).strip(b'"')
@@ -200,7 +192,7 @@ def _status(error: msgspec.Raw) -> int | None:
 
 
 def _message(error: msgspec.Raw) -> str:
-    """What an error says: its message, or itself where it has none."""
+    """The message of an error, or the error itself if it has none."""
     if error is _ABSENT:
         return ""
     message = _fields(error).get("message", error)
@@ -212,7 +204,7 @@ def _message(error: msgspec.Raw) -> str:
 
 
 def _odd_tokens(text: msgspec.Raw) -> Tokens | None:
-    """Of a `usage` that is not as it should be, what can be made out; None where that is not both counts."""
+    """The counts of a `usage` with unexpected types; None if a count is impossible."""
     try:
         usage = msgspec.json.decode(text)
     except (ValueError, RecursionError):
@@ -231,7 +223,7 @@ def _odd_tokens(text: msgspec.Raw) -> Tokens | None:
 
 
 def _whole(value: object) -> int | None:
-    """A number as a whole one; -1, which no count can be, where it is anything else."""
+    """A whole number; -1, which is no count, for anything else."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
@@ -240,7 +232,7 @@ def _whole(value: object) -> int | None:
 
 
 def _mapped(usage: _Usage) -> Tokens | None:
-    """Chat and embeddings speak of prompt and completion, responses of input and output."""
+    """Map both names: prompt and completion (chat, embeddings), or input and output (responses)."""
     given = usage.prompt_tokens if usage.input_tokens is None else usage.input_tokens
     made = usage.completion_tokens if usage.output_tokens is None else usage.output_tokens
     given, made = given or 0, made or 0
@@ -257,5 +249,5 @@ def _mapped(usage: _Usage) -> Tokens | None:
 
 
 def _part(number: int | None, whole: int) -> int:
-    """A count of some of the tokens; it bills nothing, so one that cannot be is none."""
+    """A count of part of the tokens; 0 if it is impossible, since nothing is billed by it."""
     return number if number is not None and 0 <= number <= whole else 0

@@ -1,8 +1,4 @@
-"""An input line becomes an HTTP call, and what is answered becomes a result line.
-
-Bodies pass through as bytes both ways. A reply is checked to be one JSON object, and of all it holds only the
-token counts are read.
-"""
+"""Judges answers, and writes result lines and error lines. Bodies pass through as bytes."""
 
 import hashlib
 import re
@@ -14,15 +10,15 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from tidemill.processors.calls import reply, reply_forms
+from tidemill.processors.calls import reply, reply_normalization
 from tidemill.processors.calls.reply import NO_TOKENS, Tokens
 from tidemill.processors.failures import Answer, CallFailure, FailureKind
 from tidemill.processors.memory_budget import Share
 from tidemill.schemas.jsonl import line as shapes
 from tidemill.schemas.log.codec import LineMark
 
-WORDS_BYTES_MAX: Final = 4096
-"""What an error line quotes of an answer that is no JSON object."""
+QUOTED_BYTES_MAX: Final = 4096
+"""Of an answer that is not a JSON object, in its error line."""
 RETRY_AFTER_SECONDS_MAX: Final = 86_400.0
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
@@ -31,18 +27,16 @@ _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?\Z")
 
 UNANSWERED: Final = {
     FailureKind.CONNECT: "The backend could not be reached.",
-    FailureKind.TIMEOUT: "The backend did not answer in time: it said nothing that could stand here.",
-    FailureKind.READ: "The connection to the backend broke off before there was an answer.",
+    FailureKind.TIMEOUT: "The backend did not answer in time.",
+    FailureKind.READ: "The connection to the backend broke off before the answer was complete.",
     FailureKind.TOO_LARGE: "The backend's reply is larger than the setting reply_bytes_max allows.",
-    FailureKind.UNSUPPORTED_REPLY: (
-        "The backend's reply names two lengths that differ, so where it ends is not known."
-    ),
+    FailureKind.UNSUPPORTED_REPLY: ("The backend's reply names two different lengths, so its end is unknown."),
     FailureKind.INVALID_LINE: "The line cannot be read.",
     FailureKind.INPUT_GONE: "The input of this line is no longer in the store.",
     FailureKind.STORE: "The store could not be read.",
     FailureKind.INTERNAL: "The call could not be made.",
 }
-"""What the error line says of a call that brought no answer."""
+"""The message in the error line of a call without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +46,16 @@ class Success:
     answer: Answer
     body: bytes
     tokens: Tokens | None = NO_TOKENS
-    """None where the server names impossible counts: nothing is billed then, and the line is delivered."""
+    """None if the server names impossible counts: the line is delivered and not billed."""
 
     @property
     def share(self) -> Share | None:
-        """What the answer holds of the memory budget."""
+        """The answer's share of the memory budget."""
         return self.answer.share
 
 
 def judge(outcome: Answer | FailureKind, endpoint: str) -> Success | CallFailure:
-    """Say whether a call succeeded; a failure lacks the fields that `located` adds.
-
-    Args:
-        outcome: What the HTTP client returned.
-        endpoint: The path that was called, like `/v1/embeddings`.
-    """
+    """Judge what the HTTP client returned for a call of an endpoint; `located` completes a failure."""
     if isinstance(outcome, FailureKind):
         return CallFailure(outcome, UNANSWERED[outcome])
     status = outcome.status
@@ -75,35 +64,35 @@ def judge(outcome: Answer | FailureKind, endpoint: str) -> Success | CallFailure
     message = f"The backend answered with status {status}."
     kind = FailureKind.STATUS
     if outcome.encoding is not None:
-        message = f"The backend's reply cannot be decompressed ({outcome.encoding}); none was asked for."
+        message = f"The backend's reply cannot be decompressed ({outcome.encoding}); none was requested."
         kind = FailureKind.UNSUPPORTED_REPLY if 200 <= status < 300 else FailureKind.STATUS  # noqa: PLR2004
     return CallFailure(kind, message, status, outcome, _error_body(outcome, message))
 
 
 def located(failure: CallFailure, **fields: Any) -> CallFailure:
-    """The failure with some of `server`, `endpoint`, `line`, `since`, `at` and `retry_after`."""
+    """The failure with other values in some fields."""
     return msgspec.structs.replace(failure, **fields)
 
 
 def unserved(failure: CallFailure, endpoint: str) -> CallFailure:
-    """The failure of a line whose endpoint no backend of its model serves; it keeps the server's answer."""
+    """The failure of a line whose endpoint no backend of its model serves, with the server's answer."""
     message = f"The model's backend does not serve {endpoint}."
     return msgspec.structs.replace(failure, kind=FailureKind.NOT_SERVED, message=message)
 
 
 def _judged(answer: Answer, endpoint: str) -> Success | CallFailure:
-    """Judge a 2xx by its content."""
+    """Judge a 2xx reply by its content."""
     body = answer.body
     try:
         found = reply.read(body, endpoint)
     except msgspec.MsgspecError:
         try:
-            mended = reply_forms.mended(body)
-        except reply_forms.UnsupportedFormError as error:
+            normalized = reply_normalization.normalized(body)
+        except reply_normalization.UnsupportedFormError as error:
             return _unusable(FailureKind.UNSUPPORTED_REPLY, str(error), answer)
-        if mended is None:
+        if normalized is None:
             return _unusable(FailureKind.INVALID_REPLY, "The backend's reply is not a JSON object.", answer)
-        found, body = reply.read(mended, endpoint), mended
+        found, body = reply.read(normalized, endpoint), normalized
     if isinstance(found, reply.ReplyError):
         return CallFailure(FailureKind.ERROR_IN_REPLY, found.message, found.status, answer, body)
     return Success(answer, body, found)
@@ -114,15 +103,15 @@ def _unusable(kind: FailureKind, message: str, answer: Answer) -> CallFailure:
 
 
 def result(batch_id: str, index: int, custom_id: bytes, end: Success, attempts: int) -> tuple[bytes, LineMark]:
-    """The result line of a successful call, and its mark for the headers of the record."""
+    """The result line of a successful call, and its mark for the record's headers."""
     text = _line(batch_id, index, custom_id, answer=end.answer, body=end.body, attempts=attempts)
     return text, LineMark(index, len(text), False, end.tokens, attempts)
 
 
 def failed(batch_id: str, index: int, custom_id: bytes, end: CallFailure, attempts: int) -> tuple[bytes, LineMark]:
-    """The error line of a call that is given up, and its mark for the headers of the record.
+    """The error line of a line that is given up, and its mark for the record's headers.
 
-    If the server answered, the line has its status and words; our conclusion stands beside them.
+    It quotes the server's status and body, if there was an answer, beside our own error.
     """
     ours = {"code": end.kind.value, "message": end.message}
     if end.answer is None:
@@ -155,27 +144,25 @@ def _line(
 
 
 def request_id(given: str | None, batch_id: str, index: int, attempts: int) -> str:
-    """The backend's name for the request, if it is a sane one, else the one that it was sent."""
+    """The id that the backend gave the request, if it is well-formed, else the id that it was sent."""
     if given is not None and _REQUEST_ID.match(given) is not None:
         return given
     return sent_id(batch_id, index, attempts)
 
 
 def sent_id(batch_id: str, index: int, attempts: int) -> str:
-    """What a call is named by: `batch_…-17-1` is the first try of line 17, counted from 0."""
+    """The id of a call: `batch_…-17-1` is the first call of line 17, counted from 0."""
     name = f"{batch_id}-{index}-{attempts}"
     if _REQUEST_ID.match(name) is not None:
         return name
-    # Another writer of the topic has chosen the batch's id.
+    # A foreign writer of the topic may have chosen the batch id.
     return "req_" + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
 
 
 def wait_seconds(retry_after: str | None, now: float) -> float | None:
-    """What a `Retry-After` header asks for: seconds, or a date; None where it says nothing that can be read.
+    """The seconds that a `Retry-After` header, a number or a date, asks to wait; None if it is malformed.
 
-    Args:
-        retry_after: The header's value.
-        now: Unix time.
+    `now` is a Unix time.
     """
     if retry_after is None:
         return None
@@ -192,16 +179,16 @@ def wait_seconds(retry_after: str | None, now: float) -> float | None:
 
 
 def _error_body(answer: Answer, message: str) -> bytes:
-    """What a server said with an error, as a JSON object: its own, or its words in OpenAI's shape."""
+    """The body of an error as a JSON object: the server's own, or its text in OpenAI's shape."""
     if reply.is_object(answer.body):
         return answer.body
     try:
-        if (mended := reply_forms.mended(answer.body)) is not None:
-            return mended
-    except reply_forms.UnsupportedFormError:
+        if (normalized := reply_normalization.normalized(answer.body)) is not None:
+            return normalized
+    except reply_normalization.UnsupportedFormError:
         pass
-    text = answer.body[: WORDS_BYTES_MAX + 1].decode(errors="replace").strip()
-    if len(answer.body) > WORDS_BYTES_MAX:
+    text = answer.body[: QUOTED_BYTES_MAX + 1].decode(errors="replace").strip()
+    if len(answer.body) > QUOTED_BYTES_MAX:
         text = f"{text[:-1]}…"
     error = {"message": text or message, "type": FailureKind.STATUS.value, "param": None, "code": None}
     return orjson.dumps({"error": error})

@@ -1,21 +1,21 @@
-"""Whether a call that failed is made again, and when: the evidence decides whose fault the failure is.
+"""Decides whether a failed call is retried, and when. The evidence decides whose fault the failure is.
 
-If a server refuses one line while it answers others, the fault is the line's. If it answers no other line, the
-fault may be the server's: the line waits, and only its deadline ends it. So a failure *counts* against a line only
-if the server has answered another call of the same endpoint that began after the line's failure before; that
-failure counts as well then. See docs/decisions/0017-fault-by-evidence.md.
+If a server refuses one line while it answers others, the line is at fault. If it answers no other line, the server
+may be: the line waits, and only its deadline ends it. So a failure *counts* against a line only if the server has
+answered another call of the same endpoint that began after the line's previous failure; that failure counts then,
+too. See docs/decisions/0017-fault-by-evidence.md.
 
 | what happened | the line ends |
 |---|---|
-| a 4xx that is not named below | at once: the server has read the request, and judged it |
+| a 4xx that is not listed below | at once: the server has judged the request |
 | 3xx, 401, 402, 403, 404, 405, 407, 410, 421: key, model or address may be wrong | when two count |
-| 408, 409, 424, 425, 429, 5xx, no answer in time, a reply that is cut or unreadable | when `tries_max` count |
-| no connection, or no access to a line in the store | never |
+| 408, 409, 424, 425, 429, 5xx, no answer in time, a truncated or unreadable reply | when `tries_max` count |
+| no connection, or a line in the store cannot be read | never |
 
 The last of `tries_max` failures comes `spread_seconds_min` after the first, or later. A 429 or 503 counts only
 while the server refuses few others.
 
-`dispatcher.py` carries out the decision; a line that is to be called again waits in `scheduling/retry_queue.py`.
+`dispatcher.py` carries out the decision; a line waits for its retry in `scheduling/retry_queue.py`.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ PROBE_SECONDS_MIN: Final = 2.0
 """Between two health probes."""
 REFUSALS_MAX: Final = 2
 ACCIDENT_PART: Final = 0.2
-"""Of a wait, where the server refused one call and accepts most."""
+"""Of a wait, if the server refuses one call and accepts most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +59,11 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """No call is possible before the deadline: the line expires, which the owner of the batch records."""
+    """No call is possible before the deadline: the owner of the batch ends the line."""
 
 
 class Decision(NamedTuple):
-    """Whose fault a failure is taken to be, and what follows."""
+    """Whose fault a failure is assumed to be, and what follows."""
 
     fault: Fault
     action: RetryAt | GiveUp | Expire
@@ -86,10 +86,10 @@ def decide(
 
     Args:
         failure: What happened.
-        evidence: What is known of the server.
-        history: The failed calls of the line before this one.
-        attempt: Calls made for the line so far, this one included.
-        deadline: From when on no call is made, by the event loop's clock.
+        evidence: What other calls show about the server.
+        history: The line's earlier failed calls.
+        attempt: Calls made for the line, including this one.
+        deadline: No call begins later, by the event loop's clock.
         chance: A random number, 0 <= chance < 1: full jitter spreads lines that failed together.
         policy: The bounds.
     """
@@ -101,7 +101,7 @@ def decide(
     if evidence.other_is_well and not counts:
         wait = 0.0
     else:
-        # The exponent is bounded, as a line may be tried for days.
+        # The exponent has a bound, since a line may be retried for days.
         longest = 2 * policy.spread_seconds_min / policy.tries_max if counts else policy.wait_seconds_max
         wait = chance * min(longest, policy.wait_seconds_base * 2.0 ** min(attempt - 1, 30))
         wait = _adjusted(wait, failure, evidence, history, policy)
@@ -125,9 +125,9 @@ def _has_failed(history: History, now: float, policy: Policy) -> bool:
 
 
 def _adjusted(wait: float, failure: CallFailure, evidence: Evidence, history: History, policy: Policy) -> float:
-    """The wait as the server asks for it, and for the last call long enough for the spread of all."""
+    """At least the wait that the server asks for, and before the last call the spread of all calls."""
     if failure.is_full and not evidence.refuses_repeatedly:
-        # The server asked one call among many to wait; the next line in its place would be the same load.
+        # The server refused one call among many; another line instead would be the same load.
         wait *= ACCIDENT_PART
     else:
         wait = max(wait, failure.retry_after or 0.0)

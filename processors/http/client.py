@@ -1,4 +1,4 @@
-"""The HTTP client: keeps connections to the model servers, and makes one call on each at a time."""
+"""The HTTP client: keeps connections to model servers, each for one call at a time."""
 
 import asyncio
 import json
@@ -18,15 +18,15 @@ from tidemill.schemas.bounds import REPLY_BYTES_MAX
 
 CONNECT_SECONDS_MAX: Final = 10.0
 IDLE_SECONDS_MAX: Final = 4.0
-"""Shorter than the 5 s after which common servers close an idle connection, so that no call meets one closing."""
+"""Common servers close an idle connection after 5 s: no call should use one that is closing."""
 SECRET_CHARS_MIN: Final = 8
-"""A shorter key is not looked for in replies."""
+"""A shorter key is not redacted in replies."""
 REDACTED: Final = b"[redacted]"
 _NOTHING: Final = memoryview(b"")
 _OWN: Final = {"user-agent": f"tidemill/{__version__}", "accept-encoding": "identity"}
-"""Headers of every request: some gateways refuse one without a user agent, and some compress unasked."""
+"""Of every request: some gateways reject one without a user agent, and some compress by default."""
 ROUTES_MAX: Final = 1_000
-"""Addresses whose request heads are remembered; there are as many as backends and endpoints."""
+"""Request heads kept: one for each backend and endpoint."""
 
 
 class Upstream(Protocol):
@@ -35,9 +35,9 @@ class Upstream(Protocol):
     async def post(
         self, url: str, headers: dict[str, str], body: bytes | memoryview, seconds: float, request_id: str = ""
     ) -> Answer | FailureKind:
-        """Make a call within `seconds`; never raises for what the server does.
+        """Make a call within `seconds`; nothing that the server does raises.
 
-        `request_id` goes with the call (`request_codec.sent_id`); an empty one is not sent.
+        A `request_id` that is not empty is sent as `X-Request-Id`.
         """
         ...
 
@@ -48,14 +48,14 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Where a call goes, and the part of its head that is the same for all calls."""
+    """A server, and the head that all calls of one address share."""
 
     host: str
     port: int
     is_tls: bool
     head: bytes
     secrets: tuple[bytes, ...]
-    """The key of the server, in each form in which a reply may repeat it."""
+    """The server's key, in each form in which a reply may repeat it."""
 
 
 Origin = tuple[str, int]
@@ -69,7 +69,7 @@ def origin(url: str) -> Origin:
 
 
 class HttpUpstream:
-    """Makes calls over HTTP/1.1 on kept connections; opens as many as there are calls in flight."""
+    """Makes calls over HTTP/1.1 with keep-alive; opens as many connections as there are calls in flight."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class HttpUpstream:
         """Connect nothing before the first call.
 
         Args:
-            authorities: PEM files of the certificate authorities to trust, by origin; the system's for others.
-            reply_bytes_max: Of the body of an answer to `post`.
+            authorities: PEM files of certificate authorities by origin; others use the system's.
+            reply_bytes_max: Of the reply's body.
         """
         self._reply_bytes_max = reply_bytes_max
         self._authorities = authorities or {}
@@ -96,7 +96,7 @@ class HttpUpstream:
         """See `Upstream`.
 
         Raises:
-            ValueError: The address or a header cannot be written.
+            ValueError: The address or a header has invalid characters.
         """
         route = self._route("POST", url, headers)
         named = b"x-request-id: %b\r\n" % request_id.encode() if request_id else b""
@@ -106,17 +106,7 @@ class HttpUpstream:
         return await self._send(route, head + body, seconds, self._reply_bytes_max)
 
     async def get(self, url: str, headers: dict[str, str], seconds: float, bytes_max: int) -> Answer | FailureKind:
-        """Fetch a page; like `post`.
-
-        Args:
-            url: Its address.
-            headers: Of the request.
-            seconds: The longest it may take.
-            bytes_max: A larger page is `FailureKind.TOO_LARGE`.
-
-        Raises:
-            ValueError: The address or a header cannot be written.
-        """
+        """Fetch a page of at most `bytes_max`; otherwise like `post`."""
         route = self._route("GET", url, headers)
         page = await self._send(route, route.head + b"\r\n", seconds, bytes_max)
         if isinstance(page, Answer) and page.share is not None:
@@ -152,7 +142,7 @@ class HttpUpstream:
 
     @staticmethod
     def _kept(idle: deque[Connection], now: float) -> Connection | None:
-        """The connection that was used last, if it is fresh; closes those that are not."""
+        """The idle connection used last; closes those that were idle for too long."""
         while idle and (not idle[0].is_usable or idle[0].idle_since < now - IDLE_SECONDS_MAX):
             idle.popleft().close()
         while idle:
@@ -170,8 +160,7 @@ class HttpUpstream:
                     ssl=self._trust(route) if route.is_tls else None,
                 )
         except (OSError, UnicodeError):
-            # OSError: a timeout, an unknown host, a failed handshake, a missing file.
-            # UnicodeError: a name that cannot be a host (`host..local`).
+            # OSError: also a timeout, a failed handshake, a missing file. UnicodeError: a host like `host..local`.
             return FailureKind.CONNECT
         return connection
 
@@ -185,7 +174,7 @@ class HttpUpstream:
         return context
 
     def _route(self, method: str, url: str, headers: dict[str, str]) -> _Route:
-        # Two backends at one address may differ by their keys.
+        # Two backends with one address may have different keys.
         key = (method, url, headers.get("authorization", ""))
         if (route := self._routes.get(key)) is None:
             if len(self._routes) >= ROUTES_MAX:
@@ -200,15 +189,15 @@ def _new_route(method: str, url: str, headers: dict[str, str]) -> _Route:
     fields = {"host": parts.netloc.rpartition("@")[2], **_OWN, **headers}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
     if any(not line.isprintable() for line in lines):
-        raise ValueError("an address or a header holds what a request may not hold")
+        raise ValueError("an address or a header has invalid characters")
     head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
     return _Route(*origin(url), parts.scheme == "https", head, _secrets(headers.get("authorization", "")))
 
 
 def _secrets(authorization: str) -> tuple[bytes, ...]:
-    """A key as it is, and as JSON writes it, with slashes escaped and without.
+    """A key as text and in JSON, with and without escaped slashes.
 
-    Short keys and numbers are left out: they may stand in any reply, which replacing them would damage.
+    Short keys and numbers are not redacted: a reply may contain them by chance.
     """
     key = authorization.rpartition(" ")[2]
     if len(key) < SECRET_CHARS_MIN or key.isdigit():
@@ -218,7 +207,7 @@ def _secrets(authorization: str) -> tuple[bytes, ...]:
 
 
 def _redacted(answer: Answer, secrets: tuple[bytes, ...]) -> Answer:
-    """The answer without our key, which a server may repeat: it goes into the files of the line's project."""
+    """The answer without our key, which a server may repeat: the line's project can read the answer."""
     for secret in secrets:
         if secret in answer.body:
             answer = replace(answer, body=answer.body.replace(secret, REDACTED))

@@ -1,7 +1,7 @@
 """One HTTP/1.1 connection: one call at a time, the reply parsed by llhttp.
 
-A general client spends most of its time on what is not needed here: redirects, cookies, proxies, streams. This one
-costs a third of it (docs/decisions/0021-own-http-client.md). `client.py` keeps the connections.
+It costs a third of a general client, which also handles redirects, cookies, proxies and streams
+(docs/decisions/0021-own-http-client.md). `client.py` keeps the connections.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from tidemill.processors.http import content_coding
 from tidemill.processors.memory_budget import SMALL_BYTES, LargeReplies, Share
 
 HEAD_BYTES_MAX: Final = 64 << 10
-"""Of everything but the body: the head, the fields after the last chunk, and chunk extensions."""
+"""Of all but the body: the head, the trailer, and chunk extensions."""
 
 _INFORMATIONAL: Final = 200
 _NOTHING: Final = memoryview(b"")
 
 
 _SHOWN_CHARS: Final = 64
-"""Of a content encoding that is quoted."""
+"""Of a content encoding that an error line quotes."""
 
 
 _HEAD_END: Final = b"\r\n\r\n"
@@ -32,7 +32,7 @@ _CHUNKED: Final = re.compile(rb"^transfer-encoding[ \t]*:[^\r\n]*chunked[ \t]*\r
 
 
 class _LengthsError(Exception):
-    """A head names lengths that differ."""
+    """A head names two different lengths."""
 
 
 @dataclass(slots=True)
@@ -42,14 +42,14 @@ class _Reply:
     status: int = 0
     has_head: bool = False
     is_framed: bool = False
-    """Whether its head says where it ends."""
+    """Whether its head says where the body ends."""
     request_id: str | None = None
     retry_after: str | None = None
     encoding: str | None = None
     """Its content encoding."""
-    inflation: content_coding.Decoder | None = None
+    decoder: content_coding.Decoder | None = None
     pieces: list[bytes] = field(default_factory=list)
-    """Of its body, decompressed; empty where it cannot be decompressed."""
+    """Of the body, decompressed; empty if it cannot be decompressed."""
     size: int = 0
     has_body: bool = False
 
@@ -58,12 +58,12 @@ class _Reply:
         name = value.strip().lower()
         if name not in {"", "identity"}:
             self.encoding = name[:_SHOWN_CHARS]
-            self.inflation = content_coding.inflation(name)
+            self.decoder = content_coding.decoder(name)
 
     @property
     def unread(self) -> str | None:
-        """The content encoding of a body that could not be decompressed; else None."""
-        if not self.has_body or (self.inflation is not None and self.inflation.is_whole):
+        """The content encoding of a body that cannot be decompressed; else None."""
+        if not self.has_body or (self.decoder is not None and self.decoder.is_whole):
             return None
         return self.encoding
 
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, replies: LargeReplies) -> None:
         self.idle_since = 0.0
-        """When its last call ended, by the clock of the event loop."""
+        """When its last call ended, by the event loop's clock."""
         self._replies = replies
         self._share: Share | None = None
         self._is_paused = False
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
 
         Args:
             request: The head, and a small body.
-            seconds: How long that may take.
+            seconds: The longest time to wait.
             bytes_max: Of the reply's body.
             body: A large body, which is not copied.
         """
@@ -141,12 +141,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        # The transports of uvloop are of no class of asyncio.
+        # The transports of uvloop are not instances of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
         self._keeps_alive = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`. A reply without a length ends with its connection."""
+        """See `asyncio.Protocol`. The end of the connection ends a reply without a length."""
         self._keeps_alive = False
         self._transport = None
         if exc is None and self._reply.has_head and not self._reply.is_framed:
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
             self._end(FailureKind.READ)
 
     def _feed(self, data: bytes) -> None:
-        """Parse bytes; a head with two lengths, which the parser refuses, gets one."""
+        """Parse bytes; repeats a head with two equal lengths, which the parser refuses, with one."""
         if self._reply.has_head:
             self._parser.feed_data(data)
             return
@@ -189,21 +189,21 @@ class Connection(asyncio.Protocol):
         head, end, rest = self._head.partition(_HEAD_END)
         if not end:
             return
-        mended = _with_one_length(head + end)
+        head = _with_one_length(head + end)
         self._begin()
         self._parser = httptools.HttpResponseParser(self)
-        # The server may mean another end of the body.
+        # The server may assume another end of the body.
         self._keeps_alive = False
-        self._parser.feed_data(mended + rest)
+        self._parser.feed_data(head + rest)
 
     def on_message_begin(self) -> None:
         """See `httptools`."""
         if self._call is None:
-            # No call is in flight: the reply could be mistaken for that to the next call.
+            # No call is in flight: the next call could take this for its reply.
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See `httptools`; only what is needed is kept."""
+        """See `httptools`."""
         name = name.lower()
         if name in {b"content-length", b"transfer-encoding"}:
             self._reply.is_framed = True
@@ -225,16 +225,16 @@ class Connection(asyncio.Protocol):
         self._reply.has_body = True
         if self._reply.encoding is None:
             self._take(body)
-        elif self._reply.inflation is None:
+        elif self._reply.decoder is None:
             self._take(body, is_kept=False)
         else:
             try:
-                for piece in self._reply.inflation.feed(body):
+                for piece in self._reply.decoder.feed(body):
                     self._take(piece)
                     if self._call is None:
                         return
             except content_coding.CodingError:
-                self._reply.inflation = None
+                self._reply.decoder = None
 
     def _take(self, body: bytes, *, is_kept: bool = True) -> None:
         reply = self._reply
@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """See `httptools`."""
         if self._reply.status < _INFORMATIONAL:
-            # `100 Continue` and its like go before the reply.
+            # The reply follows a `100 Continue` and its like.
             self._begin()
         else:
             self._keeps_alive = self._keeps_alive and self._parser.should_keep_alive()
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
             self._stop_timer()
 
     def _read_on(self) -> None:
-        """Resume reading; the time of the pause does not count against the server."""
+        """Resume reading; the pause does not count against the server's time."""
         if self._call is not None:
             self._timer = self._loop.call_later(self._seconds_left, self._end, FailureKind.TIMEOUT)
         self._unpause()
@@ -328,13 +328,10 @@ def _drop(outcome: Answer | FailureKind) -> None:
 
 
 def _with_one_length(head: bytes) -> bytes:
-    """The head with one statement of the body's length.
-
-    Args:
-        head: From the status line to the blank line behind the last field.
+    """A head, from the status line to the blank line, with one `Content-Length` or none.
 
     Raises:
-        _LengthsError: See there.
+        _LengthsError: It names two different lengths.
     """
     if _CHUNKED.search(head):
         return _LENGTHS.sub(b"", head)

@@ -1,11 +1,11 @@
-"""Bodies that a server compresses although it was asked not to: gzip and deflate are read, in bounded steps."""
+"""Decompresses gzip and deflate bodies, in bounded steps, of servers that compress without being asked to."""
 
 import zlib
 from collections.abc import Iterator
 from typing import Final
 
 STEP_BYTES: Final = 256 * 1024
-"""What is decompressed at one time."""
+"""Decompressed at one time."""
 
 _GZIP: Final = 31
 _ZLIB: Final = 15
@@ -14,24 +14,24 @@ _ZLIB_METHOD: Final = 8
 
 
 class CodingError(Exception):
-    """A body is not what its encoding says."""
+    """A body does not match its content encoding."""
 
 
 class Decoder:
-    """One body in gzip or deflate, as it arrives."""
+    """Decompresses one body as it arrives."""
 
     def __init__(self, *, is_gzip: bool) -> None:
         self._is_gzip = is_gzip
         self._stream = zlib.decompressobj(_GZIP) if is_gzip else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What comes of the next bytes, in pieces of up to `STEP_BYTES`; bytes behind its end are passed over.
+        """Decompress the next bytes, in pieces of up to `STEP_BYTES`; ignores bytes behind the end of the body.
 
         Raises:
-            CodingError: See there.
+            CodingError: The bytes are not of this encoding.
         """
         if self._stream is None:
-            # "deflate" is zlib's format by RFC 9110 8.4.1.2, and bare deflate where servers do not keep to it.
+            # By RFC 9110 8.4.1.2 "deflate" is zlib's format; some servers send bare deflate.
             self._stream = zlib.decompressobj(_ZLIB if data[0] & 0x0F == _ZLIB_METHOD else _RAW)
         while data and not self._stream.eof:
             try:
@@ -44,11 +44,11 @@ class Decoder:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its end has come."""
+        """Whether the body is complete."""
         return self._stream is not None and self._stream.eof
 
 
-def inflation(encoding: str) -> Decoder | None:
-    """What reads a body of this `Content-Encoding`; None where nothing here does."""
+def decoder(encoding: str) -> Decoder | None:
+    """A decoder for a `Content-Encoding`; None if it is unknown."""
     name = encoding.strip().lower().removeprefix("x-")
     return Decoder(is_gzip=name == "gzip") if name in {"gzip", "deflate"} else None

@@ -13,7 +13,7 @@ RECORD_BYTES_MAX: Final = 512 << 10
 """A larger line has a record of its own."""
 RECORD_LINES_MAX: Final = 256
 LINE_BYTES_MAX: Final = 900 << 10
-"""A larger result goes to the object store, and its record refers to it: a record takes 1 MiB with its headers."""
+"""A larger result goes to the object store, and its record refers to it; a record has at most 1 MiB."""
 LINGER_SECONDS: Final = 0.005
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class ResultBatcher(Generic[T]):
         return [self._send(batch)]
 
     def due_at(self, batch_id: str) -> float | None:
-        """When to call `due` again; None where only `arrived` can change it."""
+        """When to call `due` again; None while a record is in flight."""
         batch = self._batches.get(batch_id)
         return None if batch is None or batch.in_flight else batch.began_at + self._linger
 

@@ -15,7 +15,7 @@ from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.ports import READ_BYTES, Outbox, Store
 
 UNDELIVERED_BYTES_MAX: Final = 64 << 20
-"""Results that the log does not have yet; above it no call is started."""
+"""Of results that the log does not have yet; above it no call starts."""
 STORE_WAIT_SECONDS: Final = 1.0
 """Between two attempts to store a large result."""
 
@@ -32,9 +32,9 @@ class ResultSender:
 
         Args:
             outbox: Where results go.
-            store: Where results go that are too large for a record.
+            store: Takes results that are too large for a record.
             batcher: Gathers results for records.
-            on_arrival: Called with lines whose results the log has.
+            on_arrival: Called with the lines whose results have reached the log.
         """
         self._outbox = outbox
         self._store = store
@@ -47,7 +47,7 @@ class ResultSender:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many bytes are on their way that no call should start."""
+        """Whether unsent results have reached their bound, so that no call should start."""
         return self._bytes >= UNDELIVERED_BYTES_MAX
 
     def send(self, line: Line, text: bytes, mark: LineMark, *, more: bool, share: Share | None = None) -> None:
@@ -72,7 +72,7 @@ class ResultSender:
         self._await_due(batch_id)
 
     async def close(self) -> None:
-        """Cancel what is on its way."""
+        """Cancel all sends."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -89,7 +89,7 @@ class ResultSender:
         self._await_due(results.batch_id)
 
     async def _send_large(self, results: ResultBatch[Line], share: Share | None) -> None:
-        """Store a result above the record's limit first; its record says where it is."""
+        """Store a result that is too large for a record; its record refers to it."""
         try:
             await self._store_large(results)
         finally:
@@ -100,7 +100,7 @@ class ResultSender:
     async def _store_large(self, results: ResultBatch[Line]) -> None:
         text = results.lines.pop()
         digest = (await asyncio.to_thread(hashlib.blake2b, text, digest_size=8)).hexdigest()
-        # With the digest, a second result of the same line does not overwrite what a record refers to.
+        # The digest keeps a second result of the line from overwriting the one that a record refers to.
         key = f"{LARGE_PREFIX}{results.batch_id}/{results.receipts[0].index}-{digest}"
         while True:
             try:

@@ -240,7 +240,7 @@ def test_what_waits_says_why() -> None:
         await world.run(10)
         waiting = sorted(world.stage._failures.groups())
         message = "this is 500"
-        lost = "The connection to the backend broke off before there was an answer."
+        lost = "The connection to the backend broke off before the answer was complete."
         assert [row._replace(since=0) for row in waiting] == [
             FailedGroup("a", "backend_error", "http://0", 500, message, 3, 0),
             FailedGroup("b", "backend_connection_lost", "http://0", None, lost, 1, 0),

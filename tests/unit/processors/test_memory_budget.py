@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.simtime import SimulatedLoop
 
-from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, LOOK_SECONDS, LargeReplies, LineBudget, Share
+from tidemill.processors.memory_budget import BYTES_A_SECOND_MIN, CHECK_SECONDS, LargeReplies, LineBudget, Share
 
 
 def run(work):
@@ -89,9 +89,9 @@ def test_one_that_trickles_while_others_wait_is_given_up():
 
     async def work():
         replies = LargeReplies(100)
-        rate = BYTES_A_SECOND_MIN * LOOK_SECONDS
-        slow = Reply(replies, 200, 1, LOOK_SECONDS / 2)
-        alone = await asyncio.wait_for(Reply(LargeReplies(100), 5, 1, 3 * LOOK_SECONDS).run(0), 1_000)
+        rate = BYTES_A_SECOND_MIN * CHECK_SECONDS
+        slow = Reply(replies, 200, 1, CHECK_SECONDS / 2)
+        alone = await asyncio.wait_for(Reply(LargeReplies(100), 5, 1, 3 * CHECK_SECONDS).run(0), 1_000)
         others = [Reply(replies, 150, 50, 0.1) for _ in range(3)]
         assert rate > 200
         ends = await asyncio.gather(slow.run(0), *(reply.run(0) for reply in others))

@@ -201,7 +201,7 @@ def test_the_servers_own_words_stand_in_the_line(status: int) -> None:
         (b"\xef\xbb\xbf" + json.dumps(own).encode(), own),
         (b" prompt is too long: 9000 > 8192\n", "prompt is too long: 9000 > 8192"),
         (b'["no"]', '["no"]'),
-        (b"<html>" + b"x" * 100_000, "<html>" + "x" * (request_codec.WORDS_BYTES_MAX - 6) + "…"),
+        (b"<html>" + b"x" * 100_000, "<html>" + "x" * (request_codec.QUOTED_BYTES_MAX - 6) + "…"),
         ("zu groß".encode("latin-1"), "zu gro\ufffd"),
         (b"", f"The backend answered with status {status}."),
     ):

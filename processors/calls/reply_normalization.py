@@ -1,12 +1,11 @@
-"""Replies in a form that is not JSON as RFC 8259 has it, and that other clients read all the same.
+"""Normalizes replies that are not JSON by RFC 8259 but that other clients accept.
 
-Servers send such a reply again and again, so trying again mends nothing. What others deliver is delivered, as JSON
-that every reader takes (docs/decisions/0018-tolerant-replies.md):
+A server sends the same form again, so a retry would not help (docs/decisions/0018-tolerant-replies.md):
 
-- a byte order mark in front is left out;
+- a byte order mark at the start is removed;
 - NaN, Infinity and -Infinity become `null`;
-- half of a surrogate pair, as an escape or as bytes, becomes U+FFFD;
-- server-sent events become the reply they add up to (`event_stream.py`).
+- a lone surrogate, as an escape or as bytes, becomes U+FFFD;
+- server-sent events are merged into one reply (`event_stream.py`).
 """
 
 import re
@@ -27,14 +26,14 @@ _REPLACEMENT: Final = rb"\ufffd"
 
 
 class UnsupportedFormError(Exception):
-    """The reply has a form that cannot be delivered, and another try would get the same; the text says which."""
+    """The reply has a form that cannot be normalized, and a retry would get the same; the text says which."""
 
 
-def mended(body: bytes) -> bytes | None:
-    """The JSON object that a body stands for which is none; None where it is damaged.
+def normalized(body: bytes) -> bytes | None:
+    """A body that is not JSON as a JSON object; None if it is damaged.
 
     Raises:
-        UnsupportedFormError: See there.
+        UnsupportedFormError: It cannot be normalized.
     """
     body = body.removeprefix(BOM)
     if event_stream.is_stream(body):
@@ -42,7 +41,7 @@ def mended(body: bytes) -> bytes | None:
             return event_stream.assembled(body)
         except event_stream.IncompleteError as error:
             raise UnsupportedFormError(
-                f"The reply is a stream of events, although none was asked for, and {error}."
+                f"The reply is a stream of events, which was not requested, and {error}."
             ) from error
     if (text := _encoded(body)) is None:
         return None
@@ -56,11 +55,11 @@ def mended(body: bytes) -> bytes | None:
 
 
 def _encoded(body: bytes) -> bytes | None:
-    """The body in UTF-8, where only halves of surrogates are in the way."""
+    """The body in UTF-8; None if more than lone surrogates is wrong with it."""
     if is_utf8(body):
         return body
     try:
-        # An escape is what this handler makes of half a surrogate; of two halves it makes a pair.
+        # The handler turns a lone surrogate into an escape, and two halves into a character.
         return body.decode("utf-8", "surrogatepass").encode("utf-8", "backslashreplace")
     except UnicodeDecodeError:
         return None
