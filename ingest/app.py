@@ -46,7 +46,11 @@ class Ingest:
         self._store = self._keeper.store(open_store(settings.store_url, reserve_bytes=settings.disk_reserve_bytes))
         self._space = log_space(kafka, settings.disk_reserve_bytes)
         self._requests = RequestProducer(
-            kafka, self._log, vault=self._keeper.vault, check_disk=lambda: self._space.check(LOG)
+            kafka,
+            self._log,
+            vault=self._keeper.vault,
+            encrypted=settings.encrypt_log,
+            check_disk=lambda: self._space.check(LOG),
         )
         self._stage = Stage(settings, store=self._store, requests=self._requests, clock=time.time)
         state = Path(settings.data) / "state" / "ingest"

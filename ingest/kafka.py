@@ -33,7 +33,13 @@ class RequestProducer:
     """Appends facts and requests. It starts its producer when needed, and replaces it after a failure."""
 
     def __init__(
-        self, kafka: Kafka, log: Log, *, vault: Vault | None = None, check_disk: Callable[[], None] = lambda: None
+        self,
+        kafka: Kafka,
+        log: Log,
+        *,
+        vault: Vault | None = None,
+        encrypted: bool = False,
+        check_disk: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect nothing yet.
 
@@ -41,13 +47,16 @@ class RequestProducer:
             kafka: Brokers and credentials.
             log: The producer of facts.
             vault: Has the keys of batches whose lines are sealed.
+            encrypted: Whether new batches are, so that nothing can compress their lines.
             check_disk: Raises `DiskFull` if the log has no room for lines.
         """
         self._vault = vault
         self._check_disk = check_disk
         self._log = log
         self._producer = Producer(
-            lambda: producer(kafka, compression=COMPRESSION, batch_bytes=PRODUCER_BATCH_BYTES)
+            lambda: producer(
+                kafka, compression=None if encrypted else COMPRESSION, batch_bytes=PRODUCER_BATCH_BYTES
+            )
         )
 
     async def send_fact(self, fact: Accepted | Rejected | Buried) -> None:

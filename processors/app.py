@@ -60,7 +60,9 @@ class Processors:
         shared = self._shared = Shared(
             kafka=self._kafka,
             log=self._log,
-            outbox=KafkaOutbox(self._kafka, check_disk=lambda: self._space.check(LOG)),
+            outbox=KafkaOutbox(
+                self._kafka, encrypted=self._settings.encrypt_log, check_disk=lambda: self._space.check(LOG)
+            ),
             upstream=HttpUpstream(
                 pool_factory.authorities(self._settings.models.values()),
                 reply_bytes_max=self._settings.reply_bytes_max,

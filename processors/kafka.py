@@ -31,16 +31,21 @@ _log = logging.getLogger(__name__)
 class KafkaOutbox:
     """Appends to `outcomes`. Any number of tasks may send at the same time."""
 
-    def __init__(self, kafka: Kafka, *, check_disk: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, kafka: Kafka, *, encrypted: bool = False, check_disk: Callable[[], None] = lambda: None
+    ) -> None:
         """Connect nothing yet.
 
         Args:
             kafka: Brokers and credentials.
+            encrypted: Whether results are, so that nothing can compress them.
             check_disk: Raises `DiskFull` if Kafka's disk has no room for results.
         """
         self._check_disk = check_disk
         self._producer = Producer(
-            lambda: producer(kafka, compression="lz4", linger_ms=LINGER_MS, batch_bytes=BATCH_BYTES)
+            lambda: producer(
+                kafka, compression=None if encrypted else "lz4", linger_ms=LINGER_MS, batch_bytes=BATCH_BYTES
+            )
         )
 
     async def start(self) -> None:

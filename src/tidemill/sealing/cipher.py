@@ -34,7 +34,7 @@ class Cipher:
         self._aead = AESGCM(key)
         self.key_id = key_id
 
-    def seal(self, data: bytes, place: bytes) -> bytes:
+    def seal(self, data: bytes | memoryview, place: bytes) -> bytes:
         """The sealed piece: nonce, content, tag.
 
         Args:
@@ -44,7 +44,7 @@ class Cipher:
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, data, place)
 
-    def open(self, sealed: bytes, place: bytes) -> bytes:
+    def open(self, sealed: bytes | memoryview, place: bytes) -> bytes:
         """The piece.
 
         Raises:
@@ -52,8 +52,9 @@ class Cipher:
         """
         if len(sealed) < SEAL_BYTES:
             raise Damaged("it is truncated")
+        view = memoryview(sealed)
         try:
-            return self._aead.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place)
+            return self._aead.decrypt(view[:NONCE_BYTES], view[NONCE_BYTES:], place)
         except InvalidTag as error:
             raise Damaged("it is changed, or belongs to another place") from error
 

@@ -71,7 +71,8 @@ async def open_outcome(vault: Vault, headers: Headers, value: bytes) -> tuple[He
     """
     if (key_id := codec.key_id(headers)) is None:
         return headers, value
-    batch_id, _ = codec.lines_marks(headers, len(value))
+    if (batch_id := codec.lines_batch(headers)) is None:
+        raise DecodeError("it has a key and no lines")
     cipher = await vault.cipher(batch_id, key_id)
     try:
         value = cipher.open(value, _outcome_place(headers))
@@ -87,4 +88,4 @@ def _request_place(head: RequestHead) -> bytes:
 
 def _outcome_place(headers: Headers) -> bytes:
     found = {name: content for name, content in headers if content is not None}
-    return b"outcomes/%b/%b" % (found["tidemill-batch"], found["tidemill-marks"])
+    return b"outcomes/%b/%b" % (found.get("tidemill-batch", b""), found.get("tidemill-marks", b""))

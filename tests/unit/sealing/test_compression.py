@@ -1,0 +1,19 @@
+"""Encrypted lines are not compressed: that takes CPU and shrinks nothing."""
+
+import pytest
+
+from tidemill.ingest.kafka import RequestProducer
+from tidemill.kafka.producer import Log
+from tidemill.processors.kafka import KafkaOutbox
+
+KAFKA = "127.0.0.1:9"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("make", [KafkaOutbox, lambda kafka, **how: RequestProducer(kafka, Log(kafka), **how)])
+async def test_lines_are_compressed_unless_they_are_encrypted(make, encrypted):
+    """Requests and results alike."""
+    client = make(KAFKA, encrypted=encrypted)._producer._new()
+    batches = client._message_accumulator
+    assert (batches._compression_type == 0) is encrypted
+    await client.stop()
