@@ -40,7 +40,7 @@ def zombie(world: World, chance: random.Random, victim: str) -> None:
         world.hard[f"zombie at {victim}"] += 1
         try:
             world.start_extra("results")
-            # For so long nobody else can have the batch; what moves it later is another process.
+            # The frozen process still owns the batch for so long; then another one moves it on.
             worlds.sleep(ALONE_SECONDS)
             final = world.aim.final(batch_id)
             wait_until(

@@ -76,7 +76,7 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
     """Compare a batch that is over with what was asked for."""
     batch = client.get(f"/batches/{batch_id}", cast_to=dict)
     name = f"job {job.number} ({batch_id}, {batch['status']})"
-    verdict.say(f"{name} has lost parts that nobody touched", wrong=batch["tidemill"]["recovered"])
+    verdict.say(f"{name} has lost parts without a fault", wrong=batch["tidemill"]["recovered"])
     expected = (
         {"completed"}
         | ({"expired"} if job.window != "24h" else set())
@@ -87,7 +87,7 @@ def check(client: OpenAI, job: Job, batch_id: str, verdict: Verdict) -> None:
     errors = _content(client, batch["error_file_id"])
     if batch["request_counts"]["total"] == 0 and batch["status"] in {"expired", "cancelled"}:
         # It ended before ingest had looked at it, so no line of it was ever accepted.
-        verdict.say(f"{name} has lines that nobody accepted", wrong=bool(output or errors))
+        verdict.say(f"{name} has lines that were never accepted", wrong=bool(output or errors))
         return
     _check_lines(job, output, errors, name, verdict)
     _check_receipt(batch, output, errors, name, verdict)

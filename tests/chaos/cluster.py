@@ -128,7 +128,7 @@ class Cluster:
         return False
 
     def start_extra(self, stage: str, place: str) -> subprocess.Popen[bytes]:
-        """Start one more process of a stage at one of `EXTRAS`; whoever asks for it ends it."""
+        """Start one more process of a stage at one of `EXTRAS`; the caller ends it."""
         with self._tending:
             member = self._fleet.start(stage, environ={**self._of(place), "TIDEMILL_PORT": "0"})
             member.wanted = False
@@ -202,7 +202,7 @@ class Cluster:
         return [member for member in self._fleet.members if member.wanted and (wanted or member.runs)]
 
     def _of(self, place: str) -> dict[str, str]:
-        """What the process at a place is told: by which ways it comes to what."""
+        """Environment of the process at a place, with its own ways to brokers and store."""
         port, health = self._ports.get(place, (0, 0))
         backends = [{"url": f"{self._url(place, BACKEND)}/v1"}]
         models = {name: {**model, "backends": backends} for name, model in self._models.items()}

@@ -143,7 +143,7 @@ def disk_full(world: World, chance: random.Random, victim: str) -> None:
     before = world.pids("processors")
     _fill([world.rig.disk, world.rig.store], world.away(chance))
     if world.pids("processors") != before:
-        # Kafka ends for it; whoever else does ends without a word, too.
+        # Kafka may end for lack of space; so may any other process, without a message.
         world.note_in_flight(len(before))
 
 
@@ -188,7 +188,7 @@ def storm(world: World, chance: random.Random, victim: str) -> None:
 
 
 def poison(world: World, chance: random.Random, victim: str) -> None:
-    """Records that nobody can read, and lines that are none."""
+    """Unreadable records, and lines that are no requests."""
     del victim
     world.soft["poison"] += 1
     model = topics.requests(chance.choice(list(MODELS))).name

@@ -31,7 +31,7 @@ PHRASES = {200: "OK", 400: "Bad Request", 429: "Too Many Requests", 500: "Intern
 
 
 def usage_of(text: str) -> tuple[int, int]:
-    """Tokens of a line, input and output: known to whoever knows the line."""
+    """Tokens of a line, input and output: a function of the line."""
     digest = hashlib.blake2b(text.encode(), digest_size=2).digest()
     return 1 + digest[0] % 50, 1 + digest[1] % 20
 
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
         return {**content, "padding": self._mock.padding} if self._mock.padding else content
 
     async def _pour(self) -> None:
-        """A reply of `HUGE_BYTES`, for as long as anybody takes it."""
+        """A reply of `HUGE_BYTES`, for as long as the client reads."""
         assert self._transport is not None
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % HUGE_BYTES
@@ -245,7 +245,7 @@ async def _serve(mock: Mock) -> None:
     server = await asyncio.get_running_loop().create_server(lambda: Connection(mock), "127.0.0.1", 0, backlog=2048)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
-    # Whoever started this process ends it by closing its stdin, also where it is killed.
+    # The parent ends this process by closing its stdin, also when the parent is killed.
     await asyncio.to_thread(sys.stdin.read)
 
 

@@ -1,4 +1,4 @@
-"""Break what the promise rests on, one piece at a time, and see that it is noticed.
+"""Break what the promise rests on, one piece at a time, and see that a test fails.
 
 `python -m chaos.mutations` copies the package, makes one change in the copy (`mutants.py`), runs the simulations
 against it, and prints which of them failed. With `--chaos` a real installation of the copy runs under faults
@@ -140,7 +140,7 @@ def main() -> int:
                 if plan is None or mutation.real == plan:
                     found = caught(mutation, folder, look)
                     missed += found is None
-                    _tell(mutation.name, found or "NOBODY NOTICED")
+                    _tell(mutation.name, found or "NOT CAUGHT")
     return 1 if missed else 0
 
 

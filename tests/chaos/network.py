@@ -78,7 +78,7 @@ def truncate(world: World, chance: random.Random, victim: str) -> None:
 
 
 def half_open(world: World, chance: random.Random, victim: str) -> None:
-    """The servers have lost the connections of a process, which is not told."""
+    """The servers lose the connections of a process, and it does not notice."""
     place, servers = chance.choice(world.places(victim)), _servers(chance)
     with _faulty(world, f"half-open:{victim}", [place]):
         for server in servers:

@@ -16,7 +16,7 @@ class Refusals:
         self.told: list[str] = []
 
     def note(self, error: Exception) -> None:
-        """Take what a call of the client ended with; that nobody answered is not the api's doing."""
+        """Take what a call of the client ended with; a call without an answer is not the api's fault."""
         if not isinstance(error, APIStatusError):
             return
         self.counts[error.status_code] += 1

@@ -1,4 +1,4 @@
-"""What a run needs of its machine: disks of its own, a library that all processes load, an S3 server.
+"""Means of a run: disks of its own, a library that all processes load, an S3 server.
 
 A machine that lacks one of them, since it has no C compiler or does not let one mount, leaves out the faults that
 need it, and says so.
@@ -18,12 +18,12 @@ MEDDLE = "meddle"
 NETWORK = "network"
 """The installation is a cluster then."""
 WHY_NOT = {DISK: disk.missing, MEDDLE: meddle.missing, NETWORK: cluster.missing}
-"""What a fault may need, and how one learns why this machine has it not."""
+"""What a fault may need, with the function that says why this machine lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rig:
-    """What a run has; a fault that needs what is not there is not part of the run.
+    """The means of a run; faults that need a missing one are left out.
 
     Attributes:
         disk: Holds the data folder, but for the store.
@@ -56,7 +56,7 @@ def rigged(data: Path, needs: Iterable[str], *, keep: bool) -> Iterator[Rig]:
     Args:
         data: The folder of the installation; it is made where it is missing.
         needs: Of `WHY_NOT`.
-        keep: Whether a copy of what is on the disks shall be left, in `DATA.rig`.
+        keep: Whether to leave a copy of the disks in `DATA.rig`.
     """
     data.mkdir(parents=True, exist_ok=True)
     beside = data.with_name(f"{data.name}.rig")

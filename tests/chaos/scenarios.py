@@ -131,7 +131,7 @@ def finalizing(world: World, chance: random.Random) -> None:
         world.cluster.network.heal()
         worlds.sleep(ALONE_SECONDS)
         batch = world.steadily(lambda: world.batch(batch_id))
-        assert batch["status"] == "finalizing", f"it is {batch['status']}, and nobody is at work on it"
+        assert batch["status"] == "finalizing", f"it is {batch['status']}, though no process works on it"
     _ends(world, "finalizing", batch_id)
 
 

@@ -14,7 +14,7 @@ WINDOW_SHORT = "20s"
 CANCELLED_EVERY = 7
 EXPIRING_EVERY = 11
 SIZES = (1, 7, 60, 400)
-"""Of small batches; the rest share what is left of the lines."""
+"""Share of small batches; the others divide the remaining lines."""
 
 
 @dataclass(frozen=True, kw_only=True)

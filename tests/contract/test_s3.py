@@ -1,4 +1,4 @@
-"""What only a store behind a network can do wrong."""
+"""Faults that only a store behind a network has."""
 
 import asyncio
 import secrets
@@ -90,7 +90,7 @@ async def test_a_download_that_breaks_off_goes_on(s3, bucket, monkeypatch):
 
 @pytest.mark.parametrize("parts_before", [1, 3])
 async def test_a_broken_upload_leaves_no_parts(bucket, parts_before):
-    """The server is told to forget what it has."""
+    """The store aborts the upload, so that the server drops its parts."""
 
     async def broken() -> AsyncIterator[bytes]:
         async for part in parts(parts_before * PART_BYTES):
@@ -144,7 +144,7 @@ async def test_a_link_is_read_without_credentials(bucket):
 
 
 async def test_a_refusal_is_an_os_error(bucket, monkeypatch):
-    """It is told by its code, and is no missing object."""
+    """It carries its code, and differs from a missing object."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     store = S3Store(bucket=bucket, prefix="")
     with pytest.raises(OSError, match="SignatureDoesNotMatch"):

@@ -77,7 +77,7 @@ async def keys(store: Store, prefix: str) -> list[str]:
     return [key async for key in store.keys(prefix)]
 
 
-async def test_what_is_written_is_read(store):
+async def test_a_written_object_is_read_back(store):
     """Bytes come back as they went in, and both ends agree on the size."""
     assert await store.write("files/file-1", chunks_of(b"one\n", b"", b"two\n")) == 8
     assert await content(store, "files/file-1") == b"one\ntwo\n"
@@ -128,7 +128,7 @@ async def test_objects_are_joined(store, sizes):
     assert await keys(store, "pieces/") == sources
 
 
-async def test_nothing_is_joined_of_what_is_not_there(store):
+async def test_a_join_without_a_source_leaves_nothing(store):
     """A source that is missing leaves nothing of the whole."""
     await store.write("pieces/0", chunks_of(bytes(6 * MIB)))
     with pytest.raises(NotFound):

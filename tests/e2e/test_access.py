@@ -1,4 +1,4 @@
-"""Who may do what on a machine with other users: files, processes, ports, and the broker's access lists."""
+"""Access on a machine with other users: files, processes, ports, and the broker's access lists."""
 
 import asyncio
 import json
@@ -49,14 +49,14 @@ CRC_AT = 17
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """What clients say about being refused is expected."""
+    """Clients log each refusal, as expected."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     yield
     logging.getLogger("aiokafka").setLevel(logging.NOTSET)
 
 
 def spoilt():
-    """A batch of records whose sum is wrong: who may write is told so, and nothing is written."""
+    """A batch of records with a wrong checksum: a user who may write gets that error."""
     made = DefaultRecordBatchBuilder(
         magic=2, compression_type=0, is_transactional=0, producer_id=-1, producer_epoch=-1, base_sequence=-1,
         batch_size=1_000,
@@ -95,7 +95,7 @@ async def refused(where):
 
 
 @pytest.mark.parametrize("role", acls.ROLES)
-async def test_a_role_reads_and_writes_what_its_lists_say(stack, role):
+async def test_a_role_reads_and_writes_the_topics_of_its_lists(stack, role):
     """Each topic is tried in both ways; every other one is refused by the broker."""
     reads, writes = await refused(stack.cluster(role))
     assert reads == {row.name for row in TOPICS if role not in row.read_by}
@@ -128,7 +128,7 @@ async def test_a_role_administers_nothing(stack, role):
 
 
 @pytest.mark.parametrize("role", acls.STAGES)
-async def test_a_stage_that_lacks_a_topic_is_told_what_to_do(stack, role):
+async def test_a_stage_that_lacks_a_topic_names_the_remedy(stack, role):
     """It looks without any right to make one, and names what is missing."""
     model = {"backends": [{"url": "http://127.0.0.1:1/v1"}]}
     await ensure_topics(Settings(models={"chat": model}), stack.cluster(role), role=role)
@@ -145,7 +145,7 @@ async def test_a_stage_that_keeps_a_reserve_sees_the_disk(stack, role):
 
 
 def test_the_command_sets_topics_and_lists(stack):
-    """With an administrator's way in; others are told that they may not."""
+    """With the credentials of an administrator; the broker refuses other users."""
     for role, code, words in ((acls.ADMIN, 0, "All topics exist, and"), ("api", 2, "Topics cannot be created")):
         done = subprocess.run(
             [sys.executable, "-m", "tidemill", "acls", "--apply"],
@@ -157,7 +157,7 @@ def test_the_command_sets_topics_and_lists(stack):
         assert (done.returncode, words in done.stdout + done.stderr) == (code, True), done.stderr
 
 
-async def test_nobody_gets_in_without_a_password(stack):
+async def test_the_broker_refuses_clients_without_a_password(stack):
     """Neither at the clients' listener nor at the controller's, nor with another's password."""
     ports = json.loads((stack.data / "kafka" / "ports").read_text())
     fetch = FetchRequest(0, 0, 1_000, 0, [(topics.KEYS.name, [(0, 0, 100)])], "")
@@ -179,7 +179,7 @@ async def test_nobody_gets_in_without_a_password(stack):
 
 
 def secrets(stack):
-    """All that must not be seen."""
+    """All passwords and keys of the installation."""
     users = stack.data / "kafka" / "users"
     signing = (stack.data / signing_keys.KEPT).read_text().strip()
     return {KEY, signing, *(file.read_text() for file in users.glob("tidemill-*"))}
@@ -218,7 +218,7 @@ def test_another_user_sees_no_secret_of_a_process(stack):
 
 
 def test_a_process_has_its_own_password_alone(stack):
-    """And no key of the API, of which those who compare them are told a hash."""
+    """And no key of the API: stages that compare keys get a hash."""
     users = stack.data / "kafka" / "users"
     for process in processes(stack)[1:]:
         environ = process.environ()
@@ -228,8 +228,8 @@ def test_a_process_has_its_own_password_alone(stack):
         assert KEY not in environ.values()
 
 
-def test_no_port_tells_a_secret(stack):
-    """What a health port and the API say to somebody without a key."""
+def test_no_port_reveals_a_secret(stack):
+    """Health ports and the API reveal no secret to a client without a key."""
     told = json.loads((stack.data / "run.json").read_text())
     for address in (*told["health"].values(), told["api"].removesuffix("/v1")):
         for path in ("/", "/livez", "/readyz", "/metrics", "/v1/models", "/v1/batches", "/v1/files"):

@@ -132,7 +132,7 @@ def start(client, first=0, count=LINES):
 
 
 def wait_for(fleet, condition, what, seconds_max):
-    """Wait, and tend the processes meanwhile; what they have said is told where it does not come true."""
+    """Wait, and tend the processes meanwhile; a failure shows their logs."""
 
     def looked():
         fleet.tend()
@@ -211,7 +211,7 @@ async def put_aside(kafka, batch):
 
 
 def test_a_later_major_version_is_put_aside(fleet, brokers, clients, backend):
-    """Whoever cannot read a record buries it and goes on; nobody stops, and the batch that it names completes."""
+    """A stage that cannot read a record buries it and goes on, and the batch that it names completes."""
     backend.reset(answers)
     backend.hold()
     batch = start(clients[0], 0, SMALL)

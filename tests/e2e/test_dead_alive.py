@@ -1,4 +1,4 @@
-"""Processes that are alive and dead all the same come back; the health of each stage is told truthfully."""
+"""Hung processes are detected and restarted; the health of each stage is reported truthfully."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def watched(tmp_path_factory, inference):
 
 
 def health(stack, stage, path):
-    """Status and faults; None where nobody answers."""
+    """Status and faults; None without an answer."""
     address = json.loads((stack.data / "run.json").read_text())["health"][stage]
     try:
         with urllib.request.urlopen(f"{address}{path}", timeout=10) as answer:
@@ -80,7 +80,7 @@ def test_a_stopped_stage_comes_back(watched, stage):
     assert f"{stage} sent no heartbeat for" in watched.log.read_text()
 
 
-def test_a_stopped_supervisor_ends_nobody(watched):
+def test_a_stopped_supervisor_ends_no_stage(watched):
     """`up` that was stopped for longer than a silence may last finds all of them as they were."""
     before = {stage: watched.pids(stage) for stage in STAGES}
     pid = json.loads((watched.data / "run.json").read_text())["pid"]
@@ -139,7 +139,7 @@ class Harmed(Results):
             async def refused(*_):
                 raise GroupAuthorizationFailedError(coordinator.group_id)
             coordinator.ensure_active_group = refused
-            # And at a moment when no fetch waits, as under backpressure: a fetch that waits is told, and raises.
+            # And while no fetch waits, as under backpressure: a waiting fetch would raise.
             coordinator._subscription.abort_waiters = lambda error: None
             thread.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 

@@ -111,7 +111,7 @@ async def test_a_stream_is_a_batch(client, producer):
 
 async def test_a_bad_line_is_an_error_line(client, producer):
     """No line fails the others, and each is in one of the two files."""
-    bad = [b"{", line(0), line(5, model="nobody"), line(6, model="other"), b"[]"]
+    bad = [b"{", line(0), line(5, model="absent"), line(6, model="other"), b"[]"]
     batch_id = await send(producer, "bad", [line(0), *bad, line(1)], END)
     batch = await shown(client, batch_id, is_over)
     assert batch.status == "completed"
@@ -124,7 +124,7 @@ async def test_a_bad_line_is_an_error_line(client, producer):
     assert (batch.request_counts.total, batch.request_counts.failed) == (7, 5)
 
 
-async def test_what_is_small_on_the_wire_stays_small(stack, client):
+async def test_ingest_bounds_the_memory_of_a_record(stack, client):
     """A bomb, tiny bad lines and very many bad lines: ingest stays far below what it may have, others go on."""
     wire = AIOKafkaProducer(
         **stack.clients("producers"), compression_type="zstd", max_request_size=1 << 28, max_batch_size=1 << 28
@@ -154,13 +154,13 @@ async def test_what_is_small_on_the_wire_stays_small(stack, client):
     assert int(peak) < INGEST_KIB_MAX
 
 
-async def test_silence_seals(client, producer):
+async def test_an_idle_stream_is_sealed(client, producer):
     """A producer that goes away leaves a batch that ends."""
     batch = await shown(client, await send(producer, "silent", [line(0)]), is_over)
     assert (batch.status, batch.request_counts.completed) == ("completed", 1)
 
 
-async def test_nobody_comes_in_without_a_key(stack, client, producer):
+async def test_a_record_without_a_valid_key_becomes_a_dead_letter(stack, client, producer):
     """The record is kept for the operator without its credential, and opens nothing."""
     before = {batch.id for batch in client.batches.list()}
     reasons = {}
@@ -179,7 +179,7 @@ async def test_nobody_comes_in_without_a_key(stack, client, producer):
     assert {batch.id for batch in client.batches.list()} == before
 
 
-async def test_the_key_says_whose_it_is(stack, client, producer):
+async def test_the_key_determines_the_project(stack, client, producer):
     """Two projects may use one name, and none sees the other's; a key that may only read lets nothing in."""
     made = {
         role: client.post("/admin/keys", body={"name": role, "project": "acme", "role": role}, cast_to=object)

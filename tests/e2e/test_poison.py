@@ -1,4 +1,4 @@
-"""Records that nobody can read stop no partition of any stage, and end with the dead letters."""
+"""Unreadable records stop no partition of any stage, and become dead letters."""
 
 import json
 
@@ -159,7 +159,7 @@ def created(client, count):
 
 @pytest.mark.usefixtures("backend")
 async def test_whatever_is_written_to_a_topic(stack, monkeypatch):
-    """Keys, headers and values that nobody means, and facts that lie: no stage restarts, and a batch goes by."""
+    """Senseless keys, headers and values, and false facts: no stage restarts, and a batch completes."""
     for module in (message_accumulator, producer_module):
         monkeypatch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
     stages = ("api", "ingest", "processors", "results")

@@ -181,7 +181,7 @@ def test_lost_state_comes_back(place, backend):
 
 
 def test_a_part_that_is_lost_is_made_again(place, backend):
-    """Parts that somebody deletes while their batch runs: it ends with every line, and no call is repeated."""
+    """Parts are deleted while their batch runs: it ends with every line, and no call is repeated."""
     backend.reset(
         lambda body, _: Behaviour(latency_seconds=5 if body["messages"][0]["content"] == "lost 0" else 0)
     )

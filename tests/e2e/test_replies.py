@@ -74,7 +74,7 @@ BAD = {
 
 
 def answers(body, nth):
-    """What the line's word asks for; whoever names nothing learns what is missing."""
+    """The reply that the word of a line names."""
     if "messages" not in body:
         return Behaviour(body=EMBEDDED) if "input" in body else Behaviour(status=400)
     word = body["messages"][0]["content"]

@@ -1,4 +1,4 @@
-"""What is fuzzed: each decoder of bytes that come from outside, and what must hold whatever they are.
+"""The fuzz targets: each decoder of bytes from outside, with the invariant that must hold for any input.
 
 A target takes any bytes. It may raise nothing: the errors that a decoder is allowed to raise are caught here, so
 everything else is a finding. What comes out is bounded by what went in.

@@ -1,4 +1,4 @@
-"""`make neighbours`: what a project notices of another that floods. The exit code is 1 where a bound is passed."""
+"""`make neighbours`: measures one project while another floods the service; exits with 1 beyond a bound."""
 
 import argparse
 import signal

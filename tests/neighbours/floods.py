@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a flood needs to know of the installation."""
+    """The installation as a flood sees it."""
 
     api: str
     key: str
@@ -227,7 +227,7 @@ FLOODS: dict[str, Flood] = {
 
 def _brackets() -> bytes:
     """A file of one line of the largest size, which is not run: its model is none."""
-    made = line(0, "nobody", x="X")
+    made = line(0, "absent", x="X")
     return made.replace(b'"X"', b"[" + b"[]," * ((LINE_BYTES - len(made) - 8) // 3) + b"[]]") + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""What a neighbour notices of a flood: how long its creates take, and how much memory each process has at most."""
+"""Effects of a flood on another project: the time of its creates, and the peak memory of each process."""
 
 import asyncio
 import multiprocessing
@@ -29,7 +29,7 @@ UNITS = {"Mi": 1, "Gi": 1024}
 
 @dataclass(kw_only=True)
 class Row:
-    """What was measured."""
+    """One measurement."""
 
     flood: str
     seconds: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Row:
 
 
 def limits() -> dict[str, float]:
-    """What `deploy/` gives each stage, in MiB."""
+    """Memory limit of each stage in `deploy/`, in MiB."""
     found = {}
     for stage in STAGES:
         text = (DEPLOY / f"{stage}.yaml").read_text("utf-8")
@@ -95,7 +95,7 @@ def show(rows: list[Row]) -> str:
 
 
 def faults(rows: list[Row]) -> list[str]:
-    """What is beyond its bound."""
+    """Values beyond their bounds."""
     found, most = [], limits()
     for row in rows:
         found += [
@@ -143,7 +143,7 @@ def _neighbour(api: str, key: str, seconds: float) -> tuple[list[float], int]:
 
 
 async def _create(api: str, key: str, seconds: float) -> tuple[list[float], int]:
-    """How long each create took, and how many failed."""
+    """Seconds of each create, and the number of failures."""
     taken, failures = [], 0
     async with client(api, key) as asking:
         file_id = await upload(asking, line(0))

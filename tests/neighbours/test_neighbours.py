@@ -1,4 +1,4 @@
-"""A short run: while one project floods, no create of another one fails, and no process is beyond its memory."""
+"""A short run: while one project floods, creates of another succeed, and processes keep their memory limits."""
 
 import pytest
 from neighbours.measure import limits, measure, show

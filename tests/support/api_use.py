@@ -1,4 +1,4 @@
-"""What tests do with an api (`support.api`), and what stands behind it in its place."""
+"""Helpers for tests of an api process (`support.api`); they also play the other stages."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ CHAT = "/v1/chat/completions"
 
 
 def publish(api: Api, batch: Batch, project: str = "default") -> None:
-    """Say of a batch what `results` would."""
+    """Publish the state of a batch, as `results` would."""
 
     async def send() -> None:
         log = Log(api.kafka)

@@ -1,4 +1,4 @@
-"""An inference server to test against: real HTTP, answers at once or as it is told to, and counts.
+"""An inference server for tests: real HTTP, answers at once or by a rule of the test, and counters.
 
 It runs on a thread of the test's process, so a test sees each call as it comes in.
 """
@@ -57,7 +57,7 @@ def well(body: dict[str, Any], nth: int) -> Behaviour:
 
 
 def as_told(body: dict[str, Any], nth: int) -> Behaviour:
-    """A line says by its `stop` what becomes of it: `refuse` is a 400, `wait` outlasts every test."""
+    """Answer a line by its `stop`: `refuse` is a 400, `wait` outlasts every test."""
     del nth
     match body.get("stop"):
         case "refuse":
@@ -69,7 +69,7 @@ def as_told(body: dict[str, Any], nth: int) -> Behaviour:
 
 
 class _Period:
-    """What came between two resets. A call belongs to the period in which it began."""
+    """Counters between two resets; a call belongs to the period in which it began."""
 
     def __init__(self) -> None:
         self.bodies: Counter[str] = Counter()
@@ -181,7 +181,7 @@ class Backend:
         return {name: {"backends": [{"url": self.url}], "max_in_flight": max_in_flight} for name in names}
 
     def _run(self) -> None:
-        # A loop that is closed at once leaves connections half closed; whatever test comes later is told of it.
+        # A loop that is closed at once leaves connections half closed, and a later test would get the warning.
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve())
 

@@ -1,4 +1,4 @@
-"""A real Kafka for a test session: what is given, else a container, else the embedded one."""
+"""A real Kafka for a test session: a given one, else a container, else the embedded one."""
 
 import asyncio
 import functools
@@ -42,7 +42,7 @@ OPEN = {
     "listener.security.protocol.map": "CLIENTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "authorizer.class.name": "",
 }
-"""What makes the embedded broker ask for nothing."""
+"""Settings of a broker without passwords and access lists."""
 
 
 class StartedBroker(Broker):
@@ -109,7 +109,7 @@ class StartedBroker(Broker):
 
 
 class OpenBroker(StartedBroker):
-    """The embedded broker for tests that are not about access: it is open, as a given one or a container is."""
+    """The embedded broker without passwords, like a given one or a container."""
 
     def cluster(self, role: str = "") -> Cluster:
         """Without a password."""
@@ -141,7 +141,7 @@ def any_kafka(folder: Path) -> Iterator[str]:
 
 
 def docker_answers() -> bool:
-    """Whether somebody listens where a Docker engine would; an engine out of order fails the session."""
+    """Whether a Docker engine listens at its address; one that is out of order fails the session."""
     where = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
     is_path = where.scheme == "unix"
     with socket.socket(socket.AF_UNIX if is_path else socket.AF_INET) as probe:

@@ -1,4 +1,4 @@
-"""Lines of a batch's file, and what the checks of ingest say of them."""
+"""Lines of a batch's file, and the verdicts of ingest on them."""
 
 import orjson
 
@@ -31,7 +31,7 @@ def request_body(**fields: object) -> dict[str, object]:
 
 
 def verdict(*lines: bytes, of: Rules | None = None) -> Passed | Failed:
-    """What is said of a file."""
+    """The verdict of ingest on a file."""
     of = of or rules()
     checker, splitter = Checker(of), Splitter(of.line_bytes_max)
     for found in [*splitter.feed(b"\n".join(lines)), *splitter.finish()]:

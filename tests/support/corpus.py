@@ -1,7 +1,7 @@
 """Every free field of every route, out of the description of the API: at its bound, above it, and far above it.
 
-A field is found by walking `/openapi.json`, so one that is added is asked for, too; one that has no bound is named
-by `unbounded`. A cell is one request with one field changed in an otherwise good request.
+The fields come from `/openapi.json`, so the corpus has new ones at once; `unbounded` names those without a
+bound. A cell is one request with one field changed in an otherwise good request.
 """
 
 import re

@@ -4,7 +4,7 @@ Between one process and one broker (or the store, or a server) lies a *way*. Wha
 that loses packets does: nothing comes through, new connections are taken and never answered, and what was sent
 arrives when the way is mended. A way can also be closed (connections break, new ones too, and what was held back
 is lost), be slow, break a connection off in the middle of what it carries, or be half open: the server has lost
-its connections, and the process is not told.
+its connections, and the process does not notice.
 """
 
 import asyncio
@@ -252,6 +252,6 @@ class Network:
         for way in self.ways.values():
             tasks += await way.close()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # A transport is closed in the turn after the one in which it is told to.
+        # A transport closes in the turn of the loop after the call.
         await asyncio.sleep(0)
         await asyncio.sleep(0)

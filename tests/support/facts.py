@@ -1,4 +1,4 @@
-"""What results are told of a batch: that it is created and accepted, and its lines."""
+"""Records about a batch that results read: it is created, it is accepted, and its lines."""
 
 from tidemill.schemas.jsonl import line
 from tidemill.schemas.log import codec, topics

@@ -22,14 +22,14 @@ STOP_SECONDS_MAX = 15
 
 
 def server_program() -> str | None:
-    """Where the server is; None where it is not installed."""
+    """Path of the server; None if it is not installed."""
     beside = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
     return os.environ.get(BINARY) or shutil.which("weed", path=beside)
 
 
 @contextmanager
 def s3_server(program: str, folder: Path) -> Iterator[dict[str, str]]:
-    """The variables that lead to a server that lives as long as the block."""
+    """Run a server during the block, and give the variables that lead to it."""
     # The server looks for free ports before it listens: two that start together would take the same.
     with one_at_a_time("s3"):
         process, url = _started(program, folder)
@@ -79,6 +79,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens there."""
+    """Whether the port has no listener."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0

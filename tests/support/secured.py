@@ -1,4 +1,4 @@
-"""A broker that lets nobody in without TLS or a password: for tests of how clients get in."""
+"""A broker that demands TLS or a password, for tests of how clients connect."""
 
 import asyncio
 import subprocess

@@ -102,7 +102,7 @@ class Seat:
 
 
 class Group:
-    """The consumers of some topics: each partition has one owner, and a commit for whoever is the next."""
+    """The consumers of some topics: each partition has one owner, and its commits are for the next owner."""
 
     def __init__(self, log: MemoryLog, *topics: str) -> None:
         self._log = log

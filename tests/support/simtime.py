@@ -63,7 +63,7 @@ def run(main: Callable[[SimulatedLoop], Coroutine[Any, Any, T]]) -> T:
     loop = SimulatedLoop()
     # The pauses between tries are drawn from it.
     random.seed(0)
-    # What a process that was ended leaves behind is nobody's business.
+    # A process that was ended may leave anything behind.
     loop.set_exception_handler(lambda _loop, _context: None)
     try:
         return loop.run_until_complete(main(loop))

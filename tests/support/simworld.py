@@ -118,7 +118,7 @@ class SimulatedWay:
         self._seen.check()
 
     def token(self) -> str:
-        """Of nobody else."""
+        """Its owner alone."""
         return f"{next(self._tokens):08x}"
 
     def tear(self, member) -> None:
@@ -273,14 +273,14 @@ class SimulatedWay:
             self.chance.choice(active_batches).process.ahead = self.chance.choice((0.0, wrong, wrong))
 
     async def _copy(self) -> None:
-        """Somebody produces a range of requests once more."""
+        """A range of requests is produced once more."""
         records = self.log.records[Place(REQUESTS, self.chance.randrange(PARTITIONS))]
         start = self.chance.randint(0, len(records))
         for record in records[start : start + 10]:
             self.log.append(REQUESTS, record.key, record.value, record.headers)
 
     async def _poison(self) -> None:
-        """Somebody writes what nobody can read, or what is not true, also about batches that there are."""
+        """Write records that are unreadable or false, also about existing batches."""
         batch_id = self.chance.choice([job.batch.id for job in self.jobs] or ["batch_x"])
         lines = ((codec.KIND, codec.LINES), ("tidemill-batch", batch_id.encode()))
         topic, headers, value = self.chance.choice(

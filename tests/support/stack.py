@@ -1,4 +1,4 @@
-"""The whole of Tidemill on this machine, started by `tidemill up` as anyone would start it."""
+"""A whole installation on this machine, started by `tidemill up` as a user would."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tidemill.runtime import run_file
 from tidemill.schemas.log.acls import ADMIN
 
 KEPT = ("TIDEMILL_CACHE", "TIDEMILL_MAVEN")
-"""What a machine has set about where packages are, which a test leaves alone."""
+"""Variables of the machine that name package sources; tests keep them."""
 KEY = "sk-test-0123456789-of-the-tests"
 START_SECONDS_MAX = 180.0
 """The first start on a machine fetches the broker."""
@@ -35,7 +35,7 @@ class Stack:
     """One running installation; a context manager, and it can be stopped and started again.
 
     Attributes:
-        data: Its folder; what lies there outlives a stop.
+        data: Its folder, which outlives a stop.
         models: The table `models` of its configuration.
         environ: More variables for it.
         cwd: The folder in which it is started; by default this process's.
@@ -68,13 +68,13 @@ class Stack:
         return str(self._running["kafka"])
 
     def cluster(self, role: str = ADMIN) -> Cluster:
-        """The broker, and how a role gets in."""
+        """The broker, with the credentials of a role."""
         found = run_file.cluster(self.data, role, Security())
         assert found is not None
         return found
 
     def clients(self, role: str = ADMIN) -> dict[str, Any]:
-        """The same as arguments of aiokafka's clients."""
+        """The same as arguments of clients of aiokafka."""
         return client_options(self.cluster(role))
 
     def way_in(self, role: str) -> dict[str, str]:
@@ -83,26 +83,26 @@ class Stack:
 
     @property
     def supervisor(self) -> int:
-        """The process of `tidemill up` itself."""
+        """Pid of `tidemill up` itself."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def environ_of_all(self) -> dict[str, str]:
-        """What every process of it is told by its environment, apart from the addresses."""
+        """Environment of each of its processes, without the addresses."""
         return self._environ()
 
     @property
     def log(self) -> Path:
-        """What the installation wrote on stdout and stderr."""
+        """File with the stdout and stderr of the installation."""
         return self.data / "up.log"
 
     def pids(self, stage: str) -> list[int]:
-        """The processes of a stage, as they are now; a stage that was killed comes back under new ones."""
+        """Pids of a stage at this moment; a stage that was killed comes back with new ones."""
         return list(self._running["processes"].get(stage, []))
 
     def start_extra(self, stage: str, place: str) -> subprocess.Popen[bytes]:
-        """Start one more process of a stage on the same data folder; whoever asks for it ends it.
+        """Start one more process of a stage on the same data folder; the caller ends it.
 
         Args:
             stage: Which.
@@ -115,7 +115,7 @@ class Stack:
             )
 
     def is_ready(self, stage: str) -> bool:
-        """Whether a stage says of itself that it is ready."""
+        """Whether a stage reports that it is ready."""
         with suppress(OSError, ValueError, KeyError):
             address = self._running["health"][stage]
             with urllib.request.urlopen(f"{address}/readyz", timeout=PROBE_SECONDS_MAX) as answer:
@@ -123,7 +123,7 @@ class Stack:
         return False
 
     def kill(self, stage: str) -> list[int]:
-        """End the processes of a stage as a power cut would, and return which they were."""
+        """Kill the processes of a stage, as a power cut would, and return their pids."""
         pids = self.pids(stage)
         assert pids, f"{stage} does not run"
         for pid in pids:
@@ -136,7 +136,7 @@ class Stack:
         return pids
 
     def crash(self, pids: Iterable[int] = ()) -> None:
-        """End the supervisor, and the processes of `pids`, at once; returns when nothing of it runs any more."""
+        """Kill the supervisor and the processes of `pids`; returns once all processes have ended."""
         assert self._process is not None
         process, self._process = self._process, None
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -148,15 +148,15 @@ class Stack:
         wait_until(
             lambda: not any(runs(pid) for pid in doomed),
             seconds_max=STOP_SECONDS_MAX,
-            what="end of what the supervisor had started",
+            what="end of the supervisor's processes",
         )
 
     def start(self) -> None:
-        """Start it, and wait until it says that it is ready."""
+        """Start it, and wait until it is ready."""
         self.data.mkdir(parents=True, exist_ok=True)
         (self.data / "run.json").unlink(missing_ok=True)
         if "TIDEMILL_KAFKA" not in self.environ:
-            # Its broker takes the ports that it finds there.
+            # Its broker uses these ports.
             (self.data / "kafka").mkdir(mode=0o700, exist_ok=True)
             kraft.keep_ports(self.data / "kafka" / "ports")
         with self.log.open("wb") as log:
@@ -167,7 +167,7 @@ class Stack:
         wait_until(self._is_ready, seconds_max=START_SECONDS_MAX, what=f"ready line in {self.log}")
 
     def stop(self) -> int:
-        """End it as an operator would; returns its exit code. A second time does nothing."""
+        """Stop it as an operator would, and return its exit code; a second call does nothing."""
         if self._process is None:
             return 0
         process, self._process = self._process, None
@@ -176,7 +176,7 @@ class Stack:
         try:
             return process.wait(STOP_SECONDS_MAX)
         finally:
-            # What has not ended by itself must not live on beside the next test.
+            # No process may outlive its test.
             for child in [process, *children]:
                 if runs(child.pid):
                     child.kill()
@@ -205,7 +205,7 @@ class Stack:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
+    """Whether a process runs."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

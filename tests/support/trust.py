@@ -5,4 +5,4 @@ from tidemill.schemas.log.signing import Signer, Verifier
 SIGNER = Signer.made()
 VERIFIER = Verifier([SIGNER.public])
 ENVIRON = {"TIDEMILL_SIGNING_KEY": SIGNER.text, "TIDEMILL_VERIFY_KEYS": SIGNER.public}
-"""What the stages of a cluster are told."""
+"""Environment of the stages of a cluster."""

@@ -144,7 +144,7 @@ def lone(limit: object, **more: object) -> BackendPool:
 
 
 class Engine:
-    """A backend that refuses nobody, lets what is beyond its capacity wait, and says so when it is asked.
+    """A backend that refuses no call: calls beyond its capacity wait, and its metrics say so.
 
     `others` says how many requests of others it has at a time, `seconds` how long a call takes on average, `held`
     what part of its cache each request holds that it works on. `told` is one reading a second.

@@ -91,7 +91,7 @@ async def test_partitions_that_differ_are_told(kafka, client):
         await admin.ensure_topics(Settings(partitions=2), kafka)
 
 
-async def test_nobody_there(unused_tcp_port):
-    """A broker out of reach is told with its address."""
+async def test_a_broker_out_of_reach(unused_tcp_port):
+    """The error names its address."""
     with pytest.raises(admin.TopicError, match=f"127.0.0.1:{unused_tcp_port}"):
         await admin.ensure_topics(Settings(), f"127.0.0.1:{unused_tcp_port}")

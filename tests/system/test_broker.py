@@ -109,7 +109,7 @@ def test_dies_with_its_starter(tmp_path):
 
 
 async def test_says_why_it_cannot_start(tmp_path):
-    """A folder that Kafka cannot read is told with the words of its log."""
+    """For a folder that Kafka cannot read the error has the end of its log."""
     broker = StartedBroker(tmp_path)
     await broker.prepare()
     (tmp_path / "kafka" / "log" / "meta.properties").write_text("version=99\n")

@@ -146,7 +146,7 @@ def begun(number):
 
 
 async def wait(fleet, condition, what):
-    """Wait; what the processes have said is told where it does not come true."""
+    """Wait; a failure shows the logs of the processes."""
     try:
         return await until(condition, what, seconds_max=SECONDS_MAX)
     except AssertionError as error:

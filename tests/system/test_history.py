@@ -106,6 +106,6 @@ async def test_a_topic_that_is_not_there(kafka):
 
 
 async def test_a_broker_that_is_away():
-    """Is told as such."""
+    """Raises the error of an unreachable log."""
     with pytest.raises(LogUnavailable):
         await read("127.0.0.1:9", "t", Edge(offset=0))

@@ -92,7 +92,7 @@ class Place:
         return batch_id
 
     async def fact(self, batch_id: str) -> Accepted | Rejected:
-        """What is told of a batch first."""
+        """The first record about a batch."""
         async with Reader(self.kafka, topics.OUTCOMES.name) as reader:
             records = await reader.until(lambda found: any(record.key == batch_id.encode() for record in found))
         fact = codec.decode_fact(next(record for record in records if record.key == batch_id.encode()).value)
@@ -225,7 +225,7 @@ async def test_a_large_line_is_published_by_reference(place):
 
 
 async def test_a_faulty_file_is_rejected_with_all_faults(place):
-    """Each faulty line is told, and none of the file's lines is run."""
+    """Each faulty line is reported, and no line of the file is run."""
     lines = input_lines(5)
     batch_id = await place.create(b"\n".join([lines[0], b"{", lines[1], b"[]", lines[0], b"{}"]))
     rejected = await place.fact(batch_id)

@@ -205,7 +205,7 @@ async def test_a_client_that_cannot_end_in_time_leaves_no_connection(tmp_path, k
 
 
 async def test_a_broken_producer_is_replaced(kafka):
-    """One that has met a fault it may not go on after, whoever notices."""
+    """A fatal fault replaces it, whether a send or the producer itself notices."""
     topic, sender = await new_topic(kafka), Producer(lambda: producer(kafka))
     first = await sender.enqueue(topic, "k", b"1")
     await sender.delivered(first)

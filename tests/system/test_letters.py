@@ -67,7 +67,7 @@ async def test_buried_twice_is_one_letter(place):
 
 
 async def test_a_value_too_large_for_a_letter(place):
-    """It stays in the log, is told so, and stops nobody."""
+    """It stays in its topic, and the commands say so."""
     place.message.value, place.message.offset = b"x" * (VALUE_BYTES_MAX + 1), 8
     await send_dead_letter(place.log, place.message, stage="processors", reason="large")
     said = []

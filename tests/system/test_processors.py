@@ -289,7 +289,7 @@ async def test_large_lines_travel_by_reference(few, backend):
     assert [ref.length for ref in few.refs] == [few.marks[batch_id, 0].size]
 
 
-async def test_what_cannot_be_read_is_kept_and_passed(few, kafka):
+async def test_unreadable_records_become_dead_letters(few, kafka):
     """A record without a readable head goes to the dead letters; a line that is no JSON gets an error line."""
     await few.process().ready()
     await few.send(b"whatever\n", [("tidemill-batch", b"../../etc")], key="k")

@@ -46,7 +46,7 @@ async def written(log, project, vault):
     return batch_id
 
 
-async def test_what_is_left_of_deleted_batches(kafka, log, tmp_path):
+async def test_purge_reports_remains_of_deleted_batches(kafka, log, tmp_path):
     """In clear, sealed, and of nothing; one by its id, and all of a project."""
     create_key_file(tmp_path / "encryption_keys")
     settings = Settings(data=tmp_path, store=(tmp_path / "store").as_uri())

@@ -17,7 +17,7 @@ WEEK_SECONDS = 7 * 86_400.0
 
 
 async def test_the_shortest_counts(kafka):
-    """A topic that somebody has shortened is noticed, and one that is not there is left out."""
+    """A topic with a shortened retention counts, and a missing one is left out."""
     model = f"m-{secrets.token_hex(4)}"
     await admin.ensure_topics(Settings(kafka=kafka), kafka, [model])
     assert await admin.kept_seconds(kafka, [model]) == WEEK_SECONDS

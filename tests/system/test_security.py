@@ -107,7 +107,7 @@ async def test_every_door_gets_in(protocol, mechanism, settings, tmp_path):
 
 @pytest.mark.usefixtures("quiet")
 async def test_a_wrong_password_is_refused(settings, monkeypatch):
-    """It is told without the password."""
+    """The error does not show the password."""
     found = settings("SASL_SSL", "SCRAM-SHA-512")
     monkeypatch.setenv("THE_PASSWORD", "not-the-password")
     with pytest.raises(TopicError) as refusal:
@@ -116,7 +116,7 @@ async def test_a_wrong_password_is_refused(settings, monkeypatch):
 
 
 @pytest.mark.usefixtures("quiet")
-async def test_who_has_no_certificate_is_refused(settings, broker):
+async def test_a_client_without_a_certificate_is_refused(settings, broker):
     """Where the broker asks for one; another broker's is none that this one knows."""
     security = settings(MUTUAL, "PLAIN").kafka_security
     stranger = trustme.CA().issue_cert("tidemill").private_key_and_cert_chain_pem
@@ -151,7 +151,7 @@ async def test_a_stranger_is_not_trusted(settings, broker):
         ({"PROTOCOL": "TLS"}, "kafka_security.protocol"),
     ],
 )
-def test_what_cannot_work_is_told_at_the_start(environ, told, monkeypatch):
+def test_impossible_settings_fail_at_the_start(environ, told, monkeypatch):
     """Before anything is connected."""
     monkeypatch.setenv("TIDEMILL_KAFKA", "127.0.0.1:9")
     for name, value in environ.items():
@@ -160,7 +160,7 @@ def test_what_cannot_work_is_told_at_the_start(environ, told, monkeypatch):
         load()
 
 
-def test_a_broker_of_ones_own_asks_for_nothing(monkeypatch):
+def test_security_without_an_external_kafka_is_refused(monkeypatch):
     """Security without an external Kafka is a mistake, and told."""
     monkeypatch.setenv("TIDEMILL_KAFKA_SECURITY__PROTOCOL", "SSL")
     with pytest.raises(SettingsError, match="set without kafka"):

@@ -126,7 +126,7 @@ async def test_a_killed_program_comes_back(boss, program):
     assert "a was ended by Killed; restarting it in" in boss.told[0]
 
 
-async def test_one_that_falls_silent_is_started_again(boss, program, monkeypatch):
+async def test_a_silent_program_is_restarted(boss, program, monkeypatch):
     """A process that is stopped, or whose loop is blocked, says no more that it is alive."""
     monkeypatch.setattr(child, "SILENCE_SECONDS_MAX", 1.0)
     await boss.start([program("a", BEATS), program("b", OBEYS)])
@@ -137,7 +137,7 @@ async def test_one_that_falls_silent_is_started_again(boss, program, monkeypatch
     assert "a sent no heartbeat for 1 s; restarting it in" in boss.told[0]
 
 
-async def test_what_a_program_has_started_goes_with_it(boss, program, tmp_path):
+async def test_children_end_with_their_program(boss, program, tmp_path):
     """A helper of a killed program does not stay."""
     await boss.start([program("a", HAS_A_CHILD)])
     pid = int(await until(lambda: (tmp_path / "a.log").read_text().partition("\n")[0], "the pid"))
@@ -146,14 +146,14 @@ async def test_what_a_program_has_started_goes_with_it(boss, program, tmp_path):
     await until(lambda: not lives(pid), "the end of the helper")
 
 
-async def test_says_why_one_cannot_start(boss, program):
+async def test_the_error_says_why_a_program_cannot_start(boss, program):
     """The error has the exit code and the end of the log."""
     with pytest.raises(ChildError, match=r"(?s)b cannot be started: it ended with exit code 3.*no such model"):
         await boss.start([program("a", OBEYS), program("b", FAILS)])
     assert len(boss.told) == child.STARTS_MAX - 1
 
 
-async def test_one_that_is_never_ready(boss, program):
+async def test_a_program_that_is_never_ready(boss, program):
     """It is not waited for without end."""
     with pytest.raises(ChildError, match=r"it was not ready within 0 s"):
         await boss.start([program("a", "import signal; signal.pause()", start_seconds_max=0.2)])
@@ -167,7 +167,7 @@ async def test_a_command_that_is_not_there(boss, tmp_path):
         )
 
 
-async def test_one_that_does_not_stop_is_killed(boss, program, monkeypatch):
+async def test_a_program_that_does_not_stop_is_killed(boss, program, monkeypatch):
     """The others have ended by then."""
     monkeypatch.setattr(supervisor, "STAGES_STOP_SECONDS_MAX", 0.2)
     await boss.start([program("a", IGNORES), program("b", OBEYS)])
