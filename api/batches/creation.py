@@ -83,7 +83,7 @@ async def create(
 
     Args:
         deps: The dependencies of the app.
-        project: Whose batch it is.
+        project: The project of the batch.
         request: The fields of the batch.
         source: Finds the input; called only if the batch is new.
         repeats: Whether the request may repeat another one.

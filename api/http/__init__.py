@@ -1,1 +1,1 @@
-"""The HTTP server: connections, TLS, and what the protocol bounds."""
+"""The HTTP server: connections, TLS, bounds of the protocol, and downloads."""

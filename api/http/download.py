@@ -25,7 +25,7 @@ class ByteRange:
 
     @property
     def size(self) -> int:
-        """How many bytes."""
+        """The number of bytes."""
         return self.end - self.start
 
     def content_range(self, size: int) -> str:

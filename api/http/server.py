@@ -76,11 +76,11 @@ class Server(uvicorn.Server):
             misdirected=middleware.wrapped(hosts.misdirected, settings),
             cross_origin=middleware.CrossOrigin(settings),
         )
-        self._certificate = tls.of(settings)
+        self._certificate = tls.certificate(settings)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Leave signals to `serve`."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

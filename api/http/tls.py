@@ -63,7 +63,7 @@ class Certificate:
         return context
 
 
-def of(settings: Settings) -> Certificate | None:
+def certificate(settings: Settings) -> Certificate | None:
     """The certificate of the settings; None without TLS.
 
     Raises:

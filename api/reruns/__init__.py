@@ -1,1 +1,1 @@
-"""Running lines again: those of a finished batch (rerun), or of a range of the log (replay)."""
+"""Runs lines again: lines of a finished batch (rerun), or of a range of the log (replay)."""

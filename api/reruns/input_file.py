@@ -45,7 +45,7 @@ async def write(
     return record
 
 
-def recast(line: bytes, *, model: str | None = None, custom_id: str | None = None) -> bytes:
+def rewrite_line(line: bytes, *, model: str | None = None, custom_id: str | None = None) -> bytes:
     """Rewrite a line with another model or `custom_id`; None keeps what it has.
 
     Nothing else in Tidemill rewrites lines. Only the outer object is decoded, and that of the body if the model

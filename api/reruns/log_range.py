@@ -11,7 +11,7 @@ from typing import Final
 from tidemill.api import errors
 from tidemill.api.batches.token_estimate import TokenEstimate
 from tidemill.api.dependencies import Dependencies, chunks_from_store
-from tidemill.api.reruns.input_file import recast
+from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.replay_spool import ReplaySpool, Source, Sources
 from tidemill.api.view.batch_tables import Erasures
 from tidemill.schemas.log import codec, topics
@@ -58,7 +58,7 @@ class LogRange:
     start: Edge
     end: Edge | None
     project: str
-    """Whose lines, or `ALL`."""
+    """The project of the lines, or `ALL`."""
     endpoint: str | None
     """Only lines of this endpoint; None for any."""
 
@@ -126,7 +126,7 @@ class Found:
         """The endpoint of the lines.
 
         Raises:
-            ApiError: 400, it is not the same for all; 404, there is no such model; 409, there are no lines.
+            ApiError: 400, the lines have several; 404, there is no such model; 409, there are no lines.
         """
         if not self.endpoints and self.skipped:
             message = f"The {self.skipped} lines of the range belong to deleted batches or input files."
@@ -179,7 +179,7 @@ async def estimate(deps: Dependencies, log_range: LogRange, model: str | None) -
     found = Found(log_range.shown.model, deps.settings.models)
     sums: dict[str, TokenEstimate] = {}
     async for line in _lines(deps, log_range, found):
-        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).add(recast(line.data, model=model))
+        sums.setdefault(line.endpoint, TokenEstimate(line.endpoint)).add(rewrite_line(line.data, model=model))
     endpoint = found.endpoint()
     # If all lines are lost, none was counted.
     return found, sums.get(endpoint, TokenEstimate(endpoint))

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import msgspec
 
-from tidemill.api.reruns.input_file import recast
+from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.schemas.bitmap import Bitmap
 
 CHUNK_BYTES: Final = 1 << 20
@@ -106,7 +106,7 @@ class ReplaySpool:
             line = self._file.read(sizes[place])
             name = _custom_id(line) if self.has_shared_ids else None
             own = None if name is None else renamed(name, ranks[owners[place]][1])
-            waiting += (recast(line, model=model, custom_id=own), b"\n")
+            waiting += (rewrite_line(line, model=model, custom_id=own), b"\n")
             size += len(line)
             if size >= CHUNK_BYTES:
                 yield b"".join(waiting)

@@ -21,7 +21,7 @@ from tidemill.api.dependencies import Dependencies, chunks_from_store, from_stor
 from tidemill.api.requests.fields import Expiry, Metadata, Model, Window
 from tidemill.api.requests.reading import Body
 from tidemill.api.reruns import input_file
-from tidemill.api.reruns.input_file import recast
+from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.api.view.quotas import Booking
 from tidemill.api.view.result_lines import bounded
@@ -248,17 +248,17 @@ async def _lines(
     Raises:
         ApiError: 409, its bytes are not there; 503, the store does not answer.
     """
-    splitter, choice = Splitter(), _Choice(chosen, model)
+    splitter, picker = Splitter(), _LinePicker(chosen, model)
     try:
         async for chunk in chunks_from_store(deps.store.read(old.key)):
             # A chunk is some milliseconds of work.
-            yield await asyncio.to_thread(choice.pick, splitter.feed(chunk))
+            yield await asyncio.to_thread(picker.pick, splitter.feed(chunk))
     except NotFound as error:
         raise _gone("input", old.file.id) from error
-    yield choice.pick(splitter.finish())
+    yield picker.pick(splitter.finish())
 
 
-class _Choice:
+class _LinePicker:
     """Picks the wanted lines from a stream of lines."""
 
     def __init__(self, chosen: Iterable[int] | None, model: str | None) -> None:
@@ -276,7 +276,7 @@ class _Choice:
                 picked.append(each.data or b"")
                 self._next = next(self._chosen, -1)
             self._index += 1
-        return b"".join(recast(data, model=self._model) + b"\n" for data in picked)
+        return b"".join(rewrite_line(data, model=self._model) + b"\n" for data in picked)
 
 
 def _gone(which: str, file_id: str) -> ApiError:

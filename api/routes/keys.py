@@ -173,7 +173,7 @@ async def revoke(request: Request, deps: Deps, caller: AdminCaller, key_id: KeyI
 async def create_token(
     request: Request, deps: Deps, caller: Caller, body: Annotated[TokenRequest, Depends(JsonBody(TokenRequest))]
 ) -> Response:
-    """Create a token, with which a direct producer may write to one stream of the project."""
+    """Create a token for a direct producer of one stream of the project."""
     now = int(deps.clock())
     until = now + body.expires_in_seconds
     if caller.expires_at is not None:
@@ -189,7 +189,7 @@ async def create_token(
 
 
 async def sign_again(deps: Dependencies) -> None:
-    """Sign again the records that another trusted key signed, so that the other can be removed."""
+    """Sign records again that another trusted key signed, so that the other key can be removed."""
     records = deps.view.keyring.signed_by_others(deps.signer.kid)
     try:
         for record in records:

@@ -1,4 +1,4 @@
-"""The routes that run lines again: those of a finished batch, or those of a range of the log.
+"""The routes that run lines again: lines of a finished batch, or of a range of the log.
 
 A dry run changes nothing, so a key with the role `read` is enough.
 """
@@ -111,7 +111,7 @@ class RangeSource(Body):
     end: _Edge | None = Field(None, alias="to")
     """As `from`, exclusive; by default now."""
     project: Annotated[str, Field(max_length=PROJECT_CHARS_MAX), AfterValidator(_check_project)] | None = None
-    """Whose lines; an operator may name another project, or `*` for all."""
+    """The project of the lines; an operator may name another one, or `*` for all."""
     endpoint: Endpoint | None = None
     """Only lines of this endpoint; required if the range has several."""
 

@@ -80,12 +80,12 @@ class FormPart:
 async def received(
     request: Request, deps: Dependencies, *, project: str, bytes_max: int, param: str
 ) -> AsyncIterator[AsyncIterator[FormPart]]:
-    """The parts of a form as they arrive; after an error of the block the rest of the body is read.
+    """The parts of a form as they arrive; if the block fails, it reads the rest of the body.
 
     Args:
         request: The request.
         deps: The dependencies of the app.
-        project: Whose it is.
+        project: The project of the caller.
         bytes_max: A larger `Content-Length` is refused before the body is read.
         param: The name of the file's field.
 

@@ -47,7 +47,7 @@ class PartData:
 
 @dataclass(frozen=True, slots=True)
 class PartEnded:
-    """The part that began last is whole."""
+    """The part that began last is complete."""
 
 
 Event = PartBegan | PartData | PartEnded
@@ -57,7 +57,7 @@ class Form:
     """Turns the bytes of a body into events."""
 
     def __init__(self, content_type: str | None) -> None:
-        """Begin.
+        """Begin a form.
 
         Raises:
             MultipartError: The content type is not that of a form, or has no boundary.

@@ -24,7 +24,7 @@ BATCH: Final = "batch"
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """An object that is in the store."""
+    """A file that is in the store."""
 
     bytes: int
     sha256: str
@@ -68,7 +68,7 @@ class Sink:
 
     @property
     def size(self) -> int:
-        """Bytes taken so far."""
+        """Bytes written so far."""
         return self._size
 
     async def put(self, data: bytes) -> None:

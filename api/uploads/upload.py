@@ -46,7 +46,7 @@ class FileFields(reading.Parameters):
         """How long the file is kept; None is forever.
 
         Raises:
-            ApiError: 400, one of the two is there without the other, or both are there twice.
+            ApiError: 400, one of the two fields is missing, or the request has both forms.
         """
         if self.expires_after is not None:
             if self.anchor is not None or self.seconds is not None:

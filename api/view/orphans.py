@@ -1,4 +1,4 @@
-"""Orphaned objects: those in the store that no record names, and when this process first saw them."""
+"""Orphans: objects of the store that no record names, each with the time when this process first saw it."""
 
 from tidemill.api.view.sqlite import Database
 from tidemill.schemas.log.part import INDICES_PREFIX, indexed_key
@@ -33,11 +33,11 @@ class Orphans:
         return False
 
     def forget(self, key: str) -> None:
-        """The object is deleted."""
+        """Stop tracking a deleted object."""
         self._database.write("DELETE FROM orphans WHERE key = ?", key)
 
     def forget_named(self) -> None:
-        """Drop objects that have a record by now, and those that another process deleted."""
+        """Stop tracking objects that have a record by now, or that another process deleted."""
         oldest = int(self._clock()) - 2 * ORPHAN_SECONDS_MIN
         self._database.write(
             "DELETE FROM orphans WHERE seen_at < ? OR key IN (SELECT key FROM parts)"

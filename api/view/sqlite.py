@@ -136,7 +136,7 @@ class Database:
         """Open the first file of the folder that no other process holds; an unreadable one is rebuilt.
 
         Raises:
-            OSError: The folder cannot be written, or `PROCESSES_MAX` processes are there already.
+            OSError: The folder cannot be written, or `PROCESSES_MAX` processes use it already.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._lock, self.path = _lock_file(folder)

@@ -159,7 +159,7 @@ class View:
         return self._database.read(f"SELECT id, key FROM files WHERE held AND NOT {_IS_INPUT} LIMIT ?", limit)  # noqa: S608
 
     def release(self, file_id: str) -> None:
-        """The bytes of a deleted file are deleted."""
+        """Mark the bytes of a deleted file as deleted, too."""
         self._database.write("UPDATE files SET held = 0 WHERE id = ?", file_id)
 
     def put_batch(self, record: BatchRecord) -> Batch:
@@ -287,7 +287,7 @@ class View:
             self._database.write("DELETE FROM waiting WHERE id = ? AND owner <= ?", key, record.owner)
             self.put_batch(record)
         else:
-            # A batch is shown as ended only when its files are there; their records are on the other topic.
+            # The view shows a batch as ended only with its files, whose records are on another topic.
             self._database.write(
                 "INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value,"
                 " files_offset = excluded.files_offset, owner = excluded.owner WHERE excluded.owner >= owner",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.dependencies import NOW, READER, open_dependencies
 
 from tidemill.api.app import create_app
-from tidemill.api.reruns.input_file import recast
+from tidemill.api.reruns.input_file import rewrite_line
 from tidemill.api.reruns.selection import Kind, Selection
 from tidemill.configuration.settings import Settings
 from tidemill.schemas import ids
@@ -210,7 +210,7 @@ async def test_a_rerun_on_another_model(client, old):
     """The body names it, and only whitespace between fields changes."""
     new = (await rerun(client, old, lines="all", model="n")).json()
     found = await content(client, new)
-    assert found == [recast(request_line(index), model="n") for index in range(len(FATES))]
+    assert found == [rewrite_line(request_line(index), model="n") for index in range(len(FATES))]
     assert b'"model":"n","seed":12345678901234567890123,"t":1.0,"messages":[{"content": "\\u00e4"}]' in found[0]
 
 
@@ -302,10 +302,10 @@ values = st.recursive(
 def test_a_rewritten_line_differs_only_in_the_given_fields(body, custom_id, model):
     """Text that is no line stays unchanged."""
     line = {"custom_id": "old", "method": "POST", "url": CHAT, "body": body}
-    found = orjson.loads(recast(orjson.dumps(line), model=model, custom_id=custom_id))
+    found = orjson.loads(rewrite_line(orjson.dumps(line), model=model, custom_id=custom_id))
     assert found == line | {"custom_id": custom_id, "body": body | {"model": model}}
     for broken in (b"{", b"[]", b'{"body": 5}', b"\xff"):
-        assert recast(broken, model=model) == broken
+        assert rewrite_line(broken, model=model) == broken
 
 
 @given(

@@ -43,14 +43,14 @@ def shakes(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
 def test_clients_need_a_certificate_of_the_authority(tmp_path, authority):
     """A client without one, or with another authority's, fails the handshake."""
     settings = Settings(tls_cert_file=tmp_path / "cert.pem", tls_key_file=tmp_path / "key.pem")
-    caller = tls.of(settings.model_copy(update={"tls_client_ca_file": tmp_path / "ca.pem"})).context()
+    caller = tls.certificate(settings.model_copy(update={"tls_client_ca_file": tmp_path / "ca.pem"})).context()
     for signing, is_let_in in ((authority, True), (trustme.CA(), False), (None, False)):
         client = ssl.create_default_context()
         authority.configure_trust(client)
         if signing is not None:
             signing.issue_cert("someone").configure_cert(client)
         assert shakes(caller, client) == is_let_in
-        assert shakes(tls.of(settings).context(), client)
+        assert shakes(tls.certificate(settings).context(), client)
 
 
 def test_unusable_certificates_are_reported_at_the_start(tmp_path, authority):
@@ -64,10 +64,10 @@ def test_unusable_certificates_are_reported_at_the_start(tmp_path, authority):
         {"tls_cert_file": tmp_path / "cert.pem", "tls_key_file": tmp_path / "nonsense.pem"},
     ):
         with pytest.raises(SettingsError, match="tls_cert_file"):
-            tls.of(Settings(**update))
+            tls.certificate(Settings(**update))
     with pytest.raises(ValueError, match="tls_cert_file"):
         Settings(tls_key_file=tmp_path / "key.pem")
-    assert tls.of(Settings()) is None
+    assert tls.certificate(Settings()) is None
 
 
 @pytest.mark.parametrize(
