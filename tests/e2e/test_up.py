@@ -134,7 +134,7 @@ def test_each_process_has_only_its_own_secrets(up):
     """By the environments that the kernel shows: no stage, nor the broker, holds a key that it does not need."""
     signing = (up.data / "signing_key").read_text().strip()
     known = {**SECRETS, "TIDEMILL_API_KEY": KEY, "TIDEMILL_SIGNING_KEY": signing}
-    told = {
+    found = {
         name: {
             secret
             for secret, value in known.items()
@@ -143,7 +143,13 @@ def test_each_process_has_only_its_own_secrets(up):
         }
         for name, pids in running(up)["processes"].items()
     }
-    assert told == {"api": set(), "ingest": set(), "processors": {"BACKEND_KEY"}, "results": set(), "kafka": set()}
+    assert found == {
+        "api": set(),
+        "ingest": set(),
+        "processors": {"BACKEND_KEY"},
+        "results": set(),
+        "kafka": set(),
+    }
 
 
 @pytest.mark.parametrize("name", ["api", "results", "processors", "kafka"])

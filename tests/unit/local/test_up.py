@@ -39,28 +39,28 @@ def test_operator_commands_know_the_demo_models(tmp_path):
 
 
 def kept(folder, **settings):
-    """What is shown, and what the stages are told of secrets."""
+    """The shown key, and the secret variables of each stage."""
     up = Up(Settings(data=folder, **settings), None)
     return up._keep_secrets(), up._secrets
 
 
 def test_a_new_key_is_shown_once(tmp_path):
     """Later starts show where it is."""
-    shown, told = kept(tmp_path)
+    shown, secrets = kept(tmp_path)
     key, is_new = data_folder.kept_key(tmp_path)
     assert (shown, is_new) == (key, False)
-    again, told_again = kept(tmp_path)
+    again, secrets_again = kept(tmp_path)
     assert again == f"{access.hint(key)}, in {tmp_path / 'api_key'}"
     assert key not in again
-    assert told == told_again
+    assert secrets == secrets_again
     assert kept(tmp_path, api_key=SET)[0] == "$TIDEMILL_API_KEY"
 
 
 def test_each_stage_gets_only_its_keys(tmp_path):
     """The api gets the file of the signing key, ingest its public key; of the API key at most the digest."""
-    _, told = kept(tmp_path, api_key=SET)
+    _, secrets = kept(tmp_path, api_key=SET)
     signer = Signer.read((tmp_path / "signing_key").read_text().strip())
-    assert told == {
+    assert secrets == {
         "api": {
             "TIDEMILL_SIGNING_KEY_FILE": str(tmp_path / "signing_key"),
             "TIDEMILL_API_KEY_SHA256": access.digest(SET),
@@ -77,9 +77,9 @@ def test_each_stage_gets_only_its_keys(tmp_path):
 def test_api_keys_of_producers_are_accepted_only_on_the_own_kafka(tmp_path, asked, is_on):
     """Others may read the records of an external one. The setting changes it."""
     made = Signer.made()
-    _, told = kept(tmp_path, kafka="k:1", signing_key=made.text, intake_api_keys=asked, verify_keys="x")
-    assert told["ingest"]["TIDEMILL_INTAKE_API_KEYS"] == is_on
-    assert told["ingest"]["TIDEMILL_VERIFY_KEYS"] == f"{made.public},x"
-    assert ("TIDEMILL_API_KEY_SHA256" in told["ingest"]) is (is_on == "true")
-    assert "TIDEMILL_SIGNING_KEY_FILE" not in told["api"]
+    _, secrets = kept(tmp_path, kafka="k:1", signing_key=made.text, intake_api_keys=asked, verify_keys="x")
+    assert secrets["ingest"]["TIDEMILL_INTAKE_API_KEYS"] == is_on
+    assert secrets["ingest"]["TIDEMILL_VERIFY_KEYS"] == f"{made.public},x"
+    assert ("TIDEMILL_API_KEY_SHA256" in secrets["ingest"]) is (is_on == "true")
+    assert "TIDEMILL_SIGNING_KEY_FILE" not in secrets["api"]
     assert not (tmp_path / "signing_key").exists()

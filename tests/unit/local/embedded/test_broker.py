@@ -59,13 +59,13 @@ def test_both_listeners_require_a_password(made):
     """Without an ACL a user may do nothing."""
     made._java = ["java", "-cp", "a.jar"]
     made.command()
-    told = dict(line.split("=", 1) for line in (made.folder / "server.properties").read_text().splitlines())
-    protocols = dict(pair.split(":") for pair in told["listener.security.protocol.map"].split(","))
-    listening = {address.split("://")[0] for address in told["listeners"].split(",")}
+    listed = dict(line.split("=", 1) for line in (made.folder / "server.properties").read_text().splitlines())
+    protocols = dict(pair.split(":") for pair in listed["listener.security.protocol.map"].split(","))
+    listening = {address.split("://")[0] for address in listed["listeners"].split(",")}
     assert {protocols[name] for name in listening} == {"SASL_PLAINTEXT"}
-    assert told["authorizer.class.name"].endswith("StandardAuthorizer")
-    assert told["allow.everyone.if.no.acl.found"] == "false"
-    assert told["super.users"] == "User:tidemill-admin"
+    assert listed["authorizer.class.name"].endswith("StandardAuthorizer")
+    assert listed["allow.everyone.if.no.acl.found"] == "false"
+    assert listed["super.users"] == "User:tidemill-admin"
 
 
 @pytest.mark.parametrize("name", NAMES)
