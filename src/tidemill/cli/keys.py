@@ -83,7 +83,7 @@ def init() -> None:
     """Generate a signing key pair as environment variables, offline."""
     from tidemill.schemas.log.signing import Signer
 
-    made = Signer.made()
-    typer.echo(f"TIDEMILL_SIGNING_KEY={made.text}")
-    typer.echo(f"TIDEMILL_VERIFY_KEYS={made.public}")
+    signer = Signer.made()
+    typer.echo(f"TIDEMILL_SIGNING_KEY={signer.text}")
+    typer.echo(f"TIDEMILL_VERIFY_KEYS={signer.public}")
     typer.echo("The first is a secret, for the api only. The second is public, for ingest.", err=True)

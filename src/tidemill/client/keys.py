@@ -57,10 +57,10 @@ async def revoke(console: Console, target: Target, key_id: str) -> Exit:
 async def token(console: Console, target: Target, *, stream: str, life_seconds: int) -> Exit:
     """Create a producer's token; prints it on stdout and everything else on stderr."""
     async with Client(target.base_url, target.api_key) as client:
-        made = await client.send("POST", TOKENS, json={"stream": stream, "expires_in_seconds": life_seconds})
-    until = local_time(made["expires_at"])
-    console.print(f"Token for stream {stream} of project {made['project']}, valid until {until}.")
-    sys.stdout.write(f"{made['token']}\n")
+        issued = await client.send("POST", TOKENS, json={"stream": stream, "expires_in_seconds": life_seconds})
+    until = local_time(issued["expires_at"])
+    console.print(f"Token for stream {stream} of project {issued['project']}, valid until {until}.")
+    sys.stdout.write(f"{issued['token']}\n")
     return Exit.OK
 
 

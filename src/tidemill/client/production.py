@@ -149,9 +149,9 @@ class Token:
         """
         now = self._monotonic()
         if now >= self._renew_at:
-            made = await self._client.send("POST", TOKENS, json={"stream": self.stream})
-            self._header = (intake.AUTHORIZATION, f"Bearer {made['token']}".encode())
-            self._renew_at = now + (made["expires_at"] - made["created_at"]) / 2
+            issued = await self._client.send("POST", TOKENS, json={"stream": self.stream})
+            self._header = (intake.AUTHORIZATION, f"Bearer {issued['token']}".encode())
+            self._renew_at = now + (issued["expires_at"] - issued["created_at"]) / 2
         return self._header
 
 

@@ -100,8 +100,8 @@ async def _replace_damaged(
         if file_id not in files:
             say(f"  {file_id}: was deleted, and stays deleted")
             continue
-        made, key = file_key(file_id), files[file_id]
-        for above, below in ((made, key), (index_key(made), index_key(key))):
+        new, key = file_key(file_id), files[file_id]
+        for above, below in ((new, key), (index_key(new), index_key(key))):
             if await same(overlay, above, below):
                 say(f"  {below}: intact")
             elif write:

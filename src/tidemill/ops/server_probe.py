@@ -46,7 +46,7 @@ async def models(base: str, key: str | None, ca_file: Path | None = None) -> lis
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         return NoModels(_why(error))
     names = served.names(body)
-    return NoModels("an answer that is no list of models") if names is None else names
+    return NoModels("an answer that is not a list of models") if names is None else names
 
 
 def _why(error: Exception) -> str:

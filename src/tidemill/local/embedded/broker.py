@@ -194,7 +194,7 @@ class Broker:
         training, self._training = self._training, None
         if training is None or self._aot is None or not training.exists():
             return
-        made = training.with_suffix(".made")
+        fresh = training.with_suffix(".made")
         try:
             subprocess.run(  # noqa: S603
                 parent_death.command(
@@ -202,7 +202,7 @@ class Broker:
                         *self._java[:1],
                         "-XX:AOTMode=create",
                         f"-XX:AOTConfiguration={training}",
-                        f"-XX:AOTCache={made}",
+                        f"-XX:AOTCache={fresh}",
                         *self._java[1:],
                     ],
                     niceness=AOT_NICENESS,
@@ -213,9 +213,9 @@ class Broker:
                 check=True,
                 env=self.environ,
             )
-            made.replace(self._aot)
+            fresh.replace(self._aot)
         except (OSError, subprocess.SubprocessError):
-            made.unlink(missing_ok=True)
+            fresh.unlink(missing_ok=True)
         finally:
             training.unlink(missing_ok=True)
 
@@ -285,12 +285,12 @@ class Broker:
     def _format_arguments(self, config: str) -> list[str]:
         """Arguments with passwords, read from a file since every user can see command lines."""
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        made = [
+        credentials = [
             f"--add-scram={users.MECHANISM}=[name={acls.user(role)},password={users.password(self.users, role)}]"
             for role in users.ROLES
         ]
         # One word, since one id in 64 starts with a dash and would be taken for an option.
-        return ["format", f"--cluster-id={cluster}", f"--config={config}", *made]
+        return ["format", f"--cluster-id={cluster}", f"--config={config}", *credentials]
 
 
 def _java() -> tuple[str, str]:
