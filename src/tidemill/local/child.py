@@ -100,14 +100,12 @@ class Child:
         changed: Called after each change of `pid`.
 
     Attributes:
-        pid: The current process, if any.
         ready: Whether the current process is ready.
     """
 
     def __init__(self, program: Program, *, say: Say, changed: Callable[[], None]) -> None:
         self.name = program.name
         self.stage = program.stage or program.name
-        self.pid: int | None = None
         self.ready = asyncio.Event()
         self._program = program
         self._say = say
@@ -116,6 +114,11 @@ class Child:
         self._ever_ready = False
         self._beats = False
         self._process: Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The current process, if any."""
+        return self._process.pid if self._process else None
 
     async def run(self) -> None:
         """Run the program, restarting it when it ends; returns once it has ended after `stop` or `kill`.
@@ -176,12 +179,12 @@ class Child:
                 # asyncio's own pipes would make `process.wait` wait for every process that inherited them.
                 output, output_end = _pipe(stack)
                 messages, messages_end = _pipe(stack)
-                process = self._process = await self._spawn(output_end, messages_end)
+                process = await self._spawn(output_end, messages_end)
             except OSError as error:
                 return f"could not be run: {error}"
             output_end.close()
             messages_end.close()
-            self._now(process.pid)
+            self._now(process)
             # `stop` may have been called while the process was starting.
             if self._stopping.is_set():
                 _kill_group(process.pid)
@@ -199,7 +202,6 @@ class Child:
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-        self._process = None
         self._now(None)
 
     async def _spawn(self, output_end: FileIO, messages_end: FileIO) -> Process:
@@ -245,9 +247,9 @@ class Child:
         # A pipe closed without a message: the process has ended, or never sends one.
         await asyncio.get_running_loop().create_future()
 
-    def _now(self, pid: int | None) -> None:
-        self.pid = pid
-        if pid is None:
+    def _now(self, process: Process | None) -> None:
+        self._process = process
+        if process is None:
             self.ready.clear()
         self._changed()
 
