@@ -65,42 +65,56 @@ async def _case(case: Case, path: Path, client: Client, service: Service, flow: 
     peak = Peak(service.processes)
     helpers = [asyncio.ensure_future(peak.watch()), asyncio.ensure_future(flow.watch())]
     start = time.monotonic()
-    left = iter(range(case.batches))
-    found: list[Run] = []
-
-    async def one() -> None:
-        for number in left:
-            if case.batches_per_second:
-                await asyncio.sleep(start + number / case.batches_per_second - time.monotonic())
-            found.append(await _batch(client, input_id, case))
-
-    await asyncio.gather(*(one() for _ in range(case.clients)))
+    runs = await _batches(client, input_id, case)
     end = time.monotonic()
     for helper in helpers:
         helper.cancel()
     await asyncio.gather(*helpers, return_exceptions=True)
     total = case.lines * case.batches
-    result: Result = {
+    used = {stage: after - cpu[stage] for stage, after in cpu_seconds(service.processes).items()}
+    stats = await flow.backend.stats()
+    return {
         "upload_seconds": uploaded - began,
         "seconds": end - start,
         "lines_per_second": total / (end - start),
         "ideal_share": case.ideal_seconds / (end - start),
         "backend_idle_share": flow.idle_share(case.ideal_seconds),
         "last_reply_to_completed_seconds": end - flow.ended_at if flow.ended_at else 0.0,
-        "create_p99_seconds": quantile([run.create_seconds for run in found], 0.99),
-        "poll_p99_seconds": quantile([poll for run in found for poll in run.poll_seconds], 0.99),
-        "batch_p50_seconds": quantile([run.total_seconds for run in found], 0.5),
-        "batch_p99_seconds": quantile([run.total_seconds for run in found], 0.99),
-        "output_mib": sum(run.output_bytes for run in found) / (1 << 20),
+        **_quantiles(runs),
+        "cpu_ms_per_line": sum(s for name, s in used.items() if name != "kafka") * 1000 / total,
+        **{f"cpu_ms_per_line_{stage}": seconds * 1000 / total for stage, seconds in used.items()},
+        **{f"peak_mib_{stage}": mib for stage, mib in peak.mib.items()},
+        "calls": stats["calls"],
+        "refused": stats["calls"] - stats["ok"],
+        "repeats": stats["repeats"],
+        "in_flight_mean": flow.mean,
     }
-    used = {stage: after - cpu[stage] for stage, after in cpu_seconds(service.processes).items()}
-    result["cpu_ms_per_line"] = sum(s for name, s in used.items() if name != "kafka") * 1000 / total
-    result |= {f"cpu_ms_per_line_{stage}": seconds * 1000 / total for stage, seconds in used.items()}
-    result |= {f"peak_mib_{stage}": mib for stage, mib in peak.mib.items()}
-    stats = await flow.backend.stats()
-    result |= {"calls": stats["calls"], "refused": stats["calls"] - stats["ok"], "repeats": stats["repeats"]}
-    result["in_flight_mean"] = flow.mean
-    return result
+
+
+async def _batches(client: Client, input_id: str, case: Case) -> "list[Run]":
+    """Run the batches of a case, as many at a time as it has clients."""
+    start = time.monotonic()
+    left = iter(range(case.batches))
+    runs: list[Run] = []
+
+    async def one() -> None:
+        for number in left:
+            if case.batches_per_second:
+                await asyncio.sleep(start + number / case.batches_per_second - time.monotonic())
+            runs.append(await _batch(client, input_id, case))
+
+    await asyncio.gather(*(one() for _ in range(case.clients)))
+    return runs
+
+
+def _quantiles(runs: "list[Run]") -> Result:
+    return {
+        "create_p99_seconds": quantile([run.create_seconds for run in runs], 0.99),
+        "poll_p99_seconds": quantile([poll for run in runs for poll in run.poll_seconds], 0.99),
+        "batch_p50_seconds": quantile([run.total_seconds for run in runs], 0.5),
+        "batch_p99_seconds": quantile([run.total_seconds for run in runs], 0.99),
+        "output_mib": sum(run.output_bytes for run in runs) / (1 << 20),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ A parameter of a command whose annotation is a dataclass stands for a group of o
 import dataclasses
 import functools
 import inspect
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -151,6 +152,11 @@ def find_kafka(settings: "Settings", data: Path | None, role: str) -> "Kafka | N
     return run_file.cluster(data or settings.data, role, settings.kafka_security)
 
 
+def silence_kafka() -> None:
+    """Hide the log of the Kafka client: the command's own message says what failed."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+
 def operate(work: "Coroutine[Any, Any, T]") -> T:
     """Run the work of an operator's command; expected errors end it with a message and an exit code."""
     import asyncio
@@ -161,6 +167,7 @@ def operate(work: "Coroutine[Any, Any, T]") -> T:
     from tidemill.ops import OperatorError
     from tidemill.terminal import say
 
+    silence_kafka()
     try:
         return asyncio.run(work)
     except LogUnavailable as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tidemill.cli.invocation import Work, client_command, find_kafka, load_settings
+from tidemill.cli.invocation import Work, client_command, find_kafka, load_settings, silence_kafka
 
 if TYPE_CHECKING:
     from tidemill.configuration.security import Kafka
@@ -27,6 +27,7 @@ def produce(
     from tidemill.client.errors import UsageError
     from tidemill.client.production import produce as work
 
+    silence_kafka()
     if not file.is_file():
         raise UsageError(f"{file}: no such file")
 

@@ -46,36 +46,35 @@ async def examine(settings: Settings, kafka: Kafka | None, say: Say) -> bool:
     Returns:
         Whether no finding is a failure; warnings are not.
     """
-    found: list[Finding] = []
-
-    async def run(name: str, check: Coroutine[Any, Any, list[Finding]]) -> bool:
-        try:
-            async with asyncio.timeout(CHECK_SECONDS_MAX):
-                fresh = await check
-        except TimeoutError:
-            fix = "it may be overloaded: run `tidemill doctor` again, then look into its logs"
-            fresh = [findings.fail(name, f"no answer in {CHECK_SECONDS_MAX:.0f} s", fix)]
-        except (TopicError, LogUnavailable) as error:
-            fresh = [
-                findings.fail(name, str(error), "check that Kafka runs and that ACLs allow the role operator")
-            ]
-        for finding in fresh:
-            say(shown(finding))
-        found.extend(fresh)
-        return findings.is_healthy(fresh)
-
-    await run("settings", _settings(settings))
-    if await run("kafka", _broker(kafka)) and kafka is not None:
-        await run("topics", _topics(settings, kafka))
-        await run("keys", _keys(settings, kafka))
-        await run("clock", _clock(kafka))
-        await run("batches", _batches(kafka))
-    await run("store", _store(settings))
-    await run("models", _backends(settings))
-    await run("disk", _disk(settings))
+    found = await _run("settings", _settings(settings), say)
+    broker = await _run("kafka", _broker(kafka), say)
+    if kafka is not None and findings.is_healthy(broker):
+        found += await _run("topics", _topics(settings, kafka), say)
+        found += await _run("keys", _keys(settings, kafka), say)
+        found += await _run("clock", _clock(kafka), say)
+        found += await _run("batches", _batches(kafka), say)
+    found += broker
+    found += await _run("store", _store(settings), say)
+    found += await _run("models", _backends(settings), say)
+    found += await _run("disk", _disk(settings), say)
     counts = {verdict: sum(finding.verdict is verdict for finding in found) for verdict in findings.Verdict}
     say(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return findings.is_healthy(found)
+
+
+async def _run(name: str, check: Coroutine[Any, Any, list[Finding]], say: Say) -> list[Finding]:
+    """Run a check and print its findings."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS_MAX):
+            found = await check
+    except TimeoutError:
+        fix = "it may be overloaded: run `tidemill doctor` again, then look into its logs"
+        found = [findings.fail(name, f"no answer in {CHECK_SECONDS_MAX:.0f} s", fix)]
+    except (TopicError, LogUnavailable) as error:
+        found = [findings.fail(name, str(error), "check that Kafka runs and that ACLs allow the role operator")]
+    for finding in found:
+        say(shown(finding))
+    return found
 
 
 def shown(finding: Finding) -> str:

@@ -1,8 +1,9 @@
 """Checks that the files of a batch hold each line of its input exactly once."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -98,40 +99,59 @@ def reconcile(
         Damaged: A line is incomplete or lacks a `custom_id`, or the input repeats an id.
         OSError: A file cannot be read.
     """
-    expected: set[bytes] = set()
-    for name in _inputs(source, span):
-        if (digest := _digest(name)) in expected:
-            raise Damaged(f"{source}: the custom_id {name!r} occurs twice")
-        expected.add(digest)
+    expected = _expected(source, span)
     lines = len(expected)
     found: set[bytes] = set()
-    counts = {"duplicate": 0, "foreign": 0}
-    examples: list[str] = []
-    receipts = []
-    for path in (output, errors):
-        count = FileCounter()
-        for name, line in _results(path) if path else ():
-            count.add(line)
-            digest = _digest(name)
-            if digest in expected:
-                expected.discard(digest)
-                found.add(digest)
-                continue
-            counts["duplicate" if digest in found else "foreign"] += 1
-            if len(examples) < EXAMPLES_MAX:
-                examples.append(name)
-        receipts.append(count.receipt if path else None)
-    if expected and len(examples) < EXAMPLES_MAX:
+    odd = _Odd()
+    receipts = [_matched(path, expected, found, odd) if path else None for path in (output, errors)]
+    if expected and len(odd.examples) < EXAMPLES_MAX:
         missing = (name for name in _inputs(source, span) if _digest(name) in expected)
-        examples += [name for name, _ in zip(missing, range(EXAMPLES_MAX - len(examples)), strict=False)]
+        odd.examples += itertools.islice(missing, EXAMPLES_MAX - len(odd.examples))
     return Reconciliation(
         lines=lines,
         output=receipts[0],
         errors=receipts[1],
         missing=len(expected),
-        examples=tuple(examples),
-        **counts,
+        duplicate=odd.duplicate,
+        foreign=odd.foreign,
+        examples=tuple(odd.examples),
     )
+
+
+@dataclass
+class _Odd:
+    """Result lines without an input line of their own."""
+
+    duplicate: int = 0
+    foreign: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
+def _expected(source: Path, span: tuple[int, int] | None) -> set[bytes]:
+    """Digests of the ids of the input."""
+    expected: set[bytes] = set()
+    for name in _inputs(source, span):
+        if (digest := _digest(name)) in expected:
+            raise Damaged(f"{source}: the custom_id {name!r} occurs twice")
+        expected.add(digest)
+    return expected
+
+
+def _matched(path: Path, expected: set[bytes], found: set[bytes], odd: _Odd) -> FileReceipt:
+    """Move the ids of a result file from the expected to the found ones; returns the receipt of the file."""
+    count = FileCounter()
+    for name, line in _results(path):
+        count.add(line)
+        digest = _digest(name)
+        if digest in expected:
+            expected.discard(digest)
+            found.add(digest)
+            continue
+        odd.duplicate += digest in found
+        odd.foreign += digest not in found
+        if len(odd.examples) < EXAMPLES_MAX:
+            odd.examples.append(name)
+    return count.receipt
 
 
 def _digest(name: str) -> bytes:
