@@ -24,13 +24,9 @@ def produce(
     ] = "one",
 ) -> Work:
     """Produce a file to Kafka as a stream; prints the batch id."""
-    from tidemill.client.errors import UsageError
     from tidemill.client.production import produce as work
 
     silence_kafka()
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file")
-
     return lambda console, target: work(
         console, target, _kafka(kafka, target.data), file, stream, ends=end, output=output
     )

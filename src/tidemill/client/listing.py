@@ -17,16 +17,13 @@ from tidemill.terminal import show_table
 FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
 """Characters that make a spreadsheet take a cell for a formula."""
 
-Row = Callable[[dict[str, Any]], Iterable[str | Text]]
-"""The cells of an object of the list."""
-
 
 async def show(
     target: Target,
     path: str,
     params: Mapping[str, str],
     columns: Sequence[str],
-    row: Row,
+    row: Callable[[dict[str, Any]], Iterable[str | Text]],
     *,
     limit: int = sys.maxsize,
     as_json: bool = False,
@@ -39,7 +36,7 @@ async def show(
         path: Route of the list.
         params: Filters.
         columns: Headings.
-        row: Returns the cells below them.
+        row: Returns the cells of an object.
         limit: Number of objects.
         as_json: Print the objects as JSON lines instead of a table.
         as_csv: Print CSV with a header.

@@ -42,8 +42,12 @@ def rerun_body(*, only: str, model: str | None, window: str | None) -> dict[str,
         lines = only
     else:
         raise UsageError(f"--only: {only} is not one of {', '.join(NAMES)} or code=CODE,…")
-    options = {"model": model, "completion_window": window}
-    return {"lines": lines, **{name: value for name, value in options.items() if value is not None}}
+    return {"lines": lines, **_changes(model, window)}
+
+
+def _changes(model: str | None, window: str | None) -> dict[str, str]:
+    changes = {"model": model, "completion_window": window}
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 async def create(
@@ -131,8 +135,7 @@ def replay_body(
     """
     at = now or dt.datetime.now(dt.UTC)
     edges = {name: absolute(source[name], at) for name in ("from", "to") if name in source}
-    options = {"model": model, "completion_window": window}
-    return {"source": source | edges, **{name: value for name, value in options.items() if value is not None}}
+    return {"source": source | edges, **_changes(model, window)}
 
 
 def absolute(text: str, now: dt.datetime) -> str:

@@ -240,19 +240,11 @@ class Settings(BaseSettings):
         return key
 
     @model_validator(mode="after")
-    def _check_security(self) -> Self:
+    def _check_pairs(self) -> Self:
         if self.kafka is None and self.kafka_security != Security():
-            raise ValueError(
-                "kafka_security is set without kafka, the address of the external Kafka that it belongs to"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_certificate(self) -> Self:
+            raise ValueError("kafka_security is set without kafka, the address of the external Kafka")
         if self.tls_cert_file is None and (self.tls_key_file or self.tls_client_ca_file):
-            raise ValueError(
-                "tls_key_file or tls_client_ca_file is set without tls_cert_file; TLS needs a certificate"
-            )
+            raise ValueError("tls_key_file or tls_client_ca_file is set without tls_cert_file")
         return self
 
     @property
