@@ -20,4 +20,4 @@ def endangered(state: State, now: float, kept_seconds: float) -> State:
     at = risk_at(state, kept_seconds)
     if at is None or now < at or state.batch is None:
         return state
-    return state.with_extras(at_risk=int(retention.gone_at(state.batch.created_at, kept_seconds)))
+    return state.with_extras(at_risk=int(state.batch.created_at + kept_seconds))

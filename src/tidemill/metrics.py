@@ -6,8 +6,7 @@ gauges are computed at a scrape. All use the library's registry of the process.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -73,8 +72,7 @@ Sample = Callable[[], Values]
 """Returns the values by label."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampled:
+class Sampled(NamedTuple):
     """A gauge whose values are computed at each scrape."""
 
     name: str
@@ -82,53 +80,41 @@ class Sampled:
     label: str
 
 
-LAG: Final = Sampled(
-    name="tidemill_lag_seconds",
-    label="consumer",
-    text="Age of a consumer's oldest unfinished record.",
-)
+LAG: Final = Sampled("tidemill_lag_seconds", "Age of a consumer's oldest unfinished record.", "consumer")
 IN_FLIGHT: Final = Sampled(
-    name="tidemill_backend_inflight",
-    label="model",
-    text="Backend calls in flight, and results not yet in the log.",
+    "tidemill_backend_inflight", "Backend calls in flight, and results not yet in the log.", "model"
 )
 LIMIT: Final = Sampled(
-    name="tidemill_backend_limit",
-    label="model",
-    text="Concurrency limit of the model's servers, as currently estimated.",
+    "tidemill_backend_limit", "Concurrency limit of the model's servers, as currently estimated.", "model"
 )
 HELD: Final = Sampled(
-    name="tidemill_records_held",
-    label="model",
-    text="Request records that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
+    "tidemill_records_held",
+    "Request records that wait for the key of their batch; `tidemill.waiting` of the batch says why.",
+    "model",
 )
-BATCHES: Final = Sampled(
-    name="tidemill_batches", label="status", text="Unfinished batches in the partitions of this process."
-)
+BATCHES: Final = Sampled("tidemill_batches", "Unfinished batches in the partitions of this process.", "status")
 AT_RISK: Final = Sampled(
-    name="tidemill_batches_at_risk",
-    label="status",
-    text="Unfinished batches whose records the log may remove before they finish.",
+    "tidemill_batches_at_risk", "Unfinished batches whose records the log may remove before they finish.", "status"
 )
 STALLED: Final = Sampled(
-    name="tidemill_batches_stalled",
-    label="reason",
-    text="Unfinished batches that wait longer than usual; `tidemill.waiting` of the batch says why.",
+    "tidemill_batches_stalled",
+    "Unfinished batches that wait longer than usual; `tidemill.waiting` of the batch says why.",
+    "reason",
 )
 SLACK: Final = Sampled(
-    name="tidemill_deadline_slack_seconds",
-    label="model",
-    text="Least time from the expected end of an active batch to its deadline. Below 0, one is late.",
+    "tidemill_deadline_slack_seconds",
+    "Least time from the expected end of an active batch to its deadline. Below 0, one is late.",
+    "model",
 )
 CONNECTIONS: Final = Sampled(
-    name="tidemill_api_connections",
-    label="state",
-    text="Clients' connections to the API: waiting for a request, or working on one.",
+    "tidemill_api_connections",
+    "Clients' connections to the API: waiting for a request, or working on one.",
+    "state",
 )
 DISK_FREE: Final = Sampled(
-    name="tidemill_disk_free_bytes",
-    label="disk",
-    text="Free bytes on the fullest disk of the log, and on the disk of a store in a folder.",
+    "tidemill_disk_free_bytes",
+    "Free bytes on the fullest disk of the log, and on the disk of a store in a folder.",
+    "disk",
 )
 SAMPLED: Final = (LAG, IN_FLIGHT, LIMIT, HELD, BATCHES, AT_RISK, STALLED, SLACK, CONNECTIONS, DISK_FREE)
 

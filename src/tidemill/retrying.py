@@ -27,13 +27,9 @@ T = TypeVar("T")
 def pause_seconds(
     failures: int, *, first: float | None = None, longest: float | None = None, chance: float | None = None
 ) -> float:
-    """How long to wait before the next attempt, in seconds.
+    """The pause before the next attempt in seconds, after an attempt that `failures` others preceded.
 
-    Args:
-        failures: Failed attempts before the last one.
-        first: The longest pause after one failure; by default `FIRST_SECONDS`.
-        longest: The longest pause of all; by default `LONGEST_SECONDS`.
-        chance: Between 0 and 1; by default random.
+    `first` and `longest` bound the first and all pauses; `chance` (0 to 1) is random by default.
     """
     doubled = (FIRST_SECONDS if first is None else first) * 2.0 ** min(failures, DOUBLINGS_MAX)
     drawn = random.random() if chance is None else chance  # noqa: S311  it spreads load
@@ -43,13 +39,7 @@ def pause_seconds(
 async def retry(
     what: str, call: Callable[[], Awaitable[T]], *, faults: type[Exception] | tuple[type[Exception], ...] = OSError
 ) -> T:
-    """Repeat a call until it succeeds, and log each failure as a warning.
-
-    Args:
-        what: The name of the work in the log.
-        call: Starts one attempt.
-        faults: Transient errors; all others go to the caller.
-    """
+    """Repeat a call until it succeeds; logs the transient `faults` as warnings, and raises other errors."""
     for failures in itertools.count():
         try:
             return await call()

@@ -3,33 +3,25 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
 
 from tidemill import metrics
 from tidemill.faust.probe import Probe
-from tidemill.faust.retention import LOOK_SECONDS, Oldest, RetentionGuard
+from tidemill.faust.retention import LOOK_SECONDS, RetentionGuard
+from tidemill.faust.stage_app import StageApp
 from tidemill.runtime.health import Unhealthy
 from tidemill.runtime.watchdog import Watch
 
 log = logging.getLogger(__name__)
 
 
-class App(Protocol):
-    """See `stage_app.StageApp`."""
-
-    conf: Any
-    kept_seconds: float
-    oldest: Oldest | None
-
-
 class MonitoredApps:
     """The apps of a process; empty before `add`."""
 
     def __init__(self) -> None:
-        self._apps: list[tuple[str, App, Probe, Watch]] = []
+        self._apps: list[tuple[str, StageApp, Probe, Watch]] = []
         self._waiting: list[str] = []
 
-    def add(self, apps: Sequence[App]) -> None:
+    def add(self, apps: Sequence[StageApp]) -> None:
         """Monitor these apps, which are not started yet."""
         for app in apps:
             probe = Probe(app)
@@ -59,11 +51,7 @@ class MonitoredApps:
             raise Unhealthy(f"{len(waiting)} of {len(self._apps)} consumers without an assignment or its tables")
 
     async def guard_retention(self, ask: Callable[[], Awaitable[float]]) -> None:
-        """Run the retention guard until the task is cancelled.
-
-        Args:
-            ask: Asks the broker for the retention time of the needed records, in seconds.
-        """
+        """Run the retention guard until the task is cancelled; `ask` returns the retention time in seconds."""
         guard = RetentionGuard(ask, {name: app.oldest for name, app, _, _ in self._apps if app.oldest is not None})
         metrics.sample(metrics.LAG, guard.ages)
         while True:

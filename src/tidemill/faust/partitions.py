@@ -67,11 +67,8 @@ class OwnedPartitions:
     ) -> None:
         """Connect to the app, which is not started yet.
 
-        Args:
-            app: The app.
-            owners: The owners of its partitions.
-            topics: Topics with the same number of partitions; the assignment of the last one starts an owner.
-            before_request: Awaited before each write to a changelog; by default waits for a valid membership.
+        All topics have the same number of partitions; the assignment of the last one starts an owner.
+        `before_request` is awaited before each write to a changelog, and by default waits for a valid membership.
         """
         self._app = app
         self._owners = owners

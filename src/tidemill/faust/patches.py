@@ -34,9 +34,7 @@ BRIEF_MS: Final = 100
 class Flow(FlowControlEvent):  # type: ignore[misc]  # mode is untyped here
     """Keeps the queues' records when an active flow is resumed again.
 
-    Args:
-        changelogs: Returns the queue of changelog records. It is emptied at each call: its records after a
-            recovery are older than the tables.
+    It empties the queue of changelog records at each call: its records after a recovery are older than the tables.
     """
 
     def __init__(self, changelogs: Callable[[], Any]) -> None:
@@ -68,11 +66,8 @@ def seek_all(consumer: Any) -> None:
 def go_back(consumer: Any, transient: tuple[type[Exception], ...]) -> None:
     """Make the consumer seek back to records that it skipped: only changelogs, which are compacted, have gaps.
 
-    Records that the broker has removed meanwhile count as delivered.
-
-    Args:
-        consumer: Faust's consumer.
-        transient: Errors of an unavailable broker; the next fetch tries again.
+    Records that the broker has removed meanwhile count as delivered. After a `transient` error of an unavailable
+    broker, the next fetch tries again.
     """
     positions = _Positions(consumer, transient)
     consumer.seek, consumer.seek_to_committed = positions.seek, positions.seek_to_committed
@@ -153,11 +148,7 @@ def resume_at_once(consumer: Any) -> None:
 
 
 def fetch_briefly(fetcher: Any) -> None:
-    """Shorten the wait of a fetch that omits partitions; a second call has no effect.
-
-    Args:
-        fetcher: The fetcher of an aiokafka consumer.
-    """
+    """Shorten the waits of an aiokafka fetcher that omit partitions; a second call has no effect."""
     if getattr(fetcher, "is_brief", False):
         return
     actions = fetcher._get_actions_per_node  # noqa: SLF001  not public

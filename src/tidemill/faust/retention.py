@@ -27,23 +27,15 @@ def risk_at(since: float, kept_seconds: float) -> float:
     return since + kept_seconds - min(MARGIN_SECONDS_MAX, MARGIN_SHARE * kept_seconds)
 
 
-def gone_at(since: float, kept_seconds: float) -> float:
-    """From when on the log may have removed a record written at `since`, Unix seconds."""
-    return since + kept_seconds
-
-
 def is_at_risk(age_seconds: float, kept_seconds: float) -> bool:
     """Whether a record of this age is at risk."""
     return age_seconds >= risk_at(0.0, kept_seconds)
 
 
 class RetentionGuard:
-    """Watches how far the consumers of a process are behind.
+    """Watches how far the consumers of a process are behind, by each one's oldest unfinished record.
 
-    Args:
-        ask: Asks the broker for the retention time of the needed records, in seconds.
-        consumers: The oldest unfinished record of each consumer, by its name.
-        clock: Unix time.
+    `ask` returns the retention time of the needed records in seconds; `clock` is Unix time.
     """
 
     def __init__(

@@ -48,11 +48,8 @@ class Stage(Protocol):
 def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage]) -> None:
     """Run a stage until SIGTERM or SIGINT; create missing topics first.
 
-    Args:
-        settings: All settings.
-        role: The stage's name.
-        make: Makes the stage from the settings, with the actual number of partitions, and Kafka's address; called
-            on the event loop.
+    The event loop calls `make` with the settings, which then have the actual number of partitions, and Kafka's
+    address.
 
     Raises:
         SystemExit: An app crashed, and its traceback is in the log; or the settings name no broker.

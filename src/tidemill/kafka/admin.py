@@ -77,7 +77,7 @@ async def ensure_topics(
         settings: Partitions and replicas of new topics.
         kafka: Address and credentials.
         models: The models with request topics; by default those of the settings.
-        role: Only the topics that this stage reads or writes: a broker with access lists hides the others from it.
+        role: Only the topics of this stage, since a broker with access lists hides the others from it.
 
     Returns:
         The number of partitions of `commands` and `outcomes`.
@@ -102,15 +102,9 @@ async def ensure_topics(
 
 
 async def set_acls(kafka: Kafka, wanted_acls: Iterable[Acl], users: Mapping[str, str] | None = None) -> int:
-    """Create access lists; existing ones stay.
+    """Create access lists and return their number; existing ones stay.
 
-    Args:
-        kafka: Address, and credentials that may alter access lists.
-        wanted_acls: The lists.
-        users: The user of each role; by default `acls.user(role)`.
-
-    Returns:
-        How many lists were requested.
+    `users` has the user of each role; by default `acls.user(role)`.
 
     Raises:
         TopicError: The broker is unavailable, or refuses.

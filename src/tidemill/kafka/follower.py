@@ -116,11 +116,6 @@ class Follower:
         """Whether `caught_up()` would return at once."""
         return self._caught_up.is_set()
 
-    @property
-    def position(self) -> int:
-        """The offset after the last applied record."""
-        return self._position
-
     async def _run(self) -> None:
         failures = 0
         while True:

@@ -41,12 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class FreezeGuard:
-    """Ends the process after a freeze.
-
-    Args:
-        end: Ends the process at once.
-        clock: Seconds of a clock that continues while the process is frozen.
-    """
+    """Ends the process by `end` after a freeze; `clock` continues while the process is frozen."""
 
     def __init__(
         self, end: Callable[[], object] = lambda: os._exit(FROZEN), *, clock: Callable[[], float] = time.monotonic
@@ -83,11 +78,7 @@ class FreezeGuard:
 
 
 class Membership:
-    """The membership of this process in its consumer group, as the coordinator last confirmed it.
-
-    Args:
-        clock: Seconds of a monotonic clock; read on any thread.
-    """
+    """The membership of this process in its consumer group, as the coordinator last confirmed it; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -121,12 +112,7 @@ class Membership:
 
 
 class MembershipGuard:
-    """Starts no work without a valid membership, since another process may do the same work by then.
-
-    Args:
-        membership: The membership in the group.
-        work: Has `halt` and `resume`.
-    """
+    """Halts work (`halt`, `resume`) without a valid membership: another process may do the same work by then."""
 
     def __init__(self, membership: Membership, work: Any) -> None:
         self._membership = membership
@@ -148,12 +134,7 @@ class MembershipGuard:
 
 
 def track_membership(coordinator: Any, membership: Membership) -> None:
-    """Renew a membership with each answer of the group's coordinator; a second call has no effect.
-
-    Args:
-        coordinator: aiokafka's `GroupCoordinator`, which has just received an assignment.
-        membership: The membership in this group.
-    """
+    """Renew a membership with each answer of a group's `GroupCoordinator`; a second call has no effect."""
     if getattr(coordinator, "is_tracked", False):
         return
     beat, send, clock = coordinator._do_heartbeat, coordinator._send_req, time.monotonic  # noqa: SLF001
@@ -191,12 +172,7 @@ def _disconnect(coordinator: Any) -> None:
 
 
 def guard_requests(client: Any, wait: Callable[[], Awaitable[None]]) -> None:
-    """Await `wait` before each request of a Kafka client; a second call has no effect.
-
-    Args:
-        client: aiokafka's `AIOKafkaClient`, such as that of a producer.
-        wait: Returns once the process may write.
-    """
+    """Await `wait` before each request of an `AIOKafkaClient`; a second call has no effect."""
     if getattr(client, "is_guarded", False):
         return
     send = client.send

@@ -70,10 +70,10 @@ class Reader:
     async def records(
         self, topic: str, starts: Mapping[int, Edge] | Edge = FIRST, *, end: Edge | None = None
     ) -> AsyncGenerator[Any, None]:
-        """The records of a topic, each partition in order.
+        """The records of a topic, each partition in order; a missing topic has none.
 
         Args:
-            topic: Its name; a missing topic has no records.
+            topic: Its name.
             starts: The first record, of all partitions or of each given one.
             end: The record to stop before; None for the present ends.
 

@@ -7,16 +7,7 @@ from typing import Final
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import (
-    Boolean,
-    CompactArray,
-    CompactString,
-    Int16,
-    Int32,
-    Int64,
-    Schema,
-    TaggedFields,
-)
+from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 from tidemill.configuration.security import Kafka, client_options
 from tidemill.storage.disk_space import LOG, STORE, DiskSpace, Free
@@ -37,23 +28,8 @@ class _LogDirsResponse(Response):  # type: ignore[misc]  # aiokafka is untyped h
             CompactArray(
                 ("error_code", Int16),
                 ("log_dir", CompactString("utf-8")),
-                (
-                    "topics",
-                    CompactArray(
-                        ("name", CompactString("utf-8")),
-                        (
-                            "partitions",
-                            CompactArray(
-                                ("partition_index", Int32),
-                                ("partition_size", Int64),
-                                ("offset_lag", Int64),
-                                ("is_future_key", Boolean),
-                                ("tags", TaggedFields),
-                            ),
-                        ),
-                        ("tags", TaggedFields),
-                    ),
-                ),
+                # The request names no partitions, so this array is always empty.
+                ("topics", CompactArray(Int32)),
                 ("total_bytes", Int64),
                 ("usable_bytes", Int64),
                 ("tags", TaggedFields),
@@ -68,15 +44,7 @@ class _LogDirsStruct(RequestStruct):  # type: ignore[misc]  # aiokafka is untype
     API_KEY = 35
     API_VERSION = 4
     RESPONSE_TYPE = _LogDirsResponse
-    SCHEMA = Schema(
-        (
-            "topics",
-            CompactArray(
-                ("topic", CompactString("utf-8")), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
+    SCHEMA = Schema(("topics", CompactArray(Int32)), ("tags", TaggedFields))
 
 
 class LogDirsRequest(Request[_LogDirsStruct]):  # type: ignore[misc]  # aiokafka is untyped here

@@ -194,23 +194,14 @@ def _sender(current: AIOKafkaProducer) -> "asyncio.Task[None]":
     return task
 
 
-class Log:
+class Log(Producer):
     """Appends records to topics within `SEND_SECONDS_MAX`; any number of tasks may use it."""
 
     def __init__(self, kafka: Kafka, *, before_request: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Connect nothing yet.
-
-        Args:
-            kafka: Address and credentials.
-            before_request: Awaited before each request; returns once the process may write.
-        """
+        """Connect nothing yet; awaits `before_request` before each request, until the process may write."""
+        super().__init__(self._make)
         self._kafka = kafka
         self._before_request = before_request
-        self._producer = Producer(self._new)
-
-    async def start(self) -> None:
-        """See `Producer.start`."""
-        await self._producer.start()
 
     async def send(
         self,
@@ -235,18 +226,14 @@ class Log:
         sent = None
         try:
             async with asyncio.timeout(SEND_SECONDS_MAX):
-                sent = await self._producer.enqueue(topic, key, value, headers=headers, partition=partition)
-                return await self._producer.delivered(sent)
+                sent = await self.enqueue(topic, key, value, headers=headers, partition=partition)
+                return await self.delivered(sent)
         except TimeoutError as error:
             if sent is not None:
-                self._producer.abandon(sent)
+                self.abandon(sent)
             raise LogUnavailable(type(error).__name__) from error
 
-    async def stop(self) -> None:
-        """See `Producer.stop`."""
-        await self._producer.stop()
-
-    def _new(self) -> AIOKafkaProducer:
+    def _make(self) -> AIOKafkaProducer:
         fresh = producer(self._kafka)
         if self._before_request is not None:
             guard_requests(fresh.client, self._before_request)

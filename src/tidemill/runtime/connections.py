@@ -80,9 +80,7 @@ class ConnectionTable:
     def set_busy(self, connection: Connection, *, is_exempt: bool = False) -> bool:
         """Protect a connection from eviction during a request; False if too many are busy: answer with 503.
 
-        Args:
-            connection: The connection.
-            is_exempt: Whether the request is answered even if too many are busy.
+        An exempt request gets an answer even then.
         """
         self._idle.pop(connection, None)
         return is_exempt or len(self._all) - len(self._idle) <= self._max - IDLE_MIN

@@ -134,11 +134,7 @@ async def serve(health: Health, host: str, port: int) -> AsyncIterator[None]:
 
 
 async def check_store(store: Store, name: str) -> None:
-    """Probe a store by writing an object, which the next probe overwrites.
-
-    Args:
-        store: The store.
-        name: The name of the process; part of the object's key.
+    """Probe a store by writing an object with this name, which the next probe overwrites.
 
     Raises:
         OSError: The store failed.

@@ -32,12 +32,7 @@ class Dead(Exception):
 
 
 class Heartbeat:
-    """The heartbeat of this process.
-
-    Args:
-        look: Checks the work on the loop.
-        loop_seconds_max: The process ends once its event loop is blocked for this long.
-    """
+    """The heartbeat of this process; `look` checks the work on the loop."""
 
     def __init__(self, look: Look | None = None, *, loop_seconds_max: float = LOOP_SECONDS_MAX) -> None:
         self._look = look

@@ -15,8 +15,7 @@ BEATS = b"beats"
 def ready(*, beats: bool = False) -> None:
     """Notify the supervisor, if there is one, that the process is ready.
 
-    Args:
-        beats: Whether the process will call `alive` from now on; the supervisor restarts it if it falls silent.
+    With `beats` the process promises to call `alive` from now on; the supervisor restarts it if it falls silent.
     """
     if descriptor := os.environ.pop(VARIABLE, None):
         _pipe[:] = [int(descriptor)]

@@ -36,10 +36,7 @@ def read(data: Path) -> RunFile | None:
 def cluster(data: Path, role: str, otherwise: Security) -> Cluster | None:
     """The Kafka of the service of this folder; None if no service runs.
 
-    Args:
-        data: The folder.
-        role: The role to connect as, if the service runs its own broker.
-        otherwise: Credentials for an external Kafka.
+    `otherwise` has the credentials for an external Kafka; for its own broker they are those of the role.
     """
     if (running := read(data)) is None or running.kafka is None:
         return None
@@ -49,12 +46,7 @@ def cluster(data: Path, role: str, otherwise: Security) -> Cluster | None:
 
 
 def security(users: Path, role: str) -> Security:
-    """The credentials of a role for an embedded broker.
-
-    Args:
-        users: The folder with the password file of each user.
-        role: One of `acls.ROLES`, or `acls.ADMIN`.
-    """
+    """The credentials of a role for an embedded broker, from the folder with the password file of each user."""
     name = acls.user(role)
     # A missing file is reported at the connection.
     return Security.model_construct(

@@ -74,15 +74,7 @@ class Watch:
         self._seen: dict[Symptom, tuple[Hashable, Silence]] = {}
 
     def look(self, marks: Marks, seconds: float) -> Symptom | None:
-        """Update the symptoms.
-
-        Args:
-            marks: The present symptoms.
-            seconds: The time since the last look.
-
-        Returns:
-            A symptom that has lasted too long, or None.
-        """
+        """Update the symptoms after `seconds`; returns one that has lasted too long, or None."""
         seen = {}
         for symptom, mark in marks.items():
             if mark is None:
@@ -98,12 +90,7 @@ class Watch:
 
 
 class LoopGuard:
-    """A thread that ends the process once its event loop has been silent for too long.
-
-    Args:
-        give_up: Called once on that thread; ends the process.
-        seconds_max: The longest silence of the loop.
-    """
+    """A thread that calls `give_up`, which ends the process, once its event loop has been silent for too long."""
 
     def __init__(self, give_up: Callable[[], None], *, seconds_max: float = LOOP_SECONDS_MAX) -> None:
         self._give_up = give_up
@@ -111,11 +98,6 @@ class LoopGuard:
         self._silence = Silence()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loop guard", daemon=True)
-
-    @property
-    def seconds(self) -> float:
-        """The time since the last heartbeat."""
-        return self._silence.seconds
 
     def start(self) -> None:
         """Start the thread."""

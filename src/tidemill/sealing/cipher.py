@@ -35,12 +35,7 @@ class Cipher:
         self.key_id = key_id
 
     def seal(self, data: bytes | memoryview, place: bytes) -> bytes:
-        """The sealed piece: nonce, content, tag.
-
-        Args:
-            data: The piece.
-            place: Its identity; `open` needs the same one.
-        """
+        """The sealed piece: nonce, content, tag; `open` needs the same place."""
         nonce = os.urandom(NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, data, place)
 

@@ -41,13 +41,7 @@ class Keeper:
     def __init__(
         self, settings: Settings, kafka: Kafka, sender: Sender, *, on_record: OnRecord | None = None
     ) -> None:
-        """Connect nothing yet.
-
-        Args:
-            settings: Whether to seal lines, and the file with the wrapping keys.
-            kafka: Address and credentials.
-            sender: Appends to the log.
-            on_record: Called with the key and value of each record of the topic.
+        """Connect nothing yet; `on_record` gets the key and value of each record of the topic.
 
         Raises:
             SettingsError: The key file is invalid, or missing although lines are sealed.
@@ -74,9 +68,7 @@ class Keeper:
     async def destroy_due_keys(self, clock: Clock, kept_seconds: Callable[[], float]) -> None:
         """Destroy the keys of deleted batches at once, and old keys every hour; never returns.
 
-        Args:
-            clock: Unix time.
-            kept_seconds: The retention time of lines; infinite while it is unknown.
+        `kept_seconds` returns the retention time of lines; infinite while it is unknown.
         """
         while True:
             self._has_due_keys.clear()

@@ -101,9 +101,7 @@ class Vault:
     async def sealing_cipher(self, batch_id: str, project: str | None = None) -> Cipher | None:
         """The cipher to seal a batch's bytes with; None if the batch is not sealed.
 
-        Args:
-            batch_id: The batch.
-            project: The project of the batch, if the call may create its first key; else None.
+        With a project, which is that of the batch, the call may create the batch's first key.
 
         Raises:
             NoKey: The batch is deleted, or its keys are destroyed.
@@ -158,8 +156,7 @@ class Vault:
     async def destroy_due_keys(self, made_before: float) -> None:
         """Destroy the keys of deleted batches, and delete records so old that the log has none of their batches.
 
-        Args:
-            made_before: The latest creation of these, Unix seconds.
+        `made_before` is the latest creation of these, Unix seconds.
 
         Raises:
             OSError: The log does not answer.

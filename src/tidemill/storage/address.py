@@ -12,9 +12,8 @@ from tidemill.storage.directory import DirectoryStore
 def open_store(url: str, *, reserve_bytes: int = 0) -> Store:
     """Open the store of an address; the caller closes it.
 
-    Args:
-        url: `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest.
-        reserve_bytes: Free bytes that a store in a folder leaves on its disk.
+    The address is `file:///dir`, or `s3://bucket/prefix` with the usual `AWS_…` variables for the rest. A store in
+    a folder leaves `reserve_bytes` free on its disk.
 
     Raises:
         SettingsError: The address has another scheme, or is incomplete.

@@ -33,12 +33,7 @@ class DirectoryStore:
     """Objects in a folder, which any number of processes of one machine may share."""
 
     def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
-        """Create the folder if needed.
-
-        Args:
-            root: The folder.
-            reserve_bytes: Free bytes that writes leave on its disk; see `disk_space.py`.
-        """
+        """Create the folder if needed; writes leave `reserve_bytes` free on its disk (`disk_space.py`)."""
         self._root = root
         self._reserve_bytes = reserve_bytes
         self._partial = root / PARTIAL
@@ -219,10 +214,7 @@ def _delete(path: Path, root: Path) -> None:
 def _walk(root: Path, folder: str, beginning: str = "") -> Iterator[str]:
     """The keys under a folder in the order of their bytes; a folder sorts by its name with the slash.
 
-    Args:
-        root: The folder of the store.
-        folder: The folder, without a slash at its end.
-        beginning: The beginning of the names; other folders are not opened.
+    Only folders whose names start with `beginning` are opened.
     """
     try:
         with os.scandir(root / folder) as found:

@@ -41,12 +41,7 @@ class DiskSpace:
     """The free bytes at the last look; a disk that does not answer blocks no writes."""
 
     def __init__(self, reserve_bytes: int, disks: Mapping[str, Free]) -> None:
-        """Look at no disk yet.
-
-        Args:
-            reserve_bytes: The reserve on each disk; 0 for none.
-            disks: Returns the free bytes of each disk, `LOG` or `STORE`.
-        """
+        """Look at no disk yet; a reserve of 0 bytes disables the checks of `LOG` and `STORE`."""
         self._reserve_bytes = reserve_bytes
         self._disks = disks
         self._free: dict[str, int] = {}
@@ -99,10 +94,7 @@ class DiskSpace:
         self._check(disk, self._reserve_bytes, 0)
 
     def accept(self, size: int) -> None:
-        """Check for room for new work.
-
-        Args:
-            size: Its known bytes.
+        """Check for room for new work of this size in bytes.
 
         Raises:
             DiskFull: A disk would be left with less than twice its reserve.

@@ -49,12 +49,7 @@ class S3Store:
     """Objects in a bucket, their keys after a prefix; connects at the first call."""
 
     def __init__(self, *, bucket: str, prefix: str) -> None:
-        """Connect nothing yet.
-
-        Args:
-            bucket: An existing bucket.
-            prefix: The prefix of all keys, without slashes around it; may be empty.
-        """
+        """Connect nothing yet; the prefix of all keys has no slashes around it and may be empty."""
         self._bucket = bucket
         self._prefix = prefix + "/" if prefix else ""
         self._opened = AsyncExitStack()

@@ -93,7 +93,7 @@ async def test_an_old_tick_shows():
     """A heartbeat that does not beat is told; one that beats is well."""
     heartbeat = Heartbeat()
     beating = asyncio.create_task(heartbeat.run())
-    await until(lambda: heartbeat._guard.seconds == 0, "a beat")
+    await until(lambda: heartbeat._guard._silence.seconds == 0, "a beat")
     assert heartbeat.fault() is None
     beating.cancel()
     heartbeat._beat_at -= 3600

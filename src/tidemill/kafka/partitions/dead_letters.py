@@ -49,14 +49,7 @@ async def handle_record(
     stage: str,
     undo: Callable[[], None] | None = None,
 ) -> DeadLetter | None:
-    """Handle a record, or send it to `tidemill.dead`.
-
-    Args:
-        sender: Appends to the log.
-        message: The record as Faust delivers it.
-        work: Starts an attempt to handle the record.
-        stage: The stage that handles it.
-        undo: Undoes the effects of a failed attempt.
+    """Handle a record by `work`, or send it to `tidemill.dead`; `undo` undoes a failed attempt.
 
     Returns:
         The dead letter; None if the record was handled.
@@ -88,13 +81,8 @@ async def handle_record(
 async def send_dead_letter(sender: Sender, message: Any, *, stage: str, reason: str) -> None:
     """Append a record to `tidemill.dead`, and retry until the log accepts it.
 
-    The retries have no bound: while the log is unavailable, the stage has nothing else to do.
-
-    Args:
-        sender: Appends to the log.
-        message: The record as Faust delivers it.
-        stage: The stage that failed to handle it.
-        reason: The error, without text of users: it goes into the letter and into the process's own log.
+    The retries have no bound: while the log is unavailable, the stage has nothing else to do. The reason has no
+    text of users, since it also goes into the process's own log.
     """
     source, value = _source(message), message.value
     headers = dead_letters.headers(source, message.headers or (), key=message.key, stage=stage, reason=reason)

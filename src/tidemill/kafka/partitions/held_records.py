@@ -67,10 +67,7 @@ class HeldRecords:
     async def run_or_hold(self, batch_id: str | None, work: Work, size: int) -> None:
         """Handle a record, or hold it behind others of its batch; then retry due batches, and wait at a bound.
 
-        Args:
-            batch_id: The batch; None for work that never raises `Unavailable`.
-            work: Handles the record.
-            size: Its bytes.
+        `size` is the record's bytes. Without a `batch_id`, `work` must not raise `Unavailable`.
         """
         if batch_id is None or batch_id not in self._blocked:
             try:

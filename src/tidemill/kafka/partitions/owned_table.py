@@ -35,12 +35,7 @@ class Table(Protocol):
         ...
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys with a prefix and their values, in order; the caller must not write before the scan ends.
-
-        Args:
-            prefix: The prefix.
-            after: The first key, or a key before it.
-        """
+        """Keys with a prefix and their values, in order, from `after` on; the caller must not write meanwhile."""
         ...
 
     async def delivered(self) -> None:
@@ -65,11 +60,7 @@ class OwnedTable:
         """The number of this owner, greater than those of earlier owners; 0 before the take-over."""
 
     async def take_over(self, generation: int) -> None:
-        """Become the owner; call this before all other methods.
-
-        Args:
-            generation: The group's generation at the assignment of the partition.
-        """
+        """Become the owner by the group's generation at the assignment; call this before all other methods."""
         before = [key for key, _ in self.table.scan(_OWNER)]
         latest = max((int(key.removeprefix(_OWNER), 16) for key in before), default=0)
         era, known = divmod(latest, 1 << ERA_BITS)

@@ -186,13 +186,9 @@ class PartitionOwners:
         crash: Callable[[Exception], Awaitable[None]],
         start: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"] = asyncio.create_task,
     ) -> None:
-        """Own no partition yet.
+        """Own no partition yet; `make` makes the stage's part of the partition with a number.
 
-        Args:
-            make: Makes the stage's part of the partition with a number.
-            bounds: The bounds of each queue.
-            crash: Ends the process after a failure of unknown extent; its successor reads the records again.
-            start: Starts a worker.
+        `crash` ends the process after a failure of unknown extent, since its successor reads the records again.
         """
         self._make = make
         self._bounds = bounds
