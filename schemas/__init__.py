@@ -1,1 +1,1 @@
-"""Shapes and rules: what is stored, sent and answered. No I/O and no clock."""
+"""Schemas and rules of records, objects and answers, without I/O."""

@@ -1,8 +1,8 @@
-"""Bounds of what records hold: each free string, list and map of a message has one of these types.
+"""Bounded types for every free string, list and map of a message.
 
-A record of the log has room for `RECORD_BYTES_MAX` bytes. Because every field is bounded, the largest record that
-a model can make is known (tests/unit/schemas/test_bounds.py computes it): what was taken fits into all that is
-made of it. Lengths are in characters; in JSON one takes up to `CHAR_BYTES_MAX` bytes.
+A record of the log has room for `RECORD_BYTES_MAX` bytes. Since every field is bounded, the largest record of each
+model is known (tests/unit/schemas/test_bounds.py computes it), and accepted input fits into all records made from
+it. Lengths are in characters; in JSON a character takes up to `CHAR_BYTES_MAX` bytes.
 """
 
 from typing import Annotated, Final
@@ -10,9 +10,9 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 RECORD_BYTES_MAX: Final = 1 << 20
-"""A record as its producer counts it: key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
+"""Key, value, headers, and `RECORD_BYTES_EXTRA` of framing."""
 RECORD_BYTES_EXTRA: Final = 4096
-"""More than the framing, the key and the few headers of a record of messages take."""
+"""More than the framing, the key and the headers of a message take."""
 CHAR_BYTES_MAX: Final = 6
 """Of a character in JSON: a control character is `\\u0000`."""
 
@@ -24,7 +24,7 @@ WORD_CHARS_MAX: Final = 64
 """Of a code, an endpoint, a window."""
 PARAM_CHARS_MAX: Final = 128
 TEXT_CHARS_MAX: Final = 1000
-"""Of a sentence that is shown to somebody."""
+"""Of a sentence."""
 STORE_KEY_CHARS_MAX: Final = 255
 
 METADATA_PAIRS_MAX: Final = 16
@@ -32,31 +32,31 @@ METADATA_KEY_CHARS_MAX: Final = 64
 METADATA_VALUE_CHARS_MAX: Final = 512
 
 ERRORS_MAX: Final = 1000
-"""Faults that a batch lists; the last entry says how many more there are."""
+"""Errors that a batch lists; the last entry counts the others."""
 ERRORS_BYTES_MAX: Final = 256 * 1024
-"""Of these in JSON, all together."""
+"""Of all errors of a batch, in JSON."""
 OUTPUTS_MAX: Final = 1000
-"""Numbered files of one output: the last one holds what the others have no room for."""
+"""Numbered files of one output; the last one takes all remaining lines."""
 RERUNS_MAX: Final = 100
 UPLOAD_PARTS_MAX: Final = 10_000
 
 NUMBER_MAX: Final = (1 << 53) - 1
-"""The largest number that every JSON reader keeps as it is."""
+"""The largest number that every JSON parser keeps exactly."""
 SIZE_MAX: Final = (1 << 63) - 1
 TIME_MAX: Final = 250_000_000_000
-"""Unix seconds in the year 9892: a later one may be no date."""
+"""Unix seconds in the year 9892, near the end of the calendar."""
 BATCH_LINES_MAX: Final = 10_000_000
-"""Lines of one batch, whatever it is made from."""
+"""Lines of one batch."""
 REPLY_BYTES_MAX: Final = 32 << 20
-"""Of a backend's reply, where no setting says another bound."""
+"""Of a backend's reply, by default."""
 LINE_BYTES_HIGHEST: Final = 256 << 20
-"""What the settings may raise the bound of a line, and that of a reply, to."""
+"""The highest setting for the bound of a line, and of a reply."""
 LARGE_BYTES_MAX: Final = 3 * LINE_BYTES_HIGHEST + (1 << 20)
-"""Of a line or a result that lies in the store. A result is a reply with some hundred bytes around it, where a
-character of two bytes may have become an escape of six."""
+"""Of a line or a result in the store. A result is a reply and some hundred bytes more; a character of two bytes
+may become an escape of six."""
 TOKENS_MAX: Final = 1 << 28
-"""Tokens of one kind in one line: more than a line and its reply have bytes, and few enough that the sum over the
-largest batch is below `NUMBER_MAX`."""
+"""Tokens of one kind in one line: more than it has bytes, and below `NUMBER_MAX` in the sum of the largest
+batch."""
 AMOUNT_DIGITS_MAX: Final = 200
 
 Id = Annotated[str, StringConstraints(max_length=ID_CHARS_MAX, pattern=r"^[A-Za-z0-9_-]*$")]
@@ -82,5 +82,5 @@ Size = Annotated[int, Field(ge=0, le=SIZE_MAX)]
 Time = Annotated[int, Field(ge=0, le=TIME_MAX)]
 """Unix seconds."""
 Moment = Annotated[float, Field(ge=0, le=TIME_MAX, allow_inf_nan=False)]
-"""Unix seconds, with their fractions."""
+"""Unix seconds, with fractions."""
 Real = Annotated[float, Field(allow_inf_nan=False)]

@@ -1,4 +1,4 @@
-"""The endpoints that a batch may call, one entry each: nothing else knows a path, or what is behind it."""
+"""The endpoints that a batch may call, one entry each; no other module names a path."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,18 +11,17 @@ class Endpoint:
     """An endpoint of OpenAI's API. Source: its API reference, "Request body" and "Returns" of each."""
 
     name: str
-    """As messages to users call it."""
+    """In messages to users."""
     prompt: str
-    """The field of a request that its server reads; a request without it is refused."""
+    """The required field with the prompt."""
     reply_list: str | None
-    """The list that every good reply has, with at least one item; None if a good reply may have none."""
+    """The list with at least one item in every good reply; None if there is no such list."""
     smallest: dict[str, object]
-    """A request that costs next to nothing, but for its model."""
+    """The cheapest request, without its model."""
     generates: bool = True
-    """Whether a reply is made of tokens that are counted and may be bounded; if not, its size follows from the
-    number of inputs, which is bounded in each batch."""
+    """Whether replies are generated tokens; if not, their size follows from the inputs, which a batch bounds."""
     answers_each: bool = False
-    """Whether a list as prompt gets an answer for each of its items."""
+    """Whether each item of a prompt that is a list gets an answer."""
 
 
 ENDPOINTS: Final = {
@@ -51,6 +50,6 @@ ENDPOINTS: Final = {
         name="Responses", prompt="input", reply_list=None, smallest={"input": PROMPT, "max_output_tokens": 16}
     ),
 }
-"""By path. A new one is one more entry; `/v1` in front is the base of every server."""
+"""By path; its `/v1` stands for the base URL of a server."""
 UNKNOWN: Final = Endpoint(name="", prompt="input", reply_list=None, smallest={})
-"""Stands for a path that is none of these, as a record of the log may name one."""
+"""Stands for any other path that a record of the log may name."""

@@ -1,8 +1,7 @@
-"""Identifiers: how they are made and what they look like.
+"""Creates and recognizes ids.
 
-Those of batches, files and keys begin with the time they were made at, so that a list, which goes by `created_at`
-and then by id, is in order within a second too. What is derived (from an idempotency key, from a batch) has to be
-the same whenever it is made, and is in no order there.
+Ids of batches, files and keys begin with their creation time, so lists sorted by `created_at` and id are in order
+within a second, too. Ids derived from an idempotency key or a batch are equal each time, and in no order.
 """
 
 import hashlib
@@ -31,14 +30,14 @@ def new_batch_id() -> str:
 
 
 def derived_batch_id(project: str, key: str) -> str:
-    """The id of the batch that a project creates under an idempotency key: the same in every process."""
-    # A project's name has no NUL, so no two pairs read alike.
+    """The id of a project's batch with an idempotency key, equal in every process."""
+    # A project's name has no NUL, so no two pairs give the same text.
     return BATCH_PREFIX + hashlib.blake2b(f"{project}\0{key}".encode(), digest_size=16).hexdigest()
 
 
 def stream_batch_id(partition: int, offset: int) -> str:
-    """The id of the batch of a stream whose first record lies there in `tidemill.intake`."""
-    # No project's name has a slash, so it is not the id of anything that a project names.
+    """The id of a stream's batch, from the place of its first record in `tidemill.intake`."""
+    # No project's name has a slash, so no idempotency key gives this id.
     return derived_batch_id("/intake", f"{partition}/{offset}")
 
 
@@ -58,16 +57,16 @@ def new_file_id() -> str:
 
 
 def new_request_id() -> str:
-    """`req_` and 32 hex digits, random: names one HTTP request to the API."""
+    """`req_` and 32 hex digits, random: for one HTTP request to the API."""
     return f"req_{secrets.token_hex(16)}"
 
 
 def derived_file_id(maker_id: str, part: str) -> str:
-    """The id of a file that a batch or an upload makes: the same each time it is made, so that it is one file.
+    """The id of a file of a batch or an upload, equal each time the file is written.
 
     Args:
-        maker_id: The batch, or the upload.
-        part: Which of its files: `output` or `errors` of a batch; what an upload was put together from.
+        maker_id: Id of the batch or the upload.
+        part: Which file: `output` or `errors` of a batch; a digest of an upload's parts.
     """
     number = int.from_bytes(hashlib.blake2b(f"{maker_id}/{part}".encode(), digest_size=17).digest(), "big")
     digits = []
@@ -78,12 +77,12 @@ def derived_file_id(maker_id: str, part: str) -> str:
 
 
 def timely_hex() -> str:
-    """32 hex digits that rise with the time they were made at: 13 of the time, 19 random ones."""
+    """32 hex digits in the order of their creation: 13 of the time, 19 random ones."""
     return _now_hex() + secrets.token_hex(10)[:19]
 
 
 def line_id(batch_id: str, index: int) -> str:
-    """The id of a line of an output or error file: a function of its place, so that it is stable over replays."""
+    """The id of a line of an output or error file, equal each time the line is written."""
     return "batch_req_" + hashlib.blake2b(f"{batch_id}/{index}".encode(), digest_size=12).hexdigest()
 
 
@@ -93,12 +92,12 @@ def is_batch_id(text: str) -> bool:
 
 
 def is_part_of_batch_id(text: str) -> bool:
-    """Whether the text can be the first or the last characters of a batch id, four of its digits at least."""
+    """Whether the text can be the beginning or end of a batch id, with four of its digits at least."""
     return _PART.match(text) is not None
 
 
 def names_batch(text: str, batch_id: str) -> bool:
-    """Whether the text is the id of this batch, or the first or last characters of it."""
+    """Whether the text is the id of this batch, or its beginning or end."""
     if (part := _PART.match(text)) is None:
         return text == batch_id
     own = batch_id.removeprefix(BATCH_PREFIX)

@@ -1,4 +1,4 @@
-"""The lifecycle of a batch: one table of states and the moves between them, and what follows from it.
+"""The lifecycle of a batch: the table of its states and moves, and sets derived from it.
 
 validating ──► in_progress ──► finalizing ──► completed
     │               │              └────────► expired
@@ -19,42 +19,41 @@ MOVES: Final[dict[Status, frozenset[Status]]] = {
     **dict.fromkeys(TERMINAL, frozenset()),
 }
 CANCELLABLE: Final = frozenset(status for status, to in MOVES.items() if Status.CANCELLING in to)
-"""A cancel changes such a batch. Its lines are called; those of any other batch are not, or not any more."""
+"""A batch that can be cancelled; only lines of such a batch are called."""
 CANCELLED: Final = frozenset({Status.CANCELLING}) | MOVES[Status.CANCELLING]
-"""A cancel of such a batch was taken before."""
+"""A batch that was cancelled before."""
 OPEN: Final = CANCELLABLE | {Status.CANCELLING}
-"""A result counts that arrives now; time alone closes such a batch."""
+"""A batch that still counts results, and that expires."""
 AT_WORK: Final = OPEN - {Status.VALIDATING}
-"""The number of its lines is known, and its counts grow."""
+"""An open batch with a known number of lines."""
 RANK: Final = {
     Status.VALIDATING: 0,
     Status.IN_PROGRESS: 1,
     Status.FINALIZING: 2,
-    # A cancel may come too late, when the batch is finalizing already: what follows both decides.
+    # A cancel may arrive while the batch is finalizing; the state after both decides.
     Status.CANCELLING: 3,
     **dict.fromkeys(TERMINAL, 4),
 }
-"""How far a batch is: of two records of it, the one of the higher rank is shown."""
+"""The progress of a batch: of its records, the one with the highest rank is shown."""
 
 
 class IllegalMove(Exception):
-    """A batch was asked to move where the table has no way."""
+    """The table does not have this move."""
 
 
 def move(batch: Batch, to: Status, at: int, **changes: object) -> Batch:
-    """The batch in its next state, the time of the move and all other changes set in the same step.
+    """The batch in its next state, with the time of the move and other changes.
 
-    No move is earlier than the one before it: the times of a batch come from several clocks, and one that is set
-    back must not make it end before it began.
+    The time is not before that of earlier moves: a clock that is set back must not end a batch before it began.
 
     Raises:
-        IllegalMove: The table has no such move.
+        IllegalMove: The table does not have this move.
     """
     if to not in MOVES[batch.status]:
         raise IllegalMove(f"{batch.id} cannot go from {batch.status} to {to}")
     times = (batch.created_at, batch.in_progress_at, batch.finalizing_at, batch.cancelling_at)
     latest = max((at, *(time for time in times if time is not None)))
     if batch.tidemill.waiting and to not in (Status.FINALIZING, Status.EXPIRED):
-        # What it waited for is over; only of an expired batch it is of interest what that was.
+        # Only an expired batch still shows why its lines waited.
         changes = {"tidemill": batch.tidemill.model_copy(update={"waiting": ()}), **changes}
     return batch.model_copy(update={"status": to, f"{to.value}_at": latest, **changes})

@@ -1,7 +1,4 @@
-"""Keys of objects: segments of ids, joined by slashes.
-
-No segment starts with a dot, so that in a folder neither `..` nor a hidden file can be named.
-"""
+"""Keys of objects: segments of ids, joined by slashes; none starts with a dot, as `..` and hidden files do."""
 
 import re
 
@@ -14,7 +11,7 @@ def checked_key(key: str) -> str:
     """The key itself.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a key.
     """
     if _KEY.match(key) is None:
         raise ValueError("not a key of the store")
@@ -22,10 +19,10 @@ def checked_key(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """The beginning of keys itself.
+    """The prefix itself.
 
     Raises:
-        ValueError: No key begins like that.
+        ValueError: It is not a prefix of keys.
     """
     if _PREFIX.match(prefix) is None:
         raise ValueError("not a prefix of keys of the store")

@@ -1,4 +1,4 @@
-"""The ports: what the stages ask of the object store, the log and the clock, each once."""
+"""Interfaces of the object store, the log and the clock to the stages."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -7,42 +7,42 @@ from typing import Protocol
 from tidemill.schemas.log.codec import Headers
 
 Clock = Callable[[], float]
-"""Unix time in seconds. It is what deadlines are in, and may be stepped at any time, by minutes and back."""
+"""Unix time in seconds, for deadlines; may jump in both directions, by minutes."""
 
 Monotonic = Callable[[], float]
 """Seconds of a monotonic clock, for durations; its zero differs between processes."""
 
 READ_BYTES = 1 << 20
-"""The most that `Store.read` hands over at a time."""
+"""The largest chunk of `Store.read`."""
 
 
 class NotFound(Exception):
-    """The store holds no object of that key."""
+    """The store has no object with this key."""
 
 
 class RecordTooLarge(Exception):
-    """A record does not fit into the log, now or later; the text names its topic, its key and its size."""
+    """A record does not fit into the log; the text names its topic, key and size."""
 
 
 class Store(Protocol):
-    """Objects under keys like `files/file-…`; a key is made of ids, never of what a user wrote.
+    """Objects under keys like `files/file-…`, made of ids and not of user input.
 
-    An object is whole or not there: a write that breaks off leaves nothing to be read. Any call may be made
-    again after a failure. Failures of the store itself are `OSError`.
+    An object is complete or does not exist. Any call may be repeated after a failure. Failures of the store are
+    `OSError`.
     """
 
     async def write(self, key: str, chunks: AsyncIterable[bytes]) -> int:
-        """Store the chunks as one object and return its size in bytes; replaces what was there.
+        """Write or replace an object, and return its size in bytes; it is durable then.
 
-        Durable on return. An exception out of `chunks` passes through, and nothing is stored.
+        An exception of `chunks` passes through, and nothing is written.
         """
         ...
 
     async def join(self, key: str, sources: Sequence[str]) -> int:
-        """Store other objects, one after the other, as one, and return its size in bytes; as `write` does.
+        """Like `write`, with the content of other objects, one after the other.
 
         Raises:
-            NotFound: One of the sources is not there.
+            NotFound: A source does not exist.
         """
         ...
 
@@ -50,7 +50,7 @@ class Store(Protocol):
         """The bytes from `start` up to, not including, `end`, in chunks of at most `READ_BYTES`.
 
         Raises:
-            NotFound: At the first chunk, where there is no such object.
+            NotFound: At the first chunk, if the object does not exist.
         """
         ...
 
@@ -58,38 +58,38 @@ class Store(Protocol):
         """Size in bytes.
 
         Raises:
-            NotFound: There is no such object.
+            NotFound: The object does not exist.
         """
         ...
 
     async def link(self, key: str, disposition: str) -> str | None:
-        """An address from which anyone who has it can read the object for a while; None where there is no such.
+        """A temporary URL from which anyone can read the object; None if the store has no such URLs.
 
         Args:
-            key: The object, which may not be there.
-            disposition: The `Content-Disposition` of the answer there.
+            key: The object, which may not exist.
+            disposition: The `Content-Disposition` of the answer.
         """
         ...
 
     async def free(self) -> int | None:
-        """Bytes that are free where the objects are kept; None where there is no such number."""
+        """Free bytes of the store; None if it does not report them."""
         ...
 
     async def delete(self, key: str) -> None:
-        """Remove the object; one that is not there is fine."""
+        """Delete the object, if it exists."""
         ...
 
     def keys(self, prefix: str) -> AsyncIterator[str]:
-        """The keys that start with the prefix; those of one folder in order, the folders in any."""
+        """The keys with a prefix; sorted within a folder, the folders in any order."""
         ...
 
     async def close(self) -> None:
-        """Give back what the door holds open."""
+        """Close all connections."""
         ...
 
 
 class Sender(Protocol):
-    """Appends records to the log. Failures of the log are `OSError`; what failed may have landed all the same."""
+    """Appends records to the log. Failures are `OSError`; the log may have the record all the same."""
 
     async def send(
         self,
@@ -100,29 +100,29 @@ class Sender(Protocol):
         headers: Headers = ...,
         partition: int | None = ...,
     ) -> int:
-        """Append a record and return its offset; on return every in-sync replica has it.
+        """Append a record; return its offset once every in-sync replica has it.
 
         Args:
             topic: Its name.
-            key: Chooses the partition, where none is given.
+            key: Chooses the partition, unless `partition` is given.
             value: None is a tombstone.
             headers: Of the record.
             partition: Its number.
 
         Raises:
             OSError: There was no acknowledgement in time.
-            RecordTooLarge: It is.
+            RecordTooLarge: It does not fit into the log.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """A place in every partition of a topic: one of the two is set."""
+    """A position in each partition of a topic: an offset or a time."""
 
     offset: int | None = None
     at_ms: int | None = None
-    """The first record that is not older, Unix milliseconds."""
+    """Unix milliseconds: the first record that is not older."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +136,15 @@ class LogRecord:
 
 
 class History(Protocol):
-    """Reads what the log still has."""
+    """Reads the log."""
 
     def entries(self, topic: str, start: Edge, end: Edge | None) -> AsyncGenerator[LogRecord, None]:
-        """The records of a topic, those of each partition in order; none if there is no such topic.
+        """The records of a topic, in order within each partition; none if the topic does not exist.
 
         Args:
             topic: Its name.
             start: Where to begin in each partition.
-            end: Where to stop in each, this one left out; None is where they end now.
+            end: Where to stop in each, exclusively; None for their present ends.
 
         Raises:
             OSError: The log does not answer.
@@ -156,10 +156,10 @@ class Outbox(Protocol):
     """Appends to `outcomes`."""
 
     async def send(self, batch_id: str, value: bytes, headers: Headers) -> None:
-        """Append a record and return once the log has it, however long the log is away.
+        """Append a record; return once the log has it, however long it is unavailable.
 
         Raises:
-            RecordTooLarge: It is.
+            RecordTooLarge: It does not fit into the log.
         """
         ...
 
@@ -168,7 +168,7 @@ async def chained(store: Store, keys: Sequence[str]) -> AsyncIterator[bytes]:
     """The bytes of objects, one after the other.
 
     Raises:
-        NotFound: One is not there.
+        NotFound: One of them does not exist.
     """
     for key in keys:
         async for chunk in store.read(key):

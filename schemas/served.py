@@ -1,4 +1,4 @@
-"""What a server says at `GET /models` that it serves, in OpenAI's shape."""
+"""Decodes a server's answer to `GET /models`."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ _listings: Final = msgspec.json.Decoder(_Listing)
 
 
 def names(body: bytes) -> list[str] | None:
-    """The ids that are listed; None where this is no list of models."""
+    """The ids of the models; None if the body is not a list of models."""
     try:
         return [served.id for served in _listings.decode(body).data]
     except (msgspec.MsgspecError, RecursionError):

@@ -1,1 +1,1 @@
-"""Lines of JSON: their shapes, their places in a file, and what is wrong with one."""
+"""JSON lines: their schemas, their places in a file, and their errors."""

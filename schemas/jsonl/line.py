@@ -1,8 +1,7 @@
 """The three JSONL shapes: a line of the input, of the output file and of the error file.
 
-A body passes through as the bytes it came in. Where a shape is written, it is put together from such bytes, and
-what many readers take for the end of a line (`str.splitlines`) is escaped: U+2028, U+2029 and U+0085 may stand in
-JSON, and they can only stand inside its strings.
+Bodies pass through as bytes. The characters U+2028, U+2029 and U+0085, which may occur in strings of JSON, are
+escaped, because many readers take them for the end of a line (`str.splitlines`).
 """
 
 import msgspec
@@ -19,7 +18,7 @@ REFUSALS = frozenset({
     "streaming_unsupported", "model_not_found", "model_not_supported", "mismatched_model",
     "reply_too_large",
 })  # fmt: skip
-"""What ingest says of a line of a stream that cannot be run; of a file it fails the batch."""
+"""Error codes of stream lines that ingest rejects; in a file such a line fails the batch."""
 
 
 class InputLine(msgspec.Struct, frozen=True):
@@ -30,15 +29,15 @@ class InputLine(msgspec.Struct, frozen=True):
 
 
 _SEPARATORS = (("\u2028", rb"\u2028"), ("\u2029", rb"\u2029"), ("\u0085", rb"\u0085"))
-"""And their escapes in JSON."""
+"""With their escapes in JSON."""
 _inputs = msgspec.json.Decoder(InputLine)
 
 
 def parse(line: bytes) -> InputLine:
-    """Take a checked input line apart without decoding its body.
+    """Split a checked input line without decoding its body.
 
     Raises:
-        msgspec.MsgspecError: It is no JSON object, or a field is missing.
+        msgspec.MsgspecError: The line is not a JSON object, or lacks a field.
     """
     return _inputs.decode(line)
 
@@ -53,20 +52,16 @@ def answered(
     body: bytes,
     error: dict[str, str] | None = None,
 ) -> bytes:
-    """The line of a call that was answered, whatever the status: for the output file where it was answered well.
+    """The result line of a call with an answer, for the output file, or with an `error` for the error file.
 
     Args:
         batch_id: The batch.
-        index: The line's place in it, from 0.
-        custom_id: The JSON string as the user wrote it, quotes included.
+        index: The line's number in the batch, from 0.
+        custom_id: The JSON string of the input, with its quotes.
         status: The HTTP status of the answer.
         request_id: The id of the request at the backend.
-        body: The JSON object that was answered.
-        error: Code and message of what is concluded from it, for the error file.
-
-    Returns:
-        One line, its newline included. A newline inside `body` can only stand between two tokens, so it is
-        made a space.
+        body: The answer, a JSON object. Its newlines, which can only be whitespace, become spaces.
+        error: Code and message.
     """
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\n", b" ").replace(b"\r", b" ")
@@ -82,7 +77,7 @@ def answered(
 
 
 def unanswered(batch_id: str, index: int, custom_id: bytes, *, code: str, message: str) -> bytes:
-    """The line of a request that has no answer: it was never run, or every try broke off. For the error file."""
+    """The error line of a request without an answer."""
     text = b'{"id":"%b","custom_id":%b,"response":null,"error":%b}\n' % (
         ids.line_id(batch_id, index).encode(),
         custom_id,
@@ -92,8 +87,7 @@ def unanswered(batch_id: str, index: int, custom_id: bytes, *, code: str, messag
 
 
 def _escaped(text: bytes) -> bytes:
-    # A byte is found at the speed of memory, a character of three bytes only at a tenth of it: most text that is
-    # not ASCII is done with the first test.
+    # Searching for one byte is ten times as fast as for three; few texts pass the first test.
     if text.isascii() or not _may_separate(text):
         return text
     characters = text.decode(errors="replace")
@@ -104,5 +98,5 @@ def _escaped(text: bytes) -> bytes:
 
 
 def _may_separate(text: bytes) -> bool:
-    """Whether there are the bytes that the separators begin and end with."""
+    """Whether the text has the first and last bytes of a separator."""
     return (b"\xe2" in text and (b"\xa8" in text or b"\xa9" in text)) or (b"\xc2" in text and b"\x85" in text)

@@ -1,8 +1,7 @@
-"""Split a stream of bytes into numbered lines, however it is cut into chunks.
+"""Splits chunks of bytes into numbered lines.
 
-Lines end at a newline and nowhere else. The whitespace around a line (of the JSON kind, so a carriage return
-too) and a byte order mark at the start of the file are no part of it; a line of whitespace alone is counted and
-left out. The last line needs no newline.
+Only a newline ends a line. JSON whitespace around a line and a byte order mark at the start of the file are
+removed; blank lines are counted and skipped. The last line needs no newline.
 """
 
 import re
@@ -13,9 +12,9 @@ import msgspec
 from tidemill.schemas.bounds import LINE_BYTES_HIGHEST
 
 LINE_BYTES_MAX = 8 << 20
-"""Of a line, where no setting says another bound."""
+"""Of a line, by default."""
 EMBEDDING_INPUTS_MAX = 50_000
-"""Of all lines of a batch together: one line may have a list of them."""
+"""Of all lines of a batch together."""
 BOM = b"\xef\xbb\xbf"
 
 _WHITESPACE = b" \t\r"
@@ -27,35 +26,31 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     """A line that is not blank."""
 
     number: int
-    """Its physical number in the file, the first is 1."""
+    """Its number in the file, from 1."""
     offset: int
-    """Where its first byte stands in the file."""
+    """Of its first byte in the file."""
     data: bytes | None
-    """Its bytes without the whitespace around it; None where they are more than the bound."""
+    """Its bytes without surrounding whitespace; None if the line is too long."""
 
 
 class Splitter:
-    """Takes chunks and gives lines; holds at most one line, and of a line beyond the bound nothing."""
+    """Splits one file; holds at most one line, and nothing of a line that is too long."""
 
     def __init__(self, line_bytes_max: int = LINE_BYTES_HIGHEST) -> None:
-        """Begin a file.
-
-        Args:
-            line_bytes_max: The bound; without it that of lines which were checked, whatever the bound was then.
-        """
+        """Begin a file; the default bound fits all lines that ingest ever accepted."""
         self._line_bytes_max = line_bytes_max
         self._number = 1
         self._offset = 0
-        """Where the next chunk starts in the file."""
+        """Of the next chunk in the file."""
         self._head: bytes | None = b""
-        """The first bytes, as long as they may be a byte order mark."""
+        """The first bytes, while they may be a byte order mark."""
         self._open: list[bytes] = []
-        """The pieces of the line that has begun and not ended."""
+        """Pieces of the unfinished line."""
         self._open_bytes = 0
         self._open_offset = 0
 
     def feed(self, chunk: bytes) -> Iterator[Line]:
-        """The lines that end in this chunk; to be exhausted before the next one is fed."""
+        """The lines that end in this chunk; exhaust it before the next call."""
         if self._head is not None:
             chunk = self._head + chunk
             if len(chunk) < len(BOM) and BOM.startswith(chunk):
@@ -79,7 +74,7 @@ class Splitter:
         self._offset += len(chunk)
 
     def finish(self) -> Iterator[Line]:
-        """The last line, where no newline ended it."""
+        """The last line, if it has no newline."""
         if self._head:
             head, self._head = self._head, None
             yield from self.feed(head)
@@ -87,11 +82,11 @@ class Splitter:
             yield self._closed()
 
     def _inside(self, chunk: bytes, at: int) -> Iterator[Line]:
-        """The lines from `at` on; what follows the last newline is kept open."""
+        """The lines from `at` on; keeps the unfinished line."""
         size = len(chunk)
         while at < size:
             if chunk[at] <= _SPACE:
-                # A run of blank lines is passed over at once: a file may hold a hundred million of them.
+                # Skip a run of blank lines at once: a file may have a hundred million of them.
                 begin = _BLANKS.match(chunk, at).end()  # type: ignore[union-attr]
                 self._number += chunk.count(b"\n", at, begin)
                 at = begin

@@ -1,4 +1,4 @@
-"""Says where and why text is no JSON, for text that a parser has refused."""
+"""Says where and why a text that a parser rejected is not JSON."""
 
 import re
 from typing import Final
@@ -10,7 +10,7 @@ from tidemill.schemas.jsonl.lines import BOM
 
 SHOWN_CHARS_MAX: Final = 16
 LONG_BYTES: Final = 64 * 1024
-"""Longer text is not made into objects to find its fault."""
+"""Of text that is parsed into objects to find its fault; longer text is only scanned."""
 MEND: Final = "save it as UTF-8 (`iconv -f %s -t UTF-8 FILE`)"
 
 
@@ -19,7 +19,7 @@ def _encoded(name: str) -> str:
 
 
 SIGNATURES: Final = (
-    (BOM, "a byte order mark stands before the JSON; it may only stand at the start of the file"),
+    (BOM, "a byte order mark is before the JSON; it may only be at the start of the file"),
     (b"\x1f\x8b", "the content is compressed with gzip; upload the text itself"),
     (b"PK\x03\x04", "the content is a zip archive, as .zip, .xlsx and .docx files are; upload JSON lines"),
     (b"\xff\xfe\0\0", _encoded("UTF-32")),
@@ -31,13 +31,13 @@ SIGNATURES: Final = (
     (b"{\0", _encoded("UTF-16LE")),
     (b"\0{", _encoded("UTF-16BE")),
 )
-"""Beginnings of text that is something else; a longer one stands before its own beginning."""
+"""First bytes of other formats; a longer signature precedes its own beginning."""
 WORDS: Final = {
-    "unexpected end of data": "the line ends before its JSON does, and a request has to stand on one line",
+    "unexpected end of data": "the line ends before its JSON does; a request must be on one line",
     "Input data was truncated": "the JSON breaks off",
     "unexpected content after document": "more text follows the JSON",
 }
-"""Where the parsers' own words mean something else to a reader; these quote nothing of the text."""
+"""Clearer words than those of the parsers."""
 
 ENDS: Final = ("unexpected end of data", "Input data was truncated")
 
@@ -46,11 +46,7 @@ _BYTE: Final = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)\Z")
 
 
 def reason(text: bytes) -> str:
-    """Where text breaks as JSON and why: `Column 20: …; found '…'`; columns and bytes are counted from 1.
-
-    Args:
-        text: What `orjson` or `msgspec` has refused.
-    """
+    """The place and reason of the fault: `Column 20: …; found '…'`; columns and bytes are counted from 1."""
     for signature, said in SIGNATURES:
         if text.startswith(signature):
             return f"Byte 1: {said}."
@@ -62,7 +58,7 @@ def reason(text: bytes) -> str:
 
 
 def _not_utf8(byte: bytes) -> str:
-    """Names the most common other encoding if it has the byte, with the character that it would be."""
+    """Suggests Windows-1252, with the character, if it has the byte."""
     char = byte.decode("cp1252", "replace")
     if not char.isprintable() or char == "\ufffd":
         return f"0x{byte.hex()} is not UTF-8; save the content as UTF-8"
@@ -73,7 +69,7 @@ def _in_short(text: str) -> str:
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return _told(f"Column {error.pos + 1}", error.msg, text[error.pos : error.pos + SHOWN_CHARS_MAX])
+        return _fault(f"Column {error.pos + 1}", error.msg, text[error.pos : error.pos + SHOWN_CHARS_MAX])
     return "It is too long to be read."
 
 
@@ -84,12 +80,12 @@ def _in_long(text: bytes) -> str:
         return "It is nested too deeply."
     except msgspec.DecodeError as error:
         if (match := _BYTE.match(str(error))) is None:
-            return _told("At its end", str(error), "")
+            return _fault("At its end", str(error), "")
         at = int(match[2])
-        return _told(f"Byte {at + 1}", match[1], text[at : at + SHOWN_CHARS_MAX].decode(errors="replace"))
+        return _fault(f"Byte {at + 1}", match[1], text[at : at + SHOWN_CHARS_MAX].decode(errors="replace"))
     return "It is too long to be read."
 
 
-def _told(place: str, words: str, found: str) -> str:
+def _fault(place: str, words: str, found: str) -> str:
     shown = f"; found {orjson.dumps(found).decode()}" if found and words not in ENDS else ""
     return f"{place}: {WORDS.get(words, words)}{shown}."

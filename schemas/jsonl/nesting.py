@@ -1,8 +1,8 @@
-"""How JSON text is nested, told from its brackets without parsing it: in one pass, however they stand.
+"""Measures the nesting of JSON text by its brackets, in one pass and without parsing it.
 
-A parser makes an object of every bracket: 8 MiB of them take it a second or two, and half a gigabyte. So what a
-user may write is looked at here first. The passes go chunk by chunk, which lets other threads run in between.
-The text need not be valid JSON; for text that is not, the answers mean nothing, but come as fast.
+A parser creates an object for each bracket: 8 MiB of them take a second or two, and half a gigabyte. So input is
+checked here first, chunk by chunk, which lets other threads run in between. For text that is not valid JSON the
+results are meaningless, but as fast.
 """
 
 from array import array
@@ -11,13 +11,13 @@ from itertools import accumulate
 from typing import Final
 
 CHUNK_BYTES: Final = 64 * 1024
-"""A chunk is less than a millisecond of work."""
+"""Less than a millisecond of work."""
 SKIPPED_BRACKETS_MIN: Final = 32
-"""As many brackets as there are levels left cannot pass the bound: most text is skipped in blocks of that size."""
+"""A block of at most as many brackets as levels are left cannot exceed the bound, and is skipped."""
 COUNTED_BRACKETS: Final = 1024
-"""A block where levels are nearly used up is counted bracket by bracket, at some 12 ns each."""
+"""Near the bound, a block is counted bracket by bracket, at about 12 ns each."""
 LEVELS_MAX: Final = 255
-"""`elements` counts in bytes."""
+"""`elements` counts levels in bytes."""
 
 _BRACKETS: Final = b"{}[]"
 _CLOSES: Final = 0xFF
@@ -25,8 +25,8 @@ _CLOSES: Final = 0xFF
 
 
 def _table(steps: dict[bytes, int]) -> bytes:
-    told = {byte: step for kind, step in steps.items() for byte in kind}
-    return bytes(told.get(byte, 0) for byte in range(256))
+    step_of = {byte: step for kind, step in steps.items() for byte in kind}
+    return bytes(step_of.get(byte, 0) for byte in range(256))
 
 
 def _all_but(kept: bytes) -> bytes:
@@ -37,12 +37,12 @@ _STEPS: Final = _table({b"{[": 1, b"}]": _CLOSES})
 _NO_BRACKETS: Final = _all_but(_BRACKETS)
 _NO_BRACKETS_NO_COMMAS: Final = _all_but(_BRACKETS + b",")
 _IS_COMMA: Final = bytes([1]) + bytes(255)
-"""By step: a comma is none."""
+"""By step: 0 is a comma."""
 _IS_FIRST_LEVEL: Final = bytes([0, 1]) + bytes(254)
 
 
 def exceeds(text: bytes, levels_max: int) -> bool:
-    """Whether arrays and objects are nested deeper than so many levels."""
+    """Whether arrays and objects are nested deeper than `levels_max`."""
     if sum(text.count(kind) for kind in (b"{", b"[")) <= levels_max:
         return False
     level = 0
@@ -53,7 +53,7 @@ def exceeds(text: bytes, levels_max: int) -> bool:
             room = levels_max - level
             is_safe = room >= SKIPPED_BRACKETS_MIN
             block = steps[at : at + (room if is_safe else COUNTED_BRACKETS)]
-            # Levels go up one by one, so a block that passes the bound has the first level beyond it.
+            # Levels rise one by one, so a block that exceeds the bound contains the first level above it.
             if not is_safe and levels_max + 1 in accumulate(array("b", block), initial=level):
                 return True
             level += 2 * block.count(1) - len(block)
@@ -62,14 +62,14 @@ def exceeds(text: bytes, levels_max: int) -> bool:
 
 
 def elements(text: bytes) -> int:
-    """How many elements an array has that is not empty and has at most `LEVELS_MAX` levels."""
+    """The number of elements of an array that is not empty and has at most `LEVELS_MAX` levels."""
     level = commas = 0
     for chunk in _outside_of_strings(text):
         steps = chunk.translate(_STEPS, _NO_BRACKETS_NO_COMMAS)
         if not steps:
             continue
         levels = bytes(accumulate(array("b", steps), initial=level))[1:]
-        # Both as one number each: so the bytes that are 1 in both are found without a step for each.
+        # As two large numbers, so that one operation finds all commas at the first level.
         both = int.from_bytes(steps.translate(_IS_COMMA)) & int.from_bytes(levels.translate(_IS_FIRST_LEVEL))
         commas += both.bit_count()
         level = levels[-1]
@@ -77,14 +77,14 @@ def elements(text: bytes) -> int:
 
 
 def parts(text: bytes) -> int:
-    """How many arrays, objects, keys and commas there are, which is what costs a parser time and memory."""
+    """The number of arrays, objects, keys and commas, which determine a parser's time and memory."""
     return sum(sum(map(chunk.count, (b"{", b"[", b":", b","))) for chunk in _outside_of_strings(text))
 
 
 def _outside_of_strings(text: bytes) -> Iterator[bytes]:
-    """The text without its strings, piece by piece."""
+    """The text without its strings, in pieces."""
     if b"\\" in text:
-        # What is escaped ends no string. Backslashes pair up from the left, as `replace` takes them.
+        # An escaped quote ends no string. Backslashes pair up from the left, as in `replace`.
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     is_inside = False
     for start in range(0, len(text), CHUNK_BYTES):

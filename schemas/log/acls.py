@@ -1,10 +1,10 @@
-"""The access lists of Kafka that each role needs: they follow from the table of topics.
+"""The Kafka ACLs of each role, derived from the table of topics.
 
 A role is a stage, `producers` (direct producers of `tidemill.intake`), or `operator` (the commands `dead`,
-`rebuild`, `doctor`). An administrator makes topics and sets lists: no role may create, alter or delete anything.
+`rebuild`, `doctor`). An administrator creates topics and ACLs; no role may create, alter or delete anything.
 
-Kafka lets a principal that may read or write a topic describe it, and one that may write to any topic be an
-idempotent producer; so neither is asked for.
+Kafka lets a principal with read or write access describe the topic, and one with write access to any topic be an
+idempotent producer; so neither needs an ACL.
 """
 
 from collections.abc import Iterable
@@ -27,20 +27,20 @@ PRODUCERS: Final = "producers"
 OPERATOR: Final = "operator"
 ROLES: Final = (*STAGES, PRODUCERS, OPERATOR)
 ADMIN: Final = "admin"
-"""Who makes topics and access lists; it stands above these."""
+"""Creates topics and ACLs; not a role."""
 GROUPS: Final = {
     "ingest": ("tidemill-ingest", "tidemill-intake"),
     "processors": ("tidemill-processors-",),
     "results": ("tidemill-results",),
 }
-"""The consumer groups of a stage; one that ends in a dash is the beginning of many names."""
+"""The consumer groups of a stage; a name that ends in a dash is a prefix."""
 _LOOKS_AT_DISKS: Final = ("api", "ingest", "processors")
-"""Who asks the brokers what their disks have free."""
+"""Roles that ask the brokers for the free space of their disks."""
 _LOOKS_AT_RETENTION: Final = ("ingest", "processors", "results")
 
 
 class Resource(IntEnum):
-    """What a list is about, by Kafka's number of it."""
+    """Kafka's number of a resource type."""
 
     TOPIC = 2
     GROUP = 3
@@ -48,7 +48,7 @@ class Resource(IntEnum):
 
 
 class Operation(IntEnum):
-    """What a list allows, by Kafka's number of it."""
+    """Kafka's number of an operation."""
 
     READ = 3
     WRITE = 4
@@ -58,7 +58,7 @@ class Operation(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Acl:
-    """One list: a role may do one thing with one resource, or with all whose names begin so."""
+    """Allows a role one operation on one resource, or on all with a prefix."""
 
     role: str
     resource: Resource
@@ -68,17 +68,17 @@ class Acl:
 
 
 def user(role: str) -> str:
-    """The user of a role where nothing else is said: `tidemill-api`."""
+    """The default user of a role: `tidemill-api`."""
     return f"tidemill-{role}"
 
 
 def rows() -> tuple[Topic, ...]:
-    """The table of topics; those of one model stand for those of all."""
+    """The table of topics, with those of one model for all models."""
     return (*TOPICS, requests("*"), express("*"))
 
 
 def acls(roles: Iterable[str] = ROLES) -> list[Acl]:
-    """All lists of these roles, in the order of roles and topics."""
+    """All ACLs of these roles, in the order of roles and topics."""
     return [acl for role in roles for acl in (*_of_topics(role), *_of_groups(role), *_of_cluster(role))]
 
 
@@ -88,7 +88,7 @@ def _of_topics(role: str) -> Iterable[Acl]:
             Operation.READ: role in row.read_by,
             Operation.WRITE: role in row.written_by,
             Operation.DESCRIBE: role == OPERATOR and not row.concerns(role),
-            # How long the log keeps what a batch needs is read from what is set about these topics.
+            # The stages compare the retention of these topics with what batches need.
             Operation.DESCRIBE_CONFIGS: role == OPERATOR or (role in _LOOKS_AT_RETENTION and row.is_needed),
         }
         for operation, is_needed in may.items():

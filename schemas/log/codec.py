@@ -1,6 +1,6 @@
-"""Bytes to messages and back: the one place that knows how a record is written.
+"""Encodes and decodes the values and headers of records.
 
-Lines travel as they are, many to a record; what is said about them stands in the record's headers:
+A record holds many lines unchanged, and its headers describe them:
 
 | header | on | holds |
 |---|---|---|
@@ -11,11 +11,11 @@ Lines travel as they are, many to a record; what is said about them stands in th
 | `tidemill-deadline` | `requests` | Unix seconds |
 | `tidemill-created` | `requests` | Unix seconds: no outcome of the batch is older |
 | `tidemill-url` | `requests` | the endpoint, `/v1/chat/completions` |
-| `tidemill-ref` | `requests` | JSON of a `LineRef`: the one line is in the store, the value is empty |
-| `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one a line of the value, in order |
+| `tidemill-ref` | `requests` | JSON of a `LineRef`: the only line is in the store, the value is empty |
+| `tidemill-marks` | `outcomes` with lines | JSON list of `LineMark`, one for each line of the value |
 | `tidemill-ref` | `outcomes` with lines | JSON of a `LineRef`: the result line is in the store, the value empty |
-| `tidemill-key` | both | id of the key of the batch that the value is sealed with (`src/tidemill/sealing/`) |
-| `tidemill-lines` | `requests` that are sealed | how many lines the value holds |
+| `tidemill-key` | both | id of the batch key that encrypts the value (`src/tidemill/sealing/`) |
+| `tidemill-lines` | `requests`, encrypted | number of lines in the value |
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -56,26 +56,26 @@ from tidemill.schemas.log.part import LARGE_PREFIX
 from tidemill.schemas.log.topics import COMMANDS
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""As they come from the log: names may be anything, also the same twice, and a value may be null."""
+"""As the log has them: names may repeat, and values may be null."""
 
 KIND: Final = "tidemill-kind"
 LINES: Final = b"lines"
 KEY: Final = "tidemill-key"
 SEALED_LINES_MAX: Final = 1_024
-"""Of one record, as far as its header is believed: ingest packs a few dozen."""
+"""In the header of one record; ingest packs a few dozen lines."""
 SEAL_BYTES: Final = 28
-"""What a sealed value has more than the value: a nonce of 12 bytes and a tag of 16."""
+"""Added to an encrypted value: a nonce of 12 bytes and a tag of 16."""
 VERSION_HEADER: Final = "tidemill-v"
-"""The major version of a record whose value is lines; one that does not say is of the first."""
+"""The major version of a record of lines; 1 if it is missing."""
 _VERSION: Final = b"%d" % VERSION
 
 
 class DecodeError(Exception):
-    """A record cannot be read; the text says why."""
+    """A record cannot be decoded; the text says why."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-"""What has its place in a column of 32 bits."""
+"""Fits a column of 32 bits."""
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=TOKENS_MAX)]
 LINES_MAX: Final = 4096
 """Lines of one record."""
@@ -91,32 +91,32 @@ class LineRef(msgspec.Struct, frozen=True):
 
 
 class LineMark(msgspec.Struct, frozen=True, array_like=True):
-    """What the fold needs to know of one result line."""
+    """Describes one result line to results."""
 
     index: Annotated[int, msgspec.Meta(ge=0, lt=BATCH_LINES_MAX)]
-    """Place of the line in its batch, from 0."""
+    """Number of the line in its batch, from 0."""
     size: Count
     """Bytes of the result line, its newline included."""
     failed: bool
-    """Whether it belongs into the error file."""
+    """Whether it goes into the error file."""
     usage: tuple[Tokens, Tokens, Tokens, Tokens] | None = (0, 0, 0, 0)
-    """Tokens: input, cached of these, output, reasoning of these; None where the server said what cannot be."""
+    """Tokens: input, cached of these, output, reasoning of these; None if the server named impossible counts."""
     attempts: Count = 1
-    """Calls that were made for it."""
+    """Calls made for the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """How the value of a record of requests is sealed."""
+    """The encryption of a record of requests."""
 
     key_id: str
     lines: int
-    """How many it holds."""
+    """Lines in the record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestHead:
-    """What a record of `requests` says about its lines."""
+    """The headers of a record of `requests`."""
 
     batch_id: str
     project: str
@@ -137,7 +137,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(message: BaseModel) -> bytes:
-    """A message as the value of a record."""
+    """Encode a message as the value of a record."""
     return message.model_dump_json(exclude_none=True).encode()
 
 
@@ -157,12 +157,12 @@ def _decoder(kind: Any) -> Callable[[bytes | None], Any]:
 
 
 Decoder = Callable[[bytes | None], T]
-"""Reads the value of a record; raises `DecodeError`, with the field's name, where it is not what is named."""
+"""Decodes the value of a record; raises `DecodeError` with the name of the invalid field."""
 
 decode_command: Decoder[Command] = _decoder(Command)
 """Of `commands`."""
 decode_fact: Decoder[Fact] = _decoder(Fact)
-"""Of `outcomes`, where the record holds no lines."""
+"""Of `outcomes`, if the record holds no lines."""
 decode_batch: Decoder[BatchRecord] = _decoder(BatchRecord)
 decode_file: Decoder[FileRecord] = _decoder(FileRecord)
 decode_key: Decoder[KeyRecord] = _decoder(KeyRecord)
@@ -178,7 +178,7 @@ decode_piece: Decoder[Piece] = _decoder(Piece)
 
 
 def batch_of(message: Command | Fact) -> str | None:
-    """The batch that a message is about; None of a tick."""
+    """The id of a message's batch; None for a tick."""
     batch = getattr(message, "batch", None)
     found: str | None = getattr(message, "batch_id", None) if batch is None else batch.id
     return found
@@ -186,15 +186,15 @@ def batch_of(message: Command | Fact) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """The batch that a record names, as far as that can be read."""
+    """The batch of a record that may be otherwise unreadable."""
 
     batch_id: str
     created: BatchCreated | None = None
-    """The record itself, where it creates the batch."""
+    """The record itself, if it creates the batch."""
 
 
 def named(topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value: bytes | None) -> Named | None:
-    """Which batch a record of `commands` or `outcomes` names, whatever else is wrong with it."""
+    """The batch of a record of `commands` or `outcomes`, whatever else is wrong with it; None if unknown."""
     try:
         if topic == COMMANDS.name:
             message: Command | Fact = decode_command(value)
@@ -214,7 +214,7 @@ def named(topic: str, headers: Iterable[tuple[str, bytes | None]] | None, value:
 
 
 def lines_batch(headers: Iterable[tuple[str, bytes | None]] | None) -> str | None:
-    """The batch whose lines a record of `outcomes` says it holds; None where it says nothing of the kind."""
+    """The batch of a record of `outcomes` with lines; None for other records."""
     if kind_of(headers) != LINES:
         return None
     return (dict(headers or ()).get("tidemill-batch") or b"").decode(errors="replace")
@@ -240,7 +240,7 @@ def request_headers(head: RequestHead) -> Headers:
 
 
 def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
-    """Read the headers of a record of `requests`.
+    """Decode the headers of a record of `requests`.
 
     Raises:
         DecodeError: One is missing or malformed.
@@ -257,10 +257,8 @@ def request_head(headers: Iterable[tuple[str, bytes | None]]) -> RequestHead:
             created=_number(created, TIME_MAX) if (created := found.get("tidemill-created")) is not None else None,
             seal=_seal(found),
         )
-    except KeyError as error:
-        raise DecodeError(f"the header {error.args[0]} is missing") from error
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise DecodeError(f"a header is malformed: {error}") from error
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise _header_error(error) from error
 
 
 def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None = None) -> Headers:
@@ -268,8 +266,8 @@ def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None =
 
     Args:
         batch_id: The batch.
-        marks: One a line.
-        ref: Where the one line is in the store, if it is too large for the record, whose value is then empty.
+        marks: One for each line.
+        ref: The place in the store of a line that is too large for the record.
     """
     headers = [
         (KIND, LINES),
@@ -283,12 +281,12 @@ def lines_headers(batch_id: str, marks: list[LineMark], *, ref: LineRef | None =
 
 
 def kind_of(headers: Iterable[tuple[str, bytes | None]] | None) -> bytes:
-    """What a record of `outcomes` says that it is; empty where it does not."""
+    """The kind of a record of `outcomes`; empty if it has none."""
     return dict(headers or ()).get(KIND) or b""
 
 
 def lines_ref(headers: Iterable[tuple[str, bytes | None]]) -> LineRef | None:
-    """Where the one result line of a record is in the store; None where it is in the record's value.
+    """The place of a result line in the store; None if it is in the record's value.
 
     Raises:
         DecodeError: The header is malformed.
@@ -298,41 +296,36 @@ def lines_ref(headers: Iterable[tuple[str, bytes | None]]) -> LineRef | None:
     try:
         return _refs.decode(ref)
     except (ValueError, msgspec.MsgspecError) as error:
-        raise DecodeError(f"a header is malformed: {error}") from error
+        raise _header_error(error) from error
 
 
 def key_id(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """The id of the key that the value of a record of lines is sealed with; None where it is not."""
+    """The id of the key that encrypts a record of lines; None if it is not encrypted."""
     key = {name: content for name, content in headers if content is not None}.get(KEY)
     return None if key is None else key[:ID_CHARS_MAX].decode(errors="replace")
 
 
 def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple[str, list[LineMark]]:
-    """Read the headers of a record of result lines.
+    """Decode the headers of a record of result lines: the batch id, and a mark for each line.
 
     Args:
         headers: The record's headers.
-        size: The length of its value in bytes. The marks must add up to it, or to the line that is referred to.
-
-    Returns:
-        The batch id and one mark a line.
+        size: The length of its value in bytes, to which the marks must add up, unless the line is in the store.
 
     Raises:
-        DecodeError: They are missing, malformed, or do not fit the value.
+        DecodeError: A header is missing, malformed, or does not match the value.
     """
     found = _readable(headers)
     try:
         batch_id = _text(found["tidemill-batch"], ID_CHARS_MAX)
         marks = _marks.decode(found["tidemill-marks"])
-    except KeyError as error:
-        raise DecodeError(f"the header {error.args[0]} is missing") from error
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise DecodeError(f"a header is malformed: {error}") from error
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        raise _header_error(error) from error
     if (ref := lines_ref(found.items())) is not None:
         if size or len(marks) != 1:
-            raise DecodeError("a record that refers to a line holds none")
+            raise DecodeError("a record with a line in the store must have no other")
         if not ref.key.startswith(f"{LARGE_PREFIX}{batch_id}/"):
-            raise DecodeError("it refers to what is no result of its batch")
+            raise DecodeError("the record refers to an object of another batch")
         size = ref.length
     elif KEY in found:
         size -= SEAL_BYTES
@@ -342,15 +335,21 @@ def lines_marks(headers: Iterable[tuple[str, bytes | None]], size: int) -> tuple
 
 
 def _readable(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, bytes]:
-    """The headers of a record of lines, by name; one that is null is not there.
+    """The headers of a record of lines by name, without null values.
 
     Raises:
-        DecodeError: It is of another major version.
+        DecodeError: The record has another major version.
     """
     found = {name: content for name, content in headers if content is not None}
     if (version := found.get(VERSION_HEADER, _VERSION)) != _VERSION:
-        raise DecodeError(f"it is of version {version[:8].decode(errors='replace')!r}, not {VERSION}")
+        raise DecodeError(f"the record has version {version[:8].decode(errors='replace')!r}, not {VERSION}")
     return found
+
+
+def _header_error(error: Exception) -> DecodeError:
+    if isinstance(error, KeyError):
+        return DecodeError(f"the header {error.args[0]} is missing")
+    return DecodeError(f"a header is malformed: {error}")
 
 
 def _text(content: bytes, chars_max: int) -> str:
@@ -367,5 +366,5 @@ def _seal(found: dict[str, bytes]) -> Seal | None:
 
 def _number(content: bytes, most: int) -> int:
     if not content.isdigit() or len(content) > _DIGITS_MAX or int(content) > most:
-        raise ValueError(f"it is no number from 0 to {most}")
+        raise ValueError(f"it is not a number from 0 to {most}")
     return int(content)

@@ -1,17 +1,17 @@
-"""Dead letters: a record that a stage could not read, as it lies in `tidemill.dead`.
+"""Dead letters: records of `tidemill.dead` that a stage could not process.
 
-Value and headers are those of the record; what is said about it stands in further headers:
+A letter has the value and headers of the record, and these headers:
 
 | header | holds |
 |---|---|
-| `tidemill-dead-stage` | who could not read it |
+| `tidemill-dead-stage` | the stage |
 | `tidemill-dead-source` | `topic/partition/offset`: the letter's id, and its key in `tidemill.dead` |
-| `tidemill-dead-reason` | why |
-| `tidemill-dead-key` | the record's own key; missing where it had none |
-| `tidemill-dead-cut` | bytes of a value that was too large to be kept; the letter has none then |
-| `tidemill-dead-requeued` | this is no letter but a mark: the letter of the same id was sent to its topic again |
+| `tidemill-dead-reason` | the reason |
+| `tidemill-dead-key` | the record's own key, if it had one |
+| `tidemill-dead-cut` | the bytes of a value that was too large, and is missing |
+| `tidemill-dead-requeued` | instead of a letter, a mark that the letter with this id was sent to its topic again |
 
-A record that was sent again carries `tidemill-requeued` with the id of its letter.
+A record that was sent again has the id of its letter in `tidemill-requeued`.
 """
 
 from collections.abc import Iterable
@@ -21,11 +21,11 @@ from typing import Final
 from tidemill.schemas.log.codec import DecodeError, Headers
 
 VALUE_BYTES_MAX: Final = 900 * 1024
-"""With its headers a letter has to stay below `RECORD_BYTES_MAX`."""
+"""With its headers a letter must fit into `RECORD_BYTES_MAX`."""
 HEADERS_BYTES_MAX: Final = 32 * 1024
-"""Headers of a record beyond this are left out of its letter, and so is a longer rest of its key."""
+"""A letter drops further headers of its record, and the rest of a longer key."""
 _HEADER_BYTES: Final = 16
-"""What a header takes beside its name and its value, at most."""
+"""The most that a header takes beside its name and value."""
 _DIGITS_MAX: Final = 16
 REASON_BYTES_MAX: Final = 1000
 
@@ -37,7 +37,7 @@ CUT: Final = "tidemill-dead-cut"
 MARK: Final = "tidemill-dead-requeued"
 REQUEUED: Final = "tidemill-requeued"
 UNREAD: Final = "tidemill-unread"
-"""On a record that stands for a batch of records which the client did not read: why (`decompression.py`)."""
+"""On a record in place of a batch that the client could not decompress: the reason (`decompression.py`)."""
 _OURS: Final = (STAGE, SOURCE, REASON, KEY, CUT, MARK)
 
 
@@ -53,16 +53,16 @@ class Letter:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
-    """The record's own."""
+    """Of the record."""
     cut_bytes: int | None
-    """The length of a value that was not kept."""
+    """The length of a value that was too large."""
     at: float
-    """When it was buried, Unix seconds."""
+    """Unix seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """Says that a letter was sent to its topic again."""
+    """Marks a letter as sent to its topic again."""
 
     id: str
     at: float
@@ -77,8 +77,8 @@ def headers(
         source: `topic/partition/offset`.
         own: The record's headers.
         key: The record's key.
-        stage: Who could not read it.
-        reason: Why.
+        stage: The stage that could not process it.
+        reason: The error.
     """
     kept: list[tuple[str, bytes | None]] = []
     room = HEADERS_BYTES_MAX
@@ -89,37 +89,37 @@ def headers(
         room -= _HEADER_BYTES + len(name.encode()) + len(content or b"")
         if room >= 0 and name not in _OURS:
             kept.append((name, content))
-    said: list[tuple[str, bytes | None]] = [
+    ours: list[tuple[str, bytes | None]] = [
         (STAGE, stage.encode()),
         (SOURCE, source.encode()),
         (REASON, reason.encode("utf-8", "backslashreplace")[:REASON_BYTES_MAX]),
     ]
     if key is not None:
-        said.append((KEY, key[:HEADERS_BYTES_MAX]))
-    return [*kept, *said]
+        ours.append((KEY, key[:HEADERS_BYTES_MAX]))
+    return [*kept, *ours]
 
 
 def read(found: Iterable[tuple[str, bytes | None]], value: bytes | None, at: float) -> Letter | Mark:
-    """Read a record of `tidemill.dead`.
+    """Decode a record of `tidemill.dead`.
 
     Raises:
-        DecodeError: It is no letter.
+        DecodeError: It is neither a letter nor a mark.
     """
     own = tuple(found)
-    said = {name: content or b"" for name, content in own}
-    source = said.get(SOURCE, b"").decode("utf-8", "replace")
+    values = {name: content or b"" for name, content in own}
+    source = values.get(SOURCE, b"").decode("utf-8", "replace")
     topic, _, place = source.partition("/")
     if not topic or not place:
-        raise DecodeError("it does not say where it is from")
-    if MARK in said:
+        raise DecodeError("the record does not name its source")
+    if MARK in values:
         return Mark(id=source, at=at)
-    cut = said.get(CUT, b"").decode("ascii", "replace")
+    cut = values.get(CUT, b"").decode("ascii", "replace")
     return Letter(
         id=source,
         topic=topic,
-        stage=said.get(STAGE, b"").decode("utf-8", "replace"),
-        reason=said.get(REASON, b"").decode("utf-8", "replace"),
-        key=said.get(KEY),
+        stage=values.get(STAGE, b"").decode("utf-8", "replace"),
+        reason=values.get(REASON, b"").decode("utf-8", "replace"),
+        key=values.get(KEY),
         value=value,
         headers=tuple((name, content) for name, content in own if name not in _OURS),
         cut_bytes=int(cut) if cut.isdigit() and len(cut) <= _DIGITS_MAX else None,

@@ -1,15 +1,15 @@
-"""What a direct producer says about its lines: the key and the headers of a record of `tidemill.intake`.
+"""The key and the headers of a record of `tidemill.intake`, from a direct producer.
 
 | part | holds |
 |---|---|
 | key | the name of the stream |
-| `authorization` | `Bearer` and a key to the API |
-| `tidemill-end` | `true` on a stream's last record, which may be without lines |
-| `tidemill-seq` | a number that rises from record to record; one that does not is a repetition |
+| `authorization` | `Bearer` and an API key |
+| `tidemill-end` | `true` on a stream's last record, which may have no lines |
+| `tidemill-seq` | a number that rises with each record; a record whose number does not is a copy |
 | `tidemill-window` | on the first record: the completion window |
 | `tidemill-endpoint` | on the first record: the endpoint; else the url of its first line |
 | `tidemill-metadata` | on the first record: a JSON object of strings |
-| `tidemill-output` | on the first record: `one` file, or `numbered` ones |
+| `tidemill-output` | on the first record: `one` file, or `numbered` files |
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,6 +18,9 @@ from typing import Final
 
 import orjson
 
+from tidemill.schemas.bounds import METADATA_KEY_CHARS_MAX as KEY_CHARS_MAX
+from tidemill.schemas.bounds import METADATA_PAIRS_MAX, NAME_CHARS_MAX
+from tidemill.schemas.bounds import METADATA_VALUE_CHARS_MAX as VALUE_CHARS_MAX
 from tidemill.schemas.endpoints import ENDPOINTS
 
 AUTHORIZATION: Final = "authorization"
@@ -28,23 +31,19 @@ ENDPOINT: Final = "tidemill-endpoint"
 METADATA: Final = "tidemill-metadata"
 OUTPUT: Final = "tidemill-output"
 TICK: Final = "tidemill-tick"
-"""On a record that ingest sends to itself: somebody took over the partition, and is to look what is due."""
+"""On a record that ingest sends to itself when it is assigned a partition, to do what is due there."""
 
 OUTPUTS: Final = ("one", "numbered")
-NAME_CHARS_MAX: Final = 255
 SEQ_DIGITS_MAX: Final = 18
-PAIRS_MAX: Final = 16
-KEY_CHARS_MAX: Final = 64
-VALUE_CHARS_MAX: Final = 512
 
 
 class IntakeError(Exception):
-    """A record cannot be taken; the text says why, and quotes neither the user nor a credential."""
+    """A record is rejected; the text says why, and quotes neither user input nor a credential."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What every record says."""
+    """The key and headers of every record."""
 
     name: str
     ends: bool = False
@@ -53,20 +52,20 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions:
-    """What the first record of a stream asks for; None where it does not say."""
+    """The options of a stream's first record; None for the default."""
 
     window: str | None = None
     endpoint: str | None = None
     metadata: dict[str, str] | None = None
     numbered: bool = False
-    """Whether its output is to come in numbered files."""
+    """Whether the output is split into numbered files."""
 
 
 def named(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The headers by their names in lower case, the last one of a name counts.
+    """Our headers by their names in lower case; of equal names the last one counts.
 
     Raises:
-        IntakeError: One of ours is not UTF-8.
+        IntakeError: A value is not UTF-8.
     """
     found = {}
     for name, content in headers:
@@ -79,21 +78,15 @@ def named(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
 
 
 def label(key: bytes | None, headers: Mapping[str, str]) -> Label:
-    """Read what every record says.
-
-    Args:
-        key: The record's key.
-        headers: As `named` gives them.
+    """Decode the key, and the headers that `named` returned.
 
     Raises:
-        IntakeError: The name or a header cannot be used.
+        IntakeError: The key or a header is invalid.
     """
     try:
-        name = (key or b"").decode()
+        name = stream_name((key or b"").decode())
     except UnicodeDecodeError:
         raise IntakeError("the key, which is the stream's name, is not UTF-8") from None
-    try:
-        stream_name(name)
     except IntakeError as error:
         raise IntakeError(f"the key, which is the stream's name: {error}") from None
     ends = headers.get(END, "false").lower()
@@ -109,7 +102,7 @@ def stream_name(text: str) -> str:
     """Check the name of a stream.
 
     Raises:
-        IntakeError: It cannot be one.
+        IntakeError: It is invalid.
     """
     if not text or len(text) > NAME_CHARS_MAX or not text.isprintable():
         raise IntakeError(f"it must be 1 to {NAME_CHARS_MAX} printable characters")
@@ -146,7 +139,7 @@ def secret(headers: Mapping[str, str]) -> str:
     """The credential of a record.
 
     Raises:
-        IntakeError: There is none.
+        IntakeError: The record has none.
     """
     scheme, _, found = headers.get(AUTHORIZATION, "").strip().partition(" ")
     if scheme.lower() != "bearer" or not found.strip():
@@ -159,8 +152,8 @@ def _metadata(text: str) -> dict[str, str]:
         found = orjson.loads(text)
     except orjson.JSONDecodeError:
         raise IntakeError(f"the header {METADATA} is not JSON") from None
-    if not isinstance(found, dict) or len(found) > PAIRS_MAX:
-        raise IntakeError(f"the header {METADATA} must be an object of at most {PAIRS_MAX} pairs")
+    if not isinstance(found, dict) or len(found) > METADATA_PAIRS_MAX:
+        raise IntakeError(f"the header {METADATA} must be an object of at most {METADATA_PAIRS_MAX} pairs")
     for name, content in found.items():
         if not isinstance(content, str) or len(name) > KEY_CHARS_MAX or len(content) > VALUE_CHARS_MAX:
             raise IntakeError(

@@ -1,7 +1,7 @@
-"""What travels on the log, apart from lines: commands, facts about a batch, and the two compacted records.
+"""The messages of the log, apart from lines: commands, facts about a batch, and records of compacted topics.
 
-Each message is JSON with `kind` and the version `v`. A reader takes any message of its own major version and
-ignores fields it does not know.
+Each message is JSON with `kind` and the version `v`. A reader accepts any message of its major version, and
+ignores unknown fields.
 """
 
 from typing import Annotated, Literal
@@ -34,7 +34,7 @@ from tidemill.schemas.resources.waiting import Waits
 VERSION = 1
 HOLD_SECONDS_MAX = 3600
 WRAPPED_CHARS_MAX = 1024
-"""A key management service makes some 200 bytes of a key."""
+"""A key management service wraps a key into about 200 bytes."""
 
 
 class _Message(BaseModel):
@@ -44,7 +44,7 @@ class _Message(BaseModel):
 
 
 class InputRef(BaseModel):
-    """Where the input of a batch lies in the store."""
+    """The input of a batch in the store."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,18 +53,18 @@ class InputRef(BaseModel):
 
 
 class BatchCreated(_Message):
-    """The api took a batch: `batch` is its first state, `validating`."""
+    """The api created a batch: `batch` is its first state, `validating`."""
 
     kind: Literal["batch_created"] = "batch_created"
     project: Name
     batch: Batch
     input: InputRef | None = None
-    """None where the input file does not exist, which is for ingest to say, as OpenAI does."""
+    """None if the input file does not exist: ingest rejects the batch, as OpenAI does."""
     output_expires_after: ExpiresAfter | None = None
 
 
 class CancelRequested(_Message):
-    """Somebody asked to cancel."""
+    """A client asked to cancel a batch."""
 
     kind: Literal["cancel_requested"] = "cancel_requested"
     batch_id: Id
@@ -72,13 +72,13 @@ class CancelRequested(_Message):
 
 
 class DeleteRequested(_Message):
-    """Somebody asked to delete a batch that is over, or its life has ended."""
+    """A client asked to delete an ended batch, or its retention has passed."""
 
     kind: Literal["delete_requested"] = "delete_requested"
     batch_id: Id
     project: Name
     files: Annotated[tuple[Word, ...], Field(max_length=OUTPUTS_MAX + 1)] = ()
-    """Its files by their kinds (`schemas/log/part.py`): results may have forgotten them long ago."""
+    """The kinds of its files (`schemas/resources/file.py`), which results may have forgotten."""
     at: Time
 
 
@@ -86,7 +86,7 @@ Command = Annotated[BatchCreated | CancelRequested | DeleteRequested, Field(disc
 
 
 class Accepted(_Message):
-    """Ingest found no fault and publishes the lines: from now on there is `total` to wait for."""
+    """Ingest found no error and publishes `total` lines."""
 
     kind: Literal["accepted"] = "accepted"
     batch_id: Id
@@ -96,7 +96,7 @@ class Accepted(_Message):
 
 
 class Rejected(_Message):
-    """Ingest found faults; no line is run."""
+    """Ingest found errors; no line is called."""
 
     kind: Literal["rejected"] = "rejected"
     batch_id: Id
@@ -105,42 +105,41 @@ class Rejected(_Message):
 
 
 class Compacted(_Message):
-    """Results wrote the files of a batch that is over; a file without a line is None."""
+    """Results wrote the files of an ended batch; a file without lines is None."""
 
     kind: Literal["compacted"] = "compacted"
     batch_id: Id
     receipt: Receipt
     failed: Number
-    """Lines of the error file that were run; the others were not."""
+    """Lines of the error file that were called."""
     usage: Usage
     usage_unknown: Number = 0
-    """Lines of the output whose server named counts of tokens that cannot be; they are billed as nothing."""
+    """Lines of the output with impossible token counts; they are not billed."""
     bill: Bill | None = None
-    """At the price in force when the files were written, which is so the price for good."""
+    """At the price when the files were written, which stays the price of the batch."""
     recovered: bool = False
     """Whether parts were lost, so that the files were made from the log."""
     closed_by: Id = ""
-    """The owner of the partition who closed the batch; a former one may have closed it over other lines."""
+    """The owner that closed the batch; a former owner may have closed it with other lines."""
     writer: Id = ""
-    """The owner who wrote the files: part of their keys."""
+    """The owner that wrote the files; part of their keys."""
     at: Time
 
 
 class Tick(_Message):
-    """Results reminds one of its own partitions that something is due.
+    """Results sends itself the time, so that due work has a place in the log.
 
-    What time decides is decided by the time in here, at its place in the log: every line that came before it
-    counts, also where the stage was down when the time came.
+    Every line before a tick counts, even if results was down when a deadline passed.
     """
 
     kind: Literal["tick"] = "tick"
     at: Moment
     writer: Id = ""
-    """The owner of the partition who sent it: what an earlier owner has told of lies before it."""
+    """The owner that sent it: all messages of earlier owners are before it."""
 
 
 class Opened(_Message):
-    """A stream of a direct producer began: `batch` is its first state, `in_progress`, and it grows."""
+    """A stream of a direct producer began: `batch` is its first state, `in_progress`."""
 
     kind: Literal["opened"] = "opened"
     project: Name
@@ -148,18 +147,18 @@ class Opened(_Message):
 
 
 class Grown(_Message):
-    """A batch that grows has more lines; said before the first of them is sent to be run."""
+    """A stream's batch has more lines; sent before the first of them is published."""
 
     kind: Literal["grown"] = "grown"
     batch_id: Id
     total: Number
-    """Lines from its beginning."""
+    """Lines since its beginning."""
     model: Name | None = None
-    """Known once a line was without fault."""
+    """Known after the first valid line."""
 
 
 class Sealed(_Message):
-    """A batch that grew has all its lines, and its input is a file in the store."""
+    """A stream's batch has all its lines, and its input is in the store."""
 
     kind: Literal["sealed"] = "sealed"
     batch_id: Id
@@ -169,7 +168,7 @@ class Sealed(_Message):
 
 
 class Buried(_Message):
-    """A record that names the batch was tried and could not be handled; it is a dead letter."""
+    """A record of the batch could not be processed, and is a dead letter."""
 
     kind: Literal["buried"] = "buried"
     batch_id: Id
@@ -180,21 +179,21 @@ class Buried(_Message):
 
 
 class Stalled(_Message):
-    """A process says what the lines of a batch that it holds wait for, in place of what it said before.
+    """A process reports why its lines of a batch wait; replaces its earlier report.
 
-    It is a remark about the present: it changes no line, is not needed again, and may be lost.
+    The report changes no line, and may be lost.
     """
 
     kind: Literal["stalled"] = "stalled"
     batch_id: Id
     source: Id
-    """The process, and what it works on: another one speaks of other lines."""
+    """The process and the subject of its reports: each source reports on its own lines."""
     number: Number
-    """Counts what this source has said: a lower one is older."""
+    """Counts the reports of this source."""
     waiting: Waits = ()
-    """Empty: they wait no more."""
+    """Empty if they do not wait any more."""
     hold_seconds: Annotated[int, Field(ge=1, le=HOLD_SECONDS_MAX)]
-    """How long it counts, unless it is said again."""
+    """How long the report is valid."""
 
 
 Fact = Annotated[
@@ -204,14 +203,14 @@ Fact = Annotated[
 
 
 class BatchRecord(_Message):
-    """The value of `tidemill.batches`: the batch, whose it is, and what a reader needs to act on it."""
+    """The value of `tidemill.batches`: the batch and its project."""
 
     project: Name
     batch: Batch
     files_offset: Signed | None = None
-    """Offset in `tidemill.files` of the last of the batch's file records: who shows the batch shows them first."""
+    """Offset in `tidemill.files` of the batch's last file record, which a reader applies before the batch."""
     owner: Size = 0
-    """The owner of the batch's partition who wrote it: after a record of a later owner it counts for nothing."""
+    """The owner that wrote it; readers ignore it after a record of a later owner."""
 
 
 class FileRecord(_Message):
@@ -220,24 +219,24 @@ class FileRecord(_Message):
     project: Name
     file: File
     key: StoreKey
-    """Where the bytes lie in the store."""
+    """Of the content in the store."""
     sha256: Digest
     lines: Number | None = None
-    """Newlines in it, counted while it was uploaded, with one more for a last line that has none."""
+    """Lines, counted during the upload."""
     owner: Size = 0
-    """The owner of the batch's partition who wrote it: after a record of a later owner it counts for nothing."""
+    """The owner that wrote it; readers ignore it after a record of a later owner."""
 
 
 class KeyRecord(_Message):
-    """A key, and what its secret is known by; signed, it is the value of `tidemill.keys`."""
+    """An API key and the digest of its secret; signed, it is the value of `tidemill.keys`."""
 
     key: ApiKey
     sha256: Digest
-    """Of the secret, in hex; see `schemas/resources/access.py`."""
+    """Of the secret, in hex (`schemas/resources/access.py`)."""
 
 
 class Erasure(_Message):
-    """The value of `tidemill.secrets` under a batch id: the batch is deleted, and its lines are not to be read."""
+    """The value of `tidemill.secrets` under a batch id: the batch is deleted, and its lines must not be read."""
 
     kind: Literal["erasure"] = "erasure"
     project: Name
@@ -245,83 +244,83 @@ class Erasure(_Message):
 
 
 class Secret(_Message):
-    """The value of `tidemill.secrets` under a batch id, `/` and a key's id: a key of the batch, wrapped."""
+    """The value of `tidemill.secrets` under a batch id, `/` and a key's id: a wrapped key of the batch."""
 
     kind: Literal["secret"] = "secret"
     project: Name
     at: Time
     wrapped_by: Name
-    """What it is wrapped with: a key of a file, or of a key management service."""
+    """The wrapping key: of a file, or of a key management service."""
     wrapped: Annotated[str, StringConstraints(max_length=WRAPPED_CHARS_MAX)]
     """In base64."""
 
 
 class LedgerRecord(_Message):
-    """The value of `tidemill.ledger`: what a batch that is over is billed, whatever the price becomes."""
+    """The value of `tidemill.ledger`: the bill of an ended batch."""
 
     batch_id: Id
     project: Name
     model: Name | None = None
-    """None where the batch ended before its lines were looked at; then nothing was run."""
+    """None if the batch ended before validation; then no line was called."""
     endpoint: Word
     status: Status
     ended_at: Time
     day: Word
     """Of `ended_at`, in UTC: `2026-11-23`."""
     lines: Number
-    """Those that succeeded: the others cost nothing."""
+    """Lines that succeeded; the others cost nothing."""
     usage: Usage
     """The sum over the lines of the output file."""
     bill: Bill
     owner: Size = 0
-    """The owner of the batch's partition who wrote it: after a record of a later owner it counts for nothing."""
+    """The owner that wrote it; readers ignore it after a record of a later owner."""
 
 
 class AuditRecord(_Message):
-    """The value of `tidemill.audit`: who asked for what, from where. It holds no secret and no line."""
+    """The value of `tidemill.audit`: who requested what, from where, without secrets and lines."""
 
     id: Id
     at: Time
     project: Name
-    """Whose things it is about; empty where no key was known."""
+    """The project concerned; empty if the key was unknown."""
     actor: Id
-    """Id of the key that asked; `key_settings` is that of the settings, empty is none that is known."""
+    """Id of the client's key: `key_settings` for that of the settings, empty for an unknown one."""
     action: Word
     """One of `schemas/resources/audit.py`."""
     target: Name = ""
-    """Id of what it was done to."""
+    """Id of the object."""
     address: Word = ""
-    """The client's IP address, as the api saw it."""
+    """The client's IP address."""
     request_id: Id = ""
     detail: Metadata = {}
-    """What else is worth knowing, like the role of a key."""
+    """Details, like the role of a key."""
 
 
 class Claim(_Message):
-    """The value of `tidemill.claims`: what an api process is about to create, said before the command is sent.
+    """The value of `tidemill.claims`: the batch that an api process is about to create.
 
-    The topic has one partition, so all api processes see the claims in one order: the first claim of a batch id
-    is the batch, and a repeated request finds the claim of its first try whichever process took that.
+    The topic has one partition, so all api processes see claims in the same order. The first claim of a batch id
+    is the batch, and a repeated request finds it, whichever process received the first.
     """
 
     kind: Literal["claim"] = "claim"
     command: BatchCreated
     fingerprint: Digest
-    """A hash of what was asked for; equal requests have equal ones."""
+    """A hash of the request; equal requests have equal ones."""
     is_retry: bool = False
-    """Whether a client said that it had tried before."""
+    """Whether the client says that it repeats a request."""
 
 
 class UploadRecord(_Message):
-    """The value of `tidemill.uploads` under an upload's id; one that is forgotten has a tombstone."""
+    """The value of `tidemill.uploads` under an upload's id; a tombstone removes the upload."""
 
     kind: Literal["upload"] = "upload"
     project: Name
     upload: Upload
     life_seconds: Time | None = None
-    """How long the file is kept that it becomes; None is for good."""
+    """How long the finished file is kept; None for ever."""
     part_ids: Annotated[tuple[Id, ...], Field(max_length=UPLOAD_PARTS_MAX)] = ()
-    """What a completed one was put together from, in order."""
+    """The parts of a completed upload, in order."""
 
 
 class PartRecord(_Message):
@@ -331,7 +330,7 @@ class PartRecord(_Message):
     part: UploadPart
     bytes: Size
     key: StoreKey
-    """Where the bytes lie in the store."""
+    """Of the content in the store."""
 
 
 Piece = Annotated[UploadRecord | PartRecord, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""Tokens of direct producers: signed by the api, good for one stream of one project, for a short time.
+"""Tokens of direct producers: signed by the api, for one stream of one project, for a short time.
 
 A token is a JWT (RFC 7519) in the form of `schemas/log/signing.py`. Its claims: `sub` the stream, `project`, `key`
 the id of the API key that it was made with, `iat` and `exp` in Unix seconds.
@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tidemill.schemas.log import intake
+from tidemill.schemas.bounds import NAME_CHARS_MAX
 from tidemill.schemas.log.signing import PRODUCER, SignatureError, Signer, Verifier
 from tidemill.schemas.resources import access
 
@@ -18,7 +18,7 @@ LIFE_SECONDS_MIN: Final = 60
 LIFE_SECONDS_MAX: Final = 86_400
 LIFE_SECONDS_DEFAULT: Final = 3_600
 SKEW_SECONDS_MAX: Final = 60
-"""How far the clocks of the api and of whoever judges a token may differ."""
+"""How far the clocks of the api and of ingest may differ."""
 TOKEN_CHARS_MAX: Final = 4_096
 KEY_ID_CHARS_MAX: Final = 64
 
@@ -26,69 +26,64 @@ _Time = Annotated[int, Field(ge=0, lt=1 << 40)]
 
 
 class TokenError(Exception):
-    """A token lets nothing in; the text says why and quotes nothing of it."""
+    """A token is invalid; the text says why, and does not quote it."""
 
 
 class Claims(BaseModel):
-    """What a token says."""
+    """The claims of a token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     iss: Literal["tidemill"] = ISSUER
     aud: Literal["tidemill.intake"] = AUDIENCE
-    sub: Annotated[str, Field(min_length=1, max_length=intake.NAME_CHARS_MAX)]
-    """The stream that its holder may produce to."""
+    sub: Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
+    """The stream that it allows to produce to."""
     project: Annotated[str, Field(pattern=access.PROJECT)]
     key: Annotated[str, Field(min_length=1, max_length=KEY_ID_CHARS_MAX)]
-    """Id of the API key that it was made with: it ends with that one."""
+    """Id of the API key that created it; the token is invalid once the key is."""
     iat: _Time
     exp: _Time
 
 
 def token(signer: Signer, claims: Claims) -> str:
-    """The token that says so."""
+    """A token with these claims."""
     return signer.sign(PRODUCER, claims.model_dump_json().encode()).decode()
 
 
 def is_token(text: str) -> bool:
-    """Whether a credential has the form of a token, rather than of an API key."""
+    """Whether a credential has the form of a token, not of an API key."""
     return text.count(".") == 2 and not text.startswith(access.PREFIX)  # noqa: PLR2004  a JWT has three parts
 
 
 def claims(verifier: Verifier, text: str) -> Claims:
-    """What a token says, its signature checked and nothing else; see `check`.
+    """The claims of a token with a valid signature; `check` compares them with a record.
 
     Raises:
-        TokenError: No trusted key has signed it, or it is too long.
+        TokenError: No trusted key has signed it, or it is malformed.
     """
     if len(text) > TOKEN_CHARS_MAX or not text.isascii():
-        raise TokenError("its token is no producer token")
+        raise TokenError("its token is not a producer token")
     try:
         payload, _ = verifier.payload(PRODUCER, text.encode())
         found = Claims.model_validate_json(payload)
     except SignatureError as error:
-        raise TokenError(f"its token lets nothing in: {error}") from None
+        raise TokenError(f"its token is invalid: {error}") from None
     except ValidationError:
-        raise TokenError("its token is no producer token") from None
+        raise TokenError("its token is not a producer token") from None
     if found.exp - found.iat > LIFE_SECONDS_MAX:
-        raise TokenError(f"its token is good for longer than {LIFE_SECONDS_MAX} s")
+        raise TokenError(f"its token is valid for longer than {LIFE_SECONDS_MAX} s")
     return found
 
 
 def check(found: Claims, stream: str, at: float) -> None:
-    """See whether a token lets a record in.
-
-    Args:
-        found: What it says.
-        stream: The record's stream.
-        at: When the log got the record, Unix seconds.
+    """Check a token for a record of a stream that the log got `at` a Unix time.
 
     Raises:
-        TokenError: It is for another stream, or for another time, by more than `SKEW_SECONDS_MAX`.
+        TokenError: It is for another stream, or was not valid then, by more than `SKEW_SECONDS_MAX`.
     """
     if found.sub != stream:
         raise TokenError("its token is for another stream")
     if at >= found.exp + SKEW_SECONDS_MAX:
-        raise TokenError("its token is expired: `tidemill keys token` makes another")
+        raise TokenError("its token has expired: `tidemill keys token` creates another")
     if at < found.iat - SKEW_SECONDS_MAX:
-        raise TokenError(f"its token is of the future by more than {SKEW_SECONDS_MAX} s: compare the clocks")
+        raise TokenError(f"its token is more than {SKEW_SECONDS_MAX} s in the future: compare the clocks")

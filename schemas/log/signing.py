@@ -1,9 +1,8 @@
-"""Signatures of the api: its private key makes them, and every process checks them with the public key alone.
+"""Signatures of the api: it signs with its private key, and every process verifies with the public key alone.
 
-What is signed has the compact form of a JWS (RFC 7515) with Ed25519 (RFC 8037): `header.payload.signature`, each
-in base64url. A reader takes no word from the header: it knows what the header of each trusted key must be, byte by
-byte, so a writer can choose neither an algorithm nor a key. The header's `typ` keeps one kind of signed text from
-standing in for another.
+A signed text is a compact JWS (RFC 7515) with Ed25519 (RFC 8037): `header.payload.signature`, each in base64url.
+The verifier trusts no header: it compares it byte by byte with that of each trusted key, so a writer can choose
+neither algorithm nor key. The header's `typ` separates the kinds of signed texts.
 """
 
 import base64
@@ -25,7 +24,7 @@ PUBLIC_PREFIX: Final = "tidemill_verify_"
 KEY_RECORD: Final = "tidemill-key+jws"
 PRODUCER: Final = "tidemill-producer+jwt"
 SIGNED_BYTES_MAX: Final = 16 * 1024
-"""A longer text is refused unread: the longest key record and the longest token are far below."""
+"""A longer text is rejected unread; key records and tokens are far shorter."""
 VERIFY_KEYS_MAX: Final = 8
 _KID_CHARS: Final = 16
 _RAW: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -33,11 +32,11 @@ _BASE64: Final = re.compile(rb"[A-Za-z0-9_-]+")
 
 
 class SignatureError(Exception):
-    """A text is not signed by a trusted key; the message quotes nothing of it."""
+    """A text is not signed by a trusted key; the message does not quote it."""
 
 
 class KeyTextError(ValueError):
-    """A text is no signing key or no verify key; the message quotes nothing of it."""
+    """A text is not a signing or verify key; the message does not quote it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +52,10 @@ class Signer:
 
     @classmethod
     def read(cls, text: str) -> "Signer":
-        """The key that a text is the form of.
+        """Decode a private key.
 
         Raises:
-            KeyTextError: It is none.
+            KeyTextError: The text is not a private key.
         """
         raw = _raw(text, PRIVATE_PREFIX, "a signing key", PUBLIC_PREFIX)
         return cls(private=Ed25519PrivateKey.from_private_bytes(raw))
@@ -68,35 +67,32 @@ class Signer:
 
     @property
     def public(self) -> str:
-        """The public key as text, for those who only check."""
+        """The public key as text, for verifiers."""
         return PUBLIC_PREFIX + _encoded(self.private.public_key().public_bytes_raw()).decode()
 
     @property
     def kid(self) -> str:
-        """Which key it is: 16 hex digits of the public key's SHA-256."""
+        """The key's id: 16 hex digits of the public key's SHA-256."""
         return _kid(self.private.public_key())
 
     def sign(self, kind: str, payload: bytes) -> bytes:
-        """A payload, signed as one of a kind."""
+        """Sign a payload of a kind."""
         content = b".".join((_header(kind, self.kid), _encoded(payload)))
         return b".".join((content, _encoded(self.private.sign(content))))
 
     def key_record(self, record: KeyRecord) -> bytes:
-        """A key's record as the value of `tidemill.keys`."""
+        """A signed record of an API key, the value of `tidemill.keys`."""
         return self.sign(KEY_RECORD, codec.encode(record))
 
 
 class Verifier:
-    """The public keys that are trusted. A key that is taken out of them takes all that it has signed with it."""
+    """The trusted public keys; without a key, all that it signed is invalid."""
 
     def __init__(self, publics: Iterable[str]) -> None:
-        """Trust some keys.
-
-        Args:
-            publics: Texts of them, as `Signer.public` gives them.
+        """Trust keys in the form of `Signer.public`.
 
         Raises:
-            KeyTextError: One is none, or there are more than `VERIFY_KEYS_MAX`.
+            KeyTextError: One of them is malformed, or there are more than `VERIFY_KEYS_MAX`.
         """
         keys = [Ed25519PublicKey.from_public_bytes(_public(text)) for text in dict.fromkeys(publics)]
         if len(keys) > VERIFY_KEYS_MAX:
@@ -105,14 +101,14 @@ class Verifier:
 
     @property
     def kids(self) -> tuple[str, ...]:
-        """Which keys are trusted, in order of their names."""
+        """The ids of the trusted keys, sorted."""
         return tuple(sorted(self._keys))
 
     def payload(self, kind: str, signed: bytes) -> tuple[bytes, str]:
-        """What was signed, and by which key.
+        """The payload of a signed text, and the id of its key.
 
         Raises:
-            SignatureError: It is not of this kind, or none of the trusted keys has signed it.
+            SignatureError: It is not of this kind, or no trusted key has signed it.
         """
         if len(signed) > SIGNED_BYTES_MAX:
             raise SignatureError("it is too long")
@@ -128,14 +124,14 @@ class Verifier:
         raise SignatureError("no trusted key has signed it")
 
     def key_record(self, key: str, value: bytes | None) -> tuple[KeyRecord, str]:
-        """The key that a record of `tidemill.keys` tells of, and who signed it.
+        """The API key in a record of `tidemill.keys`, and the id of the key that signed it.
 
         Args:
-            key: The record's own key, which must be the id.
-            value: Its value; a tombstone has none and means nothing: keys are revoked, never taken back.
+            key: The record's own key, which must be the API key's id.
+            value: Its value; a tombstone is invalid, since keys are revoked and never deleted.
 
         Raises:
-            SignatureError: It is to be ignored.
+            SignatureError: The record must be ignored.
         """
         if value is None:
             raise SignatureError("it is a tombstone")
@@ -145,7 +141,7 @@ class Verifier:
         except codec.DecodeError as error:
             raise SignatureError("it is of another version") from error
         if record.key.id != key:
-            raise SignatureError("it stands under another key's id")
+            raise SignatureError("it is under another key's id")
         return record, kid
 
 
@@ -176,9 +172,9 @@ def _encoded(content: bytes) -> bytes:
 
 def _decoded(text: bytes) -> bytes:
     if _BASE64.fullmatch(text) is None or len(text) % 4 == 1:
-        raise SignatureError("it is no signed text")
+        raise SignatureError("it is not a signed text")
     content = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     if _encoded(content) != text:
-        # A text has one form, so that a copy that differs is another one.
-        raise SignatureError("it is no signed text")
+        # Only the canonical form is valid.
+        raise SignatureError("it is not a signed text")
     return content

@@ -1,4 +1,4 @@
-"""The topics: one table that the broker is set up from and the docs are checked against."""
+"""The table of topics, from which brokers and docs are set up."""
 
 import hashlib
 import re
@@ -19,17 +19,17 @@ class Topic:
     written_by: tuple[str, ...]
     read_by: tuple[str, ...]
     harm: str = ""
-    """What somebody could do who may write to it and should not."""
+    """What an unauthorized writer could do."""
     spread: bool = True
-    """Whether it has the set number of partitions, rather than one."""
+    """Whether it has the configured number of partitions, not one."""
     compacted: bool = False
-    """Whether the last record of each key is kept for good; else records go after `retention_ms`."""
+    """Whether the last record of each key is kept for ever; else records are kept for `retention_ms`."""
     lag_ms: int | None = None
-    """How long a record may outlive its successor, where it is compacted and that matters."""
+    """The longest that compaction keeps a record after its successor, if that matters."""
     retention_ms: int = 7 * DAY_MS
-    """-1 keeps every record for good."""
+    """-1 keeps every record for ever."""
     broker_time: bool = False
-    """Whether a record's time is when the log got it, rather than what its writer says."""
+    """Whether the broker sets the time of a record, not its producer."""
 
     def concerns(self, role: str) -> bool:
         """Whether a role reads or writes it."""
@@ -37,7 +37,7 @@ class Topic:
 
     @property
     def is_needed(self) -> bool:
-        """Whether a batch that is at work is lost with its records."""
+        """Whether an unfinished batch is lost without its records."""
         return self in {COMMANDS, INTAKE, OUTCOMES} or is_of_requests(self.name)
 
 
@@ -67,7 +67,7 @@ FILES = Topic(
     harm="give a file to another project, point it at another object of the store, or delete it",
 )  # fmt: skip
 DEAD = Topic(
-    name="tidemill.dead", key="source", value="a record nothing could read, the reason in headers",
+    name="tidemill.dead", key="source", value="a record that no stage could process, the reason in headers",
     written_by=("ingest", "processors", "results", "operator"), read_by=("operator",), spread=False,
     retention_ms=14 * DAY_MS, harm="forge dead letters, which an operator might replay",
 )  # fmt: skip
@@ -83,7 +83,7 @@ UPLOADS = Topic(
 )  # fmt: skip
 KEYS = Topic(
     name="tidemill.keys", key="key id", value="KeyRecord, signed by the api",
-    # Not compacted: who may write there could otherwise have a revocation dropped by a later record.
+    # Not compacted: otherwise a later record could remove a revocation.
     written_by=("api",), read_by=("api", "ingest", "operator"), spread=False, retention_ms=-1,
     harm="only fill the disk: readers ignore records that the api has not signed",
 )  # fmt: skip
@@ -124,13 +124,13 @@ STREAMS = Topic(
 REQUESTS_PREFIX = "tidemill.requests."
 EXPRESS_PREFIX = "tidemill.express."
 EXPRESS_LINES_MAX = 1_000
-"""A batch of up to so many lines goes by a model's express topic, where no large batch lies before it."""
+"""A batch of up to so many lines uses the model's express topic, without large batches before it."""
 
 TOPICS = (
     COMMANDS, INTAKE, OUTCOMES, BATCHES, FILES, DEAD, CLAIMS, UPLOADS, KEYS, SECRETS, LEDGER, AUDIT, STATES,
     LINE_BITMAPS, STREAMS,
 )  # fmt: skip
-"""All but those of requests. Faust names the changelogs of its tables, and would make them too late."""
+"""All but those of requests. Faust names the changelogs of its tables, but creates them too late."""
 
 _HARM_OF_REQUESTS = "make calls to the model's servers, and put answers into any batch"
 
@@ -140,7 +140,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,159}\Z")
 def requests(model: str) -> Topic:
     """The topic of the requests to one model.
 
-    A name that Kafka does not take (`Qwen/Qwen3-8B`) is made plain, with a hash that keeps it apart from others.
+    In a name like `Qwen/Qwen3-8B` characters are replaced that Kafka does not allow, and a hash is appended.
     """
     return Topic(
         name=REQUESTS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
@@ -149,7 +149,7 @@ def requests(model: str) -> Topic:
 
 
 def express(model: str) -> Topic:
-    """The topic of the requests of small batches to one model; else it is as the other."""
+    """The topic of the requests of small batches to one model."""
     return Topic(
         name=EXPRESS_PREFIX + _plain(model), key="batch id / run of lines", value="one or more JSONL lines",
         written_by=("ingest", "operator"), read_by=("processors", "api", "operator"), harm=_HARM_OF_REQUESTS,
@@ -157,7 +157,7 @@ def express(model: str) -> Topic:
 
 
 def is_of_requests(name: str) -> bool:
-    """Whether a topic is one of the two kinds that a model has."""
+    """Whether a topic holds requests to a model."""
     return name.startswith((REQUESTS_PREFIX, EXPRESS_PREFIX))
 
 

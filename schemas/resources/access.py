@@ -1,7 +1,7 @@
-"""Keys to the API: what they let their holder do, how a secret is made, and what is kept of it.
+"""API keys: their roles and their secrets.
 
-A secret is `sk-`, 43 characters of base 62 (32 random bytes), and 6 that check them, so that a scanner can tell
-a leaked one from chance. Only its SHA-256 is kept: 256 random bits need no slow hash.
+A secret is `sk-`, 43 characters of base 62 (32 random bytes), and 6 of a checksum, by which scanners recognize a
+leaked one. Only its SHA-256 is stored: 256 random bits need no slow hash.
 """
 
 import hashlib
@@ -21,42 +21,42 @@ from tidemill.schemas.ids import timely_hex
 
 PREFIX = "sk-"
 DEFAULT_PROJECT = "default"
-"""Whose the key of the settings is."""
+"""The project of the key in the settings."""
 RANDOM_BYTES = 32
 _BASE62 = string.digits + string.ascii_letters
 _RANDOM_CHARS = 43
 _CHECK_CHARS = 6
 _SECRET = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_CHARS}}})([0-9A-Za-z]{{{_CHECK_CHARS}}})\Z")
 PROJECT = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What the name of a project looks like: it travels in headers and stands in tables."""
+"""The pattern of a project's name, which is used in headers and tables."""
 _PROJECT = re.compile(PROJECT)
 SET_CHARS_MIN = 24
 SET_CHARS_MAX = 256
 SET_BITS_MIN = 72
-"""What a key must have that an operator sets: 24 random hex digits have it."""
+"""The least entropy of a key that an operator chooses: that of 24 random hex digits is higher."""
 _HINT_CHARS = (len(PREFIX) + 2, 4)
 
 
 class Role(StrEnum):
-    """What a key may do: each role may do what the ones before it may."""
+    """The permissions of a key; each role includes those before it."""
 
     READ = "read"
-    """See what its project has."""
+    """Read the objects of its project."""
     WRITE = "write"
-    """Make and change it."""
+    """Create and change them."""
     ADMIN = "admin"
-    """Also make and revoke keys of its project."""
+    """Create and revoke keys of its project."""
     OPERATOR = "operator"
-    """All of that in every project, and see the usage of each."""
+    """All of that in every project, and read the usage of each."""
 
     def covers(self, needed: "Role") -> bool:
-        """Whether this role is enough where `needed` is asked for."""
+        """Whether this role includes `needed`."""
         order = list(Role)
         return order.index(self) >= order.index(needed)
 
 
 class ApiKey(BaseModel):
-    """A key as the API shows it, without its secret. Times are Unix seconds."""
+    """An API key without its secret, as the API shows it. Times are Unix seconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -82,24 +82,21 @@ def new_key_id() -> str:
 
 
 def new_secret() -> str:
-    """A secret that nobody has seen yet."""
+    """A new random secret."""
     random = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES), "big"), _RANDOM_CHARS)
     return PREFIX + random + _check(random)
 
 
 def is_secret(text: str) -> bool:
-    """Whether the text has the form of a secret, its check included."""
+    """Whether the text has the form of a secret, with a valid checksum."""
     found = _SECRET.match(text)
     return found is not None and _check(found[1]) == found[2]
 
 
 def weakness(secret: str) -> str | None:
-    """What makes a key that somebody chose easy to guess; None where nothing is seen.
-
-    Its length, and how much its characters differ, are all that can be seen of it: Shannon's entropy of them.
-    """
+    """Why a chosen key is easy to guess, by its length and Shannon entropy; None if it is not."""
     if not secret.isascii() or not secret.isprintable() or " " in secret:
-        return "it may have ASCII letters, digits and signs only, without spaces"
+        return "it may have only printable ASCII characters, without spaces"
     if not SET_CHARS_MIN <= len(secret) <= SET_CHARS_MAX:
         return f"it has {len(secret)} characters, and needs {SET_CHARS_MIN} to {SET_CHARS_MAX}"
     shares = [count / len(secret) for count in Counter(secret).values()]
@@ -110,12 +107,12 @@ def weakness(secret: str) -> str | None:
 
 
 def digest(secret: str) -> str:
-    """What is kept of a secret: its SHA-256 in hex."""
+    """The SHA-256 of a secret, in hex."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def hint(secret: str) -> str:
-    """What may be shown of a secret of `SET_CHARS_MIN` characters or more."""
+    """The first and last characters of a secret of at least `SET_CHARS_MIN` characters."""
     head, tail = _HINT_CHARS
     return f"{secret[:head]}…{secret[-tail:]}"
 

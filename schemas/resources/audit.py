@@ -1,6 +1,6 @@
-"""What is written into the audit trail: every action that gives or takes access, or ends or destroys something.
+"""The actions in the audit trail: those that grant or revoke access, and those that end or delete something.
 
-Uploads and new batches are not: the log has them as they are, with their times and projects.
+Uploads and new batches are not among them: the log has them, with their times and projects.
 """
 
 from enum import StrEnum
@@ -9,12 +9,12 @@ KEPT_DAYS = 366
 
 
 class Action(StrEnum):
-    """What was asked for. A record is written before it is done, so one that then fails has a record, too."""
+    """A requested action. Its record is written first, so an action that fails has a record, too."""
 
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
     KEY_REFUSE = "key.refuse"
-    """A key was shown that opens nothing; at most ten a minute of one address."""
+    """A request had an invalid key; at most ten records a minute for one address."""
     TOKEN_CREATE = "token.create"  # noqa: S105  a name
     BATCH_CANCEL = "batch.cancel"
     BATCH_DELETE = "batch.delete"
@@ -23,4 +23,4 @@ class Action(StrEnum):
     FILE_DELETE = "file.delete"
     UPLOAD_CANCEL = "upload.cancel"
     SETTINGS_CHANGE = "settings.change"
-    """An api process started with other settings than the one before it."""
+    """An api process started with changed settings."""

@@ -1,7 +1,4 @@
-"""The batch, as the API shows it.
-
-Fields and states are those of the OpenAI Batch API; what is beyond it sits under the one key `tidemill`.
-"""
+"""The batch, as the API shows it: OpenAI's fields and states, and further fields under the key `tidemill`."""
 
 import re
 from enum import StrEnum
@@ -49,7 +46,7 @@ class Status(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing changes any more."""
+        """Whether the state is final."""
         return self in TERMINAL
 
 
@@ -61,17 +58,17 @@ class _Shape(BaseModel):
 
 
 class BatchError(_Shape):
-    """One fault of the input file."""
+    """An error in the input file."""
 
     code: Word
     message: Text
     param: Param | None = None
     line: Number | None = None
-    """Line of the input file, the first is 1; null where the fault is the whole file's."""
+    """Line of the input file, from 1; null for an error of the whole file."""
 
 
 def error_bytes(error: BatchError) -> int:
-    """What an entry takes in a record, in bytes."""
+    """Bytes of an entry in a record."""
     return len(error.model_dump_json(exclude_none=True).encode()) + 1
 
 
@@ -81,21 +78,21 @@ def _fitting(errors: tuple[BatchError, ...]) -> tuple[BatchError, ...]:
     return errors
 
 
-_fitting.bytes_max = ERRORS_BYTES_MAX  # type: ignore[attr-defined]  # for who computes what a record may have
+_fitting.bytes_max = ERRORS_BYTES_MAX  # type: ignore[attr-defined]  # the tests compute the largest record from it
 
 Faults = Annotated[tuple[BatchError, ...], Field(max_length=ERRORS_MAX), AfterValidator(_fitting)]
-"""As many as are listed: their number has a bound, and so have their bytes."""
+"""Bounded in number and in bytes."""
 
 
 class BatchErrors(_Shape):
-    """The faults that made a batch fail."""
+    """The errors that made a batch fail."""
 
     object: Literal["list"] = "list"
     data: Faults
 
 
 class RequestCounts(_Shape):
-    """Lines in all, and those that are final."""
+    """All lines, and those that have ended."""
 
     total: Number = 0
     completed: Number = 0
@@ -108,13 +105,13 @@ class RequestCounts(_Shape):
 
 
 class InputTokensDetails(_Shape):
-    """What the input tokens were."""
+    """Parts of the input tokens."""
 
     cached_tokens: Number = 0
 
 
 class OutputTokensDetails(_Shape):
-    """What the output tokens were."""
+    """Parts of the output tokens."""
 
     reasoning_tokens: Number = 0
 
@@ -130,7 +127,7 @@ class Usage(_Shape):
 
 
 class FileReceipt(_Shape):
-    """What a file of a batch holds."""
+    """The content of a file of a batch."""
 
     lines: Number
     bytes: Size
@@ -138,48 +135,44 @@ class FileReceipt(_Shape):
 
 
 class Receipt(_Shape):
-    """The reconciliation of a finished batch: `lines` = `output.lines` + `errors.lines`."""
+    """The reconciliation of an ended batch: `lines` = `output.lines` + `errors.lines`."""
 
     lines: Number
     output: FileReceipt | None = None
-    """Of numbered files, what they are together, one after the other."""
+    """Of numbered files, their concatenation."""
     errors: FileReceipt | None = None
     missing: Signed = 0
     double: Number = 0
     outputs: Annotated[tuple[FileReceipt, ...], Field(max_length=OUTPUTS_MAX)] = ()
-    """Each of the numbered files; empty where the output is one file."""
+    """Of each numbered file; empty if the output is one file."""
 
     @property
     def files(self) -> tuple[tuple[str, FileReceipt], ...]:
-        """The files there are, those of the output first, each with its kind (`schemas/log/part.py`)."""
+        """The existing files, output first, each with its kind (`file_kind`)."""
         numbered = tuple((file_kind(failed=False, number=n), file) for n, file in enumerate(self.outputs, start=1))
         output = numbered or (((file_kind(failed=False), self.output),) if self.output else ())
         return (*output, *(((file_kind(failed=True), self.errors),) if self.errors else ()))
 
 
 class Progress(_Shape):
-    """How far a batch at work is, and when it will be done; what is not known yet is null."""
+    """The progress of an unfinished batch; unknown values are null."""
 
     percent: Real
     lines_per_second: Real | None = None
-    """0 where no line has been done for longer than usual; null where too little is known."""
+    """0 if the batch has stalled; null if it is not known yet."""
     done_earliest_at: Signed | None = None
-    """Unix seconds; the end is expected between this and the next. Null while no line gets done."""
+    """Unix seconds; the batch is expected to end between this and `done_latest_at`. Null while it is stalled."""
     done_latest_at: Signed | None = None
     slack_seconds: Signed | None = None
-    """From the latest expected end to the deadline; below zero the batch is at risk. While no line gets done, what
-    it would be if all lines went on at once as fast as before: it falls with each second."""
+    """From the latest expected end to the deadline; below zero the batch is at risk. While it is stalled, the
+    value if it continued now as fast as before, so it falls each second."""
     observed_at: Time | None = None
-    """Unix seconds; when all this was true."""
+    """Unix seconds of these values."""
     holds_until: Time | None = None
-    """Unix seconds; when the rate and the end are out of date, if nothing newer is said."""
+    """Unix seconds until which the rate and the end are valid."""
 
     def at(self, now: float) -> "Progress":
-        """What of it is still true at a time.
-
-        Args:
-            now: Unix seconds.
-        """
+        """The values that are still valid at `now`, in Unix seconds."""
         if self.lines_per_second is None or self.observed_at is None:
             return self
         is_old = self.holds_until is not None and now >= self.holds_until
@@ -199,67 +192,67 @@ class Progress(_Shape):
 
 
 class ReplayRange(_Shape):
-    """The part of a model's requests that a batch is made of, as it was asked for."""
+    """The range of a model's requests in a replay, as requested."""
 
     model: Name
     start: Word
-    """A time (ISO 8601) or an offset of each partition; the first that is in it."""
+    """A time (ISO 8601) or an offset in each partition, inclusive."""
     end: Word | None = None
-    """As `start`, the first that is not in it; null is what the end was when it was asked for."""
+    """Like `start`, exclusive; null for the ends at the time of the request."""
 
 
 class Cut(_Shape):
-    """Where an output is cut into numbered files: what one of them holds at most."""
+    """Bounds of each numbered file of an output."""
 
     lines_max: Size
     bytes_max: Size
-    """A longer line has a file of its own."""
+    """A longer line has its own file."""
 
 
 class Fault(_Shape):
-    """What of a batch could not be handled: its records are dead letters, and their lines have no result."""
+    """Records of a batch that became dead letters, so that their lines have no result."""
 
     records: Number
     source: Name
-    """The last of them: `topic/partition/offset`, which is the letter's id."""
+    """The last one: `topic/partition/offset`, the letter's id."""
     reason: Text
 
 
 class Extras(_Shape):
-    """What Tidemill says beyond OpenAI's fields."""
+    """Fields beyond those of OpenAI."""
 
     name: Name | None = None
-    """What people call it: `metadata.name`, else the name of its input file, or of its stream."""
+    """`metadata.name`, else the name of its input file or stream."""
     stream: Name | None = None
-    """The name of the stream that a direct producer sent its lines in; see docs/reference/intake.md."""
+    """The stream of a direct producer (docs/reference/intake.md)."""
     numbered: Cut | None = None
-    """How the output is cut into numbered files; null where it is one file, whatever its size."""
+    """Bounds of numbered files; null if the output is one file."""
     output_file_ids: Annotated[tuple[Id, ...], Field(max_length=OUTPUTS_MAX)] = ()
-    """All the numbered files of the output, in order; the first is the batch's `output_file_id` too."""
+    """The numbered files of the output, in order; the first is also `output_file_id`."""
     rerun_of: Id | None = None
-    """The batch whose lines these are once more."""
+    """The batch whose lines it runs again."""
     replay_range: ReplayRange | None = None
-    """The part of the log whose lines these are once more."""
+    """The range of the log whose lines it runs again."""
     reruns: Annotated[tuple[Id, ...], Field(max_length=RERUNS_MAX)] = ()
-    """The newest batches that are made of this one's lines. The api finds them; no record holds them."""
+    """The newest reruns of this batch; the api adds them, and no record has them."""
     progress: Progress | None = None
     at_risk: Signed | None = None
-    """Unix seconds; from then on the log may have dropped what the batch still needs. Null where all is well."""
+    """Unix seconds from which the log may have dropped records that the batch needs; null if there is no risk."""
     recovered: bool = False
     """Whether parts of its results were lost in the store, and were read from the log again."""
     waiting: Waits = ()
-    """What its lines, or its files, wait for longer than usual. Of an expired batch: what held its last lines."""
+    """Why its lines or files wait for longer than usual; of an expired batch, why its last lines waited."""
     fault: Fault | None = None
-    """What of it could not be handled, while it was at work. Null where all is well."""
+    """Its dead letters; null if there are none."""
     receipt: Receipt | None = None
     cost: Cost | None = None
-    """Known once the batch is over."""
+    """Of an ended batch."""
     usage_unknown: Number | None = None
-    """Lines whose server named impossible counts of tokens: `usage` and `cost` are without them. Null for none."""
+    """Lines with impossible token counts, which `usage` and `cost` do not contain; null for none."""
 
 
 class ExpiresAfter(_Shape):
-    """When a file is deleted, counted from its creation."""
+    """When a file is deleted, in seconds after its creation."""
 
     anchor: Literal["created_at"]
     seconds: Time
@@ -294,13 +287,10 @@ class Batch(_Shape):
 
 
 def window_seconds(window: str) -> int:
-    """The length of a completion window.
-
-    Args:
-        window: A number and one of `s`, `m`, `h`, `d`: `24h`.
+    """The seconds of a completion window like `24h`: a number and one of `s`, `m`, `h`, `d`.
 
     Raises:
-        ValueError: It is written in another way.
+        ValueError: The window is malformed.
     """
     if (match := _WINDOW.match(window)) is None:
         raise ValueError(f"a window is a number and one of s, m, h, d; got {window!r}")

@@ -1,6 +1,6 @@
-"""What a batch costs: exact decimals, never floats, and the price it was made at stays with it.
+"""The bill of a batch, in exact decimals and with its price.
 
-Amounts have no currency: they are in the unit that the operator's prices are in.
+Amounts have no currency: they are in the unit of the operator's prices.
 """
 
 import datetime as dt
@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from tidemill.schemas.bounds import AMOUNT_DIGITS_MAX
 
 DIGITS_MAX: Final = AMOUNT_DIGITS_MAX
-"""Digits that a sum or a product may have: more than any prices and tokens make, so that nothing is rounded."""
+"""Of a sum or a product: more than prices and tokens need, so that nothing is rounded."""
 _MILLION: Final = 1_000_000
 
 
 def plain(amount: Decimal) -> str:
-    """An amount as digits, without an exponent and without zeros at its end."""
+    """An amount without an exponent and trailing zeros."""
     text = f"{amount:f}"
     return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
 
@@ -34,16 +34,16 @@ class _Shape(BaseModel):
 
 
 class Tariff(_Shape):
-    """The price in force when a batch ended."""
+    """The price when a batch ended."""
 
     input_per_million: Amount = Decimal(0)
     output_per_million: Amount = Decimal(0)
     discount: Amount = Decimal(0)
-    """Share of the price that is not paid."""
+    """Share of the price that is taken off."""
 
 
 class Cost(_Shape):
-    """What a batch costs, the discount taken off: `total` = `input` + `output`."""
+    """The cost of a batch after the discount: `total` = `input` + `output`."""
 
     total: Amount
     input: Amount
@@ -53,7 +53,7 @@ class Cost(_Shape):
 
 
 class Bill(_Shape):
-    """The cost of a batch and how it came about."""
+    """The price and the cost of a batch."""
 
     tariff: Tariff
     cost: Cost
@@ -65,7 +65,7 @@ def exact() -> Context:
 
 
 def bill(input_tokens: int, output_tokens: int, tariff: Tariff) -> Bill:
-    """What these tokens cost at this price. Cached and reasoning tokens are part of them, and paid as such."""
+    """The bill for these tokens, which include cached and reasoning tokens, at a price."""
     with localcontext(exact()):
         share = 1 - tariff.discount
         read = input_tokens * tariff.input_per_million * share / _MILLION

@@ -1,4 +1,4 @@
-"""The error body of the OpenAI API, and the errors that carry one.
+"""The error body of the OpenAI API, and the exception with one.
 
 Exception
 └── ApiError          answered with its status and body
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ErrorBody(BaseModel):
-    """The four keys, all always there."""
+    """The error; all four keys are always present."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,7 +21,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorEnvelope(BaseModel):
-    """What an answer with an error holds."""
+    """The body of an error answer."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +29,7 @@ class ErrorEnvelope(BaseModel):
 
 
 class ApiError(Exception):
-    """An answer that is an error."""
+    """An error answer to a request."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from tidemill.schemas.bounds import Filename, Id, Size, Text, Time, Word
 PURPOSES_UPLOADED = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 BATCH_FILE_LIFE_SECONDS = 30 * 86_400
 OBJECT_BYTES = 4096
-"""What an object costs beyond its bytes: its records in the log, its rows, and the rest of a disk's last block."""
+"""The overhead of an object: its records, its rows, and the unused rest of its last disk block."""
 EXPIRES_AFTER_SECONDS = (3600, 2_592_000)
 
 
@@ -30,16 +30,11 @@ class File(BaseModel):
 
 
 def cost_bytes(size: int) -> int:
-    """What an object of so many bytes counts against a project's limit."""
+    """The bytes that an object counts against a project's limit."""
     return size + OBJECT_BYTES
 
 
 def file_kind(*, failed: bool, number: int | None = None) -> str:
-    """Which of a batch's files: `errors`, `output`, or `output-00001` and so on.
-
-    Args:
-        failed: Whether its lines failed.
-        number: Counts numbered files from 1; None where there is one file.
-    """
+    """The kind of a batch's file: `errors`, `output`, or `output-00001` and so on for numbered files."""
     kind = "errors" if failed else "output"
     return kind if number is None else f"{kind}-{number:05d}"

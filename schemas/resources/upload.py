@@ -8,18 +8,18 @@ from tidemill.schemas.bounds import Filename, Id, Size, Time, Word
 from tidemill.schemas.resources.file import File
 
 LIFE_SECONDS = 3600
-"""How long an upload takes parts."""
+"""How long an upload accepts parts."""
 
 
 class Upload(BaseModel):
-    """A file that arrives in parts. Times are Unix seconds."""
+    """A file that is uploaded in parts. Times are Unix seconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: Id
     object: Literal["upload"] = "upload"
     bytes: Size
-    """What its parts must add up to."""
+    """The sum of its parts."""
     created_at: Time
     expires_at: Time
     filename: Filename
@@ -29,7 +29,7 @@ class Upload(BaseModel):
 
 
 class UploadPart(BaseModel):
-    """A part that is in the store."""
+    """A part in the store."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

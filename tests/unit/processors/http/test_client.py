@@ -343,7 +343,7 @@ async def test_nobody_there() -> None:
 
 async def test_a_key_cannot_break_the_request() -> None:
     """A newline in a header is refused before anything is sent."""
-    with pytest.raises(ValueError, match="may not hold"):
+    with pytest.raises(ValueError, match="invalid characters"):
         await HttpUpstream().post("http://127.0.0.1:1/", {"authorization": "a\r\nb: c"}, b"", SECONDS)
 
 

@@ -52,7 +52,7 @@ def test_the_longest_token_fits():
 @pytest.mark.parametrize(
     ("at", "fault"),
     [
-        (CLAIMS.iat - SKEW_SECONDS_MAX - 1, "of the future"),
+        (CLAIMS.iat - SKEW_SECONDS_MAX - 1, "in the future"),
         (CLAIMS.iat - SKEW_SECONDS_MAX, None),
         (CLAIMS.exp, None),
         (CLAIMS.exp + SKEW_SECONDS_MAX - 1, None),
