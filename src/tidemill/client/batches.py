@@ -12,6 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from tidemill.client import listing
+from tidemill.client.command import message
 from tidemill.client.errors import Exit, Unreachable, UsageError
 from tidemill.client.http.client import BATCHES, Client
 from tidemill.client.progress import display
@@ -104,7 +105,7 @@ def verify(console: Console, source: Path, output: Path | None, errors: Path | N
     try:
         found = reconcile(source, output, errors)
     except (Damaged, OSError) as error:
-        console.print(f"tidemill: {error}", style="red")
+        console.print(f"tidemill: {message(error)}", style="red")
         return Exit.INEXACT if isinstance(error, Damaged) else Exit.USAGE
     console.print(found.sentence())
     if found.is_exact:

@@ -31,12 +31,13 @@ def run(console: Console, command: Callable[[], Coroutine[Any, Any, Exit]]) -> E
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DETACHED
     except (UsageError, Refused, Unreachable, ValidationError, OSError) as error:
-        for line in f"tidemill: {_message(error)}".split("\n"):
+        for line in f"tidemill: {message(error)}".split("\n"):
             console.print(line, style="red")
         return Exit.UNREACHABLE if isinstance(error, Unreachable | ValidationError) else Exit.USAGE
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception) -> str:
+    """An expected error in words for the user."""
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, fault["loc"]))

@@ -52,10 +52,9 @@ def run(settings: Settings, role: str, make: Callable[[Settings, Cluster], Stage
     address.
 
     Raises:
-        SystemExit: An app crashed, and its traceback is in the log; or the settings name no broker.
+        SettingsError: The settings name no broker.
+        SystemExit: An app crashed; its traceback is in the log.
     """
-    if settings.kafka is None:
-        raise SystemExit("TIDEMILL_KAFKA is not set; `tidemill up` runs every stage with a broker of its own")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("faust", "mode", "aiokafka", StageApp.__module__):
         logging.getLogger(chatty).setLevel(logging.WARNING)

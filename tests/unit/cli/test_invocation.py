@@ -1,5 +1,6 @@
 """Commands: groups of options, and errors before any work."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,14 @@ from tidemill.cli import invocation
 from tidemill.cli.options import NewBatchOptions, OperatorOptions
 
 SERVICE = ("--base-url", "http://127.0.0.1:1/v1", "--api-key", "k")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(monkeypatch, tmp_path):
+    """Run in a folder without settings and without a service."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TIDEMILL_")]:
+        monkeypatch.delenv(name)
 
 
 def test_a_group_stands_for_its_options():
@@ -70,6 +79,10 @@ def test_an_error_of_the_system_ends_an_operators_command_with_a_message(capsys)
         (["bench", "--mock", "http://127.0.0.1:1", "--case", "won"], "unknown case won; known are one, thousand"),
         (["processors", "--models", "none"], "no such model is configured: none"),
         (["acls", "--user", "nobody=me"], "expected ROLE=NAME with one of the roles"),
+        (["verify", "none.jsonl"], "none.jsonl: No such file or directory"),
+        (["api"], "kafka: not set; a stage outside"),
+        (["ingest"], "kafka: not set; a stage outside"),
+        (["results"], "kafka: not set; a stage outside"),
         (["dead", "requeue"], "pass the ids of dead letters, or --all"),
         (["purge"], "pass the id of a batch, or --project"),
         (["watch", "batch_1", "--errors", "e.jsonl", *SERVICE], "--input need -o"),
