@@ -1,4 +1,4 @@
-"""Up to where a local table has its changelog."""
+"""The offset up to which a local table has its changelog."""
 
 from types import SimpleNamespace
 
@@ -26,8 +26,8 @@ class Store:
     ("before", "sent", "after"),
     [(None, [0, 1], 1), (9, [10, 11], 11), (9, [10, 12, 13], 10), (None, [3], None), (9, [-1, 10], 10)],
 )
-def test_no_record_of_another_is_passed_over(before, sent, after):
-    """What a successor wrote before one's own last record is read at the next take-over."""
+def test_records_of_another_process_are_not_skipped(before, sent, after):
+    """The next take-over reads rows that a successor wrote before this process's last one."""
     table = DeliveredTable.__new__(DeliveredTable)
     table.app = SimpleNamespace(in_transaction=False)
     table._data = Store(before)

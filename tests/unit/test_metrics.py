@@ -27,7 +27,7 @@ def families():
     return {family.name: family for family in text_string_to_metric_families(metrics.text()[0].decode())}
 
 
-def test_the_docs_have_the_same_ones():
+def test_the_docs_have_the_same_metrics():
     """docs/reference/metrics.md has a row for each, with its kind and its label, and no others."""
     rows = re.findall(
         r"^\| `(tidemill_\w+)` \| (\w+) \| ([^|]*?) ?\|",
@@ -38,8 +38,8 @@ def test_the_docs_have_the_same_ones():
     assert documented == set(defined())
 
 
-def test_rules_ask_for_what_there_is():
-    """Each metric in deploy/rules.yml is one of these; Prometheus takes a misspelt one for an absent one."""
+def test_alert_rules_use_existing_metrics():
+    """Prometheus treats a misspelt metric as an absent one."""
     asked = set(re.findall(r"\btidemill_\w+", (ROOT / "deploy/rules.yml").read_text()))
     assert "tidemill_dlq_messages_total" in asked
     assert asked <= {name for name, _, _ in defined()}
@@ -50,8 +50,8 @@ def test_no_label_names_a_user_or_an_id():
     assert not {label for _, _, labels in defined() for label in labels} & FORBIDDEN
 
 
-def test_a_counter_is_there_before_it_counts():
-    """With each of its labels, at 0: what first appears with 1 has not increased, and raises no alarm."""
+def test_counters_start_at_zero():
+    """With each label: a series that first appears with 1 has not increased, and raises no alert."""
     command = [sys.executable, "-c", "from tidemill import metrics; print(metrics.text()[0].decode())"]
     scraped = subprocess.run(command, capture_output=True, check=True, text=True).stdout
     found = {family.name: family.samples for family in text_string_to_metric_families(scraped)}
@@ -69,7 +69,7 @@ def test_a_counter_is_there_before_it_counts():
 
 
 def test_lines_are_counted_by_record():
-    """With the calls that were made for them."""
+    """With their backend calls."""
     before = families()
     metrics.count_lines(
         [LineMark(0, 1, False, attempts=1), LineMark(1, 1, True, attempts=3), LineMark(2, 1, False)]
@@ -89,8 +89,8 @@ def test_lines_are_counted_by_record():
     assert moved("tidemill_line_attempts") == {"completed": 2, "failed": 3}
 
 
-def test_what_is_asked_for():
-    """At each scrape anew; a process of fifty models has few series."""
+def test_gauges_are_computed_at_each_scrape():
+    """A process of fifty models has few series."""
     values = {f"m-{number}": float(number) for number in range(50)}
     for asked in metrics.SAMPLED:
         metrics.sample(asked, lambda: values)

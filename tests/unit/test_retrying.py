@@ -10,15 +10,15 @@ from tidemill.retrying import pause_seconds, retry
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_pauses_double_within_their_bounds(failures, chance):
-    """Chance takes at most half of a pause, and no number of failures makes one longer than the longest."""
+    """Chance removes at most half of a pause; no number of failures exceeds the longest."""
     longest = pause_seconds(failures, chance=0)
     assert longest / 2 <= pause_seconds(failures, chance=chance) <= longest <= retrying.LONGEST_SECONDS
     assert longest == min(retrying.LONGEST_SECONDS, 2 * pause_seconds(failures - 1, chance=0)) or failures == 0
     assert pause_seconds(0, first=3.0, longest=60.0, chance=0) == 3.0
 
 
-async def test_work_is_tried_until_it_succeeds(monkeypatch, caplog):
-    """Each failure is one line in the log, which says why and quotes no path."""
+async def test_work_is_retried_until_it_succeeds(monkeypatch, caplog):
+    """Each failure logs one line with the reason and without paths."""
     monkeypatch.setattr(retrying, "FIRST_SECONDS", 0.0)
     faults = [OSError(28, "No space left on device", "/secret/path"), TimeoutError(), RuntimeError("prompt")]
 
@@ -34,7 +34,7 @@ async def test_work_is_tried_until_it_succeeds(monkeypatch, caplog):
 
 
 async def test_any_other_error_goes_to_the_caller():
-    """What does not pass is not tried again."""
+    """It is not retried."""
 
     async def work() -> None:
         raise ValueError("unknown")

@@ -1,4 +1,4 @@
-"""Text of others reaches the terminal without anything that it would obey."""
+"""Foreign text reaches the terminal without control characters."""
 
 import io
 import re
@@ -32,32 +32,32 @@ def table_of(text):
 @pytest.mark.parametrize("is_terminal", [False, True])
 @pytest.mark.parametrize("whole", [str, Text, table_of], ids=["string", "text", "cell of a table"])
 @given(found=st.text() | st.just(HOSTILE))
-def test_nothing_is_obeyed(is_terminal, whole, found):
-    """Whatever is printed and however: no control character but newlines, and our own styles on a terminal."""
+def test_control_characters_are_escaped(is_terminal, whole, found):
+    """In all output: no control character but newlines, and our own styles on a terminal."""
     shown = written(lambda console: console.print(whole(found), style="red"), force_terminal=is_terminal)
     plain = STYLES.sub("", shown)
     assert all(char.isprintable() or char == "\n" for char in plain), plain
 
 
 def test_a_string_is_one_line():
-    """A line break in what another said begins no line of ours."""
+    """A line break in foreign text starts no line of ours."""
     assert written(lambda console: console.print(f"said: {HOSTILE}")).count("\n") == 1
 
 
-def test_words_are_kept():
-    """What can be read is shown as it is."""
+def test_readable_text_is_unchanged():
+    """In any language."""
     assert terminal.printable("naïve 日本 ok") == "naïve 日本 ok"
     assert terminal.printable("a\x1b]0;b\n\ud800") == "a\\x1b]0;b\\n\\ud800"
     assert terminal.printable(b"a\xff\x00") == "a\\xff\\x00"
 
 
-def test_lines_are_said_apart(capsys):
-    """`say` keeps line breaks, and nothing else that does something."""
+def test_say_keeps_line_breaks(capsys):
+    """And no other control character."""
     terminal.say("one\x1b[31m\ntwo")
     assert capsys.readouterr().out == "one\\x1b[31m\ntwo\n"
 
 
-def test_nothing_is_cut(capsys, monkeypatch):
+def test_output_is_never_truncated(capsys, monkeypatch):
     """Neither on a narrow terminal nor in a file."""
     monkeypatch.setenv("COLUMNS", "20")
     table = Table("batch", "cost_total", box=None)
@@ -78,7 +78,7 @@ def test_nothing_is_cut(capsys, monkeypatch):
     ],
 )
 def test_a_hint_can_be_copied(tmp_path, monkeypatch, capsys, called, on_path, shown):  # noqa: PLR0917
-    """It calls the program as it was called; a text that only speaks of it stays."""
+    """It names the program as the user called it; other text stays."""
     (program := tmp_path / called).parent.mkdir()
     program.touch(mode=0o755)
     monkeypatch.chdir(tmp_path)

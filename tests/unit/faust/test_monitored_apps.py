@@ -1,4 +1,4 @@
-"""What a process says of its apps: to the operator by name, at its health port without."""
+"""A process names its apps in its log, but not at its health port."""
 
 import contextlib
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ NAME = "tidemill-processors-secret-model"
 
 
 async def test_no_model_is_named_at_the_health_port(caplog):
-    """Neither where an app waits for its place nor where it is dead; the log has the name."""
+    """Neither for an app without assignment nor for a dead one; the log has the name."""
     caplog.set_level("INFO")
     monitored = MonitoredApps()
     monitored._apps = [(NAME, None, SimpleNamespace(is_assigned=False), None)]

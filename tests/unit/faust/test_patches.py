@@ -1,4 +1,4 @@
-"""Records that wait for an agent stay where they are when flow is resumed a second time."""
+"""Records survive a rebalance."""
 
 import asyncio
 from types import SimpleNamespace
@@ -18,8 +18,8 @@ from tidemill.faust.stage_app import create_app
 from tidemill.kafka.connection import TRANSIENT
 
 
-async def test_what_waits_is_not_thrown_away():
-    """Faust resumes again when tables are recovered; what has come since the first time is still there."""
+async def test_queued_records_survive_a_second_resume():
+    """Faust resumes again after the recovery of tables; records that arrived since the first time stay."""
     changelogs = FlowControlQueue(flow_control=(flow := Flow(lambda: changelogs)), clear_on_resume=True)
     queue = FlowControlQueue(flow_control=flow, clear_on_resume=True)
     flow.suspend()
@@ -33,16 +33,16 @@ async def test_what_waits_is_not_thrown_away():
     assert changelogs.empty()
 
 
-async def test_an_app_without_tables_has_no_changelogs():
-    """Flow is resumed all the same."""
+async def test_the_flow_of_an_app_without_tables_resumes():
+    """It has no queue of changelog records."""
     flow = Flow(lambda: None)
     flow.resume()
     flow.resume()
     assert flow.is_active()
 
 
-async def test_a_partition_with_room_is_fetched_from_at_once(tmp_path):
-    """Faust sleeps when every partition is held back; one that has room again ends that."""
+async def test_a_partition_with_room_is_fetched_at_once(tmp_path):
+    """Faust sleeps while all partitions are paused; room in one of them ends that."""
     app = create_app("flow", Settings(), kafka="127.0.0.1:9", state=tmp_path)
     consumer = app._new_consumer()
     consumer.resume_flow()
@@ -95,8 +95,8 @@ async def waits_ms(held, tmp_path):
     return request.build(FetchRequest_v4).max_wait_time
 
 
-async def test_a_fetch_waits_briefly_while_partitions_are_left_out(tmp_path):
-    """They are fetched from once it has come back, and no sooner."""
+async def test_a_fetch_that_omits_partitions_waits_briefly(tmp_path):
+    """The next fetch after it reads them."""
     assert await waits_ms(0, tmp_path) == 1500
     assert [await waits_ms(held, tmp_path) for held in (1, 2)] == [BRIEF_MS, BRIEF_MS]
 
@@ -147,21 +147,21 @@ async def brought(consumer):
 
 @pytest.mark.parametrize("drops", [(), (1,), (2,), (1, 2, 4)])
 @pytest.mark.parametrize("committed", [None, 5])
-async def test_records_that_a_fetch_has_passed_over_come_again(drops, committed):
-    """In their order, each once."""
+async def test_skipped_records_are_fetched_again(drops, committed):
+    """In order, each once."""
     assert await brought(Consumer(committed=committed, drops=drops)) == [*range(committed or 0, 20)]
 
 
-async def test_a_broker_that_is_away_meanwhile_is_asked_again():
-    """Nothing that lies behind the place is brought before."""
+async def test_an_unavailable_broker_is_retried():
+    """The consumer delivers no record behind the position before that."""
     assert await brought(Consumer(committed=5, drops=(1,), away=(2, 3))) == [*range(5, 20)]
 
 
-async def test_what_the_broker_has_removed_is_not_waited_for():
-    """The log begins behind it."""
+async def test_removed_records_are_no_gap():
+    """The log begins behind them."""
     assert await brought(Consumer(first=10, committed=5, drops=(2,))) == [*range(10, 20)]
 
 
 async def test_a_changelog_may_have_gaps():
-    """It is compacted; its records are no work that could be missed."""
+    """It is compacted."""
     assert await brought(Consumer(committed=5, drops=(1,), is_source=False)) == [*range(8, 20)]

@@ -1,4 +1,4 @@
-"""The guard of retention: it warns in time, each from time to time, and shows on the batch."""
+"""The retention guard warns in time, and the batch shows the risk."""
 
 import math
 
@@ -17,8 +17,8 @@ NOW = 1_790_000_000
 
 
 @pytest.mark.parametrize(("kept", "at"), [(7 * DAY, 6 * DAY), (3600, 2700), (math.inf, math.inf)])
-def test_the_margin(kept, at):
-    """A day before, or a quarter of a short time; what is kept for good is never in danger."""
+def test_the_margin_before_removal(kept, at):
+    """A day, or a quarter of a short retention; a log that keeps all records has no risk."""
     assert retention.risk_at(0.0, kept) == at
     assert not retention.is_at_risk(at - 1 if math.isfinite(at) else 1e12, kept)
     assert retention.is_at_risk(at, kept) or math.isinf(at)
@@ -36,8 +36,8 @@ class Kept:
         return self.seconds
 
 
-async def test_a_consumer_behind_is_warned_of(caplog):
-    """By its name, once an hour; a broker that does not answer changes nothing of what is known."""
+async def test_a_slow_consumer_is_logged(caplog):
+    """By its name, once an hour; the last known retention stays when the broker does not answer."""
     now, kept = NOW, Kept(7 * DAY)
     guard = RetentionGuard(
         kept, {"slow": lambda: NOW - 6.5 * DAY, "idle": lambda: None, "quick": lambda: NOW - 5}, lambda: now
@@ -60,8 +60,8 @@ def state(status=Status.IN_PROGRESS):
     return State(id="batch_1", partition=0, batch=batch)
 
 
-def test_a_batch_in_danger_shows_it():
-    """From its time on, once, with the time from which on records may be gone."""
+def test_a_batch_at_risk_shows_it():
+    """Once, with the time from which on records may be removed."""
     before = state()
     at = retention_risk.risk_at(before, 2 * DAY)
     assert at == NOW + 1.5 * DAY
@@ -72,21 +72,21 @@ def test_a_batch_in_danger_shows_it():
     assert retention_risk.risk_at(after, 2 * DAY) is None
 
 
-def test_who_is_never_in_danger():
-    """What is over, what the log keeps for good, and what is not created yet."""
+def test_batches_without_a_risk():
+    """Finished ones, those of a log that keeps all records, and those not created yet."""
     assert retention_risk.risk_at(state(Status.COMPLETED), DAY) is None
     assert retention_risk.risk_at(state(), math.inf) is None
     assert retention_risk.risk_at(State(id="batch_1", partition=0), DAY) is None
 
 
 @pytest.mark.parametrize("window", ["8d", "200h", "soon"])
-def test_a_window_that_cannot_be(window, monkeypatch):
-    """It is refused with its name when the settings are read."""
+def test_an_invalid_window_is_refused(window, monkeypatch):
+    """By its name, when the settings are read."""
     monkeypatch.setenv("TIDEMILL_WINDOWS", f'["24h", "{window}"]')
     with pytest.raises(settings.SettingsError, match=rf"windows: .*{window}"):
         settings.load()
 
 
-def test_a_window_as_long_as_the_log():
-    """It is taken."""
+def test_a_window_as_long_as_the_retention():
+    """It is valid."""
     assert Settings(windows=("7d",)).windows == ("7d",)

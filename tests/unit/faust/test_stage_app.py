@@ -1,4 +1,4 @@
-"""How a stage's app is set up."""
+"""The set-up of a stage's app, and a stop during its start."""
 
 import pytest
 
@@ -9,15 +9,15 @@ from tidemill.faust.stage_app import create_app
 
 @pytest.mark.parametrize("name", ["Größe", "a, b", "100%", "${x}", "{conf}", "{"])
 async def test_a_state_folder_may_have_any_name(tmp_path, name):
-    """Faust formats the folder that it is given."""
+    """Faust formats the path."""
     state = tmp_path / name / "state"
     app = create_app("any", Settings(), kafka="127.0.0.1:1", state=state, tables=True)
     assert app.conf.datadir == state
     assert state in app.conf.tabledir.parents
 
 
-async def test_a_stage_is_asked_to_stop_while_it_starts(tmp_path):
-    """There is no consumer yet; what was opened is closed all the same."""
+async def test_a_stop_during_the_start(tmp_path):
+    """The app has no consumer yet; the stage still disconnects."""
     app = create_app("any", Settings(), kafka="127.0.0.1:1", state=tmp_path / "state")
     stopped, drained = [], []
 

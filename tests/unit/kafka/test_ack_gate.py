@@ -1,4 +1,4 @@
-"""The ack gate under any order of completion."""
+"""The ack gate acknowledges in order, whatever the order of completion."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +8,7 @@ from tidemill.kafka.partitions.ack_gate import AckGate
 
 @given(st.permutations(range(20)), st.integers(0, 20))
 def test_nothing_is_acknowledged_past_unfinished_work(order, finished):
-    """What comes out is always the longest finished run from the front, in order and once."""
+    """The acknowledged records are always the longest finished run from the head, in order and once."""
     gate = AckGate()
     tickets = [gate.admit(offset) for offset in range(20)]
     acked = []

@@ -1,4 +1,4 @@
-"""What a topic is made with, as far as it can be seen without a broker."""
+"""The configuration of new topics, and the check of partitions."""
 
 import pytest
 
@@ -8,16 +8,16 @@ from tidemill.schemas.log import topics
 
 
 @pytest.mark.parametrize(("copies", "in_sync"), [(1, None), (2, None), (3, "2"), (5, "2")])
-def test_what_is_acknowledged_is_on_two_disks(copies, in_sync):
-    """From three copies on; with fewer, one broker that is away would stop everything."""
+def test_acknowledged_records_are_on_two_disks(copies, in_sync):
+    """From replication factor 3 on; below it, one unavailable broker would stop all writes."""
     made = admin._new(topics.OUTCOMES, Settings(replication=copies, partitions=7))
     assert made.replication_factor == copies
     assert made.num_partitions == 7
     assert made.topic_configs.get("min.insync.replicas") == in_sync
 
 
-def test_partitions_that_are_there_count():
-    """Whatever is set now: the tables of `results` must have as many as the topics that they are fed from."""
+def test_existing_partitions_override_the_setting():
+    """The tables of `results` must have as many partitions as its topics."""
     rows = admin.wanted(())
     found = {row.name: [1] * 5 for row in rows if row.spread}
     assert admin._copartitions(rows, found, 9) == 5

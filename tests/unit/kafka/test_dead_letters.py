@@ -1,4 +1,4 @@
-"""The handling of a record: it is done, it is buried, or the log is away; nothing else."""
+"""A record is handled, becomes a dead letter, or its failure goes to the caller."""
 
 from types import SimpleNamespace
 
@@ -48,8 +48,8 @@ async def run(work):
 
 
 @pytest.mark.parametrize(("errors", "undone"), [((), 0), ((ValueError("x"),), 1), ((MemoryError(),), 1)])
-async def test_a_record_is_tried_twice(errors, undone):
-    """What the first try left is undone."""
+async def test_a_record_gets_two_attempts(errors, undone):
+    """The stage undoes a failed first attempt."""
     work = Work(*errors)
     assert await run(work) == (None, [])
     assert work.undone == undone
@@ -58,8 +58,8 @@ async def test_a_record_is_tried_twice(errors, undone):
 @pytest.mark.parametrize(
     "error", [ValueError("secret"), RecursionError(), KeyError("secret"), AssertionError("secret")]
 )
-async def test_what_fails_twice_is_buried(error):
-    """With its kind and place, and without what it quotes."""
+async def test_a_second_failure_makes_a_dead_letter(error):
+    """The reason has the kind and place of the error, and not its text."""
     work = Work(error, error, error)
     letter, sent = await run(work)
     assert work.undone == 2
@@ -72,8 +72,8 @@ async def test_what_fails_twice_is_buried(error):
 
 
 @pytest.mark.parametrize("reason", ["it has no value", "x" * 10_000])
-async def test_what_cannot_be_read_is_not_tried_again(reason):
-    """The reason is told."""
+async def test_an_undecodable_record_gets_one_attempt(reason):
+    """The letter has the reason."""
     work = Work(DecodeError(reason), ValueError())
     letter, sent = await run(work)
     assert letter.unreadable
@@ -81,15 +81,15 @@ async def test_what_cannot_be_read_is_not_tried_again(reason):
     assert len(sent) == len(work.errors) == 1
 
 
-async def test_what_does_not_fit_says_so():
-    """Its error names the record."""
+async def test_the_reason_of_a_large_record_names_it():
+    """The error of a record that is too large is our own text."""
     letter, _ = await run(Work(RecordTooLarge("a record of x"), RecordTooLarge("a record of x")))
     assert letter.reason == "a record of x"
 
 
 @pytest.mark.parametrize("error", [OSError(), LogUnavailable(), KafkaConnectionError(), TimeoutError()])
-async def test_what_is_away_is_no_fault_of_the_record(error):
-    """It goes to the caller at once, and nothing is undone or buried."""
+async def test_a_failure_of_log_or_store_goes_to_the_caller(error):
+    """At once; the stage undoes nothing, and sends no dead letter."""
     work = Work(error)
     with pytest.raises(type(error)):
         await run(work)

@@ -51,15 +51,15 @@ def read(fetched, offset=0):
     return [(found.offset, found.value, dict(found.headers)) for found in records], records.next_fetch_offset
 
 
-def test_what_is_within_the_bound_comes_out(pair):
-    """To the last byte of it."""
+def test_data_up_to_the_bound_is_decompressed(pair):
+    """To the last byte."""
     compress, decompress = pair
     for data in (b"", b"x", b'{"a":1}\n' * 10_000, b"x" * BATCH_BYTES_MAX):
         assert decompress(compress(data)) == data
 
 
-def test_what_is_beyond_it_does_not(pair):
-    """However much more it is."""
+def test_data_beyond_the_bound_is_refused(pair):
+    """However large it is."""
     compress, decompress = pair
     for size in (BATCH_BYTES_MAX + 1, 3 * BATCH_BYTES_MAX):
         with pytest.raises(DecompressionFailed, match="8388608 bytes"):
@@ -68,8 +68,8 @@ def test_what_is_beyond_it_does_not(pair):
 
 @settings(deadline=None, max_examples=30)
 @given(data=st.binary(max_size=64), cut=st.integers(1, 8))
-def test_what_is_broken_is_said_to_be(data, cut):
-    """Any bytes come to an end, as an answer or as one kind of error."""
+def test_damaged_data_raises_one_kind_of_error(data, cut):
+    """Any bytes give a result or `DecompressionFailed`."""
     for compress, decompress in CODECS.values():
         for given_bytes in (data, bytes(compress(data * 9))[:-cut]):
             try:
@@ -79,8 +79,8 @@ def test_what_is_broken_is_said_to_be(data, cut):
 
 
 @pytest.mark.parametrize("kind", [GZIP, SNAPPY, LZ4, ZSTD])
-def test_a_batch_beyond_the_bound_is_one_record_that_says_so(kind):
-    """Its neighbours come out as they are, and the position goes on; a record of it that was asked for too."""
+def test_a_batch_beyond_the_bound_becomes_one_record(kind):
+    """Its neighbours are unchanged and the position advances, also from an offset inside the batch."""
     fetched = batch(5, NONE, [b"a"]) + batch(6, kind, [b"x"] * 9, size=1 << 20) + batch(15, kind, [b"b", b"c"])
     for offset in (5, 6, 10):
         found, position = read(fetched, offset)
@@ -97,8 +97,8 @@ def test_a_batch_beyond_the_bound_is_one_record_that_says_so(kind):
 
 @settings(deadline=None, max_examples=20)
 @given(kinds=st.lists(st.tuples(st.sampled_from([NONE, GZIP, LZ4, ZSTD]), st.booleans()), max_size=4))
-def test_any_row_of_batches(kinds):
-    """Each record comes out once, in order, or its batch's stand-in does."""
+def test_any_sequence_of_batches(kinds):
+    """The consumer gets each record once and in order, or one record for its batch."""
     fetched, expected, offset = b"", [], 0
     for kind, is_large in kinds:
         is_bomb = is_large and kind != NONE
@@ -111,7 +111,7 @@ def test_any_row_of_batches(kinds):
 
 
 def test_producers_compress_fast():
-    """With the level that costs least, whichever implementation of the client is used."""
+    """At the cheapest level, with both of aiokafka's implementations."""
     content = b"".join(b'{"custom_id": "%d"}\n' % number for number in range(2_000))
     fast, slow = codec.lz4_encode(content, decompression.LZ4_LEVEL), codec.lz4_encode(content)
     assert len(slow) < len(fast) < len(content)

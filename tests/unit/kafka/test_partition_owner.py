@@ -1,4 +1,4 @@
-"""Owners of partitions: one call of the stage at a time, a bound on what waits, and a hand-over within a bound."""
+"""Partition owners: one call of the stage at a time, a bounded queue, and a bounded hand-over."""
 
 import asyncio
 import contextvars
@@ -93,8 +93,8 @@ def world():
     return World()
 
 
-async def test_records_come_in_order_and_are_acknowledged_in_order(world):
-    """Several topics share an owner; the first event stays in its context, also where only time has passed."""
+async def test_records_are_handled_and_acknowledged_in_order(world):
+    """Topics share an owner; the first event stays in the worker's context, also for timers."""
     for offset in range(2):
         await world.put(offset)
     await world.put(0, topic="u")
@@ -115,7 +115,7 @@ async def test_records_come_in_order_and_are_acknowledged_in_order(world):
 
 @pytest.mark.parametrize(("value", "count"), [(b"x", 3), (b"x" * 60, 2), (b"\n" * 6, 2)])
 async def test_at_a_bound_the_consumer_waits_for_the_partition(world, value, count):
-    """For that one alone; it goes on as soon as the stage has taken some."""
+    """Only for this partition; it continues once the stage has taken some records."""
     await world.put(0)
     await until(lambda: world.stages[0].groups, "the first record in hand")
     putting = [asyncio.create_task(world.put(offset, value=value)) for offset in range(1, count + 1)]
@@ -126,8 +126,8 @@ async def test_at_a_bound_the_consumer_waits_for_the_partition(world, value, cou
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
 
 
-async def test_a_partition_is_left_with_what_is_in_hand(world):
-    """What waits behind it comes again to the next owner, and a new assignment begins anew."""
+async def test_a_revoked_partition_finishes_the_records_in_hand(world):
+    """The next owner reads the rest again, and a new assignment starts anew."""
     for offset in range(2):
         await world.put(offset)
     stage = world.stages[0]
@@ -142,7 +142,7 @@ async def test_a_partition_is_left_with_what_is_in_hand(world):
 
 
 async def test_a_hand_over_has_a_bound(world, monkeypatch):
-    """A stage that does not come to an end is cancelled, before it is abandoned."""
+    """The owner cancels a stage that does not finish, and then abandons it."""
     monkeypatch.setattr(partition_owner, "DRAIN_SECONDS_MAX", 0.01)
     for offset in range(3):
         putting = asyncio.create_task(world.put(offset))
@@ -155,7 +155,7 @@ async def test_a_hand_over_has_a_bound(world, monkeypatch):
 
 @pytest.mark.parametrize("fault", [ValueError("a fault of ours"), asyncio.CancelledError()])
 async def test_a_fault_ends_the_process(world, fault):
-    """Nothing is built on what may be wrong; and a partition that nobody works on any more would stand still."""
+    """State of unknown correctness is not used, and no partition stops silently."""
     await world.put(0)
     stage = world.stages[0]
     stage.fault = fault

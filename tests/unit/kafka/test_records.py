@@ -1,4 +1,4 @@
-"""Records come out of the client whatever their headers are named."""
+"""The consumer delivers records whatever the names of their headers."""
 
 import pytest
 from aiokafka.consumer import fetcher
@@ -56,8 +56,8 @@ def _read(fetched, start=0):
 
 @pytest.mark.parametrize("compression", [0, 1, 3, 4])
 @given(found=RECORDS)
-def test_all_records_come_out(compression, found):
-    """In order, each once, keys, values and headers as they are."""
+def test_all_records_are_delivered(compression, found):
+    """In order and once, with unchanged keys, values and header values."""
     read = _read(_batch(found, compression))
     assert [record.offset for record in read] == list(range(len(found)))
     for record, (key, value, headers) in zip(read, found, strict=True):
@@ -67,8 +67,8 @@ def test_all_records_come_out(compression, found):
         ]
 
 
-def test_records_before_and_after_come_once():
-    """Also where the reading begins inside the batch."""
+def test_neighbours_of_an_invalid_record_are_delivered_once():
+    """Also if the read starts inside the batch."""
     batch = _batch([(b"a", b"", []), (b"b", b"", [(b"\xff", b"")]), (b"c", b"", [("é".encode(), None)])], 0)
     assert [record.key for record in _read(batch * 2, 1)] == [b"b", b"c"]
     assert _read(batch, 2)[0].headers == (("é", None),)

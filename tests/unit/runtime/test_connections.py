@@ -1,4 +1,4 @@
-"""The connections of a listener: never more than the cap, and the longest idle one is closed first."""
+"""The connections of a listener never exceed the cap, and the longest idle one is closed first."""
 
 import resource
 
@@ -22,8 +22,8 @@ def arrivals(table, count, address="a"):
     return made, closed
 
 
-def test_the_one_that_was_idle_for_longest_is_closed():
-    """A request in between makes a connection the newest."""
+def test_the_longest_idle_connection_is_closed():
+    """A request makes a connection the newest."""
     table = ConnectionTable(CAP)
     made, closed = arrivals(table, CAP)
     table.set_busy(made[0][0])
@@ -34,7 +34,7 @@ def test_the_one_that_was_idle_for_longest_is_closed():
 
 
 def test_busy_connections_stay():
-    """No connection is added where all are busy, and no request is begun long before."""
+    """A listener whose connections are all busy adds none, and refuses requests before that."""
     table = ConnectionTable(CAP)
     made, closed = arrivals(table, CAP)
     begun = [table.set_busy(connection) for connection, _ in made]
@@ -45,7 +45,7 @@ def test_busy_connections_stay():
 
 
 def test_an_address_loses_its_own_connections():
-    """Not those of others; where none of its own is idle, the new one is refused."""
+    """Not those of others; if it has no idle one, its new connection is refused."""
     table = ConnectionTable(CAP, None)
     others, gone = arrivals(table, CAP // 2 - 1, "b")
     own, closed = arrivals(table, CAP // 2 + 2, "a")
@@ -63,7 +63,7 @@ def test_an_address_loses_its_own_connections():
     )
 )
 def test_the_cap_holds(steps):
-    """Whatever comes in whatever order; in the end nothing is left."""
+    """For any sequence of events; in the end the table is empty."""
     table = ConnectionTable(CAP, 20)
     known = [Connection("ab"[number % 2]) for number in range(41)]
     inside = set()
@@ -86,15 +86,15 @@ def test_the_cap_holds(steps):
     assert not table._addresses
 
 
-def test_addresses_are_counted_by_who_has_them():
-    """A client has a whole network of IPv6; one of IPv4 stays what it is behind a socket for both."""
+def test_addresses_are_counted_by_client():
+    """A client may have an IPv6 network; an IPv4 address stays itself behind a socket for both."""
     assert connections.address_key("192.0.2.7") == connections.address_key("::ffff:192.0.2.7") == "192.0.2.7"
     assert connections.address_key("2001:db8::1") == connections.address_key("2001:db8::ffff:1%eth0")
     assert connections.address_key("2001:db8::1") != connections.address_key("2001:db8:0:1::1")
 
 
-def test_files_bound_connections(monkeypatch, caplog):
-    """The limit is raised as far as it can be; what it does not suffice for is said."""
+def test_the_file_limit_bounds_connections(monkeypatch, caplog):
+    """The limit is raised as far as possible; the log has the rest."""
     limits = {}
     monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.update(now=both))
     for soft, hard, wanted, allowed in (

@@ -1,4 +1,4 @@
-"""What is there when a process is ready is collected no more."""
+"""Objects that exist when a process is ready are exempt from collection."""
 
 import gc
 from collections import deque
@@ -16,8 +16,8 @@ def _collected_again():
     gc.unfreeze()
 
 
-def test_what_is_there_is_not_looked_at_again():
-    """A full collection has nothing of it before it; what comes later is collected as ever."""
+def test_startup_objects_are_frozen():
+    """A full collection skips them; later objects are collected as usual."""
     gc.collect()
     before = len(gc.get_objects())
     gc_tuning.freeze_startup_objects()
@@ -36,8 +36,8 @@ class Line:
         self.entries: list[object] = []
 
 
-def test_a_backlog_is_not_looked_through_again_and_again():
-    """Fifty thousand lines wait, and twice as many come and go; some hundred are in flight and end together."""
+def test_a_backlog_causes_few_full_collections():
+    """Fifty thousand lines wait, and twice as many come and go, some hundred at a time."""
     gc_tuning.freeze_startup_objects()
     waiting = deque(Line() for _ in range(50_000))
     before = gc.get_stats()[2]["collections"]

@@ -1,4 +1,4 @@
-"""What a process says of itself: true in both directions."""
+"""The health endpoints of a process."""
 
 import asyncio
 import json
@@ -29,14 +29,14 @@ async def faults(state, path):
     return answer.status, json.loads(answer.body).get("faults", {})
 
 
-async def test_well():
-    """Nothing is wrong."""
+async def test_a_healthy_process():
+    """All endpoints report no fault."""
     for path in ("/livez", "/readyz"):
         assert await faults(make(kafka=well), path) == (200, {})
 
 
-async def test_what_it_needs_is_away():
-    """Then it is not ready, and lives all the same; a fault shows its kind, or the words meant to be shown."""
+async def test_unavailable_dependencies():
+    """The process is alive but not ready; a fault shows its type, or a text meant to be public."""
 
     async def refused():
         raise ConnectionRefusedError("secret-host:9092")
@@ -50,22 +50,22 @@ async def test_what_it_needs_is_away():
     assert await faults(state, "/readyz") == (503, told)
 
 
-async def test_the_process_itself_is_ill():
-    """Then it is neither alive nor ready."""
+async def test_a_fault_of_the_process_itself():
+    """The process is neither alive nor ready."""
     state = make(fault="the loop does not turn", kafka=well)
     for path in ("/livez", "/readyz"):
         assert await faults(state, path) == (503, {"process": "the loop does not turn"})
 
 
 async def test_a_probe_without_an_answer(monkeypatch):
-    """It is not waited for without end."""
+    """It times out."""
     monkeypatch.setattr(health, "PROBE_SECONDS_MAX", 0.05)
     status, told = await faults(make(kafka=asyncio.Event().wait), "/readyz")
     assert (status, list(told)) == (503, ["kafka"])
 
 
-async def test_becomes_well_again(monkeypatch):
-    """An answer is kept for a moment only."""
+async def test_a_recovered_dependency(monkeypatch):
+    """The cache is short."""
     monkeypatch.setattr(health, "CACHE_SECONDS", 0.0)
     is_away = True
 
@@ -80,7 +80,7 @@ async def test_becomes_well_again(monkeypatch):
 
 
 async def test_a_store_that_cannot_be_written(tmp_path):
-    """The probe of a real folder tells."""
+    """The probe of a real folder fails."""
     store = DirectoryStore(tmp_path / "store")
     await health.check_store(store, "test")
     (tmp_path / "store").rename(tmp_path / "gone")
@@ -89,8 +89,8 @@ async def test_a_store_that_cannot_be_written(tmp_path):
     await store.close()
 
 
-async def test_an_old_tick_shows():
-    """A heartbeat that does not beat is told; one that beats is well."""
+async def test_an_old_heartbeat_is_a_fault():
+    """A recent one is none."""
     heartbeat = Heartbeat()
     beating = asyncio.create_task(heartbeat.run())
     await until(lambda: heartbeat._guard._silence.seconds == 0, "a beat")
@@ -100,8 +100,8 @@ async def test_an_old_tick_shows():
     assert "old" in heartbeat.fault()
 
 
-async def test_served_over_http():
-    """Paths, methods, and what is no HTTP."""
+async def test_the_endpoints_over_http():
+    """Paths, methods, and bytes that are not HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         async with health.serve(make(kafka=well), "127.0.0.1", port):
@@ -128,8 +128,8 @@ async def test_served_over_http():
         writer.close()
 
 
-def test_the_text_of_the_metrics():
-    """Prometheus' own parser takes it."""
+def test_prometheus_parses_the_metrics():
+    """With its own parser."""
     text, kind = metrics.text()
     assert kind.startswith("text/plain")
     assert b"tidemill_reconcile_mismatch_total" in text

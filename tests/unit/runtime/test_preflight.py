@@ -1,4 +1,4 @@
-"""What settings name and do not find where they are used: told before anything starts, by `up` and by `doctor`."""
+"""`up` and `doctor` check the settings against the environment before a start."""
 
 import contextlib
 import os
@@ -39,8 +39,8 @@ def command(tmp_path):
     return run
 
 
-def test_up_and_doctor_say_the_same(command):
-    """Each lack by its setting, with the mend; nothing is started, and no terminal is too poor for it."""
+def test_up_and_doctor_report_the_same_problems(command):
+    """Each by its setting, with the fix; nothing starts, on any terminal."""
     variables = {"TIDEMILL_HOST": NOT_OURS, "TIDEMILL_PARTITONS": "3"}
     for name, code in (("up", 2), ("doctor", 1)):
         ended, said = command(name, **variables)
@@ -54,13 +54,13 @@ def test_up_and_doctor_say_the_same(command):
 
 
 def test_processors_need_the_keys_of_their_servers(command):
-    """Each line would be refused."""
+    """Every line would be refused."""
     code, said = command("processors", TIDEMILL_KAFKA="127.0.0.1:1")
     assert (code, "VLLM_KEY is not set" in said) == (2, True), said
 
 
-def test_what_is_there_is_no_lack():
-    """A key that is set, an address that is free, and variables of others."""
+def test_a_complete_environment_has_no_problem():
+    """A key that is set, an address that is free, and variables of other programs."""
     settings = Settings(
         port=0, models={"m": {"backends": [{"url": "http://a/v1", "api_key_env": "TIDEMILL_PORTS"}]}}
     )
@@ -84,14 +84,14 @@ def test_what_is_there_is_no_lack():
         ("no-such-host.invalid", "host: no-such-host.invalid is neither"),
     ],
 )
-def test_an_address_that_cannot_be_listened_on(host, said):
-    """Its fault is told for what it is, and not as a port in use."""
+def test_an_invalid_address(host, said):
+    """The error names its cause, which is not a port in use."""
     with pytest.raises(SettingsError, match=said):
         listen(host, 0)
 
 
-def test_a_port_in_use():
-    """With the way to another."""
+def test_a_port_in_use_is_reported():
+    """With the option for another port."""
     with (
         listen("127.0.0.1", 0) as taken,
         pytest.raises(SettingsError, match="is in use; choose another with --port"),
@@ -101,7 +101,7 @@ def test_a_port_in_use():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps silent connections to itself")
 def test_silent_connections_are_not_accepted():
-    """One that speaks overtakes them, and they cost no file."""
+    """One with data overtakes them, and they take no open file."""
     with listen("127.0.0.1", 0) as listening, contextlib.ExitStack() as stack:
         address = listening.getsockname()
         *_, speaking = (stack.enter_context(socket.create_connection(address)) for _ in range(100))
@@ -116,8 +116,8 @@ def test_silent_connections_are_not_accepted():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", "0:0:0:0:0:0:0:0", "localhost"])
-def test_the_address_that_is_told_answers(host):
-    """Also where the server listens on all."""
+def test_the_shown_address_answers(host):
+    """Also if the server listens on all addresses."""
     if ":" in host and not socket.has_ipv6:
         pytest.skip("this machine has no IPv6")
     with listen(host, 0) as listening:

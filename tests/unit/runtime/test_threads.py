@@ -1,12 +1,12 @@
-"""Work in a thread leaves half of the time to others."""
+"""Work in a thread leaves half of the time to other work."""
 
 import time
 
 from tidemill.runtime.threads import run_half_time
 
 
-async def test_a_pause_as_long_as_the_work(pauses):
-    """What it returns is handed on."""
+async def test_the_pause_is_as_long_as_the_work(pauses):
+    """The caller gets the result."""
     spent = []
 
     def work(size):

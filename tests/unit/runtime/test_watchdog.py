@@ -1,4 +1,4 @@
-"""When a process that is alive is dead all the same."""
+"""The watchdog detects a hung process."""
 
 import threading
 from types import SimpleNamespace
@@ -20,12 +20,12 @@ def seconds_until(watch, marks, *, step=1.0, steps_max=1000):
 
 @pytest.mark.parametrize("symptom", Symptom)
 def test_each_symptom_has_its_bound(symptom):
-    """It is told once it has lasted that long, and not before."""
+    """It counts once it has lasted that long, and not before."""
     assert seconds_until(Watch(), lambda _: {symptom: True}) == SECONDS_MAX[symptom]
 
 
-def test_most_are_noticed_within_a_minute():
-    """With the time that the stage has to stop; a join may wait for others, and a recovery begins late or anew."""
+def test_most_symptoms_are_detected_within_a_minute():
+    """Including the stage's time to stop; joins wait for others, and recoveries start late or anew."""
     slow = {symptom for symptom, seconds in SECONDS_MAX.items() if seconds > 50}
     assert slow == {Symptom.REJOIN_OVERDUE, Symptom.RECOVERY_STUCK}
 
@@ -47,7 +47,7 @@ def recovering(offsets, *, coordinator_id=1):
 
 
 def test_a_recovery_may_take_long_but_not_stand_still():
-    """Each record of a table begins the time anew; with the broker away nothing can come."""
+    """Each record of a table restarts the time; without a broker none can arrive."""
     offsets: dict[int, int | None] = {0: 1, 1: 0, 2: None}
 
     def moving(number):
@@ -61,22 +61,22 @@ def test_a_recovery_may_take_long_but_not_stand_still():
     assert seconds_until(Watch(), lambda _: away.marks()) is None
 
 
-def test_what_moves_on_is_well():
-    """A number that changes is not stuck, and what goes away begins anew."""
+def test_progress_is_healthy():
+    """A changing number is no symptom, and an absent one starts anew."""
     assert seconds_until(Watch(), lambda number: {Symptom.POLL_STUCK: number}) is None
     assert seconds_until(Watch(), lambda number: {Symptom.POLL_STUCK: 7 if number % 30 else None}) is None
     assert seconds_until(Watch(), lambda _: {Symptom.POLL_STUCK: None}) is None
 
 
-def test_a_process_that_was_stopped_was_not_ill():
-    """One step counts for little, however long it took."""
+def test_a_suspended_process_was_not_hung():
+    """One step counts little, however long it took."""
     watch = Watch()
     watch.look({Symptom.COORDINATION_PARKED: True}, 1.0)
     assert watch.look({Symptom.COORDINATION_PARKED: True}, 3600.0) is None
 
 
-def test_silence():
-    """It grows by bounded steps, and ends with a word."""
+def test_silence_grows_by_bounded_steps():
+    """A sign of life ends it."""
     silence = Silence()
     silence.advance(1.0)
     assert silence.advance(3600.0) == 1.0 + STEP_SECONDS_MAX
@@ -84,8 +84,8 @@ def test_silence():
     assert silence.advance(1.0) == 1.0
 
 
-def test_a_blocked_loop_is_given_up(monkeypatch):
-    """Without a beat the guard calls out; with beats it does not."""
+def test_a_blocked_loop_ends_the_process(monkeypatch):
+    """With heartbeats it does not."""
     monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
     given_up = threading.Event()
     guard = LoopGuard(given_up.set, seconds_max=0.05)

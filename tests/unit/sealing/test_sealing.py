@@ -1,4 +1,4 @@
-"""Keys of batches, and what is sealed with them: whatever is changed, moved or destroyed is not opened."""
+"""Encryption keys of batches: changed, moved or destroyed data cannot be opened."""
 
 import asyncio
 import base64
@@ -72,8 +72,8 @@ def keys(tmp_path):
 
 
 @given(st.binary(max_size=200), st.binary(max_size=20), st.data())
-def test_what_is_changed_does_not_open(content, place, data):
-    """A bit, an end, another place, another key: `Damaged` each time, and nothing else."""
+def test_changed_data_does_not_open(content, place, data):
+    """A bit, an end, another place, another key: each raises `Damaged`."""
     blob = KEY.seal(content, place)
     assert KEY.open(blob, place) == content
     assert len(blob) == len(content) + SEAL_BYTES == len(content) + codec.SEAL_BYTES
@@ -89,13 +89,13 @@ def test_what_is_changed_does_not_open(content, place, data):
             cipher.open(piece, where)
 
 
-def test_no_two_nonces_are_the_same():
-    """Of one key, in whatever process."""
+def test_nonces_differ():
+    """For one key, in any process."""
     assert max(Counter(KEY.seal(b"", b"")[:12] for _ in range(20_000)).values()) == 1
 
 
-async def test_the_file_of_keys(tmp_path):
-    """For its owner alone; a new first line wraps, the old one unwraps; a stranger's file does not."""
+async def test_the_key_file(tmp_path):
+    """Only its owner can read it; a new first line wraps, the old one unwraps; another file's key does not."""
     path = tmp_path / "keys"
     create_key_file(path)
     before = path.read_bytes()
@@ -115,8 +115,8 @@ async def test_the_file_of_keys(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short\n", b"\xff", base64.b64encode(b"k" * 31)])
-def test_a_file_that_has_no_keys(tmp_path, content):
-    """It is a fault of the settings, and is not quoted."""
+def test_an_invalid_key_file(tmp_path, content):
+    """It is an error of the settings, which does not quote it."""
     path = tmp_path / "keys"
     if content is not None:
         path.write_bytes(content)
@@ -128,8 +128,8 @@ def test_a_file_that_has_no_keys(tmp_path, content):
     assert wrapper(Settings(data=tmp_path / "none")) is None
 
 
-async def test_a_key_is_on_the_log_before_anything_is_sealed_with_it(keys):
-    """A process that opens waits for it; without encryption none is made; a log that is away makes none."""
+async def test_a_key_is_on_the_log_before_its_first_use(keys):
+    """Readers wait for it; without encryption, or without the log, no process creates one."""
     topic = Topic()
     writer, reader = topic.vault(keys), topic.vault(keys, seals=False)
     assert await reader.sealing_cipher(A, "p") is None
@@ -146,8 +146,8 @@ async def test_a_key_is_on_the_log_before_anything_is_sealed_with_it(keys):
     assert CANARY not in topic.records[0][1]
 
 
-async def test_two_processes_may_each_make_a_key(keys):
-    """Both are there for whoever reads."""
+async def test_two_processes_may_each_create_a_key(keys):
+    """Readers have both."""
     topic = Topic()
     made = [await topic.vault(keys).sealing_cipher(A, "p") for _ in range(2)]
     reader = topic.vault(keys)
@@ -156,7 +156,7 @@ async def test_two_processes_may_each_make_a_key(keys):
 
 
 async def test_a_destroyed_key_is_gone_for_all(keys):
-    """Of one batch; also for whoever had it unwrapped, and for who folds the topic anew."""
+    """That of one batch; also for a process that had it unwrapped, and after a restart."""
     topic = Topic()
     writer, reader = topic.vault(keys), topic.vault(keys)
     cipher, other = await writer.sealing_cipher(A, "p"), await writer.sealing_cipher(B, "p")
@@ -171,8 +171,8 @@ async def test_a_destroyed_key_is_gone_for_all(keys):
         assert await vault.cipher(B, other.key_id)
 
 
-async def test_keys_of_a_deleted_batch_are_destroyed_whoever_made_them(keys):
-    """Also one that a process makes that has not heard of the deletion; and no batch gets one after it."""
+async def test_all_keys_of_a_deleted_batch_are_destroyed(keys):
+    """Also one of a process that does not know of the deletion; and the batch gets no new key."""
     topic = Topic()
     late, results = topic.vault(keys), topic.vault(keys)
     cipher = await late.sealing_cipher(A, "p")
@@ -192,8 +192,8 @@ async def test_keys_of_a_deleted_batch_are_destroyed_whoever_made_them(keys):
     assert (topic.records[-1], results.is_erased(A)) == ((A, None), False)
 
 
-async def test_keys_grow_old(keys):
-    """Once the log has nothing that they open, they are withdrawn."""
+async def test_old_keys_are_destroyed(keys):
+    """Once the log has no record that they open."""
     topic = Topic()
     vault = topic.vault(keys)
     await vault.sealing_cipher(A, "p")
@@ -204,8 +204,8 @@ async def test_keys_grow_old(keys):
     assert not vault.has_key(A)
 
 
-async def test_a_round_reads_no_keys_that_are_young(keys, monkeypatch):
-    """There is a round for each deletion, and there may be a million keys."""
+async def test_a_round_skips_young_keys(keys, monkeypatch):
+    """Each deletion causes a round, and there may be a million keys."""
     vault, read = Topic().vault(keys), []
     for batch_id in (A, B):
         await vault.sealing_cipher(batch_id, "p")
@@ -219,8 +219,8 @@ async def test_a_round_reads_no_keys_that_are_young(keys, monkeypatch):
     assert not vault.has_key(B)
 
 
-async def test_a_wrapped_key_of_another_batch_is_of_no_use(keys):
-    """Who may write the topic cannot give a batch a key that he knows, or another's."""
+async def test_a_wrapped_key_works_for_its_batch_only(keys):
+    """A writer of the topic cannot give a batch a known key, or another batch's."""
     topic = Topic()
     vault = topic.vault(keys)
     cipher = await vault.sealing_cipher(A, "p")
@@ -236,8 +236,8 @@ def head(batch_id=A, first=3):
     return RequestHead(batch_id=batch_id, project="p", first=first, deadline=9, url="/v1/embeddings")
 
 
-async def test_requests_are_sealed_at_their_place(keys):
-    """Headers stay readable; a value is found out that is another record's, or cut, or changed."""
+async def test_requests_are_sealed_for_their_place(keys):
+    """Headers stay readable; a moved, truncated or changed value is detected."""
     vault = Topic().vault(keys)
     value = b"\n".join([CANARY] * 3)
     said, blob = await seal_request(vault, head(), value)
@@ -254,7 +254,7 @@ async def test_requests_are_sealed_at_their_place(keys):
 
 
 async def test_outcomes_are_sealed_with_their_marks(keys):
-    """The marks still add up; a value that is another record's is found out."""
+    """The marks still add up; another record's value is detected."""
     vault = Topic().vault(keys)
     await vault.sealing_cipher(A, "p")
     lines = {index: b"%d %b\n" % (index, CANARY) for index in (1, 2)}
@@ -291,8 +291,8 @@ async def read(store, key, start=0, end=None):
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 40), st.integers(1, 9), st.data())
-def test_any_stretch_of_a_sealed_object_is_read(tmp_path_factory, size, piece, data):
-    """As if it were not sealed, whatever the size of its frames."""
+def test_any_range_of_a_sealed_object_is_read(tmp_path_factory, size, piece, data):
+    """As of a plain object, with frames of any size."""
     content = bytes(range(size))
     start = data.draw(st.integers(0, size + 2))
     end = data.draw(st.none() | st.integers(start, size + 9))
@@ -318,8 +318,8 @@ def test_any_stretch_of_a_sealed_object_is_read(tmp_path_factory, size, piece, d
         sealed.FRAME_BYTES, sealed.SEALED_BYTES = frame
 
 
-async def test_a_sealed_object_that_is_not_as_it_was(tmp_path, keys):
-    """Cut at a frame, moved, exchanged, or without its key, it is as one that is not there; others stay clear."""
+async def test_a_changed_sealed_object_is_missing(tmp_path, keys):
+    """Cut at a frame, moved, exchanged, or without its key; other objects stay in clear."""
     vault = Topic().vault(keys)
     await vault.sealing_cipher(A, "p")
     below = DirectoryStore(tmp_path / "objects")
@@ -348,7 +348,7 @@ async def test_a_sealed_object_that_is_not_as_it_was(tmp_path, keys):
     await below.close()
 
 
-async def test_what_comes_late_for_a_destroyed_key_is_not_in_clear(tmp_path, keys):
+async def test_late_results_for_a_destroyed_key_are_not_in_clear(tmp_path, keys):
     """A call was in flight when the input of its cancelled batch was deleted."""
     topic, below = Topic(), DirectoryStore(tmp_path / "objects")
     ingest, processors, api = (topic.vault(keys) for _ in range(3))
@@ -365,7 +365,7 @@ async def test_what_comes_late_for_a_destroyed_key_is_not_in_clear(tmp_path, key
     await below.close()
 
 
-async def test_a_process_that_has_not_heard_of_a_key_joins_what_is_sealed(tmp_path, keys):
+async def test_a_process_that_does_not_know_a_key_joins_sealed_parts(tmp_path, keys):
     """As the next owner of a stream whose parts another process has written."""
     topic, below = Topic(), DirectoryStore(tmp_path / "objects")
     writer, joiner = topic.vault(keys), topic.vault(keys)
@@ -377,7 +377,7 @@ async def test_a_process_that_has_not_heard_of_a_key_joins_what_is_sealed(tmp_pa
 
 
 async def test_a_record_that_is_still_sealed_counts_as_destroyed(tmp_path, keys):
-    """A rebuild tells it from one that is damaged."""
+    """A rebuild distinguishes it from a damaged one."""
     vault = Topic().vault(keys)
     await vault.sealing_cipher(A, "p")
     text = b"line\n"

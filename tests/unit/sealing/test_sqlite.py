@@ -1,11 +1,11 @@
-"""Where the wrapped keys of batches are kept."""
+"""The table of wrapped keys."""
 
 from tidemill.sealing import sqlite
 from tidemill.sealing.sqlite import Secrets
 
 
 def test_most_wrapped_keys_are_not_in_memory(monkeypatch):
-    """Only those of the batches that were asked for last are; all are found, the oldest first."""
+    """Only those of recently requested batches; all are found, oldest first."""
     monkeypatch.setattr(sqlite, "CACHED_MAX", 10)
     kept = Secrets()
     for number in range(1_000):

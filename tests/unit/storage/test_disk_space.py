@@ -1,4 +1,4 @@
-"""A reserve is kept on the disks of the log and the store."""
+"""A reserve stays free on the disks of the log and the store."""
 
 import errno
 import shutil
@@ -37,8 +37,8 @@ async def chunks(*pieces):
     [(2_000, 0, True), (1_999, 0, False), (2_500, 500, True), (2_500, 501, False), (0, 0, False)],
 )
 @pytest.mark.parametrize("fullest", [LOG, STORE])
-async def test_what_is_new_leaves_twice_the_reserve(free, size, fits, fullest):
-    """On each disk, with what is known to come."""
+async def test_new_work_leaves_twice_the_reserve(free, size, fits, fullest):
+    """On each disk, with its known size."""
     space = await looked(**{LOG: 10_000, STORE: 10_000, fullest: free})
     if fits:
         space.accept(size)
@@ -48,8 +48,8 @@ async def test_what_is_new_leaves_twice_the_reserve(free, size, fits, fullest):
     assert refused.value.errno == errno.ENOSPC
 
 
-async def test_what_was_taken_goes_on_down_to_the_reserve():
-    """Between the reserve and its double only what is new is refused."""
+async def test_accepted_work_continues_down_to_the_reserve():
+    """Between the reserve and its double only new work is refused."""
     space = await looked(log=RESERVE, store=10_000)
     space.check(LOG)
     with pytest.raises(DiskFull):
@@ -59,15 +59,15 @@ async def test_what_was_taken_goes_on_down_to_the_reserve():
 
 
 @pytest.mark.parametrize("answer", [None, OSError("away"), TimeoutError()])
-async def test_what_is_not_known_holds_nothing_up(answer):
-    """Neither a bucket, nor a broker that does not answer."""
+async def test_unknown_free_bytes_block_nothing(answer):
+    """Neither those of a bucket nor those of a broker that does not answer."""
     space = await looked(log=answer, store=10_000)
     space.accept(5_000)
     space.check(LOG)
 
 
 async def test_a_folder_keeps_its_reserve(tmp_path):
-    """An object that would go into it is not written, in whatever pieces it comes; reading and deleting go on."""
+    """It refuses an object that would go below it, in chunks of any size; reads and deletions continue."""
     plenty = DirectoryStore(tmp_path)
     await plenty.write("files/a", chunks(b"kept"))
     free = shutil.disk_usage(tmp_path).free
@@ -85,8 +85,8 @@ async def test_a_folder_keeps_its_reserve(tmp_path):
     assert [key async for key in tight.keys("files/")] == []
 
 
-async def test_a_look_that_breaks_off_holds_nothing_up():
-    """Whatever the client raises: no look follows a last one that found the disk full, and nothing goes on."""
+async def test_a_failed_look_blocks_nothing():
+    """Any error forgets the last look, which found the disk full."""
     space = await looked(log=0)
     with pytest.raises(DiskFull):
         space.check(LOG)
@@ -99,8 +99,8 @@ async def test_a_look_that_breaks_off_holds_nothing_up():
     space.check(LOG)
 
 
-async def test_a_disk_that_cannot_be_asked_is_told_once(caplog):
-    """No reserve is kept on it, which nobody should have to find out; and once more after it could be asked."""
+async def test_a_disk_without_an_answer_is_logged_once(caplog):
+    """Since it has no reserve; and again after it has answered meanwhile."""
     answers = [OSError("ClusterAuthorizationFailedError"), OSError("again"), 5_000, OSError("away")]
 
     async def ask():

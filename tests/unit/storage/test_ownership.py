@@ -1,4 +1,4 @@
-"""What another user could have put somewhere is not used; the test's own user stands for that one."""
+"""Files that another user could have written are not used; the test's own user plays that one."""
 
 import os
 
@@ -30,7 +30,7 @@ def modes(folder):
 
 
 def test_a_new_folder_is_private(tmp_path):
-    """Whatever the umask."""
+    """With any umask."""
     before = os.umask(0)
     try:
         assert ownership.make_private(tmp_path / "data") is None
@@ -41,8 +41,8 @@ def test_a_new_folder_is_private(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o711, 0o777, 0o770])
-def test_an_open_folder_is_tightened(tmp_path, mode):
-    """With all that is in it, since somebody may have it open; what a link leads to is left alone."""
+def test_an_open_folder_is_restricted(tmp_path, mode):
+    """With its content, since another process may have it open; targets of links stay."""
     outside = tmp_path / "outside"
     outside.write_text("")
     outside.chmod(0o644)
@@ -60,7 +60,7 @@ def test_an_open_folder_is_tightened(tmp_path, mode):
 
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 def test_a_folder_of_another_user_is_refused(tmp_path, mode, is_another):
-    """Also one whose rights would do."""
+    """Also with strict permissions."""
     (tmp_path / "data").mkdir(mode=mode)
     is_another()
     with pytest.raises(OSError, match=f"data was created by another user .uid {os.getuid()}"):
@@ -68,7 +68,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path, mode, is_another):
 
 
 def test_a_link_of_another_user_is_refused(tmp_path, monkeypatch):
-    """A link that was planted leads where its maker wants."""
+    """Its creator chooses its target."""
     (tmp_path / "real").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "real")
     ownership.make_private(tmp_path / "data")
@@ -79,7 +79,7 @@ def test_a_link_of_another_user_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_file_of_another_user_is_found(tmp_path, monkeypatch):
-    """In a folder that was open; the folder stays as it was, so that the next start is refused as well."""
+    """In a folder that was open; its mode is restored, so that the next start refuses it too."""
     data = tmp_path / "data"
     data.mkdir(mode=0o755)
     data.chmod(0o777)
@@ -91,8 +91,8 @@ def test_a_file_of_another_user_is_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("below", ["data", "not/there/yet"])
-def test_a_place_where_everybody_may_replace_it_is_refused(tmp_path, below):
-    """A folder that all may write to, unless it is one like /tmp, where each has only his own."""
+def test_a_replaceable_place_is_refused(tmp_path, below):
+    """A folder that all users may write to, unless it has the sticky bit, as /tmp has."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(OSError, match="every user may replace what is in"):
@@ -101,8 +101,8 @@ def test_a_place_where_everybody_may_replace_it_is_refused(tmp_path, below):
     ownership.make_private(tmp_path / "open" / below)
 
 
-def test_a_cache_is_kept_from_others(tmp_path, is_another):
-    """Others may read it, nobody else may write to it."""
+def test_other_users_cannot_write_to_a_cache(tmp_path, is_another):
+    """They may read it."""
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o775)
