@@ -1,4 +1,4 @@
-"""Every free field of every route at its bound, above it, and with a million: taken, or refused in OpenAI's words.
+"""Every free field of every route at its bound, above it, and with a million: accepted or refused as OpenAI does.
 
 The requests are generated from the OpenAPI document (`support/corpus.py`), so they cover new fields.
 """
@@ -171,7 +171,7 @@ async def test_all_fields_at_their_bounds_together(deps, client, description, kn
 
 
 def records_fit(deps) -> bool:
-    """Whether the log has room for all that was sent."""
+    """Whether each record fits into the log."""
     return all(len(value or b"") <= RECORD_BYTES_MAX - RECORD_BYTES_EXTRA for _, _, value in deps.log.records)
 
 
@@ -275,7 +275,7 @@ def test_requests_are_read_through_models(deps):
         parts = [each.call for each in found.dependencies if isinstance(each.call, Part)]
         others = {each.call for each in found.dependencies if not isinstance(each.call, Part)}
         assert others <= {current, current_view, current_settings}
-        # Only a key has more of a request read.
+        # The api reads more of a request only with a valid key.
         assert all(isinstance(part, Authentication) for part in parts[:1]), context.path
         assert {name for part in parts for name in named(part, "path")} == set(route.param_convertors)
         seen |= {type(part) for part in parts}

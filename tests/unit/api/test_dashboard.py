@@ -1,4 +1,4 @@
-"""The files of the dashboard: they are all there, and nothing from elsewhere can become part of the page."""
+"""The files of the dashboard, and the policy that keeps foreign code out."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Batches that are deleted, and lines that a replay therefore leaves out; the log is a list."""
+"""Deleted batches, and the lines that a replay leaves out; the log is a list."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def requested(batch_id: str, *names: str) -> LogRecord:
 
 @pytest.fixture
 async def deps(tmp_path):
-    """Dependencies with two batches of one input that are over."""
+    """Dependencies with two ended batches of one input."""
     async with open_dependencies(tmp_path) as deps:
         deps.view.put_file(file(INPUT, "batch"), 0)
         for name in (BATCH, OTHER):

@@ -269,7 +269,7 @@ async def test_without_the_log_no_key_is_created_or_revoked(deps, admin):
 
 
 def operations(deps):
-    """Every route of the API that wants a key: method and path."""
+    """Every route that needs a key: method and path."""
     described = describe(create_app(deps))
     return [
         (method.upper(), path)
@@ -366,7 +366,7 @@ async def test_roles(deps, admin):
         for role, client in clients.items():
             if role.covers(needed):
                 continue
-            # Of a rerun or a replay the body says whether it changes something.
+            # The body of a rerun or a replay says whether it changes something.
             body = {"source": {"model": "m", "from": "0"}} if path.endswith("/replays") else {}
             answer = await client.request(method, path.format(**IDS), json=body)
             assert fault(answer) == (403, None, "insufficient_permissions"), (method, path, role)

@@ -1,4 +1,4 @@
-"""Lists whose objects are large: a page has a bound in bytes, and no batch brings all its faults along."""
+"""Lists of large objects: a page has a bound in bytes, and a batch shows few of its errors."""
 
 import httpx
 import pytest_asyncio

@@ -1,4 +1,4 @@
-"""What every request has: an id, other ways to ask and to show a key, and a line in the log if it is refused."""
+"""Middleware: request ids, `HEAD`, paths and keys of Azure's clients, CORS, and log lines of refused requests."""
 
 import json
 import logging
@@ -169,7 +169,7 @@ async def test_pages_of_other_origins_need_a_setting(deps):
 
 
 def life(seconds: object = 3600, **more: object) -> str:
-    """The JSON of a life."""
+    """`expires_after` as JSON."""
     return json.dumps({"anchor": "created_at", "seconds": seconds, **more})
 
 

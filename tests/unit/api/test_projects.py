@@ -66,7 +66,7 @@ async def owned(deps) -> dict[str, str]:
 
 
 def essence(answer: httpx.Response, object_id: str) -> tuple[int, str, list[str]]:
-    """All that an answer says, but the id that was asked for."""
+    """An answer without the requested id."""
     return answer.status_code, answer.text.replace(object_id, "ID"), sorted(answer.headers)
 
 

@@ -1,4 +1,4 @@
-"""Lines of a part of the log, once more: which, in what order, under what names, and how often."""
+"""Replays: which lines, in which order, with which ids, each once."""
 
 import hashlib
 import re
@@ -62,7 +62,7 @@ async def client(deps):
 
 
 async def replay(client, headers=None, **fields) -> httpx.Response:
-    """Ask for a replay."""
+    """Request a replay."""
     return await client.post("/replays", json=fields, headers=headers or {})
 
 

@@ -1,4 +1,4 @@
-"""Requests read into models: whatever comes in is a request, or a fault in OpenAI's words."""
+"""Requests as models: any input is a request, or a fault in OpenAI's words."""
 
 import json
 from typing import Annotated
@@ -52,7 +52,7 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=8)
 
 
-def is_told(error: ApiError) -> bool:
+def names_its_field(error: ApiError) -> bool:
     """Whether a fault is a short 400 that names the field."""
     body = error.body
     return error.status == 400 and 0 < len(body.message) < 2_000 and len(body.param or "") < 1_000
@@ -71,7 +71,7 @@ def fault(read, *arguments) -> ApiError | None:
 def test_any_object_as_a_body(model, fields):
     """It is a request, or a fault of one."""
     found = fault(reading.body, model, json.dumps(fields).encode(), SETTINGS)
-    assert found is None or is_told(found)
+    assert found is None or names_its_field(found)
 
 
 @given(st.sampled_from(BODIES), st.binary(max_size=100))
@@ -82,7 +82,7 @@ def test_any_bytes_as_a_body(model, content):
         assert model is RerunRequest
         assert content.strip() in {b"", b"{}"} or isinstance(json.loads(content), dict)
     else:
-        assert is_told(found)
+        assert names_its_field(found)
 
 
 @given(
@@ -92,14 +92,14 @@ def test_any_bytes_as_a_body(model, content):
 def test_any_query(model, pairs):
     """A request, or a fault of one."""
     found = fault(reading.query, model, pairs)
-    assert found is None or is_told(found)
+    assert found is None or names_its_field(found)
 
 
 @given(st.dictionaries(st.sampled_from(["range", "if-range", "if-none-match", "other"]), st.text(max_size=2_000)))
 def test_any_headers(sent):
     """A request, or a fault of one."""
     found = fault(reading.headers, ContentHeaders, sent)
-    assert found is None or is_told(found)
+    assert found is None or names_its_field(found)
 
 
 UNLIKE = "Invalid 'code': string does not match pattern."

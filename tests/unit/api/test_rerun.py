@@ -1,4 +1,4 @@
-"""Lines of a batch that is over, once more: which, as what bytes, and how often."""
+"""Reruns: which lines of an ended batch, byte for byte, each once."""
 
 from array import array
 from dataclasses import replace
@@ -76,7 +76,7 @@ async def client(deps):
 
 @pytest.fixture
 async def old(deps, client):
-    """A batch that is over, with its input and its error file."""
+    """An ended batch with its input and its error file."""
     return await ended(deps, client, FATES)
 
 
@@ -89,7 +89,7 @@ async def test_a_reader_may_plan_a_rerun(client, old):
 
 
 async def ended(deps, client, fates, **extras):
-    """A batch that is over, with a line for each fate."""
+    """An ended batch with a line of each kind."""
     content = b"\xef\xbb\xbf" + b"\n\n".join(map(request_line, range(len(fates))))
     form = {"data": {"purpose": "batch"}, "files": {"file": ("f", content)}}
     file_id = (await client.post("/files", **form)).json()["id"]
@@ -121,7 +121,7 @@ def commands(deps) -> list[BatchCreated]:
 
 
 async def rerun(client, old, headers=None, **fields) -> httpx.Response:
-    """Ask for a rerun."""
+    """Request a rerun."""
     return await client.post(f"/batches/{old.id}/rerun", json=fields, headers=headers or {})
 
 

@@ -1,4 +1,4 @@
-"""Totals that triggers keep are those that counting gives."""
+"""The totals of the triggers equal counts of the rows."""
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -59,7 +59,7 @@ async def client(deps):
 
 
 def fold(deps, *entries: LedgerRecord) -> None:
-    """The log tells of these."""
+    """Fold these entries."""
     deps.view.fold(
         topics.LEDGER.name, [(entry.batch_id, codec.encode(entry), place) for place, entry in enumerate(entries)]
     )

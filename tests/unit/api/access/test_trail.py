@@ -1,4 +1,4 @@
-"""The audit trail: what gives or takes access, or ends or destroys something, is on record before it is done."""
+"""The audit trail: actions that grant or revoke access, or cancel or delete something, are recorded first."""
 
 import asyncio
 from dataclasses import replace
@@ -73,7 +73,7 @@ def client_of(deps, key, address="10.0.0.7"):
 
 
 def records(deps, *actions):
-    """The records on the log, which the view hears of here."""
+    """The audit records of the log, after the view has folded them."""
     found = deps.log.trail
     if found:
         deps.view.fold(topics.AUDIT.name, [("", value, place) for place, value in enumerate(found)])
@@ -92,7 +92,7 @@ async def batch_of(client, deps, status):
 
 
 async def asked(client, operator, deps):
-    """Each recorded route, asked once; gives the answers and the ids that they are about."""
+    """Request each recorded route once; returns the answers and the ids of their objects."""
     done, file = await batch_of(client, deps, Status.COMPLETED)
     again, _ = await batch_of(client, deps, Status.COMPLETED)
     running, _ = await batch_of(client, deps, Status.IN_PROGRESS)

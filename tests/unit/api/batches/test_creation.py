@@ -73,7 +73,7 @@ def claim(batch_id: str, *, created_at: int = NOW, is_retry: bool = False, finge
 
 
 def commands(deps) -> list[str]:
-    """The ids of the batches that were to be created, as often as that was said."""
+    """The batch ids of all create commands."""
     sent = (codec.decode_command(value) for topic, _, value in deps.log.records if topic == topics.COMMANDS.name)
     return [command.batch.id for command in sent if isinstance(command, BatchCreated)]
 

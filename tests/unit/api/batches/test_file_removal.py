@@ -1,4 +1,4 @@
-"""Files that go by themselves, with a real view and a real folder; the log is a list."""
+"""Deletions by sweeps, with a real view and a real folder; the log is a list."""
 
 from collections.abc import AsyncIterator
 

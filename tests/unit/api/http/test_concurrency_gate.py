@@ -1,4 +1,4 @@
-"""Places are shared by projects, in virtual time."""
+"""Projects share places, in virtual time."""
 
 import asyncio
 import random
@@ -16,13 +16,13 @@ from tidemill.schemas.resources.error import ApiError
 
 
 def run(work):
-    """Run a coroutine to its end, without a second passing."""
+    """Run a coroutine in virtual time."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         return runner.run(work)
 
 
 async def held(stack: AsyncExitStack, places: ConcurrencyGate, project: str, count: int) -> int:
-    """Take places, as many as there are at once up to so many; says how many they were."""
+    """Acquire up to so many places at once; returns their number."""
     for taken in range(count):
         try:
             await stack.enter_async_context(places.turn(project))

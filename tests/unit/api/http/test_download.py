@@ -1,4 +1,4 @@
-"""Ranges of a download, and the name it is offered under."""
+"""Ranges, versions and filenames of downloads."""
 
 import pytest
 from hypothesis import given

@@ -35,7 +35,7 @@ async def deps(tmp_path):
 
 @pytest.fixture
 async def address(deps):
-    """Where the API is served."""
+    """The address of a served API."""
     settings = Settings(cors_origins=(ORIGIN,))
     serving = server.Server(create_app(replace(deps, settings=settings)), settings)
     with listen("127.0.0.1", 0) as listening:
@@ -46,7 +46,7 @@ async def address(deps):
 
 
 def closed(reason):
-    """How many connections were closed for this reason."""
+    """The number of connections closed for this reason."""
     return metrics.CONNECTIONS_CLOSED.labels(reason)._value.get()
 
 

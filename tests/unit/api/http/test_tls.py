@@ -1,4 +1,4 @@
-"""Certificates of clients, and what cannot be used, by real handshakes in memory."""
+"""Client certificates and unusable files, by real handshakes in memory."""
 
 import ssl
 

@@ -1,4 +1,4 @@
-"""The look at a file's first line."""
+"""The check of a file's first line."""
 
 import gzip
 import itertools

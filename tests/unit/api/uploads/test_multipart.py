@@ -1,4 +1,4 @@
-"""A form means the same in whatever pieces it arrives."""
+"""A form parses equally in chunks of any size."""
 
 import itertools
 
@@ -12,7 +12,7 @@ BOUNDARY = "x-tidemill"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
 
 NAMES = st.text("abcdefghij[]_", min_size=1, max_size=12)
-# Content likes to look like the end of itself.
+# Content that resembles a boundary.
 CONTENT = st.lists(
     st.binary(max_size=20) | st.sampled_from([b"\r\n", b"--", b"\r\n--x-tide", b"\r", f"--{BOUNDARY}".encode()]),
     max_size=12,
@@ -30,7 +30,7 @@ def written(parts: list[tuple[str, str | None, bytes]]) -> bytes:
 
 
 def read(body: bytes, cuts: list[int], kind: str = KIND) -> list[tuple[str, str | None, bytes]]:
-    """The parts of a body that arrives cut at these places."""
+    """The parts of a body in chunks that end at these places."""
     form = Form(kind)
     places = [0, *sorted(cut for cut in cuts if cut < len(body)), len(body)]
     parts: list[tuple[str, str | None, bytes]] = []

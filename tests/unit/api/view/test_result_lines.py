@@ -1,4 +1,4 @@
-"""Pages of finished lines, from parts and from a file with its columns."""
+"""Pages of finished lines, from parts and from a file with its index."""
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +33,7 @@ async def parts_of(store, groups):
 
 
 async def copied(pieces):
-    """The pieces as bytes, as a store is given them."""
+    """Chunks as bytes, for a store."""
     if isinstance(pieces, list):
         yield b"".join(pieces)
         return

@@ -211,7 +211,7 @@ def test_a_failed_transaction_leaves_no_write(tmp_path):
 
 
 def fill(database):
-    """Let no more into its file than it has, as a full disk does."""
+    """Limit the file to its size, like a full disk."""
     pages = database.read("PRAGMA page_count")[0][0]
     database.read(f"PRAGMA max_page_count = {pages}")
 
