@@ -5,6 +5,7 @@ function of its seed.
 """
 
 import asyncio
+import functools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from support.simtime import SimulatedLoop
+from support.simtime import SimulatedLoop, run
 
 from tidemill.processors.backends.pool import Backend, BackendPool
 from tidemill.processors.calls.caller import Caller
@@ -262,12 +263,22 @@ def is_answered(world: World, place: Place) -> bool:
     return place in world.ends and place not in world.failed
 
 
-async def alone(loop: SimulatedLoop, batches: Iterable[int], server: Server) -> float:
-    """Seconds that good lines take with no bad ones beside them; `batches` has the lines of each batch."""
-    world = World(loop, [server])
-    for number, size in enumerate(batches):
-        world.publish(f"alone{number}", size)
-    wanted = {place for n, size in enumerate(batches) for place in lines(f"alone{n}", range(size))}
-    seconds = await world.run(HOUR, world.has_ended(wanted))
-    await world.stage.close()
-    return seconds
+@functools.cache
+def alone(batches: tuple[int, ...], seats: int = 64) -> float:
+    """Seconds that good lines take with no bad ones beside them, in a run of its own.
+
+    Args:
+        batches: Lines of each batch.
+        seats: Of the only server.
+    """
+
+    async def main(loop: SimulatedLoop) -> float:
+        world = World(loop, [Server(seats=seats)])
+        for number, size in enumerate(batches):
+            world.publish(f"alone{number}", size)
+        wanted = {place for n, size in enumerate(batches) for place in lines(f"alone{n}", range(size))}
+        seconds = await world.run(HOUR, world.has_ended(wanted))
+        await world.stage.close()
+        return seconds
+
+    return run(main)

@@ -5,7 +5,9 @@
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 from support.bad_lines import (
@@ -48,6 +50,7 @@ def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outco
     """One line in fifty, and a second server that is broken for everybody: right end, right words, right time."""
     bad = lines("b", random.Random(name(outcome)).sample(range(1000), 20))
     good = lines("b", range(1000)) - bad
+    least = alone((980,))
 
     async def main(loop: SimulatedLoop) -> None:
         first = Server(lambda place, _: outcome if place in bad else None)
@@ -57,7 +60,7 @@ def test_a_line_that_is_refused_for_good_ends_and_costs_the_others_nothing(outco
         seconds = await world.run(HOUR, world.has_ended(good))
         ended = seconds + await world.run(HOUR, world.has_ended(bad))
         assert all(is_answered(world, place) for place in good)
-        assert seconds <= FACTOR * await alone(loop, [980], Server()) + 0.5
+        assert seconds <= FACTOR * least + 0.5
         assert all(words(outcome) in world.ends[place] for place in bad)
         assert len(second.calls) < 60, "a server that is broken for everybody is left alone"
         tries = sum(first.calls[place] for place in bad) / len(bad)
@@ -97,8 +100,18 @@ def test_no_line_fails_while_its_server_answers_nobody(outcome: Outcome) -> None
         run(lambda loop, begin=begin, size=size, seed=seed: main(loop, begin, size, seed))  # type: ignore[misc]
 
 
-def _layout(share: float, where: str, batches: int, seed: int) -> tuple[int, set[Place], set[Place]]:
-    """Lines a batch, all lines, and the bad ones."""
+class Layout(NamedTuple):
+    """Where the bad lines are; `size` is the number of lines of each batch."""
+
+    batches: int
+    size: int
+    seats: int
+    places: set[Place]
+    bad: set[Place]
+
+
+def _layout(share: float, where: str, seed: int) -> Layout:
+    batches, seats = 10 if seed % 2 else 1, (4, 64)[seed // 4 % 2]
     size = 1000 // batches
     names = [f"b{number}" for number in range(batches)]
     places = [(name, number) for name in names for number in range(size)]
@@ -109,7 +122,7 @@ def _layout(share: float, where: str, batches: int, seed: int) -> tuple[int, set
         "scattered": random.Random(seed).sample(places, int(share * 1000)),
         "together": places[: int(share * 1000)],
     }[where]
-    return size, set(places), set(bad)
+    return Layout(batches, size, seats, set(places), set(bad))
 
 
 @pytest.mark.parametrize("where", ["head", "tail", "scattered", "together"])
@@ -117,14 +130,10 @@ def _layout(share: float, where: str, batches: int, seed: int) -> tuple[int, set
 def test_bad_lines_starve_no_good_ones(share: float, where: str) -> None:
     """Wherever they are, in one batch or in several, and with a restart that makes all forgotten."""
 
-    async def main(loop: SimulatedLoop, seed: int) -> None:
-        batches = 10 if seed % 2 else 1
-        size, places, bad = _layout(share, where, batches, seed)
+    async def main(loop: SimulatedLoop, seed: int, layout: Layout, least: float) -> None:
+        batches, size, seats, places, bad = layout
         good = places - bad
-        seats = (4, 64)[seed // 4 % 2]
         outcome = (refusal(500), Answer(200, b"<html>"))[seed // 8 % 2]
-        shares = [sum(f"b{number}" == name for name, _ in good) for number in range(batches)]
-        least = await alone(loop, shares, Server(seats=seats))
         server = Server(lambda place, _: outcome if place in bad else None, seats=seats)
         world = World(loop, [server], seed=seed, prefix=seed % 16 >= 8)
         for number in range(batches):
@@ -145,7 +154,10 @@ def test_bad_lines_starve_no_good_ones(share: float, where: str) -> None:
     for seed in SEEDS:
         # Few seeds are to meet all layouts between the cases.
         number = 5 * seed + int(9 * share) + len(where)
-        run(lambda loop, number=number: main(loop, number))  # type: ignore[misc]
+        layout = _layout(share, where, number)
+        shares = Counter(name for name, _ in layout.places - layout.bad)
+        least = alone(tuple(shares.values()), layout.seats)
+        run(lambda loop, number=number, layout=layout, least=least: main(loop, number, layout, least))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("seats", [8, 64])
@@ -153,6 +165,7 @@ def test_bad_lines_starve_no_good_ones(share: float, where: str) -> None:
 def test_a_fresh_batch_takes_no_longer_beside_lines_that_are_held(outcome: Outcome, seats: int) -> None:
     """One line in twenty of the batch before fails for good, and is held or tried again meanwhile."""
     bad = lines("b", range(0, 1000, 20))
+    least = alone((400,), seats)
 
     async def main(loop: SimulatedLoop) -> None:
         slow = Server(lambda place, _: outcome if place in bad else None, seats=seats)
@@ -166,7 +179,7 @@ def test_a_fresh_batch_takes_no_longer_beside_lines_that_are_held(outcome: Outco
             await world.run(7)
             world.publish(f"fresh{number}", 400)
             seconds = await world.run(HOUR, world.has_ended(lines(f"fresh{number}", range(400))))
-            assert seconds <= FACTOR * await alone(loop, [400], Server(seats=seats)) + 0.5
+            assert seconds <= FACTOR * least + 0.5
         assert world.fleet.backends[0].limit.sure >= 0.9 * seats, "no limit is cut for a line"
         await world.stage.close()
 
@@ -176,6 +189,7 @@ def test_a_fresh_batch_takes_no_longer_beside_lines_that_are_held(outcome: Outco
 @pytest.mark.parametrize("bad", [range(0, 4000, 20), range(300)], ids=["scattered", "in a row"])
 def test_a_fresh_batch_comes_in_behind_lines_that_are_held(bad: range) -> None:
     """The partition holds 400 lines: neither those that failed nor the others of their records fill it up."""
+    least = alone((4400 - len(bad),))
 
     async def main(loop: SimulatedLoop) -> None:
         held = lines("b", bad)
@@ -184,7 +198,7 @@ def test_a_fresh_batch_comes_in_behind_lines_that_are_held(bad: range) -> None:
         world.publish("fresh", 400)
         good = (lines("b", range(4000)) - held) | lines("fresh", range(400))
         seconds = await world.run(HOUR, world.has_ended(good))
-        assert seconds <= FACTOR * await alone(loop, [4400 - len(bad)], Server()) + 0.5
+        assert seconds <= FACTOR * least + 0.5
         assert len(world.ends) == len(good), "the bad ones wait for their next tries"
         await world.stage.close()
 
