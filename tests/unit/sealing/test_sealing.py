@@ -114,7 +114,11 @@ async def test_the_key_file(tmp_path):
         await later.unwrap("p", "x", "other", wrapped)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"short\n", b"\xff", base64.b64encode(b"k" * 31)])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"short\n", b"\xff", base64.b64encode(b"k" * 31)],
+    ids=["missing", "empty", "no key", "binary", "31 bytes"],
+)
 def test_an_invalid_key_file(tmp_path, content):
     """It is an error of the settings, which does not quote it."""
     path = tmp_path / "keys"
